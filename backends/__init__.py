@@ -1,0 +1,1 @@
+"""What a QPU is to hpcqc, and the backends it ships."""

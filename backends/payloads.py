@@ -1,0 +1,365 @@
+"""What one backend start carries: frozen sampler and estimator PUBs with a canonical digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from qiskit.circuit import QuantumCircuit
+from qiskit.primitives.containers.bindings_array import BindingsArray
+from qiskit.primitives.containers.estimator_pub import EstimatorPub
+from qiskit.primitives.containers.observables_array import ObservablesArray
+from qiskit.primitives.containers.sampler_pub import SamplerPub
+
+from backends.api import PayloadRejected
+from backends.circuits import FrozenCircuit
+from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
+
+__all__ = [
+    "EstimatorPayload",
+    "FrozenEstimatorPub",
+    "FrozenSamplerPub",
+    "Payload",
+    "SamplerPayload",
+    "payload_from_bytes",
+]
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FrozenSamplerPub:
+    """One sampler PUB. values: shape (*pub shape, parameters); shots: per parameter point.
+
+    seed: start of the simulator's random stream, None for a fresh one; real QPUs ignore it.
+    """
+
+    circuit: FrozenCircuit
+    values: Values
+    shots: int
+    seed: int | None = None
+
+    @property
+    def points(self) -> int:
+        """Bound circuits in this PUB: the product of its shape."""
+        return int(np.prod(self.values.shape[:-1], dtype=int))
+
+    def to_qiskit(self) -> SamplerPub:
+        """Return the PUB as Qiskit's primitives take it."""
+        bindings = BindingsArray({self.circuit.parameter_names: self.values})
+        if not self.circuit.parameter_names:
+            bindings = BindingsArray(shape=self.values.shape[:-1])
+        return SamplerPub(self.circuit.circuit, bindings, self.shots)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FrozenEstimatorPub:
+    """One estimator PUB. values and observables broadcast against each other (NumPy's rule).
+
+    observables: nested lists of {Pauli string: real coefficient}, of any shape.
+    precision: standard error asked for; 0 asks for the exact value.
+    """
+
+    circuit: FrozenCircuit
+    values: Values
+    observables: Any
+    precision: float
+    seed: int | None = None
+
+    @cached_property
+    def observables_array(self) -> ObservablesArray:
+        """The observables as Qiskit's container."""
+        return ObservablesArray(self.observables)
+
+    @property
+    def points(self) -> int:
+        """Expectation values in this PUB: the product of the broadcast shape."""
+        shape = np.broadcast_shapes(self.values.shape[:-1], self.observables_array.shape)
+        return int(np.prod(shape, dtype=int))
+
+    def to_qiskit(self) -> EstimatorPub:
+        """Return the PUB as Qiskit's primitives take it."""
+        bindings = BindingsArray({self.circuit.parameter_names: self.values})
+        if not self.circuit.parameter_names:
+            bindings = BindingsArray(shape=self.values.shape[:-1])
+        return EstimatorPub(
+            self.circuit.circuit, self.observables_array, bindings, self.precision
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SamplerPayload:
+    """Sampler PUBs that run as one qpu_task; the result has one entry per PUB, in order."""
+
+    kind: ClassVar[str] = "sampler"
+    pubs: tuple[FrozenSamplerPub, ...]
+
+    @classmethod
+    def coerce(
+        cls, pubs: Iterable[Any], *, shots: int | None = None, seed: int | None = None
+    ) -> SamplerPayload:
+        """Build from whatever ``SamplerV2.run`` accepts.
+
+        Raises `PayloadRejected` on an empty list, unbound, NaN or miscounted parameters,
+        a circuit that measures nothing, or shots that are not positive whole numbers.
+        """
+        frozen = []
+        for index, pub in enumerate(_listed(pubs)):
+            coerced = _coerce(SamplerPub, pub, index, shots)
+            if not coerced.circuit.cregs or "measure" not in coerced.circuit.count_ops():
+                _reject_unmeasured(coerced.circuit, index)
+            _check_shots(coerced.shots, index)
+            frozen.append(
+                FrozenSamplerPub(
+                    circuit=FrozenCircuit.of(coerced.circuit),
+                    values=_values(coerced.circuit, coerced.parameter_values, index),
+                    shots=int(coerced.shots),
+                    seed=seed,
+                )
+            )
+        return cls(pubs=tuple(frozen))
+
+    @property
+    def circuits(self) -> int:
+        """Bound circuits in the payload."""
+        return sum(pub.points for pub in self.pubs)
+
+    @property
+    def shots(self) -> int:
+        """Shots over all bound circuits."""
+        return sum(pub.points * pub.shots for pub in self.pubs)
+
+    @property
+    def num_qubits(self) -> int:
+        """Qubits that the widest circuit acts on."""
+        return max(active_qubits(pub.circuit.circuit) for pub in self.pubs)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of content and seeds; equal in every process and at every time."""
+        return _digest(
+            self.kind, [(p.circuit.digest, p.values, [p.shots, p.seed]) for p in self.pubs]
+        )
+
+    def to_bytes(self) -> bytes:
+        """Serialise without pickle: QPY circuits, typed arrays, a JSON header."""
+        return _pack(
+            self.kind,
+            [(p.circuit, p.values, {"shots": p.shots, "seed": p.seed}) for p in self.pubs],
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EstimatorPayload:
+    """Estimator PUBs that run as one qpu_task; the result has one entry per PUB, in order."""
+
+    kind: ClassVar[str] = "estimator"
+    pubs: tuple[FrozenEstimatorPub, ...]
+
+    @classmethod
+    def coerce(
+        cls, pubs: Iterable[Any], *, precision: float = 0.0, seed: int | None = None
+    ) -> EstimatorPayload:
+        """Build from whatever ``EstimatorV2.run`` accepts.
+
+        Raises `PayloadRejected` on an empty list, unbound, NaN or miscounted parameters,
+        observables of another width, or a negative or NaN precision.
+        """
+        frozen = []
+        for index, pub in enumerate(_listed(pubs)):
+            coerced = _coerce(EstimatorPub, pub, index, precision)
+            if not (np.isfinite(coerced.precision) and coerced.precision >= 0):
+                raise PayloadRejected(
+                    f"PUB {index}: precision {coerced.precision!r}; give a number ≥ 0 "
+                    "(0 for the exact value)"
+                )
+            observables = coerced.observables.tolist()
+            if not all(np.isfinite(c) for o in _leaves(observables) for c in o.values()):
+                raise PayloadRejected(f"PUB {index}: an observable has a coefficient that is NaN")
+            frozen.append(
+                FrozenEstimatorPub(
+                    circuit=FrozenCircuit.of(coerced.circuit),
+                    values=_values(coerced.circuit, coerced.parameter_values, index),
+                    observables=observables,
+                    precision=float(coerced.precision),
+                    seed=seed,
+                )
+            )
+        return cls(pubs=tuple(frozen))
+
+    @property
+    def circuits(self) -> int:
+        """Expectation values in the payload."""
+        return sum(pub.points for pub in self.pubs)
+
+    @property
+    def shots(self) -> int:
+        """0: an estimator payload states a precision, its backend decides on shots."""
+        return 0
+
+    @property
+    def num_qubits(self) -> int:
+        """Qubits that the widest circuit acts on."""
+        return max(active_qubits(pub.circuit.circuit) for pub in self.pubs)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of content and seeds; equal in every process and at every time."""
+        return _digest(
+            self.kind,
+            [
+                (p.circuit.digest, p.values, [p.precision, p.seed, p.observables])
+                for p in self.pubs
+            ],
+        )
+
+    def to_bytes(self) -> bytes:
+        """Serialise without pickle: QPY circuits, typed arrays, a JSON header."""
+        return _pack(
+            self.kind,
+            [
+                (
+                    p.circuit,
+                    p.values,
+                    {"precision": p.precision, "seed": p.seed, "observables": p.observables},
+                )
+                for p in self.pubs
+            ],
+        )
+
+
+Payload = Union[SamplerPayload, EstimatorPayload]
+_KINDS: Mapping[str, tuple[Any, Any]] = {
+    SamplerPayload.kind: (SamplerPayload, FrozenSamplerPub),
+    EstimatorPayload.kind: (EstimatorPayload, FrozenEstimatorPub),
+}
+
+
+def payload_from_bytes(data: bytes) -> Payload:
+    """Rebuild a payload from `to_bytes`. Raises `PayloadRejected` on anything else."""
+    try:
+        header, frames = unpack(data)
+        payload_type, pub_type = _KINDS[header["kind"]]
+        circuits = [FrozenCircuit.from_qpy(frame) for frame in frames[: header["circuits"]]]
+        arrays = frames[header["circuits"] :]
+        payload: Payload = payload_type(
+            pubs=tuple(
+                pub_type(
+                    circuit=circuits[entry["circuit"]],
+                    values=array_from_frame(entry["values"], frame),
+                    **entry["fields"],
+                )
+                for entry, frame in zip(header["pubs"], arrays, strict=True)
+            )
+        )
+    except (FrameError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise PayloadRejected(f"damaged payload of {len(data)} bytes: {error}") from error
+    return payload
+
+
+def active_qubits(circuit: QuantumCircuit) -> int:
+    """Count the qubits that any instruction but a barrier touches."""
+    touched = set()
+    for instruction in circuit.data:
+        if instruction.operation.name != "barrier":
+            touched.update(instruction.qubits)
+    return len(touched)
+
+
+def with_shots(pub: FrozenSamplerPub, shots: int, seed: int | None) -> FrozenSamplerPub:
+    """Return the PUB with other shots and seed, sharing circuit and values."""
+    return replace(pub, shots=shots, seed=seed)
+
+
+def _listed(pubs: Iterable[Any]) -> list[Any]:
+    if isinstance(pubs, QuantumCircuit):
+        raise PayloadRejected("got a circuit where a list of PUBs is expected; write [circuit]")
+    listed = list(pubs)
+    if not listed:
+        raise PayloadRejected("the list of PUBs is empty; give at least one")
+    return listed
+
+
+def _coerce(pub_type: Any, pub: Any, index: int, default: Any) -> Any:
+    try:
+        if pub_type is SamplerPub and default is not None:
+            _check_shots(default, index)
+        return pub_type.coerce(pub, default)
+    except PayloadRejected:
+        raise
+    except Exception as error:  # qiskit raises ValueError, TypeError, QiskitError, CircuitError
+        raise PayloadRejected(f"PUB {index}: {error}") from error
+
+
+def _check_shots(shots: Any, index: int) -> None:
+    whole = isinstance(shots, (int, np.integer)) and not isinstance(shots, bool)
+    if not whole or shots < 1:
+        raise PayloadRejected(f"PUB {index}: shots {shots!r}; give a whole number ≥ 1")
+
+
+def _reject_unmeasured(circuit: QuantumCircuit, index: int) -> None:
+    if _measures(circuit):
+        return
+    raise PayloadRejected(
+        f"PUB {index}: circuit {circuit.name!r} measures nothing, so a sampler would return "
+        "nothing; add measurements, for example circuit.measure_all()"
+    )
+
+
+def _measures(circuit: QuantumCircuit) -> bool:
+    for instruction in circuit.data:
+        if instruction.operation.name == "measure":
+            return True
+        if any(_measures(block) for block in getattr(instruction.operation, "blocks", ())):
+            return True
+    return False
+
+
+def _values(circuit: QuantumCircuit, bindings: BindingsArray, index: int) -> Values:
+    values = np.ascontiguousarray(bindings.as_array(circuit.parameters), dtype=np.float64)
+    if not np.isfinite(values).all():
+        bad = [
+            p.name
+            for i, p in enumerate(circuit.parameters)
+            if not np.isfinite(values[..., i]).all()
+        ]
+        raise PayloadRejected(f"PUB {index}: NaN or infinite values for {', '.join(bad)}")
+    if values.size == 0 and circuit.num_parameters:
+        raise PayloadRejected(f"PUB {index}: parameter values of shape {values.shape} are empty")
+    return values
+
+
+def _leaves(observables: Any) -> Iterable[dict[str, float]]:
+    if isinstance(observables, dict):
+        yield observables
+    else:
+        for part in observables:
+            yield from _leaves(part)
+
+
+def _digest(kind: str, pubs: Sequence[tuple[str, Values, list[Any]]]) -> str:
+    entries, frames = [], []
+    for circuit, values, fields in pubs:
+        entry, frame = frame_from_array(values)
+        entries.append([circuit, entry, fields])
+        frames.append(frame)
+    return hashlib.blake2b(pack([kind, entries], frames), digest_size=16).hexdigest()
+
+
+def _pack(kind: str, pubs: Sequence[tuple[FrozenCircuit, Values, dict[str, Any]]]) -> bytes:
+    positions: dict[str, int] = {}
+    circuits, entries, arrays = [], [], []
+    for circuit, values, fields in pubs:
+        if circuit.digest not in positions:
+            positions[circuit.digest] = len(circuits)
+            circuits.append(circuit.qpy)
+        entry, frame = frame_from_array(values)
+        entries.append({"circuit": positions[circuit.digest], "values": entry, "fields": fields})
+        arrays.append(frame)
+    header = {"kind": kind, "circuits": len(circuits), "pubs": entries}
+    return pack(header, circuits + arrays)

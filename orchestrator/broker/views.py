@@ -1,0 +1,84 @@
+"""Read-only pictures of quantum jobs and their qpu_tasks, folded from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NewType
+
+from backends.api import Usage
+
+__all__ = ["JobId", "JobState", "JobView", "QpuTaskView"]
+
+JobId = NewType("JobId", str)
+
+
+class JobState(StrEnum):
+    """Where a quantum job (one primitive call) is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNCERTAIN = "uncertain"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job will not change by itself any more."""
+        return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuTaskView:
+    """One start on a backend. A job has several when shots are sliced; several jobs share
+    one when PUBs were coalesced, and then ``usage`` is this job's part of it.
+
+    tag: what the task can be found by. starts: how often the backend was asked to start
+    it and said yes (1 once it ran; more would be a fault). shots: of this job, in this task.
+    metadata: what the backend said of how it ran: ``method``, ``calibration_id``, ….
+    """
+
+    tag: str
+    qpu_task: str | None
+    state: str
+    starts: int
+    shots: int
+    planned_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A quantum job as the ledger knows it: one call of a primitive's ``run``.
+
+    stage: key of the stage that made the call, None outside a stage. call: its number there.
+    shots: shots asked for in all; 0 for an estimator that runs natively (see ``precision``).
+    """
+
+    id: JobId
+    qpu: str
+    backend: str
+    kind: str
+    state: JobState
+    run: str
+    stage: str | None
+    call: int
+    digest: str
+    pubs: int
+    circuits: int
+    shots: int
+    num_qubits: int
+    seed: int | None
+    submitted_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    tasks: tuple[QpuTaskView, ...] = ()
+    error: str | None = None

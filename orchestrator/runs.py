@@ -1,0 +1,104 @@
+"""The run that is going on in this process: its id, site, QPU choice and what it did."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Literal
+
+from orchestrator.config import Site, load_site, run_id_from_environment
+
+__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run"]
+
+StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpan:
+    """One stage run in time. key: stable across reruns; where: worker name or QPU name."""
+
+    key: str
+    name: str
+    kind: Literal["classical", "quantum"]
+    state: StageState
+    started_at: datetime
+    ended_at: datetime | None = None
+    where: str | None = None
+    error: str | None = None
+
+
+@dataclass(eq=False)
+class Run:
+    """Everything stages and primitives must know about the run they belong to.
+
+    id: given again, an interrupted run goes on where it was. qpu: overrides the site's
+    default for stages that pin none. observers are called on every change of a span,
+    from any thread, and must not block.
+    """
+
+    id: str
+    site: Site
+    qpu: str | None = None
+    observers: list[Callable[[StageSpan], None]] = field(default_factory=list)
+    _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
+    _occurrences: dict[str, int] = field(default_factory=dict)
+    _keys: dict[str, str] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def default_qpu(self) -> str:
+        """The QPU of a stage that pins none."""
+        return self.qpu or self.site.default_qpu
+
+    def spans(self) -> list[StageSpan]:
+        """Return every stage run so far, in order of start."""
+        with self._lock:
+            return list(self._spans.values())
+
+    def record(self, span: StageSpan) -> None:
+        """Add or update a span and tell the observers."""
+        with self._lock:
+            self._spans[span.key, span.started_at] = span
+        for observer in tuple(self.observers):
+            observer(span)
+
+    def finish(self, span: StageSpan, state: StageState, error: str | None = None) -> None:
+        """Record the end of a span, now."""
+        self.record(replace(span, state=state, ended_at=datetime.now(UTC), error=error))
+
+    def stage_key(self, base: str, token: str) -> str:
+        """Return the stable key of a stage run: its content and how many equal ones came before.
+
+        base: name and digest of the inputs. token: names this execution (a task run id), so
+        that a retry of the same task run keeps its key.
+        """
+        with self._lock:
+            if token not in self._keys:
+                number = self._occurrences.get(base, 0)
+                self._occurrences[base] = number + 1
+                self._keys[token] = f"{base}-{number}"
+            return self._keys[token]
+
+
+_current: Run | None = None
+_current_lock = threading.Lock()
+
+
+def activate(run: Run | None) -> None:
+    """Make a run the one this process works for; None ends it."""
+    global _current
+    with _current_lock:
+        _current = run
+
+
+def current_run() -> Run:
+    """Return the active run; without one, start one on the site found by the usual lookup."""
+    global _current
+    with _current_lock:
+        if _current is None:
+            run_id = run_id_from_environment() or uuid.uuid4().hex[:12]
+            _current = Run(id=run_id, site=load_site())
+        return _current
