@@ -1,0 +1,17 @@
+"""A site as data: configuration files and the environment, read into frozen values."""
+
+from orchestrator.config.environment import run_id_from_environment
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import SecretRef, resolve_secrets
+from orchestrator.config.site import ConfigError, LocalCompute, QpuSettings, Site
+
+__all__ = [
+    "ConfigError",
+    "LocalCompute",
+    "QpuSettings",
+    "SecretRef",
+    "Site",
+    "load_site",
+    "resolve_secrets",
+    "run_id_from_environment",
+]

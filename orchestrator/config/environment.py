@@ -1,0 +1,75 @@
+"""The environment variables hpcqc heeds; no other module reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = [
+    "VARIABLES",
+    "config_dir",
+    "prefect_api_url",
+    "prepare_prefect",
+    "process_environment",
+    "run_id_from_environment",
+    "site_file",
+    "state_dir",
+]
+
+VARIABLES: Mapping[str, str] = {
+    "HPCQC_SITE": "path of the site file, where `--site` is not given",
+    "HPCQC_STATE_DIR": "folder of the ledger and the backends' records",
+    "HPCQC_RUN_ID": "id of the run; the id of an interrupted run continues it",
+    "XDG_STATE_HOME": "its `hpcqc` folder is the state folder where HPCQC_STATE_DIR is not set",
+    "XDG_CONFIG_HOME": "its `hpcqc/hpcqc.toml` is the user's site file",
+    "PREFECT_API_URL": "a running Prefect server to use instead of a temporary one",
+}
+
+
+def process_environment(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """Return ``environ`` if given, else this process's environment."""
+    return os.environ if environ is None else environ
+
+
+def run_id_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the run id that ``HPCQC_RUN_ID`` asks for, None if it is unset or empty."""
+    return process_environment(environ).get("HPCQC_RUN_ID") or None
+
+
+def site_file(environ: Mapping[str, str] | None = None) -> Path | None:
+    """Return the site file that ``HPCQC_SITE`` names, None if it is unset or empty."""
+    named = process_environment(environ).get("HPCQC_SITE")
+    return Path(named).expanduser() if named else None
+
+
+def prefect_api_url(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the Prefect server in use, None where a temporary one will be started."""
+    return process_environment(environ).get("PREFECT_API_URL") or None
+
+
+def config_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of the user's own configuration (XDG base directories)."""
+    return _xdg("XDG_CONFIG_HOME", ".config", environ)
+
+
+def state_dir(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder for what must outlive a run (XDG base directories)."""
+    named = process_environment(environ).get("HPCQC_STATE_DIR")
+    if named:
+        return Path(named).expanduser().absolute()
+    return _xdg("XDG_STATE_HOME", ".local/state", environ)
+
+
+def prepare_prefect(defaults: Mapping[str, str]) -> None:
+    """Set Prefect's variables before it is imported; what the user has set stays."""
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _xdg(variable: str, fallback: str, environ: Mapping[str, str] | None) -> Path:
+    known = process_environment(environ)
+    root = Path(known.get(variable, ""))
+    if not root.is_absolute():  # the specification: relative values are to be ignored
+        root = Path(known.get("HOME") or Path.home()) / fallback
+    return root / "hpcqc"

@@ -1,0 +1,183 @@
+"""Finding, reading and overriding the site's configuration."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.config.environment import config_dir, site_file, state_dir
+from orchestrator.config.secrets import reference_or_value
+from orchestrator.config.site import ConfigError, LocalCompute, QpuSettings, Site
+
+if TYPE_CHECKING:
+    from orchestrator.config.schema import SiteFile
+
+__all__ = ["BUILT_IN", "FILE_NAME", "load_site", "lookup", "shipped_profiles"]
+
+BUILT_IN = "built-in laptop"
+FILE_NAME = "hpcqc.toml"
+
+
+def load_site(
+    path: Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Site:
+    """Read the site that applies: ``path``, else the usual lookup (see `lookup`).
+
+    overrides: ``"qpu.vlq.time_scale=0.5"``; values are TOML, or text where they are not.
+    environ, folder: stand in for the process's environment and working folder.
+    A site file says everything: QPUs of the built-in laptop are not added to it.
+
+    Raises `ConfigError` naming the file and what to change.
+    """
+    folder = Path.cwd() if folder is None else folder
+    found = lookup(path, environ=environ, folder=folder)
+    source = BUILT_IN if found is None else str(found)
+    raw = _laptop() if found is None else _read(found)
+    _anchor_profiles(raw, folder if found is None else found.parent.absolute())
+    for override in overrides:
+        _apply(raw, override)
+    if overrides:
+        source = f"{source} with {len(overrides)} override{'s' if len(overrides) > 1 else ''}"
+        _anchor_profiles(raw, folder)
+
+    from orchestrator.config.schema import validated  # Pydantic costs 0.2 s; --help has no need
+
+    checked = validated(raw, source)
+    secrets_folder = folder if found is None else found.parent.absolute()
+    return _site(checked, source, secrets_folder, state_dir(environ))
+
+
+def lookup(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Path | None:
+    """Return the site file that applies, None for the built-in laptop.
+
+    In order: ``path``, ``HPCQC_SITE``, ``./hpcqc.toml``, the user's configuration folder.
+    Raises `ConfigError` when one that was named does not exist.
+    """
+    for named, origin in ((path, "--site"), (site_file(environ), "HPCQC_SITE")):
+        if named is not None:
+            if not named.is_file():
+                raise ConfigError(f"{origin} names {str(named)!r}, which is not a file")
+            return named
+    for candidate in ((folder or Path.cwd()) / FILE_NAME, config_dir(environ) / FILE_NAME):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def shipped_profiles() -> tuple[str, ...]:
+    """Return the names of the device profiles that come with hpcqc, sorted."""
+    profiles = files("backends").joinpath("profiles")
+    if not profiles.is_dir():
+        return ()
+    names = (entry.name for entry in profiles.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+def _laptop() -> dict[str, Any]:
+    qpus: dict[str, Any] = {"aer": {"backend": "aer"}}
+    for name in shipped_profiles():
+        qpus[name] = {"backend": "aer", "profile": name, "time_scale": 0}
+    return {
+        "site": {"name": "laptop", "default_qpu": "aer"},
+        "compute": {"local": {"kind": "local"}},
+        "qpu": qpus,
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:  # its message ends with line and column
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not separator or len(parts) < 2 or not all(parts):
+        raise ConfigError(
+            f"--set {override!r}: expected SECTION.KEY=VALUE, such as qpu.vlq.time_scale=0.5"
+        )
+    table = raw
+    for depth, part in enumerate(parts[:-1], start=1):
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override!r}: {'.'.join(parts[:depth])} is not a table")
+        table = inner
+    table[parts[-1]] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _anchor_profiles(raw: Mapping[str, Any], folder: Path) -> None:
+    """Make profile paths absolute: they are relative to the file (or folder) that names them."""
+    qpus = raw.get("qpu")
+    for section in qpus.values() if isinstance(qpus, dict) else ():
+        profile = section.get("profile") if isinstance(section, dict) else None
+        if isinstance(profile, str) and (os.sep in profile or profile.endswith(".toml")):
+            section["profile"] = str(folder / Path(profile).expanduser())
+
+
+def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
+    if not checked.qpu:
+        raise ConfigError(f'{source} states no QPU; add at least [qpu.aer] with backend = "aer"')
+    qpus = {}
+    for name, section in checked.qpu.items():
+        direct = {"profile": section.profile, "time_scale": section.time_scale}
+        given = {key: value for key, value in direct.items() if value is not None}
+        twice = sorted(given.keys() & section.options.keys())
+        if twice:
+            raise ConfigError(
+                f"{source}: [qpu.{name}] gives {twice[0]!r} twice, once in its options; keep one"
+            )
+        options = reference_or_value({**section.options, **given}, folder)
+        qpus[name] = QpuSettings(name=name, backend=section.backend, options=options)
+    computes = {
+        name: LocalCompute(name=name, **section.model_dump(exclude={"kind"}))
+        for name, section in checked.compute.items()
+    } or {"local": LocalCompute(name="local")}
+    return Site(
+        name=checked.site.name or Path(source).stem,
+        default_qpu=_default("qpu", checked.site.default_qpu, qpus, source),
+        default_compute=_default("compute", checked.site.default_compute, computes, source),
+        qpus=qpus,
+        computes=computes,
+        state_dir=state,
+        source=source,
+    )
+
+
+def _default(kind: str, stated: str | None, names: Mapping[str, Any], source: str) -> str:
+    if stated is None and len(names) == 1:
+        return next(iter(names))
+    listed = ", ".join(names)
+    if stated is None:
+        raise ConfigError(
+            f"{source}: [site] lacks default_{kind}, and there are several; choose from: {listed}"
+        )
+    if stated not in names:
+        raise ConfigError(f"{source}: [site] default_{kind} = {stated!r} is not one of: {listed}")
+    return stated

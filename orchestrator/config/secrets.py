@@ -1,0 +1,79 @@
+"""References to secrets: read late, shown never."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.config.environment import process_environment
+from orchestrator.config.site import ConfigError
+
+__all__ = ["SecretRef", "reference_or_value", "resolve_secrets"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretRef:
+    """Where a secret is kept: an environment variable or a file. Holds no value.
+
+    >>> SecretRef(source="env", where="VLQ_TOKEN")
+    SecretRef(source='env', where='VLQ_TOKEN')
+    """
+
+    source: Literal["env", "file"]
+    where: str
+
+    def resolve(self, environ: Mapping[str, str] | None = None) -> str:
+        """Read the secret now; a file's trailing newline is dropped.
+
+        Raises `ConfigError` when it is not there, naming the place and never the value.
+        """
+        if self.source == "env":
+            value = process_environment(environ).get(self.where)
+            if not value:
+                raise ConfigError(
+                    f"environment variable {self.where} is not set; the site's configuration "
+                    "takes a secret from it, so export it before the run"
+                )
+            return value
+        try:
+            return Path(self.where).read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise ConfigError(
+                f"cannot read the secret file {self.where}: {reason}; create it, "
+                "readable by you alone, or change the reference in the site's configuration"
+            ) from error
+
+
+def reference_or_value(value: Any, folder: Path) -> Any:
+    """Turn every ``{ env = "NAME" }`` and ``{ file = "PATH" }`` in a value into a `SecretRef`.
+
+    folder: what relative paths are relative to.
+    """
+    if isinstance(value, Mapping):
+        if len(value) == 1:
+            ((key, where),) = value.items()
+            if key == "env" and isinstance(where, str):
+                return SecretRef(source="env", where=where)
+            if key == "file" and isinstance(where, str):
+                return SecretRef(source="file", where=str(folder / Path(where).expanduser()))
+        return {key: reference_or_value(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [reference_or_value(item, folder) for item in value]
+    return value
+
+
+def resolve_secrets(options: Any, environ: Mapping[str, str] | None = None) -> Any:
+    """Return options with every `SecretRef` replaced by its secret.
+
+    Call it as late as possible and keep the answer out of logs. Raises `ConfigError`.
+    """
+    if isinstance(options, SecretRef):
+        return options.resolve(environ)
+    if isinstance(options, Mapping):
+        return {key: resolve_secrets(item, environ) for key, item in options.items()}
+    if isinstance(options, (list, tuple)):
+        return [resolve_secrets(item, environ) for item in options]
+    return options

@@ -1,0 +1,86 @@
+"""What a site is once it has been read: frozen values, nothing left to check."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["ConfigError", "LocalCompute", "QpuSettings", "Site"]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the file, the value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuSettings:
+    """A named QPU of the site: which backend drives it, with which options.
+
+    options: what the backend's factory gets; may hold `SecretRef` values, which
+    `resolve_secrets` turns into text just before the backend is made.
+    """
+
+    name: str
+    backend: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCompute:
+    """Dask workers on this machine.
+
+    workers: processes of one thread each; None takes one per core this process may use.
+    memory_per_worker: such as ``"4 GiB"``; None shares the machine's memory evenly.
+    """
+
+    name: str
+    kind: Literal["local"] = "local"
+    workers: int | None = None
+    memory_per_worker: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """One place where flows run: its QPUs, its compute, and where state is kept.
+
+    source: where this came from, ``"built-in laptop"`` or the file's path.
+    """
+
+    name: str
+    default_qpu: str
+    default_compute: str
+    qpus: Mapping[str, QpuSettings]
+    computes: Mapping[str, LocalCompute]
+    state_dir: Path
+    source: str
+
+    def qpu(self, name: str | None = None) -> QpuSettings:
+        """Return a QPU by name, the default one for None.
+
+        Raises `ConfigError` with the names there are.
+        """
+        wanted = self.default_qpu if name is None else name
+        if wanted in self.qpus:
+            return self.qpus[wanted]
+        near = difflib.get_close_matches(wanted, self.qpus, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"no QPU {wanted!r} at site {self.name!r} ({self.source}); "
+            f"it has: {', '.join(self.qpus)}.{hint}"
+        )
+
+    def compute(self, name: str | None = None) -> LocalCompute:
+        """Return a compute by name, the default one for None.
+
+        Raises `ConfigError` with the names there are.
+        """
+        wanted = self.default_compute if name is None else name
+        if wanted in self.computes:
+            return self.computes[wanted]
+        raise ConfigError(
+            f"no compute {wanted!r} at site {self.name!r} ({self.source}); "
+            f"it has: {', '.join(self.computes)}"
+        )
