@@ -1,0 +1,69 @@
+# Everything a developer or a first visitor runs. Needs git, make and Python 3.11-3.13 alone.
+
+VENV        ?= .venv
+DEMO_OUT    ?= hpcqc-demo
+BIN         := $(VENV)/bin
+STAMP       := $(VENV)/.hpcqc-installed
+UV          ?= uv
+PYTEST_ARGS ?=
+
+.PHONY: help venv demo test test-slow test-all lint format bench constraints clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## the environment in .venv, installed from constraints.txt
+
+demo: $(STAMP)  ## a dissociation curve on Dask and Aer, with its report in hpcqc-demo/
+	@$(BIN)/hpcqc run flows.dissociation --run-id demo --out $(DEMO_OUT)
+
+test: lint  ## lint, then every test that is not marked slow
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+test-slow: $(STAMP)  ## the tests marked slow
+	@$(BIN)/pytest -m slow $(PYTEST_ARGS)
+
+test-all: lint  ## lint, then every test there is
+	@$(BIN)/pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## ruff, mypy strict, import-linter
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || \
+	  { echo "Unformatted files (make format):"; $(BIN)/ruff format --check .; exit 1; } >&2
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP)  ## format the code and mend what ruff can mend
+	@$(BIN)/ruff check --quiet --fix --exit-zero .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP)  ## the benchmarks, written to benchmarks/RESULTS.md
+	@$(BIN)/python -m benchmarks
+
+constraints:  ## refresh uv.lock from pyproject.toml, and constraints.txt from uv.lock (needs uv)
+	@$(UV) lock
+	@{ echo "# Exported from uv.lock by 'make constraints'; do not edit."; \
+	   $(UV) export --frozen --quiet --all-extras --all-groups \
+	     --no-emit-project --no-hashes --no-annotate --no-header; } > constraints.txt.new
+	@mv constraints.txt.new constraints.txt
+
+clean:  ## remove caches, builds and the demo's folder; .venv stays
+	rm -rf $(DEMO_OUT) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# An environment that is there already is used as it is, whoever made it: pip is added to it if
+# it has none (uv makes such), and only this project's requirements are installed.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; \
+	if [ ! -x $(BIN)/python ]; then \
+	  python=$$(sh .ci/find-python $(PYTHON)); \
+	  echo "Creating $(VENV) with $$python ($$($$python --version))"; \
+	  $$python -m venv $(VENV); \
+	else \
+	  sh .ci/find-python $(BIN)/python > /dev/null; \
+	fi
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
+	@echo "Installing into $(VENV) (a minute or two the first time)"
+	@$(BIN)/python -m pip install --quiet "pip>=25.1,<27"  # the first that knows --group
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[chemistry]" --group dev
+	@touch $@
