@@ -1,0 +1,110 @@
+"""What happens on import: nothing, and little enough that `hpcqc --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from tests.architecture.source import ROOT, read_modules
+
+# Module -> why the parent process never imports it.
+WORKER_ONLY: dict[str, str] = {}
+
+HELP_CPU_S = 0.5
+needs_command_line = pytest.mark.skipif(
+    importlib.util.find_spec("orchestrator.cli") is None, reason="there is no command line yet"
+)
+
+_IMPORT_ALL = """
+import importlib, json, sys, threading
+for name in json.loads(sys.argv[1]):
+    importlib.import_module(name)
+ours = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
+print(json.dumps({"modules": sorted(sys.modules), "threads": ours}))
+"""
+
+
+@needs_command_line
+def test_help_imports_neither_qiskit_nor_prefect() -> None:
+    code = (
+        "import sys\nsys.argv = ['hpcqc', '--help']\n"
+        "from orchestrator.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "print('MODULES', *sorted({name.split('.')[0] for name in sys.modules}))\n"
+    )
+    done = _python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+    loaded = set(done.stdout.split("MODULES ")[1].split())
+    heavy = {
+        "dask",
+        "distributed",
+        "fastapi",
+        "matplotlib",
+        "numpy",
+        "prefect",
+        "pydantic",
+        "scipy",
+    }
+    assert not loaded & (heavy | {"qiskit", "qiskit_aer", "sqlalchemy"})
+
+
+@needs_command_line
+def test_help_answers_at_once() -> None:
+    """Processor time, not wall time: a busy machine must not fail it."""
+    times = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = _python("-m", "orchestrator.cli", "--help")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(times) < HELP_CPU_S, times
+
+
+def test_importing_does_nothing(tmp_path) -> None:
+    """No thread, no file, no output, and no Aer in the parent process."""
+    state = tmp_path / "state"
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    names = [m.name for m in read_modules(packages=("backends", "orchestrator"))]
+    names = [n for n in names if n not in WORKER_ONLY and not n.endswith("__main__")]
+    done = _python(
+        "-c",
+        _IMPORT_ALL,
+        json.dumps(names),
+        cwd=folder,
+        env=os.environ | {"HPCQC_STATE_DIR": str(state), "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["threads"] == []
+    assert "qiskit_aer" not in seen["modules"]
+    assert "flows" not in seen["modules"], "the orchestrator imports flows by name"
+    assert not state.exists()
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("package", ["backends", "orchestrator"])
+def test_a_package_alone_imports_neither_qiskit_nor_prefect(package) -> None:
+    done = _python("-c", f"import sys, {package}\nprint(*{{n.split('.')[0] for n in sys.modules}})")
+    assert done.returncode == 0, done.stderr
+    assert not {"qiskit", "prefect", "dask"} & set(done.stdout.split())
+
+
+def _python(*arguments: str, cwd=ROOT, env=None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

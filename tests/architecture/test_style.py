@@ -1,0 +1,160 @@
+"""The style card, as far as a program can read it: sizes, names, `__all__`, no environment."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from tests.architecture.source import (
+    Function,
+    Module,
+    declared_names,
+    functions,
+    imported_names,
+    public_names,
+    read_modules,
+)
+
+MODULE_LINES = 400
+FUNCTION_LINES = 40
+PARAMETERS = 5
+FORBIDDEN_WORDS = {"helper", "util", "common", "base", "manager", "handler"}
+
+# Decorators whose functions have the parameters their users see: a command's are its options, a
+# flow's are what a run may set, and both are always given by name.
+DECORATORS_THAT_FREE_PARAMETERS = {"command", "callback", "flow"}
+
+# Qualified name -> why it may have more than five parameters.
+FREED_PARAMETERS: dict[str, str] = {}
+
+# Module -> why it may look at the environment.
+ENVIRONMENT_READERS: dict[str, str] = {
+    "orchestrator.config.environment": "the one reader of the environment",
+}
+
+MODULES = read_modules()
+each_module = pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+
+
+@each_module
+def test_a_module_is_short(module: Module) -> None:
+    lines = len(module.text.splitlines())
+    assert lines <= MODULE_LINES, f"{module.path} has {lines} lines, {MODULE_LINES} are allowed"
+
+
+@each_module
+def test_functions_are_short(module: Module) -> None:
+    long = {
+        name: node.end_lineno - node.lineno + 1
+        for name, node in functions(module.tree)
+        if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > FUNCTION_LINES
+    }
+    assert not long, f"{module.path}: functions of more than {FUNCTION_LINES} lines: {long}"
+
+
+@each_module
+def test_functions_take_few_parameters(module: Module) -> None:
+    greedy = {
+        name: count
+        for name, node in functions(module.tree)
+        if (count := _parameters(node)) > PARAMETERS
+        and not _is_freed(node)
+        and f"{module.name}:{name}" not in FREED_PARAMETERS
+    }
+    assert not greedy, f"{module.path}: more than {PARAMETERS} parameters: {greedy}"
+
+
+@each_module
+def test_all_is_what_the_module_defines(module: Module) -> None:
+    declared = declared_names(module.tree)
+    defined = public_names(module.tree)
+    if module.is_package:  # a package re-exports; what it defines itself must be among it
+        known = defined | imported_names(module.tree)
+        assert set(declared or ()) <= known
+        assert defined <= set(declared or ())
+        return
+    if declared is None:
+        assert not defined, f"{module.path} defines {sorted(defined)} and has no __all__"
+        return
+    assert set(declared) == defined, (
+        f"{module.path}: only in __all__: {sorted(set(declared) - defined)}; "
+        f"missing from it: {sorted(defined - set(declared))}"
+    )
+
+
+@each_module
+def test_names_say_something(module: Module) -> None:
+    defined = [n for n in ast.walk(module.tree) if isinstance(n, Function | ast.ClassDef)]
+    named = [module.name.rsplit(".", 1)[-1], *(node.name for node in defined)]
+    vague = [name for name in named if _words(name) & FORBIDDEN_WORDS]
+    assert not vague, f"{module.path}: {vague} use one of {sorted(FORBIDDEN_WORDS)}"
+
+
+@each_module
+def test_only_config_reads_the_environment(module: Module) -> None:
+    if module.name in ENVIRONMENT_READERS:
+        return
+    reads = [
+        f"line {node.lineno}"
+        for node in ast.walk(module.tree)
+        if (isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv"))
+        or (isinstance(node, ast.ImportFrom) and _imports_environment(node))
+    ]
+    assert not reads, f"{module.path} looks at the environment on {', '.join(reads)}"
+
+
+@each_module
+def test_a_module_says_what_it_is_for(module: Module) -> None:
+    assert (ast.get_docstring(module.tree) or "").strip(), f"{module.path} has no docstring"
+
+
+def test_exceptions_from_the_rules_are_still_needed() -> None:
+    known = {module.name for module in MODULES}
+    assert set(ENVIRONMENT_READERS) <= known
+    qualified = {f"{m.name}:{name}" for m in MODULES for name, _ in functions(m.tree)}
+    assert set(FREED_PARAMETERS) <= qualified
+
+
+def test_the_readers_of_code_see_what_is_there() -> None:
+    tree = ast.parse(
+        "import os\nfrom x import y as z\n__all__ = ['A', 'f', 'n']\nn: int = 1\n_m = 2\n"
+        "class A:\n    def g(self, a, /, b, *c, d, **e): ...\n"
+        "if n:\n    def f(): ...\n"
+    )
+    assert declared_names(tree) == ["A", "f", "n"]
+    assert public_names(tree) == {"A", "f", "n"}
+    assert imported_names(tree) == {"os", "z"}
+    (method,) = (node for name, node in functions(tree) if name == "A.g")
+    assert _parameters(method) == 5
+    assert _words("HTTPBaseServer") == {"http", "base", "server"}
+    assert _words("path_utils") & FORBIDDEN_WORDS
+    assert not _words("database") & FORBIDDEN_WORDS
+
+
+def _parameters(node: Function) -> int:
+    arguments = node.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    extra = [argument for argument in (arguments.vararg, arguments.kwarg) if argument]
+    bound = bool(named) and named[0].arg in ("self", "cls")
+    return len(named) + len(extra) - bound
+
+
+def _is_freed(node: Function) -> bool:
+    for decorator in node.decorator_list:
+        called = decorator.func if isinstance(decorator, ast.Call) else decorator
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        if name in DECORATORS_THAT_FREE_PARAMETERS:
+            return True
+    return False
+
+
+def _imports_environment(node: ast.ImportFrom) -> bool:
+    return node.module == "os" and any(a.name in ("environ", "getenv") for a in node.names)
+
+
+def _words(name: str) -> set[str]:
+    """Split an identifier into lower-case words, plurals made singular."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    return {word.lower().removesuffix("s") for word in words} | {word.lower() for word in words}
