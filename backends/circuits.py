@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 
 from qiskit import QuantumCircuit, qpy
-from qiskit.circuit import ParameterVectorElement
 
 from backends.api import PayloadRejected
+from backends.fingerprint import circuit_digest
 
 __all__ = ["FrozenCircuit", "load_qpy"]
 
@@ -62,16 +60,8 @@ class FrozenCircuit:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest (BLAKE2b, 128 bit) of the QPY bytes with every random uuid replaced."""
-        data = self.qpy
-        for parameter in self.circuit.parameters:
-            stable = uuid.uuid5(uuid.NAMESPACE_OID, parameter.name).bytes
-            data = data.replace(parameter.uuid.bytes, stable)
-            if isinstance(parameter, ParameterVectorElement):
-                root = uuid.UUID(int=parameter.uuid.int - parameter.index)
-                stable = uuid.uuid5(uuid.NAMESPACE_OID, parameter.vector.name).bytes
-                data = data.replace(root.bytes, stable)
-        return hashlib.blake2b(data, digest_size=16).hexdigest()
+        """Hex digest of the circuit's content (see `circuit_digest`), equal in every process."""
+        return circuit_digest(self.circuit)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
