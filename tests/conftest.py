@@ -1,0 +1,150 @@
+"""An environment of its own for every test: no user's state, no telemetry, no server unasked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A variable of the person who runs the tests must not decide how they end.
+FOREIGN = ("HPCQC_", "PREFECT_", "DASK_", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "SLURM_", "QISKIT_")
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLIENT_METRICS_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "MPLBACKEND": "Agg",
+}
+SERVER_START_S = 100.0
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Clean the environment before any test module imports Prefect, which reads it once."""
+    home = Path(tempfile.mkdtemp(prefix="hpcqc-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    for name in [name for name in os.environ if name.startswith(FOREIGN)]:
+        del os.environ[name]
+    os.environ.update(QUIET)
+    os.environ["PREFECT_HOME"] = str(home / "prefect")
+    os.environ["HPCQC_STATE_DIR"] = str(home / "state")
+    os.environ["XDG_CONFIG_HOME"] = str(home / "config")
+    os.environ["XDG_STATE_HOME"] = str(home / "xdg-state")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine lacks, and let the slow tests come last."""
+    without_slurm = pytest.mark.skip(reason="no Slurm here: sbatch is not on the PATH")
+    for item in items:
+        if item.get_closest_marker("slurm") and shutil.which("sbatch") is None:
+            item.add_marker(without_slurm)
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give each test its own state folder, and no run left over from the one before."""
+    state = tmp_path / "hpcqc-state"
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(state))
+    yield state
+    runs = sys.modules.get("orchestrator.runs")
+    if runs is not None:
+        runs.activate(None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefectServer:
+    """A Prefect server of this test session. api_url: what PREFECT_API_URL is set to."""
+
+    api_url: str
+    log: Path
+
+
+@pytest.fixture(scope="session")
+def running_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """Start one Prefect server for the session (8 s, once); nothing is told to use it yet."""
+    folder = tmp_path_factory.mktemp("prefect-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / "server.log"
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    options = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    environment = os.environ | {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        # It writes task runs in the background; on SQLite a flow that starts meanwhile is told
+        # to come back in 2 s. Flow runs are recorded all the same.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
+    }
+    environment.pop("PREFECT_API_URL", None)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, *options],
+            env=environment,
+            cwd=folder,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C ends the tests first, then this
+        )
+    server = PrefectServer(api_url=f"http://127.0.0.1:{port}/api", log=log)
+    try:
+        _wait_until_healthy(server, process)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def prefect_server(
+    running_prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PrefectServer]:
+    """Run flows of this test, in this process and those it starts, against the session's server.
+
+    A flow costs 0.2 s this way, and the first one 10 s with a temporary server on an empty database.
+    """
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        temporary_settings,
+    )
+
+    url = running_prefect_server.api_url
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    # The heartbeat's thread sleeps in whole seconds, so each sync flow would wait one for it.
+    updates = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    with temporary_settings(updates=updates):
+        yield running_prefect_server
+
+
+def _wait_until_healthy(server: PrefectServer, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + SERVER_START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{server.api_url}/health", timeout=1):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    pytest.fail(f"the Prefect server did not start:\n{server.log.read_text()[-2000:]}")
