@@ -21,15 +21,23 @@ from backends.circuits import FrozenCircuit
 from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
 
 __all__ = [
+    "SEED_STRIDE",
     "EstimatorPayload",
     "FrozenEstimatorPub",
     "FrozenSamplerPub",
     "Payload",
     "SamplerPayload",
+    "Values",
+    "active_qubits",
     "payload_from_bytes",
+    "with_shots",
 ]
 
 Values = NDArray[np.float64]
+
+# Aer seeds the i-th bound circuit of a run with seed + 2113·i; PUBs keep that rule however
+# they are grouped, so that equal circuits in one call still get different samples.
+SEED_STRIDE = 2113
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -105,10 +113,12 @@ class SamplerPayload:
     ) -> SamplerPayload:
         """Build from whatever ``SamplerV2.run`` accepts.
 
+        seed: of the first bound circuit; later ones follow it at a fixed stride.
         Raises `PayloadRejected` on an empty list, unbound, NaN or miscounted parameters,
         a circuit that measures nothing, or shots that are not positive whole numbers.
         """
-        frozen = []
+        frozen: list[FrozenSamplerPub] = []
+        points = 0
         for index, pub in enumerate(_listed(pubs)):
             coerced = _coerce(SamplerPub, pub, index, shots)
             if not coerced.circuit.cregs or "measure" not in coerced.circuit.count_ops():
@@ -119,9 +129,10 @@ class SamplerPayload:
                     circuit=FrozenCircuit.of(coerced.circuit),
                     values=_values(coerced.circuit, coerced.parameter_values, index),
                     shots=int(coerced.shots),
-                    seed=seed,
+                    seed=None if seed is None else seed + SEED_STRIDE * points,
                 )
             )
+            points += frozen[-1].points
         return cls(pubs=tuple(frozen))
 
     @property

@@ -1,0 +1,41 @@
+"""How hybrid work is placed, run, recovered and accounted: what a flow imports."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
+    from orchestrator.resources import shutdown
+    from orchestrator.stages import classical, quantum
+    from orchestrator.units import fan_out
+
+__all__ = [
+    "Estimator",
+    "Qpu",
+    "Sampler",
+    "classical",
+    "fan_out",
+    "open_qpu",
+    "quantum",
+    "shutdown",
+]
+
+_HOMES = {
+    "Estimator": "orchestrator.primitives",
+    "Qpu": "orchestrator.primitives",
+    "Sampler": "orchestrator.primitives",
+    "classical": "orchestrator.stages",
+    "fan_out": "orchestrator.units",
+    "open_qpu": "orchestrator.primitives",
+    "quantum": "orchestrator.stages",
+    "shutdown": "orchestrator.resources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import orchestrator` is free."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -11,14 +11,17 @@ from typing import Literal
 
 from orchestrator.config import Site, load_site, run_id_from_environment
 
-__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run"]
+__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run", "is_active"]
 
 StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpan:
-    """One stage run in time. key: stable across reruns; where: worker name or QPU name."""
+    """One stage run in time. key: stable across reruns; where: compute name or QPU name.
+
+    units: finished and total units of the stage's fan-out, None without one.
+    """
 
     key: str
     name: str
@@ -28,25 +31,33 @@ class StageSpan:
     ended_at: datetime | None = None
     where: str | None = None
     error: str | None = None
+    units: tuple[int, int] | None = None
 
 
 @dataclass(eq=False)
 class Run:
     """Everything stages and primitives must know about the run they belong to.
 
-    id: given again, an interrupted run goes on where it was. qpu: overrides the site's
-    default for stages that pin none. observers are called on every change of a span,
-    from any thread, and must not block.
+    id: given again, an interrupted run goes on where it was; resumable: whether anyone could
+    give it again. scope: the part of the ledger that this process alone writes.
+    qpu: overrides the site's default for stages that pin none. observers are called on
+    every change of a span, from any thread, and must not block.
     """
 
     id: str
     site: Site
     qpu: str | None = None
+    resumable: bool = True
+    scope: str = ""
     observers: list[Callable[[StageSpan], None]] = field(default_factory=list)
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _occurrences: dict[str, int] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Take the run's own id as the scope where none is given."""
+        self.scope = self.scope or self.id
 
     @property
     def default_qpu(self) -> str:
@@ -65,9 +76,32 @@ class Run:
         for observer in tuple(self.observers):
             observer(span)
 
+    def progress(self, key: str, done: int, total: int) -> None:
+        """Note how far the fan-out of a running stage is."""
+        with self._lock:
+            found = [span for span in self._spans.values() if span.key == key]
+        if found and found[-1].state == "running":
+            self.record(replace(found[-1], units=(done, total)))
+
     def finish(self, span: StageSpan, state: StageState, error: str | None = None) -> None:
         """Record the end of a span, now."""
         self.record(replace(span, state=state, ended_at=datetime.now(UTC), error=error))
+
+    def forget_cached(self, key: str) -> None:
+        """Take back that a stage was found cached: it runs after all."""
+        with self._lock:
+            stale = [
+                place
+                for place, span in self._spans.items()
+                if span.key == key and span.state == "cached"
+            ]
+            for place in stale:
+                del self._spans[place]
+
+    def known_key(self, token: str) -> str | None:
+        """Return the key already given to this execution, None if there is none yet."""
+        with self._lock:
+            return self._keys.get(token)
 
     def stage_key(self, base: str, token: str) -> str:
         """Return the stable key of a stage run: its content and how many equal ones came before.
@@ -99,6 +133,12 @@ def current_run() -> Run:
     global _current
     with _current_lock:
         if _current is None:
-            run_id = run_id_from_environment() or uuid.uuid4().hex[:12]
-            _current = Run(id=run_id, site=load_site())
+            named = run_id_from_environment()
+            run_id = named or uuid.uuid4().hex[:12]
+            _current = Run(id=run_id, site=load_site(), resumable=named is not None)
         return _current
+
+
+def is_active() -> bool:
+    """Whether a run was activated or started in this process."""
+    return _current is not None

@@ -1,0 +1,96 @@
+"""Payloads of tasks built from parts of jobs, and results of jobs merged from their tasks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from qiskit.primitives import BitArray, DataBin, PrimitiveResult, SamplerPubResult
+
+from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, SamplerPayload
+from orchestrator.broker.events import Part, PubShape
+from orchestrator.broker.views import JobId
+
+__all__ = ["job_result", "pub_shapes", "task_payload"]
+
+
+def pub_shapes(payload: Payload) -> tuple[PubShape, ...]:
+    """Return the size of each PUB, as the state machine needs it."""
+    if isinstance(payload, SamplerPayload):
+        return tuple(PubShape(points=pub.points, shots=pub.shots) for pub in payload.pubs)
+    return tuple(PubShape(points=pub.points, shots=0) for pub in payload.pubs)
+
+
+def task_payload(parts: Sequence[Part], payloads: Mapping[JobId, Payload]) -> Payload:
+    """Build what one ``start`` carries; its PUBs are the parts, in order.
+
+    All jobs involved must be of one payload kind.
+    """
+    first = payloads[parts[0].job]
+    if isinstance(first, EstimatorPayload):
+        whole = [payloads[part.job].pubs[part.pub] for part in parts]
+        return EstimatorPayload(pubs=tuple(whole))  # type: ignore[arg-type]  # one kind per task
+    pubs = []
+    for part in parts:
+        pub = payloads[part.job].pubs[part.pub]
+        if not isinstance(pub, FrozenSamplerPub):
+            raise ValueError(f"job {part.job} is not a sampler job and cannot join this task")
+        pubs.append(_piece(pub, part))
+    return SamplerPayload(pubs=tuple(pubs))
+
+
+def job_result(payload: Payload, pieces: Iterable[tuple[Part, Any]]) -> PrimitiveResult[Any]:
+    """Merge the results of a job's parts into what one uncut run would have returned.
+
+    pieces: every part of the job with the ``PubResult`` that its task returned for it.
+    Counts of a PUB are put together along parameter points and shots.
+    """
+    by_pub: dict[int, list[tuple[Part, Any]]] = {}
+    for part, result in pieces:
+        by_pub.setdefault(part.pub, []).append((part, result))
+    merged = []
+    for index, pub in enumerate(payload.pubs):
+        found = by_pub[index]
+        if len(found) == 1:
+            merged.append(found[0][1])
+        else:
+            if not isinstance(pub, FrozenSamplerPub):
+                raise ValueError(f"PUB {index} is an estimator's, yet came in {len(found)} parts")
+            merged.append(_merge(pub, found))
+    return PrimitiveResult(merged, metadata={"version": 2})
+
+
+def _piece(pub: FrozenSamplerPub, part: Part) -> FrozenSamplerPub:
+    if part.points == pub.points and part.shots == pub.shots:
+        return pub
+    values = pub.values
+    if part.points != pub.points:
+        flat = values.reshape(pub.points, values.shape[-1])
+        values = flat[part.first_point : part.end_point]
+    return replace(pub, values=values, shots=part.shots, seed=_part_seed(pub.seed, part))
+
+
+def _part_seed(seed: int | None, part: Part) -> int | None:
+    """Give every part a random stream of its own that follows from the PUB's seed alone."""
+    if seed is None:
+        return None
+    text = f"{seed}:{part.first_point}:{part.first_shot}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
+
+
+def _merge(pub: FrozenSamplerPub, pieces: Sequence[tuple[Part, Any]]) -> SamplerPubResult:
+    shape = pub.values.shape[:-1]
+    template = pieces[0][1]
+    fields = {}
+    for name, bits in template.data.items():
+        num_bytes = bits.array.shape[-1]
+        array = np.zeros((pub.points, pub.shots, num_bytes), dtype=np.uint8)
+        for part, result in pieces:
+            block = getattr(result.data, name).array.reshape(part.points, part.shots, num_bytes)
+            array[part.first_point : part.end_point, part.first_shot : part.end_shot] = block
+        fields[name] = BitArray(array.reshape(*shape, pub.shots, num_bytes), bits.num_bits)
+    metadata = {**template.metadata, "shots": pub.shots, "parts": len(pieces)}
+    return SamplerPubResult(DataBin(**fields, shape=shape), metadata=metadata)

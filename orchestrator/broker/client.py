@@ -1,0 +1,71 @@
+"""What primitives need of a broker, embedded or remote."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from qiskit.primitives import PrimitiveResult
+
+from backends.api import BackendError
+from backends.payloads import Payload
+from orchestrator.broker.views import JobId, JobView
+
+__all__ = ["BrokerClient", "Call", "JobUncertain", "call_job_id"]
+
+
+class JobUncertain(BackendError):
+    """Whether the job runs, or ran, on the QPU cannot be known; it is not started again."""
+
+    retryable: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Who calls a primitive. occurrence: how many equal payloads this stage sent before."""
+
+    run: str
+    stage: str | None
+    occurrence: int
+    qpu: str
+    seed: int | None = None
+
+
+def call_job_id(call: Call, digest: str) -> JobId:
+    """Return the idempotency key of a call as a job id: equal calls are the same job."""
+    text = "\x1f".join([call.run, call.stage or "", call.qpu, digest, str(call.occurrence)])
+    return JobId("j" + hashlib.blake2b(text.encode(), digest_size=10).hexdigest())
+
+
+class BrokerClient(Protocol):
+    """Hand in quantum jobs and wait for them; calls may come from any thread."""
+
+    def submit(self, call: Call, payload: Payload) -> JobId:
+        """Hand in a job and return once it is durable.
+
+        A call that was handed in before, by this process or one that died, is the same job:
+        it is not started again while it runs or once it is completed. A failed or cancelled
+        one is tried again with what is missing.
+        """
+        ...
+
+    def result(self, job: JobId, timeout_s: float | None = None) -> PrimitiveResult[Any]:
+        """Wait for the job and return its result.
+
+        Raises ``TaskFailed`` or the backend's own error class with the reason,
+        ``TaskCancelled``, `JobUncertain`, or ``TimeoutError``.
+        """
+        ...
+
+    def cancel(self, job: JobId) -> bool:
+        """Ask for the job's end; return whether it was still open."""
+        ...
+
+    def view(self, job: JobId) -> JobView:
+        """Return the job as it is now."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what is open and let go of all processes; closing twice does nothing."""
+        ...

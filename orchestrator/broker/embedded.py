@@ -1,0 +1,268 @@
+"""A broker inside the flow's own process, for one run, over a ledger file it may share."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import backends.api as api
+from backends.api import Backend, BackendError, TaskCancelled, TaskFailed
+from backends.payloads import Payload
+from backends.results import result_from_bytes
+from orchestrator.broker import events as ev
+from orchestrator.broker.assembly import job_result, pub_shapes
+from orchestrator.broker.client import Call, JobUncertain, call_job_id
+from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.records import job_view
+from orchestrator.broker.service import BrokerService
+from orchestrator.broker.views import JobId, JobState, JobView
+
+__all__ = ["EmbeddedBroker", "RunBusy"]
+
+T = TypeVar("T")
+_CLOSE_S = 5.0
+
+
+class RunBusy(ValueError):
+    """Another live process works on the same run."""
+
+
+class EmbeddedBroker:
+    """The broker of one run in this process (see `BrokerClient` for the calls).
+
+    open_backend: builds the backend of a QPU by name, when it is first used; also called for
+    QPUs on which tasks of an earlier, dead process may still run. backend_name: for the record.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: str,
+        state_dir: Path,
+        open_backend: Callable[[str], Backend],
+        backend_name: Callable[[str], str],
+    ) -> None:
+        """Take note of the arguments; `open` does the work."""
+        self._run = run
+        self._state_dir = state_dir
+        self._open_backend = open_backend
+        self._backend_name = backend_name
+        self._backends: dict[str, Backend] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._lock_file: IO[str] | None = None
+        self._ledger: Ledger | None = None
+        self._service: BrokerService | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="hpcqc-broker", daemon=True
+        )
+
+    def open(self) -> EmbeddedBroker:
+        """Open the ledger, take up what an earlier process left, and start the thread.
+
+        Raises `RunBusy` if another process has this run open, ``LedgerError``.
+        """
+        self._ledger = Ledger.open(self._state_dir / "ledger.sqlite")
+        self._lock_file = _lock_run(self._state_dir, self._run)
+        self._thread.start()
+        self._service = self._on_loop(self._start_service(self._ledger))
+        for record in tuple(self._service.state.jobs.values()):
+            if record.open:
+                self.backend(record.submitted.qpu)
+        if self._service.state.jobs:
+            self._on_loop(self._service.post(ev.BrokerOpened(resume=False)))
+        return self
+
+    def backend(self, qpu: str) -> Backend:
+        """Return the backend of a QPU, built at its first use and shared from then on."""
+        with self._lock:
+            if qpu not in self._backends:
+                backend = self._open_backend(qpu)
+                self._on_loop(self._attach(qpu, backend))
+                self._backends[qpu] = backend
+            return self._backends[qpu]
+
+    def submit(self, call: Call, payload: Payload) -> JobId:
+        """See `BrokerClient.submit`."""
+        self.backend(call.qpu)
+        digest = payload.digest
+        job = call_job_id(call, digest)
+        submitted = ev.JobSubmitted(
+            job=job,
+            run=call.run,
+            stage=call.stage,
+            call=call.occurrence,
+            qpu=call.qpu,
+            backend=self._backend_name(call.qpu),
+            payload_kind=payload.kind,
+            digest=digest,
+            pubs=pub_shapes(payload),
+            num_qubits=payload.num_qubits,
+            seed=call.seed,
+        )
+        self._on_loop(self._accept(submitted, payload))
+        return job
+
+    def result(self, job: JobId, timeout_s: float | None = None) -> Any:
+        """See `BrokerClient.result`."""
+        waiter = self._on_loop(self._wait_for(job))
+        match waiter.result(timeout_s):
+            case JobState.COMPLETED:
+                return self._assemble(job)
+            case JobState.CANCELLED:
+                raise TaskCancelled(f"quantum job {job} was cancelled")
+            case JobState.UNCERTAIN:
+                tasks = self._record_tasks(job)
+                reasons = "; ".join(f"{t.planned.tag}: {t.error}" for t in tasks if t.error)
+                raise JobUncertain(f"quantum job {job} is uncertain: {reasons}")
+            case _:
+                raise self._failure(job)
+
+    def cancel(self, job: JobId) -> bool:
+        """See `BrokerClient.cancel`."""
+        return self._on_loop(self._cancel(job))
+
+    def view(self, job: JobId) -> JobView:
+        """See `BrokerClient.view`."""
+        state = self._running_service.state
+        return job_view(state.jobs[job], state.tasks)
+
+    def cancel_all(self) -> int:
+        """Cancel every open job; return how many there were."""
+        if self._service is None or self._closed:
+            return 0
+        jobs = [job for job, record in self._service.state.jobs.items() if not record.held]
+        return sum(self.cancel(job) for job in jobs)
+
+    def close(self) -> None:
+        """Cancel what is open, wait briefly for it, and free threads, processes and lock."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._service is not None:
+            self._on_loop(self._shut(self._service))
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(_CLOSE_S)
+            self._loop.close()
+        if self._ledger is not None:
+            self._ledger.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    @property
+    def _running_service(self) -> BrokerService:
+        if self._service is None or self._closed:
+            raise TaskCancelled("the broker of this run is closed")
+        return self._service
+
+    async def _start_service(self, ledger: Ledger) -> BrokerService:
+        service = BrokerService(scope=self._run, ledger=ledger, clock=lambda: datetime.now(UTC))
+        self._serving = asyncio.ensure_future(service.serve())
+        return service
+
+    async def _attach(self, qpu: str, backend: Backend) -> None:
+        self._running_service.attach(qpu, backend)
+
+    async def _accept(self, submitted: ev.JobSubmitted, payload: Payload) -> None:
+        service = self._running_service
+        record = service.state.jobs.get(submitted.job)
+        if record is None:
+            service.payloads[submitted.job] = payload
+            await service.post(submitted, {submitted.digest: payload.to_bytes()})
+        elif record.held or record.state in (JobState.FAILED, JobState.CANCELLED):
+            service.payloads[submitted.job] = payload
+            await service.post(ev.JobResumed(job=submitted.job))
+
+    async def _wait_for(self, job: JobId) -> Future[JobState]:
+        return self._running_service.wait_for(job)
+
+    async def _cancel(self, job: JobId) -> bool:
+        service = self._running_service
+        if service.state.jobs[job].state.is_final:
+            return False
+        await service.post(ev.JobCancelRequested(job=job))
+        return True
+
+    async def _shut(self, service: BrokerService) -> None:
+        open_jobs = [
+            job
+            for job, record in service.state.jobs.items()
+            if not record.state.is_final and not record.held
+        ]
+        waiters = [asyncio.wrap_future(service.wait_for(job)) for job in open_jobs]
+        posts = [service.post(ev.JobCancelRequested(job=job)) for job in open_jobs]
+        if open_jobs:
+            await asyncio.gather(*posts, return_exceptions=True)
+            await asyncio.wait(waiters, timeout=_CLOSE_S)
+        self._serving.cancel()
+        await service.close()
+
+    def _assemble(self, job: JobId) -> Any:
+        service = self._running_service
+        record = service.state.jobs[job]
+        pieces = []
+        for task in self._record_tasks(job):
+            if task.state != "completed":
+                continue
+            result = service.results.get(task.planned.tag)
+            if result is None:
+                assert self._ledger is not None
+                result = result_from_bytes(self._ledger.result(task.planned.tag))
+            mine = zip(task.planned.parts, result.native, strict=True)
+            pieces += [(part, pub) for part, pub in mine if part.job == job]
+        payload = service.payloads.get(job)
+        if payload is None:
+            payload = service._payload(job)
+        merged = job_result(payload, pieces)
+        self._forget(job, record.tasks)
+        return merged
+
+    def _forget(self, job: JobId, tags: list[str]) -> None:
+        """Drop what only this job's result needed; the ledger still has it."""
+        service = self._running_service
+        service.payloads.pop(job, None)
+        for tag in tags:
+            if len(service.state.tasks[tag].jobs) == 1:
+                service.results.pop(tag, None)
+
+    def _record_tasks(self, job: JobId) -> list[Any]:
+        state = self._running_service.state
+        return [state.tasks[tag] for tag in state.jobs[job].tasks]
+
+    def _failure(self, job: JobId) -> Exception:
+        failure = self._running_service.state.jobs[job].failure
+        assert failure is not None
+        error_type = getattr(api, failure.error_type, TaskFailed)
+        known = isinstance(error_type, type) and issubclass(error_type, BackendError)
+        return (error_type if known else TaskFailed)(failure.error)
+
+    def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def _lock_run(state_dir: Path, run: str) -> IO[str]:
+    folder = state_dir / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / f"{run}.lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        lock.close()
+        raise RunBusy(
+            f"run {run!r} is being worked on by process {holder}; wait for it, end it, or "
+            "choose another run id"
+        ) from error
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock

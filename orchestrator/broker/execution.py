@@ -1,0 +1,194 @@
+"""Carries out the broker's commands on one QPU and reports what happened as events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from backends.api import (
+    Backend,
+    BackendError,
+    PayloadRejected,
+    QpuBusy,
+    QpuTaskId,
+    Result,
+    SessionId,
+    TaskFailed,
+    TaskState,
+    UnknownSession,
+    UnknownTask,
+    Waitable,
+)
+from backends.payloads import Payload
+from orchestrator.broker import events as ev
+
+__all__ = ["Execution", "Report"]
+
+T = TypeVar("T")
+Report = Callable[[ev.Event, Result | None], Awaitable[None]]
+
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 1.0
+_WAIT_SLICE_S = 5.0
+_START_TRIES = 8
+_FOLLOW_TRIES = 60
+
+
+@dataclass(eq=False)
+class Execution:
+    """One QPU as the broker drives it. calls: threads for prompt calls; waits: for long ones.
+
+    Nothing here decides anything about jobs: each method ends by reporting an event.
+    """
+
+    backend: Backend
+    can_find: bool
+    report: Report
+    calls: Executor
+    waits: Executor
+    _session: SessionId | None = None
+    _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
+    _unwanted: set[str] = field(default_factory=set)
+
+    async def start(self, tag: str, payload: Payload) -> None:
+        """Start the task, whatever it takes, and follow it to its end."""
+        pause = _FIRST_PAUSE_S
+        for attempt in range(1_000_000):
+            if tag in self._unwanted:
+                await self.report(ev.TaskCancelled(tag=tag), None)
+                return
+            try:
+                task = await self._start_once(tag, payload)
+            except QpuBusy:
+                pause = await _rest(pause)
+            except UnknownSession:
+                self._session = None
+            except (PayloadRejected, TaskFailed) as error:
+                await self._fail(tag, error)
+                return
+            except Exception as error:  # a foreign backend may raise anything
+                if isinstance(error, BackendError) and not error.retryable:
+                    await self._fail(tag, error)
+                    return
+                if await self._adopt(tag):
+                    return
+                if attempt >= _START_TRIES:
+                    await self._fail(tag, error)
+                    return
+                pause = await _rest(max(pause, 0.05))
+            else:
+                await self.report(ev.TaskStarted(tag=tag, qpu_task=task), None)
+                await self.follow(tag, task)
+                return
+
+    async def recover(self, tag: str) -> None:
+        """After a restart: adopt the task if the backend has it, else give its parts back."""
+        if not await self._adopt(tag):
+            await self.report(ev.TaskCancelled(tag=tag), None)
+
+    async def stop(self, tag: str) -> None:
+        """Stop a running task; one whose start is under way is stopped when that is known."""
+        self._unwanted.add(tag)
+        if tag not in self._tasks:
+            return
+        for _ in range(_START_TRIES):
+            try:
+                await self._call(self.backend.stop, self._tasks[tag])
+                return
+            except UnknownTask:
+                return
+            except Exception:  # noqa: BLE001  # the follower reports how the task ended
+                await _rest(0.1)
+
+    async def follow(self, tag: str, task: QpuTaskId) -> None:
+        """Wait for the task's end and report it; a failed poll never starts anything."""
+        self._tasks[tag] = task
+        if tag in self._unwanted:
+            await self.stop(tag)
+        pause, faults = _FIRST_PAUSE_S, 0
+        while True:
+            try:
+                state = await self._await_state(task)
+                if state is TaskState.CANCELLED:
+                    event: ev.Event = ev.TaskCancelled(tag=tag)
+                    await self._settle(tag, event, None)
+                    return
+                if state.is_final:
+                    result = await self._call(self.backend.result, task)
+                    usage, metadata = result.usage, dict(result.metadata)
+                    event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
+                    await self._settle(tag, event, result)
+                    return
+                faults = 0
+            except (TaskFailed, PayloadRejected) as error:
+                await self._fail(tag, error)
+                return
+            except Exception as error:  # noqa: BLE001  # the task may well still run
+                faults += 1
+                if isinstance(error, UnknownTask) or faults >= _FOLLOW_TRIES:
+                    reason = f"its state cannot be read: {type(error).__name__}: {error}"
+                    await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
+                    return
+            if faults or not isinstance(self.backend, Waitable):
+                pause = await _rest(pause)
+
+    async def close(self) -> None:
+        """Release the session and close the backend."""
+        try:
+            if self._session is not None:
+                await self._call(self.backend.release, self._session)
+        finally:
+            await self._call(self.backend.close)
+
+    async def _start_once(self, tag: str, payload: Payload) -> QpuTaskId:
+        if self._session is None:
+            self._session = await self._call(self.backend.acquire)
+        return await self._call(self.backend.start, self._session, payload, tag)
+
+    async def _adopt(self, tag: str) -> bool:
+        """Look for the task; return False only if it was surely never started."""
+        pause = 0.05
+        while True:
+            try:
+                task = await self._call(self.backend.find, tag)
+                break
+            except Exception:  # noqa: BLE001  # without an answer nothing may be concluded
+                pause = await _rest(pause)
+        if task is not None:
+            await self.report(ev.TaskAdopted(tag=tag, qpu_task=task), None)
+            await self.follow(tag, task)
+            return True
+        if self.can_find:
+            return False
+        reason = "an answer was lost and this backend cannot look a task up by its tag"
+        await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
+        return True
+
+    async def _await_state(self, task: QpuTaskId) -> TaskState:
+        if isinstance(self.backend, Waitable):
+            loop = asyncio.get_running_loop()
+            wait = self.backend.wait
+            return await loop.run_in_executor(self.waits, wait, task, _WAIT_SLICE_S)
+        return await self._call(self.backend.status, task)
+
+    async def _fail(self, tag: str, error: Exception) -> None:
+        event = ev.TaskFailed(tag=tag, error=str(error), error_type=type(error).__name__)
+        await self._settle(tag, event, None)
+
+    async def _settle(self, tag: str, event: ev.Event, result: Result | None) -> None:
+        self._tasks.pop(tag, None)
+        self._unwanted.discard(tag)
+        await self.report(event, result)
+
+    async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.calls, function, *arguments)
+
+
+async def _rest(pause_s: float) -> float:
+    """Sleep, and return the next, longer pause."""
+    await asyncio.sleep(pause_s)
+    return min(pause_s * 2, _LONGEST_PAUSE_S)

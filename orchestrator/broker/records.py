@@ -1,0 +1,177 @@
+"""What the broker remembers of one job and of one qpu_task while events come in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from backends.api import Usage
+from backends.metering import Charge
+from orchestrator.broker import events as ev
+from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
+
+__all__ = ["JobRecord", "TaskRecord", "job_view"]
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    """A qpu_task from plan to end. state: planned, running, completed, failed, …"""
+
+    planned: ev.TaskPlanned
+    planned_at: datetime
+    state: str = "planned"
+    qpu_task: str | None = None
+    starts: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    @property
+    def jobs(self) -> tuple[JobId, ...]:
+        """Jobs that have a part in this task, each once, in order."""
+        return tuple(dict.fromkeys(part.job for part in self.planned.parts))
+
+    def start(self, qpu_task: str, now: datetime) -> None:
+        """Note that the backend runs it under this id."""
+        if self.qpu_task != qpu_task:
+            self.starts += 1
+        self.qpu_task = qpu_task
+        if self.ended_at is None:
+            self.state = "running"
+        self.started_at = self.started_at or now
+
+    def end(
+        self, event: ev.TaskCompleted | ev.TaskFailed | ev.TaskCancelled, now: datetime
+    ) -> None:
+        """Note how it ended."""
+        self.ended_at = now
+        match event:
+            case ev.TaskCompleted():
+                self.state, self.usage, self.metadata = "completed", event.usage, event.metadata
+                self.error = None
+            case ev.TaskFailed():
+                self.state, self.error = "failed", event.error
+            case ev.TaskCancelled():
+                self.state = "cancelled"
+
+    def share(self, job: JobId) -> float:
+        """Return a job's share of the task: by shots, or by points where there are no shots."""
+        weights = [(p.job, p.points * (p.shots or 1)) for p in self.planned.parts]
+        return sum(w for owner, w in weights if owner == job) / sum(w for _, w in weights)
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """A job from submission to end. pending: parts not in any task; held: waits for its client."""
+
+    submitted: ev.JobSubmitted
+    arrival: int
+    submitted_at: datetime
+    pending: deque[ev.Part] = field(default_factory=deque)
+    tasks: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+    uncertain: set[str] = field(default_factory=set)
+    held: bool = False
+    alone: bool = False
+    cancel_requested: bool = False
+    failure: ev.TaskFailed | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def startable(self) -> bool:
+        """Whether the next part may be planned."""
+        stopped = self.held or self.cancel_requested or self.failure is not None
+        return bool(self.pending) and not stopped and not self.uncertain
+
+    @property
+    def state(self) -> JobState:
+        """Where the job stands."""
+        if self.uncertain:
+            return JobState.UNCERTAIN
+        if not self.pending and not self.open:
+            return JobState.COMPLETED
+        if self.open:
+            return JobState.RUNNING
+        if self.failure is not None:
+            return JobState.FAILED
+        return JobState.CANCELLED if self.cancel_requested else JobState.QUEUED
+
+    def take(self, piece: ev.Part, subtract: Callable[[ev.Part, ev.Part], list[ev.Part]]) -> None:
+        """Move a piece out of the pending parts; it lies at the corner of one of them."""
+        for index, part in enumerate(self.pending):
+            corner = (part.pub, part.first_point, part.first_shot)
+            if corner == (piece.pub, piece.first_point, piece.first_shot):
+                del self.pending[index]
+                for rest in reversed(subtract(part, piece)):
+                    self.pending.insert(index, rest)
+                return
+        raise ValueError(f"{piece} is not pending in job {self.submitted.job}")
+
+    def give_back(self, parts: Iterable[ev.Part]) -> None:
+        """Put parts of a task that did not complete at the front again."""
+        self.pending.extendleft(reversed(list(parts)))
+
+
+def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
+    """Return the read-only picture of a job with its share of every task's usage."""
+    submitted = record.submitted
+    views = tuple(_task_view(tasks[tag], submitted.job) for tag in dict.fromkeys(record.tasks))
+    starts = [view.started_at for view in views if view.started_at is not None]
+    state = record.state
+    return JobView(
+        id=submitted.job,
+        qpu=submitted.qpu,
+        backend=submitted.backend,
+        kind=submitted.payload_kind,
+        state=state,
+        run=submitted.run,
+        stage=submitted.stage,
+        call=submitted.call,
+        digest=submitted.digest,
+        pubs=len(submitted.pubs),
+        circuits=sum(shape.points for shape in submitted.pubs),
+        shots=sum(shape.points * shape.shots for shape in submitted.pubs),
+        num_qubits=submitted.num_qubits,
+        seed=submitted.seed,
+        submitted_at=record.submitted_at,
+        started_at=min(starts, default=None),
+        ended_at=record.ended_at,
+        usage=sum((view.usage for view in views), Usage()),
+        tasks=views,
+        error=record.failure.error if record.failure is not None else None,
+    )
+
+
+def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
+    parts = [part for part in task.planned.parts if part.job == job]
+    return QpuTaskView(
+        tag=task.planned.tag,
+        qpu_task=task.qpu_task,
+        state=task.state,
+        starts=task.starts,
+        shots=sum(part.points * part.shots for part in parts),
+        planned_at=task.planned_at,
+        started_at=task.started_at,
+        ended_at=task.ended_at,
+        usage=_shared_usage(task, job, parts),
+        metadata=task.metadata,
+        error=task.error,
+    )
+
+
+def _shared_usage(task: TaskRecord, job: JobId, parts: list[ev.Part]) -> Usage:
+    if len(task.jobs) == 1:
+        return task.usage
+    share = task.share(job)
+    return Usage(
+        qpu_seconds=task.usage.qpu_seconds * share,
+        shots=sum(part.points * part.shots for part in parts),
+        circuits=sum(part.points for part in parts),
+        tasks=1 if job == task.jobs[0] else 0,
+        charges=tuple(Charge(amount=c.amount * share, unit=c.unit) for c in task.usage.charges),
+    )

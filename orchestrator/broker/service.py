@@ -1,0 +1,222 @@
+"""The asyncio shell around the state machine: writes events, then executes commands."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from backends.api import Backend, Result
+from backends.payloads import Payload, payload_from_bytes
+from backends.results import result_to_bytes
+from orchestrator.broker import events as ev
+from orchestrator.broker.assembly import task_payload
+from orchestrator.broker.execution import Execution
+from orchestrator.broker.ledger import Entries, Ledger, LedgerError
+from orchestrator.broker.packing import Limits
+from orchestrator.broker.state import (
+    BrokerState,
+    Command,
+    FindTask,
+    SettleJob,
+    StartTask,
+    StopTask,
+    replay,
+)
+from orchestrator.broker.views import JobId, JobState
+
+__all__ = ["BrokerService"]
+
+_CALL_THREADS = 16
+_WAIT_THREADS = 64
+
+
+@dataclass(slots=True)
+class _Item:
+    event: ev.Event
+    payloads: Mapping[str, bytes] = field(default_factory=dict)
+    results: Mapping[str, bytes] = field(default_factory=dict)
+    written: asyncio.Future[None] | None = None
+
+
+@dataclass(eq=False)
+class BrokerService:
+    """All that one broker does for one ledger scope. Lives on one event loop.
+
+    Events that arrive while a commit is under way share the next one (group commit).
+    """
+
+    scope: str
+    ledger: Ledger
+    clock: Callable[[], datetime]
+    state: BrokerState = field(init=False)
+    payloads: dict[JobId, Payload] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+    _executions: dict[str, Execution] = field(default_factory=dict)
+    _inbox: list[_Item] = field(default_factory=list)
+    _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _broken: LedgerError | None = None
+    _writer: ThreadPoolExecutor = field(init=False)
+    _calls: ThreadPoolExecutor = field(init=False)
+    _waits: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Fold what the ledger already holds; threads start when they are first used."""
+        self.state = replay(self.ledger.events(self.scope))
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
+        self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
+        self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
+
+    def attach(self, qpu: str, backend: Backend) -> None:
+        """Drive a QPU from now on; its limits bound what is planned."""
+        if qpu in self._executions:
+            return
+        limits = Limits.of(backend.target())
+        most = limits.max_concurrent_tasks
+        bounded = _WAIT_THREADS if most is None else min(most, _WAIT_THREADS)
+        self.state.limits[qpu] = Limits(
+            max_shots=limits.max_shots,
+            max_circuits=limits.max_circuits,
+            max_concurrent_tasks=bounded,
+            coalesces=limits.coalesces,
+            can_find=limits.can_find,
+        )
+        self._executions[qpu] = Execution(
+            backend=backend,
+            can_find=limits.can_find,
+            report=self._report,
+            calls=self._calls,
+            waits=self._waits,
+        )
+
+    async def post(self, event: ev.Event, payloads: Mapping[str, bytes] | None = None) -> None:
+        """Hand in an event; return when it is durable. Raises `LedgerError` if it cannot be."""
+        written = asyncio.get_running_loop().create_future()
+        self._put(_Item(event, payloads=payloads or {}, written=written))
+        await written
+
+    async def serve(self) -> None:
+        """Write and execute until cancelled."""
+        while True:
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            while self._inbox:
+                items, self._inbox = self._inbox, []
+                await self._write_then_execute(items)
+
+    def wait_for(self, job: JobId) -> Future[JobState]:
+        """Return a future of the job's next final, or uncertain, state."""
+        waiter: Future[JobState] = Future()
+        record = self.state.jobs[job]
+        if self._broken is not None:
+            waiter.set_exception(self._broken)
+        elif record.state.is_final or record.state is JobState.UNCERTAIN:
+            waiter.set_result(record.state)
+        else:
+            self._waiters.setdefault(job, []).append(waiter)
+        return waiter
+
+    async def close(self) -> None:
+        """End the work on every QPU; what still runs there is left to be found again."""
+        for task in tuple(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(
+            *(execution.close() for execution in self._executions.values()),
+            return_exceptions=True,
+        )
+        for pool in (self._writer, self._calls, self._waits):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _report(self, event: ev.Event, result: Result | None) -> None:
+        results = {}
+        if isinstance(event, ev.TaskCompleted) and result is not None:
+            results[event.tag] = result_to_bytes(result)
+            self.results[event.tag] = result
+        self._put(_Item(event, results=results), quiet=isinstance(event, ev.TaskStarted))
+
+    def _put(self, item: _Item, *, quiet: bool = False) -> None:
+        """Queue an event. A quiet one waits for company, since `find` can make up for it."""
+        if self._broken is not None:
+            if item.written is not None:
+                item.written.set_exception(self._broken)
+            return
+        self._inbox.append(item)
+        if not quiet:
+            self._wakeup.set()
+        else:
+            asyncio.get_running_loop().call_later(0.05, self._wakeup.set)
+
+    async def _write_then_execute(self, items: list[_Item]) -> None:
+        now = self.clock()
+        events: list[tuple[ev.Event, datetime]] = []
+        commands: list[Command] = []
+        for item in items:
+            outcome = self.state.handle(item.event, now)
+            events += [(event, now) for event in outcome.events]
+            commands += outcome.commands
+        entries = Entries(
+            events=events,
+            payloads={k: v for item in items for k, v in item.payloads.items()},
+            results={k: v for item in items for k, v in item.results.items()},
+        )
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._writer, self.ledger.append, self.scope, entries)
+        except LedgerError as error:
+            self._break(error, items)
+            return
+        for item in items:
+            if item.written is not None:
+                item.written.set_result(None)
+        for command in commands:
+            self._execute(command)
+
+    def _break(self, error: LedgerError, items: list[_Item]) -> None:
+        """Stop accepting: what is not on disk must have no effect."""
+        self._broken = error
+        for item in items + self._inbox:
+            if item.written is not None:
+                item.written.set_exception(error)
+        self._inbox.clear()
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                waiter.set_exception(error)
+        self._waiters.clear()
+
+    def _execute(self, command: Command) -> None:
+        match command:
+            case SettleJob(job):
+                state = self.state.jobs[job].state
+                for waiter in self._waiters.pop(job, ()):
+                    waiter.set_result(state)
+            case StartTask(tag):
+                self._spawn(self._start(tag))
+            case FindTask(tag):
+                self._spawn(self._execution(tag).recover(tag))
+            case StopTask(tag):
+                self._spawn(self._execution(tag).stop(tag))
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[arg-type]  # a coroutine
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _start(self, tag: str) -> None:
+        parts = self.state.tasks[tag].planned.parts
+        jobs = {part.job for part in parts}
+        payload = task_payload(parts, {job: self._payload(job) for job in jobs})
+        await self._execution(tag).start(tag, payload)
+
+    def _payload(self, job: JobId) -> Payload:
+        if job not in self.payloads:
+            digest = self.state.jobs[job].submitted.digest
+            self.payloads[job] = payload_from_bytes(self.ledger.payload(digest))
+        return self.payloads[job]
+
+    def _execution(self, tag: str) -> Execution:
+        return self._executions[self.state.tasks[tag].planned.qpu]

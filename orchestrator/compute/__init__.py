@@ -1,0 +1,1 @@
+"""Where classical stages run: Dask workers of the site."""

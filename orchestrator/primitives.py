@@ -1,0 +1,294 @@
+"""Qiskit's primitives over a broker: code written for V2 primitives runs unchanged."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from backends.sampling import lower
+from backends.validate import check_circuits
+from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2, PrimitiveResult
+from qiskit.primitives.base import BasePrimitiveJob
+from qiskit.providers import JobStatus
+
+from backends.api import Target
+from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, SamplerPayload
+from orchestrator.broker.client import BrokerClient, Call
+from orchestrator.broker.views import JobId, JobState, JobView
+from orchestrator.compute.shipping import stage_context
+from orchestrator.compute.waiting import yield_worker_slot
+from orchestrator.resources import Resources, resources
+from orchestrator.transpile import Transpiler
+
+__all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
+
+DEFAULT_SHOTS = 1024
+# 4096 shots per term, Qiskit's own default where an expectation value is sampled.
+DEFAULT_SAMPLED_PRECISION = 0.015625
+
+Finish = Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]]
+_STATUS = {
+    JobState.QUEUED: JobStatus.QUEUED,
+    JobState.RUNNING: JobStatus.RUNNING,
+    JobState.COMPLETED: JobStatus.DONE,
+    JobState.CANCELLED: JobStatus.CANCELLED,
+    JobState.FAILED: JobStatus.ERROR,
+    JobState.UNCERTAIN: JobStatus.ERROR,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Qpu:
+    """A QPU of the site as a stage, or a script, sees it.
+
+    target: what it accepts, as of now. stage: key of the stage it was lent to, if any.
+    """
+
+    name: str
+    target: Target
+    stage: str | None
+    _held: Resources
+    _seen: dict[str, int] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def sampler(self, *, default_shots: int = DEFAULT_SHOTS, seed: int | None = None) -> Sampler:
+        """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts."""
+        return Sampler(self, default_shots=default_shots, seed=seed)
+
+    def estimator(self, *, precision: float | None = None, seed: int | None = None) -> Estimator:
+        """Return a Qiskit ``EstimatorV2`` on this QPU.
+
+        precision: standard error of each value; None is exact where the QPU can be.
+        """
+        return Estimator(self, default_precision=precision, seed=seed)
+
+    def submit(self, payload: Payload, seed: int | None) -> JobId:
+        """Hand a prepared payload to the broker; return its job once it is durable.
+
+        The n-th payload of one content in a stage is the n-th job of that content: in a stage
+        that is retried, or in a run that is taken up again, it is the same job as before.
+        """
+        with self._lock:
+            occurrence = self._seen.get(payload.digest, 0)
+            self._seen[payload.digest] = occurrence + 1
+        call = Call(
+            run=self._held.run.id,
+            stage=self.stage,
+            occurrence=occurrence,
+            qpu=self.name,
+            seed=seed,
+        )
+        return self.broker.submit(call, payload)
+
+    @property
+    def broker(self) -> BrokerClient:
+        """The broker that owns this QPU's queue."""
+        return self._held.broker()
+
+    @property
+    def transpiler(self) -> Transpiler:
+        """The transpiler that all stages of the run share."""
+        return self._held.transpiler()
+
+
+def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
+    """Return a QPU of the site, the run's default one for None.
+
+    stage: key of the stage that asks; left out, the one this code runs in, if any.
+    Raises ``ConfigError`` for a name the site does not have, ``LedgerError``, and whatever
+    the QPU's backend raises for its options.
+    """
+    held = resources()
+    settings = held.run.site.qpu(name or held.run.default_qpu)
+    context = stage_context()
+    if stage is None and context is not None:
+        stage = context.key
+    target = held.broker().backend(settings.name).target()
+    return Qpu(settings.name, target, stage, held)
+
+
+class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
+    """One primitive call on its way through the broker."""
+
+    def __init__(self, job: JobId, client: BrokerClient, finish: Finish | None = None) -> None:
+        """Follow a job; ``finish`` turns the QPU's result into the primitive's."""
+        super().__init__(job)
+        self._job = job
+        self._client = client
+        self._finish = finish
+        self._result: PrimitiveResult[Any] | None = None
+
+    def result(self, timeout: float | None = None) -> PrimitiveResult[Any]:
+        """Wait for the result, at most ``timeout`` seconds; may be called again.
+
+        Raises the backend's error with its reason, or ``TimeoutError``.
+        """
+        if self._result is None:
+            with yield_worker_slot():
+                result = self._client.result(self._job, timeout)
+            self._result = result if self._finish is None else self._finish(result)
+        return self._result
+
+    def view(self) -> JobView:
+        """Return what the ledger knows of the job: tasks, usage, times."""
+        return self._client.view(self._job)
+
+    def status(self) -> JobStatus:
+        """Return the state in Qiskit's words."""
+        return _STATUS[self._client.view(self._job).state]
+
+    def done(self) -> bool:
+        """Whether the job completed."""
+        return self.status() is JobStatus.DONE
+
+    def running(self) -> bool:
+        """Whether the job runs on the QPU."""
+        return self.status() is JobStatus.RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled."""
+        return self.status() is JobStatus.CANCELLED
+
+    def in_final_state(self) -> bool:
+        """Whether the job will not change any more."""
+        return self._client.view(self._job).state.is_final
+
+    def cancel(self) -> None:
+        """Ask for the job's end; a completed one stays as it is."""
+        self._client.cancel(self._job)
+
+
+class Sampler(BaseSamplerV2):
+    """Samples circuits on a QPU of the site. Same contract as Qiskit's ``BaseSamplerV2``."""
+
+    def __init__(
+        self,
+        qpu: Qpu | str | None = None,
+        *,
+        default_shots: int = DEFAULT_SHOTS,
+        seed: int | None = None,
+    ) -> None:
+        """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
+
+        seed: for simulators; equal seeds give equal counts.
+        """
+        self._chosen = qpu
+        self._default_shots = default_shots
+        self._seed = seed
+
+    @property
+    def qpu(self) -> Qpu:
+        """The QPU this primitive runs on."""
+        if not isinstance(self._chosen, Qpu):
+            self._chosen = open_qpu(self._chosen)
+        return self._chosen
+
+    @property
+    def default_shots(self) -> int:
+        """Shots of a PUB that states none."""
+        return self._default_shots
+
+    def run(self, pubs: Iterable[Any], *, shots: int | None = None) -> QpuJob:
+        """Hand in sampler PUBs as one quantum job; return when it is durable.
+
+        Raises ``PayloadRejected`` if a PUB is malformed or can never run on the target;
+        nothing is handed in then.
+        """
+        asked = self._default_shots if shots is None else shots
+        payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._seed)
+        qpu = self.qpu
+        prepared = _prepare_sampler(payload, qpu)
+        return QpuJob(qpu.submit(prepared, self._seed), qpu.broker)
+
+
+class Estimator(BaseEstimatorV2):
+    """Estimates observables on a QPU of the site; contract of Qiskit's ``BaseEstimatorV2``.
+
+    Where the QPU returns counts only, observables are measured basis by basis, with shots
+    that meet the precision asked for.
+    """
+
+    def __init__(
+        self,
+        qpu: Qpu | str | None = None,
+        *,
+        default_precision: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
+
+        default_precision: None takes exact values where the QPU has them.
+        """
+        self._chosen = qpu
+        self._default_precision = default_precision
+        self._seed = seed
+
+    @property
+    def qpu(self) -> Qpu:
+        """The QPU this primitive runs on."""
+        if not isinstance(self._chosen, Qpu):
+            self._chosen = open_qpu(self._chosen)
+        return self._chosen
+
+    @property
+    def default_precision(self) -> float:
+        """Precision of a PUB that states none."""
+        if self._default_precision is not None:
+            return self._default_precision
+        exact = EstimatorPayload.kind in self.qpu.target.payload_kinds
+        return 0.0 if exact else DEFAULT_SAMPLED_PRECISION
+
+    def run(self, pubs: Iterable[Any], *, precision: float | None = None) -> QpuJob:
+        """Hand in estimator PUBs as one quantum job; return when it is durable.
+
+        Raises ``PayloadRejected`` as `Sampler.run` does.
+        """
+        asked = self.default_precision if precision is None else precision
+        payload = EstimatorPayload.coerce(pubs, precision=asked, seed=self._seed)
+        qpu = self.qpu
+        if EstimatorPayload.kind in qpu.target.payload_kinds:
+            prepared = _prepare_estimator(payload, qpu)
+            return QpuJob(qpu.submit(prepared, self._seed), qpu.broker)
+        sampled, recombination = lower(payload)
+        job = qpu.submit(_prepare_sampler(sampled, qpu), self._seed)
+        return QpuJob(job, qpu.broker, finish=recombination.recombine)
+
+
+def _prepare_sampler(payload: SamplerPayload, qpu: Qpu) -> SamplerPayload:
+    transpiler = qpu.transpiler
+    pubs: list[FrozenSamplerPub] = []
+    for pub in payload.pubs:
+        circuit = transpiler.transpile(pub.circuit, qpu.target).circuit
+        values = pub.values
+        if circuit.parameter_names != pub.circuit.parameter_names:
+            # Transpilation may drop a parameter that cannot matter; columns go by name.
+            kept = [pub.circuit.parameter_names.index(name) for name in circuit.parameter_names]
+            values = values[..., kept]
+        pubs.append(replace(pub, circuit=circuit, values=values))
+    prepared = SamplerPayload(pubs=tuple(pubs))
+    check_circuits(prepared, qpu.target)
+    return prepared
+
+
+def _prepare_estimator(payload: EstimatorPayload, qpu: Qpu) -> EstimatorPayload:
+    transpiler = qpu.transpiler
+    pubs = []
+    for pub in payload.pubs:
+        transpiled = transpiler.transpile(pub.circuit, qpu.target)
+        names = transpiled.circuit.parameter_names
+        values = pub.values
+        if names != pub.circuit.parameter_names:
+            values = values[..., [pub.circuit.parameter_names.index(name) for name in names]]
+        observables = pub.observables
+        if transpiled.layout is not None:
+            array = pub.observables_array
+            width = transpiled.circuit.circuit.num_qubits
+            observables = array.apply_layout(list(transpiled.layout), width).tolist()
+        pubs.append(
+            replace(pub, circuit=transpiled.circuit, values=values, observables=observables)
+        )
+    prepared = EstimatorPayload(pubs=tuple(pubs))
+    check_circuits(prepared, qpu.target)
+    return prepared

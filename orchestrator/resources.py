@@ -1,0 +1,138 @@
+"""What this process holds open for its run: the broker, the workers, the transpiler."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import runs
+from orchestrator.compute.local import LocalDask
+from orchestrator.compute.shipping import stage_context
+from orchestrator.config import resolve_secrets
+from orchestrator.runs import Run
+
+if TYPE_CHECKING:
+    from backends.api import Backend
+    from orchestrator.broker.embedded import EmbeddedBroker
+    from orchestrator.transpile import Transpiler
+
+__all__ = ["UNITS_TOPIC", "Resources", "resources", "shutdown"]
+
+# Under which workers tell the flow's process how far a fan-out is.
+UNITS_TOPIC = "hpcqc-units"
+
+
+@dataclass(eq=False)
+class Resources:
+    """Broker, workers and transpiler of one run, each made when it is first needed."""
+
+    run: Run
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _broker: EmbeddedBroker | None = None
+    _computes: dict[str, LocalDask] = field(default_factory=dict)
+    _transpiler: Transpiler | None = None
+
+    def broker(self) -> EmbeddedBroker:
+        """Return the run's broker. Raises ``LedgerError`` or ``RunBusy`` at its first use."""
+        from orchestrator.broker.embedded import EmbeddedBroker
+
+        with self._lock:
+            if self._broker is None:
+                broker = EmbeddedBroker(
+                    run=self.run.scope,
+                    state_dir=self.run.site.state_dir,
+                    open_backend=self._open_backend,
+                    backend_name=lambda qpu: self.run.site.qpu(qpu).backend,
+                )
+                self._broker = broker.open()
+            return self._broker
+
+    def compute(self, name: str | None = None) -> LocalDask:
+        """Return workers of the site, its default ones for None; they start when used."""
+        settings = self.run.site.compute(name)
+        with self._lock:
+            if settings.name not in self._computes:
+                self._computes[settings.name] = LocalDask(settings, on_connect=self._listen)
+            return self._computes[settings.name]
+
+    def transpiler(self) -> Transpiler:
+        """Return the transpiler, with its cache, that all stages share."""
+        from orchestrator.transpile import Transpiler
+
+        with self._lock:
+            if self._transpiler is None:
+                self._transpiler = Transpiler()
+            return self._transpiler
+
+    def close(self) -> None:
+        """Cancel open quantum jobs, end the workers and every process of ours."""
+        with self._lock:
+            computes, self._computes = self._computes, {}
+            broker, self._broker = self._broker, None
+        if broker is not None:
+            broker.close()
+        for compute in computes.values():
+            compute.close()
+
+    def _open_backend(self, name: str) -> Backend:
+        from backends import registry
+
+        settings = self.run.site.qpu(name)
+        folder = self.run.site.state_dir / "qpus" / name
+        return registry.create(
+            settings.backend, resolve_secrets(settings.options), state_dir=folder
+        )
+
+    def _listen(self, client: Any) -> None:
+        def note(event: tuple[Any, dict[str, Any]]) -> None:
+            message = event[1]
+            self.run.progress(message["key"], message["done"], message["total"])
+
+        client.subscribe_topic(UNITS_TOPIC, note)
+
+
+_lock = threading.Lock()
+_resources: Resources | None = None
+
+
+def resources() -> Resources:
+    """Return what is open for the active run; on a Dask worker, for the stage it works on."""
+    global _resources
+    with _lock:
+        run = _worker_run() or runs.current_run()
+        if _resources is None or _resources.run is not run:
+            if _resources is None:
+                atexit.register(_close_computes)
+            else:
+                _resources.close()
+            _resources = Resources(run)
+        return _resources
+
+
+def shutdown() -> None:
+    """Cancel open quantum jobs and end everything this process started for its run."""
+    global _resources
+    with _lock:
+        held, _resources = _resources, None
+    if held is not None:
+        held.close()
+
+
+def _worker_run() -> Run | None:
+    """Return the run of the stage at work here, if this process has no run of its own."""
+    context = stage_context()
+    if context is None or runs.is_active():
+        return None
+    scope = f"{context.run}~{context.key}"
+    if _resources is not None and _resources.run.scope == scope:
+        return _resources.run
+    return Run(id=context.run, site=context.site, qpu=context.qpu, scope=scope)
+
+
+def _close_computes() -> None:
+    """End the workers at exit; everything else ends by itself, and running tasks are kept."""
+    if _resources is not None:
+        for compute in _resources._computes.values():
+            compute.close()

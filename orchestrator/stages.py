@@ -1,0 +1,259 @@
+"""``@classical`` and ``@quantum``: real Prefect tasks that say where their work belongs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from prefect import Task
+from prefect.cache_policies import CachePolicy
+from prefect.context import TaskRunContext
+from prefect.utilities.hashing import hash_objects
+
+from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, within
+from orchestrator.resources import resources
+from orchestrator.runs import Run, StageSpan, current_run
+
+__all__ = ["StageKeyPolicy", "StageNeeds", "classical", "quantum", "stage_needs"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_NEEDS = "__hpcqc_needs__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageNeeds:
+    """What a stage declares. where: name of a compute or a QPU of the site, None for the default.
+
+    cores: threads that a classical function may use on its worker.
+    """
+
+    kind: Literal["classical", "quantum"]
+    where: str | None = None
+    cores: int = 1
+
+
+class StageKeyPolicy(CachePolicy):
+    """Caches a stage within its run: same code, same inputs, same turn.
+
+    Two calls with equal inputs in one run are two stage runs, told apart by their turn; a run
+    that is given its id again finds what it finished. Across runs nothing is shared.
+    """
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        """Return the key under which Prefect keeps the result, None to keep none."""
+        del flow_parameters, kwargs
+        run = current_run()
+        if not run.resumable:
+            return None
+        content = _content(task_ctx.task, inputs)
+        key = run.stage_key(content, str(task_ctx.task_run.id))
+        needs = stage_needs(task_ctx.task)
+        if needs is not None:
+            _note_cached(run, key, task_ctx, needs)
+        return f"hpcqc-{run.id}-{key}"
+
+
+@overload
+def classical(fn: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def classical(
+    *, cores: int = ..., compute: str | None = ..., **task_options: Any
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def classical(
+    fn: Callable[P, R] | None = None,
+    /,
+    *,
+    cores: int = 1,
+    compute: str | None = None,
+    **task_options: Any,
+) -> Any:
+    """Make a function a classical stage: a Prefect task whose body runs on a Dask worker.
+
+    cores: threads it may use there. compute: a compute of the site by name, None for its
+    default. Everything ``prefect.task`` takes may be given too. The task itself stays in the
+    flow's process; the function must be picklable with its arguments and result, and must
+    not be async. Raises ``ValueError`` if it is, or if cores is below 1.
+    """
+    if cores < 1:
+        raise ValueError(f"cores={cores}; a stage needs at least 1")
+    needs = StageNeeds(kind="classical", where=compute, cores=cores)
+    if fn is None:
+        return lambda function: _stage(function, needs, _ship, task_options)
+    return _stage(fn, needs, _ship, task_options)
+
+
+@overload
+def quantum(fn: Callable[..., R], /) -> Task[..., R]: ...
+@overload
+def quantum(
+    *, qpu: str | None = ..., **task_options: Any
+) -> Callable[[Callable[..., R]], Task[..., R]]: ...
+def quantum(
+    fn: Callable[..., R] | None = None,
+    /,
+    *,
+    qpu: str | None = None,
+    **task_options: Any,
+) -> Any:
+    """Make a function a quantum stage: a Prefect task that gets a `Qpu` as first argument.
+
+    qpu: pins a QPU of the site by name; without it the run's choice or the site's default is
+    taken. Everything ``prefect.task`` takes may be given too. Call the stage without the
+    first argument. Raises ``ValueError`` if the function is async or takes no argument.
+    """
+    needs = StageNeeds(kind="quantum", where=qpu)
+    if fn is None:
+        return lambda function: _stage(function, needs, _lend_qpu, task_options)
+    return _stage(fn, needs, _lend_qpu, task_options)
+
+
+def stage_needs(task: Any) -> StageNeeds | None:
+    """Return what a Prefect task declared, None if it is no stage."""
+    return getattr(getattr(task, "fn", None), _NEEDS, None)
+
+
+Body = Callable[
+    [Callable[..., Any], StageNeeds, StageContext, tuple[Any, ...], dict[str, Any]], Any
+]
+
+
+def _stage(
+    fn: Callable[..., Any], needs: StageNeeds, body: Body, task_options: dict[str, Any]
+) -> Task[..., Any]:
+    if inspect.iscoroutinefunction(fn):
+        raise ValueError(f"{fn.__name__!r} is async; a {needs.kind} stage is a plain function")
+    signature = inspect.signature(fn)
+    if needs.kind == "quantum":
+        parameters = list(signature.parameters.values())
+        if not parameters:
+            raise ValueError(f"{fn.__name__!r} takes no argument; the first one is the QPU")
+        signature = signature.replace(parameters=parameters[1:])
+
+    @functools.wraps(fn)
+    def run_stage(*args: Any, **kwargs: Any) -> Any:
+        return _run(fn, needs, body, (args, kwargs))
+
+    run_stage.__signature__ = signature  # type: ignore[attr-defined]
+    setattr(run_stage, _NEEDS, needs)
+    task_options.setdefault("cache_policy", StageKeyPolicy())
+    return Task(run_stage, **task_options)
+
+
+def _run(
+    fn: Callable[..., Any],
+    needs: StageNeeds,
+    body: Body,
+    call: tuple[tuple[Any, ...], dict[str, Any]],
+) -> Any:
+    run = current_run()
+    task_context = TaskRunContext.get()
+    token = str(task_context.task_run.id) if task_context else f"{id(call)}"
+    name = task_context.task_run.name if task_context else fn.__name__
+    key = run.known_key(token)
+    if key is None:
+        content = _digest(fn.__qualname__, "")
+        if task_context is not None:
+            content = _content(task_context.task, task_context.parameters)
+        key = run.stage_key(content, token)
+    where = needs.where or (
+        run.default_qpu if needs.kind == "quantum" else run.site.default_compute
+    )
+    span = StageSpan(
+        key=key,
+        name=name,
+        kind=needs.kind,
+        state="running",
+        started_at=datetime.now(UTC),
+        where=where,
+    )
+    context = StageContext(
+        run=run.id,
+        key=key,
+        site=run.site,
+        qpu=run.qpu,
+        keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
+        cores=needs.cores,
+    )
+    run.forget_cached(key)
+    run.record(span)
+    try:
+        result = body(fn, needs, context, *call)
+    except BaseException as error:
+        run.finish(span, "failed", f"{type(error).__name__}: {error}")
+        raise
+    run.finish(span, "completed")
+    return result
+
+
+def _ship(
+    fn: Callable[..., Any],
+    needs: StageNeeds,
+    context: StageContext,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    shipment = Shipment(_dump_once(fn), context)
+    return resources().compute(needs.where).run(shipment, *args, **kwargs)
+
+
+def _lend_qpu(
+    fn: Callable[..., Any],
+    needs: StageNeeds,
+    context: StageContext,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    from orchestrator.primitives import open_qpu  # Qiskit loads with the first quantum stage
+
+    with within(context):
+        return fn(open_qpu(needs.where, context.key), *args, **kwargs)
+
+
+@functools.lru_cache(maxsize=256)
+def _dump_once(fn: Callable[..., Any]) -> bytes:
+    return dump_by_value(fn)
+
+
+def _content(task: Task[..., Any], inputs: dict[str, Any]) -> str:
+    """Return a digest of a stage's name, code and inputs; without inputs if they do not hash."""
+    return _digest(f"{task.name}\n{_source(task.fn)}", hash_objects(inputs) or "")
+
+
+@functools.lru_cache(maxsize=256)
+def _source(fn: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(fn)
+    except (OSError, TypeError):
+        return ""
+
+
+def _digest(recipe: str, inputs: str) -> str:
+    return hashlib.blake2b(f"{recipe}\n{inputs}".encode(), digest_size=8).hexdigest()
+
+
+def _note_cached(run: Run, key: str, task_ctx: TaskRunContext, needs: StageNeeds) -> None:
+    """Record the stage as cached; if Prefect does run it, `_run` takes that back."""
+    now = datetime.now(UTC)
+    run.record(
+        StageSpan(
+            key=key,
+            name=task_ctx.task_run.name,
+            kind=needs.kind,
+            state="cached",
+            started_at=now,
+            ended_at=now,
+            where=needs.where,
+        )
+    )
