@@ -38,7 +38,7 @@ class TimingModel:
         num_qubits: qubits used. depth: layers of gates, the mean over the circuits, weighted
         with their shots if these differ; left out, the time is that of very shallow circuits.
         """
-        damping = self.decay ** min(circuits, self.decay_cap)
+        damping: float = self.decay ** min(circuits, self.decay_cap)
         per_shot_s = (
             self.shot_s + self.qubit_shot_s * num_qubits + self.layer_shot_s * num_qubits * depth
         )

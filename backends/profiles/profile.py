@@ -1,0 +1,147 @@
+"""A device profile: what a simulator must know to behave like one real QPU."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from backends.api import Calibration, QualityWindow, Target
+from backends.error_rates import Coherence
+from backends.metering import Metering
+from backends.timing import TimingModel
+
+__all__ = ["GATE_QUBITS", "Limits", "NativeGate", "PrecisionRule", "Profile", "Readout"]
+
+PrecisionRule = Literal["sampled", "exact"]
+
+# The gates a profile may call native, and how many qubits each takes.
+GATE_QUBITS: Mapping[str, int] = {
+    **dict.fromkeys(("h", "id", "p", "r", "rx", "ry", "rz", "s", "sdg", "sx", "u", "x", "z"), 1),
+    **dict.fromkeys(("cp", "cx", "cz", "ecr", "iswap", "move", "rxx", "rzz"), 2),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeGate:
+    """A gate the device executes. error: average gate error, relaxation during it included."""
+
+    name: str
+    duration_s: float
+    error: float
+
+    @property
+    def num_qubits(self) -> int:
+        """How many qubits the gate takes."""
+        return GATE_QUBITS[self.name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readout:
+    """How often a measurement lies. zero_as_one: probability to read 1 where 0 was prepared."""
+
+    zero_as_one: float
+    one_as_zero: float
+    duration_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the site takes per task; None is no limit. See `Target` for the terms."""
+
+    shots_per_task: int | None = None
+    circuits_per_task: int | None = None
+    concurrent_tasks: int | None = 1
+    credential_lifetime_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """One device as data. Equal profiles behave equally; ``sources`` does not count.
+
+    coupling: undirected pairs that two-qubit gates may use; None is all to all, or a star.
+    resonator: index of a star's centre, one past the last qubit, or None.
+    precision: whether an estimator's precision is met by sampling shots or computed exactly.
+    sources: by dotted key of the file, where each value is from, or "assumed: why".
+    """
+
+    name: str
+    title: str
+    num_qubits: int
+    unusable_qubits: tuple[int, ...] = ()
+    coupling: tuple[tuple[int, int], ...] | None
+    resonator: int | None = None
+    gates: tuple[NativeGate, ...]
+    coherence: Coherence | None = None
+    resonator_coherence: Coherence | None = None
+    readout: Readout
+    mid_circuit_measurement: bool = True
+    site_transpiles: bool = False
+    payloads: frozenset[str] = frozenset({"sampler"})
+    precision: PrecisionRule = "sampled"
+    limits: Limits = field(default_factory=Limits)
+    coalesces: bool = False
+    quality_windows: tuple[QualityWindow, ...] = ()
+    timing: TimingModel
+    metering: Metering
+    taken_at: datetime
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def calibration(self) -> Calibration:
+        """The calibration, its id made from all that shapes circuits and noise.
+
+        A profile whose errors, times or coupling differ has another id, whatever its name.
+        """
+        content = (
+            self.num_qubits,
+            self.unusable_qubits,
+            self.coupling,
+            self.resonator,
+            [asdict(gate) for gate in self.gates],
+            [asdict(one) if one else None for one in (self.coherence, self.resonator_coherence)],
+            asdict(self.readout),
+        )
+        digest = hashlib.blake2b(repr(content).encode(), digest_size=6).hexdigest()
+        return Calibration(id=f"{self.name}-{digest}", taken_at=self.taken_at)
+
+    def gate_coherences(self, gate: NativeGate) -> tuple[Coherence | None, ...]:
+        """Return one coherence per qubit of a gate, in the order of its operands.
+
+        On a star every two-qubit gate is (qubit, resonator).
+        """
+        if gate.num_qubits == 2 and self.resonator is not None:
+            return (self.coherence, self.resonator_coherence or self.coherence)
+        return (self.coherence,) * gate.num_qubits
+
+    def target(self, name: str | None = None) -> Target:
+        """Return what a backend wearing this profile publishes.
+
+        name: of the QPU, by default the profile's. ``native`` is a
+        `qiskit.transpiler.Target` with the durations and errors of every native gate.
+        """
+        from backends.profiles.native import native_target
+
+        return Target(
+            name=name or self.name,
+            num_qubits=self.num_qubits,
+            payload_kinds=self.payloads,
+            native_gates=tuple(gate.name for gate in self.gates),
+            coupling=self.coupling,
+            resonator=self.resonator,
+            unusable_qubits=self.unusable_qubits,
+            site_transpiles=self.site_transpiles,
+            mid_circuit_measurement=self.mid_circuit_measurement,
+            max_shots=self.limits.shots_per_task,
+            max_circuits=self.limits.circuits_per_task,
+            max_concurrent_tasks=self.limits.concurrent_tasks,
+            coalesces=self.coalesces,
+            calibration=self.calibration,
+            metering=self.metering,
+            timing=self.timing,
+            quality_windows=self.quality_windows,
+            credential_lifetime_s=self.limits.credential_lifetime_s,
+            native=native_target(self),
+        )
