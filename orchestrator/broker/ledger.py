@@ -113,9 +113,9 @@ class Ledger:
                 if entries.results:
                     rows = [{"tag": k, "data": v} for k, v in entries.results.items()]
                     self._writer.execute(_results.insert().prefix_with("OR IGNORE"), rows)
-                self._writer.execute(
-                    _events.insert(), [_row(scope, e, at) for e, at in entries.events]
-                )
+                rows = [_row(scope, event, at) for event, at in entries.events]
+                if rows:
+                    self._writer.execute(_events.insert(), rows)
         except sa.exc.DatabaseError as error:
             raise LedgerError(
                 f"ledger {self.path} cannot be written: {_reason(error)}. Nothing further is "

@@ -1,0 +1,97 @@
+"""Payloads cut into parts, and their results put together again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
+from qiskit.primitives import BitArray, DataBin, SamplerPubResult, StatevectorSampler
+
+from backends.payloads import EstimatorPayload, SamplerPayload
+from orchestrator.broker.assembly import job_result, pub_shapes, task_payload
+from orchestrator.broker.events import Part
+from orchestrator.broker.packing import Limits, pack, subtract
+from orchestrator.broker.views import JobId
+
+JOB = JobId("j")
+
+
+def rotated() -> QuantumCircuit:
+    circuit = QuantumCircuit(2, 2)
+    circuit.ry(Parameter("theta"), 0)
+    circuit.cx(0, 1)
+    circuit.measure([0, 1], [0, 1])
+    return circuit
+
+
+def all_parts(payload: SamplerPayload, limits: Limits) -> list[Part]:
+    queue = [
+        Part(job=JOB, pub=i, first_point=0, end_point=s.points, first_shot=0, end_shot=s.shots)
+        for i, s in enumerate(pub_shapes(payload))
+    ]
+    parts: list[Part] = []
+    while queue:
+        (piece, *_) = pack(queue, limits)
+        parts.append(piece)
+        queue[0:1] = subtract(queue[0], piece)
+    return parts
+
+
+def test_merged_bits_stand_where_an_uncut_run_puts_them() -> None:
+    values = np.linspace(0, np.pi, 6).reshape(2, 3, 1)
+    payload = SamplerPayload.coerce([(rotated(), values)], shots=50, seed=3)
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, size=(6, 50, 1), dtype=np.uint8)
+    pieces = []
+    for part in all_parts(payload, Limits(max_circuits=4, max_shots=20)):
+        block = truth[part.first_point : part.end_point, part.first_shot : part.end_shot]
+        data = DataBin(c=BitArray(block, 2), shape=(part.points,))
+        pieces.append((part, SamplerPubResult(data, metadata={})))
+    merged = job_result(payload, reversed(pieces))
+    assert merged[0].data.c.shape == (2, 3)
+    assert np.array_equal(merged[0].data.c.array, truth.reshape(2, 3, 50, 1))
+
+
+def test_a_cut_job_gives_the_distribution_of_an_uncut_one() -> None:
+    angles = [0.0, np.pi / 3, np.pi]
+    payload = SamplerPayload.coerce([(rotated(), [[a] for a in angles])], shots=4000, seed=11)
+    pieces = []
+    for part in all_parts(payload, Limits(max_circuits=1, max_shots=300)):
+        task = task_payload([part], {JOB: payload})
+        assert isinstance(task, SamplerPayload)
+        (pub,) = task.pubs
+        assert pub.shots <= 300
+        assert pub.points == 1
+        result = StatevectorSampler(seed=pub.seed).run([pub.to_qiskit()]).result()
+        pieces.append((part, result[0]))
+    merged = job_result(payload, pieces)
+    for index, angle in enumerate(angles):
+        counts = merged[0].data.c[index].get_counts()
+        assert sum(counts.values()) == 4000
+        assert counts.get("11", 0) / 4000 == pytest.approx(np.sin(angle / 2) ** 2, abs=0.04)
+
+
+def test_parts_have_seeds_of_their_own_that_follow_from_the_pub() -> None:
+    payload = SamplerPayload.coerce([(rotated(), [0.3])], shots=1000, seed=5)
+    parts = all_parts(payload, Limits(max_shots=100))
+    seeds = [task_payload([part], {JOB: payload}).pubs[0].seed for part in parts]
+    again = [task_payload([part], {JOB: payload}).pubs[0].seed for part in parts]
+    assert seeds == again
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_a_whole_pub_travels_unchanged() -> None:
+    payload = SamplerPayload.coerce([(rotated(), [0.3])], shots=10, seed=5)
+    (part,) = all_parts(payload, Limits())
+    assert task_payload([part], {JOB: payload}).pubs[0] is payload.pubs[0]
+
+
+def test_jobs_of_two_kinds_cannot_share_a_task() -> None:
+    circuit = QuantumCircuit(1)
+    estimator = EstimatorPayload.coerce([(circuit, "Z")])
+    sampler = SamplerPayload.coerce([(rotated(), [0.3])], shots=10)
+    one = Part(job=JOB, pub=0, first_point=0, end_point=1, first_shot=0, end_shot=10)
+    other = Part(job=JobId("e"), pub=0, first_point=0, end_point=1, first_shot=0, end_shot=0)
+    with pytest.raises(ValueError, match="not a sampler job"):
+        task_payload([one, other], {JOB: sampler, JobId("e"): estimator})
