@@ -77,14 +77,16 @@ class Run:
             observer(span)
 
     def progress(self, key: str, done: int, total: int) -> None:
-        """Note how far the fan-out of a running stage is."""
+        """Note how far the fan-out of a stage is."""
         with self._lock:
             found = [span for span in self._spans.values() if span.key == key]
-        if found and found[-1].state == "running":
+        if found:
             self.record(replace(found[-1], units=(done, total)))
 
     def finish(self, span: StageSpan, state: StageState, error: str | None = None) -> None:
         """Record the end of a span, now."""
+        with self._lock:
+            span = self._spans.get((span.key, span.started_at), span)
         self.record(replace(span, state=state, ended_at=datetime.now(UTC), error=error))
 
     def forget_cached(self, key: str) -> None:

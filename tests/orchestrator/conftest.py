@@ -1,0 +1,45 @@
+"""One set of Dask workers for all tests of the stages: they take seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import resources, runs
+from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.runs import Run
+
+
+@pytest.fixture(scope="module")
+def module_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run on a site with two workers; its resources live as long as the module's tests."""
+    site = Site(
+        name="test",
+        default_qpu="aer",
+        default_compute="local",
+        qpus={"aer": QpuSettings(name="aer", backend="aer", options={})},
+        computes={"local": LocalCompute(name="local", workers=2)},
+        state_dir=tmp_path_factory.mktemp("state"),
+        source="test",
+    )
+    run = Run(id="module", site=site)
+    yield run
+    resources.shutdown()
+
+
+@pytest.fixture
+def run(module_run: Run) -> Iterator[Run]:
+    """The module's run, active for one test."""
+    runs.activate(module_run)
+    yield module_run
+    runs.activate(None)
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """A folder in which functions on workers leave a file each time they run."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder

@@ -1,0 +1,228 @@
+"""Classical stages on real Dask workers, inside real Prefect flows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.states import State
+
+from orchestrator import classical, fan_out, quantum
+from orchestrator.compute.fanout import FanOutError
+from orchestrator.runs import Run
+from orchestrator.stages import stage_needs
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+HERE = os.getpid()
+
+
+@classical
+def where_am_i(value: int) -> dict[str, Any]:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return {"value": value, "pid": os.getpid(), "prefect": "prefect" in sys.modules, "omp": threads}
+
+
+@classical
+def dies_once(marks: str) -> str:
+    """Kill the worker the first time, as the kernel would for memory."""
+    first = not list(Path(marks).iterdir())
+    (Path(marks) / uuid.uuid4().hex).touch()
+    if first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+@classical
+def leaves_a_mark(marks: str, value: int) -> int:
+    (Path(marks) / uuid.uuid4().hex).touch()
+    return value * 10
+
+
+@classical(retries=2, name="flaky-stage", tags={"night"})
+def fails_twice(marks: str) -> int:
+    (Path(marks) / uuid.uuid4().hex).touch()
+    tries = len(list(Path(marks).iterdir()))
+    if tries < 3:
+        raise RuntimeError(f"try {tries}")
+    return tries
+
+
+def square(item: int) -> int:
+    return item * item
+
+
+def marked_square(item: tuple[str, int]) -> int:
+    marks, value = item
+    (Path(marks) / uuid.uuid4().hex).touch()
+    if (Path(marks).parent / "broken").exists() and value == 3:
+        raise RuntimeError("unit 3 is broken")
+    return value * value
+
+
+def test_the_function_runs_on_a_worker_without_prefect_and_with_one_thread(run: Run) -> None:
+    @flow
+    def spread() -> list[dict[str, Any]]:
+        return [future.result() for future in where_am_i.map(range(6))]
+
+    results = spread()
+    assert [result["value"] for result in results] == list(range(6))
+    assert HERE not in {result["pid"] for result in results}
+    assert len({result["pid"] for result in results}) <= 2
+    assert not any(result["prefect"] for result in results)
+    assert {result["omp"] for result in results} == {"1"}
+    spans = [span for span in run.spans() if span.name.startswith("where_am_i")]
+    assert len(spans) == 6
+    assert all(span.state == "completed" and span.ended_at is not None for span in spans)
+
+
+def test_a_killed_worker_costs_only_time(run: Run, marks: Path) -> None:
+    @flow
+    def risky() -> str:
+        return dies_once(str(marks))
+
+    assert risky() == "survived"
+    assert len(list(marks.iterdir())) == 2
+
+
+def test_prefects_own_options_work(run: Run, marks: Path) -> None:
+    assert stage_needs(fails_twice) is not None
+    assert (fails_twice.name, fails_twice.retries) == ("flaky-stage", 2)
+
+    @flow
+    def stubborn() -> tuple[int, str]:
+        state: State[int] = fails_twice.with_options(name="renamed")(str(marks), return_state=True)
+        return state.result(), state.name
+
+    assert stubborn() == (3, "Completed")
+
+
+def test_equal_calls_in_one_run_both_run_and_a_rerun_runs_neither(run: Run, marks: Path) -> None:
+    @flow
+    def twice() -> list[int]:
+        return [leaves_a_mark(str(marks), 4), leaves_a_mark(str(marks), 4)]
+
+    assert twice() == [40, 40]
+    assert len(list(marks.iterdir())) == 2
+    # A process that takes the run up again begins to count its calls anew.
+    run._occurrences.clear()
+    assert twice() == [40, 40]
+    assert len(list(marks.iterdir())) == 2
+    assert [s.state for s in run.spans() if s.name.startswith("leaves")][-2:] == ["cached"] * 2
+
+
+def test_errors_of_the_function_come_back(run: Run) -> None:
+    @classical
+    def divides(value: int) -> float:
+        return 1 / value
+
+    @flow
+    def wrong() -> None:
+        divides(0)
+
+    with pytest.raises(ZeroDivisionError):
+        wrong()
+    assert run.spans()[-1].state == "failed"
+
+
+def test_units_keep_their_order_and_report_progress(run: Run) -> None:
+    @classical
+    def sums() -> int:
+        values = fan_out(square, range(300))
+        assert values == [n * n for n in range(300)]
+        return sum(values)
+
+    @flow
+    def wide() -> int:
+        return sums()
+
+    assert wide() == sum(n * n for n in range(300))
+    deadline = time.monotonic() + 10
+    while run.spans()[-1].units != (300, 300) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert run.spans()[-1].units == (300, 300)
+
+
+def test_finished_units_are_not_computed_again(run: Run, marks: Path) -> None:
+    (marks.parent / "broken").touch()
+    items = [(str(marks), value) for value in range(8)]
+
+    @classical
+    def gathers() -> list[int]:
+        return fan_out(marked_square, items, retries=1)
+
+    @flow
+    def wide() -> list[int]:
+        return gathers()
+
+    with pytest.raises(FanOutError, match=r"1 of 8 units failed after 2 tries.*unit 3 is broken"):
+        wide()
+    assert len(list(marks.iterdir())) == 9
+    (marks.parent / "broken").unlink()
+    run._occurrences.clear()
+    assert wide() == [n * n for n in range(8)]
+    assert len(list(marks.iterdir())) == 10
+
+
+@pytest.mark.parametrize(
+    ("declare", "complaint"),
+    [
+        (lambda: classical(cores=0), "cores=0"),
+        (lambda: quantum(lambda: None), "takes no argument"),
+    ],
+)
+def test_impossible_stages_are_refused_where_they_are_declared(
+    declare: Any, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        declare()
+
+
+def test_async_functions_are_refused() -> None:
+    with pytest.raises(ValueError, match="is async"):
+
+        @classical
+        async def later() -> None:
+            """Never awaited."""
+
+
+def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
+    script = tmp_path / "plain.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            from prefect import flow
+            from orchestrator import classical, shutdown
+
+            FACTOR = 3
+
+            def times(value):
+                return value * FACTOR
+
+            @classical
+            def scaled(value):
+                return times(value)
+
+            @flow
+            def main():
+                return scaled(14)
+
+            print("answer", main())
+            shutdown()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert "answer 42" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
