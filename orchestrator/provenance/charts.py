@@ -1,0 +1,144 @@
+"""Pictures of a run: its result and a Gantt chart of its work, as SVG and PNG."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.provenance.lanes import FAILED, Lane, Timeline
+from orchestrator.provenance.outcome import Plot, Series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["Picture", "draw_gantt", "draw_plot"]
+
+_INK, _MUTED, _LINE, _FAIL = "#1b1f24", "#6a737c", "#dfe3e8", "#c62f3b"
+_PALETTE = (
+    "#3b7dd8", "#d9822b", "#2a9d6f", "#8e6bbf", "#c9518c", "#3aa6b9", "#a58a1f", "#7f8c8d",
+)  # fmt: skip
+_ROLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _FAIL: "--fail"}
+_MAX_VECTOR_BARS = 1500
+_FONT = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "font.size": 10}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One figure twice. svg: to be put inline into HTML, its colours CSS variables."""
+
+    svg: str
+    png: bytes
+
+
+def draw_plot(plot: Plot) -> Picture:
+    """Draw a result's diagram; missing values are gaps. Raises ValueError if it cannot."""
+
+    def draw(axes: Axes) -> None:
+        for index, series in enumerate(plot.series):
+            _draw_series(axes, series, _PALETTE[index % len(_PALETTE)])
+        axes.set_title(plot.title, loc="left", color=_INK, fontweight="bold")
+        axes.set_xlabel(plot.x_label, color=_INK)
+        axes.set_ylabel(plot.y_label, color=_INK)
+        axes.grid(color=_LINE, linewidth=0.8)
+        if any(series.label for series in plot.series):
+            axes.legend(frameon=False, labelcolor=_INK)
+
+    return _picture(draw, height=4.2, salt="plot")
+
+
+def draw_gantt(timeline: Timeline) -> Picture:
+    """Draw who did what when: one row per worker, one for waiting stages, one per QPU."""
+    colors = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(timeline.labels)}
+    many = sum(len(lane.bars) for lane in timeline.lanes) > _MAX_VECTOR_BARS
+
+    def draw(axes: Axes) -> None:
+        for row, lane in enumerate(timeline.lanes):
+            _draw_lane(axes, row, lane, colors, many)
+        axes.set_yticks(range(len(timeline.lanes)), [lane.name for lane in timeline.lanes])
+        axes.set_ylim(len(timeline.lanes) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("seconds since the start", color=_INK)
+        axes.grid(axis="x", color=_LINE, linewidth=0.8)
+        for label, color in colors.items():
+            axes.barh([0], [0], color=color, label=label)
+        if any(bar.state in FAILED for lane in timeline.lanes for bar in lane.bars):
+            axes.barh([0], [0], color=_FAIL, label="failed or cancelled")
+        axes.legend(
+            frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=4
+        )
+
+    return _picture(draw, height=1.3 + 0.42 * max(len(timeline.lanes), 2), salt="gantt")
+
+
+def _draw_series(axes: Axes, series: Series, color: str) -> None:
+    y = [float("nan") if value is None else value for value in series.y]
+    look: dict[str, Any] = {"color": color, "label": series.label or None}
+    if series.style == "points":
+        look |= {"marker": "o", "linestyle": "none", "markersize": 5}
+    else:
+        look |= {"linewidth": 1.8}
+    if series.y_error is None:
+        axes.plot(list(series.x), y, **look)
+        return
+    errors = [0.0 if value is None else abs(value) for value in series.y_error]
+    axes.errorbar(list(series.x), y, yerr=errors, capsize=3, **look)
+
+
+def _draw_lane(axes: Axes, row: int, lane: Lane, colors: dict[str, str], many: bool) -> None:
+    if not lane.bars:
+        return
+    axes.broken_barh(
+        [(bar.start_s, bar.length_s) for bar in lane.bars],
+        (row - 0.32, 0.64),
+        facecolors=[_FAIL if bar.state in FAILED else colors[bar.label] for bar in lane.bars],
+        alpha=0.35 if lane.waits else 0.9,
+        linewidth=0.4,
+        edgecolor="none" if many else "#ffffff",
+        rasterized=many,
+    )
+
+
+def _picture(draw: Callable[[Axes], None], *, height: float, salt: str) -> Picture:
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache" is noise
+    import matplotlib
+
+    with matplotlib.rc_context({**_FONT, "svg.hashsalt": salt}):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.tick_params(colors=_MUTED, labelcolor=_INK)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(_MUTED)
+        axes.set_axisbelow(True)
+        draw(axes)
+        return Picture(svg=_svg(figure), png=_png(figure))
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, facecolor="white")
+    return buffer.getvalue()
+
+
+def _svg(figure: Figure) -> str:
+    figure.patch.set_visible(False)
+    for axes in figure.axes:
+        axes.patch.set_visible(False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"font: [^;\"]*?(\d+(?:\.\d+)?px)[^;\"]*", r"font: \1 var(--sans)", text)
+    for color, role in _ROLES.items():
+        text = text.replace(color, f"var({role})")
+    return text

@@ -1,0 +1,183 @@
+"""The record of a run as one JSON document, from what happened in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from backends.api import Usage
+from orchestrator.broker.views import JobView, QpuTaskView
+from orchestrator.config import Site
+from orchestrator.provenance.values import json_value
+from orchestrator.runs import StageSpan
+
+__all__ = [
+    "SCHEMA",
+    "RunFacts",
+    "RunStatus",
+    "job_document",
+    "merged_stages",
+    "run_document",
+    "site_document",
+    "stage_document",
+    "usage_document",
+]
+
+SCHEMA = "hpcqc-run/1"
+_SECRET_WORDS = ("token", "secret", "password", "credential", "apikey", "api_key")
+RunStatus = Literal["running", "completed", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What is known of a run besides its stages and quantum jobs.
+
+    attempts: one entry per process that worked on the run, the last one being this.
+    versions: package to version. machine: host, cores, memory.
+    """
+
+    id: str
+    target: str
+    flow: str
+    parameters: Mapping[str, Any]
+    qpu: str
+    site: Site
+    status: RunStatus
+    started_at: datetime
+    ended_at: datetime | None = None
+    error: str | None = None
+    attempts: Sequence[Mapping[str, Any]] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_document(
+    facts: RunFacts, stages: Iterable[Mapping[str, Any]], jobs: Iterable[JobView]
+) -> dict[str, Any]:
+    """Return the content of ``run.json``. stages: as `stage_document` or read back."""
+    jobs = list(jobs)
+    per_qpu: dict[str, Usage] = {}
+    for job in jobs:
+        per_qpu[job.qpu] = per_qpu.get(job.qpu, Usage()) + job.usage
+    return {
+        "schema": SCHEMA,
+        "id": facts.id,
+        "status": facts.status,
+        "error": facts.error,
+        "target": facts.target,
+        "flow": facts.flow,
+        "parameters": json_value(facts.parameters),
+        "qpu": facts.qpu,
+        "started_at": json_value(facts.started_at),
+        "ended_at": json_value(facts.ended_at),
+        "duration_s": _seconds(facts.started_at, facts.ended_at),
+        "usage": {
+            "total": usage_document(sum(per_qpu.values(), start=Usage())),
+            "per_qpu": {name: usage_document(usage) for name, usage in per_qpu.items()},
+        },
+        "stages": list(stages),
+        "jobs": [job_document(job) for job in jobs],
+        "attempts": json_value(facts.attempts),
+        "site": site_document(facts.site),
+        "versions": json_value(facts.versions),
+        "machine": json_value(facts.machine),
+    }
+
+
+def stage_document(span: StageSpan) -> dict[str, Any]:
+    """Return one stage run as JSON."""
+    document: dict[str, Any] = json_value(span)
+    return {**document, "duration_s": _seconds(span.started_at, span.ended_at)}
+
+
+def merged_stages(
+    earlier: Iterable[Mapping[str, Any]], spans: Iterable[StageSpan]
+) -> list[dict[str, Any]]:
+    """Join stages of earlier attempts with this one's, each once, in order of start."""
+    known = {(str(s.get("key")), str(s.get("started_at"))): dict(s) for s in earlier}
+    for span in spans:
+        document = stage_document(span)
+        known[document["key"], document["started_at"]] = document
+    return sorted(known.values(), key=lambda stage: str(stage.get("started_at")))
+
+
+def job_document(job: JobView) -> dict[str, Any]:
+    """Return one quantum job as JSON, with its slices and how each was run."""
+    facts = [task.metadata for task in job.tasks]
+    document: dict[str, Any] = json_value(job)
+    document["usage"] = usage_document(job.usage)
+    document["tasks"] = [_task_document(task) for task in job.tasks]
+    return {
+        **document,
+        "slices": len(job.tasks),
+        "methods": _distinct(facts, "method"),
+        "calibrations": _distinct(facts, "calibration_id"),
+        "waited_s": _seconds(job.submitted_at, job.started_at),
+        "duration_s": _seconds(job.started_at, job.ended_at),
+    }
+
+
+def usage_document(usage: Usage) -> dict[str, Any]:
+    """Return a usage as JSON, its charges as a map from unit to amount."""
+    charges = {charge.unit: charge.amount for charge in (Usage() + usage).charges}
+    return {
+        "qpu_seconds": usage.qpu_seconds,
+        "shots": usage.shots,
+        "circuits": usage.circuits,
+        "tasks": usage.tasks,
+        "charges": charges,
+    }
+
+
+def site_document(site: Site) -> dict[str, Any]:
+    """Return a site as JSON; secrets show as where they are kept, never as what they are."""
+    return {
+        "name": site.name,
+        "source": site.source,
+        "state_dir": str(site.state_dir),
+        "default_qpu": site.default_qpu,
+        "default_compute": site.default_compute,
+        "compute": {name: json_value(compute) for name, compute in site.computes.items()},
+        "qpu": {
+            name: {"backend": qpu.backend, "options": json_value(_without_secrets(qpu.options))}
+            for name, qpu in site.qpus.items()
+        },
+    }
+
+
+def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Hide what is named like a secret, should somebody have written one into the file."""
+    shown: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            shown[key] = _without_secrets(value)
+        elif isinstance(value, str) and any(word in key.lower() for word in _SECRET_WORDS):
+            shown[key] = "(hidden)"
+        else:
+            shown[key] = value
+    return shown
+
+
+def _task_document(task: QpuTaskView) -> dict[str, Any]:
+    document: dict[str, Any] = json_value(task)
+    document["usage"] = usage_document(task.usage)
+    return {**document, "duration_s": _seconds(task.started_at, task.ended_at)}
+
+
+def _distinct(facts: Iterable[Mapping[str, Any]], key: str) -> list[Any]:
+    """Collect a fact over tasks, lists flattened, each value once, in order."""
+    seen: dict[str, Any] = {}
+    for metadata in facts:
+        value = metadata.get(key)
+        for item in value if isinstance(value, (list, tuple)) else (value,):
+            if item is not None:
+                seen.setdefault(str(item), json_value(item))
+    return list(seen.values())
+
+
+def _seconds(start: datetime | None, end: datetime | None) -> float | None:
+    if start is None or end is None:
+        return None
+    return round((end - start).total_seconds(), 6)

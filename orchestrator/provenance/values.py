@@ -1,0 +1,63 @@
+"""Any Python value as JSON."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Set
+from dataclasses import fields, is_dataclass
+from datetime import date
+from enum import Enum
+from typing import Any
+
+__all__ = ["json_text", "json_value"]
+
+
+def json_value(value: Any) -> Any:
+    """Reduce a value to what JSON can say, without ever failing.
+
+    Arrays become nested lists, complex numbers ``{"real", "imag"}``, dates ISO 8601, bytes
+    ``{"base64"}``, NaN and infinities None; what is left becomes its ``str``.
+
+    >>> json_value({"z": 1j, 2: (float("nan"), {3})})
+    {'z': {'real': 0.0, 'imag': 1.0}, '2': [None, [3]]}
+    """
+    match value:
+        case Enum():
+            return json_value(value.value)
+        case Mapping():
+            return {_key(key): json_value(item) for key, item in value.items()}
+        case list() | tuple():
+            return [json_value(item) for item in value]
+        case Set():
+            return [json_value(item) for item in sorted(value, key=repr)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: json_value(getattr(value, f.name)) for f in fields(value)}
+    if callable(getattr(value, "tolist", None)):  # NumPy arrays and scalars
+        return json_value(value.tolist())
+    return _scalar(value)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as indented JSON with a final newline; keys keep their order."""
+    return json.dumps(json_value(value), indent=2, ensure_ascii=False) + "\n"
+
+
+def _scalar(value: Any) -> Any:
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            return float(value) if math.isfinite(value) else None
+        case complex():
+            return {"real": _scalar(value.real), "imag": _scalar(value.imag)}
+        case date():
+            return value.isoformat()
+        case bytes() | bytearray():
+            return {"base64": base64.b64encode(value).decode("ascii")}
+    return str(value)
+
+
+def _key(key: Any) -> str:
+    return str(key.value) if isinstance(key, Enum) else str(key)
