@@ -1,0 +1,21 @@
+"""Ready algorithms: one Prefect flow per public module, found by name through `hpcqc run`.
+
+Every flow here returns one JSON-compatible dict (strings, finite numbers, booleans, None,
+lists, dicts). Besides what each flow documents of its own, it has these keys, which are all
+a report needs to know:
+
+``summary``
+    list of lines: what was computed, how well it went, and every caveat.
+``table``
+    ``{"columns": [str, ...], "rows": [[cell, ...], ...]}``; a cell is a string, a number or
+    None; every row is as long as ``columns``.
+``plot``
+    ``{"title", "x_label", "y_label", "x": [...], "series": [...]}`` where a series is
+    ``{"label": str, "y": [...], "style": "line" | "points", "y_error": [...] | absent}``;
+    ``y`` and ``y_error`` are as long as ``x``; a None in ``y`` is a gap; ``y_error`` is one
+    standard error. ``x`` holds numbers, or strings for categories.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

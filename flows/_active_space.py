@@ -1,0 +1,233 @@
+"""Integrals of a small active space from PySCF, and its exact ground-state energy."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows._geometries import Geometry
+from flows._inputs import InputError
+
+__all__ = ["ActiveSpace", "Integrals", "SpaceChoice", "active_space", "exact_energy", "molecular"]
+
+_LARGEST = 8
+_DEFAULT_ORBITALS = 4
+_ALL_UP_TO = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpaceChoice:
+    """What the user asked for; None leaves the choice to `active_space`.
+
+    spin: unpaired electrons (2S); None takes the lowest that the electron count allows.
+    """
+
+    basis: str = "sto-3g"
+    electrons: int | None = None
+    orbitals: int | None = None
+    spin: int | None = None
+    charge: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Integrals:
+    """A Hamiltonian over spatial orbitals and a mean field for it.
+
+    one_body: shape (n, n); two_body: (n, n, n, n) in chemists' order, both in Hartree over
+    the orbitals of the mean field, lowest first. nelec: electrons with spin up and down.
+    """
+
+    label: str
+    one_body: NDArray[np.float64]
+    two_body: NDArray[np.float64]
+    constant: float
+    nelec: tuple[int, int]
+    hf_energy: float
+    core_orbitals: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ActiveSpace:
+    """`Integrals` cut down to a few orbitals; the inner electrons are in ``constant``."""
+
+    label: str
+    one_body: NDArray[np.float64]
+    two_body: NDArray[np.float64]
+    constant: float
+    nelec: tuple[int, int]
+    hf_energy: float
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def orbitals(self) -> int:
+        """Number of spatial orbitals."""
+        return len(self.one_body)
+
+
+def molecular(geometry: Geometry, choice: SpaceChoice) -> Integrals:
+    """Run restricted Hartree-Fock (open-shell if spin asks for it) for one geometry.
+
+    Second-order SCF follows when the usual iteration does not converge; a mean field that
+    still did not converge is used and noted. Raises `InputError` for an unknown basis and
+    for a charge or spin that the molecule cannot have. Takes a fraction of a second for a
+    few atoms.
+    """
+    from pyscf import ao2mo
+
+    molecule = _molecule(geometry, choice)
+    field_, notes = _converged(molecule)
+    orbitals = field_.mo_coeff
+    count = orbitals.shape[1]
+    return Integrals(
+        label=geometry.label,
+        one_body=np.asarray(orbitals.T @ field_.get_hcore() @ orbitals, dtype=float),
+        two_body=np.asarray(ao2mo.restore(1, ao2mo.kernel(molecule, orbitals), count)),
+        constant=float(molecule.energy_nuc()),
+        nelec=(int(molecule.nelec[0]), int(molecule.nelec[1])),
+        hf_energy=float(field_.e_tot),
+        core_orbitals=geometry.core_orbitals,
+        notes=notes,
+    )
+
+
+def _molecule(geometry: Geometry, choice: SpaceChoice) -> Any:
+    from pyscf import gto
+
+    electrons = geometry.electrons - choice.charge
+    if electrons < 1:
+        raise InputError(f"charge {choice.charge} leaves {electrons} electrons; expected ≥ 1")
+    spin = electrons % 2 if choice.spin is None else choice.spin
+    if spin < 0 or spin > electrons or (electrons - spin) % 2:
+        parity = "an even" if electrons % 2 == 0 else "an odd"
+        raise InputError(
+            f"spin {spin} (unpaired electrons) cannot be with {electrons} electrons; "
+            f"expected {parity} number from 0 to {electrons}"
+        )
+    arguments = {
+        "atom": list(zip(geometry.symbols, geometry.positions, strict=True)),
+        "basis": choice.basis,
+        "charge": choice.charge,
+        "spin": spin,
+        "verbose": 0,
+        "unit": "Angstrom",
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # Orbitals that keep the molecule's symmetry give a Hamiltonian that fewer
+            # qubits can carry; a geometry that PySCF cannot orient goes without.
+            return gto.M(**arguments, symmetry=True)
+        except Exception as error:
+            if "asis" not in f"{type(error).__name__} {error}":
+                return gto.M(**arguments, symmetry=False)
+            raise InputError(
+                f"basis {choice.basis!r} with {', '.join(sorted(set(geometry.symbols)))}: {error}; "
+                "expected a basis set that PySCF has for these elements, such as sto-3g or 6-31g"
+            ) from None
+
+
+def _converged(molecule: Any) -> tuple[Any, tuple[str, ...]]:
+    from pyscf import scf
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        field_ = scf.ROHF(molecule) if molecule.spin else scf.RHF(molecule)
+        field_.conv_tol = 1e-11
+        field_.kernel()
+        if field_.converged:
+            return field_, ()
+        second = field_.newton()
+        second.kernel(field_.mo_coeff, field_.mo_occ)
+    if second.converged:
+        return second, ("Hartree-Fock needed the second-order solver.",)
+    return second, ("Hartree-Fock did NOT converge; its orbitals were used all the same.",)
+
+
+def active_space(integrals: Integrals, choice: SpaceChoice) -> ActiveSpace:
+    """Cut out the orbitals around the Fermi level and fold the inner electrons in.
+
+    By default all orbitals outside closed inner shells if they are at most five, else four
+    orbitals with four electrons (three if their number is odd). Raises `InputError` if the
+    electrons and orbitals asked for do not fit the molecule.
+    """
+    electrons, orbitals = _sizes(integrals, choice)
+    up, down = integrals.nelec
+    core = (up + down - electrons) // 2
+    window = slice(core, core + orbitals)
+    inner = slice(0, core)
+    h1, h2 = integrals.one_body, integrals.two_body
+    coulomb = np.einsum("iipq->pq", h2[inner, inner])
+    exchange = np.einsum("ipqi->pq", h2[inner, :, :, inner])
+    mean = h1 + 2 * coulomb - exchange
+    return ActiveSpace(
+        label=integrals.label,
+        one_body=mean[window, window].copy(),
+        two_body=h2[window, window, window, window].copy(),
+        constant=integrals.constant + float(np.trace((h1 + mean)[inner, inner])),
+        nelec=(up - core, down - core),
+        hf_energy=integrals.hf_energy,
+        notes=integrals.notes,
+    )
+
+
+def _sizes(integrals: Integrals, choice: SpaceChoice) -> tuple[int, int]:
+    total, unpaired = sum(integrals.nelec), integrals.nelec[0] - integrals.nelec[1]
+    count = len(integrals.one_body)
+    outer = min(integrals.core_orbitals, integrals.nelec[1])
+    electrons, orbitals = choice.electrons, choice.orbitals
+    if electrons is None and orbitals is None and count - outer <= _ALL_UP_TO:
+        electrons, orbitals = total - 2 * outer, count - outer
+    if electrons is None:
+        electrons = min(total, max(4 - total % 2, unpaired))
+    if orbitals is None:
+        orbitals = min(_DEFAULT_ORBITALS, count - (total - electrons) // 2)
+    _check_sizes(electrons, orbitals, integrals)
+    return electrons, orbitals
+
+
+def _check_sizes(electrons: int, orbitals: int, integrals: Integrals) -> None:
+    total, unpaired = sum(integrals.nelec), integrals.nelec[0] - integrals.nelec[1]
+    count = len(integrals.one_body)
+    asked = f"active space of {electrons} electrons in {orbitals} orbitals"
+    if not 1 <= electrons <= total or (total - electrons) % 2 or electrons < unpaired:
+        parity = "an even" if total % 2 == 0 else "an odd"
+        raise InputError(
+            f"{asked}: the molecule has {total} electrons, {unpaired} of them unpaired; "
+            f"expected {parity} number from {max(unpaired, 2 - total % 2)} to {total}"
+        )
+    available = count - (total - electrons) // 2
+    needed = (electrons + unpaired) // 2
+    if not max(needed, 1) <= orbitals <= available:
+        raise InputError(
+            f"{asked}: expected from {max(needed, 1)} to {available} orbitals "
+            f"({count} in the basis, {(total - electrons) // 2} of them hold inner electrons)"
+        )
+    if orbitals > _LARGEST:
+        raise InputError(
+            f"{asked}: this flow computes at most {_LARGEST} orbitals; give active_orbitals"
+        )
+
+
+def exact_energy(space: ActiveSpace) -> float:
+    """Return the lowest energy (Hartree) of the space by full diagonalisation with PySCF.
+
+    Dense up to 1 000 determinants, else Davidson, started from several determinants because
+    a single one may have no overlap with the ground state.
+    """
+    from pyscf import fci
+
+    solver = fci.direct_spin1.FCI()
+    solver.verbose = 0
+    solver.pspace_size = 1000
+    solver.conv_tol = 1e-11
+    solver.max_cycle = 200
+    solver.nroots = 1
+    energy, _ = solver.kernel(
+        space.one_body, space.two_body, space.orbitals, space.nelec, ecore=space.constant
+    )
+    return float(np.min(energy))
