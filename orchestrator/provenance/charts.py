@@ -107,7 +107,8 @@ def _picture(draw: Callable[[Axes], None], *, height: float, salt: str) -> Pictu
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache" is noise
     import matplotlib
 
-    with matplotlib.rc_context({**_FONT, "svg.hashsalt": salt}):
+    settings: Any = {**_FONT, "svg.hashsalt": salt}  # ids of two pictures must not meet
+    with matplotlib.rc_context(settings):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, height), layout="constrained")

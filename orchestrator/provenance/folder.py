@@ -1,0 +1,143 @@
+"""The folder a run leaves behind, written as the run goes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
+from orchestrator.provenance.lanes import timeline_of
+from orchestrator.provenance.outcome import Outcome, outcome_of
+from orchestrator.provenance.record import stage_document
+from orchestrator.provenance.report import Pictures, report_html
+from orchestrator.provenance.values import json_text, json_value
+from orchestrator.runs import StageSpan
+
+__all__ = ["FolderError", "RunFolder"]
+
+
+class FolderError(ValueError):
+    """The run's folder cannot be used; nothing in it was changed."""
+
+
+class RunFolder:
+    """Holds a run's files, for one process at a time.
+
+    ``run.json`` is replaced in one step, so a reader sees the old or the new one;
+    ``stages.jsonl`` grows by a line per ended stage, so a killed run keeps what it had.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; `open` makes it."""
+        self.path = path.absolute()
+        self._lock_file: IO[str] | None = None
+        self._stages: IO[str] | None = None
+        self._writing = threading.Lock()
+
+    def open(self, run_id: str, target: str) -> dict[str, Any] | None:
+        """Make or take the folder; return the record of this run's earlier attempt, if any.
+
+        Raises `FolderError` if it cannot be written, belongs to another run, or is in use.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock_file = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise FolderError(
+                f"cannot write the output folder {self.path}: {error.strerror}; "
+                "give another with --out"
+            ) from error
+        try:
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock_file.close()
+            raise FolderError(
+                f"{self.path} is in use by another process of this run; wait for its end, "
+                "or give another --run-id"
+            ) from error
+        earlier = _earlier_record(self.path, run_id, target)
+        self._lock_file = lock_file
+        self._stages = (self.path / "stages.jsonl").open("a", encoding="utf-8")
+        return earlier
+
+    def note_stage(self, span: StageSpan) -> None:
+        """Append an ended stage; one that still runs is left out. From any thread."""
+        if span.ended_at is None:
+            return
+        line = json.dumps(stage_document(span), ensure_ascii=False)
+        with self._writing:
+            if self._stages is not None:
+                self._stages.write(line + "\n")
+                self._stages.flush()
+
+    def earlier_stages(self) -> list[dict[str, Any]]:
+        """Return the stages noted so far; a line that a kill cut short is left out."""
+        stages = []
+        for line in (self.path / "stages.jsonl").read_text(encoding="utf-8").splitlines():
+            try:
+                stages.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return stages
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Replace ``run.json``."""
+        self._replace("run.json", json_text(record).encode())
+
+    def write_result(self, result: Any) -> None:
+        """Write ``result.json``."""
+        self._replace("result.json", json_text(result).encode())
+
+    def write_report(self, record: Mapping[str, Any], result: Any) -> Outcome:
+        """Write ``report.html`` and the PNGs; return what of the result they show."""
+        outcome = outcome_of(json_value(result))
+        timeline = timeline_of(record)
+        plot: Picture | None = None
+        if outcome.plot is not None:
+            plot = draw_plot(outcome.plot)
+            self._replace("plot.png", plot.png)
+        gantt: Picture | None = None
+        if timeline.lanes:
+            gantt = draw_gantt(timeline)
+            self._replace("gantt.png", gantt.png)
+        pictures = Pictures(plot=plot.svg if plot else None, gantt=gantt.svg if gantt else None)
+        self._replace("report.html", report_html(record, outcome, pictures).encode())
+        return outcome
+
+    def close(self) -> None:
+        """Let another process have the folder; closing twice does nothing."""
+        with self._writing:
+            for file in (self._stages, self._lock_file):
+                if file is not None:
+                    file.close()
+            self._stages = self._lock_file = None
+
+    def _replace(self, name: str, content: bytes) -> None:
+        draft = self.path / f".{name}.draft"
+        draft.write_bytes(content)
+        os.replace(draft, self.path / name)  # noqa: PTH105 - the atomic one, said plainly
+
+
+def _earlier_record(path: Path, run_id: str, target: str) -> dict[str, Any] | None:
+    file = path / "run.json"
+    if not file.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        known, before = str(record["id"]), str(record["target"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FolderError(f"{file} is there and is no run record; give another --out") from error
+    if known != run_id:
+        raise FolderError(
+            f"{path} holds run {known!r}; continue it with --run-id {known}, or give another --out"
+        )
+    if before != target:
+        raise FolderError(
+            f"run {run_id!r} was started as {before!r}, not {target!r}; give another --run-id"
+        )
+    return record

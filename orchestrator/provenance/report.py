@@ -1,0 +1,188 @@
+"""The report of a run: one HTML page that needs nothing but itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from orchestrator.provenance.markup import (
+    cell_text,
+    duration_text,
+    facts_table,
+    folded,
+    number_cards,
+    paragraphs,
+    section,
+    table,
+)
+from orchestrator.provenance.outcome import Outcome
+
+__all__ = ["Pictures", "report_html", "stage_rows", "usage_rows"]
+
+_MAX_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """Inline SVG for the report; None where there is nothing to draw."""
+
+    plot: str | None = None
+    gantt: str | None = None
+
+
+def report_html(record: Mapping[str, Any], outcome: Outcome, pictures: Pictures) -> str:
+    """Return the page. record: as `run_document` gives it."""
+    title = f"{record['flow']} · {record['id']}"
+    parts = [
+        _header(record),
+        number_cards(_numbers(record)),
+        paragraphs([record["error"]], "summary error") if record["error"] else "",
+        paragraphs(outcome.summary),
+        section("Result", _figure(pictures.plot, "Plot of the result"), *_result(outcome)),
+        section("Work over time", _figure(pictures.gantt, "Gantt chart of the run")),
+        section("QPU usage", _usage(record)),
+        section("Stages", _stages(record)),
+        section("Quantum jobs", _jobs(record)),
+        section("Parameters", facts_table(record["parameters"])),
+        section("Where and with what", facts_table(_origin(record)), *_details(record)),
+    ]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
+        f"{body}\n<footer>Written by hpcqc {escape(str(record['versions'].get('hpcqc', '')))}; "
+        "run.json beside this page has everything.</footer>\n</main>\n</body>\n</html>\n"
+    )
+
+
+def stage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
+    """Return per stage name: name, kind, runs, completed, cached, failed, seconds, places."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for stage in record["stages"]:
+        groups.setdefault((_plain_name(stage["name"]), stage["kind"]), []).append(stage)
+    rows = []
+    for (name, kind), runs in groups.items():
+        states = [run["state"] for run in runs]
+        failed = sum(state in ("failed", "cancelled") for state in states)
+        total = sum(run["duration_s"] or 0.0 for run in runs)
+        places = list(dict.fromkeys(run["where"] for run in runs if run["where"]))
+        done, cached = states.count("completed"), states.count("cached")
+        rows.append([name, kind, len(runs), done, cached, failed, round(total, 3), places])
+    return rows
+
+
+def usage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
+    """Return per QPU: name, quantum jobs, qpu_tasks, circuits, shots, QPU-seconds, charges."""
+    rows = []
+    for qpu, usage in record["usage"]["per_qpu"].items():
+        jobs = sum(job["qpu"] == qpu for job in record["jobs"])
+        charges = ", ".join(f"{cell_text(a)} {unit}" for unit, a in usage["charges"].items())
+        figures = [usage[key] for key in ("tasks", "circuits", "shots", "qpu_seconds")]
+        rows.append([qpu, jobs, *figures, charges or None])
+    return rows
+
+
+def _plain_name(name: str) -> str:
+    """Drop the random or counting suffix that Prefect gives task runs: ``energy-3f2`` → energy."""
+    stem, dash, suffix = name.rpartition("-")
+    short = suffix.isalnum() and (suffix.isdigit() or len(suffix) == 3)
+    return stem if dash and stem and short else name
+
+
+def _header(record: Mapping[str, Any]) -> str:
+    status = escape(record["status"])
+    return (
+        f'<header><h1>{escape(record["flow"])} <span class="badge {status}">{status}</span></h1>\n'
+        f'<p class="sub">run <code>{escape(record["id"])}</code> · '
+        f"{escape(str(record['started_at'])[:19])} UTC · "
+        f"{escape(str(record['target']))} on QPU {escape(record['qpu'])}</p></header>"
+    )
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, str]:
+    total = record["usage"]["total"]
+    numbers = {
+        "duration": duration_text(record["duration_s"]),
+        "stages": f"{len(record['stages']):,}",
+        "quantum jobs": f"{len(record['jobs']):,}",
+        "shots": f"{total['shots']:,}",
+        "QPU time": duration_text(total["qpu_seconds"]),
+    }
+    for unit, amount in total["charges"].items():
+        numbers[f"charged, {unit}"] = cell_text(amount)
+    return numbers
+
+
+def _result(outcome: Outcome) -> list[str]:
+    parts = [paragraphs(outcome.notes)]
+    if outcome.table is not None:
+        parts.append(table(outcome.table.columns, outcome.table.rows))
+    if outcome.rest is not None:
+        parts.append(folded("Everything the flow returned besides", outcome.rest))
+    return parts
+
+
+def _usage(record: Mapping[str, Any]) -> str:
+    rows = usage_rows(record)
+    columns = ("QPU", "jobs", "QPU tasks", "circuits", "shots", "QPU-seconds", "charged")
+    return table(columns, rows) if rows else ""
+
+
+def _stages(record: Mapping[str, Any]) -> str:
+    rows = stage_rows(record)
+    columns = ("stage", "kind", "runs", "completed", "cached", "failed", "seconds", "where")
+    return table(columns, rows) if rows else ""
+
+
+def _jobs(record: Mapping[str, Any]) -> str:
+    jobs = record["jobs"]
+    columns = ["job", "QPU", "kind", "state", "PUBs", "circuits", "qubits", "shots", "seed"]
+    columns += ["slices", "method", "calibration", "waited", "took", "charged"]
+    rows = [
+        [
+            *(job[key] for key in ("id", "qpu", "kind", "state", "pubs", "circuits")),
+            *(job[key] for key in ("num_qubits", "shots", "seed", "slices")),
+            job["methods"] or None,
+            job["calibrations"] or None,
+            duration_text(job["waited_s"]),
+            duration_text(job["duration_s"]),
+            ", ".join(f"{cell_text(a)} {u}" for u, a in job["usage"]["charges"].items()) or None,
+        ]
+        for job in jobs[:_MAX_ROWS]
+    ]
+    if not rows:
+        return ""
+    left = len(jobs) - len(rows)
+    more = paragraphs([f"{left:,} more in run.json."], "sub") if left > 0 else ""
+    return table(columns, rows) + more
+
+
+def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "site": f"{record['site']['name']} ({record['site']['source']})",
+        **record["machine"],
+        "ledger in": record["site"]["state_dir"],
+        "attempts": len(record["attempts"]) or None,
+    }
+
+
+def _details(record: Mapping[str, Any]) -> list[str]:
+    return [
+        folded("Versions", record["versions"]),
+        folded("QPUs of the site", record["site"]["qpu"]),
+        folded("Attempts", record["attempts"]),
+    ]
+
+
+def _figure(svg: str | None, label: str) -> str:
+    return f'<figure role="img" aria-label="{escape(label)}">{svg}</figure>' if svg else ""
+
+
+@cache
+def _style() -> str:
+    return files("orchestrator.provenance").joinpath("report.css").read_text(encoding="utf-8")
