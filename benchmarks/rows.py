@@ -1,0 +1,45 @@
+"""A measured comparison, and how measurements are taken so that drift cancels."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+__all__ = ["Row", "interleaved", "timed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One line of the results. value and against carry their unit; ratio is what the goal bounds."""
+
+    name: str
+    ours: str
+    against: str
+    what: str
+    ratio: float
+    goal: str
+    met: bool
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return how long one call takes, in seconds."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def interleaved(calls: Sequence[Callable[[], object]], *, rounds: int, warmup: int) -> list[float]:
+    """Time several calls in turn and return each one's median in seconds.
+
+    In turn, so that whatever else the machine does meanwhile falls on all of them alike.
+    """
+    for _ in range(warmup):
+        for call in calls:
+            call()
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(rounds):
+        for place, call in zip(times, calls, strict=True):
+            place.append(timed(call))
+    return [statistics.median(place) for place in times]

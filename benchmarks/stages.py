@@ -1,0 +1,91 @@
+"""How many classical stages, and units inside one stage, get through in a second."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+from distributed import Client, LocalCluster
+from prefect import flow
+
+from benchmarks.environments import run_other
+from benchmarks.rows import Row
+from benchmarks.setting import scratch_run
+from orchestrator import classical, fan_out
+from orchestrator.resources import resources
+
+__all__ = ["measure"]
+
+_STAGES = 200
+_UNITS = 2000
+_ROUNDS = 5
+
+
+@classical
+def nothing(value: int) -> int:
+    """Return the value."""
+    return value
+
+
+def _unit(value: int) -> int:
+    return value
+
+
+def _rate(count: int, work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return count / (time.perf_counter() - start)
+
+
+@flow
+def _stage_rate() -> float:
+    [future.result() for future in nothing.map(list(range(4)))]
+    return _rate(_STAGES, lambda: [f.result() for f in nothing.map(list(range(_STAGES)))])
+
+
+def measure() -> list[Row]:
+    """Compare stages with prefect-dask (its own environment), units with plain Dask."""
+    with scratch_run("stages"):
+        ours = _stage_rate()
+        workers = resources().compute().workers
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                host="127.0.0.1",
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            plain, fanned = [], []
+            for _ in range(_ROUNDS):
+                plain.append(_rate(_UNITS, lambda: _plain(client)))
+                fanned.append(_rate(_UNITS, lambda: fan_out(_unit, range(_UNITS))))
+    theirs = float(run_other("prefect_dask_noop.py", str(_STAGES))["rate"])
+    plain_rate, fanned_rate = statistics.median(plain[1:]), statistics.median(fanned[1:])
+    return [
+        Row(
+            name=f"{_STAGES} no-op classical stages",
+            ours=f"{ours:.0f}/s",
+            against=f"{theirs:.0f}/s",
+            what="prefect-dask 0.3.7",
+            ratio=ours / theirs,
+            goal="≥ 5 times",
+            met=ours >= 5 * theirs,
+        ),
+        Row(
+            name=f"fan-out of {_UNITS} units in a stage",
+            ours=f"{fanned_rate:.0f}/s",
+            against=f"{plain_rate:.0f}/s",
+            what="plain Dask: client.map and gather",
+            ratio=fanned_rate / plain_rate,
+            goal="≥ 0.8 of it",
+            met=fanned_rate >= 0.8 * plain_rate,
+        ),
+    ]
+
+
+def _plain(client: Client) -> list[int]:
+    found: list[int] = client.gather(client.map(_unit, range(_UNITS), pure=False))
+    return found
