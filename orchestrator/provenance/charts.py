@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Picture", "draw_gantt", "draw_plot"]
 
-_INK, _MUTED, _LINE, _FAIL = "#1b1f24", "#6a737c", "#dfe3e8", "#c62f3b"
+_INK, _MUTED, _LINE, _FAIL, _PAPER = "#1b1f24", "#6a737c", "#dfe3e8", "#c62f3b", "#fefefe"
 _PALETTE = (
     "#3b7dd8", "#d9822b", "#2a9d6f", "#8e6bbf", "#c9518c", "#3aa6b9", "#a58a1f", "#7f8c8d",
 )  # fmt: skip
-_ROLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line", _FAIL: "--fail"}
+_ROLES = {
+    _INK: "var(--ink)",
+    _MUTED: "var(--muted)",
+    _LINE: "var(--line)",
+    _FAIL: "var(--fail)",
+    _PAPER: "var(--paper)",
+    "'DejaVu Sans'": "var(--sans)",
+}
 _MAX_VECTOR_BARS = 1500
 _FONT = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "font.size": 10}
 
@@ -52,7 +59,7 @@ def draw_plot(plot: Plot) -> Picture:
 
 
 def draw_gantt(timeline: Timeline) -> Picture:
-    """Draw who did what when: one row per worker, one for waiting stages, one per QPU."""
+    """Draw who did what when: classical stages, quantum stages, then what the QPUs ran."""
     colors = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(timeline.labels)}
     many = sum(len(lane.bars) for lane in timeline.lanes) > _MAX_VECTOR_BARS
 
@@ -72,7 +79,7 @@ def draw_gantt(timeline: Timeline) -> Picture:
             frameon=False, labelcolor=_INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=4
         )
 
-    return _picture(draw, height=1.3 + 0.42 * max(len(timeline.lanes), 2), salt="gantt")
+    return _picture(draw, height=1.3 + 0.3 * max(len(timeline.lanes), 2), salt="gantt")
 
 
 def _draw_series(axes: Axes, series: Series, color: str) -> None:
@@ -94,11 +101,11 @@ def _draw_lane(axes: Axes, row: int, lane: Lane, colors: dict[str, str], many: b
         return
     axes.broken_barh(
         [(bar.start_s, bar.length_s) for bar in lane.bars],
-        (row - 0.32, 0.64),
+        (row - 0.36, 0.72),
         facecolors=[_FAIL if bar.state in FAILED else colors[bar.label] for bar in lane.bars],
         alpha=0.35 if lane.waits else 0.9,
         linewidth=0.4,
-        edgecolor="none" if many else "#ffffff",
+        edgecolor="none" if many else _PAPER,
         rasterized=many,
     )
 
@@ -139,7 +146,6 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r"font: [^;\"]*?(\d+(?:\.\d+)?px)[^;\"]*", r"font: \1 var(--sans)", text)
-    for color, role in _ROLES.items():
-        text = text.replace(color, f"var({role})")
+    for literal, variable in _ROLES.items():
+        text = text.replace(literal, variable)
     return text

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-__all__ = ["FAILED", "Bar", "Lane", "Timeline", "timeline_of"]
+__all__ = ["FAILED", "Bar", "Lane", "Timeline", "stage_name", "timeline_of"]
 
 FAILED = frozenset({"failed", "cancelled", "uncertain"})
 
@@ -24,7 +24,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """One row. waits: its bars are stages that wait for a QPU, and may overlap."""
+    """One row; a name of "" continues the row above. waits: its stages wait for a QPU."""
 
     name: str
     bars: tuple[Bar, ...]
@@ -33,7 +33,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """All rows, classical workers first, then waiting stages, then QPUs."""
+    """All rows: computes first, then quantum stages, then QPUs."""
 
     lanes: tuple[Lane, ...]
 
@@ -47,6 +47,7 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
     """Lay out a run record (see `run_document`). What never started has no bar.
 
     Work without an end, in a run that was cut short, lasts until the record's last instant.
+    What overlaps gets rows of its own, up to a limit that keeps the picture readable.
     """
     stages = [s for s in record["stages"] if s["state"] != "cached"]
     tasks = [(job, task) for job in record["jobs"] for task in job["tasks"]]
@@ -59,7 +60,7 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
     waiting: list[Bar] = []
     qpus: dict[str, list[Bar]] = {}
     for stage in stages:
-        bar = axis.bar(stage, stage["name"])
+        bar = axis.bar(stage, stage_name(stage["name"]))
         if bar is not None and stage["kind"] == "quantum":
             waiting.append(bar)
         elif bar is not None:
@@ -68,12 +69,25 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
         bar = axis.bar(task, f"{job['kind']} job")
         if bar is not None:
             qpus.setdefault(f"QPU {job['qpu']}", []).append(bar)
-    lanes = [*_lanes(classical)]
-    if waiting:
-        lanes.append(Lane(name="quantum stages", bars=tuple(waiting), waits=True))
-    return Timeline(lanes=(*lanes, *_lanes(qpus)))
+    lanes = [lane for name, bars in sorted(classical.items()) for lane in _packed(name, bars)]
+    lanes += _packed("quantum stages", waiting, waits=True)
+    lanes += [lane for name, bars in sorted(qpus.items()) for lane in _packed(name, bars)]
+    return Timeline(lanes=tuple(lanes))
 
 
+def stage_name(name: str) -> str:
+    """Drop the suffix that Prefect gives task runs.
+
+    >>> stage_name("integrals-3f2"), stage_name("integrals-12"), stage_name("x-ray")
+    ('integrals', 'integrals', 'x-ray')
+    """
+    stem, dash, suffix = name.rpartition("-")
+    counted = suffix.isdigit() or (len(suffix) == 3 and set(suffix) <= _HEX)
+    return stem if dash and stem and counted else name
+
+
+_HEX = set("0123456789abcdef")
+_MAX_ROWS = 10
 _EDGES = ("started_at", "ended_at")
 
 
@@ -95,8 +109,20 @@ class _Axis:
         )
 
 
-def _lanes(rows: Mapping[str, Iterable[Bar]]) -> list[Lane]:
-    return [Lane(name=name, bars=tuple(bars)) for name, bars in sorted(rows.items())]
+def _packed(name: str, bars: Iterable[Bar], *, waits: bool = False) -> list[Lane]:
+    """Put bars into the first row that is free when they start."""
+    rows: list[list[Bar]] = []
+    for bar in sorted(bars, key=lambda bar: bar.start_s):
+        free = (row for row in rows if row[-1].start_s + row[-1].length_s <= bar.start_s)
+        row = next(free, None)
+        if row is None and len(rows) < _MAX_ROWS:
+            rows.append([bar])
+        else:
+            (row or rows[-1]).append(bar)
+    return [
+        Lane(name=name if number == 0 else "", bars=tuple(row), waits=waits)
+        for number, row in enumerate(rows)
+    ]
 
 
 def _instant(text: str) -> datetime:

@@ -9,6 +9,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
+from orchestrator.provenance.lanes import stage_name
 from orchestrator.provenance.markup import (
     cell_text,
     duration_text,
@@ -64,7 +65,7 @@ def stage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
     """Return per stage name: name, kind, runs, completed, cached, failed, seconds, places."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for stage in record["stages"]:
-        groups.setdefault((_plain_name(stage["name"]), stage["kind"]), []).append(stage)
+        groups.setdefault((stage_name(stage["name"]), stage["kind"]), []).append(stage)
     rows = []
     for (name, kind), runs in groups.items():
         states = [run["state"] for run in runs]
@@ -85,13 +86,6 @@ def usage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
         figures = [usage[key] for key in ("tasks", "circuits", "shots", "qpu_seconds")]
         rows.append([qpu, jobs, *figures, charges or None])
     return rows
-
-
-def _plain_name(name: str) -> str:
-    """Drop the random or counting suffix that Prefect gives task runs: ``energy-3f2`` → energy."""
-    stem, dash, suffix = name.rpartition("-")
-    short = suffix.isalnum() and (suffix.isdigit() or len(suffix) == 3)
-    return stem if dash and stem and short else name
 
 
 def _header(record: Mapping[str, Any]) -> str:
