@@ -1,0 +1,71 @@
+"""A device profile as the noise model of Qiskit Aer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from backends.error_rates import Coherence, depolarising_parameter
+from backends.gates import MOVE
+from backends.profiles.profile import NativeGate, Profile
+
+if TYPE_CHECKING:
+    from qiskit_aer.noise import NoiseModel, QuantumError
+
+__all__ = ["noise_model", "noisy_gates"]
+
+
+def noisy_gates(profile: Profile) -> tuple[str, ...]:
+    """Return the names of the gates that `noise_model` gives an error, in Aer's spelling."""
+    return tuple(_aer_name(gate) for gate in profile.gates if gate.error > 0)
+
+
+def noise_model(profile: Profile) -> NoiseModel:
+    """Build the noise of a profile for native circuits on any of its qubits.
+
+    After each native gate its qubits relax for the gate's duration and are depolarised so
+    that the gate's average error is the one stated (`error_rates`). Measured bits flip with
+    the readout error. Noise depends on the kind of gate, not on the qubit, so a circuit may
+    be compacted to the qubits it uses. On a star the second operand of ``cz`` and ``move``
+    is the resonator and relaxes with its own times. Idle qubits do not relax.
+
+    ``move`` must be written as ``swap`` first (`without_moves`), which no star has natively;
+    its errors are on that name. Imports Aer: call it in the simulating process only.
+    """
+    from qiskit_aer.noise import NoiseModel, ReadoutError
+
+    names = [_aer_name(gate) for gate in profile.gates]
+    model = NoiseModel(basis_gates=names)
+    for gate, name in zip(profile.gates, names, strict=True):
+        if gate.error > 0:
+            model.add_all_qubit_quantum_error(_gate_error(profile, gate), [name])
+    up, down = profile.readout.zero_as_one, profile.readout.one_as_zero
+    if up or down:
+        model.add_all_qubit_readout_error(ReadoutError([[1 - up, up], [down, 1 - down]]))
+    return model
+
+
+def _aer_name(gate: NativeGate) -> str:
+    return "swap" if gate.name == MOVE else gate.name
+
+
+def _gate_error(profile: Profile, gate: NativeGate) -> QuantumError:
+    from qiskit_aer.noise import depolarizing_error, pauli_error
+
+    coherences = profile.gate_coherences(gate)
+    parameter = depolarising_parameter(gate.error, gate.duration_s, coherences)
+    error = pauli_error([("I" * gate.num_qubits, 1.0)])
+    if any(coherences):
+        # operands count from the right of a tensor product: expand puts the later one left
+        first, *others = [_relaxation(one, gate.duration_s) for one in coherences]
+        error = first
+        for other in others:
+            error = error.expand(other)
+    return error.compose(depolarizing_error(parameter, gate.num_qubits))
+
+
+def _relaxation(coherence: Coherence | None, duration_s: float) -> QuantumError:
+    from qiskit_aer.noise import pauli_error, thermal_relaxation_error
+
+    if coherence is None:
+        return pauli_error([("I", 1.0)])
+    return thermal_relaxation_error(coherence.t1_s, coherence.t2_s, duration_s)
