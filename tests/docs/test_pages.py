@@ -34,12 +34,15 @@ QUICK = [page for page in PAGES if _plays(page, slow=False)]
 SLOW = [page for page in PAGES if _plays(page, slow=True)]
 
 
+@pytest.mark.usefixtures("prefect_server")  # each command would start one of its own
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", QUICK, ids=[str(page.relative_to(ROOT)) for page in QUICK])
 def test_a_page_plays(page: Path, tmp_path: Path) -> None:
     _play(page, tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", SLOW, ids=[str(page.relative_to(ROOT)) for page in SLOW])
 def test_a_page_plays_with_its_long_parts(page: Path, tmp_path: Path) -> None:
