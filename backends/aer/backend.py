@@ -1,0 +1,219 @@
+"""The Aer backend: qpu_tasks on worker processes, found again by tag after a restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from backends.aer.crew import Crew, CrewPlan, Ticket
+from backends.aer.device import device_target, join_parts
+from backends.aer.options import AerOptions, parse_options, usable_cores
+from backends.aer.orphans import ends_at, judged, stop_orphan
+from backends.aer.planning import Planner
+from backends.aer.spool import Record, Spool, check_tag, is_tag
+from backends.api import (
+    QpuBusy,
+    QpuTaskId,
+    Result,
+    SessionId,
+    Target,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFinished,
+    TaskState,
+    UnknownSession,
+    UnknownTask,
+)
+from backends.payloads import Payload
+from backends.results import result_from_bytes
+from backends.validate import check
+
+__all__ = ["AerBackend", "create"]
+
+_PREFIX = "aer-"
+_MOST_PROCESSES = 8
+_ORPHAN_POLL_S = 0.02
+# Ended tasks whose results stay in memory; older ones are read from the spool.
+_TICKETS_KEPT = 256
+
+
+def create(options: Mapping[str, Any], *, state_dir: Path) -> AerBackend:
+    """Return an Aer QPU with a site's options (see `AerOptions`).
+
+    state_dir: an existing folder; a later backend on it knows this one's tasks. Starts nothing.
+    Raises ``BackendUnusable`` for an unknown or wrong option, ``ProfileError`` for a profile
+    that is not there or does not parse.
+    """
+    return AerBackend(parse_options(options), state_dir=state_dir)
+
+
+class AerBackend:
+    """A QPU that Qiskit Aer simulates; see ``backends.api.Backend`` for the contract.
+
+    Nothing runs before the first `start` or `prewarm`. Also ``Waitable``.
+    """
+
+    def __init__(self, options: AerOptions, *, state_dir: Path) -> None:
+        self._target, profile = device_target(options)
+        self._planner = Planner(options, self._target, profile)
+        self._spool = Spool(state_dir / "tasks")
+        cores = usable_cores()
+        settings = {
+            "spool": str((state_dir / "tasks").absolute()),
+            "profile": options.profile,
+            "cores": cores,
+        }
+        processes = options.processes or min(cores, _MOST_PROCESSES)
+        plan = CrewPlan(processes=processes, cores=cores, settings=settings)
+        self._crew = Crew(plan, self._spool, memory_left=self._planner.memory_left)
+        self._lock = threading.Lock()
+        self._sessions: set[SessionId] = set()
+        self._tickets: dict[str, Ticket] = {}
+        self._purged = False
+
+    def target(self) -> Target:
+        """Describe the simulated QPU; its calibration never changes while it lives."""
+        return self._target
+
+    def acquire(self) -> SessionId:
+        """Open a session; a simulator grants as many as are asked for."""
+        session = SessionId(uuid.uuid4().hex)
+        with self._lock:
+            self._sessions.add(session)
+        return session
+
+    def release(self, session: SessionId) -> None:
+        """Close a session; tasks started in it go on."""
+        with self._lock:
+            self._sessions.discard(session)
+
+    def prewarm(self) -> None:
+        """Begin to start a worker process, which takes seconds; returns at once."""
+        self._crew.prewarm(1)
+
+    def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
+        """Queue a simulation; see ``Backend.start``. Also raises ``InsufficientMemory``."""
+        if session not in self._sessions:
+            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        check_tag(tag)
+        check(payload, self._target)
+        with self._lock:
+            if self._known(tag):
+                return QpuTaskId(_PREFIX + tag)
+            self._refuse_when_full()
+            ticket = self._planner.ticket(payload, tag, now=time.time(), lock=self._crew.lock)
+            self._forget_old()
+            self._tickets[tag] = ticket
+            self._purge_once()
+        self._crew.submit(ticket)
+        return QpuTaskId(_PREFIX + tag)
+
+    def find(self, tag: str) -> QpuTaskId | None:
+        """Return the task of a tag, also one that an earlier process on this folder started."""
+        check_tag(tag)
+        return QpuTaskId(_PREFIX + tag) if self._known(tag) else None
+
+    def status(self, task: QpuTaskId) -> TaskState:
+        """Return a task's state; on a scaled clock it runs until its modelled end."""
+        ticket = self._ticket_of(task)
+        if ticket is not None:
+            state, end = ticket.state, ticket.lot.facts["ends_at"]
+        else:
+            record = self._record_of(task)
+            state, end = record.state, ends_at(record)
+        if state is TaskState.COMPLETED and end is not None and time.time() < end:
+            return TaskState.RUNNING
+        return state
+
+    def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
+        """Block until the task is final or the time is up; see ``Waitable``."""
+        deadline = time.monotonic() + timeout_s
+        ticket = self._ticket_of(task)
+        if ticket is not None:
+            with ticket.changed:
+                ticket.changed.wait_for(lambda: ticket.state.is_final or ticket.adopted, timeout_s)
+        while not (state := self.status(task)).is_final:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(left, _ORPHAN_POLL_S))
+        return state
+
+    def result(self, task: QpuTaskId) -> Result:
+        """Return a completed task's result; see ``Backend.result``."""
+        state = self.status(task)
+        if not state.is_final:
+            raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
+        if state is TaskState.CANCELLED:
+            raise TaskCancelled(f"{task} was cancelled")
+        ticket = self._ticket_of(task)
+        if ticket is not None:
+            reason, parts = ticket.reason, [ticket.parts[part] for part in sorted(ticket.parts)]
+        else:
+            record = self._record_of(task)
+            reason, parts = record.reason, [path.read_bytes() for path in record.results]
+        if state is TaskState.FAILED:
+            raise TaskFailed(f"{task} failed: {reason}")
+        return join_parts([result_from_bytes(part) for part in parts], self._target.metering)
+
+    def stop(self, task: QpuTaskId) -> None:
+        """Cancel a task; its simulation is killed, not asked."""
+        ticket = self._ticket_of(task)
+        if ticket is not None:
+            self._crew.stop(ticket)
+        elif not self._record_of(task).state.is_final:
+            stop_orphan(self._spool, _tag_of(task))
+
+    def close(self) -> None:
+        """End all worker processes; tasks still open are cancelled."""
+        self._crew.close()
+
+    def _known(self, tag: str) -> bool:
+        return tag in self._tickets or self._spool.read(tag) is not None
+
+    def _ticket_of(self, task: QpuTaskId) -> Ticket | None:
+        """Return the task's ticket unless another process has claimed the task."""
+        ticket = self._tickets.get(_tag_of(task))
+        return None if ticket is None or ticket.adopted else ticket
+
+    def _record_of(self, task: QpuTaskId) -> Record:
+        record = judged(self._spool, _tag_of(task))
+        if record is None:
+            raise UnknownTask(f"no task {task!r} was ever started here")
+        return record
+
+    def _refuse_when_full(self) -> None:
+        most = self._target.max_concurrent_tasks
+        if most is None:
+            return
+        tasks = [QpuTaskId(_PREFIX + tag) for tag in self._tickets]
+        open_tasks = sum(not self.status(task).is_final for task in tasks)
+        if open_tasks >= most:
+            raise QpuBusy(
+                f"{self._target.name} runs {open_tasks} tasks and takes at most {most}; "
+                "start again when one has ended"
+            )
+
+    def _forget_old(self) -> None:
+        """Drop the oldest ended tickets; the spool still knows them."""
+        if len(self._tickets) <= _TICKETS_KEPT:
+            return
+        ended = [tag for tag, ticket in self._tickets.items() if ticket.state.is_final]
+        for tag in ended[: len(self._tickets) - _TICKETS_KEPT]:
+            del self._tickets[tag]
+
+    def _purge_once(self) -> None:
+        if not self._purged:
+            self._purged = True
+            threading.Thread(target=self._spool.purge, name="hpcqc-purge", daemon=True).start()
+
+
+def _tag_of(task: QpuTaskId) -> str:
+    tag = task.removeprefix(_PREFIX)
+    if tag == task or not is_tag(tag):
+        raise UnknownTask(f"no task {task!r} was ever started here")
+    return tag

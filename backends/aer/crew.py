@@ -1,0 +1,249 @@
+"""The worker processes and the tasks that wait for them, run or have ended."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from backends.aer.placement import Load, Placement, place
+from backends.aer.process import WorkerProcess
+from backends.aer.spool import Spool
+from backends.aer.wire import Lot, encode_task
+from backends.api import TaskState
+
+__all__ = ["Crew", "CrewPlan", "Ticket"]
+
+_BOOT_ATTEMPTS = 3
+_KILL_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrewPlan:
+    """What a crew may use. settings: given to every worker."""
+
+    processes: int
+    cores: int
+    settings: dict[str, Any]
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Ticket:
+    """One task in this process. All but ``lot`` is guarded by the crew's lock.
+
+    seconds: estimated time of each PUB. log2: of the largest state. memory_bytes: of it.
+    adopted: another process claimed the task first; the spool knows its state.
+    """
+
+    lot: Lot
+    seconds: Sequence[float]
+    log2: int
+    memory_bytes: int
+    changed: threading.Condition
+    state: TaskState = TaskState.QUEUED
+    placement: Placement | None = None
+    parts: dict[int, bytes] = field(default_factory=dict)
+    reason: str = ""
+    stopping: bool = False
+    adopted: bool = False
+
+
+class Crew:
+    """Runs tickets on worker processes, first come first served, wide ones alone."""
+
+    def __init__(self, plan: CrewPlan, spool: Spool, *, memory_left: Callable[[int], int]) -> None:
+        """memory_left: bytes a simulation may take while others hold so many."""
+        self._plan = plan
+        self._spool = spool
+        self._memory_left = memory_left
+        self.lock = threading.RLock()
+        self._workers: list[WorkerProcess] = []
+        self._queue: deque[Ticket] = deque()
+        self._running: dict[str, Ticket] = {}
+        self._failed_boots = 0
+        self._closed = False
+
+    def ticket(self, lot: Lot, seconds: Sequence[float], log2: int, memory_bytes: int) -> Ticket:
+        """Make a ticket that belongs to this crew; it does not wait yet."""
+        return Ticket(
+            lot=lot,
+            seconds=seconds,
+            log2=log2,
+            memory_bytes=memory_bytes,
+            changed=threading.Condition(self.lock),
+        )
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a ticket and start it at once if a worker is free."""
+        with self.lock:
+            self._queue.append(ticket)
+            self._dispatch()
+
+    def prewarm(self, processes: int) -> None:
+        """See that this many workers exist or are starting, up to the plan's number."""
+        with self.lock:
+            for _ in range(min(processes, self._plan.processes) - len(self._workers)):
+                self._launch()
+
+    def stop(self, ticket: Ticket) -> None:
+        """Cancel a ticket, killing its simulation; one that has ended stays as it is."""
+        with self.lock:
+            if ticket.state.is_final or ticket.adopted:
+                return
+            ticket.stopping = True
+            if ticket in self._queue:
+                self._queue.remove(ticket)
+            mine = [w for w in self._workers if w.part and w.part[0] == ticket.lot.tag]
+            for worker in mine:
+                worker.kill()
+        for worker in mine:
+            worker.wait(_KILL_S)
+        with self.lock:
+            self._end_stopped(ticket)
+
+    def close(self) -> None:
+        """End all workers; what was open is cancelled."""
+        with self.lock:
+            self._closed = True
+            open_tickets = [*self._queue, *self._running.values()]
+        for ticket in open_tickets:
+            self.stop(ticket)
+        with self.lock:
+            workers = tuple(self._workers)
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.wait(_KILL_S)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the workers there are now."""
+        with self.lock:
+            return [w.pid for w in self._workers if w.pid is not None]
+
+    def _launch(self) -> None:
+        worker = WorkerProcess(self._plan.settings, self._hear)
+        self._workers.append(worker)
+        worker.launch()
+
+    def _dispatch(self) -> None:
+        """Start what can start. The lock is held."""
+        for ticket in tuple(self._queue):
+            idle = [w for w in self._workers if w.ready and w.part is None]
+            if not idle:
+                break
+            if self._may_start(ticket):
+                self._queue.remove(ticket)
+                self._start(ticket, idle)
+        starting = sum(not w.ready for w in self._workers)
+        room = self._plan.processes - len(self._workers)
+        for _ in range(min(room, len(self._queue) - starting)):
+            self._launch()
+
+    def _may_start(self, ticket: Ticket) -> bool:
+        if not self._running:
+            return True
+        running = self._running.values()
+        wide = self._place(ticket, 1).is_wide
+        if wide and any(t.placement and t.placement.is_wide for t in running):
+            return False
+        if ticket.memory_bytes < 1 << 26:  # asking the system costs more than such a state
+            return True
+        return ticket.memory_bytes <= self._memory_left(sum(t.memory_bytes for t in running))
+
+    def _place(self, ticket: Ticket, idle: int) -> Placement:
+        load = Load(cores=self._plan.cores, idle_workers=idle, waiting_tasks=len(self._queue))
+        return place(ticket.log2, ticket.seconds, load)
+
+    def _start(self, ticket: Ticket, idle: list[WorkerProcess]) -> None:
+        placement = self._place(ticket, len(idle))
+        ticket.placement = placement
+        ticket.lot = replace(ticket.lot, parts=placement.parts, threads=placement.threads)
+        ticket.state = TaskState.RUNNING
+        self._running[ticket.lot.tag] = ticket
+        for part, worker in zip(range(placement.parts), idle, strict=False):
+            worker.part = (ticket.lot.tag, part)
+            worker.send(encode_task(ticket.lot, part, worker.circuits))
+        # More processes would have helped: have them next time.
+        wanted = self._place(ticket, self._plan.processes).parts
+        for _ in range(wanted - len(self._workers)):
+            self._launch()
+
+    def _hear(self, worker: WorkerProcess, header: dict[str, Any] | None, data: bytes) -> None:
+        with self.lock:
+            if header is None:
+                self._bury(worker)
+            elif header["op"] == "ready":
+                worker.ready = True
+                self._failed_boots = 0
+            else:
+                self._note(worker, header, data)
+            if not self._closed:
+                self._dispatch()
+
+    def _note(self, worker: WorkerProcess, header: dict[str, Any], data: bytes) -> None:
+        worker.part = None
+        ticket = self._running.get(header["tag"])
+        if ticket is None:
+            return
+        match header["op"]:
+            case "done":
+                ticket.parts[header["part"]] = data
+                if len(ticket.parts) == ticket.lot.parts:
+                    self._end(ticket, TaskState.COMPLETED)
+            case "failed":
+                self._end(ticket, TaskState.FAILED, header["reason"])
+            case "taken":
+                ticket.adopted = True
+                self._running.pop(header["tag"])
+                ticket.changed.notify_all()
+
+    def _bury(self, worker: WorkerProcess) -> None:
+        self._workers.remove(worker)
+        if worker.part is not None:
+            ticket = self._running.get(worker.part[0])
+            # One that is being stopped is ended by `stop`, which knows why.
+            if ticket and not ticket.stopping and not self._take_from_spool(ticket):
+                self._spool.fail(ticket.lot.tag, worker.reason)
+                self._end(ticket, TaskState.FAILED, worker.reason)
+        if self._closed:
+            return
+        if not worker.ready:
+            self._failed_boots += 1
+            if self._failed_boots >= _BOOT_ATTEMPTS:
+                self._give_up(worker.reason)
+                return
+        if not self._workers:
+            self._launch()
+
+    def _end_stopped(self, ticket: Ticket) -> None:
+        """Settle a ticket whose workers are dead; one may have had its result just before."""
+        if not ticket.state.is_final and not self._take_from_spool(ticket):
+            self._spool.cancel(ticket.lot.tag)
+            self._end(ticket, TaskState.CANCELLED)
+
+    def _give_up(self, reason: str) -> None:
+        """Fail what waits: workers do not even start."""
+        self._failed_boots = 0
+        while self._queue:
+            ticket = self._queue.popleft()
+            why = f"simulation processes do not start: {reason}"
+            self._spool.fail(ticket.lot.tag, why)
+            self._end(ticket, TaskState.FAILED, why)
+
+    def _take_from_spool(self, ticket: Ticket) -> bool:
+        """Use the record of a worker that finished but could not tell; False if there is none."""
+        record = self._spool.read(ticket.lot.tag)
+        if record is None or not record.state.is_final:
+            return False
+        if record.state is TaskState.COMPLETED:
+            ticket.parts = {i: path.read_bytes() for i, path in enumerate(record.results)}
+        self._end(ticket, record.state, record.reason)
+        return True
+
+    def _end(self, ticket: Ticket, state: TaskState, reason: str = "") -> None:
+        ticket.state, ticket.reason = state, reason
+        self._running.pop(ticket.lot.tag, None)
+        ticket.changed.notify_all()

@@ -1,0 +1,150 @@
+"""What an Aer QPU pretends to be: its target, its clock and what a task costs on it (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from qiskit.circuit import CircuitInstruction
+from qiskit.primitives import PrimitiveResult
+
+from backends.aer.options import AerOptions
+from backends.api import Calibration, QualityWindow, Result, Target, Usage
+from backends.metering import Metering
+from backends.payloads import FrozenSamplerPub, Payload
+from backends.profiles import Profile, load_profile
+
+__all__ = ["Timeline", "device_facts", "device_target", "join_parts", "timeline"]
+
+# The ideal simulator never changes; a new revision would mean that equal seeds give new counts.
+IDEAL = Calibration(id="ideal-1", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
+    """Return the target of an ideal simulator, or of the profile that the options name.
+
+    With precision ``exact`` any profile takes estimator payloads.
+    Raises what ``load_profile`` raises.
+    """
+    if options.profile is not None:
+        profile = load_profile(options.profile)
+        target = replace(profile.target(), durable=True)
+        if options.precision == "exact":
+            target = replace(target, payload_kinds=target.payload_kinds | {"estimator"})
+        return target, profile
+    target = Target(
+        name="aer",
+        num_qubits=None,
+        payload_kinds=frozenset({"sampler", "estimator"}),
+        max_concurrent_tasks=None,
+        durable=True,
+        calibration=IDEAL,
+        metering=Metering(),
+    )
+    return target, None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """When a task is on the device, in seconds since the epoch, and its modelled QPU-seconds."""
+
+    begins_at: float
+    ends_at: float
+    qpu_seconds: float
+
+
+def timeline(
+    payload: Payload, target: Target, *, now: float, free_at: float, time_scale: float
+) -> Timeline | None:
+    """Return when the modelled device runs a payload; None for an ideal simulator.
+
+    free_at: when the device has done what it was given before; it does one task at a time.
+    """
+    if target.timing is None:
+        return None
+    duration = target.timing.duration_s(
+        circuits=payload.circuits,
+        shots=payload.shots,
+        num_qubits=payload.num_qubits,
+        depth=_mean_depth(payload),
+    )
+    begins = max(now, free_at) if time_scale else now
+    return Timeline(begins_at=begins, ends_at=begins + time_scale * duration, qpu_seconds=duration)
+
+
+def device_facts(payload: Payload, target: Target, times: Timeline | None) -> dict[str, Any]:
+    """Return what must be kept with a result to tell its usage and origin, as JSON."""
+    at = None if times is None else times.begins_at
+    return {
+        "calibration_id": target.calibration.id,
+        "profile": target.name if target.timing is not None else None,
+        "provisional": _provisional(target.quality_windows, at),
+        "circuits": payload.circuits,
+        "shots": payload.shots,
+        "num_qubits": payload.num_qubits,
+        "qpu_seconds": None if times is None else times.qpu_seconds,
+        "ends_at": None if times is None else times.ends_at,
+    }
+
+
+def join_parts(parts: Sequence[Result], metering: Metering) -> Result:
+    """Put the parts of a task together: PUBs in order, usage, and how each PUB was run.
+
+    Part k of n holds PUBs k, k + n, k + 2n, and so on.
+    """
+    count = sum(len(part.native) for part in parts)
+    pubs = [parts[i % len(parts)].native[i // len(parts)] for i in range(count)]
+    facts = dict(parts[0].metadata)
+    facts["simulation_s"] = max(part.metadata["simulation_s"] for part in parts)
+    metadata = {
+        "method": [pub.metadata["method"] for pub in pubs],
+        "seed": [pub.metadata["seed"] for pub in pubs],
+        "threads": facts["threads"],
+        "workers": [part.metadata["worker_pid"] for part in parts],
+        "simulation_s": facts["simulation_s"],
+        "calibration_id": facts["calibration_id"],
+        "profile": facts["profile"],
+        "provisional": facts["provisional"],
+    }
+    native: PrimitiveResult[Any] = PrimitiveResult(pubs, metadata={"version": 2})
+    return Result(native=native, usage=_usage(facts, metering), metadata=metadata)
+
+
+def _usage(facts: Mapping[str, Any], metering: Metering) -> Usage:
+    """Return what a task consumed; an ideal simulator's QPU-seconds are the simulation's."""
+    seconds = facts["simulation_s"] if facts["qpu_seconds"] is None else facts["qpu_seconds"]
+    shots = facts["shots"]
+    charge = metering.charge(qpu_seconds=seconds, shots=shots, num_qubits=facts["num_qubits"])
+    return Usage(
+        qpu_seconds=seconds, shots=shots, circuits=facts["circuits"], tasks=1, charges=(charge,)
+    )
+
+
+def _mean_depth(payload: Payload) -> float:
+    """Return the layers of gates per circuit, weighted with what each circuit runs."""
+    weights = [
+        pub.points * (pub.shots if isinstance(pub, FrozenSamplerPub) else 1) for pub in payload.pubs
+    ]
+    depths = [pub.circuit.circuit.depth(_is_gate) for pub in payload.pubs]
+    layers = sum(w * d for w, d in zip(weights, depths, strict=True))
+    return float(layers) / max(1, sum(weights))
+
+
+def _is_gate(instruction: CircuitInstruction) -> bool:
+    return instruction.name not in ("barrier", "measure", "reset", "delay")
+
+
+def _provisional(windows: tuple[QualityWindow, ...], at: float | None) -> bool:
+    """Whether a time lies outside all quality windows, so that the site does not vouch for it."""
+    if not windows or at is None:
+        return False
+    clock = datetime.fromtimestamp(at, UTC).strftime("%H:%M")
+    return not any(_within(clock, window) for window in windows)
+
+
+def _within(clock: str, window: QualityWindow) -> bool:
+    if window.start <= window.end:
+        return window.start <= clock < window.end
+    return clock >= window.start or clock < window.end  # over midnight

@@ -1,0 +1,155 @@
+"""One PUB on Aer's native simulator: circuits are assembled once and run many times.
+
+Only worker processes import this module's dependencies; it drives Aer's controller directly
+because `AerSimulator.run` assembles each circuit anew and starts a thread for each call.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qiskit import QuantumCircuit, transpile
+from qiskit.circuit.library import SwapGate
+
+from backends.aer.angles import Angles, angles_of
+
+__all__ = ["Engine", "Job", "Program", "SimulationFailed"]
+
+Floats = NDArray[np.float64]
+_STRUCTURE = ("barrier", "delay", "measure", "reset", "store")
+_CONTROL_FLOW = ("break_loop", "continue_loop", "for_loop", "if_else", "switch_case", "while_loop")
+_STATE_PREPARATION = ("initialize", "set_statevector", "set_density_matrix", "kraus", "superop")
+
+
+class SimulationFailed(Exception):
+    """Aer refused or gave up; the message is Aer's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """How to run a program. seed: of the first point; point i uses seed + 2113·i, as Aer does."""
+
+    method: str
+    threads: int
+    shots: int
+    seed: int
+
+    @staticmethod
+    def fresh_seed() -> int:
+        """Draw a seed that can be asked for again."""
+        return secrets.randbits(31)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A circuit in Aer's own form, with the places where its parameters go."""
+
+    circuit: QuantumCircuit
+    native: Sequence[Any]
+    angles: Angles
+
+
+class Engine:
+    """Aer's controller with a noise model, which may be None."""
+
+    def __init__(self, noise: Any = None) -> None:
+        from qiskit_aer import AerSimulator
+        from qiskit_aer.backends.backend_utils import LIBRARY_DIR
+        from qiskit_aer.backends.controller_wrappers import aer_controller_execute
+
+        simulator = AerSimulator()
+        self._options = simulator.options
+        self._library = LIBRARY_DIR
+        self._controller = aer_controller_execute()
+        self._noise = noise.to_dict(serializable=True) if noise is not None else {}
+        self._gates = sorted({*simulator.configuration().basis_gates} - {"mcx_gray"})
+
+    def compile(self, circuit: QuantumCircuit) -> Program:
+        """Bring a circuit into Aer's form: known gates, control flow as jumps."""
+        from qiskit_aer.backends.aer_compiler import assemble_circuits, compile_circuit
+
+        (inlined,) = compile_circuit([self._lower(circuit)])
+        native, index_maps = assemble_circuits([inlined])
+        native[0].circ_id = 0
+        angles = angles_of(inlined, index_maps[0] if index_maps else None)
+        return Program(circuit=inlined, native=native, angles=angles)
+
+    def run(self, program: Program, values: Floats, job: Job) -> list[Mapping[str, Any]]:
+        """Run every point and return Aer's ``data`` of each, in order.
+
+        values: shape (points, parameters). Raises `SimulationFailed` with Aer's words.
+        """
+        from qiskit_aer.backends.aer_compiler import generate_aer_config
+
+        options: dict[str, Any] = {
+            "method": job.method,
+            "shots": job.shots,
+            "seed_simulator": job.seed,
+            "max_parallel_threads": job.threads,
+        }
+        if program.angles.parameters:
+            options["parameterizations"] = [program.angles.bind(values)]
+        config = generate_aer_config([program.circuit], self._options, **options)
+        config.library_dir = self._library
+        output = self._controller.execute(program.native, self._noise, config)
+        if not output.get("success", False):
+            raise SimulationFailed(_reason(output))
+        results = [entry["data"] for entry in output["results"]]
+        if not program.angles.parameters and len(values) > 1:
+            results += self._repeat(program, len(values), config)
+        return results
+
+    def _repeat(self, program: Program, points: int, config: Any) -> list[Mapping[str, Any]]:
+        """Run a circuit without parameters again for each further point of its PUB."""
+        results = []
+        first = config.seed_simulator
+        for point in range(1, points):
+            config.seed_simulator = first + 2113 * point
+            output = self._controller.execute(program.native, self._noise, config)
+            if not output.get("success", False):
+                raise SimulationFailed(_reason(output))
+            results.append(output["results"][0]["data"])
+        return results
+
+    def _lower(self, circuit: QuantumCircuit) -> QuantumCircuit:
+        """Replace gates Aer does not know by ones it does; most circuits have none."""
+        known = _known(tuple(self._gates))
+        names = {instruction.name for instruction in circuit.data}
+        if "move" in names:
+            circuit = _with_swaps(circuit)
+            names.discard("move")
+        if names <= known:
+            return circuit
+        return transpile(
+            circuit,
+            basis_gates=[*self._gates, *_STRUCTURE, *_CONTROL_FLOW, *_STATE_PREPARATION],
+            optimization_level=0,
+        )
+
+
+@lru_cache(maxsize=4)
+def _known(gates: Iterable[str]) -> frozenset[str]:
+    return frozenset({*gates, *_STRUCTURE, *_STATE_PREPARATION, "save_expval"})
+
+
+def _with_swaps(circuit: QuantumCircuit) -> QuantumCircuit:
+    """Write MOVE as the swap it is; the label keeps its name, by which noise is found."""
+    swapped = circuit.copy_empty_like()
+    for instruction in circuit.data:
+        if instruction.name == "move":
+            swapped.append(instruction.replace(operation=SwapGate(label="move")), copy=False)
+        else:
+            swapped.append(instruction, copy=False)
+    return swapped
+
+
+def _reason(output: Mapping[str, Any]) -> str:
+    statuses = [str(r.get("status", "")) for r in output.get("results", ())]
+    told = [s for s in statuses if s and s != "DONE"] or [str(output.get("status", "no reason"))]
+    return "Aer: " + "; ".join(dict.fromkeys(told))

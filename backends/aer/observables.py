@@ -1,0 +1,91 @@
+"""Observables of an estimator PUB as Pauli sums that Aer evaluates inside the simulation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qiskit.primitives.containers.observables_array import ObservablesArray
+
+__all__ = ["Panel", "PauliSum", "expanded", "panel_of"]
+
+PauliSum = dict[str, float]
+# Each letter of Qiskit's observables that is not a Pauli, as a sum of Paulis.
+_PROJECTORS = {
+    "0": (("I", 0.5), ("Z", 0.5)),
+    "1": (("I", 0.5), ("Z", -0.5)),
+    "+": (("I", 0.5), ("X", 0.5)),
+    "-": (("I", 0.5), ("X", -0.5)),
+    "r": (("I", 0.5), ("Y", 0.5)),
+    "l": (("I", 0.5), ("Y", -0.5)),
+}
+
+
+def expanded(observable: Mapping[str, float]) -> PauliSum:
+    """Write projectors as Paulis and drop terms that cancel."""
+    if all(set(label) <= set("IXYZ") for label in observable):
+        return dict(observable)
+    total: PauliSum = {}
+    for label, coefficient in observable.items():
+        for letters in itertools.product(*(_PROJECTORS.get(c, ((c, 1.0),)) for c in label)):
+            name = "".join(letter for letter, _ in letters)
+            weight = coefficient * float(np.prod([w for _, w in letters]))
+            total[name] = total.get(name, 0.0) + weight
+    return {label: weight for label, weight in total.items() if weight}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panel:
+    """The distinct observables of a PUB, reduced to the qubits any of them acts on.
+
+    qubits: those qubits, lowest first. sums: over strings on these qubits only.
+    index: position in ``sums`` for each element, in the observables' shape.
+    """
+
+    qubits: tuple[int, ...]
+    sums: tuple[PauliSum, ...]
+    index: NDArray[np.int64]
+
+    @property
+    def paulis(self) -> list[str]:
+        """All strings that occur, each once."""
+        return list(dict.fromkeys(itertools.chain.from_iterable(self.sums)))
+
+    def weights(self) -> NDArray[np.float64]:
+        """Return the coefficients, shape (paulis, sums)."""
+        rows = {label: i for i, label in enumerate(self.paulis)}
+        matrix = np.zeros((len(rows), len(self.sums)))
+        for column, total in enumerate(self.sums):
+            for label, weight in total.items():
+                matrix[rows[label], column] = weight
+        return matrix
+
+
+def panel_of(observables: Any) -> Panel:
+    """Collect the observables of a PUB (nested lists of {Pauli string: coefficient})."""
+    array = ObservablesArray(observables)
+    distinct: dict[tuple[tuple[str, float], ...], int] = {}
+    index = np.empty(array.shape, dtype=np.int64)
+    for place, observable in _elements(array):
+        key = tuple(sorted(expanded(observable).items()))
+        index[place] = distinct.setdefault(key, len(distinct))
+    support = sorted({q for key in distinct for label, _ in key for q in _support(label)})
+    sums = tuple({_restricted(label, support): w for label, w in key} for key in distinct)
+    return Panel(qubits=tuple(support), sums=sums, index=index)
+
+
+def _elements(array: ObservablesArray) -> Iterator[tuple[tuple[int, ...], Mapping[str, float]]]:
+    for place in np.ndindex(*array.shape):
+        yield place, array[place]
+
+
+def _support(label: str) -> Iterator[int]:
+    return (q for q, letter in enumerate(reversed(label)) if letter != "I")
+
+
+def _restricted(label: str, qubits: list[int]) -> str:
+    return "".join(label[len(label) - 1 - q] for q in reversed(qubits))

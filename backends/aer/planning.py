@@ -1,0 +1,106 @@
+"""From a payload to a ticket: method, memory, facts and weight of every PUB."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import psutil
+
+from backends.aer.crew import Ticket
+from backends.aer.device import device_facts, timeline
+from backends.aer.methods import Traits, check_memory, choose_method, memory_needed, traits_of
+from backends.aer.options import AerOptions
+from backends.aer.placement import pub_seconds, state_log2
+from backends.aer.wire import Lot
+from backends.api import Target
+from backends.circuits import FrozenCircuit
+from backends.payloads import FrozenSamplerPub, Payload
+from backends.profiles import Profile
+
+__all__ = ["Planner"]
+
+_TRAITS_KEPT = 1024
+# A smaller state is not worth asking the system about, which takes 50 µs.
+_SMALL_BYTES = 1 << 26
+_CGROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+
+
+class Planner:
+    """Plans the simulations of one QPU; keeps what it learnt of each circuit."""
+
+    def __init__(self, options: AerOptions, target: Target, profile: Profile | None) -> None:
+        self._options = options
+        self._target = target
+        self._noisy = profile is not None
+        default = profile.precision if profile else "exact"
+        self._sampled = (options.precision or default) == "sampled"
+        self._traits: OrderedDict[str, Traits] = OrderedDict()
+        self._free_at = 0.0
+
+    def ticket(self, payload: Payload, tag: str, *, now: float, lock: threading.RLock) -> Ticket:
+        """Plan one task. now: seconds since the epoch. Not for two threads at once.
+
+        Raises ``InsufficientMemory`` or ``PayloadRejected``; nothing was started then.
+        """
+        exact = payload.kind == "estimator" and not self._sampled
+        methods, seconds, log2, memory = [], [], 0, 0
+        for pub in payload.pubs:
+            traits = self._traits_of(pub.circuit)
+            method = choose_method(self._options.method, traits, noisy=self._noisy, exact=exact)
+            needed = memory_needed(method, traits.num_qubits)
+            if needed > _SMALL_BYTES:
+                check_memory(method, traits.num_qubits, self.memory_left(0))
+            shots = pub.shots if isinstance(pub, FrozenSamplerPub) else 1
+            methods.append(method)
+            seconds.append(pub_seconds(method, traits, pub.points, shots))
+            log2 = max(log2, state_log2(method, traits))
+            memory = max(memory, needed)
+        times = timeline(
+            payload,
+            self._target,
+            now=now,
+            free_at=self._free_at,
+            time_scale=self._options.time_scale,
+        )
+        if times is not None:
+            self._free_at = times.ends_at
+        facts = {
+            "sampled": self._sampled,
+            **device_facts(payload, self._target, times),
+        }
+        lot = Lot(tag=tag, payload=payload, methods=tuple(methods), parts=1, threads=1, facts=facts)
+        return Ticket(
+            lot=lot,
+            seconds=seconds,
+            log2=log2,
+            memory_bytes=memory,
+            changed=threading.Condition(lock),
+        )
+
+    def memory_left(self, taken_bytes: int) -> int:
+        """Return the bytes a simulation may take while others here hold ``taken_bytes``."""
+        if self._options.memory_bytes is not None:
+            return self._options.memory_bytes - taken_bytes
+        free = int(psutil.virtual_memory().available)
+        for limit, used in _CGROUPS:
+            try:
+                free = min(free, int(limit.read_text()) - int(used.read_text()))
+            except (OSError, ValueError):  # no such file, or "max"
+                continue
+        return max(0, free)
+
+    def _traits_of(self, circuit: FrozenCircuit) -> Traits:
+        digest = circuit.digest
+        if digest not in self._traits:
+            self._traits[digest] = traits_of(circuit.circuit)
+            if len(self._traits) > _TRAITS_KEPT:
+                self._traits.popitem(last=False)
+        return self._traits[digest]

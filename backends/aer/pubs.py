@@ -1,0 +1,157 @@
+"""PUBs run on an engine: what a worker process does with its part of a task."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qiskit import QuantumCircuit
+from qiskit.primitives import DataBin, PubResult, SamplerPubResult
+from qiskit.quantum_info import SparsePauliOp
+
+from backends.aer.engine import Engine, Job, Program
+from backends.aer.observables import Panel, panel_of
+from backends.aer.shots import bit_arrays, registers_of
+from backends.frames import array_from_frame
+from backends.payloads import EstimatorPayload
+
+__all__ = ["PubRunner", "Work"]
+
+_PROGRAMS = 256
+_LABEL = "sum"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One PUB as it came over the wire. observables: JSON text, empty for a sampler PUB."""
+
+    kind: str
+    digest: str
+    circuit: QuantumCircuit
+    values: NDArray[np.float64]
+    observables: bytes
+    fields: Mapping[str, Any]
+    threads: int
+
+    @property
+    def flat_values(self) -> NDArray[np.float64]:
+        """The parameter points, shape (points, parameters)."""
+        *shape, parameters = self.values.shape
+        return self.values.reshape(math.prod(shape), parameters)
+
+    @classmethod
+    def read(cls, header: Mapping[str, Any], index: int, frames: list[bytes], held: Any) -> Work:
+        """Take PUB ``index`` out of a task message. held: circuits by digest."""
+        entry = header["pubs"][index]
+        estimator = header["kind"] == EstimatorPayload.kind
+        position = len(header["missing"]) + index * (2 if estimator else 1)
+        return cls(
+            kind=header["kind"],
+            digest=entry["circuit"],
+            circuit=held[entry["circuit"]],
+            values=array_from_frame(entry["values"], frames[position]),
+            observables=frames[position + 1] if estimator else b"",
+            fields=entry,
+            threads=header["threads"],
+        )
+
+
+class PubRunner:
+    """Runs PUBs, keeping the compiled form of the circuits it met last."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._programs: OrderedDict[tuple[str, bytes], tuple[Program, Any]] = OrderedDict()
+
+    def run(self, work: Work) -> PubResult:
+        """Return the PUB's result. Raises ``SimulationFailed``."""
+        if work.kind == EstimatorPayload.kind:
+            return self._estimate(work)
+        return self._sample(work)
+
+    def _sample(self, work: Work) -> PubResult:
+        program, registers = self._program(work, self._sampler_program)
+        shape = work.values.shape[:-1]
+        job = _job(work, work.fields["shots"])
+        points = self._engine.run(program, work.flat_values, job)
+        counts = [data.get("counts", {"0x0": job.shots}) for data in points]
+        fields = bit_arrays(counts, registers, shape, job.seed)
+        return SamplerPubResult(
+            DataBin(**fields, shape=shape), metadata={"shots": job.shots, **_facts(job)}
+        )
+
+    def _estimate(self, work: Work) -> PubResult:
+        program, panel = self._program(work, self._estimator_program)
+        job = _job(work, 1)
+        table = _expectations(self._engine.run(program, work.flat_values, job), panel)
+        grid = np.arange(len(table)).reshape(work.values.shape[:-1])
+        points, sums = np.broadcast_arrays(grid, panel.index)
+        evs = table[points, sums] if len(panel.sums) else np.zeros(points.shape)
+        bin_ = DataBin(evs=evs, stds=np.zeros(evs.shape), shape=evs.shape)
+        return PubResult(
+            bin_, metadata={"target_precision": work.fields["precision"], **_facts(job)}
+        )
+
+    def _program(self, work: Work, build: Any) -> tuple[Program, Any]:
+        key = (work.digest, work.observables)
+        if key not in self._programs:
+            self._programs[key] = build(work)
+            if len(self._programs) > _PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(key)
+        return self._programs[key]
+
+    def _sampler_program(self, work: Work) -> tuple[Program, Any]:
+        return self._engine.compile(work.circuit), registers_of(work.circuit)
+
+    def _estimator_program(self, work: Work) -> tuple[Program, Panel]:
+        from qiskit_aer.library import SaveExpectationValue
+
+        panel = panel_of(json.loads(work.observables))
+        circuit = work.circuit.copy()
+        for label, total in _saved(panel).items():
+            operator = SparsePauliOp.from_list(list(total.items()))
+            save = SaveExpectationValue(operator, label=label)
+            circuit.append(save, [circuit.qubits[q] for q in panel.qubits])
+        return self._engine.compile(circuit), panel
+
+
+def _saved(panel: Panel) -> dict[str, dict[str, float]]:
+    """Return what to save, by label: one observable as a whole, several string by string."""
+    if not panel.qubits:
+        return {}
+    if len(panel.sums) == 1:
+        return {_LABEL: panel.sums[0]} if panel.sums[0] else {}
+    return {label: {label: 1.0} for label in panel.paulis}
+
+
+def _expectations(points: list[Mapping[str, Any]], panel: Panel) -> NDArray[np.float64]:
+    """Return the value of each distinct observable at each point, shape (points, sums)."""
+    if not panel.qubits:  # nothing but identities
+        row = [sum(total.values()) for total in panel.sums]
+        return np.tile(np.array(row, dtype=float), (len(points), 1))
+    if len(panel.sums) == 1:
+        return np.array([[float(data[_LABEL])] for data in points])
+    labels = panel.paulis
+    table = np.array([[float(data[label]) for label in labels] for data in points])
+    return np.asarray(table @ panel.weights())
+
+
+def _job(work: Work, shots: int) -> Job:
+    seed = work.fields["seed"]
+    return Job(
+        method=work.fields["method"],
+        threads=work.threads,
+        shots=shots,
+        seed=Job.fresh_seed() if seed is None else seed,
+    )
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    return {"method": job.method, "seed": job.seed}

@@ -1,0 +1,151 @@
+"""Task records as files, so that a task is run once even when its parent process dies.
+
+Each task has a folder named by its tag. A worker claims a part by making a symbolic link,
+which either succeeds for one process or fails, and carries the claimer's identity in its
+text. Results appear by rename, whole or not at all. Nothing is synced to disk: a record
+must survive the death of a process, not of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.api import PayloadRejected, TaskState
+
+__all__ = ["Claim", "Record", "Spool", "check_tag", "identity", "is_alive", "is_tag"]
+
+KEEP_S = 14 * 24 * 3600.0
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
+
+
+def check_tag(tag: str) -> None:
+    """Raise `PayloadRejected` unless the tag is a safe file name."""
+    if not is_tag(tag):
+        raise PayloadRejected(
+            f"tag {tag!r}; use 1 to 200 letters, digits and any of _ . = + -, not beginning "
+            "with a sign or a dot"
+        )
+
+
+def is_tag(tag: object) -> bool:
+    """Whether something can be a tag."""
+    return isinstance(tag, str) and _TAG.fullmatch(tag) is not None
+
+
+def identity(pid: int) -> str:
+    """Return ``host:pid:start``, which no later process with the same number shares."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        started = "gone" if stat[0] in (b"Z", b"X") else stat[19].decode()
+    except (OSError, IndexError):
+        started = "gone"
+    return f"{socket.gethostname()}:{pid}:{started}"
+
+
+def is_alive(claimer: str) -> bool:
+    """Whether the process of an identity still runs; one on another host is believed to."""
+    host, pid, started = claimer.rsplit(":", 2)
+    if host != socket.gethostname():
+        return True
+    return started != "gone" and identity(int(pid)) == claimer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Who runs a part of a task. parts: into how many the task was split."""
+
+    part: int
+    parts: int
+    claimer: str
+
+    @property
+    def pid(self) -> int:
+        """The claiming process."""
+        return int(self.claimer.rsplit(":", 2)[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the files say of a task. reason: why it failed. results: one file per part."""
+
+    state: TaskState
+    claims: tuple[Claim, ...] = ()
+    results: tuple[Path, ...] = ()
+    reason: str = ""
+
+
+class Spool:
+    """The task folders under one root. Safe to use from several processes at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def claim(self, tag: str, part: int, parts: int) -> bool:
+        """Take a part for this process; False if any process ever took it."""
+        folder = self._root / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / f"{part}of{parts}.running").symlink_to(identity(os.getpid()))
+        except FileExistsError:
+            return False
+        return True
+
+    def store(self, tag: str, part: int, parts: int, data: bytes) -> None:
+        """Keep a part's result; it becomes visible whole."""
+        self._write(tag, f"{part}of{parts}.result", data)
+
+    def fail(self, tag: str, reason: str) -> None:
+        """Record that the task failed, for good."""
+        self._write(tag, "failed", reason.encode())
+
+    def cancel(self, tag: str) -> None:
+        """Record that the task was cancelled, for good."""
+        self._write(tag, "cancelled", b"")
+
+    def read(self, tag: str) -> Record | None:
+        """Return what is known of a task; None if no process ever began it."""
+        folder = self._root / tag
+        try:
+            names = sorted(path.name for path in folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if "cancelled" in names:
+            return Record(state=TaskState.CANCELLED)
+        if "failed" in names:
+            reason = (folder / "failed").read_text(encoding="utf-8", errors="replace")
+            return Record(state=TaskState.FAILED, reason=reason)
+        claims = tuple(_read_claim(folder, name) for name in names if name.endswith(".running"))
+        if not claims:
+            return None
+        results = {name: folder / name for name in names if name.endswith(".result")}
+        expected = [f"{part}of{claims[0].parts}.result" for part in range(claims[0].parts)]
+        found = tuple(results[name] for name in expected if name in results)
+        state = TaskState.COMPLETED if len(found) == len(expected) else TaskState.RUNNING
+        return Record(state=state, claims=claims, results=found)
+
+    def purge(self) -> None:
+        """Remove records older than two weeks."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._root):
+                with contextlib.suppress(OSError):
+                    if entry.is_dir() and entry.stat().st_mtime < time.time() - KEEP_S:
+                        shutil.rmtree(entry.path, ignore_errors=True)
+
+    def _write(self, tag: str, name: str, data: bytes) -> None:
+        folder = self._root / tag
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f"{name}.{os.getpid()}.draft"
+        draft.write_bytes(data)
+        draft.rename(folder / name)
+
+
+def _read_claim(folder: Path, name: str) -> Claim:
+    part, _, parts = name.removesuffix(".running").partition("of")
+    return Claim(part=int(part), parts=int(parts), claimer=str((folder / name).readlink()))

@@ -1,0 +1,123 @@
+"""The process that simulates: reads tasks from its parent, runs each part exactly once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from backends.aer.spool import Spool
+from backends.aer.wire import CircuitMemory, receive, send
+from backends.frames import pack, unpack
+
+__all__ = ["main"]
+
+
+class _Worker:
+    """State of one worker process: its engine, the circuits it holds, its parent."""
+
+    def __init__(self, connection: socket.socket, settings: dict[str, Any]) -> None:
+        from backends.aer.engine import Engine
+        from backends.aer.pubs import PubRunner
+
+        self._connection = connection
+        self._spool = Spool(Path(settings["spool"]))
+        self._circuits = CircuitMemory()
+        self._runner = PubRunner(Engine(_noise(settings["profile"])))
+        self._orphan = False
+
+    def serve(self) -> None:
+        """Run tasks until the parent is gone, and finish what it left half distributed."""
+        self._tell({"op": "ready", "pid": os.getpid()})
+        while (message := receive(self._connection)) is not None:
+            header, frames = unpack(message)
+            self._learn(header, frames)
+            self._run_part(header, frames, header["part"])
+            if self._orphan:
+                for part in range(header["parts"]):
+                    self._run_part(header, frames, part)
+
+    def _learn(self, header: dict[str, Any], frames: list[bytes]) -> None:
+        from backends.circuits import load_qpy
+
+        for digest, data in zip(header["missing"], frames, strict=False):
+            self._circuits.add(digest, load_qpy(data))
+        self._circuits.use(header["circuits"])
+
+    def _run_part(self, header: dict[str, Any], frames: list[bytes], part: int) -> None:
+        tag, parts = header["tag"], header["parts"]
+        told = {"tag": tag, "part": part}
+        if not self._spool.claim(tag, part, parts):
+            self._tell({"op": "taken", **told})
+            return
+        try:
+            data = self._simulate(header, frames, part)
+        except Exception as error:  # noqa: BLE001  whatever a simulation does, only its task fails
+            reason = _explain(error)
+            self._spool.fail(tag, reason)
+            self._tell({"op": "failed", "reason": reason, **told})
+            return
+        self._spool.store(tag, part, parts, data)
+        self._tell({"op": "done", **told}, data)
+
+    def _simulate(self, header: dict[str, Any], frames: list[bytes], part: int) -> bytes:
+        from qiskit.primitives import PrimitiveResult
+
+        from backends.aer.pubs import Work
+        from backends.api import Result, Usage
+        from backends.results import result_to_bytes
+
+        started = time.perf_counter()
+        indices = range(part, len(header["pubs"]), header["parts"])
+        native = PrimitiveResult(
+            [
+                self._runner.run(Work.read(header, index, frames, self._circuits))
+                for index in indices
+            ]
+        )
+        facts = {
+            **header["facts"],
+            "threads": header["threads"],
+            "worker_pid": os.getpid(),
+            "simulation_s": time.perf_counter() - started,
+        }
+        return result_to_bytes(Result(native=native, usage=Usage(), metadata=facts))
+
+    def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
+        try:
+            send(self._connection, pack(header, [data]))
+        except OSError:  # the parent is dead; the spool has what it needs to know
+            self._orphan = True
+
+
+def _noise(profile: str | None) -> Any:
+    if profile is None:
+        return None
+    from backends.noise import noise_model
+    from backends.profiles import load_profile
+
+    return noise_model(load_profile(profile))
+
+
+def _explain(error: Exception) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = (
+        "" if type(error).__name__ == "SimulationFailed" else f" ({last.filename}:{last.lineno})"
+    )
+    return f"{str(error) or type(error).__name__}{where}"
+
+
+def main() -> None:
+    """Serve on the socket that is standard input. Argument 2: settings as JSON."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    settings = json.loads(sys.argv[2])
+    # Set for Aer's OpenMP, which reads it when it is loaded; a Dask worker has set it to 1.
+    os.putenv("OMP_NUM_THREADS", str(settings["cores"]))
+    with socket.socket(fileno=0) as connection:
+        _Worker(connection, settings).serve()
