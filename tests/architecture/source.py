@@ -57,12 +57,15 @@ def functions(tree: ast.AST) -> Iterator[tuple[str, Function]]:
 
 
 def public_names(tree: ast.Module) -> set[str]:
-    """Return the names a module defines at its top level, imports and ``_names`` left out."""
+    """Return the names a module defines at its top level.
+
+    Left out are imports, ``_names``, and type variables, which mean nothing elsewhere.
+    """
     found: set[str] = set()
     for node in ast.walk(_without_bodies(tree)):
         if isinstance(node, Function | ast.ClassDef):
             found.add(node.name)
-        elif isinstance(node, ast.Assign):
+        elif isinstance(node, ast.Assign) and not _makes_type_variable(node.value):
             found.update(name for target in node.targets for name in _targets(target))
         elif isinstance(node, ast.AnnAssign):
             found.update(_targets(node.target))
@@ -102,6 +105,11 @@ def _without_bodies(tree: ast.Module) -> ast.Module:
         else:
             flat.append(node)
     return ast.Module(body=flat, type_ignores=[])
+
+
+def _makes_type_variable(value: ast.expr) -> bool:
+    made = value.func if isinstance(value, ast.Call) else None
+    return isinstance(made, ast.Name) and made.id in ("ParamSpec", "TypeVar", "TypeVarTuple")
 
 
 def _targets(target: ast.expr) -> Iterator[str]:

@@ -119,7 +119,7 @@ def test_exceptions_from_the_rules_are_still_needed() -> None:
 
 def test_the_readers_of_code_see_what_is_there() -> None:
     tree = ast.parse(
-        "import os\nfrom x import y as z\n__all__ = ['A', 'f', 'n']\nn: int = 1\n_m = 2\n"
+        "import os\nfrom x import y as z\nT = TypeVar('T')\n__all__ = ['A', 'f', 'n']\nn: int = 1\n_m = 2\n"
         "class A:\n    def g(self, a, /, b, *c, d, **e): ...\n"
         "if n:\n    def f(): ...\n"
     )
