@@ -10,6 +10,7 @@ __all__ = [
     "VARIABLES",
     "config_dir",
     "prefect_api_url",
+    "prefect_is_configured",
     "prepare_prefect",
     "process_environment",
     "run_id_from_environment",
@@ -48,6 +49,23 @@ def prefect_api_url(environ: Mapping[str, str] | None = None) -> str | None:
     return process_environment(environ).get("PREFECT_API_URL") or None
 
 
+def prefect_is_configured(
+    environ: Mapping[str, str] | None = None, folder: Path | None = None
+) -> bool:
+    """Whether Prefect may find a server in files: a profile, ``prefect.toml``, ``.env``, ….
+
+    Only Prefect can tell what they mean; this says whether it is to be asked.
+    """
+    known = process_environment(environ)
+    home = Path(known.get("PREFECT_HOME") or Path(known.get("HOME") or Path.home()) / ".prefect")
+    named = known.get("PREFECT_PROFILES_PATH")
+    places = [Path(named) if named else home / "profiles.toml"]
+    places += [(folder or Path.cwd()) / name for name in ("prefect.toml", ".env", "pyproject.toml")]
+    if known.get("PREFECT_PROFILE") or known.get("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"):
+        return True
+    return any(_mentions_prefect(place) for place in places)
+
+
 def config_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return the folder of the user's own configuration (XDG base directories)."""
     return _xdg("XDG_CONFIG_HOME", ".config", environ)
@@ -73,3 +91,13 @@ def _xdg(variable: str, fallback: str, environ: Mapping[str, str] | None) -> Pat
     if not root.is_absolute():  # the specification: relative values are to be ignored
         root = Path(known.get("HOME") or Path.home()) / fallback
     return root / "hpcqc"
+
+
+def _mentions_prefect(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    if path.name == "prefect.toml":
+        return True
+    return "PREFECT_" in text or "[tool.prefect" in text

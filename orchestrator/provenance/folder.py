@@ -39,6 +39,19 @@ class RunFolder:
         self._stages: IO[str] | None = None
         self._writing = threading.Lock()
 
+    def check(self) -> None:
+        """See whether the folder could be made and written; make nothing. Raises `FolderError`."""
+        place = next(p for p in (self.path, *self.path.parents) if p.exists())
+        if not place.is_dir():
+            fault = f"{place} is not a folder"
+        elif not os.access(place, os.W_OK | os.X_OK):
+            fault = f"{place} is not writable"
+        else:
+            return
+        raise FolderError(
+            f"cannot write the output folder {self.path}: {fault}; give another with --out"
+        )
+
     def open(self, run_id: str, target: str) -> dict[str, Any] | None:
         """Make or take the folder; return the record of this run's earlier attempt, if any.
 

@@ -1,0 +1,221 @@
+"""The commands of ``hpcqc`` and their options; what they do is loaded when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="hpcqc",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is there in a fifth of the time
+    help="Run hybrid quantum-classical flows: classical stages on Dask, quantum stages on QPUs.",
+)
+qpu_app = typer.Typer(no_args_is_help=True, help="The QPUs of the site.")
+config_app = typer.Typer(no_args_is_help=True, help="The site's configuration.")
+app.add_typer(qpu_app, name="qpu")
+app.add_typer(config_app, name="config")
+
+SiteOption = Annotated[
+    Path | None,
+    typer.Option("--site", metavar="FILE", help="Site file instead of the one found."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting of the site, such as qpu.vlq.time_scale=1. Repeatable.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
+QpuOption = Annotated[
+    str | None, typer.Option("--qpu", metavar="NAME", help="QPU instead of the site's default.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            typer.echo(f"hpcqc {version('hpcqc')}")
+        except PackageNotFoundError:
+            typer.echo("hpcqc, not installed (run from its source)")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end."),
+    ] = False,
+) -> None:
+    """Run hybrid quantum-classical flows: classical stages on Dask, quantum stages on QPUs."""
+
+
+@app.command()
+def run(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET", help="flows.dissociation, flows.maxcut, or path/to/file.py:flow."
+        ),
+    ],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p",
+            "--parameter",
+            metavar="NAME=VALUE",
+            help="Parameter of the flow: a TOML or JSON value, or text. Repeatable.",
+        ),
+    ] = None,
+    qpu: QpuOption = None,
+    site: SiteOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of this run; hpcqc-runs/<run id> if not given."),
+    ] = None,
+    setting: SetOption = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run-id", metavar="ID", help="Name of the run; that of an earlier one continues it."
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show Prefect's log instead of filing it.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a flow and leave a folder with its record, result and report."""
+    from orchestrator.cli.closing import tell
+    from orchestrator.cli.running import RunRequest, run_flow
+
+    request = RunRequest(
+        target=target,
+        parameters=parameter or (),
+        qpu=qpu,
+        site_file=site,
+        out=out,
+        overrides=setting or (),
+        run_id=run_id,
+        verbose=verbose,
+        as_json=as_json,
+    )
+    raise typer.Exit(tell(run_flow(request), as_json=as_json))
+
+
+@app.command()
+def sample(
+    circuit: Annotated[
+        Path, typer.Argument(metavar="CIRCUIT", help="OpenQASM 2 or 3 (.qasm), or QPY (.qpy).")
+    ],
+    qpu: QpuOption = None,
+    shots: Annotated[int, typer.Option(metavar="N", help="Shots.")] = 1024,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="S", help="Seed of a simulator; equal seeds, equal counts."),
+    ] = None,
+    top: Annotated[int, typer.Option(metavar="N", help="Rows of the table.")] = 16,
+    site: SiteOption = None,
+    setting: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample one circuit from a file and show the counts."""
+    from orchestrator.cli.sampling import SampleRequest, sample_file, tell_sample
+
+    request = SampleRequest(
+        file=circuit, qpu=qpu, shots=shots, seed=seed, site_file=site, overrides=setting or ()
+    )
+    tell_sample(sample_file(request), top=top, as_json=as_json)
+
+
+@app.command()
+def backends(as_json: JsonOption = False) -> None:
+    """List the installed backends, ours and other packages'."""
+    from orchestrator.cli.describing import tell_backends
+
+    tell_backends(as_json=as_json)
+
+
+@app.command()
+def jobs(
+    job: Annotated[str | None, typer.Argument(metavar="[ID]", help="One job, in detail.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="Only the jobs of this run.")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The latest so many.")] = 20,
+    site: SiteOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List quantum jobs from the ledger, or show one."""
+    from orchestrator.cli.job_listing import tell_job, tell_jobs
+
+    if job is not None:
+        tell_job(job, site, as_json=as_json)
+    else:
+        tell_jobs(run, limit, site, as_json=as_json)
+
+
+@app.command()
+def doctor(site: SiteOption = None, as_json: JsonOption = False) -> None:
+    """Check the installation, the machine and the site; exit 1 if something is broken."""
+    from orchestrator.cli.describing import tell_diagnosis
+
+    raise typer.Exit(tell_diagnosis(site, as_json=as_json))
+
+
+@qpu_app.command("list")
+def qpu_list(
+    site: SiteOption = None, setting: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """List the site's QPUs."""
+    from orchestrator.cli.describing import tell_qpus
+
+    tell_qpus(site, setting or (), as_json=as_json)
+
+
+@qpu_app.command("show")
+def qpu_show(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    site: SiteOption = None,
+    setting: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a QPU accepts, how it charges, and where its values come from."""
+    from orchestrator.cli.describing import tell_qpu
+
+    tell_qpu(name, site, setting or (), as_json=as_json)
+
+
+@config_app.command("show")
+def config_show(
+    site: SiteOption = None, setting: SetOption = None, as_json: JsonOption = False
+) -> None:
+    """Show the configuration in force and where it was found."""
+    from orchestrator.cli.describing import tell_config
+
+    tell_config(site, setting or (), as_json=as_json)
+
+
+@config_app.command("check")
+def config_check(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="The one found, if not given.")
+    ] = None,
+    setting: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a site file down to each backend's options; exit 2 if something is wrong."""
+    from orchestrator.cli.describing import tell_config_check
+
+    raise typer.Exit(tell_config_check(file, setting or (), as_json=as_json))

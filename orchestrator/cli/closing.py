@@ -1,0 +1,77 @@
+"""What a run says when it is over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
+from orchestrator.provenance.markup import cell_text, duration_text
+from orchestrator.provenance.report import usage_rows
+
+if TYPE_CHECKING:
+    from orchestrator.cli.running import Finished
+
+__all__ = ["tell"]
+
+_MAX_ROWS = 40
+
+
+def tell(finished: Finished, *, as_json: bool) -> int:
+    """Write a run's outcome; return its exit code."""
+    record = finished.record
+    if as_json:
+        print_json(_document(finished))
+    elif finished.code == 0:
+        _tell_outcome(finished)
+    if finished.code != 0:
+        print_error(str(record["error"]))
+        log = finished.folder / "run.log"
+        hint = f"what is known is in {finished.folder}"
+        say(f"{hint}; the traceback in {log.name}" if log.exists() else hint, stderr=True)
+    return finished.code
+
+
+def _document(finished: Finished) -> dict[str, Any]:
+    record = finished.record
+    keys = ("id", "status", "error", "duration_s", "usage")
+    files = sorted(p.name for p in finished.folder.iterdir() if not p.name.startswith("."))
+    return {
+        **{key: record[key] for key in keys},
+        "folder": str(finished.folder),
+        "files": files,
+        "result": finished.value,
+    }
+
+
+def _tell_outcome(finished: Finished) -> None:
+    outcome, record = finished.outcome, finished.record
+    if outcome.table is not None:
+        shown = outcome.table.rows[:_MAX_ROWS]
+        tabulate(outcome.table.columns, shown)
+        left = len(outcome.table.rows) - len(shown)
+        if left:
+            say(f"… {left} more rows in result.json")
+    for line in (*outcome.summary, *outcome.notes):
+        say(line)
+    if outcome.table is None and outcome.plot is None and not outcome.summary:
+        say(f"result: {cell_text(finished.value)}"[:2000])
+    console = open_console()
+    console.print()
+    stages, jobs = len(record["stages"]), len(record["jobs"])
+    cached = sum(stage["state"] == "cached" for stage in record["stages"])
+    say(
+        f"{stages} stages{f' ({cached} finished before)' if cached else ''} and {jobs} quantum "
+        f"jobs in {duration_text(record['duration_s'])}",
+        style="dim",
+    )
+    for qpu, count, tasks, _circuits, shots, seconds, charged in usage_rows(record):
+        say(
+            f"QPU {qpu}: {count} jobs in {tasks} tasks, {shots:,} shots, "
+            f"{duration_text(seconds)} on the device, charged {charged or 'nothing'}",
+            style="dim",
+        )
+    names = ("report.html", "plot.png", "gantt.png", "result.json", "run.json")
+    for name in names:
+        file = finished.folder / name
+        if file.exists():
+            say(f"  {file}")

@@ -1,0 +1,50 @@
+"""What went wrong, told in one paragraph with the exit code that belongs to it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterable
+
+from orchestrator.cli.output import print_error, print_json
+
+__all__ = ["FAILED", "INTERRUPTED", "MISTAKE", "end_with", "is_mistake", "reason"]
+
+FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+_OURS = ("backends", "flows", "orchestrator")
+_FRAMES_SHOWN = 1
+
+
+def is_mistake(error: BaseException, packages: Iterable[str] = ()) -> bool:
+    """Whether an error says that the user must change something before it can work.
+
+    The rule: it is an instance of a ``ValueError`` subclass that one of our packages, a plugin
+    or the flow's own module (``packages``, top-level names) defines. A plain ``ValueError``,
+    from anywhere, is a failure of the code that raised it.
+    """
+    known = {*_OURS, *packages}
+    return isinstance(error, ValueError) and type(error).__module__.split(".")[0] in known
+
+
+def reason(error: BaseException) -> str:
+    """Return an error as one line; the type is named where the message alone says little."""
+    text = " ".join(str(error).split())
+    if is_mistake(error) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def end_with(error: Exception, *, as_json: bool) -> int:
+    """Tell an error that ended a command; return the exit code."""
+    if isinstance(error, BrokenPipeError):  # `hpcqc jobs | head`
+        return FAILED
+    if is_mistake(error):
+        message, code, kind = reason(error), MISTAKE, "mistake"
+    else:
+        frame = traceback.extract_tb(error.__traceback__)[-_FRAMES_SHOWN:]
+        place = f" ({frame[0].filename}:{frame[0].lineno})" if frame else ""
+        message, code, kind = f"{reason(error)}{place}", FAILED, "failure"
+    print_error(message)
+    if as_json:
+        print_json({"error": {"kind": kind, "message": message}}, file=sys.stdout)
+    return code

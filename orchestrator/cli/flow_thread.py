@@ -1,0 +1,94 @@
+"""A flow at work in a thread of its own, so that Ctrl-C is ours to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["FlowThread", "Terminated", "end_now", "interruptible"]
+
+_LOOK_EVERY_S = 0.1
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM, as Slurm does at the end of a walltime."""
+
+
+class FlowThread:
+    """Runs a Prefect flow. Its value or its error is there when it is done."""
+
+    def __init__(self, flow: Any, parameters: Mapping[str, Any]) -> None:
+        """Prepare; `start` starts it."""
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self._call = (flow, dict(parameters))
+        # Prefect keeps its settings in context variables, which a new thread would not have.
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._work,), name="flow", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the flow."""
+        self._thread.start()
+
+    def wait(self, tick: Callable[[], None]) -> None:
+        """Return when the flow is done, calling ``tick`` meanwhile. Ctrl-C gets through."""
+        while self._thread.is_alive():
+            self._thread.join(_LOOK_EVERY_S)
+            tick()
+
+    def settle(self, seconds: float) -> bool:
+        """Wait at most so long for the flow's end; return whether it came."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _work(self) -> None:
+        flow, parameters = self._call
+        try:
+            value = flow(**parameters)
+            if inspect.isawaitable(value):
+                value = asyncio.run(_awaited(value))
+            self.value = value
+        except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread
+            self.error = error
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, SIGTERM raises `Terminated` in the main thread, as SIGINT raises KeyboardInterrupt."""
+
+    def terminate(_number: int, _frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_now(code: int) -> None:
+    """End this process and every child of it, without waiting for threads that still hang."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    os._exit(code)

@@ -1,0 +1,84 @@
+"""How the command line speaks: tables and text through Rich, or one JSON document."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["facts", "open_console", "print_error", "print_json", "rich_table", "say", "tabulate"]
+
+
+def open_console(*, stderr: bool = False) -> Console:
+    """Return a Rich console on the stream as it is now."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any, file: IO[str] | None = None) -> None:
+    """Write a value as one JSON document."""
+    from orchestrator.provenance.values import json_text
+
+    (file or sys.stdout).write(json_text(value))
+
+
+def print_error(message: str) -> None:
+    """Write an error as one paragraph to stderr."""
+    from rich.text import Text
+
+    text = Text("Error: ", style="bold red")
+    text.append(message, style="not bold default")
+    open_console(stderr=True).print(text)
+
+
+def say(text: str, *, style: str = "", stderr: bool = False) -> None:
+    """Write a line; nothing in it is taken for markup."""
+    open_console(stderr=stderr).print(text, style=style, markup=False)
+
+
+def tabulate(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
+    """Write a table to stdout."""
+    open_console().print(rich_table(columns, rows, title))
+
+
+def rich_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> Any:
+    """Return a Rich table; a column of numbers is set flush right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from orchestrator.provenance.markup import cell_text
+
+    listed = [list(row) for row in rows]
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numbers = bool(listed) and all(
+            isinstance(row[index], (int, float, type(None))) for row in listed
+        )
+        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in listed:
+        table.add_row(*(Text(cell_text(cell)) for cell in row))
+    return table
+
+
+def facts(pairs: Mapping[str, Any], title: str = "") -> None:
+    """Write names and values, one pair a line; what is None is left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from orchestrator.provenance.markup import cell_text
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in pairs.items():
+        if value is not None:
+            grid.add_row(name, Text(cell_text(value)))
+    console = open_console()
+    if title:
+        console.print(title, style="bold underline", markup=False)
+    console.print(grid)

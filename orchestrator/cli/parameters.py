@@ -1,0 +1,108 @@
+"""Parameters of a flow, from the command line to the types its signature asks for."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_type_hints
+
+__all__ = ["ParameterError", "assignments", "bound_parameters", "literal"]
+
+
+class ParameterError(ValueError):
+    """A parameter is unknown, missing, or of another type than the flow asks for."""
+
+
+def assignments(given: Sequence[str]) -> dict[str, str]:
+    """Split ``name=value`` texts. Raises `ParameterError` on another form, or a name twice."""
+    texts: dict[str, str] = {}
+    for entry in given:
+        name, equals, text = entry.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ParameterError(f"-p {entry!r}: expected name=value")
+        if name.strip() in texts:
+            raise ParameterError(f"-p {name.strip()} is given twice")
+        texts[name.strip()] = text
+    return texts
+
+
+def bound_parameters(function: Any, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values the function asks for; what is not given keeps its default.
+
+    Each text is tried as a TOML or JSON literal, then as plain text, then, for a list, as
+    items between commas; the first that fits the annotation counts.
+    Raises `ParameterError`.
+    """
+    signature = inspect.signature(function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    named = {
+        name: parameter
+        for name, parameter in signature.parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+    }
+    for name in texts:
+        if name not in named and not takes_any:
+            near = difflib.get_close_matches(name, named, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ParameterError(
+                f"the flow has no parameter {name!r}; it takes: {', '.join(named) or 'none'}.{hint}"
+            )
+    missing = [n for n, p in named.items() if p.default is p.empty and n not in texts]
+    if missing:
+        raise ParameterError(
+            f"the flow needs a value for: {', '.join(missing)}; give -p {missing[0]}=…"
+        )
+    hints = _hints(function)
+    return {name: _fitted(name, text, hints.get(name, Any)) for name, text in texts.items()}
+
+
+def literal(text: str) -> Any:
+    """Read a text as a TOML value, else as JSON, else leave it as it is.
+
+    >>> [literal(t) for t in ("0.5", "true", "[1, 2]", "null", "h2.xyz", "1e3")]
+    [0.5, True, [1, 2], None, 'h2.xyz', 1000.0]
+    """
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        if len(parsed) == 1:
+            return parsed["value"]
+    except tomllib.TOMLDecodeError:
+        pass
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _fitted(name: str, text: str, annotation: Any) -> Any:
+    if annotation is Any:
+        return literal(text)
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+    from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+    try:
+        adapter = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+    except (PydanticSchemaGenerationError, PydanticUserError, NameError):
+        try:
+            adapter = TypeAdapter(annotation)
+        except (PydanticSchemaGenerationError, PydanticUserError, NameError):
+            return literal(text)
+    fault = ""
+    for candidate in (literal(text), text, [literal(part.strip()) for part in text.split(",")]):
+        try:
+            return adapter.validate_python(candidate)
+        except ValidationError as error:
+            fault = fault or error.errors()[0]["msg"]
+    shown = getattr(annotation, "__name__", None) or str(annotation)
+    shown = str(annotation) if "[" in str(annotation) else shown
+    raise ParameterError(f"-p {name}={text}: expected {shown}; {fault[:1].lower()}{fault[1:]}")
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):  # names that exist for type checkers only
+        return {}

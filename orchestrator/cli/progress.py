@@ -1,0 +1,198 @@
+"""Live progress of a run: its stages and quantum jobs, on the terminal or in plain lines."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from orchestrator.provenance.lanes import stage_name
+
+if TYPE_CHECKING:
+    from orchestrator.broker.views import JobView
+    from orchestrator.runs import StageSpan
+
+__all__ = ["Board", "JobLine", "Progress", "StageLine", "job_lines"]
+
+_PLAIN_EVERY_S = 10.0
+_JOBS_EVERY_S = 1.0
+_JOBS_SHARE = 20  # reading the ledger may take a twentieth of the time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLine:
+    """Stages of one name. units: finished and total over their fan-outs."""
+
+    name: str
+    where: str
+    running: int
+    done: int
+    cached: int
+    failed: int
+    units: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLine:
+    """Quantum jobs of one QPU."""
+
+    qpu: str
+    queued: int
+    running: int
+    done: int
+    failed: int
+    shots: int
+
+
+class Board:
+    """What is known of a run's stages; fed from any thread."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._spans: dict[tuple[str, Any], StageSpan] = {}
+        self._lock = threading.Lock()
+
+    def note(self, span: StageSpan) -> None:
+        """Take in a new or changed span."""
+        with self._lock:
+            self._spans[span.key, span.started_at] = span
+
+    def stage_lines(self) -> list[StageLine]:
+        """Return one line per stage name, in order of first start."""
+        groups: dict[str, list[StageSpan]] = {}
+        with self._lock:
+            for span in self._spans.values():
+                groups.setdefault(stage_name(span.name), []).append(span)
+        return [_stage_line(name, spans) for name, spans in groups.items()]
+
+
+def job_lines(jobs: Iterable[JobView]) -> list[JobLine]:
+    """Return one line per QPU."""
+    groups: dict[str, list[JobView]] = {}
+    for job in jobs:
+        groups.setdefault(job.qpu, []).append(job)
+    lines = []
+    for qpu, held in groups.items():
+        states = Counter(job.state.value for job in held)
+        bad = states["failed"] + states["cancelled"] + states["uncertain"]
+        lines.append(
+            JobLine(
+                qpu=qpu,
+                queued=states["queued"],
+                running=states["running"],
+                done=states["completed"],
+                failed=bad,
+                shots=sum(job.usage.shots for job in held),
+            )
+        )
+    return lines
+
+
+class Progress:
+    """Shows a board: a live table on a terminal, now and then a line elsewhere.
+
+    Call `tick` often from one thread; it does as much as is due.
+    """
+
+    def __init__(self, board: Board, jobs: Callable[[], list[JobView]], stream: IO[str]) -> None:
+        """Show ``board`` on ``stream``; ``jobs`` is asked about once a second."""
+        self._board, self._jobs, self._stream = board, jobs, stream
+        self._live: Any = None
+        self._known: list[JobLine] = []
+        self._jobs_due = self._plain_due = 0.0
+        self._last = ""
+
+    def start(self) -> None:
+        """Begin showing."""
+        self._plain_due = time.monotonic() + _PLAIN_EVERY_S
+        if not self._stream.isatty():
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(
+            console=Console(file=self._stream, highlight=False),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._live.start()
+
+    def tick(self) -> None:
+        """Refresh what is due."""
+        now = time.monotonic()
+        if now >= self._jobs_due:
+            self._known = job_lines(self._jobs())
+            took = time.monotonic() - now
+            self._jobs_due = now + max(_JOBS_EVERY_S, _JOBS_SHARE * took)
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+        elif now >= self._plain_due:
+            self._plain_due = now + _PLAIN_EVERY_S
+            line = self._line()
+            if line and line != self._last:
+                self._last = line
+                print(line, file=self._stream, flush=True)
+
+    def stop(self) -> None:
+        """Stop showing, and clear the live table; stopping twice does nothing."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _table(self) -> Any:
+        from rich.console import Group
+
+        from orchestrator.cli.output import rich_table
+
+        columns = ("stage", "where", "running", "done", "cached", "failed", "units")
+        rows = [
+            (s.name, s.where, s.running, s.done, s.cached, s.failed, _units(s.units))
+            for s in self._board.stage_lines()
+        ]
+        parts = [rich_table(columns, rows)] if rows else []
+        if self._known:
+            headings = ("QPU", "jobs queued", "running", "done", "failed", "shots")
+            parts.append(
+                rich_table(
+                    headings,
+                    [(j.qpu, j.queued, j.running, j.done, j.failed, j.shots) for j in self._known],
+                )
+            )
+        return Group(*parts)
+
+    def _line(self) -> str:
+        parts = [
+            f"{s.name}: {s.running} running, {s.done + s.cached} done"
+            + (f", {s.failed} failed" if s.failed else "")
+            + (f" ({_units(s.units)} units)" if s.units else "")
+            for s in self._board.stage_lines()
+        ]
+        parts += [
+            f"QPU {j.qpu}: {j.queued} queued, {j.running} running, {j.done} done"
+            + (f", {j.failed} failed" if j.failed else "")
+            for j in self._known
+        ]
+        return "; ".join(parts)
+
+
+def _stage_line(name: str, spans: list[StageSpan]) -> StageLine:
+    states = Counter(span.state for span in spans)
+    units = [span.units for span in spans if span.units]
+    return StageLine(
+        name=name,
+        where=", ".join(dict.fromkeys(span.where for span in spans if span.where)),
+        running=states["running"],
+        done=states["completed"],
+        cached=states["cached"],
+        failed=states["failed"] + states["cancelled"],
+        units=(sum(u[0] for u in units), sum(u[1] for u in units)) if units else None,
+    )
+
+
+def _units(units: tuple[int, int] | None) -> str | None:
+    return f"{units[0]}/{units[1]}" if units else None

@@ -1,0 +1,100 @@
+"""Prefect as a run needs it: no telemetry, no chatter on the terminal, a server if there is none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orchestrator.cli.prefect_server import TemporaryServer
+from orchestrator.config.environment import (
+    prefect_api_url,
+    prefect_is_configured,
+    prepare_prefect,
+)
+
+__all__ = ["launch_server", "logs_to_file", "on_server", "server_if_needed"]
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+# What Prefect sets for a server that it starts for one process; there is nobody to see a UI.
+_SERVER = {
+    "PREFECT_UI_ENABLED": "0",
+    "PREFECT_SERVER_UI_ENABLED": "0",
+    "PREFECT__SERVER_EPHEMERAL": "1",
+    "PREFECT__SERVER_FINAL": "1",
+}
+
+
+def launch_server() -> TemporaryServer | None:
+    """Set Prefect's variables and start a server where none is configured. Import no Prefect.
+
+    Where the user has Prefect settings in files, return None: ask `server_if_needed` later.
+    """
+    prepare_prefect(_QUIET)
+    if prefect_api_url() is not None or prefect_is_configured():
+        return None
+    return _start()
+
+
+def server_if_needed() -> TemporaryServer | None:
+    """Start a server if Prefect, which knows all settings by now, has found none."""
+    from prefect.settings import PREFECT_API_URL
+
+    return _start() if PREFECT_API_URL.value() is None else None
+
+
+def logs_to_file(path: Path) -> logging.Handler:
+    """Send what Prefect, Dask and warnings log to a file instead of the terminal."""
+    sink = logging.FileHandler(path, encoding="utf-8")
+    sink.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s"))
+    known = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
+    for name in (*known, *_LOGGERS):
+        logger = logging.getLogger(name)
+        for held in tuple(logger.handlers):
+            if isinstance(held, logging.StreamHandler) or "Console" in type(held).__name__:
+                logger.removeHandler(held)
+    for name in _LOGGERS:
+        logging.getLogger(name).addHandler(sink)
+    logging.captureWarnings(capture=True)
+    return sink
+
+
+_LOGGERS = ("prefect", "distributed", "dask", "orchestrator", "backends", "flows", "py.warnings")
+
+
+@contextmanager
+def on_server(server: TemporaryServer | None) -> Iterator[None]:
+    """Run a block against a temporary server; None leaves Prefect's settings as they are.
+
+    Such a run is spared the second that ending Prefect's heartbeat takes: nobody watches for it.
+    """
+    if server is None:
+        yield
+        return
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOGGING_TO_API_ENABLED,
+        temporary_settings,
+    )
+
+    updates = {
+        PREFECT_API_URL: server.api_url,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_LOGGING_TO_API_ENABLED: False,
+    }
+    with temporary_settings(updates=updates):
+        yield
+
+
+def _start() -> TemporaryServer:
+    server = TemporaryServer(_SERVER)
+    server.start()
+    # The logs are in the run's folder; nobody would ever read them from this server.
+    prepare_prefect({"PREFECT_API_URL": server.api_url, "PREFECT_LOGGING_TO_API_ENABLED": "false"})
+    return server

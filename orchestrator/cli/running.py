@@ -1,0 +1,288 @@
+"""``hpcqc run``: everything is checked, then the flow runs, then its folder is written."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import traceback
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import runs
+from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
+from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
+from orchestrator.cli.jobs_source import check_ledger, jobs_of
+from orchestrator.cli.output import print_error
+from orchestrator.cli.parameters import assignments, bound_parameters
+from orchestrator.cli.progress import Board, Progress
+from orchestrator.cli.quiet_prefect import (
+    launch_server,
+    logs_to_file,
+    on_server,
+    server_if_needed,
+)
+from orchestrator.cli.targets import LoadedFlow, Target, find_target, load_flow
+from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
+from orchestrator.doctor import machine, versions
+from orchestrator.provenance.folder import RunFolder
+from orchestrator.provenance.outcome import Outcome
+from orchestrator.provenance.record import RunFacts, RunStatus, merged_stages, run_document
+
+if TYPE_CHECKING:
+    from orchestrator.cli.prefect_server import TemporaryServer
+
+__all__ = ["Finished", "RunRequest", "checked", "run_flow"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_CANCEL_S, _SETTLE_S = 10.0, 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What the user asked for, as it was typed."""
+
+    target: str
+    parameters: Sequence[str] = ()
+    qpu: str | None = None
+    site_file: Path | None = None
+    out: Path | None = None
+    overrides: Sequence[str] = ()
+    run_id: str | None = None
+    verbose: bool = False
+    as_json: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """How a run ended. value: the flow's, None unless it completed."""
+
+    code: int
+    record: dict[str, Any]
+    folder: Path
+    outcome: Outcome
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    request: RunRequest
+    id: str
+    site: Site
+    target: Target
+    folder: RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ready:
+    loaded: LoadedFlow
+    parameters: dict[str, Any]
+    server: TemporaryServer | None
+
+
+def checked(request: RunRequest) -> _Plan:
+    """Check what can be checked without importing the flow. Raises ``ValueError`` subclasses."""
+    run_id = request.run_id or run_id_from_environment() or _new_id()
+    if not _RUN_ID.fullmatch(run_id):
+        raise ConfigError(
+            f"run id {run_id!r}; use up to 64 letters, digits, dots, dashes and underscores"
+        )
+    assignments(request.parameters)
+    site = load_site(request.site_file, request.overrides)
+    qpu = site.qpu(request.qpu)
+    from backends import registry
+
+    known = registry.available()
+    if qpu.backend not in known:
+        raise registry.UnknownBackend(
+            f"QPU {qpu.name!r} needs backend {qpu.backend!r}; "
+            f"installed are: {', '.join(known) or 'none'}"
+        )
+    target = find_target(request.target)
+    check_ledger(site.state_dir)
+    folder = RunFolder(request.out or Path("hpcqc-runs") / run_id)
+    folder.check()
+    return _Plan(request=request, id=run_id, site=site, target=target, folder=folder)
+
+
+def run_flow(request: RunRequest) -> Finished:
+    """Run a flow from its check to its report.
+
+    Raises ``ValueError`` subclasses while nothing has started yet; later failures are told in
+    `Finished`. Ends the process itself when it was interrupted.
+    """
+    plan = checked(request)
+    server = launch_server()
+    try:
+        loaded = load_flow(plan.target)
+        parameters = bound_parameters(loaded.flow.fn, assignments(request.parameters))
+        _try_backend(plan)
+        earlier = plan.folder.open(plan.id, plan.target.text)
+    except BaseException:
+        if server is not None:
+            server.stop()
+        raise
+    ready = _Ready(loaded=loaded, parameters=parameters, server=server or server_if_needed())
+    if not request.verbose:
+        logs_to_file(plan.folder.path / "run.log")
+    return _Execution(plan, ready, earlier).run()
+
+
+class _Execution:
+    """One process's work on a run."""
+
+    def __init__(self, plan: _Plan, ready: _Ready, earlier: dict[str, Any] | None) -> None:
+        self._plan, self._ready = plan, ready
+        self._earlier_stages = plan.folder.earlier_stages()
+        self._board = Board()
+        self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu)
+        self._run.observers += [self._board.note, plan.folder.note_stage]
+        now = datetime.now(UTC)
+        attempts = list((earlier or {}).get("attempts", ()))
+        first = (earlier or {}).get("started_at")
+        self._attempt = {"started_at": now, "ended_at": None, "status": "running"}
+        self._facts = RunFacts(
+            id=plan.id,
+            target=plan.target.text,
+            flow=ready.loaded.flow.name,
+            parameters=ready.parameters,
+            qpu=self._run.default_qpu,
+            site=plan.site,
+            status="running",
+            started_at=datetime.fromisoformat(first) if first else now,
+            attempts=[*attempts, self._attempt],
+            versions=versions(),
+            machine=machine(),
+        )
+
+    def run(self) -> Finished:
+        """Run the flow and write its folder."""
+        runs.activate(self._run)
+        self._write("running")
+        progress = Progress(self._board, self._jobs, sys.stderr)
+        try:
+            with interruptible(), _output_aside(wanted=self._plan.request.as_json):
+                return self._conclude(*self._work(progress))
+        except KeyboardInterrupt as signal:
+            progress.stop()
+            self._interrupted(signal)
+            raise  # not reached: the process has ended
+        finally:
+            progress.stop()
+            runs.activate(None)
+            self._plan.folder.close()
+
+    def _work(self, progress: Progress) -> tuple[Any, BaseException | None]:
+        """Run the flow to its end; return its value or its error."""
+        threading.Thread(target=_load_drawing, daemon=True).start()
+        if self._ready.server is not None:
+            self._ready.server.wait()
+        with on_server(self._ready.server):
+            thread = FlowThread(self._ready.loaded.flow, self._ready.parameters)
+        progress.start()
+        thread.start()
+        thread.wait(progress.tick)
+        progress.stop()
+        _shut_down()
+        return thread.value, thread.error
+
+    def _conclude(self, value: Any, error: BaseException | None) -> Finished:
+        folder = self._plan.folder
+        if error is None:
+            folder.write_result(value)
+            record = self._write("completed")
+            outcome = folder.write_report(record, value)
+            return Finished(code=0, record=record, folder=folder.path, outcome=outcome, value=value)
+        mistake = is_mistake(error, [self._ready.loaded.package])
+        record = self._write("failed", reason(error))
+        self._log(error)
+        outcome = folder.write_report(record, None)
+        code = MISTAKE if mistake else FAILED
+        return Finished(code=code, record=record, folder=folder.path, outcome=outcome)
+
+    def _interrupted(self, signal: KeyboardInterrupt) -> None:
+        """Cancel quantum jobs, end workers, write what is known, and end the process."""
+        named = type(signal).__name__ == "Terminated"
+        print_error(
+            f"{'terminated' if named else 'interrupted'}; cancelling quantum jobs and ending "
+            f"workers. Continue with the same command and --run-id {self._plan.id}"
+        )
+        try:
+            closing = threading.Thread(target=_shut_down, daemon=True)
+            closing.start()
+            closing.join(_CANCEL_S)
+            record = self._write("interrupted", "interrupted by the user")
+            self._plan.folder.write_report(record, None)
+        except KeyboardInterrupt:
+            pass  # a second Ctrl-C: at once, then
+        except Exception as error:  # noqa: BLE001 - nothing may keep an interrupt from ending
+            print_error(reason(error))
+        sys.stdout.flush()
+        end_now(143 if named else INTERRUPTED)
+
+    def _write(self, status: RunStatus, error: str | None = None) -> dict[str, Any]:
+        ended = None if status == "running" else datetime.now(UTC)
+        self._attempt |= {"ended_at": ended, "status": status}
+        facts = replace(self._facts, status=status, error=error, ended_at=ended)
+        stages = merged_stages(self._earlier_stages, self._run.spans())
+        record = run_document(facts, stages, self._jobs())
+        self._plan.folder.write_record(record)
+        return record
+
+    def _jobs(self) -> list[Any]:
+        return jobs_of(self._plan.site.state_dir, self._plan.id)
+
+    def _log(self, error: BaseException) -> None:
+        with (self._plan.folder.path / "run.log").open("a", encoding="utf-8") as log:
+            log.writelines(traceback.format_exception(error))
+
+
+def _try_backend(plan: _Plan) -> None:
+    """Build the QPU's backend once, if the flow looks quantum: Qiskit is loaded, or a QPU named.
+
+    A flow that needs none is spared Qiskit's import.
+    """
+    if plan.request.qpu is None and "qiskit" not in sys.modules:
+        return
+    import tempfile
+
+    from backends import registry
+    from orchestrator.config import resolve_secrets
+
+    settings = plan.site.qpu(plan.request.qpu)
+    with tempfile.TemporaryDirectory() as scratch:
+        options = resolve_secrets(settings.options)
+        registry.create(settings.backend, options, state_dir=Path(scratch)).close()
+
+
+def _shut_down() -> None:
+    if "orchestrator.resources" in sys.modules:
+        from orchestrator.resources import shutdown
+
+        shutdown()
+
+
+def _load_drawing() -> None:
+    """Import what the report draws with while there is time."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg
+    import matplotlib.figure  # noqa: F401
+
+
+@contextmanager
+def _output_aside(*, wanted: bool) -> Iterator[None]:
+    """Send what the flow prints to stderr, so that stdout holds the JSON document alone."""
+    if not wanted:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _new_id() -> str:
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"

@@ -1,0 +1,166 @@
+"""Finding the flow that ``hpcqc run`` is told to run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.doctor import foreign_package, missing_extra, shadowing
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+__all__ = ["GROUP", "LoadedFlow", "Target", "TargetError", "find_target", "load_flow"]
+
+GROUP = "hpcqc.flows"
+
+
+class TargetError(ValueError):
+    """The flow to run cannot be found or imported; nothing was started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where a flow is: in a file, or behind an entry point. text: as the user gave it."""
+
+    text: str
+    path: Path | None = None
+    attribute: str | None = None
+    entry_point: EntryPoint | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedFlow:
+    """A flow ready to be called. package: top-level name of the module that defines it."""
+
+    flow: Flow[..., Any]
+    package: str
+
+
+def find_target(text: str) -> Target:
+    """Tell where the flow is, without importing anything.
+
+    ``path/to/file.py:flow`` and ``path/to/file.py`` are files; any other text is the name of a
+    ready flow. Raises `TargetError`.
+    """
+    path, colon, attribute = text.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        path, attribute = text, ""
+    if path.endswith(".py") or "/" in path:
+        file = Path(path).expanduser().absolute()
+        if not file.is_file():
+            raise TargetError(f"no file {path!r}; give path/to/file.py:flow")
+        shadowing(file.parent)
+        return Target(text=text, path=file, attribute=attribute or None)
+    known = {point.name: point for point in sorted(entry_points(group=GROUP), key=_by_name)}
+    if text in known:
+        return Target(text=text, entry_point=known[text])
+    near = difflib.get_close_matches(text, known, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise TargetError(
+        f"no flow {text!r}; ready flows are: {', '.join(known) or 'none'}.{hint} "
+        "For a flow of your own give path/to/file.py:flow"
+    )
+
+
+def load_flow(target: Target) -> LoadedFlow:
+    """Import the flow. Raises `TargetError` saying what is missing or wrong, and where."""
+    from prefect import Flow
+
+    if target.entry_point is not None:
+        package = target.entry_point.module.split(".")[0]
+        foreign_package(package, target.entry_point)
+        with _explained(target):
+            found = target.entry_point.load()
+    else:
+        module = _import_file(target, target.path or Path(target.text))
+        package = module.__name__
+        found = _chosen(target, module)
+    if not isinstance(found, Flow):
+        raise TargetError(
+            f"{target.text} is {type(found).__name__}, not a flow; decorate it with @prefect.flow"
+        )
+    return LoadedFlow(flow=found, package=package)
+
+
+def _import_file(target: Target, path: Path) -> ModuleType:
+    """Import a file the way ``python file.py`` finds its neighbours: their folder comes first."""
+    name = re.sub(r"\W", "_", path.stem)
+    if name in sys.modules or name in sys.stdlib_module_names:
+        name = f"{name}_flow"
+    sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise TargetError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    with _explained(target):
+        spec.loader.exec_module(module)
+    return module
+
+
+def _chosen(target: Target, module: ModuleType) -> Any:
+    from prefect import Flow
+
+    here = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, Flow) and value.fn.__module__ == module.__name__
+    }
+    file = target.path.name if target.path else target.text
+    if target.attribute is not None:
+        found = getattr(module, target.attribute, None)
+        if found is None:
+            near = difflib.get_close_matches(target.attribute, here, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise TargetError(
+                f"{file} has no {target.attribute!r}; its flows are: {', '.join(here) or 'none'}."
+                + hint
+            )
+        return found
+    if len(here) == 1:
+        return next(iter(here.values()))
+    if not here:
+        raise TargetError(f"{file} holds no flow; decorate a function with @prefect.flow")
+    raise TargetError(f"{file} holds several flows: {', '.join(here)}; give {file}:NAME")
+
+
+@contextmanager
+def _explained(target: Target) -> Iterator[None]:
+    """Turn what an import raises into a `TargetError` that names file, line and remedy."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        raise TargetError(f"{target.text} needs {missing!r}: {missing_extra(missing)}") from error
+    except SyntaxError as error:
+        where = f"{error.filename}, line {error.lineno}"
+        raise TargetError(f"{target.text}: {error.msg} ({where})") from error
+    except Exception as error:
+        where = _last_line(error, target.path)
+        raise TargetError(
+            f"{target.text} cannot be imported{where}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _last_line(error: BaseException, path: Path | None) -> str:
+    line = None
+    trace = error.__traceback__
+    while trace is not None:
+        if path is not None and trace.tb_frame.f_code.co_filename == str(path):
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" (line {line})" if line else ""
+
+
+def _by_name(point: EntryPoint) -> str:
+    return point.name

@@ -1,0 +1,286 @@
+"""Whether this machine and installation can run hybrid flows, and what is in the way."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.config import ConfigError, Site, load_site
+from orchestrator.config.environment import prefect_api_url
+
+__all__ = [
+    "PACKAGES",
+    "Check",
+    "ShadowError",
+    "diagnose",
+    "foreign_package",
+    "machine",
+    "missing_extra",
+    "shadowing",
+    "versions",
+]
+
+PACKAGES = (
+    "hpcqc",
+    "prefect",
+    "qiskit",
+    "qiskit-aer",
+    "dask",
+    "distributed",
+    "numpy",
+    "scipy",
+    "pyscf",
+    "ffsim",
+)
+_EXTRAS = {"chemistry": ("pyscf", "ffsim")}
+_OURS = Path(__file__).resolve().parents[1]
+_MIN_MEMORY_GIB = 2.0
+_MIN_FREE_GIB = 0.5
+
+
+class ShadowError(ValueError):
+    """A folder or file of the user's has the name of one of our packages and comes first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding. ``broken`` means that runs will fail; ``note`` is worth knowing."""
+
+    name: str
+    state: Literal["ok", "note", "broken"]
+    detail: str
+
+
+def diagnose(site_file: Path | None = None) -> list[Check]:
+    """Look at everything a run needs; nothing is changed, and nothing is raised."""
+    checks = [_python(), *_packages(), *_extras(), _cores(), _memory(), *_shadows()]
+    try:
+        site = load_site(site_file)
+    except ConfigError as error:
+        return [*checks, Check(name="site", state="broken", detail=str(error))]
+    checks.append(Check(name="site", state="ok", detail=f"{site.name} ({site.source})"))
+    checks += [_state_dir(site), _ledger(site), _prefect(), *_backends(site)]
+    return checks
+
+
+def shadowing(folder: Path) -> None:
+    """Check that a script's folder holds no package that would be taken for one of ours.
+
+    Its own ``flows`` is fine: nothing of ours imports that name. Raises `ShadowError`.
+    """
+    for name in ("orchestrator", "backends"):
+        for candidate in (folder / name, folder / f"{name}.py"):
+            is_package = candidate.is_dir() and any(candidate.glob("*.py"))
+            if not (is_package or candidate.is_file()) or candidate.resolve().parent == _OURS:
+                continue
+            raise ShadowError(
+                f"{candidate} has the name of an hpcqc package: scripts in {folder} would import "
+                f"it instead of hpcqc's {name!r}. Rename it, or move the script elsewhere."
+            )
+
+
+def foreign_package(package: str, point: EntryPoint) -> None:
+    """Check that a ready flow's package is the installed one. Raises `ShadowError`.
+
+    Where hpcqc itself is not installed as a distribution there is nothing to compare with.
+    """
+    if point.dist is None or point.dist.metadata["Name"] != "hpcqc":
+        return
+    spec = importlib.util.find_spec(package)
+    found = Path(spec.origin).resolve() if spec and spec.origin else None
+    if found is None or found.parent.parent != _OURS:
+        raise ShadowError(
+            f"the name {package!r} leads to {found or 'no package'}, not to hpcqc's in "
+            f"{_OURS}; it comes first on Python's path. Unset PYTHONPATH or leave that folder."
+        )
+
+
+def missing_extra(module: str) -> str:
+    """Say how to get a module that is not installed: the extra that brings it, if one does."""
+    top = module.split(".", maxsplit=1)[0]
+    for extra, packages in _EXTRAS.items():
+        if top in packages:
+            return f"install the extra with: pip install 'hpcqc[{extra}]'"
+    return f"no module of that name is installed here; try: pip install {top}"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of every installed package that shapes results."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return host, system, cores this process may use, and memory."""
+    import psutil
+
+    return {
+        "host": platform.node(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+    }
+
+
+def _python() -> Check:
+    good = (3, 11) <= sys.version_info[:2] < (3, 14)
+    detail = f"{platform.python_version()} at {sys.executable}"
+    if not good:
+        detail += "; 3.11 to 3.13 are supported"
+    return Check(name="python", state="ok" if good else "broken", detail=detail)
+
+
+def _packages() -> Iterator[Check]:
+    """Compare what is installed with what hpcqc asks for."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        wanted = requires("hpcqc") or []
+    except PackageNotFoundError:
+        yield Check(
+            name="hpcqc",
+            state="note",
+            detail="runs from a source folder, not installed; ready flows have no names then",
+        )
+        return
+    yield Check(name="hpcqc", state="ok", detail=version("hpcqc"))
+    for text in wanted:
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        try:
+            have = distribution(requirement.name).version
+        except PackageNotFoundError:
+            yield Check(name=name, state="broken", detail=f"not installed; needs {requirement}")
+            continue
+        good = requirement.specifier.contains(have, prereleases=True)
+        detail = have if good else f"{have}; needs {requirement.specifier}"
+        yield Check(name=name, state="ok" if good else "broken", detail=detail)
+
+
+def _extras() -> Iterator[Check]:
+    for extra, packages in _EXTRAS.items():
+        absent = [name for name in packages if importlib.util.find_spec(name) is None]
+        yield Check(
+            name=f"extra {extra}",
+            state="note" if absent else "ok",
+            detail=missing_extra(absent[0]) if absent else ", ".join(packages),
+        )
+
+
+def _cores() -> Check:
+    return Check(name="cores", state="ok", detail=f"{len(os.sched_getaffinity(0))} usable")
+
+
+def _memory() -> Check:
+    import psutil
+
+    free, total = (getattr(psutil.virtual_memory(), key) / 2**30 for key in ("available", "total"))
+    detail = f"{free:.1f} GiB free of {total:.1f}"
+    if free < _MIN_MEMORY_GIB:
+        return Check(name="memory", state="note", detail=f"{detail}; a flow takes 1 to 2")
+    return Check(name="memory", state="ok", detail=detail)
+
+
+def _shadows() -> Iterator[Check]:
+    try:
+        shadowing(Path.cwd())
+    except ShadowError as error:
+        yield Check(name="shadowing", state="broken", detail=str(error))
+    else:
+        yield Check(name="shadowing", state="ok", detail="no folder here hides hpcqc's packages")
+
+
+def _state_dir(site: Site) -> Check:
+    """See whether the nearest existing folder can be written; make none."""
+    import tempfile
+
+    folder = site.state_dir
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Check(
+            name="state folder",
+            state="broken",
+            detail=f"{folder} cannot be written: {error.strerror}; set HPCQC_STATE_DIR",
+        )
+    free = shutil.disk_usage(existing).free / 2**30
+    state: Literal["ok", "note"] = "ok" if free >= _MIN_FREE_GIB else "note"
+    return Check(name="state folder", state=state, detail=f"{folder}, {free:.1f} GiB free")
+
+
+def _ledger(site: Site) -> Check:
+    path = site.state_dir / "ledger.sqlite"
+    if not path.exists():
+        return Check(name="ledger", state="ok", detail=f"none yet; the first job makes {path}")
+    from orchestrator.broker.ledger import Ledger
+
+    def look() -> str:
+        ledger = Ledger.open(path)
+        try:
+            return f"{path}, {len(ledger.runs())} runs"
+        finally:
+            ledger.close()
+
+    return _tried("ledger", look)
+
+
+def _prefect() -> Check:
+    url = prefect_api_url()
+    if url is None:
+        return Check(name="prefect server", state="ok", detail="a temporary one for each run")
+    import urllib.request
+
+    def look() -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("not an http address")
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
+            return f"{url} answers ({answer.status})"
+
+    return _tried("prefect server", look, f"PREFECT_API_URL={url} does not answer")
+
+
+def _backends(site: Site) -> Iterator[Check]:
+    """Import every registered backend, and see that each QPU has one."""
+    from backends import registry
+
+    known = registry.available()
+    for name, point in known.items():
+
+        def load(point: EntryPoint = point) -> str:
+            point.load()
+            return point.value
+
+        yield _tried(f"backend {name}", load)
+    for qpu in site.qpus.values():
+        if qpu.backend not in known:
+            detail = f"no backend {qpu.backend!r}; installed are: {', '.join(known) or 'none'}"
+            yield Check(name=f"QPU {qpu.name}", state="broken", detail=detail)
+
+
+def _tried(name: str, look: Callable[[], str], fault: str = "") -> Check:
+    try:
+        return Check(name=name, state="ok", detail=look())
+    except Exception as error:  # noqa: BLE001 - a doctor reports every fault and has none
+        detail = f"{fault}: {error}" if fault else f"{type(error).__name__}: {error}"
+        return Check(name=name, state="broken", detail=detail)
