@@ -11,12 +11,7 @@ from backends.profiles.profile import NativeGate, Profile
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel, QuantumError
 
-__all__ = ["noise_model", "noisy_gates"]
-
-
-def noisy_gates(profile: Profile) -> tuple[str, ...]:
-    """Return the names of the gates that `noise_model` gives an error, in Aer's spelling."""
-    return tuple(_aer_name(gate) for gate in profile.gates if gate.error > 0)
+__all__ = ["noise_model"]
 
 
 def noise_model(profile: Profile) -> NoiseModel:
@@ -28,24 +23,25 @@ def noise_model(profile: Profile) -> NoiseModel:
     be compacted to the qubits it uses. On a star the second operand of ``cz`` and ``move``
     is the resonator and relaxes with its own times. Idle qubits do not relax.
 
-    ``move`` must be written as ``swap`` first (`without_moves`), which no star has natively;
-    its errors are on that name. Imports Aer: call it in the simulating process only.
+    Aer knows no ``move``: write it as the swap it is (`without_moves`), with the label "move"
+    or without one. No star has a native swap, so the errors of ``move`` are found under both
+    names, once. Imports Aer: call it in the simulating process only.
     """
     from qiskit_aer.noise import NoiseModel, ReadoutError
 
-    names = [_aer_name(gate) for gate in profile.gates]
-    model = NoiseModel(basis_gates=names)
-    for gate, name in zip(profile.gates, names, strict=True):
+    model = NoiseModel(basis_gates=[_aer_names(gate)[0] for gate in profile.gates])
+    for gate in profile.gates:
         if gate.error > 0:
-            model.add_all_qubit_quantum_error(_gate_error(profile, gate), [name])
+            model.add_all_qubit_quantum_error(_gate_error(profile, gate), _aer_names(gate))
     up, down = profile.readout.zero_as_one, profile.readout.one_as_zero
     if up or down:
         model.add_all_qubit_readout_error(ReadoutError([[1 - up, up], [down, 1 - down]]))
     return model
 
 
-def _aer_name(gate: NativeGate) -> str:
-    return "swap" if gate.name == MOVE else gate.name
+def _aer_names(gate: NativeGate) -> list[str]:
+    """Return the instruction names, or labels, under which Aer meets a gate."""
+    return ["swap", MOVE] if gate.name == MOVE else [gate.name]
 
 
 def _gate_error(profile: Profile, gate: NativeGate) -> QuantumError:
