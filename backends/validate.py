@@ -9,7 +9,7 @@ from qiskit import QuantumCircuit
 from backends.api import PayloadRejected, Target
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload
 
-__all__ = ["check", "check_circuits", "check_kind", "check_limits"]
+__all__ = ["check", "check_circuits", "check_kind", "check_limits", "check_unmeasured"]
 
 # Understood by every device here, whatever its native gates are.
 _ALWAYS = frozenset({"barrier", "delay", "measure"})
@@ -79,7 +79,7 @@ def check_circuits(payload: Payload, target: Target) -> None:
         try:
             _check_width(circuit, target)
             if payload.kind == "estimator":
-                _check_unmeasured(circuit)
+                check_unmeasured(circuit)
             if not target.mid_circuit_measurement:
                 _check_final_measurement(circuit, target)
             if not target.site_transpiles:
@@ -116,7 +116,8 @@ def _check_width(circuit: QuantumCircuit, target: Target) -> None:
     )
 
 
-def _check_unmeasured(circuit: QuantumCircuit) -> None:
+def check_unmeasured(circuit: QuantumCircuit) -> None:
+    """Raise `PayloadRejected` for a circuit that an estimator cannot add measurements to."""
     if any(name == "measure" or name in _CONTROL_FLOW for name, _ in _steps(circuit)):
         raise PayloadRejected(
             "an estimator's circuit must not measure or branch: its observables are measured "

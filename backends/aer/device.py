@@ -21,23 +21,27 @@ __all__ = ["Timeline", "device_facts", "device_target", "join_parts", "timeline"
 # The ideal simulator never changes; a new revision would mean that equal seeds give new counts.
 IDEAL = Calibration(id="ideal-1", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
 
+_SAMPLED = frozenset({"sampler"})
+_EXACT = frozenset({"sampler", "estimator"})
+
 
 def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
     """Return the target of an ideal simulator, or of the profile that the options name.
 
-    With precision ``exact`` any profile takes estimator payloads.
-    Raises what ``load_profile`` raises.
+    With precision ``exact`` it takes estimator payloads, with ``sampled`` it does not: the
+    caller then lowers them (`backends.sampling`). Raises what ``load_profile`` raises.
     """
+    kinds = {"exact": _EXACT, "sampled": _SAMPLED}
     if options.profile is not None:
         profile = load_profile(options.profile)
         target = replace(profile.target(), durable=True)
-        if options.precision == "exact":
-            target = replace(target, payload_kinds=target.payload_kinds | {"estimator"})
+        if options.precision is not None:
+            target = replace(target, payload_kinds=kinds[options.precision])
         return target, profile
     target = Target(
         name="aer",
         num_qubits=None,
-        payload_kinds=frozenset({"sampler", "estimator"}),
+        payload_kinds=kinds[options.precision or "exact"],
         max_concurrent_tasks=None,
         durable=True,
         calibration=IDEAL,

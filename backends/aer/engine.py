@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit, transpile
-from qiskit.circuit.library import SwapGate
 
 from backends.aer.angles import Angles, angles_of
+from backends.gates import without_moves
+from backends.noise import noise_model
+from backends.profiles import Profile
+from backends.profiles.native import native_target
 
 __all__ = ["Engine", "Job", "Program", "SimulationFailed"]
 
@@ -56,9 +59,12 @@ class Program:
 
 
 class Engine:
-    """Aer's controller with a noise model, which may be None."""
+    """Aer's controller, ideal or with the noise of a device profile.
 
-    def __init__(self, noise: Any = None) -> None:
+    Where the profile's site transpiles, so does the engine, before it compiles.
+    """
+
+    def __init__(self, profile: Profile | None = None) -> None:
         from qiskit_aer import AerSimulator
         from qiskit_aer.backends.backend_utils import LIBRARY_DIR
         from qiskit_aer.backends.controller_wrappers import aer_controller_execute
@@ -67,8 +73,22 @@ class Engine:
         self._options = simulator.options
         self._library = LIBRARY_DIR
         self._controller = aer_controller_execute()
-        self._noise = noise.to_dict(serializable=True) if noise is not None else {}
+        self._noise: dict[str, Any] = {}
+        self._site: Any = None
+        if profile is not None:
+            self._noise = noise_model(profile).to_dict(serializable=True)
+            self._site = native_target(profile) if profile.site_transpiles else None
         self._gates = sorted({*simulator.configuration().basis_gates} - {"mcx_gray"})
+
+    def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, list[int] | None]:
+        """Transpile as the site would; also return where each virtual qubit ended.
+
+        The circuit comes back as it is, with None, where the site does not transpile.
+        """
+        if self._site is None:
+            return circuit, None
+        placed = transpile(circuit, target=self._site, optimization_level=1, seed_transpiler=0)
+        return placed, list(placed.layout.final_index_layout(filter_ancillas=True))
 
     def compile(self, circuit: QuantumCircuit) -> Program:
         """Bring a circuit into Aer's form: known gates, control flow as jumps."""
@@ -120,11 +140,8 @@ class Engine:
     def _lower(self, circuit: QuantumCircuit) -> QuantumCircuit:
         """Replace gates Aer does not know by ones it does; most circuits have none."""
         known = _known(tuple(self._gates))
-        names = {instruction.name for instruction in circuit.data}
-        if "move" in names:
-            circuit = _with_swaps(circuit)
-            names.discard("move")
-        if names <= known:
+        circuit = without_moves(circuit)
+        if {instruction.name for instruction in circuit.data} <= known:
             return circuit
         return transpile(
             circuit,
@@ -136,17 +153,6 @@ class Engine:
 @lru_cache(maxsize=4)
 def _known(gates: Iterable[str]) -> frozenset[str]:
     return frozenset({*gates, *_STRUCTURE, *_STATE_PREPARATION, "save_expval"})
-
-
-def _with_swaps(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Write MOVE as the swap it is; the label keeps its name, by which noise is found."""
-    swapped = circuit.copy_empty_like()
-    for instruction in circuit.data:
-        if instruction.name == "move":
-            swapped.append(instruction.replace(operation=SwapGate(label="move")), copy=False)
-        else:
-            swapped.append(instruction, copy=False)
-    return swapped
 
 
 def _reason(output: Mapping[str, Any]) -> str:

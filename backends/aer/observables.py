@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit.primitives.containers.observables_array import ObservablesArray
 
-__all__ = ["Panel", "PauliSum", "expanded", "panel_of"]
+from backends.profiles import Readout
+
+__all__ = ["Panel", "PauliSum", "expanded", "misread", "panel_of"]
 
 PauliSum = dict[str, float]
 # Each letter of Qiskit's observables that is not a Pauli, as a sum of Paulis.
@@ -33,7 +36,7 @@ def expanded(observable: Mapping[str, float]) -> PauliSum:
     for label, coefficient in observable.items():
         for letters in itertools.product(*(_PROJECTORS.get(c, ((c, 1.0),)) for c in label)):
             name = "".join(letter for letter, _ in letters)
-            weight = coefficient * float(np.prod([w for _, w in letters]))
+            weight = coefficient * math.prod(w for _, w in letters)
             total[name] = total.get(name, 0.0) + weight
     return {label: weight for label, weight in total.items() if weight}
 
@@ -65,13 +68,36 @@ class Panel:
         return matrix
 
 
-def panel_of(observables: Any) -> Panel:
-    """Collect the observables of a PUB (nested lists of {Pauli string: coefficient})."""
+def misread(total: PauliSum, readout: Readout) -> PauliSum:
+    """Return the sum whose value is what measuring with this readout error averages to.
+
+    With P(1|0) = u and P(0|1) = d, each measured letter reads (1-u-d)·letter + (d-u).
+    """
+    scale = 1.0 - readout.zero_as_one - readout.one_as_zero
+    shift = readout.one_as_zero - readout.zero_as_one
+    changed: PauliSum = {}
+    for label, coefficient in total.items():
+        choices = [((c, scale), ("I", shift)) if c != "I" else (("I", 1.0),) for c in label]
+        if not shift:
+            choices = [choice[:1] for choice in choices]
+        for letters in itertools.product(*choices):
+            name = "".join(letter for letter, _ in letters)
+            weight = coefficient * math.prod(w for _, w in letters)
+            changed[name] = changed.get(name, 0.0) + weight
+    return changed
+
+
+def panel_of(observables: Any, readout: Readout | None = None) -> Panel:
+    """Collect the observables of a PUB (nested lists of {Pauli string: coefficient}).
+
+    readout: the error of their measurement, None for a perfect one.
+    """
     array = ObservablesArray(observables)
     distinct: dict[tuple[tuple[str, float], ...], int] = {}
     index = np.empty(array.shape, dtype=np.int64)
     for place, observable in _elements(array):
-        key = tuple(sorted(expanded(observable).items()))
+        total = expanded(observable)
+        key = tuple(sorted((misread(total, readout) if readout else total).items()))
         index[place] = distinct.setdefault(key, len(distinct))
     support = sorted({q for key in distinct for label, _ in key for q in _support(label)})
     sums = tuple({_restricted(label, support): w for label, w in key} for key in distinct)

@@ -40,8 +40,6 @@ class Planner:
         self._options = options
         self._target = target
         self._noisy = profile is not None
-        default = profile.precision if profile else "exact"
-        self._sampled = (options.precision or default) == "sampled"
         self._traits: OrderedDict[str, Traits] = OrderedDict()
         self._free_at = 0.0
 
@@ -50,7 +48,7 @@ class Planner:
 
         Raises ``InsufficientMemory`` or ``PayloadRejected``; nothing was started then.
         """
-        exact = payload.kind == "estimator" and not self._sampled
+        exact = payload.kind == "estimator"
         methods, seconds, log2, memory = [], [], 0, 0
         for pub in payload.pubs:
             traits = self._traits_of(pub.circuit)
@@ -72,10 +70,7 @@ class Planner:
         )
         if times is not None:
             self._free_at = times.ends_at
-        facts = {
-            "sampled": self._sampled,
-            **device_facts(payload, self._target, times),
-        }
+        facts = device_facts(payload, self._target, times)
         lot = Lot(tag=tag, payload=payload, methods=tuple(methods), parts=1, threads=1, facts=facts)
         return Ticket(
             lot=lot,

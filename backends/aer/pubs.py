@@ -20,6 +20,7 @@ from backends.aer.observables import Panel, panel_of
 from backends.aer.shots import bit_arrays, registers_of
 from backends.frames import array_from_frame
 from backends.payloads import EstimatorPayload
+from backends.profiles import Readout
 
 __all__ = ["PubRunner", "Work"]
 
@@ -65,8 +66,10 @@ class Work:
 class PubRunner:
     """Runs PUBs, keeping the compiled form of the circuits it met last."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, readout: Readout | None = None) -> None:
+        """readout: how measurement lies; expectation values are those it would give."""
         self._engine = engine
+        self._readout = readout
         self._programs: OrderedDict[tuple[str, bytes], tuple[Program, Any]] = OrderedDict()
 
     def run(self, work: Work) -> PubResult:
@@ -108,17 +111,20 @@ class PubRunner:
         return self._programs[key]
 
     def _sampler_program(self, work: Work) -> tuple[Program, Any]:
-        return self._engine.compile(work.circuit), registers_of(work.circuit)
+        placed, _ = self._engine.place(work.circuit)
+        return self._engine.compile(placed), registers_of(work.circuit)
 
     def _estimator_program(self, work: Work) -> tuple[Program, Panel]:
         from qiskit_aer.library import SaveExpectationValue
 
-        panel = panel_of(json.loads(work.observables))
-        circuit = work.circuit.copy()
+        panel = panel_of(json.loads(work.observables), self._readout)
+        placed, layout = self._engine.place(work.circuit)
+        qubits = panel.qubits if layout is None else [layout[q] for q in panel.qubits]
+        circuit = placed.copy()
         for label, total in _saved(panel).items():
             operator = SparsePauliOp.from_list(list(total.items()))
             save = SaveExpectationValue(operator, label=label)
-            circuit.append(save, [circuit.qubits[q] for q in panel.qubits])
+            circuit.append(save, [circuit.qubits[q] for q in qubits])
         return self._engine.compile(circuit), panel
 
 

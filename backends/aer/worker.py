@@ -25,11 +25,14 @@ class _Worker:
     def __init__(self, connection: socket.socket, settings: dict[str, Any]) -> None:
         from backends.aer.engine import Engine
         from backends.aer.pubs import PubRunner
+        from backends.profiles import load_profile
 
         self._connection = connection
         self._spool = Spool(Path(settings["spool"]))
         self._circuits = CircuitMemory()
-        self._runner = PubRunner(Engine(_noise(settings["profile"])))
+        name = settings["profile"]
+        profile = None if name is None else load_profile(name)
+        self._runner = PubRunner(Engine(profile), profile.readout if profile else None)
         self._orphan = False
 
     def serve(self) -> None:
@@ -94,15 +97,6 @@ class _Worker:
             send(self._connection, pack(header, [data]))
         except OSError:  # the parent is dead; the spool has what it needs to know
             self._orphan = True
-
-
-def _noise(profile: str | None) -> Any:
-    if profile is None:
-        return None
-    from backends.noise import noise_model
-    from backends.profiles import load_profile
-
-    return noise_model(load_profile(profile))
 
 
 def _explain(error: Exception) -> str:

@@ -1,0 +1,109 @@
+"""Which terms of observables one measurement basis reads together, and how wide they spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["MeasuredBasis", "measured_bases"]
+
+# Letters of Qiskit's observables: the basis each is read in, and the bit a projector wants.
+_AXES = {"X": "X", "Y": "Y", "Z": "Z", "0": "Z", "1": "Z", "+": "X", "-": "X", "r": "Y", "l": "Y"}
+_WANTED = {"0": 0, "1": 1, "+": 0, "-": 1, "r": 0, "l": 1}
+# The exact range of a sum takes 2^bits evaluations; above, the sum of its weights bounds it.
+_EXACT_BITS = 14
+
+Floats = NDArray[np.float64]
+Bits = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MeasuredBasis:
+    """A measurement setting and the terms it reads.
+
+    qubits, letters: what is measured where, X, Y or Z. parities: shape (terms, qubits), the
+    bits whose parity gives a term's sign. wanted, cares: bits that a term's projectors want,
+    and which of them. weights: shape (terms, observables).
+    half_ranges: half the distance between the largest and smallest value of each observable's
+    part read here; 0 where it has none.
+    """
+
+    qubits: tuple[int, ...]
+    letters: tuple[str, ...]
+    parities: Bits
+    wanted: Bits
+    cares: Bits
+    weights: Floats
+    half_ranges: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "half_ranges", self._half_ranges())
+
+    def sums(self, bits: Bits) -> Floats:
+        """Return each observable's weighted sum for outcomes.
+
+        bits: shape (outcomes, qubits). Returns shape (outcomes, observables).
+        """
+        wide = bits.astype(np.float64)
+        signs = 1.0 - 2.0 * np.mod(wide @ self.parities.T, 2.0)
+        if self.cares.any():
+            misses = np.abs(wide[:, None, :] - self.wanted) * self.cares
+            signs = signs * ~misses.any(axis=2)
+        return np.asarray(signs @ self.weights)
+
+    def _half_ranges(self) -> Floats:
+        count = len(self.qubits)
+        if count > _EXACT_BITS or self.cares.any():
+            projecting = self.cares.any(axis=1)
+            reach = np.where(projecting & ~self.parities.any(axis=1), 0.5, 1.0)
+            return np.asarray(reach @ np.abs(self.weights))
+        outcomes = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+        sums = self.sums(outcomes.astype(np.uint8))
+        return np.asarray((sums.max(axis=0) - sums.min(axis=0)) / 2)
+
+
+def measured_bases(
+    observables: Sequence[Mapping[str, float]],
+) -> tuple[Floats, list[MeasuredBasis]]:
+    """Group the terms of several observables into bases, greedily, heaviest term first.
+
+    Returns the constant part of each observable and the bases. Terms share a basis if on
+    every qubit at least one is the identity or both are read along the same axis.
+    """
+    constants = np.zeros(len(observables))
+    weights: dict[str, Floats] = {}
+    for column, observable in enumerate(observables):
+        for label, weight in observable.items():
+            if set(label) <= {"I"}:
+                constants[column] += weight
+            elif weight:
+                weights.setdefault(label, np.zeros(len(observables)))[column] += weight
+    groups: list[tuple[dict[int, str], list[str]]] = []
+    for label in sorted(weights, key=lambda name: -np.abs(weights[name]).max()):
+        axes = {q: _AXES[c] for q, c in enumerate(reversed(label)) if c != "I"}
+        for shared, members in groups:
+            if all(shared.get(q, axis) == axis for q, axis in axes.items()):
+                shared.update(axes)
+                members.append(label)
+                break
+        else:
+            groups.append((axes, [label]))
+    return constants, [_basis(axes, members, weights) for axes, members in groups]
+
+
+def _basis(
+    axes: Mapping[int, str], members: Sequence[str], weights: Mapping[str, Floats]
+) -> MeasuredBasis:
+    qubits = tuple(sorted(axes))
+    letters = [[label[len(label) - 1 - q] for q in qubits] for label in members]
+    return MeasuredBasis(
+        qubits=qubits,
+        letters=tuple(axes[q] for q in qubits),
+        parities=np.array([[c in "XYZ" for c in row] for row in letters], dtype=np.uint8),
+        wanted=np.array([[_WANTED.get(c, 0) for c in row] for row in letters], dtype=np.uint8),
+        cares=np.array([[c in _WANTED for c in row] for row in letters], dtype=np.uint8),
+        weights=np.array([weights[label] for label in members]),
+    )
