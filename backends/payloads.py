@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,9 +95,7 @@ class FrozenEstimatorPub:
         bindings = BindingsArray({self.circuit.parameter_names: self.values})
         if not self.circuit.parameter_names:
             bindings = BindingsArray(shape=self.values.shape[:-1])
-        return EstimatorPub(
-            self.circuit.circuit, self.observables_array, bindings, self.precision
-        )
+        return EstimatorPub(self.circuit.circuit, self.observables_array, bindings, self.precision)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -223,10 +221,7 @@ class EstimatorPayload:
         """Hex digest of content and seeds; equal in every process and at every time."""
         return _digest(
             self.kind,
-            [
-                (p.circuit.digest, p.values, [p.precision, p.seed, p.observables])
-                for p in self.pubs
-            ],
+            [(p.circuit.digest, p.values, [p.precision, p.seed, p.observables]) for p in self.pubs],
         )
 
     def to_bytes(self) -> bytes:
@@ -244,7 +239,7 @@ class EstimatorPayload:
         )
 
 
-Payload = Union[SamplerPayload, EstimatorPayload]
+Payload = SamplerPayload | EstimatorPayload
 _KINDS: Mapping[str, tuple[Any, Any]] = {
     SamplerPayload.kind: (SamplerPayload, FrozenSamplerPub),
     EstimatorPayload.kind: (EstimatorPayload, FrozenEstimatorPub),
@@ -364,7 +359,9 @@ def _digest(kind: str, pubs: Sequence[tuple[str, Values, list[Any]]]) -> str:
 
 def _pack(kind: str, pubs: Sequence[tuple[FrozenCircuit, Values, dict[str, Any]]]) -> bytes:
     positions: dict[str, int] = {}
-    circuits, entries, arrays = [], [], []
+    circuits: list[bytes] = []
+    entries: list[dict[str, Any]] = []
+    arrays: list[bytes] = []
     for circuit, values, fields in pubs:
         if circuit.digest not in positions:
             positions[circuit.digest] = len(circuits)

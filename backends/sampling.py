@@ -93,7 +93,7 @@ def lower(payload: EstimatorPayload) -> tuple[SamplerPayload, Recombination]:
     for index, pub in enumerate(payload.pubs):
         try:
             check_unmeasured(pub.circuit.circuit)
-            estimate, lowered = _lowered(pub, first=len(sampler_pubs))
+            estimate, lowered = _lowered(pub, index, first=len(sampler_pubs))
         except PayloadRejected as error:
             raise PayloadRejected(f"PUB {index}: {error}") from None
         estimates.append(estimate)
@@ -106,7 +106,9 @@ def lower(payload: EstimatorPayload) -> tuple[SamplerPayload, Recombination]:
     return SamplerPayload(pubs=tuple(sampler_pubs)), Recombination(estimates=tuple(estimates))
 
 
-def _lowered(pub: FrozenEstimatorPub, *, first: int) -> tuple[_Estimate, list[FrozenSamplerPub]]:
+def _lowered(
+    pub: FrozenEstimatorPub, index: int, *, first: int
+) -> tuple[_Estimate, list[FrozenSamplerPub]]:
     if not pub.precision > 0:
         raise PayloadRejected(
             "precision 0 (exact) was asked, but values are sampled here; give a precision > 0, "
@@ -140,7 +142,7 @@ def _lowered(pub: FrozenEstimatorPub, *, first: int) -> tuple[_Estimate, list[Fr
                 circuit=_measured(pub.circuit, basis),
                 values=flat[used],
                 shots=shots[number],
-                seed=_seed(pub.seed, number),
+                seed=_seed(pub.seed, index, number),
             )
         )
     estimate = _Estimate(
@@ -191,11 +193,11 @@ def _free_name(circuit: QuantumCircuit) -> str:
     return name
 
 
-def _seed(seed: int | None, number: int) -> int | None:
+def _seed(seed: int | None, pub: int, number: int) -> int | None:
     """Return a seed of its own for each basis, so that their errors are independent."""
     if seed is None:
         return None
-    text = f"{seed} {number}".encode()
+    text = f"{seed} {pub} {number}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 33
 
 
