@@ -195,6 +195,11 @@ def _check_gates(profile: Profile, where: str) -> None:
         raise ProfileError(
             f'{where}: gates: coupling = "star" and the gate {MOVE!r} need each other'
         )
+    if profile.resonator is not None and profile.site_transpiles:
+        raise ProfileError(
+            f"{where}: device.site_transpiles: a star's MOVEs are put in before it is sent to; "
+            "write false"
+        )
     if profile.resonator is not None and "cz" not in names:
         raise ProfileError(f"{where}: gates: a star needs the gate 'cz'")
     for gate in profile.gates:
