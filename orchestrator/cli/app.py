@@ -169,7 +169,7 @@ def jobs(
 @app.command()
 def doctor(site: SiteOption = None, as_json: JsonOption = False) -> None:
     """Check the installation, the machine and the site; exit 1 if something is broken."""
-    from orchestrator.cli.describing import tell_diagnosis
+    from orchestrator.cli.examining import tell_diagnosis
 
     raise typer.Exit(tell_diagnosis(site, as_json=as_json))
 
@@ -202,7 +202,7 @@ def config_show(
     site: SiteOption = None, setting: SetOption = None, as_json: JsonOption = False
 ) -> None:
     """Show the configuration in force and where it was found."""
-    from orchestrator.cli.describing import tell_config
+    from orchestrator.cli.examining import tell_config
 
     tell_config(site, setting or (), as_json=as_json)
 
@@ -216,6 +216,6 @@ def config_check(
     as_json: JsonOption = False,
 ) -> None:
     """Check a site file down to each backend's options; exit 2 if something is wrong."""
-    from orchestrator.cli.describing import tell_config_check
+    from orchestrator.cli.examining import tell_config_check
 
     raise typer.Exit(tell_config_check(file, setting or (), as_json=as_json))

@@ -48,23 +48,23 @@ def server_if_needed() -> TemporaryServer | None:
     return _start() if PREFECT_API_URL.value() is None else None
 
 
-def logs_to_file(path: Path) -> logging.Handler:
-    """Send what Prefect, Dask and warnings log to a file instead of the terminal."""
+def logs_to_file(path: Path) -> None:
+    """Send what Prefect, Dask and warnings log to a file instead of the terminal.
+
+    What the user's own code has set up for its logs stays.
+    """
     sink = logging.FileHandler(path, encoding="utf-8")
     sink.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s"))
-    known = [name for name in logging.root.manager.loggerDict if name.startswith(_LOGGERS)]
-    for name in (*known, *_LOGGERS):
-        logger = logging.getLogger(name)
+    named = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
+    for logger in (logging.root, *named):
         for held in tuple(logger.handlers):
-            if isinstance(held, logging.StreamHandler) or "Console" in type(held).__name__:
+            if type(held).__module__ == "prefect.logging.handlers" and hasattr(held, "stream"):
                 logger.removeHandler(held)
-    for name in _LOGGERS:
-        logging.getLogger(name).addHandler(sink)
+    prefect = logging.getLogger("prefect")
+    prefect.propagate = False
+    for logger in (logging.root, prefect, logging.getLogger("prefect._internal")):
+        logger.addHandler(sink)
     logging.captureWarnings(capture=True)
-    return sink
-
-
-_LOGGERS = ("prefect", "distributed", "dask", "orchestrator", "backends", "flows", "py.warnings")
 
 
 @contextmanager

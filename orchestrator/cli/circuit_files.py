@@ -1,0 +1,99 @@
+"""Circuits from files: OpenQASM 2 and 3, and QPY."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.api import PayloadRejected
+from backends.circuits import load_qpy
+
+if TYPE_CHECKING:
+    from qiskit import QuantumCircuit
+
+__all__ = ["CircuitFileError", "read_circuit"]
+
+_VERSION = re.compile(r"^\s*OPENQASM\s+(\d+)", re.MULTILINE)
+_COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_QPY_MAGIC = b"QISKIT"
+
+
+class CircuitFileError(ValueError):
+    """The file holds no circuit that can be read; the message says where and why."""
+
+
+def read_circuit(path: Path) -> QuantumCircuit:
+    """Read one circuit; what the file is shows in its content, not in its name.
+
+    Raises `CircuitFileError` with line and column where the syntax is at fault.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CircuitFileError(f"cannot read {path}: {error.strerror}") from error
+    if data.startswith(_QPY_MAGIC) or path.suffix == ".qpy":
+        try:
+            return load_qpy(data)
+        except PayloadRejected as error:
+            raise CircuitFileError(f"{path}: {error}") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        # Comments of older collections are in Latin-1; programs are ASCII everywhere.
+        text = data.decode("latin-1")
+    if "\0" in text or not text.strip():
+        raise CircuitFileError(f"{path} is neither OpenQASM text nor QPY")
+    stated = _VERSION.search(_COMMENTS.sub("", text))
+    if stated and stated[1] == "3":
+        return _read_qasm3(text, path)
+    return _read_qasm2(text, path)
+
+
+def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
+    from qiskit import qasm2
+
+    try:
+        return qasm2.loads(
+            text,
+            # The gates that Qiskit's own older exporter and most collections take for granted.
+            custom_instructions=qasm2.LEGACY_CUSTOM_INSTRUCTIONS,
+            custom_classical=qasm2.LEGACY_CUSTOM_CLASSICAL,
+            include_path=(path.parent,),
+        )
+    except qasm2.QASM2ParseError as error:
+        raise CircuitFileError(
+            f"{path} cannot be read as OpenQASM 2: {_plain(str(error))}"
+        ) from None
+
+
+def _read_qasm3(text: str, path: Path) -> QuantumCircuit:
+    from qiskit import qasm3
+
+    try:
+        return qasm3.loads(text)
+    except Exception as error:  # noqa: BLE001 - the importer lets errors of many kinds through
+        told = _plain(str(error)) or _syntax_fault(error)
+        raise CircuitFileError(f"{path} cannot be read as OpenQASM 3: {told}") from None
+
+
+def _syntax_fault(error: BaseException) -> str:
+    """Find the token the parser stopped at; its own error comes without a message."""
+    causes: list[object] = [error]
+    for cause in causes:  # grows while it is read; the chain is short and has no cycles
+        token = getattr(cause, "offendingToken", None)
+        if token is not None:
+            return f"line {token.line}, column {token.column + 1}: unexpected {token.text!r}"
+        if isinstance(cause, BaseException):
+            causes += [*cause.args, *([cause.__cause__] if cause.__cause__ else [])]
+    return type(error).__name__
+
+
+def _plain(message: str) -> str:
+    """Write places as line and column, both counted from 1."""
+
+    def place(found: re.Match[str]) -> str:
+        return f"line {found[1]}, column {int(found[2]) + 1}:"
+
+    text = message.strip().strip("'\"").removeprefix("<input>:")
+    return re.sub(r"^L?(\d+)[,:]C?(\d+):", place, text)

@@ -1,0 +1,115 @@
+"""``hpcqc config`` and ``hpcqc doctor``: whether what is set up can work."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.faults import FAILED, MISTAKE, reason
+from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
+from orchestrator.config import QpuSettings, load_site, resolve_secrets
+from orchestrator.doctor import diagnose
+from orchestrator.provenance.record import site_document
+
+__all__ = ["tell_config", "tell_config_check", "tell_diagnosis"]
+
+
+def tell_config(site_file: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
+    """Write the configuration in force. Secrets show as where they are kept."""
+    document = site_document(load_site(site_file, overrides))
+    if as_json:
+        print_json(document)
+        return
+    say(f"# from: {document['source']}")
+    say(f"# state: {document['state_dir']}")
+    for line in _toml(document):
+        say(line)
+
+
+def tell_config_check(site_file: Path | None, overrides: Sequence[str], *, as_json: bool) -> int:
+    """Write whether every QPU's backend takes its options; return the exit code.
+
+    Raises ``ConfigError`` where the file itself is wrong.
+    """
+    site = load_site(site_file, overrides)
+    faults = {name: _fault(settings) for name, settings in site.qpus.items()}
+    bad = {name: fault for name, fault in faults.items() if fault is not None}
+    if as_json:
+        qpus = {name: fault or "ok" for name, fault in faults.items()}
+        print_json({"source": site.source, "ok": not bad, "qpu": qpus})
+    else:
+        for name, fault in bad.items():
+            print_error(f"{site.source}: [qpu.{name}] {fault}")
+        if not bad:
+            say(f"{site.source}: in order; QPUs: {', '.join(faults)}")
+    return MISTAKE if bad else 0
+
+
+def tell_diagnosis(site_file: Path | None, *, as_json: bool) -> int:
+    """Write every finding; return the exit code, which is not 0 if something is broken."""
+    checks = diagnose(site_file)
+    broken = [check for check in checks if check.state == "broken"]
+    if as_json:
+        print_json({"ok": not broken, "checks": checks})
+    else:
+        rows = [[check.state, check.name, check.detail] for check in checks]
+        tabulate(("", "what", "found"), rows)
+        console = open_console()
+        if broken:
+            console.print(f"{len(broken)} broken", style="bold red")
+        else:
+            console.print("nothing is broken", style="green")
+    return FAILED if broken else 0
+
+
+def _fault(settings: QpuSettings) -> str | None:
+    from backends import registry
+    from backends.api import BackendError
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            options = resolve_secrets(settings.options)
+            registry.create(settings.backend, options, state_dir=Path(scratch)).close()
+    except (ValueError, BackendError) as error:
+        return reason(error)
+    return None
+
+
+def _toml(document: dict[str, Any]) -> list[str]:
+    lines = ["", "[site]"]
+    lines += [
+        f"{key} = {_value(document[key])}" for key in ("name", "default_qpu", "default_compute")
+    ]
+    for name, compute in document["compute"].items():
+        lines += ["", f"[compute.{_key(name)}]"]
+        given = {k: v for k, v in compute.items() if k != "name" and v is not None}
+        lines += [f"{key} = {_value(value)}" for key, value in given.items()]
+    for name, qpu in document["qpu"].items():
+        options = dict(qpu["options"])
+        lines += ["", f"[qpu.{_key(name)}]", f"backend = {_value(qpu['backend'])}"]
+        direct = [key for key in ("profile", "time_scale") if key in options]
+        lines += [f"{key} = {_value(options.pop(key))}" for key in direct]
+        if options:
+            lines.append(f"options = {_value(options)}")
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        if value.keys() == {"source", "where"}:  # a reference to a secret
+            return f"{{ {value['source']} = {_value(value['where'])} }}"
+        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }"
+    return str(value)
+
+
+def _key(name: str) -> str:
+    plain = name.replace("-", "").replace("_", "").isalnum() and name.isascii()
+    return name if plain else _value(name)

@@ -1,0 +1,94 @@
+"""``hpcqc jobs``: what the ledger knows of quantum jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.jobs_source import jobs_of, ledger_path
+from orchestrator.cli.output import facts, print_json, say, tabulate
+from orchestrator.config import ConfigError, load_site
+from orchestrator.provenance.markup import cell_text, duration_text
+from orchestrator.provenance.record import job_document
+
+__all__ = ["tell_job", "tell_jobs"]
+
+
+def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
+    """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
+    site = load_site(site_file)
+    documents = [job_document(job) for job in jobs_of(site.state_dir, run)]
+    shown = documents[-limit:]
+    if as_json:
+        print_json(shown)
+        return
+    if not shown:
+        of_run = f" of run {run!r}" if run else ""
+        say(f"no quantum jobs{of_run} in {ledger_path(site.state_dir)}")
+        return
+    columns = ("job", "run", "QPU", "kind", "state", "submitted", "shots", "tasks", "took")
+    rows = [
+        [
+            *(job[key] for key in ("id", "run", "qpu", "kind", "state")),
+            job["submitted_at"][:19].replace("T", " "),
+            job["shots"] or None,
+            job["slices"],
+            duration_text(job["duration_s"]),
+        ]
+        for job in shown
+    ]
+    tabulate(columns, rows)
+    if len(documents) > len(shown):
+        say(f"the latest {len(shown)} of {len(documents)}; --limit shows more", style="dim")
+
+
+def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
+    """Write one job with its tasks. Raises ``LedgerError`` if there is none of this id."""
+    site = load_site(site_file)
+    path = ledger_path(site.state_dir)
+    if not path.exists():
+        raise ConfigError(f"no job {job!r}: there is no ledger at {path} yet")
+    from orchestrator.broker.ledger import Ledger
+
+    ledger = Ledger.open(path)
+    try:
+        document = job_document(ledger.job(job))
+    finally:
+        ledger.close()
+    if as_json:
+        print_json(document)
+        return
+    facts(_job_facts(document), title=f"job {document['id']}")
+    columns = ("task", "state", "starts", "shots", "started", "took", "method", "error")
+    tabulate(columns, [_task_row(task) for task in document["tasks"]])
+
+
+def _job_facts(job: dict[str, Any]) -> dict[str, Any]:
+    usage = job["usage"]
+    keys = ("state", "error", "qpu", "backend", "kind", "run", "stage", "pubs", "circuits")
+    return {
+        **{key: job[key] for key in keys},
+        "qubits": job["num_qubits"],
+        "shots": job["shots"] or None,
+        "seed": job["seed"],
+        "payload": job["digest"],
+        "submitted": job["submitted_at"],
+        "waited": duration_text(job["waited_s"]),
+        "took": duration_text(job["duration_s"]),
+        "on the device": duration_text(usage["qpu_seconds"]),
+        "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in usage["charges"].items()) or None,
+        "calibration": job["calibrations"] or None,
+    }
+
+
+def _task_row(task: dict[str, Any]) -> list[Any]:
+    return [
+        task["tag"],
+        task["state"],
+        task["starts"],
+        task["shots"],
+        (task["started_at"] or "-")[:19].replace("T", " "),
+        duration_text(task["duration_s"]),
+        task["metadata"].get("method"),
+        task["error"],
+    ]

@@ -1,0 +1,117 @@
+"""``hpcqc sample``: one circuit from a file on one QPU."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator import runs
+from orchestrator.cli.circuit_files import read_circuit
+from orchestrator.cli.output import print_json, say, tabulate
+from orchestrator.config import Site, load_site
+from orchestrator.provenance.markup import cell_text, duration_text
+from orchestrator.provenance.record import job_document
+
+if TYPE_CHECKING:
+    from qiskit import QuantumCircuit
+
+__all__ = ["CircuitRefused", "SampleRequest", "Sampled", "sample_file", "tell_sample"]
+
+
+class CircuitRefused(ValueError):
+    """The circuit was read, and cannot run on this QPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """What the user asked for."""
+
+    file: Path
+    qpu: str | None = None
+    shots: int = 1024
+    seed: int | None = None
+    site_file: Path | None = None
+    overrides: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """Counts by bit string, Qiskit's way: the last register first, its last bit leftmost."""
+
+    counts: Mapping[str, int]
+    qpu: str
+    job: Mapping[str, Any]
+
+
+def sample_file(request: SampleRequest) -> Sampled:
+    """Read, check and run the circuit. Raises ``ValueError`` subclasses for what can never run."""
+    site = load_site(request.site_file, request.overrides)
+    settings = site.qpu(request.qpu)
+    circuit = read_circuit(request.file)
+    if request.shots < 1:
+        raise CircuitRefused(f"--shots {request.shots}; give a whole number of at least 1")
+    if request.seed is not None and not 0 <= request.seed < 2**63:
+        raise CircuitRefused(f"--seed {request.seed}; give a whole number from 0 to 2^63 - 1")
+    if circuit.num_parameters:
+        names = ", ".join(parameter.name for parameter in circuit.parameters)
+        raise CircuitRefused(f"{request.file} has free parameters ({names}); bind them first")
+    return _sample(circuit, settings.name, request, site)
+
+
+def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Site) -> Sampled:
+    from qiskit.exceptions import QiskitError
+
+    from orchestrator import open_qpu, shutdown
+
+    run_id = f"sample-{uuid.uuid4().hex[:12]}"
+    runs.activate(runs.Run(id=run_id, site=site, qpu=qpu, resumable=False))
+    try:
+        sampler = open_qpu(qpu).sampler(seed=request.seed)
+        try:
+            job = sampler.run([circuit], shots=request.shots)
+        except QiskitError as error:  # from transpilation: no such gate, not enough qubits, ...
+            raise CircuitRefused(f"{request.file} cannot run on {qpu!r}: {error.message}") from None
+        (result,) = job.result()
+        return Sampled(counts=_counts(circuit, result), qpu=qpu, job=job_document(job.view()))
+    finally:
+        shutdown()
+        runs.activate(None)
+
+
+def tell_sample(sampled: Sampled, *, top: int, as_json: bool) -> None:
+    """Write the counts, the most frequent first."""
+    ordered = sorted(sampled.counts.items(), key=lambda item: (-item[1], item[0]))
+    if as_json:
+        print_json({"qpu": sampled.qpu, "counts": dict(ordered), "job": sampled.job})
+        return
+    shots = sum(sampled.counts.values())
+    rows = [(bits, count, f"{count / shots:.2%}") for bits, count in ordered[:top]]
+    tabulate(("outcome", "counts", "share"), rows)
+    left = len(ordered) - len(rows)
+    if left > 0:
+        say(f"… {left} more outcomes; --top shows more, --json all")
+    job = sampled.job
+    charges = ", ".join(f"{cell_text(a)} {u}" for u, a in job["usage"]["charges"].items())
+    method = ", ".join(map(str, job["methods"]))
+    say(
+        f"{shots} shots on QPU {sampled.qpu} in {job['slices']} "
+        f"task{'s' if job['slices'] != 1 else ''}"
+        f"{f', method {method}' if method else ''}; "
+        f"{duration_text(job['usage']['qpu_seconds'])} on the device, "
+        f"charged {charges or 'nothing'}; job {job['id']}",
+        style="dim",
+    )
+
+
+def _counts(circuit: QuantumCircuit, result: Any) -> dict[str, int]:
+    """Join the registers' bits shot by shot, the last register first, with spaces between."""
+    registers = [register.name for register in reversed(circuit.cregs) if register.size]
+    columns = [result.data[name].get_bitstrings() for name in registers]
+    counts: dict[str, int] = {}
+    for bits in zip(*columns, strict=True):
+        joined = " ".join(bits)
+        counts[joined] = counts.get(joined, 0) + 1
+    return counts
