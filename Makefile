@@ -60,7 +60,8 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "Creating $(VENV) with $$python ($$($$python --version))"; \
 	  $$python -m venv $(VENV); \
 	else \
-	  sh .ci/find-python $(BIN)/python > /dev/null; \
+	  sh .ci/find-python $(BIN)/python > /dev/null || \
+	    { echo "Remove $(VENV), or leave it and make VENV=another-folder." >&2; exit 1; }; \
 	fi
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@echo "Installing into $(VENV) (a minute or two the first time)"
