@@ -85,19 +85,21 @@ def _feed(state: Any, circuit: QuantumCircuit) -> None:
 
 
 def _extras(operation: Any, clbits: dict[Any, int]) -> Any:
-    """Return what distinguishes an unusual instruction besides its name and parameters."""
-    kind = type(operation).__name__
+    """Return what distinguishes an unusual instruction besides its name and parameters.
+
+    Not its Python type: QPY brings a gate of a class of one's own back as a plain ``Gate``.
+    """
     if isinstance(operation, ControlledGate):
-        return (kind, operation.num_ctrl_qubits, operation.ctrl_state)
+        return (operation.num_ctrl_qubits, operation.ctrl_state)
     condition = getattr(operation, "condition", None)
     if condition is None and isinstance(operation, ControlFlowOp):
         condition = getattr(operation, "target", None)
     if isinstance(condition, tuple):
         wires, value = condition
         bits = [wires] if wires in clbits else list(wires)
-        return (kind, [clbits[bit] for bit in bits], int(value))
+        return ([clbits[bit] for bit in bits], int(value))
     cases: Any = getattr(operation, "cases_specifier", tuple)()
-    return (kind, str(condition), [str(labels) for labels, _ in cases])
+    return (str(condition), [str(labels) for labels, _ in cases])
 
 
 def _inner(operation: Any) -> Iterable[QuantumCircuit]:

@@ -143,14 +143,14 @@ def test_the_resonator_relaxes_with_its_own_times():
     long, short = Coherence(t1_s=1.0, t2_s=1.0), Coherence(t1_s=1e-6, t2_s=1e-6)
     star = load_profile("vlq")
     gates = tuple(
-        dataclasses.replace(gate, error=0.2) if gate.num_qubits > 1 else gate for gate in star.gates
+        dataclasses.replace(gate, error=0.1) if gate.num_qubits > 1 else gate for gate in star.gates
     )
     profile = dataclasses.replace(star, gates=gates, coherence=long, resonator_coherence=short)
     channel = SuperOp(noise_model(profile)._default_quantum_errors["cz"])
     from qiskit.quantum_info import DensityMatrix
 
     after = DensityMatrix.from_label("11").evolve(channel).probabilities_dict()
-    # Bits read (resonator, qubit): the resonator decays, the qubit does not.
+    # Bits read (resonator, qubit): the resonator decays; what depolarises hits both alike.
     assert after["01"] > 3 * after["10"]
 
 
