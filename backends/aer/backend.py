@@ -14,7 +14,7 @@ from backends.aer.device import device_target, join_parts
 from backends.aer.options import AerOptions, parse_options, usable_cores
 from backends.aer.orphans import ends_at, judged, stop_orphan
 from backends.aer.planning import Planner
-from backends.aer.spool import Record, Spool, check_tag, is_tag
+from backends.aer.spool import Record, Spool
 from backends.api import (
     QpuBusy,
     QpuTaskId,
@@ -30,6 +30,7 @@ from backends.api import (
 )
 from backends.payloads import Payload
 from backends.results import result_from_bytes
+from backends.tags import check_tag, is_tag
 from backends.validate import check
 
 __all__ = ["AerBackend", "create"]

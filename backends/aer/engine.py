@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from qiskit import QuantumCircuit, transpile
 
 from backends.aer.angles import Angles, angles_of
-from backends.gates import without_moves
+from backends.gates import inline_lookalikes, without_moves
+from backends.lowering import NativeCompiler
 from backends.noise import noise_model
 from backends.profiles import Profile
-from backends.profiles.native import native_target
 
 __all__ = ["Engine", "Job", "Program", "SimulationFailed"]
 
@@ -74,21 +74,20 @@ class Engine:
         self._library = LIBRARY_DIR
         self._controller = aer_controller_execute()
         self._noise: dict[str, Any] = {}
-        self._site: Any = None
+        self._site: NativeCompiler | None = None
         if profile is not None:
             self._noise = noise_model(profile).to_dict(serializable=True)
-            self._site = native_target(profile) if profile.site_transpiles else None
+            self._site = NativeCompiler(profile.target()) if profile.site_transpiles else None
         self._gates = sorted({*simulator.configuration().basis_gates} - {"mcx_gray"})
 
-    def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, list[int] | None]:
+    def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...] | None]:
         """Transpile as the site would; also return where each virtual qubit ended.
 
         The circuit comes back as it is, with None, where the site does not transpile.
         """
         if self._site is None:
             return circuit, None
-        placed = transpile(circuit, target=self._site, optimization_level=1, seed_transpiler=0)
-        return placed, list(placed.layout.final_index_layout(filter_ancillas=True))
+        return self._site.compile(circuit)
 
     def compile(self, circuit: QuantumCircuit) -> Program:
         """Bring a circuit into Aer's form: known gates, control flow as jumps."""
@@ -140,7 +139,7 @@ class Engine:
     def _lower(self, circuit: QuantumCircuit) -> QuantumCircuit:
         """Replace gates Aer does not know by ones it does; most circuits have none."""
         known = _known(tuple(self._gates))
-        circuit = without_moves(circuit)
+        circuit = without_moves(inline_lookalikes(circuit))
         if {instruction.name for instruction in circuit.data} <= known:
             return circuit
         return transpile(

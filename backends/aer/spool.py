@@ -10,33 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.api import PayloadRejected, TaskState
+from backends.api import TaskState
 
-__all__ = ["Claim", "Record", "Spool", "check_tag", "identity", "is_alive", "is_tag"]
+__all__ = ["Claim", "Record", "Spool", "identity", "is_alive"]
 
 KEEP_S = 14 * 24 * 3600.0
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
-
-
-def check_tag(tag: str) -> None:
-    """Raise `PayloadRejected` unless the tag is a safe file name."""
-    if not is_tag(tag):
-        raise PayloadRejected(
-            f"tag {tag!r}; use 1 to 200 letters, digits and any of _ . = + -, not beginning "
-            "with a sign or a dot"
-        )
-
-
-def is_tag(tag: object) -> bool:
-    """Whether something can be a tag."""
-    return isinstance(tag, str) and _TAG.fullmatch(tag) is not None
 
 
 def identity(pid: int) -> str:

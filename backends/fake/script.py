@@ -1,0 +1,124 @@
+"""What a fake QPU does and when it goes wrong, as data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from backends.api import Calibration, Target
+from backends.metering import Metering
+from backends.registry import BackendUnusable
+
+__all__ = ["CALLS", "Fault", "FaultKind", "Script", "read_script", "script_target"]
+
+FaultKind = Literal["refused", "lost", "busy"]
+KINDS = ("refused", "lost", "busy")
+CALLS = ("target", "acquire", "release", "start", "find", "status", "result", "stop")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Something that goes wrong in some calls.
+
+    call: one of `CALLS`. on: which calls of that name, counted from 1; empty means all.
+    kind: ``refused`` raises ``QpuUnavailable`` and does nothing; ``lost`` does what was asked
+    and then raises ``QpuUnavailable``, as when the answer is lost; ``busy`` raises ``QpuBusy``
+    and does nothing.
+    """
+
+    call: str
+    kind: FaultKind = "refused"
+    on: tuple[int, ...] = ()
+
+    def strikes(self, call: str, number: int) -> bool:
+        """Whether the ``number``-th call of this name goes wrong."""
+        return call == self.call and (not self.on or number in self.on)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """How a fake QPU behaves.
+
+    queue_s, run_s: how long each task is QUEUED and then RUNNING, in seconds.
+    fail, stuck: tasks that end in FAILED or never end, by order of start, counted from 1.
+    drift_every: after so many starts the calibration has another id; 0 means never.
+    durable: tasks are kept in files, and a new instance on the same folder knows them.
+    target: what the fake publishes; its calibration follows ``drift_every``.
+    """
+
+    queue_s: float = 0.0
+    run_s: float = 0.0
+    fail: tuple[int, ...] = ()
+    stuck: tuple[int, ...] = ()
+    drift_every: int = 0
+    durable: bool = False
+    faults: tuple[Fault, ...] = ()
+    target: Target
+
+
+def script_target(**changes: Any) -> Target:
+    """Return a fake's target: ten qubits, both payload kinds, any gate, one task at a time."""
+    target = Target(
+        name="fake",
+        num_qubits=10,
+        payload_kinds=frozenset({"sampler", "estimator"}),
+        mid_circuit_measurement=False,
+        calibration=Calibration(id="fake-0", taken_at=datetime(2026, 1, 1, tzinfo=UTC)),
+        metering=Metering(),
+    )
+    return replace(target, **changes)
+
+
+_TARGET_KEYS = (
+    "coalesces",
+    "coupling",
+    "can_find",
+    "credential_lifetime_s",
+    "max_circuits",
+    "max_concurrent_tasks",
+    "max_shots",
+    "name",
+    "native_gates",
+    "num_qubits",
+    "payload_kinds",
+    "site_transpiles",
+)
+_SCRIPT_KEYS = tuple(f.name for f in fields(Script) if f.name not in ("faults", "target"))
+
+
+def read_script(options: Mapping[str, Any]) -> Script:
+    """Build a script from a site's options: fields of `Script` and `Target`, and ``faults``.
+
+    Raises ``BackendUnusable`` for an unknown option, call or kind of fault.
+    """
+    known = ("faults", *_SCRIPT_KEYS, *_TARGET_KEYS)
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise BackendUnusable(
+                f"unknown option {name!r} of backend 'fake'; did you mean {near[0]!r}?"
+            )
+    changes = {key: _frozen(options[key]) for key in _TARGET_KEYS if key in options}
+    if "payload_kinds" in changes:
+        changes["payload_kinds"] = frozenset(changes["payload_kinds"])
+    target = script_target(**changes, durable=bool(options.get("durable", False)))
+    values = {key: _frozen(options[key]) for key in _SCRIPT_KEYS if key in options}
+    faults = tuple(_fault(entry) for entry in options.get("faults", ()))
+    return Script(**values, faults=faults, target=target)
+
+
+def _fault(entry: Mapping[str, Any]) -> Fault:
+    call, kind = entry.get("call"), entry.get("kind", "refused")
+    if call not in CALLS or kind not in KINDS or set(entry) - {"call", "kind", "on"}:
+        raise BackendUnusable(
+            f"fault {dict(entry)!r}; give call (one of {', '.join(CALLS)}), "
+            f"kind (one of {', '.join(KINDS)}) and on (a list of call numbers from 1)"
+        )
+    return Fault(call=call, kind=kind, on=tuple(entry.get("on", ())))
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, (list, tuple)) else value

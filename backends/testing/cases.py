@@ -1,0 +1,77 @@
+"""Payloads whose right answer is known, in the native gates of any target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
+
+from backends.api import Target
+from backends.lowering import NativeCompiler
+from backends.payloads import EstimatorPayload, Payload, SamplerPayload
+
+__all__ = ["Native", "bell", "compiled", "ghz", "placed_observable", "smallest_payload", "turned"]
+
+# A circuit in a target's gates, and the physical qubit of each of its qubits.
+Native = Callable[[QuantumCircuit, Target], tuple[QuantumCircuit, Sequence[int] | None]]
+
+
+def bell() -> QuantumCircuit:
+    """Two qubits that always agree, not measured."""
+    return ghz(2)
+
+
+def ghz(num_qubits: int) -> QuantumCircuit:
+    """Return qubits in (|00…0⟩ + |11…1⟩)/√2, not measured."""
+    circuit = QuantumCircuit(num_qubits)
+    circuit.h(0)
+    for qubit in range(num_qubits - 1):
+        circuit.cx(qubit, qubit + 1)
+    return circuit
+
+
+def turned() -> QuantumCircuit:
+    """One qubit turned about Y by a free angle θ, so that ⟨Z⟩ = cos θ; not measured."""
+    circuit = QuantumCircuit(1)
+    circuit.ry(Parameter("θ"), 0)
+    return circuit
+
+
+def compiled(
+    circuit: QuantumCircuit, target: Target
+) -> tuple[QuantumCircuit, Sequence[int] | None]:
+    """Bring a circuit into a target's gates where the target does not do it itself.
+
+    Serves lattices and all-to-all devices. For a star override ``BackendConformance.native``.
+    """
+    if target.native_gates is None or target.site_transpiles:
+        return circuit, None
+    return NativeCompiler(target).compile(circuit)
+
+
+def smallest_payload(target: Target, native: Native, *, shots: int = 20) -> Payload:
+    """Return the least that a target accepts: one shot circuit, or one expectation value."""
+    circuit = QuantumCircuit(1)
+    circuit.rx(math.pi, 0)
+    if SamplerPayload.kind in target.payload_kinds:
+        circuit.measure_all()
+        return SamplerPayload.coerce([native(circuit, target)[0]], shots=shots)
+    placed, layout = native(circuit, target)
+    return EstimatorPayload.coerce([(placed, placed_observable({"Z": 1.0}, placed, layout))])
+
+
+def placed_observable(
+    observable: Mapping[str, float], circuit: QuantumCircuit, layout: Sequence[int] | None
+) -> dict[str, float]:
+    """Write an observable over a circuit's virtual qubits on the physical ones."""
+    if layout is None:
+        return dict(observable)
+    moved = {}
+    for label, weight in observable.items():
+        letters = ["I"] * circuit.num_qubits
+        for qubit, letter in enumerate(reversed(label)):
+            letters[layout[qubit]] = letter
+        moved["".join(reversed(letters))] = weight
+    return moved

@@ -1,0 +1,428 @@
+"""What every backend must do, as tests to subclass."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+from qiskit import QuantumCircuit
+
+from backends.api import (
+    Backend,
+    BackendError,
+    PayloadRejected,
+    QpuBusy,
+    QpuTaskId,
+    Result,
+    SessionId,
+    Target,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFinished,
+    TaskState,
+    UnknownSession,
+    UnknownTask,
+    Waitable,
+)
+from backends.payloads import EstimatorPayload, Payload, SamplerPayload, payload_from_bytes
+from backends.results import result_from_bytes, result_to_bytes
+from backends.testing.cases import bell, compiled, ghz, placed_observable, smallest_payload, turned
+from backends.testing.watched import Watched
+
+__all__ = ["BackendConformance"]
+
+_ORDER = [TaskState.QUEUED, TaskState.RUNNING]
+
+
+class BackendConformance:
+    """Subclass this, give it a ``backend_factory`` fixture, and pytest says if you are done.
+
+    The factory builds a backend as a site would; called again it must build one with the same
+    options and the same state folder. It is asked for once per class, so give the fixture
+    ``scope="class"``. Attributes to override:
+
+    noise: how far expectation values may be from the ideal ones, on top of shot noise.
+    finish_s: longest that a small task may take. prompt_s: longest that any call may take.
+    shots: shots of the physics tests.
+
+    >>> from backends.testing import BackendConformance
+    >>> class TestMine(BackendConformance):
+    ...     noise = 0.1
+    """
+
+    noise: float = 0.0
+    finish_s: float = 60.0
+    prompt_s: float = 1.0
+    shots: int = 1000
+
+    @pytest.fixture(scope="class")
+    def backend(self, backend_factory: Callable[[], Backend]) -> Iterator[Backend]:
+        """The backend under test, one for all tests of the class."""
+        backend = backend_factory()
+        yield Watched(backend, self.prompt_s)
+        backend.close()
+
+    @pytest.fixture
+    def session(self, backend: Backend) -> Iterator[SessionId]:
+        """An open session."""
+        session = backend.acquire()
+        yield session
+        backend.release(session)
+
+    def native(
+        self, circuit: QuantumCircuit, target: Target
+    ) -> tuple[QuantumCircuit, Sequence[int] | None]:
+        """Return a circuit the target accepts, and the physical qubit of each of its qubits.
+
+        None for the qubits means that they stay as they are.
+        """
+        return compiled(circuit, target)
+
+    def smallest(self, backend: Backend) -> Payload:
+        """Return the least work that the backend accepts."""
+        return smallest_payload(backend.target(), self.native)
+
+    def finished(self, backend: Backend, task: QpuTaskId) -> TaskState:
+        """Poll until the task has ended; checks that states only move forward."""
+        deadline = time.monotonic() + self.finish_s
+        seen = [backend.status(task)]
+        while not seen[-1].is_final:
+            assert time.monotonic() < deadline, f"{task} is still {seen[-1]}"
+            time.sleep(0.005)
+            seen.append(backend.status(task))
+        open_states = [state for state in seen if not state.is_final]
+        assert open_states == sorted(open_states, key=_ORDER.index), seen
+        return seen[-1]
+
+    def ran(self, backend: Backend, session: SessionId, payload: Payload) -> Result:
+        """Run a payload to its end and return its result."""
+        task = backend.start(session, payload, _tag())
+        self.finished(backend, task)
+        return backend.result(task)
+
+    def test_target_describes_the_qpu(self, backend: Backend) -> None:
+        """The target is complete and makes sense."""
+        target = backend.target()
+        assert target.name
+        assert target.payload_kinds
+        assert target.payload_kinds <= {"sampler", "estimator"}
+        assert target.num_qubits is None or target.num_qubits >= 1
+        assert target.calibration.id
+        assert target.calibration.taken_at.tzinfo is not None, "times carry their zone"
+        assert target.max_shots is None or target.max_shots >= 1
+        assert target.max_circuits is None or target.max_circuits >= 1
+        assert target.max_concurrent_tasks is None or target.max_concurrent_tasks >= 1
+
+    def test_a_task_lives_from_start_to_result(self, backend: Backend, session: SessionId) -> None:
+        """States move forward to COMPLETED; the result is the same as often as it is read."""
+        payload = self.smallest(backend)
+        task = backend.start(session, payload, _tag())
+        assert isinstance(task, str)
+        assert self.finished(backend, task) is TaskState.COMPLETED
+        result = backend.result(task)
+        assert len(result.native) == len(payload.pubs)
+        assert backend.status(task) is TaskState.COMPLETED
+        again = backend.result(task)
+        assert result_to_bytes(again) == result_to_bytes(result), "a result is read, not made anew"
+
+    def test_usage_tells_what_ran(self, backend: Backend, session: SessionId) -> None:
+        """Usage counts one task, its circuits and its shots."""
+        payload = self.smallest(backend)
+        usage = self.ran(backend, session, payload).usage
+        assert usage.tasks == 1
+        assert usage.circuits == payload.circuits
+        assert usage.qpu_seconds >= 0
+        assert all(charge.amount >= 0 and charge.unit for charge in usage.charges)
+        if isinstance(payload, SamplerPayload):
+            assert usage.shots == payload.shots
+
+    def test_a_result_survives_serialisation(self, backend: Backend, session: SessionId) -> None:
+        """Results and metadata can travel between processes."""
+        result = self.ran(backend, session, self.smallest(backend))
+        json.dumps(dict(result.metadata))
+        copy = result_from_bytes(result_to_bytes(result))
+        assert result_to_bytes(copy) == result_to_bytes(result)
+
+    def test_a_payload_that_travelled_runs_too(self, backend: Backend, session: SessionId) -> None:
+        """A payload read back from bytes is as good as the first."""
+        payload = payload_from_bytes(self.smallest(backend).to_bytes())
+        assert len(self.ran(backend, session, payload).native) == 1
+
+    def test_the_same_tag_starts_once(self, backend: Backend, session: SessionId) -> None:
+        """A second start with a tag returns the first task."""
+        tag, payload = _tag(), self.smallest(backend)
+        task = backend.start(session, payload, tag)
+        assert backend.start(session, payload, tag) == task
+        self.finished(backend, task)
+        assert backend.start(session, payload, tag) == task
+        assert backend.status(task) is TaskState.COMPLETED
+
+    def test_find_returns_what_was_started(self, backend: Backend, session: SessionId) -> None:
+        """A tag leads to its task from the start on, and an unused one to None."""
+        if not backend.target().can_find:
+            pytest.skip("the target says that it cannot find")
+        tag = _tag()
+        assert backend.find(tag) is None
+        task = backend.start(session, self.smallest(backend), tag)
+        assert backend.find(tag) == task
+        self.finished(backend, task)
+        assert backend.find(tag) == task
+        assert backend.find(_tag()) is None
+
+    def test_stop_ends_a_task_and_leaves_an_ended_one(
+        self, backend: Backend, session: SessionId
+    ) -> None:
+        """Stopping is final, and does not undo what has ended."""
+        task = backend.start(session, self.smallest(backend), _tag())
+        backend.stop(task)
+        state = self.finished(backend, task)
+        backend.stop(task)
+        assert backend.status(task) is state
+        if state is TaskState.CANCELLED:
+            with pytest.raises(TaskCancelled):
+                backend.result(task)
+        else:
+            assert state is TaskState.COMPLETED, "it was quicker than the stop"
+            backend.result(task)
+
+    def test_release_twice_does_nothing(self, backend: Backend) -> None:
+        """A released session, or one never granted, may be released; none starts tasks."""
+        session = backend.acquire()
+        backend.release(session)
+        backend.release(session)
+        backend.release(SessionId("never-granted"))
+        with pytest.raises(UnknownSession):
+            backend.start(session, self.smallest(backend), _tag())
+
+    def test_a_task_outlives_its_session(self, backend: Backend) -> None:
+        """Releasing a session does not lose its tasks."""
+        session = backend.acquire()
+        task = backend.start(session, self.smallest(backend), _tag())
+        backend.release(session)
+        assert self.finished(backend, task) in (TaskState.COMPLETED, TaskState.CANCELLED)
+
+    @pytest.mark.parametrize("call", ["status", "result", "stop"])
+    def test_an_unknown_task_is_said_to_be_unknown(self, backend: Backend, call: str) -> None:
+        """An id that was never given out, or is hostile, raises ``UnknownTask``."""
+        with pytest.raises(UnknownTask):
+            getattr(backend, call)(QpuTaskId(f"no-such-{uuid.uuid4().hex}"))
+        with pytest.raises(UnknownTask):
+            getattr(backend, call)(QpuTaskId("../../etc/passwd"))
+
+    def test_a_foreign_payload_is_rejected(self, backend: Backend, session: SessionId) -> None:
+        """Something that is no payload is refused before anything starts."""
+        tag = _tag()
+        with pytest.raises(PayloadRejected):
+            backend.start(session, {"pulses": []}, tag)  # type: ignore[arg-type]
+        assert backend.find(tag) is None
+
+    def test_what_can_never_run_is_rejected(self, backend: Backend, session: SessionId) -> None:
+        """A circuit wider than the device is refused for good."""
+        target, tag = backend.target(), _tag()
+        if target.num_qubits is None or SamplerPayload.kind not in target.payload_kinds:
+            pytest.skip("the target has no widest circuit")
+        circuit = QuantumCircuit(target.num_qubits + 2)
+        circuit.measure_all()
+        with pytest.raises(PayloadRejected) as caught:
+            backend.start(session, SamplerPayload.coerce([circuit], shots=10), tag)
+        assert not caught.value.retryable
+        assert backend.find(tag) is None
+
+    def test_more_than_the_limit_is_rejected(self, backend: Backend, session: SessionId) -> None:
+        """More shots than a task may have are refused."""
+        target = backend.target()
+        if target.max_shots is None:
+            pytest.skip("the target has no limit of shots")
+        payload = smallest_payload(target, self.native, shots=target.max_shots + 1)
+        with pytest.raises(PayloadRejected):
+            backend.start(session, payload, _tag())
+
+    def test_an_early_result_is_refused(self, backend: Backend, session: SessionId) -> None:
+        """A result before the end raises ``TaskNotFinished``, never something half done."""
+        task = backend.start(session, self.smallest(backend), _tag())
+        with contextlib.suppress(TaskNotFinished):
+            backend.result(task)
+        self.finished(backend, task)
+        backend.result(task)
+
+    def test_two_threads_may_poll(self, backend: Backend, session: SessionId) -> None:
+        """Calls may come from several threads at once."""
+        task = backend.start(session, self.smallest(backend), _tag())
+        ends: list[TaskState | BaseException] = []
+
+        def poll() -> None:
+            try:
+                ends.append(self.finished(backend, task))
+                backend.result(task)
+            except BaseException as error:  # noqa: BLE001  # shown below
+                ends.append(error)
+
+        threads = [threading.Thread(target=poll) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(self.finish_s)
+        assert ends == [TaskState.COMPLETED] * len(threads)
+
+    def test_a_full_qpu_is_busy_not_broken(self, backend: Backend, session: SessionId) -> None:
+        """Past the concurrent tasks there is ``QpuBusy``, and those inside complete."""
+        most = backend.target().max_concurrent_tasks
+        if most is None or most > 8:
+            pytest.skip("the target takes any number of tasks")
+        tasks = []
+        with contextlib.suppress(QpuBusy):  # an early task may have ended by now
+            for _ in range(most + 1):
+                tasks.append(backend.start(session, self.smallest(backend), _tag()))  # noqa: PERF401
+        assert len(tasks) >= most
+        for task in tasks:
+            assert self.finished(backend, task) is TaskState.COMPLETED
+
+    def test_waiting_is_told_of_the_end(self, backend: Watched, session: SessionId) -> None:
+        """A ``Waitable`` returns at the end, and at once after it."""
+        inner = backend.inner
+        if not isinstance(inner, Waitable):
+            pytest.skip("the backend is polled")
+        task = backend.start(session, self.smallest(backend), _tag())
+        assert inner.wait(task, self.finish_s) is TaskState.COMPLETED
+        started = time.monotonic()
+        assert inner.wait(task, 10.0) is TaskState.COMPLETED
+        assert time.monotonic() - started < 1.0, "an ended task is not waited for"
+
+    def test_a_restart_reads_the_same_ids(
+        self, backend_factory: Callable[[], Backend], backend: Backend, session: SessionId
+    ) -> None:
+        """A new instance knows the tasks of an ended one, if the target is durable."""
+        if not backend.target().durable:
+            pytest.skip("the target does not say that its tasks outlive it")
+        tag = _tag()
+        task = backend.start(session, self.smallest(backend), tag)
+        self.finished(backend, task)
+        other = backend_factory()
+        try:
+            assert other.find(tag) == task
+            assert other.status(task) is TaskState.COMPLETED
+            assert _outcomes(other.result(task)) == _outcomes(backend.result(task))
+            session = other.acquire()
+            assert other.start(session, self.smallest(backend), tag) == task
+        finally:
+            other.close()
+
+    def test_closing_twice_does_nothing(self, backend_factory: Callable[[], Backend]) -> None:
+        """Closing is safe, also when nothing was ever run."""
+        backend = backend_factory()
+        backend.close()
+        backend.close()
+
+    def test_bell_qubits_agree(self, backend: Backend, session: SessionId) -> None:
+        """Sampled: both outcomes come equally often, the others never."""
+        target = backend.target()
+        if SamplerPayload.kind not in target.payload_kinds:
+            pytest.skip("the target samples nothing")
+        circuit = bell()
+        circuit.measure_all()
+        shots = min(self.shots, target.max_shots or self.shots)
+        payload = SamplerPayload.coerce([self.native(circuit, target)[0]], shots=shots, seed=7)
+        bits = self.ran(backend, session, payload).native[0].data.meas
+        assert bits.num_shots == shots
+        counts = bits.get_counts()
+        spread = 5 / math.sqrt(shots)
+        agreeing = (counts.get("00", 0) + counts.get("11", 0)) / shots
+        assert agreeing >= 1 - self.noise, counts
+        assert abs(counts.get("11", 0) / shots - 0.5) <= 0.5 * spread + self.noise, counts
+
+    def test_ghz_parity(self, backend: Backend, session: SessionId) -> None:
+        """⟨ZZI⟩ and ⟨IZZ⟩ of a GHZ state are 1, from counts of its three qubits in order."""
+        target = backend.target()
+        if SamplerPayload.kind not in target.payload_kinds or (target.num_qubits or 3) < 3:
+            pytest.skip("the target does not sample three qubits")
+        circuit = ghz(3)
+        circuit.measure_all()
+        shots = min(self.shots, target.max_shots or self.shots)
+        payload = SamplerPayload.coerce([self.native(circuit, target)[0]], shots=shots)
+        bits = self.ran(backend, session, payload).native[0].data.meas
+        for pair in ("ZZI", "IZZ"):
+            assert bits.expectation_values(pair) >= 1 - 2 * self.noise
+
+    def test_qubits_keep_their_order(self, backend: Backend, session: SessionId) -> None:
+        """An X on qubit 0 alone is the outcome 01, and registers keep their names."""
+        target = backend.target()
+        if SamplerPayload.kind not in target.payload_kinds or (target.num_qubits or 2) < 2:
+            pytest.skip("the target does not sample two qubits")
+        circuit = QuantumCircuit(2)
+        circuit.rx(math.pi, 0)
+        circuit.measure_all()
+        payload = SamplerPayload.coerce([self.native(circuit, target)[0]], shots=20)
+        counts = self.ran(backend, session, payload).native[0].data.meas.get_counts()
+        assert max(counts, key=lambda outcome: counts[outcome]) == "01", counts
+
+    def test_broadcast_points_keep_their_shape(self, backend: Backend, session: SessionId) -> None:
+        """A PUB with an array of angles returns an array of that shape, each point right."""
+        target = backend.target()
+        if SamplerPayload.kind not in target.payload_kinds or (target.max_circuits or 6) < 6:
+            pytest.skip("the target does not sample six circuits in one task")
+        circuit = turned()
+        circuit.measure_all()
+        angles = np.array([[0.0, math.pi / 3, math.pi / 2], [math.pi, 1.0, 2.0]])
+        shots = min(self.shots, target.max_shots or self.shots)
+        native, _ = self.native(circuit, target)
+        payload = SamplerPayload.coerce([(native, angles[..., None])], shots=shots, seed=11)
+        data = self.ran(backend, session, payload).native[0].data
+        assert data.shape == angles.shape
+        assert data.meas.shape == angles.shape
+        measured = data.meas.expectation_values("Z")
+        allowed = 5 / math.sqrt(shots) + 2 * self.noise
+        np.testing.assert_allclose(measured, np.cos(angles), atol=allowed)
+
+    def test_estimates_are_right(self, backend: Backend, session: SessionId) -> None:
+        """⟨ZZ⟩, ⟨XX⟩ of a Bell pair are 1, ⟨ZI⟩ is 0, and ⟨Z⟩ of a turned qubit is its cosine."""
+        target = backend.target()
+        if EstimatorPayload.kind not in target.payload_kinds:
+            pytest.skip("the target estimates nothing")
+        pair, layout = self.native(bell(), target)
+        labels = ("ZZ", "XX", "ZI")
+        observables = [placed_observable({label: 1.0}, pair, layout) for label in labels]
+        qubit, place = self.native(turned(), target)
+        angles = np.linspace(0, math.pi, 5)
+        z = placed_observable({"Z": 1.0}, qubit, place)
+        payload = EstimatorPayload.coerce(
+            [(pair, observables), (qubit, z, angles[:, None])], precision=0.02, seed=3
+        )
+        first, second = self.ran(backend, session, payload).native
+        allowed = 0.1 + 2 * self.noise  # five times the precision asked for
+        np.testing.assert_allclose(first.data.evs, [1, 1, 0], atol=allowed)
+        np.testing.assert_allclose(second.data.evs, np.cos(angles), atol=allowed)
+        assert first.data.stds.shape == (3,)
+        assert second.data.evs.shape == angles.shape
+
+    def test_only_backend_errors_come_out(self, backend: Backend, session: SessionId) -> None:
+        """Whatever is handed in, the caller has one kind of error to expect."""
+        payload = self.smallest(backend)
+        strange = ["", "a/b", "..", "x" * 5000, "\x00", "tag with spaces"]
+        for tag in strange:
+            try:
+                task = backend.start(session, payload, tag)
+            except BackendError:
+                continue
+            assert self.finished(backend, task) in (TaskState.COMPLETED, TaskState.FAILED)
+            assert backend.find(tag) in (task, None)
+        with pytest.raises((UnknownSession, TaskFailed)):
+            backend.start(SessionId("never-granted"), payload, _tag())
+
+
+def _tag() -> str:
+    return f"conformance-{uuid.uuid4().hex}"
+
+
+def _outcomes(result: Result) -> list[dict[str, object]]:
+    """Return a result's data in a form that compares."""
+    return [
+        {name: getattr(value, "array", value).tolist() for name, value in pub.data.items()}
+        for pub in result.native
+    ]
