@@ -99,30 +99,27 @@ def metering_in_words(metering: Metering) -> str:
 
 
 def timing_in_words(timing: TimingModel | None) -> str | None:
-    """Return a timing model as its formula with numbers, None for none."""
+    """Return a timing model as its formula with numbers, terms of zero left out; None for none."""
     if timing is None:
         return None
-    per_shot = [f"{timing.shot_s * 1e6:g} µs"] if timing.shot_s else []
-    if timing.qubit_shot_s:
-        per_shot.append(f"{timing.qubit_shot_s * 1e6:g} µs per qubit")
+    per_shot = [
+        f"{value * 1e6:.4g} µs{times}"
+        for value, times in (
+            (timing.shot_s, ""),
+            (timing.qubit_shot_s, " × qubits"),
+            (timing.layer_shot_s, " × qubits × depth"),
+        )
+        if value
+    ]
     damping = (
         f" × {timing.decay:g}^min(circuits, {timing.decay_cap:g})" if timing.decay != 1 else ""
     )
-    shots = f"shots × ({' + '.join(per_shot) or '0'}){damping}"
-    start = " + ".join(
-        part
-        for part in (
-            f"{timing.init_s:g} s" if timing.init_s else "",
-            _qubit_start(timing),
-        )
-        if part
-    )
-    return f"{start} + {shots}" if start else shots
-
-
-def _qubit_start(timing: TimingModel) -> str:
-    per_qubit = getattr(timing, "qubit_init_s", 0.0)
-    return f"{per_qubit:g} s per qubit" if per_qubit else ""
+    terms = [
+        f"{timing.init_s:.4g} s" if timing.init_s else "",
+        f"{timing.qubit_init_s:.4g} s × qubits" if timing.qubit_init_s else "",
+        f"shots × ({' + '.join(per_shot)}){damping}" if per_shot else "",
+    ]
+    return " + ".join(term for term in terms if term) or "no time"
 
 
 def _target(settings: QpuSettings) -> Target:

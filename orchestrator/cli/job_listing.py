@@ -13,6 +13,8 @@ from orchestrator.provenance.record import job_document
 
 __all__ = ["tell_job", "tell_jobs"]
 
+_ID_SHOWN = 11
+
 
 def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
     """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
@@ -26,10 +28,11 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
         of_run = f" of run {run!r}" if run else ""
         say(f"no quantum jobs{of_run} in {ledger_path(site.state_dir)}")
         return
-    columns = ("job", "run", "QPU", "kind", "state", "submitted", "shots", "tasks", "took")
+    columns = ("job", "run", "QPU", "state", "submitted", "shots", "tasks", "took")
     rows = [
         [
-            *(job[key] for key in ("id", "run", "qpu", "kind", "state")),
+            job["id"][:_ID_SHOWN],  # the start of an id is enough to ask for a job
+            *(job[key] for key in ("run", "qpu", "state")),
             job["submitted_at"][:19].replace("T", " "),
             job["shots"] or None,
             job["slices"],

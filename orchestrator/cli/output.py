@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 __all__ = ["facts", "open_console", "print_error", "print_json", "rich_table", "say", "tabulate"]
 
 
+_FILE_WIDTH = 160
+
+
 def open_console(*, stderr: bool = False) -> Console:
     """Return a Rich console on the stream as it is now."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() else _FILE_WIDTH  # a file or a pipe needs no folding at 80
+    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any, file: IO[str] | None = None) -> None:

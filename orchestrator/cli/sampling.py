@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.api import PayloadRejected
 from orchestrator import runs
 from orchestrator.cli.circuit_files import read_circuit
 from orchestrator.cli.output import print_json, say, tabulate
@@ -51,6 +52,7 @@ def sample_file(request: SampleRequest) -> Sampled:
     site = load_site(request.site_file, request.overrides)
     settings = site.qpu(request.qpu)
     circuit = read_circuit(request.file)
+    circuit.name = request.file.stem
     if request.shots < 1:
         raise CircuitRefused(f"--shots {request.shots}; give a whole number of at least 1")
     if request.seed is not None and not 0 <= request.seed < 2**63:
@@ -72,6 +74,9 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
         sampler = open_qpu(qpu).sampler(seed=request.seed)
         try:
             job = sampler.run([circuit], shots=request.shots)
+        except PayloadRejected as error:
+            told = str(error).removeprefix("PUB 0: ")  # there is but one
+            raise CircuitRefused(f"{request.file}: {told}") from None
         except QiskitError as error:  # from transpilation: no such gate, not enough qubits, ...
             raise CircuitRefused(f"{request.file} cannot run on {qpu!r}: {error.message}") from None
         (result,) = job.result()
