@@ -47,9 +47,9 @@ def test_a_module_is_short(module: Module) -> None:
 @each_module
 def test_functions_are_short(module: Module) -> None:
     long = {
-        name: node.end_lineno - node.lineno + 1
+        name: count
         for name, node in functions(module.tree)
-        if node.end_lineno is not None and node.end_lineno - node.lineno + 1 > FUNCTION_LINES
+        if (count := _lines(node)) > FUNCTION_LINES
     }
     assert not long, f"{module.path}: functions of more than {FUNCTION_LINES} lines: {long}"
 
@@ -75,6 +75,9 @@ def test_all_is_what_the_module_defines(module: Module) -> None:
         assert set(declared or ()) <= known
         assert defined <= set(declared or ())
         return
+    defined -= {
+        node.name for node in module.tree.body if isinstance(node, Function) and _is_freed(node)
+    } - set(declared or ())  # a command is called by its command line; it need not be exported
     if declared is None:
         assert not defined, f"{module.path} defines {sorted(defined)} and has no __all__"
         return
@@ -130,7 +133,15 @@ def test_the_readers_of_code_see_what_is_there() -> None:
     assert _parameters(method) == 5
     assert _words("HTTPBaseServer") == {"http", "base", "server"}
     assert _words("path_utils") & FORBIDDEN_WORDS
-    assert not _words("database") & FORBIDDEN_WORDS
+    assert not _words("database_of_bases") & FORBIDDEN_WORDS
+    (command,) = functions(ast.parse("@app.command()\ndef run(\n    a: int,\n):\n    pass\n"))
+    assert _lines(command[1]) == 1
+
+
+def _lines(node: Function) -> int:
+    """Return how long a function is; a command's options, declared in its signature, not counted."""
+    first = node.body[0].lineno if _is_freed(node) else node.lineno
+    return (node.end_lineno or first) - first + 1
 
 
 def _parameters(node: Function) -> int:
@@ -155,6 +166,7 @@ def _imports_environment(node: ast.ImportFrom) -> bool:
 
 
 def _words(name: str) -> set[str]:
-    """Split an identifier into lower-case words, plurals made singular."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
-    return {word.lower().removesuffix("s") for word in words} | {word.lower() for word in words}
+    """Split an identifier into lower-case words and add their singulars (bases: of a basis)."""
+    found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    words = {word.lower() for word in found}
+    return words | {word.removesuffix("s") for word in words - {"bases"}}
