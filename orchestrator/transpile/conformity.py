@@ -12,7 +12,7 @@ from backends.lowering import usable_qubits
 
 __all__ = ["conforms"]
 
-Steps = list[tuple[str, tuple[int, ...]]]
+_Steps = list[tuple[str, tuple[int, ...]]]
 
 
 def conforms(circuit: QuantumCircuit, target: Target) -> bool:
@@ -26,7 +26,7 @@ def conforms(circuit: QuantumCircuit, target: Target) -> bool:
     if not all(step.name in known and is_own(step.operation) for step in circuit.data):
         return False
     number = {bit: i for i, bit in enumerate(circuit.qubits)}
-    steps: Steps = [
+    steps: _Steps = [
         (step.name, tuple(number[bit] for bit in step.qubits))
         for step in circuit.data
         if step.name != "barrier"
@@ -37,7 +37,7 @@ def conforms(circuit: QuantumCircuit, target: Target) -> bool:
 
 
 def _fit_pairs(
-    steps: Steps, usable: Iterable[int], coupling: Iterable[tuple[int, int]] | None
+    steps: _Steps, usable: Iterable[int], coupling: Iterable[tuple[int, int]] | None
 ) -> bool:
     alive = set(usable)
     coupled = None if coupling is None else {frozenset(pair) for pair in coupling}
@@ -48,7 +48,7 @@ def _fit_pairs(
     )
 
 
-def _fit_star(steps: Steps, usable: Iterable[int], resonator: int) -> bool:
+def _fit_star(steps: _Steps, usable: Iterable[int], resonator: int) -> bool:
     alive = set(usable)
     inside: int | None = None
     for name, qubits in steps:

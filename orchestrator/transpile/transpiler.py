@@ -18,11 +18,11 @@ from orchestrator.transpile.unrolling import AER_GATES, knows_all, standard_gate
 
 __all__ = ["Transpiled", "Transpiler"]
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
-CACHED_CIRCUITS = 512
-CACHED_TARGETS = 16
+_CACHED_CIRCUITS = 512
+_CACHED_TARGETS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +46,9 @@ class Transpiler:
     in every process. The least recently used of ``capacity`` circuits is forgotten.
     """
 
-    def __init__(self, *, capacity: int = CACHED_CIRCUITS) -> None:
+    def __init__(self, *, capacity: int = _CACHED_CIRCUITS) -> None:
         self._circuits: _Once[tuple[str, tuple[object, ...]], Transpiled] = _Once(capacity)
-        self._compilers: _Once[tuple[object, ...], NativeCompiler] = _Once(CACHED_TARGETS)
+        self._compilers: _Once[tuple[object, ...], NativeCompiler] = _Once(_CACHED_TARGETS)
 
     def transpile(self, circuit: FrozenCircuit, target: Target) -> Transpiled:
         """Return the circuit as the target takes it.
@@ -100,7 +100,7 @@ def _fingerprint(target: Target) -> tuple[object, ...]:
     )
 
 
-class _Once(Generic[Key, Value]):
+class _Once(Generic[_Key, _Value]):
     """A bounded memory in which a value is made once, while others who want it wait.
 
     A value whose making failed is forgotten; those who waited get the same error.
@@ -109,9 +109,9 @@ class _Once(Generic[Key, Value]):
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._futures: OrderedDict[Key, Future[Value]] = OrderedDict()
+        self._futures: OrderedDict[_Key, Future[_Value]] = OrderedDict()
 
-    def get(self, key: Key, make: Callable[[], Value]) -> Value:
+    def get(self, key: _Key, make: Callable[[], _Value]) -> _Value:
         with self._lock:
             future = self._futures.get(key)
             mine = future is None
