@@ -28,7 +28,7 @@ from backends.api import (
     UnknownSession,
     UnknownTask,
 )
-from backends.payloads import Payload
+from backends.payloads import Payload, payload_from_bytes
 from backends.results import result_from_bytes
 from backends.tags import check_tag, is_tag
 from backends.validate import check
@@ -106,11 +106,11 @@ class AerBackend:
             if self._known(tag):
                 return QpuTaskId(_PREFIX + tag)
             self._refuse_when_full()
-            ticket = self._planner.ticket(payload, tag, now=time.time(), lock=self._crew.lock)
-            self._forget_old()
-            self._tickets[tag] = ticket
+            ticket = self._enqueue(payload, tag)
             self._purge_once()
-        self._crew.submit(ticket)
+        if ticket.state is TaskState.QUEUED:
+            # Accepted means it will run, though this process die before a worker is free.
+            self._spool.keep_payload(tag, payload.to_bytes())
         return QpuTaskId(_PREFIX + tag)
 
     def find(self, tag: str) -> QpuTaskId | None:
@@ -174,10 +174,27 @@ class AerBackend:
         self._crew.close()
 
     def _known(self, tag: str) -> bool:
+        self._take_up(tag)
         return tag in self._tickets or self._spool.read(tag) is not None
+
+    def _enqueue(self, payload: Payload, tag: str) -> Ticket:
+        ticket = self._planner.ticket(payload, tag, now=time.time(), lock=self._crew.lock)
+        self._forget_old()
+        self._tickets[tag] = ticket
+        self._crew.submit(ticket)
+        return ticket
+
+    def _take_up(self, tag: str) -> None:
+        """Queue a task again whose process died before a worker took it."""
+        if tag in self._tickets:
+            return
+        waiting = self._spool.waiting_payload(tag)
+        if waiting is not None:
+            self._enqueue(payload_from_bytes(waiting), tag)
 
     def _ticket_of(self, task: QpuTaskId) -> Ticket | None:
         """Return the task's ticket unless another process has claimed the task."""
+        self._take_up(_tag_of(task))
         ticket = self._tickets.get(_tag_of(task))
         return None if ticket is None or ticket.adopted else ticket
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from backends.aer.placement import Load, Placement, place
 from backends.aer.process import WorkerProcess
+from backends.aer.spawner import Spawner
 from backends.aer.spool import Spool
 from backends.aer.wire import Lot, encode_task
 from backends.api import TaskState
@@ -57,6 +58,7 @@ class Crew:
         """memory_left: bytes a simulation may take while others hold so many."""
         self._plan = plan
         self._spool = spool
+        self._spawner = Spawner(plan.settings)
         self._memory_left = memory_left
         self.lock = threading.RLock()
         self._workers: list[WorkerProcess] = []
@@ -116,6 +118,7 @@ class Crew:
             worker.kill()
         for worker in workers:
             worker.wait(_KILL_S)
+        self._spawner.close()
 
     @property
     def pids(self) -> list[int]:
@@ -124,7 +127,7 @@ class Crew:
             return [w.pid for w in self._workers if w.pid is not None]
 
     def _launch(self) -> None:
-        worker = WorkerProcess(self._plan.settings, self._hear)
+        worker = WorkerProcess(self._spawner, self._hear)
         self._workers.append(worker)
         worker.launch()
 

@@ -81,6 +81,18 @@ class Spool:
             return False
         return True
 
+    def keep_payload(self, tag: str, data: bytes) -> None:
+        """Keep the payload of a task that waits, so that it is run though its parent dies."""
+        self._write(tag, "payload", data)
+
+    def waiting_payload(self, tag: str) -> bytes | None:
+        """Return the payload of a task that was kept waiting and never begun, else None."""
+        try:
+            data = (self._root / tag / "payload").read_bytes()
+        except OSError:
+            return None
+        return data if self.read(tag) is None else None
+
     def store(self, tag: str, part: int, parts: int, data: bytes) -> None:
         """Keep a part's result; it becomes visible whole."""
         self._write(tag, f"{part}of{parts}.result", data)

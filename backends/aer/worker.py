@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import socket
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -16,11 +13,21 @@ from backends.aer.spool import Spool
 from backends.aer.wire import CircuitMemory, receive, send
 from backends.frames import pack, unpack
 
-__all__ = ["main"]
+__all__ = ["Worker", "load_libraries"]
 
 
-class _Worker:
-    """State of one worker process: its engine, the circuits it holds, its parent."""
+def load_libraries() -> None:
+    """Import what simulations need; takes seconds, starts no thread."""
+    import qiskit_aer.library
+    import qiskit_aer.noise  # noqa: F401
+
+    import backends.aer.engine
+    import backends.aer.pubs
+    import backends.results  # noqa: F401
+
+
+class Worker:
+    """One worker process: its engine, the circuits it holds, the line to its parent."""
 
     def __init__(self, connection: socket.socket, settings: dict[str, Any]) -> None:
         from backends.aer.engine import Engine
@@ -105,13 +112,3 @@ def _explain(error: Exception) -> str:
         "" if type(error).__name__ == "SimulationFailed" else f" ({last.filename}:{last.lineno})"
     )
     return f"{str(error) or type(error).__name__}{where}"
-
-
-def main() -> None:
-    """Serve on the socket that is standard input. Argument 2: settings as JSON."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    settings = json.loads(sys.argv[2])
-    # Set for Aer's OpenMP, which reads it when it is loaded; a Dask worker has set it to 1.
-    os.putenv("OMP_NUM_THREADS", str(settings["cores"]))
-    with socket.socket(fileno=0) as connection:
-        _Worker(connection, settings).serve()

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,19 +43,21 @@ _ORDER = [TaskState.QUEUED, TaskState.RUNNING]
 
 
 class BackendConformance:
-    """Subclass this, give it a ``backend_factory`` fixture, and pytest says if you are done.
+    """Subclass this, say how your backend is made, and pytest tells you when it is right.
 
-    The factory builds a backend as a site would; called again it must build one with the same
-    options and the same state folder. It is asked for once per class, so give the fixture
-    ``scope="class"``. Attributes to override:
+    Attributes to override where the defaults do not fit:
 
     noise: how far expectation values may be from the ideal ones, on top of shot noise.
     finish_s: longest that a small task may take. prompt_s: longest that any call may take.
     shots: shots of the physics tests.
 
-    >>> from backends.testing import BackendConformance
+    >>> from backends.fake import create
     >>> class TestMine(BackendConformance):
-    ...     noise = 0.1
+    ...     finish_s = 10.0
+    ...
+    ...     @classmethod
+    ...     def make_backend(cls, state_dir):
+    ...         return create({}, state_dir=state_dir)
     """
 
     noise: float = 0.0
@@ -62,11 +65,24 @@ class BackendConformance:
     prompt_s: float = 1.0
     shots: int = 1000
 
+    @classmethod
+    def make_backend(cls, state_dir: Path) -> Backend:
+        """Build the backend as a site would; called again, with the same options and folder."""
+        raise NotImplementedError(f"{cls.__name__} must say how its backend is made")
+
     @pytest.fixture(scope="class")
-    def backend(self, backend_factory: Callable[[], Backend]) -> Iterator[Backend]:
+    @classmethod
+    def factory(cls, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Backend]:
+        """Return what builds instances on one state folder."""
+        state_dir = tmp_path_factory.mktemp("backend-state")
+        return lambda: cls.make_backend(state_dir)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def backend(cls, factory: Callable[[], Backend]) -> Iterator[Watched]:
         """The backend under test, one for all tests of the class."""
-        backend = backend_factory()
-        yield Watched(backend, self.prompt_s)
+        backend = factory()
+        yield Watched(backend, cls.prompt_s)
         backend.close()
 
     @pytest.fixture
@@ -296,7 +312,7 @@ class BackendConformance:
         assert time.monotonic() - started < 1.0, "an ended task is not waited for"
 
     def test_a_restart_reads_the_same_ids(
-        self, backend_factory: Callable[[], Backend], backend: Backend, session: SessionId
+        self, factory: Callable[[], Backend], backend: Backend, session: SessionId
     ) -> None:
         """A new instance knows the tasks of an ended one, if the target is durable."""
         if not backend.target().durable:
@@ -304,7 +320,7 @@ class BackendConformance:
         tag = _tag()
         task = backend.start(session, self.smallest(backend), tag)
         self.finished(backend, task)
-        other = backend_factory()
+        other = factory()
         try:
             assert other.find(tag) == task
             assert other.status(task) is TaskState.COMPLETED
@@ -314,9 +330,9 @@ class BackendConformance:
         finally:
             other.close()
 
-    def test_closing_twice_does_nothing(self, backend_factory: Callable[[], Backend]) -> None:
+    def test_closing_twice_does_nothing(self, factory: Callable[[], Backend]) -> None:
         """Closing is safe, also when nothing was ever run."""
-        backend = backend_factory()
+        backend = factory()
         backend.close()
         backend.close()
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-
 from backends.aer import create
 from backends.testing import BackendConformance
 
 
 class TestIdealAer(BackendConformance):
-    @pytest.fixture(scope="class")
-    def backend_factory(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("aer")
-        return lambda: create({}, state_dir=folder)
+    @classmethod
+    def make_backend(cls, state_dir):
+        return create({}, state_dir=state_dir)
 
 
 class TestAerWearingProfile(BackendConformance):
@@ -20,10 +17,9 @@ class TestAerWearingProfile(BackendConformance):
 
     noise = 0.15
 
-    @pytest.fixture(scope="class")
-    def backend_factory(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("piast-q")
-        return lambda: create({"profile": "piast-q"}, state_dir=folder)
+    @classmethod
+    def make_backend(cls, state_dir):
+        return create({"profile": "piast-q"}, state_dir=state_dir)
 
 
 class TestAerWearingExactProfile(BackendConformance):
@@ -31,8 +27,7 @@ class TestAerWearingExactProfile(BackendConformance):
 
     noise = 0.2
 
-    @pytest.fixture(scope="class")
-    def backend_factory(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("euro-q-exa")
+    @classmethod
+    def make_backend(cls, state_dir):
         options = {"profile": "euro-q-exa", "precision": "exact"}
-        return lambda: create(options, state_dir=folder)
+        return create(options, state_dir=state_dir)
