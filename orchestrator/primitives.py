@@ -9,8 +9,7 @@ from typing import Any
 
 from backends.sampling import lower
 from backends.validate import check_circuits
-from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2, PrimitiveResult
-from qiskit.primitives.base import BasePrimitiveJob
+from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
 from qiskit.providers import JobStatus
 
 from backends.api import Target

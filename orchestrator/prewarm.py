@@ -1,0 +1,44 @@
+"""Starts workers and simulators while Prefect is still getting ready."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from orchestrator.resources import resources
+from orchestrator.stages import StageNeeds, stage_needs
+
+__all__ = ["Prewarmable", "prewarm"]
+
+
+@runtime_checkable
+class Prewarmable(Protocol):
+    """A backend that can start its processes before the first task."""
+
+    def prewarm(self) -> None:
+        """Begin to start; return at once."""
+        ...
+
+
+def prewarm(namespace: Mapping[str, Any]) -> None:
+    """Begin to start what the stages found in a flow's module will need; return at once.
+
+    What fails here fails again, and is reported, when the stage runs.
+    """
+    found = {needs for value in namespace.values() if (needs := stage_needs(value)) is not None}
+    threading.Thread(target=_start, args=(found,), name="hpcqc-prewarm", daemon=True).start()
+
+
+def _start(found: set[StageNeeds]) -> None:
+    held = resources()
+    for needs in sorted(found, key=lambda needs: needs.kind):
+        try:
+            if needs.kind == "classical":
+                held.compute(needs.where).start()
+            else:
+                backend = held.broker().backend(needs.where or held.run.default_qpu)
+                if isinstance(backend, Prewarmable):
+                    backend.prewarm()
+        except Exception:  # noqa: BLE001, S112  # see above: reported by the stage itself
+            continue

@@ -1,0 +1,39 @@
+"""A quantum loop that a test kills: each call depends on the one before, as in a variational one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
+
+from orchestrator import open_qpu, shutdown
+from orchestrator.config import load_site
+from orchestrator.runs import Run, activate
+
+CALLS = 25
+
+
+def main(run: str, out: str) -> None:
+    """Run the loop and write where it ended; every number follows from counts."""
+    activate(Run(id=run, site=load_site()))
+    circuit = QuantumCircuit(2)
+    theta = Parameter("theta")
+    circuit.ry(theta, 0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    sampler = open_qpu().sampler(seed=11)
+    angle, path = 0.3, []
+    print("started", flush=True)
+    for _ in range(CALLS):
+        counts = sampler.run([(circuit, [angle])], shots=500).result()[0].data.meas.get_counts()
+        angle += counts.get("11", 0) / 500 + 0.1
+        path.append(round(angle, 6))
+    Path(out).write_text(json.dumps(path))
+    shutdown()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
