@@ -1,0 +1,276 @@
+"""The embedded broker on a QPU that goes wrong: one start per task, and a clear end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qiskit import QuantumCircuit
+
+from backends.api import PayloadRejected, TaskCancelled, TaskFailed
+from backends.fake import FakeBackend, create
+from backends.payloads import SamplerPayload
+from orchestrator.broker import events as ev
+from orchestrator.broker.client import Call, JobUncertain
+from orchestrator.broker.embedded import EmbeddedBroker
+from orchestrator.broker.ledger import Ledger, LedgerError
+from orchestrator.broker.views import JobId, JobState
+
+Open = Callable[..., EmbeddedBroker]
+
+
+def bell(shots: int = 100, seed: int = 1) -> SamplerPayload:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
+
+
+def call(occurrence: int = 0) -> Call:
+    return Call(run="run", stage=None, occurrence=occurrence, qpu="q")
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Open brokers on one state folder; the second is what follows a death of the first."""
+    brokers: list[EmbeddedBroker] = []
+
+    def open_broker(**options: Any) -> EmbeddedBroker:
+        folder = tmp_path / "q"
+        folder.mkdir(exist_ok=True)
+        broker = EmbeddedBroker(
+            run="run",
+            state_dir=tmp_path,
+            open_backend=lambda name: create(options, state_dir=folder),
+            backend_name=lambda name: "fake",
+        )
+        brokers.append(broker)
+        return broker.open()
+
+    yield open_broker
+    for broker in brokers:
+        broker.close()
+
+
+def fake_of(broker: EmbeddedBroker) -> FakeBackend:
+    backend = broker.backend("q")
+    assert isinstance(backend, FakeBackend)
+    return backend
+
+
+def starts(broker: EmbeddedBroker) -> dict[str, int]:
+    return dict(fake_of(broker).starts)
+
+
+def counts_of(broker: EmbeddedBroker, job: JobId) -> dict[str, int]:
+    counts: dict[str, int] = broker.result(job, 20)[0].data.meas.get_counts()
+    return counts
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param([], id="nothing goes wrong"),
+        pytest.param([{"call": "status", "on": [1, 2]}], id="status polls fail"),
+        pytest.param([{"call": "result", "on": [1]}], id="the result fetch fails"),
+        pytest.param([{"call": "start", "kind": "lost", "on": [1]}], id="started, answer lost"),
+        pytest.param([{"call": "start", "on": [1]}], id="start refused, unreachable"),
+        pytest.param([{"call": "start", "kind": "busy", "on": [1, 2]}], id="busy twice"),
+        pytest.param([{"call": "acquire", "kind": "busy", "on": [1]}], id="no session at first"),
+        pytest.param(
+            [{"call": "start", "kind": "lost", "on": [1]}, {"call": "find", "on": [1, 2]}],
+            id="answer lost, then the look-up fails",
+        ),
+    ],
+)
+def test_each_fault_leads_to_one_start_and_a_result(
+    opened: Open, faults: list[dict[str, Any]]
+) -> None:
+    broker = opened(faults=faults)
+    job = broker.submit(call(), bell())
+    assert sum(counts_of(broker, job).values()) == 100
+    assert starts(broker) == {f"{job}.0": 1}
+    assert [task.starts for task in broker.view(job).tasks] == [1]
+
+
+def test_the_same_call_is_the_same_job(opened: Open) -> None:
+    broker = opened()
+    first = broker.submit(call(), bell())
+    counts = counts_of(broker, first)
+    again = broker.submit(call(), bell())
+    assert again == first
+    assert counts_of(broker, again) == counts
+    assert sum(starts(broker).values()) == 1
+    other = broker.submit(call(1), bell())
+    assert other != first
+    counts_of(broker, other)
+    assert sum(starts(broker).values()) == 2
+
+
+def test_a_backend_that_cannot_look_up_leaves_an_uncertain_job(opened: Open) -> None:
+    broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
+    job = broker.submit(call(), bell())
+    with pytest.raises((JobUncertain, TaskFailed), match="cannot look|uncertain"):
+        broker.result(job, 20)
+    assert broker.view(job).state is JobState.UNCERTAIN
+    assert sum(starts(broker).values()) == 1
+
+
+def test_a_failed_task_is_tried_again_only_when_the_client_asks(opened: Open) -> None:
+    broker = opened(fail=[1])
+    job = broker.submit(call(), bell())
+    with pytest.raises(TaskFailed):
+        broker.result(job, 20)
+    assert sum(starts(broker).values()) == 1
+    assert broker.submit(call(), bell()) == job
+    assert sum(counts_of(broker, job).values()) == 100
+    assert [task.state for task in broker.view(job).tasks] == ["failed", "completed"]
+    assert set(starts(broker).values()) == {1}
+
+
+def test_what_the_target_refuses_keeps_its_class_and_reason(opened: Open) -> None:
+    broker = opened(num_qubits=1)
+    job = broker.submit(call(), bell())
+    with pytest.raises(PayloadRejected, match="qubit"):
+        broker.result(job, 20)
+    assert broker.view(job).state is JobState.FAILED
+    assert sum(starts(broker).values()) == 0
+
+
+def test_shots_beyond_the_limit_are_sliced_and_merged(opened: Open) -> None:
+    broker = opened(max_shots=30, max_circuits=1)
+    job = broker.submit(call(), bell(shots=100))
+    assert sum(counts_of(broker, job).values()) == 100
+    view = broker.view(job)
+    assert sorted(task.shots for task in view.tasks) == [10, 30, 30, 30]
+    assert view.usage.shots == 100
+    assert set(starts(broker).values()) == {1}
+
+
+def test_calls_that_arrive_together_share_a_task_where_that_pays(opened: Open) -> None:
+    broker = opened(coalesces=True, run_s=0.2)
+    jobs = [broker.submit(call(n), bell(seed=n)) for n in range(6)]
+    results = [counts_of(broker, job) for job in jobs]
+    assert all(sum(counts.values()) == 100 for counts in results)
+    assert len(starts(broker)) == 2  # the first went at once, the rest together
+    assert sum(broker.view(job).usage.tasks for job in jobs) == 2
+    assert sum(broker.view(job).usage.shots for job in jobs) == 600
+
+
+def test_a_cancelled_job_is_stopped_on_the_backend(opened: Open) -> None:
+    broker = opened(run_s=60)
+    running = broker.submit(call(0), bell())
+    waiting = broker.submit(call(1), bell())
+    _until(lambda: broker.view(running).state is JobState.RUNNING and starts(broker))
+    assert broker.cancel(waiting)
+    assert broker.cancel(running)
+    for job in (running, waiting):
+        with pytest.raises(TaskCancelled):
+            broker.result(job, 20)
+    assert len(starts(broker)) == 1
+    assert not broker.cancel(running)
+
+
+def test_closing_cancels_what_is_open_and_frees_those_who_wait(opened: Open) -> None:
+    broker = opened(run_s=60)
+    job = broker.submit(call(), bell())
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            broker.result(job)
+        except TaskCancelled as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    time.sleep(0.1)
+    broker.close()
+    waiter.join(10)
+    assert len(ended) == 1
+
+
+def test_results_survive_the_broker(opened: Open) -> None:
+    first = opened()
+    job = first.submit(call(), bell())
+    counts = counts_of(first, job)
+    first.close()
+    second = opened()
+    assert second.submit(call(), bell()) == job
+    assert counts_of(second, job) == counts
+    assert starts(second) == {}
+
+
+def test_a_task_of_a_dead_broker_is_adopted(opened: Open, tmp_path: Path) -> None:
+    slow = {"durable": True, "run_s": 1.5}
+    first = opened(**slow)
+    job = first.submit(call(), bell())
+    _until(lambda: starts(first))
+    _die(first)
+    second = opened(**slow)
+    assert second.submit(call(), bell()) == job
+    assert sum(counts_of(second, job).values()) == 100
+    assert [task.starts for task in second.view(job).tasks] == [1]
+    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    kinds = [event.kind for event, _ in ledger.events("run")]
+    ledger.close()
+    assert kinds.count("task-planned") == 1
+    assert "task-adopted" in kinds
+
+
+def test_a_ledger_that_cannot_be_written_stops_everything_and_says_so(opened: Open) -> None:
+    broker = opened(run_s=0.3)
+    job = broker.submit(call(), bell())
+    service = broker._service
+    assert service is not None
+
+    def full(scope: str, entries: object) -> None:
+        raise LedgerError("ledger cannot be written: database or disk is full")
+
+    service.ledger.append = full  # type: ignore[method-assign]
+    with pytest.raises(LedgerError, match="disk is full"):
+        broker.result(job, 20)
+    with pytest.raises(LedgerError, match="disk is full"):
+        broker.submit(call(1), bell())
+    assert len(starts(broker)) == 1
+
+
+def _until(condition: Callable[[], Any], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def _die(broker: EmbeddedBroker) -> None:
+    """Leave everything as a killed process does: no goodbye, but the lock is gone."""
+    broker._loop.call_soon_threadsafe(broker._loop.stop)
+    broker._thread.join(5)
+    broker._loop.close()
+    broker._closed = True
+    assert broker._lock_file is not None
+    broker._lock_file.close()
+
+
+def test_events_reach_the_ledger_before_their_effect(opened: Open, tmp_path: Path) -> None:
+    broker = opened()
+    seen: list[list[str]] = []
+    fake = fake_of(broker)
+    start = fake.start
+
+    def watched(session: Any, payload: Any, tag: str) -> Any:
+        ledger = Ledger.open(tmp_path / "ledger.sqlite")
+        planned = [e for e, _ in ledger.events("run") if isinstance(e, ev.TaskPlanned)]
+        seen.append([event.tag for event in planned])
+        ledger.close()
+        return start(session, payload, tag)
+
+    fake.start = watched  # type: ignore[method-assign]
+    job = broker.submit(call(), bell())
+    broker.result(job, 20)
+    assert seen == [[f"{job}.0"]]
