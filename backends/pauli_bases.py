@@ -16,8 +16,8 @@ _WANTED = {"0": 0, "1": 1, "+": 0, "-": 1, "r": 0, "l": 1}
 # The exact range of a sum takes 2^bits evaluations; above, the sum of its weights bounds it.
 _EXACT_BITS = 14
 
-Floats = NDArray[np.float64]
-Bits = NDArray[np.uint8]
+_Floats = NDArray[np.float64]
+_Bits = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,16 +33,16 @@ class MeasuredBasis:
 
     qubits: tuple[int, ...]
     letters: tuple[str, ...]
-    parities: Bits
-    wanted: Bits
-    cares: Bits
-    weights: Floats
-    half_ranges: Floats = field(init=False)
+    parities: _Bits
+    wanted: _Bits
+    cares: _Bits
+    weights: _Floats
+    half_ranges: _Floats = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "half_ranges", self._half_ranges())
 
-    def sums(self, bits: Bits) -> Floats:
+    def sums(self, bits: _Bits) -> _Floats:
         """Return each observable's weighted sum for outcomes.
 
         bits: shape (outcomes, qubits). Returns shape (outcomes, observables).
@@ -54,7 +54,7 @@ class MeasuredBasis:
             signs = signs * ~misses.any(axis=2)
         return np.asarray(signs @ self.weights)
 
-    def _half_ranges(self) -> Floats:
+    def _half_ranges(self) -> _Floats:
         count = len(self.qubits)
         if count > _EXACT_BITS or self.cares.any():
             projecting = self.cares.any(axis=1)
@@ -67,14 +67,14 @@ class MeasuredBasis:
 
 def measured_bases(
     observables: Sequence[Mapping[str, float]],
-) -> tuple[Floats, list[MeasuredBasis]]:
+) -> tuple[_Floats, list[MeasuredBasis]]:
     """Group the terms of several observables into bases, greedily, heaviest term first.
 
     Returns the constant part of each observable and the bases. Terms share a basis if on
     every qubit at least one is the identity or both are read along the same axis.
     """
     constants = np.zeros(len(observables))
-    weights: dict[str, Floats] = {}
+    weights: dict[str, _Floats] = {}
     for column, observable in enumerate(observables):
         for label, weight in observable.items():
             if set(label) <= {"I"}:
@@ -95,7 +95,7 @@ def measured_bases(
 
 
 def _basis(
-    axes: Mapping[int, str], members: Sequence[str], weights: Mapping[str, Floats]
+    axes: Mapping[int, str], members: Sequence[str], weights: Mapping[str, _Floats]
 ) -> MeasuredBasis:
     qubits = tuple(sorted(axes))
     letters = [[label[len(label) - 1 - q] for q in qubits] for label in members]

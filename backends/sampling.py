@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult
+from qiskit.primitives.containers.observables_array import ObservablesArray
 
 from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
@@ -22,9 +23,9 @@ from backends.validate import check_unmeasured
 __all__ = ["Recombination", "lower"]
 
 # A task with more shots than this would never end on any QPU there is.
-MOST_SHOTS = 10**9
+_MOST_SHOTS = 10**9
 _REGISTER = "basis"
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,7 @@ class _Estimate:
 
     points: NDArray[np.int64]
     sums: NDArray[np.int64]
-    constants: Floats
+    constants: _Floats
     readings: tuple[_Reading, ...]
     precision: float
     shots: int
@@ -114,17 +115,7 @@ def _lowered(
             "precision 0 (exact) was asked, but values are sampled here; give a precision > 0, "
             "for example 0.01"
         )
-    array = pub.observables_array
-    distinct: dict[str, int] = {}
-    elements = np.empty(array.shape, dtype=np.int64)
-    observables: list[Mapping[str, float]] = []
-    for place in np.ndindex(*array.shape):
-        observable = array[place]
-        key = repr(sorted(observable.items()))
-        if key not in distinct:
-            distinct[key] = len(observables)
-            observables.append(observable)
-        elements[place] = distinct[key]
+    observables, elements = _distinct(pub.observables_array)
     grid = np.arange(math.prod(pub.values.shape[:-1])).reshape(pub.values.shape[:-1])
     points, sums = np.broadcast_arrays(grid, elements)
     constants, bases = measured_bases(observables)
@@ -156,17 +147,34 @@ def _lowered(
     return estimate, lowered
 
 
+def _distinct(
+    array: ObservablesArray,
+) -> tuple[list[Mapping[str, float]], NDArray[np.int64]]:
+    """Return each different observable once, and the place of every element among them."""
+    places: dict[str, int] = {}
+    elements = np.empty(array.shape, dtype=np.int64)
+    observables: list[Mapping[str, float]] = []
+    for index in np.ndindex(*array.shape):
+        observable = array[index]
+        key = repr(sorted(observable.items()))
+        if key not in places:
+            places[key] = len(observables)
+            observables.append(observable)
+        elements[index] = places[key]
+    return observables, elements
+
+
 def _shots(bases: Sequence[MeasuredBasis], precision: float) -> list[int]:
     """Return the shots of each basis, the most that any observable needs there."""
     if not bases:
         return []
     ranges = np.array([basis.half_ranges for basis in bases])  # (bases, observables)
     needed = np.ceil((ranges * ranges.sum(axis=0)).max(axis=1) / precision**2 - 1e-9)
-    if needed.max(initial=0) > MOST_SHOTS:
-        reachable = precision * math.sqrt(needed.max() / MOST_SHOTS)
+    if needed.max(initial=0) > _MOST_SHOTS:
+        reachable = precision * math.sqrt(needed.max() / _MOST_SHOTS)
         raise PayloadRejected(
             f"precision {precision} needs {needed.max():.2g} shots of one circuit, more than "
-            f"{MOST_SHOTS}; give a precision ≥ {reachable:.2g}"
+            f"{_MOST_SHOTS}; give a precision ≥ {reachable:.2g}"
         )
     return [max(1, int(n)) for n in needed]
 
@@ -225,7 +233,7 @@ def _last_register(data: DataBin) -> BitArray:
     return bits
 
 
-def _moments(basis: MeasuredBasis, bits: BitArray, row: int) -> tuple[Floats, Floats]:
+def _moments(basis: MeasuredBasis, bits: BitArray, row: int) -> tuple[_Floats, _Floats]:
     """Return mean and squared standard error of each observable's sum, at one point."""
     outcomes, tally = np.unique(bits.array[row], axis=0, return_counts=True)
     table = np.unpackbits(outcomes[:, ::-1], axis=1, bitorder="little")[:, : bits.num_bits]

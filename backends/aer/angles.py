@@ -12,9 +12,9 @@ from qiskit.circuit import CircuitError, Parameter, ParameterExpression, Quantum
 __all__ = ["Angles", "angles_of"]
 
 # Where Aer keeps the global phase in a list of parameterised positions.
-GLOBAL_PHASE = (-1, -1)
-Floats = NDArray[np.float64]
-Position = tuple[int, int]
+_GLOBAL_PHASE = (-1, -1)
+_Floats = NDArray[np.float64]
+_Position = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,13 +25,13 @@ class Angles:
     curved: positions whose expression is not affine, evaluated point by point.
     """
 
-    positions: tuple[Position, ...]
-    slopes: Floats
-    offsets: Floats
-    curved: tuple[tuple[Position, ParameterExpression], ...]
+    positions: tuple[_Position, ...]
+    slopes: _Floats
+    offsets: _Floats
+    curved: tuple[tuple[_Position, ParameterExpression], ...]
     parameters: tuple[Parameter, ...]
 
-    def bind(self, values: Floats) -> list[tuple[Position, list[float]]]:
+    def bind(self, values: _Floats) -> list[tuple[_Position, list[float]]]:
         """Return every position with its angles. values: shape (points, parameters)."""
         angles = (values @ self.slopes.T + self.offsets).T.tolist()
         bound = list(zip(self.positions, angles, strict=True))
@@ -77,10 +77,10 @@ def angles_of(circuit: QuantumCircuit, index_map: Sequence[int] | None) -> Angle
 
 def _expressions(
     circuit: QuantumCircuit, index_map: Sequence[int] | None
-) -> list[tuple[Position, ParameterExpression]]:
+) -> list[tuple[_Position, ParameterExpression]]:
     found = []
     if _is_free(circuit.global_phase):
-        found.append((GLOBAL_PHASE, circuit.global_phase))
+        found.append((_GLOBAL_PHASE, circuit.global_phase))
     for index, instruction in enumerate(circuit.data):
         for place, value in enumerate(instruction.operation.params):
             if _is_free(value):
@@ -94,7 +94,7 @@ def _is_free(value: object) -> bool:
 
 def _affine(
     expression: ParameterExpression, column: dict[Parameter, int]
-) -> tuple[Floats, float] | None:
+) -> tuple[_Floats, float] | None:
     """Return slope and offset of an affine expression, None for any other."""
     slope = np.zeros(len(column))
     if isinstance(expression, Parameter):

@@ -19,7 +19,7 @@ from backends.profiles import Profile, load_profile
 __all__ = ["Timeline", "device_facts", "device_target", "join_parts", "timeline"]
 
 # The ideal simulator never changes; a new revision would mean that equal seeds give new counts.
-IDEAL = Calibration(id="ideal-1", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
+_IDEAL = Calibration(id="ideal-1", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
 
 _SAMPLED = frozenset({"sampler"})
 _EXACT = frozenset({"sampler", "estimator"})
@@ -44,7 +44,7 @@ def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
         payload_kinds=kinds[options.precision or "exact"],
         max_concurrent_tasks=None,
         durable=True,
-        calibration=IDEAL,
+        calibration=_IDEAL,
         metering=Metering(),
     )
     return target, None

@@ -24,7 +24,7 @@ from backends.profiles import Profile
 
 __all__ = ["Engine", "Job", "Program", "SimulationFailed"]
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 _STRUCTURE = ("barrier", "delay", "measure", "reset", "store")
 _CONTROL_FLOW = ("break_loop", "continue_loop", "for_loop", "if_else", "switch_case", "while_loop")
 _STATE_PREPARATION = ("initialize", "set_statevector", "set_density_matrix", "kraus", "superop")
@@ -99,7 +99,7 @@ class Engine:
         angles = angles_of(inlined, index_maps[0] if index_maps else None)
         return Program(circuit=inlined, native=native, angles=angles)
 
-    def run(self, program: Program, values: Floats, job: Job) -> list[Mapping[str, Any]]:
+    def run(self, program: Program, values: _Floats, job: Job) -> list[Mapping[str, Any]]:
         """Run every point and return Aer's ``data`` of each, in order.
 
         values: shape (points, parameters). Raises `SimulationFailed` with Aer's words.

@@ -21,7 +21,7 @@ METHODS = (
     "extended_stabilizer",
     "matrix_product_state",
 )
-PRECISIONS = ("exact", "sampled")
+_PRECISIONS = ("exact", "sampled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def parse_options(options: Mapping[str, Any]) -> AerOptions:
                 f"unknown option {name!r} of backend 'aer'; did you mean {near[0]!r}? "
                 f"There are: {', '.join(names)}"
             )
-    for name, allowed in (("method", METHODS), ("precision", (*PRECISIONS, None))):
+    for name, allowed in (("method", METHODS), ("precision", (*_PRECISIONS, None))):
         if name in options and options[name] not in allowed:
             listed = ", ".join(str(a) for a in allowed if a)
             raise BackendUnusable(f"option {name} = {options[name]!r}; use one of: {listed}")

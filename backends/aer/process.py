@@ -17,7 +17,7 @@ from backends.frames import FrameError, unpack
 
 __all__ = ["WorkerProcess"]
 
-Listener = Callable[["WorkerProcess", dict[str, Any] | None, bytes], None]
+_Listener = Callable[["WorkerProcess", dict[str, Any] | None, bytes], None]
 # How long a process whose end of the line is closed may take to write its last words.
 _LAST_WORDS_S = 2.0
 
@@ -29,7 +29,7 @@ class WorkerProcess:
     The listener is called from this worker's own thread.
     """
 
-    def __init__(self, spawner: Spawner, listener: Listener) -> None:
+    def __init__(self, spawner: Spawner, listener: _Listener) -> None:
         self._spawner = spawner
         self._listener = listener
         self._line: socket.socket | None = None

@@ -12,7 +12,7 @@ from qiskit.primitives import BitArray
 
 __all__ = ["Register", "bit_arrays", "registers_of"]
 
-Bytes = NDArray[np.uint8]
+_Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +65,14 @@ def bit_arrays(
     }
 
 
-def _bytes(tally: Mapping[str, int], size: int) -> Bytes:
+def _bytes(tally: Mapping[str, int], size: int) -> _Bytes:
     """Return the outcomes as big-endian bytes, one row each."""
     mask = (1 << (8 * size)) - 1
     joined = b"".join((int(key, 16) & mask).to_bytes(size, "big") for key in tally)
     return np.frombuffer(joined, dtype=np.uint8).reshape(len(tally), size)
 
 
-def _select(outcomes: Bytes, bits: tuple[int, ...], total: int) -> Bytes:
+def _select(outcomes: _Bytes, bits: tuple[int, ...], total: int) -> _Bytes:
     """Pick a register's bits out of whole outcomes, packed as `BitArray` wants them."""
     if bits == tuple(range(total)):
         return outcomes

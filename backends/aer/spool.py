@@ -20,7 +20,7 @@ from backends.api import TaskState
 
 __all__ = ["Claim", "Record", "Spool", "identity", "is_alive"]
 
-KEEP_S = 14 * 24 * 3600.0
+_KEEP_S = 14 * 24 * 3600.0
 
 
 def identity(pid: int) -> str:
@@ -131,7 +131,7 @@ class Spool:
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self._root):
                 with contextlib.suppress(OSError):
-                    if entry.is_dir() and entry.stat().st_mtime < time.time() - KEEP_S:
+                    if entry.is_dir() and entry.stat().st_mtime < time.time() - _KEEP_S:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
     def _write(self, tag: str, name: str, data: bytes) -> None:

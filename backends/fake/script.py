@@ -15,7 +15,7 @@ from backends.registry import BackendUnusable
 __all__ = ["CALLS", "Fault", "FaultKind", "Script", "read_script", "script_target"]
 
 FaultKind = Literal["refused", "lost", "busy"]
-KINDS = ("refused", "lost", "busy")
+_KINDS = ("refused", "lost", "busy")
 CALLS = ("target", "acquire", "release", "start", "find", "status", "result", "stop")
 
 
@@ -112,10 +112,10 @@ def read_script(options: Mapping[str, Any]) -> Script:
 
 def _fault(entry: Mapping[str, Any]) -> Fault:
     call, kind = entry.get("call"), entry.get("kind", "refused")
-    if call not in CALLS or kind not in KINDS or set(entry) - {"call", "kind", "on"}:
+    if call not in CALLS or kind not in _KINDS or set(entry) - {"call", "kind", "on"}:
         raise BackendUnusable(
             f"fault {dict(entry)!r}; give call (one of {', '.join(CALLS)}), "
-            f"kind (one of {', '.join(KINDS)}) and on (a list of call numbers from 1)"
+            f"kind (one of {', '.join(_KINDS)}) and on (a list of call numbers from 1)"
         )
     return Fault(call=call, kind=kind, on=tuple(entry.get("on", ())))
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 
@@ -32,9 +30,10 @@ from backends.api import (
     UnknownTask,
     Waitable,
 )
-from backends.payloads import EstimatorPayload, Payload, SamplerPayload, payload_from_bytes
+from backends.payloads import Payload, SamplerPayload, payload_from_bytes
 from backends.results import result_from_bytes, result_to_bytes
-from backends.testing.cases import bell, compiled, ghz, placed_observable, smallest_payload, turned
+from backends.testing.cases import compiled, smallest_payload
+from backends.testing.physics import CHECKS, NotApplicable, Trial
 from backends.testing.watched import Watched
 
 __all__ = ["BackendConformance"]
@@ -336,86 +335,25 @@ class BackendConformance:
         backend.close()
         backend.close()
 
-    def test_bell_qubits_agree(self, backend: Backend, session: SessionId) -> None:
-        """Sampled: both outcomes come equally often, the others never."""
-        target = backend.target()
-        if SamplerPayload.kind not in target.payload_kinds:
-            pytest.skip("the target samples nothing")
-        circuit = bell()
-        circuit.measure_all()
-        shots = min(self.shots, target.max_shots or self.shots)
-        payload = SamplerPayload.coerce([self.native(circuit, target)[0]], shots=shots, seed=7)
-        bits = self.ran(backend, session, payload).native[0].data.meas
-        assert bits.num_shots == shots
-        counts = bits.get_counts()
-        spread = 5 / math.sqrt(shots)
-        agreeing = (counts.get("00", 0) + counts.get("11", 0)) / shots
-        assert agreeing >= 1 - self.noise, counts
-        assert abs(counts.get("11", 0) / shots - 0.5) <= 0.5 * spread + self.noise, counts
-
-    def test_ghz_parity(self, backend: Backend, session: SessionId) -> None:
-        """⟨ZZI⟩ and ⟨IZZ⟩ of a GHZ state are 1, from counts of its three qubits in order."""
-        target = backend.target()
-        if SamplerPayload.kind not in target.payload_kinds or (target.num_qubits or 3) < 3:
-            pytest.skip("the target does not sample three qubits")
-        circuit = ghz(3)
-        circuit.measure_all()
-        shots = min(self.shots, target.max_shots or self.shots)
-        payload = SamplerPayload.coerce([self.native(circuit, target)[0]], shots=shots)
-        bits = self.ran(backend, session, payload).native[0].data.meas
-        for pair in ("ZZI", "IZZ"):
-            assert bits.expectation_values(pair) >= 1 - 2 * self.noise
-
-    def test_qubits_keep_their_order(self, backend: Backend, session: SessionId) -> None:
-        """An X on qubit 0 alone is the outcome 01, and registers keep their names."""
-        target = backend.target()
-        if SamplerPayload.kind not in target.payload_kinds or (target.num_qubits or 2) < 2:
-            pytest.skip("the target does not sample two qubits")
-        circuit = QuantumCircuit(2)
-        circuit.rx(math.pi, 0)
-        circuit.measure_all()
-        payload = SamplerPayload.coerce([self.native(circuit, target)[0]], shots=20)
-        counts = self.ran(backend, session, payload).native[0].data.meas.get_counts()
-        assert max(counts, key=lambda outcome: counts[outcome]) == "01", counts
-
-    def test_broadcast_points_keep_their_shape(self, backend: Backend, session: SessionId) -> None:
-        """A PUB with an array of angles returns an array of that shape, each point right."""
-        target = backend.target()
-        if SamplerPayload.kind not in target.payload_kinds or (target.max_circuits or 6) < 6:
-            pytest.skip("the target does not sample six circuits in one task")
-        circuit = turned()
-        circuit.measure_all()
-        angles = np.array([[0.0, math.pi / 3, math.pi / 2], [math.pi, 1.0, 2.0]])
-        shots = min(self.shots, target.max_shots or self.shots)
-        native, _ = self.native(circuit, target)
-        payload = SamplerPayload.coerce([(native, angles[..., None])], shots=shots, seed=11)
-        data = self.ran(backend, session, payload).native[0].data
-        assert data.shape == angles.shape
-        assert data.meas.shape == angles.shape
-        measured = data.meas.expectation_values("Z")
-        allowed = 5 / math.sqrt(shots) + 2 * self.noise
-        np.testing.assert_allclose(measured, np.cos(angles), atol=allowed)
-
-    def test_estimates_are_right(self, backend: Backend, session: SessionId) -> None:
-        """⟨ZZ⟩, ⟨XX⟩ of a Bell pair are 1, ⟨ZI⟩ is 0, and ⟨Z⟩ of a turned qubit is its cosine."""
-        target = backend.target()
-        if EstimatorPayload.kind not in target.payload_kinds:
-            pytest.skip("the target estimates nothing")
-        pair, layout = self.native(bell(), target)
-        labels = ("ZZ", "XX", "ZI")
-        observables = [placed_observable({label: 1.0}, pair, layout) for label in labels]
-        qubit, place = self.native(turned(), target)
-        angles = np.linspace(0, math.pi, 5)
-        z = placed_observable({"Z": 1.0}, qubit, place)
-        payload = EstimatorPayload.coerce(
-            [(pair, observables), (qubit, z, angles[:, None])], precision=0.02, seed=3
+    def trial(self, backend: Backend, session: SessionId) -> Trial:
+        """Return what the physics tests need to know of the backend."""
+        return Trial(
+            target=backend.target(),
+            native=self.native,
+            run=lambda payload: self.ran(backend, session, payload),
+            shots=self.shots,
+            noise=self.noise,
         )
-        first, second = self.ran(backend, session, payload).native
-        allowed = 0.1 + 2 * self.noise  # five times the precision asked for
-        np.testing.assert_allclose(first.data.evs, [1, 1, 0], atol=allowed)
-        np.testing.assert_allclose(second.data.evs, np.cos(angles), atol=allowed)
-        assert first.data.stds.shape == (3,)
-        assert second.data.evs.shape == angles.shape
+
+    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def test_physics(
+        self, backend: Backend, session: SessionId, check: Callable[[Trial], None]
+    ) -> None:
+        """Known states give what quantum mechanics says, within shot noise and ``noise``."""
+        try:
+            check(self.trial(backend, session))
+        except NotApplicable as reason:
+            pytest.skip(str(reason))
 
     def test_only_backend_errors_come_out(self, backend: Backend, session: SessionId) -> None:
         """Whatever is handed in, the caller has one kind of error to expect."""
