@@ -7,7 +7,6 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -113,7 +112,7 @@ class EmbeddedBroker:
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""
-        waiter = self._on_loop(self._wait_for(job))
+        waiter = self._running_service.wait_for(job)
         match waiter.result(timeout_s):
             case JobState.COMPLETED:
                 return self._assemble(job)
@@ -180,9 +179,6 @@ class EmbeddedBroker:
         elif record.held or record.state in (JobState.FAILED, JobState.CANCELLED):
             service.payloads[submitted.job] = payload
             await service.post(ev.JobResumed(job=submitted.job))
-
-    async def _wait_for(self, job: JobId) -> Future[JobState]:
-        return self._running_service.wait_for(job)
 
     async def _cancel(self, job: JobId) -> bool:
         service = self._running_service

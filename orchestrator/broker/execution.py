@@ -111,13 +111,12 @@ class Execution:
         pause, faults = _FIRST_PAUSE_S, 0
         while True:
             try:
-                state = await self._await_state(task)
+                state, result = await self._await_end(task)
                 if state is TaskState.CANCELLED:
                     event: ev.Event = ev.TaskCancelled(tag=tag)
                     await self._settle(tag, event, None)
                     return
-                if state.is_final:
-                    result = await self._call(self.backend.result, task)
+                if result is not None:
                     usage, metadata = result.usage, dict(result.metadata)
                     event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
                     await self._settle(tag, event, result)
@@ -167,12 +166,12 @@ class Execution:
         await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
         return True
 
-    async def _await_state(self, task: QpuTaskId) -> TaskState:
+    async def _await_end(self, task: QpuTaskId) -> tuple[TaskState, Result | None]:
+        """Look how the task stands, waiting a while if the backend can, and fetch its result."""
+        loop = asyncio.get_running_loop()
         if isinstance(self.backend, Waitable):
-            loop = asyncio.get_running_loop()
-            wait = self.backend.wait
-            return await loop.run_in_executor(self.waits, wait, task, _WAIT_SLICE_S)
-        return await self._call(self.backend.status, task)
+            return await loop.run_in_executor(self.waits, _look, self.backend, task)
+        return await loop.run_in_executor(self.calls, _look, self.backend, task)
 
     async def _fail(self, tag: str, error: Exception) -> None:
         event = ev.TaskFailed(tag=tag, error=str(error), error_type=type(error).__name__)
@@ -186,6 +185,16 @@ class Execution:
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.calls, function, *arguments)
+
+
+def _look(backend: Backend, task: QpuTaskId) -> tuple[TaskState, Result | None]:
+    """Run on a thread: waiting and fetching in one go saves a change of threads."""
+    if isinstance(backend, Waitable):
+        state = backend.wait(task, _WAIT_SLICE_S)
+    else:
+        state = backend.status(task)
+    fetch = state.is_final and state is not TaskState.CANCELLED
+    return state, backend.result(task) if fetch else None
 
 
 async def _rest(pause_s: float) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -47,11 +48,14 @@ class BrokerService:
     """All that one broker does for one ledger scope. Lives on one event loop.
 
     Events that arrive while a commit is under way share the next one (group commit).
+    writer: a thread for commits, where others must not wait for the disk; None commits on the
+    loop itself, which is quicker for one client.
     """
 
     scope: str
     ledger: Ledger
     clock: Callable[[], datetime]
+    writer: Executor | None = None
     state: BrokerState = field(init=False)
     payloads: dict[JobId, Payload] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
@@ -59,16 +63,19 @@ class BrokerService:
     _inbox: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
+    _settled: dict[JobId, JobState] = field(default_factory=dict)
+    _settling: threading.Lock = field(default_factory=threading.Lock)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _broken: LedgerError | None = None
-    _writer: ThreadPoolExecutor = field(init=False)
     _calls: ThreadPoolExecutor = field(init=False)
     _waits: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
         """Fold what the ledger already holds; threads start when they are first used."""
         self.state = replay(self.ledger.events(self.scope))
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
+        for job, record in self.state.jobs.items():
+            if record.state.is_final:
+                self._settled[job] = record.state
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 
@@ -110,15 +117,15 @@ class BrokerService:
                 await self._write_then_execute(items)
 
     def wait_for(self, job: JobId) -> Future[JobState]:
-        """Return a future of the job's next final, or uncertain, state."""
+        """Return a future of the job's next final, or uncertain, state; from any thread."""
         waiter: Future[JobState] = Future()
-        record = self.state.jobs[job]
-        if self._broken is not None:
-            waiter.set_exception(self._broken)
-        elif record.state.is_final or record.state is JobState.UNCERTAIN:
-            waiter.set_result(record.state)
-        else:
-            self._waiters.setdefault(job, []).append(waiter)
+        with self._settling:
+            if self._broken is not None:
+                waiter.set_exception(self._broken)
+            elif job in self._settled:
+                waiter.set_result(self._settled[job])
+            else:
+                self._waiters.setdefault(job, []).append(waiter)
         return waiter
 
     async def close(self) -> None:
@@ -130,7 +137,7 @@ class BrokerService:
             *(execution.close() for execution in self._executions.values()),
             return_exceptions=True,
         )
-        for pool in (self._writer, self._calls, self._waits):
+        for pool in (self._calls, self._waits):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _report(self, event: ev.Event, result: Result | None) -> None:
@@ -165,35 +172,48 @@ class BrokerService:
             payloads={k: v for item in items for k, v in item.payloads.items()},
             results={k: v for item in items for k, v in item.results.items()},
         )
-        loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._writer, self.ledger.append, self.scope, entries)
+            await self._commit(entries)
         except LedgerError as error:
             self._break(error, items)
             return
         for item in items:
+            if isinstance(item.event, ev.JobResumed):
+                with self._settling:
+                    self._settled.pop(item.event.job, None)
             if item.written is not None:
                 item.written.set_result(None)
         for command in commands:
             self._execute(command)
 
+    async def _commit(self, entries: Entries) -> None:
+        if self.writer is None:
+            self.ledger.append(self.scope, entries)
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.writer, self.ledger.append, self.scope, entries)
+
     def _break(self, error: LedgerError, items: list[_Item]) -> None:
         """Stop accepting: what is not on disk must have no effect."""
-        self._broken = error
         for item in items + self._inbox:
             if item.written is not None:
                 item.written.set_exception(error)
         self._inbox.clear()
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                waiter.set_exception(error)
-        self._waiters.clear()
+        with self._settling:
+            self._broken = error
+            waiting = [waiter for waiters in self._waiters.values() for waiter in waiters]
+            self._waiters.clear()
+        for waiter in waiting:
+            waiter.set_exception(error)
 
     def _execute(self, command: Command) -> None:
         match command:
             case SettleJob(job):
                 state = self.state.jobs[job].state
-                for waiter in self._waiters.pop(job, ()):
+                with self._settling:
+                    self._settled[job] = state
+                    waiting = self._waiters.pop(job, [])
+                for waiter in waiting:
                     waiter.set_result(state)
             case StartTask(tag):
                 self._spawn(self._start(tag))
