@@ -71,7 +71,7 @@ class AerBackend:
         processes = options.processes or min(cores, _MOST_PROCESSES)
         plan = CrewPlan(processes=processes, cores=cores, settings=settings)
         self._crew = Crew(plan, self._spool, memory_left=self._planner.memory_left)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._sessions: set[SessionId] = set()
         self._tickets: dict[str, Ticket] = {}
         self._purged = False
@@ -169,6 +169,11 @@ class AerBackend:
         elif not self._record_of(task).state.is_final:
             stop_orphan(self._spool, _tag_of(task))
 
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the simulation processes there are now."""
+        return self._crew.pids
+
     def close(self) -> None:
         """End all worker processes; tasks still open are cancelled."""
         self._crew.close()
@@ -188,9 +193,10 @@ class AerBackend:
         """Queue a task again whose process died before a worker took it."""
         if tag in self._tickets:
             return
-        waiting = self._spool.waiting_payload(tag)
-        if waiting is not None:
-            self._enqueue(payload_from_bytes(waiting), tag)
+        with self._lock:
+            waiting = None if tag in self._tickets else self._spool.waiting_payload(tag)
+            if waiting is not None:
+                self._enqueue(payload_from_bytes(waiting), tag)
 
     def _ticket_of(self, task: QpuTaskId) -> Ticket | None:
         """Return the task's ticket unless another process has claimed the task."""

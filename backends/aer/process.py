@@ -79,8 +79,12 @@ class WorkerProcess:
 
     def _begin(self, errors: IO[bytes]) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            pid = self._spawner.spawn(theirs, errors)
+        try:
+            with theirs:
+                pid = self._spawner.spawn(theirs, errors)
+        except (SpawnFailed, OSError):
+            ours.close()
+            raise
         with self._lock:
             self._line, self.pid = ours, pid
         if self._killed:

@@ -89,7 +89,7 @@ class Spool:
         """Return the payload of a task that was kept waiting and never begun, else None."""
         try:
             data = (self._root / tag / "payload").read_bytes()
-        except OSError:
+        except OSError:  # most tasks never wait, or are not there at all
             return None
         return data if self.read(tag) is None else None
 

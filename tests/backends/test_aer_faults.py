@@ -1,0 +1,242 @@
+"""What happens to Aer's tasks when processes die: theirs, their parent's, or both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from qiskit import QuantumCircuit
+
+from backends.aer import create
+from backends.aer.spool import Spool
+from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
+from backends.payloads import SamplerPayload
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def bell(shots=200, seed=5, repeats=1):
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit] * repeats, shots=shots, seed=seed)
+
+
+def long_payload(shots=4000, seed=5):
+    """Seconds of work for one core: a noiseless circuit reset in the middle runs shot by shot."""
+    circuit = QuantumCircuit(12)
+    for layer in range(6):
+        for qubit in range(12):
+            circuit.ry(0.1 * (qubit + layer + 1), qubit)
+        for qubit in range(11):
+            circuit.cx(qubit, qubit + 1)
+        circuit.reset(layer)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
+
+
+@pytest.fixture
+def backend(tmp_path):
+    backend = create({"processes": 2}, state_dir=tmp_path)
+    yield backend
+    backend.close()
+
+
+def until(condition, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def claims(folder, tag):
+    record = Spool(folder / "tasks").read(tag)
+    return record.claims if record else ()
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_killed_simulation_fails_its_task_and_no_other(backend, tmp_path):
+    session = backend.acquire()
+    doomed = backend.start(session, long_payload(), "doomed")
+    until(lambda: claims(tmp_path, "doomed"))
+    other = backend.start(session, bell(), "other")
+    os.kill(claims(tmp_path, "doomed")[0].pid, signal.SIGKILL)
+    assert backend.wait(doomed, 30) is TaskState.FAILED
+    with pytest.raises(TaskFailed, match=r"killed by signal 9 SIGKILL \(out of memory\?\)"):
+        backend.result(doomed)
+    assert backend.wait(other, 60) is TaskState.COMPLETED
+    again = backend.start(session, bell(), "again")
+    assert backend.wait(again, 60) is TaskState.COMPLETED
+
+
+def test_stop_kills_the_simulation(backend, tmp_path):
+    session = backend.acquire()
+    task = backend.start(session, long_payload(), "long")
+    until(lambda: claims(tmp_path, "long"))
+    pid = claims(tmp_path, "long")[0].pid
+    backend.stop(task)
+    assert backend.status(task) is TaskState.CANCELLED
+    until(lambda: gone(pid), 5)
+    with pytest.raises(TaskCancelled):
+        backend.result(task)
+    queued = backend.start(session, long_payload(), "queued")
+    backend.stop(queued)
+    assert backend.status(queued) is TaskState.CANCELLED
+    assert backend.wait(backend.start(session, bell(), "next"), 60) is TaskState.COMPLETED
+
+
+def test_close_leaves_no_process(tmp_path):
+    backend = create({"processes": 2}, state_dir=tmp_path)
+    session = backend.acquire()
+    running = backend.start(session, long_payload(), "running")
+    until(lambda: claims(tmp_path, "running"))
+    pids = [*backend.pids, claims(tmp_path, "running")[0].pid]
+    assert len(pids) >= 2
+    backend.close()
+    until(lambda: all(gone(pid) for pid in pids), 5)
+    later = create({}, state_dir=tmp_path)
+    assert later.status(running) is TaskState.CANCELLED
+    later.close()
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from backends.aer import create
+from tests.backends.test_aer_faults import bell, long_payload
+backend = create({{"processes": {processes}}}, state_dir=Path({folder!r}))
+session = backend.acquire()
+backend.wait(backend.start(session, bell(), "first"), 60)
+for number, payload in enumerate({payloads}):
+    backend.start(session, payload, f"task-{{number}}")
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def start_parent(folder, payloads, processes=1):
+    code = _PARENT.format(
+        root=str(ROOT), folder=str(folder), payloads=payloads, processes=processes
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=folder, text=True
+    )
+    assert parent.stdout.readline() == "started\n"
+    return parent
+
+
+def kill(process):
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_task_survives_its_parent(tmp_path, backend):
+    parent = start_parent(tmp_path, "[long_payload(400), bell()]")
+    until(lambda: claims(tmp_path, "task-0"))
+    kill(parent)
+    assert backend.find("first") is not None
+    running = backend.find("task-0")
+    assert backend.status(running) is TaskState.RUNNING
+    assert not claims(tmp_path, "task-1"), "it waited in the dead parent and never began"
+    session = backend.acquire()
+    assert backend.start(session, long_payload(400), "task-0") == running, "adopted, not started"
+    assert backend.find("never") is None
+    assert backend.wait(backend.find("task-1"), 60) is TaskState.COMPLETED, "accepted, so it runs"
+    assert backend.wait(running, 60) is TaskState.COMPLETED
+    shots = backend.result(running).native[0].data.meas.get_counts()
+    fresh = backend.start(session, long_payload(400), "fresh")
+    backend.wait(fresh, 60)
+    assert backend.result(fresh).native[0].data.meas.get_counts() == shots
+    (claim,) = claims(tmp_path, "task-0")
+    until(lambda: gone(claim.pid), 10)  # it ended when it had nothing left to do
+
+
+def test_a_task_that_died_with_its_parent_has_failed(tmp_path, backend):
+    parent = start_parent(tmp_path, "[long_payload()]")
+    until(lambda: claims(tmp_path, "task-0"))
+    (claim,) = claims(tmp_path, "task-0")
+    kill(parent)
+    os.kill(claim.pid, signal.SIGKILL)
+    until(lambda: gone(claim.pid), 5)
+    task = backend.find("task-0")
+    assert backend.wait(task, 10) is TaskState.FAILED
+    with pytest.raises(TaskFailed, match="died together with its parent"):
+        backend.result(task)
+
+
+def test_an_orphan_can_be_stopped(tmp_path, backend):
+    parent = start_parent(tmp_path, "[long_payload()]")
+    until(lambda: claims(tmp_path, "task-0"))
+    (claim,) = claims(tmp_path, "task-0")
+    kill(parent)
+    task = backend.find("task-0")
+    backend.stop(task)
+    assert backend.status(task) is TaskState.CANCELLED
+    assert gone(claim.pid)
+
+
+def test_a_part_never_sent_is_taken_over(tmp_path):
+    """A worker holds the whole task, so it also runs what its dead parent had not given out."""
+    import socket
+    import threading
+
+    from backends.aer.wire import CircuitMemory, Lot, encode_task, receive, send
+    from backends.aer.worker import Worker
+
+    ours, theirs = socket.socketpair()
+    payload = bell(repeats=4)
+    facts = {"ends_at": None}
+    lot = Lot(
+        tag="split", payload=payload, methods=("stabilizer",) * 4, parts=2, threads=1, facts=facts
+    )
+    settings = {"spool": str(tmp_path / "tasks"), "profile": None, "cores": 1}
+    thread = threading.Thread(target=Worker(theirs, settings).serve)
+    thread.start()
+    assert receive(ours) is not None  # it is ready
+    send(ours, encode_task(lot, 1, CircuitMemory()))
+    ours.close()
+    thread.join(30)
+    theirs.close()
+    record = Spool(tmp_path / "tasks").read("split")
+    assert record.state is TaskState.COMPLETED
+    assert {claim.part for claim in record.claims} == {0, 1}
+
+
+def test_workers_that_cannot_start_fail_the_task(tmp_path, backend, monkeypatch):
+    monkeypatch.setattr("backends.aer.spawner._BOOT", "raise SystemExit('no licence')")
+    task = backend.start(backend.acquire(), bell(), "task")
+    assert backend.wait(task, 30) is TaskState.FAILED
+    with pytest.raises(TaskFailed, match=r"do not start: .*no licence"):
+        backend.result(task)
+
+
+def test_a_folder_named_backends_beside_the_script_does_no_harm(tmp_path):
+    for name in ("backends", "qiskit_aer_shadow"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('not ours')")
+    parent = start_parent(tmp_path, "[]")
+    kill(parent)
+    backend = create({}, state_dir=tmp_path)
+    assert backend.status(backend.find("first")) is TaskState.COMPLETED
+    backend.close()
+
+
+def test_an_id_of_another_folder_is_unknown(backend, tmp_path):
+    with pytest.raises(UnknownTask):
+        backend.status("aer-never")
+    with pytest.raises(UnknownTask):
+        backend.status("fake-never")
