@@ -56,8 +56,10 @@ def _document(rows: list[Row]) -> str:
         "where more is better for us, as the goal says. All in one run on one machine, each",
         "comparison taken in turn.",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"{platform.system()}, Python {platform.python_version()}; {', '.join(versions)}.",
+        (
+            f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
+            f"{platform.system()}, Python {platform.python_version()}; {', '.join(versions)}."
+        ),
         "",
         "| what | hpcqc | other | other is | ratio | goal | met |",
         "|---|---|---|---|---|---|---|",

@@ -40,5 +40,5 @@ def _start(found: set[StageNeeds]) -> None:
                 backend = held.broker().backend(needs.where or held.run.default_qpu)
                 if isinstance(backend, Prewarmable):
                     backend.prewarm()
-        except Exception:  # noqa: BLE001, S112  # see above: reported by the stage itself
+        except Exception:  # noqa: BLE001  # see above: reported by the stage itself
             continue

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backends.sampling import lower
-from backends.validate import check_circuits
 from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
 from qiskit.providers import JobStatus
 
 from backends.api import Target
 from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, SamplerPayload
+from backends.sampling import lower
+from backends.validate import check_circuits
 from orchestrator.broker.client import BrokerClient, Call
 from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.compute.shipping import stage_context
@@ -23,11 +23,11 @@ from orchestrator.transpile import Transpiler
 
 __all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
 
-DEFAULT_SHOTS = 1024
+_DEFAULT_SHOTS = 1024
 # 4096 shots per term, Qiskit's own default where an expectation value is sampled.
-DEFAULT_SAMPLED_PRECISION = 0.015625
+_SAMPLED_PRECISION = 0.015625
 
-Finish = Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]]
+_Finish = Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]]
 _STATUS = {
     JobState.QUEUED: JobStatus.QUEUED,
     JobState.RUNNING: JobStatus.RUNNING,
@@ -52,7 +52,7 @@ class Qpu:
     _seen: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def sampler(self, *, default_shots: int = DEFAULT_SHOTS, seed: int | None = None) -> Sampler:
+    def sampler(self, *, default_shots: int = _DEFAULT_SHOTS, seed: int | None = None) -> Sampler:
         """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts."""
         return Sampler(self, default_shots=default_shots, seed=seed)
 
@@ -111,7 +111,7 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
 class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
     """One primitive call on its way through the broker."""
 
-    def __init__(self, job: JobId, client: BrokerClient, finish: Finish | None = None) -> None:
+    def __init__(self, job: JobId, client: BrokerClient, finish: _Finish | None = None) -> None:
         """Follow a job; ``finish`` turns the QPU's result into the primitive's."""
         super().__init__(job)
         self._job = job
@@ -166,7 +166,7 @@ class Sampler(BaseSamplerV2):
         self,
         qpu: Qpu | str | None = None,
         *,
-        default_shots: int = DEFAULT_SHOTS,
+        default_shots: int = _DEFAULT_SHOTS,
         seed: int | None = None,
     ) -> None:
         """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
@@ -237,7 +237,7 @@ class Estimator(BaseEstimatorV2):
         if self._default_precision is not None:
             return self._default_precision
         exact = EstimatorPayload.kind in self.qpu.target.payload_kinds
-        return 0.0 if exact else DEFAULT_SAMPLED_PRECISION
+        return 0.0 if exact else _SAMPLED_PRECISION
 
     def run(self, pubs: Iterable[Any], *, precision: float | None = None) -> QpuJob:
         """Hand in estimator PUBs as one quantum job; return when it is durable.

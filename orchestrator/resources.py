@@ -69,10 +69,15 @@ class Resources:
     def close(self) -> None:
         """Cancel open quantum jobs, end the workers and every process of ours."""
         with self._lock:
-            computes, self._computes = self._computes, {}
             broker, self._broker = self._broker, None
         if broker is not None:
             broker.close()
+        self.close_computes()
+
+    def close_computes(self) -> None:
+        """End the workers alone; open quantum jobs go on where they run."""
+        with self._lock:
+            computes, self._computes = self._computes, {}
         for compute in computes.values():
             compute.close()
 
@@ -134,5 +139,4 @@ def _worker_run() -> Run | None:
 def _close_computes() -> None:
     """End the workers at exit; everything else ends by itself, and running tasks are kept."""
     if _resources is not None:
-        for compute in _resources._computes.values():
-            compute.close()
+        _resources.close_computes()

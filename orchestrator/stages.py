@@ -124,13 +124,13 @@ def stage_needs(task: Any) -> StageNeeds | None:
     return getattr(getattr(task, "fn", None), _NEEDS, None)
 
 
-Body = Callable[
+_Body = Callable[
     [Callable[..., Any], StageNeeds, StageContext, tuple[Any, ...], dict[str, Any]], Any
 ]
 
 
 def _stage(
-    fn: Callable[..., Any], needs: StageNeeds, body: Body, task_options: dict[str, Any]
+    fn: Callable[..., Any], needs: StageNeeds, body: _Body, task_options: dict[str, Any]
 ) -> Task[..., Any]:
     if inspect.iscoroutinefunction(fn):
         raise ValueError(f"{fn.__name__!r} is async; a {needs.kind} stage is a plain function")
@@ -154,29 +154,43 @@ def _stage(
 def _run(
     fn: Callable[..., Any],
     needs: StageNeeds,
-    body: Body,
+    body: _Body,
     call: tuple[tuple[Any, ...], dict[str, Any]],
 ) -> Any:
     run = current_run()
+    span, context = _begin(run, fn, needs, token=f"{id(call)}")
+    run.forget_cached(span.key)
+    run.record(span)
+    try:
+        result = body(fn, needs, context, *call)
+    except BaseException as error:
+        run.finish(span, "failed", f"{type(error).__name__}: {error}")
+        raise
+    run.finish(span, "completed")
+    return result
+
+
+def _begin(
+    run: Run, fn: Callable[..., Any], needs: StageNeeds, token: str
+) -> tuple[StageSpan, StageContext]:
+    """Name this execution. token: stands in for a task run's id where Prefect runs no task."""
     task_context = TaskRunContext.get()
-    token = str(task_context.task_run.id) if task_context else f"{id(call)}"
-    name = task_context.task_run.name if task_context else fn.__name__
+    name, content = fn.__name__, _digest(fn.__qualname__, "")
+    if task_context is not None:
+        token, name = str(task_context.task_run.id), task_context.task_run.name
     key = run.known_key(token)
     if key is None:
-        content = _digest(fn.__qualname__, "")
         if task_context is not None:
             content = _content(task_context.task, task_context.parameters)
         key = run.stage_key(content, token)
-    where = needs.where or (
-        run.default_qpu if needs.kind == "quantum" else run.site.default_compute
-    )
+    default = run.default_qpu if needs.kind == "quantum" else run.site.default_compute
     span = StageSpan(
         key=key,
         name=name,
         kind=needs.kind,
         state="running",
         started_at=datetime.now(UTC),
-        where=where,
+        where=needs.where or default,
     )
     context = StageContext(
         run=run.id,
@@ -186,15 +200,7 @@ def _run(
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         cores=needs.cores,
     )
-    run.forget_cached(key)
-    run.record(span)
-    try:
-        result = body(fn, needs, context, *call)
-    except BaseException as error:
-        run.finish(span, "failed", f"{type(error).__name__}: {error}")
-        raise
-    run.finish(span, "completed")
-    return result
+    return span, context
 
 
 def _ship(

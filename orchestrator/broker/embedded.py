@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-import backends.api as api
+from backends import api
 from backends.api import Backend, BackendError, TaskCancelled, TaskFailed
 from backends.payloads import Payload
 from backends.results import result_from_bytes
@@ -214,10 +214,7 @@ class EmbeddedBroker:
                 result = result_from_bytes(self._ledger.result(task.planned.tag))
             mine = zip(task.planned.parts, result.native, strict=True)
             pieces += [(part, pub) for part, pub in mine if part.job == job]
-        payload = service.payloads.get(job)
-        if payload is None:
-            payload = service._payload(job)
-        merged = job_result(payload, pieces)
+        merged = job_result(service.payload(job), pieces)
         self._forget(job, record.tasks)
         return merged
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar
 
 from backends.api import Usage
 from backends.metering import Charge
@@ -174,19 +174,19 @@ class TaskUncertain:
     reason: str
 
 
-Event = Union[
-    BrokerOpened,
-    JobSubmitted,
-    JobResumed,
-    JobCancelRequested,
-    TaskPlanned,
-    TaskStarted,
-    TaskAdopted,
-    TaskCompleted,
-    TaskFailed,
-    TaskCancelled,
-    TaskUncertain,
-]
+Event = (
+    BrokerOpened
+    | JobSubmitted
+    | JobResumed
+    | JobCancelRequested
+    | TaskPlanned
+    | TaskStarted
+    | TaskAdopted
+    | TaskCompleted
+    | TaskFailed
+    | TaskCancelled
+    | TaskUncertain
+)
 _TYPES: dict[str, type[Any]] = {
     event_type.kind: event_type
     for event_type in (

@@ -55,27 +55,20 @@ class Execution:
 
     async def start(self, tag: str, payload: Payload) -> None:
         """Start the task, whatever it takes, and follow it to its end."""
-        pause = _FIRST_PAUSE_S
-        for attempt in range(1_000_000):
-            if tag in self._unwanted:
-                await self.report(ev.TaskCancelled(tag=tag), None)
-                return
+        pause, lost_answers = _FIRST_PAUSE_S, 0
+        while tag not in self._unwanted:
             try:
                 task = await self._start_once(tag, payload)
             except QpuBusy:
                 pause = await _rest(pause)
             except UnknownSession:
                 self._session = None
-            except (PayloadRejected, TaskFailed) as error:
-                await self._fail(tag, error)
-                return
-            except Exception as error:  # a foreign backend may raise anything
-                if isinstance(error, BackendError) and not error.retryable:
-                    await self._fail(tag, error)
+            except Exception as error:  # noqa: BLE001  # a foreign backend may raise anything
+                lost_answers += 1
+                final = isinstance(error, BackendError) and not error.retryable
+                if not final and await self._adopt(tag):
                     return
-                if await self._adopt(tag):
-                    return
-                if attempt >= _START_TRIES:
+                if final or lost_answers > _START_TRIES:
                     await self._fail(tag, error)
                     return
                 pause = await _rest(max(pause, 0.05))
@@ -83,6 +76,7 @@ class Execution:
                 await self.report(ev.TaskStarted(tag=tag, qpu_task=task), None)
                 await self.follow(tag, task)
                 return
+        await self._settle(tag, ev.TaskCancelled(tag=tag), None)
 
     async def recover(self, tag: str) -> None:
         """After a restart: adopt the task if the backend has it, else give its parts back."""

@@ -18,7 +18,7 @@ __all__ = ["JobRecord", "TaskRecord", "job_view"]
 
 @dataclass(slots=True)
 class TaskRecord:
-    """A qpu_task from plan to end. state: planned, running, completed, failed, …"""
+    """A qpu_task from plan to end. state: planned, running, completed, failed, and so on."""
 
     planned: ev.TaskPlanned
     planned_at: datetime

@@ -230,10 +230,11 @@ class BrokerService:
     async def _start(self, tag: str) -> None:
         parts = self.state.tasks[tag].planned.parts
         jobs = {part.job for part in parts}
-        payload = task_payload(parts, {job: self._payload(job) for job in jobs})
+        payload = task_payload(parts, {job: self.payload(job) for job in jobs})
         await self._execution(tag).start(tag, payload)
 
-    def _payload(self, job: JobId) -> Payload:
+    def payload(self, job: JobId) -> Payload:
+        """Return a job's payload, from the ledger if it is not at hand."""
         if job not in self.payloads:
             digest = self.state.jobs[job].submitted.digest
             self.payloads[job] = payload_from_bytes(self.ledger.payload(digest))

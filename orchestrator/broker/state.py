@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Union
 
 from orchestrator.broker import events as ev
 from orchestrator.broker.packing import Limits, pack, subtract, whole_parts
@@ -53,7 +52,7 @@ class SettleJob:
     job: JobId
 
 
-Command = Union[StartTask, FindTask, StopTask, SettleJob]
+Command = StartTask | FindTask | StopTask | SettleJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

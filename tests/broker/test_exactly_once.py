@@ -115,7 +115,7 @@ def test_the_same_call_is_the_same_job(opened: Open) -> None:
 def test_a_backend_that_cannot_look_up_leaves_an_uncertain_job(opened: Open) -> None:
     broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
     job = broker.submit(call(), bell())
-    with pytest.raises((JobUncertain, TaskFailed), match="cannot look|uncertain"):
+    with pytest.raises((JobUncertain, TaskFailed), match=r"cannot look|uncertain"):
         broker.result(job, 20)
     assert broker.view(job).state is JobState.UNCERTAIN
     assert sum(starts(broker).values()) == 1

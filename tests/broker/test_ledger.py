@@ -93,7 +93,7 @@ def test_a_ledger_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> Non
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = ?", (str(SCHEMA_VERSION + 3),))
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match=f"schema {SCHEMA_VERSION + 3}.*newer hpcqc"):
+    with pytest.raises(LedgerError, match=rf"schema {SCHEMA_VERSION + 3}.*newer hpcqc"):
         Ledger.open(path)
     assert path.read_bytes() == before
 
@@ -116,7 +116,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
     writer.execute(sa.text(f"PRAGMA max_page_count = {pages}"))
     writer.commit()
     full = Entries(events=[(HISTORY[1], NOW)], payloads={"d": b"x" * 1_000_000})
-    with pytest.raises(LedgerError, match="cannot be written.*full"):
+    with pytest.raises(LedgerError, match=r"cannot be written.*full"):
         ledger.append("r", full)
     assert [event for event, _ in ledger.events("r")] == [HISTORY[0]]
     ledger.close()
