@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from flows._geometries import Geometry
 from flows._inputs import InputError
 
-__all__ = ["ActiveSpace", "Integrals", "SpaceChoice", "active_space", "exact_energy", "molecular"]
+__all__ = [
+    "ActiveSpace",
+    "Integrals",
+    "SpaceChoice",
+    "active_space",
+    "converged",
+    "exact_energy",
+    "molecular",
+    "unpaired_electrons",
+]
 
 _LARGEST = 8
 _DEFAULT_ORBITALS = 4
@@ -61,7 +70,7 @@ class ActiveSpace:
     constant: float
     nelec: tuple[int, int]
     hf_energy: float
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def orbitals(self) -> int:
@@ -77,28 +86,30 @@ def molecular(geometry: Geometry, choice: SpaceChoice) -> Integrals:
     for a charge or spin that the molecule cannot have. Takes a fraction of a second for a
     few atoms.
     """
-    from pyscf import ao2mo
+    from pyscf import ao2mo, scf
 
     molecule = _molecule(geometry, choice)
-    field_, notes = _converged(molecule)
-    orbitals = field_.mo_coeff
+    field, notes = converged(scf.ROHF(molecule) if molecule.spin else scf.RHF(molecule))
+    orbitals = field.mo_coeff
     count = orbitals.shape[1]
     return Integrals(
         label=geometry.label,
-        one_body=np.asarray(orbitals.T @ field_.get_hcore() @ orbitals, dtype=float),
+        one_body=np.asarray(orbitals.T @ field.get_hcore() @ orbitals, dtype=float),
         two_body=np.asarray(ao2mo.restore(1, ao2mo.kernel(molecule, orbitals), count)),
         constant=float(molecule.energy_nuc()),
         nelec=(int(molecule.nelec[0]), int(molecule.nelec[1])),
-        hf_energy=float(field_.e_tot),
+        hf_energy=float(field.e_tot),
         core_orbitals=geometry.core_orbitals,
         notes=notes,
     )
 
 
-def _molecule(geometry: Geometry, choice: SpaceChoice) -> Any:
-    from pyscf import gto
+def unpaired_electrons(neutral: int, choice: SpaceChoice) -> int:
+    """Return 2S of a molecule that has ``neutral`` electrons without its charge.
 
-    electrons = geometry.electrons - choice.charge
+    Raises `InputError` if the charge leaves none, or the spin does not fit their number.
+    """
+    electrons = neutral - choice.charge
     if electrons < 1:
         raise InputError(f"charge {choice.charge} leaves {electrons} electrons; expected ≥ 1")
     spin = electrons % 2 if choice.spin is None else choice.spin
@@ -108,6 +119,14 @@ def _molecule(geometry: Geometry, choice: SpaceChoice) -> Any:
             f"spin {spin} (unpaired electrons) cannot be with {electrons} electrons; "
             f"expected {parity} number from 0 to {electrons}"
         )
+    return spin
+
+
+def _molecule(geometry: Geometry, choice: SpaceChoice) -> Any:
+    from pyscf import gto
+    from pyscf.lib.exceptions import BasisNotFoundError, PointGroupSymmetryError
+
+    spin = unpaired_electrons(geometry.electrons, choice)
     arguments = {
         "atom": list(zip(geometry.symbols, geometry.positions, strict=True)),
         "basis": choice.basis,
@@ -116,33 +135,32 @@ def _molecule(geometry: Geometry, choice: SpaceChoice) -> Any:
         "verbose": 0,
         "unit": "Angstrom",
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # PySCF recommends packages as it fails
         warnings.simplefilter("ignore")
         try:
             # Orbitals that keep the molecule's symmetry give a Hamiltonian that fewer
-            # qubits can carry; a geometry that PySCF cannot orient goes without.
+            # qubits can carry.
             return gto.M(**arguments, symmetry=True)
-        except Exception as error:
-            if "asis" not in f"{type(error).__name__} {error}":
-                return gto.M(**arguments, symmetry=False)
+        except PointGroupSymmetryError:
+            return gto.M(**arguments, symmetry=False)
+        except (BasisNotFoundError, LookupError) as error:
+            elements = ", ".join(sorted(set(geometry.symbols)))
             raise InputError(
-                f"basis {choice.basis!r} with {', '.join(sorted(set(geometry.symbols)))}: {error}; "
-                "expected a basis set that PySCF has for these elements, such as sto-3g or 6-31g"
+                f"basis {choice.basis!r}: PySCF has none of this name for {elements} "
+                f"({' '.join(str(error).split())}); expected one such as sto-3g, 6-31g, cc-pvdz"
             ) from None
 
 
-def _converged(molecule: Any) -> tuple[Any, tuple[str, ...]]:
-    from pyscf import scf
-
-    with warnings.catch_warnings():
+def converged(field: Any) -> tuple[Any, tuple[str, ...]]:
+    """Run a PySCF mean field, by second-order SCF if need be; return it and what to note."""
+    field.conv_tol = 1e-11
+    with warnings.catch_warnings():  # on the way; the outcome is what is noted
         warnings.simplefilter("ignore")
-        field_ = scf.ROHF(molecule) if molecule.spin else scf.RHF(molecule)
-        field_.conv_tol = 1e-11
-        field_.kernel()
-        if field_.converged:
-            return field_, ()
-        second = field_.newton()
-        second.kernel(field_.mo_coeff, field_.mo_occ)
+        field.kernel()
+        if field.converged:
+            return field, ()
+        second = field.newton()
+        second.kernel(field.mo_coeff, field.mo_occ)
     if second.converged:
         return second, ("Hartree-Fock needed the second-order solver.",)
     return second, ("Hartree-Fock did NOT converge; its orbitals were used all the same.",)
@@ -216,8 +234,8 @@ def _check_sizes(electrons: int, orbitals: int, integrals: Integrals) -> None:
 def exact_energy(space: ActiveSpace) -> float:
     """Return the lowest energy (Hartree) of the space by full diagonalisation with PySCF.
 
-    Dense up to 1 000 determinants, else Davidson, started from several determinants because
-    a single one may have no overlap with the ground state.
+    Dense up to 1 000 determinants, else Davidson from the lowest of that many: a single one
+    may have no overlap with the ground state.
     """
     from pyscf import fci
 
@@ -226,7 +244,6 @@ def exact_energy(space: ActiveSpace) -> float:
     solver.pspace_size = 1000
     solver.conv_tol = 1e-11
     solver.max_cycle = 200
-    solver.nroots = 1
     energy, _ = solver.kernel(
         space.one_body, space.two_body, space.orbitals, space.nelec, ecore=space.constant
     )

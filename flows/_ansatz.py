@@ -14,7 +14,7 @@ from flows._paulis import PauliSum, Support
 
 __all__ = ["Ansatz", "Block", "build"]
 
-Angles = NDArray[np.float64]
+_Angles = NDArray[np.float64]
 
 _FULL = tuple(float(k) * 2 * np.pi / 5 for k in (1, 2, 3, 4))
 _SINGLE = (np.pi / 4, -np.pi / 4)
@@ -32,7 +32,7 @@ class Block:
     name: str
     shifts: tuple[float, ...]
 
-    def curve(self, here: float, shifted: Angles) -> Angles:
+    def curve(self, here: float, shifted: _Angles) -> _Angles:
         """Return (a, b₁, c₁, b₂, c₂) of E(δ) = a + Σ b_f cos fδ + c_f sin fδ.
 
         here: E(0); shifted: the energies at `shifts`, in their order.
@@ -55,7 +55,7 @@ class Ansatz:
     excitations: tuple[Excitation, ...]
     support: Support
 
-    def points(self, angles: Angles, first: int = 0) -> Angles:
+    def points(self, angles: _Angles, first: int = 0) -> _Angles:
         """Return the angles and every shifted copy of block ``first`` and those after it.
 
         Shape (points, blocks): the point itself, then block by block its shifts.
@@ -68,7 +68,7 @@ class Ansatz:
                 rows.append(row)
         return np.array(rows)
 
-    def curves(self, energies: Angles, first: int = 0) -> Angles:
+    def curves(self, energies: _Angles, first: int = 0) -> _Angles:
         """Return each block's energy curve from the energies at `points`; shape (blocks, 5)."""
         found, at = [], 1
         for block in self.blocks[first:]:
@@ -89,32 +89,34 @@ def build(excitations: Sequence[Excitation], support: Support) -> Ansatz:
     blocks, acting = [], []
     digits = len(str(len(excitations)))
     for index, excitation in enumerate(excitations):
-        whole = support.restrict(excitation.generator)
-        reached = touched | whole.x[0]
+        flip = support.coordinates(excitation.flip)
+        if flip is None:
+            raise ValueError(f"excitation {excitation.name} leaves the support")
+        whole, reached = support.restrict(excitation.generator), touched | flip
         generator = PauliSum(
             x=whole.x, z=whole.z & reached, coefficients=whole.coefficients
         ).simplified()
         terms = len(generator.coefficients)
         if terms == 0:
             continue
+        # A fresh qubit as pivot lets the transpiler cancel most; names are zero-padded, for
+        # Qiskit orders parameters by name.
+        pivot = int(np.flatnonzero(flip & ~touched if (flip & ~touched).any() else flip)[-1])
+        _rotate(circuit, generator, Parameter(f"t{index:0{digits}d}"), pivot)
         touched = reached
-        # Zero-padded, for Qiskit orders parameters by name.
-        _rotate(circuit, generator, Parameter(f"t{index:0{digits}d}"))
         blocks.append(Block(name=excitation.name, shifts=_SINGLE if terms == 1 else _FULL))
         acting.append(excitation)
     return Ansatz(circuit=circuit, blocks=tuple(blocks), excitations=tuple(acting), support=support)
 
 
-def _rotate(circuit: QuantumCircuit, generator: PauliSum, angle: Parameter) -> None:
+def _rotate(circuit: QuantumCircuit, generator: PauliSum, angle: Parameter, pivot: int) -> None:
     """Append exp(angle · generator); its terms share x, so they become RY with parities.
 
-    CX from one flipped qubit to the others turns X^x into a flip of that qubit alone, and
-    each term into Y there times a parity of Z; CX from the qubits of the parity brings it in.
+    CX from the pivot, one of the flipped qubits, to the others turns X^x into a flip of the
+    pivot alone, and each term into Y there times a parity of Z; CX from the qubits of the
+    parity brings that in.
     """
-    flipped = np.flatnonzero(generator.x[0])
-    quiet = {q: sum(q in i.qubits for i in circuit.data) for q in flipped.tolist()}
-    pivot = min(flipped.tolist(), key=lambda q: (quiet[q], -q))
-    others = [q for q in flipped.tolist() if q != pivot]
+    others = [q for q in np.flatnonzero(generator.x[0]).tolist() if q != pivot]
     for other in others:
         circuit.cx(pivot, other)
     terms = []

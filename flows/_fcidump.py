@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows._active_space import Integrals
+from flows._active_space import Integrals, converged
 from flows._inputs import InputError, SourceLine, read_lines
 
 __all__ = ["from_fcidump", "mean_field"]
 
-_MOST_ORBITALS = 100
+_MOST_ORBITALS = 50  # two-body integrals of 50 MB
 
 
 def from_fcidump(path: str) -> Integrals:
@@ -86,7 +86,7 @@ def _integrals(
             continue
         value, (i, j, k, m) = _record(words, line, orbitals)
         if k >= 0:
-            _fill(two_body, value, i, j, k, m)
+            _fill(two_body, value, (i, j), (k, m))
         elif j >= 0:
             one_body[i, j] = one_body[j, i] = value
         elif i < 0:
@@ -118,9 +118,11 @@ def _record(
     return value, (i, j, k, m)
 
 
-def _fill(two_body: NDArray[np.float64], value: float, i: int, j: int, k: int, m: int) -> None:
-    for a, b in ((i, j), (j, i)):
-        for c, d in ((k, m), (m, k)):
+def _fill(
+    two_body: NDArray[np.float64], value: float, bra: tuple[int, int], ket: tuple[int, int]
+) -> None:
+    for a, b in (bra, bra[::-1]):
+        for c, d in (ket, ket[::-1]):
             two_body[a, b, c, d] = two_body[c, d, a, b] = value
 
 
@@ -137,31 +139,18 @@ def mean_field(integrals: Integrals) -> Integrals:
     molecule: Any = gto.M(verbose=0)
     molecule.nelectron, molecule.spin = up + down, up - down
     molecule.incore_anyway = True
-    field = scf.ROHF(molecule) if up != down else scf.RHF(molecule)
+    field: Any = scf.ROHF(molecule) if up != down else scf.RHF(molecule)
     field.get_hcore = lambda *_: integrals.one_body
     field.get_ovlp = lambda *_: np.eye(count)
     field.energy_nuc = lambda *_: integrals.constant
     field._eri = ao2mo.restore(8, integrals.two_body, count)  # noqa: SLF001 - PySCF's own recipe
     field.init_guess = "1e"
-    field.conv_tol = 1e-11
-    field.max_cycle = 200
-    notes: tuple[str, ...] = ()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        field.kernel()
-        if not field.converged:
-            field = field.newton()
-            field.kernel()
-            notes = ("Hartree-Fock needed the second-order solver.",)
-    if not field.converged:
-        notes = ("Hartree-Fock did NOT converge; its orbitals were used all the same.",)
+    field, notes = converged(field)
     orbitals = field.mo_coeff
-    return Integrals(
-        label=integrals.label,
+    return replace(
+        integrals,
         one_body=orbitals.T @ integrals.one_body @ orbitals,
         two_body=ao2mo.restore(1, ao2mo.kernel(integrals.two_body, orbitals), count),
-        constant=integrals.constant,
-        nelec=integrals.nelec,
         hf_energy=float(field.e_tot),
         notes=notes,
     )

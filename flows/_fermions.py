@@ -39,13 +39,15 @@ class Problem:
 
     Spin orbitals are qubits: all spin-up ones first, then all spin-down. reference: the
     determinant with the lowest orbitals filled. excitations: those that the Hamiltonian's
-    symmetries allow, most promising first.
+    symmetries allow, most promising first. wider: moves between any orbitals, for states that
+    excitations of one determinant cannot reach; empty where they reach all.
     """
 
     label: str
     hamiltonian: PauliSum
     reference: Bits
     excitations: tuple[Excitation, ...]
+    wider: tuple[Excitation, ...]
     hf_energy: float
     notes: tuple[str, ...] = ()
 
@@ -72,24 +74,22 @@ def encode(space: ActiveSpace) -> Problem:
     reference = np.zeros(2 * count, dtype=bool)
     reference[: space.nelec[0]] = True
     reference[count : count + space.nelec[1]] = True
-    reachable = Support(reference, hamiltonian.flips())
-    excitations = []
-    for move in _moves(count, space.nelec):
-        generator = _generator(move, count)
-        if reachable.coordinates(generator.x[0]) is not None:
-            excitations.append(_ranked(_name(move), generator, hamiltonian, reference))
-    excitations.sort(key=lambda e: (-round(e.gain, 9), e.name))
+    rank = _Ranking(hamiltonian, reference, count)
+    excitations = rank.all_of(_excitations(count, space.nelec))
+    # With two electrons or two holes, singles and doubles reach every determinant.
+    complete = min(sum(space.nelec), 2 * count - sum(space.nelec)) <= 2
     return Problem(
         label=space.label,
         hamiltonian=hamiltonian,
         reference=reference,
-        excitations=tuple(excitations),
+        excitations=excitations,
+        wider=() if complete else rank.all_of(_moves(count)),
         hf_energy=space.hf_energy,
         notes=space.notes,
     )
 
 
-def _moves(count: int, nelec: tuple[int, int]) -> Iterator[_Move]:
+def _excitations(count: int, nelec: tuple[int, int]) -> Iterator[_Move]:
     """Yield every single and double excitation that keeps the number of each spin."""
     filled = [[(up, p) for p in range(n)] for up, n in zip((True, False), nelec, strict=True)]
     empty = [[(up, p) for p in range(n, count)] for up, n in zip((True, False), nelec, strict=True)]
@@ -99,6 +99,20 @@ def _moves(count: int, nelec: tuple[int, int]) -> Iterator[_Move]:
         yield from product(combinations(filled[spin], 2), combinations(empty[spin], 2))
     for up, down, to_up, to_down in product(filled[0], filled[1], empty[0], empty[1]):
         yield (up, down), (to_up, to_down)
+
+
+def _moves(count: int) -> Iterator[_Move]:
+    """Yield every single and double move between different orbitals, each in one direction."""
+    for up in (True, False):
+        orbitals = [(up, p) for p in range(count)]
+        yield from (((one,), (to,)) for one, to in combinations(orbitals, 2))
+        for four in combinations(orbitals, 4):
+            for one, other in ((0, 1), (0, 2), (0, 3)):
+                emptied = (four[one], four[other])
+                yield emptied, tuple(o for o in four if o not in emptied)
+    for (p, r), (q, s) in product(combinations(range(count), 2), repeat=2):
+        yield ((True, p), (False, q)), ((True, r), (False, s))
+        yield ((True, p), (False, s)), ((True, r), (False, q))
 
 
 def _name(move: _Move) -> str:
@@ -118,19 +132,38 @@ def _generator(move: _Move, count: int) -> PauliSum:
     return PauliSum.of(ffsim.qiskit.jordan_wigner(operator, norb=count))
 
 
-def _ranked(name: str, generator: PauliSum, hamiltonian: PauliSum, reference: Bits) -> Excitation:
-    flip = generator.x[0]
-    excited = reference ^ flip
-    sign = generator.element(excited, reference).real
-    gap = (
-        hamiltonian.element(excited, excited).real - hamiltonian.element(reference, reference).real
-    )
-    # E(θ) = mean − gap/2 · cos 2θ + coupling · sin 2θ
-    coupling = sign * hamiltonian.element(excited, reference).real
-    return Excitation(
-        name=name,
-        generator=generator,
-        flip=flip,
-        angle=float(np.arctan2(-coupling, gap / 2) / 2),
-        gain=float(np.hypot(gap / 2, coupling) - gap / 2),
-    )
+class _Ranking:
+    """Judges moves against a Hamiltonian and its reference."""
+
+    def __init__(self, hamiltonian: PauliSum, reference: Bits, count: int) -> None:
+        self._hamiltonian = hamiltonian
+        self._reference = reference
+        self._count = count
+        self._lowest = hamiltonian.element(reference, reference).real
+        self._reachable = Support(reference, hamiltonian.flips())
+
+    def all_of(self, moves: Iterator[_Move]) -> tuple[Excitation, ...]:
+        """Return the moves that symmetry allows, most promising first."""
+        found = []
+        for move in moves:
+            flip = np.zeros(2 * self._count, dtype=bool)
+            flip[[p + (0 if up else self._count) for side in move for up, p in side]] = True
+            if self._reachable.coordinates(flip) is not None:
+                found.append(self._ranked(move, flip))
+        return tuple(sorted(found, key=lambda e: (-round(e.gain, 9), e.name)))
+
+    def _ranked(self, move: _Move, flip: Bits) -> Excitation:
+        generator = _generator(move, self._count)
+        excited = self._reference ^ flip
+        sign = generator.element(excited, self._reference).real
+        gap = self._hamiltonian.element(excited, excited).real - self._lowest
+        # E(θ) = mean − gap/2 · cos 2θ + coupling · sin 2θ; no electron to move: constant
+        coupling = sign * self._hamiltonian.element(excited, self._reference).real
+        acts = bool(sign)
+        return Excitation(
+            name=_name(move),
+            generator=generator,
+            flip=flip,
+            angle=float(np.arctan2(-coupling, gap / 2) / 2) if acts else 0.0,
+            gain=float(np.hypot(gap / 2, coupling) - gap / 2) if acts else 0.0,
+        )

@@ -6,25 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flows._inputs import InputError, SourceLine, read_lines
 
 __all__ = ["Curve", "Geometry", "from_xyz", "split_bond", "stretched"]
 
-Coordinates = NDArray[np.float64]
-
-_SYMBOLS = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As "
-    "Se Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe"
-).split()
-# Covalent radii in Å, Cordero et al., Dalton Trans. 2008, 2832; H to Xe (low-spin values).
-_RADII = (
-    "31 28 128 96 84 76 71 66 57 58 166 141 121 111 107 105 102 106 203 176 170 160 153 139 "
-    "139 132 126 124 132 122 122 120 119 120 120 116 220 195 190 175 164 154 147 146 142 139 "
-    "145 144 142 139 139 138 139 140"
-).split()
-_RADIUS_A = {s: int(r) / 100 for s, r in zip(_SYMBOLS, _RADII, strict=True)}
+# Elements in order, with covalent radii in Å (Cordero et al., Dalton Trans. 2008, 2832; C sp3,
+# low-spin metals).
+_RADIUS_A = {
+    "H": 0.31, "He": 0.28, "Li": 1.28, "Be": 0.96, "B": 0.84, "C": 0.76, "N": 0.71, "O": 0.66,
+    "F": 0.57, "Ne": 0.58, "Na": 1.66, "Mg": 1.41, "Al": 1.21, "Si": 1.11, "P": 1.07, "S": 1.05,
+    "Cl": 1.02, "Ar": 1.06, "K": 2.03, "Ca": 1.76, "Sc": 1.70, "Ti": 1.60, "V": 1.53, "Cr": 1.39,
+    "Mn": 1.39, "Fe": 1.32, "Co": 1.26, "Ni": 1.24, "Cu": 1.32, "Zn": 1.22, "Ga": 1.22,
+    "Ge": 1.20, "As": 1.19, "Se": 1.20, "Br": 1.20, "Kr": 1.16, "Rb": 2.20, "Sr": 1.95,
+    "Y": 1.90, "Zr": 1.75, "Nb": 1.64, "Mo": 1.54, "Tc": 1.47, "Ru": 1.46, "Rh": 1.42,
+    "Pd": 1.39, "Ag": 1.45, "Cd": 1.44, "In": 1.42, "Sn": 1.39, "Sb": 1.39, "Te": 1.38,
+    "I": 1.39, "Xe": 1.40,
+}  # fmt: skip
+_SYMBOLS = tuple(_RADIUS_A)
 _BOND_TOLERANCE = 1.3
 
 
@@ -61,6 +60,7 @@ class Curve:
     x_label: str
     points: tuple[Geometry, ...]
     notes: tuple[str, ...] = ()
+    built_in: bool = False
 
 
 def from_xyz(path: str) -> list[Geometry]:

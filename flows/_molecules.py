@@ -56,6 +56,25 @@ class Scan:
     points: int | None = None
     atoms: tuple[int, int] | None = None
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        lengths: Sequence[float] | None,
+        scales: Sequence[float] | None,
+        points: int | None,
+        atoms: Sequence[int] | None,
+    ) -> Scan:
+        """Build from what a user gives: any sequences. Raises `InputError`."""
+        if atoms is not None and len(atoms) != 2:
+            raise InputError(f"atoms {list(atoms)}: expected two of them, such as [0, 1]")
+        return cls(
+            lengths=None if lengths is None else tuple(lengths),
+            scales=None if scales is None else tuple(scales),
+            points=points,
+            atoms=None if atoms is None else (atoms[0], atoms[1]),
+        )
+
     def __post_init__(self) -> None:
         """Raise `InputError` on values that no curve can have."""
         for name, values in (("lengths", self.lengths), ("scales", self.scales)):
@@ -114,6 +133,7 @@ def built_in_curve(name: str, scan: Scan) -> Curve:
         name=name.lower(),
         x_label=molecule.x_label,
         points=tuple(molecule.geometry(length) for length in lengths),
+        built_in=True,
     )
 
 

@@ -1,28 +1,29 @@
-"""A variational ground state with one broadcast estimator PUB per optimiser iteration."""
+"""A variational ground state that grows the excitations it needs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qiskit.circuit import QuantumCircuit
-from qiskit.quantum_info import SparsePauliOp
 
-from flows._ansatz import Angles, Ansatz, build
+from flows._ansatz import Ansatz, build
+from flows._descent import Meter, Point, descend
 from flows._fermions import Excitation, Problem
 from flows._paulis import Support
 
 __all__ = ["GroundState", "Plan", "solve"]
 
-Measured = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-# Curvatures below this (Hartree per rad²) are taken for it; no step changes an angle by more.
-_FLAT = 0.1
-_LONGEST = 0.6
 _GRID = np.linspace(-np.pi, np.pi, 181)
+_WAVES = np.array(
+    [np.ones_like(_GRID), np.cos(_GRID), np.sin(_GRID), np.cos(2 * _GRID), np.sin(2 * _GRID)]
+)
+_KICK_SEED = 7
+_KICK_RAD = 0.2
+_KICK_GAIN = 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +33,27 @@ class Plan:
     precision: standard error asked of every energy, Hartree; 0 asks for exact values.
     max_iterations: optimiser iterations in all, each one PUB. start_gain: excitations that
     promise at least this (Hartree) start in the ansatz, at most ``start_most`` of them.
-    grow_gain: after convergence, excitations are added while one still gains this much;
-    None never adds any. tolerance: expected decrease at which an optimum counts as found.
+    grow_gain: after convergence, the best ``grow_most`` excitations are added while one still
+    gains this much, up to ``largest``; None never adds any. kicks: how often a converged
+    ansatz is pushed off its minimum to see whether a lower one is near. tolerance: expected
+    decrease at which a minimum counts as found.
     """
 
     precision: float = 0.0
-    max_iterations: int = 150
+    max_iterations: int = 300
     start_gain: float = 5e-4
     start_most: int = 24
-    grow_gain: float | None = 1e-4
+    grow_gain: float | None = 3e-5
     grow_most: int = 4
     largest: int = 60
-    tolerance: float = 1e-5
+    kicks: int = 2
+    kick_most: int = 6
+    tolerance: float = 3e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroundState:
-    """What came out. std_error: of the energy, 0 if it is exact. evaluations: energies."""
+    """What came out. std_error: of the energy, 0 if it is exact. evaluations: of the energy."""
 
     energy: float
     std_error: float
@@ -60,23 +65,10 @@ class GroundState:
     converged: bool
 
 
-class _Meter:
-    """Measures energies of one Hamiltonian and counts them."""
-
-    def __init__(self, estimator: Any, hamiltonian: SparsePauliOp, precision: float) -> None:
-        self._estimator = estimator
-        self._hamiltonian = hamiltonian
-        self._precision = precision
-        self.evaluations = 0
-        self.iterations = 0
-
-    def __call__(self, circuit: QuantumCircuit, rows: Angles) -> Measured:
-        """Return energies and standard errors of every row, from one PUB."""
-        self.evaluations += len(rows)
-        pub = (circuit, self._hamiltonian, rows, self._precision)
-        data = self._estimator.run([pub]).result()[0].data
-        errors = np.asarray(data.stds if self._precision else np.zeros(len(rows)), dtype=float)
-        return np.asarray(data.evs, dtype=float).reshape(-1), errors.reshape(-1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    ansatz: Ansatz
+    point: Point
 
 
 def solve(estimator: Any, problem: Problem, plan: Plan) -> GroundState:
@@ -85,35 +77,37 @@ def solve(estimator: Any, problem: Problem, plan: Plan) -> GroundState:
     The ansatz starts from the excitations that promise most (see `encode`) at the angles
     they promise it for; every iteration sends the energy and all parameter shifts as one
     PUB; the next excitations are those whose measured energy curves dip lowest, again one
-    PUB for all (as ADAPT-VQE does, Grimsley et al., arXiv:1812.11173, with curves in place
-    of gradients). estimator: any BaseEstimatorV2.
+    PUB for all (as ADAPT-VQE does, Grimsley et al., arXiv:1812.11173, with whole curves in
+    place of gradients). estimator: any BaseEstimatorV2. Deterministic for a deterministic
+    estimator.
     """
     promising = [e for e in problem.excitations if e.gain >= plan.start_gain]
     chosen = promising[: plan.start_most] or list(problem.excitations[:1])
-    pool = problem.excitations if plan.grow_gain is not None else ()
-    support = Support(problem.reference, [e.flip for e in [*chosen, *pool]])
-    if support.num_qubits == 0:  # nothing to vary: the reference is the only state
+    pools = (problem.excitations, problem.wider) if plan.grow_gain is not None else ()
+    support = Support(problem.reference, [e.flip for e in chain(chosen, *pools)])
+    if support.num_qubits == 0:  # the reference is the only state there is
         return _constant(problem, support)
-    hamiltonian = support.restrict(problem.hamiltonian).to_qiskit()
-    meter = _Meter(estimator, hamiltonian, plan.precision)
+    meter = Meter(
+        estimator=estimator,
+        hamiltonian=support.restrict(problem.hamiltonian).to_qiskit(),
+        precision=plan.precision,
+        tolerance=plan.tolerance,
+        max_iterations=plan.max_iterations,
+    )
     ansatz = build(chosen, support)
-    angles = np.array([e.angle for e in ansatz.excitations])
-    found = _descend(meter, ansatz, angles, plan)
-    while plan.grow_gain is not None and meter.iterations < plan.max_iterations:
-        grown = _grow(meter, ansatz, found, plan, pool)
-        if grown is None:
-            break
-        ansatz, angles = grown
-        found = _descend(meter, ansatz, angles, plan)
+    start = np.array([e.angle for e in ansatz.excitations])
+    state = _State(ansatz=ansatz, point=descend(meter, ansatz, start))
+    if pools:
+        state = _kicked(meter, _grown(meter, state, plan, pools), plan, pools)
     return GroundState(
-        energy=found.energy,
-        std_error=found.std_error,
+        energy=state.point.energy,
+        std_error=state.point.std_error,
         iterations=meter.iterations,
         evaluations=meter.evaluations,
         qubits=support.num_qubits,
-        excitations=tuple(block.name for block in ansatz.blocks),
-        two_qubit_gates=int(ansatz.circuit.count_ops().get("cx", 0)),
-        converged=found.converged,
+        excitations=tuple(block.name for block in state.ansatz.blocks),
+        two_qubit_gates=int(state.ansatz.circuit.count_ops().get("cx", 0)),
+        converged=state.point.converged,
     )
 
 
@@ -131,96 +125,69 @@ def _constant(problem: Problem, support: Support) -> GroundState:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Point:
-    """A point of the search. gradient, curvature: None where only the energy was measured."""
-
-    angles: Angles
-    energy: float
-    std_error: float
-    gradient: Angles
-    curvature: Angles
-    converged: bool = False
-
-
-def _measure(meter: _Meter, ansatz: Ansatz, angles: Angles, *, slopes: bool = True) -> _Point:
-    rows = ansatz.points(angles) if slopes else angles[np.newaxis]
-    energies, errors = meter(ansatz.circuit, rows)
-    curves = ansatz.curves(energies) if slopes else np.zeros((len(angles), 5))
-    return _Point(
-        angles=angles,
-        energy=float(energies[0]),
-        std_error=float(errors[0]),
-        gradient=curves[:, 2] + 2 * curves[:, 4],
-        curvature=-curves[:, 1] - 4 * curves[:, 3],
-    )
-
-
-def _descend(meter: _Meter, ansatz: Ansatz, angles: Angles, plan: Plan) -> _Point:
-    """Minimise by BFGS from the measured curvatures, in steps of bounded length.
-
-    A step that leads up, by more than noise explains, is halved twice and tried again.
-    """
-    here = _measure(meter, ansatz, angles)
-    hessian = np.diag(np.maximum(np.abs(here.curvature), _FLAT))
-    longest, enough = _LONGEST, max(plan.tolerance, 0.02 * plan.precision)
-    while meter.iterations < plan.max_iterations:
-        step = -np.linalg.solve(hessian, here.gradient)
-        if -step @ here.gradient / 2 < enough:
-            return replace(here, converged=True)
-        step *= min(1.0, longest / float(np.abs(step).max()))
-        meter.iterations += 1
-        last = meter.iterations == plan.max_iterations
-        there = _measure(meter, ansatz, here.angles + step, slopes=not last)
-        if there.energy > here.energy + 3 * plan.precision:
-            longest = float(np.abs(step).max()) / 4
+def _grown(
+    meter: Meter, state: _State, plan: Plan, pools: Sequence[Sequence[Excitation]]
+) -> _State:
+    """Add excitations and minimise again until no pool offers one that pays."""
+    waiting = [pool for pool in pools if pool]
+    while waiting and not meter.spent:
+        longer = _longer(meter, state, plan, waiting[0])
+        if longer is None:
+            waiting.pop(0)
             continue
-        if not last:
-            hessian = _updated(hessian, step, there.gradient - here.gradient)
-        here, longest = there, _LONGEST
-    return here
+        ansatz, start = longer
+        state = _State(ansatz=ansatz, point=descend(meter, ansatz, start))
+    return state
 
 
-def _updated(hessian: Angles, step: Angles, change: Angles) -> Angles:
-    """Return the BFGS update, or the matrix as it was where it would lose positivity."""
-    bend = float(step @ change)
-    if bend <= 1e-3 * float(step @ hessian @ step):
-        return hessian
-    pushed = hessian @ step
-    return np.asarray(
-        hessian
-        + np.outer(change, change) / bend
-        - np.outer(pushed, pushed) / float(step @ pushed)
-    )
+def _longer(
+    meter: Meter, state: _State, plan: Plan, pool: Sequence[Excitation]
+) -> tuple[Ansatz, NDArray[np.float64]] | None:
+    """Return the ansatz with the best excitations of the pool and where to start, or None.
 
-
-def _grow(
-    meter: _Meter, ansatz: Ansatz, found: _Point, plan: Plan, pool: Sequence[Excitation]
-) -> tuple[Ansatz, Angles] | None:
-    """Return the ansatz with the excitations that lower the energy most, or None.
-
-    The support holds the whole pool, so candidates appended at angle 0 are measured on the
-    qubits there are.
+    All candidates are appended at angle 0, where they change nothing, and scanned together.
     """
+    ansatz, angles = state.ansatz, state.point.angles
     present = len(ansatz.blocks)
     probe = build([*ansatz.excitations, *pool], ansatz.support)
-    zeros = np.zeros(len(probe.blocks) - present)
-    rows = probe.points(np.concatenate([found.angles, zeros]), first=present)
-    energies, _ = meter(probe.circuit, rows)
-    waves = np.array(
-        [np.ones_like(_GRID), np.cos(_GRID), np.sin(_GRID), np.cos(2 * _GRID), np.sin(2 * _GRID)]
-    )
-    dips = probe.curves(energies, first=present) @ waves
-    gains = energies[0] - dips.min(axis=1)
-    room = min(plan.grow_most, plan.largest - present)
-    order = np.argsort(-gains.round(9), kind="stable")[: max(room, 0)]
-    taken = [k for k in order if gains[k] >= max(plan.grow_gain or 0.0, gains[order[0]] / 10)]
+    level = np.concatenate([angles, np.zeros(len(probe.blocks) - present)])
+    energies, _ = meter.energies(probe.circuit, probe.points(level, first=present))
+    dips = probe.curves(energies, first=present) @ _WAVES
+    gains = float(energies[0]) - dips.min(axis=1)
+    room = max(min(plan.grow_most, plan.largest - present), 0)
+    best = np.argsort(-gains.round(9), kind="stable")[:room]
+    taken = [k for k in best if gains[k] >= max(plan.grow_gain or 0.0, gains[best[0]] / 10)]
     if not taken:
         return None
-    grown = build(
-        [*ansatz.excitations, *(probe.excitations[present + k] for k in taken)], ansatz.support
-    )
-    start = np.zeros(len(grown.blocks))
-    start[:present] = found.angles
+    added = [probe.excitations[present + k] for k in taken]
+    longer = build([*ansatz.excitations, *added], ansatz.support)
+    start = np.zeros(len(longer.blocks))
+    start[:present] = angles
     start[present] = _GRID[dips[taken[0]].argmin()]
-    return grown, start
+    return longer, start
+
+
+def _kicked(
+    meter: Meter, state: _State, plan: Plan, pools: Sequence[Sequence[Excitation]]
+) -> _State:
+    """Look for a lower minimum beside the one found.
+
+    Where bonds break, a state can be a minimum along every single excitation and still lie
+    millihartrees too high; a few at once, slightly turned, show the way down. Pools that
+    reach every determinant (see `Problem.wider`) were not seen to need it.
+    """
+    widest = pools[-1]
+    rng = np.random.default_rng(_KICK_SEED)
+    for _ in range(plan.kicks if widest else 0):
+        if meter.spent or len(state.ansatz.blocks) + plan.kick_most > plan.largest:
+            break
+        few = rng.choice(len(widest), size=min(plan.kick_most, len(widest)), replace=False)
+        ansatz = build(
+            [*state.ansatz.excitations, *(widest[k] for k in sorted(few))], state.ansatz.support
+        )
+        start = rng.normal(scale=_KICK_RAD, size=len(ansatz.blocks))
+        start[: len(state.point.angles)] = state.point.angles
+        other = _State(ansatz=ansatz, point=descend(meter, ansatz, start))
+        if other.point.energy < state.point.energy - _KICK_GAIN:
+            state = _grown(meter, other, plan, pools)
+    return state

@@ -1,0 +1,254 @@
+"""The energy of a molecule along a stretched bond: variational on a QPU, beside exact.
+
+For each geometry, PySCF computes the integrals of a small active space and diagonalises it on
+Dask workers; a QPU finds the ground state of the same space, each optimiser iteration being one
+broadcast estimator PUB. ``hpcqc run flows.dissociation -p name=value …`` takes:
+
+- ``molecule``: h2, h4, hf, h2o, lih (the default) or n2; or a file in its place:
+- ``xyz``: one geometry, of which a bond is stretched; or several, each a point of the curve;
+- ``fcidump``: integrals; the curve has one point.
+- ``lengths``: the points in Å; or ``points``: how many of them, evenly spread; or, for an XYZ
+  file, ``scales``: factors of the given distance, 0.7 to 2.0 by default.
+- ``atoms``: which two, counted from 0, move apart in an XYZ file, the second with all that is
+  bonded to it; by default the first bond whose cut divides the molecule.
+- ``basis``: any that PySCF has. ``charge``; ``spin``: unpaired electrons, by default the fewest.
+- ``active_electrons``, ``active_orbitals`` (8 at most): by default all valence orbitals if they
+  are at most five, else four around the Fermi level.
+- ``precision``: standard error of each energy in Hartree, 0 for exact; by default exact where
+  the QPU can be, else 0.03. ``max_iterations`` per geometry; ``max_excitations`` of the ansatz;
+  ``seed`` of simulated sampling.
+
+Beside the keys that `flows` documents, the result has ``molecule``, ``basis``, ``active_space``
+(electrons, orbitals), ``points`` (see `flows._curve_report.CurvePoint`; ``error_mha`` is against
+exact), ``max_error_mha``, and ``chemical_accuracy``: whether all are within 1.6 mHa.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefect import flow, unmapped
+
+from flows._active_space import (
+    ActiveSpace,
+    Integrals,
+    SpaceChoice,
+    active_space,
+    exact_energy,
+    molecular,
+    unpaired_electrons,
+)
+from flows._curve_report import CurvePoint, report
+from flows._fcidump import from_fcidump, mean_field
+from flows._fermions import Problem, encode
+from flows._geometries import Curve, Geometry
+from flows._inputs import InputError, require_extra
+from flows._molecules import MOLECULES, Scan, built_in_curve, xyz_curve
+from flows._variational import GroundState, Plan, solve
+from orchestrator import Qpu, classical, quantum
+
+__all__ = ["Prepared", "Settings", "dissociation", "exact", "ground_state", "integrals", "plan_for"]
+
+_SAMPLED_PRECISION = 0.03
+_SAMPLED_ITERATIONS = 2
+_SAMPLED_EXCITATIONS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user said of the quantum side; None leaves it to the QPU (see `plan_for`)."""
+
+    precision: float | None = None
+    max_iterations: int | None = None
+    max_excitations: int | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` on values that mean nothing."""
+        if self.precision is not None and not (
+            math.isfinite(self.precision) and self.precision >= 0
+        ):
+            raise InputError(f"precision {self.precision}: expected Hartree, ≥ 0 (0 is exact)")
+        if self.max_iterations is not None and self.max_iterations < 0:
+            raise InputError(f"max_iterations {self.max_iterations}: expected ≥ 0")
+        if self.max_excitations is not None and self.max_excitations < 1:
+            raise InputError(f"max_excitations {self.max_excitations}: expected ≥ 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """One geometry, ready for both sides: to be diagonalised, and to be put on qubits."""
+
+    space: ActiveSpace
+    problem: Problem
+
+
+@classical
+def integrals(source: Geometry | Integrals, choice: SpaceChoice) -> Prepared:
+    """Compute the Hamiltonian of an active space: Hartree-Fock, integrals, qubits."""
+    whole = mean_field(source) if isinstance(source, Integrals) else molecular(source, choice)
+    space = active_space(whole, choice)
+    return Prepared(space=space, problem=encode(space))
+
+
+@classical
+def exact(prepared: Prepared) -> float:
+    """Diagonalise the active space; energy in Hartree."""
+    return exact_energy(prepared.space)
+
+
+@quantum
+def ground_state(qpu: Qpu, prepared: Prepared, settings: Settings) -> GroundState:
+    """Find the ground state on the QPU that this stage is lent."""
+    plan = plan_for("estimator" in qpu.target.payload_kinds, settings)
+    estimator = qpu.estimator(precision=plan.precision, seed=settings.seed)
+    return solve(estimator, prepared.problem, plan)
+
+
+def plan_for(has_exact: bool, settings: Settings) -> Plan:
+    """Return how much to measure on a QPU that does, or does not, give exact values.
+
+    Exact: grow and iterate until chemical accuracy is likely. Sampled: every energy costs
+    thousands of shots, so the few excitations that promise most start at the angles they
+    promise it for, and two iterations correct them.
+    """
+    precision = settings.precision
+    if precision is None:
+        precision = 0.0 if has_exact else _SAMPLED_PRECISION
+    plan = Plan(precision=precision)
+    if precision:
+        plan = replace(
+            plan,
+            max_iterations=_SAMPLED_ITERATIONS,
+            start_most=_SAMPLED_EXCITATIONS,
+            grow_gain=None,
+        )
+    if settings.max_iterations is not None:
+        plan = replace(plan, max_iterations=settings.max_iterations)
+    if settings.max_excitations is not None:
+        most = settings.max_excitations
+        plan = replace(plan, largest=most, start_most=most)
+    return plan
+
+
+@flow
+def dissociation(
+    molecule: str | None = None,
+    xyz: str | None = None,
+    fcidump: str | None = None,
+    lengths: list[float] | None = None,
+    points: int | None = None,
+    atoms: tuple[int, int] | None = None,
+    scales: list[float] | None = None,
+    basis: str = "sto-3g",
+    active_electrons: int | None = None,
+    active_orbitals: int | None = None,
+    spin: int | None = None,
+    charge: int = 0,
+    precision: float | None = None,
+    max_iterations: int | None = None,
+    max_excitations: int | None = None,
+    seed: int | None = 1,
+) -> dict[str, Any]:
+    """Compute a dissociation curve; parameters and result are described in this module's text.
+
+    Raises `InputError` (a ValueError) for input that cannot be used, with file and line where
+    there is one, and `MissingExtra` where PySCF or ffsim are not installed.
+    """
+    require_extra("chemistry", ("pyscf", "ffsim"))
+    _only_one(molecule=molecule, xyz=xyz, fcidump=fcidump)
+    settings = Settings(
+        precision=precision,
+        max_iterations=max_iterations,
+        max_excitations=max_excitations,
+        seed=seed,
+    )
+    scan = Scan.of(lengths=lengths, scales=scales, points=points, atoms=atoms)
+    choice = SpaceChoice(
+        basis=basis, electrons=active_electrons, orbitals=active_orbitals, spin=spin, charge=charge
+    )
+    if fcidump is not None:
+        return _from_integrals(fcidump, scan, choice, settings)
+    curve = xyz_curve(xyz, scan) if xyz else built_in_curve(molecule or "lih", scan)
+    found, space = _computed(list(curve.points), _fitting(curve, choice), settings)
+    title = f"{curve.name} in {basis}, {_size(space)}"
+    facts = _facts(curve.name, basis, space)
+    return facts | report(title, curve.x_label, found, curve.notes)
+
+
+def _only_one(**sources: str | None) -> None:
+    given = [f"{name}={value}" for name, value in sources.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
+
+
+def _fitting(curve: Curve, choice: SpaceChoice) -> SpaceChoice:
+    """Check charge and spin before any work; give a built-in molecule its usual space."""
+    unpaired_electrons(curve.points[0].electrons, choice)
+    usual = MOLECULES.get(curve.name)
+    untouched = choice.electrons is None and choice.orbitals is None and choice.charge == 0
+    if curve.built_in and usual is not None and untouched:
+        return replace(choice, electrons=usual.electrons, orbitals=usual.orbitals)
+    return choice
+
+
+def _from_integrals(
+    path: str, scan: Scan, choice: SpaceChoice, settings: Settings
+) -> dict[str, Any]:
+    if scan != Scan() or choice.spin is not None or choice.charge:
+        raise InputError(
+            "an FCIDUMP file is one point with its own electrons; lengths, points, scales, atoms, "
+            "spin and charge do not apply to it"
+        )
+    found, space = _computed([from_fcidump(path)], choice, settings)
+    title = f"{space.label}, {_size(space)}"
+    return _facts(space.label, None, space) | report(title, "file", found, ())
+
+
+def _computed(
+    sources: Sequence[Geometry | Integrals], choice: SpaceChoice, settings: Settings
+) -> tuple[list[CurvePoint], ActiveSpace]:
+    """Run all stages, each as soon as its input is there."""
+    prepared = integrals.map(sources, unmapped(choice))
+    energies = exact.map(prepared)
+    states = ground_state.map(prepared, unmapped(settings))
+    done = zip(sources, prepared, energies, states, strict=True)
+    found = [
+        _point(getattr(source, "x", 0.0), ready.result(), energy.result(), state.result())
+        for source, ready, energy, state in done
+    ]
+    return found, prepared[0].result().space
+
+
+def _point(x: float, prepared: Prepared, energy: float, state: GroundState) -> CurvePoint:
+    return CurvePoint(
+        x=x,
+        label=prepared.space.label,
+        hf=prepared.space.hf_energy,
+        vqe=state.energy,
+        exact=energy,
+        std_error=state.std_error,
+        iterations=state.iterations,
+        evaluations=state.evaluations,
+        qubits=state.qubits,
+        spin_orbitals=prepared.problem.spin_orbitals,
+        excitations=len(state.excitations),
+        two_qubit_gates=state.two_qubit_gates,
+        converged=state.converged,
+        notes=prepared.space.notes,
+    )
+
+
+def _facts(name: str, basis: str | None, space: ActiveSpace) -> dict[str, Any]:
+    return {
+        "molecule": name,
+        "basis": basis,
+        "active_space": {"electrons": sum(space.nelec), "orbitals": space.orbitals},
+    }
+
+
+def _size(space: ActiveSpace) -> str:
+    return f"{sum(space.nelec)} electrons in {space.orbitals} orbitals"
