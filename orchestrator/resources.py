@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from backends.api import TaskCancelled
 from orchestrator import runs
 from orchestrator.compute.local import LocalDask
 from orchestrator.compute.shipping import stage_context
@@ -40,6 +41,7 @@ class Resources:
 
         with self._lock:
             if self._broker is None:
+                self._refuse_if_closing()
                 broker = EmbeddedBroker(
                     run=self.run.scope,
                     state_dir=self.run.site.state_dir,
@@ -54,6 +56,7 @@ class Resources:
         settings = self.run.site.compute(name)
         with self._lock:
             if settings.name not in self._computes:
+                self._refuse_if_closing()
                 self._computes[settings.name] = LocalDask(settings, on_connect=self._listen)
             return self._computes[settings.name]
 
@@ -80,6 +83,10 @@ class Resources:
             computes, self._computes = self._computes, {}
         for compute in computes.values():
             compute.close()
+
+    def _refuse_if_closing(self) -> None:
+        if self.run.closing:
+            raise TaskCancelled(f"run {self.run.id} is being ended; nothing further is started")
 
     def _open_backend(self, name: str) -> Backend:
         from backends import registry

@@ -41,7 +41,8 @@ class Run:
     id: given again, an interrupted run goes on where it was; resumable: whether anyone could
     give it again. scope: the part of the ledger that this process alone writes.
     qpu: overrides the site's default for stages that pin none. observers are called on
-    every change of a span, from any thread, and must not block.
+    every change of a span, from any thread, and must not block. closing: set when the run is
+    being ended, so that stages still at work open nothing anew.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Run:
     resumable: bool = True
     scope: str = ""
     observers: list[Callable[[StageSpan], None]] = field(default_factory=list)
+    closing: bool = False
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _occurrences: dict[str, int] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)

@@ -58,9 +58,9 @@ def _tell_outcome(finished: Finished) -> None:
     console = open_console()
     console.print()
     stages, jobs = len(record["stages"]), len(record["jobs"])
-    cached = sum(stage["state"] == "cached" for stage in record["stages"])
+    before = _finished_before(record)
     say(
-        f"{stages} stages{f' ({cached} finished before)' if cached else ''} and {jobs} quantum "
+        f"{stages} stages{f' ({before} finished before)' if before else ''} and {jobs} quantum "
         f"jobs in {duration_text(record['duration_s'])}",
         style="dim",
     )
@@ -75,3 +75,11 @@ def _tell_outcome(finished: Finished) -> None:
         file = finished.folder / name
         if file.exists():
             say(f"  {file}")
+
+
+def _finished_before(record: dict[str, Any]) -> int:
+    """Count the stages that this attempt found finished."""
+    start = record["attempts"][-1]["started_at"]
+    ends = [s["ended_at"] for s in record["stages"] if s["state"] in ("completed", "cached")]
+    before = [end for end in ends if end is not None and end < start]
+    return len(before) + sum(stage["state"] == "cached" for stage in record["stages"])

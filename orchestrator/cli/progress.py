@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,10 +15,11 @@ if TYPE_CHECKING:
     from orchestrator.broker.views import JobView
     from orchestrator.runs import StageSpan
 
-__all__ = ["Board", "JobLine", "Progress", "StageLine", "job_lines"]
+__all__ = ["JobLine", "Progress", "StageLine", "job_lines", "stage_lines"]
 
 _PLAIN_EVERY_S = 10.0
 _JOBS_EVERY_S = 1.0
+_TABLE_EVERY_S = 0.25
 _JOBS_SHARE = 20  # reading the ledger may take a twentieth of the time
 
 
@@ -48,26 +48,12 @@ class JobLine:
     shots: int
 
 
-class Board:
-    """What is known of a run's stages; fed from any thread."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self._spans: dict[tuple[str, Any], StageSpan] = {}
-        self._lock = threading.Lock()
-
-    def note(self, span: StageSpan) -> None:
-        """Take in a new or changed span."""
-        with self._lock:
-            self._spans[span.key, span.started_at] = span
-
-    def stage_lines(self) -> list[StageLine]:
-        """Return one line per stage name, in order of first start."""
-        groups: dict[str, list[StageSpan]] = {}
-        with self._lock:
-            for span in self._spans.values():
-                groups.setdefault(stage_name(span.name), []).append(span)
-        return [_stage_line(name, spans) for name, spans in groups.items()]
+def stage_lines(spans: Iterable[StageSpan]) -> list[StageLine]:
+    """Return one line per stage name, in order of first start."""
+    groups: dict[str, list[StageSpan]] = {}
+    for span in spans:
+        groups.setdefault(stage_name(span.name), []).append(span)
+    return [_stage_line(name, held) for name, held in groups.items()]
 
 
 def job_lines(jobs: Iterable[JobView]) -> list[JobLine]:
@@ -93,17 +79,22 @@ def job_lines(jobs: Iterable[JobView]) -> list[JobLine]:
 
 
 class Progress:
-    """Shows a board: a live table on a terminal, now and then a line elsewhere.
+    """Shows how far a run is: a live table on a terminal, now and then a line elsewhere.
 
     Call `tick` often from one thread; it does as much as is due.
     """
 
-    def __init__(self, board: Board, jobs: Callable[[], list[JobView]], stream: IO[str]) -> None:
-        """Show ``board`` on ``stream``; ``jobs`` is asked about once a second."""
-        self._board, self._jobs, self._stream = board, jobs, stream
+    def __init__(
+        self,
+        spans: Callable[[], list[StageSpan]],
+        jobs: Callable[[], list[JobView]],
+        stream: IO[str],
+    ) -> None:
+        """Show on ``stream`` what ``spans``, and about once a second ``jobs``, return."""
+        self._spans, self._jobs, self._stream = spans, jobs, stream
         self._live: Any = None
         self._known: list[JobLine] = []
-        self._jobs_due = self._plain_due = 0.0
+        self._jobs_due = self._table_due = self._plain_due = 0.0
         self._last = ""
 
     def start(self) -> None:
@@ -129,9 +120,10 @@ class Progress:
             self._known = job_lines(self._jobs())
             took = time.monotonic() - now
             self._jobs_due = now + max(_JOBS_EVERY_S, _JOBS_SHARE * took)
-        if self._live is not None:
+        if self._live is not None and now >= self._table_due:
+            self._table_due = now + _TABLE_EVERY_S
             self._live.update(self._table(), refresh=True)
-        elif now >= self._plain_due:
+        if self._live is None and now >= self._plain_due:
             self._plain_due = now + _PLAIN_EVERY_S
             line = self._line()
             if line and line != self._last:
@@ -152,7 +144,7 @@ class Progress:
         columns = ("stage", "where", "running", "done", "cached", "failed", "units")
         rows = [
             (s.name, s.where, s.running, s.done, s.cached, s.failed, _units(s.units))
-            for s in self._board.stage_lines()
+            for s in stage_lines(self._spans())
         ]
         parts = [rich_table(columns, rows)] if rows else []
         if self._known:
@@ -170,7 +162,7 @@ class Progress:
             f"{s.name}: {s.running} running, {s.done + s.cached} done"
             + (f", {s.failed} failed" if s.failed else "")
             + (f" ({_units(s.units)} units)" if s.units else "")
-            for s in self._board.stage_lines()
+            for s in stage_lines(self._spans())
         ]
         parts += [
             f"QPU {j.qpu}: {j.queued} queued, {j.running} running, {j.done} done"

@@ -20,7 +20,7 @@ from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
 from orchestrator.cli.jobs_source import check_ledger, jobs_of
 from orchestrator.cli.output import print_error
 from orchestrator.cli.parameters import assignments, bound_parameters
-from orchestrator.cli.progress import Board, Progress
+from orchestrator.cli.progress import Progress
 from orchestrator.cli.quiet_prefect import (
     launch_server,
     logs_to_file,
@@ -139,9 +139,8 @@ class _Execution:
     def __init__(self, plan: _Plan, ready: _Ready, earlier: dict[str, Any] | None) -> None:
         self._plan, self._ready = plan, ready
         self._earlier_stages = plan.folder.earlier_stages()
-        self._board = Board()
         self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu)
-        self._run.observers += [self._board.note, plan.folder.note_stage]
+        self._run.observers.append(plan.folder.note_stage)
         now = datetime.now(UTC)
         attempts = list((earlier or {}).get("attempts", ()))
         first = (earlier or {}).get("started_at")
@@ -164,7 +163,7 @@ class _Execution:
         """Run the flow and write its folder."""
         runs.activate(self._run)
         self._write("running")
-        progress = Progress(self._board, self._jobs, sys.stderr)
+        progress = Progress(self._run.spans, self._jobs, sys.stderr)
         try:
             with interruptible(), _output_aside(wanted=self._plan.request.as_json):
                 return self._conclude(*self._work(progress))
@@ -213,6 +212,7 @@ class _Execution:
             f"workers. Continue with the same command and --run-id {self._plan.id}"
         )
         try:
+            self._run.closing = True  # or a stage's next call would open a broker again
             closing = threading.Thread(target=_shut_down, daemon=True)
             closing.start()
             closing.join(_CANCEL_S)

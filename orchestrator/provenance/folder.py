@@ -79,8 +79,11 @@ class RunFolder:
         return earlier
 
     def note_stage(self, span: StageSpan) -> None:
-        """Append an ended stage; one that still runs is left out. From any thread."""
-        if span.ended_at is None:
+        """Append a stage that has run to its end; others are left out. From any thread.
+
+        One that was found finished is in the file already, from the attempt that ran it.
+        """
+        if span.ended_at is None or span.state == "cached":
             return
         line = json.dumps(stage_document(span), ensure_ascii=False)
         with self._writing:

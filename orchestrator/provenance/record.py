@@ -95,11 +95,16 @@ def stage_document(span: StageSpan) -> dict[str, Any]:
 def merged_stages(
     earlier: Iterable[Mapping[str, Any]], spans: Iterable[StageSpan]
 ) -> list[dict[str, Any]]:
-    """Join stages of earlier attempts with this one's, each once, in order of start."""
+    """Join stages of earlier attempts with this one's, each once, in order of start.
+
+    A stage found finished now shows as what it was when it ran, if that is known.
+    """
     known = {(str(s.get("key")), str(s.get("started_at"))): dict(s) for s in earlier}
+    finished = {s["key"] for s in known.values() if s["state"] == "completed"}
     for span in spans:
-        document = stage_document(span)
-        known[document["key"], document["started_at"]] = document
+        if span.state != "cached" or span.key not in finished:
+            document = stage_document(span)
+            known[document["key"], document["started_at"]] = document
     return sorted(known.values(), key=lambda stage: str(stage.get("started_at")))
 
 
