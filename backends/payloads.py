@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -55,7 +56,7 @@ class FrozenSamplerPub:
     @property
     def points(self) -> int:
         """Bound circuits in this PUB: the product of its shape."""
-        return int(np.prod(self.values.shape[:-1], dtype=int))
+        return math.prod(self.values.shape[:-1])
 
     def to_qiskit(self) -> SamplerPub:
         """Return the PUB as Qiskit's primitives take it."""
@@ -88,7 +89,7 @@ class FrozenEstimatorPub:
     def points(self) -> int:
         """Expectation values in this PUB: the product of the broadcast shape."""
         shape = np.broadcast_shapes(self.values.shape[:-1], self.observables_array.shape)
-        return int(np.prod(shape, dtype=int))
+        return math.prod(shape)
 
     def to_qiskit(self) -> EstimatorPub:
         """Return the PUB as Qiskit's primitives take it."""

@@ -224,7 +224,7 @@ class AerBackend:
 
     def _forget_old(self) -> None:
         """Drop the oldest ended tickets; the spool still knows them."""
-        if len(self._tickets) <= _TICKETS_KEPT:
+        if len(self._tickets) < 2 * _TICKETS_KEPT:  # seldom, for it looks at all of them
             return
         ended = [tag for tag, ticket in self._tickets.items() if ticket.state.is_final]
         for tag in ended[: len(self._tickets) - _TICKETS_KEPT]:

@@ -78,8 +78,13 @@ def timeline(
     return Timeline(begins_at=begins, ends_at=begins + time_scale * duration, qpu_seconds=duration)
 
 
-def device_facts(payload: Payload, target: Target, times: Timeline | None) -> dict[str, Any]:
-    """Return what must be kept with a result to tell its usage and origin, as JSON."""
+def device_facts(
+    payload: Payload, num_qubits: int, target: Target, times: Timeline | None
+) -> dict[str, Any]:
+    """Return what must be kept with a result to tell its usage and origin, as JSON.
+
+    num_qubits: qubits that the widest circuit uses.
+    """
     at = None if times is None else times.begins_at
     return {
         "calibration_id": target.calibration.id,
@@ -87,7 +92,7 @@ def device_facts(payload: Payload, target: Target, times: Timeline | None) -> di
         "provisional": _provisional(target.quality_windows, at),
         "circuits": payload.circuits,
         "shots": payload.shots,
-        "num_qubits": payload.num_qubits,
+        "num_qubits": num_qubits,
         "qpu_seconds": None if times is None else times.qpu_seconds,
         "ends_at": None if times is None else times.ends_at,
     }

@@ -51,11 +51,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """A circuit in Aer's own form, with the places where its parameters go."""
+    """A circuit in Aer's own form, the places of its parameters, and Aer's settings for it."""
 
-    circuit: QuantumCircuit
     native: Sequence[Any]
     angles: Angles
+    config: Any
 
 
 class Engine:
@@ -91,42 +91,43 @@ class Engine:
 
     def compile(self, circuit: QuantumCircuit) -> Program:
         """Bring a circuit into Aer's form: known gates, control flow as jumps."""
-        from qiskit_aer.backends.aer_compiler import assemble_circuits, compile_circuit
+        from qiskit_aer.backends.aer_compiler import (
+            assemble_circuits,
+            compile_circuit,
+            generate_aer_config,
+        )
 
         (inlined,) = compile_circuit([self._lower(circuit)])
         native, index_maps = assemble_circuits([inlined])
         native[0].circ_id = 0
         angles = angles_of(inlined, index_maps[0] if index_maps else None)
-        return Program(circuit=inlined, native=native, angles=angles)
+        config = generate_aer_config([inlined], self._options)
+        config.library_dir = self._library
+        return Program(native=native, angles=angles, config=config)
 
     def run(self, program: Program, values: _Floats, job: Job) -> list[Mapping[str, Any]]:
         """Run every point and return Aer's ``data`` of each, in order.
 
         values: shape (points, parameters). Raises `SimulationFailed` with Aer's words.
         """
-        from qiskit_aer.backends.aer_compiler import generate_aer_config
-
-        options: dict[str, Any] = {
-            "method": job.method,
-            "shots": job.shots,
-            "seed_simulator": job.seed,
-            "max_parallel_threads": job.threads,
-        }
+        config = program.config
+        config.method = job.method
+        config.shots = job.shots
+        config.seed_simulator = job.seed
+        config.max_parallel_threads = job.threads
         if program.angles.parameters:
-            options["parameterizations"] = [program.angles.bind(values)]
-        config = generate_aer_config([program.circuit], self._options, **options)
-        config.library_dir = self._library
+            config.parameterizations = [program.angles.bind(values)]
         output = self._controller.execute(program.native, self._noise, config)
         if not output.get("success", False):
             raise SimulationFailed(_reason(output))
         results = [entry["data"] for entry in output["results"]]
         if not program.angles.parameters and len(values) > 1:
-            results += self._repeat(program, len(values), config)
+            results += self._repeat(program, len(values))
         return results
 
-    def _repeat(self, program: Program, points: int, config: Any) -> list[Mapping[str, Any]]:
+    def _repeat(self, program: Program, points: int) -> list[Mapping[str, Any]]:
         """Run a circuit without parameters again for each further point of its PUB."""
-        results = []
+        results, config = [], program.config
         first = config.seed_simulator
         for point in range(1, points):
             config.seed_simulator = first + 2113 * point

@@ -49,7 +49,7 @@ class Planner:
         Raises ``InsufficientMemory`` or ``PayloadRejected``; nothing was started then.
         """
         exact = payload.kind == "estimator"
-        methods, seconds, log2, memory = [], [], 0, 0
+        methods, seconds, log2, memory, width = [], [], 0, 0, 0
         for pub in payload.pubs:
             traits = self._traits_of(pub.circuit)
             method = choose_method(self._options.method, traits, noisy=self._noisy, exact=exact)
@@ -61,6 +61,7 @@ class Planner:
             seconds.append(pub_seconds(method, traits, pub.points, shots))
             log2 = max(log2, state_log2(method, traits))
             memory = max(memory, needed)
+            width = max(width, traits.num_qubits)
         times = timeline(
             payload,
             self._target,
@@ -70,7 +71,7 @@ class Planner:
         )
         if times is not None:
             self._free_at = times.ends_at
-        facts = device_facts(payload, self._target, times)
+        facts = device_facts(payload, width, self._target, times)
         lot = Lot(tag=tag, payload=payload, methods=tuple(methods), parts=1, threads=1, facts=facts)
         return Ticket(
             lot=lot,

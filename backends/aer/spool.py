@@ -14,6 +14,7 @@ import shutil
 import socket
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from backends.api import TaskState
@@ -31,6 +32,11 @@ def identity(pid: int) -> str:
     except (OSError, IndexError):
         started = "gone"
     return f"{socket.gethostname()}:{pid}:{started}"
+
+
+@lru_cache(maxsize=2)
+def _own_identity(pid: int) -> str:
+    return identity(pid)
 
 
 def is_alive(claimer: str) -> bool:
@@ -70,13 +76,14 @@ class Spool:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._text = str(root)
 
     def claim(self, tag: str, part: int, parts: int) -> bool:
         """Take a part for this process; False if any process ever took it."""
         folder = self._root / tag
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            (folder / f"{part}of{parts}.running").symlink_to(identity(os.getpid()))
+            (folder / f"{part}of{parts}.running").symlink_to(_own_identity(os.getpid()))
         except FileExistsError:
             return False
         return True
@@ -88,7 +95,8 @@ class Spool:
     def waiting_payload(self, tag: str) -> bytes | None:
         """Return the payload of a task that was kept waiting and never begun, else None."""
         try:
-            data = (self._root / tag / "payload").read_bytes()
+            with open(f"{self._text}/{tag}/payload", "rb") as file:  # noqa: PTH123  # on every start
+                data = file.read()
         except OSError:  # most tasks never wait, or are not there at all
             return None
         return data if self.read(tag) is None else None
@@ -109,7 +117,7 @@ class Spool:
         """Return what is known of a task; None if no process ever began it."""
         folder = self._root / tag
         try:
-            names = sorted(path.name for path in folder.iterdir())
+            names = sorted(entry.name for entry in os.scandir(f"{self._text}/{tag}"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         if "cancelled" in names:
@@ -135,11 +143,16 @@ class Spool:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
     def _write(self, tag: str, name: str, data: bytes) -> None:
-        folder = self._root / tag
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f"{name}.{os.getpid()}.draft"
-        draft.write_bytes(data)
-        draft.rename(folder / name)
+        final = f"{self._text}/{tag}/{name}"
+        draft = f"{final}.{os.getpid()}.draft"
+        try:
+            file = open(draft, "wb", buffering=0)  # noqa: PTH123, SIM115  # 3 times as quick
+        except FileNotFoundError:
+            (self._root / tag).mkdir(parents=True, exist_ok=True)
+            file = open(draft, "wb", buffering=0)  # noqa: PTH123, SIM115
+        with file:
+            file.write(data)
+        os.replace(draft, final)  # noqa: PTH105
 
 
 def _read_claim(folder: Path, name: str) -> Claim:
