@@ -79,7 +79,7 @@ def _tell_outcome(finished: Finished) -> None:
 
 def _finished_before(record: dict[str, Any]) -> int:
     """Count the stages that this attempt found finished."""
-    start = record["attempts"][-1]["started_at"]
+    start = str(record["attempts"][-1]["started_at"])
     ends = [s["ended_at"] for s in record["stages"] if s["state"] in ("completed", "cached")]
-    before = [end for end in ends if end is not None and end < start]
-    return len(before) + sum(stage["state"] == "cached" for stage in record["stages"])
+    before = sum(end is not None and end < start for end in ends)
+    return before + sum(stage["state"] == "cached" for stage in record["stages"])

@@ -72,7 +72,7 @@ def run_document(
         "qpu": facts.qpu,
         "started_at": json_value(facts.started_at),
         "ended_at": json_value(facts.ended_at),
-        "duration_s": _seconds(facts.started_at, facts.ended_at),
+        "duration_s": _time_at_work(facts),
         "usage": {
             "total": usage_document(sum(per_qpu.values(), start=Usage())),
             "per_qpu": {name: usage_document(usage) for name, usage in per_qpu.items()},
@@ -169,6 +169,21 @@ def _task_document(task: QpuTaskView) -> dict[str, Any]:
     document: dict[str, Any] = json_value(task)
     document["usage"] = usage_document(task.usage)
     return {**document, "duration_s": _seconds(task.started_at, task.ended_at)}
+
+
+def _time_at_work(facts: RunFacts) -> float | None:
+    """Sum the attempts, for the time between them is nobody's; a killed one counts nothing."""
+    if facts.ended_at is None:
+        return None
+    spans = [(_instant(a.get("started_at")), _instant(a.get("ended_at"))) for a in facts.attempts]
+    known = [_seconds(start, end) for start, end in spans]
+    if not spans:
+        return _seconds(facts.started_at, facts.ended_at)
+    return round(sum(seconds for seconds in known if seconds is not None), 6)
+
+
+def _instant(value: Any) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def _distinct(facts: Iterable[Mapping[str, Any]], key: str) -> list[Any]:
