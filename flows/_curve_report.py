@@ -100,7 +100,7 @@ def _table(x_label: str, points: Sequence[CurvePoint]) -> dict[str, Any]:
             round(p.hf, 6),
             round(p.vqe, 6),
             round(p.exact, 6),
-            round(p.error_mha, 3),
+            round(p.error_mha, 3) + 0.0,  # no -0.0
             p.iterations,
         ]
         for p in points
@@ -118,10 +118,14 @@ def _summary(title: str, points: Sequence[CurvePoint]) -> list[str]:
     qubits = str(most) if few == most else f"{few} to {most}"
     lines = [
         f"{title}: {len(points)} {'geometry' if len(points) == 1 else 'geometries'}.",
-        f"{points[0].spin_orbitals} spin orbitals on {qubits} qubit{'s' * (most != 1)}; "
-        + f"{sum(p.evaluations for p in points)} energies measured.",
-        f"{len(good)} of {len(points)} within {CHEMICAL_ACCURACY_MHA} mHa of exact; "
-        + f"largest error {worst.error_mha:.3g} mHa, at {worst.label}.",
+        (
+            f"{points[0].spin_orbitals} spin orbitals on {qubits} qubit{'s' * (most != 1)}; "
+            f"{sum(p.evaluations for p in points)} energies measured."
+        ),
+        (
+            f"{len(good)} of {len(points)} within {CHEMICAL_ACCURACY_MHA} mHa of exact; "
+            f"largest error {worst.error_mha:.2f} mHa, at {worst.label}."
+        ),
     ]
     if any(p.std_error for p in points):
         spread = max(p.std_error for p in points) * 1000

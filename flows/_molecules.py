@@ -20,11 +20,13 @@ _DEFAULT_POINTS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Molecule:
-    """A molecule with one length to vary. shape: 'chain', 'bent' or 'pair' of atoms.
+    """A molecule with one length to vary. A chain, or three atoms bent by an angle.
 
-    electrons, orbitals: the active space its curve is usually computed in.
+    lengths: where its curve begins and ends, in Å. electrons, orbitals: the active space that
+    is usual for it.
     """
 
+    formula: str
     symbols: tuple[str, ...]
     lengths: tuple[float, float]
     x_label: str
@@ -91,18 +93,39 @@ class Scan:
 
 MOLECULES = {
     "h2": Molecule(
-        symbols=("H", "H"), lengths=(0.4, 2.6), x_label="H-H / Å", electrons=2, orbitals=2
+        formula="H2",
+        symbols=("H", "H"),
+        lengths=(0.4, 2.6),
+        x_label="H-H / Å",
+        electrons=2,
+        orbitals=2,
     ),
     "h4": Molecule(
-        symbols=("H",) * 4, lengths=(0.6, 2.4), x_label="H-H / Å", electrons=4, orbitals=4
+        formula="H4",
+        symbols=("H",) * 4,
+        lengths=(0.6, 2.4),
+        x_label="H-H / Å",
+        electrons=4,
+        orbitals=4,
     ),
     "lih": Molecule(
-        symbols=("Li", "H"), lengths=(0.9, 4.2), x_label="Li-H / Å", electrons=2, orbitals=5
+        formula="LiH",
+        symbols=("Li", "H"),
+        lengths=(0.9, 4.2),
+        x_label="Li-H / Å",
+        electrons=2,
+        orbitals=5,
     ),
     "hf": Molecule(
-        symbols=("H", "F"), lengths=(0.7, 2.6), x_label="H-F / Å", electrons=8, orbitals=5
+        formula="HF",
+        symbols=("H", "F"),
+        lengths=(0.7, 2.6),
+        x_label="H-F / Å",
+        electrons=8,
+        orbitals=5,
     ),
     "h2o": Molecule(
+        formula="H2O",
         symbols=("O", "H", "H"),
         lengths=(0.7, 2.2),
         x_label="both O-H / Å",
@@ -111,7 +134,12 @@ MOLECULES = {
         angle_deg=104.5,
     ),
     "n2": Molecule(
-        symbols=("N", "N"), lengths=(0.9, 2.4), x_label="N-N / Å", electrons=6, orbitals=6
+        formula="N2",
+        symbols=("N", "N"),
+        lengths=(0.9, 2.4),
+        x_label="N-N / Å",
+        electrons=6,
+        orbitals=6,
     ),
 }
 
@@ -130,7 +158,7 @@ def built_in_curve(name: str, scan: Scan) -> Curve:
         raise InputError("atoms and scales belong to an XYZ file; give lengths=[…] or points=N")
     lengths = scan.lengths or _spread(*molecule.lengths, scan.points or _DEFAULT_POINTS)
     return Curve(
-        name=name.lower(),
+        name=molecule.formula,
         x_label=molecule.x_label,
         points=tuple(molecule.geometry(length) for length in lengths),
         built_in=True,

@@ -188,7 +188,7 @@ def _only_one(**sources: str | None) -> None:
 def _fitting(curve: Curve, choice: SpaceChoice) -> SpaceChoice:
     """Check charge and spin before any work; give a built-in molecule its usual space."""
     unpaired_electrons(curve.points[0].electrons, choice)
-    usual = MOLECULES.get(curve.name)
+    usual = MOLECULES.get(curve.name.lower())
     untouched = choice.electrons is None and choice.orbitals is None and choice.charge == 0
     if curve.built_in and usual is not None and untouched:
         return replace(choice, electrons=usual.electrons, orbitals=usual.orbitals)
