@@ -14,7 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qiskit import QuantumCircuit, transpile
+from qiskit import QuantumCircuit
+from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
+from qiskit.transpiler import PassManager
+from qiskit.transpiler.exceptions import TranspilerError
+from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
 from backends.aer.angles import Angles, angles_of
 from backends.gates import inline_lookalikes, without_moves
@@ -143,11 +147,20 @@ class Engine:
         circuit = without_moves(inline_lookalikes(circuit))
         if {instruction.name for instruction in circuit.data} <= known:
             return circuit
-        return transpile(
-            circuit,
-            basis_gates=[*self._gates, *_STRUCTURE, *_CONTROL_FLOW, *_STATE_PREPARATION],
-            optimization_level=0,
-        )
+        basis = sorted(known | set(_CONTROL_FLOW))
+        try:
+            lowered: QuantumCircuit = PassManager(
+                [
+                    HighLevelSynthesis(
+                        basis_gates=basis, equivalence_library=SessionEquivalenceLibrary
+                    ),
+                    UnrollCustomDefinitions(SessionEquivalenceLibrary, basis_gates=basis),
+                    BasisTranslator(SessionEquivalenceLibrary, basis),
+                ]
+            ).run(circuit)
+        except TranspilerError as error:
+            raise SimulationFailed(f"a gate cannot be simulated: {error.message}") from error
+        return lowered
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,317 @@
+"""Aer simulates what it is asked: physics, seeds, splits, methods, memory, profiles."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from qiskit import QuantumCircuit, transpile
+from qiskit.circuit import Gate, ParameterVector
+from qiskit.circuit.library import quantum_volume
+from qiskit.primitives import StatevectorEstimator
+
+from backends.aer import create
+from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
+from backends.payloads import EstimatorPayload, SamplerPayload
+from backends.registry import BackendUnusable
+
+
+@pytest.fixture(scope="module")
+def aer(tmp_path_factory):
+    backend = create({"processes": 2}, state_dir=tmp_path_factory.mktemp("aer"))
+    backend.prewarm()
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def run(aer):
+    session, count = aer.acquire(), iter(range(10**6))
+
+    def run(payload):
+        task = aer.start(session, payload, f"test-{next(count)}")
+        aer.wait(task, 60)
+        return aer.result(task)
+
+    return run
+
+
+def measured(circuit):
+    copy = circuit.copy()
+    copy.measure_all()
+    return copy
+
+
+def ghz(n):
+    circuit = QuantumCircuit(n)
+    circuit.h(0)
+    for qubit in range(n - 1):
+        circuit.cx(qubit, qubit + 1)
+    return circuit
+
+
+def ansatz():
+    theta = ParameterVector("θ", 4)
+    circuit = QuantumCircuit(3, global_phase=theta[3])
+    circuit.ry(theta[0], 0)
+    circuit.rx(2 * theta[1] - 0.3, 1)
+    circuit.cx(0, 1)
+    circuit.rzz(theta[2] * theta[1], 1, 2)  # not linear in the parameters
+    circuit.ry(theta[2].sin(), 2)
+    circuit.cx(1, 2)
+    return circuit
+
+
+def test_estimates_equal_qiskits_reference(run):
+    values = np.random.default_rng(1).normal(size=(4, 1, 4))
+    observables = [{"ZZI": 0.5, "XIX": 1.0, "III": 2.0}, {"YYZ": -0.2}, {"IIX": 1.0, "IZI": 0.3}]
+    result = run(EstimatorPayload.coerce([(ansatz(), observables, values)]))
+    expected = StatevectorEstimator().run([(ansatz(), observables, values)]).result()[0]
+    np.testing.assert_allclose(result.native[0].data.evs, expected.data.evs, atol=1e-9)
+    assert result.native[0].data.stds.shape == (4, 3)
+
+
+def test_projectors_and_constants_are_observables_too(run):
+    observables = [{"01": 1.0}, {"++": 1.0}, {"II": 3.0}, {"0I": 0.5, "ZZ": 1.0}]
+    evs = run(EstimatorPayload.coerce([(ghz(2), observables)])).native[0].data.evs
+    np.testing.assert_allclose(evs, [0.0, 0.5, 3.0, 1.25], atol=1e-9)
+
+
+def test_samples_follow_the_probabilities_point_by_point(run):
+    values = np.linspace(0, 3, 12).reshape(3, 1, 4)
+    shots = 4000
+    data = run(SamplerPayload.coerce([(measured(ansatz()), values)], shots=shots, seed=2))
+    bits = data.native[0].data.meas
+    assert bits.shape == (3, 1)
+    exact = StatevectorEstimator().run([(ansatz(), [["ZZZ"]], values)]).result()[0].data.evs
+    np.testing.assert_allclose(
+        bits.expectation_values("ZZZ"), exact, atol=5 / np.sqrt(shots), rtol=0
+    )
+
+
+def test_registers_keep_their_bits(run):
+    from qiskit import ClassicalRegister, QuantumRegister
+
+    low, high = ClassicalRegister(1, "low"), ClassicalRegister(9, "high")
+    circuit = QuantumCircuit(QuantumRegister(10), low, high)
+    circuit.x([0, 3])
+    circuit.measure(0, high[8])
+    circuit.measure(3, low[0])
+    circuit.measure(5, high[0])
+    data = run(SamplerPayload.coerce([circuit], shots=7)).native[0].data
+    assert data.low.get_counts() == {"1": 7}
+    assert data.high.get_counts() == {"100000000": 7}
+
+
+def test_equal_seeds_give_equal_counts_however_pubs_are_grouped(run):
+    circuits = [measured(quantum_volume(4, 4, seed=n)) for n in range(5)]
+    together = run(SamplerPayload.coerce(circuits, shots=300, seed=9))
+    payload = SamplerPayload.coerce(circuits, shots=300, seed=9)
+    for index, pub in enumerate(payload.pubs):
+        alone = run(SamplerPayload(pubs=(pub,)))
+        assert np.array_equal(
+            alone.native[0].data.meas.array, together.native[index].data.meas.array
+        )
+    assert together.metadata["seed"] == [9 + 2113 * n for n in range(5)]
+
+
+def test_a_seed_gives_the_counts_that_bare_aer_gives(run):
+    from qiskit_aer import AerSimulator
+
+    circuit = measured(quantum_volume(3, 3, seed=4).decompose())
+    ours = run(SamplerPayload.coerce([circuit], shots=500, seed=77)).native[0].data.meas
+    bare = AerSimulator(method="statevector").run(circuit, shots=500, seed_simulator=77)
+    assert ours.get_counts() == {k: int(v) for k, v in bare.result().get_counts().items()}
+
+
+def test_pubs_without_seeds_differ(run):
+    circuit = measured(quantum_volume(6, 6, seed=1))
+    first, second = run(SamplerPayload.coerce([circuit] * 2, shots=200)).native
+    assert not np.array_equal(first.data.meas.array, second.data.meas.array)
+
+
+def test_work_is_split_over_idle_processes(aer, run):
+    circuits = [measured(quantum_volume(9, 9, seed=n)) for n in range(20)]
+    payload = SamplerPayload.coerce(circuits, shots=500, seed=3)
+    first = run(payload)  # may be what makes the second process start
+    deadline = time.monotonic() + 60
+    while len(run(payload).metadata["workers"]) < 2:
+        assert time.monotonic() < deadline, "one process did it all"
+    result = run(payload)
+    assert len(set(result.metadata["workers"])) == 2
+    assert result.metadata["threads"] == 1
+    for ours, before in zip(result.native, first.native, strict=True):
+        assert np.array_equal(ours.data.meas.array, before.data.meas.array)
+    assert result.usage.circuits == 20
+    assert result.usage.shots == 20 * 500
+
+
+def test_methods_follow_the_circuit(run):
+    wide = run(SamplerPayload.coerce([measured(ghz(40)), measured(ansatz_bound())], shots=50))
+    assert wide.metadata["method"] == ["stabilizer", "statevector"]
+    counts = wide.native[0].data.meas.get_counts()
+    assert set(counts) <= {"0" * 40, "1" * 40}
+    estimate = run(EstimatorPayload.coerce([(ghz(60), [{"Z" * 60: 1.0}, {"X" * 60: 1.0}])]))
+    np.testing.assert_allclose(estimate.native[0].data.evs, [1.0, 1.0])
+
+
+def ansatz_bound():
+    return ansatz().assign_parameters([0.1, 0.2, 0.3, 0.4])
+
+
+def test_dynamic_circuits_run(run):
+    circuit = QuantumCircuit(2, 2)
+    circuit.h(0)
+    circuit.measure(0, 0)
+    with circuit.if_test((circuit.clbits[0], True)):
+        circuit.x(1)
+    circuit.measure(1, 1)
+    counts = run(SamplerPayload.coerce([circuit], shots=200)).native[0].data.c.get_counts()
+    assert set(counts) == {"00", "11"}
+
+
+def test_gates_aer_does_not_know_are_taken_apart(run):
+    from qiskit.circuit.library import QFTGate, XGate
+
+    inner = QuantumCircuit(2, name="mine")
+    inner.h(0)
+    inner.iswap(0, 1)
+    circuit = QuantumCircuit(3)
+    circuit.append(inner.to_gate(), [0, 2])
+    circuit.append(QFTGate(3), [0, 1, 2])
+    circuit.ch(0, 1)
+    circuit.append(XGate().control(2, annotated=True), [0, 1, 2])
+    result = run(EstimatorPayload.coerce([(circuit, ["ZII", "XIX", "IYI"])]))
+    reference = StatevectorEstimator().run([(circuit, ["ZII", "XIX", "IYI"])]).result()
+    np.testing.assert_allclose(result.native[0].data.evs, reference[0].data.evs, atol=1e-9)
+
+
+def test_a_state_too_large_is_refused_before_it_starts(tmp_path):
+    backend = create({"memory_bytes": 2**24}, state_dir=tmp_path)
+    session = backend.acquire()
+    circuit = measured(quantum_volume(28, 1, seed=1))
+    with pytest.raises(InsufficientMemory, match=r"28 qubits needs 4294967296 bytes.*at most 20"):
+        backend.start(session, SamplerPayload.coerce([circuit], shots=1), "big")
+    assert backend.find("big") is None
+    assert backend.pids == []
+    backend.start(session, SamplerPayload.coerce([measured(ghz(28))], shots=1), "clifford")
+    backend.close()
+
+
+def test_memory_counts_active_qubits_only(tmp_path):
+    from backends.aer.methods import traits_of
+
+    circuit = QuantumCircuit(53, 2)
+    circuit.ry(0.3, 7)
+    circuit.cx(7, 40)
+    circuit.barrier()
+    circuit.measure([7, 40], [0, 1])
+    assert traits_of(circuit).num_qubits == 2
+
+
+def test_a_refusal_by_aer_fails_the_task(run):
+    circuit = QuantumCircuit(2)
+    circuit.append(Gate("black_box", 2, []), [0, 1])
+    with pytest.raises(TaskFailed, match="black_box"):
+        run(SamplerPayload.coerce([measured(circuit)], shots=5))
+
+
+def test_prepared_states_and_matrices_are_simulated(run):
+    circuit = QuantumCircuit(2)
+    circuit.initialize([0, 1, 0, 0])
+    circuit.unitary(np.eye(4)[[1, 0, 2, 3]], [0, 1])
+    circuit.delay(100, 0)
+    counts = run(SamplerPayload.coerce([measured(circuit)], shots=5)).native[0].data.meas
+    assert counts.get_counts() == {"00": 5}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metod": "automatic"}, "did you mean 'method'"),
+        ({"method": "magic"}, "'magic'; use one of: automatic"),
+        ({"memory_bytes": 0}, "memory_bytes = 0"),
+        ({"processes": True}, "processes = True"),
+        ({"time_scale": -1}, "time_scale = -1"),
+        ({"profile": ""}, "profile = ''"),
+        ({"precision": "vague"}, "use one of: exact, sampled"),
+    ],
+)
+def test_wrong_options_are_named(tmp_path, options, message):
+    with pytest.raises(BackendUnusable, match=message):
+        create(options, state_dir=tmp_path)
+
+
+def test_a_fixed_method_is_kept_or_refused(tmp_path):
+    backend = create({"method": "stabilizer"}, state_dir=tmp_path)
+    circuit = QuantumCircuit(1)
+    circuit.t(0)
+    payload = SamplerPayload.coerce([measured(circuit)], shots=1)
+    with pytest.raises(PayloadRejected, match="Clifford"):
+        backend.start(backend.acquire(), payload, "tag")
+    backend.close()
+
+
+def test_sampled_precision_takes_no_estimator_payloads(tmp_path):
+    backend = create({"precision": "sampled"}, state_dir=tmp_path)
+    assert backend.target().payload_kinds == {"sampler"}
+    payload = EstimatorPayload.coerce([(ghz(2), "ZZ")])
+    with pytest.raises(PayloadRejected, match="lower it"):
+        backend.start(backend.acquire(), payload, "tag")
+    backend.close()
+
+
+def test_a_profile_gives_noise_time_and_a_bill(tmp_path):
+    backend = create({"profile": "helmi"}, state_dir=tmp_path)
+    target, session = backend.target(), backend.acquire()
+    native = transpile(measured(ghz(3)), target=target.native, seed_transpiler=1)
+    task = backend.start(session, SamplerPayload.coerce([native], shots=1000, seed=1), "tag")
+    backend.wait(task, 60)
+    result = backend.result(task)
+    counts = result.native[0].data.meas.get_counts()
+    assert counts["000"] + counts["111"] < 1000, "it has noise"
+    assert counts["000"] + counts["111"] > 700
+    assert result.usage.qpu_seconds > 2.0, "its own initialisation, not the simulation's time"
+    assert result.usage.charges[0].unit == target.metering.unit
+    assert result.metadata["profile"] == "helmi"
+    assert result.metadata["calibration_id"] == target.calibration.id
+    assert result.metadata["method"] == ["density_matrix"]
+    backend.close()
+
+
+def test_a_scaled_clock_keeps_the_device_busy(tmp_path):
+    backend = create({"profile": "helmi", "time_scale": 0.4}, state_dir=tmp_path)
+    session = backend.acquire()
+    native = transpile(measured(ghz(2)), target=backend.target().native, seed_transpiler=1)
+    payload = SamplerPayload.coerce([native], shots=10, seed=1)
+    began = time.monotonic()
+    task = backend.start(session, payload, "one")
+    with pytest.raises(QpuBusy, match="at most 1"):
+        backend.start(session, payload, "two")
+    assert backend.wait(task, 60) is TaskState.COMPLETED
+    assert time.monotonic() - began >= 0.4 * 2.6
+    backend.start(session, payload, "two")
+    backend.close()
+
+
+def test_readout_error_enters_exact_expectation_values(tmp_path):
+    options = {"profile": "helmi", "precision": "exact"}
+    backend = create(options, state_dir=tmp_path)
+    target, session = backend.target(), backend.acquire()
+    circuit = QuantumCircuit(5)
+    circuit.r(np.pi, 0.0, 2)
+    exact = EstimatorPayload.coerce([(circuit, ["IIIII", "IIZII", "ZIIII"])])
+    sampled = SamplerPayload.coerce([measured(circuit)], shots=100_000, seed=1)
+    tasks = [backend.start(session, exact, "exact")]
+    backend.wait(tasks[0], 60)
+    tasks.append(backend.start(session, sampled, "sampled"))
+    backend.wait(tasks[1], 60)
+    evs = backend.result(tasks[0]).native[0].data.evs
+    bits = backend.result(tasks[1]).native[0].data.meas
+    counted = [bits.expectation_values(label) for label in ("IIIII", "IIZII", "ZIIII")]
+    assert target.max_shots is None or target.max_shots >= 100_000
+    np.testing.assert_allclose(evs, counted, atol=0.015)
+    assert evs[0] == pytest.approx(1.0)
+    assert -1 < evs[1] < -0.85
+    backend.close()
