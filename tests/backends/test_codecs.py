@@ -1,0 +1,171 @@
+"""Bytes in and out: frames, payloads, results; damage is told, nothing is executed."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
+from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, SamplerPubResult
+
+from backends.api import PayloadRejected, Result, Usage
+from backends.circuits import FrozenCircuit
+from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
+from backends.metering import Charge
+from backends.payloads import EstimatorPayload, SamplerPayload, payload_from_bytes
+from backends.results import json_safe, result_from_bytes, result_to_bytes
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+
+
+@given(json_values, st.lists(st.binary(max_size=40), max_size=4))
+def test_frames_return_what_was_packed(header, frames):
+    assert unpack(pack(header, frames)) == (header, frames)
+    assert pack(header, frames) == pack(header, frames)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_damaged_frames_are_told(data):
+    whole = pack({"a": [1, 2]}, [b"12345", b""])
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    with pytest.raises(FrameError):
+        unpack(whole[:cut])
+    with pytest.raises(FrameError):
+        unpack(pickle.dumps({"a": 1}))
+
+
+def test_arrays_keep_type_and_shape():
+    for array in (
+        np.arange(6, dtype=np.uint8).reshape(2, 3),
+        np.zeros((0, 4)),
+        np.array(2.5),
+        np.array([1j, 2]),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    ):
+        entry, frame = frame_from_array(array)
+        copy = array_from_frame(entry, frame)
+        assert copy.dtype == array.dtype
+        assert np.array_equal(copy, array)
+        assert copy.flags.writeable
+
+
+def test_objects_do_not_travel():
+    with pytest.raises(FrameError):
+        frame_from_array(np.array([object()]))
+    with pytest.raises(FrameError):
+        array_from_frame({"dtype": "O", "shape": [1]}, b"12345678")
+    with pytest.raises(FrameError):
+        array_from_frame({"dtype": "<f8", "shape": [3]}, b"12345678")
+
+
+def ansatz():
+    circuit = QuantumCircuit(2)
+    circuit.ry(Parameter("a") * 2 + 0.1, 0)
+    circuit.cx(0, 1)
+    return circuit
+
+
+def test_payloads_survive_the_journey():
+    sampler = SamplerPayload.coerce(
+        [(ansatz().measure_all(inplace=False), [[0.1], [0.2]])], shots=9, seed=4
+    )
+    estimator = EstimatorPayload.coerce(
+        [(ansatz(), [[{"ZZ": 0.5, "0I": 1.0}], ["XX"]], [0.3])] * 2, precision=0.1
+    )
+    for payload in (sampler, estimator):
+        copy = payload_from_bytes(payload.to_bytes())
+        assert type(copy) is type(payload)
+        assert copy.digest == payload.digest
+        assert copy.to_bytes() == payload_from_bytes(copy.to_bytes()).to_bytes()
+        for ours, theirs in zip(payload.pubs, copy.pubs, strict=True):
+            assert np.array_equal(ours.values, theirs.values)
+            assert ours.circuit.circuit == theirs.circuit.circuit
+
+
+def test_equal_circuits_travel_once():
+    circuit = ansatz().assign_parameters([0.2]).measure_all(inplace=False)
+    one = SamplerPayload.coerce([circuit], shots=1).to_bytes()
+    ten = SamplerPayload.coerce([circuit] * 10, shots=1).to_bytes()
+    assert len(ten) < 3 * len(one)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"HQC1",
+        pickle.dumps([1]),
+        pack({"kind": "sampler", "circuits": 1, "pubs": []}, [b"no qpy"]),
+        pack({"kind": "pulse", "circuits": 0, "pubs": []}),
+        pack({"kind": "sampler", "circuits": 0, "pubs": [{"circuit": 0}]}, [b""]),
+        pack(["a list"]),
+    ],
+)
+def test_damaged_payloads_are_told(data):
+    with pytest.raises(PayloadRejected):
+        payload_from_bytes(data)
+
+
+def test_a_circuit_in_bytes_is_one_circuit():
+    frozen = FrozenCircuit.of(ansatz())
+    assert FrozenCircuit.from_qpy(frozen.qpy).digest == frozen.digest
+    with pytest.raises(PayloadRejected, match="QPY"):
+        FrozenCircuit.from_qpy(b"QISKIT" + b"\0" * 40)
+
+
+def result():
+    bits = BitArray(np.array([[[1], [2]], [[3], [0]]], dtype=np.uint8), 2)
+    flags = BitArray(np.array([[[1], [0]], [[1], [0]]], dtype=np.uint8), 1)
+    sampled = SamplerPubResult(DataBin(zebra=bits, ant=flags, shape=(2,)), metadata={"shots": 2})
+    values = DataBin(evs=np.array(0.5), stds=np.array(0.1), shape=())
+    estimated = PubResult(values, metadata={"target_precision": np.float64(0.1)})
+    usage = Usage(
+        qpu_seconds=1.5, shots=4, circuits=2, tasks=1, charges=(Charge(amount=2, unit="s"),)
+    )
+    native = PrimitiveResult([sampled, estimated], metadata={"version": 2})
+    return Result(native=native, usage=usage, metadata={"method": ["statevector"]})
+
+
+def test_results_survive_the_journey():
+    copy = result_from_bytes(result_to_bytes(result()))
+    assert copy.usage == result().usage
+    assert copy.metadata == {"method": ["statevector"]}
+    first, second = copy.native
+    assert isinstance(first, SamplerPubResult)
+    assert list(first.data) == ["zebra", "ant"], "registers keep their order"
+    assert first.data.zebra == result().native[0].data.zebra
+    assert second.data.evs.shape == ()
+    assert second.data.evs == 0.5
+    assert second.metadata == {"target_precision": 0.1}
+
+
+def test_damaged_results_are_told():
+    data = result_to_bytes(result())
+    for damaged in (data[:-1], data[:20], b"", pack({"pubs": [{}]})):
+        with pytest.raises(FrameError):
+            result_from_bytes(damaged)
+
+
+def test_metadata_becomes_json():
+    assert json_safe({1: np.int64(3), "x": (1, {2}), "y": {"z": object}}) == {
+        "1": 3,
+        "x": [1, "{2}"],
+        "y": {"z": "<class 'object'>"},
+    }
+
+
+def test_usages_add():
+    total = Usage(qpu_seconds=1, charges=(Charge(amount=1, unit="b"),)) + Usage(
+        shots=3, tasks=1, charges=(Charge(amount=2, unit="a"), Charge(amount=3, unit="b"))
+    )
+    assert total.charges == (Charge(amount=2, unit="a"), Charge(amount=4, unit="b"))
+    assert total + Usage() == total
