@@ -20,6 +20,7 @@ StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 class StageSpan:
     """One stage run in time. key: stable across reruns; where: compute name or QPU name.
 
+    worker, ran_from: which worker ran it and since when, known once it has ended there.
     units: finished and total units of the stage's fan-out, None without one.
     """
 
@@ -31,6 +32,8 @@ class StageSpan:
     ended_at: datetime | None = None
     where: str | None = None
     error: str | None = None
+    worker: str | None = None
+    ran_from: datetime | None = None
     units: tuple[int, int] | None = None
 
 
@@ -84,6 +87,13 @@ class Run:
             found = [span for span in self._spans.values() if span.key == key]
         if found:
             self.record(replace(found[-1], units=(done, total)))
+
+    def note_worker(self, key: str, worker: str, ran_from: datetime) -> None:
+        """Note where a stage ran, and since when."""
+        with self._lock:
+            found = [span for span in self._spans.values() if span.key == key]
+        if found:
+            self.record(replace(found[-1], worker=worker, ran_from=ran_from))
 
     def finish(self, span: StageSpan, state: StageState, error: str | None = None) -> None:
         """Record the end of a span, now."""

@@ -211,7 +211,9 @@ def _ship(
     kwargs: dict[str, Any],
 ) -> Any:
     shipment = Shipment(_dump_once(fn), context)
-    return resources().compute(needs.where).run(shipment, *args, **kwargs)
+    ran = resources().compute(needs.where).run(shipment, *args, **kwargs)
+    current_run().note_worker(context.key, ran.worker, ran.started_at)
+    return ran.value
 
 
 def _lend_qpu(

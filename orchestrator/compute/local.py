@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.compute.shipping import Shipment
+from orchestrator.compute.shipping import Ran, Shipment, run_timed
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -71,17 +71,18 @@ class LocalDask:
                 self._client = self._connect()
             return self._client
 
-    def run(self, shipment: Shipment, *args: Any, **kwargs: Any) -> Any:
-        """Run a function on a worker and wait for its result; its exceptions are raised here.
+    def run(self, shipment: Shipment, *args: Any, **kwargs: Any) -> Ran:
+        """Run a function on a worker and wait for its end; its exceptions are raised here.
 
         A worker that dies is replaced and the function run again, a few times.
         """
         from distributed import KilledWorker
 
         client = self.client()
-        future = client.submit(shipment, *args, pure=False, **kwargs)
+        future = client.submit(run_timed, shipment, *args, pure=False, **kwargs)
         try:
-            return future.result()
+            ran: Ran = future.result()
+            return ran
         except KilledWorker as error:
             raise ComputeError(
                 "the worker process died every time this function ran; often it needs more "

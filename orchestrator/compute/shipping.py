@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,15 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["Shipment", "StageContext", "dump_by_value", "stage_context", "within"]
+__all__ = [
+    "Ran",
+    "Shipment",
+    "StageContext",
+    "dump_by_value",
+    "run_timed",
+    "stage_context",
+    "within",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,3 +116,18 @@ class Shipment:
 
             with threadpool_limits(self.context.cores):
                 return function(*args, **kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What a function returned on a worker, which worker it was, and when it began there."""
+
+    value: Any
+    worker: str
+    started_at: datetime
+
+
+def run_timed(shipment: Shipment, *args: Any, **kwargs: Any) -> Ran:
+    """Run a shipment where this is called and tell when it began: it may have queued before."""
+    started_at = datetime.now(UTC)
+    return Ran(shipment(*args, **kwargs), f"worker {os.getpid()}", started_at)

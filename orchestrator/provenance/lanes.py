@@ -59,12 +59,14 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
     classical: dict[str, list[Bar]] = {}
     waiting: list[Bar] = []
     qpus: dict[str, list[Bar]] = {}
+    workers = _worker_names(stages)
     for stage in stages:
-        bar = axis.bar(stage, stage_name(stage["name"]))
+        bar = axis.bar(_as_run(stage), stage_name(stage["name"]))
         if bar is not None and stage["kind"] == "quantum":
             waiting.append(bar)
         elif bar is not None:
-            classical.setdefault(stage["where"] or "classical stages", []).append(bar)
+            place = stage["where"] or "classical stages"
+            classical.setdefault(workers.get(stage.get("worker"), place), []).append(bar)
     for job, task in tasks:
         bar = axis.bar(task, f"{job['kind']} job")
         if bar is not None:
@@ -73,6 +75,22 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
     lanes += _packed("quantum stages", waiting, waits=True)
     lanes += [lane for name, bars in sorted(qpus.items()) for lane in _packed(name, bars)]
     return Timeline(lanes=tuple(lanes))
+
+
+def _as_run(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let the bar of a stage begin when a worker took it up, where that is known."""
+    ran_from = stage.get("ran_from")
+    return {**stage, "started_at": ran_from} if ran_from else stage
+
+
+def _worker_names(stages: Iterable[Mapping[str, Any]]) -> dict[str | None, str]:
+    """Number the workers of each compute in the order of their first work."""
+    names: dict[str | None, str] = {}
+    for stage in sorted(stages, key=lambda stage: str(stage.get("ran_from") or "")):
+        worker = stage.get("worker")
+        if worker and worker not in names:
+            names[worker] = f"{stage['where']}, worker {len(names) + 1}"
+    return names
 
 
 def stage_name(name: str) -> str:
