@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["app"]
+__all__ = [
+    "app",
+    "backends",
+    "config_check",
+    "config_show",
+    "doctor",
+    "jobs",
+    "options",
+    "qpu_list",
+    "qpu_show",
+    "run",
+    "sample",
+]
 
 app = typer.Typer(
     name="hpcqc",
@@ -17,16 +29,16 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is there in a fifth of the time
     help="Run hybrid quantum-classical flows: classical stages on Dask, quantum stages on QPUs.",
 )
-qpu_app = typer.Typer(no_args_is_help=True, help="The QPUs of the site.")
-config_app = typer.Typer(no_args_is_help=True, help="The site's configuration.")
-app.add_typer(qpu_app, name="qpu")
-app.add_typer(config_app, name="config")
+_qpu = typer.Typer(no_args_is_help=True, help="The QPUs of the site.")
+_config = typer.Typer(no_args_is_help=True, help="The site's configuration.")
+app.add_typer(_qpu, name="qpu")
+app.add_typer(_config, name="config")
 
-SiteOption = Annotated[
+_Site = Annotated[
     Path | None,
     typer.Option("--site", metavar="FILE", help="Site file instead of the one found."),
 ]
-SetOption = Annotated[
+_Setting = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
@@ -34,8 +46,8 @@ SetOption = Annotated[
         help="Change one setting of the site, such as qpu.vlq.time_scale=1. Repeatable.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
-QpuOption = Annotated[
+_Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
+_Qpu = Annotated[
     str | None, typer.Option("--qpu", metavar="NAME", help="QPU instead of the site's default.")
 ]
 
@@ -78,13 +90,13 @@ def run(
             help="Parameter of the flow: a TOML or JSON value, or text. Repeatable.",
         ),
     ] = None,
-    qpu: QpuOption = None,
-    site: SiteOption = None,
+    qpu: _Qpu = None,
+    site: _Site = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of this run; hpcqc-runs/<run id> if not given."),
     ] = None,
-    setting: SetOption = None,
+    setting: _Setting = None,
     run_id: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +106,7 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Prefect's log instead of filing it.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: _Json = False,
 ) -> None:
     """Run a flow and leave a folder with its record, result and report."""
     from orchestrator.cli.closing import tell
@@ -119,16 +131,16 @@ def sample(
     circuit: Annotated[
         Path, typer.Argument(metavar="CIRCUIT", help="OpenQASM 2 or 3 (.qasm), or QPY (.qpy).")
     ],
-    qpu: QpuOption = None,
+    qpu: _Qpu = None,
     shots: Annotated[int, typer.Option(metavar="N", help="Shots.")] = 1024,
     seed: Annotated[
         int | None,
         typer.Option(metavar="S", help="Seed of a simulator; equal seeds, equal counts."),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", help="Rows of the table.")] = 16,
-    site: SiteOption = None,
-    setting: SetOption = None,
-    as_json: JsonOption = False,
+    site: _Site = None,
+    setting: _Setting = None,
+    as_json: _Json = False,
 ) -> None:
     """Sample one circuit from a file and show the counts."""
     from orchestrator.cli.sampling import SampleRequest, sample_file, tell_sample
@@ -140,7 +152,7 @@ def sample(
 
 
 @app.command()
-def backends(as_json: JsonOption = False) -> None:
+def backends(as_json: _Json = False) -> None:
     """List the installed backends, ours and other packages'."""
     from orchestrator.cli.describing import tell_backends
 
@@ -154,8 +166,8 @@ def jobs(
         str | None, typer.Option("--run", metavar="ID", help="Only the jobs of this run.")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The latest so many.")] = 20,
-    site: SiteOption = None,
-    as_json: JsonOption = False,
+    site: _Site = None,
+    as_json: _Json = False,
 ) -> None:
     """List quantum jobs from the ledger, or show one."""
     from orchestrator.cli.job_listing import tell_job, tell_jobs
@@ -167,29 +179,27 @@ def jobs(
 
 
 @app.command()
-def doctor(site: SiteOption = None, as_json: JsonOption = False) -> None:
+def doctor(site: _Site = None, as_json: _Json = False) -> None:
     """Check the installation, the machine and the site; exit 1 if something is broken."""
     from orchestrator.cli.examining import tell_diagnosis
 
     raise typer.Exit(tell_diagnosis(site, as_json=as_json))
 
 
-@qpu_app.command("list")
-def qpu_list(
-    site: SiteOption = None, setting: SetOption = None, as_json: JsonOption = False
-) -> None:
+@_qpu.command("list")
+def qpu_list(site: _Site = None, setting: _Setting = None, as_json: _Json = False) -> None:
     """List the site's QPUs."""
     from orchestrator.cli.describing import tell_qpus
 
     tell_qpus(site, setting or (), as_json=as_json)
 
 
-@qpu_app.command("show")
+@_qpu.command("show")
 def qpu_show(
     name: Annotated[str, typer.Argument(metavar="NAME")],
-    site: SiteOption = None,
-    setting: SetOption = None,
-    as_json: JsonOption = False,
+    site: _Site = None,
+    setting: _Setting = None,
+    as_json: _Json = False,
 ) -> None:
     """Show what a QPU accepts, how it charges, and where its values come from."""
     from orchestrator.cli.describing import tell_qpu
@@ -197,23 +207,21 @@ def qpu_show(
     tell_qpu(name, site, setting or (), as_json=as_json)
 
 
-@config_app.command("show")
-def config_show(
-    site: SiteOption = None, setting: SetOption = None, as_json: JsonOption = False
-) -> None:
+@_config.command("show")
+def config_show(site: _Site = None, setting: _Setting = None, as_json: _Json = False) -> None:
     """Show the configuration in force and where it was found."""
     from orchestrator.cli.examining import tell_config
 
     tell_config(site, setting or (), as_json=as_json)
 
 
-@config_app.command("check")
+@_config.command("check")
 def config_check(
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="The one found, if not given.")
     ] = None,
-    setting: SetOption = None,
-    as_json: JsonOption = False,
+    setting: _Setting = None,
+    as_json: _Json = False,
 ) -> None:
     """Check a site file down to each backend's options; exit 2 if something is wrong."""
     from orchestrator.cli.examining import tell_config_check

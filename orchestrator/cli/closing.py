@@ -80,6 +80,7 @@ def _tell_outcome(finished: Finished) -> None:
 def _finished_before(record: dict[str, Any]) -> int:
     """Count the stages that this attempt found finished."""
     start = str(record["attempts"][-1]["started_at"])
-    ends = [s["ended_at"] for s in record["stages"] if s["state"] in ("completed", "cached")]
-    before = sum(end is not None and end < start for end in ends)
-    return before + sum(stage["state"] == "cached" for stage in record["stages"])
+    states = [(stage["state"], str(stage["ended_at"] or "")) for stage in record["stages"]]
+    return sum(
+        state == "cached" or (state == "completed" and ended < start) for state, ended in states
+    )
