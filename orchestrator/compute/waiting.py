@@ -12,15 +12,14 @@ __all__ = ["yield_worker_slot"]
 @contextmanager
 def yield_worker_slot() -> Iterator[None]:
     """Secede from the worker's thread pool for the block; does nothing outside a worker."""
-    distributed = sys.modules.get("distributed")
-    if distributed is None:
-        yield
-        return
-    from distributed.worker import thread_state
-
+    # Not imported here: another thread may be importing it this moment, and to import one of
+    # its modules meanwhile fails. In a worker it is all there.
+    thread_state = getattr(sys.modules.get("distributed.worker"), "thread_state", None)
     if not hasattr(thread_state, "execution_state"):
         yield
         return
+    import distributed
+
     distributed.secede()
     try:
         yield
