@@ -1,0 +1,13 @@
+"""The QPU passes the suite that every backend of hpcqc must pass."""
+
+from pathlib import Path
+
+from plainvector import PlainVector, create
+
+from backends.testing import BackendConformance
+
+
+class TestPlainVector(BackendConformance):
+    @classmethod
+    def make_backend(cls, state_dir: Path) -> PlainVector:
+        return create({}, state_dir=state_dir)

@@ -1,0 +1,117 @@
+"""A backend of another distribution is found, created and right."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from qiskit import QuantumCircuit
+
+from backends import registry
+from backends.payloads import SamplerPayload
+from backends.testing import BackendConformance
+
+ROOT = Path(__file__).resolve().parents[2]
+PLUGIN = ROOT / "examples" / "plugin"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Lay the plugin out as an installer would: its module and its metadata on the path."""
+    place = tmp_path_factory.mktemp("site-packages")
+    (place / "plainvector.py").write_bytes((PLUGIN / "plainvector.py").read_bytes())
+    metadata = place / "hpcqc_plainvector-0.1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: hpcqc-plainvector\nVersion: 0.1.0\n"
+    )
+    (metadata / "entry_points.txt").write_text(
+        "[orchestrator.backends]\nplainvector = plainvector:create\nbroken = nowhere:create\n"
+    )
+    sys.path.insert(0, str(place))
+    importlib.invalidate_caches()
+    yield place
+    sys.path.remove(str(place))
+    sys.modules.pop("plainvector", None)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.usefixtures("installed")
+class TestPlugin(BackendConformance):
+    @classmethod
+    def make_backend(cls, state_dir):
+        return registry.create("plainvector", {"qubits": 6}, state_dir=state_dir)
+
+
+def test_it_is_listed_without_being_imported(installed):
+    assert "plainvector" in registry.available()
+    code = (
+        "import sys; from backends import registry; "
+        "print('plainvector' in registry.available(), 'plainvector' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(installed)!r}]; {code}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_it_refuses_options_it_does_not_know(installed, tmp_path):
+    with pytest.raises(ValueError, match="the only one is qubits"):
+        registry.create("plainvector", {"qbits": 3}, state_dir=tmp_path)
+
+
+def test_a_backend_that_does_not_import_is_explained(installed, tmp_path):
+    with pytest.raises(registry.BackendUnusable, match=r"'broken' .* does not import"):
+        registry.create("broken", {}, state_dir=tmp_path)
+
+
+def test_an_unknown_backend_names_those_there_are(installed, tmp_path):
+    with pytest.raises(registry.UnknownBackend, match=r"plainvector.*Did you mean 'plainvector'"):
+        registry.create("plainvectr", {}, state_dir=tmp_path)
+
+
+@pytest.mark.slow
+def test_pip_installs_it(tmp_path):
+    """Offline and without its dependencies: what is tested is what the wheel holds."""
+    site = tmp_path / "site"
+    wheels = tmp_path / "wheels"
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels)]
+    subprocess.run([*build, str(PLUGIN)], check=True, capture_output=True, timeout=100)
+    (wheel,) = wheels.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(site)
+    code = (
+        "import sys, pathlib; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
+        "from backends import registry\n"
+        "qpu = registry.create('plainvector', {}, state_dir=pathlib.Path(sys.argv[1]) / 'state')\n"
+        "print(qpu.target().num_qubits)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(site), str(ROOT)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "12\n"
+
+
+def test_its_circuits_are_not_mixed_up(installed, tmp_path):
+    qpu = registry.create("plainvector", {}, state_dir=tmp_path)
+    circuit = QuantumCircuit(3, 2)
+    circuit.x(2)
+    circuit.cx(2, 0)
+    circuit.measure([0, 1], [1, 0])
+    session = qpu.acquire()
+    task = qpu.start(session, SamplerPayload.coerce([circuit], shots=5), "t")
+    while not qpu.status(task).is_final:
+        pass
+    assert qpu.result(task).native[0].data.c.get_counts() == {"10": 5}
+    qpu.close()
