@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,22 +10,22 @@ from typing import Any
 
 from orchestrator.cli.faults import FAILED, MISTAKE, reason
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
-from orchestrator.config import QpuSettings, load_site, resolve_secrets
+from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.doctor import diagnose
 from orchestrator.provenance.record import site_document
 
-__all__ = ["tell_config", "tell_config_check", "tell_diagnosis"]
+__all__ = ["config_lines", "tell_config", "tell_config_check", "tell_diagnosis"]
 
 
 def tell_config(site_file: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
     """Write the configuration in force. Secrets show as where they are kept."""
-    document = site_document(load_site(site_file, overrides))
+    site = load_site(site_file, overrides)
     if as_json:
-        print_json(document)
+        print_json(site_document(site))
         return
-    say(f"# from: {document['source']}")
-    say(f"# state: {document['state_dir']}")
-    for line in _toml(document):
+    say(f"# from: {site.source}")
+    say(f"# state: {site.state_dir}")
+    for line in config_lines(site):
         say(line)
 
 
@@ -64,20 +65,9 @@ def tell_diagnosis(site_file: Path | None, *, as_json: bool) -> int:
     return FAILED if broken else 0
 
 
-def _fault(settings: QpuSettings) -> str | None:
-    from backends import registry
-    from backends.api import BackendError
-
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            options = resolve_secrets(settings.options)
-            registry.create(settings.backend, options, state_dir=Path(scratch)).close()
-    except (ValueError, BackendError) as error:
-        return reason(error)
-    return None
-
-
-def _toml(document: dict[str, Any]) -> list[str]:
+def config_lines(site: Site) -> list[str]:
+    """Return a site as the lines of a file that means the same."""
+    document = site_document(site)
     lines = ["", "[site]"]
     lines += [
         f"{key} = {_value(document[key])}" for key in ("name", "default_qpu", "default_compute")
@@ -96,11 +86,25 @@ def _toml(document: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _fault(settings: QpuSettings) -> str | None:
+    from backends import registry
+    from backends.api import BackendError
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            options = resolve_secrets(settings.options)
+            registry.create(settings.backend, options, state_dir=Path(scratch)).close()
+    except (ValueError, BackendError) as error:
+        return reason(error)
+    return None
+
+
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # JSON's escapes are TOML's, but for the one control character that JSON lets through.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     if isinstance(value, dict):

@@ -30,12 +30,15 @@ _SERVER = {
 }
 
 
-def launch_server() -> TemporaryServer | None:
+def launch_server(results: Path) -> TemporaryServer | None:
     """Set Prefect's variables and start a server where none is configured. Import no Prefect.
+
+    results: where Prefect keeps what stages returned; beside the ledger, because a run that is
+    taken up again needs both.
 
     Where the user has Prefect settings in files, return None: ask `server_if_needed` later.
     """
-    prepare_prefect(_QUIET)
+    prepare_prefect({**_QUIET, "PREFECT_LOCAL_STORAGE_PATH": str(results)})
     if prefect_api_url() is not None or prefect_is_configured():
         return None
     return _start()

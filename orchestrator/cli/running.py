@@ -117,10 +117,11 @@ def run_flow(request: RunRequest) -> Finished:
     `Finished`. Ends the process itself when it was interrupted.
     """
     plan = checked(request)
-    server = launch_server()
+    server = launch_server(plan.site.state_dir / "results")
     try:
         loaded = load_flow(plan.target)
         parameters = bound_parameters(loaded.flow.fn, assignments(request.parameters))
+        _check_pins(plan.site, loaded)
         _try_backend(plan)
         earlier = plan.folder.open(plan.id, plan.target.text)
     except BaseException:
@@ -179,6 +180,7 @@ class _Execution:
     def _work(self, progress: Progress) -> tuple[Any, BaseException | None]:
         """Run the flow to its end; return its value or its error."""
         threading.Thread(target=_load_drawing, daemon=True).start()
+        _prewarm(self._ready.loaded.flow.fn.__globals__)
         if self._ready.server is not None:
             self._ready.server.wait()
         with on_server(self._ready.server):
@@ -242,6 +244,22 @@ class _Execution:
             log.writelines(traceback.format_exception(error))
 
 
+def _check_pins(site: Site, loaded: LoadedFlow) -> None:
+    """See that the site has what the stages beside the flow are pinned to. Raises `ConfigError`."""
+    if "orchestrator.stages" not in sys.modules:
+        return
+    from orchestrator.stages import stage_needs
+
+    for name, value in vars(sys.modules[loaded.flow.fn.__module__]).items():
+        needs = stage_needs(value)
+        if needs is None or needs.where is None:
+            continue
+        try:
+            _ = site.qpu(needs.where) if needs.kind == "quantum" else site.compute(needs.where)
+        except ConfigError as error:
+            raise ConfigError(f"stage {name!r} is pinned: {error}") from None
+
+
 def _try_backend(plan: _Plan) -> None:
     """Build the QPU's backend once, if the flow looks quantum: Qiskit is loaded, or a QPU named.
 
@@ -265,6 +283,15 @@ def _shut_down() -> None:
         from orchestrator.resources import shutdown
 
         shutdown()
+
+
+def _prewarm(namespace: dict[str, Any]) -> None:
+    """Start workers and simulators while Prefect's server comes up; a plain flow needs none."""
+    stages = sys.modules.get("orchestrator.stages")
+    if stages is not None:
+        from orchestrator.prewarm import prewarm
+
+        prewarm(namespace)
 
 
 def _load_drawing() -> None:
