@@ -73,9 +73,13 @@ class RunFolder:
                 f"{self.path} is in use by another process of this run; wait for its end, "
                 "or give another --run-id"
             ) from error
-        earlier = _earlier_record(self.path, run_id, target)
+        try:
+            earlier = _earlier_record(self.path, run_id, target)
+            self._stages = _opened_to_append(self.path / "stages.jsonl")
+        except BaseException:
+            lock_file.close()
+            raise
         self._lock_file = lock_file
-        self._stages = (self.path / "stages.jsonl").open("a", encoding="utf-8")
         return earlier
 
     def note_stage(self, span: StageSpan) -> None:
@@ -137,6 +141,15 @@ class RunFolder:
         draft = self.path / f".{name}.draft"
         draft.write_bytes(content)
         os.replace(draft, self.path / name)  # noqa: PTH105 - the atomic one, said plainly
+
+
+def _opened_to_append(path: Path) -> IO[str]:
+    """Open a file of lines; one that a kill cut short is ended, or it would spoil the next."""
+    cut = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    file = path.open("a", encoding="utf-8")
+    if cut:
+        file.write("\n")
+    return file
 
 
 def _earlier_record(path: Path, run_id: str, target: str) -> dict[str, Any] | None:

@@ -80,9 +80,13 @@ def outcome_of(result: Any) -> Outcome:
 
 
 def _plot(data: Mapping[str, Any]) -> Plot:
+    if not isinstance(data, Mapping):
+        raise TypeError(f"it is {type(data).__name__}, not a mapping")
     common_errors = data.get("y_error")
     series = []
     for index, entry in enumerate(_sequence(data["series"], "series")):
+        if not isinstance(entry, Mapping):
+            raise TypeError(f"series {index} is {type(entry).__name__}, not a mapping")
         errors = entry.get("y_error", common_errors if index == 0 else None)
         series.append(_series(entry, entry.get("x", data.get("x")), errors))
     return Plot(
@@ -112,6 +116,8 @@ def _series(entry: Mapping[str, Any], x: Any, errors: Any) -> Series:
 
 
 def _table(data: Mapping[str, Any]) -> Table:
+    if not isinstance(data, Mapping):
+        raise TypeError(f"it is {type(data).__name__}, not a mapping")
     columns = tuple(str(column) for column in _sequence(data["columns"], "columns"))
     rows = tuple(tuple(_sequence(row, "row")) for row in _sequence(data["rows"], "rows"))
     for number, row in enumerate(rows, start=1):

@@ -1,0 +1,453 @@
+"""A run's record, its picture and its page, from what happened in it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.api import Usage
+from backends.metering import Charge
+from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
+from orchestrator.config import SecretRef, load_site
+from orchestrator.provenance.folder import FolderError, RunFolder
+from orchestrator.provenance.lanes import stage_name, timeline_of
+from orchestrator.provenance.outcome import outcome_of
+from orchestrator.provenance.record import (
+    RunFacts,
+    merged_stages,
+    run_document,
+    site_document,
+    stage_document,
+)
+from orchestrator.provenance.report import Pictures, report_html, stage_rows, usage_rows
+from orchestrator.provenance.values import json_text, json_value
+from orchestrator.runs import StageSpan
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def span(key: str, start: float, end: float | None, **changes) -> StageSpan:
+    first = StageSpan(
+        key=key,
+        name=f"{key}-a1b",
+        kind="classical",
+        state="completed" if end is not None else "running",
+        started_at=at(start),
+        ended_at=None if end is None else at(end),
+        where="local",
+    )
+    return replace(first, **changes)
+
+
+def task(number: int, start: float, end: float, unit: str) -> QpuTaskView:
+    return QpuTaskView(
+        tag=f"t{number}",
+        qpu_task=f"x{number}",
+        state="completed",
+        starts=1,
+        shots=200,
+        planned_at=at(start),
+        started_at=at(start),
+        ended_at=at(end),
+        usage=Usage(
+            qpu_seconds=0.5,
+            shots=200,
+            circuits=1,
+            tasks=1,
+            charges=(Charge(amount=1.25, unit=unit),),
+        ),
+        metadata={"method": ["stabilizer"], "calibration_id": "c-1"},
+    )
+
+
+def job(name: str, qpu: str, tasks: tuple[QpuTaskView, ...]) -> JobView:
+    return JobView(
+        id=JobId(name),
+        qpu=qpu,
+        backend="aer",
+        kind="sampler",
+        state=JobState.COMPLETED,
+        run="r1",
+        stage="b",
+        call=0,
+        digest="d",
+        pubs=1,
+        circuits=1,
+        shots=200 * len(tasks),
+        num_qubits=2,
+        seed=7,
+        submitted_at=at(1),
+        started_at=at(2),
+        ended_at=at(5),
+        usage=sum((t.usage for t in tasks), start=Usage()),
+        tasks=tasks,
+    )
+
+
+def record(**changes) -> dict:
+    facts = RunFacts(
+        id="r1",
+        target="<b>.py:flow",
+        flow="flow & co",
+        parameters={"x": "<script>alert(1)</script>", "n": 3},
+        qpu="vlq",
+        site=load_site(environ={"HOME": "/nowhere"}),
+        status="completed",
+        started_at=at(0),
+        ended_at=at(9),
+        attempts=[{"started_at": at(0), "ended_at": at(9), "status": "completed"}],
+        versions={"hpcqc": "0.1.0"},
+        machine={"host": "h", "cores": 2},
+    )
+    spans = [
+        span("a", 0, 1),
+        span("a", 0.5, 2),
+        span("b", 1, 6, kind="quantum", where="vlq"),
+        span("c", 6, 7, state="failed", error="ValueError: no"),
+        span("d", 6, None),
+    ]
+    jobs = [
+        job("j1", "vlq", (task(1, 2, 3, "billed-s"), task(2, 3, 5, "billed-s"))),
+        job("j2", "piast-q", (task(3, 2, 3, "device-s"),)),
+    ]
+    return run_document(replace(facts, **changes), merged_stages([], spans), jobs)
+
+
+def test_usage_is_summed_per_qpu_and_charges_per_unit() -> None:
+    usage = record()["usage"]
+    assert usage["per_qpu"]["vlq"]["charges"] == {"billed-s": 2.5}
+    assert usage["per_qpu"]["vlq"]["tasks"] == 2
+    assert usage["total"]["charges"] == {"billed-s": 2.5, "device-s": 1.25}
+    assert usage["total"]["shots"] == 600
+    assert usage_rows(record())[1] == ["piast-q", 1, 1, 1, 200, 0.5, "1.25 device-s"]
+
+
+def test_a_job_tells_its_slices_method_seed_and_calibration() -> None:
+    first = record()["jobs"][0]
+    assert (first["slices"], first["methods"], first["calibrations"]) == (
+        2,
+        ["stabilizer"],
+        ["c-1"],
+    )
+    assert (first["seed"], first["waited_s"], first["duration_s"]) == (7, 1.0, 3.0)
+    assert [t["duration_s"] for t in first["tasks"]] == [1.0, 2.0]
+
+
+def test_a_record_is_json() -> None:
+    document = record()
+    assert json.loads(json_text(document)) == document
+
+
+def test_only_the_time_at_work_counts() -> None:
+    attempts = [
+        {"started_at": at(0).isoformat(), "ended_at": at(2).isoformat()},
+        {"started_at": at(100).isoformat(), "ended_at": None},
+        {"started_at": at(200), "ended_at": at(203)},
+    ]
+    assert record(attempts=attempts, ended_at=at(203))["duration_s"] == 5.0
+    assert record(status="running", ended_at=None)["duration_s"] is None
+
+
+def test_stages_of_a_continued_run_show_once() -> None:
+    earlier = [stage_document(span("a", 0, 1)), stage_document(span("b", 1, 2, state="failed"))]
+    now = [
+        span("a", 50, 50, state="cached"),
+        span("b", 51, 55),
+        span("z", 52, 52, state="cached"),
+    ]
+    shown = [(s["key"], s["state"]) for s in merged_stages(earlier, now)]
+    assert shown == [("a", "completed"), ("b", "failed"), ("b", "completed"), ("z", "cached")]
+
+
+def test_secrets_do_not_get_into_a_record(monkeypatch) -> None:
+    monkeypatch.setenv("TOKEN", "s3cret")
+    site = load_site(
+        overrides=[
+            'qpu.aer.options.token={ env = "TOKEN" }',
+            "qpu.aer.options.deep.password=s3cret",
+            "qpu.aer.options.url=https://x",
+        ]
+    )
+    assert site.qpus["aer"].options["token"] == SecretRef(source="env", where="TOKEN")
+    shown = site_document(site)["qpu"]["aer"]["options"]
+    assert shown == {
+        "token": {"source": "env", "where": "TOKEN"},
+        "deep": {"password": "(hidden)"},
+        "url": "https://x",
+    }
+
+
+def test_what_overlaps_gets_a_row_of_its_own() -> None:
+    lanes = timeline_of(record()).lanes
+    names = [lane.name for lane in lanes]
+    assert names == ["local", "", "quantum stages", "QPU piast-q", "QPU vlq"]
+    for lane in lanes:
+        ends = [bar.start_s + bar.length_s for bar in lane.bars]
+        starts = [bar.start_s for bar in lane.bars]
+        assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+    assert {bar.label for bar in lanes[0].bars} <= {"a", "b", "c", "d"}
+    assert lanes[2].waits
+
+
+def test_nothing_that_ran_is_no_timeline() -> None:
+    empty = run_document(_facts_only(), [], [])
+    assert timeline_of(empty).lanes == ()
+
+
+def test_many_stages_stay_within_few_rows() -> None:
+    spans = [span(f"s{i}", 0, 10) for i in range(300)]
+    document = run_document(_facts_only(), merged_stages([], spans), [])
+    lanes = timeline_of(document).lanes
+    assert len(lanes) == 10
+    assert sum(len(lane.bars) for lane in lanes) == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("energy-0", "energy"), ("energy-3fa", "energy"), ("x-ray", "x-ray"), ("-1", "-1")],
+)
+def test_stage_names(name, plain) -> None:
+    assert stage_name(name) == plain
+
+
+def test_stages_are_counted_by_name() -> None:
+    rows = {row[0]: row[1:] for row in stage_rows(record())}
+    assert rows["a"] == ["classical", 2, 2, 0, 0, 2.5, ["local"]]
+    assert rows["c"] == ["classical", 1, 0, 0, 1, 1.0, ["local"]]
+
+
+class Page(HTMLParser):
+    """What matters of a page: its tags, its text, and every address in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.words = ""
+        self.addresses: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        names = ("src", "href", "xlink:href", "data", "action", "poster")
+        self.addresses += [value for name, value in attrs if name in names and value]
+
+    def handle_data(self, data):
+        self.words += data
+
+
+RESULT = {
+    "summary": ["every point within <0.3> mHa"],
+    "table": {"columns": ["R", "E & more"], "rows": [[0.5, None], [1.0, -1.1]]},
+    "plot": {
+        "title": "N2 <curve>",
+        "x_label": "R",
+        "y_label": "E",
+        "x": [0.5, 1.0, 1.5],
+        "series": [
+            {"label": "exact", "y": [-1.0, None, -1.2]},
+            {"label": "VQE", "y": [-1.0, -1.1, -1.2], "style": "points", "y_error": [0.1] * 3},
+        ],
+    },
+    "extra": {"deep": [1]},
+}
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path) -> None:
+    folder = RunFolder(tmp_path / "out")
+    folder.open("r1", "t")
+    outcome = folder.write_report(record(), RESULT)
+    folder.close()
+    assert not outcome.notes
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not [a for a in page.addresses if not a.startswith(("#", "data:image/png"))]
+    assert not re.findall(r"url\((?!#)[^)]*\)", text)
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    assert page.tags.count("svg") == 2
+    assert "@import" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "<script>alert(1)</script>" in page.words  # as text
+    assert "every point within <0.3> mHa" in page.words
+    assert "E & more" in page.words
+    assert "1.25 device-s" in page.words
+    for image in ("plot.png", "gantt.png"):
+        assert (tmp_path / "out" / image).read_bytes().startswith(b"\x89PNG")
+
+
+def test_ids_of_two_pictures_do_not_meet(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open("r1", "t")
+    folder.write_report(record(), RESULT)
+    folder.close()
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    plot, gantt = text.split("<svg")[1:3]
+    clips = [set(re.findall(r'clipPath id="([^"]+)"', part)) for part in (plot, gantt)]
+    assert clips[0]
+    assert not clips[0] & clips[1]
+
+
+def test_a_failed_run_has_a_page_too() -> None:
+    document = record(status="failed", error="PayloadRejected: <too wide>")
+    page = Page(report_html(document, outcome_of(None), Pictures()))
+    assert "PayloadRejected: <too wide>" in page.words
+    assert "failed" in page.words
+
+
+@pytest.mark.parametrize(
+    ("part", "note"),
+    [
+        ({"plot": {"series": [{"y": [1]}], "x": [1, 2]}}, "1 values for 2 places"),
+        ({"plot": {"x": [1]}}, "no 'series'"),
+        ({"plot": {"series": [{"y": ["a"]}]}}, "'a' is not a number"),
+        ({"plot": {"series": [{"y": [1], "style": "dots"}]}}, "style 'dots'"),
+        ({"plot": {"series": [{"y": [1], "y_error": []}]}}, "0 errors for 1 values"),
+        ({"plot": [1]}, "the result's 'plot'"),
+        ({"table": {"columns": ["a"], "rows": [[1, 2]]}}, "row 1 has 2 cells for 1 columns"),
+        ({"table": {"columns": "ab", "rows": []}}, "columns is str"),
+        ({"summary": 3}, "summary is int"),
+    ],
+)
+def test_parts_of_another_form_are_noted_and_kept(part, note) -> None:
+    outcome = outcome_of(part)
+    assert note in outcome.notes[0]
+    assert (outcome.plot, outcome.table, outcome.summary) == (None, None, ())
+    assert outcome.rest == part
+
+
+@pytest.mark.parametrize("result", [None, 3, [1, 2], "text"])
+def test_any_result_will_do(result) -> None:
+    assert outcome_of(result).rest == result
+
+
+class Odd:
+    def __str__(self) -> str:
+        return "odd"
+
+
+def test_values_without_a_json_form() -> None:
+    value = {
+        "array": np.array([[1, 2], [3, 4]]),
+        "scalar": np.float64(0.5),
+        "nan": np.array([np.nan, np.inf]),
+        "complex": np.complex128(1 + 2j),
+        "state": JobState.FAILED,
+        "odd": Odd(),
+        "when": START,
+        "raw": b"ab",
+        JobState.QUEUED: {1},
+    }
+    assert json_value(value) == {
+        "array": [[1, 2], [3, 4]],
+        "scalar": 0.5,
+        "nan": [None, None],
+        "complex": {"real": 1.0, "imag": 2.0},
+        "state": "failed",
+        "odd": "odd",
+        "when": "2026-03-01T12:00:00+00:00",
+        "raw": {"base64": "YWI="},
+        "queued": [1],
+    }
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.text()
+    | st.binary()
+    | st.datetimes(),
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(st.text() | st.integers(), inner)
+        | st.tuples(inner, inner)
+    ),
+    max_leaves=12,
+)
+
+
+@given(anything)
+def test_every_value_has_a_strict_json_form(value) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    again = json.loads(json_text(value), parse_constant=refuse)
+    assert again == json_value(value)
+    assert json_value(again) == again
+
+
+def test_a_folder_belongs_to_one_run_and_one_process(tmp_path) -> None:
+    first = RunFolder(tmp_path / "out")
+    assert first.open("r1", "t") is None
+    with pytest.raises(FolderError, match="in use by another process"):
+        RunFolder(tmp_path / "out").open("r1", "t")
+    first.write_record({"id": "r1", "target": "t", "status": "running"})
+    first.close()
+    with pytest.raises(FolderError, match=r"holds run 'r1'.*--run-id r1"):
+        RunFolder(tmp_path / "out").open("r2", "t")
+    with pytest.raises(FolderError, match=r"started as 't', not 'u'"):
+        RunFolder(tmp_path / "out").open("r1", "u")
+    again = RunFolder(tmp_path / "out")
+    assert again.open("r1", "t") == {"id": "r1", "target": "t", "status": "running"}
+    again.close()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
+    (tmp_path / "run.json").write_text("[1, 2]")
+    with pytest.raises(FolderError, match="is no run record"):
+        RunFolder(tmp_path).open("r1", "t")
+    assert (tmp_path / "run.json").read_text() == "[1, 2]"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = RunFolder(tmp_path / "file" / "out")
+    for attempt in (folder.check, lambda: folder.open("r", "t")):
+        with pytest.raises(FolderError, match="cannot write the output folder"):
+            attempt()
+
+
+def test_stages_survive_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open("r1", "t")
+    folder.note_stage(span("a", 0, None))
+    folder.note_stage(span("a", 0, 1))
+    folder.note_stage(span("b", 1, 1, state="cached"))
+    folder.close()
+    with (tmp_path / "stages.jsonl").open("a") as file:
+        file.write('{"key": "c", "sta')
+    again = RunFolder(tmp_path)
+    again.open("r1", "t")
+    assert [stage["key"] for stage in again.earlier_stages()] == ["a"]
+    again.note_stage(span("d", 2, 3))
+    again.close()
+    assert [stage["key"] for stage in again.earlier_stages()] == ["a", "d"]
+
+
+def _facts_only() -> RunFacts:
+    return RunFacts(
+        id="r",
+        target="t",
+        flow="f",
+        parameters={},
+        qpu="aer",
+        site=load_site(environ={"HOME": "/nowhere"}),
+        status="completed",
+        started_at=at(0),
+        ended_at=at(math.pi),
+    )
