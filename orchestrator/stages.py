@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
+from dask.tokenize import tokenize
 from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
-from prefect.utilities.hashing import hash_objects
 
 from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, within
 from orchestrator.resources import resources
@@ -235,8 +235,12 @@ def _dump_once(fn: Callable[..., Any]) -> bytes:
 
 
 def _content(task: Task[..., Any], inputs: dict[str, Any]) -> str:
-    """Return a digest of a stage's name, code and inputs; without inputs if they do not hash."""
-    return _digest(f"{task.name}\n{_source(task.fn)}", hash_objects(inputs) or "")
+    """Return a digest of a stage's name, code and inputs.
+
+    By Dask's tokens, since a value that was stored and read again must count as the same, and
+    its pickle often differs by a byte.
+    """
+    return _digest(f"{task.name}\n{_source(task.fn)}", tokenize(inputs))
 
 
 @functools.lru_cache(maxsize=256)

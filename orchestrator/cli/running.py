@@ -140,6 +140,7 @@ class _Execution:
     def __init__(self, plan: _Plan, ready: _Ready, earlier: dict[str, Any] | None) -> None:
         self._plan, self._ready = plan, ready
         self._earlier_stages = plan.folder.earlier_stages()
+        self._finished_before = (earlier or {}).get("status") == "completed"
         self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu)
         self._run.observers.append(plan.folder.note_stage)
         now = datetime.now(UTC)
@@ -180,7 +181,8 @@ class _Execution:
     def _work(self, progress: Progress) -> tuple[Any, BaseException | None]:
         """Run the flow to its end; return its value or its error."""
         threading.Thread(target=_load_drawing, daemon=True).start()
-        _prewarm(self._ready.loaded.flow.fn.__globals__)
+        if not self._finished_before:
+            _prewarm(self._ready.loaded.flow.fn.__globals__)
         if self._ready.server is not None:
             self._ready.server.wait()
         with on_server(self._ready.server):
