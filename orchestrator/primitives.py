@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
@@ -49,8 +48,6 @@ class Qpu:
     target: Target
     stage: str | None
     _held: Resources
-    _seen: dict[str, int] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sampler(self, *, default_shots: int = _DEFAULT_SHOTS, seed: int | None = None) -> Sampler:
         """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts."""
@@ -69,13 +66,10 @@ class Qpu:
         The n-th payload of one content in a stage is the n-th job of that content: in a stage
         that is retried, or in a run that is taken up again, it is the same job as before.
         """
-        with self._lock:
-            occurrence = self._seen.get(payload.digest, 0)
-            self._seen[payload.digest] = occurrence + 1
         call = Call(
             run=self._held.run.id,
             stage=self.stage,
-            occurrence=occurrence,
+            occurrence=self._held.turn_of(self.stage, f"{self.name}:{payload.digest}"),
             qpu=self.name,
             seed=seed,
         )

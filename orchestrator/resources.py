@@ -34,6 +34,7 @@ class Resources:
     _broker: EmbeddedBroker | None = None
     _computes: dict[str, LocalDask] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
+    _calls: dict[str | None, dict[str, int]] = field(default_factory=dict)
 
     def broker(self) -> EmbeddedBroker:
         """Return the run's broker. Raises ``LedgerError`` or ``RunBusy`` at its first use."""
@@ -59,6 +60,18 @@ class Resources:
                 self._refuse_if_closing()
                 self._computes[settings.name] = LocalDask(settings, on_connect=self._listen)
             return self._computes[settings.name]
+
+    def begin_stage(self, stage: str) -> None:
+        """Count this stage's quantum calls from 0: it is executed, perhaps once more."""
+        with self._lock:
+            self._calls[stage] = {}
+
+    def turn_of(self, stage: str | None, content: str) -> int:
+        """Return how many calls of this content the stage, or the run outside any, made before."""
+        with self._lock:
+            seen = self._calls.setdefault(stage, {})
+            seen[content] = seen.get(content, 0) + 1
+            return seen[content] - 1
 
     def transpiler(self) -> Transpiler:
         """Return the transpiler, with its cache, that all stages share."""

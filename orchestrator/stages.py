@@ -225,6 +225,7 @@ def _lend_qpu(
 ) -> Any:
     from orchestrator.primitives import open_qpu  # Qiskit loads with the first quantum stage
 
+    resources().begin_stage(context.key)
     with within(context):
         return fn(open_qpu(needs.where, context.key), *args, **kwargs)
 

@@ -37,6 +37,17 @@ _START_TRIES = 8
 _FOLLOW_TRIES = 60
 
 
+Seen = tuple[TaskState, Result | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Began:
+    """A task that was started, and what was seen of it from the thread that did."""
+
+    task: QpuTaskId
+    seen: Seen | None = None
+
+
 @dataclass(eq=False)
 class Execution:
     """One QPU as the broker drives it. calls: threads for prompt calls; waits: for long ones.
@@ -52,13 +63,15 @@ class Execution:
     _session: SessionId | None = None
     _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
     _unwanted: set[str] = field(default_factory=set)
+    _spawned: asyncio.Future[None] | None = None
+    _stopping: asyncio.Future[None] | None = None
 
     async def start(self, tag: str, payload: Payload) -> None:
         """Start the task, whatever it takes, and follow it to its end."""
         pause, lost_answers = _FIRST_PAUSE_S, 0
         while tag not in self._unwanted:
             try:
-                task = await self._start_once(tag, payload)
+                began = await self._start_once(tag, payload)
             except QpuBusy:
                 pause = await _rest(pause)
             except UnknownSession:
@@ -73,8 +86,7 @@ class Execution:
                     return
                 pause = await _rest(max(pause, 0.05))
             else:
-                await self.report(ev.TaskStarted(tag=tag, qpu_task=task), None)
-                await self.follow(tag, task)
+                await self.follow(tag, began.task, began.seen)
                 return
         await self._settle(tag, ev.TaskCancelled(tag=tag), None)
 
@@ -97,15 +109,17 @@ class Execution:
             except Exception:  # noqa: BLE001  # the follower reports how the task ended
                 await _rest(0.1)
 
-    async def follow(self, tag: str, task: QpuTaskId) -> None:
-        """Wait for the task's end and report it; a failed poll never starts anything."""
-        self._tasks[tag] = task
-        if tag in self._unwanted:
-            await self.stop(tag)
+    async def follow(self, tag: str, task: QpuTaskId, seen: Seen | None = None) -> None:
+        """Wait for the task's end and report it; a failed poll never starts anything.
+
+        seen: what the thread that started the task has seen of it already.
+        """
+        self._note_task(tag, task)
         pause, faults = _FIRST_PAUSE_S, 0
         while True:
             try:
-                state, result = await self._await_end(task)
+                state, result = await self._await_end(task) if seen is None else seen
+                seen = None
                 if state is TaskState.CANCELLED:
                     event: ev.Event = ev.TaskCancelled(tag=tag)
                     await self._settle(tag, event, None)
@@ -136,10 +150,34 @@ class Execution:
         finally:
             await self._call(self.backend.close)
 
-    async def _start_once(self, tag: str, payload: Payload) -> QpuTaskId:
+    async def _start_once(self, tag: str, payload: Payload) -> _Began:
+        """Start the task and, if the backend can wait, look at it from the same thread."""
         if self._session is None:
             self._session = await self._call(self.backend.acquire)
-        return await self._call(self.backend.start, self._session, payload, tag)
+        session, loop = self._session, asyncio.get_running_loop()
+
+        def started(task: QpuTaskId) -> None:
+            self._note_task(tag, task)
+            self._spawned = asyncio.ensure_future(
+                self.report(ev.TaskStarted(tag=tag, qpu_task=task), None)
+            )
+
+        def run() -> _Began:
+            task = self.backend.start(session, payload, tag)
+            loop.call_soon_threadsafe(started, task)
+            if not isinstance(self.backend, Waitable):
+                return _Began(task)
+            try:
+                return _Began(task, _look(self.backend, task))
+            except Exception:  # noqa: BLE001  # the follower looks again, and counts the faults
+                return _Began(task)
+
+        return await loop.run_in_executor(self.waits, run)
+
+    def _note_task(self, tag: str, task: QpuTaskId) -> None:
+        self._tasks[tag] = task
+        if tag in self._unwanted:
+            self._stopping = asyncio.ensure_future(self.stop(tag))
 
     async def _adopt(self, tag: str) -> bool:
         """Look for the task; return False only if it was surely never started."""
@@ -160,7 +198,7 @@ class Execution:
         await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
         return True
 
-    async def _await_end(self, task: QpuTaskId) -> tuple[TaskState, Result | None]:
+    async def _await_end(self, task: QpuTaskId) -> Seen:
         """Look how the task stands, waiting a while if the backend can, and fetch its result."""
         loop = asyncio.get_running_loop()
         if isinstance(self.backend, Waitable):
@@ -181,7 +219,7 @@ class Execution:
         return await loop.run_in_executor(self.calls, function, *arguments)
 
 
-def _look(backend: Backend, task: QpuTaskId) -> tuple[TaskState, Result | None]:
+def _look(backend: Backend, task: QpuTaskId) -> Seen:
     """Run on a thread: waiting and fetching in one go saves a change of threads."""
     if isinstance(backend, Waitable):
         state = backend.wait(task, _WAIT_SLICE_S)

@@ -52,6 +52,9 @@ _results = sa.Table(
 )
 
 
+_EVENT_COLUMNS = ("scope", "at", "kind", "job", "tag", "body")
+
+
 class LedgerError(ValueError):
     """The ledger cannot be opened, read or written; nothing was changed in it."""
 
@@ -73,6 +76,10 @@ class Ledger:
         self._engine = engine
         self._writer: sa.Connection | None = None
         self.path = path
+        # Compiled once: building them anew costs more than SQLite takes to commit.
+        self._add_event = _compiled(_events.insert(), engine, _EVENT_COLUMNS)
+        self._add_payload = _compiled(_payloads.insert(), engine, ("digest", "data"))
+        self._add_result = _compiled(_results.insert(), engine, ("tag", "data"))
 
     @classmethod
     def open(cls, path: Path) -> Ledger:
@@ -107,15 +114,13 @@ class Ledger:
             if self._writer is None:
                 self._writer = self._engine.connect()
             with self._writer.begin():
-                if entries.payloads:
-                    rows = [{"digest": k, "data": v} for k, v in entries.payloads.items()]
-                    self._writer.execute(_payloads.insert().prefix_with("OR IGNORE"), rows)
-                if entries.results:
-                    rows = [{"tag": k, "data": v} for k, v in entries.results.items()]
-                    self._writer.execute(_results.insert().prefix_with("OR IGNORE"), rows)
-                rows = [_row(scope, event, at) for event, at in entries.events]
-                if rows:
-                    self._writer.execute(_events.insert(), rows)
+                for statement, rows in (
+                    (self._add_payload, list(entries.payloads.items())),
+                    (self._add_result, list(entries.results.items())),
+                    (self._add_event, [_row(scope, event, at) for event, at in entries.events]),
+                ):
+                    if rows:
+                        self._writer.exec_driver_sql(statement, rows)
         except sa.exc.DatabaseError as error:
             raise LedgerError(
                 f"ledger {self.path} cannot be written: {_reason(error)}. Nothing further is "
@@ -212,16 +217,15 @@ def _configure(connection: Any, _record: Any) -> None:
     cursor.close()
 
 
-def _row(scope: str, event: Event, at: datetime) -> dict[str, Any]:
+def _compiled(insert: sa.Insert, engine: sa.Engine, columns: Sequence[str]) -> str:
+    ignoring = insert.prefix_with("OR IGNORE") if columns is not _EVENT_COLUMNS else insert
+    return str(ignoring.compile(engine, column_keys=list(columns)))
+
+
+def _row(scope: str, event: Event, at: datetime) -> tuple[Any, ...]:
     body = event_to_json(event)
-    return {
-        "scope": scope,
-        "at": at.timestamp(),
-        "kind": event.kind,
-        "job": body.get("job"),
-        "tag": body.get("tag"),
-        "body": json.dumps(body, separators=(",", ":")),
-    }
+    text = json.dumps(body, separators=(",", ":"))
+    return scope, at.timestamp(), event.kind, body.get("job"), body.get("tag"), text
 
 
 def _reason(error: Exception) -> str:

@@ -33,6 +33,8 @@ __all__ = ["BrokerService"]
 
 _CALL_THREADS = 16
 _WAIT_THREADS = 64
+# How long the word that a task started may wait for another event to share its commit.
+_QUIET_S = 0.2
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class BrokerService:
     _inbox: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
+    _quiet_timer: asyncio.TimerHandle | None = None
     _settled: dict[JobId, JobState] = field(default_factory=dict)
     _settling: threading.Lock = field(default_factory=threading.Lock)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -112,6 +115,9 @@ class BrokerService:
         while True:
             await self._wakeup.wait()
             self._wakeup.clear()
+            if self._quiet_timer is not None:
+                self._quiet_timer.cancel()
+                self._quiet_timer = None
             while self._inbox:
                 items, self._inbox = self._inbox, []
                 await self._write_then_execute(items)
@@ -156,8 +162,9 @@ class BrokerService:
         self._inbox.append(item)
         if not quiet:
             self._wakeup.set()
-        else:
-            asyncio.get_running_loop().call_later(0.05, self._wakeup.set)
+        elif self._quiet_timer is None:
+            loop = asyncio.get_running_loop()
+            self._quiet_timer = loop.call_later(_QUIET_S, self._wakeup.set)
 
     async def _write_then_execute(self, items: list[_Item]) -> None:
         now = self.clock()
