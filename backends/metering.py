@@ -7,9 +7,7 @@ from typing import Literal
 
 __all__ = ["Charge", "Metering", "MeteringKind"]
 
-MeteringKind = Literal[
-    "qpu-seconds", "equivalent-qubit-seconds", "floor-per-task", "device-time"
-]
+MeteringKind = Literal["qpu-seconds", "equivalent-qubit-seconds", "floor-per-task", "device-time"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

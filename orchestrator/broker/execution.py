@@ -37,7 +37,7 @@ _START_TRIES = 8
 _FOLLOW_TRIES = 60
 
 
-Seen = tuple[TaskState, Result | None]
+_Seen = tuple[TaskState, Result | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class _Began:
     """A task that was started, and what was seen of it from the thread that did."""
 
     task: QpuTaskId
-    seen: Seen | None = None
+    seen: _Seen | None = None
 
 
 @dataclass(eq=False)
@@ -109,7 +109,7 @@ class Execution:
             except Exception:  # noqa: BLE001  # the follower reports how the task ended
                 await _rest(0.1)
 
-    async def follow(self, tag: str, task: QpuTaskId, seen: Seen | None = None) -> None:
+    async def follow(self, tag: str, task: QpuTaskId, seen: _Seen | None = None) -> None:
         """Wait for the task's end and report it; a failed poll never starts anything.
 
         seen: what the thread that started the task has seen of it already.
@@ -198,7 +198,7 @@ class Execution:
         await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
         return True
 
-    async def _await_end(self, task: QpuTaskId) -> Seen:
+    async def _await_end(self, task: QpuTaskId) -> _Seen:
         """Look how the task stands, waiting a while if the backend can, and fetch its result."""
         loop = asyncio.get_running_loop()
         if isinstance(self.backend, Waitable):
@@ -219,7 +219,7 @@ class Execution:
         return await loop.run_in_executor(self.calls, function, *arguments)
 
 
-def _look(backend: Backend, task: QpuTaskId) -> Seen:
+def _look(backend: Backend, task: QpuTaskId) -> _Seen:
     """Run on a thread: waiting and fetching in one go saves a change of threads."""
     if isinstance(backend, Waitable):
         state = backend.wait(task, _WAIT_SLICE_S)
