@@ -171,7 +171,7 @@ def test_unbound_nan_and_miscounted_parameters_are_refused() -> None:
     for pub, complaint in [
         (measured(circuit), "parameters"),
         ((measured(circuit), [float("nan")]), r"NaN.*theta"),
-        ((measured(ghz()), [0.1]), "parameters"),
+        ((measured(ghz()), [0.1]), "PUB 0"),
     ]:
         with pytest.raises(PayloadRejected, match=complaint):
             Sampler().run([pub])
