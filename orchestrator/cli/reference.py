@@ -54,7 +54,9 @@ Anything: `result.json` holds it, with arrays as lists and NaN as null. If it is
 ```python norun it shows a form
 {
     "plot": {
-        "title": "...", "x_label": "...", "y_label": "...",
+        "title": "...",
+        "x_label": "...",
+        "y_label": "...",
         "x": [0.5, 1.0],
         "series": [{"label": "exact", "y": [-1.0, -1.1], "style": "line"}],
     },

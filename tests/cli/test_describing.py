@@ -1,0 +1,224 @@
+"""What there is: QPUs, backends, configuration, and what the doctor finds."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from backends.metering import Metering
+from backends.profiles import shipped
+from backends.timing import TimingModel
+from orchestrator.cli.describing import metering_in_words, timing_in_words
+from orchestrator.cli.reference import cli_page, config_page
+from orchestrator.doctor import missing_extra
+from tests.architecture.source import ROOT
+
+RATIO = "(its gate time against the reference device's)"
+
+
+def test_version(hpcqc) -> None:
+    said = hpcqc("--version")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("hpcqc")
+
+
+def test_the_qpus_of_the_built_in_laptop(hpcqc) -> None:
+    said = hpcqc("qpu", "list", "--json")
+    assert said.code == 0
+    assert [qpu["name"] for qpu in said.document] == ["aer", *shipped()]
+    assert [qpu["name"] for qpu in said.document if qpu["default"]] == ["aer"]
+    table = hpcqc("qpu", "list").out
+    assert all(name in table for name in shipped())
+
+
+def test_a_qpu_shows_its_limits_its_bill_and_its_sources(hpcqc) -> None:
+    text = hpcqc("qpu", "show", "piast-q")
+    assert text.code == 0
+    assert "200" in text.out
+    assert "seconds on the device, loading and initialisation included; in device-s" in text.out
+    document = hpcqc("qpu", "show", "piast-q", "--json").document
+    assert document["target"]["max_shots"] == 200
+    assert document["target"]["metering"]["kind"] == "device-time"
+    assert all(document["sources"].values())
+    assert "native" not in document["target"]
+
+
+def test_an_ideal_qpu_has_no_sources(hpcqc) -> None:
+    document = hpcqc("qpu", "show", "aer", "--json").document
+    assert document["sources"] == {}
+    assert document["target"]["num_qubits"] is None
+
+
+def test_the_backends_and_the_packages_they_come_from(hpcqc) -> None:
+    listed = {entry["name"]: entry for entry in hpcqc("backends", "--json").document}
+    assert listed["aer"]["object"] == "backends.aer:create"
+    assert listed["aer"]["package"] == "hpcqc"
+
+
+def test_config_show_reads_back(hpcqc, tmp_path) -> None:
+    shown = hpcqc("config", "show")
+    assert "# from: built-in laptop" in shown.out
+    (tmp_path / "mine.toml").write_text(shown.out)
+    again = hpcqc("config", "show", "--site", "mine.toml", "--json").document
+    first = hpcqc("config", "show", "--json").document
+    assert {k: v for k, v in again.items() if k != "source"} == {
+        k: v for k, v in first.items() if k != "source"
+    }
+
+
+def test_config_check_goes_down_to_the_options(hpcqc, tmp_path) -> None:
+    assert hpcqc("config", "check").code == 0
+    (tmp_path / "hpcqc.toml").write_text(
+        '[site]\ndefault_qpu = "good"\n[qpu.good]\nbackend = "aer"\n'
+        '[qpu.bad]\nbackend = "aer"\nprofile = "vql"\n[qpu.none]\nbackend = "nope"\n'
+    )
+    said = hpcqc("config", "check")
+    assert said.code == 2
+    bad, none = said.err.strip().splitlines()
+    assert "[qpu.bad]" in bad
+    assert "'vlq'" in bad
+    assert "[qpu.none] no backend 'nope'; installed are: aer" in none
+    document = hpcqc("config", "check", "--json").document
+    assert (document["ok"], document["qpu"]["good"]) == (False, "ok")
+
+
+def test_secrets_are_not_shown(hpcqc, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("TOKEN", "s3cret")
+    (tmp_path / "hpcqc.toml").write_text(
+        '[qpu.a]\nbackend = "aer"\noptions = { token = { env = "TOKEN" }, password = "s3cret" }\n'
+    )
+    said = [hpcqc("config", "show"), hpcqc("config", "show", "--json"), hpcqc("qpu", "list")]
+    assert 'token = { env = "TOKEN" }' in said[0].out
+    assert not any("s3cret" in one.out + one.err for one in said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("qpu", "show", "vql"), ["no QPU 'vql'", "aer, aalto-q20", "mean 'vlq'"]),
+        (("config", "show", "--site", "no.toml"), ["--site names 'no.toml'"]),
+        (("config", "show", "--set", "qpu.aer.backnd=1"), ["'backnd'", "mean 'backend'"]),
+        (("jobs", "j123"), ["no job 'j123'", "no ledger"]),
+        (("qpu", "show", "aer", "--set", "qpu.aer.backend=aerr"), ["'aerr'", "mean 'aer'"]),
+    ],
+)
+def test_mistakes_are_one_paragraph_and_exit_2(hpcqc, arguments, words) -> None:
+    said = hpcqc(*arguments)
+    assert said.code == 2
+    assert said.out == ""
+    assert all(word in said.paragraph for word in words), said.paragraph
+    told = hpcqc(*arguments, "--json").document["error"]
+    assert told["kind"] == "mistake"
+    assert told["message"] in said.paragraph
+
+
+def test_an_option_there_is_not(hpcqc) -> None:
+    said = hpcqc("jobs", "--lmit", "3")
+    assert said.code == 2
+    assert "--lmit" in said.err
+    assert "--limit" in said.err
+
+
+def test_no_jobs_yet(hpcqc) -> None:
+    assert hpcqc("jobs", "--json").document == []
+    assert hpcqc("jobs").out.startswith("no quantum jobs")
+
+
+def test_a_ledger_that_is_none(hpcqc, isolated_state) -> None:
+    isolated_state.mkdir()
+    (isolated_state / "ledger.sqlite").write_text("this is no database, whatever its name says\n")
+    said = hpcqc("jobs")
+    assert said.code == 2
+    assert "ledger.sqlite" in said.paragraph
+    found = {c["name"]: c for c in hpcqc("doctor", "--json").document["checks"]}
+    assert found["ledger"]["state"] == "broken"
+
+
+def test_the_doctor_finds_nothing_broken_here(hpcqc) -> None:
+    said = hpcqc("doctor", "--json")
+    broken = [check for check in said.document["checks"] if check["state"] == "broken"]
+    assert not broken
+    assert said.code == 0
+    names = {check["name"] for check in said.document["checks"]}
+    assert {"python", "qiskit", "cores", "memory", "state folder", "backend aer"} <= names
+
+
+def test_the_doctor_names_what_is_broken(hpcqc, tmp_path, monkeypatch) -> None:
+    (tmp_path / "backends").mkdir()
+    (tmp_path / "backends" / "mine.py").write_text("")
+    (tmp_path / "hpcqc.toml").write_text('[qpu.a]\nbackend = "vendor"\n')
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    said = hpcqc("doctor", "--json")
+    broken = {c["name"]: c["detail"] for c in said.document["checks"] if c["state"] == "broken"}
+    assert said.code == 1
+    assert set(broken) == {"shadowing", "QPU a", "prefect server"}
+    assert str(tmp_path / "backends") in broken["shadowing"]
+    assert "no backend 'vendor'" in broken["QPU a"]
+    assert hpcqc("doctor").code == 1
+
+
+def test_the_doctor_survives_a_broken_site_file(hpcqc, tmp_path) -> None:
+    (tmp_path / "hpcqc.toml").write_text("[qpu")
+    said = hpcqc("doctor", "--json")
+    assert said.code == 1
+    assert said.document["checks"][-1]["name"] == "site"
+
+
+def test_which_extra_brings_a_module() -> None:
+    assert "'hpcqc[chemistry]'" in missing_extra("pyscf.gto")
+    assert "pip install nothing_like_it" in missing_extra("nothing_like_it")
+
+
+@pytest.mark.parametrize(
+    ("metering", "words"),
+    [
+        (Metering(), "seconds on the QPU; in qpu-s"),
+        (
+            Metering(kind="floor-per-task", unit="billed-s", per_shot_s=4e-4, floor_s=0.9),
+            "per task: shots × 0.4 ms, at least 900 ms; in billed-s",
+        ),
+        (
+            Metering(kind="equivalent-qubit-seconds", unit="eq-s", gate_time_ratio=2),
+            f"seconds on the QPU × qubits used × 2 {RATIO}; in eq-s",
+        ),
+    ],
+)
+def test_metering_in_words(metering, words) -> None:
+    assert metering_in_words(metering) == words
+
+
+def test_timing_in_words() -> None:
+    assert timing_in_words(None) is None
+    model = TimingModel(init_s=1.5, shot_s=2e-4, layer_shot_s=1e-7, decay=0.9, decay_cap=20)
+    words = "1.5 s + shots × (200 µs + 0.1 µs × qubits × depth) × 0.9^min(circuits, 20)"
+    assert timing_in_words(model) == words
+
+
+@pytest.mark.parametrize(("name", "page"), [("cli.md", cli_page), ("config.md", config_page)])
+def test_the_reference_is_what_the_code_says(name, page) -> None:
+    written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
+    assert written == page(), "run: python -m orchestrator.cli.reference docs/reference"
+
+
+def test_a_pipe_that_closes_is_no_fault(hpcqc, monkeypatch) -> None:
+    class Closed:
+        def write(self, _text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    said = hpcqc("qpu", "list", "--json")
+    assert "Traceback" not in said.err
+    assert said.code == 1
+
+
+def test_json_is_one_document(hpcqc) -> None:
+    for command in (("qpu", "list"), ("backends",), ("config", "show"), ("jobs",)):
+        json.loads(hpcqc(*command, "--json").out)
