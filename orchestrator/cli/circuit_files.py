@@ -16,6 +16,8 @@ __all__ = ["CircuitFileError", "read_circuit"]
 
 _VERSION = re.compile(r"^\s*OPENQASM\s+(\d+)", re.MULTILINE)
 _COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+_INCLUDE = re.compile(r'\binclude\s*"([^"]+)"\s*;')
+_INCLUDE_DEPTH = 8
 _QPY_MAGIC = b"QISKIT"
 
 
@@ -55,16 +57,32 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
 
     try:
         return qasm2.loads(
-            text,
+            _with_includes(text, path.parent),
             # The gates that Qiskit's own older exporter and most collections take for granted.
             custom_instructions=qasm2.LEGACY_CUSTOM_INSTRUCTIONS,
             custom_classical=qasm2.LEGACY_CUSTOM_CLASSICAL,
-            include_path=(path.parent,),
         )
     except qasm2.QASM2ParseError as error:
         raise CircuitFileError(
             f"{path} cannot be read as OpenQASM 2: {_plain(str(error))}"
         ) from None
+
+
+def _with_includes(text: str, folder: Path, depth: int = _INCLUDE_DEPTH) -> str:
+    """Put files that are included from beside the circuit in its text, each on one line.
+
+    Qiskit's own parser stumbles over an included file that ends with a gate definition. Lines
+    keep their numbers; ``qelib1.inc`` is left to Qiskit, which knows it.
+    """
+
+    def content(found: re.Match[str]) -> str:
+        file = folder / found[1]
+        if found[1] == "qelib1.inc" or depth == 0 or not file.is_file():
+            return found[0]
+        inner = _COMMENTS.sub("", file.read_text(encoding="utf-8", errors="replace"))
+        return _with_includes(" ".join(inner.split()), folder, depth - 1)
+
+    return _INCLUDE.sub(content, text)
 
 
 def _read_qasm3(text: str, path: Path) -> QuantumCircuit:
@@ -95,5 +113,8 @@ def _plain(message: str) -> str:
     def place(found: re.Match[str]) -> str:
         return f"line {found[1]}, column {int(found[2]) + 1}:"
 
-    text = message.strip().strip("'\"").removeprefix("<input>:")
+    text = message.strip()
+    if text[:1] == text[-1:] and text[:1] in ("'", '"'):
+        text = text[1:-1]
+    text = text.removeprefix("<input>:")
     return re.sub(r"^L?(\d+)[,:]C?(\d+):", place, text)

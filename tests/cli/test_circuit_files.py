@@ -1,0 +1,122 @@
+"""Circuits from files: what public collections hold is read, or refused with its place."""
+
+from __future__ import annotations
+
+import pytest
+from qiskit import QuantumCircuit, qpy
+
+from orchestrator.cli.circuit_files import CircuitFileError, read_circuit
+
+QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
+STD = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
+
+
+def write(folder, text, name="c.qasm"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "qubits", "gates"),
+    [
+        (QELIB + "qreg q[2];creg c[2];h q[0];cx q[0],q[1];measure q->c;", 2, {"h", "cx"}),
+        ("qreg q[1];creg c[1];U(0,0,pi) q[0];measure q->c;", 1, {"u"}),
+        ('include "qelib1.inc";qreg q[1];creg c[1];h q[0];measure q->c;', 1, {"h"}),
+        (QELIB + "qreg q[2];creg c[2];sx q[0];rzz(0.1) q[0],q[1];measure q->c;", 2, {"rzz"}),
+        (QELIB + "qreg q[4];creg c[4];c3x q[0],q[1],q[2],q[3];measure q->c;", 4, {"mcx"}),
+        (QELIB + "qreg q[1];creg c[1];measure q->c;if(c==1) x q[0];reset q[0];", 1, {"reset"}),
+        (QELIB + "gate my(a) q,r {rx(a/2) q; cx q,r;} qreg q[2];my(0.3) q[0],q[1];", 2, {"my"}),
+        (QELIB + "opaque magic(a) q; qreg q[1]; magic(1) q[0];", 1, {"magic"}),
+        (QELIB + "qreg q[1];creg c[1];rz(sin(pi/4)^2) q[0];barrier q;measure q->c;", 1, {"rz"}),
+        ("// OPENQASM 3\n" + QELIB + "qreg q[1];creg c[1];measure q->c;", 1, {"measure"}),
+        (STD + "qubit[2] q;bit[2] c;h q[0];cx q[0],q[1];c=measure q;", 2, {"h", "cx"}),
+        ("/* by hand */ OPENQASM 3;\nqubit q;bit c;c=measure q;", 1, {"measure"}),
+        (STD + "qubit q;bit c;c=measure q;if(c==true){x q;}", 1, {"if_else"}),
+        ("\ufeff" + QELIB + "qreg q[1];", 1, set()),
+    ],
+)
+def test_what_collections_hold_is_read(tmp_path, text, qubits, gates) -> None:
+    circuit = read_circuit(write(tmp_path, text))
+    assert circuit.num_qubits == qubits
+    assert gates <= set(circuit.count_ops())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (QELIB + "qreg q[2];\nh q[0]\ncx q[0],q[1];", ["OpenQASM 2", "line 5, column 1", "';'"]),
+        (QELIB + "qreg q[2];\n  foo q[0];", ["line 4, column 3", "'foo' is not defined"]),
+        (QELIB + "qreg q[2];\ncx q[0],q[5];", ["line 4", "out-of-range"]),
+        (QELIB + "qreg q[1];\nrz(1/0) q[0];", ["line 4", "divide by zero"]),
+        ('OPENQASM 2.0;\ninclude "nope.inc";', ["line 2, column 9", "'nope.inc'"]),
+        (STD + "qubit[2] q;\nh q[0]\ncx q[0],q[1];", ["OpenQASM 3", "line 5, column 1", "'cx'"]),
+        (STD + "qubit[2] q;\nfoo q[0];", ["line 4, column 1", "'foo' is not defined"]),
+        (STD + "qubit q;\nint[32] i = 5;", ["line 4, column 1", "'int'"]),
+        ("OPENQASM 3;\nqubit q;\n\xa7", ["OpenQASM 3", "line 3"]),
+        ("", ["neither OpenQASM text nor QPY"]),
+        ("\0\1\2", ["neither OpenQASM text nor QPY"]),
+        ("some words", ["line 1, column 1"]),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_its_place(tmp_path, text, words) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(CircuitFileError) as caught:
+        read_circuit(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert all(word in message for word in words), message
+    assert "<input>" not in message
+
+
+def test_an_include_beside_the_file(tmp_path) -> None:
+    write(tmp_path, "// made by hand\ngate own q {\n  U(0,0,0) q;\n}\n", "own.inc")
+    write(tmp_path, 'include "own.inc";\n', "all.inc")
+    text = 'OPENQASM 2.0;\ninclude "all.inc";\nqreg q[1];\nown q[0];\n'
+    assert set(read_circuit(write(tmp_path, text)).count_ops()) == {"own"}
+    with pytest.raises(CircuitFileError, match="line 5, column 1"):
+        read_circuit(write(tmp_path, text + "nothing q[0];"))
+
+
+def test_an_include_of_itself_ends(tmp_path) -> None:
+    write(tmp_path, 'include "loop.inc";', "loop.inc")
+    with pytest.raises(CircuitFileError, match=r"loop\.inc"):
+        read_circuit(write(tmp_path, 'OPENQASM 2.0;include "loop.inc";'))
+
+
+def test_comments_in_an_older_encoding(tmp_path) -> None:
+    path = tmp_path / "c.qasm"
+    path.write_bytes(b"// caf\xe9\n" + QELIB.encode() + b"qreg q[1];")
+    assert read_circuit(path).num_qubits == 1
+
+
+def test_qpy_by_its_content_or_its_name(tmp_path) -> None:
+    bell = QuantumCircuit(2)
+    bell.h(0)
+    bell.cx(0, 1)
+    for name in ("bell.qpy", "bell.qasm"):
+        with (tmp_path / name).open("wb") as file:
+            qpy.dump(bell, file)
+        assert read_circuit(tmp_path / name) == bell
+
+
+@pytest.mark.parametrize("content", [b"", b"QISKIT\x00damaged", b"OPENQASM 2.0;"])
+def test_damaged_qpy(tmp_path, content) -> None:
+    path = tmp_path / "c.qpy"
+    path.write_bytes(content)
+    with pytest.raises(CircuitFileError, match=r"c\.qpy: not readable as QPY"):
+        read_circuit(path)
+
+
+def test_several_circuits_in_one_file(tmp_path) -> None:
+    with (tmp_path / "two.qpy").open("wb") as file:
+        qpy.dump([QuantumCircuit(1), QuantumCircuit(2)], file)
+    with pytest.raises(CircuitFileError, match="expected one circuit"):
+        read_circuit(tmp_path / "two.qpy")
+
+
+def test_a_file_that_is_not_there(tmp_path) -> None:
+    with pytest.raises(CircuitFileError, match="No such file"):
+        read_circuit(tmp_path / "none.qasm")
+    with pytest.raises(CircuitFileError, match="Is a directory"):
+        read_circuit(tmp_path)

@@ -1,0 +1,194 @@
+"""What users get wrong: exit code 2, one paragraph on stderr, never a traceback."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+
+QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
+STD = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
+BELL = QELIB + "qreg q[2];\ncreg c[2];\nh q[0];\ncx q[0],q[1];\nmeasure q->c;\n"
+WIDE = QELIB + "qreg q[13];\ncreg c[13];\nh q;\nmeasure q->c;\n"  # piast-q has 12
+
+# It writes what it may only write if it ran; every test here sees that it did not.
+FLOW = """
+from pathlib import Path
+from prefect import flow
+
+@flow
+def tiny(points: int = 3) -> int:
+    Path("it-ran").touch()
+    return points
+
+number = 7
+"""
+
+
+@pytest.fixture
+def refused(hpcqc, tmp_path):
+    """Call a command that must be refused; return the paragraph it says."""
+    (tmp_path / "tiny.py").write_text(FLOW)
+    (tmp_path / "bell.qasm").write_text(BELL)
+
+    def call(*arguments):
+        said = hpcqc(*arguments)
+        assert said.code == 2, said
+        assert said.out == ""
+        assert not (tmp_path / "it-ran").exists()
+        return said.paragraph
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ("[site]\ndefualt_qpu = 'a'\n[qpu.a]\nbackend = 'aer'\n", ["defualt_qpu", "default_qpu"]),
+        ("[qpu.a]\nbackend = 'aer'\ntime_scal = 1\n", ["time_scal", "mean 'time_scale'"]),
+        ("[compute.here]\nkind = 'local'\nwokers = 2\n", ["wokers", "mean 'workers'"]),
+        ("[qpus.a]\nbackend = 'aer'\n", ["qpus", "mean 'qpu'"]),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [("config", "check"), ("sample", "bell.qasm"), ("run", "tiny.py"), ("qpu", "list"), ("jobs",)],
+    ids=lambda command: command[0],
+)
+def test_an_unknown_key_of_the_site_names_the_nearest(
+    refused, tmp_path, site, words, command
+) -> None:
+    (tmp_path / "hpcqc.toml").write_text(site)
+    told = refused(*command)
+    assert "hpcqc.toml" in told
+    assert all(word in told for word in words), told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "tiny.py", "--qpu", "vql"),
+        ("sample", "bell.qasm", "--qpu", "vql"),
+        ("qpu", "show", "vql"),
+    ],
+)
+def test_an_unknown_qpu_lists_those_there_are(refused, command) -> None:
+    told = refused(*command)
+    for word in ("no QPU 'vql'", "aer", "piast-q", "vtt-q50", "mean 'vlq'"):
+        assert word in told, told
+
+
+@pytest.mark.parametrize("command", [("run", "tiny.py"), ("sample", "bell.qasm")])
+def test_an_unknown_backend_lists_those_installed(refused, tmp_path, command) -> None:
+    (tmp_path / "hpcqc.toml").write_text("[qpu.real]\nbackend = 'vendor'\n")
+    told = refused(*command)
+    assert "'vendor'" in told
+    assert "installed are: aer" in told
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("flows.dissociatoin", ["no flow 'flows.dissociatoin'", "path/to/file.py:flow"]),
+        ("nowhere.py:tiny", ["no file 'nowhere.py'", "path/to/file.py:flow"]),
+        ("tiny.py:tinny", ["no 'tinny'", "its flows are: tiny", "mean 'tiny'"]),
+        ("tiny.py:number", ["tiny.py:number is int, not a flow", "@prefect.flow"]),
+        ("empty.py", ["empty.py holds no flow", "@prefect.flow"]),
+        ("broken.py", ["broken.py", "line 2"]),
+        ("needy.py", ["'no_such_module_here'", "pip install"]),
+        ("raising.py", ["(line 1)", "ZeroDivisionError"]),
+    ],
+)
+def test_an_unknown_flow(refused, tmp_path, target, words) -> None:
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    (tmp_path / "broken.py").write_text("x = 1\ndef (:\n")
+    (tmp_path / "needy.py").write_text("import no_such_module_here\n")
+    (tmp_path / "raising.py").write_text("1 / 0\n")
+    told = refused("run", target)
+    assert all(word in told for word in words), told
+    assert not (tmp_path / "hpcqc-runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("pionts=3", ["no parameter 'pionts'", "it takes: points", "mean 'points'"]),
+        ("points=many", ["-p points=many", "expected int"]),
+        ("points", ["-p 'points'", "expected name=value"]),
+    ],
+)
+def test_an_unknown_parameter(refused, tmp_path, given, words) -> None:
+    told = refused("run", "tiny.py", "-p", given)
+    assert all(word in told for word in words), told
+    assert not (tmp_path / "hpcqc-runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (QELIB + "qreg q[2];\nh q[0]\ncx q[0],q[1];\n", ["OpenQASM 2", "line 5, column 1"]),
+        (QELIB + "qreg q[2];\n  hh q[0];\n", ["OpenQASM 2", "line 4, column 3", "'hh'"]),
+        (STD + "qubit[2] q;\nh q[0]\ncx q[0],q[1];\n", ["OpenQASM 3", "line 5, column 1", "'cx'"]),
+        (STD + "qubit q;\n  hh q;\n", ["OpenQASM 3", "line 4, column 3", "'hh'"]),
+        (QELIB + "qreg q[1];\ncreg c[1];\nh q;\n", ["measures nothing", "measure_all"]),
+    ],
+)
+def test_a_circuit_that_cannot_be_sampled(refused, tmp_path, text, words) -> None:
+    (tmp_path / "c.qasm").write_text(text)
+    told = refused("sample", "c.qasm")
+    assert "c.qasm" in told
+    assert all(word in told for word in words), told
+
+
+def test_a_circuit_wider_than_the_qpu(refused, tmp_path) -> None:
+    (tmp_path / "wide.qasm").write_text(WIDE)
+    told = refused("sample", "wide.qasm", "--qpu", "piast-q")
+    for word in ("wide.qasm", "13 qubits", "12", "piast-q"):
+        assert word in told, told
+
+
+@pytest.mark.parametrize("shots", [0, -1, -(2**70)])
+def test_shots_that_are_none(refused, shots) -> None:
+    told = refused("sample", "bell.qasm", "--shots", shots)
+    assert f"--shots {shots}" in told
+    assert "at least 1" in told
+
+
+@pytest.mark.parametrize("command", [("jobs",), ("sample", "bell.qasm"), ("run", "tiny.py")])
+def test_a_ledger_from_a_newer_version(refused, hpcqc, isolated_state, command) -> None:
+    assert hpcqc("sample", "bell.qasm", "--shots", 1).code == 0
+    path = isolated_state / "ledger.sqlite"
+    with sqlite3.connect(path) as ledger:
+        changed = ledger.execute("UPDATE meta SET value = '999' WHERE key = 'schema_version'")
+        assert changed.rowcount == 1
+    ledger.close()
+    told = refused(*command)
+    for word in (str(path), "999", "newer hpcqc", "Upgrade"):
+        assert word in told, told
+
+
+def test_a_folder_that_cannot_be_written(refused, tmp_path) -> None:
+    (tmp_path / "regular").write_text("a file, and no folder\n")
+    told = refused("run", "tiny.py", "--out", "regular/below")
+    assert "regular" in told
+    assert (tmp_path / "regular").read_text() == "a file, and no folder\n"
+
+
+def test_a_folder_of_something_else_is_left_alone(refused, tmp_path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "run.json").write_text("not a record of a run")
+    told = refused("run", "tiny.py", "--out", "thesis")
+    assert "thesis" in told
+    assert (folder / "run.json").read_text() == "not a record of a run"
+
+
+@pytest.mark.parametrize("run_id", ["../up", "a b", "x" * 65])
+def test_a_run_id_that_is_no_name(refused, run_id) -> None:
+    assert "run id" in refused("run", "tiny.py", "--run-id", run_id)
+
+
+def test_a_setting_that_is_none(refused) -> None:
+    told = refused("run", "tiny.py", "--set", "qpu.vlq.time_scal=1")
+    assert "time_scal" in told
+    assert "mean 'time_scale'" in told

@@ -1,0 +1,98 @@
+"""`hpcqc sample` on real simulators: counts, or a refusal that says why."""
+
+from __future__ import annotations
+
+import pytest
+
+QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
+BELL = QELIB + (
+    "qreg q[3]; creg a[2]; creg b[1];\nh q[0]; cx q[0],q[1]; x q[2];\n"
+    "measure q[0]->a[0]; measure q[1]->a[1]; measure q[2]->b[0];\n"
+)
+
+
+@pytest.fixture
+def bell(tmp_path):
+    path = tmp_path / "bell.qasm"
+    path.write_text(BELL)
+    return path
+
+
+def test_counts_with_a_seed_are_the_same_twice(hpcqc, bell) -> None:
+    first = hpcqc("sample", bell, "--shots", 400, "--seed", 3, "--json")
+    assert first.code == 0
+    document = first.document
+    assert set(document["counts"]) == {"1 00", "1 11"}  # the last register first, as Qiskit has it
+    assert sum(document["counts"].values()) == 400
+    assert list(document["counts"].values()) == sorted(document["counts"].values(), reverse=True)
+    assert (document["job"]["state"], document["job"]["seed"]) == ("completed", 3)
+    again = hpcqc("sample", bell, "--shots", 400, "--seed", 3)
+    assert f"{document['counts']['1 00']}" in again.out
+    assert "400 shots on QPU aer in 1 task, method" in again.out
+    listed = hpcqc("jobs", "--json").document
+    assert listed[0]["id"] == document["job"]["id"]
+    shown = hpcqc("jobs", document["job"]["id"][:8])
+    assert shown.code == 0
+    assert document["job"]["run"] in shown.out
+    assert hpcqc("jobs", "--run", document["job"]["run"], "--json").document == listed[:1]
+    assert hpcqc("jobs", "jffff").code == 2
+
+
+def test_a_site_with_a_limit_slices_and_merges(hpcqc, bell) -> None:
+    document = hpcqc("sample", bell, "--qpu", "piast-q", "--shots", 500, "--json").document
+    assert [task["shots"] for task in document["job"]["tasks"]] == [200, 200, 100]
+    assert sum(document["counts"].values()) == 500
+    assert document["job"]["slices"] == 3
+    assert set(document["job"]["usage"]["charges"]) == {"device-s"}
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (QELIB + "qreg q[2];creg c[2];h q[0];", [], ["measures nothing", "measure_all"]),
+        (QELIB + "qreg q[1];\nh q[0]", [], ["line 4, column"]),
+        (BELL, ["--shots", 0], ["--shots 0", "at least 1"]),
+        (BELL, ["--shots", -5], ["--shots -5"]),
+        (BELL, ["--seed", -1], ["--seed -1"]),
+        (BELL, ["--qpu", "vql"], ["no QPU 'vql'", "mean 'vlq'"]),
+        (
+            QELIB + "qreg q[7];creg c[7];h q;measure q->c;",
+            ["--qpu", "helmi"],
+            ["7 qubits", "helmi"],
+        ),
+        (
+            QELIB + "opaque magic q;qreg q[1];creg c[1];magic q[0];measure q->c;",
+            [],
+            ['"magic"'],
+        ),
+        (
+            'OPENQASM 3;include "stdgates.inc";input float a;qubit q;bit c;rx(a) q;c=measure q;',
+            [],
+            ["free parameters (a)"],
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused(hpcqc, tmp_path, text, options, words) -> None:
+    (tmp_path / "c.qasm").write_text(text)
+    said = hpcqc("sample", "c.qasm", *options)
+    assert said.code == 2
+    assert said.out == ""
+    assert all(word in said.paragraph for word in words), said.paragraph
+
+
+def test_more_memory_than_there_is(hpcqc, tmp_path) -> None:
+    entangled = "".join(f"cx q[{i}],q[{i + 1}];t q[{i}];" for i in range(49))
+    (tmp_path / "wide.qasm").write_text(
+        f"{QELIB}qreg q[50];creg c[50];h q;{entangled}measure q->c;"
+    )
+    said = hpcqc("sample", "wide.qasm")
+    assert said.code == 2
+    assert "50 qubits" in said.paragraph
+    assert "memory" in said.paragraph
+
+
+def test_a_backend_that_is_not_installed(hpcqc, bell, tmp_path) -> None:
+    (tmp_path / "hpcqc.toml").write_text('[qpu.real]\nbackend = "vendor"\n')
+    said = hpcqc("sample", bell)
+    assert said.code == 2
+    assert "no backend 'vendor'; installed are: aer" in said.paragraph
