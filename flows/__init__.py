@@ -18,4 +18,10 @@ a report needs to know:
 
 from __future__ import annotations
 
+from pkgutil import extend_path
+
 __all__: list[str] = []
+
+# People call their own folder of flows this too. Beside their script it comes first on Python's
+# path, but without an __init__.py it would lose to this package; so its modules are found here.
+__path__ = [*extend_path(__path__, __name__)[1:], __path__[0]]

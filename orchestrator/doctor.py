@@ -22,7 +22,7 @@ __all__ = [
     "Check",
     "ShadowError",
     "diagnose",
-    "foreign_package",
+    "foreign_flow",
     "machine",
     "missing_extra",
     "shadowing",
@@ -88,19 +88,23 @@ def shadowing(folder: Path) -> None:
             )
 
 
-def foreign_package(package: str, point: EntryPoint) -> None:
-    """Check that a ready flow's package is the installed one. Raises `ShadowError`.
+def foreign_flow(point: EntryPoint) -> None:
+    """Check that a ready flow's module is the installed one. Raises `ShadowError`.
 
     Where hpcqc itself is not installed as a distribution there is nothing to compare with.
     """
     if point.dist is None or point.dist.metadata["Name"] != "hpcqc":
         return
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except ModuleNotFoundError:
+        spec = None
     found = Path(spec.origin).resolve() if spec and spec.origin else None
-    if found is None or found.parent.parent != _OURS:
+    if found is None or not found.is_relative_to(_OURS):
         raise ShadowError(
-            f"the name {package!r} leads to {found or 'no package'}, not to hpcqc's in "
-            f"{_OURS}; it comes first on Python's path. Unset PYTHONPATH or leave that folder."
+            f"the name {point.module!r} leads to {found or 'no module'}, not to hpcqc's in "
+            f"{_OURS}; something else comes first on Python's path. Unset PYTHONPATH, or leave "
+            "that folder."
         )
 
 
@@ -110,6 +114,8 @@ def missing_extra(module: str) -> str:
     for extra, packages in _EXTRAS.items():
         if top in packages:
             return f"install the extra with: pip install 'hpcqc[{extra}]'"
+    if top in ("backends", "flows", "orchestrator"):
+        return f"hpcqc's own package {top!r} has no such module"
     return f"no module of that name is installed here; try: pip install {top}"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.doctor import foreign_package, missing_extra, shadowing
+from orchestrator.doctor import foreign_flow, missing_extra, shadowing
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -78,7 +78,7 @@ def load_flow(target: Target) -> LoadedFlow:
 
     if target.entry_point is not None:
         package = target.entry_point.module.split(".")[0]
-        foreign_package(package, target.entry_point)
+        foreign_flow(target.entry_point)
         with _explained(target):
             found = target.entry_point.load()
     else:
