@@ -20,7 +20,7 @@ StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 class StageSpan:
     """One stage run in time. key: stable across reruns; where: compute name or QPU name.
 
-    worker, ran_from: which worker ran it and since when, known once it has ended there.
+    worker, ran_from, ran_until: which worker ran it and when, known once it has ended there.
     units: finished and total units of the stage's fan-out, None without one.
     """
 
@@ -34,6 +34,7 @@ class StageSpan:
     error: str | None = None
     worker: str | None = None
     ran_from: datetime | None = None
+    ran_until: datetime | None = None
     units: tuple[int, int] | None = None
 
 
@@ -88,12 +89,12 @@ class Run:
         if found:
             self.record(replace(found[-1], units=(done, total)))
 
-    def note_worker(self, key: str, worker: str, ran_from: datetime) -> None:
-        """Note where a stage ran, and since when."""
+    def note_worker(self, key: str, worker: str, ran_from: datetime, ran_until: datetime) -> None:
+        """Note where a stage ran, and from when to when."""
         with self._lock:
             found = [span for span in self._spans.values() if span.key == key]
         if found:
-            self.record(replace(found[-1], worker=worker, ran_from=ran_from))
+            self.record(replace(found[-1], worker=worker, ran_from=ran_from, ran_until=ran_until))
 
     def finish(self, span: StageSpan, state: StageState, error: str | None = None) -> None:
         """Record the end of a span, now."""

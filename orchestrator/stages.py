@@ -212,7 +212,7 @@ def _ship(
 ) -> Any:
     shipment = Shipment(_dump_once(fn), context)
     ran = resources().compute(needs.where).run(shipment, *args, **kwargs)
-    current_run().note_worker(context.key, ran.worker, ran.started_at)
+    current_run().note_worker(context.key, ran.worker, ran.started_at, ran.ended_at)
     return ran.value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 import threading
@@ -139,6 +140,7 @@ class _Execution:
 
     def __init__(self, plan: _Plan, ready: _Ready, earlier: dict[str, Any] | None) -> None:
         self._plan, self._ready = plan, ready
+        self._seen: list[Any] = []
         self._earlier_stages = plan.folder.earlier_stages()
         self._finished_before = (earlier or {}).get("status") == "completed"
         self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu)
@@ -168,7 +170,11 @@ class _Execution:
         progress = Progress(self._run.spans, self._jobs, sys.stderr)
         try:
             with interruptible(), _output_aside(wanted=self._plan.request.as_json):
-                return self._conclude(*self._work(progress))
+                try:
+                    value, error = self._work(progress)
+                except Exception as fault:  # noqa: BLE001 - whatever it is, the run's record tells
+                    value, error = None, fault
+                return self._conclude(value, error)
         except KeyboardInterrupt as signal:
             progress.stop()
             self._interrupted(signal)
@@ -202,7 +208,7 @@ class _Execution:
             outcome = folder.write_report(record, value)
             return Finished(code=0, record=record, folder=folder.path, outcome=outcome, value=value)
         mistake = is_mistake(error, [self._ready.loaded.package])
-        record = self._write("failed", reason(error))
+        record = self._write("failed", self._reason(error))
         self._log(error)
         outcome = folder.write_report(record, None)
         code = MISTAKE if mistake else FAILED
@@ -238,8 +244,20 @@ class _Execution:
         self._plan.folder.write_record(record)
         return record
 
+    def _reason(self, error: BaseException) -> str:
+        """Name the stage where Prefect only says that something before has failed."""
+        failed = [span for span in self._run.spans() if span.state == "failed" and span.error]
+        if type(error).__module__.startswith("prefect.") and failed:
+            return f"stage {failed[0].name}: {failed[0].error} ({reason(error)})"
+        return reason(error)
+
     def _jobs(self) -> list[Any]:
-        return jobs_of(self._plan.site.state_dir, self._plan.id)
+        """Return the run's jobs; where the ledger cannot be read now, those last seen."""
+        try:
+            self._seen = jobs_of(self._plan.site.state_dir, self._plan.id)
+        except ValueError as error:
+            logging.getLogger(__name__).warning("%s", error)
+        return self._seen
 
     def _log(self, error: BaseException) -> None:
         with (self._plan.folder.path / "run.log").open("a", encoding="utf-8") as log:

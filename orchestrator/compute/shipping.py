@@ -120,14 +120,16 @@ class Shipment:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What a function returned on a worker, which worker it was, and when it began there."""
+    """What a function returned on a worker, which worker it was, and from when to when."""
 
     value: Any
     worker: str
     started_at: datetime
+    ended_at: datetime
 
 
 def run_timed(shipment: Shipment, *args: Any, **kwargs: Any) -> Ran:
-    """Run a shipment where this is called and tell when it began: it may have queued before."""
+    """Run a shipment where this is called and tell when: it queues before, its answer after."""
     started_at = datetime.now(UTC)
-    return Ran(shipment(*args, **kwargs), f"worker {os.getpid()}", started_at)
+    value = shipment(*args, **kwargs)
+    return Ran(value, f"worker {os.getpid()}", started_at, datetime.now(UTC))

@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,12 +87,13 @@ class RunFolder:
     def note_stage(self, span: StageSpan) -> None:
         """Append a stage that has run to its end; others are left out. From any thread.
 
-        One that was found finished is in the file already, from the attempt that ran it.
+        One that was found finished is in the file already, from the attempt that ran it. A full
+        disk does not fail the stage: the record at the end is made from memory.
         """
         if span.ended_at is None or span.state == "cached":
             return
         line = json.dumps(stage_document(span), ensure_ascii=False)
-        with self._writing:
+        with self._writing, suppress(OSError):
             if self._stages is not None:
                 self._stages.write(line + "\n")
                 self._stages.flush()
@@ -117,17 +120,26 @@ class RunFolder:
         """Write ``report.html`` and the PNGs; return what of the result they show."""
         outcome = outcome_of(json_value(result))
         timeline = timeline_of(record)
-        plot: Picture | None = None
+        notes = list(outcome.notes)
+        plot = gantt = None
         if outcome.plot is not None:
-            plot = draw_plot(outcome.plot)
-            self._replace("plot.png", plot.png)
-        gantt: Picture | None = None
+            plot = self._picture("plot.png", lambda shown=outcome.plot: draw_plot(shown), notes)
         if timeline.lanes:
-            gantt = draw_gantt(timeline)
-            self._replace("gantt.png", gantt.png)
-        pictures = Pictures(plot=plot.svg if plot else None, gantt=gantt.svg if gantt else None)
-        self._replace("report.html", report_html(record, outcome, pictures).encode())
+            gantt = self._picture("gantt.png", lambda: draw_gantt(timeline), notes)
+        outcome = replace(outcome, notes=tuple(notes))
+        page = report_html(record, outcome, Pictures(plot=plot, gantt=gantt))
+        self._replace("report.html", page.encode())
         return outcome
+
+    def _picture(self, name: str, draw: Callable[[], Picture], notes: list[str]) -> str | None:
+        """Draw and write a picture; one that cannot be drawn is a note: the run is done."""
+        try:
+            picture = draw()
+        except Exception as error:  # noqa: BLE001 - the data is the user's, the errors Matplotlib's
+            notes.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
+            return None
+        self._replace(name, picture.png)
+        return picture.svg
 
     def close(self) -> None:
         """Let another process have the folder; closing twice does nothing."""

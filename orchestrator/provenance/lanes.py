@@ -78,9 +78,11 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
 
 
 def _as_run(stage: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Let the bar of a stage begin when a worker took it up, where that is known."""
-    ran_from = stage.get("ran_from")
-    return {**stage, "started_at": ran_from} if ran_from else stage
+    """Let the bar of a stage last as long as a worker was at it, where that is known."""
+    ran_from, ran_until = stage.get("ran_from"), stage.get("ran_until")
+    if not (ran_from and ran_until):
+        return stage
+    return {**stage, "started_at": ran_from, "ended_at": ran_until}
 
 
 def _worker_names(stages: Iterable[Mapping[str, Any]]) -> dict[str | None, str]:
