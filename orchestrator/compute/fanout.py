@@ -95,7 +95,7 @@ def _stream(
     inputs = [[units[index] for index in chunk] for chunk in chunks]
     futures = client.map(unit, inputs, pure=False)
     owner: dict[Future[Any], Sequence[int]] = dict(zip(futures, chunks, strict=True))
-    for future, outcomes in as_completed(futures, with_results=True):
+    for future, outcomes in as_completed(futures, loop=client.loop, with_results=True):
         yield owner[future], outcomes
 
 

@@ -152,6 +152,14 @@ def test_units_keep_their_order_and_report_progress(run: Run) -> None:
     assert run.spans()[-1].units == (300, 300)
 
 
+def test_units_may_be_spread_from_the_flow_itself(run: Run) -> None:
+    @flow
+    def direct() -> list[int]:
+        return fan_out(square, range(40))
+
+    assert direct() == [n * n for n in range(40)]
+
+
 def test_finished_units_are_not_computed_again(run: Run, marks: Path) -> None:
     (marks.parent / "broken").touch()
     items = [(str(marks), value) for value in range(8)]
