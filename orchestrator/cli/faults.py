@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
 
 from orchestrator.cli.output import print_error, print_json
 
@@ -12,18 +13,30 @@ __all__ = ["FAILED", "INTERRUPTED", "MISTAKE", "end_with", "is_mistake", "reason
 
 FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
 _OURS = ("backends", "flows", "orchestrator")
+_GROUPS = ("hpcqc.flows", "orchestrator.backends")
 _FRAMES_SHOWN = 1
 
 
-def is_mistake(error: BaseException, packages: Iterable[str] = ()) -> bool:
+def is_mistake(error: BaseException, flow_folder: Path | None = None) -> bool:
     """Whether an error says that the user must change something before it can work.
 
-    The rule: it is an instance of a ``ValueError`` subclass that one of our packages, a plugin
-    or the flow's own module (``packages``, top-level names) defines. A plain ``ValueError``,
-    from anywhere, is a failure of the code that raised it.
+    The rule: it is an instance of a ``ValueError`` subclass that is defined by one of our
+    packages, by a package that registers a backend or a flow, or beside the flow in
+    ``flow_folder``. A plain ``ValueError``, from anywhere, is a failure of the code that raised it.
     """
-    known = {*_OURS, *packages}
-    return isinstance(error, ValueError) and type(error).__module__.split(".")[0] in known
+    if not isinstance(error, ValueError):
+        return False
+    package = type(error).__module__.split(".")[0]
+    if package in _OURS or package in _plugins():
+        return True
+    if flow_folder is None or package == "builtins":
+        return False
+    return (flow_folder / f"{package}.py").exists() or (flow_folder / package).is_dir()
+
+
+def _plugins() -> set[str]:
+    points = [point for group in _GROUPS for point in entry_points(group=group)]
+    return {point.module.split(".")[0] for point in points}
 
 
 def reason(error: BaseException) -> str:

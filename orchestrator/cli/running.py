@@ -207,7 +207,8 @@ class _Execution:
             record = self._write("completed")
             outcome = folder.write_report(record, value)
             return Finished(code=0, record=record, folder=folder.path, outcome=outcome, value=value)
-        mistake = is_mistake(error, [self._ready.loaded.package])
+        path = self._plan.target.path
+        mistake = is_mistake(error, path.parent if path else None)
         record = self._write("failed", self._reason(error))
         self._log(error)
         outcome = folder.write_report(record, None)
@@ -256,7 +257,7 @@ class _Execution:
         try:
             self._seen = jobs_of(self._plan.site.state_dir, self._plan.id)
         except ValueError as error:
-            logging.getLogger(__name__).warning("%s", error)
+            logging.getLogger(__name__).info("%s", error)
         return self._seen
 
     def _log(self, error: BaseException) -> None:

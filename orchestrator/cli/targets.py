@@ -40,10 +40,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedFlow:
-    """A flow ready to be called. package: top-level name of the module that defines it."""
+    """A flow ready to be called."""
 
     flow: Flow[..., Any]
-    package: str
 
 
 def find_target(text: str) -> Target:
@@ -77,19 +76,17 @@ def load_flow(target: Target) -> LoadedFlow:
     from prefect import Flow
 
     if target.entry_point is not None:
-        package = target.entry_point.module.split(".")[0]
         foreign_flow(target.entry_point)
         with _explained(target):
             found = target.entry_point.load()
     else:
         module = _import_file(target, target.path or Path(target.text))
-        package = module.__name__
         found = _chosen(target, module)
     if not isinstance(found, Flow):
         raise TargetError(
             f"{target.text} is {type(found).__name__}, not a flow; decorate it with @prefect.flow"
         )
-    return LoadedFlow(flow=found, package=package)
+    return LoadedFlow(flow=found)
 
 
 def _import_file(target: Target, path: Path) -> ModuleType:

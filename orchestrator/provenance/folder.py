@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -123,9 +124,9 @@ class RunFolder:
         notes = list(outcome.notes)
         plot = gantt = None
         if outcome.plot is not None:
-            plot = self._picture("plot.png", lambda shown=outcome.plot: draw_plot(shown), notes)
+            plot = self._picture("plot.png", partial(draw_plot, outcome.plot), notes)
         if timeline.lanes:
-            gantt = self._picture("gantt.png", lambda: draw_gantt(timeline), notes)
+            gantt = self._picture("gantt.png", partial(draw_gantt, timeline), notes)
         outcome = replace(outcome, notes=tuple(notes))
         page = report_html(record, outcome, Pictures(plot=plot, gantt=gantt))
         self._replace("report.html", page.encode())
