@@ -160,6 +160,7 @@ def converged(field: Any) -> tuple[Any, tuple[str, ...]]:
         if field.converged:
             return field, ()
         second = field.newton()
+        second.max_cycle = 100
         second.kernel(field.mo_coeff, field.mo_occ)
     if second.converged:
         return second, ("Hartree-Fock needed the second-order solver.",)

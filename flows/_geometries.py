@@ -139,11 +139,12 @@ def stretched(geometry: Geometry, atoms: tuple[int, int], length: float) -> Geom
     The second atom and everything bonded to it move rigidly along the line between the two.
     Raises `InputError` if the two are joined another way too, as in a ring.
     """
+    moving = _moving(geometry, atoms)
     fixed, moved = atoms
     places = np.array(geometry.positions)
     line = places[moved] - places[fixed]
     distance = float(np.linalg.norm(line))
-    for atom in _moving(geometry, atoms):
+    for atom in moving:
         places[atom] += line / distance * (length - distance)
     first, second = (geometry.symbols[atom] for atom in atoms)
     return replace(

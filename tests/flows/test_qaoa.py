@@ -1,0 +1,87 @@
+"""QAOA: its cost is the cut, its known values come out, and its search only rises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows._graphs import BUILT_IN, Graph, best_cut
+from flows._qaoa import Search, cost, qaoa_circuit, ramp, tune
+from flows.maxcut import search_for
+from tests.flows.statevector import Estimator, amplitudes
+
+WEIGHTED = Graph(
+    title="weighted",
+    names=("a", "b", "c", "d"),
+    edges=((0, 1, 2.0), (1, 2, -1.5), (0, 3, 0.25), (2, 3, 1.0)),
+)
+
+
+@given(sides=st.lists(st.integers(0, 1), min_size=4, max_size=4))
+def test_the_cost_of_a_basis_state_is_its_cut(sides: list[int]) -> None:
+    place = sum(side << node for node, side in enumerate(sides))
+    diagonal = cost(WEIGHTED).to_matrix().diagonal().real
+    assert diagonal[place] == pytest.approx(WEIGHTED.cut(sides))
+
+
+@pytest.mark.parametrize(("layers", "share"), [(1, 3 / 4), (2, 5 / 6)])
+def test_a_long_ring_is_cut_as_theory_says(layers: int, share: float) -> None:
+    """Farhi et al. (arXiv:1411.4028): (2p + 1)/(2p + 2) on rings longer than 2p + 1."""
+    ring = BUILT_IN["ring-10"]
+    found = tune(Estimator(), ring, layers, Search())
+    assert found.mean_cut / 10 == pytest.approx(share, abs=3e-3)
+    assert found.mean_cut / 10 <= share + 1e-9
+
+
+def test_one_layer_on_cubic_graphs_without_triangles_gives_its_known_ratio() -> None:
+    """1/2 + 1/(3√3) of the edges, the same paper."""
+    graph = BUILT_IN["petersen"]
+    found = tune(Estimator(), graph, 1, Search())
+    assert found.mean_cut / len(graph.edges) == pytest.approx(0.5 + 1 / (3 * np.sqrt(3)), abs=1e-3)
+
+
+@settings(max_examples=10, deadline=None)
+@given(factor=st.sampled_from([1e-3, 0.5, 40.0]), layers=st.integers(1, 2))
+def test_weights_may_have_any_scale(factor: float, layers: int) -> None:
+    scaled = Graph(
+        title="scaled",
+        names=WEIGHTED.names,
+        edges=tuple((u, v, w * factor) for u, v, w in WEIGHTED.edges),
+    )
+    angles = np.array([ramp(layers, 0.6, 1.0)])
+    states = [amplitudes(qaoa_circuit(graph, layers), angles) for graph in (WEIGHTED, scaled)]
+    np.testing.assert_allclose(states[0], states[1], atol=1e-9)
+
+
+def test_the_search_is_a_few_broadcast_pubs_and_never_falls() -> None:
+    graph, estimator = BUILT_IN["petersen"], Estimator()
+    found = tune(estimator, graph, 2, Search(rounds=3))
+    assert estimator.pubs[:2] == [81, 16]
+    assert len(estimator.pubs) <= 2 + 2 * 3
+    assert found.evaluations == sum(estimator.pubs)
+    assert list(found.history) == sorted(found.history)
+    assert graph.cut([0] * 10) < found.mean_cut <= best_cut(graph).value
+
+
+def test_sampling_scans_and_does_not_climb() -> None:
+    graph, estimator = BUILT_IN["petersen"], Estimator(seed=1)
+    search = search_for(False, graph, None)
+    assert search.precision == pytest.approx(0.45)
+    tune(estimator, graph, 2, search)
+    assert estimator.pubs == [25, 9]
+
+
+def test_the_search_fits_the_qpu_and_the_graph() -> None:
+    graph = BUILT_IN["ring-10"]
+    assert search_for(True, graph, None).precision == 0
+    assert search_for(True, graph, 0.5).precision == 0.5
+    wide = Graph(title="wide", names=tuple(map(str, range(20))), edges=((0, 1, 1.0),))
+    assert search_for(True, wide, None).grid < search_for(True, graph, None).grid
+
+
+def test_a_graph_whose_cuts_are_all_zero_is_survived() -> None:
+    flat = Graph(title="flat", names=("a", "b"), edges=((0, 1, 0.0),))
+    found = tune(Estimator(), flat, 1, Search())
+    assert found.mean_cut == pytest.approx(0)
