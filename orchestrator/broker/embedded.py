@@ -59,10 +59,8 @@ class EmbeddedBroker:
         self._lock_file: IO[str] | None = None
         self._ledger: Ledger | None = None
         self._service: BrokerService | None = None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="hpcqc-broker", daemon=True
-        )
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread
 
     def open(self) -> EmbeddedBroker:
         """Open the ledger, take up what an earlier process left, and start the thread.
@@ -71,6 +69,10 @@ class EmbeddedBroker:
         """
         self._ledger = Ledger.open(self._state_dir / "ledger.sqlite")
         self._lock_file = _lock_run(self._state_dir, self._run)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="hpcqc-broker", daemon=True
+        )
         self._thread.start()
         self._service = self._on_loop(self._start_service(self._ledger))
         for record in tuple(self._service.state.jobs.values()):
