@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.cli.faults import MISTAKE
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.report import usage_rows
@@ -33,10 +34,13 @@ def tell(finished: Finished, *, as_json: bool) -> int:
 
 def _document(finished: Finished) -> dict[str, Any]:
     record = finished.record
-    keys = ("id", "status", "error", "duration_s", "usage")
+    keys = ("id", "status", "duration_s", "usage")
+    kind = "mistake" if finished.code == MISTAKE else "failure"
+    error = {"kind": kind, "message": record["error"]} if finished.code else None
     files = sorted(p.name for p in finished.folder.iterdir() if not p.name.startswith("."))
     return {
         **{key: record[key] for key in keys},
+        "error": error,
         "folder": str(finished.folder),
         "files": files,
         "result": finished.value,
