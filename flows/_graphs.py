@@ -107,8 +107,14 @@ def from_file(path: str) -> Graph:
         except ValueError:
             pass
         else:
-            return _gset(Path(path), first, (count, edges), rows[1:])
-    return _edge_list(Path(path), rows)
+            return _weighted(_gset(Path(path), first, (count, edges), rows[1:]))
+    return _weighted(_edge_list(Path(path), rows))
+
+
+def _weighted(graph: Graph) -> Graph:
+    if not any(weight for _, _, weight in graph.edges):
+        raise InputError(f"{graph.title}: every weight is 0; expected some edge that counts")
+    return graph
 
 
 _Rows = Sequence[tuple[SourceLine, list[str]]]

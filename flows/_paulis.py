@@ -120,7 +120,9 @@ class Support:
         z = operator.z[kept].astype(np.int64)
         signs = 1 - 2 * ((z @ self.reference.astype(np.int64)) % 2)
         return PauliSum(
-            x=np.array([v for v in x if v is not None], dtype=bool).reshape(len(z), self.num_qubits),
+            x=np.array([v for v in x if v is not None], dtype=bool).reshape(
+                len(z), self.num_qubits
+            ),
             z=(z @ self.basis.T.astype(np.int64) % 2).astype(bool),
             coefficients=operator.coefficients[kept] * signs,
         ).simplified()

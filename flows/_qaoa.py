@@ -69,7 +69,7 @@ def qaoa_circuit(graph: Graph, layers: int) -> QuantumCircuit:
 def _scale(graph: Graph) -> float:
     """Root mean square weight times the root of the mean degree: what a node feels."""
     squares = sum(w * w for _, _, w in graph.edges)
-    return math.sqrt(2 * squares / graph.nodes) or 1.0
+    return math.sqrt(2 * squares / graph.nodes)
 
 
 def ramp(layers: int, mixer: float, phase: float) -> _Angles:
@@ -140,7 +140,7 @@ def _climbed(means: _Means, angles: _Angles, best: float, rounds: int) -> tuple[
         values = means(np.vstack([angles + shifts, angles - shifts]))
         slope = (values[: len(angles)] - values[len(angles) :]) / (2 * width)
         length = float(np.linalg.norm(slope))
-        if length < 1e-3 * abs(best):
+        if length <= 1e-3 * abs(best):
             break
         tries = step * np.array([0.25, 0.5, 1.0, 2.0, 4.0])
         rows = angles + np.outer(tries, slope / length)

@@ -100,6 +100,11 @@ def test_a_file_of_comments_is_refused(tmp_path: Path) -> None:
         from_file(_file(tmp_path, "# nothing\n"))
 
 
+def test_a_graph_of_zero_weights_has_nothing_to_cut(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="every weight is 0"):
+        from_file(_file(tmp_path, "a b 0\nb c 0.0\n"))
+
+
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(InputError, match=r"did you mean 'petersen'\?.*ring-10"):
         graph_of("peterson")

@@ -53,7 +53,8 @@ def test_a_support_keeps_every_element_between_its_states(
         np.array([label >> k & 1 for k in range(support.num_qubits)], dtype=bool)
         for label in range(2**support.num_qubits)
     ]
-    states = [reference ^ (np.dot(label, support.basis) % 2).astype(bool) for label in labels]
+    flips = [label.astype(int) @ support.basis.astype(int) % 2 for label in labels]
+    states = [reference ^ flip.astype(bool) for flip in flips]
     places = [_index(state) for state in states]
     full = operator.to_matrix()[np.ix_(places, places)]
     ours = [[restricted.element(row, column) for column in labels] for row in labels]
