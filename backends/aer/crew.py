@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backends.aer.placement import Load, Placement, place
+from backends.aer.cores import runnable_elsewhere
+from backends.aer.placement import WIDE_LOG2, Load, Placement, place
 from backends.aer.process import WorkerProcess
 from backends.aer.spawner import Spawner
 from backends.aer.spool import Spool
@@ -19,6 +20,8 @@ __all__ = ["Crew", "CrewPlan", "Ticket"]
 
 _BOOT_ATTEMPTS = 3
 _KILL_S = 2.0
+# A smaller state is not worth asking the system about, which takes 50 µs.
+_SMALL_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,20 +151,29 @@ class Crew:
     def _may_start(self, ticket: Ticket) -> bool:
         if not self._running:
             return True
-        running = self._running.values()
-        wide = self._place(ticket, 1).is_wide
-        if wide and any(t.placement and t.placement.is_wide for t in running):
-            return False
-        if ticket.memory_bytes < 1 << 26:  # asking the system costs more than such a state
-            return True
-        return ticket.memory_bytes <= self._memory_left(sum(t.memory_bytes for t in running))
+        threaded = any(t.placement and t.placement.is_wide for t in self._running.values())
+        if ticket.log2 >= WIDE_LOG2 and threaded:
+            return False  # two teams of threads would stand in each other's way
+        return self._room_for(ticket) >= 1
 
-    def _place(self, ticket: Ticket, idle: int) -> Placement:
-        load = Load(cores=self._plan.cores, idle_workers=idle, waiting_tasks=len(self._queue))
-        return place(ticket.log2, ticket.seconds, load)
+    def _room_for(self, ticket: Ticket) -> int:
+        """Return how many states of this size fit into memory beside those that run."""
+        if ticket.memory_bytes < _SMALL_BYTES:
+            return self._plan.processes
+        taken = sum(
+            t.memory_bytes * (t.placement.parts if t.placement else 1)
+            for t in self._running.values()
+        )
+        return self._memory_left(taken) // ticket.memory_bytes
 
     def _start(self, ticket: Ticket, idle: list[WorkerProcess]) -> None:
-        placement = self._place(ticket, len(idle))
+        load = Load(
+            cores=self._plan.cores,
+            idle_workers=min(len(idle), max(1, self._room_for(ticket))),
+            busy=runnable_elsewhere() if ticket.log2 >= WIDE_LOG2 else 0,
+            waiting_tasks=len(self._queue),
+        )
+        placement = place(ticket.log2, ticket.seconds, load)
         ticket.placement = placement
         ticket.lot = replace(ticket.lot, parts=placement.parts, threads=placement.threads)
         ticket.state = TaskState.RUNNING
@@ -170,8 +182,8 @@ class Crew:
             worker.part = (ticket.lot.tag, part)
             worker.send(encode_task(ticket.lot, part, worker.circuits))
         # More processes would have helped: have them next time.
-        wanted = self._place(ticket, self._plan.processes).parts
-        for _ in range(wanted - len(self._workers)):
+        most = replace(load, idle_workers=self._plan.processes)
+        for _ in range(place(ticket.log2, ticket.seconds, most).parts - len(self._workers)):
             self._launch()
 
     def _hear(self, worker: WorkerProcess, header: dict[str, Any] | None, data: bytes) -> None:

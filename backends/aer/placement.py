@@ -7,11 +7,21 @@ from dataclasses import dataclass
 
 from backends.aer.methods import Traits
 
-__all__ = ["SPLIT_S", "WIDE_LOG2", "Load", "Placement", "place", "pub_seconds", "state_log2"]
+__all__ = [
+    "SPLIT_S",
+    "WIDE_LOG2",
+    "Load",
+    "Placement",
+    "place",
+    "pub_seconds",
+    "state_log2",
+    "threads_for",
+]
 
-# From this many state amplitudes (2^n) on, OpenMP threads inside one simulation win over
-# simulations beside each other; Aer itself starts threads at 2^14.
-WIDE_LOG2 = 17
+# From 2^16 amplitudes on, OpenMP threads inside one simulation beat simulations beside each
+# other, but only on cores that nobody else wants: threads that wait for one another become up
+# to five times slower when one of them is not scheduled.
+WIDE_LOG2 = 16
 # Splitting costs a second round trip and start of a thread; less work than this stays together.
 SPLIT_S = 0.004
 _CALL_S = 3e-4
@@ -22,10 +32,15 @@ _SHOT_S = 4e-7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What is there to run on now: cores, workers that could start at once, tasks waiting."""
+    """What there is to run on now.
+
+    cores: of the machine. busy: of them, wanted by others. idle_workers: could start at once.
+    waiting_tasks: would take those workers too.
+    """
 
     cores: int
     idle_workers: int
+    busy: int = 0
     waiting_tasks: int = 0
 
 
@@ -40,6 +55,11 @@ class Placement:
     def is_wide(self) -> bool:
         """Whether the task wants the cores for itself."""
         return self.threads > 1
+
+
+def threads_for(cores: int, busy: int) -> int:
+    """Return the threads one simulation may use while others want ``busy`` cores."""
+    return max(1, cores - busy)
 
 
 def pub_seconds(method: str, traits: Traits, points: int, shots: int) -> float:
@@ -64,11 +84,13 @@ def place(widest_log2: int, seconds: Sequence[float], load: Load) -> Placement:
     """Choose parts and threads for one task.
 
     widest_log2: log2 of its largest state. seconds: estimated time of each PUB.
-    Wide states get one process with all cores as threads. Narrow ones run single-threaded,
-    split over the workers that are idle unless other tasks wait for those.
+    Wide states get one process with as many threads as cores are free. Narrow ones, and all
+    where others keep the cores busy, run single-threaded, split over the workers that are
+    idle unless other tasks wait for those.
     """
-    if widest_log2 >= WIDE_LOG2:
-        return Placement(parts=1, threads=load.cores)
+    threads = threads_for(load.cores, load.busy)
+    if widest_log2 >= WIDE_LOG2 and threads > 1:
+        return Placement(parts=1, threads=threads)
     total = sum(seconds)
     share = load.idle_workers - load.waiting_tasks
     worth = int(total / SPLIT_S)

@@ -15,8 +15,10 @@ from qiskit import QuantumCircuit
 from qiskit.primitives import DataBin, PubResult, SamplerPubResult
 from qiskit.quantum_info import SparsePauliOp
 
+from backends.aer.cores import runnable_elsewhere
 from backends.aer.engine import Engine, Job, Program
 from backends.aer.observables import Panel, panel_of
+from backends.aer.placement import threads_for
 from backends.aer.shots import bit_arrays, registers_of
 from backends.frames import array_from_frame
 from backends.payloads import EstimatorPayload
@@ -153,7 +155,7 @@ def _job(work: Work, shots: int) -> Job:
     seed = work.fields["seed"]
     return Job(
         method=work.fields["method"],
-        threads=work.threads,
+        threads=threads_for(work.threads, runnable_elsewhere()) if work.threads > 1 else 1,
         shots=shots,
         seed=Job.fresh_seed() if seed is None else seed,
     )
