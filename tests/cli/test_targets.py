@@ -124,7 +124,8 @@ def test_a_ready_flow_hidden_by_a_folder_is_explained(tmp_path, monkeypatch) -> 
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows" / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "flows", raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == "flows"]:
+        monkeypatch.delitem(sys.modules, name)
     target = find_target("flows.dissociation")
     with pytest.raises(ShadowError, match=r"'flows.dissociation' leads to no module.*PYTHONPATH"):
         load_flow(target)

@@ -1,0 +1,165 @@
+"""Runs that are cut short: by Ctrl-C, by the batch system, by a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from orchestrator.cli.jobs_source import jobs_of
+from tests.architecture.source import ROOT
+
+LOOP = """
+import time
+from prefect import flow
+from qiskit import QuantumCircuit
+from orchestrator import quantum
+
+
+@quantum
+def loop(qpu, number, rounds, pause_s):
+    circuit = QuantumCircuit(1)
+    circuit.h(0)
+    circuit.measure_all()
+    ones = 0
+    for turn in range(rounds):
+        job = qpu.sampler(seed=turn).run([circuit], shots=50 + number)
+        ones += job.result()[0].data.meas.get_counts().get("1", 0)
+        time.sleep(pause_s)
+    return ones
+
+
+@flow
+def loops(rounds: int = 40, pause_s: float = 0.1):
+    return [f.result() for f in [loop.submit(n, rounds, pause_s) for n in range(2)]]
+"""
+WHERE = ["--run-id", "r1", "--out", "out"]
+
+
+def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    (folder / "loops.py").write_text(LOOP)
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "run", "loops.py", *WHERE, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_jobs(process: subprocess.Popen[str], state: Path, count: int) -> None:
+    deadline = time.monotonic() + 90
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if sum(job.state == "completed" for job in jobs_of(state, "r1")) >= count:
+                return
+        except ValueError:
+            pass  # read while it was being made
+        time.sleep(0.05)
+    process.kill()
+    pytest.fail(f"no {count} jobs in time: {process.communicate()}")
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_an_interrupted_run_leaves_nothing_behind(tmp_path, isolated_state, number, code) -> None:
+    process = begin(tmp_path)
+    wait_for_jobs(process, isolated_state, 4)
+    children = family(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=40)
+    assert process.returncode == code
+    assert "Traceback" not in out + err
+    assert "--run-id r1" in err
+    assert all(job.state.is_final for job in jobs_of(isolated_state, "r1"))
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "interrupted"
+    assert len(record["jobs"]) >= 4
+    assert (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_killed_run_goes_on_where_it_was(tmp_path, isolated_state) -> None:
+    process = begin(tmp_path)
+    wait_for_jobs(process, isolated_state, 6)
+    process.kill()
+    process.communicate()
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "running"
+    again = begin(tmp_path, "--json")
+    out, err = again.communicate(timeout=120)
+    assert again.returncode == 0, err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "completed"
+    assert len(record["attempts"]) == 2
+    assert len(record["jobs"]) == 80
+    starts = [task["starts"] for job in record["jobs"] for task in job["tasks"]]
+    assert starts == [1] * 80
+    third = begin(tmp_path, "--json")
+    repeated, _ = third.communicate(timeout=120)
+    assert json.loads(repeated)["result"] == json.loads(out)["result"]
+
+
+@pytest.mark.slow
+def test_without_a_server_a_run_is_quiet_and_ends_its_own(tmp_path) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from prefect import flow\n@flow\ndef plain():\n    print('said')\n    return 3\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "run", "plain.py"],
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+        | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    server: list[psutil.Process] = []
+    while not server and process.poll() is None:
+        server = [p for p in family(process) if "prefect_server.py" in " ".join(p.cmdline())]
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.startswith("said\nresult: 3\n")
+    assert err == ""
+    assert server
+    assert not psutil.wait_procs(server, timeout=10)[1]
+
+
+@pytest.mark.slow
+def test_a_server_ends_when_its_run_is_killed(tmp_path) -> None:
+    code = (
+        "from orchestrator.cli.prefect_server import TemporaryServer\n"
+        "import time\nserver = TemporaryServer({})\nserver.start()\nserver.wait()\n"
+        "print(server._process.pid, flush=True)\ntime.sleep(100)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    server = psutil.Process(int(process.stdout.readline()))
+    process.kill()
+    process.communicate()
+    assert not psutil.wait_procs([server], timeout=10)[1]
