@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +38,9 @@ SERVER_START_S = 100.0
 
 def pytest_configure(config: pytest.Config) -> None:
     """Clean the environment before any test module imports Prefect, which reads it once."""
+    # No test asserts speed: on a busy machine any example may take long.
+    hypothesis.settings.register_profile("hpcqc", deadline=None)
+    hypothesis.settings.load_profile("hpcqc")
     home = Path(tempfile.mkdtemp(prefix="hpcqc-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:

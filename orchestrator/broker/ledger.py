@@ -34,9 +34,16 @@ _events = sa.Table(
     sa.Column("scope", sa.String, nullable=False, index=True),
     sa.Column("at", sa.Float, nullable=False),
     sa.Column("kind", sa.String, nullable=False),
-    sa.Column("job", sa.String, index=True),
-    sa.Column("tag", sa.String, index=True),
+    sa.Column("job", sa.String),
+    sa.Column("tag", sa.String),
     sa.Column("body", sa.String, nullable=False),
+)
+# Partial, because each index that a commit touches is a page more to sync.
+_submissions = sa.Index(
+    "ix_events_submitted",
+    _events.c.job,
+    sqlite_where=_events.c.kind == "job-submitted",
+    postgresql_where=_events.c.kind == "job-submitted",
 )
 _payloads = sa.Table(
     "payloads",

@@ -37,12 +37,16 @@ _WAIT_THREADS = 64
 _QUIET_S = 0.2
 
 
+# Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
+_Written = asyncio.Future[None] | Future[None]
+
+
 @dataclass(slots=True)
 class _Item:
     event: ev.Event
     payloads: Mapping[str, bytes] = field(default_factory=dict)
     results: Mapping[str, bytes] = field(default_factory=dict)
-    written: asyncio.Future[None] | None = None
+    written: _Written | None = None
 
 
 @dataclass(eq=False)
@@ -107,8 +111,12 @@ class BrokerService:
     async def post(self, event: ev.Event, payloads: Mapping[str, bytes] | None = None) -> None:
         """Hand in an event; return when it is durable. Raises `LedgerError` if it cannot be."""
         written = asyncio.get_running_loop().create_future()
-        self._put(_Item(event, payloads=payloads or {}, written=written))
+        self.put(event, payloads or {}, written)
         await written
+
+    def put(self, event: ev.Event, payloads: Mapping[str, bytes], written: _Written) -> None:
+        """Hand in an event on the loop; ``written`` is resolved when it is durable, or cannot be."""
+        self._put(_Item(event, payloads=payloads, written=written))
 
     async def serve(self) -> None:
         """Write and execute until cancelled."""
@@ -188,10 +196,12 @@ class BrokerService:
             if isinstance(item.event, ev.JobResumed):
                 with self._settling:
                     self._settled.pop(item.event.job, None)
-            if item.written is not None:
-                item.written.set_result(None)
+        # Starts come first: those who handed work in may learn of it while it runs already.
         for command in commands:
             self._execute(command)
+        for item in items:
+            if item.written is not None:
+                item.written.set_result(None)
 
     async def _commit(self, entries: Entries) -> None:
         if self.writer is None:
