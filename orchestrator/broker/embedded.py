@@ -28,6 +28,7 @@ __all__ = ["EmbeddedBroker", "RunBusy"]
 
 T = TypeVar("T")
 _CLOSE_S = 5.0
+_CLOSED = "the broker of this run is closed"
 
 
 class RunBusy(ValueError):
@@ -87,6 +88,8 @@ class EmbeddedBroker:
         """Return the backend of a QPU, built at its first use and shared from then on."""
         with self._lock:
             if qpu not in self._backends:
+                if self._closed:
+                    raise TaskCancelled(_CLOSED)
                 backend = self._open_backend(qpu)
                 self._on_loop(self._attach(qpu, backend))
                 self._backends[qpu] = backend
@@ -111,7 +114,10 @@ class EmbeddedBroker:
             seed=call.seed,
         )
         written: Future[None] = Future()
-        self._loop.call_soon_threadsafe(self._accept, submitted, payload, written)
+        try:
+            self._loop.call_soon_threadsafe(self._accept, submitted, payload, written)
+        except RuntimeError as error:  # the loop is closed
+            raise TaskCancelled(_CLOSED) from error
         written.result()
         return job
 
@@ -155,6 +161,8 @@ class EmbeddedBroker:
             self._on_loop(self._shut(self._service))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_CLOSE_S)
+            # Calls that came in meanwhile are told so, too.
+            self._loop.run_until_complete(asyncio.sleep(0))
             self._loop.close()
         if self._ledger is not None:
             self._ledger.close()
@@ -164,7 +172,7 @@ class EmbeddedBroker:
     @property
     def _running_service(self) -> BrokerService:
         if self._service is None or self._closed:
-            raise TaskCancelled("the broker of this run is closed")
+            raise TaskCancelled(_CLOSED)
         return self._service
 
     async def _start_service(self, ledger: Ledger) -> BrokerService:
@@ -249,7 +257,12 @@ class EmbeddedBroker:
         return (error_type if known else TaskFailed)(failure.error)
 
     def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        try:
+            waiting = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError as error:  # the loop is closed
+            work.close()
+            raise TaskCancelled(_CLOSED) from error
+        return waiting.result()
 
 
 def _lock_run(state_dir: Path, run: str) -> IO[str]:

@@ -32,6 +32,7 @@ Report = Callable[[ev.Event, Result | None], Awaitable[None]]
 
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 1.0
+_UNCERTAIN_PAUSE_S = 5.0
 _WAIT_SLICE_S = 5.0
 _START_TRIES = 8
 _FOLLOW_TRIES = 60
@@ -61,6 +62,7 @@ class Execution:
     calls: Executor
     waits: Executor
     _session: SessionId | None = None
+    _acquiring: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
     _unwanted: set[str] = field(default_factory=set)
     _spawned: asyncio.Future[None] | None = None
@@ -74,8 +76,12 @@ class Execution:
                 began = await self._start_once(tag, payload)
             except QpuBusy:
                 pause = await _rest(pause)
-            except UnknownSession:
-                self._session = None
+            except UnknownSession as error:
+                self._session, lost_answers = None, lost_answers + 1
+                if lost_answers > _START_TRIES:
+                    await self._fail(tag, error)
+                    return
+                pause = await _rest(pause)
             except Exception as error:  # noqa: BLE001  # a foreign backend may raise anything
                 lost_answers += 1
                 final = isinstance(error, BackendError) and not error.retryable
@@ -112,6 +118,7 @@ class Execution:
     async def follow(self, tag: str, task: QpuTaskId, seen: _Seen | None = None) -> None:
         """Wait for the task's end and report it; a failed poll never starts anything.
 
+        A task that cannot be read for long is reported uncertain, and still looked for.
         seen: what the thread that started the task has seen of it already.
         """
         self._note_task(tag, task)
@@ -135,10 +142,14 @@ class Execution:
                 return
             except Exception as error:  # noqa: BLE001  # the task may well still run
                 faults += 1
-                if isinstance(error, UnknownTask) or faults >= _FOLLOW_TRIES:
+                unknown = isinstance(error, UnknownTask)
+                if unknown or faults == _FOLLOW_TRIES:
                     reason = f"its state cannot be read: {type(error).__name__}: {error}"
                     await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
+                if unknown:
                     return
+                if faults >= _FOLLOW_TRIES:  # should an answer come after all, it counts
+                    pause = _UNCERTAIN_PAUSE_S
             if faults or not isinstance(self.backend, Waitable):
                 pause = await _rest(pause)
 
@@ -152,9 +163,7 @@ class Execution:
 
     async def _start_once(self, tag: str, payload: Payload) -> _Began:
         """Start the task and, if the backend can wait, look at it from the same thread."""
-        if self._session is None:
-            self._session = await self._call(self.backend.acquire)
-        session, loop = self._session, asyncio.get_running_loop()
+        session, loop = await self._acquired(), asyncio.get_running_loop()
 
         def started(task: QpuTaskId) -> None:
             self._note_task(tag, task)
@@ -173,6 +182,15 @@ class Execution:
                 return _Began(task)
 
         return await loop.run_in_executor(self.waits, run)
+
+    async def _acquired(self) -> SessionId:
+        """Return the session that all tasks share, acquired by the first that needs it."""
+        if self._session is not None:
+            return self._session
+        async with self._acquiring:
+            if self._session is None:
+                self._session = await self._call(self.backend.acquire)
+            return self._session
 
     def _note_task(self, tag: str, task: QpuTaskId) -> None:
         self._tasks[tag] = task
@@ -232,4 +250,4 @@ def _look(backend: Backend, task: QpuTaskId) -> _Seen:
 async def _rest(pause_s: float) -> float:
     """Sleep, and return the next, longer pause."""
     await asyncio.sleep(pause_s)
-    return min(pause_s * 2, _LONGEST_PAUSE_S)
+    return max(pause_s, min(pause_s * 2, _LONGEST_PAUSE_S))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from backends.api import Backend, Result
+from backends.api import Backend, Result, TaskCancelled
 from backends.payloads import Payload, payload_from_bytes
 from backends.results import result_to_bytes
 from orchestrator.broker import events as ev
@@ -73,7 +73,7 @@ class BrokerService:
     _settled: dict[JobId, JobState] = field(default_factory=dict)
     _settling: threading.Lock = field(default_factory=threading.Lock)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
-    _broken: LedgerError | None = None
+    _broken: LedgerError | TaskCancelled | None = None
     _calls: ThreadPoolExecutor = field(init=False)
     _waits: ThreadPoolExecutor = field(init=False)
 
@@ -153,6 +153,7 @@ class BrokerService:
         )
         for pool in (self._calls, self._waits):
             pool.shutdown(wait=False, cancel_futures=True)
+        self._dismiss(TaskCancelled("the broker was closed before the job had ended"))
 
     async def _report(self, event: ev.Event, result: Result | None) -> None:
         results = {}
@@ -216,6 +217,10 @@ class BrokerService:
             if item.written is not None:
                 item.written.set_exception(error)
         self._inbox.clear()
+        self._dismiss(error)
+
+    def _dismiss(self, error: LedgerError | TaskCancelled) -> None:
+        """Tell all who wait, and who will, that nothing more is to come."""
         with self._settling:
             self._broken = error
             waiting = [waiter for waiters in self._waiters.values() for waiter in waiters]

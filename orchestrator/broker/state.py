@@ -222,8 +222,12 @@ class BrokerState:
                 yield self._next_task(qpu, limits)
 
     def _has_room(self, qpu: str, limits: Limits) -> bool:
+        # An uncertain task bars nobody: the QPU itself refuses a start while it is busy.
         most = limits.max_concurrent_tasks
-        return most is None or len(self._open.get(qpu, ())) < most
+        if most is None:
+            return True
+        tags = self._open.get(qpu, ())
+        return sum(self.tasks[tag].state != "uncertain" for tag in tags) < most
 
     def _next_task(self, qpu: str, limits: Limits) -> ev.TaskPlanned:
         order = [self.jobs[queued.job] for queued in self.policy(self.queued(qpu))]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from qiskit import QuantumCircuit
 
-from backends.api import PayloadRejected, TaskCancelled, TaskFailed
+from backends.api import PayloadRejected, TaskCancelled, TaskFailed, UnknownSession
 from backends.fake import FakeBackend, create
 from backends.payloads import SamplerPayload
+from orchestrator.broker import embedded, execution
 from orchestrator.broker import events as ev
 from orchestrator.broker.client import Call, JobUncertain
 from orchestrator.broker.embedded import EmbeddedBroker
@@ -121,6 +122,43 @@ def test_a_backend_that_cannot_look_up_leaves_an_uncertain_job(opened: Open) -> 
     assert sum(starts(broker).values()) == 1
 
 
+def test_an_uncertain_task_bars_nobody_from_the_qpu(opened: Open) -> None:
+    broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
+    doubtful = broker.submit(call(0), bell())
+    with pytest.raises(JobUncertain):
+        broker.result(doubtful, 20)
+    next_one = broker.submit(call(1), bell())
+    assert sum(counts_of(broker, next_one).values()) == 100
+    assert broker.view(doubtful).state is JobState.UNCERTAIN
+
+
+def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_FOLLOW_TRIES", 3)
+    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
+    broker = opened(faults=[{"call": "status", "on": list(range(1, 9))}])
+    job = broker.submit(call(), bell())
+    with pytest.raises(JobUncertain, match="cannot be read"):
+        broker.result(job, 20)
+    _until(lambda: broker.view(job).state is JobState.COMPLETED)
+    assert sum(counts_of(broker, job).values()) == 100
+    assert sum(starts(broker).values()) == 1
+
+
+def test_sessions_that_never_hold_end_in_a_failure(opened: Open) -> None:
+    broker = opened()
+
+    def forgotten(session: Any, payload: Any, tag: str) -> Any:
+        raise UnknownSession(f"session {session!r} is not open")
+
+    fake_of(broker).start = forgotten  # type: ignore[method-assign]
+    job = broker.submit(call(), bell())
+    with pytest.raises(UnknownSession):
+        broker.result(job, 20)
+    assert broker.view(job).state is JobState.FAILED
+
+
 def test_a_failed_task_is_tried_again_only_when_the_client_asks(opened: Open) -> None:
     broker = opened(fail=[1])
     job = broker.submit(call(), bell())
@@ -193,6 +231,45 @@ def test_closing_cancels_what_is_open_and_frees_those_who_wait(opened: Open) -> 
     broker.close()
     waiter.join(10)
     assert len(ended) == 1
+
+
+def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_CLOSE_S", 0.2)
+    broker = opened(run_s=60)
+    fake_of(broker).stop = lambda task: None  # type: ignore[method-assign]
+    job = broker.submit(call(), bell())
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            broker.result(job)
+        except TaskCancelled as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    _until(lambda: starts(broker))
+    broker.close()
+    waiter.join(10)
+    assert len(ended) == 1
+
+
+def test_a_closed_broker_says_so(opened: Open) -> None:
+    broker = opened()
+    job = broker.submit(call(), bell())
+    broker.result(job, 20)
+    broker.close()
+    broker.close()
+    for late in (
+        lambda: broker.submit(call(1), bell()),
+        lambda: broker.result(job),
+        lambda: broker.cancel(job),
+        lambda: broker.backend("another"),
+    ):
+        with pytest.raises(TaskCancelled, match="closed"):
+            late()
 
 
 def test_results_survive_the_broker(opened: Open) -> None:
