@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.api import PayloadRejected
-from backends.circuits import load_qpy
+from backends.circuits import is_panic, load_qpy
+from orchestrator.cli.circuit_sizes import SizeRefused, check_indices, check_registers
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -56,15 +57,24 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
     from qiskit import qasm2
 
     try:
+        whole = _with_includes(text, path.parent)
+        check_registers(whole)
+        check_indices(whole)
         return qasm2.loads(
-            _with_includes(text, path.parent),
+            whole,
             # The gates that Qiskit's own older exporter and most collections take for granted.
             custom_instructions=qasm2.LEGACY_CUSTOM_INSTRUCTIONS,
             custom_classical=qasm2.LEGACY_CUSTOM_CLASSICAL,
         )
-    except qasm2.QASM2ParseError as error:
+    except (qasm2.QASM2ParseError, SizeRefused) as error:
         raise CircuitFileError(
             f"{path} cannot be read as OpenQASM 2: {_plain(str(error))}"
+        ) from None
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise CircuitFileError(
+            f"{path} cannot be read as OpenQASM 2: Qiskit's parser gave up on it ({error})"
         ) from None
 
 
@@ -89,6 +99,7 @@ def _read_qasm3(text: str, path: Path) -> QuantumCircuit:
     from qiskit import qasm3
 
     try:
+        check_registers(text)
         return qasm3.loads(text)
     except Exception as error:  # noqa: BLE001 - the importer lets errors of many kinds through
         told = _plain(str(error)) or _syntax_fault(error)

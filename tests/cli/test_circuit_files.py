@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+
 import pytest
 from qiskit import QuantumCircuit, qpy
 
@@ -54,6 +57,14 @@ def test_what_collections_hold_is_read(tmp_path, text, qubits, gates) -> None:
         (STD + "qubit[2] q;\nfoo q[0];", ["line 4, column 1", "'foo' is not defined"]),
         (STD + "qubit q;\nint[32] i = 5;", ["line 4, column 1", "'int'"]),
         ("OPENQASM 3;\nqubit q;\n\xa7", ["OpenQASM 3", "line 3"]),
+        (QELIB + f"qreg q[{10**20}];", ["line 3, column 8", "more than 100000 qubits"]),
+        (QELIB + "qreg q[1000000000];", ["line 3, column 8", "more than 100000 qubits"]),
+        (QELIB + "qreg a[99999];\ncreg b[2];", ["line 4, column 8", "more than 100000 qubits"]),
+        (QELIB + f"qreg q[1];/* [\n{10**20}] */\nx q[{10**20}];", ["line 5, column 5", "range"]),
+        (QELIB + f"qreg q[1];\nx q[{'1' * 5000}];", ["line 4, column 5", "of 5000 digits"]),
+        (f"OPENQASM {10**20}.0;", ["line 1, column 10", "out of range"]),
+        (STD + f"qubit[{10**20}] q;", ["OpenQASM 3", "line 3, column 7", "more than 100000"]),
+        (STD + "bit[0xFF_FF_FF_FF] b;", ["OpenQASM 3", "line 3, column 5", "more than 100000"]),
         ("", ["neither OpenQASM text nor QPY"]),
         ("\0\1\2", ["neither OpenQASM text nor QPY"]),
         ("some words", ["line 1, column 1"]),
@@ -106,6 +117,47 @@ def test_damaged_qpy(tmp_path, content) -> None:
     path.write_bytes(content)
     with pytest.raises(CircuitFileError, match=r"c\.qpy: not readable as QPY"):
         read_circuit(path)
+
+
+def qpy_of(circuit, version) -> bytes:
+    file = io.BytesIO()
+    qpy.dump(circuit, file, version=version)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("version", [13, 15, 16, 17])
+def test_qpy_of_other_versions_cut_short_or_with_sizes_it_cannot_have(tmp_path, version) -> None:
+    circuit = QuantumCircuit(7, 3)
+    circuit.h(0)
+    whole, path = qpy_of(circuit, version), tmp_path / "c.qpy"
+    path.write_bytes(whole)
+    assert read_circuit(path) == circuit
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CircuitFileError, match=r"c\.qpy: "):
+            read_circuit(path)
+    sizes = struct.pack("!II", 7, 3)
+    assert whole.count(sizes) == 1
+    path.write_bytes(whole.replace(sizes, struct.pack("!II", 2**32 - 1, 3)))
+    with pytest.raises(CircuitFileError, match="4294967295 qubits and 3 bits; at most 100000"):
+        read_circuit(path)
+
+
+def test_a_panic_of_the_parser_is_a_refusal(tmp_path, monkeypatch) -> None:
+    from qiskit import qasm2
+
+    class PanicException(BaseException):
+        """What Qiskit's Rust code raises; it cannot be made from Python."""
+
+    def panic(*_arguments, **_options):
+        raise PanicException("index out of bounds")
+
+    monkeypatch.setattr(qasm2, "loads", panic)
+    monkeypatch.setattr(qpy, "load", panic)
+    for name, data in (("c.qasm", QELIB.encode()), ("c.qpy", qpy_of(QuantumCircuit(1), 17))):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CircuitFileError, match=r"index out of bounds"):
+            read_circuit(tmp_path / name)
 
 
 def test_several_circuits_in_one_file(tmp_path) -> None:
