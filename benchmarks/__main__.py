@@ -35,8 +35,8 @@ def main(names: list[str]) -> None:
 
 
 def _line(row: Row) -> str:
-    met = "yes" if row.met else "no"
-    ratio = f"{row.ratio:.2f}" if row.ratio < 1000 else f"{row.ratio:.0f}"
+    met = {True: "yes", False: "no", None: "–"}[row.met]
+    ratio = "–" if row.ratio is None else f"{row.ratio:.2f}"
     return (
         f"| {row.name} | {row.ours} | {row.against} | {row.what} | {ratio} | {row.goal} | {met} |"
     )

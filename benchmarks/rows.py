@@ -12,15 +12,19 @@ __all__ = ["Row", "interleaved", "timed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One line of the results. value and against carry their unit; ratio is what the goal bounds."""
+    """One line of the results. ours and against carry their unit.
+
+    ratio: what the goal bounds; None where there is nothing to compare with. met: None where
+    the figure is only stated.
+    """
 
     name: str
     ours: str
     against: str
     what: str
-    ratio: float
+    ratio: float | None
     goal: str
-    met: bool
+    met: bool | None
 
 
 def timed(call: Callable[[], object]) -> float:
