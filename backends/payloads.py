@@ -39,6 +39,7 @@ Values = NDArray[np.float64]
 # Aer seeds the i-th bound circuit of a run with seed + 2113·i; PUBs keep that rule however
 # they are grouped, so that equal circuits in one call still get different samples.
 SEED_STRIDE = 2113
+_SEEDS = 2**63  # Aer takes a signed machine word
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -112,10 +113,12 @@ class SamplerPayload:
     ) -> SamplerPayload:
         """Build from whatever ``SamplerV2.run`` accepts.
 
-        seed: of the first bound circuit; later ones follow it at a fixed stride.
-        Raises `PayloadRejected` on an empty list, unbound, NaN or miscounted parameters,
-        a circuit that measures nothing, or shots that are not positive whole numbers.
+        seed: of the first bound circuit, from 0 to 2^63 - 1; later ones follow it at a fixed
+        stride. Raises `PayloadRejected` on another seed, an empty list, unbound, NaN, miscounted
+        or no parameters, a circuit that measures nothing, or shots that are not positive whole
+        numbers.
         """
+        seed = _seed(seed)
         frozen: list[FrozenSamplerPub] = []
         points = 0
         for index, pub in enumerate(_listed(pubs)):
@@ -128,9 +131,10 @@ class SamplerPayload:
                     circuit=FrozenCircuit.of(coerced.circuit),
                     values=_values(coerced.circuit, coerced.parameter_values, index),
                     shots=int(coerced.shots),
-                    seed=None if seed is None else seed + SEED_STRIDE * points,
+                    seed=None if seed is None else (seed + SEED_STRIDE * points) % _SEEDS,
                 )
             )
+            _check_points(frozen[-1], index)
             points += frozen[-1].points
         return cls(pubs=tuple(frozen))
 
@@ -177,9 +181,11 @@ class EstimatorPayload:
     ) -> EstimatorPayload:
         """Build from whatever ``EstimatorV2.run`` accepts.
 
-        Raises `PayloadRejected` on an empty list, unbound, NaN or miscounted parameters,
-        observables of another width, or a negative or NaN precision.
+        seed: from 0 to 2^63 - 1. Raises `PayloadRejected` on another seed, an empty list,
+        unbound, NaN, miscounted or no parameters, no observables or some of another width, or
+        a negative or NaN precision.
         """
+        seed = _seed(seed)
         frozen = []
         for index, pub in enumerate(_listed(pubs)):
             coerced = _coerce(EstimatorPub, pub, index, precision)
@@ -200,6 +206,7 @@ class EstimatorPayload:
                     seed=seed,
                 )
             )
+            _check_points(frozen[-1], index)
         return cls(pubs=tuple(frozen))
 
     @property
@@ -336,9 +343,23 @@ def _values(circuit: QuantumCircuit, bindings: BindingsArray, index: int) -> Val
             if not np.isfinite(values[..., i]).all()
         ]
         raise PayloadRejected(f"PUB {index}: NaN or infinite values for {', '.join(bad)}")
-    if values.size == 0 and circuit.num_parameters:
-        raise PayloadRejected(f"PUB {index}: parameter values of shape {values.shape} are empty")
     return values
+
+
+def _check_points(pub: FrozenSamplerPub | FrozenEstimatorPub, index: int) -> None:
+    if pub.points == 0:
+        observables = "" if isinstance(pub, FrozenSamplerPub) else " with the observables given"
+        raise PayloadRejected(
+            f"PUB {index}: parameter values of shape {pub.values.shape}{observables} are empty, "
+            "so nothing would run; give at least one point"
+        )
+
+
+def _seed(seed: Any) -> int | None:
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed < _SEEDS):
+        raise PayloadRejected(f"seed {seed!r}; give a whole number from 0 to 2^63 - 1, or None")
+    return None if seed is None else int(seed)
 
 
 def _leaves(observables: Any) -> Iterable[dict[str, float]]:

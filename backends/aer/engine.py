@@ -134,7 +134,7 @@ class Engine:
         results, config = [], program.config
         first = config.seed_simulator
         for point in range(1, points):
-            config.seed_simulator = first + 2113 * point
+            config.seed_simulator = (first + 2113 * point) % 2**63
             output = self._controller.execute(program.native, self._noise, config)
             if not output.get("success", False):
                 raise SimulationFailed(_reason(output))

@@ -125,6 +125,16 @@ def test_a_seed_gives_the_counts_that_bare_aer_gives(run):
     assert ours.get_counts() == {k: int(v) for k, v in bare.result().get_counts().items()}
 
 
+def test_the_largest_seed_seeds_every_point_of_every_pub(run):
+    circuit = measured(quantum_volume(3, 3, seed=4))
+    repeated = (circuit, np.empty((2, 0)))
+    first, second = [
+        run(SamplerPayload.coerce([repeated, circuit], shots=50, seed=2**63 - 1)) for _ in range(2)
+    ]
+    for ours, again in zip(first.native, second.native, strict=True):
+        assert np.array_equal(ours.data.meas.array, again.data.meas.array)
+
+
 def test_pubs_without_seeds_differ(run):
     circuit = measured(quantum_volume(6, 6, seed=1))
     first, second = run(SamplerPayload.coerce([circuit] * 2, shots=200)).native

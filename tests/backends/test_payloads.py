@@ -11,7 +11,7 @@ from qiskit.circuit import Parameter
 from qiskit.quantum_info import SparsePauliOp
 
 from backends.api import PayloadRejected
-from backends.payloads import EstimatorPayload, SamplerPayload, active_qubits
+from backends.payloads import EstimatorPayload, SamplerPayload, active_qubits, payload_from_bytes
 
 
 def bell(measured=True):
@@ -84,6 +84,8 @@ def test_a_payload_is_a_private_copy():
         ([(turned(), [float("inf")])], 10, "infinite"),
         (["not a circuit"], 10, "PUB 0"),
         ([(turned(), np.zeros((0, 1)))], 10, "empty"),
+        ([(bell(), np.empty((0, 0)))], 10, "PUB 0: parameter values of shape (0, 0) are empty"),
+        ([bell(), (turned(), np.empty((3, 0, 1)))], 10, "PUB 1: parameter values of shape (3, 0"),
     ],
 )
 def test_malformed_sampler_pubs_are_refused(pubs, shots, message):
@@ -99,6 +101,8 @@ def test_malformed_sampler_pubs_are_refused(pubs, shots, message):
         ((bell(measured=False), "ZZ"), float("nan"), "precision nan"),
         ((bell(measured=False), {"ZZ": float("nan")}), 0.1, "coefficient"),
         ((bell(measured=False), SparsePauliOp(["ZZ"], [1j])), 0.1, "PUB 0"),
+        ((bell(measured=False), "ZZ", np.empty((0, 0))), 0.1, "are empty"),
+        ((bell(measured=False), [], None), 0.1, "with the observables given are empty"),
     ],
 )
 def test_malformed_estimator_pubs_are_refused(pub, precision, message):
@@ -126,6 +130,23 @@ def test_equal_circuits_in_a_call_get_seeds_of_their_own():
     values = [[0.1], [0.2]]
     payload = SamplerPayload.coerce([(turned(), values), bell(), bell()], shots=1, seed=10)
     assert [pub.seed for pub in payload.pubs] == [10, 10 + 2 * 2113, 10 + 3 * 2113]
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, 2**63, True, "1", np.float64(3), np.int8(-1)])
+def test_a_seed_is_a_whole_number_that_a_simulator_can_take(seed):
+    with pytest.raises(PayloadRejected, match=r"seed .*from 0 to 2\^63 - 1"):
+        SamplerPayload.coerce([bell()], shots=1, seed=seed)
+    with pytest.raises(PayloadRejected, match=r"seed .*from 0 to 2\^63 - 1"):
+        EstimatorPayload.coerce([(bell(measured=False), "ZZ")], seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1, np.int64(7), np.uint8(7)])
+def test_a_seed_may_be_any_kind_of_integer_and_is_kept_as_a_plain_one(seed):
+    sampler = SamplerPayload.coerce([bell(), bell()], shots=1, seed=seed)
+    assert [pub.seed for pub in sampler.pubs] == [int(seed), (int(seed) + 2113) % 2**63]
+    estimator = EstimatorPayload.coerce([(bell(measured=False), "ZZ")], seed=seed)
+    assert {type(pub.seed) for pub in (*sampler.pubs, *estimator.pubs)} == {int}
+    assert payload_from_bytes(sampler.to_bytes()).digest == sampler.digest
 
 
 def test_qubits_that_nothing_touches_do_not_count():
