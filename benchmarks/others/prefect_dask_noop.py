@@ -16,6 +16,9 @@ def nothing(value: int) -> int:
     return value
 
 
+ROUNDS = 3
+
+
 def main(tasks: int) -> None:
     cluster = LocalCluster(
         n_workers=len(os.sched_getaffinity(0)),
