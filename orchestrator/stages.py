@@ -211,7 +211,7 @@ def _ship(
     kwargs: dict[str, Any],
 ) -> Any:
     shipment = Shipment(_dump_once(fn), context)
-    ran = resources().compute(needs.where).run(shipment, *args, **kwargs)
+    ran = resources().compute(needs.where).run(shipment, args, kwargs)
     current_run().note_worker(context.key, ran.worker, ran.started_at, ran.ended_at)
     return ran.value
 

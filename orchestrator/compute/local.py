@@ -71,7 +71,7 @@ class LocalDask:
                 self._client = self._connect()
             return self._client
 
-    def run(self, shipment: Shipment, *args: Any, **kwargs: Any) -> Ran:
+    def run(self, shipment: Shipment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ran:
         """Run a function on a worker and wait for its end; its exceptions are raised here.
 
         A worker that dies is replaced and the function run again, a few times.
@@ -79,7 +79,8 @@ class LocalDask:
         from distributed import KilledWorker
 
         client = self.client()
-        future = client.submit(run_timed, shipment, *args, pure=False, **kwargs)
+        # As two values, or Dask would take a function's `retries=` or `workers=` for its own.
+        future = client.submit(run_timed, shipment, args, kwargs, pure=False)
         try:
             ran: Ran = future.result()
             return ran

@@ -128,7 +128,7 @@ class Ran:
     ended_at: datetime
 
 
-def run_timed(shipment: Shipment, *args: Any, **kwargs: Any) -> Ran:
+def run_timed(shipment: Shipment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ran:
     """Run a shipment where this is called and tell when: it queues before, its answer after."""
     started_at = datetime.now(UTC)
     value = shipment(*args, **kwargs)

@@ -134,6 +134,18 @@ def test_errors_of_the_function_come_back(run: Run) -> None:
     assert run.spans()[-1].state == "failed"
 
 
+def test_a_stage_may_name_its_parameters_as_dask_names_its_own(run: Run) -> None:
+    @classical
+    def tells(key: str, *, workers: int, pure: bool, retries: int = 0) -> tuple[Any, ...]:
+        return key, workers, pure, retries
+
+    @flow
+    def named() -> tuple[Any, ...]:
+        return tells(key="k", workers=7, pure=True, retries=2)
+
+    assert named() == ("k", 7, True, 2)
+
+
 def test_units_keep_their_order_and_report_progress(run: Run) -> None:
     @classical
     def sums() -> int:
