@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -31,7 +31,6 @@ __all__ = [
     "Values",
     "active_qubits",
     "payload_from_bytes",
-    "with_shots",
 ]
 
 Values = NDArray[np.float64]
@@ -283,11 +282,6 @@ def active_qubits(circuit: QuantumCircuit) -> int:
         if instruction.operation.name != "barrier":
             touched.update(instruction.qubits)
     return len(touched)
-
-
-def with_shots(pub: FrozenSamplerPub, shots: int, seed: int | None) -> FrozenSamplerPub:
-    """Return the PUB with other shots and seed, sharing circuit and values."""
-    return replace(pub, shots=shots, seed=seed)
 
 
 def _listed(pubs: Iterable[Any]) -> list[Any]:

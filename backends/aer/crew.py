@@ -70,16 +70,6 @@ class Crew:
         self._failed_boots = 0
         self._closed = False
 
-    def ticket(self, lot: Lot, seconds: Sequence[float], log2: int, memory_bytes: int) -> Ticket:
-        """Make a ticket that belongs to this crew; it does not wait yet."""
-        return Ticket(
-            lot=lot,
-            seconds=seconds,
-            log2=log2,
-            memory_bytes=memory_bytes,
-            changed=threading.Condition(self.lock),
-        )
-
     def submit(self, ticket: Ticket) -> None:
         """Queue a ticket and start it at once if a worker is free."""
         with self.lock:

@@ -45,11 +45,6 @@ class FlowThread:
             self._thread.join(_LOOK_EVERY_S)
             tick()
 
-    def settle(self, seconds: float) -> bool:
-        """Wait at most so long for the flow's end; return whether it came."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
     def _work(self) -> None:
         flow, parameters = self._call
         try:

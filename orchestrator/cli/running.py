@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Finished", "RunRequest", "checked", "run_flow"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_CANCEL_S, _SETTLE_S = 10.0, 5.0
+_CANCEL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
