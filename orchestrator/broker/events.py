@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from backends.api import Usage
 from backends.metering import Charge
@@ -18,16 +18,23 @@ __all__ = [
     "JobSubmitted",
     "Part",
     "PubShape",
+    "QpuDrained",
+    "QpuResumed",
     "TaskAdopted",
     "TaskCancelled",
     "TaskCompleted",
     "TaskFailed",
     "TaskPlanned",
+    "TaskResolved",
     "TaskStarted",
     "TaskUncertain",
+    "Verdict",
     "event_from_json",
     "event_to_json",
 ]
+
+
+Verdict = Literal["failed", "not-started"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +84,10 @@ class BrokerOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted:
-    """A client handed in one primitive call; its payload is stored under ``digest``."""
+    """A client handed in one primitive call; its payload is stored under ``digest``.
+
+    project: who pays; user: who asked. Both are empty where one broker serves one process.
+    """
 
     kind: ClassVar[str] = "job-submitted"
     job: JobId
@@ -91,6 +101,8 @@ class JobSubmitted:
     pubs: tuple[PubShape, ...]
     num_qubits: int
     seed: int | None
+    project: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +186,40 @@ class TaskUncertain:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResolved:
+    """An uncertain task was settled by rule or by an operator.
+
+    verdict: ``failed`` gives its jobs up, ``not-started`` says that the QPU never ran it, so
+    its work may be started again under another tag. by: the rule, or who decided.
+    """
+
+    kind: ClassVar[str] = "task-resolved"
+    tag: str
+    verdict: Verdict
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuDrained:
+    """Nothing further is started on the QPU; what runs there goes on to its end."""
+
+    kind: ClassVar[str] = "qpu-drained"
+    qpu: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuResumed:
+    """The QPU takes work again."""
+
+    kind: ClassVar[str] = "qpu-resumed"
+    qpu: str
+    by: str
+
+
 Event = (
     BrokerOpened
     | JobSubmitted
@@ -186,6 +232,9 @@ Event = (
     | TaskFailed
     | TaskCancelled
     | TaskUncertain
+    | TaskResolved
+    | QpuDrained
+    | QpuResumed
 )
 _TYPES: dict[str, type[Any]] = {
     event_type.kind: event_type
@@ -201,6 +250,9 @@ _TYPES: dict[str, type[Any]] = {
         TaskFailed,
         TaskCancelled,
         TaskUncertain,
+        TaskResolved,
+        QpuDrained,
+        QpuResumed,
     )
 }
 

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from backends.api import Target
 from orchestrator.broker.events import JobSubmitted, Part
 
-__all__ = ["Limits", "cut", "pack", "subtract", "whole_parts"]
+__all__ = ["Limits", "UncertainRule", "cut", "pack", "subtract", "whole_parts"]
+
+
+UncertainRule = Literal["ask", "fail", "adopt-wait"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What bounds a qpu_task and how many may be open. None means unlimited."""
+    """What bounds a qpu_task and how many may be open. None means unlimited.
+
+    uncertain: what becomes of a task that may or may not run: ``ask`` an operator and tell the
+    client, ``fail`` it at once, or ``adopt-wait``: keep the client waiting until it is found.
+    """
 
     max_shots: int | None = None
     max_circuits: int | None = None
     max_concurrent_tasks: int | None = 1
     coalesces: bool = False
     can_find: bool = True
+    uncertain: UncertainRule = "ask"
 
     @classmethod
-    def of(cls, target: Target) -> Limits:
-        """Read the limits from what the backend publishes."""
+    def of(cls, target: Target, uncertain: UncertainRule = "ask") -> Limits:
+        """Read the limits from what the backend publishes; the rule is the site's."""
         return cls(
             max_shots=target.max_shots,
             max_circuits=target.max_circuits,
             max_concurrent_tasks=target.max_concurrent_tasks,
             coalesces=target.coalesces,
             can_find=target.can_find,
+            uncertain=uncertain,
         )
 
 

@@ -18,7 +18,10 @@ __all__ = ["JobRecord", "TaskRecord", "job_view"]
 
 @dataclass(slots=True)
 class TaskRecord:
-    """A qpu_task from plan to end. state: planned, running, completed, failed, and so on."""
+    """A qpu_task from plan to end. state: planned, running, completed, failed, and so on.
+
+    late: it completed after it had been given up; its usage counts, its result is not delivered.
+    """
 
     planned: ev.TaskPlanned
     planned_at: datetime
@@ -30,6 +33,7 @@ class TaskRecord:
     usage: Usage = field(default_factory=Usage)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    late: bool = False
 
     @property
     def jobs(self) -> tuple[JobId, ...]:
@@ -58,6 +62,11 @@ class TaskRecord:
                 self.state, self.error = "failed", event.error
             case ev.TaskCancelled():
                 self.state = "cancelled"
+
+    def note_late(self, event: ev.TaskCompleted) -> None:
+        """Account for a task that completed after all; its jobs went on without it."""
+        if self.state != "completed" and not self.late:
+            self.late, self.usage = True, event.usage
 
     def share(self, job: JobId) -> float:
         """Return a job's share of the task: by shots, or by points where there are no shots."""
@@ -144,6 +153,8 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         usage=sum((view.usage for view in views), Usage()),
         tasks=views,
         error=record.failure.error if record.failure is not None else None,
+        project=submitted.project,
+        user=submitted.user,
     )
 
 
@@ -161,6 +172,7 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
         usage=_shared_usage(task, job, parts),
         metadata=task.metadata,
         error=task.error,
+        late=task.late,
     )
 
 

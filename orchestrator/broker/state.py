@@ -73,19 +73,22 @@ class BrokerState:
 
     limits: dict[str, Limits] = field(default_factory=dict)
     policy: Policy = fifo
+    drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     _waiting: dict[str, dict[JobId, int]] = field(default_factory=dict)
     _open: dict[str, set[str]] = field(default_factory=dict)
+    _to_fail: list[str] = field(default_factory=list)
 
     def handle(self, event: ev.Event, now: datetime) -> Outcome:
         """Apply an event, then plan whatever can start; return all of it."""
         commands = self.apply(event, now)
         recorded: list[ev.Event] = [event]
-        for planned in self._decide():
-            recorded.append(planned)
-            self.apply(planned, now)
-            commands.append(StartTask(planned.tag))
+        for decision in self._decide():
+            recorded.append(decision)
+            commands += self.apply(decision, now)
+            if isinstance(decision, ev.TaskPlanned):
+                commands.append(StartTask(decision.tag))
         return Outcome(events=tuple(recorded), commands=tuple(commands))
 
     def apply(self, event: ev.Event, now: datetime) -> list[Command]:
@@ -105,7 +108,11 @@ class BrokerState:
                 return self._start(event, now)
             case ev.TaskUncertain():
                 return self._doubt(event)
-            case ev.TaskCompleted() | ev.TaskFailed() | ev.TaskCancelled():
+            case ev.TaskResolved():
+                return self._resolve(event, now)
+            case ev.QpuDrained() | ev.QpuResumed():
+                return self._operate(event)
+            case _:
                 return self._end(event, now)
 
     def queued(self, qpu: str) -> list[QueuedJob]:
@@ -167,17 +174,44 @@ class BrokerState:
 
     def _doubt(self, event: ev.TaskUncertain) -> list[Command]:
         task = self.tasks[event.tag]
+        if task.ended_at is not None:
+            return []
         task.state, task.error = "uncertain", event.reason
         for job in task.jobs:
             self.jobs[job].uncertain.add(event.tag)
-        return [SettleJob(job) for job in task.jobs]
+        limits = self.limits.get(task.planned.qpu)
+        match limits.uncertain if limits else "ask":
+            case "fail":
+                self._to_fail.append(event.tag)
+                return []
+            case "adopt-wait":
+                return []
+            case _:
+                return [SettleJob(job) for job in task.jobs]
+
+    def _operate(self, event: ev.QpuDrained | ev.QpuResumed) -> list[Command]:
+        if isinstance(event, ev.QpuDrained):
+            self.drained[event.qpu] = event
+        else:
+            self.drained.pop(event.qpu, None)
+        return []
+
+    def _resolve(self, event: ev.TaskResolved, now: datetime) -> list[Command]:
+        if event.verdict == "not-started":
+            return self._end(ev.TaskCancelled(tag=event.tag), now)
+        failed = ev.TaskFailed(tag=event.tag, error=event.reason, error_type="TaskUncertain")
+        for job in self.tasks[event.tag].jobs:
+            self.jobs[job].alone = True  # no second try: it may have run
+        return self._end(failed, now)
 
     def _end(
         self, event: ev.TaskCompleted | ev.TaskFailed | ev.TaskCancelled, now: datetime
     ) -> list[Command]:
         task = self.tasks[event.tag]
-        if task.ended_at is not None:
-            return []  # a late word about a task that was already settled
+        if task.ended_at is not None:  # a late word about a task that was already settled
+            if isinstance(event, ev.TaskCompleted):
+                task.note_late(event)
+            return []
         task.end(event, now)
         self._open[task.planned.qpu].discard(event.tag)
         shared = len(task.jobs) > 1
@@ -215,9 +249,15 @@ class BrokerState:
         else:
             waiting.pop(record.submitted.job, None)
 
-    def _decide(self) -> Iterator[ev.TaskPlanned]:
-        """Yield tasks to plan, one at a time; the caller applies each before asking on."""
+    def _decide(self) -> Iterator[ev.TaskPlanned | ev.TaskResolved]:
+        """Yield decisions, one at a time; the caller applies each before asking on."""
+        while self._to_fail:
+            tag = self._to_fail.pop()
+            reason = self.tasks[tag].error or "uncertain"
+            yield ev.TaskResolved(tag=tag, verdict="failed", by="rule fail", reason=reason)
         for qpu, limits in self.limits.items():
+            if qpu in self.drained:
+                continue
             while self._waiting.get(qpu) and self._has_room(qpu, limits):
                 yield self._next_task(qpu, limits)
 

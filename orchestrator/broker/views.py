@@ -41,6 +41,7 @@ class QpuTaskView:
     tag: what the task can be found by. starts: how often the backend was asked to start
     it and said yes (1 once it ran; more would be a fault). shots: of this job, in this task.
     metadata: what the backend said of how it ran: ``method``, ``calibration_id``, ….
+    late: it completed after it had been given up, so its result was not used.
     """
 
     tag: str
@@ -54,6 +55,7 @@ class QpuTaskView:
     usage: Usage = field(default_factory=Usage)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,7 @@ class JobView:
 
     stage: key of the stage that made the call, None outside a stage. call: its number there.
     shots: shots asked for in all; 0 for an estimator that runs natively (see ``precision``).
+    project, user: who pays and who asked; empty outside a service.
     """
 
     id: JobId
@@ -84,3 +87,5 @@ class JobView:
     usage: Usage = field(default_factory=Usage)
     tasks: tuple[QpuTaskView, ...] = ()
     error: str | None = None
+    project: str = ""
+    user: str = ""

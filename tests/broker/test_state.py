@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from backends.api import Usage
 from orchestrator.broker import events as ev
-from orchestrator.broker.packing import Limits
+from orchestrator.broker.packing import Limits, UncertainRule
 from orchestrator.broker.records import job_view
 from orchestrator.broker.state import BrokerState, FindTask, StartTask, replay
 from orchestrator.broker.views import JobId, JobState
@@ -42,10 +42,22 @@ class Broker(RuleBasedStateMachine):
         circuits=st.none() | st.integers(1, 4),
         shots=st.none() | st.integers(1, 100),
         coalesces=st.booleans(),
+        uncertain=st.sampled_from(["ask", "fail", "adopt-wait"]),
     )
-    def open(self, most: int, circuits: int | None, shots: int | None, coalesces: bool) -> None:
+    def open(
+        self,
+        most: int,
+        circuits: int | None,
+        shots: int | None,
+        coalesces: bool,
+        uncertain: UncertainRule,
+    ) -> None:
         self.limits = Limits(
-            max_concurrent_tasks=most, max_circuits=circuits, max_shots=shots, coalesces=coalesces
+            max_concurrent_tasks=most,
+            max_circuits=circuits,
+            max_shots=shots,
+            coalesces=coalesces,
+            uncertain=uncertain,
         )
         self.state = BrokerState(limits={"q": self.limits})
         self.history: list[tuple[ev.Event, datetime]] = []
@@ -55,7 +67,9 @@ class Broker(RuleBasedStateMachine):
 
     def feed(self, event: ev.Event) -> None:
         self.now += timedelta(seconds=1)
+        drained = "q" in self.state.drained and not isinstance(event, ev.QpuResumed)
         outcome = self.state.handle(event, self.now)
+        assert not (drained and any(isinstance(c, StartTask) for c in outcome.commands))
         self.history += [(recorded, self.now) for recorded in outcome.events]
         self.started += [c.tag for c in outcome.commands if isinstance(c, StartTask)]
 
@@ -85,6 +99,29 @@ class Broker(RuleBasedStateMachine):
         if end == "doubt":
             self.doubted.add(tag)
         self.feed(events[end])
+
+    @precondition(lambda self: self.of_state("uncertain"))
+    @rule(data=st.data(), verdict=st.sampled_from(["failed", "not-started"]))
+    def resolve(self, data: st.DataObject, verdict: ev.Verdict) -> None:
+        tag = data.draw(st.sampled_from(self.of_state("uncertain")))
+        self.feed(ev.TaskResolved(tag=tag, verdict=verdict, by="operator", reason="looked"))
+
+    @precondition(lambda self: self.of_state("failed", "cancelled"))
+    @rule(data=st.data())
+    def complete_late(self, data: st.DataObject) -> None:
+        tag = data.draw(st.sampled_from(self.of_state("failed", "cancelled")))
+        before = {job: record.state for job, record in self.state.jobs.items()}
+        self.feed(ev.TaskCompleted(tag=tag, usage=Usage(qpu_seconds=1.0, tasks=1)))
+        assert before == {job: record.state for job, record in self.state.jobs.items()}
+
+    @rule()
+    def drain(self) -> None:
+        self.feed(ev.QpuDrained(qpu="q", by="operator", reason="maintenance"))
+
+    @precondition(lambda self: self.state.drained)
+    @rule()
+    def reopen(self) -> None:
+        self.feed(ev.QpuResumed(qpu="q", by="operator"))
 
     @precondition(lambda self: self.state.jobs)
     @rule(data=st.data())
@@ -136,7 +173,7 @@ class Broker(RuleBasedStateMachine):
 
     @invariant()
     def no_qpu_idles_while_work_waits(self) -> None:
-        if self.state.queued("q"):
+        if self.state.queued("q") and not self.state.drained:
             open_tasks = self.state.open_tasks("q")
             sure = [tag for tag in open_tasks if self.state.tasks[tag].state != "uncertain"]
             assert len(sure) >= (self.limits.max_concurrent_tasks or 0)
@@ -163,6 +200,7 @@ class Broker(RuleBasedStateMachine):
         again = replay(self.history)
         for job, record in self.state.jobs.items():
             assert job_view(again.jobs[job], again.tasks) == job_view(record, self.state.tasks)
+        assert again.drained == self.state.drained
         assert again.open_tasks("q") == self.state.open_tasks("q")
         assert again.queued("q") == self.state.queued("q")
 
