@@ -59,6 +59,7 @@ class Run:
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _occurrences: dict[str, int] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
+    _inner: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -130,6 +131,18 @@ class Run:
                 self._occurrences[base] = number + 1
                 self._keys[token] = f"{base}-{number}"
             return self._keys[token]
+
+    def inner_token(self, execution: str, content: str) -> str:
+        """Name a stage that is called as a plain function inside a task run.
+
+        execution: one try of that task run, as ``ID:TRY``. The n-th equal call of each try gets
+        the same name, so that a retry meets what the try before it did.
+        """
+        with self._lock:
+            place = f"{execution}/{content}"
+            number = self._inner.get(place, 0)
+            self._inner[place] = number + 1
+        return f"{execution.rpartition(':')[0]}/{content}/{number}"
 
 
 _current: Run | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -158,7 +159,7 @@ def _run(
     call: tuple[tuple[Any, ...], dict[str, Any]],
 ) -> Any:
     run = current_run()
-    span, context = _begin(run, fn, needs, token=f"{id(call)}")
+    span, context = _begin(run, fn, needs, call)
     run.forget_cached(span.key)
     run.record(span)
     try:
@@ -171,17 +172,25 @@ def _run(
 
 
 def _begin(
-    run: Run, fn: Callable[..., Any], needs: StageNeeds, token: str
+    run: Run,
+    fn: Callable[..., Any],
+    needs: StageNeeds,
+    call: tuple[tuple[Any, ...], dict[str, Any]],
 ) -> tuple[StageSpan, StageContext]:
-    """Name this execution. token: stands in for a task run's id where Prefect runs no task."""
+    """Name this execution: after its task run, or, called as a plain function, after the call."""
     task_context = TaskRunContext.get()
-    name, content = fn.__name__, _digest(fn.__qualname__, "")
-    if task_context is not None:
+    if task_context is not None and getattr(task_context.task.fn, "__wrapped__", None) is fn:
         token, name = str(task_context.task_run.id), task_context.task_run.name
-    key = run.known_key(token)
-    if key is None:
-        if task_context is not None:
+        key = run.known_key(token)
+        if key is None:
             content = _content(task_context.task, task_context.parameters)
+            key = run.stage_key(content, token)
+    else:
+        name, content = fn.__name__, _digest(f"{fn.__qualname__}\n{_source(fn)}", tokenize(call))
+        token = uuid.uuid4().hex
+        if task_context is not None:
+            within_task = task_context.task_run
+            token = run.inner_token(f"{within_task.id}:{within_task.run_count}", content)
         key = run.stage_key(content, token)
     default = run.default_qpu if needs.kind == "quantum" else run.site.default_compute
     span = StageSpan(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.states import State
 
 from orchestrator import classical, fan_out, quantum
@@ -144,6 +144,39 @@ def test_a_stage_may_name_its_parameters_as_dask_names_its_own(run: Run) -> None
         return tells(key="k", workers=7, pure=True, retries=2)
 
     assert named() == ("k", 7, True, 2)
+
+
+def test_calls_outside_tasks_are_stages_of_their_own(run: Run, marks: Path) -> None:
+    before = len(run.spans())
+    assert [leaves_a_mark.fn(str(marks), 1) for _ in range(5)] == [10] * 5
+    assert leaves_a_mark.fn(str(marks), 2) == 20
+    keys = [span.key for span in run.spans()[before:]]
+    assert len(keys) == len(set(keys)) == 6
+    assert len({key.partition("-")[0] for key in keys}) == 2
+
+
+def test_stages_called_inside_a_task_keep_their_keys_when_it_is_retried(
+    run: Run, marks: Path
+) -> None:
+    tries: list[int] = []
+
+    @task(retries=1)
+    def gathers() -> list[int]:
+        found = [leaves_a_mark.fn(str(marks), value) for value in (7, 7, 8)]
+        tries.append(len(tries))
+        if len(tries) == 1:
+            raise RuntimeError("once more")
+        return found
+
+    @flow
+    def outer() -> list[int]:
+        return gathers()
+
+    before = len(run.spans())
+    assert outer() == [70, 70, 80]
+    keys = [span.key for span in run.spans()[before:]]
+    assert keys[:3] == keys[3:]
+    assert len(set(keys)) == 3
 
 
 def test_units_keep_their_order_and_report_progress(run: Run) -> None:
