@@ -220,8 +220,8 @@ def _state_dir(site: Site) -> Check:
     import tempfile
 
     folder = site.state_dir
-    existing = next(place for place in (folder, *folder.parents) if place.exists())
     try:
+        existing = next(place for place in (folder, *folder.parents) if place.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
@@ -237,11 +237,12 @@ def _state_dir(site: Site) -> Check:
 
 def _ledger(site: Site) -> Check:
     path = site.state_dir / "ledger.sqlite"
-    if not path.exists():
-        return Check(name="ledger", state="ok", detail=f"none yet; the first job makes {path}")
-    from orchestrator.broker.ledger import Ledger
 
     def look() -> str:
+        if not path.exists():
+            return f"none yet; the first job makes {path}"
+        from orchestrator.broker.ledger import Ledger
+
         ledger = Ledger.open(path)
         try:
             return f"{path}, {len(ledger.runs())} runs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.jobs_source import jobs_of, ledger_path
+from orchestrator.cli.jobs_source import has_ledger, jobs_of, ledger_path
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import ConfigError, load_site
 from orchestrator.provenance.markup import cell_text, duration_text
@@ -49,7 +49,7 @@ def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
     """Write one job with its tasks. Raises ``LedgerError`` if there is none of this id."""
     site = load_site(site_file)
     path = ledger_path(site.state_dir)
-    if not path.exists():
+    if not has_ledger(site.state_dir):
         raise ConfigError(f"no job {job!r}: there is no ledger at {path} yet")
     from orchestrator.broker.ledger import Ledger
 

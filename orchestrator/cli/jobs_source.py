@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.broker.views import JobView
 
-__all__ = ["check_ledger", "jobs_of", "ledger_path"]
+__all__ = ["check_ledger", "has_ledger", "jobs_of", "ledger_path"]
 
 
 def ledger_path(state_dir: Path) -> Path:
@@ -16,13 +16,26 @@ def ledger_path(state_dir: Path) -> Path:
     return state_dir / "ledger.sqlite"
 
 
+def has_ledger(state_dir: Path) -> bool:
+    """Whether a site's ledger is there. Raises ``LedgerError`` if one may not look."""
+    path = ledger_path(state_dir)
+    try:
+        return path.exists()
+    except OSError as error:  # a folder that one may not enter, a name that is too long
+        from orchestrator.broker.ledger import LedgerError
+
+        raise LedgerError(
+            f"ledger {path} cannot be opened: {error.strerror}; name another folder with "
+            "HPCQC_STATE_DIR"
+        ) from error
+
+
 def check_ledger(state_dir: Path) -> None:
     """See that a ledger that is there can be used. Raises ``LedgerError``."""
-    path = ledger_path(state_dir)
-    if path.exists():
+    if has_ledger(state_dir):
         from orchestrator.broker.ledger import Ledger
 
-        Ledger.open(path).close()
+        Ledger.open(ledger_path(state_dir)).close()
 
 
 def jobs_of(state_dir: Path, run: str | None = None) -> list[JobView]:
@@ -30,12 +43,11 @@ def jobs_of(state_dir: Path, run: str | None = None) -> list[JobView]:
 
     No ledger yet means no jobs. Raises ``LedgerError``.
     """
-    path = ledger_path(state_dir)
-    if not path.exists():
+    if not has_ledger(state_dir):
         return []
     from orchestrator.broker.ledger import Ledger
 
-    ledger = Ledger.open(path)
+    ledger = Ledger.open(ledger_path(state_dir))
     try:
         if run is None:
             return ledger.jobs()

@@ -44,13 +44,16 @@ class RunFolder:
 
     def check(self) -> None:
         """See whether the folder could be made and written; make nothing. Raises `FolderError`."""
-        place = next(p for p in (self.path, *self.path.parents) if p.exists())
-        if not place.is_dir():
-            fault = f"{place} is not a folder"
-        elif not os.access(place, os.W_OK | os.X_OK):
-            fault = f"{place} is not writable"
-        else:
-            return
+        try:
+            place = next(p for p in (self.path, *self.path.parents) if p.exists())
+            if not place.is_dir():
+                fault = f"{place} is not a folder"
+            elif not os.access(place, os.W_OK | os.X_OK):
+                fault = f"{place} is not writable"
+            else:
+                return
+        except OSError as error:  # a folder above that one may not enter, a name that is too long
+            fault = f"{error.strerror}"
         raise FolderError(
             f"cannot write the output folder {self.path}: {fault}; give another with --out"
         )

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+
+from orchestrator.broker.ledger import LedgerError
+from orchestrator.cli.jobs_source import check_ledger, jobs_of
+from orchestrator.provenance.folder import FolderError, RunFolder
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
 STD = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
@@ -172,6 +179,43 @@ def test_a_folder_that_cannot_be_written(refused, tmp_path) -> None:
     told = refused("run", "tiny.py", "--out", "regular/below")
     assert "regular" in told
     assert (tmp_path / "regular").read_text() == "a file, and no folder\n"
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Take root, which may enter every folder, its rights."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_below_one_that_may_not_be_entered(tmp_path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    with nobody(), pytest.raises(FolderError, match="Permission denied; give another with --out"):
+        RunFolder(closed / "below" / "run").check()
+    with nobody(), pytest.raises(LedgerError, match="Permission denied; name another"):
+        check_ledger(closed / "state")
+    with nobody(), pytest.raises(LedgerError, match="Permission denied; name another"):
+        jobs_of(closed / "state")
+    closed.chmod(0o700)
+
+
+def test_a_folder_whose_name_is_too_long(refused, hpcqc, monkeypatch) -> None:
+    told = refused("run", "tiny.py", "--out", f"{'x' * 300}/below")
+    assert "File name too long; give another with --out" in told
+    monkeypatch.setenv("HPCQC_STATE_DIR", f"/tmp/{'x' * 300}")
+    for command in (("run", "tiny.py"), ("jobs",), ("jobs", "j0"), ("sample", "bell.qasm")):
+        assert "File name too long" in refused(*command)
+    said = hpcqc("doctor")
+    assert said.code == 1
+    assert "File name too long" in said.out + said.err
 
 
 def test_a_folder_of_something_else_is_left_alone(refused, tmp_path) -> None:
