@@ -72,15 +72,29 @@ class BackendError(Exception):
 
 
 class QpuBusy(BackendError):
-    """The QPU takes no further session or task now; try again later."""
+    """The QPU takes no further session or task now, and has started nothing; try again later.
+
+    retry_after_s: when, where the device says so (HTTP 429 or 503 with ``Retry-After``).
+    """
 
     retryable: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class QpuUnavailable(BackendError):
-    """The QPU cannot be reached or is offline; whether the call took effect is unknown."""
+    """The QPU cannot be reached or is offline; whether the call took effect is unknown.
+
+    retry_after_s: when to look again, where the device says so.
+    """
 
     retryable: ClassVar[bool] = True
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PayloadRejected(BackendError, ValueError):

@@ -47,7 +47,7 @@ class Resources:
                     run=self.run.scope,
                     state_dir=self.run.site.state_dir,
                     open_backend=self._open_backend,
-                    backend_name=lambda qpu: self.run.site.qpu(qpu).backend,
+                    settings=self.run.site.qpu,
                 )
                 self._broker = broker.open()
             return self._broker

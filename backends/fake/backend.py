@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from qiskit.primitives import PrimitiveResult, StatevectorEstimator, StatevectorSampler
 
 from backends.api import (
+    BackendError,
     Calibration,
     QpuBusy,
     QpuTaskId,
@@ -45,6 +46,7 @@ from backends.validate import check
 __all__ = ["FakeBackend", "create"]
 
 _PREFIX = "fake-"
+_RETRY_AFTER_S = 0.1
 
 
 def create(options: Mapping[str, Any], *, state_dir: Path) -> FakeBackend:
@@ -236,22 +238,30 @@ class FakeBackend:
         metadata = {"method": methods, "calibration_id": record.calibration_id}
         return Result(native=native, usage=usage, metadata=metadata)
 
-    def _strike(self, call: str) -> str | None:
-        """Count a call; raise if a fault stops it, or return what to say after it."""
+    def _strike(self, call: str) -> BackendError | None:
+        """Count a call; raise if a fault stops it, or return what to raise after it."""
         self.calls[call] += 1
         number = self.calls[call]
         for fault in self._script.faults:
             if not fault.strikes(call, number):
                 continue
-            if fault.kind == "busy":
-                raise QpuBusy(f"{call} number {number} meets a busy QPU, by script")
-            if fault.kind == "refused":
-                raise QpuUnavailable(f"{call} number {number} does not reach the QPU, by script")
-            return f"the answer to {call} number {number} was lost"
+            match fault.kind:
+                case "busy":
+                    raise QpuBusy(f"{call} number {number} meets a busy QPU, by script")
+                case "throttled":
+                    message = f"{call} number {number} is one too many, by script"
+                    raise QpuBusy(message, retry_after_s=_RETRY_AFTER_S)
+                case "refused":
+                    message = f"{call} number {number} does not reach the QPU, by script"
+                    raise QpuUnavailable(message)
+                case "error":
+                    return TaskFailed(f"{call} number {number} failed, it says, by script")
+                case "lost":
+                    return QpuUnavailable(f"the answer to {call} number {number} was lost")
         return None
 
-    def _lose(self, what: str) -> NoReturn:
-        raise QpuUnavailable(what)
+    def _lose(self, answer: BackendError) -> NoReturn:
+        raise answer
 
 
 def _simulate(payload: Payload, seed: int) -> PrimitiveResult[Any]:

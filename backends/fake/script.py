@@ -14,8 +14,8 @@ from backends.registry import BackendUnusable
 
 __all__ = ["CALLS", "Fault", "FaultKind", "Script", "read_script", "script_target"]
 
-FaultKind = Literal["refused", "lost", "busy"]
-_KINDS = ("refused", "lost", "busy")
+FaultKind = Literal["refused", "lost", "busy", "error", "throttled"]
+_KINDS = ("refused", "lost", "busy", "error", "throttled")
 CALLS = ("target", "acquire", "release", "start", "find", "status", "result", "stop")
 
 
@@ -25,8 +25,9 @@ class Fault:
 
     call: one of `CALLS`. on: which calls of that name, counted from 1; empty means all.
     kind: ``refused`` raises ``QpuUnavailable`` and does nothing; ``lost`` does what was asked
-    and then raises ``QpuUnavailable``, as when the answer is lost; ``busy`` raises ``QpuBusy``
-    and does nothing.
+    and then raises ``QpuUnavailable``, as when the answer is lost; ``error`` does it and then
+    raises a `TaskFailed` that is not true; ``busy`` raises ``QpuBusy`` and does nothing;
+    ``throttled`` does so too, and says to come back after a tenth of a second.
     """
 
     call: str

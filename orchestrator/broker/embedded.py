@@ -23,6 +23,7 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.records import job_view
 from orchestrator.broker.service import BrokerService
 from orchestrator.broker.views import JobId, JobState, JobView
+from orchestrator.config import QpuSettings
 
 __all__ = ["EmbeddedBroker", "RunBusy"]
 
@@ -39,7 +40,7 @@ class EmbeddedBroker:
     """The broker of one run in this process (see `BrokerClient` for the calls).
 
     open_backend: builds the backend of a QPU by name, when it is first used; also called for
-    QPUs on which tasks of an earlier, dead process may still run. backend_name: for the record.
+    QPUs on which tasks of an earlier, dead process may still run. settings: of a QPU by name.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class EmbeddedBroker:
         run: str,
         state_dir: Path,
         open_backend: Callable[[str], Backend],
-        backend_name: Callable[[str], str],
+        settings: Callable[[str], QpuSettings],
     ) -> None:
         """Take note of the arguments; `open` does the work."""
         self._run = run
         self._state_dir = state_dir
         self._open_backend = open_backend
-        self._backend_name = backend_name
+        self._settings = settings
         self._backends: dict[str, Backend] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -106,7 +107,7 @@ class EmbeddedBroker:
             stage=call.stage,
             call=call.occurrence,
             qpu=call.qpu,
-            backend=self._backend_name(call.qpu),
+            backend=self._settings(call.qpu).backend,
             payload_kind=payload.kind,
             digest=digest,
             pubs=pub_shapes(payload),
@@ -181,7 +182,7 @@ class EmbeddedBroker:
         return service
 
     async def _attach(self, qpu: str, backend: Backend) -> None:
-        self._running_service.attach(qpu, backend)
+        self._running_service.attach(self._settings(qpu), backend)
 
     def _accept(self, submitted: ev.JobSubmitted, payload: Payload, written: Future[None]) -> None:
         """Take a call in, on the loop; a coroutine would cost each call a tenth of a millisecond."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ Report = Callable[[ev.Event, Result | None], Awaitable[None]]
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 1.0
 _UNCERTAIN_PAUSE_S = 5.0
+_LONGEST_ASKED_S = 3600.0
 _WAIT_SLICE_S = 5.0
 _START_TRIES = 8
 _FOLLOW_TRIES = 60
@@ -49,10 +51,37 @@ class _Began:
     seen: _Seen | None = None
 
 
+@dataclass(slots=True)
+class _Doubts:
+    """Whether a task that is being followed can still be believed to run.
+
+    told: it was reported uncertain, which happens once; what it does later still counts.
+    """
+
+    longest_task_s: float | None
+    since_s: float = field(default_factory=time.monotonic)
+    faults: int = 0
+    told: bool = False
+
+    def after(self, error: Exception | None) -> str | None:
+        """Return the reason why the task is in doubt after one more look, once."""
+        self.faults = self.faults + 1 if error is not None else 0
+        reason = None
+        if isinstance(error, UnknownTask) or self.faults == _FOLLOW_TRIES:
+            reason = f"its state cannot be read: {type(error).__name__}: {error}"
+        elif self.longest_task_s and time.monotonic() - self.since_s > self.longest_task_s:
+            reason = f"it has not ended within {self.longest_task_s:g} s"
+        if reason is None or self.told:
+            return None
+        self.told = True
+        return reason
+
+
 @dataclass(eq=False)
 class Execution:
     """One QPU as the broker drives it. calls: threads for prompt calls; waits: for long ones.
 
+    longest_task_s: a task that takes longer is in doubt: it is stuck, or its end was missed.
     Nothing here decides anything about jobs: each method ends by reporting an event.
     """
 
@@ -61,6 +90,7 @@ class Execution:
     report: Report
     calls: Executor
     waits: Executor
+    longest_task_s: float | None = None
     _session: SessionId | None = None
     _acquiring: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
@@ -74,8 +104,8 @@ class Execution:
         while tag not in self._unwanted:
             try:
                 began = await self._start_once(tag, payload)
-            except QpuBusy:
-                pause = await _rest(pause)
+            except QpuBusy as error:
+                pause = await _rest(pause, error)
             except UnknownSession as error:
                 self._session, lost_answers = None, lost_answers + 1
                 if lost_answers > _START_TRIES:
@@ -84,15 +114,23 @@ class Execution:
                 pause = await _rest(pause)
             except Exception as error:  # noqa: BLE001  # a foreign backend may raise anything
                 lost_answers += 1
-                final = isinstance(error, BackendError) and not error.retryable
-                if not final and await self._adopt(tag):
+                # Only a rejected payload has surely started nothing: there are sites that answer
+                # with an error and run the task all the same.
+                rejected = isinstance(error, PayloadRejected)
+                if not rejected and await self._adopt(tag):
                     return
+                final = isinstance(error, BackendError) and not error.retryable
                 if final or lost_answers > _START_TRIES:
                     await self._fail(tag, error)
                     return
-                pause = await _rest(max(pause, 0.05))
+                pause = await _rest(max(pause, 0.05), error)
             else:
-                await self.follow(tag, began.task, began.seen)
+                owner = self._owner(began.task)
+                if owner in (None, tag):
+                    await self.follow(tag, began.task, began.seen)
+                else:
+                    reason = f"the QPU called it {began.task!r}, which is task {owner}"
+                    await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
                 return
         await self._settle(tag, ev.TaskCancelled(tag=tag), None)
 
@@ -122,8 +160,10 @@ class Execution:
         seen: what the thread that started the task has seen of it already.
         """
         self._note_task(tag, task)
-        pause, faults = _FIRST_PAUSE_S, 0
+        doubts = _Doubts(self.longest_task_s)
+        pause = _FIRST_PAUSE_S
         while True:
+            error: Exception | None = None
             try:
                 state, result = await self._await_end(task) if seen is None else seen
                 seen = None
@@ -136,22 +176,18 @@ class Execution:
                     event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
                     await self._settle(tag, event, result)
                     return
-                faults = 0
-            except (TaskFailed, PayloadRejected) as error:
-                await self._fail(tag, error)
+            except (TaskFailed, PayloadRejected) as failure:
+                await self._fail(tag, failure)
                 return
-            except Exception as error:  # noqa: BLE001  # the task may well still run
-                faults += 1
-                unknown = isinstance(error, UnknownTask)
-                if unknown or faults == _FOLLOW_TRIES:
-                    reason = f"its state cannot be read: {type(error).__name__}: {error}"
-                    await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
-                if unknown:
-                    return
-                if faults >= _FOLLOW_TRIES:  # should an answer come after all, it counts
-                    pause = _UNCERTAIN_PAUSE_S
-            if faults or not isinstance(self.backend, Waitable):
-                pause = await _rest(pause)
+            except Exception as fault:  # noqa: BLE001  # the task may well still run
+                error = fault
+            reason = doubts.after(error)
+            if reason is not None:
+                await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
+            if isinstance(error, UnknownTask):
+                return  # the QPU has nothing more to tell
+            if error or doubts.told or not isinstance(self.backend, Waitable):
+                pause = await _rest(_UNCERTAIN_PAUSE_S if doubts.told else pause, error)
 
     async def close(self) -> None:
         """Release the session and close the backend."""
@@ -166,6 +202,8 @@ class Execution:
         session, loop = await self._acquired(), asyncio.get_running_loop()
 
         def started(task: QpuTaskId) -> None:
+            if self._owner(task) not in (None, tag):
+                return
             self._note_task(tag, task)
             self._spawned = asyncio.ensure_future(
                 self.report(ev.TaskStarted(tag=tag, qpu_task=task), None)
@@ -191,6 +229,10 @@ class Execution:
             if self._session is None:
                 self._session = await self._call(self.backend.acquire)
             return self._session
+
+    def _owner(self, task: QpuTaskId) -> str | None:
+        """Return the open task that goes by this id on the QPU."""
+        return next((tag for tag, held in self._tasks.items() if held == task), None)
 
     def _note_task(self, tag: str, task: QpuTaskId) -> None:
         self._tasks[tag] = task
@@ -247,7 +289,8 @@ def _look(backend: Backend, task: QpuTaskId) -> _Seen:
     return state, backend.result(task) if fetch else None
 
 
-async def _rest(pause_s: float) -> float:
-    """Sleep, and return the next, longer pause."""
-    await asyncio.sleep(pause_s)
+async def _rest(pause_s: float, error: Exception | None = None) -> float:
+    """Sleep, as long as the device asks for if it does, and return the next, longer pause."""
+    asked = getattr(error, "retry_after_s", None)
+    await asyncio.sleep(pause_s if asked is None else min(max(asked, pause_s), _LONGEST_ASKED_S))
     return max(pause_s, min(pause_s * 2, _LONGEST_PAUSE_S))

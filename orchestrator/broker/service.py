@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -28,6 +28,7 @@ from orchestrator.broker.state import (
     replay,
 )
 from orchestrator.broker.views import JobId, JobState
+from orchestrator.config import QpuSettings
 
 __all__ = ["BrokerService"]
 
@@ -86,26 +87,21 @@ class BrokerService:
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 
-    def attach(self, qpu: str, backend: Backend) -> None:
+    def attach(self, settings: QpuSettings, backend: Backend) -> None:
         """Drive a QPU from now on; its limits bound what is planned."""
+        qpu = settings.name
         if qpu in self._executions:
             return
-        limits = Limits.of(backend.target())
-        most = limits.max_concurrent_tasks
-        bounded = _WAIT_THREADS if most is None else min(most, _WAIT_THREADS)
-        self.state.limits[qpu] = Limits(
-            max_shots=limits.max_shots,
-            max_circuits=limits.max_circuits,
-            max_concurrent_tasks=bounded,
-            coalesces=limits.coalesces,
-            can_find=limits.can_find,
-        )
+        limits = Limits.of(backend.target(), settings.uncertain)
+        most = limits.max_concurrent_tasks or _WAIT_THREADS
+        self.state.limits[qpu] = replace(limits, max_concurrent_tasks=min(most, _WAIT_THREADS))
         self._executions[qpu] = Execution(
             backend=backend,
             can_find=limits.can_find,
             report=self._report,
             calls=self._calls,
             waits=self._waits,
+            longest_task_s=settings.longest_task_s,
         )
 
     async def post(self, event: ev.Event, payloads: Mapping[str, bytes] | None = None) -> None:

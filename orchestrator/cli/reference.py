@@ -117,7 +117,7 @@ def cli_page() -> str:
 def config_page() -> str:
     """Return the Markdown of every key of a site file and every environment variable."""
     from orchestrator.config.environment import VARIABLES
-    from orchestrator.config.schema import ComputeSection, QpuSection, SiteSection
+    from orchestrator.config.schema import BrokerSection, ComputeSection, QpuSection, SiteSection
 
     example = (
         '```toml\n[site]\nname = "laptop"\ndefault_qpu = "aer"\n\n[compute.local]\nworkers = 2\n\n'
@@ -132,6 +132,7 @@ def config_page() -> str:
         _section_part("[site]", SiteSection),
         _section_part("[compute.NAME]", ComputeSection),
         _section_part("[qpu.NAME]", QpuSection),
+        _section_part("[broker]", BrokerSection),
     ]
     rows = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in VARIABLES.items())
     variables = f"\n## Environment variables\n\n| variable | means |\n|---|---|\n{rows}"

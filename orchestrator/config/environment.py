@@ -8,6 +8,7 @@ from pathlib import Path
 
 __all__ = [
     "VARIABLES",
+    "broker_from_environment",
     "config_dir",
     "prefect_api_url",
     "prefect_is_configured",
@@ -22,6 +23,8 @@ VARIABLES: Mapping[str, str] = {
     "HPCQC_SITE": "path of the site file, where `--site` is not given",
     "HPCQC_STATE_DIR": "folder of the ledger and the backends' records",
     "HPCQC_RUN_ID": "id of the run; the id of an interrupted run continues it",
+    "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
+    "HPCQC_BROKER_TOKEN": "the user's token for that service",
     "XDG_STATE_HOME": "its `hpcqc` folder is the state folder where HPCQC_STATE_DIR is not set",
     "XDG_CONFIG_HOME": "its `hpcqc/hpcqc.toml` is the user's site file",
     "PREFECT_API_URL": "a running Prefect server to use instead of a temporary one",
@@ -36,6 +39,15 @@ def process_environment(environ: Mapping[str, str] | None = None) -> Mapping[str
 def run_id_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
     """Return the run id that ``HPCQC_RUN_ID`` asks for, None if it is unset or empty."""
     return process_environment(environ).get("HPCQC_RUN_ID") or None
+
+
+def broker_from_environment(
+    environ: Mapping[str, str] | None = None,
+) -> tuple[str | None, str | None]:
+    """Return the broker service's url, and which variable holds its token; None for what is unset."""
+    known = process_environment(environ)
+    token = "HPCQC_BROKER_TOKEN"
+    return known.get("HPCQC_BROKER_URL") or None, token if known.get(token) else None
 
 
 def site_file(environ: Mapping[str, str] | None = None) -> Path | None:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.config.environment import config_dir, site_file, state_dir
-from orchestrator.config.secrets import reference_or_value
-from orchestrator.config.site import ConfigError, LocalCompute, QpuSettings, Site
+from orchestrator.config.environment import (
+    broker_from_environment,
+    config_dir,
+    site_file,
+    state_dir,
+)
+from orchestrator.config.secrets import SecretRef, reference_or_value
+from orchestrator.config.site import BrokerSettings, ConfigError, LocalCompute, QpuSettings, Site
 
 if TYPE_CHECKING:
     from orchestrator.config.schema import SiteFile
@@ -52,7 +58,8 @@ def load_site(
 
     checked = validated(raw, source)
     secrets_folder = folder if found is None else found.parent.absolute()
-    return _site(checked, source, secrets_folder, state_dir(environ))
+    site = _site(checked, source, secrets_folder, state_dir(environ))
+    return replace(site, broker=_broker(checked, secrets_folder, environ))
 
 
 def lookup(
@@ -154,7 +161,13 @@ def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
                 f"{source}: [qpu.{name}] gives {twice[0]!r} twice, once in its options; keep one"
             )
         options = reference_or_value({**section.options, **given}, folder)
-        qpus[name] = QpuSettings(name=name, backend=section.backend, options=options)
+        qpus[name] = QpuSettings(
+            name=name,
+            backend=section.backend,
+            options=options,
+            uncertain=section.uncertain,
+            longest_task_s=section.longest_task_s,
+        )
     computes = {
         name: LocalCompute(name=name, **section.model_dump(exclude={"kind"}))
         for name, section in checked.compute.items()
@@ -167,6 +180,24 @@ def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
         computes=computes,
         state_dir=state,
         source=source,
+    )
+
+
+def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) -> BrokerSettings:
+    """Return the file's broker; a url in the environment, with its token, comes before it."""
+    section = checked.broker
+    url, variable = broker_from_environment(environ)
+    held = reference_or_value(section.token, folder)
+    if held is not None and not isinstance(held, SecretRef):
+        raise ConfigError(
+            "[broker] token is a secret; give a reference instead, "
+            'such as { env = "HPCQC_BROKER_TOKEN" } or { file = "PATH" }'
+        )
+    return BrokerSettings(
+        url=url or section.url,
+        token=SecretRef(source="env", where=variable) if variable else held,
+        project=section.project,
+        ledger=reference_or_value(section.ledger, folder),
     )
 
 

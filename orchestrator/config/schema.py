@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from orchestrator.config.site import ConfigError
 
-__all__ = ["ComputeSection", "QpuSection", "SiteFile", "SiteSection", "validated"]
+__all__ = ["BrokerSection", "ComputeSection", "QpuSection", "SiteFile", "SiteSection", "validated"]
 
+_BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
+_PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _MEMORY = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
 
 
@@ -55,10 +57,42 @@ class QpuSection(_Section):
     time_scale: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] | None = Field(
         default=None, description="speed of a profile's clock: 0 never waits, 1 is real time"
     )
+    uncertain: Literal["ask", "fail", "adopt-wait"] = Field(
+        default="ask",
+        description="what becomes of a task that may or may not run: `ask` an operator, `fail` it, "
+        "or `adopt-wait`, which waits until it is found",
+    )
+    longest_task_s: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="seconds after which a running task is in doubt; never, if not given",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="anything else the backend takes; "
         'a secret is `{ env = "NAME" }` or `{ file = "PATH" }`',
+    )
+
+
+class BrokerSection(_Section):
+    """`[broker]`: the service that many flows share; without one each flow has its own."""
+
+    url: Annotated[str, StringConstraints(pattern=_BROKER_URL)] | None = Field(
+        default=None,
+        description="`http://HOST:PORT` or `unix:PATH` of a running service; "
+        "without it, a broker in the flow's own process",
+    )
+    token: Any = Field(
+        default=None,
+        description='token of the user, as a reference: `{ env = "NAME" }` or `{ file = "PATH" }`; '
+        "not needed over a Unix socket",
+    )
+    project: Annotated[str, StringConstraints(pattern=_PROJECT)] = Field(
+        default="default", description="the project that pays for the jobs"
+    )
+    ledger: Any = Field(
+        default=None,
+        description="SQLAlchemy URL of the service's ledger, or a reference to one; "
+        "SQLite in the state folder if not given",
     )
 
 
@@ -68,6 +102,7 @@ class SiteFile(_Section):
     site: SiteSection = Field(default_factory=SiteSection)
     compute: dict[str, ComputeSection] = Field(default_factory=dict)
     qpu: dict[str, QpuSection] = Field(default_factory=dict)
+    broker: BrokerSection = Field(default_factory=BrokerSection)
 
 
 def validated(raw: Mapping[str, Any], source: str) -> SiteFile:
@@ -104,6 +139,7 @@ def _keys_of(section: list[str]) -> list[str]:
         "site": SiteSection,
         "compute": ComputeSection,
         "qpu": QpuSection,
+        "broker": BrokerSection,
     }
     model = sections[section[0]] if section else SiteFile
     return list(model.model_fields)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["ConfigError", "LocalCompute", "QpuSettings", "Site"]
+__all__ = ["BrokerSettings", "ConfigError", "LocalCompute", "QpuSettings", "Site"]
 
 
 class ConfigError(ValueError):
@@ -21,11 +21,15 @@ class QpuSettings:
 
     options: what the backend's factory gets; may hold `SecretRef` values, which
     `resolve_secrets` turns into text just before the backend is made.
+    uncertain: what becomes of a task that may or may not run; longest_task_s: after which time a
+    running one is in doubt, too.
     """
 
     name: str
     backend: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    uncertain: Literal["ask", "fail", "adopt-wait"] = "ask"
+    longest_task_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +47,23 @@ class LocalCompute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """Where quantum jobs go: a service that many flows share, or none, for one of the flow's own.
+
+    url: ``http://HOST:PORT`` or ``unix:PATH``; None runs a broker in the flow's process.
+    token: a `SecretRef`; None over a Unix socket, whose peer is known.
+    project: who pays for this site's jobs. ledger: what a service started from this site
+    keeps its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the
+    state folder.
+    """
+
+    url: str | None = None
+    token: Any = None
+    project: str = "default"
+    ledger: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """One place where flows run: its QPUs, its compute, and where state is kept.
 
@@ -56,6 +77,7 @@ class Site:
     computes: Mapping[str, LocalCompute]
     state_dir: Path
     source: str
+    broker: BrokerSettings = BrokerSettings()
 
     def qpu(self, name: str | None = None) -> QpuSettings:
         """Return a QPU by name, the default one for None.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator.broker.client import Call, JobUncertain
 from orchestrator.broker.embedded import EmbeddedBroker
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.views import JobId, JobState
+from orchestrator.config import QpuSettings
 
 Open = Callable[..., EmbeddedBroker]
 
@@ -41,14 +43,15 @@ def opened(tmp_path: Path) -> Iterator[Open]:
     """Open brokers on one state folder; the second is what follows a death of the first."""
     brokers: list[EmbeddedBroker] = []
 
-    def open_broker(**options: Any) -> EmbeddedBroker:
+    def open_broker(rules: dict[str, Any] | None = None, **options: Any) -> EmbeddedBroker:
         folder = tmp_path / "q"
         folder.mkdir(exist_ok=True)
+        settings = QpuSettings(name="q", backend="fake", options=options, **(rules or {}))
         broker = EmbeddedBroker(
             run="run",
             state_dir=tmp_path,
             open_backend=lambda name: create(options, state_dir=folder),
-            backend_name=lambda name: "fake",
+            settings=lambda name: settings,
         )
         brokers.append(broker)
         return broker.open()
@@ -82,6 +85,11 @@ def counts_of(broker: EmbeddedBroker, job: JobId) -> dict[str, int]:
         pytest.param([{"call": "start", "kind": "lost", "on": [1]}], id="started, answer lost"),
         pytest.param([{"call": "start", "on": [1]}], id="start refused, unreachable"),
         pytest.param([{"call": "start", "kind": "busy", "on": [1, 2]}], id="busy twice"),
+        pytest.param([{"call": "start", "kind": "error", "on": [1]}], id="error said, yet started"),
+        pytest.param(
+            [{"call": "start", "kind": "throttled", "on": [1]}], id="429 with Retry-After"
+        ),
+        pytest.param([{"call": "status", "kind": "throttled", "on": [1]}], id="503 on a poll"),
         pytest.param([{"call": "acquire", "kind": "busy", "on": [1]}], id="no session at first"),
         pytest.param(
             [{"call": "start", "kind": "lost", "on": [1]}, {"call": "find", "on": [1, 2]}],
@@ -144,6 +152,86 @@ def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(
     _until(lambda: broker.view(job).state is JobState.COMPLETED)
     assert sum(counts_of(broker, job).values()) == 100
     assert sum(starts(broker).values()) == 1
+
+
+def test_a_stuck_task_is_in_doubt_after_its_time(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
+    broker = opened(stuck=[1], rules={"longest_task_s": 0.2})
+    job = broker.submit(call(), bell())
+    with pytest.raises(JobUncertain, match=r"not ended within 0\.2 s"):
+        broker.result(job, 20)
+    assert sum(starts(broker).values()) == 1
+
+
+def test_by_rule_a_doubtful_task_fails_and_its_late_end_is_only_recorded(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
+    broker = opened(run_s=0.6, rules={"longest_task_s": 0.2, "uncertain": "fail"})
+    job = broker.submit(call(), bell())
+    with pytest.raises(TaskFailed, match=r"not ended within 0\.2 s"):
+        broker.result(job, 20)
+    _until(lambda: broker.view(job).tasks[0].late)
+    view = broker.view(job)
+    assert view.state is JobState.FAILED
+    assert view.usage.shots == 100  # the device did work, and will bill it
+    assert sum(starts(broker).values()) == 1
+
+
+def test_by_rule_the_client_waits_until_a_doubtful_task_is_found(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
+    broker = opened(run_s=0.6, rules={"longest_task_s": 0.2, "uncertain": "adopt-wait"})
+    job = broker.submit(call(), bell())
+    _until(lambda: broker.view(job).state is JobState.UNCERTAIN)
+    assert sum(counts_of(broker, job).values()) == 100
+    assert sum(starts(broker).values()) == 1
+
+
+def test_two_tasks_of_one_id_are_not_taken_for_each_other(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = opened(run_s=0.5, max_concurrent_tasks=2)
+    fake, first = fake_of(broker), None
+    start = fake.start
+
+    def confused(session: Any, payload: Any, tag: str) -> Any:
+        nonlocal first
+        task = start(session, payload, tag)
+        first = first or task
+        return first
+
+    monkeypatch.setattr(fake, "start", confused)
+    jobs = [broker.submit(call(n), bell(seed=n)) for n in range(2)]
+    states = []
+    for job in jobs:
+        try:
+            broker.result(job, 20)
+            states.append(JobState.COMPLETED)
+        except JobUncertain:
+            states.append(JobState.UNCERTAIN)
+    assert states == [JobState.COMPLETED, JobState.UNCERTAIN]
+    assert sorted(starts(broker).values()) == [1, 1]
+
+
+def test_a_clock_that_jumps_changes_no_outcome(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker = opened(max_shots=30)
+    service = broker._service
+    assert service is not None
+    days = iter([0, -400, 900, -1, 5000] * 20)
+    service.clock = lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=next(days))
+    jobs = [broker.submit(call(n), bell(seed=n)) for n in range(3)]
+    assert all(sum(counts_of(broker, job).values()) == 100 for job in jobs)
+    assert set(starts(broker).values()) == {1}
+    broker.close()
+    again = opened(max_shots=30)
+    assert [again.submit(call(n), bell(seed=n)) for n in range(3)] == jobs
+    assert all(again.view(job).state is JobState.COMPLETED for job in jobs)
 
 
 def test_sessions_that_never_hold_end_in_a_failure(opened: Open) -> None:
