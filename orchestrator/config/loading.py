@@ -188,7 +188,7 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
     section = checked.broker
     url, variable = broker_from_environment(environ)
     held = reference_or_value(section.token, folder)
-    if held is not None and not isinstance(held, SecretRef):
+    if section.token is not None and not isinstance(held, SecretRef):
         raise ConfigError(
             "[broker] token is a secret; give a reference instead, "
             'such as { env = "HPCQC_BROKER_TOKEN" } or { file = "PATH" }'

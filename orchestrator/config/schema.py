@@ -81,7 +81,7 @@ class BrokerSection(_Section):
         description="`http://HOST:PORT` or `unix:PATH` of a running service; "
         "without it, a broker in the flow's own process",
     )
-    token: Any = Field(
+    token: dict[str, str] | None = Field(
         default=None,
         description='token of the user, as a reference: `{ env = "NAME" }` or `{ file = "PATH" }`; '
         "not needed over a Unix socket",
@@ -89,7 +89,7 @@ class BrokerSection(_Section):
     project: Annotated[str, StringConstraints(pattern=_PROJECT)] = Field(
         default="default", description="the project that pays for the jobs"
     )
-    ledger: Any = Field(
+    ledger: str | dict[str, str] | None = Field(
         default=None,
         description="SQLAlchemy URL of the service's ledger, or a reference to one; "
         "SQLite in the state folder if not given",
