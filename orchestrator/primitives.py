@@ -42,11 +42,13 @@ class Qpu:
     """A QPU of the site as a stage, or a script, sees it.
 
     target: what it accepts, as of now. stage: key of the stage it was lent to, if any.
+    identity: what tells it from itself under other settings, empty if the stage's key does.
     """
 
     name: str
     target: Target
     stage: str | None
+    identity: str
     _held: Resources
 
     def sampler(self, *, default_shots: int = _DEFAULT_SHOTS, seed: int | None = None) -> Sampler:
@@ -64,11 +66,13 @@ class Qpu:
         """Hand a prepared payload to the broker; return its job once it is durable.
 
         The n-th payload of one content in a stage is the n-th job of that content: in a stage
-        that is retried, or in a run that is taken up again, it is the same job as before.
+        that is retried, or in a run that is taken up again, it is the same job as before,
+        as long as the QPU's settings are.
         """
+        stage = f"{self.stage or ''}@{self.identity}" if self.identity else self.stage
         call = Call(
             run=self._held.run.id,
-            stage=self.stage,
+            stage=stage,
             occurrence=self._held.turn_of(self.stage, f"{self.name}:{payload.digest}"),
             qpu=self.name,
             seed=seed,
@@ -98,8 +102,11 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
     context = stage_context()
     if stage is None and context is not None:
         stage = context.key
+    identity = held.run.qpu_identity(settings.name)
+    if context is not None and (context.key, context.lent) == (stage, identity):
+        identity = ""
     target = held.broker().backend(settings.name).target()
-    return Qpu(settings.name, target, stage, held)
+    return Qpu(settings.name, target, stage, identity, held)
 
 
 class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):

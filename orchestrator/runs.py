@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import uuid
 from collections.abc import Callable
@@ -70,6 +72,18 @@ class Run:
     def default_qpu(self) -> str:
         """The QPU of a stage that pins none."""
         return self.qpu or self.site.default_qpu
+
+    def qpu_identity(self, name: str) -> str:
+        """Return a QPU's name with a digest of its backend and options, as ``NAME-DIGEST``.
+
+        A secret counts by where it is kept, so that a renewed one changes nothing. For a name
+        the site does not have, the name alone.
+        """
+        settings = self.site.qpus.get(name)
+        if settings is None:
+            return name
+        text = json.dumps([settings.backend, settings.options], sort_keys=True, default=repr)
+        return f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
     def spans(self) -> list[StageSpan]:
         """Return every stage run so far, in order of start."""

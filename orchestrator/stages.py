@@ -58,7 +58,7 @@ class StageKeyPolicy(CachePolicy):
         run = current_run()
         if not run.resumable:
             return None
-        content = _content(task_ctx.task, inputs)
+        content = _content(run, task_ctx.task, inputs)
         key = run.stage_key(content, str(task_ctx.task_run.id))
         needs = stage_needs(task_ctx.task)
         if needs is not None:
@@ -177,21 +177,7 @@ def _begin(
     needs: StageNeeds,
     call: tuple[tuple[Any, ...], dict[str, Any]],
 ) -> tuple[StageSpan, StageContext]:
-    """Name this execution: after its task run, or, called as a plain function, after the call."""
-    task_context = TaskRunContext.get()
-    if task_context is not None and getattr(task_context.task.fn, "__wrapped__", None) is fn:
-        token, name = str(task_context.task_run.id), task_context.task_run.name
-        key = run.known_key(token)
-        if key is None:
-            content = _content(task_context.task, task_context.parameters)
-            key = run.stage_key(content, token)
-    else:
-        name, content = fn.__name__, _digest(f"{fn.__qualname__}\n{_source(fn)}", tokenize(call))
-        token = uuid.uuid4().hex
-        if task_context is not None:
-            within_task = task_context.task_run
-            token = run.inner_token(f"{within_task.id}:{within_task.run_count}", content)
-        key = run.stage_key(content, token)
+    key, name = _key_and_name(run, fn, needs, call)
     default = run.default_qpu if needs.kind == "quantum" else run.site.default_compute
     span = StageSpan(
         key=key,
@@ -208,8 +194,33 @@ def _begin(
         qpu=run.qpu,
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         cores=needs.cores,
+        lent=_lent(run, needs),
     )
     return span, context
+
+
+def _key_and_name(
+    run: Run,
+    fn: Callable[..., Any],
+    needs: StageNeeds,
+    call: tuple[tuple[Any, ...], dict[str, Any]],
+) -> tuple[str, str]:
+    """Name this execution: after its task run, or, called as a plain function, after the call."""
+    task_context = TaskRunContext.get()
+    if task_context is not None and getattr(task_context.task.fn, "__wrapped__", None) is fn:
+        task_run = task_context.task_run
+        key = run.known_key(str(task_run.id))
+        if key is None:
+            content = _content(run, task_context.task, task_context.parameters)
+            key = run.stage_key(content, str(task_run.id))
+        return key, task_run.name
+    recipe = f"{fn.__qualname__}\n{_source(fn)}\n{_lent(run, needs)}"
+    content = _digest(recipe, tokenize(call))
+    token = uuid.uuid4().hex
+    if task_context is not None:
+        around = task_context.task_run
+        token = run.inner_token(f"{around.id}:{around.run_count}", content)
+    return run.stage_key(content, token), fn.__name__
 
 
 def _ship(
@@ -244,13 +255,20 @@ def _dump_once(fn: Callable[..., Any]) -> bytes:
     return dump_by_value(fn)
 
 
-def _content(task: Task[..., Any], inputs: dict[str, Any]) -> str:
-    """Return a digest of a stage's name, code and inputs.
+def _content(run: Run, task: Task[..., Any], inputs: dict[str, Any]) -> str:
+    """Return a digest of a stage's name, code and inputs, and of the QPU it is lent.
 
     By Dask's tokens, since a value that was stored and read again must count as the same, and
     its pickle often differs by a byte.
     """
-    return _digest(f"{task.name}\n{_source(task.fn)}", tokenize(inputs))
+    needs = stage_needs(task)
+    lent = "" if needs is None else _lent(run, needs)
+    return _digest(f"{task.name}\n{_source(task.fn)}\n{lent}", tokenize(inputs))
+
+
+def _lent(run: Run, needs: StageNeeds) -> str:
+    """Return the identity of the QPU that a quantum stage is lent; a classical one has none."""
+    return run.qpu_identity(needs.where or run.default_qpu) if needs.kind == "quantum" else ""
 
 
 @functools.lru_cache(maxsize=256)

@@ -34,6 +34,7 @@ class StageContext:
 
     key: stable over reruns. keep_dir: folder for finished items of a fan-out, None if the run
     cannot be resumed. site, qpu: for primitives called inside a worker. cores: threads it may use.
+    lent: identity of the QPU that a quantum stage was lent, and that its key therefore covers.
     """
 
     run: str
@@ -42,6 +43,7 @@ class StageContext:
     qpu: str | None
     keep_dir: Path | None
     cores: int = 1
+    lent: str = ""
 
 
 _context: ContextVar[StageContext | None] = ContextVar("hpcqc_stage", default=None)
