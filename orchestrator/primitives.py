@@ -79,6 +79,10 @@ class Qpu:
         )
         return self.broker.submit(call, payload)
 
+    def serves(self, stage: str | None) -> bool:
+        """Whether it was opened for this stage, and what it was opened with is still open."""
+        return self.stage == stage and self._held is resources()
+
     @property
     def broker(self) -> BrokerClient:
         """The broker that owns this QPU's queue."""
@@ -107,6 +111,22 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
         identity = ""
     target = held.broker().backend(settings.name).target()
     return Qpu(settings.name, target, stage, identity, held)
+
+
+@dataclass(slots=True)
+class _Choice:
+    """Which QPU a primitive is for; a named one is opened anew for every stage that uses it."""
+
+    chosen: Qpu | str | None
+    opened: Qpu | None = None
+
+    def open(self) -> Qpu:
+        if isinstance(self.chosen, Qpu):
+            return self.chosen
+        context, opened = stage_context(), self.opened
+        if opened is None or not opened.serves(None if context is None else context.key):
+            opened = self.opened = open_qpu(self.chosen)
+        return opened
 
 
 class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
@@ -174,16 +194,14 @@ class Sampler(BaseSamplerV2):
 
         seed: for simulators; equal seeds give equal counts.
         """
-        self._chosen = qpu
+        self._choice = _Choice(qpu)
         self._default_shots = default_shots
         self._seed = seed
 
     @property
     def qpu(self) -> Qpu:
         """The QPU this primitive runs on."""
-        if not isinstance(self._chosen, Qpu):
-            self._chosen = open_qpu(self._chosen)
-        return self._chosen
+        return self._choice.open()
 
     @property
     def default_shots(self) -> int:
@@ -221,16 +239,14 @@ class Estimator(BaseEstimatorV2):
 
         default_precision: None takes exact values where the QPU has them.
         """
-        self._chosen = qpu
+        self._choice = _Choice(qpu)
         self._default_precision = default_precision
         self._seed = seed
 
     @property
     def qpu(self) -> Qpu:
         """The QPU this primitive runs on."""
-        if not isinstance(self._chosen, Qpu):
-            self._chosen = open_qpu(self._chosen)
-        return self._chosen
+        return self._choice.open()
 
     @property
     def default_precision(self) -> float:

@@ -6,11 +6,12 @@ import atexit
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from backends.api import TaskCancelled
 from orchestrator import runs
 from orchestrator.compute.local import LocalDask
-from orchestrator.compute.shipping import stage_context
+from orchestrator.compute.shipping import Execution, execution
 from orchestrator.config import resolve_secrets
 from orchestrator.runs import Run
 
@@ -120,13 +121,17 @@ class Resources:
 
 _lock = threading.Lock()
 _resources: Resources | None = None
+_on_worker: WeakKeyDictionary[Execution, Resources] = WeakKeyDictionary()
 
 
 def resources() -> Resources:
-    """Return what is open for the active run; on a Dask worker, for the stage it works on."""
+    """Return what is open for the active run; on a Dask worker, for the function at work there."""
     global _resources
+    here = execution()
+    if here is not None:
+        return _resources_of(here)
     with _lock:
-        run = _worker_run() or runs.current_run()
+        run = runs.current_run()
         if _resources is None or _resources.run is not run:
             if _resources is None:
                 atexit.register(_close_computes)
@@ -145,15 +150,25 @@ def shutdown() -> None:
         held.close()
 
 
-def _worker_run() -> Run | None:
-    """Return the run of the stage at work here, if this process has no run of its own."""
-    context = stage_context()
-    if context is None or runs.is_active():
-        return None
-    scope = f"{context.run}~{context.key}"
-    if _resources is not None and _resources.run.scope == scope:
-        return _resources.run
-    return Run(id=context.run, site=context.site, qpu=context.qpu, scope=scope)
+def _resources_of(here: Execution) -> Resources:
+    """Return what one execution holds open on its worker, until it ends.
+
+    Not what its stage does: while a stage waits for a QPU its worker runs others, and a stage
+    that is executed once more, here or elsewhere, must find its scope free.
+    """
+    with _lock:
+        if here not in _on_worker:
+            context = here.context
+            scope = f"{context.run}~{context.key}"
+            run = Run(id=context.run, site=context.site, qpu=context.qpu, scope=scope)
+            held = _on_worker[here] = Resources(run)
+            here.ending.callback(_end, held)
+        return _on_worker[here]
+
+
+def _end(held: Resources) -> None:
+    held.run.closing = True  # or a primitive kept in a module's variable would open it again
+    held.close()
 
 
 def _close_computes() -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from orchestrator.config import Site, load_site, run_id_from_environment
 
-__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run", "is_active"]
+__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run"]
 
 StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 
@@ -179,8 +179,3 @@ def current_run() -> Run:
             run_id = named or uuid.uuid4().hex[:12]
             _current = Run(id=run_id, site=load_site(), resumable=named is not None)
         return _current
-
-
-def is_active() -> bool:
-    """Whether a run was activated or started in this process."""
-    return _current is not None

@@ -16,7 +16,13 @@ from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
-from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, within
+from orchestrator.compute.shipping import (
+    Shipment,
+    StageContext,
+    dump_by_value,
+    execution,
+    within,
+)
 from orchestrator.resources import resources
 from orchestrator.runs import Run, StageSpan, current_run
 
@@ -158,6 +164,8 @@ def _run(
     body: _Body,
     call: tuple[tuple[Any, ...], dict[str, Any]],
 ) -> Any:
+    if execution() is not None:  # another stage's function calls it, on that one's worker
+        return _inline(fn, needs, *call)
     run = current_run()
     span, context = _begin(run, fn, needs, call)
     run.forget_cached(span.key)
@@ -169,6 +177,16 @@ def _run(
         raise
     run.finish(span, "completed")
     return result
+
+
+def _inline(
+    fn: Callable[..., Any], needs: StageNeeds, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    if needs.kind == "quantum":
+        from orchestrator.primitives import open_qpu
+
+        args = (open_qpu(needs.where), *args)
+    return fn(*args, **kwargs)
 
 
 def _begin(

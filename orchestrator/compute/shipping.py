@@ -6,9 +6,9 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +18,12 @@ from typing import Any
 import cloudpickle
 
 __all__ = [
+    "Execution",
     "Ran",
     "Shipment",
     "StageContext",
     "dump_by_value",
+    "execution",
     "run_timed",
     "stage_context",
     "within",
@@ -46,13 +48,45 @@ class StageContext:
     lent: str = ""
 
 
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Execution:
+    """One go at a shipped function on a worker. ending: what it opened there, closed at its end."""
+
+    context: StageContext
+    ending: ExitStack = field(default_factory=ExitStack)
+
+
 _context: ContextVar[StageContext | None] = ContextVar("hpcqc_stage", default=None)
+_execution: ContextVar[Execution | None] = ContextVar("hpcqc_execution", default=None)
+_at_work: list[Execution] = []
 _registration = threading.Lock()
 
 
 def stage_context() -> StageContext | None:
     """Return the context of the stage this code runs in, None outside of one."""
-    return _context.get()
+    here = _context.get()
+    if here is None and _at_work:
+        around = execution()
+        here = None if around is None else around.context
+    return here
+
+
+def execution() -> Execution | None:
+    """Return the execution on a worker that this code is part of, None in the flow's process.
+
+    A thread that a function started by itself knows no context; it belongs to the execution
+    that is at work here. Raises ``RuntimeError`` if there are several.
+    """
+    here = _execution.get()
+    if here is not None or not _at_work:
+        return here
+    several = tuple(_at_work)
+    if len(several) > 1:
+        raise RuntimeError(
+            f"{len(several)} functions are at work on this worker, and this thread does not know "
+            "whose it is; start it with contextvars.copy_context().run"
+        )
+    return several[0] if several else None
 
 
 @contextmanager
@@ -109,15 +143,30 @@ class Shipment:
     context: StageContext | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the function under its context, with its share of threads."""
+        """Run the function under its context, with its share of threads; close what it opened."""
         function = _load(self.data)
-        with within(self.context):
-            if self.context is None or self.context.cores == 1:
+        if self.context is None:
+            return function(*args, **kwargs)
+        with _executing(self.context), within(self.context):
+            if self.context.cores == 1:
                 return function(*args, **kwargs)
             from threadpoolctl import threadpool_limits
 
             with threadpool_limits(self.context.cores):
                 return function(*args, **kwargs)
+
+
+@contextmanager
+def _executing(context: StageContext) -> Iterator[None]:
+    here = Execution(context)
+    token = _execution.set(here)
+    _at_work.append(here)
+    try:
+        with here.ending:
+            yield
+    finally:
+        _at_work.remove(here)
+        _execution.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
