@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Protocol
 
 from qiskit.primitives import PrimitiveResult
 
-from backends.api import BackendError
+from backends import api
+from backends.api import BackendError, Target, TaskCancelled, TaskFailed, TaskNotFinished
 from backends.payloads import Payload
-from orchestrator.broker.views import JobId, JobView
+from orchestrator.broker.views import JobId, JobState, JobView
 
-__all__ = ["BrokerClient", "Call", "JobUncertain", "call_job_id"]
+__all__ = ["BrokerClient", "Call", "JobUncertain", "call_job_id", "job_error"]
 
 
 class JobUncertain(BackendError):
@@ -38,8 +39,28 @@ def call_job_id(call: Call, digest: str) -> JobId:
     return JobId("j" + hashlib.blake2b(text.encode(), digest_size=10).hexdigest())
 
 
+def job_error(view: JobView) -> Exception:
+    """Return what a client is to raise for a job that ended, or stands, without a result."""
+    match view.state:
+        case JobState.CANCELLED:
+            return TaskCancelled(f"quantum job {view.id} was cancelled")
+        case JobState.UNCERTAIN:
+            reasons = "; ".join(f"{task.tag}: {task.error}" for task in view.tasks if task.error)
+            return JobUncertain(f"quantum job {view.id} is uncertain: {reasons}")
+        case JobState.FAILED:
+            error_type = getattr(api, view.error_type or "", TaskFailed)
+            known = isinstance(error_type, type) and issubclass(error_type, BackendError)
+            return (error_type if known else TaskFailed)(view.error)
+        case _:
+            return TaskNotFinished(f"quantum job {view.id} is {view.state}")
+
+
 class BrokerClient(Protocol):
     """Hand in quantum jobs and wait for them; calls may come from any thread."""
+
+    def target(self, qpu: str) -> Target:
+        """Return what a QPU accepts now. Raises ``ConfigError`` if there is none of this name."""
+        ...
 
     def submit(self, call: Call, payload: Payload) -> JobId:
         """Hand in a job and return once it is durable.

@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from backends import api
-from backends.api import Backend, BackendError, TaskCancelled, TaskFailed
+from backends.api import Backend, Target, TaskCancelled
 from backends.payloads import Payload
-from backends.results import result_from_bytes
 from orchestrator.broker import events as ev
-from orchestrator.broker.assembly import job_result, pub_shapes
-from orchestrator.broker.client import Call, JobUncertain, call_job_id
+from orchestrator.broker.assembly import pub_shapes
+from orchestrator.broker.client import Call, call_job_id, job_error
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.records import job_view
 from orchestrator.broker.service import BrokerService
@@ -96,6 +94,10 @@ class EmbeddedBroker:
                 self._backends[qpu] = backend
             return self._backends[qpu]
 
+    def target(self, qpu: str) -> Target:
+        """See `BrokerClient.target`."""
+        return self.backend(qpu).target()
+
     def submit(self, call: Call, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
         self.backend(call.qpu)
@@ -124,18 +126,14 @@ class EmbeddedBroker:
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""
-        waiter = self._running_service.wait_for(job)
-        match waiter.result(timeout_s):
-            case JobState.COMPLETED:
-                return self._assemble(job)
-            case JobState.CANCELLED:
-                raise TaskCancelled(f"quantum job {job} was cancelled")
-            case JobState.UNCERTAIN:
-                tasks = self._record_tasks(job)
-                reasons = "; ".join(f"{t.planned.tag}: {t.error}" for t in tasks if t.error)
-                raise JobUncertain(f"quantum job {job} is uncertain: {reasons}")
-            case _:
-                raise self._failure(job)
+        service = self._running_service
+        service.wait_for(job).result(timeout_s)
+        view = self.view(job)
+        if view.state is not JobState.COMPLETED:
+            raise job_error(view)
+        merged = service.result(job)
+        service.forget(job)
+        return merged
 
     def cancel(self, job: JobId) -> bool:
         """See `BrokerClient.cancel`."""
@@ -220,42 +218,6 @@ class EmbeddedBroker:
             await asyncio.wait(waiters, timeout=_CLOSE_S)
         self._serving.cancel()
         await service.close()
-
-    def _assemble(self, job: JobId) -> Any:
-        service = self._running_service
-        record = service.state.jobs[job]
-        pieces = []
-        for task in self._record_tasks(job):
-            if task.state != "completed":
-                continue
-            result = service.results.get(task.planned.tag)
-            if result is None:
-                assert self._ledger is not None
-                result = result_from_bytes(self._ledger.result(task.planned.tag))
-            mine = zip(task.planned.parts, result.native, strict=True)
-            pieces += [(part, pub) for part, pub in mine if part.job == job]
-        merged = job_result(service.payload(job), pieces)
-        self._forget(job, record.tasks)
-        return merged
-
-    def _forget(self, job: JobId, tags: list[str]) -> None:
-        """Drop what only this job's result needed; the ledger still has it."""
-        service = self._running_service
-        service.payloads.pop(job, None)
-        for tag in tags:
-            if len(service.state.tasks[tag].jobs) == 1:
-                service.results.pop(tag, None)
-
-    def _record_tasks(self, job: JobId) -> list[Any]:
-        state = self._running_service.state
-        return [state.tasks[tag] for tag in state.jobs[job].tasks]
-
-    def _failure(self, job: JobId) -> Exception:
-        failure = self._running_service.state.jobs[job].failure
-        assert failure is not None
-        error_type = getattr(api, failure.error_type, TaskFailed)
-        known = isinstance(error_type, type) and issubclass(error_type, BackendError)
-        return (error_type if known else TaskFailed)(failure.error)
 
     def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
         try:

@@ -153,6 +153,7 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         usage=sum((view.usage for view in views), Usage()),
         tasks=views,
         error=record.failure.error if record.failure is not None else None,
+        error_type=record.failure.error_type if record.failure is not None else None,
         project=submitted.project,
         user=submitted.user,
     )

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from qiskit.primitives import PrimitiveResult
+
 from backends.api import Backend, Result, TaskCancelled
 from backends.payloads import Payload, payload_from_bytes
-from backends.results import result_to_bytes
+from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker import events as ev
-from orchestrator.broker.assembly import task_payload
+from orchestrator.broker.assembly import job_result, task_payload
 from orchestrator.broker.execution import Execution
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from orchestrator.broker.packing import Limits
@@ -190,15 +192,28 @@ class BrokerService:
             self._break(error, items)
             return
         for item in items:
-            if isinstance(item.event, ev.JobResumed):
-                with self._settling:
-                    self._settled.pop(item.event.job, None)
+            self._unsettle(item.event)
         # Starts come first: those who handed work in may learn of it while it runs already.
         for command in commands:
             self._execute(command)
         for item in items:
             if item.written is not None:
                 item.written.set_result(None)
+
+    def _unsettle(self, event: ev.Event) -> None:
+        """Let clients wait again for jobs that an event has set going once more."""
+        match event:
+            case ev.JobResumed(job=job):
+                jobs: tuple[JobId, ...] = (job,)
+            case ev.TaskResolved(tag=tag) | ev.TaskAdopted(tag=tag):
+                jobs = self.state.tasks[tag].jobs
+            case _:
+                return
+        with self._settling:
+            for job in jobs:
+                state = self.state.jobs[job].state
+                if not state.is_final and state is not JobState.UNCERTAIN:
+                    self._settled.pop(job, None)
 
     async def _commit(self, entries: Entries) -> None:
         if self.writer is None:
@@ -250,6 +265,24 @@ class BrokerService:
         jobs = {part.job for part in parts}
         payload = task_payload(parts, {job: self.payload(job) for job in jobs})
         await self._execution(tag).start(tag, payload)
+
+    def result(self, job: JobId) -> PrimitiveResult[Any]:
+        """Return a completed job's result, put together from its tasks'."""
+        pieces: list[tuple[ev.Part, Any]] = []
+        for tag in self.state.jobs[job].tasks:
+            task = self.state.tasks[tag]
+            if task.state == "completed":
+                found = self.results.get(tag) or result_from_bytes(self.ledger.result(tag))
+                mine = zip(task.planned.parts, found.native, strict=True)
+                pieces += [(part, pub) for part, pub in mine if part.job == job]
+        return job_result(self.payload(job), pieces)
+
+    def forget(self, job: JobId) -> None:
+        """Drop what only this job's result needed; the ledger still has it."""
+        self.payloads.pop(job, None)
+        for tag in self.state.jobs[job].tasks:
+            if len(self.state.tasks[tag].jobs) == 1:
+                self.results.pop(tag, None)
 
     def payload(self, job: JobId) -> Payload:
         """Return a job's payload, from the ledger if it is not at hand."""

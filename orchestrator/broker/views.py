@@ -64,6 +64,7 @@ class JobView:
 
     stage: key of the stage that made the call, None outside a stage. call: its number there.
     shots: shots asked for in all; 0 for an estimator that runs natively (see ``precision``).
+    error, error_type: why it failed, and the class of `backends.api` that says so.
     project, user: who pays and who asked; empty outside a service.
     """
 
@@ -87,5 +88,6 @@ class JobView:
     usage: Usage = field(default_factory=Usage)
     tasks: tuple[QpuTaskView, ...] = ()
     error: str | None = None
+    error_type: str | None = None
     project: str = ""
     user: str = ""
