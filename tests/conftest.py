@@ -20,6 +20,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.postgres import MISSING, PostgresServer, server_folder
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A variable of the person who runs the tests must not decide how they end.
@@ -146,6 +148,26 @@ def prefect_server(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Start one PostgreSQL server for the session (3 s, once)."""
+    programs = server_folder()
+    if programs is None:
+        pytest.skip(MISSING)
+    server = PostgresServer(programs)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """Return the URL of an empty database of the test's own."""
+    return postgres_server.new_database()
 
 
 def _wait_until_healthy(server: PrefectServer, process: subprocess.Popen[bytes]) -> None:

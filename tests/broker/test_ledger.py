@@ -1,8 +1,10 @@
-"""The ledger on a real file: what is written is there, what cannot be written says so."""
+"""The ledger in a real file and on a real server: what is written is there, what cannot be written says so."""
 
 from __future__ import annotations
 
 import sqlite3
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,18 +54,18 @@ def entries(*events: ev.Event) -> Entries:
     return Entries(events=[(event, NOW) for event in events])
 
 
-def test_every_event_comes_back_as_it_was(tmp_path: Path) -> None:
-    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+def test_every_event_comes_back_as_it_was(where: Path | str) -> None:
+    ledger = Ledger.open(where)
     ledger.append("r", entries(*HISTORY))
     ledger.close()
-    again = Ledger.open(tmp_path / "ledger.sqlite")
+    again = Ledger.open(where)
     assert list(again.events("r")) == [(event, NOW) for event in HISTORY]
     assert list(again.events("other")) == []
     again.close()
 
 
-def test_jobs_are_folded_with_tasks_and_usage(tmp_path: Path) -> None:
-    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+def test_jobs_are_folded_with_tasks_and_usage(where: Path | str) -> None:
+    ledger = Ledger.open(where)
     ledger.append("r", entries(*HISTORY))
     (job,) = ledger.jobs("r")
     assert ledger.job("j1") == job == ledger.jobs()[0]
@@ -77,8 +79,8 @@ def test_jobs_are_folded_with_tasks_and_usage(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_blobs_are_kept_by_name_and_written_once(tmp_path: Path) -> None:
-    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+def test_blobs_are_kept_by_name_and_written_once(where: Path | str) -> None:
+    ledger = Ledger.open(where)
     ledger.append("r", Entries(events=[], payloads={"d": b"one"}, results={"t": b"two"}))
     ledger.append("r", Entries(events=[], payloads={"d": b"other"}))
     assert (ledger.payload("d"), ledger.result("t")) == (b"one", b"two")
@@ -110,7 +112,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger.sqlite")
     ledger.append("r", entries(HISTORY[0]))
     # SQLite's own limit gives the very error of a full disk, SQLITE_FULL.
-    writer = ledger._writer
+    writer = ledger._writer._connection
     assert writer is not None
     pages = writer.execute(sa.text("PRAGMA page_count")).scalar()
     writer.execute(sa.text(f"PRAGMA max_page_count = {pages}"))
@@ -119,4 +121,77 @@ def test_a_full_disk_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match=r"cannot be written.*full"):
         ledger.append("r", full)
     assert [event for event, _ in ledger.events("r")] == [HISTORY[0]]
+    ledger.close()
+
+
+def test_a_file_may_be_named_by_a_url(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "ledger.sqlite"
+    ledger = Ledger.open(f"sqlite:///{path}")
+    ledger.append("r", entries(*HISTORY))
+    assert ledger.path == path
+    ledger.close()
+    again = Ledger.open(path)
+    assert [job.id for job in again.jobs()] == ["j1"]
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("mysql://user:secret@host/db", "sqlite or postgresql"),
+        ("secret no url", "cannot be read"),
+        ("postgresql://user:secret@127.0.0.1:1/db?connect_timeout=2", "cannot be opened"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_refused_without_its_password(url: str, words: str) -> None:
+    with pytest.raises(LedgerError, match=words) as refused:
+        Ledger.open(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_missing_driver_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(LedgerError, match=r"pip install 'hpcqc\[postgresql\]'"):
+        Ledger.open("postgresql://host/db")
+
+
+def test_a_database_of_something_else_is_left_alone(where: Path | str) -> None:
+    url = f"sqlite:///{where}" if isinstance(where, Path) else where
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE events (what VARCHAR)"))
+    with pytest.raises(LedgerError, match=r"no hpcqc ledger.*events"):
+        Ledger.open(where)
+    with engine.connect() as connection:
+        assert sa.inspect(connection).get_table_names() == ["events"]
+    engine.dispose()
+
+
+def test_a_database_that_another_program_holds_is_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger.open(path, patience_s=0.2)
+    other = sqlite3.connect(path)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(LedgerError, match=r"cannot be written.*locked.*0\.2 s"):
+        ledger.append("r", entries(HISTORY[0]))
+    assert list(ledger.events("r")) == []
+    other.rollback()
+    other.close()
+    ledger.append("r", entries(HISTORY[0]))
+    assert [event for event, _ in ledger.events("r")] == [HISTORY[0]]
+    ledger.close()
+
+
+def test_many_may_make_the_same_ledger_at_once(where: Path | str) -> None:
+    def make(number: int) -> None:
+        ledger = Ledger.open(where)
+        ledger.append(f"r{number}", entries(*HISTORY))
+        ledger.close()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(make, range(8)))
+    ledger = Ledger.open(where)
+    assert sorted(ledger.runs()) == [f"r{number}" for number in range(8)]
     ledger.close()

@@ -1,0 +1,68 @@
+"""Makes the tables of a new ledger, and sees that those of an old one can be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from orchestrator.broker.ledger.errors import LedgerError
+from orchestrator.broker.ledger.place import Place
+from orchestrator.broker.ledger.tables import SCHEMA_VERSION, meta, metadata
+
+__all__ = ["alone", "prepare"]
+
+_LOCK = 0x68706371  # "hpcq": whoever makes or changes tables holds this lock of PostgreSQL's
+
+
+def prepare(place: Place, engine: sa.Engine) -> None:
+    """Make the tables if there are none. Raises `LedgerError` if there are others."""
+    with engine.connect() as connection:
+        version = _version(place, connection)
+    if version is None:
+        with alone(engine) as connection:
+            _create(place, connection)
+            version = _version(place, connection)
+    if version is None or not version.isdigit():
+        raise LedgerError(f"{place.name} is no hpcqc ledger: it states no schema version")
+    if int(version) > SCHEMA_VERSION:
+        raise LedgerError(
+            f"ledger {place.name} has schema {version}, written by a newer hpcqc; this one "
+            f"reads up to {SCHEMA_VERSION}. Upgrade hpcqc, or name another state_dir."
+        )
+
+
+@contextmanager
+def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Begin a transaction, committed at the end, beside which nobody else changes tables."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+        yield connection
+
+
+def _version(place: Place, connection: sa.Connection) -> str | None:
+    """Return the version that a ledger states, "" for none, and None if it has no tables yet."""
+    inspector = sa.inspect(connection)
+    if inspector.has_table("meta"):
+        query = sa.select(meta.c.value).where(meta.c.key == "schema_version")
+        return connection.execute(query).scalar() or ""
+    there = set(inspector.get_table_names())
+    # A PostgreSQL database may hold other tables, as long as they do not have our names.
+    foreign = there if place.path is not None else there & set(metadata.tables)
+    if foreign:
+        raise LedgerError(
+            f"{place.name} is no hpcqc ledger: it holds tables of something else "
+            f"({', '.join(sorted(foreign)[:3])}). It was left as it is; {place.remedy}."
+        )
+    return None
+
+
+def _create(place: Place, connection: sa.Connection) -> None:
+    if _version(place, connection) is None:
+        metadata.create_all(connection)
+        row = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
+        connection.execute(meta.insert(), row)

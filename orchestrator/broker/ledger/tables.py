@@ -1,0 +1,53 @@
+"""The tables of a ledger as this version writes them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+__all__ = ["SCHEMA_VERSION", "events", "meta", "metadata", "payloads", "results"]
+
+SCHEMA_VERSION = 1
+
+# SQLite numbers rows by itself only in a column that is called INTEGER.
+_RowNumber = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+metadata = sa.MetaData()
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("key", sa.String, primary_key=True),
+    sa.Column("value", sa.String, nullable=False),
+)
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("seq", _RowNumber, primary_key=True, autoincrement=True),
+    sa.Column("scope", sa.String, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("job", sa.String),
+    sa.Column("tag", sa.String),
+    sa.Column("body", sa.String, nullable=False),
+)
+# SQLite adds the row's number to every index by itself.
+sa.Index("ix_events_scope", events.c.scope).ddl_if(dialect="sqlite")
+sa.Index("ix_events_scope_seq", events.c.scope, events.c.seq).ddl_if(dialect="postgresql")
+# Partial, because each index that a commit touches is a page more to sync.
+sa.Index(
+    "ix_events_submitted",
+    events.c.job,
+    sqlite_where=events.c.kind == "job-submitted",
+    postgresql_where=events.c.kind == "job-submitted",
+)
+payloads = sa.Table(
+    "payloads",
+    metadata,
+    sa.Column("digest", sa.String, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)
+results = sa.Table(
+    "results",
+    metadata,
+    sa.Column("tag", sa.String, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+)

@@ -1,0 +1,172 @@
+"""Writes transactions, and finds out about one whose commit was never answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestrator.broker.ledger.errors import LedgerError, database_words
+from orchestrator.broker.ledger.place import Place
+from orchestrator.broker.ledger.rows import EVENT_COLUMNS, Entries, row_of
+from orchestrator.broker.ledger.tables import events, payloads, results
+
+__all__ = ["Writer"]
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 1.0
+_Rows = list[tuple[Any, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Doubt:
+    """A transaction that may have been written. seq, transaction: of its last event."""
+
+    seq: int
+    transaction: str
+    rows: _Rows
+
+
+class _StillUnderWay(Exception):
+    """Whether the last transaction will be written is not known even to the server."""
+
+
+class Writer:
+    """One connection, made when it is first needed, that commits one transaction at a time."""
+
+    def __init__(self, place: Place, engine: sa.Engine, patience_s: float) -> None:
+        """Take note; nothing is connected yet."""
+        self._place, self._engine, self._patience_s = place, engine, patience_s
+        self._on_server = place.path is None
+        self._connection: sa.Connection | None = None
+        self._doubt: _Doubt | None = None
+        # Compiled once: building them anew costs more than SQLite takes to commit.
+        self._add_event = _compiled(events, engine, EVENT_COLUMNS)
+        self._add_payload = _compiled(payloads, engine, ("digest", "data"))
+        self._add_result = _compiled(results, engine, ("tag", "data"))
+
+    def append(self, scope: str, entries: Entries) -> None:
+        """See `Ledger.append`."""
+        rows = [row_of(scope, event, at) for event, at in entries.events]
+        batches: list[tuple[str, Sequence[tuple[Any, ...]]]] = [
+            (self._add_payload, list(entries.payloads.items())),
+            (self._add_result, list(entries.results.items())),
+            (self._add_event, rows),
+        ]
+        if self._on_server:
+            self._write_to_server(batches, rows)
+            return
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            with self._connection.begin():
+                for statement, values in batches:
+                    if values:
+                        self._connection.exec_driver_sql(statement, values)
+        except sa.exc.DBAPIError as error:
+            raise self._refusal(error) from error
+
+    def close(self) -> None:
+        """Let the connection go; closing twice does nothing."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _write_to_server(
+        self, batches: Sequence[tuple[str, Sequence[tuple[Any, ...]]]], rows: _Rows
+    ) -> None:
+        """Write; where the connection is lost, connect again and see what became of it."""
+        deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                if self._connection is None:
+                    self._connection = self._engine.connect()
+                if self._doubt is None or not self._was_written(self._connection, rows):
+                    self._commit(self._connection, batches, rows)
+                return
+            except (sa.exc.DBAPIError, _StillUnderWay) as error:
+                lost = self._connection is None or getattr(error, "connection_invalidated", True)
+                self._drop()
+                if not lost or time.monotonic() + pause > deadline:
+                    raise self._refusal(error) from error
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _commit(
+        self,
+        connection: sa.Connection,
+        batches: Sequence[tuple[str, Sequence[tuple[Any, ...]]]],
+        rows: _Rows,
+    ) -> None:
+        with connection.begin():
+            for statement, values in batches:
+                if values:
+                    connection.exec_driver_sql(statement, values)
+            if rows:
+                numbers = "SELECT lastval(), pg_current_xact_id()::text"
+                seq, transaction = connection.exec_driver_sql(numbers).one()
+                # From here until the answer to the commit, nobody knows.
+                self._doubt = _Doubt(seq=seq, transaction=transaction, rows=rows)
+        self._doubt = None
+
+    def _was_written(self, connection: sa.Connection, rows: _Rows) -> bool:
+        """Settle the doubt about the last transaction; whether it was the one wanted now."""
+        doubt = self._doubt
+        assert doubt is not None
+        with connection.begin():
+            if _is_in_progress(connection, doubt.transaction):
+                raise _StillUnderWay("the server still works on the transaction before")
+            last = doubt.rows[-1]
+            query = sa.select(events.c.scope, events.c.kind, events.c.body).where(
+                events.c.seq == doubt.seq
+            )
+            found = connection.execute(query).one_or_none()
+        self._doubt = None
+        if found is None or tuple(found) != (last[0], last[2], last[5]):
+            return False
+        if doubt.rows == rows:
+            return True
+        raise LedgerError(
+            f"ledger {self._place.name}: a transaction that was reported as failed had been "
+            "written after all. Start the broker again, so that it reads it."
+        )
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+    def _refusal(self, error: Exception) -> LedgerError:
+        words = database_words(error)
+        if not self._on_server and "locked" in words:
+            return LedgerError(
+                f"ledger {self._place.name} cannot be written: {words}: another program has held "
+                f"it for {self._patience_s:g} s. Nothing was written; end that program and run "
+                "again with the same run id."
+            )
+        mend = "mend the server" if self._on_server else "free the disk or mend the file"
+        return LedgerError(
+            f"ledger {self._place.name} cannot be written: {words}. Nothing further is "
+            f"accepted; {mend} and run again with the same run id."
+        )
+
+
+def _is_in_progress(connection: sa.Connection, transaction: str) -> bool:
+    try:
+        with connection.begin_nested():
+            query = "SELECT pg_xact_status(%s::xid8)"
+            return connection.exec_driver_sql(query, (transaction,)).scalar() == "in progress"
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        return False  # a server that crashed knows nothing of transactions it had not synced
+
+
+def _compiled(table: sa.Table, engine: sa.Engine, columns: Sequence[str]) -> str:
+    text = str(table.insert().inline().compile(engine, column_keys=list(columns)))
+    # What is stored by the name of its content need not be stored twice.
+    return text if table is events else f"{text} ON CONFLICT DO NOTHING"
