@@ -16,6 +16,8 @@ from backends.aer.orphans import ends_at, judged, stop_orphan
 from backends.aer.planning import Planner
 from backends.aer.spool import Record, Spool
 from backends.api import (
+    BackendError,
+    PayloadRejected,
     QpuBusy,
     QpuTaskId,
     Result,
@@ -183,7 +185,15 @@ class AerBackend:
         return tag in self._tickets or self._spool.read(tag) is not None
 
     def _enqueue(self, payload: Payload, tag: str) -> Ticket:
-        ticket = self._planner.ticket(payload, tag, now=time.time(), lock=self._crew.lock)
+        try:
+            ticket = self._planner.ticket(payload, tag, now=time.time(), lock=self._crew.lock)
+        except BackendError:
+            raise
+        except Exception as error:
+            # Planning depends on the payload alone: it would fail as often as it is tried.
+            raise PayloadRejected(
+                f"this cannot be simulated: {type(error).__name__}: {error}"
+            ) from error
         self._forget_old()
         self._tickets[tag] = ticket
         self._crew.submit(ticket)

@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from qiskit import QuantumCircuit
 
 from backends.api import InsufficientMemory, PayloadRejected
+from backends.payloads import FrozenSamplerPub
 
-__all__ = ["Traits", "check_memory", "choose_method", "memory_needed", "traits_of"]
+__all__ = [
+    "Traits",
+    "check_memory",
+    "check_samples",
+    "choose_method",
+    "memory_needed",
+    "samples_needed",
+    "state_bytes_log2",
+    "traits_of",
+]
 
 # What Aer's stabilizer simulates whatever the angles; rotations by multiples of π/2 are left
 # to the statevector, where they are as fast at the widths at which people use them.
@@ -37,7 +47,11 @@ _CLIFFORD = frozenset(
 )
 # Above this width a density matrix costs more than 1000 noisy trajectories: 4^n > 1000·2^n.
 _DENSITY_QUBITS = 10
-_AMPLITUDE_BYTES = 16  # complex128
+_TABLEAU_BYTES = 32  # per qubit squared, as Aer itself reckons
+_SHOT_BYTES = 128  # measured: 104 to 120, however wide the circuit
+_COPIES = 6  # the array, its frame and its message; again where they are read
+_READABLE_BYTES = 1 << 60
+_LARGEST_LOG2 = 1000  # more than any machine has, and still a float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,15 +120,32 @@ def choose_method(requested: str, traits: Traits, *, noisy: bool, exact: bool) -
 def memory_needed(method: str, num_qubits: int) -> int:
     """Return the bytes of the state: 16·2^n for a statevector, 16·4^n for a density matrix.
 
-    The other methods grow polynomially for what they are good at, and are not checked.
+    A stabilizer tableau takes 32·n² in Aer. The other methods grow polynomially for what they
+    are good at, and are not checked. Beyond 2^1000 bytes all is the same.
     """
     match method:
-        case "statevector":
-            return _AMPLITUDE_BYTES << num_qubits
-        case "density_matrix":
-            return _AMPLITUDE_BYTES << (2 * num_qubits)
+        case "statevector" | "density_matrix":
+            return 1 << min(_LARGEST_LOG2, state_bytes_log2(method, num_qubits))
+        case "stabilizer":
+            return _TABLEAU_BYTES * num_qubits**2
         case _:
             return 0
+
+
+def state_bytes_log2(method: str, num_qubits: int) -> int:
+    """Return log2 of the bytes of a statevector or a density matrix."""
+    return 4 + num_qubits * (2 if method == "density_matrix" else 1)  # complex128: 2^4 bytes
+
+
+def samples_needed(pub: FrozenSamplerPub) -> tuple[int, int]:
+    """Return the bytes that a PUB's outcomes take: at work on one point, and kept of all points.
+
+    Aer has some hundred bytes for each shot of a point until they are counted. What is kept is
+    whole bytes per register and shot, several times over on its way to the caller.
+    """
+    registers = pub.circuit.circuit.cregs
+    kept = pub.shots * sum((register.size + 7) // 8 for register in registers)
+    return pub.shots * _SHOT_BYTES, pub.points * kept * _COPIES
 
 
 def check_memory(method: str, num_qubits: int, available_bytes: int) -> None:
@@ -122,14 +153,33 @@ def check_memory(method: str, num_qubits: int, available_bytes: int) -> None:
     needed = memory_needed(method, num_qubits)
     if needed <= available_bytes:
         return
+    vector = method in ("statevector", "density_matrix")
+    told = _size(needed)
+    if vector and needed > _READABLE_BYTES:
+        told = f"2^{state_bytes_log2(method, num_qubits)} bytes"
+    remedy = "method 'matrix_product_state', " if vector else ""
+    raise InsufficientMemory(
+        f"a {method.replace('_', ' ')} of {num_qubits} qubits needs {told}, "
+        f"available are {_size(available_bytes)}; use at most "
+        f"{_most_qubits(method, available_bytes)} qubits, {remedy}or a machine with more memory"
+    )
+
+
+def check_samples(needed_bytes: int, shots: int, available_bytes: int) -> None:
+    """Raise `InsufficientMemory` if a task's outcomes do not fit. shots: all of the task."""
+    if needed_bytes <= available_bytes:
+        return
+    raise InsufficientMemory(
+        f"the outcomes of {shots} shots need {_size(needed_bytes)}, available are "
+        f"{_size(available_bytes)}; ask for fewer shots or parameter points at a time"
+    )
+
+
+def _most_qubits(method: str, available_bytes: int) -> int:
     most = 0
     while memory_needed(method, most + 1) <= available_bytes:
         most += 1
-    raise InsufficientMemory(
-        f"a {method.replace('_', ' ')} of {num_qubits} qubits needs {_size(needed)}, "
-        f"available are {_size(available_bytes)}; use at most {most} qubits, "
-        "method 'matrix_product_state', or a machine with more memory"
-    )
+    return most
 
 
 def _size(amount: int) -> str:

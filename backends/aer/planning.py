@@ -10,7 +10,15 @@ import psutil
 
 from backends.aer.crew import Ticket
 from backends.aer.device import device_facts, timeline
-from backends.aer.methods import Traits, check_memory, choose_method, memory_needed, traits_of
+from backends.aer.methods import (
+    Traits,
+    check_memory,
+    check_samples,
+    choose_method,
+    memory_needed,
+    samples_needed,
+    traits_of,
+)
 from backends.aer.options import AerOptions
 from backends.aer.placement import pub_seconds, state_log2
 from backends.aer.wire import Lot
@@ -62,6 +70,7 @@ class Planner:
             log2 = max(log2, state_log2(method, traits))
             memory = max(memory, needed)
             width = max(width, traits.num_qubits)
+        memory += self._checked_samples(payload, beside=memory)
         times = timeline(
             payload,
             self._target,
@@ -92,6 +101,14 @@ class Planner:
             except (OSError, ValueError):  # no such file, or "max"
                 continue
         return max(0, free)
+
+    def _checked_samples(self, payload: Payload, *, beside: int) -> int:
+        """Return the bytes of a payload's outcomes. beside: bytes of the largest state."""
+        needs = [samples_needed(p) for p in payload.pubs if isinstance(p, FrozenSamplerPub)]
+        needed = max((work for work, _ in needs), default=0) + sum(kept for _, kept in needs)
+        if needed > _SMALL_BYTES:
+            check_samples(needed, payload.shots, self.memory_left(beside))
+        return needed
 
     def _traits_of(self, circuit: FrozenCircuit) -> Traits:
         digest = circuit.digest

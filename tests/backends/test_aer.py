@@ -209,6 +209,50 @@ def test_a_state_too_large_is_refused_before_it_starts(tmp_path):
     backend.close()
 
 
+@pytest.mark.parametrize("qubits", [64, 800, 1100, 5000])
+def test_a_state_beyond_all_machines_is_told_as_a_power(tmp_path, qubits):
+    backend = create({}, state_dir=tmp_path)
+    circuit = QuantumCircuit(qubits)
+    circuit.t(range(qubits))
+    payload = SamplerPayload.coerce([measured(circuit)], shots=1)
+    with pytest.raises(InsufficientMemory, match=rf"needs 2\^{qubits + 4} bytes, ") as caught:
+        backend.start(backend.acquire(), payload, "wide")
+    assert len(str(caught.value)) < 300
+    noisy = create({"method": "density_matrix"}, state_dir=tmp_path)
+    with pytest.raises(InsufficientMemory, match=rf"needs 2\^{2 * qubits + 4} bytes, "):
+        noisy.start(noisy.acquire(), payload, "wide")
+
+
+def test_a_tableau_too_large_is_refused_before_it_starts(tmp_path):
+    backend = create({"memory_bytes": 2**28}, state_dir=tmp_path)
+    payload = SamplerPayload.coerce([measured(ghz(3000))], shots=1)
+    with pytest.raises(InsufficientMemory, match=r"stabilizer of 3000 .* at most 2896 qubits, or"):
+        backend.start(backend.acquire(), payload, "wide")
+
+
+@pytest.mark.parametrize(
+    "pub", [(measured(ghz(2)), None, 10**8), (measured(ghz(2)), np.empty((10**6, 0)), 400)]
+)
+def test_more_shots_than_memory_holds_are_refused_before_they_start(tmp_path, pub):
+    backend = create({"memory_bytes": 2**30}, state_dir=tmp_path)
+    with pytest.raises(InsufficientMemory, match=r"shots need \d+ bytes .*ask for fewer shots"):
+        backend.start(backend.acquire(), SamplerPayload.coerce([pub]), "many")
+    assert backend.find("many") is None
+    assert backend.pids == []
+
+
+def test_what_planning_trips_over_is_refused_and_not_tried_again(tmp_path, monkeypatch):
+    backend = create({}, state_dir=tmp_path)
+
+    def trip(*_arguments):
+        raise OverflowError("too large")
+
+    monkeypatch.setattr("backends.aer.planning.pub_seconds", trip)
+    with pytest.raises(PayloadRejected, match="OverflowError: too large"):
+        backend.start(backend.acquire(), SamplerPayload.coerce([measured(ghz(2))], shots=1), "t")
+    assert backend.find("t") is None
+
+
 def test_memory_counts_active_qubits_only(tmp_path):
     from backends.aer.methods import traits_of
 
