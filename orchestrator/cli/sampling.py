@@ -112,11 +112,24 @@ def tell_sample(sampled: Sampled, *, top: int, as_json: bool) -> None:
 
 
 def _counts(circuit: QuantumCircuit, result: Any) -> dict[str, int]:
-    """Join the registers' bits shot by shot, the last register first, with spaces between."""
-    registers = [register.name for register in reversed(circuit.cregs) if register.size]
-    columns = [result.data[name].get_bitstrings() for name in registers]
-    counts: dict[str, int] = {}
-    for bits in zip(*columns, strict=True):
-        joined = " ".join(bits)
-        counts[joined] = counts.get(joined, 0) + 1
+    """Join the registers' bits shot by shot, the last register first, with spaces between.
+
+    Takes time by the shot only where NumPy does; what is written is written by the outcome.
+    """
+    import numpy as np
+
+    registers = [register for register in reversed(circuit.cregs) if register.size]
+    columns = [result.data[register.name].array for register in registers]
+    rows = np.ascontiguousarray(np.hstack(columns))
+    # As one string of bytes each, rows are sorted several times as fast as by their columns.
+    keys = rows.view(np.dtype((np.void, rows.shape[1]))).ravel()
+    outcomes, tally = np.unique(keys, return_counts=True)
+    counts = {}
+    for outcome, count in zip(outcomes, tally.tolist(), strict=True):
+        rest, bits = outcome.tobytes(), []
+        for register, column in zip(registers, columns, strict=True):
+            width = column.shape[1]
+            bits.append(f"{int.from_bytes(rest[:width], 'big'):0{register.size}b}")
+            rest = rest[width:]
+        counts[" ".join(bits)] = count
     return counts

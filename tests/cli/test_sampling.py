@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
@@ -78,6 +79,44 @@ def test_what_cannot_run_is_refused(hpcqc, tmp_path, text, options, words) -> No
     assert said.code == 2
     assert said.out == ""
     assert all(word in said.paragraph for word in words), said.paragraph
+
+
+def test_counts_join_registers_of_any_width(hpcqc, tmp_path) -> None:
+    (tmp_path / "wide.qasm").write_text(
+        f"{QELIB}qreg q[12];creg a[9];creg none[1];creg b[2];x q[0];x q[8];x q[11];h q[3];"
+        + "".join(f"measure q[{i}]->a[{i}];" for i in range(9))
+        + "measure q[10]->b[0];measure q[11]->b[1];"
+    )
+    counts = hpcqc("sample", "wide.qasm", "--shots", 200, "--json").document["counts"]
+    assert set(counts) == {"10 0 100000001", "10 0 100001001"}
+    assert sum(counts.values()) == 200
+
+
+def test_counts_of_registers_belong_together_shot_by_shot() -> None:
+    from types import SimpleNamespace
+
+    from qiskit import ClassicalRegister, QuantumCircuit
+    from qiskit.primitives import BitArray
+
+    from orchestrator.cli.sampling import _counts
+
+    circuit = QuantumCircuit(ClassicalRegister(2, "a"), ClassicalRegister(10, "b"))
+    rng = np.random.default_rng(1)
+    data = {
+        "a": BitArray(rng.integers(0, 4, size=(1000, 1), dtype=np.uint8), 2),
+        "b": BitArray(np.full((1000, 2), (2, 1), dtype=np.uint8), 10),
+    }
+    counts = _counts(circuit, SimpleNamespace(data=data))
+    assert {bits: counts[bits] for bits in sorted(counts)} == {
+        f"1000000001 {value:02b}": int(np.sum(data["a"].array == value)) for value in range(4)
+    }
+
+
+def test_more_shots_than_there_is_memory_for(hpcqc, bell) -> None:
+    said = hpcqc("sample", bell, "--shots", 20_000_000_000)
+    assert said.code == 2
+    assert "20000000000 shots need" in said.paragraph
+    assert "fewer shots" in said.paragraph
 
 
 def test_more_memory_than_there_is(hpcqc, tmp_path) -> None:
