@@ -1,23 +1,30 @@
-"""Makes the tables of a new ledger, and sees that those of an old one can be used."""
+"""Makes the tables of a new ledger, and brings those of an old one up to this version."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import sqlalchemy as sa
 
+from orchestrator.broker.ledger.backups import copy_file, free_name
 from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.place import Place
 from orchestrator.broker.ledger.tables import SCHEMA_VERSION, meta, metadata
 
 __all__ = ["alone", "prepare"]
 
+_MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK = 0x68706371  # "hpcq": whoever makes or changes tables holds this lock of PostgreSQL's
 
 
 def prepare(place: Place, engine: sa.Engine) -> None:
-    """Make the tables if there are none. Raises `LedgerError` if there are others."""
+    """Make the tables if there are none, and upgrade those of an older version.
+
+    A file is copied before it is upgraded. Raises `LedgerError` for tables of something else,
+    or of a newer version.
+    """
     with engine.connect() as connection:
         version = _version(place, connection)
     if version is None:
@@ -31,6 +38,9 @@ def prepare(place: Place, engine: sa.Engine) -> None:
             f"ledger {place.name} has schema {version}, written by a newer hpcqc; this one "
             f"reads up to {SCHEMA_VERSION}. Upgrade hpcqc, or name another state_dir."
         )
+    if int(version) < SCHEMA_VERSION:
+        with alone(engine) as connection:
+            _upgrade(place, connection)
 
 
 @contextmanager
@@ -66,3 +76,19 @@ def _create(place: Place, connection: sa.Connection) -> None:
         metadata.create_all(connection)
         row = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
         connection.execute(meta.insert(), row)
+
+
+def _upgrade(place: Place, connection: sa.Connection) -> None:
+    version = int(_version(place, connection) or 0)
+    if version >= SCHEMA_VERSION:  # another process was quicker
+        return
+    if place.path is not None:
+        copy_file(place.path, free_name(place.path, f"schema-{version}"))
+    from alembic import command  # here, because a ledger of this version needs none of it
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.stamp(config, f"{version:04d}", purge=True)
+    command.upgrade(config, "head")

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-__all__ = ["SCHEMA_VERSION", "events", "meta", "metadata", "payloads", "results"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "ended_jobs",
+    "events",
+    "meta",
+    "metadata",
+    "payloads",
+    "results",
+    "snapshots",
+]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # SQLite numbers rows by itself only in a column that is called INTEGER.
 _RowNumber = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -38,6 +47,7 @@ sa.Index(
     events.c.job,
     sqlite_where=events.c.kind == "job-submitted",
     postgresql_where=events.c.kind == "job-submitted",
+    postgresql_ops={"job": "text_pattern_ops"},  # a job may be asked for by the start of its id
 )
 payloads = sa.Table(
     "payloads",
@@ -50,4 +60,32 @@ results = sa.Table(
     metadata,
     sa.Column("tag", sa.String, primary_key=True),
     sa.Column("data", sa.LargeBinary, nullable=False),
+)
+snapshots = sa.Table(
+    "snapshots",
+    metadata,
+    sa.Column("scope", sa.String, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+)
+ended_jobs = sa.Table(
+    "ended_jobs",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("scope", sa.String, primary_key=True),
+    sa.Column("run", sa.String, nullable=False),
+    sa.Column("project", sa.String, nullable=False),
+    sa.Column("user", sa.String, nullable=False),
+    sa.Column("qpu", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("submitted_at", sa.Float, nullable=False),
+    sa.Column("ended_at", sa.Float, nullable=False),
+    sa.Column("record", sa.String, nullable=False),
+    sa.Index("ix_ended_jobs_submitted", "submitted_at"),
+    sa.Index("ix_ended_jobs_run", "run", "submitted_at"),
+    sa.Index("ix_ended_jobs_project", "project", "submitted_at"),
+)
+sa.Index("ix_ended_jobs_id", ended_jobs.c.id, postgresql_ops={"id": "text_pattern_ops"}).ddl_if(
+    dialect="postgresql"
 )

@@ -1,0 +1,1 @@
+"""One module per version of the schema, each the step from the one before."""
