@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flows._geometries import Geometry
 from flows._inputs import InputError
+from flows._repulsion import MolecularRepulsion, Repulsion
 
 __all__ = [
     "ActiveSpace",
@@ -44,15 +45,15 @@ class SpaceChoice:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Integrals:
-    """A Hamiltonian over spatial orbitals and a mean field for it.
+    """A Hamiltonian over n spatial orbitals and a mean field for it.
 
-    one_body: shape (n, n); two_body: (n, n, n, n) in chemists' order, both in Hartree over
-    the orbitals of the mean field, lowest first. nelec: electrons with spin up and down.
+    one_body: shape (n, n), in Hartree over the orbitals of the mean field, lowest first; so
+    is two_body. nelec: electrons with spin up and down.
     """
 
     label: str
     one_body: NDArray[np.float64]
-    two_body: NDArray[np.float64]
+    two_body: Repulsion
     constant: float
     nelec: tuple[int, int]
     hf_energy: float
@@ -86,16 +87,15 @@ def molecular(geometry: Geometry, choice: SpaceChoice) -> Integrals:
     for a charge or spin that the molecule cannot have. Takes a fraction of a second for a
     few atoms.
     """
-    from pyscf import ao2mo, scf
+    from pyscf import scf
 
     molecule = _molecule(geometry, choice)
     field, notes = converged(scf.ROHF(molecule) if molecule.spin else scf.RHF(molecule))
-    orbitals = field.mo_coeff
-    count = orbitals.shape[1]
+    orbitals = np.asarray(field.mo_coeff)
     return Integrals(
         label=geometry.label,
         one_body=np.asarray(orbitals.T @ field.get_hcore() @ orbitals, dtype=float),
-        two_body=np.asarray(ao2mo.restore(1, ao2mo.kernel(molecule, orbitals), count)),
+        two_body=MolecularRepulsion(mean_field=field),
         constant=float(molecule.energy_nuc()),
         nelec=(int(molecule.nelec[0]), int(molecule.nelec[1])),
         hf_energy=float(field.e_tot),
@@ -179,14 +179,12 @@ def active_space(integrals: Integrals, choice: SpaceChoice) -> ActiveSpace:
     core = (up + down - electrons) // 2
     window = slice(core, core + orbitals)
     inner = slice(0, core)
-    h1, h2 = integrals.one_body, integrals.two_body
-    coulomb = np.einsum("iipq->pq", h2[inner, inner])
-    exchange = np.einsum("ipqi->pq", h2[inner, :, :, inner])
-    mean = h1 + 2 * coulomb - exchange
+    h1 = integrals.one_body
+    mean = h1 + integrals.two_body.field(inner) if core else h1
     return ActiveSpace(
         label=integrals.label,
         one_body=mean[window, window].copy(),
-        two_body=h2[window, window, window, window].copy(),
+        two_body=integrals.two_body.among(window),
         constant=integrals.constant + float(np.trace((h1 + mean)[inner, inner])),
         nelec=(up - core, down - core),
         hf_energy=integrals.hf_energy,

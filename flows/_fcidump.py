@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flows._active_space import Integrals, converged
 from flows._inputs import InputError, SourceLine, read_lines
+from flows._repulsion import KnownRepulsion
 
 __all__ = ["from_fcidump", "mean_field"]
 
@@ -39,7 +40,7 @@ def from_fcidump(path: str) -> Integrals:
     return Integrals(
         label=Path(path).name,
         one_body=one_body,
-        two_body=two_body,
+        two_body=KnownRepulsion(integrals=two_body),
         constant=constant,
         nelec=(up, electrons - up),
         hf_energy=float("nan"),
@@ -136,6 +137,7 @@ def mean_field(integrals: Integrals) -> Integrals:
 
     up, down = integrals.nelec
     count = len(integrals.one_body)
+    repulsion = integrals.two_body.among(slice(None))
     molecule: Any = gto.M(verbose=0)
     molecule.nelectron, molecule.spin = up + down, up - down
     molecule.incore_anyway = True
@@ -143,14 +145,15 @@ def mean_field(integrals: Integrals) -> Integrals:
     field.get_hcore = lambda *_: integrals.one_body
     field.get_ovlp = lambda *_: np.eye(count)
     field.energy_nuc = lambda *_: integrals.constant
-    field._eri = ao2mo.restore(8, integrals.two_body, count)  # noqa: SLF001 - PySCF's own recipe
+    field._eri = ao2mo.restore(8, repulsion, count)  # noqa: SLF001 - PySCF's own recipe
     field.init_guess = "1e"
     field, notes = converged(field)
     orbitals = field.mo_coeff
+    transformed = ao2mo.restore(1, ao2mo.kernel(repulsion, orbitals), count)
     return replace(
         integrals,
         one_body=orbitals.T @ integrals.one_body @ orbitals,
-        two_body=ao2mo.restore(1, ao2mo.kernel(integrals.two_body, orbitals), count),
+        two_body=KnownRepulsion(integrals=transformed),
         hf_energy=float(field.e_tot),
         notes=notes,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pyscf", reason="the chemistry extra is not installed")
@@ -19,6 +20,7 @@ from flows._active_space import (
 from flows._geometries import Geometry
 from flows._inputs import InputError
 from flows._molecules import MOLECULES
+from flows._repulsion import KnownRepulsion
 
 OH = Geometry(symbols=("O", "H"), positions=((0, 0, 0), (0, 0, 0.97)), x=0, label="OH")
 
@@ -41,6 +43,44 @@ def test_a_space_has_the_energy_pyscf_gives_it(name: str, electrons: int, orbita
     casci = mcscf.CASCI(scf.RHF(molecule).run(), orbitals, electrons)
     casci.verbose = 0
     assert exact_energy(active_space(whole, choice)) == pytest.approx(casci.kernel()[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "choice"),
+    [
+        (MOLECULES["h2o"].geometry(1.1), SpaceChoice(basis="6-31g", electrons=4, orbitals=4)),
+        (MOLECULES["h2"].geometry(0.8), SpaceChoice(basis="cc-pvdz", electrons=2, orbitals=3)),
+        (OH, SpaceChoice(basis="6-31g", electrons=3, orbitals=3)),
+    ],
+    ids=["closed", "no core", "open"],
+)
+def test_a_space_cut_out_early_is_that_cut_out_of_all_integrals(geometry, choice) -> None:
+    early = molecular(geometry, choice)
+    count = len(early.one_body)
+    everything = KnownRepulsion(integrals=early.two_body.among(slice(0, count)))
+    ours = active_space(early, choice)
+    theirs = active_space(replace(early, two_body=everything), choice)
+    np.testing.assert_allclose(ours.one_body, theirs.one_body, atol=1e-9)
+    np.testing.assert_allclose(ours.two_body, theirs.two_body, atol=1e-9)
+    assert ours.constant == pytest.approx(theirs.constant, abs=1e-9)
+
+
+def test_many_orbitals_take_no_more_memory_than_the_active_ones(monkeypatch) -> None:
+    from pyscf import ao2mo
+
+    shapes: list[int] = []
+    restore = ao2mo.restore
+
+    def watched(symmetry, integrals, count):
+        shapes.append(count)
+        return restore(symmetry, integrals, count)
+
+    monkeypatch.setattr(ao2mo, "restore", watched)
+    choice = SpaceChoice(basis="cc-pvdz")
+    whole = molecular(MOLECULES["n2"].geometry(1.1), choice)
+    assert len(whole.one_body) == 28
+    assert active_space(whole, choice).two_body.shape == (4,) * 4
+    assert shapes == [4]
 
 
 def test_the_whole_space_is_full_configuration_interaction() -> None:

@@ -44,8 +44,8 @@ def test_other_spellings_of_the_header_are_read(tmp_path: Path) -> None:
     text = text.replace("0.6757101548035170", "0.6757101548035170D+00")
     text += "-0.58 1 0 0 0\n\n"  # an orbital energy
     np.testing.assert_array_equal(
-        from_fcidump(_file(tmp_path, text)).two_body,
-        from_fcidump(_file(tmp_path, H2)).two_body,
+        from_fcidump(_file(tmp_path, text)).two_body.among(slice(None)),
+        from_fcidump(_file(tmp_path, H2)).two_body.among(slice(None)),
     )
 
 
@@ -56,7 +56,8 @@ def test_a_molecule_written_and_read_is_the_same(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     mixed, _ = np.linalg.qr(rng.normal(size=water.one_body.shape))
     one = mixed.T @ water.one_body @ mixed
-    two = np.einsum("pqrs,pa,qb,rc,sd->abcd", water.two_body, *[mixed] * 4, optimize=True)
+    whole = water.two_body.among(slice(None))
+    two = np.einsum("pqrs,pa,qb,rc,sd->abcd", whole, *[mixed] * 4, optimize=True)
     path = tmp_path / "water.fcidump"
     fcidump.from_integrals(str(path), one, two, len(one), 10, water.constant, ms=0)
     read = mean_field(from_fcidump(str(path)))
