@@ -76,7 +76,8 @@ class Recombination:
 def lower(payload: EstimatorPayload) -> tuple[SamplerPayload, Recombination]:
     """Write estimator PUBs as sampler PUBs, one for each basis that a PUB's terms need.
 
-    Terms that agree qubit by qubit are measured together; the identity is not measured. The
+    Terms that agree qubit by qubit are measured together; the identity is not measured. Where
+    nothing else is asked for, the payload is one shot of one qubit, which is not read. The
     rotations are ordinary gates on the circuit as given: transpile afterwards.
 
     Shots of basis g: n_g = ceil(r_g · Σ_h r_h / precision²), where r_g is half the range of
@@ -99,26 +100,23 @@ def lower(payload: EstimatorPayload) -> tuple[SamplerPayload, Recombination]:
             raise PayloadRejected(f"PUB {index}: {error}") from None
         estimates.append(estimate)
         sampler_pubs += lowered
-    if not sampler_pubs:
-        raise PayloadRejected(
-            "every observable is a multiple of the identity, so there is nothing to measure; "
-            "its value is the coefficient"
-        )
+    if not sampler_pubs:  # constants only; a call is a job all the same, with an id and a record
+        sampler_pubs.append(_least())
     return SamplerPayload(pubs=tuple(sampler_pubs)), Recombination(estimates=tuple(estimates))
 
 
 def _lowered(
     pub: FrozenEstimatorPub, index: int, *, first: int
 ) -> tuple[_Estimate, list[FrozenSamplerPub]]:
-    if not pub.precision > 0:
-        raise PayloadRejected(
-            "precision 0 (exact) was asked, but values are sampled here; give a precision > 0, "
-            "for example 0.01"
-        )
     observables, elements = _distinct(pub.observables_array)
     grid = np.arange(math.prod(pub.values.shape[:-1])).reshape(pub.values.shape[:-1])
     points, sums = np.broadcast_arrays(grid, elements)
     constants, bases = measured_bases(observables)
+    if bases and not pub.precision > 0:
+        raise PayloadRejected(
+            "precision 0 (exact) was asked, but values are sampled here; give a precision > 0, "
+            "for example 0.01"
+        )
     shots = _shots(bases, pub.precision)
     readings: list[_Reading] = []
     lowered: list[FrozenSamplerPub] = []
@@ -145,6 +143,12 @@ def _lowered(
         shots=sum(p.points * p.shots for p in lowered),
     )
     return estimate, lowered
+
+
+def _least() -> FrozenSamplerPub:
+    circuit = QuantumCircuit(1, 1)
+    circuit.measure(0, 0)
+    return FrozenSamplerPub(circuit=FrozenCircuit.of(circuit), values=np.empty((0,)), shots=1)
 
 
 def _distinct(

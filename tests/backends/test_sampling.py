@@ -119,8 +119,30 @@ def test_the_identity_costs_nothing():
     (pub,) = recombination.recombine(sampled(lowered))
     assert pub.data.evs[0] == 2.5
     assert pub.data.stds[0] == 0
-    with pytest.raises(PayloadRejected, match="nothing to measure"):
-        lower(EstimatorPayload.coerce([(circuit(0), "III")], precision=0.1))
+
+
+def test_constants_alone_are_answered_too():
+    values = np.zeros((2, 3))
+    pubs = [(circuit(0), "III"), (circuit(), [[{"III": 2.5}], [{"III": -1.0}]], values)]
+    for precision in (0.1, 0.0):
+        payload = EstimatorPayload.coerce(pubs, precision=precision)
+        lowered, recombination = lower(payload)
+        assert (lowered.circuits, lowered.shots, lowered.num_qubits) == (1, 1, 1)
+        first, second = recombination.recombine(sampled(lowered))
+        assert (first.data.evs, first.data.stds) == (1.0, 0.0)
+        np.testing.assert_array_equal(second.data.evs, [[2.5, 2.5], [-1.0, -1.0]])
+        np.testing.assert_array_equal(second.data.stds, np.zeros((2, 2)))
+
+
+def test_a_pub_of_constants_among_others_needs_no_circuit():
+    payload = EstimatorPayload.coerce(
+        [(circuit(0), "III"), (circuit(0), "IIZ"), (circuit(0), {"III": 3.0})], precision=0.1
+    )
+    lowered, recombination = lower(payload)
+    assert len(lowered.pubs) == 1
+    first, second, third = recombination.recombine(sampled(lowered))
+    assert (float(first.data.evs), float(third.data.evs)) == (1.0, 3.0)
+    assert second.data.evs == pytest.approx(1.0)
 
 
 def test_projectors_are_read_directly():
