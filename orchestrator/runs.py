@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from orchestrator.config import Site, load_site, run_id_from_environment
+from orchestrator.config.environment import qpu_from_environment
 
 __all__ = ["Run", "StageSpan", "StageState", "activate", "current_run"]
 
@@ -177,5 +178,10 @@ def current_run() -> Run:
         if _current is None:
             named = run_id_from_environment()
             run_id = named or uuid.uuid4().hex[:12]
-            _current = Run(id=run_id, site=load_site(), resumable=named is not None)
+            _current = Run(
+                id=run_id,
+                site=load_site(),
+                qpu=qpu_from_environment(),
+                resumable=named is not None,
+            )
         return _current

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli import agent_commands
+
 __all__ = [
     "app",
     "backends",
@@ -33,6 +35,7 @@ _qpu = typer.Typer(no_args_is_help=True, help="The QPUs of the site.")
 _config = typer.Typer(no_args_is_help=True, help="The site's configuration.")
 app.add_typer(_qpu, name="qpu")
 app.add_typer(_config, name="config")
+app.add_typer(agent_commands.agent, name="agent")
 
 _Site = Annotated[
     Path | None,
@@ -227,3 +230,8 @@ def config_check(
     from orchestrator.cli.examining import tell_config_check
 
     raise typer.Exit(tell_config_check(file, setting or (), as_json=as_json))
+
+
+app.command()(agent_commands.deploy)
+app.command()(agent_commands.submit)
+app.command()(agent_commands.runs)

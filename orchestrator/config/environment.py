@@ -10,10 +10,12 @@ __all__ = [
     "VARIABLES",
     "broker_from_environment",
     "config_dir",
+    "hand_down",
     "prefect_api_url",
     "prefect_is_configured",
     "prepare_prefect",
     "process_environment",
+    "qpu_from_environment",
     "run_id_from_environment",
     "site_file",
     "state_dir",
@@ -23,6 +25,7 @@ VARIABLES: Mapping[str, str] = {
     "HPCQC_SITE": "path of the site file, where `--site` is not given",
     "HPCQC_STATE_DIR": "folder of the ledger and the backends' records",
     "HPCQC_RUN_ID": "id of the run; the id of an interrupted run continues it",
+    "HPCQC_QPU": "QPU of the stages that pin none, where a script is run without `hpcqc run`",
     "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
     "HPCQC_BROKER_TOKEN": "the user's token for that service",
     "XDG_STATE_HOME": "its `hpcqc` folder is the state folder where HPCQC_STATE_DIR is not set",
@@ -48,6 +51,11 @@ def broker_from_environment(
     known = process_environment(environ)
     token = "HPCQC_BROKER_TOKEN"
     return known.get("HPCQC_BROKER_URL") or None, token if known.get(token) else None
+
+
+def qpu_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the QPU that ``HPCQC_QPU`` names, None if it is unset or empty."""
+    return process_environment(environ).get("HPCQC_QPU") or None
 
 
 def site_file(environ: Mapping[str, str] | None = None) -> Path | None:
@@ -95,6 +103,11 @@ def prepare_prefect(defaults: Mapping[str, str]) -> None:
     """Set Prefect's variables before it is imported; what the user has set stays."""
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def hand_down(values: Mapping[str, str]) -> None:
+    """Set variables for this process's children, whatever they were before."""
+    os.environ.update(values)
 
 
 def _xdg(variable: str, fallback: str, environ: Mapping[str, str] | None) -> Path:

@@ -1,0 +1,16 @@
+"""The supervisor's process: ``python -m orchestrator.agent SETTINGS``."""
+
+from __future__ import annotations
+
+import sys
+
+from orchestrator.agent.control import run_agent
+from orchestrator.agent.folder import AgentError
+from orchestrator.agent.settings import AgentSettings
+
+if __name__ == "__main__":
+    try:
+        run_agent(AgentSettings.from_json(sys.argv[1]))
+    except AgentError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)

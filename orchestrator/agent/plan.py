@@ -1,0 +1,150 @@
+"""Which children an agent has, on which addresses, with which environment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import orchestrator
+from orchestrator.agent.children import BeatProbe, Child, HttpProbe
+from orchestrator.agent.dask_service import Shape
+from orchestrator.agent.ports import HOST, Listening, free_port, listen
+from orchestrator.agent.settings import AgentSettings
+from orchestrator.config.environment import process_environment
+
+__all__ = ["AgentPlan", "planned", "prefect_environment"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPlan:
+    """An agent ready to run. held: sockets to keep open as long as it does.
+
+    about: what else it says of itself.
+    """
+
+    children: tuple[Child, ...]
+    addresses: Mapping[str, str]
+    environment: Mapping[str, str]
+    held: tuple[Listening, ...] = ()
+    about: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def planned(settings: AgentSettings) -> AgentPlan:
+    """Take the ports and say what runs on them. Raises ``AgentError`` if one cannot be had."""
+    known = settings.folder.read_state().get("addresses")
+    last = known if isinstance(known, dict) else {}
+    children: list[Child] = []
+    addresses: dict[str, str] = {}
+    held: list[Listening] = []
+    if settings.prefect_url is None:
+        listening = listen(settings.prefect_port, _port(last.get("prefect")), "--prefect-port")
+        held.append(listening)
+        addresses["prefect"] = f"http://{HOST}:{listening.port}"
+        addresses["prefect_api"] = f"{addresses['prefect']}/api"
+        children.append(_server(settings, listening, addresses["prefect_api"]))
+    else:
+        addresses["prefect"] = settings.prefect_url.removesuffix("/").removesuffix("/api")
+        addresses["prefect_api"] = settings.prefect_url
+    scheduler = free_port(0, _port(last.get("dask")), "")
+    dashboard = free_port(
+        settings.dashboard_port, _port(last.get("dask_dashboard")), "--dashboard-port"
+    )
+    addresses["dask"] = f"tcp://{HOST}:{scheduler}"
+    addresses["dask_dashboard"] = f"http://{HOST}:{dashboard}/status"
+    children.append(_dask(settings, scheduler, dashboard))
+    children.append(_worker(settings))
+    return AgentPlan(
+        children=tuple(children),
+        addresses=addresses,
+        environment=_environment(settings, addresses),
+        held=tuple(held),
+        about={
+            "pool": settings.pool,
+            "site": str(settings.site_file) if settings.site_file else None,
+        },
+    )
+
+
+def prefect_environment(state_dir: Path, api_url: str, *, own: bool) -> dict[str, str]:
+    """Return Prefect's variables for everything that talks to the agent's server.
+
+    own: the server is the agent's; else the user's Prefect settings stay as they are.
+    """
+    quiet = {
+        "PREFECT_API_URL": api_url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "PREFECT_LOCAL_STORAGE_PATH": str(state_dir / "results"),
+        "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
+    }
+    return quiet | ({"PREFECT_HOME": str(state_dir / "agent" / "prefect")} if own else {})
+
+
+def _server(settings: AgentSettings, listening: Listening, api_url: str) -> Child:
+    folder = settings.folder.path
+    return Child(
+        name="prefect",
+        title="Prefect server",
+        module="orchestrator.agent.prefect_service",
+        arguments=("{listening}",),
+        sockets={"listening": listening.descriptor},
+        environment={
+            "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+            "PREFECT_UI_API_URL": api_url,
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui"),
+            "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        },
+        probe=HttpProbe(url=f"{api_url}/health"),
+    )
+
+
+def _dask(settings: AgentSettings, port: int, dashboard_port: int) -> Child:
+    beat = settings.folder.path / "dask.beat"
+    shape = Shape(
+        workers=settings.workers,
+        memory_per_worker=settings.memory_per_worker,
+        port=port,
+        dashboard_port=dashboard_port,
+        beat=str(beat),
+    )
+    return Child(
+        name="dask",
+        title="Dask",
+        module="orchestrator.agent.dask_service",
+        arguments=(json.dumps(asdict(shape)).replace("{", "{{").replace("}", "}}"),),
+        probe=BeatProbe(path=beat),
+    )
+
+
+def _worker(settings: AgentSettings) -> Child:
+    beat = settings.folder.path / "worker.beat"
+    return Child(
+        name="worker",
+        title="Prefect worker",
+        module="orchestrator.agent.worker",
+        arguments=(settings.pool, str(settings.flows), str(settings.folder.path)),
+        environment={"PREFECT_WORKER_QUERY_SECONDS": "1"},
+        probe=BeatProbe(path=beat),
+    )
+
+
+def _environment(settings: AgentSettings, addresses: Mapping[str, str]) -> dict[str, str]:
+    own = settings.prefect_url is None
+    found = prefect_environment(settings.state_dir, addresses["prefect_api"], own=own)
+    found["HPCQC_STATE_DIR"] = str(settings.state_dir)
+    if settings.site_file is not None:
+        found["HPCQC_SITE"] = str(settings.site_file.absolute())
+    root = str(Path(orchestrator.__file__).parents[1])
+    if "site-packages" not in root:  # run from its source; -P keeps the working folder out
+        before = process_environment().get("PYTHONPATH")
+        found["PYTHONPATH"] = f"{root}:{before}" if before else root
+    return found
+
+
+def _port(address: object) -> int:
+    """Return the port in an address of last time, 0 if there is none."""
+    text = str(address or "").rpartition("//")[2].partition("/")[0].rpartition(":")[2]
+    return int(text) if text.isdigit() else 0

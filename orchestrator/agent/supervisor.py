@@ -1,0 +1,113 @@
+"""The supervisor: keeps the agent's children running until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from orchestrator.agent.folder import AgentFolder
+from orchestrator.agent.kept import Kept, Surroundings
+from orchestrator.agent.plan import AgentPlan
+from orchestrator.agent.policy import RestartPolicy
+from orchestrator.agent.processes import MARKER, Identity, end_marked
+from orchestrator.config.environment import process_environment
+
+__all__ = ["Supervisor", "notify"]
+
+_BUSY_STEP_S = 0.05
+_CALM_STEP_S = 0.25
+_LEFTOVERS_S = 3.0
+
+
+class Supervisor:
+    """Starts the children, starts again what dies, ends all of them in reverse order."""
+
+    def __init__(self, folder: AgentFolder, plan: AgentPlan) -> None:
+        """Prepare; `run` does the work. The caller holds the folder."""
+        self._folder, self._plan = folder, plan
+        around = Surroundings(
+            environment={
+                **process_environment(),
+                **plan.environment,
+                MARKER: str(folder.path),
+            },
+            logs=folder.log_path("supervisor").parent,
+            policy=RestartPolicy(),
+        )
+        self._kept = [Kept(child, around) for child in plan.children]
+        self._stop = threading.Event()
+        self._since = datetime.now(UTC)
+        self._written: dict[str, Any] = {}
+        self._was_ready = False
+
+    def run(self) -> None:
+        """Keep everything running until SIGTERM or SIGINT, then end it; leaves no process."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # What a killed supervisor left ends by itself; a worker may need a moment for it.
+        left = end_marked(self._folder.path, _LEFTOVERS_S, spare_backends=True)
+        if left:
+            self._say(f"ended {left} processes that an earlier agent had left")
+        try:
+            while not self._stop.is_set():
+                self._step()
+                self._stop.wait(_CALM_STEP_S if self._was_ready else _BUSY_STEP_S)
+        finally:
+            self._end()
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        for kept in self._kept:
+            kept.step(now)
+        if not self._was_ready and all(kept.is_ready for kept in self._kept):
+            self._was_ready = True
+            self._say("ready")
+            notify("READY=1\nSTATUS=ready")
+        self._write("ready" if self._was_ready else "starting")
+
+    def _end(self) -> None:
+        notify("STOPPING=1")
+        self._write("stopping")
+        for kept in reversed(self._kept):
+            kept.begin_end()
+            kept.finish_end()
+        end_marked(self._folder.path, 0.5)
+        self._write("stopped")
+        self._say("stopped")
+
+    def _write(self, phase: str) -> None:
+        document = {
+            "phase": phase,
+            "supervisor": Identity.own().document(),
+            "since": self._since.isoformat(),
+            **self._plan.about,
+            "addresses": dict(self._plan.addresses),
+            "children": {kept.child.name: kept.document() for kept in self._kept},
+        }
+        if document != self._written:
+            self._folder.write_state(document)
+            self._written = document
+
+    def _say(self, text: str) -> None:
+        sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} | {os.getpid()} | {text}\n")
+        sys.stderr.flush()
+
+
+def notify(text: str) -> None:
+    """Tell systemd, if it asked to be told: sd_notify(3)."""
+    address = process_environment().get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
+        try:
+            out.connect(f"\0{address[1:]}" if address.startswith("@") else address)
+            out.sendall(text.encode())
+        except OSError:
+            return
