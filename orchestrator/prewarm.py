@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from orchestrator.resources import resources
 from orchestrator.stages import StageNeeds, stage_needs
 
-__all__ = ["Prewarmable", "prewarm"]
-
-
-@runtime_checkable
-class Prewarmable(Protocol):
-    """A backend that can start its processes before the first task."""
-
-    def prewarm(self) -> None:
-        """Begin to start; return at once."""
-        ...
+__all__ = ["prewarm"]
 
 
 def prewarm(namespace: Mapping[str, Any]) -> None:
@@ -37,8 +28,6 @@ def _start(found: set[StageNeeds]) -> None:
             if needs.kind == "classical":
                 held.compute(needs.where).start()
             else:
-                backend = held.broker().backend(needs.where or held.run.default_qpu)
-                if isinstance(backend, Prewarmable):
-                    backend.prewarm()
+                held.broker().prewarm(needs.where or held.run.default_qpu)
         except Exception:  # noqa: BLE001  # see above: reported by the stage itself
             continue

@@ -109,7 +109,7 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
     identity = held.run.qpu_identity(settings.name)
     if context is not None and (context.key, context.lent) == (stage, identity):
         identity = ""
-    target = held.broker().backend(settings.name).target()
+    target = held.broker().target(settings.name)
     return Qpu(settings.name, target, stage, identity, held)
 
 

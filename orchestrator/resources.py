@@ -17,7 +17,7 @@ from orchestrator.runs import Run
 
 if TYPE_CHECKING:
     from backends.api import Backend
-    from orchestrator.broker.embedded import EmbeddedBroker
+    from orchestrator.broker.client import BrokerClient
     from orchestrator.transpile import Transpiler
 
 __all__ = ["UNITS_TOPIC", "Resources", "resources", "shutdown"]
@@ -32,25 +32,22 @@ class Resources:
 
     run: Run
     _lock: threading.RLock = field(default_factory=threading.RLock)
-    _broker: EmbeddedBroker | None = None
+    _broker: BrokerClient | None = None
     _computes: dict[str, LocalDask] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
     _calls: dict[str | None, dict[str, int]] = field(default_factory=dict)
 
-    def broker(self) -> EmbeddedBroker:
-        """Return the run's broker. Raises ``LedgerError`` or ``RunBusy`` at its first use."""
-        from orchestrator.broker.embedded import EmbeddedBroker
+    def broker(self) -> BrokerClient:
+        """Return the run's broker: the service its site names, else one in this process.
 
+        Raises at its first use ``LedgerError``, ``RunBusy``, ``BrokerUnreachable``,
+        ``BrokerRefused``.
+        """
         with self._lock:
             if self._broker is None:
                 self._refuse_if_closing()
-                broker = EmbeddedBroker(
-                    run=self.run.scope,
-                    state_dir=self.run.site.state_dir,
-                    open_backend=self._open_backend,
-                    settings=self.run.site.qpu,
-                )
-                self._broker = broker.open()
+                url = self.run.site.broker.url
+                self._broker = self._embedded() if url is None else self._remote(url)
             return self._broker
 
     def compute(self, name: str | None = None) -> LocalDask:
@@ -101,6 +98,23 @@ class Resources:
     def _refuse_if_closing(self) -> None:
         if self.run.closing:
             raise TaskCancelled(f"run {self.run.id} is being ended; nothing further is started")
+
+    def _embedded(self) -> BrokerClient:
+        from orchestrator.broker.embedded import EmbeddedBroker
+
+        return EmbeddedBroker(
+            run=self.run.scope,
+            state_dir=self.run.site.state_dir,
+            open_backend=self._open_backend,
+            settings=self.run.site.qpu,
+        ).open()
+
+    def _remote(self, url: str) -> BrokerClient:
+        from orchestrator.broker.remote import RemoteBroker
+
+        settings = self.run.site.broker
+        token = resolve_secrets(settings.token)
+        return RemoteBroker(url, token=token, project=settings.project).open()
 
     def _open_backend(self, name: str) -> Backend:
         from backends import registry

@@ -62,6 +62,10 @@ class BrokerClient(Protocol):
         """Return what a QPU accepts now. Raises ``ConfigError`` if there is none of this name."""
         ...
 
+    def prewarm(self, qpu: str) -> None:
+        """Let a QPU get ready for its first task, if it is slow to start; returns at once."""
+        ...
+
     def submit(self, call: Call, payload: Payload) -> JobId:
         """Hand in a job and return once it is durable.
 

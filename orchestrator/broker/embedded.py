@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 from backends.api import Backend, Target, TaskCancelled
 from backends.payloads import Payload
@@ -23,11 +23,20 @@ from orchestrator.broker.service import BrokerService
 from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.config import QpuSettings
 
-__all__ = ["EmbeddedBroker", "RunBusy"]
+__all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 
 T = TypeVar("T")
 _CLOSE_S = 5.0
 _CLOSED = "the broker of this run is closed"
+
+
+@runtime_checkable
+class Prewarmable(Protocol):
+    """A backend that can start its processes before the first task."""
+
+    def prewarm(self) -> None:
+        """Begin to start; return at once."""
+        ...
 
 
 class RunBusy(ValueError):
@@ -97,6 +106,12 @@ class EmbeddedBroker:
     def target(self, qpu: str) -> Target:
         """See `BrokerClient.target`."""
         return self.backend(qpu).target()
+
+    def prewarm(self, qpu: str) -> None:
+        """See `BrokerClient.prewarm`."""
+        backend = self.backend(qpu)
+        if isinstance(backend, Prewarmable):
+            backend.prewarm()
 
     def submit(self, call: Call, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""

@@ -128,6 +128,11 @@ class BrokerService:
                 items, self._inbox = self._inbox, []
                 await self._write_then_execute(items)
 
+    @property
+    def failure(self) -> str | None:
+        """Why the broker accepts nothing any more, None while it works."""
+        return None if self._broken is None else str(self._broken)
+
     def wait_for(self, job: JobId) -> Future[JobState]:
         """Return a future of the job's next final, or uncertain, state; from any thread."""
         waiter: Future[JobState] = Future()

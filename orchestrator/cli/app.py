@@ -35,6 +35,7 @@ _qpu = typer.Typer(no_args_is_help=True, help="The QPUs of the site.")
 _config = typer.Typer(no_args_is_help=True, help="The site's configuration.")
 app.add_typer(_qpu, name="qpu")
 app.add_typer(_config, name="config")
+app.add_typer(broker, name="broker")
 app.add_typer(agent_commands.agent, name="agent")
 
 _Site = Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from orchestrator.broker.events import Event
+from orchestrator.broker.ledger.backups import copy_file
 from orchestrator.broker.ledger.errors import LedgerError, database_words
 from orchestrator.broker.ledger.place import Place, connected_engine, place_of
 from orchestrator.broker.ledger.rows import Entries, event_of
@@ -112,6 +113,16 @@ class Ledger:
         scope, name = found.pop()
         state: BrokerState = replay(self.events(scope))
         return job_view(state.jobs[JobId(name)], state.tasks)
+
+    def backup(self, target: Path) -> None:
+        """Copy the ledger to a new file, consistently, also while it is in use.
+
+        Raises `LedgerError` if the file is there already or cannot be written, and for a
+        database on a server, which has tools of its own.
+        """
+        if self.path is None:
+            raise LedgerError(f"ledger {self.name} is on a server; copy it with pg_dump")
+        copy_file(self.path, target)
 
     def close(self) -> None:
         """Close all connections; closing twice does nothing."""

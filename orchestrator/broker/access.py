@@ -1,0 +1,45 @@
+"""Who may see and do what at a broker that serves many users."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Forbidden", "Identity", "Role"]
+
+Role = Literal["user", "operator"]
+
+
+class Forbidden(ValueError):
+    """The caller is known, and may not do this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A caller whose token, or whose end of a Unix socket, is known.
+
+    projects: those whose jobs a user sees, touches and pays with; an operator sees all.
+    The first is the one that pays where none is named.
+    """
+
+    user: str
+    role: Role
+    projects: tuple[str, ...]
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether every project and every QPU is theirs to handle."""
+        return self.role == "operator"
+
+    def may_see(self, project: str) -> bool:
+        """Whether the jobs of a project are visible to the caller."""
+        return self.is_operator or project in self.projects
+
+    def paying(self, project: str | None) -> str:
+        """Return the project that pays. Raises `Forbidden` for one that is not the caller's."""
+        if project is None:
+            return self.projects[0]
+        if self.may_see(project):
+            return project
+        listed = ", ".join(self.projects)
+        raise Forbidden(f"user {self.user!r} has no part in project {project!r}; theirs: {listed}")

@@ -1,0 +1,89 @@
+"""The broker's web application: routes, problems and pages, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from orchestrator.broker.api import jobs, operations
+from orchestrator.broker.api.guards import Gate, Limits
+from orchestrator.broker.api.pages import install_pages
+from orchestrator.broker.api.problems import Problem, install_problems
+from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.tokens import TokenFile
+
+__all__ = ["ApiSettings", "create_app"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """What an application needs besides its broker.
+
+    tokens: the file they are kept in. on_ready: called once the broker works.
+    """
+
+    tokens: Path
+    on_ready: Callable[[], None] = lambda: None
+    limits: Limits = field(default_factory=Limits)
+
+
+def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
+    """Return the application. The broker is opened when it starts and closed when it ends."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await broker.open()
+        settings.on_ready()
+        try:
+            yield
+        finally:
+            await broker.close()
+
+    app = FastAPI(
+        title="hpcqc broker",
+        summary="Queues, starts, meters and accounts for every quantum job of a site.",
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,  # Swagger UI from a content network would not load on a closed one
+        redoc_url=None,
+    )
+    app.state.broker = broker
+    app.state.gate = Gate(
+        tokens=TokenFile(settings.tokens), limits=settings.limits, clock=broker.clock
+    )
+    for router in (jobs.router, operations.router, operations.health_router):
+        app.include_router(router)
+    install_problems(app)
+    install_pages(app)
+    _declare(app)
+    return app
+
+
+def _declare(app: FastAPI) -> None:
+    """Describe problem documents, which no endpoint returns by itself."""
+    made = app.openapi
+
+    def described() -> dict[str, object]:
+        known = app.openapi_schema is not None
+        schema = made()
+        if not known:
+            parts = schema.setdefault("components", {}).setdefault("schemas", {})
+            parts["Problem"] = Problem.model_json_schema()
+            # FastAPI declares its own form for what it refuses; ours is the problem document.
+            for name in ("HTTPValidationError", "ValidationError"):
+                parts.pop(name, None)
+        return schema
+
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _version() -> str:
+    try:
+        return version("hpcqc")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,193 @@
+"""The endpoints for quantum jobs: hand in, look, wait, fetch, cancel, resolve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from io import BytesIO
+from typing import IO, Annotated, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field, TypeAdapter
+
+from backends.payloads import Payload, payload_from_bytes
+from orchestrator.broker.access import Forbidden, Identity
+from orchestrator.broker.api.guards import content_digest, read_body
+from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
+from orchestrator.broker.api.problems import DECLARED, ApiError, declared
+from orchestrator.broker.client import Call, job_error
+from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
+from orchestrator.broker.views import JobId, JobState, JobView
+
+__all__ = ["Cancelled", "Resolution", "router"]
+
+_BYTES = "application/octet-stream"
+# A larger payload is taken apart on a thread, so that nobody waits for it.
+_LARGE_BYTES = 1 << 17
+_CHUNK_BYTES = 1 << 18
+_LONGEST_WAIT_S = 60.0
+
+_VIEW = TypeAdapter(JobView)
+
+_Job = Annotated[str, Path(pattern=r"^j[0-9a-f]{20}$", description="id of a job")]
+_Wait = Annotated[
+    float, Query(ge=0, le=_LONGEST_WAIT_S, description="wait so long for its end, in seconds")
+]
+_Name = Annotated[str, Query(min_length=1, max_length=200)]
+
+
+class Cancelled(BaseModel):
+    """What became of a wish to cancel. too_late: the job had ended before."""
+
+    job: str
+    too_late: bool
+    state: JobState
+
+
+class Resolution(BaseModel):
+    """An operator's word on the uncertain tasks of a job."""
+
+    verdict: Literal["failed", "not-started"] = Field(
+        description="failed: give the job up; not-started: the QPU never ran it, start it again"
+    )
+    reason: str = Field(min_length=1, max_length=1000, description="kept in the ledger")
+
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, dependencies=[IDENTIFIED])
+
+
+@router.post(
+    "",
+    status_code=201,
+    responses={
+        200: {"description": "The call was known; this is its job", "model": JobView},
+        **declared(408, 413, 415),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {_BYTES: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    },
+)
+async def submit(
+    broker: Broker,
+    caller: Caller,
+    request: Request,
+    response: Response,
+    run: _Name,
+    qpu: _Name,
+    call: Annotated[int, Query(ge=0, le=2**31, description="equal calls made before")] = 0,
+    stage: Annotated[str | None, Query(max_length=200)] = None,
+    seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    project: Annotated[str | None, Query(max_length=64, description="who pays")] = None,
+) -> JobView:
+    """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
+    paying = caller.paying(project)
+    known_qpu(broker, qpu)
+    with await read_body(request, request.app.state.gate.limits) as body:
+        payload = await _parsed(body)
+    made = Call(run=run, stage=stage, occurrence=call, qpu=qpu, seed=seed)
+    job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
+    response.status_code = 201 if new else 200
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return job
+
+
+@router.get("")
+async def listed(
+    broker: Broker,
+    caller: Caller,
+    run: Annotated[str | None, Query(max_length=200)] = None,
+    state: JobState | None = None,
+    qpu: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=10000)] = 100,
+) -> list[JobView]:
+    """Return the latest jobs the caller may see, the oldest of them first."""
+    found = [
+        job
+        for job in await broker.jobs(run, limit)
+        if caller.may_see(job.project)
+        and (state is None or job.state is state)
+        and (qpu is None or job.qpu == qpu)
+    ]
+    return found[-limit:]
+
+
+@router.get("/{job}")
+async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> JobView:
+    """Return a job, at its end if that comes within ``wait_s``."""
+    seen = _own(broker, caller, job)
+    return await broker.wait(seen.id, wait_s)
+
+
+@router.get(
+    "/{job}/result",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The result of a completed job",
+            "content": {_BYTES: {"schema": {"type": "string", "format": "binary"}}},
+        },
+        202: {"description": "It has not ended yet", "model": JobView},
+        **declared(409),
+    },
+)
+async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
+    """Return the result once it is there; 409 for a job that ended, or stands, without one."""
+    seen = await broker.wait(_own(broker, caller, job).id, wait_s)
+    if seen.state is JobState.COMPLETED:
+        return _download(await broker.result(seen.id))
+    if seen.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(seen):
+        return Response(_document(seen), status_code=202, media_type="application/json")
+    error = job_error(seen)
+    raise ApiError(409, str(error), kind=type(error).__name__)
+
+
+@router.post("/{job}/cancel")
+async def cancel(broker: Broker, caller: Caller, job: _Job) -> Cancelled:
+    """Ask for a job's end, on the QPU too; says so if it was too late."""
+    seen = _own(broker, caller, job)
+    accepted = await broker.cancel(seen.id)
+    return Cancelled(job=job, too_late=not accepted, state=broker.view(seen.id).state)
+
+
+@router.post("/{job}/resolve", responses=declared(409))
+async def resolve(broker: Broker, caller: Caller, job: _Job, resolution: Resolution) -> JobView:
+    """Settle a job's uncertain tasks; for operators."""
+    if not caller.is_operator:
+        raise Forbidden("only an operator resolves uncertain jobs")
+    seen = _own(broker, caller, job)
+    return await broker.resolve(seen.id, resolution.verdict, caller.user, resolution.reason)
+
+
+def _own(broker: SiteBroker, identity: Identity, job: str) -> JobView:
+    """Return a job the caller may see; another's is as unknown as one that never was."""
+    seen = broker.view(JobId(job))
+    if not identity.may_see(seen.project):
+        raise JobUnknown(f"no job {job!r}")
+    return seen
+
+
+async def _parsed(body: IO[bytes]) -> Payload:
+    data = body.read()
+    if len(data) < _LARGE_BYTES:
+        return payload_from_bytes(data)
+    return await asyncio.to_thread(payload_from_bytes, data)
+
+
+def _document(job: JobView) -> bytes:
+    return _VIEW.dump_json(job)
+
+
+def _download(data: bytes) -> Response:
+    headers = {"Content-Digest": content_digest(data), "Content-Length": str(len(data))}
+    if len(data) <= _CHUNK_BYTES:
+        return Response(data, media_type=_BYTES, headers=headers)
+    return StreamingResponse(_chunks(BytesIO(data)), media_type=_BYTES, headers=headers)
+
+
+def _chunks(source: IO[bytes]) -> Iterator[bytes]:
+    while chunk := source.read(_CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,185 @@
+"""The endpoints for operating: QPUs and their targets, drain and resume, use per project, health."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from backends.targets import target_to_json
+from orchestrator.broker import host
+from orchestrator.broker.access import Forbidden, Identity
+from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
+from orchestrator.broker.api.problems import DECLARED
+from orchestrator.broker.host import QpuStatus
+
+__all__ = ["Drain", "Health", "ProjectUse", "Slot", "Whoami", "health_router", "router"]
+
+_Qpu = Annotated[str, Path(max_length=200, description="name of a QPU")]
+
+
+class Whoami(BaseModel):
+    """The caller as the broker knows them."""
+
+    user: str
+    role: Literal["user", "operator"]
+    projects: list[str]
+
+
+class Drain(BaseModel):
+    """Why a QPU takes no further work."""
+
+    reason: str = Field(min_length=1, max_length=1000)
+
+
+class ProjectUse(BaseModel):
+    """What a project used. charges: by unit, each site bills in its own."""
+
+    project: str
+    jobs: int
+    open: int
+    shots: int
+    qpu_seconds: float
+    charges: dict[str, float]
+
+
+class Slot(BaseModel):
+    """A task on a QPU in time. Job, project and user are left out where they are another's."""
+
+    qpu: str
+    tag: str | None
+    job: str | None
+    project: str | None
+    user: str | None
+    state: str
+    started_at: datetime
+    ended_at: datetime | None
+
+
+class Health(BaseModel):
+    """Whether the broker can do its work: the ledger takes commits, and QPUs are there."""
+
+    status: Literal["ok", "degraded", "failing"]
+    reason: str | None
+    ledger: str
+    qpus: dict[str, str]
+    queued: int
+    version: str
+
+
+# The one endpoint that asks for no token: it tells nothing of anybody's work.
+health_router = APIRouter(tags=["operations"])
+router = APIRouter(prefix="/v1", tags=["operations"], responses=DECLARED, dependencies=[IDENTIFIED])
+
+
+@health_router.get("/health", response_model=Health, responses={503: {"model": Health}})
+async def health(broker: Broker, request: Request) -> Response:
+    """200 while work is accepted, 503 when not even the ledger is there."""
+    states = {name: broker.status(name) for name in broker.qpus}
+    missing = [s.name for s in states.values() if s.state == "unavailable"]
+    failure = await broker.fault()
+    status: Literal["ok", "degraded", "failing"] = "ok"
+    if missing:
+        status = "degraded"
+    if failure:
+        status = "failing"
+    told = Health(
+        status=status,
+        reason=failure or (f"unavailable: {', '.join(missing)}" if missing else None),
+        ledger="failing" if failure else "ok",
+        qpus={name: s.state for name, s in states.items()},
+        queued=sum(s.queued for s in states.values()),
+        version=request.app.version,
+    )
+    return JSONResponse(told.model_dump(), status_code=503 if failure else 200)
+
+
+@router.get("/whoami")
+async def whoami(caller: Caller) -> Whoami:
+    """Return who the caller is."""
+    return Whoami(user=caller.user, role=caller.role, projects=list(caller.projects))
+
+
+@router.get("/qpus")
+async def qpus(broker: Broker) -> list[QpuStatus]:
+    """Return all QPUs and how they stand."""
+    return [broker.status(name) for name in broker.qpus]
+
+
+@router.get("/qpus/{qpu}/target")
+async def target(broker: Broker, qpu: _Qpu) -> dict[str, Any]:
+    """Return what a QPU accepts now."""
+    known_qpu(broker, qpu)
+    return target_to_json(await broker.target(qpu))
+
+
+@router.post("/qpus/{qpu}/drain")
+async def drain(broker: Broker, caller: Caller, qpu: _Qpu, body: Drain) -> QpuStatus:
+    """Start nothing further on a QPU; for operators."""
+    _refuse_users(caller)
+    known_qpu(broker, qpu)
+    await broker.drain(qpu, caller.user, body.reason)
+    return broker.status(qpu)
+
+
+@router.post("/qpus/{qpu}/resume")
+async def resume(broker: Broker, caller: Caller, qpu: _Qpu) -> QpuStatus:
+    """Let a QPU take work again; for operators."""
+    _refuse_users(caller)
+    known_qpu(broker, qpu)
+    await broker.resume(qpu, caller.user)
+    return broker.status(qpu)
+
+
+@router.get("/projects")
+async def projects(broker: Broker, caller: Caller) -> list[ProjectUse]:
+    """Return what each project used that the caller may see."""
+    return [
+        _use(project, use)
+        for project, use in sorted((await broker.uses()).items())
+        if caller.may_see(project)
+    ]
+
+
+@router.get("/timeline")
+async def timeline(
+    broker: Broker, caller: Caller, hours: Annotated[float, Query(gt=0, le=24 * 31)] = 24.0
+) -> list[Slot]:
+    """Return the tasks of all QPUs in the last hours; whose they are only to whom may know."""
+    since = broker.clock() - timedelta(hours=hours)
+    return [_slot(slot, caller) for slot in await broker.slots(since)]
+
+
+def _use(project: str, use: host.ProjectUse) -> ProjectUse:
+    return ProjectUse(
+        project=project,
+        jobs=use.jobs,
+        open=use.open,
+        shots=use.usage.shots,
+        qpu_seconds=use.usage.qpu_seconds,
+        charges={charge.unit: charge.amount for charge in use.usage.charges},
+    )
+
+
+def _slot(slot: host.Slot, identity: Identity) -> Slot:
+    job, task = slot.job, slot.task
+    known = identity.may_see(job.project)
+    assert task.started_at is not None
+    return Slot(
+        qpu=job.qpu,
+        tag=task.tag if known else None,
+        job=job.id if known else None,
+        project=job.project if known else None,
+        user=job.user if known else None,
+        state=task.state,
+        started_at=task.started_at,
+        ended_at=task.ended_at,
+    )
+
+
+def _refuse_users(caller: Identity) -> None:
+    if not caller.is_operator:
+        raise Forbidden(f"user {caller.user!r} is no operator")

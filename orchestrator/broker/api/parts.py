@@ -1,0 +1,36 @@
+"""What endpoints are given: the broker behind them and the caller in front."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from orchestrator.broker.access import Identity
+from orchestrator.broker.api.problems import ApiError
+from orchestrator.broker.host import SiteBroker
+
+__all__ = ["IDENTIFIED", "Broker", "Caller", "known_qpu"]
+
+
+async def _broker(request: Request) -> SiteBroker:
+    broker: SiteBroker = request.app.state.broker
+    return broker
+
+
+async def _caller(request: Request) -> Identity:
+    identity: Identity = request.app.state.gate.identify(request)
+    return identity
+
+
+Broker = Annotated[SiteBroker, Depends(_broker)]
+# For whole routers: no endpoint of theirs is reached by a stranger.
+IDENTIFIED = Depends(_caller)
+Caller = Annotated[Identity, IDENTIFIED]
+
+
+def known_qpu(broker: SiteBroker, qpu: str) -> None:
+    """Raise `ApiError` 404 for a QPU that the site does not have."""
+    if qpu not in broker.qpus:
+        listed = ", ".join(broker.qpus)
+        raise ApiError(404, f"no QPU {qpu!r}; there are: {listed}", kind="QpuUnknown")

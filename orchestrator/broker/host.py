@@ -1,0 +1,306 @@
+"""One site's QPUs behind one ledger, for many clients: the service without its HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from backends.api import Backend, QpuUnavailable, Result, Target, Usage
+from backends.payloads import Payload
+from backends.results import result_to_bytes
+from backends.validate import check_circuits, check_kind
+from orchestrator.broker import events as ev
+from orchestrator.broker.assembly import pub_shapes
+from orchestrator.broker.client import Call, call_job_id
+from orchestrator.broker.ledger import Ledger, LedgerError
+from orchestrator.broker.records import job_view
+from orchestrator.broker.service import BrokerService
+from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
+from orchestrator.config import QpuSettings
+
+__all__ = [
+    "SERVICE_SCOPE",
+    "JobUnknown",
+    "NotUncertain",
+    "Payer",
+    "ProjectUse",
+    "QpuStatus",
+    "SiteBroker",
+    "Slot",
+]
+
+# The part of the ledger that the service owns.
+SERVICE_SCOPE = "service"
+_CLOSE_S = 10.0
+
+
+class JobUnknown(ValueError):
+    """There is no such job, or none that the caller may see."""
+
+
+class NotUncertain(ValueError):
+    """The job has no uncertain task, so there is nothing to resolve."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payer:
+    """Who asks for a job, and which project pays for it."""
+
+    user: str
+    project: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuStatus:
+    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks."""
+
+    name: str
+    backend: str
+    state: Literal["online", "drained", "unavailable"]
+    reason: str | None
+    queued: int
+    open: int
+
+
+@dataclass(slots=True)
+class ProjectUse:
+    """What a project used: jobs in all, of them still open, and the sum of their usage."""
+
+    jobs: int = 0
+    open: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A job's part in a task on a QPU."""
+
+    job: JobView
+    task: QpuTaskView
+
+
+@dataclass(eq=False)
+class SiteBroker:
+    """All QPUs of a site for all its users. Lives on one event loop; `open` starts it.
+
+    open_backend: builds a QPU's backend, on a thread. One that cannot be built is shown as
+    unavailable with the reason and tried again when it is next asked for.
+    """
+
+    qpus: Mapping[str, QpuSettings]
+    ledger: Ledger
+    clock: Callable[[], datetime]
+    open_backend: Callable[[str], Backend]
+    service: BrokerService = field(init=False)
+    _backends: dict[str, Backend] = field(default_factory=dict)
+    _broken: dict[str, str] = field(default_factory=dict)
+    _arrivals: dict[JobId, asyncio.Future[JobState]] = field(default_factory=dict)
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _serving: asyncio.Task[None] | None = None
+    _writer: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
+    )
+
+    async def open(self) -> None:
+        """Take up what the ledger holds, open every QPU, and begin to work.
+
+        Raises ``LedgerError``. What an earlier process left open is looked for on its QPU.
+        """
+        loop = asyncio.get_running_loop()
+        self.service = await loop.run_in_executor(
+            self._writer,
+            lambda: BrokerService(
+                scope=SERVICE_SCOPE, ledger=self.ledger, clock=self.clock, writer=self._writer
+            ),
+        )
+        self._serving = asyncio.create_task(self.service.serve())
+        for name in self.qpus:
+            with contextlib.suppress(QpuUnavailable):
+                await self.backend(name)
+        if self.service.state.jobs:
+            await self.service.post(ev.BrokerOpened(resume=True))
+
+    async def close(self) -> None:
+        """Stop working; what runs on a QPU goes on there and is found again by the next broker."""
+        if self._serving is None:
+            return
+        self._serving.cancel()
+        await asyncio.wait([self._serving], timeout=_CLOSE_S)
+        await self.service.close()
+        self._writer.shutdown()
+
+    async def backend(self, qpu: str) -> Backend:
+        """Return a QPU's backend. Raises ``QpuUnavailable`` with the reason if it has none now."""
+        if qpu in self._backends:
+            return self._backends[qpu]
+        async with self._opening:
+            if qpu not in self._backends:
+                try:
+                    backend = await asyncio.to_thread(self.open_backend, qpu)
+                    self.service.attach(self.qpus[qpu], backend)
+                except Exception as error:
+                    self._broken[qpu] = f"{type(error).__name__}: {error}"
+                    raise QpuUnavailable(f"QPU {qpu!r}: {self._broken[qpu]}") from error
+                self._broken.pop(qpu, None)
+                self._backends[qpu] = backend
+            return self._backends[qpu]
+
+    async def target(self, qpu: str) -> Target:
+        """Return what a QPU accepts now. Raises ``QpuUnavailable``."""
+        return await asyncio.to_thread((await self.backend(qpu)).target)
+
+    async def submit(self, call: Call, payer: Payer, payload: Payload) -> tuple[JobView, bool]:
+        """Take a call in; return its job once it is durable, and whether it is a new one.
+
+        Raises ``PayloadRejected`` if the QPU can never run it, ``QpuUnavailable``.
+        """
+        backend = await self.backend(call.qpu)
+        target = backend.target()
+        check_kind(payload, target)
+        check_circuits(payload, target)
+        job = call_job_id(call, f"{payer.project}\x1f{payload.digest}")
+        service, known = self.service, self.service.state.jobs.get(job)
+        if known is None:
+            service.payloads[job] = payload
+            submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
+            await service.post(submitted, {payload.digest: payload.to_bytes()})
+        elif known.state in (JobState.FAILED, JobState.CANCELLED):
+            service.payloads[job] = payload
+            await service.post(ev.JobResumed(job=job))
+        return self.view(job), known is None
+
+    def view(self, job: JobId) -> JobView:
+        """Return a job as it is now. Raises `JobUnknown`."""
+        record = self.service.state.jobs.get(job)
+        if record is None:
+            raise JobUnknown(f"no job {job!r}")
+        return job_view(record, self.service.state.tasks)
+
+    async def jobs(self, run: str | None, limit: int) -> list[JobView]:
+        """Return the latest jobs, of one run or of all, in order of submission."""
+        state = self.service.state
+        found: list[JobView] = []
+        for record in reversed(state.jobs.values()):
+            if run is None or record.submitted.run == run:
+                found.append(job_view(record, state.tasks))
+                if len(found) == limit:
+                    break
+        return found[::-1]
+
+    def is_waiting(self, job: JobView) -> bool:
+        """Whether a client is to wait on although the job is uncertain."""
+        rule = self.qpus[job.qpu].uncertain if job.qpu in self.qpus else "ask"
+        return job.state is JobState.UNCERTAIN and rule != "ask"
+
+    async def uses(self) -> dict[str, ProjectUse]:
+        """Return what each project used so far."""
+        uses: dict[str, ProjectUse] = {}
+        for job in await self.jobs(None, len(self.service.state.jobs)):
+            use = uses.setdefault(job.project, ProjectUse())
+            use.jobs += 1
+            use.open += not job.state.is_final
+            use.usage += job.usage
+        return uses
+
+    async def slots(self, since: datetime) -> list[Slot]:
+        """Return the tasks that were at work on QPUs since then, one entry for each job in them."""
+        return [
+            Slot(job=job, task=task)
+            for job in await self.jobs(None, len(self.service.state.jobs))
+            for task in job.tasks
+            if task.started_at is not None and (task.ended_at is None or task.ended_at >= since)
+        ]
+
+    async def wait(self, job: JobId, timeout_s: float) -> JobView:
+        """Return the job when it has ended or is uncertain, or as it is when the time is up."""
+        if not self.view(job).state.is_final and timeout_s > 0:
+            arrival = self._arrivals.get(job)
+            if arrival is None or arrival.done():
+                arrival = asyncio.wrap_future(self.service.wait_for(job))
+                self._arrivals[job] = arrival
+                arrival.add_done_callback(lambda _: self._arrivals.pop(job, None))
+            await asyncio.wait([arrival], timeout=timeout_s)
+            if arrival.done() and (error := arrival.exception()) is not None:
+                raise error
+        return self.view(job)
+
+    async def result(self, job: JobId) -> bytes:
+        """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
+        merged = await asyncio.to_thread(self.service.result, job)
+        self.service.forget(job)
+        return await asyncio.to_thread(
+            lambda: result_to_bytes(Result(native=merged, usage=Usage()))
+        )
+
+    async def cancel(self, job: JobId) -> bool:
+        """Ask for a job's end, also on the QPU; return False if it was too late."""
+        if self.view(job).state.is_final:
+            return False
+        await self.service.post(ev.JobCancelRequested(job=job))
+        return True
+
+    async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
+        """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""
+        uncertain = sorted(self.service.state.jobs[self.view(job).id].uncertain)
+        if not uncertain:
+            raise NotUncertain(f"job {job} is {self.view(job).state}; it has no uncertain task")
+        for tag in uncertain:
+            event = ev.TaskResolved(tag=tag, verdict=verdict, by=by, reason=reason)
+            await self.service.post(event)
+        return self.view(job)
+
+    async def drain(self, qpu: str, by: str, reason: str) -> None:
+        """Start nothing further on a QPU; what runs goes on to its end."""
+        await self.service.post(ev.QpuDrained(qpu=qpu, by=by, reason=reason))
+
+    async def resume(self, qpu: str, by: str) -> None:
+        """Let a QPU take work again."""
+        await self.service.post(ev.QpuResumed(qpu=qpu, by=by))
+
+    def status(self, qpu: str) -> QpuStatus:
+        """Return how a QPU stands."""
+        state = self.service.state
+        drained = state.drained.get(qpu)
+        return QpuStatus(
+            name=qpu,
+            backend=self.qpus[qpu].backend,
+            state="unavailable" if qpu in self._broken else "drained" if drained else "online",
+            reason=self._broken.get(qpu) or (drained.reason if drained else None),
+            queued=len(state.queued(qpu)),
+            open=len(state.open_tasks(qpu)),
+        )
+
+    async def fault(self) -> str | None:
+        """Return why no work can be accepted now, None while all is well."""
+        if self.service.failure is not None:
+            return self.service.failure
+        try:
+            await asyncio.to_thread(self.ledger.runs)
+        except LedgerError as error:
+            return str(error)
+        return None
+
+
+def _submitted(
+    job: JobId, call: Call, payer: Payer, payload: Payload, backend: str
+) -> ev.JobSubmitted:
+    return ev.JobSubmitted(
+        job=job,
+        run=call.run,
+        stage=call.stage,
+        call=call.occurrence,
+        qpu=call.qpu,
+        backend=backend,
+        payload_kind=payload.kind,
+        digest=payload.digest,
+        pubs=pub_shapes(payload),
+        num_qubits=payload.num_qubits,
+        seed=call.seed,
+        project=payer.project,
+        user=payer.user,
+    )

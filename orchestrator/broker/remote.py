@@ -1,0 +1,277 @@
+"""A broker service as a client sees it: the same calls as the embedded one, over HTTP."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import threading
+import time
+from typing import Any
+
+import httpx
+from pydantic import TypeAdapter
+from qiskit.primitives import PrimitiveResult
+
+from backends import api
+from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
+from backends.payloads import Payload
+from backends.results import result_from_bytes
+from backends.targets import target_from_json
+from orchestrator.broker.client import Call, JobUncertain
+from orchestrator.broker.views import JobId, JobView
+
+__all__ = ["BrokerRefused", "BrokerUnreachable", "Exchange", "RemoteBroker"]
+
+_log = logging.getLogger(__name__)
+_VIEW, _VIEWS = TypeAdapter(JobView), TypeAdapter(list[JobView])
+_POLL_S = 30.0
+_SLACK_S = 20.0
+# A broker that is being restarted, or a site's maintenance, must not end a flow.
+_PATIENCE_S = 900.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
+_LATER = (429, 502, 503, 504)
+
+
+class BrokerRefused(ValueError):
+    """The service refused what was asked: the token, the project, the QPU or the request."""
+
+
+class BrokerUnreachable(RuntimeError):
+    """No service answered for longer than a client waits; what was accepted is not lost."""
+
+
+class Exchange:
+    """Requests to a service and answers from it, sent again until one counts."""
+
+    def __init__(self, url: str, *, token: str | None, patience_s: float) -> None:
+        """Take note of the arguments; the first request connects."""
+        self._url, self._patience_s = url, patience_s
+        path = url.removeprefix("unix:") if url.startswith("unix:") else None
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        self._http = httpx.Client(
+            base_url="http://broker" if path else url,
+            transport=httpx.HTTPTransport(uds=path, limits=limits),
+            headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            timeout=_POLL_S + _SLACK_S,
+            trust_env=False,
+        )
+
+    def ask(
+        self, method: str, path: str, *, any_status: bool = False, **options: Any
+    ) -> httpx.Response:
+        """Send until there is an answer that counts; raise what it says if it is an error.
+
+        Raises `BrokerUnreachable`, `BrokerRefused`, or an error of ``backends.api``.
+        """
+        patience = _Patience(self._patience_s, self._url)
+        while True:
+            try:
+                answer = self._http.request(method, path, **options)
+            except httpx.TransportError as error:
+                patience.spend(str(error) or type(error).__name__)
+                continue
+            except RuntimeError as error:  # httpx's word for a closed client
+                raise TaskCancelled("the client of the broker is closed") from error
+            if any_status:
+                return answer
+            if answer.status_code in _LATER and not _is_final(answer):
+                patience.spend(_detail(answer), answer.headers.get("retry-after"))
+                continue
+            if answer.is_error:
+                raise _error(answer)
+            return answer
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+
+class RemoteBroker:
+    """The client of a broker service (see `BrokerClient` for the calls). Any thread may call.
+
+    A request whose answer is lost is sent again: equal calls are one job, so nothing is
+    doubled. url: ``http://…`` or ``unix:PATH``. project: who pays; None for the user's first.
+    patience_s: how long a service may be away before `BrokerUnreachable` is raised.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        project: str | None = None,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        """Take note of the arguments; `open` connects."""
+        self.url = url
+        self._project = project
+        self._exchange = Exchange(url, token=token, patience_s=patience_s)
+        self._ask = self._exchange.ask
+        self._open_jobs: set[JobId] = set()
+        self._lock = threading.Lock()
+
+    def open(self) -> RemoteBroker:
+        """See that the service is there and knows the caller.
+
+        Raises `BrokerUnreachable`, `BrokerRefused`.
+        """
+        try:
+            self._ask("GET", "/v1/whoami")
+        except Exception:
+            self._exchange.close()
+            raise
+        return self
+
+    def target(self, qpu: str) -> Target:
+        """See `BrokerClient.target`; raises `BrokerRefused` for a QPU the service does not have."""
+        return target_from_json(self._ask("GET", f"/v1/qpus/{qpu}/target").json())
+
+    def prewarm(self, qpu: str) -> None:
+        """See `BrokerClient.prewarm`; the service has its QPUs ready."""
+
+    def submit(self, call: Call, payload: Payload) -> JobId:
+        """See `BrokerClient.submit`."""
+        asked = {
+            "run": call.run,
+            "stage": call.stage,
+            "call": call.occurrence,
+            "qpu": call.qpu,
+            "seed": call.seed,
+            "project": self._project,
+        }
+        body = payload.to_bytes()
+        answer = self._ask(
+            "POST",
+            "/v1/jobs",
+            params={name: value for name, value in asked.items() if value is not None},
+            content=body,
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Content-Digest": _content_digest(body),
+            },
+        )
+        job = JobId(answer.json()["id"])
+        with self._lock:
+            self._open_jobs.add(job)
+        return job
+
+    def result(self, job: JobId, timeout_s: float | None = None) -> PrimitiveResult[Any]:
+        """See `BrokerClient.result`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = _POLL_S if deadline is None else max(0.0, deadline - time.monotonic())
+            wait_s = min(_POLL_S, left)
+            try:
+                answer = self._ask("GET", f"/v1/jobs/{job}/result", params={"wait_s": wait_s})
+            except BackendError:
+                self._settle(job)
+                raise
+            if answer.status_code == 200:
+                self._settle(job)
+                return _native(answer)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"quantum job {job} has not ended within {timeout_s:g} s")
+
+    def cancel(self, job: JobId) -> bool:
+        """See `BrokerClient.cancel`."""
+        self._settle(job)
+        return not self._ask("POST", f"/v1/jobs/{job}/cancel").json()["too_late"]
+
+    def view(self, job: JobId) -> JobView:
+        """See `BrokerClient.view`."""
+        return _VIEW.validate_json(self._ask("GET", f"/v1/jobs/{job}").content)
+
+    def jobs(self, run: str) -> list[JobView]:
+        """Return the jobs of a run, in order of submission."""
+        answer = self._ask("GET", "/v1/jobs", params={"run": run, "limit": 10000})
+        return _VIEWS.validate_json(answer.content)
+
+    def cancel_all(self) -> int:
+        """Cancel the jobs this client still waits for; return how many were open."""
+        with self._lock:
+            jobs = sorted(self._open_jobs)
+        return sum(self.cancel(job) for job in jobs)
+
+    def close(self) -> None:
+        """Cancel what this client still waits for and close its connections."""
+        try:
+            self.cancel_all()
+        except (BrokerRefused, BrokerUnreachable, BackendError) as error:
+            _log.warning("open quantum jobs could not be cancelled: %s", error)
+        self._exchange.close()
+
+    def _settle(self, job: JobId) -> None:
+        with self._lock:
+            self._open_jobs.discard(job)
+
+
+class _Patience:
+    """How long to go on asking, and how often."""
+
+    def __init__(self, seconds: float, url: str) -> None:
+        self._until = time.monotonic() + seconds
+        self._seconds, self._url = seconds, url
+        self._pause_s = _FIRST_PAUSE_S
+
+    def spend(self, reason: str, retry_after: str | None = None) -> None:
+        """Sleep before the next try. Raises `BrokerUnreachable` when it is no use any more."""
+        pause_s = self._pause_s
+        if retry_after is not None and retry_after.isdigit():
+            pause_s = max(pause_s, float(retry_after))
+        if time.monotonic() + pause_s > self._until:
+            raise BrokerUnreachable(
+                f"no answer from the broker at {self._url} for {self._seconds:g} s ({reason}); "
+                "start it, or correct [broker] url. What it had accepted is not lost: run "
+                "again with the same run id"
+            )
+        if self._pause_s >= 1.0:
+            _log.warning("waiting for the broker at %s: %s", self._url, reason)
+        time.sleep(pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _is_final(answer: httpx.Response) -> bool:
+    """Whether a refusal will not change by waiting: a ledger that is full needs somebody's hand."""
+    return _error_type(answer) == "TokenError"
+
+
+def _error(answer: httpx.Response) -> Exception:
+    detail, name = _detail(answer), _error_type(answer)
+    if name == JobUncertain.__name__:
+        return JobUncertain(detail)
+    error_type = getattr(api, name, None)
+    if isinstance(error_type, type) and issubclass(error_type, BackendError):
+        return error_type(detail)
+    if answer.status_code == 413:
+        return PayloadRejected(detail)
+    return BrokerRefused(f"the broker refused: {detail}")
+
+
+def _detail(answer: httpx.Response) -> str:
+    problem = _problem(answer)
+    return str(problem.get("detail") or f"HTTP {answer.status_code}")
+
+
+def _error_type(answer: httpx.Response) -> str:
+    return str(_problem(answer).get("error_type") or "")
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _native(answer: httpx.Response) -> PrimitiveResult[Any]:
+    stated = answer.headers.get("content-digest")
+    if stated is not None and stated != _content_digest(answer.content):
+        raise BrokerRefused("a result arrived damaged: it is not what its Content-Digest says")
+    return result_from_bytes(answer.content).native
+
+
+def _content_digest(data: bytes) -> str:
+    """Return the ``Content-Digest`` (RFC 9530) of a body."""
+    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"

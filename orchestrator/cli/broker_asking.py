@@ -1,0 +1,144 @@
+"""``hpcqc broker`` as a client of a running service: look, drain, cancel, resolve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.output import facts, print_json, say, tabulate
+from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+
+__all__ = [
+    "cancel_job",
+    "change_qpu",
+    "resolve_job",
+    "tell_projects",
+    "tell_queue",
+    "tell_status",
+]
+
+_VERDICTS = ("failed", "not-started")
+_ID_SHOWN = 11
+
+
+def tell_status(site_file: Path | None, *, as_json: bool) -> int:
+    """Write how the service and its QPUs stand; return the exit code, 1 if it is not well."""
+    with _service(site_file) as broker:
+        health, qpus = broker.health(), broker.qpus()
+    if as_json:
+        print_json({"url": broker.url, "health": health, "qpus": qpus})
+    else:
+        facts(
+            {
+                "broker": broker.url,
+                "status": health["status"],
+                "reason": health["reason"],
+                "version": health["version"],
+            }
+        )
+        columns = ("QPU", "backend", "state", "queued", "open tasks", "reason")
+        keys = ("name", "backend", "state", "queued", "open", "reason")
+        tabulate(columns, [[qpu[key] for key in keys] for qpu in qpus])
+    return 0 if health["status"] == "ok" else 1
+
+
+def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> None:
+    """Write the jobs that have not ended."""
+    with _service(site_file) as broker:
+        jobs = broker.queue(qpu)
+    if as_json:
+        print_json(jobs)
+        return
+    rows = [
+        [
+            job["id"][:_ID_SHOWN],
+            *(job[key] for key in ("qpu", "state", "project", "user", "run")),
+            str(job["submitted_at"])[:19].replace("T", " "),
+            job["shots"] or None,
+        ]
+        for job in jobs
+    ]
+    if not rows:
+        say("nothing waits or runs")
+        return
+    tabulate(("job", "QPU", "state", "project", "user", "run", "submitted", "shots"), rows)
+
+
+def change_qpu(
+    site_file: Path | None, qpu: str, verb: str, body: dict[str, Any] | None, *, as_json: bool
+) -> None:
+    """Drain a QPU, or let it take work again."""
+    with _service(site_file) as broker:
+        seen = broker.change_qpu(qpu, verb, body)
+    if as_json:
+        print_json(seen)
+    else:
+        open_tasks = f"; {seen['open']} tasks still run" if seen["open"] else ""
+        say(f"{qpu} is {seen['state']}{open_tasks}")
+
+
+def cancel_job(site_file: Path | None, job: str, *, as_json: bool) -> None:
+    """Cancel a job."""
+    with _service(site_file) as broker:
+        seen = broker.cancel_named(job)
+    if as_json:
+        print_json(seen)
+    elif seen["too_late"]:
+        say(f"{seen['job']} had ended already: it is {seen['state']}")
+    else:
+        say(f"{seen['job']} is being cancelled; it is {seen['state']}")
+
+
+def resolve_job(
+    site_file: Path | None, job: str, verdict: str, reason: str, *, as_json: bool
+) -> None:
+    """Settle an uncertain job."""
+    if verdict not in _VERDICTS:
+        raise ConfigError(f"--as {verdict!r}; expected one of: {', '.join(_VERDICTS)}")
+    with _service(site_file) as broker:
+        seen = broker.resolve(job, verdict, reason)
+    if as_json:
+        print_json(seen)
+    else:
+        say(f"{seen['id']} is {seen['state']}")
+
+
+def tell_projects(site_file: Path | None, *, as_json: bool) -> None:
+    """Write what each project used."""
+    with _service(site_file) as broker:
+        projects = broker.projects()
+    if as_json:
+        print_json(projects)
+        return
+    rows = [
+        [
+            use["project"],
+            use["jobs"],
+            use["open"],
+            use["shots"],
+            round(use["qpu_seconds"], 3),
+            ", ".join(f"{amount:.6g} {unit}" for unit, amount in use["charges"].items()),
+        ]
+        for use in projects
+    ]
+    tabulate(("project", "jobs", "open", "shots", "QPU-seconds", "charged"), rows)
+
+
+def _service(site_file: Path | None) -> Any:
+    from orchestrator.broker.operator import OperatorClient
+
+    site = load_site(site_file)
+    return OperatorClient(_url(site), token=resolve_secrets(site.broker.token))
+
+
+def _url(site: Site) -> str:
+    """Return the service of the site: the one its file names, else one on this machine."""
+    if site.broker.url is not None:
+        return site.broker.url
+    socket = site.state_dir / "broker.sock"
+    if not socket.exists():
+        raise ConfigError(
+            f"no broker service: [broker] url is not set and there is no {socket}; "
+            "start one with 'hpcqc broker serve', or set HPCQC_BROKER_URL"
+        )
+    return f"unix:{socket}"

@@ -1,0 +1,162 @@
+"""``hpcqc broker serve``, its tokens and its backup: what works on the ledger's own machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.cli.output import print_json, say, tabulate
+from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+
+__all__ = [
+    "TokenRequest",
+    "add_token",
+    "back_up",
+    "default_address",
+    "revoke_token",
+    "serve_site",
+    "tell_tokens",
+    "token_file",
+]
+
+_ROLES = ("user", "operator")
+
+
+def serve_site(site_file: Path | None, overrides: Sequence[str], listen: Sequence[str]) -> None:
+    """Serve a site's QPUs until told to stop. Raises ``LedgerError``, ``ListenError``."""
+    from backends import registry
+    from backends.api import Backend
+    from orchestrator.broker.api import ApiSettings, Listener, create_app, serve
+    from orchestrator.broker.host import SiteBroker
+
+    site = load_site(site_file, overrides)
+    site.state_dir.mkdir(parents=True, exist_ok=True)
+
+    def open_backend(qpu: str) -> Backend:
+        settings = site.qpu(qpu)
+        options = resolve_secrets(settings.options)
+        return registry.create(settings.backend, options, state_dir=site.state_dir / "qpus" / qpu)
+
+    ledger = _ledger(site)
+    listeners = [Listener.open(address) for address in listen or (default_address(site),)]
+    try:
+        broker = SiteBroker(
+            qpus=site.qpus,
+            ledger=ledger,
+            clock=lambda: datetime.now(UTC),
+            open_backend=open_backend,
+        )
+
+        def tell_ready() -> None:
+            states = [broker.status(qpu) for qpu in site.qpus]
+            online = sum(state.state != "unavailable" for state in states)
+            say(f"ready: {online} of {len(states)} QPUs", stderr=True)
+
+        settings = ApiSettings(tokens=token_file(site), on_ready=tell_ready)
+        app = create_app(broker, settings)
+        for listener in listeners:
+            say(f"broker of site {site.name!r} at {listener.url}", stderr=True)
+        serve(app, listeners)
+    finally:
+        ledger.close()
+
+
+def default_address(site: Site) -> str:
+    """Return where the service of a site listens if nothing else is said."""
+    return f"unix:{site.state_dir / 'broker.sock'}"
+
+
+def token_file(site: Site) -> Path:
+    """Return where the tokens of a site's service are kept."""
+    return site.state_dir / "tokens.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenRequest:
+    """Options of ``hpcqc broker token add``. days: valid so long; None for ever."""
+
+    user: str
+    role: str
+    projects: Sequence[str]
+    days: int | None
+
+
+def add_token(request: TokenRequest, site_file: Path | None, *, as_json: bool) -> None:
+    """Make a token and write its secret. Raises ``TokenError``."""
+    from orchestrator.broker.tokens import TokenFile
+
+    if request.role not in _ROLES:
+        raise ConfigError(f"role {request.role!r}; expected one of: {', '.join(_ROLES)}")
+    now = datetime.now(UTC)
+    expires = None if request.days is None else now + timedelta(days=request.days)
+    role: Literal["user", "operator"] = "operator" if request.role == "operator" else "user"
+    tokens = TokenFile(token_file(load_site(site_file)))
+    entry, secret = tokens.add(request.user, role, request.projects, now=now, expires_at=expires)
+    if as_json:
+        print_json({"id": entry.id, "user": entry.user, "token": secret})
+        return
+    say(secret)
+    say(f"token {entry.id} of {entry.user}; it is not shown again", style="dim", stderr=True)
+
+
+def tell_tokens(site_file: Path | None, *, as_json: bool) -> None:
+    """Write all tokens. Raises ``TokenError``."""
+    from orchestrator.broker.tokens import TokenFile
+
+    entries = TokenFile(token_file(load_site(site_file))).entries()
+    if as_json:
+        print_json([_without_hash(entry) for entry in entries])
+        return
+    rows = [
+        [e.id, e.user, e.role, ", ".join(e.projects), e.created_at, e.expires_at or "never"]
+        for e in entries
+    ]
+    tabulate(("token", "user", "role", "projects", "made", "expires"), rows)
+
+
+def revoke_token(site_file: Path | None, token: str, *, as_json: bool) -> None:
+    """Take a token back. Raises ``TokenError``."""
+    from orchestrator.broker.tokens import TokenFile
+
+    entry = TokenFile(token_file(load_site(site_file))).revoke(token)
+    if as_json:
+        print_json(_without_hash(entry))
+    else:
+        say(f"token {entry.id} of {entry.user} is revoked")
+
+
+def back_up(site_file: Path | None, file: Path, *, as_json: bool) -> None:
+    """Copy the ledger. Raises ``LedgerError``."""
+    from orchestrator.broker.ledger import Ledger
+
+    site = load_site(site_file)
+    ledger = Ledger.open(_where(site))
+    try:
+        ledger.backup(file)
+    finally:
+        ledger.close()
+    size = file.stat().st_size
+    if as_json:
+        print_json({"file": str(file), "bytes": size})
+    else:
+        say(f"{file}: {size} bytes")
+
+
+def _ledger(site: Site) -> Any:
+    from orchestrator.broker.ledger import Ledger
+
+    return Ledger.open(_where(site))
+
+
+def _where(site: Site) -> Any:
+    stated = resolve_secrets(site.broker.ledger)
+    return stated if stated is not None else site.state_dir / "ledger.sqlite"
+
+
+def _without_hash(entry: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(replace(entry, sha256="…"))

@@ -1,0 +1,203 @@
+"""The broker as a service, in its own process: the same results, one start per task, come what may."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from qiskit import QuantumCircuit
+
+from backends.api import PayloadRejected, TaskCancelled, TaskFailed
+from backends.payloads import SamplerPayload
+from orchestrator.broker.client import Call, JobUncertain
+from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, RemoteBroker
+from orchestrator.broker.views import JobState
+from tests.service.conftest import Service, ServiceEnded, Start
+
+
+def bell(shots: int = 100, seed: int | None = 1) -> SamplerPayload:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
+
+
+def call(occurrence: int = 0, qpu: str = "fake", run: str = "r") -> Call:
+    return Call(run=run, stage=None, occurrence=occurrence, qpu=qpu)
+
+
+def counts(result: Any) -> dict[str, int]:
+    found: dict[str, int] = result[0].data.meas.get_counts()
+    return found
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_a_repeated_submission_is_the_same_job(service: Service) -> None:
+    client = service.client()
+    first = client.submit(call(), bell())
+    assert client.submit(call(), bell()) == first
+    again = service.client()  # as a process that takes the run up again
+    assert again.submit(call(), bell()) == first
+    assert counts(again.result(first)) == counts(client.result(first))
+    assert client.submit(call(1), bell()) != first
+    until(lambda: len(service.starts()) == 2)
+    assert set(service.starts().values()) == {1}
+    client.close()
+    again.close()
+    assert service.stop() == 0
+
+
+def test_shots_are_sliced_and_merged_as_in_the_flow_s_own_process(start_service: Start) -> None:
+    service = start_service(options="max_shots = 30")
+    client = service.client()
+    job = client.submit(call(), bell(100))
+    assert sum(counts(client.result(job)).values()) == 100
+    view = client.view(job)
+    assert sorted(task.shots for task in view.tasks) == [10, 30, 30, 30]
+    assert view.project == "default"
+    assert view.user
+    client.close()
+
+
+def test_what_cannot_run_is_refused_with_its_class(service: Service) -> None:
+    client = service.client()
+    wide = QuantumCircuit(30)
+    wide.measure_all()
+    with pytest.raises(PayloadRejected, match="uses qubit 29, fake has 10"):
+        client.submit(call(), SamplerPayload.coerce([wide], shots=1))
+    with pytest.raises(BrokerRefused, match=r"no QPU 'nowhere'; there are: fake, aer, vlq"):
+        client.submit(call(qpu="nowhere"), bell())
+    client.close()
+
+
+def test_a_failed_task_says_why_and_is_tried_again_when_asked(start_service: Start) -> None:
+    service = start_service(options="fail = [1]")
+    client = service.client()
+    job = client.submit(call(), bell())
+    with pytest.raises(TaskFailed, match="fails by script"):
+        client.result(job)
+    assert client.submit(call(), bell()) == job
+    assert sum(counts(client.result(job)).values()) == 100
+    assert set(service.starts().values()) == {1}
+    client.close()
+
+
+def test_cancelling_reaches_the_qpu_and_says_when_it_was_too_late(start_service: Start) -> None:
+    service = start_service(options="run_s = 60.0")
+    client = service.client()
+    job = client.submit(call(), bell())
+    until(service.starts)
+    assert client.cancel(job)
+    with pytest.raises(TaskCancelled):
+        client.result(job)
+    assert client.view(job).tasks[0].state == "cancelled"
+    assert not client.cancel(job)
+    client.close()
+
+
+def test_a_client_that_closes_takes_its_open_jobs_with_it(start_service: Start) -> None:
+    service = start_service(options="run_s = 60.0")
+    client, other = service.client(), service.client()
+    job = client.submit(call(), bell())
+    client.close()
+    until(lambda: other.view(job).state is JobState.CANCELLED)
+    other.close()
+
+
+def test_a_broker_killed_under_a_waiting_client_costs_only_time(start_service: Start) -> None:
+    service = start_service(options="run_s = 1.0")
+    client = service.client()
+    jobs = [client.submit(call(n), bell(seed=n)) for n in range(3)]
+    results: list[dict[str, int]] = []
+    waiter = threading.Thread(
+        target=lambda: results.extend(counts(client.result(job)) for job in jobs)
+    )
+    waiter.start()
+    time.sleep(0.5)
+    service.kill()
+    service.start()
+    waiter.join(60)
+    assert [sum(found.values()) for found in results] == [100, 100, 100]
+    assert service.starts() == {f"{job}.0": 1 for job in jobs}
+    assert all(client.view(job).tasks[0].starts == 1 for job in jobs)
+    client.close()
+    assert service.stop() == 0
+
+
+def test_a_stopped_service_leaves_running_tasks_to_the_next_one(start_service: Start) -> None:
+    service = start_service(options="run_s = 1.5")
+    client = service.client()
+    job = client.submit(call(), bell())
+    until(service.starts)
+    assert service.stop() == 0
+    service.start()
+    assert sum(counts(client.result(job)).values()) == 100
+    assert service.starts() == {f"{job}.0": 1}
+    client.close()
+
+
+def test_two_services_on_one_ledger_are_one_too_many(service: Service) -> None:
+    second = Service(state=service.state, site=service.site)
+    with pytest.raises(ServiceEnded, match=r"Error: .*(held|listens)"):
+        second.start()
+    client = service.client()
+    assert sum(counts(client.result(client.submit(call(), bell()))).values()) == 100
+    client.close()
+
+
+def test_a_drained_qpu_starts_nothing_until_it_is_resumed(service: Service) -> None:
+    http = httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(service.state / "broker.sock")),
+        base_url="http://broker",
+    )
+    drained = http.post("/v1/qpus/fake/drain", json={"reason": "warm-up"}).json()
+    assert (drained["state"], drained["reason"]) == ("drained", "warm-up")
+    client = service.client()
+    job = client.submit(call(), bell())
+    with pytest.raises(TimeoutError, match="has not ended"):
+        client.result(job, 0.5)
+    assert service.starts() == {}
+    assert http.post("/v1/qpus/fake/resume").json()["state"] == "online"
+    assert sum(counts(client.result(job)).values()) == 100
+    client.close()
+    http.close()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ends"), [("failed", JobState.FAILED), ("not-started", JobState.COMPLETED)]
+)
+def test_an_operator_resolves_what_is_uncertain(
+    start_service: Start, verdict: str, ends: JobState
+) -> None:
+    options = 'can_find = false, faults = [{ call = "start", kind = "refused", on = [1] }]'
+    service = start_service(options=options)
+    client = service.client()
+    job = client.submit(call(), bell())
+    with pytest.raises(JobUncertain, match="cannot look a task up"):
+        client.result(job)
+    with httpx.Client(
+        transport=httpx.HTTPTransport(uds=str(service.state / "broker.sock")),
+        base_url="http://broker",
+    ) as http:
+        body = {"verdict": verdict, "reason": "the device's log says so"}
+        answer = http.post(f"/v1/jobs/{job}/resolve", json=body)
+        assert answer.status_code == 200, answer.text
+        until(lambda: client.view(job).state is ends)
+        assert http.post(f"/v1/jobs/{job}/resolve", json=body).status_code == 409
+    client.close()
+
+
+def test_no_service_is_told_in_one_sentence(tmp_path: Any) -> None:
+    with pytest.raises(BrokerUnreachable, match=r"no answer from the broker at unix:.*start it"):
+        RemoteBroker(f"unix:{tmp_path / 'nothing.sock'}", patience_s=0.2).open()
