@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import agent_commands
+from orchestrator.cli.broker_commands import broker
 
 __all__ = [
     "app",
