@@ -12,7 +12,18 @@ from backends.api import Target
 from backends.lowering import NativeCompiler
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload
 
-__all__ = ["Native", "bell", "compiled", "ghz", "placed_observable", "smallest_payload", "turned"]
+__all__ = [
+    "Native",
+    "bell",
+    "compiled",
+    "ghz",
+    "lengthy_payload",
+    "placed_observable",
+    "smallest_payload",
+    "turned",
+]
+
+_LENGTHY_PUBS, _LENGTHY_TURNS, _LENGTHY_SHOTS = 20, 50, 1000
 
 # A circuit in a target's gates, and the physical qubit of each of its qubits.
 Native = Callable[[QuantumCircuit, Target], tuple[QuantumCircuit, Sequence[int] | None]]
@@ -60,6 +71,25 @@ def smallest_payload(target: Target, native: Native, *, shots: int = 20) -> Payl
         return SamplerPayload.coerce([native(circuit, target)[0]], shots=shots)
     placed, layout = native(circuit, target)
     return EstimatorPayload.coerce([(placed, placed_observable({"Z": 1.0}, placed, layout))])
+
+
+def lengthy_payload(target: Target, native: Native) -> Payload:
+    """Return work on one qubit that takes as long as a target lets it, within reason.
+
+    That is some ten thousand gates and shots, or what fits into one task.
+    """
+    pubs = min(_LENGTHY_PUBS, target.max_circuits or _LENGTHY_PUBS)
+    circuit = QuantumCircuit(1)
+    for turn in range(_LENGTHY_TURNS):
+        circuit.rx(math.pi / (turn + 2), 0)
+        circuit.rz(math.pi / (turn + 3), 0)
+    if SamplerPayload.kind in target.payload_kinds:
+        circuit.measure_all()
+        shots = min(_LENGTHY_SHOTS, target.max_shots or _LENGTHY_SHOTS)
+        return SamplerPayload.coerce([native(circuit, target)[0]] * pubs, shots=shots)
+    placed, layout = native(circuit, target)
+    observable = placed_observable({"Z": 1.0}, placed, layout)
+    return EstimatorPayload.coerce([(placed, observable)] * pubs)
 
 
 def placed_observable(

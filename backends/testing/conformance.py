@@ -32,7 +32,7 @@ from backends.api import (
 )
 from backends.payloads import Payload, SamplerPayload, payload_from_bytes
 from backends.results import result_from_bytes, result_to_bytes
-from backends.testing.cases import compiled, smallest_payload
+from backends.testing.cases import compiled, lengthy_payload, smallest_payload
 from backends.testing.physics import CHECKS, NotApplicable, Trial
 from backends.testing.watched import Watched
 
@@ -103,6 +103,10 @@ class BackendConformance:
     def smallest(self, backend: Backend) -> Payload:
         """Return the least work that the backend accepts."""
         return smallest_payload(backend.target(), self.native)
+
+    def lengthy(self, backend: Backend) -> Payload:
+        """Return work that is still under way when the next call comes, if that can be."""
+        return lengthy_payload(backend.target(), self.native)
 
     def finished(self, backend: Backend, task: QpuTaskId) -> TaskState:
         """Poll until the task has ended; checks that states only move forward."""
@@ -261,11 +265,17 @@ class BackendConformance:
 
     def test_an_early_result_is_refused(self, backend: Backend, session: SessionId) -> None:
         """A result before the end raises ``TaskNotFinished``, never something half done."""
-        task = backend.start(session, self.smallest(backend), _tag())
-        with contextlib.suppress(TaskNotFinished):
-            backend.result(task)
-        self.finished(backend, task)
-        backend.result(task)
+        task = backend.start(session, self.lengthy(backend), _tag())
+        early: Result | None = None
+        try:
+            early = backend.result(task)
+        except TaskNotFinished:
+            assert self.finished(backend, task) is TaskState.COMPLETED
+        else:
+            state = backend.status(task)
+            assert state is TaskState.COMPLETED, f"there is a result, and the task is {state}"
+        final = backend.result(task)
+        assert early is None or result_to_bytes(early) == result_to_bytes(final)
 
     def test_two_threads_may_poll(self, backend: Backend, session: SessionId) -> None:
         """Calls may come from several threads at once."""
@@ -291,10 +301,13 @@ class BackendConformance:
         most = backend.target().max_concurrent_tasks
         if most is None or most > 8:
             pytest.skip("the target takes any number of tasks")
-        tasks = []
-        with contextlib.suppress(QpuBusy):  # an early task may have ended by now
-            for _ in range(most + 1):
-                tasks.append(backend.start(session, self.smallest(backend), _tag()))  # noqa: PERF401
+        payload = self.lengthy(backend)
+        tasks: list[QpuTaskId] = []
+        with contextlib.suppress(QpuBusy):  # none comes where tasks end as fast as they start
+            for _ in range(most + 2):
+                tasks.append(backend.start(session, payload, _tag()))
+                still_open = sum(not backend.status(task).is_final for task in tasks)
+                assert still_open <= most, f"{still_open} tasks are open, and {most} may be"
         assert len(tasks) >= most
         for task in tasks:
             assert self.finished(backend, task) is TaskState.COMPLETED
