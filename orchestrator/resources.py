@@ -11,13 +11,16 @@ from weakref import WeakKeyDictionary
 from backends.api import TaskCancelled
 from orchestrator import runs
 from orchestrator.compute.local import LocalDask
+from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.shipping import Execution, execution
 from orchestrator.config import resolve_secrets
+from orchestrator.config.environment import dask_from_environment
 from orchestrator.runs import Run
 
 if TYPE_CHECKING:
     from backends.api import Backend
     from orchestrator.broker.client import BrokerClient
+    from orchestrator.config import LocalCompute
     from orchestrator.transpile import Transpiler
 
 __all__ = ["UNITS_TOPIC", "Resources", "resources", "shutdown"]
@@ -33,7 +36,7 @@ class Resources:
     run: Run
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _broker: BrokerClient | None = None
-    _computes: dict[str, LocalDask] = field(default_factory=dict)
+    _computes: dict[str, LocalDask | SharedDask] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
     _calls: dict[str | None, dict[str, int]] = field(default_factory=dict)
 
@@ -50,13 +53,13 @@ class Resources:
                 self._broker = self._embedded() if url is None else self._remote(url)
             return self._broker
 
-    def compute(self, name: str | None = None) -> LocalDask:
+    def compute(self, name: str | None = None) -> LocalDask | SharedDask:
         """Return workers of the site, its default ones for None; they start when used."""
         settings = self.run.site.compute(name)
         with self._lock:
             if settings.name not in self._computes:
                 self._refuse_if_closing()
-                self._computes[settings.name] = LocalDask(settings, on_connect=self._listen)
+                self._computes[settings.name] = self._workers(settings)
             return self._computes[settings.name]
 
     def begin_stage(self, stage: str) -> None:
@@ -98,6 +101,12 @@ class Resources:
     def _refuse_if_closing(self) -> None:
         if self.run.closing:
             raise TaskCancelled(f"run {self.run.id} is being ended; nothing further is started")
+
+    def _workers(self, settings: LocalCompute) -> LocalDask | SharedDask:
+        address = dask_from_environment()
+        if address is not None and settings.name == self.run.site.default_compute:
+            return SharedDask(settings, address, on_connect=self._listen)
+        return LocalDask(settings, on_connect=self._listen)
 
     def _embedded(self) -> BrokerClient:
         from orchestrator.broker.embedded import EmbeddedBroker

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from orchestrator.agent.flow_records import FlowRecords
-from orchestrator.agent.job_artifacts import JobArtifacts
+from orchestrator.agent.job_artifacts import BROKER_PAGE, JobArtifacts
 from orchestrator.agent.lifeline import PARENT, end_with
 from orchestrator.agent.processes import MARKER, Identity
 from orchestrator.config import load_site
@@ -49,11 +49,10 @@ def _run(flow_run: str, site: Site) -> None:
     from orchestrator import runs
 
     run = runs.Run(id=flow_run, site=site, qpu=qpu_from_environment())
-    page = process_environment().get("HPCQC_BROKER_URL", "")
     artifacts = JobArtifacts(
         UUID(flow_run),
-        lambda stage: _jobs(site, flow_run, stage),
-        page if page.startswith("http") else None,
+        lambda stage: _jobs(flow_run, stage),
+        process_environment().get(BROKER_PAGE),
     )
     run.observers.append(artifacts.note)
     runs.activate(run)
@@ -67,18 +66,14 @@ def _run(flow_run: str, site: Site) -> None:
             shutdown()
 
 
-def _jobs(site: Site, run: str, stage: str) -> Sequence[JobView]:
-    """Return a stage's jobs as the ledger has them."""
-    from orchestrator.broker.ledger import Ledger
+def _jobs(run: str, stage: str) -> Sequence[JobView]:
+    """Return a stage's jobs as the broker has them."""
+    from orchestrator.broker.remote import RemoteBroker
+    from orchestrator.resources import resources
 
-    path = site.state_dir / "ledger.sqlite"
-    if not path.exists():
-        return []
-    ledger = Ledger.open(path)
-    try:
-        return [job for job in ledger.jobs(run) if job.stage == stage]
-    finally:
-        ledger.close()
+    broker = resources().broker()
+    known = broker.jobs(run) if isinstance(broker, RemoteBroker) else []
+    return [job for job in known if job.stage == stage]
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from orchestrator.broker.views import JobView
     from orchestrator.runs import StageSpan
 
-__all__ = ["JobArtifacts", "jobs_markdown"]
+__all__ = ["BROKER_PAGE", "JobArtifacts", "jobs_markdown"]
+
+# Under which flows find the address of the broker's page.
+BROKER_PAGE = "HPCQC_AGENT_BROKER_PAGE"
 
 _FAREWELL_S = 10.0
 _log = logging.getLogger(__name__)
@@ -36,6 +40,15 @@ def jobs_markdown(stage: StageSpan, jobs: Sequence[JobView], page: str | None) -
     return "\n".join([head, "", table, *rows])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Noted:
+    """A change of a stage. task: the stage's own name; run: its task run in Prefect."""
+
+    span: StageSpan
+    task: str
+    run: UUID | None = None
+
+
 class JobArtifacts:
     """An observer of a run's spans that keeps one artifact for each quantum stage.
 
@@ -49,7 +62,7 @@ class JobArtifacts:
     ) -> None:
         """Take note. jobs_of: returns the jobs of a stage by its key; called from a thread."""
         self._flow_run, self._jobs_of, self._page = flow_run, jobs_of, page
-        self._spans: queue.SimpleQueue[tuple[StageSpan, UUID | None] | None] = queue.SimpleQueue()
+        self._spans: queue.SimpleQueue[_Noted | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._made: dict[str, UUID] = {}
 
@@ -63,7 +76,10 @@ class JobArtifacts:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="artifacts", daemon=True)
             self._thread.start()
-        self._spans.put((span, context.task_run.id if context else None))
+        if context is None:  # called as a plain function, outside any task
+            self._spans.put(_Noted(span=span, task=span.name))
+        else:
+            self._spans.put(_Noted(span=span, task=context.task.name, run=context.task_run.id))
 
     def finish(self) -> None:
         """Return when everything noted is with the server, or that took too long."""
@@ -77,25 +93,26 @@ class JobArtifacts:
         with get_client(sync_client=True) as client:
             while (noted := self._spans.get()) is not None:
                 try:
-                    self._show(client, *noted)
+                    self._show(client, noted)
                 except Exception as error:  # noqa: BLE001 - what is shown must not fail what is done
-                    _log.info("no artifact for stage %s: %s", noted[0].name, error)
+                    _log.info("no artifact for stage %s: %s", noted.task, error)
 
-    def _show(self, client: Any, span: StageSpan, task_run: UUID | None) -> None:
+    def _show(self, client: Any, noted: _Noted) -> None:
         from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 
+        span = noted.span
         text = jobs_markdown(span, self._jobs_of(span.key), self._page)
         if span.key in self._made:
             client.update_artifact(self._made[span.key], ArtifactUpdate(data=text))
             return
         created = client.create_artifact(
             ArtifactCreate(
-                key="jobs-" + re.sub(r"[^a-z0-9]+", "-", span.name.lower()).strip("-"),
+                key="jobs-" + re.sub(r"[^a-z0-9]+", "-", noted.task.lower()).strip("-"),
                 type="markdown",
                 description="Quantum jobs of this stage",
                 data=text,
                 flow_run_id=self._flow_run,
-                task_run_id=task_run,
+                task_run_id=noted.run,
             )
         )
         self._made[span.key] = created.id

@@ -10,9 +10,13 @@ from pathlib import Path
 import orchestrator
 from orchestrator.agent.children import BeatProbe, Child, HttpProbe
 from orchestrator.agent.dask_service import Shape
+from orchestrator.agent.folder import AgentError
+from orchestrator.agent.job_artifacts import BROKER_PAGE
 from orchestrator.agent.ports import HOST, Listening, free_port, listen
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.config.environment import process_environment
+
+_LONGEST_SOCKET = 107 + len("unix:")  # sun_path of unix(7)
 
 __all__ = ["AgentPlan", "planned", "prefect_environment"]
 
@@ -54,7 +58,14 @@ def planned(settings: AgentSettings) -> AgentPlan:
     addresses["dask"] = f"tcp://{HOST}:{scheduler}"
     addresses["dask_dashboard"] = f"http://{HOST}:{dashboard}/status"
     children.append(_dask(settings, scheduler, dashboard))
-    children.append(_worker(settings))
+    if settings.broker_url is None:
+        port = free_port(settings.broker_port, _port(last.get("broker")), "--broker-port")
+        addresses["broker"] = f"http://{HOST}:{port}"
+        addresses["broker_api"] = f"unix:{settings.state_dir / 'broker.sock'}"
+        children.append(_broker(settings, port, addresses["broker_api"]))
+    else:
+        addresses["broker"] = addresses["broker_api"] = settings.broker_url
+    children.append(_worker(settings, addresses))
     return AgentPlan(
         children=tuple(children),
         addresses=addresses,
@@ -119,14 +130,39 @@ def _dask(settings: AgentSettings, port: int, dashboard_port: int) -> Child:
     )
 
 
-def _worker(settings: AgentSettings) -> Child:
+def _broker(settings: AgentSettings, port: int, socket: str) -> Child:
+    """Return the broker: its page on a port, flows on a socket that knows whose they are."""
+    if len(socket) > _LONGEST_SOCKET:
+        raise AgentError(
+            f"the state folder {settings.state_dir} has too long a path for a Unix socket; name "
+            "a shorter one with HPCQC_STATE_DIR"
+        )
+    site = ("--site", str(settings.site_file)) if settings.site_file else ()
+    page = f"{HOST}:{port}"
+    return Child(
+        name="broker",
+        title="broker",
+        module="orchestrator.cli",
+        arguments=("broker", "serve", *site, "--listen", socket, "--listen", page),
+        probe=HttpProbe(url=f"http://{page}/health"),
+        stop_s=15.0,
+    )
+
+
+def _worker(settings: AgentSettings, addresses: Mapping[str, str]) -> Child:
     beat = settings.folder.path / "worker.beat"
     return Child(
         name="worker",
         title="Prefect worker",
         module="orchestrator.agent.worker",
         arguments=(settings.pool, str(settings.flows), str(settings.folder.path)),
-        environment={"PREFECT_WORKER_QUERY_SECONDS": "1"},
+        environment={
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            # What the flows that it starts are to use.
+            "HPCQC_BROKER_URL": addresses["broker_api"],
+            "HPCQC_DASK_ADDRESS": addresses["dask"],
+            BROKER_PAGE: addresses["broker"],
+        },
         probe=BeatProbe(path=beat),
     )
 

@@ -134,6 +134,7 @@ def _settings(request: StartRequest) -> AgentSettings:
         workers=compute.workers or len(os.sched_getaffinity(0)),
         memory_per_worker=compute.memory_per_worker,
         prefect_url=configured,
+        broker_url=site.broker.url,
         pool=request.pool or ("hpcqc" if configured is None else private),
         flows=request.flows or default_flows(),
         prefect_port=request.prefect_port,

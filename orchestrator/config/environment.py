@@ -10,6 +10,7 @@ __all__ = [
     "VARIABLES",
     "broker_from_environment",
     "config_dir",
+    "dask_from_environment",
     "hand_down",
     "prefect_api_url",
     "prefect_is_configured",
@@ -25,6 +26,7 @@ VARIABLES: Mapping[str, str] = {
     "HPCQC_SITE": "path of the site file, where `--site` is not given",
     "HPCQC_STATE_DIR": "folder of the ledger and the backends' records",
     "HPCQC_RUN_ID": "id of the run; the id of an interrupted run continues it",
+    "HPCQC_DASK_ADDRESS": "a running Dask scheduler to use for the site's default compute",
     "HPCQC_QPU": "QPU of the stages that pin none, where a script is run without `hpcqc run`",
     "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
     "HPCQC_BROKER_TOKEN": "the user's token for that service",
@@ -56,6 +58,11 @@ def broker_from_environment(
 def qpu_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
     """Return the QPU that ``HPCQC_QPU`` names, None if it is unset or empty."""
     return process_environment(environ).get("HPCQC_QPU") or None
+
+
+def dask_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the scheduler that ``HPCQC_DASK_ADDRESS`` names, None if it is unset or empty."""
+    return process_environment(environ).get("HPCQC_DASK_ADDRESS") or None
 
 
 def site_file(environ: Mapping[str, str] | None = None) -> Path | None:

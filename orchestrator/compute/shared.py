@@ -1,0 +1,138 @@
+"""Dask workers that run already, under the agent, and that many flows share."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from orchestrator.compute.local import ComputeError
+from orchestrator.compute.shipping import Ran, Shipment, run_timed
+from orchestrator.compute.visiting import make_room, own_paths
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from orchestrator.config import LocalCompute
+
+__all__ = ["SharedDask"]
+
+_PATIENCE_S = 180.0
+_TRY_S = 10.0
+_PAUSE_S = 0.2
+# A cluster that is lost under a function so often is lost because of it.
+_MOST_LOSSES = 10
+
+
+class SharedDask:
+    """A running cluster, seen from one flow; does what a ``LocalDask`` does.
+
+    The cluster may be started again at any time: functions that were under way run again, and
+    the next ones wait until it is back.
+    """
+
+    def __init__(
+        self,
+        settings: LocalCompute,
+        address: str,
+        on_connect: Callable[[Client], None] | None = None,
+    ) -> None:
+        """Take note; ``on_connect`` is called with each client, one per life of the cluster."""
+        self._settings, self._address, self._on_connect = settings, address, on_connect
+        self._client: Client | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def workers(self) -> int:
+        """How many worker processes there are now."""
+        return len(self.client().scheduler_info(n_workers=-1)["workers"])
+
+    def start(self) -> None:
+        """Do nothing: it runs."""
+
+    def client(self) -> Client:
+        """Return the client; waits for a cluster that is being started. Raises `ComputeError`."""
+        with self._lock:
+            if self._client is not None and self._client.status != "running":
+                self._drop(self._client)
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def run(self, shipment: Shipment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ran:
+        """Run a function on a worker and wait for its end; its exceptions are raised here.
+
+        A worker that dies is replaced and the function run again, a few times; so it is when
+        the whole cluster is lost.
+        """
+        from distributed import KilledWorker
+        from distributed.comm.core import CommClosedError
+
+        packed = cloudpickle.dumps((shipment, args, kwargs))
+        paths = own_paths()
+        for _ in range(_MOST_LOSSES):
+            client = self.client()
+            try:
+                ran: Ran = client.submit(_run_packed, packed, paths, pure=False).result()
+                return ran
+            except KilledWorker as error:
+                raise ComputeError(
+                    "the worker process died every time this function ran; often it needs more "
+                    f"memory than a worker has. Dask says: {error}"
+                ) from error
+            except (CancelledError, CommClosedError, OSError) as error:
+                if isinstance(error, OSError) and client.status == "running":
+                    raise  # the function's own
+                self._lose(client)
+        raise ComputeError(f"the Dask cluster at {self._address} was lost {_MOST_LOSSES} times")
+
+    def close(self) -> None:
+        """Let go of the cluster, which goes on; closing twice does nothing."""
+        with self._lock:
+            self._closed = True
+            if self._client is not None:
+                self._drop(self._client)
+
+    def _lose(self, client: Client) -> None:
+        with self._lock:
+            if self._closed:
+                raise ComputeError("the workers were shut down while this function ran")
+            if self._client is client:
+                self._drop(client)
+
+    def _drop(self, client: Client) -> None:
+        self._client = None
+        client.close(timeout=1)
+
+    def _connect(self) -> Client:
+        from distributed import Client
+
+        if self._closed:
+            raise ComputeError("the workers were shut down")
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                client = Client(self._address, set_as_default=False, timeout=_TRY_S)
+                break
+            except (OSError, TimeoutError) as error:
+                if time.monotonic() > deadline:
+                    raise ComputeError(
+                        f"no Dask scheduler answers at {self._address}; "
+                        "`hpcqc agent status` says how the agent is"
+                    ) from error
+                time.sleep(_PAUSE_S)
+        if self._on_connect is not None:
+            self._on_connect(client)
+        return client
+
+
+def _run_packed(packed: bytes, paths: tuple[str, ...]) -> Ran:
+    """Unpack where the visitor's modules can be found, then run."""
+    make_room(paths)
+    shipment, args, kwargs = cloudpickle.loads(packed)
+    return run_timed(shipment, args, kwargs)
