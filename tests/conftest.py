@@ -68,7 +68,12 @@ def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     """Give each test its own state folder, and no run left over from the one before."""
     state = tmp_path / "hpcqc-state"
     monkeypatch.setenv("HPCQC_STATE_DIR", str(state))
+    before = dict(os.environ)
     yield state
+    # A run in this process prepares Prefect's variables; the next test is not to find them.
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
     runs = sys.modules.get("orchestrator.runs")
     if runs is not None:
         runs.activate(None)

@@ -30,6 +30,7 @@ _SLACK_S = 20.0
 # A broker that is being restarted, or a site's maintenance, must not end a flow.
 _PATIENCE_S = 900.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
+_MOST_JOBS = 10000
 _LATER = (429, 502, 503, 504)
 
 
@@ -182,10 +183,20 @@ class RemoteBroker:
         """See `BrokerClient.view`."""
         return _VIEW.validate_json(self._ask("GET", f"/v1/jobs/{job}").content)
 
-    def jobs(self, run: str) -> list[JobView]:
-        """Return the jobs of a run, in order of submission."""
-        answer = self._ask("GET", "/v1/jobs", params={"run": run, "limit": 10000})
-        return _VIEWS.validate_json(answer.content)
+    def jobs(self, run: str | None = None) -> list[JobView]:
+        """Return the jobs of a run, or all that the caller may see, in order of submission."""
+        asked = {"limit": _MOST_JOBS} | ({} if run is None else {"run": run})
+        return _VIEWS.validate_json(self._ask("GET", "/v1/jobs", params=asked).content)
+
+    def named(self, job: str) -> JobView:
+        """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
+        found = [known for known in self.jobs() if known.id.startswith(job)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise BrokerRefused(f"no job {job!r} that this user may see")
+        listed = ", ".join(known.id for known in found[:5])
+        raise BrokerRefused(f"job {job!r} is ambiguous: {listed}")
 
     def cancel_all(self) -> int:
         """Cancel the jobs this client still waits for; return how many were open."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.jobs_source import has_ledger, jobs_of, ledger_path
+from orchestrator.cli.jobs_source import job_of, jobs_of, ledger_path
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.config import ConfigError, load_site
+from orchestrator.config import load_site
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.record import job_document
 
@@ -19,14 +19,14 @@ _ID_SHOWN = 11
 def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
     """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
     site = load_site(site_file)
-    documents = [job_document(job) for job in jobs_of(site.state_dir, run)]
+    documents = [job_document(job) for job in jobs_of(site, run)]
     shown = documents[-limit:]
     if as_json:
         print_json(shown)
         return
     if not shown:
         of_run = f" of run {run!r}" if run else ""
-        say(f"no quantum jobs{of_run} in {ledger_path(site.state_dir)}")
+        say(f"no quantum jobs{of_run} in {site.broker.url or ledger_path(site.state_dir)}")
         return
     columns = ("job", "run", "QPU", "state", "submitted", "shots", "tasks", "took")
     rows = [
@@ -48,16 +48,7 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
 def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
     """Write one job with its tasks. Raises ``LedgerError`` if there is none of this id."""
     site = load_site(site_file)
-    path = ledger_path(site.state_dir)
-    if not has_ledger(site.state_dir):
-        raise ConfigError(f"no job {job!r}: there is no ledger at {path} yet")
-    from orchestrator.broker.ledger import Ledger
-
-    ledger = Ledger.open(path)
-    try:
-        document = job_document(ledger.job(job))
-    finally:
-        ledger.close()
+    document = job_document(job_of(site, job))
     if as_json:
         print_json(document)
         return

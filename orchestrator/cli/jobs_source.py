@@ -1,14 +1,21 @@
-"""Quantum jobs as the ledger has them, read beside whoever writes it."""
+"""Quantum jobs as the site has them: of its broker service, or of the ledger on this machine."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.config import ConfigError, Site, resolve_secrets
+
 if TYPE_CHECKING:
+    from orchestrator.broker.remote import RemoteBroker
     from orchestrator.broker.views import JobView
 
-__all__ = ["check_ledger", "has_ledger", "jobs_of", "ledger_path"]
+__all__ = ["check_ledger", "has_ledger", "job_of", "jobs_of", "ledger_path"]
+
+# Who only looks does not wait for a service that is being restarted.
+_PATIENCE_S = 3.0
 
 
 def ledger_path(state_dir: Path) -> Path:
@@ -38,22 +45,43 @@ def check_ledger(state_dir: Path) -> None:
         Ledger.open(ledger_path(state_dir)).close()
 
 
-def jobs_of(state_dir: Path, run: str | None = None) -> list[JobView]:
+def jobs_of(site: Site, run: str | None = None) -> list[JobView]:
     """Return the jobs of a run, those made inside its workers included, or of all runs.
 
-    No ledger yet means no jobs. Raises ``LedgerError``.
+    No ledger yet means no jobs. Raises ``LedgerError``, or what a service answers.
     """
-    if not has_ledger(state_dir):
+    if site.broker.url is not None:
+        with closing(_service(site, site.broker.url)) as service:
+            return service.jobs(run)
+    if not has_ledger(site.state_dir):
         return []
     from orchestrator.broker.ledger import Ledger
 
-    ledger = Ledger.open(ledger_path(state_dir))
-    try:
+    with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
         if run is None:
             return ledger.jobs()
         # A worker that calls a primitive writes to a scope of its own, "run~stage".
         scopes = [scope for scope in ledger.runs() if scope == run or scope.startswith(f"{run}~")]
         found = [job for scope in scopes for job in ledger.jobs(scope)]
-    finally:
-        ledger.close()
     return sorted(found, key=lambda job: job.submitted_at)
+
+
+def job_of(site: Site, job: str) -> JobView:
+    """Return one job by its id or the unambiguous start of it. Raises as `jobs_of` does."""
+    if site.broker.url is not None:
+        with closing(_service(site, site.broker.url)) as service:
+            return service.named(job)
+    path = ledger_path(site.state_dir)
+    if not has_ledger(site.state_dir):
+        raise ConfigError(f"no job {job!r}: there is no ledger at {path} yet")
+    from orchestrator.broker.ledger import Ledger
+
+    with closing(Ledger.open(path)) as ledger:
+        return ledger.job(job)
+
+
+def _service(site: Site, url: str) -> RemoteBroker:
+    from orchestrator.broker.remote import RemoteBroker
+
+    token = resolve_secrets(site.broker.token)
+    return RemoteBroker(url, token=token, patience_s=_PATIENCE_S)

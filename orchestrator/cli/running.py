@@ -253,10 +253,10 @@ class _Execution:
         return reason(error)
 
     def _jobs(self) -> list[Any]:
-        """Return the run's jobs; where the ledger cannot be read now, those last seen."""
+        """Return the run's jobs; where they cannot be read now, those last seen."""
         try:
-            self._seen = jobs_of(self._plan.site.state_dir, self._plan.id)
-        except ValueError as error:
+            self._seen = jobs_of(self._plan.site, self._plan.id)
+        except (ValueError, RuntimeError) as error:  # the ledger, or a service that is away
             logging.getLogger(__name__).info("%s", error)
         return self._seen
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from orchestrator.cli.jobs_source import jobs_of
+from orchestrator.config import load_site
 from tests.architecture.source import ROOT
 
 LOOP = """
@@ -56,11 +57,12 @@ def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_jobs(process: subprocess.Popen[str], state: Path, count: int) -> None:
+def wait_for_jobs(process: subprocess.Popen[str], count: int) -> None:
+    site = load_site()
     deadline = time.monotonic() + 90
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            if sum(job.state == "completed" for job in jobs_of(state, "r1")) >= count:
+            if sum(job.state == "completed" for job in jobs_of(site, "r1")) >= count:
                 return
         except ValueError:
             pass  # read while it was being made
@@ -80,14 +82,14 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 )
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path, isolated_state, number, code) -> None:
     process = begin(tmp_path)
-    wait_for_jobs(process, isolated_state, 4)
+    wait_for_jobs(process, 4)
     children = family(process)
     process.send_signal(number)
     out, err = process.communicate(timeout=40)
     assert process.returncode == code
     assert "Traceback" not in out + err
     assert "--run-id r1" in err
-    assert all(job.state.is_final for job in jobs_of(isolated_state, "r1"))
+    assert all(job.state.is_final for job in jobs_of(load_site(), "r1"))
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -101,7 +103,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, isolated_state, numb
 @pytest.mark.usefixtures("prefect_server")
 def test_a_killed_run_goes_on_where_it_was(tmp_path, isolated_state) -> None:
     process = begin(tmp_path)
-    wait_for_jobs(process, isolated_state, 6)
+    wait_for_jobs(process, 6)
     process.kill()
     process.communicate()
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "running"

@@ -6,11 +6,13 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from orchestrator.broker.ledger import LedgerError
 from orchestrator.cli.jobs_source import check_ledger, jobs_of
+from orchestrator.config import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
@@ -202,8 +204,9 @@ def test_a_folder_below_one_that_may_not_be_entered(tmp_path) -> None:
         RunFolder(closed / "below" / "run").check()
     with nobody(), pytest.raises(LedgerError, match="Permission denied; name another"):
         check_ledger(closed / "state")
+    site = replace(load_site(), state_dir=closed / "state")
     with nobody(), pytest.raises(LedgerError, match="Permission denied; name another"):
-        jobs_of(closed / "state")
+        jobs_of(site)
     closed.chmod(0o700)
 
 
