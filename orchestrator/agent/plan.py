@@ -35,42 +35,27 @@ class AgentPlan:
     about: Mapping[str, str | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What one service adds to an agent; no child where it is configured elsewhere."""
+
+    addresses: Mapping[str, str]
+    child: Child | None = None
+    held: tuple[Listening, ...] = ()
+
+
 def planned(settings: AgentSettings) -> AgentPlan:
     """Take the ports and say what runs on them. Raises ``AgentError`` if one cannot be had."""
     known = settings.folder.read_state().get("addresses")
     last = known if isinstance(known, dict) else {}
-    children: list[Child] = []
-    addresses: dict[str, str] = {}
-    held: list[Listening] = []
-    if settings.prefect_url is None:
-        listening = listen(settings.prefect_port, _port(last.get("prefect")), "--prefect-port")
-        held.append(listening)
-        addresses["prefect"] = f"http://{HOST}:{listening.port}"
-        addresses["prefect_api"] = f"{addresses['prefect']}/api"
-        children.append(_server(settings, listening, addresses["prefect_api"]))
-    else:
-        addresses["prefect"] = settings.prefect_url.removesuffix("/").removesuffix("/api")
-        addresses["prefect_api"] = settings.prefect_url
-    scheduler = free_port(0, _port(last.get("dask")), "")
-    dashboard = free_port(
-        settings.dashboard_port, _port(last.get("dask_dashboard")), "--dashboard-port"
-    )
-    addresses["dask"] = f"tcp://{HOST}:{scheduler}"
-    addresses["dask_dashboard"] = f"http://{HOST}:{dashboard}/status"
-    children.append(_dask(settings, scheduler, dashboard))
-    if settings.broker_url is None:
-        port = free_port(settings.broker_port, _port(last.get("broker")), "--broker-port")
-        addresses["broker"] = f"http://{HOST}:{port}"
-        addresses["broker_api"] = f"unix:{settings.state_dir / 'broker.sock'}"
-        children.append(_broker(settings, port, addresses["broker_api"]))
-    else:
-        addresses["broker"] = addresses["broker_api"] = settings.broker_url
-    children.append(_worker(settings, addresses))
+    parts = [_prefect(settings, last), _dask(settings, last), _broker(settings, last)]
+    addresses = {name: address for part in parts for name, address in part.addresses.items()}
+    children = [part.child for part in parts if part.child is not None]
     return AgentPlan(
-        children=tuple(children),
+        children=(*children, _worker(settings, addresses)),
         addresses=addresses,
         environment=_environment(settings, addresses),
-        held=tuple(held),
+        held=tuple(listening for part in parts for listening in part.held),
         about={
             "pool": settings.pool,
             "site": str(settings.site_file) if settings.site_file else None,
@@ -94,9 +79,14 @@ def prefect_environment(state_dir: Path, api_url: str, *, own: bool) -> dict[str
     return quiet | ({"PREFECT_HOME": str(state_dir / "agent" / "prefect")} if own else {})
 
 
-def _server(settings: AgentSettings, listening: Listening, api_url: str) -> Child:
+def _prefect(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
+    if settings.prefect_url is not None:
+        page = settings.prefect_url.removesuffix("/").removesuffix("/api")
+        return _Part(addresses={"prefect": page, "prefect_api": settings.prefect_url})
+    listening = listen(settings.prefect_port, _port(last.get("prefect")), "--prefect-port")
+    page = f"http://{HOST}:{listening.port}"
     folder = settings.folder.path
-    return Child(
+    child = Child(
         name="prefect",
         title="Prefect server",
         module="orchestrator.agent.prefect_service",
@@ -104,15 +94,20 @@ def _server(settings: AgentSettings, listening: Listening, api_url: str) -> Chil
         sockets={"listening": listening.descriptor},
         environment={
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
-            "PREFECT_UI_API_URL": api_url,
+            "PREFECT_UI_API_URL": f"{page}/api",
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui"),
             "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
         },
-        probe=HttpProbe(url=f"{api_url}/health"),
+        probe=HttpProbe(url=f"{page}/api/health"),
     )
+    addresses = {"prefect": page, "prefect_api": f"{page}/api"}
+    return _Part(addresses=addresses, child=child, held=(listening,))
 
 
-def _dask(settings: AgentSettings, port: int, dashboard_port: int) -> Child:
+def _dask(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
+    port = free_port(0, _port(last.get("dask")), "")
+    before = _port(last.get("dask_dashboard"))
+    dashboard_port = free_port(settings.dashboard_port, before, "--dashboard-port")
     beat = settings.folder.path / "dask.beat"
     shape = Shape(
         workers=settings.workers,
@@ -121,25 +116,34 @@ def _dask(settings: AgentSettings, port: int, dashboard_port: int) -> Child:
         dashboard_port=dashboard_port,
         beat=str(beat),
     )
-    return Child(
+    child = Child(
         name="dask",
         title="Dask",
         module="orchestrator.agent.dask_service",
         arguments=(json.dumps(asdict(shape)).replace("{", "{{").replace("}", "}}"),),
         probe=BeatProbe(path=beat),
     )
+    addresses = {
+        "dask": f"tcp://{HOST}:{port}",
+        "dask_dashboard": f"http://{HOST}:{dashboard_port}/status",
+    }
+    return _Part(addresses=addresses, child=child)
 
 
-def _broker(settings: AgentSettings, port: int, socket: str) -> Child:
+def _broker(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
     """Return the broker: its page on a port, flows on a socket that knows whose they are."""
+    if settings.broker_url is not None:
+        return _Part(addresses={"broker": settings.broker_url, "broker_api": settings.broker_url})
+    socket = f"unix:{settings.state_dir / 'broker.sock'}"
     if len(socket) > _LONGEST_SOCKET:
         raise AgentError(
             f"the state folder {settings.state_dir} has too long a path for a Unix socket; name "
             "a shorter one with HPCQC_STATE_DIR"
         )
+    port = free_port(settings.broker_port, _port(last.get("broker")), "--broker-port")
     site = ("--site", str(settings.site_file)) if settings.site_file else ()
     page = f"{HOST}:{port}"
-    return Child(
+    child = Child(
         name="broker",
         title="broker",
         module="orchestrator.cli",
@@ -147,6 +151,7 @@ def _broker(settings: AgentSettings, port: int, socket: str) -> Child:
         probe=HttpProbe(url=f"http://{page}/health"),
         stop_s=15.0,
     )
+    return _Part(addresses={"broker": f"http://{page}", "broker_api": socket}, child=child)
 
 
 def _worker(settings: AgentSettings, addresses: Mapping[str, str]) -> Child:
