@@ -1,0 +1,126 @@
+"""The agent's folder, and who its processes are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from orchestrator.agent.folder import AgentError, AgentFolder, AgentRunning, replace_json
+from orchestrator.agent.ports import listen
+from orchestrator.agent.processes import MARKER, Identity, end_marked, marked
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = AgentFolder(path=tmp_path / "agent")
+    made.prepare()
+    return made
+
+
+def test_a_second_holder_is_refused_and_told_who_holds_it(folder):
+    with folder.held():
+        assert folder.is_held()
+        with pytest.raises(AgentRunning, match=rf"process {os.getpid()} on "), folder.held():
+            pass
+    assert not folder.is_held()
+    with folder.held():
+        pass
+
+
+def test_a_holder_that_was_killed_holds_nothing(folder):
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from orchestrator.agent.folder import AgentFolder\n"
+        "with AgentFolder(path=Path(sys.argv[1])).held():\n    print('held', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", script, str(folder.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert folder.is_held()
+        holder.kill()
+    assert not folder.is_held()
+    left = folder.holder()
+    assert left is not None
+    assert left.pid == holder.pid
+    assert not left.is_alive()
+
+
+def test_what_is_said_is_replaced_as_a_whole(folder):
+    folder.write_state({"phase": "ready"})
+    assert folder.read_state() == {"phase": "ready"}
+    folder.state_path.write_text("{torn")
+    assert folder.read_state() == {}
+    replace_json(folder.state_path, [1])
+    assert folder.read_state() == {}
+    assert [path.name for path in folder.path.iterdir() if path.is_file()] == ["state.json"]
+
+
+def test_only_its_user_may_look_into_the_folder(folder):
+    assert folder.path.stat().st_mode & 0o077 == 0
+
+
+def test_an_unusable_folder_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AgentError, match="HPCQC_STATE_DIR"):
+        AgentFolder(path=tmp_path / "file" / "agent").prepare()
+
+
+def test_a_process_is_told_from_another_with_its_number():
+    with subprocess.Popen(SLEEP) as process:
+        identity = Identity.of(process.pid)
+        assert identity.is_alive()
+        assert Identity.from_document(json.loads(json.dumps(identity.document()))) == identity
+        other = Identity(
+            pid=identity.pid, started=identity.started - 1, host=identity.host, boot=identity.boot
+        )
+        assert not other.is_alive()
+        assert not other.signal(signal.SIGKILL)
+        assert process.poll() is None
+        assert identity.signal(signal.SIGKILL)
+    assert not identity.is_alive()
+    with pytest.raises(ProcessLookupError):
+        Identity.of(process.pid)
+
+
+def test_marked_processes_are_found_and_ended(tmp_path):
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
+    environment = os.environ | {MARKER: str(tmp_path)}
+    with (
+        subprocess.Popen(SLEEP, env=environment) as meek,
+        subprocess.Popen([sys.executable, "-c", stubborn], env=environment, stdout=-1) as hard,
+        subprocess.Popen(SLEEP) as foreign,
+    ):
+        assert hard.stdout is not None
+        hard.stdout.readline()
+        assert {process.pid for process in marked(tmp_path)} == {meek.pid, hard.pid}
+        began = time.monotonic()
+        assert end_marked(tmp_path, 0.0) == 2
+        assert time.monotonic() - began < 10
+        assert meek.wait() == -signal.SIGTERM
+        assert hard.wait() == -signal.SIGKILL
+        assert foreign.poll() is None
+        foreign.kill()
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(AgentError, match=rf"port {port} .* taken .* --prefect-port"):
+            listen(port, 0, "--prefect-port")
+        free = listen(0, port, "--prefect-port")
+        assert free.port != port
+        free.socket.close()
+    again = listen(0, port, "--prefect-port")
+    assert again.port == port
+    again.socket.close()
