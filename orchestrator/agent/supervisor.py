@@ -66,11 +66,12 @@ class Supervisor:
         now = time.monotonic()
         for kept in self._kept:
             kept.step(now)
-        if not self._was_ready and all(kept.is_ready for kept in self._kept):
+        ready = self._was_ready or all(kept.is_ready for kept in self._kept)
+        self._write("ready" if ready else "starting")
+        if ready and not self._was_ready:
             self._was_ready = True
             self._say("ready")
             notify("READY=1\nSTATUS=ready")
-        self._write("ready" if self._was_ready else "starting")
 
     def _end(self) -> None:
         notify("STOPPING=1")

@@ -1,0 +1,32 @@
+"""A supervisor with two small web servers as its children: ``python supervised.py STATE_DIR``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from orchestrator.agent.children import Child, HttpProbe
+from orchestrator.agent.folder import AgentFolder
+from orchestrator.agent.plan import AgentPlan
+from orchestrator.agent.ports import free_port
+from orchestrator.agent.supervisor import Supervisor
+
+
+def child(name: str) -> Child:
+    port = free_port(0, 0, "")
+    return Child(
+        name=name,
+        title=name,
+        module="http.server",
+        arguments=(str(port), "--bind", "127.0.0.1"),
+        probe=HttpProbe(url=f"http://127.0.0.1:{port}/"),
+        stop_s=2.0,
+    )
+
+
+if __name__ == "__main__":
+    folder = AgentFolder(path=Path(sys.argv[1]) / "agent")
+    folder.prepare()
+    with folder.held():
+        plan = AgentPlan(children=(child("one"), child("two")), addresses={}, environment={})
+        Supervisor(folder, plan).run()
