@@ -144,6 +144,7 @@ def site_document(site: Site) -> dict[str, Any]:
         "state_dir": str(site.state_dir),
         "default_qpu": site.default_qpu,
         "default_compute": site.default_compute,
+        "broker": {"url": site.broker.url, "project": site.broker.project},
         "compute": {name: json_value(compute) for name, compute in site.computes.items()},
         "qpu": {
             name: {"backend": qpu.backend, "options": json_value(_without_secrets(qpu.options))}
