@@ -1,0 +1,184 @@
+"""Kills services, clients and simulations at random under load, and counts starts.
+
+``python -m tests.service.campaign --kills 300`` runs the long campaign; a slow test runs a short one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from backends.api import TaskFailed
+from backends.payloads import SamplerPayload
+from orchestrator.broker.client import Call
+from orchestrator.broker.remote import RemoteBroker
+from orchestrator.broker.views import JobView
+from tests.service.conftest import ROOT, SITE, Service
+
+CLIENTS = 4
+QPUS = ("fake", "aer")
+
+
+def loop(url: str, run: str, out: str, calls: int) -> None:
+    """Be a client: each call's angle follows from the counts of the one before."""
+    from qiskit import QuantumCircuit
+    from qiskit.circuit import Parameter
+
+    circuit = QuantumCircuit(2)
+    theta = Parameter("theta")
+    circuit.ry(theta, 0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    client = RemoteBroker(url, patience_s=120).open()
+    angle, path = 0.1 * len(run), []
+    for number in range(calls):
+        payload = SamplerPayload.coerce([(circuit, [angle])], shots=200, seed=11)
+        call = Call(run=run, stage=None, occurrence=number, qpu=QPUS[number % 2])
+        while True:
+            try:
+                result = client.result(client.submit(call, payload))
+                break
+            except TaskFailed as error:  # a simulation that was killed; the same job goes on
+                if "killed by signal" not in str(error):
+                    raise
+        counts = result[0].data.meas.get_counts()
+        angle += counts.get("11", 0) / 200 + 0.1
+        path.append(round(angle, 6))
+    Path(out).write_text(json.dumps(path))
+    client.close()
+
+
+@dataclass(eq=False)
+class Campaign:
+    """One service, several clients, and a killer. After `run` the clients have all ended."""
+
+    folder: Path
+    calls: int
+    chance: random.Random
+    kills: Counter[str] = field(default_factory=Counter)
+
+    def start_service(self, name: str) -> Service:
+        state = self.folder / name
+        state.mkdir()
+        site = self.folder / f"{name}.toml"
+        options = "run_s = 0.03, max_concurrent_tasks = 2"
+        site.write_text(SITE.format(options=options, rules="", broker=""))
+        return Service(state=state, site=site).start()
+
+    def client(self, service: Service, number: int) -> subprocess.Popen[bytes]:
+        out = service.state / f"client{number}.json"
+        arguments = [service.socket, f"run{number}", str(out), str(self.calls)]
+        with (service.state / f"client{number}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.service.campaign", "client", *arguments],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+            )
+
+    def run(self, service: Service, kills: int) -> list[list[float]]:
+        """Let the clients end, killing so often meanwhile; return where each ended."""
+        clients = {n: self.client(service, n) for n in range(CLIENTS)}
+        while clients:
+            time.sleep(self.chance.uniform(0.05, 0.6))
+            for number in [n for n, c in clients.items() if c.poll() == 0]:
+                clients.pop(number)
+            if clients and self.kills.total() < kills:
+                self._kill_one(service, clients)
+            for number, process in list(clients.items()):
+                if process.poll() not in (None, 0, -signal.SIGKILL):
+                    log = (service.state / f"client{number}.log").read_text()
+                    raise AssertionError(f"client {number} ended: {log[-2000:]}")
+        return [json.loads((service.state / f"client{n}.json").read_text()) for n in range(CLIENTS)]
+
+    def _kill_one(self, service: Service, clients: dict[int, subprocess.Popen[bytes]]) -> None:
+        match self.chance.choice(["service", "client", "client", "simulation"]):
+            case "service":
+                service.kill()
+                self.kills["service"] += 1
+                service.start()
+            case "client":
+                number = self.chance.choice(sorted(clients))
+                clients[number].kill()
+                clients[number].wait()
+                self.kills["client"] += 1
+                clients[number] = self.client(service, number)
+            case _:
+                victims = _simulations(service)
+                if victims:
+                    self.chance.choice(victims).kill()
+                    self.kills["simulation"] += 1
+
+
+def _simulations(service: Service) -> list[psutil.Process]:
+    """Return the processes that simulate for a service, not those that only make them."""
+    assert service.process is not None
+    found = psutil.Process(service.process.pid).children(recursive=True)
+    return [process for process in found if process.children() == []]
+
+
+def jobs_of(service: Service) -> list[JobView]:
+    client = service.client()
+    try:
+        return client.jobs()
+    finally:
+        client.close()
+
+
+def check(killed: Service, jobs: list[JobView], calls: int) -> None:
+    """Assert that nothing was lost and nothing ran twice."""
+    assert len(jobs) == CLIENTS * calls
+    assert {job.state for job in jobs} == {"completed"}
+    for job in jobs:
+        completed = [task for task in job.tasks if task.state == "completed"]
+        assert len(completed) == 1, job
+        assert all(task.starts <= 1 for task in job.tasks), job
+    assert set(killed.starts().values()) == {1}
+
+
+def main() -> None:
+    """Run the long campaign and print what was killed and started."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--calls", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        campaign = Campaign(Path(name), options.calls, random.Random(options.seed))
+        whole = campaign.start_service("whole")
+        expected = campaign.run(whole, 0)
+        whole.stop()
+        killed = campaign.start_service("killed")
+        started = time.monotonic()
+        found = campaign.run(killed, options.kills)
+        jobs = jobs_of(killed)
+        killed.stop()
+        assert found == expected
+        check(killed, jobs, options.calls)
+        tasks = sum(len(job.tasks) for job in jobs)
+        starts = sum(killed.starts().values())
+        print(
+            f"{campaign.kills.total()} kills ({dict(campaign.kills)}) in "
+            f"{time.monotonic() - started:.0f} s: {len(jobs)} jobs completed, 0 lost; "
+            f"{tasks} tasks, {starts} starts on the fake QPU, none twice"
+        )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["client"]:
+        loop(sys.argv[2], sys.argv[3], sys.argv[4], int(sys.argv[5]))
+    else:
+        main()
