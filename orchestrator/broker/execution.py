@@ -33,6 +33,8 @@ Report = Callable[[ev.Event, Result | None], Awaitable[None]]
 
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 1.0
+_POLL_SHARE = 0.03
+_LONGEST_POLL_S = 5.0
 _UNCERTAIN_PAUSE_S = 5.0
 _LONGEST_ASKED_S = 3600.0
 _WAIT_SLICE_S = 5.0
@@ -62,6 +64,15 @@ class _Doubts:
     since_s: float = field(default_factory=time.monotonic)
     faults: int = 0
     told: bool = False
+
+    @property
+    def poll_pause_s(self) -> float:
+        """Return the pause before the next look: a small share of the time that has passed.
+
+        So the end of a task is seen late by that share at most, however long it takes.
+        """
+        passed_s = time.monotonic() - self.since_s
+        return min(max(_FIRST_PAUSE_S, _POLL_SHARE * passed_s), _LONGEST_POLL_S)
 
     def after(self, error: Exception | None) -> str | None:
         """Return the reason why the task is in doubt after one more look, once."""
@@ -160,21 +171,13 @@ class Execution:
         seen: what the thread that started the task has seen of it already.
         """
         self._note_task(tag, task)
-        doubts = _Doubts(self.longest_task_s)
-        pause = _FIRST_PAUSE_S
+        doubts, pause = _Doubts(self.longest_task_s), _FIRST_PAUSE_S
         while True:
             error: Exception | None = None
             try:
                 state, result = await self._await_end(task) if seen is None else seen
                 seen = None
-                if state is TaskState.CANCELLED:
-                    event: ev.Event = ev.TaskCancelled(tag=tag)
-                    await self._settle(tag, event, None)
-                    return
-                if result is not None:
-                    usage, metadata = result.usage, dict(result.metadata)
-                    event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
-                    await self._settle(tag, event, result)
+                if await self._settle_if_ended(tag, state, result):
                     return
             except (TaskFailed, PayloadRejected) as failure:
                 await self._fail(tag, failure)
@@ -186,8 +189,23 @@ class Execution:
                 await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
             if isinstance(error, UnknownTask):
                 return  # the QPU has nothing more to tell
-            if error or doubts.told or not isinstance(self.backend, Waitable):
-                pause = await _rest(_UNCERTAIN_PAUSE_S if doubts.told else pause, error)
+            if doubts.told:
+                await _rest(_UNCERTAIN_PAUSE_S, error)
+            elif error:
+                pause = await _rest(pause, error)
+            elif not isinstance(self.backend, Waitable):
+                await asyncio.sleep(doubts.poll_pause_s)
+
+    async def _settle_if_ended(self, tag: str, state: TaskState, result: Result | None) -> bool:
+        if state is TaskState.CANCELLED:
+            await self._settle(tag, ev.TaskCancelled(tag=tag), None)
+        elif result is not None:
+            usage, metadata = result.usage, dict(result.metadata)
+            event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
+            await self._settle(tag, event, result)
+        else:
+            return False
+        return True
 
     async def close(self) -> None:
         """Release the session and close the backend."""
