@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
-from dask.tokenize import tokenize
 from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 
+from orchestrator.compute.recipe import value_digest
 from orchestrator.compute.shipping import (
     Shipment,
     StageContext,
@@ -233,7 +233,7 @@ def _key_and_name(
             key = run.stage_key(content, str(task_run.id))
         return key, task_run.name
     recipe = f"{fn.__qualname__}\n{_source(fn)}\n{_lent(run, needs)}"
-    content = _digest(recipe, tokenize(call))
+    content = _digest(recipe, value_digest(call))
     token = uuid.uuid4().hex
     if task_context is not None:
         around = task_context.task_run
@@ -274,14 +274,10 @@ def _dump_once(fn: Callable[..., Any]) -> bytes:
 
 
 def _content(run: Run, task: Task[..., Any], inputs: dict[str, Any]) -> str:
-    """Return a digest of a stage's name, code and inputs, and of the QPU it is lent.
-
-    By Dask's tokens, since a value that was stored and read again must count as the same, and
-    its pickle often differs by a byte.
-    """
+    """Return a digest of a stage's name, code and inputs, and of the QPU it is lent."""
     needs = stage_needs(task)
     lent = "" if needs is None else _lent(run, needs)
-    return _digest(f"{task.name}\n{_source(task.fn)}\n{lent}", tokenize(inputs))
+    return _digest(f"{task.name}\n{_source(task.fn)}\n{lent}", value_digest(inputs))
 
 
 def _lent(run: Run, needs: StageNeeds) -> str:

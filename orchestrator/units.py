@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from orchestrator.compute.fanout import Progress, fan_out_on
-from orchestrator.compute.shipping import stage_context
+from orchestrator.compute.fanout import Progress, Spread, fan_out_on
+from orchestrator.compute.shipping import StageContext, execution, stage_context
 from orchestrator.resources import UNITS_TOPIC, resources
+from orchestrator.runs import Run
 
 __all__ = ["fan_out"]
 
@@ -30,20 +31,30 @@ def fan_out(
     are kept, so that a restarted run computes only the rest. Raises ``FanOutError`` with the
     first failure once every unit was tried.
     """
-    context = stage_context()
-    if context is not None and _on_worker():
-        from distributed import worker_client
-
-        with worker_client() as client:
-            note = _throttled(lambda d, t: _tell_flow(context.key, d, t))
-            return fan_out_on(client, function, items, retries=retries, progress=note)
     held = resources()
-    progress: Progress | None = None
-    if context is not None:
-        key = context.key
-        progress = _throttled(lambda done, total: held.run.progress(key, done, total))
-    client = held.compute(compute).client()
-    return fan_out_on(client, function, items, retries=retries, progress=progress)
+    context = stage_context() or _of_flow(held.run)
+    on_worker = execution() is not None
+
+    def tell(done: int, total: int) -> None:
+        (_tell_flow if on_worker else held.run.progress)(context.key, done, total)
+
+    spread = Spread(
+        context=context,
+        turn_of=lambda content: held.turn_of(context.key, f"unit:{content}"),
+        retries=retries,
+        progress=_throttled(tell),
+    )
+    if not on_worker:
+        return fan_out_on(held.compute(compute).client(), function, items, spread)
+    from distributed import worker_client
+
+    with worker_client() as client:
+        return fan_out_on(client, function, items, spread)
+
+
+def _of_flow(run: Run) -> StageContext:
+    """Return what stands for a stage where units are spread from the flow itself; none are kept."""
+    return StageContext(run=run.id, key="flow", site=run.site, qpu=run.qpu, keep_dir=None)
 
 
 def _throttled(tell: Progress) -> Progress:
@@ -62,9 +73,3 @@ def _tell_flow(key: str, done: int, total: int) -> None:
     from distributed import get_worker
 
     get_worker().log_event(UNITS_TOPIC, {"key": key, "done": done, "total": total})
-
-
-def _on_worker() -> bool:
-    from distributed.worker import thread_state
-
-    return hasattr(thread_state, "execution_state")

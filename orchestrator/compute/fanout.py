@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import cloudpickle
 
-from orchestrator.compute.shipping import Shipment, dump_by_value, stage_context
+from orchestrator.compute.recipe import function_digest, value_digest
+from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value
 
-__all__ = ["FanOutError", "Progress", "fan_out_on"]
+__all__ = ["FanOutError", "Progress", "Spread", "fan_out_on"]
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -28,20 +29,38 @@ class FanOutError(RuntimeError):
     """Units failed after their retries; all others are finished and kept."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """How units are spread. context: of whom they are part. retries: of each unit.
+
+    turn_of: tells how many units of this content there were before, in this execution of the
+    stage; the n-th one is the same unit when the stage is executed again. progress: told the
+    number of units done, and of all.
+    """
+
+    context: StageContext
+    turn_of: Callable[[str], int]
+    retries: int = 0
+    progress: Progress | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Unit:
     """Runs a chunk of units on a worker; a failing unit is tried again, then reported."""
 
-    shipment: Shipment
+    data: bytes
+    context: StageContext
     retries: int
 
-    def __call__(self, chunk: Sequence[Any]) -> list[tuple[bool, Any]]:
-        return [self._one(item) for item in chunk]
+    def __call__(self, chunk: Sequence[tuple[str, Any]]) -> list[tuple[bool, Any]]:
+        return [self._one(name, item) for name, item in chunk]
 
-    def _one(self, item: Any) -> tuple[bool, Any]:
+    def _one(self, name: str, item: Any) -> tuple[bool, Any]:
+        # A key of its own, or two units that make equal quantum calls would make one.
+        context = replace(self.context, key=f"{self.context.key}~{name}")
         for attempt in range(self.retries + 1):
             try:
-                return True, self.shipment(item)
+                return True, Shipment(self.data, context)(item)
             except Exception as error:  # noqa: BLE001  # whatever a unit raises is reported
                 if attempt == self.retries:
                     return False, error
@@ -49,12 +68,7 @@ class _Unit:
 
 
 def fan_out_on(
-    client: Any,
-    function: Callable[[Any], T],
-    items: Iterable[Any],
-    *,
-    retries: int = 0,
-    progress: Progress | None = None,
+    client: Any, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
 ) -> list[T]:
     """Apply a function to every item on a Dask client's workers; results keep the order.
 
@@ -62,29 +76,33 @@ def fan_out_on(
     a restarted run computes only the rest. Raises `FanOutError` once all units were tried.
     """
     units = list(items)
-    kept = _Kept.open(function, units)
+    recipe = function_digest(function)
+    names = _names(recipe, units, spread.turn_of)
+    kept = _Kept.open(spread.context, recipe, names)
     results: dict[int, Any] = dict(kept.finished)
     todo = [index for index in range(len(units)) if index not in results]
-    shipment = Shipment(dump_by_value(function))
+    context = replace(spread.context, cores=1, lent="")
+    unit = _Unit(dump_by_value(function), context, spread.retries)
+    named = list(zip(names, units, strict=True))
     failures: dict[int, Exception] = {}
     with kept:
-        for indices, outcomes in _stream(client, _Unit(shipment, retries), units, todo):
+        for indices, outcomes in _stream(client, unit, named, todo):
             for index, (fine, value) in zip(indices, outcomes, strict=True):
                 (results if fine else failures)[index] = value
             kept.keep({i: results[i] for i in indices if i in results})
-            if progress is not None:
-                progress(len(results) + len(failures), len(units))
+            if spread.progress is not None:
+                spread.progress(len(results) + len(failures), len(units))
     if failures:
         first = min(failures)
         raise FanOutError(
-            f"{len(failures)} of {len(units)} units failed after {retries + 1} tries each; the "
-            f"first is number {first}: {type(failures[first]).__name__}: {failures[first]}"
+            f"{len(failures)} of {len(units)} units failed after {spread.retries + 1} tries each; "
+            f"the first is number {first}: {type(failures[first]).__name__}: {failures[first]}"
         ) from failures[first]
     return [results[index] for index in range(len(units))]
 
 
 def _stream(
-    client: Any, unit: _Unit, units: Sequence[Any], todo: Sequence[int]
+    client: Any, unit: _Unit, units: Sequence[tuple[str, Any]], todo: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
     """Yield index chunks and their outcomes as workers finish them."""
     from distributed import as_completed
@@ -100,34 +118,34 @@ def _stream(
 
 
 class _Kept:
-    """Finished units of one fan-out in an append-only file; a torn last record is ignored."""
+    """Finished units in an append-only file; a torn last record is ignored.
 
-    def __init__(self, path: Path | None, keys: Sequence[bytes]) -> None:
+    Fan-outs of one function in one stage share a file, also at the same time.
+    """
+
+    _lock = threading.Lock()
+
+    def __init__(self, path: Path | None, names: Sequence[str]) -> None:
         self._path = path
-        self._keys = keys
+        self._names = names
         self._file: IO[bytes] | None = None
         self.finished: dict[int, Any] = {}
 
     @classmethod
-    def open(cls, function: Callable[..., Any], units: Sequence[Any]) -> _Kept:
-        """Find what an earlier run of the same fan-out in the same stage finished."""
-        context = stage_context()
-        if context is None or context.keep_dir is None:
-            return cls(None, [])
-        code = getattr(function, "__code__", None)
-        recipe = [getattr(function, "__qualname__", ""), getattr(code, "co_code", b"")]
-        seed = hashlib.blake2b(repr(recipe).encode(), digest_size=8)
-        keys = _digests(seed.digest(), units)
-        kept = cls(context.keep_dir / f"{context.key}-{seed.hexdigest()}.units", keys)
+    def open(cls, context: StageContext, recipe: str, names: Sequence[str]) -> _Kept:
+        """Find what an earlier execution of the same stage finished with the same function."""
+        folder = context.keep_dir
+        kept = cls(None if folder is None else folder / f"{context.key}-{recipe}.units", names)
         kept._read()
         return kept
 
     def keep(self, results: dict[int, Any]) -> None:
         """Append finished units."""
         if self._file is not None:
-            record = [(self._keys[index], value) for index, value in results.items()]
-            cloudpickle.dump(record, self._file)
-            self._file.flush()
+            record = cloudpickle.dumps([(self._names[i], value) for i, value in results.items()])
+            with self._lock:
+                self._file.write(record)
+                self._file.flush()
 
     def __enter__(self) -> _Kept:
         if self._path is not None:
@@ -142,8 +160,8 @@ class _Kept:
     def _read(self) -> None:
         if self._path is None or not self._path.exists():
             return
-        found: dict[bytes, Any] = {}
-        with self._path.open("r+b") as file:
+        found: dict[str, Any] = {}
+        with self._lock, self._path.open("r+b") as file:
             whole = 0
             try:
                 while True:
@@ -151,15 +169,10 @@ class _Kept:
                     whole = file.tell()
             except (EOFError, pickle.UnpicklingError):
                 file.truncate(whole)
-        self.finished = {i: found[key] for i, key in enumerate(self._keys) if key in found}
+        self.finished = {i: found[name] for i, name in enumerate(self._names) if name in found}
 
 
-def _digests(seed: bytes, units: Sequence[Any]) -> list[bytes]:
-    """Return a key per unit; equal units are told apart by how many came before."""
-    seen: dict[bytes, int] = {}
-    keys = []
-    for unit in units:
-        content = hashlib.blake2b(cloudpickle.dumps(unit), key=seed, digest_size=16).digest()
-        seen[content] = seen.get(content, 0) + 1
-        keys.append(content + seen[content].to_bytes(4, "big"))
-    return keys
+def _names(recipe: str, units: Sequence[Any], turn_of: Callable[[str], int]) -> list[str]:
+    """Return a name per unit, by its content and by how many equal ones came before."""
+    contents = [value_digest((recipe, unit)) for unit in units]
+    return [f"{content}-{turn_of(content)}" for content in contents]

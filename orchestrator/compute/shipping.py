@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,7 +105,10 @@ def dump_by_value(function: Callable[..., Any]) -> bytes:
     A flow's module imports Prefect, and may not be importable on a worker at all. Installed
     modules that the function uses still travel by name.
     """
-    module = sys.modules.get(getattr(function, "__module__", "") or "")
+    inner: Any = function
+    while isinstance(inner, partial):
+        inner = inner.func
+    module = sys.modules.get(getattr(inner, "__module__", "") or "")
     by_value = isinstance(module, ModuleType) and not _is_installed(module)
     with _registration:
         # Registered only while pickling: results that Prefect keeps must stay by reference.
@@ -120,6 +123,8 @@ def dump_by_value(function: Callable[..., Any]) -> bytes:
 
 def _is_installed(module: ModuleType) -> bool:
     path = getattr(module, "__file__", None) or ""
+    if module.__name__.partition(".")[0] in sys.stdlib_module_names:
+        return True
     third_party = "site-packages" in path or "dist-packages" in path or not path
     # A module that imports Prefect is worth shipping by value even when it is installed.
     return third_party and not any(
@@ -140,13 +145,11 @@ class Shipment:
     """A function as bytes, callable on a worker like the function itself."""
 
     data: bytes
-    context: StageContext | None = None
+    context: StageContext
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function under its context, with its share of threads; close what it opened."""
         function = _load(self.data)
-        if self.context is None:
-            return function(*args, **kwargs)
         with _executing(self.context), within(self.context):
             if self.context.cores == 1:
                 return function(*args, **kwargs)

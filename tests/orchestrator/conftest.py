@@ -19,7 +19,10 @@ def module_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         name="test",
         default_qpu="aer",
         default_compute="local",
-        qpus={"aer": QpuSettings(name="aer", backend="aer", options={})},
+        qpus={
+            "aer": QpuSettings(name="aer", backend="aer", options={}),
+            "fake": QpuSettings(name="fake", backend="fake"),
+        },
         computes={"local": LocalCompute(name="local", workers=2)},
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",
