@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import ControlledGate, Gate, Instruction, Operation
+from qiskit.circuit import (
+    CircuitInstruction,
+    ControlFlowOp,
+    ControlledGate,
+    Gate,
+    Instruction,
+    Operation,
+)
 from qiskit.circuit.library import SwapGate
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
+
+from backends.api import PayloadRejected
 
 __all__ = ["MOVE", "MoveGate", "inline_lookalikes", "is_own", "without_moves"]
 
@@ -13,6 +22,21 @@ MOVE = "move"
 
 # Instructions of exactly these types are what a user, or QPY, made of a definition.
 _BLANK = frozenset({ControlledGate, Gate, Instruction})
+# Gates that a program in OpenQASM 2 defines have types of their own until they went through QPY.
+_QASM2 = "qiskit.qasm2"
+
+# What Qiskit's synthesis or Aer does something of its own for, going by the name alone, besides
+# Qiskit's standard gates. A name too many here costs nothing: such a gate is its definition.
+_SPECIAL_NAMES = """
+AND BitwiseXor FullAdder HalfAdder InnerProduct IntComp ModularAdder Multiplier OR
+PauliEvolution WeightedSum aer_store annotated break_loop clifford continue_loop delay
+diagonal for_loop if_else initialize jump kraus linear_function mark mcmt mcp mcphase mcr
+mcrx mcry mcrz mcswap mcsx mcu mcu1 mcu2 mcu3 mcx mcx_gray mcy mcz measure move multiplexer
+pauli permutation qerror_loc qft quantum_channel reset roerror set_density_matrix
+set_matrix_product_state set_stabilizer set_statevector set_superop set_unitary snapshot store
+superop switch_case unitary while_loop
+"""
+_SPECIAL = frozenset(_SPECIAL_NAMES.split())
 
 
 class MoveGate(Gate):  # type: ignore[misc]  # Qiskit has no types
@@ -57,34 +81,56 @@ def is_own(operation: Operation) -> bool:
     kind = getattr(operation, "base_class", type(operation))
     if operation.name == MOVE:
         return _is_swap(operation)
-    return kind not in _BLANK and kind.__module__.split(".")[0] in ("qiskit", "qiskit_aer")
+    if kind in _BLANK or kind.__module__.startswith(_QASM2):
+        return False
+    return kind.__module__.split(".")[0] in ("qiskit", "qiskit_aer")
 
 
 def inline_lookalikes(circuit: QuantumCircuit) -> QuantumCircuit:
     """Replace gates that carry the name of a known gate and another definition.
 
     Qiskit and Aer go by names: a user's gate called "r" would be taken for the native one.
+    Those inside other users' gates and inside control flow are replaced too; a circuit without
+    any is returned itself. Raises `PayloadRejected` for one that has no definition.
     """
-    while any(_is_lookalike(step.operation) for step in circuit.data):
+    while any(_holds_lookalike(step) for step in circuit.data):
         plain = circuit.copy_empty_like()
         for step in circuit.data:
-            if _is_lookalike(step.operation):
+            operation = step.operation
+            if not _holds_lookalike(step):
+                plain.append(step)
+            elif isinstance(operation, ControlFlowOp):
+                blocks = [inline_lookalikes(block) for block in operation.blocks]
+                plain.append(step.replace(operation=operation.replace_blocks(blocks)))
+            else:
                 plain.compose(
-                    step.operation.definition,
+                    operation.definition,
                     [circuit.find_bit(q).index for q in step.qubits],
                     [circuit.find_bit(c).index for c in step.clbits],
                     inplace=True,
                 )
-            else:
-                plain.append(step)
         circuit = plain
     return circuit
 
 
-def _is_lookalike(operation: Operation) -> bool:
-    if is_own(operation) or getattr(operation, "definition", None) is None:
+def _holds_lookalike(step: CircuitInstruction) -> bool:
+    if step.is_standard_gate():
         return False
-    return operation.name in get_standard_gate_name_mapping() or operation.name == MOVE
+    operation = step.operation
+    if isinstance(operation, ControlFlowOp):
+        return any(_holds_lookalike(inner) for block in operation.blocks for inner in block.data)
+    if is_own(operation):
+        return False
+    named = operation.name in _SPECIAL or operation.name in get_standard_gate_name_mapping()
+    definition = getattr(operation, "definition", None)
+    if definition is not None:
+        return named or any(_holds_lookalike(inner) for inner in definition.data)
+    if named and isinstance(operation, Gate):  # channels, which are no gates, have none either
+        raise PayloadRejected(
+            f"gate {operation.name!r} is declared with the name of a known gate and without a "
+            "definition; define it, or use the known one"
+        )
+    return False
 
 
 def _is_swap(operation: Operation) -> bool:
