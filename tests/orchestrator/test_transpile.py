@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Gate, Parameter, ParameterVector
-from qiskit.circuit.library import PauliEvolutionGate, QFTGate, efficient_su2
+from qiskit.circuit.library import PauliEvolutionGate, QFTGate, UCGate, efficient_su2
 from qiskit.circuit.random import random_circuit
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
@@ -189,8 +189,17 @@ def test_what_aer_takes_is_what_aer_says():
     told = set(AerSimulator().target.operation_names) | {"barrier"}
     assert told >= AER_GATES
     left = {n for n in told - AER_GATES if not n.startswith(("save_", "set_"))}
-    # Noise's own instructions, and one that Aer lists and cannot assemble.
-    assert left == {"mcx_gray", "qerror_loc", "roerror"}
+    # Noise's own instructions, one that Aer lists and cannot assemble, and one that cannot travel.
+    assert left == {"mcx_gray", "multiplexer", "qerror_loc", "roerror"}
+
+
+def test_a_gate_that_qpy_cannot_bring_back_is_written_with_others():
+    circuit = QuantumCircuit(2)
+    circuit.h(1)
+    circuit.append(UCGate([np.eye(2), np.array([[0, 1], [1, 0]])]), [0, 1])
+    unrolled = unroll(circuit, AER_GATES)
+    travelled = FrozenCircuit.from_qpy(FrozenCircuit.of(unrolled).qpy).circuit
+    assert Statevector(travelled).equiv(Statevector(circuit))
 
 
 @pytest.mark.parametrize(
