@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 Values = NDArray[np.float64]
+_RESULT_NAMES = frozenset({"items", "keys", "ndim", "shape", "size", "values"})
 
 # Aer seeds the i-th bound circuit of a run with seed + 2113·i; PUBs keep that rule however
 # they are grouped, so that equal circuits in one call still get different samples.
@@ -124,6 +125,7 @@ class SamplerPayload:
             coerced = _coerce(SamplerPub, pub, index, shots)
             if not coerced.circuit.cregs or "measure" not in coerced.circuit.count_ops():
                 _reject_unmeasured(coerced.circuit, index)
+            _check_registers(coerced.circuit, index)
             _check_shots(coerced.shots, index)
             frozen.append(
                 FrozenSamplerPub(
@@ -308,6 +310,15 @@ def _check_shots(shots: Any, index: int) -> None:
     whole = isinstance(shots, (int, np.integer)) and not isinstance(shots, bool)
     if not whole or shots < 1:
         raise PayloadRejected(f"PUB {index}: shots {shots!r}; give a whole number ≥ 1")
+
+
+def _check_registers(circuit: QuantumCircuit, index: int) -> None:
+    taken = [register.name for register in circuit.cregs if register.name in _RESULT_NAMES]
+    if taken:
+        raise PayloadRejected(
+            f"PUB {index}: a classical register is called {taken[0]!r}, which every result has "
+            "already (Qiskit's DataBin); give it another name"
+        )
 
 
 def _reject_unmeasured(circuit: QuantumCircuit, index: int) -> None:

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from qiskit import ClassicalRegister, QuantumCircuit
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Parameter
 from qiskit.quantum_info import SparsePauliOp
 
@@ -27,6 +27,13 @@ def turned(name="θ"):
     circuit = QuantumCircuit(1)
     circuit.ry(Parameter(name), 0)
     circuit.measure_all()
+    return circuit
+
+
+def named(register):
+    """Return a circuit that measures into a register of this name."""
+    circuit = QuantumCircuit(QuantumRegister(1), ClassicalRegister(1, register))
+    circuit.measure(0, 0)
     return circuit
 
 
@@ -83,6 +90,7 @@ def test_a_payload_is_a_private_copy():
         ([bell(), (turned(), [float("nan")])], 10, "PUB 1: NaN or infinite values for θ"),
         ([(turned(), [float("inf")])], 10, "infinite"),
         (["not a circuit"], 10, "PUB 0"),
+        ([bell(), named("size")], 10, "PUB 1: a classical register is called 'size'"),
         ([(turned(), np.zeros((0, 1)))], 10, "empty"),
         ([(bell(), np.empty((0, 0)))], 10, "PUB 0: parameter values of shape (0, 0) are empty"),
         ([bell(), (turned(), np.empty((3, 0, 1)))], 10, "PUB 1: parameter values of shape (3, 0"),
