@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ _VERSION = re.compile(r"^\s*OPENQASM\s+(\d+)", re.MULTILINE)
 _COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _INCLUDE = re.compile(r'\binclude\s*"([^"]+)"\s*;')
 _INCLUDE_DEPTH = 8
+_DEFINITION = re.compile(r"\bgate\s+(\w+)")
 _QPY_MAGIC = b"QISKIT"
 
 
@@ -37,9 +39,21 @@ def read_circuit(path: Path) -> QuantumCircuit:
         raise CircuitFileError(f"cannot read {path}: {error.strerror}") from error
     if data.startswith(_QPY_MAGIC) or path.suffix == ".qpy":
         try:
-            return load_qpy(data)
+            circuit = load_qpy(data)
         except PayloadRejected as error:
             raise CircuitFileError(f"{path}: {error}") from error
+    else:
+        circuit = _read_text(data, path)
+    for step in circuit.data:
+        if any(isinstance(angle, float) and not math.isfinite(angle) for angle in step.params):
+            raise CircuitFileError(
+                f"{path}: gate {step.name!r} has the parameters "
+                f"({', '.join(map(str, step.params))}); expected finite numbers"
+            )
+    return circuit
+
+
+def _read_text(data: bytes, path: Path) -> QuantumCircuit:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -60,10 +74,14 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
         whole = _with_includes(text, path.parent)
         check_registers(whole)
         check_indices(whole)
+        defined = set(_DEFINITION.findall(_COMMENTS.sub("", whole)))
         return qasm2.loads(
             whole,
             # The gates that Qiskit's own older exporter and most collections take for granted.
-            custom_instructions=qasm2.LEGACY_CUSTOM_INSTRUCTIONS,
+            # One that the program defines itself is what the program says.
+            custom_instructions=[
+                gate for gate in qasm2.LEGACY_CUSTOM_INSTRUCTIONS if gate.name not in defined
+            ],
             custom_classical=qasm2.LEGACY_CUSTOM_CLASSICAL,
         )
     except (qasm2.QASM2ParseError, SizeRefused) as error:
@@ -71,10 +89,11 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
             f"{path} cannot be read as OpenQASM 2: {_plain(str(error))}"
         ) from None
     except BaseException as error:
-        if not is_panic(error):
+        if not (isinstance(error, Exception) or is_panic(error)):
             raise
         raise CircuitFileError(
-            f"{path} cannot be read as OpenQASM 2: Qiskit's parser gave up on it ({error})"
+            f"{path} cannot be read as OpenQASM 2: Qiskit's parser gave up on it "
+            f"({type(error).__name__}: {error})"
         ) from None
 
 

@@ -77,6 +77,10 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
         except PayloadRejected as error:
             told = str(error).removeprefix("PUB 0: ")  # there is but one
             raise CircuitRefused(f"{request.file}: {told}") from None
+        except RecursionError:
+            raise CircuitRefused(
+                f"{request.file}: its gates are defined by one another in too many levels"
+            ) from None
         except QiskitError as error:  # from transpilation: no such gate, not enough qubits, ...
             raise CircuitRefused(f"{request.file} cannot run on {qpu!r}: {error.message}") from None
         (result,) = job.result()

@@ -37,6 +37,10 @@ def write(folder, text, name="c.qasm"):
         ("/* by hand */ OPENQASM 3;\nqubit q;bit c;c=measure q;", 1, {"measure"}),
         (STD + "qubit q;bit c;c=measure q;if(c==true){x q;}", 1, {"if_else"}),
         ("\ufeff" + QELIB + "qreg q[1];", 1, set()),
+        (QELIB.replace("\n", "\r\n") + "qreg q[1];\r\nh q[0];\r\n", 1, {"h"}),
+        (QELIB + "qreg\tq [ 1 ] ;;h  q [0];// end", 1, {"h"}),
+        (QELIB + "qreg q[2];gate c3x a,b {x b;} c3x q[0],q[1];", 2, {"c3x"}),
+        (QELIB + "opaque delay(t) a;qreg q[1];delay(100) q[0];", 1, {"delay"}),
     ],
 )
 def test_what_collections_hold_is_read(tmp_path, text, qubits, gates) -> None:
@@ -57,6 +61,11 @@ def test_what_collections_hold_is_read(tmp_path, text, qubits, gates) -> None:
         (STD + "qubit[2] q;\nfoo q[0];", ["line 4, column 1", "'foo' is not defined"]),
         (STD + "qubit q;\nint[32] i = 5;", ["line 4, column 1", "'int'"]),
         ("OPENQASM 3;\nqubit q;\n\xa7", ["OpenQASM 3", "line 3"]),
+        (QELIB + "qreg q[1];rz(1e999) q[0];", ["'rz'", "(inf)", "finite"]),
+        (STD + "qubit q;U(0,0,1e999) q;", ["'u'", "inf)", "finite"]),
+        (QELIB + "gate store a {x a;} qreg q[1];store q[0];", ["parser gave up"]),
+        (QELIB + "gate h a {x a;}", ["line 3, column 1", "already defined"]),
+        ("<!DOCTYPE html>", ["line 1, column 1"]),
         (QELIB + f"qreg q[{10**20}];", ["line 3, column 8", "more than 100000 qubits"]),
         (QELIB + "qreg q[1000000000];", ["line 3, column 8", "more than 100000 qubits"]),
         (QELIB + "qreg a[99999];\ncreg b[2];", ["line 4, column 8", "more than 100000 qubits"]),
@@ -78,6 +87,12 @@ def test_what_cannot_be_read_is_refused_with_its_place(tmp_path, text, words) ->
     assert message.startswith(str(path))
     assert all(word in message for word in words), message
     assert "<input>" not in message
+
+
+def test_a_gate_that_a_program_defines_is_what_the_program_says(tmp_path) -> None:
+    text = QELIB + "gate sx a { x a; }\nqreg q[1];\nsx q[0];\n"
+    circuit = read_circuit(write(tmp_path, text))
+    assert [step.name for step in circuit.decompose().data] == ["x"]
 
 
 def test_an_include_beside_the_file(tmp_path) -> None:

@@ -66,6 +66,20 @@ def test_a_site_with_a_limit_slices_and_merges(hpcqc, bell) -> None:
             [],
             ['"magic"'],
         ),
+        (QELIB + "qreg q[1];creg shape[1];measure q->shape;", [], ["'shape'", "another name"]),
+        (
+            QELIB + "opaque ryy a,b;qreg q[2];creg c[2];ryy q[0],q[1];measure q->c;",
+            ["--qpu", "vlq"],
+            ["'ryy'", "define it"],
+        ),
+        (
+            QELIB
+            + "gate g0 a {x a;}\n"
+            + "".join(f"gate g{i} a {{ g{i - 1} a; }}\n" for i in range(1, 2000))
+            + "qreg q[1];creg c[1];g1999 q[0];measure q->c;",
+            [],
+            ["too many levels"],
+        ),
         (
             'OPENQASM 3;include "stdgates.inc";input float a;qubit q;bit c;rx(a) q;c=measure q;',
             [],
@@ -79,6 +93,20 @@ def test_what_cannot_run_is_refused(hpcqc, tmp_path, text, options, words) -> No
     assert said.code == 2
     assert said.out == ""
     assert all(word in said.paragraph for word in words), said.paragraph
+
+
+@pytest.mark.parametrize("qpu", ["aer", "piast-q"])
+def test_gates_of_collections_are_what_they_are_defined_as(hpcqc, tmp_path, qpu) -> None:
+    """Qiskit writes ``unitary``, ``mcx`` and others as gates of the file, under those names."""
+    (tmp_path / "c.qasm").write_text(
+        QELIB
+        + "gate unitary q0 { u3(pi,0,pi) q0; }\ngate mcx a,b { unitary b; }\n"
+        + "gate circuit_140 q0,q1 { mcx q1,q0; }\n"
+        + "qreg q[3];creg c[3];\nunitary q[0];circuit_140 q[1],q[2];mcx q[0],q[2];\n"
+        + "barrier q;\nmeasure q->c;\n"
+    )
+    counts = hpcqc("sample", "c.qasm", "--qpu", qpu, "--shots", 100, "--json").document["counts"]
+    assert next(iter(counts)) == "111"
 
 
 def test_counts_join_registers_of_any_width(hpcqc, tmp_path) -> None:
