@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from typing import IO, Annotated, Literal
 
@@ -11,7 +12,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
-from backends.payloads import Payload, payload_from_bytes
+from backends.api import PayloadRejected
+from backends.payloads import Payload
+from backends.qpy_outline import Bounds
+from backends.untrusted import PayloadLimits, payload_from_untrusted
 from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.api.guards import content_digest, read_body
 from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
@@ -23,8 +27,10 @@ from orchestrator.broker.views import JobId, JobState, JobView
 __all__ = ["Cancelled", "Resolution", "router"]
 
 _BYTES = "application/octet-stream"
-# A larger payload is taken apart on a thread, so that nobody waits for it.
-_LARGE_BYTES = 1 << 17
+# Anything larger is taken apart on a thread, so that nobody waits for it.
+_SMALL_BYTES = 1 << 16
+_SMALL = PayloadLimits(points=10_000, terms=2000, circuit=Bounds(steps=2000, vector=2000))
+_LIMITS = PayloadLimits()
 _CHUNK_BYTES = 1 << 18
 _LONGEST_WAIT_S = 60.0
 
@@ -172,9 +178,16 @@ def _own(broker: SiteBroker, identity: Identity, job: str) -> JobView:
 
 async def _parsed(body: IO[bytes]) -> Payload:
     data = body.read()
-    if len(data) < _LARGE_BYTES:
-        return payload_from_bytes(data)
-    return await asyncio.to_thread(payload_from_bytes, data)
+    if len(data) < _SMALL_BYTES:
+        with suppress(PayloadRejected):  # a few bytes can state much
+            return payload_from_untrusted(data, limits=_SMALL)
+    return await asyncio.to_thread(_read_slowly, data)
+
+
+def _read_slowly(data: bytes) -> Payload:
+    payload = payload_from_untrusted(data, limits=_LIMITS)
+    payload.to_bytes()  # with the digest, what the broker would else reckon while all wait
+    return payload
 
 
 def _document(job: JobView) -> bytes:
