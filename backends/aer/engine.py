@@ -89,6 +89,7 @@ class Engine:
 
         The circuit comes back as it is, with None, where the site does not transpile.
         """
+        circuit = _without_delays(circuit)
         if self._site is None:
             return circuit, None
         return self._site.compile(circuit)
@@ -161,6 +162,19 @@ class Engine:
         except TranspilerError as error:
             raise SimulationFailed(f"a gate cannot be simulated: {error.message}") from error
         return lowered
+
+
+def _without_delays(circuit: QuantumCircuit) -> QuantumCircuit:
+    """Leave out what waits: no noise model here acts on it.
+
+    Qiskit's compiler refuses delays in samples where a device tells no sample length, and
+    those whose length QPY brings back as a float.
+    """
+    if all(instruction.name != "delay" for instruction in circuit.data):
+        return circuit
+    prompt = circuit.copy_empty_like()
+    prompt.data = [instruction for instruction in circuit.data if instruction.name != "delay"]
+    return prompt
 
 
 @lru_cache(maxsize=4)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from qiskit import QuantumCircuit, transpile
+from qiskit import QuantumCircuit, qasm3, transpile
 from qiskit.circuit import Gate, ParameterVector
 from qiskit.circuit.library import quantum_volume
 from qiskit.primitives import StatevectorEstimator
@@ -313,6 +313,19 @@ def test_sampled_precision_takes_no_estimator_payloads(tmp_path):
     payload = EstimatorPayload.coerce([(ghz(2), "ZZ")])
     with pytest.raises(PayloadRejected, match="lower it"):
         backend.start(backend.acquire(), payload, "tag")
+    backend.close()
+
+
+@pytest.mark.parametrize("profile", [None, "euro-q-exa"])
+def test_waiting_in_any_unit_changes_nothing(tmp_path, profile):
+    text = """OPENQASM 3; include "stdgates.inc"; qubit[2] q; bit[2] c;
+    x q[0]; delay[37.3ns] q[0]; delay[10dt] q[1]; cx q[0],q[1]; delay[1us] q[1]; c = measure q;"""
+    backend = create({"profile": profile} if profile else {}, state_dir=tmp_path)
+    payload = SamplerPayload.coerce([qasm3.loads(text)], shots=100, seed=1)
+    task = backend.start(backend.acquire(), payload, "tag")
+    backend.wait(task, 60)
+    counts = backend.result(task).native[0].data.c.get_counts()
+    assert counts["11"] > 80
     backend.close()
 
 
