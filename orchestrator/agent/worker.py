@@ -41,11 +41,11 @@ async def _work(pool: str, flows: int, folder: Path) -> None:
 
     async with get_client() as client:
         await _server_up(client)
-        await _offer_pool(client, pool)
+        await _offer_pool(client, pool, flows)
         recovery = Recovery(pool, FlowRecords(folder=folder / "flows"))
         if again := await recovery.take_up(client):
             _log.info("%d flow runs go on where they were", again)
-        worker = ProcessWorker(work_pool_name=pool, name="hpcqc-agent", limit=flows)
+        worker = ProcessWorker(work_pool_name=pool, name="hpcqc-agent")
         beside = [
             asyncio.create_task(_beat(folder / "worker.beat")),
             asyncio.create_task(_look_after(client, recovery)),
@@ -63,8 +63,12 @@ async def _server_up(client: PrefectClient) -> None:
         await asyncio.sleep(0.1)
 
 
-async def _offer_pool(client: PrefectClient, pool: str) -> None:
-    """Make the work pool, or bring its template up to date: the interpreter may be another."""
+async def _offer_pool(client: PrefectClient, pool: str, flows: int) -> None:
+    """Make the work pool, or bring it up to date: the interpreter may be another.
+
+    The limit is the pool's, since a worker with one of its own stops when a run that it has
+    not quite done with is scheduled again.
+    """
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
@@ -74,10 +78,13 @@ async def _offer_pool(client: PrefectClient, pool: str) -> None:
     template["variables"]["properties"]["command"]["default"] = shlex.join(command)
     try:
         await client.create_work_pool(
-            WorkPoolCreate(name=pool, type="process", base_job_template=template)
+            WorkPoolCreate(
+                name=pool, type="process", base_job_template=template, concurrency_limit=flows
+            )
         )
     except ObjectAlreadyExists:
-        await client.update_work_pool(pool, WorkPoolUpdate(base_job_template=template))
+        update = WorkPoolUpdate(base_job_template=template, concurrency_limit=flows)
+        await client.update_work_pool(pool, update)
 
 
 async def _beat(file: Path) -> None:

@@ -55,6 +55,7 @@ def jobs_of(site: Site, run: str | None = None) -> list[JobView]:
             return service.jobs(run)
     if not has_ledger(site.state_dir):
         return []
+    from orchestrator.broker.host import SERVICE_SCOPE
     from orchestrator.broker.ledger import Ledger
 
     with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
@@ -63,6 +64,9 @@ def jobs_of(site: Site, run: str | None = None) -> list[JobView]:
         # A worker that calls a primitive writes to a scope of its own, "run~stage".
         scopes = [scope for scope in ledger.runs() if scope == run or scope.startswith(f"{run}~")]
         found = [job for scope in scopes for job in ledger.jobs(scope)]
+        # A service here, the agent's say, writes those of all runs to its own.
+        served = ledger.jobs(SERVICE_SCOPE)
+        found += [job for job in served if job.run == run or job.run.startswith(f"{run}~")]
     return sorted(found, key=lambda job: job.submitted_at)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from orchestrator.compute.local import ComputeError
-from orchestrator.compute.shipping import Ran, Shipment, run_timed
-from orchestrator.compute.visiting import make_room, own_paths
+from orchestrator.compute.shipping import Ran, Shipment, forget_functions, run_timed
+from orchestrator.compute.visiting import make_room, own_paths, take_note
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -133,6 +133,10 @@ class SharedDask:
 
 def _run_packed(packed: bytes, paths: tuple[str, ...]) -> Ran:
     """Unpack where the visitor's modules can be found, then run."""
-    make_room(paths)
-    shipment, args, kwargs = cloudpickle.loads(packed)
-    return run_timed(shipment, args, kwargs)
+    if make_room(paths):
+        forget_functions()
+    try:
+        shipment, args, kwargs = cloudpickle.loads(packed)
+        return run_timed(shipment, args, kwargs)
+    finally:
+        take_note()

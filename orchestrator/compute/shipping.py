@@ -24,6 +24,7 @@ __all__ = [
     "StageContext",
     "dump_by_value",
     "execution",
+    "forget_functions",
     "run_timed",
     "stage_context",
     "within",
@@ -138,6 +139,11 @@ def _is_installed(module: ModuleType) -> bool:
 def _load(data: bytes) -> Callable[..., Any]:
     function: Callable[..., Any] = cloudpickle.loads(data)
     return function
+
+
+def forget_functions() -> None:
+    """Unpickle each function anew from here on: a module that it uses has changed."""
+    _load.cache_clear()
 
 
 @dataclass(frozen=True, slots=True)

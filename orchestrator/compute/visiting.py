@@ -14,7 +14,7 @@ from types import ModuleType
 
 import orchestrator
 
-__all__ = ["make_room", "own_paths"]
+__all__ = ["make_room", "own_paths", "take_note"]
 
 
 @dataclass(eq=False)
@@ -41,8 +41,10 @@ def own_paths() -> tuple[str, ...]:
     )
 
 
-def make_room(paths: Sequence[str]) -> None:
-    """Let the modules in these folders be found, and forget those of whoever was here before.
+def make_room(paths: Sequence[str]) -> bool:
+    """Let the modules in these folders be found; return whether any were forgotten for it.
+
+    Forgets those of whoever was here before.
 
     Also forgets those that changed on disk since they were last looked at. Objects that were
     made of them already stay as they are. On a worker, before a visitor's function is unpickled.
@@ -54,13 +56,21 @@ def make_room(paths: Sequence[str]) -> None:
             sys.path[:] = [*wanted, *(path for path in sys.path if path not in _room.paths)]
             _room.paths, _room.seen = wanted, {}
             importlib.invalidate_caches()
-            return
+            return True
         now = {name: _changed(module) for name, module in _modules(wanted)}
         if any(_room.seen.get(name, stamp) != stamp for name, stamp in now.items()):
             _forget(wanted)
             importlib.invalidate_caches()
-            now = {}
-        _room.seen = now
+            _room.seen = {}
+            return True
+        return False
+
+
+def take_note() -> None:
+    """Note when the files of the visitor's modules were last changed; after it used them."""
+    with _room.lock:
+        for name, module in _modules(_room.paths):
+            _room.seen.setdefault(name, _changed(module))
 
 
 def _forget(paths: Sequence[str]) -> None:

@@ -1,0 +1,236 @@
+"""The whole agent: Prefect, broker, Dask and worker, with flows on them, while things die."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.agent.folder import AgentFolder
+from orchestrator.agent.processes import marked
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+FLOW = """
+import time
+import neighbour
+from orchestrator import classical, quantum
+from prefect import flow
+from qiskit import QuantumCircuit
+
+@classical
+def angle(number, pause):
+    time.sleep(pause)
+    return neighbour.STEP * number
+
+@quantum
+def ups(qpu, angle, calls, pause):
+    circuit = QuantumCircuit(2)
+    circuit.ry(angle, 0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    sampler = qpu.sampler(seed=7)
+    found = []
+    for _ in range(calls):
+        counts = sampler.run([circuit], shots=200).result()[0].data.meas.get_counts()
+        found.append(counts.get("11", 0))
+        time.sleep(pause)
+    return found
+
+@flow
+def curve(points: int = 2, calls: int = 3, pause: float = 0.0):
+    angles = [angle.submit(number, pause) for number in range(points)]
+    return [ups.submit(a, calls, pause).result() for a in angles]
+"""
+SLOW = ("-p", "points=4", "-p", "calls=3", "-p", "pause=0.5")
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The command line against one state folder."""
+
+    state: Path
+    flows: Path
+
+    def __call__(self, *arguments: str, code: int = 0) -> Any:
+        done = self.run(*arguments)
+        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
+        return json.loads(done.stdout)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "orchestrator.cli", *arguments, "--json"]
+        environment = os.environ | {
+            "HPCQC_STATE_DIR": str(self.state),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        for name in ("PREFECT_HOME", "PREFECT_API_URL", "PREFECT_LOGGING_TO_API_ENABLED"):
+            environment.pop(name, None)
+        return subprocess.run(
+            command,
+            env=environment,
+            cwd=self.flows,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def logs(self) -> str:
+        return self.run("agent", "logs", "--lines", "15").stdout
+
+    def pid(self, name: str) -> int:
+        status = self.run("agent", "status")
+        document = json.loads(status.stdout)
+        return int(document["pid"] if name == "supervisor" else document["children"][name]["pid"])
+
+    def until(self, run: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        deadline = time.monotonic() + 150
+        while time.monotonic() < deadline:
+            done = self.run("runs", run)  # may fail while the server is away
+            if done.returncode == 0 and wanted(found := json.loads(done.stdout)):
+                return found
+            time.sleep(0.3)
+        pytest.fail(f"{done.stdout}{done.stderr}\n{self.logs()}")
+
+    def starts(self, run: str) -> list[int]:
+        jobs = self("jobs", "--run", run, "--limit", "1000")
+        return [task["starts"] for job in jobs for task in job["tasks"]]
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory) -> Iterator[Agent]:
+    flows = tmp_path_factory.mktemp("f")
+    (flows / "curve.py").write_text(FLOW)
+    (flows / "neighbour.py").write_text("STEP = 0.7\n")
+    made = Agent(state=tmp_path_factory.mktemp("s"), flows=flows)
+    made("agent", "start")
+    made("deploy", "curve.py:curve")
+    yield made
+    made("agent", "stop")
+    assert marked(made.state / "agent") == []
+
+
+@pytest.fixture(scope="module")
+def expected(agent) -> list[list[int]]:
+    """What the flow returns when nothing dies."""
+    run = agent("submit", "curve", *SLOW, "--wait")
+    assert run["state"] == "Completed"
+    assert len(run["result"]) == 4
+    starts = agent.starts(run["id"])
+    assert starts == [1] * 12
+    return run["result"]
+
+
+def api(agent: Agent, path: str, body: dict[str, Any]) -> Any:
+    url = agent("agent", "status")["addresses"]["prefect_api"]
+    request = urllib.request.Request(
+        f"{url}{path}", data=json.dumps(body).encode(), headers={"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_a_second_agent_is_refused_and_told_who_is_first(agent):
+    refused = agent("agent", "start", code=2)
+    assert f"process {agent.pid('supervisor')} on " in refused["error"]["message"]
+    assert agent("agent", "status")["healthy"]
+
+
+def test_two_flows_at_once_are_right_and_seen_in_prefect(agent):
+    first = agent("submit", "curve", "-p", "points=2")
+    second = agent("submit", "curve", "-p", "points=3")
+    for submitted, points in ((first, 2), (second, 3)):
+        run = agent.until(submitted["id"], lambda found: found["state"] == "Completed")
+        assert len(run["result"]) == points
+        shown = api(agent, "/artifacts/filter", {"limit": 200})
+        shown = [artifact for artifact in shown if artifact["key"] == "jobs-ups"]
+        mine = [artifact for artifact in shown if artifact["flow_run_id"] == submitted["id"]]
+        assert len(mine) == points
+        page = agent("agent", "status")["addresses"]["broker"]
+        assert all(f"]({page})" in artifact["data"] for artifact in mine)
+        assert all(artifact["data"].count("| completed |") == 3 for artifact in mine)
+        tasks = api(agent, "/task_runs/filter", {"limit": 200})
+        known = {task["id"] for task in tasks if task["flow_run_id"] == submitted["id"]}
+        assert {artifact["task_run_id"] for artifact in mine} <= known
+    with urllib.request.urlopen(page, timeout=10) as answer:
+        assert answer.status == 200
+
+
+def test_a_changed_module_beside_the_flow_counts_for_the_next_run(agent):
+    (agent.flows / "neighbour.py").write_text("STEP = 3.14159265 / 2\n")
+    changed = agent("submit", "curve", "--wait")["result"]
+    (agent.flows / "neighbour.py").write_text("STEP = 0.7\n")
+    before = agent("submit", "curve", "--wait")["result"]
+    assert changed != before
+
+
+def test_a_run_goes_to_the_qpu_that_was_asked_for(agent):
+    run = agent("submit", "curve", "--qpu", "vlq", "-p", "points=1", "-p", "calls=1", "--wait")
+    assert {job["qpu"] for job in agent("jobs", "--run", run["id"])} == {"vlq"}
+    wrong = agent("submit", "curve", "--qpu", "vlk", code=2)
+    assert "Did you mean 'vlq'?" in wrong["error"]["message"]
+
+
+def test_mistakes_are_told_before_anything_is_submitted(agent):
+    count = len(agent("runs"))
+    for arguments, said in (
+        (("submit", "kurve"), "Did you mean 'curve'?"),
+        (("submit", "curve", "-p", "point=2"), "Did you mean 'points'?"),
+        (("submit", "curve", "-p", "points=two"), "expected int"),
+        (("deploy", "curve.py:kurve"), "its flows are: curve"),
+        (("runs", "nonsense"), "no run with id"),
+        (("agent", "logs", "nonsense"), "there are: broker, dask, prefect"),
+    ):
+        assert said in agent(*arguments, code=2)["error"]["message"]
+    assert len(agent("runs")) == count
+
+
+def flow_process(agent: Agent, run: str) -> int:
+    record = agent.state / "agent" / "flows" / f"{run}.json"
+    deadline = time.monotonic() + 60
+    while not record.exists():
+        assert time.monotonic() < deadline, agent.logs()
+        time.sleep(0.05)
+    return int(json.loads(record.read_text())["pid"])
+
+
+@pytest.mark.parametrize("victim", ["worker", "flow", "prefect", "dask", "broker", "supervisor"])
+def test_killing_any_process_costs_only_time(agent, expected, victim):
+    run = agent("submit", "curve", *SLOW)["id"]
+    process = flow_process(agent, run)
+    agent.until(run, lambda found: found["state"] == "Running")
+    time.sleep(1.5)
+    os.kill(process if victim == "flow" else agent.pid(victim), signal.SIGKILL)
+    if victim == "supervisor":
+        agent("agent", "start")
+    found = agent.until(run, lambda found: found["state"] in ("Completed", "Failed"))
+    assert found["result"] == expected, f"{found}\n{agent.logs()}"
+    assert agent.starts(run) == [1] * 12
+    deadline = time.monotonic() + 60
+    while not json.loads(agent.run("agent", "status").stdout)["healthy"]:
+        assert time.monotonic() < deadline, agent.logs()
+        time.sleep(0.5)
+
+
+def test_a_run_under_way_goes_on_after_stop_and_start(agent, expected):
+    run = agent("submit", "curve", *SLOW)["id"]
+    agent.until(run, lambda found: found["state"] == "Running")
+    time.sleep(2)
+    agent("agent", "stop")
+    assert marked(AgentFolder(path=agent.state / "agent").path) == []
+    assert agent("agent", "status", code=1)["phase"] == "stopped"
+    assert "no agent is running" in agent("runs", code=2)["error"]["message"]
+    agent("agent", "start")
+    found = agent.until(run, lambda found: found["state"] in ("Completed", "Failed"))
+    assert found["result"] == expected
+    assert agent.starts(run) == [1] * 12
