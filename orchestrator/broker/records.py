@@ -13,7 +13,7 @@ from backends.metering import Charge
 from orchestrator.broker import events as ev
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 
-__all__ = ["JobRecord", "TaskRecord", "job_view"]
+__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view"]
 
 
 @dataclass(slots=True)
@@ -124,6 +124,25 @@ class JobRecord:
     def give_back(self, parts: Iterable[ev.Part]) -> None:
         """Put parts of a task that did not complete at the front again."""
         self.pending.extendleft(reversed(list(parts)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastUse:
+    """What jobs used that are over. jobs: how many they are."""
+
+    jobs: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def plus(self, used: Usage, sign: int) -> PastUse:
+        """Count a job in (sign 1), or out again (sign -1)."""
+        change = Usage(
+            qpu_seconds=sign * used.qpu_seconds,
+            shots=sign * used.shots,
+            circuits=sign * used.circuits,
+            tasks=sign * used.tasks,
+            charges=tuple(Charge(amount=sign * c.amount, unit=c.unit) for c in used.charges),
+        )
+        return PastUse(jobs=self.jobs + sign, usage=self.usage + change)
 
 
 def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:

@@ -9,8 +9,8 @@ from datetime import datetime
 from orchestrator.broker import events as ev
 from orchestrator.broker.packing import Limits, pack, subtract, whole_parts
 from orchestrator.broker.policy import Policy, QueuedJob, fifo
-from orchestrator.broker.records import JobRecord, TaskRecord
-from orchestrator.broker.views import JobId
+from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view
+from orchestrator.broker.views import JobId, JobState
 
 __all__ = [
     "BrokerState",
@@ -68,7 +68,8 @@ class BrokerState:
     """All jobs and tasks of one ledger scope, and the decisions about them.
 
     No I/O, clock or randomness: time arrives with the events, tags follow from job ids.
-    Replaying the events through `apply` gives the same state.
+    Replaying the events through `apply` gives the same state. past: what forgotten jobs used,
+    by project.
     """
 
     limits: dict[str, Limits] = field(default_factory=dict)
@@ -76,6 +77,8 @@ class BrokerState:
     drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    past: dict[str, PastUse] = field(default_factory=dict)
+    _arrivals: int = 0
     _waiting: dict[str, dict[JobId, int]] = field(default_factory=dict)
     _open: dict[str, set[str]] = field(default_factory=dict)
     _to_fail: list[str] = field(default_factory=list)
@@ -124,8 +127,34 @@ class BrokerState:
         """Return the tags of tasks that are planned, running or uncertain on a QPU."""
         return frozenset(self._open.get(qpu, ()))
 
+    def forget(self, jobs: Iterable[JobId]) -> None:
+        """Drop jobs that have ended, and the tasks that none but them had a part in."""
+        gone = [self.jobs[job] for job in jobs]
+        for record in gone:
+            self._account(record, 1)
+            del self.jobs[record.submitted.job]
+        for tag in dict.fromkeys(tag for record in gone for tag in record.tasks):
+            task = self.tasks.get(tag)
+            if task is not None and not any(job in self.jobs for job in task.jobs):
+                del self.tasks[tag]
+
+    def recall(self, record: JobRecord, tasks: Iterable[TaskRecord]) -> None:
+        """Take a forgotten job up again as it was; one that is there stays as it is."""
+        if record.submitted.job in self.jobs:
+            return
+        self.jobs[record.submitted.job] = record
+        for task in tasks:
+            self.tasks.setdefault(task.planned.tag, task)
+        self._account(record, -1)
+
+    def _account(self, record: JobRecord, sign: int) -> None:
+        project = record.submitted.project
+        past = self.past.get(project, PastUse())
+        self.past[project] = past.plus(job_view(record, self.tasks).usage, sign)
+
     def _submit(self, event: ev.JobSubmitted, now: datetime) -> list[Command]:
-        record = JobRecord(submitted=event, arrival=len(self.jobs), submitted_at=now)
+        record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
+        self._arrivals += 1
         record.pending.extend(whole_parts(event))
         self.jobs[event.job] = record
         self._requeue(record)
@@ -140,7 +169,10 @@ class BrokerState:
 
     def _resume(self, event: ev.JobResumed) -> list[Command]:
         record = self.jobs[event.job]
-        record.held = record.cancel_requested = False
+        record.held = False
+        if record.state is JobState.COMPLETED:  # while it waited for its client
+            return []
+        record.cancel_requested = False
         record.failure = record.ended_at = None
         self._requeue(record)
         return []

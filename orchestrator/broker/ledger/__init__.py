@@ -1,8 +1,18 @@
 """The append-only record of everything a broker did; all else is folded from it."""
 
-from orchestrator.broker.ledger.errors import LedgerError
+from orchestrator.broker.ledger.checkpoints import Restored
+from orchestrator.broker.ledger.errors import LedgerError, LedgerHeld
+from orchestrator.broker.ledger.listing import Wanted
 from orchestrator.broker.ledger.rows import Entries
 from orchestrator.broker.ledger.store import Ledger
 from orchestrator.broker.ledger.tables import SCHEMA_VERSION
 
-__all__ = ["SCHEMA_VERSION", "Entries", "Ledger", "LedgerError"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Entries",
+    "Ledger",
+    "LedgerError",
+    "LedgerHeld",
+    "Restored",
+    "Wanted",
+]

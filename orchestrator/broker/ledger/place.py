@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from orchestrator.broker.ledger.backups import newest_backup
 from orchestrator.broker.ledger.errors import LedgerError
 
 __all__ = ["Place", "connected_engine", "place_of"]
@@ -31,6 +32,16 @@ class Place:
         if self.path is None:
             return "check the server, or name another database"
         return "check the disk, or name another state_dir"
+
+    def after_damage(self) -> str:
+        """Say what to do about a damaged ledger: its newest backup, if there is one."""
+        backup = newest_backup(self.path) if self.path is not None else None
+        if backup is None:
+            return f"It was left as it is, and there is no backup beside it; {self.remedy}."
+        return (
+            f"It was left as it is. There is a backup: move the damaged file and its -wal and "
+            f"-shm away, and copy {backup} to {self.path}."
+        )
 
 
 def place_of(where: Path | str) -> Place:

@@ -8,23 +8,56 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from orchestrator.broker.ledger.backups import copy_file, free_name
-from orchestrator.broker.ledger.errors import LedgerError
+from orchestrator.broker.ledger.backups import copy_file, free_name, newest_backup
+from orchestrator.broker.ledger.errors import LedgerError, database_words, is_damage
 from orchestrator.broker.ledger.place import Place
+from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import SCHEMA_VERSION, meta, metadata
 
-__all__ = ["alone", "prepare"]
+__all__ = ["alone", "check_file", "open_tables"]
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK = 0x68706371  # "hpcq": whoever makes or changes tables holds this lock of PostgreSQL's
 
 
-def prepare(place: Place, engine: sa.Engine) -> None:
+def open_tables(place: Place, engine: sa.Engine) -> None:
     """Make the tables if there are none, and upgrade those of an older version.
 
-    A file is copied before it is upgraded. Raises `LedgerError` for tables of something else,
-    or of a newer version.
+    A file is copied before it is upgraded. Raises `LedgerError` for tables of something else or
+    of a newer version, and for a file that is damaged or cannot be written.
     """
+    try:
+        if place.path is not None:
+            place.path.parent.mkdir(parents=True, exist_ok=True)
+            _refuse_emptied(place, place.path)
+        _prepare(place, engine)
+    except (sa.exc.DBAPIError, OSError) as error:
+        words = database_words(error)
+        if place.path is not None and is_damage(words):
+            advice = place.after_damage()
+        else:
+            advice = f"It was left as it is; {place.remedy}."
+        raise LedgerError(f"ledger {place.name} cannot be opened: {words}. {advice}") from error
+
+
+def check_file(reader: Reader) -> None:
+    """Let SQLite read all of its file. Raises `LedgerError` if it is damaged."""
+    if not reader.is_file:
+        return
+    found = [row[0] for row in reader.rows(sa.text("PRAGMA quick_check(3)"))]
+    if found != ["ok"]:
+        what = "; ".join(" ".join(text.split()) for text in found)
+        place = reader.place
+        raise LedgerError(f"ledger {place.name} is damaged: {what}. {place.after_damage()}")
+
+
+def _refuse_emptied(place: Place, path: Path) -> None:
+    """An empty file is a new ledger, but not where there are copies of an earlier one."""
+    if path.exists() and path.stat().st_size == 0 and newest_backup(path) is not None:
+        raise LedgerError(f"ledger {place.name} is empty. {place.after_damage()}")
+
+
+def _prepare(place: Place, engine: sa.Engine) -> None:
     with engine.connect() as connection:
         version = _version(place, connection)
     if version is None:

@@ -83,6 +83,7 @@ ended_jobs = sa.Table(
     sa.Column("ended_at", sa.Float, nullable=False),
     sa.Column("record", sa.String, nullable=False),
     sa.Index("ix_ended_jobs_submitted", "submitted_at"),
+    sa.Index("ix_ended_jobs_ended", "ended_at"),
     sa.Index("ix_ended_jobs_run", "run", "submitted_at"),
     sa.Index("ix_ended_jobs_project", "project", "submitted_at"),
 )

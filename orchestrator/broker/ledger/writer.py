@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.ledger.errors import LedgerError, database_words
+from orchestrator.broker.ledger.errors import LedgerError, database_words, is_damage
 from orchestrator.broker.ledger.place import Place
 from orchestrator.broker.ledger.rows import EVENT_COLUMNS, Entries, row_of
 from orchestrator.broker.ledger.tables import events, payloads, results
 
-__all__ = ["Writer"]
+__all__ = ["Statement", "Writer"]
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _Rows = list[tuple[Any, ...]]
+_Batch = tuple[str, Sequence[tuple[Any, ...]]]
+Statement = tuple[sa.Executable, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,23 +54,40 @@ class Writer:
     def append(self, scope: str, entries: Entries) -> None:
         """See `Ledger.append`."""
         rows = [row_of(scope, event, at) for event, at in entries.events]
-        batches: list[tuple[str, Sequence[tuple[Any, ...]]]] = [
+        batches: list[_Batch] = [
             (self._add_payload, list(entries.payloads.items())),
             (self._add_result, list(entries.results.items())),
             (self._add_event, rows),
         ]
         if self._on_server:
-            self._write_to_server(batches, rows)
+            self._persist(lambda connection: self._commit_once(connection, batches, rows))
             return
-        try:
+        with self._errors_told():
             if self._connection is None:
                 self._connection = self._engine.connect()
             with self._connection.begin():
                 for statement, values in batches:
                     if values:
                         self._connection.exec_driver_sql(statement, values)
-        except sa.exc.DBAPIError as error:
-            raise self._refusal(error) from error
+
+    def execute(self, statements: Sequence[Statement]) -> None:
+        """Run statements in one transaction that may be repeated without harm.
+
+        Raises `LedgerError`, and then none of it was written.
+        """
+
+        def run(connection: sa.Connection) -> None:
+            with connection.begin():
+                for statement, rows in statements:
+                    connection.execute(statement, rows)
+
+        if self._on_server:
+            self._persist(run)
+            return
+        with self._errors_told():
+            if self._connection is None:
+                self._connection = self._engine.connect()
+            run(self._connection)
 
     def close(self) -> None:
         """Let the connection go; closing twice does nothing."""
@@ -75,17 +95,14 @@ class Writer:
             self._connection.close()
             self._connection = None
 
-    def _write_to_server(
-        self, batches: Sequence[tuple[str, Sequence[tuple[Any, ...]]]], rows: _Rows
-    ) -> None:
-        """Write; where the connection is lost, connect again and see what became of it."""
+    def _persist(self, work: Callable[[sa.Connection], None]) -> None:
+        """Do it on a server; where the connection is lost, connect and do it again."""
         deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
         while True:
             try:
                 if self._connection is None:
                     self._connection = self._engine.connect()
-                if self._doubt is None or not self._was_written(self._connection, rows):
-                    self._commit(self._connection, batches, rows)
+                work(self._connection)
                 return
             except (sa.exc.DBAPIError, _StillUnderWay) as error:
                 lost = self._connection is None or getattr(error, "connection_invalidated", True)
@@ -95,12 +112,21 @@ class Writer:
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def _commit(
-        self,
-        connection: sa.Connection,
-        batches: Sequence[tuple[str, Sequence[tuple[Any, ...]]]],
-        rows: _Rows,
+    def _commit_once(
+        self, connection: sa.Connection, batches: Sequence[_Batch], rows: _Rows
     ) -> None:
+        """Commit, unless an earlier try turns out to have been written."""
+        if self._doubt is None or not self._was_written(connection, rows):
+            self._commit(connection, batches, rows)
+
+    @contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            raise self._refusal(error) from error
+
+    def _commit(self, connection: sa.Connection, batches: Sequence[_Batch], rows: _Rows) -> None:
         with connection.begin():
             for statement, values in batches:
                 if values:
@@ -142,6 +168,11 @@ class Writer:
 
     def _refusal(self, error: Exception) -> LedgerError:
         words = database_words(error)
+        if not self._on_server and is_damage(words):
+            return LedgerError(
+                f"ledger {self._place.name} cannot be written: {words}. "
+                f"{self._place.after_damage()}"
+            )
         if not self._on_server and "locked" in words:
             return LedgerError(
                 f"ledger {self._place.name} cannot be written: {words}: another program has held "

@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("record", sa.String, nullable=False),
     )
     op.create_index("ix_ended_jobs_submitted", "ended_jobs", ["submitted_at"])
+    op.create_index("ix_ended_jobs_ended", "ended_jobs", ["ended_at"])
     op.create_index("ix_ended_jobs_run", "ended_jobs", ["run", "submitted_at"])
     op.create_index("ix_ended_jobs_project", "ended_jobs", ["project", "submitted_at"])
     if op.get_context().dialect.name == "postgresql":

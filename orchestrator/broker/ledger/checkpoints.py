@@ -1,0 +1,162 @@
+"""Snapshots in a ledger: how they are stored, and how a state is restored from the latest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from orchestrator.broker.events import Event
+from orchestrator.broker.ledger.errors import LedgerError
+from orchestrator.broker.ledger.reader import Reader
+from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
+from orchestrator.broker.ledger.writer import Statement
+from orchestrator.broker.plain import from_plain, to_plain
+from orchestrator.broker.snapshot import EndedJob, ended_job, freeze, missing_jobs, thaw
+from orchestrator.broker.state import BrokerState
+from orchestrator.broker.views import JobId
+
+__all__ = [
+    "Restored",
+    "catch_up",
+    "checkpoint_statements",
+    "read_ended",
+    "recall",
+    "recall_for",
+    "restore",
+]
+
+_Insert = Any  # SQLite's and PostgreSQL's inserts are alike and have no type in common
+
+
+@dataclass(slots=True)
+class Restored:
+    """A scope's state and the number of the last event in it."""
+
+    state: BrokerState
+    seq: int = 0
+
+
+def checkpoint_statements(
+    reader: Reader, scope: str, state: BrokerState, gone: list[JobId], now: datetime
+) -> list[Statement]:
+    """Return what stores the jobs that are gone, and the rest of the state, in one transaction."""
+    query = sa.select(sa.func.max(events.c.seq)).where(events.c.scope == scope)
+    frozen = {
+        "scope": scope,
+        "seq": reader.rows(query)[0][0] or 0,
+        "at": now.timestamp(),
+        "state": _text(freeze(state, gone)),
+    }
+    rows = [_row(scope, ended_job(state, job)) for job in gone]
+    statements: list[Statement] = [(_replacing(reader, snapshots, ("scope",)), [frozen])]
+    if rows:
+        statements.append((_replacing(reader, ended_jobs, ("id", "scope")), rows))
+    return statements
+
+
+def restore(reader: Reader, scope: str) -> Restored:
+    """Return a scope's state: its latest snapshot, and what came after it."""
+    found = _thawed(reader, scope)
+    while True:
+        start, trouble = found.seq, None
+        try:
+            catch_up(reader, scope, found)
+        except LedgerError as error:
+            trouble = error
+        number = reader.rows(sa.select(snapshots.c.seq).where(snapshots.c.scope == scope))
+        # A job recalled here may have been stored anew by a checkpoint made meanwhile.
+        if (number[0][0] if number else 0) == start:
+            if trouble is not None:
+                raise trouble
+            return found
+        found = _thawed(reader, scope)
+
+
+def catch_up(reader: Reader, scope: str, restored: Restored) -> int:
+    """Apply the events that were written since; return how many there were."""
+    count = 0
+    for seq, event, at in reader.events(scope, restored.seq):
+        recall_for(reader, scope, restored.state, event)
+        try:
+            restored.state.apply(event, at)
+        except (KeyError, ValueError) as error:
+            raise reader.damage(f"what leads to event {seq}", error) from error
+        restored.seq = seq
+        count += 1
+    return count
+
+
+def recall_for(reader: Reader, scope: str, state: BrokerState, event: Event) -> None:
+    """Take up again the forgotten jobs that an event is about."""
+    while missing := missing_jobs(state, event):
+        if not all(recall(reader, scope, state, job) for job in missing):
+            return  # the event is about nothing there ever was, and applying it will say so
+
+
+def recall(reader: Reader, scope: str, state: BrokerState, job: JobId) -> bool:
+    """Take up a forgotten job again; return whether there is one."""
+    if job in state.jobs:
+        return True
+    query = sa.select(ended_jobs.c.record).where(
+        ended_jobs.c.id == job, ended_jobs.c.scope == scope
+    )
+    for (text,) in reader.rows(query):
+        ended = read_ended(reader, job, text)
+        state.recall(ended.job, ended.tasks)
+        return True
+    return False
+
+
+def read_ended(reader: Reader, job: str, text: str) -> EndedJob:
+    """Read what a row of ``ended_jobs`` holds. Raises `LedgerError`."""
+    try:
+        return from_plain(EndedJob, json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise reader.damage(f"job {job}", error) from error
+
+
+def _thawed(reader: Reader, scope: str) -> Restored:
+    query = sa.select(snapshots.c.seq, snapshots.c.state).where(snapshots.c.scope == scope)
+    for seq, text in reader.rows(query):
+        try:
+            return Restored(state=thaw(json.loads(text)), seq=seq)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise reader.damage(f"the snapshot of {scope!r}", error) from error
+    return Restored(state=BrokerState())
+
+
+def _row(scope: str, ended: EndedJob) -> dict[str, Any]:
+    submitted, ended_at = ended.job.submitted, ended.job.ended_at
+    return {
+        "id": submitted.job,
+        "scope": scope,
+        "run": submitted.run,
+        "project": submitted.project,
+        "user": submitted.user,
+        "qpu": submitted.qpu,
+        "state": ended.job.state.value,
+        "submitted_at": ended.job.submitted_at.timestamp(),
+        "ended_at": ended_at.timestamp() if ended_at is not None else 0.0,
+        "record": _text(to_plain(ended)),
+    }
+
+
+def _replacing(reader: Reader, table: sa.Table, key: Sequence[str]) -> sa.Executable:
+    insert: _Insert
+    if reader.is_file:
+        from sqlalchemy.dialects.sqlite import insert
+    else:
+        from sqlalchemy.dialects.postgresql import insert
+    statement = insert(table)
+    others = {c.name: statement.excluded[c.name] for c in table.c if c.name not in key}
+    replacing: sa.Executable = statement.on_conflict_do_update(index_elements=key, set_=others)
+    return replacing
+
+
+def _text(plain: Any) -> str:
+    return json.dumps(plain, separators=(",", ":"))
