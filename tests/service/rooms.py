@@ -1,0 +1,126 @@
+"""A broker's application in this process, with a scripted QPU and tokens for every kind of caller."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from backends import registry
+from orchestrator.broker.api.app import ApiSettings, create_app
+from orchestrator.broker.api.guards import Limits
+from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.tokens import TokenFile
+from orchestrator.config import QpuSettings
+
+__all__ = ["Asker", "Room", "open_room"]
+
+
+class Asker:
+    """Asks an application in this process, which lives on an event loop of its own thread."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+
+    def __enter__(self) -> Asker:
+        self._thread.start()
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        self.wait(self._lifespan.__aenter__())
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.wait(self._lifespan.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(
+                transport=self._transport, base_url="http://broker"
+            ) as client:
+                return await client.request(method, path, **options)
+
+        answer: httpx.Response = self.wait(ask())
+        return answer
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """An application that works, and the headers by which callers are known."""
+
+    app: FastAPI
+    http: Asker
+    tokens: TokenFile
+    state: Path
+    headers: dict[str, dict[str, str]]
+
+
+@contextmanager
+def open_room(state: Path, *, limits: Limits | None = None, run_s: float = 60.0) -> Iterator[Room]:
+    """Open an application whose QPU ``fake`` takes so long for each task."""
+    ledger = Ledger.open(state / "ledger.db")
+    options = {"run_s": run_s, "durable": True}
+    broker = SiteBroker(
+        qpus={"fake": QpuSettings(name="fake", backend="fake", options=options)},
+        ledger=ledger,
+        clock=lambda: datetime.now(UTC),
+        open_backend=lambda qpu: registry.create("fake", options, state_dir=state / qpu),
+    )
+    tokens = TokenFile(state / "tokens.json")
+    app = create_app(broker, ApiSettings(tokens=tokens.path, limits=limits or Limits()))
+    try:
+        with Asker(app) as http:
+            yield Room(app=app, http=http, tokens=tokens, state=state, headers=_headers(tokens))
+    finally:
+        ledger.close()
+
+
+def _headers(tokens: TokenFile) -> dict[str, dict[str, str]]:
+    now = datetime.now(UTC)
+    _, owner = tokens.add("ada", "user", ["chem", "qml"], now=now)
+    _, other = tokens.add("bob", "user", ["optics"], now=now)
+    _, operator = tokens.add("olga", "operator", ["ops"], now=now)
+    _, expired = tokens.add("ada", "user", ["chem"], now=now, expires_at=now - timedelta(seconds=5))
+    entry, revoked = tokens.add("ada", "operator", ["chem"], now=now)
+    tokens.revoke(entry.id)
+    secrets = {
+        "bad": "hpcqc_" + "x" * 43,
+        "expired": expired,
+        "revoked": revoked,
+        "owner": owner,
+        "other": other,
+        "operator": operator,
+    }
+    return {"nobody": {}} | {
+        name: {"Authorization": f"Bearer {secret}"} for name, secret in secrets.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    """One application for a module; each of its tasks takes a minute."""
+    with open_room(tmp_path_factory.mktemp("room")) as opened:
+        yield opened
