@@ -88,7 +88,10 @@ async def health(broker: Broker, request: Request) -> Response:
         status = "failing"
     told = Health(
         status=status,
-        reason=failure or (f"unavailable: {', '.join(missing)}" if missing else None),
+        # Strangers read this: the ledger's own words name its place, and are in the log.
+        reason="the ledger takes no commits; see the broker's log"
+        if failure
+        else (f"unavailable: {', '.join(missing)}" if missing else None),
         ledger="failing" if failure else "ok",
         qpus={name: s.state for name, s in states.items()},
         queued=sum(s.queued for s in states.values()),

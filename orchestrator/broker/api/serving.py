@@ -23,6 +23,8 @@ __all__ = ["ListenError", "Listener", "serve"]
 
 # How long a client may take for the head of a request, and be silent between two.
 _HEAD_S = 10.0
+# More than the loop reads at once, so that no body is counted with the head before it.
+_HEAD_BYTES = 1 << 19
 _KEEP_ALIVE_S = 65
 _MOST_CONNECTIONS = 1024
 _GRACE_S = 10
@@ -97,6 +99,7 @@ class _Protocol(HttpToolsProtocol):
     """Uvicorn's protocol that knows the user behind a Unix socket and waits for no slow sender."""
 
     _impatience: asyncio.TimerHandle | None = None
+    _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -107,6 +110,14 @@ class _Protocol(HttpToolsProtocol):
             pid, uid, _gid = struct.unpack("3i", credentials)
             self.client = (f"{PEER}{uid}", pid)
         self._be_impatient()
+
+    def data_received(self, data: bytes) -> None:
+        if self._impatience is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self.transport.abort()
+                return
+        super().data_received(data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -122,6 +133,7 @@ class _Protocol(HttpToolsProtocol):
 
     def _be_impatient(self) -> None:
         self._be_patient()
+        self._head_bytes = 0
         self._impatience = self.loop.call_later(_HEAD_S, self.transport.close)
 
     def _be_patient(self) -> None:

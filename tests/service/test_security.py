@@ -1,0 +1,125 @@
+"""What docs/explanation/security.md promises, sentence by sentence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import stat
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from orchestrator.broker.api.guards import Limits
+from tests.service.conftest import Service
+from tests.service.rooms import Room, open_room, room
+from tests.service.test_service import bell
+
+__all__ = ["room"]
+
+ASKED = {"run": "r", "qpu": "fake"}
+
+
+def test_tokens_are_kept_as_hashes_that_only_the_owner_reads(room: Room) -> None:
+    text = room.tokens.path.read_text()
+    assert stat.S_IMODE(room.tokens.path.stat().st_mode) == 0o600
+    for header in room.headers.values():
+        for secret in header.values():
+            assert secret.removeprefix("Bearer ") not in text
+
+
+def test_a_token_is_in_no_answer_ledger_or_log(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = room.headers["owner"]["Authorization"].removeprefix("Bearer ")
+    sent = {"params": ASKED, "headers": room.headers["owner"]}
+    answers = [
+        room.http.post("/v1/jobs", content=bell().to_bytes(), **sent),
+        room.http.post("/v1/jobs", content=b"no payload", **sent),
+        room.http.get("/v1/whoami", headers={"Authorization": f"Bearer x{secret}"}),
+        room.http.get("/v1/jobs/nonsense", headers=room.headers["owner"]),
+    ]
+    assert [answer.status_code for answer in answers] == [201, 422, 401, 422]
+    assert not any(secret in answer.text for answer in answers)
+    assert secret not in caplog.text
+    for file in room.state.glob("ledger.db*"):
+        assert secret.encode() not in file.read_bytes()
+
+
+def test_health_tells_strangers_neither_paths_nor_people(room: Room) -> None:
+    answer = room.http.get("/health")
+    assert str(room.state) not in answer.text
+    assert not {"ada", "bob", "chem"} & set(json.dumps(answer.json()).split('"'))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../app.py",
+        "/static/%2e%2e/app.py",
+        "/static/..%2f..%2fhost.py",
+        "/swagger//etc/passwd",
+    ],
+)
+def test_pages_serve_their_own_folder_alone(room: Room, path: str) -> None:
+    assert room.http.get(path).status_code in (404, 405)
+
+
+def test_names_cannot_break_out_of_a_header(room: Room) -> None:
+    asked = ASKED | {"run": "r\r\nSet-Cookie: a=b"}
+    answer = room.http.post(
+        "/v1/jobs", params=asked, content=bell().to_bytes(), headers=room.headers["owner"]
+    )
+    assert "set-cookie" not in answer.headers
+    assert "\n" not in answer.headers.get("location", "")
+
+
+def test_bodies_are_neither_compressed_nor_larger_than_allowed(tmp_path: Path) -> None:
+    with open_room(tmp_path, limits=Limits(body_bytes=1000)) as small:
+        sent = {"params": ASKED, "headers": small.headers["owner"]}
+        assert small.http.post("/v1/jobs", content=bytes(1001), **sent).status_code == 413
+        zipped = small.headers["owner"] | {"Content-Encoding": "gzip"}
+        answer = small.http.post("/v1/jobs", params=ASKED, content=b"x", headers=zipped)
+        assert answer.status_code == 415
+
+
+def test_each_user_has_a_rate_whatever_their_tokens(tmp_path: Path) -> None:
+    with open_room(tmp_path, limits=Limits(requests_per_s=0.01, burst=3)) as slow:
+        found = [
+            slow.http.get("/v1/whoami", headers=slow.headers["owner"]).status_code for _ in range(4)
+        ]
+        assert found == [200, 200, 200, 429]
+        assert slow.http.get("/v1/whoami", headers=slow.headers["other"]).status_code == 200
+
+
+@pytest.mark.slow
+def test_slow_senders_are_cut_off_and_keep_nobody_waiting(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    with ExitStack() as stack:
+        slow = []
+        for _ in range(200):
+            connection = stack.enter_context(socket.create_connection((host, int(port))))
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: b\r\nX-Slow: ")
+            slow.append(connection)
+        started = time.monotonic()
+        assert httpx.get(f"{service.url}/health").status_code == 200
+        assert time.monotonic() - started < 2
+        slow[0].settimeout(14)
+        assert slow[0].recv(1000) == b""  # after ten seconds
+
+
+def test_huge_headers_are_refused(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.settimeout(5)
+        try:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: b\r\nX: " + b"x" * (8 << 20))
+            answer = connection.recv(1000)
+        except ConnectionError:
+            answer = b""
+    assert answer == b""
+    assert httpx.get(f"{service.url}/health").status_code == 200
