@@ -19,7 +19,7 @@ from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.records import job_view
-from orchestrator.broker.service import BrokerService
+from orchestrator.broker.service import BrokerService, Commit
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import QpuSettings
 
@@ -90,12 +90,14 @@ class SiteBroker:
 
     open_backend: builds a QPU's backend, on a thread. One that cannot be built is shown as
     unavailable with the reason and tried again when it is next asked for.
+    observers: told of every commit, on the loop; see `BrokerService.observe`.
     """
 
     qpus: Mapping[str, QpuSettings]
     ledger: Ledger
     clock: Callable[[], datetime]
     open_backend: Callable[[str], Backend]
+    observers: list[Callable[[Commit], None]] = field(default_factory=list)
     service: BrokerService = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
@@ -115,7 +117,11 @@ class SiteBroker:
         self.service = await loop.run_in_executor(
             self._writer,
             lambda: BrokerService(
-                scope=SERVICE_SCOPE, ledger=self.ledger, clock=self.clock, writer=self._writer
+                scope=SERVICE_SCOPE,
+                ledger=self.ledger,
+                clock=self.clock,
+                writer=self._writer,
+                observe=self._observe,
             ),
         )
         self._serving = asyncio.create_task(self.service.serve())
@@ -133,6 +139,10 @@ class SiteBroker:
         await asyncio.wait([self._serving], timeout=_CLOSE_S)
         await self.service.close()
         self._writer.shutdown()
+
+    def _observe(self, commit: Commit) -> None:
+        for observer in self.observers:
+            observer(commit)
 
     async def backend(self, qpu: str) -> Backend:
         """Return a QPU's backend. Raises ``QpuUnavailable`` with the reason if it has none now."""

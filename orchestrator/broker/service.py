@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from orchestrator.broker.state import (
 from orchestrator.broker.views import JobId, JobState
 from orchestrator.config import QpuSettings
 
-__all__ = ["BrokerService"]
+__all__ = ["BrokerService", "Commit"]
 
 _CALL_THREADS = 16
 _WAIT_THREADS = 64
@@ -52,6 +53,16 @@ class _Item:
     written: _Written | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """Events that were written in one transaction, or could not be, and then ``error`` says why."""
+
+    events: tuple[ev.Event, ...]
+    at: datetime
+    duration_s: float
+    error: LedgerError | None = None
+
+
 @dataclass(eq=False)
 class BrokerService:
     """All that one broker does for one ledger scope. Lives on one event loop.
@@ -59,12 +70,14 @@ class BrokerService:
     Events that arrive while a commit is under way share the next one (group commit).
     writer: a thread for commits, where others must not wait for the disk; None commits on the
     loop itself, which is quicker for one client.
+    observe: told of every commit once its commands are under way; must be quick and not raise.
     """
 
     scope: str
     ledger: Ledger
     clock: Callable[[], datetime]
     writer: Executor | None = None
+    observe: Callable[[Commit], None] | None = None
     state: BrokerState = field(init=False)
     payloads: dict[JobId, Payload] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
@@ -191,11 +204,23 @@ class BrokerService:
             payloads={k: v for item in items for k, v in item.payloads.items()},
             results={k: v for item in items for k, v in item.results.items()},
         )
+        began = time.perf_counter()
+        failed: LedgerError | None = None
         try:
             await self._commit(entries)
         except LedgerError as error:
-            self._break(error, items)
-            return
+            failed = error
+        lasted_s = time.perf_counter() - began
+        if failed is None:
+            self._follow(items, commands)
+        else:
+            self._break(failed, items)
+        if self.observe is not None:
+            recorded = tuple(event for event, _ in events)
+            self.observe(Commit(events=recorded, at=now, duration_s=lasted_s, error=failed))
+
+    def _follow(self, items: list[_Item], commands: list[Command]) -> None:
+        """Do what events that are on disk now led to."""
         for item in items:
             self._unsettle(item.event)
         # Starts come first: those who handed work in may learn of it while it runs already.
