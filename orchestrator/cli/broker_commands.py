@@ -40,11 +40,19 @@ def serve(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting. Repeatable."),
     ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(
+            "--log-format",
+            metavar="FORMAT",
+            help="json or text, to stderr; text on a terminal and json elsewhere if not given.",
+        ),
+    ] = None,
 ) -> None:
     """Serve the site's QPUs until Ctrl-C or SIGTERM; running tasks are found again afterwards."""
     from orchestrator.cli.broker_serving import serve_site
 
-    serve_site(site, setting or (), listen or ())
+    serve_site(site, setting or (), listen or (), log_format)
 
 
 @broker.command()

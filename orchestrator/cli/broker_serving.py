@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,43 +26,78 @@ __all__ = [
 _ROLES = ("user", "operator")
 
 
-def serve_site(site_file: Path | None, overrides: Sequence[str], listen: Sequence[str]) -> None:
-    """Serve a site's QPUs until told to stop. Raises ``LedgerError``, ``ListenError``."""
-    from backends import registry
-    from backends.api import Backend
+def serve_site(
+    site_file: Path | None,
+    overrides: Sequence[str],
+    listen: Sequence[str],
+    log_format: str | None = None,
+) -> None:
+    """Serve a site's QPUs until told to stop. Raises ``LedgerError``, ``ListenError``.
+
+    Where it listens goes to stdout, what it does as log lines to stderr.
+    """
     from orchestrator.broker.api import ApiSettings, Listener, create_app, serve
-    from orchestrator.broker.host import SiteBroker
+    from orchestrator.broker.api.logs import LineWriter, capture_logging, log_entries, log_entry
 
     site = load_site(site_file, overrides)
+    log = LineWriter(sys.stderr, _log_format(log_format))
     site.state_dir.mkdir(parents=True, exist_ok=True)
+    ledger = _ledger(site)
+    listeners = [Listener.open(address) for address in listen or (default_address(site),)]
+
+    def tell(event: str, **facts: Any) -> None:
+        log.write(log_entry(datetime.now(UTC), "info", event, site=site.name, **facts))
+
+    try:
+        broker = _broker(site, ledger)
+        broker.observers.append(
+            lambda commit: log.write(*log_entries(commit, broker.service.state))
+        )
+        capture_logging(log)
+        settings = ApiSettings(
+            tokens=token_file(site), on_ready=lambda: tell("ready", **_tell_ready(broker))
+        )
+        app = create_app(broker, settings)
+        say("\n".join(f"broker of site {site.name!r} at {listener.url}" for listener in listeners))
+        tell("listening", urls=[listener.url for listener in listeners])
+        serve(app, listeners)
+    finally:
+        ledger.close()
+        tell("stopped")
+        log.close()
+
+
+def _tell_ready(broker: Any) -> dict[str, int]:
+    states = [broker.status(qpu) for qpu in broker.qpus]
+    online = sum(state.state != "unavailable" for state in states)
+    say(f"ready: {online} of {len(states)} QPUs")
+    return {"online": online, "qpus": len(states)}
+
+
+def _broker(site: Site, ledger: Any) -> Any:
+    from backends import registry
+    from backends.api import Backend
+    from orchestrator.broker.host import SiteBroker
 
     def open_backend(qpu: str) -> Backend:
         settings = site.qpu(qpu)
         options = resolve_secrets(settings.options)
         return registry.create(settings.backend, options, state_dir=site.state_dir / "qpus" / qpu)
 
-    ledger = _ledger(site)
-    listeners = [Listener.open(address) for address in listen or (default_address(site),)]
-    try:
-        broker = SiteBroker(
-            qpus=site.qpus,
-            ledger=ledger,
-            clock=lambda: datetime.now(UTC),
-            open_backend=open_backend,
-        )
+    return SiteBroker(
+        qpus=site.qpus,
+        ledger=ledger,
+        clock=lambda: datetime.now(UTC),
+        open_backend=open_backend,
+    )
 
-        def tell_ready() -> None:
-            states = [broker.status(qpu) for qpu in site.qpus]
-            online = sum(state.state != "unavailable" for state in states)
-            say(f"ready: {online} of {len(states)} QPUs", stderr=True)
 
-        settings = ApiSettings(tokens=token_file(site), on_ready=tell_ready)
-        app = create_app(broker, settings)
-        for listener in listeners:
-            say(f"broker of site {site.name!r} at {listener.url}", stderr=True)
-        serve(app, listeners)
-    finally:
-        ledger.close()
+def _log_format(asked: str | None) -> Literal["json", "text"]:
+    if asked is None:
+        return "text" if sys.stderr.isatty() else "json"
+    if asked not in ("json", "text"):
+        raise ConfigError(f"--log-format {asked!r}; expected one of: json, text")
+    return "json" if asked == "json" else "text"
 
 
 def default_address(site: Site) -> str:
