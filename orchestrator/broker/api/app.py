@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +13,7 @@ from fastapi import FastAPI
 
 from orchestrator.broker.api import jobs, operations
 from orchestrator.broker.api.guards import Gate, Limits
+from orchestrator.broker.api.metrics import install_metrics
 from orchestrator.broker.api.pages import install_pages
 from orchestrator.broker.api.problems import Problem, install_problems
 from orchestrator.broker.host import SiteBroker
@@ -39,9 +41,13 @@ def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await broker.open()
         settings.on_ready()
+        watching = asyncio.create_task(metrics.watch_lag())
         try:
             yield
         finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
             await broker.close()
 
     app = FastAPI(
@@ -58,6 +64,7 @@ def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
     )
     for router in (jobs.router, operations.router, operations.health_router):
         app.include_router(router)
+    metrics = install_metrics(app, broker)
     install_problems(app)
     install_pages(app)
     _declare(app)
