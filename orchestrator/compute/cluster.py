@@ -15,8 +15,12 @@ def main() -> None:
     script again, and because a flow killed outright must leave no worker behind.
     """
     spec = json.loads(sys.argv[1])
+    import dask.config
     from distributed import LocalCluster
 
+    # A worker that is away when its time is up is given up for good. On a busy machine 15 s are
+    # not enough to replace one that died, and with none left the flow would wait for ever.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"})
     cluster = LocalCluster(
         n_workers=spec["workers"],
         threads_per_worker=1,
