@@ -29,7 +29,9 @@ def fan_out(
     Call it inside a classical stage, a quantum stage or a flow. Units go straight to Dask,
     without a task run each; a failing unit is tried ``retries`` times more; finished units
     are kept, so that a restarted run computes only the rest. Raises ``FanOutError`` with the
-    first failure once every unit was tried.
+    first failure once every unit was tried. A unit that kills its worker fails, too; where a
+    classical stage waits on that worker it dies with it and is executed again, and after a few
+    times it fails with ``ComputeError``.
     """
     held = resources()
     context = stage_context() or _of_flow(held.run)

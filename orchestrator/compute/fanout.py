@@ -12,6 +12,7 @@ from typing import IO, Any, TypeVar
 
 import cloudpickle
 
+from orchestrator.compute.local import ComputeError, died
 from orchestrator.compute.recipe import function_digest, value_digest
 from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value
 
@@ -23,10 +24,12 @@ Progress = Callable[[int, int], None]
 # Enough messages in flight to keep workers busy, few enough units in each to balance load.
 _CHUNKS_PER_WORKER = 16
 _LARGEST_CHUNK = 32
+# Each death of a worker costs seconds; where so many units kill theirs, the others will as well.
+_MOST_KILLERS = 5
 
 
 class FanOutError(RuntimeError):
-    """Units failed after their retries; all others are finished and kept."""
+    """Units failed after their retries, or killed their worker; all others are finished and kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +116,45 @@ def _stream(
     inputs = [[units[index] for index in chunk] for chunk in chunks]
     futures = client.map(unit, inputs, pure=False)
     owner: dict[Future[Any], Sequence[int]] = dict(zip(futures, chunks, strict=True))
-    for future, outcomes in as_completed(futures, loop=client.loop, with_results=True):
-        yield owner[future], outcomes
+    ended = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
+    suspects: list[int] = []
+    for future, outcomes in ended:
+        if future.status == "finished":
+            yield owner[future], outcomes
+        elif _is_of_a_killed_worker(future, outcomes):
+            suspects += owner[future]
+    yield from _one_by_one(client, unit, units, sorted(suspects))
+
+
+def _one_by_one(
+    client: Any, unit: _Unit, units: Sequence[tuple[str, Any]], suspects: Sequence[int]
+) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
+    """Try alone the units that were at work, or waited, where a worker died: few are to blame."""
+    killers = 0
+    reason: Exception = ComputeError("its worker died, as those of other units did before it")
+    for index in suspects:
+        outcome: tuple[bool, Any] = (False, reason)
+        if killers < _MOST_KILLERS:
+            future = client.submit(unit, [units[index]], pure=False)
+            ended = future.exception()
+            if ended is None:
+                (outcome,) = future.result()
+            elif _is_of_a_killed_worker(future, (type(ended), ended, None)):
+                killers += 1
+                outcome = (False, died(ended))
+        yield [index], [outcome]
+
+
+def _is_of_a_killed_worker(future: Any, outcome: Any) -> bool:
+    """Whether a future that did not finish ended with its worker; raises what else ended it."""
+    from distributed import KilledWorker
+
+    if future.status == "cancelled":
+        raise ComputeError("the workers were shut down while units ran")
+    error: Exception = outcome[1]
+    if isinstance(error, KilledWorker):
+        return True
+    raise error
 
 
 class _Kept:
@@ -167,7 +207,7 @@ class _Kept:
                 while True:
                     found.update(pickle.load(file))  # noqa: S301  # our own file, of this user
                     whole = file.tell()
-            except (EOFError, pickle.UnpicklingError):
+            except Exception:  # noqa: BLE001  # half a pickle raises anything; at the end, EOFError
                 file.truncate(whole)
         self.finished = {i: found[name] for i, name in enumerate(self._names) if name in found}
 

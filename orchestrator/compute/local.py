@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from orchestrator.config import LocalCompute
 
-__all__ = ["ComputeError", "LocalDask"]
+__all__ = ["ComputeError", "LocalDask", "died"]
 
 _START_S = 120
 _STOP_S = 5
@@ -35,6 +35,14 @@ _PINNED = (
 
 class ComputeError(RuntimeError):
     """The workers cannot be started, or they died too often under one function."""
+
+
+def died(error: BaseException) -> ComputeError:
+    """Return what to tell when Dask gave a function up because its workers died."""
+    return ComputeError(
+        "the worker process died every time this function ran; often it needs more "
+        f"memory than a worker has. Dask says: {error}"
+    )
 
 
 class LocalDask:
@@ -85,10 +93,7 @@ class LocalDask:
             ran: Ran = future.result()
             return ran
         except KilledWorker as error:
-            raise ComputeError(
-                "the worker process died every time this function ran; often it needs more "
-                f"memory than a worker has. Dask says: {error}"
-            ) from error
+            raise died(error) from error
         except CancelledError as error:
             raise ComputeError("the workers were shut down while this function ran") from error
 

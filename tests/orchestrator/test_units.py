@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,9 @@ from qiskit import QuantumCircuit
 from orchestrator import classical, fan_out, open_qpu, quantum, resources
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.views import JobView
+from orchestrator.compute.fanout import FanOutError, Spread, fan_out_on
 from orchestrator.compute.recipe import function_digest
+from orchestrator.compute.shipping import StageContext
 from orchestrator.runs import Run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -79,6 +82,25 @@ def ask_and_break(item: tuple[str, int]) -> str:
 def spread_further(items: list[int]) -> tuple[list[int], str]:
     site = resources.resources().run.site
     return fan_out(number, items), str(site.state_dir)
+
+
+def mark(item: tuple[str, int]) -> int:
+    marks, value = item
+    with (Path(marks) / str(value)).open("a") as file:
+        file.write("x")
+    return value
+
+
+def kill_at_seven(item: tuple[str, int]) -> int:
+    marks, value = item
+    (Path(marks) / str(value)).touch()
+    if value == 7 and not (Path(marks).parent / "mended").exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def kill(_item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def quantum_jobs(run: Run) -> dict[str, JobView]:
@@ -250,6 +272,68 @@ def test_a_unit_that_is_tried_again_meets_its_job(run: Run, marks: Path, kind: s
     resources.resources()._calls.clear()  # as in another process
     assert set(call()) == made
     assert set(quantum_jobs(run)) - before == made
+
+
+@pytest.mark.slow
+def test_a_unit_that_kills_its_worker_fails_alone(run: Run, marks: Path) -> None:
+    @quantum(
+        qpu="fake"
+    )  # waits in the flow's process; a classical one may wait on the worker that dies
+    def risky(_qpu: object) -> list[int]:
+        return fan_out(kill_at_seven, [(str(marks), value) for value in range(40)])
+
+    @flow
+    def wide() -> list[int]:
+        return risky()
+
+    with pytest.raises(FanOutError, match=r"1 of 40 units failed.*number 7: ComputeError.*died"):
+        wide()
+    assert {path.name for path in marks.iterdir()} == {str(value) for value in range(40)}
+    run._occurrences.clear()
+    (marks.parent / "mended").touch()
+    for path in marks.iterdir():
+        path.unlink()
+    assert wide() == list(range(40))
+    assert {path.name for path in marks.iterdir()} == {"7"}
+
+
+@pytest.mark.slow
+def test_where_every_unit_kills_its_worker_not_each_is_waited_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.compute.fanout._MOST_KILLERS", 1)
+
+    @flow
+    def wide() -> list[None]:
+        return fan_out(kill, range(4))
+
+    with pytest.raises(FanOutError, match=r"4 of 4 units failed.*number 0: ComputeError"):
+        wide()
+
+
+@pytest.mark.parametrize("cut", [1, 5, 9, 20])
+def test_a_torn_record_costs_only_itself(run: Run, marks: Path, cut: int) -> None:
+    folder = run.site.state_dir / "units" / run.id
+    before = set(folder.glob("*")) if folder.exists() else set()
+    context = StageContext(run=run.id, key=f"torn-{cut}", site=run.site, qpu=None, keep_dir=folder)
+    client = resources.resources().compute().client()
+
+    def spread() -> list[int]:
+        turns: dict[str, int] = {}
+
+        def turn_of(content: str) -> int:
+            turns[content] = turns.get(content, -1) + 1
+            return turns[content]
+
+        items = [(str(marks), value) for value in range(3)]
+        return fan_out_on(client, mark, items, Spread(context=context, turn_of=turn_of))
+
+    assert spread() == [0, 1, 2]
+    (path,) = set(folder.glob("*")) - before
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert spread() == spread() == [0, 1, 2]
+    runs_of_each = sorted(len(path.read_text()) for path in marks.iterdir())
+    assert runs_of_each == [1, 1, 2]
 
 
 def test_units_may_spread_units(run: Run) -> None:
