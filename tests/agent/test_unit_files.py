@@ -1,0 +1,56 @@
+"""The unit files on the systemd page: systemd reads them, and their commands exist."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from orchestrator.cli.app import app
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "operate-under-systemd.md"
+UNITS = dict(re.findall(r"```ini file=(\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
+
+each_unit = pytest.mark.parametrize("name", sorted(UNITS))
+
+
+def test_there_is_one_for_the_broker_and_one_for_the_agent():
+    assert sorted(UNITS) == ["hpcqc-agent.service", "hpcqc-broker.service"]
+
+
+@each_unit
+def test_its_command_and_options_exist(name):
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str
+    unit.read_string(UNITS[name])
+    program, *words = shlex.split(unit["Service"]["ExecStart"])
+    assert program.endswith("/bin/hpcqc")
+    command = get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    context = command.make_context(command.name, words)
+    assert context.params["site"] == Path("/etc/hpcqc/site.toml")
+
+
+@each_unit
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_systemd_reads_it(name, tmp_path):
+    unit = UNITS[name].replace("/opt/hpcqc/bin/hpcqc", sys.executable)
+    (tmp_path / name).write_text(unit)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    about_it = [line for line in done.stderr.splitlines() if line.startswith(str(tmp_path))]
+    assert not about_it, done.stderr
+    assert "is not executable" not in done.stderr
