@@ -19,7 +19,7 @@ _ID_SHOWN = 11
 def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
     """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
     site = load_site(site_file)
-    documents = [job_document(job) for job in jobs_of(site, run)]
+    documents = [job_document(job) for job in jobs_of(site, run, limit + 1)]
     shown = documents[-limit:]
     if as_json:
         print_json(shown)
@@ -42,7 +42,7 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
     ]
     tabulate(columns, rows)
     if len(documents) > len(shown):
-        say(f"the latest {len(shown)} of {len(documents)}; --limit shows more", style="dim")
+        say(f"the latest {len(shown)}; --limit shows more", style="dim")
 
 
 def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:

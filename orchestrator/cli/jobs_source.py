@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING
 from orchestrator.config import ConfigError, Site, resolve_secrets
 
 if TYPE_CHECKING:
+    from orchestrator.broker.ledger import Ledger, Restored
     from orchestrator.broker.remote import RemoteBroker
     from orchestrator.broker.views import JobView
 
-__all__ = ["check_ledger", "has_ledger", "job_of", "jobs_of", "ledger_path"]
+__all__ = ["JobsOfRun", "check_ledger", "has_ledger", "job_of", "jobs_of", "ledger_path"]
 
 # Who only looks does not wait for a service that is being restarted.
 _PATIENCE_S = 3.0
@@ -45,29 +47,90 @@ def check_ledger(state_dir: Path) -> None:
         Ledger.open(ledger_path(state_dir)).close()
 
 
-def jobs_of(site: Site, run: str | None = None) -> list[JobView]:
-    """Return the jobs of a run, those made inside its workers included, or of all runs.
+def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> list[JobView]:
+    """Return the latest jobs of a run, those made inside its workers included, or of all runs.
 
     No ledger yet means no jobs. Raises ``LedgerError``, or what a service answers.
     """
     if site.broker.url is not None:
         with closing(_service(site, site.broker.url)) as service:
-            return service.jobs(run)
+            return service.jobs(run)[-limit if limit else 0 :]
     if not has_ledger(site.state_dir):
         return []
     from orchestrator.broker.host import SERVICE_SCOPE
     from orchestrator.broker.ledger import Ledger
 
     with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
-        if run is None:
-            return ledger.jobs()
-        # A worker that calls a primitive writes to a scope of its own, "run~stage".
-        scopes = [scope for scope in ledger.runs() if scope == run or scope.startswith(f"{run}~")]
-        found = [job for scope in scopes for job in ledger.jobs(scope)]
-        # A service here, the agent's say, writes those of all runs to its own.
-        served = ledger.jobs(SERVICE_SCOPE)
-        found += [job for job in served if job.run == run or job.run.startswith(f"{run}~")]
-    return sorted(found, key=lambda job: job.submitted_at)
+        # A service here, the agent's say, writes the jobs of all runs to its own scope.
+        return ledger.jobs(run, limit, services=[SERVICE_SCOPE])
+
+
+class JobsOfRun:
+    """A run's jobs, looked at again and again while it goes on; from any thread.
+
+    Keeps its connection, and reads from the ledger only what is new.
+    """
+
+    def __init__(self, site: Site, run: str) -> None:
+        """Take note; nothing is opened yet."""
+        self._site, self._run = site, run
+        self._service: RemoteBroker | None = None
+        self._ledger: Ledger | None = None
+        self._followed: dict[str, Restored] = {}
+        self._served: list[JobView] = []
+        self._jobs: list[JobView] = []
+        self._lock = threading.Lock()
+
+    def read(self) -> list[JobView]:
+        """Return the jobs as they are now. Raises as `jobs_of` does."""
+        with self._lock:
+            url = self._site.broker.url
+            if url is not None:
+                self._service = self._service or _service(self._site, url)
+                return self._service.jobs(self._run)
+            if self._ledger is None:
+                if not has_ledger(self._site.state_dir):
+                    return []
+                self._open()
+            if self._catch_up():
+                self._jobs = self._folded()
+            return self._jobs
+
+    def close(self) -> None:
+        """Let the connection go; a later `read` makes a new one."""
+        with self._lock:
+            for opened in (self._service, self._ledger):
+                if opened is not None:
+                    opened.close()
+            self._service = self._ledger = None
+            self._followed.clear()
+
+    def _open(self) -> None:
+        from orchestrator.broker.host import SERVICE_SCOPE
+        from orchestrator.broker.ledger import Ledger
+
+        self._ledger = Ledger.open(ledger_path(self._site.state_dir))
+        # Where no service is configured, what one did for this run is past.
+        self._served = self._jobs = self._ledger.jobs(self._run, services=[SERVICE_SCOPE])
+
+    def _catch_up(self) -> bool:
+        """Read what is new; return whether anything is."""
+        assert self._ledger is not None
+        before = {scope: followed.seq for scope, followed in self._followed.items()}
+        for scope in self._ledger.runs():
+            if scope == self._run or scope.startswith(f"{self._run}~"):
+                followed = self._ledger.follow(scope, self._followed.get(scope))
+                self._followed[scope] = followed
+        return before != {scope: one.seq for scope, one in self._followed.items()}
+
+    def _folded(self) -> list[JobView]:
+        from orchestrator.broker.records import job_view
+
+        found = {job.id: job for job in self._served}
+        for followed in self._followed.values():
+            tasks = followed.state.tasks
+            found |= {job: job_view(one, tasks) for job, one in followed.state.jobs.items()}
+        return sorted(found.values(), key=lambda job: job.submitted_at)
 
 
 def job_of(site: Site, job: str) -> JobView:

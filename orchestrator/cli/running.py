@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import runs
 from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
 from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
-from orchestrator.cli.jobs_source import check_ledger, jobs_of
+from orchestrator.cli.jobs_source import JobsOfRun, check_ledger
 from orchestrator.cli.output import print_error
 from orchestrator.cli.parameters import assignments, bound_parameters
 from orchestrator.cli.progress import Progress
@@ -141,6 +141,7 @@ class _Execution:
     def __init__(self, plan: _Plan, ready: _Ready, earlier: dict[str, Any] | None) -> None:
         self._plan, self._ready = plan, ready
         self._seen: list[Any] = []
+        self._ledger_jobs = JobsOfRun(plan.site, plan.id)
         self._earlier_stages = plan.folder.earlier_stages()
         self._finished_before = (earlier or {}).get("status") == "completed"
         self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu)
@@ -182,6 +183,7 @@ class _Execution:
         finally:
             progress.stop()
             runs.activate(None)
+            self._ledger_jobs.close()
             self._plan.folder.close()
 
     def _work(self, progress: Progress) -> tuple[Any, BaseException | None]:
@@ -255,7 +257,7 @@ class _Execution:
     def _jobs(self) -> list[Any]:
         """Return the run's jobs; where they cannot be read now, those last seen."""
         try:
-            self._seen = jobs_of(self._plan.site, self._plan.id)
+            self._seen = self._ledger_jobs.read()
         except (ValueError, RuntimeError) as error:  # the ledger, or a service that is away
             logging.getLogger(__name__).info("%s", error)
         return self._seen

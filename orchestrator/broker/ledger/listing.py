@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +18,7 @@ from orchestrator.broker.views import JobId, JobView
 __all__ = ["Wanted", "find_job", "latest_jobs", "list_ended"]
 
 _IDS_AT_ONCE = 500
+_Views = dict[tuple[str, JobId], JobView]  # by scope and id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,32 +34,27 @@ class Wanted:
 
 def list_ended(reader: Reader, wanted: Wanted) -> list[JobView]:
     """Return jobs that a checkpoint has moved out of the state, in order of submission."""
-    query = sa.select(ended_jobs.c.id, ended_jobs.c.record)
-    for column in ("scope", "run", "project"):
-        value = getattr(wanted, column)
-        if value is not None:
-            query = query.where(ended_jobs.c[column] == value)
-    if wanted.since is not None:
-        query = query.where(ended_jobs.c.ended_at >= wanted.since.timestamp())
-    query = query.order_by(ended_jobs.c.submitted_at.desc()).limit(wanted.limit)
-    return _in_order([read_ended(reader, job, text).view for job, text in reader.rows(query)])
+    return _in_order(_ended(reader, wanted))
 
 
-def latest_jobs(reader: Reader, run: str | None, limit: int | None) -> list[JobView]:
+def latest_jobs(
+    reader: Reader, run: str | None, limit: int | None, services: Sequence[str]
+) -> list[JobView]:
     """Return the latest jobs, of a run or of all, in order of submission."""
     if run is not None:
-        return _in_order(_of_run(reader, run, limit))[-limit if limit else 0 :]
+        return _in_order(_of_run(reader, run, limit, services))[-limit if limit else 0 :]
+    found: _Views = {}
     if limit is None:
-        found = {(view.run, view.id): view for view in list_ended(reader, Wanted())}
+        found |= _ended(reader, Wanted())
         for scope in reader.scopes():
-            found |= {(view.run, view.id): view for view in _in_state(reader, scope).values()}
-        return _in_order(list(found.values()))
+            found |= _in_state(reader, scope)
+        return _in_order(found)
     wanted: dict[str, list[JobId]] = {}
     for job, scope in _last_submissions(reader, limit):
         wanted.setdefault(scope, []).append(JobId(job))
-    return _in_order(
-        [view for scope, jobs in wanted.items() for view in _these(reader, scope, jobs)]
-    )
+    for scope, jobs in wanted.items():
+        found |= _these(reader, scope, jobs)
+    return _in_order(found)
 
 
 def find_job(reader: Reader, job: str) -> JobView:
@@ -75,35 +72,65 @@ def find_job(reader: Reader, job: str) -> JobView:
             f"job {job!r} is ambiguous: {many}" if found else f"no job {job!r} in {name}"
         )
     scope, name = found.pop()
-    return _these(reader, scope, [JobId(name)])[0]
+    (view,) = _these(reader, scope, [JobId(name)]).values()
+    return view
 
 
-def _of_run(reader: Reader, run: str, limit: int | None) -> list[JobView]:
-    """A run's jobs are in its own scope, or in that of a service."""
-    found = {view.id: view for view in list_ended(reader, Wanted(run=run, limit=limit))}
-    services = [row[0] for row in reader.rows(sa.select(snapshots.c.scope))]
-    for scope in dict.fromkeys([run, *services]):
-        there = _in_state(reader, scope)
-        found |= {job: view for job, view in there.items() if run in (scope, view.run)}
-    return list(found.values())
+def _ended(reader: Reader, wanted: Wanted) -> _Views:
+    query = sa.select(ended_jobs.c.scope, ended_jobs.c.id, ended_jobs.c.record)
+    for column in ("scope", "run", "project"):
+        value = getattr(wanted, column)
+        if value is not None:
+            query = query.where(ended_jobs.c[column] == value)
+    if wanted.since is not None:
+        query = query.where(ended_jobs.c.ended_at >= wanted.since.timestamp())
+    query = query.order_by(ended_jobs.c.submitted_at.desc()).limit(wanted.limit)
+    return _views(reader, query)
 
 
-def _these(reader: Reader, scope: str, jobs: list[JobId]) -> list[JobView]:
-    """Return some jobs of a scope. A row of one that was taken up again is out of date."""
-    there = _in_state(reader, scope)
-    found = [there[job] for job in jobs if job in there]
-    ended = [job for job in jobs if job not in there]
-    for first in range(0, len(ended), _IDS_AT_ONCE):
-        query = sa.select(ended_jobs.c.id, ended_jobs.c.record).where(
-            ended_jobs.c.scope == scope, ended_jobs.c.id.in_(ended[first : first + _IDS_AT_ONCE])
-        )
-        found += [read_ended(reader, job, text).view for job, text in reader.rows(query)]
+def _of_run(reader: Reader, run: str, limit: int | None, services: Sequence[str]) -> _Views:
+    """A run's jobs are in its own scope, in those of its workers, or in that of a service."""
+    found = _ended(reader, Wanted(run=run, limit=limit))
+    found |= _ended(reader, Wanted(scope=run, limit=limit))
+    own = [s for s in reader.scopes() if s == run or s.startswith(f"{run}~")]
+    for scope in own:
+        found |= _in_state(reader, scope)
+    known = [row[0] for row in reader.rows(sa.select(snapshots.c.scope))]
+    for scope in {*known, *services}.difference(own):
+        found |= _in_state(reader, scope, run)  # one taken up again counts as it is now
     return found
 
 
-def _in_state(reader: Reader, scope: str) -> dict[JobId, JobView]:
+def _these(reader: Reader, scope: str, jobs: list[JobId]) -> _Views:
+    """Return some jobs of a scope. A row of one that was taken up again is out of date."""
+    there = _in_state(reader, scope)
+    found = {(scope, job): there[scope, job] for job in jobs if (scope, job) in there}
+    ended = [job for job in jobs if (scope, job) not in there]
+    for first in range(0, len(ended), _IDS_AT_ONCE):
+        found |= _views(
+            reader,
+            sa.select(ended_jobs.c.scope, ended_jobs.c.id, ended_jobs.c.record).where(
+                ended_jobs.c.scope == scope,
+                ended_jobs.c.id.in_(ended[first : first + _IDS_AT_ONCE]),
+            ),
+        )
+    return found
+
+
+def _views(reader: Reader, query: sa.Select[tuple[str, str, str]]) -> _Views:
+    found = [(scope, read_ended(reader, job, text)) for scope, job, text in reader.rows(query)]
+    # Jobs of one commit have one time; sorting by time leaves them in this order.
+    found.sort(key=lambda pair: pair[1].job.arrival)
+    return {(scope, ended.job.submitted.job): ended.view for scope, ended in found}
+
+
+def _in_state(reader: Reader, scope: str, run: str | None = None) -> _Views:
     state = restore(reader, scope).state
-    return {job: job_view(record, state.tasks) for job, record in state.jobs.items()}
+    return {
+        (scope, job): job_view(record, state.tasks)
+        for job, record in state.jobs.items()
+        if run is None or record.submitted.run == run
+    }
 
 
 def _last_submissions(reader: Reader, limit: int) -> list[tuple[str, str]]:
@@ -113,5 +140,5 @@ def _last_submissions(reader: Reader, limit: int) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in reader.rows(query.limit(limit))]
 
 
-def _in_order(views: list[JobView]) -> list[JobView]:
-    return sorted(views, key=lambda view: view.submitted_at)
+def _in_order(views: _Views) -> list[JobView]:
+    return sorted(views.values(), key=lambda view: view.submitted_at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -94,13 +94,16 @@ class Ledger:
         """Return the ids of all runs, the oldest first."""
         return self._reader.scopes()
 
-    def jobs(self, run: str | None = None, limit: int | None = None) -> list[JobView]:
+    def jobs(
+        self, run: str | None = None, limit: int | None = None, services: Sequence[str] = ()
+    ) -> list[JobView]:
         """Return the latest jobs of a run, or of all runs, in order of submission.
 
-        A run's jobs are those in the scope of its name, and those that services keep for it.
+        A run's jobs are those in its own scope and its workers' (``RUN~…``), and those that
+        services keep for it. services: scopes of those, besides such as made a checkpoint.
         limit: how many at most; only the scopes they are in are read.
         """
-        return latest_jobs(self._reader, run, limit)
+        return latest_jobs(self._reader, run, limit, services)
 
     def job(self, job: str) -> JobView:
         """Return one job by its id or by the unambiguous start of it. Raises `LedgerError`."""

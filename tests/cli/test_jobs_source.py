@@ -1,0 +1,110 @@
+"""Jobs read beside whoever writes them: all of a run's, and only what is new."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backends.api import Usage
+from orchestrator.broker import events as ev
+from orchestrator.broker.ledger import Entries, Ledger
+from orchestrator.broker.ledger.reader import Reader
+from orchestrator.broker.views import JobId, JobState
+from orchestrator.cli.jobs_source import JobsOfRun, jobs_of, ledger_path
+from orchestrator.config import Site, load_site
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def job(number: int, run: str) -> list[ev.Event]:
+    name = JobId(f"j{number}")
+    part = ev.Part(job=name, pub=0, first_point=0, end_point=1, first_shot=0, end_shot=9)
+    submitted = ev.JobSubmitted(
+        job=name,
+        run=run,
+        stage=None,
+        call=number,
+        qpu="q",
+        backend="aer",
+        payload_kind="sampler",
+        digest=str(number),
+        pubs=(ev.PubShape(points=1, shots=9),),
+        num_qubits=2,
+        seed=None,
+    )
+    return [
+        submitted,
+        ev.TaskPlanned(tag=f"{name}.0", qpu="q", parts=(part,)),
+        ev.TaskCompleted(tag=f"{name}.0", usage=Usage()),
+    ]
+
+
+def append(ledger: Ledger, scope: str, events: list[ev.Event], second: int) -> None:
+    at = NOW + timedelta(seconds=second)
+    ledger.append(scope, Entries(events=[(event, at) for event in events]))
+
+
+@pytest.fixture
+def site(isolated_state: Path) -> Site:
+    return load_site()
+
+
+def test_a_run_is_followed_from_before_its_ledger_is_there(site: Site) -> None:
+    jobs = JobsOfRun(site, "r")
+    assert jobs.read() == jobs_of(site, "r") == []
+    ledger = Ledger.open(ledger_path(site.state_dir))
+    assert jobs.read() == []
+    append(ledger, "r", job(1, "r")[:2], 1)
+    assert [one.state for one in jobs.read()] == [JobState.RUNNING]
+    append(ledger, "r", job(1, "r")[2:], 2)
+    append(ledger, "other", job(7, "other"), 3)
+    append(ledger, "r~stage", job(2, "r"), 4)
+    append(ledger, "rr", job(8, "rr"), 5)
+    assert jobs.read() == jobs_of(site, "r")
+    assert [one.id for one in jobs.read()] == ["j1", "j2"]
+    assert all(one.state is JobState.COMPLETED for one in jobs.read())
+    jobs.close()
+    assert jobs.read() == jobs_of(site, "r")
+    jobs.close()
+    jobs.close()
+    ledger.close()
+
+
+def test_what_was_read_once_is_not_read_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger.open(ledger_path(site.state_dir))
+    for number in range(20):
+        append(ledger, "r", job(number, "r"), number)
+    jobs, seen = JobsOfRun(site, "r"), []
+    read = Reader.events
+
+    def counted(self: Reader, scope: str, after: int = 0):
+        for event in read(self, scope, after):
+            seen.append(event)
+            yield event
+
+    assert len(jobs.read()) == 20
+    monkeypatch.setattr(Reader, "events", counted)
+    append(ledger, "r", job(20, "r"), 20)
+    assert len(jobs.read()) == 21
+    assert jobs.read() is jobs.read()
+    assert len(seen) == 3
+    jobs.close()
+    ledger.close()
+
+
+def test_jobs_that_a_service_kept_for_the_run_are_among_them(site: Site) -> None:
+    ledger = Ledger.open(ledger_path(site.state_dir))
+    append(ledger, "service", job(1, "r") + job(2, "other"), 1)
+    assert [one.id for one in jobs_of(site, "r")] == ["j1"]
+    ledger.checkpoint("service", ledger.restore("service"))
+    append(ledger, "r", job(3, "r"), 2)
+    append(ledger, "service", job(4, "r"), 3)
+    jobs = JobsOfRun(site, "r")
+    assert [one.id for one in jobs.read()] == ["j1", "j3", "j4"]
+    assert jobs.read() == jobs_of(site, "r")
+    assert [one.id for one in jobs_of(site, limit=2)] == ["j3", "j4"]
+    assert [one.id for one in jobs_of(site, "service")] == ["j1", "j2", "j4"]
+    jobs.close()
+    ledger.close()
