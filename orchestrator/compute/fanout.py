@@ -14,9 +14,9 @@ import cloudpickle
 
 from orchestrator.compute.local import ComputeError, died
 from orchestrator.compute.recipe import function_digest, value_digest
-from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value
+from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, guest
 
-__all__ = ["FanOutError", "Progress", "Spread", "fan_out_on"]
+__all__ = ["ClusterLost", "FanOutError", "Progress", "Spread", "fan_out_on"]
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -26,6 +26,11 @@ _CHUNKS_PER_WORKER = 16
 _LARGEST_CHUNK = 32
 # Each death of a worker costs seconds; where so many units kill theirs, the others will as well.
 _MOST_KILLERS = 5
+_MOST_LOSSES = 10
+
+
+class ClusterLost(ComputeError):
+    """Scheduler and workers are gone, and with them the units that were under way."""
 
 
 class FanOutError(RuntimeError):
@@ -38,13 +43,15 @@ class Spread:
 
     turn_of: tells how many units of this content there were before, in this execution of the
     stage; the n-th one is the same unit when the stage is executed again. progress: told the
-    number of units done, and of all.
+    number of units done, and of all. again: returns a client of the cluster when it has been
+    started anew; None where its loss is the end.
     """
 
     context: StageContext
     turn_of: Callable[[str], int]
     retries: int = 0
     progress: Progress | None = None
+    again: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +62,9 @@ class _Unit:
     context: StageContext
     retries: int
 
-    def __call__(self, chunk: Sequence[tuple[str, Any]]) -> list[tuple[bool, Any]]:
-        return [self._one(name, item) for name, item in chunk]
+    def __call__(self, packed: bytes) -> list[tuple[bool, Any]]:
+        with guest(self.context.paths):
+            return [self._one(name, item) for name, item in cloudpickle.loads(packed)]
 
     def _one(self, name: str, item: Any) -> tuple[bool, Any]:
         # A key of its own, or two units that make equal quantum calls would make one.
@@ -89,7 +97,7 @@ def fan_out_on(
     named = list(zip(names, units, strict=True))
     failures: dict[int, Exception] = {}
     with kept:
-        for indices, outcomes in _stream(client, unit, named, todo):
+        for indices, outcomes in _enduring(client, unit, named, todo, spread.again):
             for index, (fine, value) in zip(indices, outcomes, strict=True):
                 (results if fine else failures)[index] = value
             kept.keep({i: results[i] for i in indices if i in results})
@@ -104,6 +112,29 @@ def fan_out_on(
     return [results[index] for index in range(len(units))]
 
 
+def _enduring(
+    client: Any,
+    unit: _Unit,
+    units: Sequence[tuple[str, Any]],
+    todo: Sequence[int],
+    again: Callable[[], Any] | None,
+) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
+    """Yield as `_stream` does; what a cluster that was lost still owed, the next one does."""
+    owed = dict.fromkeys(todo)
+    for loss in range(_MOST_LOSSES + 1):
+        try:
+            for indices, outcomes in _stream(client, unit, units, list(owed)):
+                for index in indices:
+                    del owed[index]
+                yield indices, outcomes
+        except ClusterLost:
+            if again is None or loss == _MOST_LOSSES:
+                raise
+            client = again()
+        else:
+            return
+
+
 def _stream(
     client: Any, unit: _Unit, units: Sequence[tuple[str, Any]], todo: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
@@ -113,7 +144,8 @@ def _stream(
     workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
     size = min(_LARGEST_CHUNK, max(1, len(todo) // (workers * _CHUNKS_PER_WORKER)))
     chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
-    inputs = [[units[index] for index in chunk] for chunk in chunks]
+    # Unpacked by the unit, where the user's own classes can be found.
+    inputs = [cloudpickle.dumps([units[index] for index in chunk]) for chunk in chunks]
     futures = client.map(unit, inputs, pure=False)
     owner: dict[Future[Any], Sequence[int]] = dict(zip(futures, chunks, strict=True))
     ended = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
@@ -135,7 +167,7 @@ def _one_by_one(
     for index in suspects:
         outcome: tuple[bool, Any] = (False, reason)
         if killers < _MOST_KILLERS:
-            future = client.submit(unit, [units[index]], pure=False)
+            future = client.submit(unit, cloudpickle.dumps([units[index]]), pure=False)
             ended = future.exception()
             if ended is None:
                 (outcome,) = future.result()
@@ -150,7 +182,7 @@ def _is_of_a_killed_worker(future: Any, outcome: Any) -> bool:
     from distributed import KilledWorker
 
     if future.status == "cancelled":
-        raise ComputeError("the workers were shut down while units ran")
+        raise ClusterLost("the workers were shut down while units ran")
     error: Exception = outcome[1]
     if isinstance(error, KilledWorker):
         return True

@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from orchestrator.compute.local import ComputeError
-from orchestrator.compute.shipping import Ran, Shipment, forget_functions, run_timed
-from orchestrator.compute.visiting import make_room, own_paths, take_note
+from orchestrator.compute.shipping import Ran, Shipment, guest, run_timed
+from orchestrator.compute.visiting import own_paths
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -73,8 +74,9 @@ class SharedDask:
         from distributed import KilledWorker
         from distributed.comm.core import CommClosedError
 
-        packed = cloudpickle.dumps((shipment, args, kwargs))
         paths = own_paths()
+        shipment = replace(shipment, context=replace(shipment.context, paths=paths))
+        packed = cloudpickle.dumps((shipment, args, kwargs))
         for _ in range(_MOST_LOSSES):
             client = self.client()
             try:
@@ -133,10 +135,6 @@ class SharedDask:
 
 def _run_packed(packed: bytes, paths: tuple[str, ...]) -> Ran:
     """Unpack where the visitor's modules can be found, then run."""
-    if make_room(paths):
-        forget_functions()
-    try:
+    with guest(paths):
         shipment, args, kwargs = cloudpickle.loads(packed)
         return run_timed(shipment, args, kwargs)
-    finally:
-        take_note()

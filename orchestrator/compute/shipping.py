@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from typing import Any
 
 import cloudpickle
 
+from orchestrator.compute.visiting import make_room, take_note
+
 __all__ = [
     "Execution",
     "Ran",
@@ -24,7 +26,7 @@ __all__ = [
     "StageContext",
     "dump_by_value",
     "execution",
-    "forget_functions",
+    "guest",
     "run_timed",
     "stage_context",
     "within",
@@ -38,6 +40,7 @@ class StageContext:
     key: stable over reruns. keep_dir: folder for finished items of a fan-out, None if the run
     cannot be resumed. site, qpu: for primitives called inside a worker. cores: threads it may use.
     lent: identity of the QPU that a quantum stage was lent, and that its key therefore covers.
+    paths: where the user's own modules are; only for workers that several flows share.
     """
 
     run: str
@@ -47,6 +50,7 @@ class StageContext:
     keep_dir: Path | None
     cores: int = 1
     lent: str = ""
+    paths: tuple[str, ...] = ()
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -141,9 +145,18 @@ def _load(data: bytes) -> Callable[..., Any]:
     return function
 
 
-def forget_functions() -> None:
-    """Unpickle each function anew from here on: a module that it uses has changed."""
-    _load.cache_clear()
+@contextmanager
+def guest(paths: Sequence[str]) -> Iterator[None]:
+    """Run a block, on a worker that flows share, with the modules of one of them as they are now."""
+    if not paths:
+        yield
+        return
+    if make_room(paths):
+        _load.cache_clear()
+    try:
+        yield
+    finally:
+        take_note()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +168,10 @@ class Shipment:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function under its context, with its share of threads; close what it opened."""
+        with guest(self.context.paths):
+            return self._call(args, kwargs)
+
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = _load(self.data)
         with _executing(self.context), within(self.context):
             if self.context.cores == 1:
