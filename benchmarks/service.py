@@ -81,11 +81,12 @@ def _service() -> Iterator[str]:
             [*_SERVE, "--listen", url, "--site", str(folder / "site.toml")],
             env=_environment(folder),
             cwd=ROOT,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
         )
-        assert process.stderr is not None
-        while "ready" not in process.stderr.readline():
+        assert process.stdout is not None
+        while "ready" not in process.stdout.readline():
             assert process.poll() is None
         try:
             yield url

@@ -63,7 +63,10 @@ class Integrals:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ActiveSpace:
-    """`Integrals` cut down to a few orbitals; the inner electrons are in ``constant``."""
+    """`Integrals` cut down to a few orbitals; the inner electrons are in ``constant``.
+
+    cut_from: electrons and orbitals of the whole.
+    """
 
     label: str
     one_body: NDArray[np.float64]
@@ -71,6 +74,7 @@ class ActiveSpace:
     constant: float
     nelec: tuple[int, int]
     hf_energy: float
+    cut_from: tuple[int, int]
     notes: tuple[str, ...] = ()
 
     @property
@@ -188,6 +192,7 @@ def active_space(integrals: Integrals, choice: SpaceChoice) -> ActiveSpace:
         constant=integrals.constant + float(np.trace((h1 + mean)[inner, inner])),
         nelec=(up - core, down - core),
         hf_energy=integrals.hf_energy,
+        cut_from=(up + down, len(h1)),
         notes=integrals.notes,
     )
 

@@ -19,7 +19,7 @@ broadcast estimator PUB. ``hpcqc run flows.dissociation -p name=value …`` take
   ``seed`` of simulated sampling.
 
 Beside the keys that `flows` documents, the result has ``molecule``, ``basis``, ``active_space``
-(electrons, orbitals), ``points`` (see `flows._curve_report.CurvePoint`; ``error_mha`` is against
+(electrons, orbitals) and what it was ``cut_from``, ``points`` (see `flows._curve_report.CurvePoint`; ``error_mha`` is against
 exact), ``max_error_mha``, and ``chemical_accuracy``: whether all are within 1.6 mHa.
 """
 
@@ -247,8 +247,12 @@ def _facts(name: str, basis: str | None, space: ActiveSpace) -> dict[str, Any]:
         "molecule": name,
         "basis": basis,
         "active_space": {"electrons": sum(space.nelec), "orbitals": space.orbitals},
+        "cut_from": {"electrons": space.cut_from[0], "orbitals": space.cut_from[1]},
     }
 
 
 def _size(space: ActiveSpace) -> str:
-    return f"{sum(space.nelec)} electrons in {space.orbitals} orbitals"
+    """Say how large the active space is, and of what it is a part."""
+    held, whole = (sum(space.nelec), space.orbitals), space.cut_from
+    text = f"{held[0]} electrons in {held[1]} orbitals"
+    return text if held == whole else f"{text} (of {whole[0]} in {whole[1]})"

@@ -77,13 +77,15 @@ class Run:
     def qpu_identity(self, name: str) -> str:
         """Return a QPU's name with a digest of its backend and options, as ``NAME-DIGEST``.
 
-        A secret counts by where it is kept, so that a renewed one changes nothing. For a name
-        the site does not have, the name alone.
+        A secret counts by where it is kept, so that a renewed one changes nothing; the speed
+        of a simulated clock changes no result either. For a name the site does not have, the
+        name alone.
         """
         settings = self.site.qpus.get(name)
         if settings is None:
             return name
-        text = json.dumps([settings.backend, settings.options], sort_keys=True, default=repr)
+        options = {k: v for k, v in settings.options.items() if k != "time_scale"}
+        text = json.dumps([settings.backend, options], sort_keys=True, default=repr)
         return f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
     def spans(self) -> list[StageSpan]:
