@@ -14,8 +14,11 @@ from orchestrator.broker.ledger.errors import LedgerError
 __all__ = ["Place", "connected_engine", "place_of"]
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
-# A transaction whose client vanished without a word must not stay open for ever.
-_SERVER_OPTIONS = "-c idle_in_transaction_session_timeout=30000"
+# Neither a transaction nor a claim may outlive a client that vanished without a word.
+_SERVER_OPTIONS = (
+    "-c idle_in_transaction_session_timeout=30000 "
+    "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

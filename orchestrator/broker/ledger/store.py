@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +69,18 @@ class Ledger:
             engine.dispose()
             raise
         return cls(place, engine, patience_s)
+
+    def claim_service(self, holder: str = "") -> None:
+        """Become the one broker that serves this ledger, until it is closed or the process dies.
+
+        Brokers embedded in runs are no services and go on beside it. holder: what a second one
+        is told; by default the process, its host and the time. On a server the claim goes with
+        the connection that `append` uses: should another broker have taken it while that was
+        lost, `append` raises. Raises `LedgerHeld` that says who serves the ledger; finding that
+        out takes 2 s on a server.
+        """
+        now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
+        self._writer.claim(holder or f"process {os.getpid()} on {platform.node()} since {now}")
 
     def append(self, scope: str, entries: Entries) -> None:
         """Write one transaction; on return it is on disk.

@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 
+from orchestrator.broker.ledger.claims import claim_file, claim_on_server, held_error, note_holder
 from orchestrator.broker.ledger.errors import LedgerError, database_words, is_damage
 from orchestrator.broker.ledger.place import Place
 from orchestrator.broker.ledger.rows import EVENT_COLUMNS, Entries, row_of
@@ -19,6 +20,7 @@ __all__ = ["Statement", "Writer"]
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_NOTICED_S = 2.0
 _Rows = list[tuple[Any, ...]]
 _Batch = tuple[str, Sequence[tuple[Any, ...]]]
 Statement = tuple[sa.Executable, list[dict[str, Any]]]
@@ -46,6 +48,8 @@ class Writer:
         self._on_server = place.path is None
         self._connection: sa.Connection | None = None
         self._doubt: _Doubt | None = None
+        self._lock: IO[str] | None = None
+        self._holder: str | None = None
         # Compiled once: building them anew costs more than SQLite takes to commit.
         self._add_event = _compiled(events, engine, EVENT_COLUMNS)
         self._add_payload = _compiled(payloads, engine, ("digest", "data"))
@@ -89,28 +93,67 @@ class Writer:
                 self._connection = self._engine.connect()
             run(self._connection)
 
+    def claim(self, holder: str) -> None:
+        """See `Ledger.claim_service`."""
+        if self._place.path is not None:
+            if self._lock is None:
+                self._lock = claim_file(self._place.path.resolve(), holder)
+            return
+        self._drop()
+        self._holder = holder  # from now on, to connect is to claim
+        try:
+            self._persist(lambda connection: note_holder(connection, holder))
+        except LedgerError:
+            self._holder = None
+            raise
+
     def close(self) -> None:
-        """Let the connection go; closing twice does nothing."""
+        """Let connection and claim go; closing twice does nothing."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _persist(self, work: Callable[[sa.Connection], None]) -> None:
         """Do it on a server; where the connection is lost, connect and do it again."""
         deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
         while True:
+            connected = self._connection is not None
             try:
                 if self._connection is None:
-                    self._connection = self._engine.connect()
+                    self._connection = self._connect()
+                    connected = True
                 work(self._connection)
                 return
             except (sa.exc.DBAPIError, _StillUnderWay) as error:
-                lost = self._connection is None or getattr(error, "connection_invalidated", True)
-                self._drop()
-                if not lost or time.monotonic() + pause > deadline:
+                lost = not connected or getattr(error, "connection_invalidated", False)
+                if lost:
+                    self._drop()
+                again = lost or isinstance(error, _StillUnderWay)
+                if not again or time.monotonic() + pause > deadline:
                     raise self._refusal(error) from error
                 time.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _connect(self) -> sa.Connection:
+        connection = self._engine.connect()
+        if self._holder is None:
+            return connection
+        # A server takes a moment to notice that the holder, or a connection of ours, is dead.
+        deadline = time.monotonic() + _NOTICED_S
+        try:
+            while (held_by := claim_on_server(connection)) is not None:
+                mine = held_by == self._holder
+                if time.monotonic() > deadline + (self._patience_s if mine else 0.0):
+                    raise held_error(self._place.name, held_by)
+                time.sleep(_FIRST_PAUSE_S)
+        except BaseException:
+            connection.invalidate()
+            connection.close()
+            raise
+        return connection
 
     def _commit_once(
         self, connection: sa.Connection, batches: Sequence[_Batch], rows: _Rows
