@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 from typing import Literal
 
 from backends.api import Backend, QpuUnavailable, Result, Target, Usage
@@ -18,7 +19,7 @@ from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.broker.records import job_view
+from orchestrator.broker.records import JobRecord, job_view
 from orchestrator.broker.service import BrokerService, Commit
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import QpuSettings
@@ -191,16 +192,13 @@ class SiteBroker:
             raise JobUnknown(f"no job {job!r}")
         return job_view(record, self.service.state.tasks)
 
-    async def jobs(self, run: str | None, limit: int) -> list[JobView]:
-        """Return the latest jobs, of one run or of all, in order of submission."""
+    def jobs(
+        self, limit: int | None = None, wanted: Callable[[JobRecord], bool] = lambda _: True
+    ) -> list[JobView]:
+        """Return the latest jobs that are wanted, in order of submission; all without a limit."""
         state = self.service.state
-        found: list[JobView] = []
-        for record in reversed(state.jobs.values()):
-            if run is None or record.submitted.run == run:
-                found.append(job_view(record, state.tasks))
-                if len(found) == limit:
-                    break
-        return found[::-1]
+        latest = (record for record in reversed(state.jobs.values()) if wanted(record))
+        return [job_view(record, state.tasks) for record in islice(latest, limit)][::-1]
 
     def is_waiting(self, job: JobView) -> bool:
         """Whether a client is to wait on although the job is uncertain."""
@@ -210,7 +208,7 @@ class SiteBroker:
     async def uses(self) -> dict[str, ProjectUse]:
         """Return what each project used so far."""
         uses: dict[str, ProjectUse] = {}
-        for job in await self.jobs(None, len(self.service.state.jobs)):
+        for job in self.jobs():
             use = uses.setdefault(job.project, ProjectUse())
             use.jobs += 1
             use.open += not job.state.is_final
@@ -221,7 +219,7 @@ class SiteBroker:
         """Return the tasks that were at work on QPUs since then, one entry for each job in them."""
         return [
             Slot(job=job, task=task)
-            for job in await self.jobs(None, len(self.service.state.jobs))
+            for job in self.jobs()
             for task in job.tasks
             if task.started_at is not None and (task.ended_at is None or task.ended_at >= since)
         ]

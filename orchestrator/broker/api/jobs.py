@@ -22,6 +22,7 @@ from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client import Call, job_error
 from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
+from orchestrator.broker.records import JobRecord
 from orchestrator.broker.views import JobId, JobState, JobView
 
 __all__ = ["Cancelled", "Resolution", "router"]
@@ -111,14 +112,17 @@ async def listed(
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
 ) -> list[JobView]:
     """Return the latest jobs the caller may see, the oldest of them first."""
-    found = [
-        job
-        for job in await broker.jobs(run, limit)
-        if caller.may_see(job.project)
-        and (state is None or job.state is state)
-        and (qpu is None or job.qpu == qpu)
-    ]
-    return found[-limit:]
+
+    def wanted(record: JobRecord) -> bool:
+        submitted = record.submitted
+        return (
+            caller.may_see(submitted.project)
+            and run in (None, submitted.run)
+            and qpu in (None, submitted.qpu)
+            and state in (None, record.state)
+        )
+
+    return broker.jobs(limit, wanted)
 
 
 @router.get("/{job}")
