@@ -156,7 +156,10 @@ class SiteBroker:
                     self.service.attach(self.qpus[qpu], backend)
                 except Exception as error:
                     self._broken[qpu] = f"{type(error).__name__}: {error}"
-                    raise QpuUnavailable(f"QPU {qpu!r}: {self._broken[qpu]}") from error
+                    # A vendor's words may hold an address or a secret: they are for operators.
+                    raise QpuUnavailable(
+                        f"QPU {qpu!r} cannot be opened now; an operator sees why in its status"
+                    ) from error
                 self._broken.pop(qpu, None)
                 self._backends[qpu] = backend
             return self._backends[qpu]

@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 
 from backends import registry
+from backends.api import Backend
 from orchestrator.broker.api.app import ApiSettings, create_app
 from orchestrator.broker.api.guards import Limits
 from orchestrator.broker.host import SiteBroker
@@ -79,15 +80,27 @@ class Room:
 
 
 @contextmanager
-def open_room(state: Path, *, limits: Limits | None = None, run_s: float = 60.0) -> Iterator[Room]:
-    """Open an application whose QPU ``fake`` takes so long for each task."""
+def open_room(
+    state: Path, *, limits: Limits | None = None, run_s: float = 60.0, vendor_says: str = ""
+) -> Iterator[Room]:
+    """Open an application whose QPU ``fake`` takes so long for each task.
+
+    vendor_says: adds a QPU ``broken`` that cannot be opened, for this reason.
+    """
     ledger = Ledger.open(state / "ledger.db")
     options = {"run_s": run_s, "durable": True}
+    names = ["fake", "broken"] if vendor_says else ["fake"]
+
+    def open_backend(qpu: str) -> Backend:
+        if qpu == "broken":
+            raise RuntimeError(vendor_says)
+        return registry.create("fake", options, state_dir=state / qpu)
+
     broker = SiteBroker(
-        qpus={"fake": QpuSettings(name="fake", backend="fake", options=options)},
+        qpus={name: QpuSettings(name=name, backend="fake", options=options) for name in names},
         ledger=ledger,
         clock=lambda: datetime.now(UTC),
-        open_backend=lambda qpu: registry.create("fake", options, state_dir=state / qpu),
+        open_backend=open_backend,
     )
     tokens = TokenFile(state / "tokens.json")
     app = create_app(broker, ApiSettings(tokens=tokens.path, limits=limits or Limits()))

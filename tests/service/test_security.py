@@ -123,3 +123,20 @@ def test_huge_headers_are_refused(service: Service) -> None:
             answer = b""
     assert answer == b""
     assert httpx.get(f"{service.url}/health").status_code == 200
+
+
+def test_what_a_vendor_says_of_a_broken_qpu_is_for_operators_alone(tmp_path: Path) -> None:
+    with open_room(tmp_path, vendor_says="login with key s3cr3t-of-the-site failed") as room:
+        for caller, told in (("owner", False), ("operator", True)):
+            headers = room.headers[caller]
+            answers = [
+                room.http.get("/v1/qpus", headers=headers),
+                room.http.get("/v1/qpus/broken/target", headers=headers),
+                room.http.post("/v1/jobs?run=r&qpu=broken", headers=headers, content=b"x"),
+                room.http.get("/health"),
+            ]
+            states = {qpu["name"]: qpu["state"] for qpu in answers[0].json()}
+            assert states == {"fake": "online", "broken": "unavailable"}
+            assert answers[1].status_code == 503
+            assert ("s3cr3t" in answers[0].text) is told
+            assert not any("s3cr3t" in answer.text for answer in answers[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
@@ -107,9 +108,15 @@ async def whoami(caller: Caller) -> Whoami:
 
 
 @router.get("/qpus")
-async def qpus(broker: Broker) -> list[QpuStatus]:
-    """Return all QPUs and how they stand."""
-    return [broker.status(name) for name in broker.qpus]
+async def qpus(broker: Broker, caller: Caller) -> list[QpuStatus]:
+    """Return all QPUs and how they stand; why one cannot be opened is for operators alone."""
+    states = [broker.status(name) for name in broker.qpus]
+    return [
+        replace(state, reason=None)
+        if state.state == "unavailable" and not caller.is_operator
+        else state
+        for state in states
+    ]
 
 
 @router.get("/qpus/{qpu}/target")
