@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,34 @@ def curve(points: int = 2, calls: int = 3, pause: float = 0.0):
     angles = [angle.submit(number, pause) for number in range(points)]
     return [ups.submit(a, calls, pause).result() for a in angles]
 """
+NEIGHBOUR = """
+import time
+from dataclasses import dataclass
+
+STEP = 0.7
+
+@dataclass(frozen=True)
+class Item:
+    number: int
+
+def squared(item):
+    time.sleep(0.3)
+    return item.number ** 2
+"""
+SPREAD = """
+import neighbour
+from orchestrator import classical, fan_out
+from prefect import flow
+
+@classical
+def inside(count):
+    return sum(fan_out(neighbour.squared, [neighbour.Item(k) for k in range(count)]))
+
+@flow
+def spread(count: int = 40):
+    outside = fan_out(neighbour.squared, [neighbour.Item(k) for k in range(count)])
+    return [sum(outside), inside(count)]
+"""
 SLOW = ("-p", "points=4", "-p", "calls=3", "-p", "pause=0.5")
 
 
@@ -89,18 +118,35 @@ class Agent:
         return self.run("agent", "logs", "--lines", "15").stdout
 
     def pid(self, name: str) -> int:
-        status = self.run("agent", "status")
-        document = json.loads(status.stdout)
-        return int(document["pid"] if name == "supervisor" else document["children"][name]["pid"])
+        said = self.said()
+        return int((said["supervisor"] if name == "supervisor" else said["children"][name])["pid"])
 
-    def until(self, run: str, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + 150
+    def said(self) -> dict[str, Any]:
+        return json.loads((self.state / "agent" / "state.json").read_text())
+
+    def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            self.said()["addresses"]["prefect_api"] + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def until(self, run: str, *wanted: str) -> None:
+        """Return when Prefect says that the run is in one of these states."""
+        state, deadline = "", time.monotonic() + 200
         while time.monotonic() < deadline:
-            done = self.run("runs", run)  # may fail while the server is away
-            if done.returncode == 0 and wanted(found := json.loads(done.stdout)):
-                return found
-            time.sleep(0.3)
-        pytest.fail(f"{done.stdout}{done.stderr}\n{self.logs()}")
+            with contextlib.suppress(OSError):  # while the server is away
+                state = self.api(f"/flow_runs/{run}")["state"]["name"]
+            if state in wanted:
+                return
+            time.sleep(0.1)
+        pytest.fail(f"{state}\n{self.logs()}")
+
+    def ended(self, run: str) -> dict[str, Any]:
+        self.until(run, "Completed", "Failed")
+        return self("runs", run)
 
     def starts(self, run: str) -> list[int]:
         jobs = self("jobs", "--run", run, "--limit", "1000")
@@ -111,7 +157,8 @@ class Agent:
 def agent(tmp_path_factory) -> Iterator[Agent]:
     flows = tmp_path_factory.mktemp("f")
     (flows / "curve.py").write_text(FLOW)
-    (flows / "neighbour.py").write_text("STEP = 0.7\n")
+    (flows / "spread.py").write_text(SPREAD)
+    (flows / "neighbour.py").write_text(NEIGHBOUR)
     made = Agent(state=tmp_path_factory.mktemp("s"), flows=flows)
     made("agent", "start")
     made("deploy", "curve.py:curve")
@@ -131,15 +178,6 @@ def expected(agent) -> list[list[int]]:
     return run["result"]
 
 
-def api(agent: Agent, path: str, body: dict[str, Any]) -> Any:
-    url = agent("agent", "status")["addresses"]["prefect_api"]
-    request = urllib.request.Request(
-        f"{url}{path}", data=json.dumps(body).encode(), headers={"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
-
-
 def test_a_second_agent_is_refused_and_told_who_is_first(agent):
     refused = agent("agent", "start", code=2)
     assert f"process {agent.pid('supervisor')} on " in refused["error"]["message"]
@@ -150,16 +188,16 @@ def test_two_flows_at_once_are_right_and_seen_in_prefect(agent):
     first = agent("submit", "curve", "-p", "points=2")
     second = agent("submit", "curve", "-p", "points=3")
     for submitted, points in ((first, 2), (second, 3)):
-        run = agent.until(submitted["id"], lambda found: found["state"] == "Completed")
+        run = agent.ended(submitted["id"])
         assert len(run["result"]) == points
-        shown = api(agent, "/artifacts/filter", {"limit": 200})
+        shown = agent.api("/artifacts/filter", {"limit": 200})
         shown = [artifact for artifact in shown if artifact["key"] == "jobs-ups"]
         mine = [artifact for artifact in shown if artifact["flow_run_id"] == submitted["id"]]
         assert len(mine) == points
         page = agent("agent", "status")["addresses"]["broker"]
         assert all(f"]({page})" in artifact["data"] for artifact in mine)
         assert all(artifact["data"].count("| completed |") == 3 for artifact in mine)
-        tasks = api(agent, "/task_runs/filter", {"limit": 200})
+        tasks = agent.api("/task_runs/filter", {"limit": 200})
         known = {task["id"] for task in tasks if task["flow_run_id"] == submitted["id"]}
         assert {artifact["task_run_id"] for artifact in mine} <= known
     with urllib.request.urlopen(page, timeout=10) as answer:
@@ -167,9 +205,9 @@ def test_two_flows_at_once_are_right_and_seen_in_prefect(agent):
 
 
 def test_a_changed_module_beside_the_flow_counts_for_the_next_run(agent):
-    (agent.flows / "neighbour.py").write_text("STEP = 3.14159265 / 2\n")
+    (agent.flows / "neighbour.py").write_text(NEIGHBOUR.replace("0.7", "3.14159265 / 2"))
     changed = agent("submit", "curve", "--wait")["result"]
-    (agent.flows / "neighbour.py").write_text("STEP = 0.7\n")
+    (agent.flows / "neighbour.py").write_text(NEIGHBOUR)
     before = agent("submit", "curve", "--wait")["result"]
     assert changed != before
 
@@ -208,12 +246,12 @@ def flow_process(agent: Agent, run: str) -> int:
 def test_killing_any_process_costs_only_time(agent, expected, victim):
     run = agent("submit", "curve", *SLOW)["id"]
     process = flow_process(agent, run)
-    agent.until(run, lambda found: found["state"] == "Running")
+    agent.until(run, "Running")
     time.sleep(1.5)
     os.kill(process if victim == "flow" else agent.pid(victim), signal.SIGKILL)
     if victim == "supervisor":
         agent("agent", "start")
-    found = agent.until(run, lambda found: found["state"] in ("Completed", "Failed"))
+    found = agent.ended(run)
     assert found["result"] == expected, f"{found}\n{agent.logs()}"
     assert agent.starts(run) == [1] * 12
     deadline = time.monotonic() + 60
@@ -222,15 +260,26 @@ def test_killing_any_process_costs_only_time(agent, expected, victim):
         time.sleep(0.5)
 
 
+def test_units_are_spread_again_when_dask_is_killed(agent):
+    agent("deploy", "spread.py:spread")
+    run = agent("submit", "spread")["id"]
+    agent.until(run, "Running")
+    for _ in range(2):  # once in each half
+        time.sleep(6)
+        os.kill(agent.pid("dask"), signal.SIGKILL)
+    found = agent.ended(run)
+    assert found["result"] == [sum(k**2 for k in range(40))] * 2, f"{found}\n{agent.logs()}"
+
+
 def test_a_run_under_way_goes_on_after_stop_and_start(agent, expected):
     run = agent("submit", "curve", *SLOW)["id"]
-    agent.until(run, lambda found: found["state"] == "Running")
+    agent.until(run, "Running")
     time.sleep(2)
     agent("agent", "stop")
     assert marked(AgentFolder(path=agent.state / "agent").path) == []
     assert agent("agent", "status", code=1)["phase"] == "stopped"
     assert "no agent is running" in agent("runs", code=2)["error"]["message"]
     agent("agent", "start")
-    found = agent.until(run, lambda found: found["state"] in ("Completed", "Failed"))
+    found = agent.ended(run)
     assert found["result"] == expected
     assert agent.starts(run) == [1] * 12
