@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from orchestrator.broker.embedded import EmbeddedBroker
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.views import JobId, JobState
 from orchestrator.config import QpuSettings
+from tests.postgres import PostgresServer
 
 Open = Callable[..., EmbeddedBroker]
 
@@ -39,8 +42,12 @@ def call(occurrence: int = 0) -> Call:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Open brokers on one state folder; the second is what follows a death of the first."""
+def opened(where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Open brokers on one ledger, in a file and in PostgreSQL, and on one state folder.
+
+    The second broker is what follows a death of the first.
+    """
+    monkeypatch.setattr(embedded, "Ledger", SimpleNamespace(open=lambda _: Ledger.open(where)))
     brokers: list[EmbeddedBroker] = []
 
     def open_broker(rules: dict[str, Any] | None = None, **options: Any) -> EmbeddedBroker:
@@ -371,7 +378,7 @@ def test_results_survive_the_broker(opened: Open) -> None:
     assert starts(second) == {}
 
 
-def test_a_task_of_a_dead_broker_is_adopted(opened: Open, tmp_path: Path) -> None:
+def test_a_task_of_a_dead_broker_is_adopted(opened: Open, where: Path | str) -> None:
     slow = {"durable": True, "run_s": 1.5}
     first = opened(**slow)
     job = first.submit(call(), bell())
@@ -381,7 +388,7 @@ def test_a_task_of_a_dead_broker_is_adopted(opened: Open, tmp_path: Path) -> Non
     assert second.submit(call(), bell()) == job
     assert sum(counts_of(second, job).values()) == 100
     assert [task.starts for task in second.view(job).tasks] == [1]
-    ledger = Ledger.open(tmp_path / "ledger.sqlite")
+    ledger = Ledger.open(where)
     kinds = [event.kind for event, _ in ledger.events("run")]
     ledger.close()
     assert kinds.count("task-planned") == 1
@@ -413,23 +420,25 @@ def _until(condition: Callable[[], Any], timeout_s: float = 10) -> None:
 
 
 def _die(broker: EmbeddedBroker) -> None:
-    """Leave everything as a killed process does: no goodbye, but the lock is gone."""
+    """Leave everything as a killed process does: no goodbye, but lock and connections are gone."""
     broker._loop.call_soon_threadsafe(broker._loop.stop)
     broker._thread.join(5)
     broker._loop.close()
     broker._closed = True
     assert broker._lock_file is not None
     broker._lock_file.close()
+    assert broker._ledger is not None
+    broker._ledger.close()
 
 
-def test_events_reach_the_ledger_before_their_effect(opened: Open, tmp_path: Path) -> None:
+def test_events_reach_the_ledger_before_their_effect(opened: Open, where: Path | str) -> None:
     broker = opened()
     seen: list[list[str]] = []
     fake = fake_of(broker)
     start = fake.start
 
     def watched(session: Any, payload: Any, tag: str) -> Any:
-        ledger = Ledger.open(tmp_path / "ledger.sqlite")
+        ledger = Ledger.open(where)
         planned = [e for e, _ in ledger.events("run") if isinstance(e, ev.TaskPlanned)]
         seen.append([event.tag for event in planned])
         ledger.close()
@@ -439,3 +448,21 @@ def test_events_reach_the_ledger_before_their_effect(opened: Open, tmp_path: Pat
     job = broker.submit(call(), bell())
     broker.result(job, 20)
     assert seen == [[f"{job}.0"]]
+
+
+@pytest.mark.parametrize("where", ["postgresql"], indirect=True)
+def test_restarts_of_postgresql_lose_and_double_nothing(
+    opened: Open, where: Path | str, postgres_server: PostgresServer
+) -> None:
+    broker = opened(run_s=0.05)
+    jobs = []
+    for number in range(6):
+        jobs.append(broker.submit(call(number), bell()))
+        if number % 2:
+            postgres_server.restart()
+    assert [sum(counts_of(broker, job).values()) for job in jobs] == [100] * 6
+    assert starts(broker) == {f"{job}.0": 1 for job in jobs}
+    ledger = Ledger.open(where)
+    kinds = Counter(event.kind for event, _ in ledger.events("run"))
+    assert kinds["job-submitted"] == kinds["task-planned"] == kinds["task-completed"] == 6
+    ledger.close()
