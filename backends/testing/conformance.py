@@ -61,7 +61,7 @@ class BackendConformance:
 
     noise: float = 0.0
     finish_s: float = 60.0
-    prompt_s: float = 1.0
+    prompt_s: float = 5.0
     shots: int = 1000
 
     @classmethod

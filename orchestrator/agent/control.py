@@ -139,6 +139,9 @@ def stop_agent(folder: AgentFolder) -> AgentStatus:
                 holder.signal(signal.SIGKILL)
                 deadline += _STOP_S
             time.sleep(_LOOK_EVERY_S)
+        # It lets go of the folder as its last act; it may end in peace.
+        while holder.is_alive() and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_S)
     end_marked(folder.path, 0.0)
     return before
 
