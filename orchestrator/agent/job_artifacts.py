@@ -32,7 +32,7 @@ def jobs_markdown(stage: StageSpan, jobs: Sequence[JobView], page: str | None) -
     if not jobs:
         return head
     rows = [
-        f"| `{job.id[:11]}` | {job.state.value} | {job.shots or '–'} | {len(job.tasks)} "
+        f"| {_link(job.id, page)} | {job.state.value} | {job.shots or '–'} | {len(job.tasks)} "
         f"| {job.usage.qpu_seconds:.3g} s |"
         for job in jobs
     ]
@@ -47,6 +47,11 @@ class _Noted:
     span: StageSpan
     task: str
     run: UUID | None = None
+
+
+def _link(job: str, page: str | None) -> str:
+    shown = f"`{job[:11]}`"
+    return shown if page is None else f"[{shown}]({page}/#job={job})"
 
 
 class JobArtifacts:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import orchestrator
+from orchestrator.agent.broker_token import page_token
 from orchestrator.agent.children import BeatProbe, Child, HttpProbe
 from orchestrator.agent.dask_service import Shape
 from orchestrator.agent.folder import AgentError
@@ -151,7 +152,12 @@ def _broker(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
         probe=HttpProbe(url=f"http://{page}/health"),
         stop_s=15.0,
     )
-    return _Part(addresses={"broker": f"http://{page}", "broker_api": socket}, child=child)
+    addresses = {
+        "broker": f"http://{page}",
+        "broker_api": socket,
+        "broker_page": f"http://{page}/#token={page_token(settings.state_dir)}",
+    }
+    return _Part(addresses=addresses, child=child)
 
 
 def _worker(settings: AgentSettings, addresses: Mapping[str, str]) -> Child:

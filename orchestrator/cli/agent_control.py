@@ -169,7 +169,7 @@ def _say_status(status: AgentStatus) -> None:
             "since": status.since and status.since[:19].replace("T", " ") + " UTC",
             "Prefect": pages.get("prefect") if running else None,
             "Dask": pages.get("dask_dashboard") if running else None,
-            "broker": pages.get("broker") if running else None,
+            "broker": pages.get("broker_page", pages.get("broker")) if running else None,
             "folder": status.folder,
         }
     )
