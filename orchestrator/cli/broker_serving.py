@@ -182,9 +182,16 @@ def back_up(site_file: Path | None, file: Path, *, as_json: bool) -> None:
 
 
 def _ledger(site: Site) -> Any:
-    from orchestrator.broker.ledger import Ledger
+    """Open the site's ledger as its one service. Raises ``LedgerHeld`` if there is another."""
+    from orchestrator.broker.ledger import Ledger, LedgerError
 
-    return Ledger.open(_where(site))
+    ledger = Ledger.open(_where(site))
+    try:
+        ledger.claim_service()
+    except LedgerError:
+        ledger.close()
+        raise
+    return ledger
 
 
 def _where(site: Site) -> Any:
