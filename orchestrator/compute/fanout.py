@@ -151,7 +151,8 @@ def _stream(
     ended = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
     suspects: list[int] = []
     for future, outcomes in ended:
-        if future.status == "finished":
+        # What has arrived counts, though the worker that held it may have died since.
+        if future.status == "finished" or isinstance(outcomes, list):
             yield owner[future], outcomes
         elif _is_of_a_killed_worker(future, outcomes):
             suspects += owner[future]
