@@ -89,11 +89,11 @@ def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def _version(place: Place, connection: sa.Connection) -> str | None:
     """Return the version that a ledger states, "" for none, and None if it has no tables yet."""
-    inspector = sa.inspect(connection)
-    if inspector.has_table("meta"):
+    # One look: between two of them another process may make the tables.
+    there = set(sa.inspect(connection).get_table_names())
+    if meta.name in there:
         query = sa.select(meta.c.value).where(meta.c.key == "schema_version")
         return connection.execute(query).scalar() or ""
-    there = set(inspector.get_table_names())
     # A PostgreSQL database may hold other tables, as long as they do not have our names.
     foreign = there if place.path is not None else there & set(metadata.tables)
     if foreign:
