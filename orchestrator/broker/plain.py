@@ -15,36 +15,20 @@ from typing import Any, TypeVar
 __all__ = ["from_plain", "to_plain"]
 
 T = TypeVar("T")
-_Read = Callable[[Any], Any]
+_Step = Callable[[Any], Any]
 _COLLECTIONS: tuple[Any, ...] = (tuple, list, deque, set, frozenset)
 _ABSENT = object()
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as JSON types; fields that have their default are left out.
+    """Return a dataclass as JSON types; fields that have their default are left out.
 
-    Understands dataclasses, enumerations, times, mappings with string keys, sequences and sets.
+    Its fields may be dataclasses, enumerations, times, mappings with string keys, collections of
+    such, any of these or None, and what is JSON already.
     """
-    match value:
-        case Enum():
-            return value.value
-        case None | bool() | int() | float() | str():
-            return value
-        case datetime():
-            return value.isoformat()
-        case Mapping():
-            return {key: to_plain(held) for key, held in value.items()}
-        case set() | frozenset():
-            return sorted(to_plain(held) for held in value)
-        case tuple() | list() | deque():
-            return [to_plain(held) for held in value]
-    found = {}
     kind: Any = type(value)
-    for name, default in _defaults(kind):
-        held = getattr(value, name)
-        if default is _ABSENT or held != default:
-            found[name] = to_plain(held)
-    return found
+    write = _writer(kind)
+    return value if write is None else write(value)
 
 
 def from_plain(kind: type[T], data: Any) -> T:
@@ -58,8 +42,41 @@ def from_plain(kind: type[T], data: Any) -> T:
 
 
 @cache
-def _defaults(kind: Any) -> tuple[tuple[str, Any], ...]:
-    return tuple((field.name, _default(field)) for field in fields(kind))
+def _writer(kind: Any) -> _Step | None:
+    """Return what turns this type into JSON types; None for what is JSON already."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, typing.NewType):
+        return _writer(kind.__supertype__)
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = [_writer(one) for one in arguments if one is not type(None)]
+        return inner and (lambda value: None if value is None else inner(value))
+    if origin in (dict, Mapping):
+        held = _writer(arguments[1])
+        return held and (lambda value: {key: held(one) for key, one in value.items()})
+    if origin in _COLLECTIONS:
+        make: _Step = sorted if origin in (set, frozenset) else list
+        one_of = _writer(arguments[0])
+        return make if one_of is None else lambda value: make([one_of(one) for one in value])
+    if isinstance(kind, type) and issubclass(kind, datetime):
+        return datetime.isoformat
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return lambda value: value.value
+    return _dataclass_writer(kind) if is_dataclass(kind) else None
+
+
+def _dataclass_writer(kind: Any) -> _Step:
+    hints = typing.get_type_hints(kind)
+    steps = [(f.name, _default(f), _writer(hints[f.name])) for f in fields(kind)]
+
+    def write(value: Any) -> dict[str, Any]:
+        found = {}
+        for name, default, step in steps:
+            held = getattr(value, name)
+            if held is not default and (default is _ABSENT or held != default):
+                found[name] = held if step is None else step(held)
+        return found
+
+    return write
 
 
 def _default(field: Field[Any]) -> Any:
@@ -69,7 +86,7 @@ def _default(field: Field[Any]) -> Any:
 
 
 @cache
-def _reader(kind: Any) -> _Read:
+def _reader(kind: Any) -> _Step:
     """Return what turns JSON types into this type."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, typing.NewType):
@@ -92,7 +109,7 @@ def _reader(kind: Any) -> _Read:
     return lambda data: data  # numbers, texts, literals, and what is JSON already
 
 
-def _dataclass_reader(kind: type[Any]) -> _Read:
+def _dataclass_reader(kind: type[Any]) -> _Step:
     hints = typing.get_type_hints(kind)
     readers = {field.name: _reader(hints[field.name]) for field in fields(kind)}
 

@@ -149,8 +149,10 @@ class BrokerState:
 
     def _account(self, record: JobRecord, sign: int) -> None:
         project = record.submitted.project
-        past = self.past.get(project, PastUse())
-        self.past[project] = past.plus(job_view(record, self.tasks).usage, sign)
+        past = self.past.pop(project, PastUse())
+        past = past.plus(job_view(record, self.tasks).usage, sign)
+        if past.jobs:
+            self.past[project] = past
 
     def _submit(self, event: ev.JobSubmitted, now: datetime) -> list[Command]:
         record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)

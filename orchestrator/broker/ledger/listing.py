@@ -91,12 +91,13 @@ def _ended(reader: Reader, wanted: Wanted) -> _Views:
 def _of_run(reader: Reader, run: str, limit: int | None, services: Sequence[str]) -> _Views:
     """A run's jobs are in its own scope, in those of its workers, or in that of a service."""
     found = _ended(reader, Wanted(run=run, limit=limit))
-    found |= _ended(reader, Wanted(scope=run, limit=limit))
+    shared = {row[0] for row in reader.rows(sa.select(snapshots.c.scope))}
     own = [s for s in reader.scopes() if s == run or s.startswith(f"{run}~")]
     for scope in own:
+        if scope in shared:
+            found |= _ended(reader, Wanted(scope=scope, limit=limit))
         found |= _in_state(reader, scope)
-    known = [row[0] for row in reader.rows(sa.select(snapshots.c.scope))]
-    for scope in {*known, *services}.difference(own):
+    for scope in shared.union(services).difference(own):
         found |= _in_state(reader, scope, run)  # one taken up again counts as it is now
     return found
 

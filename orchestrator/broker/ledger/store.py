@@ -148,7 +148,8 @@ class Ledger:
         """Store the state at the last event, and the jobs that have ended apart from it.
 
         Returns the jobs stored apart; give them to ``state.forget``, which this does not call.
-        before: keep those in the state that ended later. most: how many at once.
+        before: keep those in the state that ended later. most: how many at once (about 0.1 ms
+        each); a backlog goes faster in large pieces, for each writes the rest of the state.
         The state must be what the events appended so far led to; it may not change meanwhile,
         and `append` may not be called. A service makes one when it opens its scope: by that it
         is known to hold jobs of several runs. Raises `LedgerError`; nothing was stored then.
