@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from orchestrator.broker.remote import BrokerRefused, Exchange
+from orchestrator.broker.remote import MOST_JOBS, Exchange, whole_id
 
 __all__ = ["OperatorClient"]
 
@@ -15,7 +15,7 @@ _PATIENCE_S = 3.0
 class OperatorClient:
     """Asks a service; answers are JSON documents as the API describes them.
 
-    Every call may raise ``BrokerUnreachable`` and `BrokerRefused`. Use it as a context.
+    Every call may raise ``BrokerUnreachable`` and ``BrokerRefused``. Use it as a context.
     """
 
     def __init__(self, url: str, *, token: str | None) -> None:
@@ -46,7 +46,7 @@ class OperatorClient:
 
     def queue(self, qpu: str | None) -> list[dict[str, Any]]:
         """Return the jobs that have not ended, in order of submission."""
-        asked = {"limit": 10000} | ({} if qpu is None else {"qpu": qpu})
+        asked = {"limit": MOST_JOBS} | ({} if qpu is None else {"qpu": qpu})
         jobs = self._exchange.ask("GET", "/v1/jobs", params=asked).json()
         return [job for job in jobs if job["state"] in ("queued", "running", "uncertain")]
 
@@ -79,10 +79,5 @@ class OperatorClient:
         return found
 
     def _whole(self, job: str) -> str:
-        jobs = self._exchange.ask("GET", "/v1/jobs", params={"limit": 10000}).json()
-        found = [known["id"] for known in jobs if known["id"].startswith(job)]
-        if len(found) == 1:
-            return str(found[0])
-        if not found:
-            raise BrokerRefused(f"no job {job!r} that this user may see")
-        raise BrokerRefused(f"job {job!r} is ambiguous: {', '.join(found[:5])}")
+        jobs = self._exchange.ask("GET", "/v1/jobs", params={"limit": MOST_JOBS}).json()
+        return whole_id(job, [known["id"] for known in jobs])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -19,9 +18,17 @@ from backends.payloads import Payload
 from backends.results import result_from_bytes
 from backends.targets import target_from_json
 from orchestrator.broker.client import Call, JobUncertain
+from orchestrator.broker.digests import content_digest
 from orchestrator.broker.views import JobId, JobView
 
-__all__ = ["BrokerRefused", "BrokerUnreachable", "Exchange", "RemoteBroker"]
+__all__ = [
+    "MOST_JOBS",
+    "BrokerRefused",
+    "BrokerUnreachable",
+    "Exchange",
+    "RemoteBroker",
+    "whole_id",
+]
 
 _log = logging.getLogger(__name__)
 _VIEW, _VIEWS = TypeAdapter(JobView), TypeAdapter(list[JobView])
@@ -30,7 +37,8 @@ _SLACK_S = 20.0
 # A broker that is being restarted, or a site's maintenance, must not end a flow.
 _PATIENCE_S = 900.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
-_MOST_JOBS = 10000
+# What one listing may hold; the service's own bound.
+MOST_JOBS = 10000
 _LATER = (429, 502, 503, 504)
 
 
@@ -76,7 +84,7 @@ class Exchange:
                 raise TaskCancelled("the client of the broker is closed") from error
             if any_status:
                 return answer
-            if answer.status_code in _LATER and not _is_final(answer):
+            if answer.status_code in _LATER:
                 patience.spend(_detail(answer), answer.headers.get("retry-after"))
                 continue
             if answer.is_error:
@@ -149,7 +157,7 @@ class RemoteBroker:
             content=body,
             headers={
                 "Content-Type": "application/octet-stream",
-                "Content-Digest": _content_digest(body),
+                "Content-Digest": content_digest(body),
             },
         )
         job = JobId(answer.json()["id"])
@@ -185,18 +193,13 @@ class RemoteBroker:
 
     def jobs(self, run: str | None = None) -> list[JobView]:
         """Return the jobs of a run, or all that the caller may see, in order of submission."""
-        asked = {"limit": _MOST_JOBS} | ({} if run is None else {"run": run})
+        asked = {"limit": MOST_JOBS} | ({} if run is None else {"run": run})
         return _VIEWS.validate_json(self._ask("GET", "/v1/jobs", params=asked).content)
 
     def named(self, job: str) -> JobView:
         """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
-        found = [known for known in self.jobs() if known.id.startswith(job)]
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise BrokerRefused(f"no job {job!r} that this user may see")
-        listed = ", ".join(known.id for known in found[:5])
-        raise BrokerRefused(f"job {job!r} is ambiguous: {listed}")
+        jobs = {known.id: known for known in self.jobs()}
+        return jobs[JobId(whole_id(job, jobs))]
 
     def cancel_all(self) -> int:
         """Cancel the jobs this client still waits for; return how many were open."""
@@ -215,6 +218,16 @@ class RemoteBroker:
     def _settle(self, job: JobId) -> None:
         with self._lock:
             self._open_jobs.discard(job)
+
+
+def whole_id(job: str, known: Iterable[str]) -> str:
+    """Return the one known id that begins so. Raises `BrokerRefused` for none, or several."""
+    found = [name for name in known if name.startswith(job)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BrokerRefused(f"no job {job!r} that this user may see")
+    raise BrokerRefused(f"job {job!r} is ambiguous: {', '.join(found[:5])}")
 
 
 class _Patience:
@@ -240,11 +253,6 @@ class _Patience:
             _log.warning("waiting for the broker at %s: %s", self._url, reason)
         time.sleep(pause_s)
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
-
-
-def _is_final(answer: httpx.Response) -> bool:
-    """Whether a refusal will not change by waiting: a ledger that is full needs somebody's hand."""
-    return _error_type(answer) == "TokenError"
 
 
 def _error(answer: httpx.Response) -> Exception:
@@ -278,11 +286,6 @@ def _problem(answer: httpx.Response) -> dict[str, Any]:
 
 def _native(answer: httpx.Response) -> PrimitiveResult[Any]:
     stated = answer.headers.get("content-digest")
-    if stated is not None and stated != _content_digest(answer.content):
+    if stated is not None and stated != content_digest(answer.content):
         raise BrokerRefused("a result arrived damaged: it is not what its Content-Digest says")
     return result_from_bytes(answer.content).native
-
-
-def _content_digest(data: bytes) -> str:
-    """Return the ``Content-Digest`` (RFC 9530) of a body."""
-    return f"sha-256=:{base64.b64encode(hashlib.sha256(data).digest()).decode()}:"

@@ -7,7 +7,6 @@ import grp
 import os
 import pwd
 import time
-from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,9 +19,10 @@ from fastapi import Request
 
 from orchestrator.broker.access import Identity
 from orchestrator.broker.api.problems import ApiError
+from orchestrator.broker.digests import digest_text
 from orchestrator.broker.tokens import TokenFile
 
-__all__ = ["PEER", "Gate", "Limits", "content_digest", "peer_identity", "read_body"]
+__all__ = ["PEER", "Gate", "Limits", "peer_identity", "read_body"]
 
 # How the server names the other end of a Unix socket in the place of its address.
 PEER = "uid:"
@@ -145,19 +145,10 @@ async def read_body(request: Request, limits: Limits) -> IO[bytes]:
     except TimeoutError:
         raise ApiError(408, "the body came too slowly", kind="TooSlow") from None
     stated = request.headers.get("content-digest")
-    if stated is not None and stated != _digest_text(digest.digest()):
+    if stated is not None and stated != digest_text(digest.digest()):
         raise ApiError(422, "the body is not what its Content-Digest says", kind="DamagedBody")
     body.seek(0)
     return body
-
-
-def content_digest(data: bytes) -> str:
-    """Return the ``Content-Digest`` (RFC 9530) of some bytes."""
-    return _digest_text(sha256(data).digest())
-
-
-def _digest_text(digest: bytes) -> str:
-    return f"sha-256=:{b64encode(digest).decode()}:"
 
 
 def _refuse_large(size: int, limits: Limits) -> None:

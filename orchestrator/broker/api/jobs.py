@@ -17,10 +17,11 @@ from backends.payloads import Payload
 from backends.qpy_outline import Bounds
 from backends.untrusted import PayloadLimits, payload_from_untrusted
 from orchestrator.broker.access import Forbidden, Identity
-from orchestrator.broker.api.guards import content_digest, read_body
+from orchestrator.broker.api.guards import read_body
 from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client import Call, job_error
+from orchestrator.broker.digests import content_digest
 from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
 from orchestrator.broker.records import JobRecord
 from orchestrator.broker.views import JobId, JobState, JobView
