@@ -66,17 +66,16 @@ def _feed(state: Any, circuit: QuantumCircuit) -> None:
     parts += [str(variable) for variable in circuit.iter_vars()]
     inner: list[QuantumCircuit] = []
     for step in circuit.data:
+        wires = [qubits[bit] for bit in step.qubits], [clbits[bit] for bit in step.clbits]
+        if step.is_standard_gate():  # most are; making their Python objects costs most of the time
+            parts.append((step.name, *wires, [_plain(p) for p in step.params]))
+            continue
         operation = step.operation
-        parts.append(
-            (
-                # Qiskit names an unnamed circuit, and the gate made of it, by a running number
-                re.sub(r"circuit-\d+", "circuit", operation.name),
-                [qubits[bit] for bit in step.qubits],
-                [clbits[bit] for bit in step.clbits],
-                [_plain(p) for p in operation.params if not isinstance(p, QuantumCircuit)],
-            )
-        )
-        if operation.__class__ not in _STANDARD and step.operation.base_class not in _STANDARD:
+        # Qiskit names an unnamed circuit, and the gate made of it, by a running number
+        name = re.sub(r"circuit-\d+", "circuit", operation.name)
+        values = [_plain(p) for p in operation.params if not isinstance(p, QuantumCircuit)]
+        parts.append((name, *wires, values))
+        if operation.__class__ not in _STANDARD and operation.base_class not in _STANDARD:
             parts.append(_extras(operation, clbits))
             inner += _inner(operation)
     state.update(repr(parts).encode())
@@ -121,6 +120,8 @@ def _as_circuit(gate: Gate) -> QuantumCircuit:
 
 def _plain(value: Any) -> Any:
     """Reduce a parameter to something whose ``repr`` is complete and stable."""
+    if value.__class__ is float:
+        return value
     if isinstance(value, Parameter):
         return ("parameter", value.name)
     if isinstance(value, ParameterExpression):

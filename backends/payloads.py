@@ -281,7 +281,7 @@ def active_qubits(circuit: QuantumCircuit) -> int:
     """Count the qubits that any instruction but a barrier touches."""
     touched = set()
     for instruction in circuit.data:
-        if instruction.operation.name != "barrier":
+        if instruction.name != "barrier":
             touched.update(instruction.qubits)
     return len(touched)
 

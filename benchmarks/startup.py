@@ -97,6 +97,7 @@ def _first_stage(folder: Path) -> float:
 
 
 def _run(folder: Path, home: Path, command: list[str]) -> None:
+    home.parent.mkdir(exist_ok=True)  # Prefect makes its home, but no folders above
     variables = os.environ | {
         "PREFECT_HOME": str(home),
         "HPCQC_STATE_DIR": str(home / "hpcqc"),

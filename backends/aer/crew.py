@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backends.aer.cores import runnable_elsewhere
-from backends.aer.placement import WIDE_LOG2, Load, Placement, place
+from backends.aer.placement import WIDE_LOG2, Load, Pace, Placement, place
 from backends.aer.process import WorkerProcess
 from backends.aer.spawner import Spawner
 from backends.aer.spool import Spool
@@ -38,6 +39,7 @@ class Ticket:
     """One task in this process. All but ``lot`` is guarded by the crew's lock.
 
     seconds: estimated time of each PUB. log2: of the largest state. memory_bytes: of it.
+    unsent: parts that no worker has yet; one until it is placed.
     adopted: another process claimed the task first; the spool knows its state.
     """
 
@@ -48,6 +50,7 @@ class Ticket:
     changed: threading.Condition
     state: TaskState = TaskState.QUEUED
     placement: Placement | None = None
+    unsent: int = 1
     parts: dict[int, bytes] = field(default_factory=dict)
     reason: str = ""
     stopping: bool = False
@@ -63,6 +66,7 @@ class Crew:
         self._spool = spool
         self._spawner = Spawner(plan.settings)
         self._memory_left = memory_left
+        self._pace = Pace()
         self.lock = threading.RLock()
         self._workers: list[WorkerProcess] = []
         self._queue: deque[Ticket] = deque()
@@ -126,16 +130,17 @@ class Crew:
 
     def _dispatch(self) -> None:
         """Start what can start. The lock is held."""
-        for ticket in tuple(self._queue):
-            idle = [w for w in self._workers if w.ready and w.part is None]
-            if not idle:
-                break
-            if self._may_start(ticket):
+        idle = deque(w for w in self._workers if w.ready and w.part is None)
+        for ticket in tuple(self._queue) if idle else ():
+            while idle and ticket.unsent and self._may_start(ticket):
+                if ticket.placement is None:
+                    self._place(ticket)
+                self._send_part(ticket, idle.popleft())
+            if not ticket.unsent:
                 self._queue.remove(ticket)
-                self._start(ticket, idle)
         starting = sum(not w.ready for w in self._workers)
         room = self._plan.processes - len(self._workers)
-        for _ in range(min(room, len(self._queue) - starting)):
+        for _ in range(min(room, sum(t.unsent for t in self._queue) - starting)):
             self._launch()
 
     def _may_start(self, ticket: Ticket) -> bool:
@@ -150,31 +155,32 @@ class Crew:
         """Return how many states of this size fit into memory beside those that run."""
         if ticket.memory_bytes < _SMALL_BYTES:
             return self._plan.processes
-        taken = sum(
-            t.memory_bytes * (t.placement.parts if t.placement else 1)
-            for t in self._running.values()
-        )
+        at_work = [self._running.get(w.part[0]) for w in self._workers if w.part is not None]
+        taken = sum(t.memory_bytes for t in at_work if t is not None)
         return self._memory_left(taken) // ticket.memory_bytes
 
-    def _start(self, ticket: Ticket, idle: list[WorkerProcess]) -> None:
+    def _place(self, ticket: Ticket) -> None:
         load = Load(
             cores=self._plan.cores,
-            idle_workers=min(len(idle), max(1, self._room_for(ticket))),
-            busy=runnable_elsewhere() if ticket.log2 >= WIDE_LOG2 else 0,
-            waiting_tasks=len(self._queue),
+            workers=min(self._plan.processes, max(1, self._room_for(ticket))),
+            busy=self._busy() if ticket.log2 >= WIDE_LOG2 else 0,
         )
-        placement = place(ticket.log2, ticket.seconds, load)
-        ticket.placement = placement
+        placement = place(ticket.log2, ticket.seconds, load, self._pace)
+        ticket.placement, ticket.unsent = placement, placement.parts
         ticket.lot = replace(ticket.lot, parts=placement.parts, threads=placement.threads)
         ticket.state = TaskState.RUNNING
         self._running[ticket.lot.tag] = ticket
-        for part, worker in zip(range(placement.parts), idle, strict=False):
-            worker.part = (ticket.lot.tag, part)
-            worker.send(encode_task(ticket.lot, part, worker.circuits))
-        # More processes would have helped: have them next time.
-        most = replace(load, idle_workers=self._plan.processes)
-        for _ in range(place(ticket.log2, ticket.seconds, most).parts - len(self._workers)):
-            self._launch()
+
+    def _send_part(self, ticket: Ticket, worker: WorkerProcess) -> None:
+        part = ticket.lot.parts - ticket.unsent
+        ticket.unsent -= 1
+        worker.part, worker.began = (ticket.lot.tag, part), time.monotonic()
+        worker.send(encode_task(ticket.lot, part, worker.circuits))
+
+    def _busy(self) -> int:
+        """Return the cores that others want: what the kernel sees, or our own that just began."""
+        own = sum(worker.part is not None for worker in self._workers)
+        return max(own, runnable_elsewhere())
 
     def _hear(self, worker: WorkerProcess, header: dict[str, Any] | None, data: bytes) -> None:
         with self.lock:
@@ -196,14 +202,22 @@ class Crew:
         match header["op"]:
             case "done":
                 ticket.parts[header["part"]] = data
+                self._learn(ticket, header["part"], time.monotonic() - worker.began)
                 if len(ticket.parts) == ticket.lot.parts:
                     self._end(ticket, TaskState.COMPLETED)
             case "failed":
                 self._end(ticket, TaskState.FAILED, header["reason"])
             case "taken":
                 ticket.adopted = True
-                self._running.pop(header["tag"])
+                self._forget(ticket)
                 ticket.changed.notify_all()
+
+    def _learn(self, ticket: Ticket, part: int, took_s: float) -> None:
+        """Keep in mind how fast a wide task was that had all the cores."""
+        placement = ticket.placement
+        if placement and 2 * max(placement.parts, placement.threads) > self._plan.cores > 1:
+            estimated_s = sum(ticket.seconds[part :: placement.parts])
+            self._pace.note(ticket.log2, placement, estimated_s, took_s)
 
     def _bury(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
@@ -233,7 +247,7 @@ class Crew:
         """Fail what waits: workers do not even start."""
         self._failed_boots = 0
         while self._queue:
-            ticket = self._queue.popleft()
+            ticket = self._queue[0]
             why = f"simulation processes do not start: {reason}"
             self._spool.fail(ticket.lot.tag, why)
             self._end(ticket, TaskState.FAILED, why)
@@ -250,5 +264,11 @@ class Crew:
 
     def _end(self, ticket: Ticket, state: TaskState, reason: str = "") -> None:
         ticket.state, ticket.reason = state, reason
-        self._running.pop(ticket.lot.tag, None)
+        self._forget(ticket)
         ticket.changed.notify_all()
+
+    def _forget(self, ticket: Ticket) -> None:
+        """Let nothing more of a ticket start."""
+        self._running.pop(ticket.lot.tag, None)
+        if ticket in self._queue:
+            self._queue.remove(ticket)

@@ -1,9 +1,9 @@
-"""How simulations share the cores: processes or threads, by width and load (pure)."""
+"""How simulations share the cores: processes or threads, by width, load and what was faster (pure)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from backends.aer.methods import Traits
 
@@ -11,6 +11,7 @@ __all__ = [
     "SPLIT_S",
     "WIDE_LOG2",
     "Load",
+    "Pace",
     "Placement",
     "place",
     "pub_seconds",
@@ -18,10 +19,13 @@ __all__ = [
     "threads_for",
 ]
 
-# From 2^16 amplitudes on, OpenMP threads inside one simulation beat simulations beside each
+# From 2^16 amplitudes on, OpenMP threads inside one simulation may beat simulations beside each
 # other, but only on cores that nobody else wants: threads that wait for one another become up
 # to five times slower when one of them is not scheduled.
 WIDE_LOG2 = 16
+# One in so many tasks of a width runs the way that was slower, in case it no longer is.
+_TRY_AGAIN = 16
+_WEIGHT_OF_NEW = 0.3
 # Splitting costs a second round trip and start of a thread; less work than this stays together.
 SPLIT_S = 0.004
 _CALL_S = 3e-4
@@ -34,14 +38,12 @@ _SHOT_S = 4e-7
 class Load:
     """What there is to run on now.
 
-    cores: of the machine. busy: of them, wanted by others. idle_workers: could start at once.
-    waiting_tasks: would take those workers too.
+    cores: of the machine. busy: of them, wanted by others. workers: there may be at most.
     """
 
     cores: int
-    idle_workers: int
+    workers: int
     busy: int = 0
-    waiting_tasks: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,19 +82,52 @@ def state_log2(method: str, traits: Traits) -> int:
             return 0
 
 
-def place(widest_log2: int, seconds: Sequence[float], load: Load) -> Placement:
+def place(
+    widest_log2: int, seconds: Sequence[float], load: Load, pace: Pace | None = None
+) -> Placement:
     """Choose parts and threads for one task.
 
-    widest_log2: log2 of its largest state. seconds: estimated time of each PUB.
-    Wide states get one process with as many threads as cores are free. Narrow ones, and all
-    where others keep the cores busy, run single-threaded, split over the workers that are
-    idle unless other tasks wait for those.
+    widest_log2: log2 of its largest state. seconds: estimated time of each PUB. pace: decides
+    where both ways keep most cores busy; without one, parts run beside each other, as they do
+    while others want the cores.
     """
+    worth = int(sum(seconds) / SPLIT_S)
+    parts = max(1, min(len(seconds), load.workers, worth, load.cores))
     threads = threads_for(load.cores, load.busy)
-    if widest_log2 >= WIDE_LOG2 and threads > 1:
+    if widest_log2 < WIDE_LOG2 or threads == 1:
+        return Placement(parts=parts, threads=1)
+    idle_cores = 2 * parts <= threads
+    if idle_cores or (pace is not None and pace.prefers_threads(widest_log2, parts, threads)):
         return Placement(parts=1, threads=threads)
-    total = sum(seconds)
-    share = load.idle_workers - load.waiting_tasks
-    worth = int(total / SPLIT_S)
-    parts = max(1, min(len(seconds), share, worth, load.cores))
     return Placement(parts=parts, threads=1)
+
+
+@dataclass(slots=True)
+class Pace:
+    """Which way a machine runs wide states faster, learnt from what ran on it.
+
+    Machines differ: where cores share a cache or a memory channel one simulation with threads
+    wins from 2^16 amplitudes on, elsewhere simulations beside each other win at every width.
+    """
+
+    _cost: dict[tuple[int, bool], float] = field(default_factory=dict)
+    _asked: dict[int, int] = field(default_factory=dict)
+
+    def prefers_threads(self, log2: int, parts: int, threads: int) -> bool:
+        """Whether one simulation with these threads will take less time than parts side by side.
+
+        The way that was not tried yet is, and once in a while the one that was slower.
+        """
+        asked = self._asked[log2] = self._asked.get(log2, -1) + 1
+        split, threaded = self._cost.get((log2, False)), self._cost.get((log2, True))
+        if split is None or threaded is None:
+            return split is not None
+        return (threaded / threads < split / parts) != (asked % _TRY_AGAIN == _TRY_AGAIN - 1)
+
+    def note(self, log2: int, placement: Placement, estimated_s: float, took_s: float) -> None:
+        """Take in how long a part of a task took. estimated_s: of the part's PUBs."""
+        if estimated_s <= 0:
+            return
+        cost, key = took_s * placement.threads / estimated_s, (log2, placement.is_wide)
+        known = self._cost.get(key, cost)
+        self._cost[key] = known + _WEIGHT_OF_NEW * (cost - known)

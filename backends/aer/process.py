@@ -25,7 +25,8 @@ _LAST_WORDS_S = 2.0
 class WorkerProcess:
     """One simulation process. ``listener`` hears each message, and None once it has ended.
 
-    ready: it waits for work. part: the (tag, part) it runs, or None. reason: how it ended.
+    ready: it waits for work. part: the (tag, part) it runs, or None; began: since when, on the
+    monotonic clock. reason: how it ended.
     The listener is called from this worker's own thread.
     """
 
@@ -40,6 +41,7 @@ class WorkerProcess:
         self.circuits = CircuitMemory()
         self.ready = False
         self.part: tuple[str, int] | None = None
+        self.began = 0.0
         self.reason = ""
 
     def launch(self) -> None:

@@ -131,9 +131,10 @@ class EmbeddedBroker:
             num_qubits=payload.num_qubits,
             seed=call.seed,
         )
+        data = payload.to_bytes()  # here, for the loop serves other callers meanwhile
         written: Future[None] = Future()
         try:
-            self._loop.call_soon_threadsafe(self._accept, submitted, payload, written)
+            self._loop.call_soon_threadsafe(self._accept, submitted, payload, data, written)
         except RuntimeError as error:  # the loop is closed
             raise TaskCancelled(_CLOSED) from error
         written.result()
@@ -197,14 +198,16 @@ class EmbeddedBroker:
     async def _attach(self, qpu: str, backend: Backend) -> None:
         self._running_service.attach(self._settings(qpu), backend)
 
-    def _accept(self, submitted: ev.JobSubmitted, payload: Payload, written: Future[None]) -> None:
+    def _accept(
+        self, submitted: ev.JobSubmitted, payload: Payload, data: bytes, written: Future[None]
+    ) -> None:
         """Take a call in, on the loop; a coroutine would cost each call a tenth of a millisecond."""
         try:
             service = self._running_service
             record = service.state.jobs.get(submitted.job)
             if record is None:
                 service.payloads[submitted.job] = payload
-                service.put(submitted, {submitted.digest: payload.to_bytes()}, written)
+                service.put(submitted, {submitted.digest: data}, written)
             elif record.held or record.state in (JobState.FAILED, JobState.CANCELLED):
                 service.payloads[submitted.job] = payload
                 service.put(ev.JobResumed(job=submitted.job), {}, written)
