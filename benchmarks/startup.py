@@ -50,7 +50,7 @@ def measure() -> list[Row]:
         cold = [_pair(folder, home=folder / f"cold-{n}") for n in range(3)]
         warm = [_pair(folder, home=folder / "warm") for n in range(_ROUNDS + 1)][1:]
         rows = [_row("cold Prefect home", cold), _row("warm Prefect home", warm)]
-        firsts = [_first_stage(folder) for _ in range(3)]
+        firsts = [_first_stage(folder, f"first-{n}") for n in range(3)]
     rows.append(
         Row(
             name="`hpcqc run` to the first classical stage's start, warm",
@@ -87,11 +87,11 @@ def _pair(folder: Path, home: Path) -> tuple[float, float]:
     return ours, plain
 
 
-def _first_stage(folder: Path) -> float:
+def _first_stage(folder: Path, out: str) -> float:
     started = datetime.now().astimezone()
-    command = [sys.executable, "-m", "orchestrator.cli", "run", "staged.py", "--out", "first"]
+    command = [sys.executable, "-m", "orchestrator.cli", "run", "staged.py", "--out", out]
     _run(folder, folder / "warm" / "ours", command)
-    record = json.loads((folder / "first" / "run.json").read_text())
+    record = json.loads((folder / out / "run.json").read_text())
     stages = record["stages"]
     return (datetime.fromisoformat(stages[-1]["started_at"]) - started).total_seconds()
 
@@ -106,4 +106,6 @@ def _run(folder: Path, home: Path, command: list[str]) -> None:
         "DO_NOT_TRACK": "1",
     }
     variables.pop("PREFECT_API_URL", None)
-    subprocess.run(command, cwd=folder, env=variables, check=True, capture_output=True)
+    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {ended.stderr}")
