@@ -98,7 +98,8 @@ def test_a_stage_that_waits_keeps_its_job_while_its_worker_runs_another(run: Run
     assert len({job, *others}) == 4
     known = {view.id: view for views in jobs(run).values() for view in views}
     assert known[job].state.value == "completed"
-    assert len(known[job].tasks) == 1
+    # Not how many tasks: a worker that dies before the first one's start plans another.
+    assert sum(task.starts for task in known[job].tasks) == 1
 
 
 @pytest.mark.parametrize("compute", ["one", "two"])
