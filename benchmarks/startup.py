@@ -106,6 +106,8 @@ def _run(folder: Path, home: Path, command: list[str]) -> None:
         "DO_NOT_TRACK": "1",
     }
     variables.pop("PREFECT_API_URL", None)
-    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    ended = subprocess.run(
+        command, cwd=folder, env=variables, capture_output=True, text=True, check=False
+    )
     if ended.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {ended.stderr}")

@@ -27,5 +27,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except ValueError as mistake:  # a QPU the site does not have, say
+        sys.exit(str(mistake))
     finally:
         shutdown()

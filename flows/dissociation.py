@@ -26,7 +26,7 @@ exact), ``max_error_mha``, and ``chemical_accuracy``: whether all are within 1.6
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,7 @@ from flows._geometries import Curve, Geometry
 from flows._inputs import InputError, require_extra
 from flows._molecules import MOLECULES, Scan, built_in_curve, xyz_curve
 from flows._variational import GroundState, Plan, solve
-from orchestrator import Qpu, classical, quantum
+from orchestrator import Qpu, checked_by, classical, quantum
 
 __all__ = ["Prepared", "Settings", "dissociation", "exact", "ground_state", "integrals", "plan_for"]
 
@@ -134,7 +134,52 @@ def plan_for(has_exact: bool, settings: Settings) -> Plan:
     return plan
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """What the parameters say, read and checked."""
+
+    sources: Sequence[Geometry | Integrals]
+    choice: SpaceChoice
+    settings: Settings
+    name: str = ""
+    x_label: str = ""
+    notes: Sequence[str] = ()
+
+
+def _inputs(given: Mapping[str, Any]) -> _Inputs:
+    require_extra("chemistry", ("pyscf", "ffsim"))
+    _only_one(**{name: given[name] for name in ("molecule", "xyz", "fcidump")})
+    quantum_side = ("precision", "max_iterations", "max_excitations", "seed")
+    settings = Settings(**{name: given[name] for name in quantum_side})
+    scan = Scan.of(**{name: given[name] for name in ("lengths", "scales", "points", "atoms")})
+    choice = SpaceChoice(
+        basis=given["basis"],
+        electrons=given["active_electrons"],
+        orbitals=given["active_orbitals"],
+        spin=given["spin"],
+        charge=given["charge"],
+    )
+    if given["fcidump"] is not None:
+        if scan != Scan() or choice.spin is not None or choice.charge:
+            raise InputError(
+                "an FCIDUMP file is one point with its own electrons; lengths, points, scales, "
+                "atoms, spin and charge do not apply to it"
+            )
+        return _Inputs(sources=[from_fcidump(given["fcidump"])], choice=choice, settings=settings)
+    xyz, molecule = given["xyz"], given["molecule"]
+    curve = xyz_curve(xyz, scan) if xyz else built_in_curve(molecule or "lih", scan)
+    return _Inputs(
+        sources=curve.points,
+        choice=_fitting(curve, choice),
+        settings=settings,
+        name=curve.name,
+        x_label=curve.x_label,
+        notes=curve.notes,
+    )
+
+
 @flow
+@checked_by(_inputs)
 def dissociation(
     molecule: str | None = None,
     xyz: str | None = None,
@@ -158,25 +203,14 @@ def dissociation(
     Raises `InputError` (a ValueError) for input that cannot be used, with file and line where
     there is one, and `MissingExtra` where PySCF or ffsim are not installed.
     """
-    require_extra("chemistry", ("pyscf", "ffsim"))
-    _only_one(molecule=molecule, xyz=xyz, fcidump=fcidump)
-    settings = Settings(
-        precision=precision,
-        max_iterations=max_iterations,
-        max_excitations=max_excitations,
-        seed=seed,
-    )
-    scan = Scan.of(lengths=lengths, scales=scales, points=points, atoms=atoms)
-    choice = SpaceChoice(
-        basis=basis, electrons=active_electrons, orbitals=active_orbitals, spin=spin, charge=charge
-    )
+    inputs = _inputs(locals())
+    found, space = _computed(list(inputs.sources), inputs.choice, inputs.settings)
     if fcidump is not None:
-        return _from_integrals(fcidump, scan, choice, settings)
-    curve = xyz_curve(xyz, scan) if xyz else built_in_curve(molecule or "lih", scan)
-    found, space = _computed(list(curve.points), _fitting(curve, choice), settings)
-    title = f"{curve.name} in {basis}, {_size(space)}"
-    facts = _facts(curve.name, basis, space)
-    return facts | report(title, curve.x_label, found, curve.notes)
+        title = f"{space.label}, {_size(space)}"
+        return _facts(space.label, None, space) | report(title, "file", found, ())
+    title = f"{inputs.name} in {basis}, {_size(space)}"
+    facts = _facts(inputs.name, basis, space)
+    return facts | report(title, inputs.x_label, found, inputs.notes)
 
 
 def _only_one(**sources: str | None) -> None:
@@ -193,19 +227,6 @@ def _fitting(curve: Curve, choice: SpaceChoice) -> SpaceChoice:
     if curve.built_in and usual is not None and untouched:
         return replace(choice, electrons=usual.electrons, orbitals=usual.orbitals)
     return choice
-
-
-def _from_integrals(
-    path: str, scan: Scan, choice: SpaceChoice, settings: Settings
-) -> dict[str, Any]:
-    if scan != Scan() or choice.spin is not None or choice.charge:
-        raise InputError(
-            "an FCIDUMP file is one point with its own electrons; lengths, points, scales, atoms, "
-            "spin and charge do not apply to it"
-        )
-    found, space = _computed([from_fcidump(path)], choice, settings)
-    title = f"{space.label}, {_size(space)}"
-    return _facts(space.label, None, space) | report(title, "file", found, ())
 
 
 def _computed(

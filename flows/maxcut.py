@@ -29,7 +29,7 @@ from prefect import flow
 from flows._graphs import Cut, Graph, best_cut, graph_of
 from flows._inputs import InputError
 from flows._qaoa import Search, Tuned, qaoa_circuit, tune
-from orchestrator import Qpu, classical, quantum
+from orchestrator import Qpu, checked_by, classical, quantum
 
 __all__ = ["angles", "maxcut", "reference", "samples", "search_for"]
 
@@ -72,7 +72,19 @@ def search_for(has_exact: bool, graph: Graph, precision: float | None) -> Search
     return Search() if graph.nodes <= 16 else Search(grid=5, rounds=4)
 
 
+def _checked(given: Mapping[str, Any]) -> Graph:
+    """Return the graph, once all parameters have been found usable."""
+    for name in ("layers", "shots"):
+        if given[name] < 1:
+            raise InputError(f"{name} {given[name]}: expected a whole number ≥ 1")
+    precision = given["precision"]
+    if precision is not None and not (math.isfinite(precision) and precision >= 0):
+        raise InputError(f"precision {precision}: expected a number ≥ 0 (0 is exact)")
+    return graph_of(given["graph"])
+
+
 @flow
+@checked_by(_checked)
 def maxcut(
     graph: str = "mobius-12",
     layers: int = 2,
@@ -85,12 +97,7 @@ def maxcut(
     Raises `InputError` (a ValueError) for input that cannot be used, with file and line where
     there is one.
     """
-    for name, value in (("layers", layers), ("shots", shots)):
-        if value < 1:
-            raise InputError(f"{name} {value}: expected a whole number ≥ 1")
-    if precision is not None and not (math.isfinite(precision) and precision >= 0):
-        raise InputError(f"precision {precision}: expected a number ≥ 0 (0 is exact)")
-    loaded = graph_of(graph)
+    loaded = _checked(locals())
     known = reference.submit(loaded, seed)
     tuned = angles(loaded, layers, precision, seed)
     counts = samples(loaded, tuned, shots, seed)

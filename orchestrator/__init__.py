@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import backends  # noqa: F401  # before anybody imports Qiskit, see backends.permanent_thread
+
 if TYPE_CHECKING:
+    from orchestrator.inputs import checked_by
     from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
     from orchestrator.resources import shutdown
     from orchestrator.stages import classical, quantum
@@ -15,6 +18,7 @@ __all__ = [
     "Estimator",
     "Qpu",
     "Sampler",
+    "checked_by",
     "classical",
     "fan_out",
     "open_qpu",
@@ -26,6 +30,7 @@ _HOMES = {
     "Estimator": "orchestrator.primitives",
     "Qpu": "orchestrator.primitives",
     "Sampler": "orchestrator.primitives",
+    "checked_by": "orchestrator.inputs",
     "classical": "orchestrator.stages",
     "fan_out": "orchestrator.units",
     "open_qpu": "orchestrator.primitives",

@@ -16,6 +16,7 @@ from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.cli.parameters import assignments, bound_parameters
 from orchestrator.cli.targets import TargetError, find_target, load_flow
 from orchestrator.config import load_site
+from orchestrator.inputs import check_inputs
 from orchestrator.provenance.markup import duration_text
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def submit_and_tell(request: SubmitRequest) -> int:
     deployments = attach(agent_folder())
     load_site(deployments.site).qpu(request.qpu)
     deployment, flow = _deployed(deployments, request.name)
-    parameters = flow.serialize_parameters(bound_parameters(flow.fn, texts))
+    given = bound_parameters(flow.fn, texts)
+    check_inputs(flow.fn, given)
+    parameters = flow.serialize_parameters(given)
     view = deployments.submit(deployment, parameters, Path.cwd(), request.qpu)
     if not request.as_json:
         say(f"run {view.id} ({view.name}): {view.url}")

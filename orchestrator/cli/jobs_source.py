@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -40,11 +41,18 @@ def has_ledger(state_dir: Path) -> bool:
 
 
 def check_ledger(state_dir: Path) -> None:
-    """See that a ledger that is there can be used. Raises ``LedgerError``."""
-    if has_ledger(state_dir):
-        from orchestrator.broker.ledger import Ledger
+    """See that a ledger that is there can be used, or that one can be made. Raises ``LedgerError``."""
+    from orchestrator.broker.ledger import Ledger, LedgerError
 
+    if has_ledger(state_dir):
         Ledger.open(ledger_path(state_dir)).close()
+        return
+    nearest = next(folder for folder in (state_dir, *state_dir.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise LedgerError(
+            f"ledger {ledger_path(state_dir)} cannot be made: {nearest} is not a folder one may "
+            "write to; name another with HPCQC_STATE_DIR"
+        )
 
 
 def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> list[JobView]:

@@ -31,6 +31,7 @@ from orchestrator.cli.quiet_prefect import (
 from orchestrator.cli.targets import LoadedFlow, Target, find_target, load_flow
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.doctor import machine, versions
+from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.outcome import Outcome
 from orchestrator.provenance.record import RunFacts, RunStatus, merged_stages, run_document
@@ -122,6 +123,7 @@ def run_flow(request: RunRequest) -> Finished:
     try:
         loaded = load_flow(plan.target)
         parameters = bound_parameters(loaded.flow.fn, assignments(request.parameters))
+        check_inputs(loaded.flow.fn, parameters)
         _check_pins(plan.site, loaded)
         _try_backend(plan)
         earlier = plan.folder.open(plan.id, plan.target.text)

@@ -239,3 +239,50 @@ def test_a_setting_that_is_none(refused) -> None:
     told = refused("run", "tiny.py", "--set", "qpu.vlq.time_scal=1")
     assert "time_scal" in told
     assert "mean 'time_scale'" in told
+
+
+def test_a_flow_refuses_its_parameters_before_anything_is_there(refused, hpcqc, tmp_path) -> None:
+    (tmp_path / "checked.py").write_text(
+        """
+from pathlib import Path
+from prefect import flow
+from orchestrator import checked_by
+
+class NotEven(ValueError):
+    pass
+
+def even(given):
+    if given["number"] % 2:
+        raise NotEven(f"number {given['number']}: expected an even one")
+
+@flow
+@checked_by(even)
+def halve(number: int = 3) -> float:
+    Path("it-ran").touch()
+    return number / 2
+"""
+    )
+    assert "number 3: expected an even one" in refused("run", "checked.py")
+    assert not (tmp_path / "hpcqc-runs").exists()
+    assert hpcqc("run", "checked.py", "-p", "number=4").code == 0
+    assert (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["flows.dissociation", "-p", "xyz=tiny.py"], "expected the number of atoms"),
+        (["flows.dissociation", "-p", "fcidump=none"], "no such file"),
+        (["flows.maxcut", "-p", "layers=0"], "expected a whole number ≥ 1"),
+        (["flows.maxcut", "-p", "graph=tiny.py"], "tiny.py"),
+    ],
+)
+def test_a_ready_flow_refuses_its_input_at_once(refused, tmp_path, given, words) -> None:
+    assert words in refused("run", *given)
+    assert not (tmp_path / "hpcqc-runs").exists()
+
+
+def test_a_state_folder_that_cannot_be_made(refused, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "tiny.py" / "state"))
+    assert "HPCQC_STATE_DIR" in refused("run", "tiny.py")
+    assert not (tmp_path / "hpcqc-runs").exists()

@@ -1,0 +1,66 @@
+"""Lets Qiskit's native library be loaded by a thread that stays: others may end.
+
+Qiskit from 2.5 on allocates with mimalloc, whose version 3.3 takes the thread that loads it for
+the main one, for ever. If that thread ends, a later thread that is given its number crashes the
+process at its first allocation (microsoft/mimalloc#1287). Dask and Prefect run functions, which
+import Qiskit when they like, on threads that come and go.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+__all__ = ["guard_import"]
+
+_LIBRARY = "qiskit._accelerate"
+
+
+class _Loader(MetaPathFinder):
+    """Finds nothing; sees who is about to load the library, and has it loaded before."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return None: the usual finders go on with the import."""
+        if fullname != _LIBRARY:
+            return None
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.origin and not _is_main_thread():
+            loaded = threading.Event()
+            threading.Thread(
+                target=_load_and_stay, args=(spec.origin, loaded), name="qiskit-stays", daemon=True
+            ).start()
+            loaded.wait()
+        return None
+
+
+def guard_import() -> None:
+    """See that this process may import Qiskit on any thread; costs nothing until it does.
+
+    Too late where Qiskit is imported already.
+    """
+    watching = any(isinstance(finder, _Loader) for finder in sys.meta_path)
+    if not watching and _LIBRARY not in sys.modules:
+        sys.meta_path.insert(0, _Loader())
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _load_and_stay(library: str, loaded: threading.Event) -> None:
+    try:
+        ctypes.CDLL(library)
+    except OSError:  # the import says what is wrong
+        return
+    finally:
+        loaded.set()
+    threading.Event().wait()

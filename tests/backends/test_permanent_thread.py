@@ -1,0 +1,51 @@
+"""Qiskit imported on a thread that ends: what comes after must not crash."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# With Qiskit 2.5 or 2.6 and without the guard it is killed by a segmentation fault, every time.
+IMPORTED_ON_A_THREAD_THAT_ENDS = """
+import threading
+{guard}
+numbers = []
+
+def load():
+    import qiskit
+    numbers.append(threading.get_ident())
+
+def use():
+    from qiskit import QuantumCircuit
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.measure_all()
+    assert len(list(circuit.data)) == 4
+    numbers.append(threading.get_ident())
+
+for work in (load, *[use] * 50):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+print(numbers.count(numbers[0]))
+"""
+
+
+@pytest.mark.parametrize("guard", ["import backends", "import orchestrator"])
+def test_qiskit_may_be_imported_on_a_thread_that_ends(guard: str) -> None:
+    program = IMPORTED_ON_A_THREAD_THAT_ENDS.format(guard=guard)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 1  # the number of the thread that had loaded it was given again
+
+
+def test_the_guard_leaves_when_it_has_done_its_work() -> None:
+    program = "import sys, backends, qiskit; print([type(f).__module__ for f in sys.meta_path])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert "permanent_thread" not in done.stdout
