@@ -20,6 +20,7 @@ from orchestrator.broker.client import Call, call_job_id, job_error
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.records import job_view
 from orchestrator.broker.service import BrokerService
+from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.config import QpuSettings
 
@@ -147,7 +148,7 @@ class EmbeddedBroker:
         view = self.view(job)
         if view.state is not JobState.COMPLETED:
             raise job_error(view)
-        merged = service.result(job)
+        merged = service.result(ended_job(service.state, job))
         service.forget(job)
         return merged
 

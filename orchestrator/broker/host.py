@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from itertools import islice
 from typing import Literal
 
 from backends.api import Backend, QpuUnavailable, Result, Target, Usage
@@ -18,9 +17,10 @@ from backends.validate import check_circuits, check_kind
 from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id
-from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.broker.records import JobRecord, job_view
+from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
+from orchestrator.broker.records import job_view
 from orchestrator.broker.service import BrokerService, Commit
+from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import QpuSettings
 
@@ -38,6 +38,9 @@ __all__ = [
 # The part of the ledger that the service owns.
 SERVICE_SCOPE = "service"
 _CLOSE_S = 10.0
+_EVENTS_PER_CHECKPOINT = 5000
+# A ledger without a snapshot is folded whole, once; afterwards all that has ended is apart.
+_JOBS_AT_START = 100_000
 
 
 class JobUnknown(ValueError):
@@ -122,9 +125,11 @@ class SiteBroker:
                 ledger=self.ledger,
                 clock=self.clock,
                 writer=self._writer,
+                checkpoint_every=_EVENTS_PER_CHECKPOINT,
                 observe=self._observe,
             ),
         )
+        await self.service.checkpoint(most=_JOBS_AT_START)
         self._serving = asyncio.create_task(self.service.serve())
         for name in self.qpus:
             with contextlib.suppress(QpuUnavailable):
@@ -178,7 +183,7 @@ class SiteBroker:
         check_kind(payload, target)
         check_circuits(payload, target)
         job = call_job_id(call, f"{payer.project}\x1f{payload.digest}")
-        service, known = self.service, self.service.state.jobs.get(job)
+        service, known = self.service, await self._find(job)
         if known is None:
             service.payloads[job] = payload
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
@@ -186,22 +191,38 @@ class SiteBroker:
         elif known.state in (JobState.FAILED, JobState.CANCELLED):
             service.payloads[job] = payload
             await service.post(ev.JobResumed(job=job))
-        return self.view(job), known is None
+        return await self.view(job), known is None
 
-    def view(self, job: JobId) -> JobView:
+    async def view(self, job: JobId) -> JobView:
         """Return a job as it is now. Raises `JobUnknown`."""
-        record = self.service.state.jobs.get(job)
-        if record is None:
+        found = await self._find(job)
+        if found is None:
             raise JobUnknown(f"no job {job!r}")
-        return job_view(record, self.service.state.tasks)
+        return found
 
-    def jobs(
-        self, limit: int | None = None, wanted: Callable[[JobRecord], bool] = lambda _: True
-    ) -> list[JobView]:
-        """Return the latest jobs that are wanted, in order of submission; all without a limit."""
+    async def jobs(self, wanted: Wanted) -> list[JobView]:
+        """Return the jobs of this service that are wanted, in order of submission."""
         state = self.service.state
-        latest = (record for record in reversed(state.jobs.values()) if wanted(record))
-        return [job_view(record, state.tasks) for record in islice(latest, limit)][::-1]
+        # What is in memory counts, also for jobs that are moved out of it this moment.
+        here = {job: job_view(record, state.tasks) for job, record in state.jobs.items()}
+        found = [view for view in here.values() if wanted.includes(view)]
+        if state.past:
+            of_ours = replace(wanted, scope=SERVICE_SCOPE)
+            ended = await asyncio.to_thread(self.ledger.ended, of_ours)
+            found += [view for view in ended if view.id not in here]
+        found.sort(key=lambda view: view.submitted_at)
+        return found[-wanted.limit if wanted.limit else 0 :]
+
+    async def _find(self, job: JobId) -> JobView | None:
+        state = self.service.state
+        if job in state.jobs:
+            return job_view(state.jobs[job], state.tasks)
+        if not state.past:
+            return None
+        ended = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
+        if job in state.jobs:  # taken up again meanwhile
+            return job_view(state.jobs[job], state.tasks)
+        return None if ended is None else ended.view
 
     def is_waiting(self, job: JobView) -> bool:
         """Whether a client is to wait on although the job is uncertain."""
@@ -210,8 +231,13 @@ class SiteBroker:
 
     async def uses(self) -> dict[str, ProjectUse]:
         """Return what each project used so far."""
-        uses: dict[str, ProjectUse] = {}
-        for job in self.jobs():
+        state = self.service.state
+        uses = {
+            project: ProjectUse(jobs=past.jobs, usage=past.usage)
+            for project, past in state.past.items()
+        }
+        for record in state.jobs.values():
+            job = job_view(record, state.tasks)
             use = uses.setdefault(job.project, ProjectUse())
             use.jobs += 1
             use.open += not job.state.is_final
@@ -222,14 +248,14 @@ class SiteBroker:
         """Return the tasks that were at work on QPUs since then, one entry for each job in them."""
         return [
             Slot(job=job, task=task)
-            for job in self.jobs()
+            for job in await self.jobs(Wanted(since=since))
             for task in job.tasks
             if task.started_at is not None and (task.ended_at is None or task.ended_at >= since)
         ]
 
     async def wait(self, job: JobId, timeout_s: float) -> JobView:
         """Return the job when it has ended or is uncertain, or as it is when the time is up."""
-        if not self.view(job).state.is_final and timeout_s > 0:
+        if not (await self.view(job)).state.is_final and timeout_s > 0:
             arrival = self._arrivals.get(job)
             if arrival is None or arrival.done():
                 arrival = asyncio.wrap_future(self.service.wait_for(job))
@@ -238,11 +264,19 @@ class SiteBroker:
             await asyncio.wait([arrival], timeout=timeout_s)
             if arrival.done() and (error := arrival.exception()) is not None:
                 raise error
-        return self.view(job)
+        return await self.view(job)
 
     async def result(self, job: JobId) -> bytes:
         """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
-        merged = await asyncio.to_thread(self.service.result, job)
+        state = self.service.state
+        if job in state.jobs:
+            ended = ended_job(state, job)
+        else:
+            stored = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
+            if stored is None:
+                raise JobUnknown(f"no job {job!r}")
+            ended = stored
+        merged = await asyncio.to_thread(self.service.result, ended)
         self.service.forget(job)
         return await asyncio.to_thread(
             lambda: result_to_bytes(Result(native=merged, usage=Usage()))
@@ -250,20 +284,21 @@ class SiteBroker:
 
     async def cancel(self, job: JobId) -> bool:
         """Ask for a job's end, also on the QPU; return False if it was too late."""
-        if self.view(job).state.is_final:
+        if (await self.view(job)).state.is_final:
             return False
         await self.service.post(ev.JobCancelRequested(job=job))
         return True
 
     async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
         """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""
-        uncertain = sorted(self.service.state.jobs[self.view(job).id].uncertain)
+        seen = await self.view(job)
+        uncertain = sorted(task.tag for task in seen.tasks if task.state == "uncertain")
         if not uncertain:
-            raise NotUncertain(f"job {job} is {self.view(job).state}; it has no uncertain task")
+            raise NotUncertain(f"job {job} is {seen.state}; it has no uncertain task")
         for tag in uncertain:
             event = ev.TaskResolved(tag=tag, verdict=verdict, by=by, reason=reason)
             await self.service.post(event)
-        return self.view(job)
+        return await self.view(job)
 
     async def drain(self, qpu: str, by: str, reason: str) -> None:
         """Start nothing further on a QPU; what runs goes on to its end."""

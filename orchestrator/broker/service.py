@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from qiskit.primitives import PrimitiveResult
@@ -21,6 +22,7 @@ from orchestrator.broker.assembly import job_result, task_payload
 from orchestrator.broker.execution import Execution
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from orchestrator.broker.packing import Limits
+from orchestrator.broker.snapshot import EndedJob
 from orchestrator.broker.state import (
     BrokerState,
     Command,
@@ -28,7 +30,6 @@ from orchestrator.broker.state import (
     SettleJob,
     StartTask,
     StopTask,
-    replay,
 )
 from orchestrator.broker.views import JobId, JobState
 from orchestrator.config import QpuSettings
@@ -39,6 +40,10 @@ _CALL_THREADS = 16
 _WAIT_THREADS = 64
 # How long the word that a task started may wait for another event to share its commit.
 _QUIET_S = 0.2
+_JOBS_PER_CHECKPOINT = 2000
+# So long after its end a job stays in memory: it may yet be asked for.
+_KEPT = timedelta(minutes=1)
+_log = logging.getLogger(__name__)
 
 
 # Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
@@ -70,6 +75,8 @@ class BrokerService:
     Events that arrive while a commit is under way share the next one (group commit).
     writer: a thread for commits, where others must not wait for the disk; None commits on the
     loop itself, which is quicker for one client.
+    checkpoint_every: after so many events, jobs that ended a while ago are moved out of memory
+    into rows of their own; None keeps all. Needs a writer.
     observe: told of every commit once its commands are under way; must be quick and not raise.
     """
 
@@ -77,6 +84,7 @@ class BrokerService:
     ledger: Ledger
     clock: Callable[[], datetime]
     writer: Executor | None = None
+    checkpoint_every: int | None = None
     observe: Callable[[Commit], None] | None = None
     state: BrokerState = field(init=False)
     payloads: dict[JobId, Payload] = field(default_factory=dict)
@@ -90,12 +98,13 @@ class BrokerService:
     _settling: threading.Lock = field(default_factory=threading.Lock)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _broken: LedgerError | TaskCancelled | None = None
+    _since_checkpoint: int = 0
     _calls: ThreadPoolExecutor = field(init=False)
     _waits: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        """Fold what the ledger already holds; threads start when they are first used."""
-        self.state = replay(self.ledger.events(self.scope))
+        """Take up what the ledger already holds; threads start when they are first used."""
+        self.state = self.ledger.restore(self.scope)
         for job, record in self.state.jobs.items():
             if record.state.is_final:
                 self._settled[job] = record.state
@@ -140,6 +149,36 @@ class BrokerService:
             while self._inbox:
                 items, self._inbox = self._inbox, []
                 await self._write_then_execute(items)
+                if self._checkpoint_is_due:
+                    await self.checkpoint()
+
+    async def checkpoint(self, most: int = _JOBS_PER_CHECKPOINT) -> None:
+        """Move at most so many jobs that ended a while ago out of memory, and store the state.
+
+        Not beside `serve`, which does this by itself. What cannot be stored stays where it is.
+        """
+        loop, before = asyncio.get_running_loop(), self.clock() - _KEPT
+        self._since_checkpoint = 0
+        try:
+            gone = await loop.run_in_executor(
+                self.writer,
+                lambda: self.ledger.checkpoint(self.scope, self.state, before=before, most=most),
+            )
+        except LedgerError as error:
+            _log.warning("no checkpoint was made: %s", error)
+            return
+        for job in gone:
+            self.forget(job)
+        self.state.forget(gone)
+        with self._settling:
+            for job in gone:
+                self._settled.pop(job, None)
+
+    @property
+    def _checkpoint_is_due(self) -> bool:
+        # After a failed commit the state is ahead of the ledger, and must not be stored.
+        due = self.checkpoint_every and self._since_checkpoint >= self.checkpoint_every
+        return bool(due) and self._broken is None
 
     @property
     def failure(self) -> str | None:
@@ -196,9 +235,11 @@ class BrokerService:
         events: list[tuple[ev.Event, datetime]] = []
         commands: list[Command] = []
         for item in items:
+            self.ledger.recall_for(self.scope, self.state, item.event)
             outcome = self.state.handle(item.event, now)
             events += [(event, now) for event in outcome.events]
             commands += outcome.commands
+        self._since_checkpoint += len(events)
         entries = Entries(
             events=events,
             payloads={k: v for item in items for k, v in item.payloads.items()},
@@ -296,30 +337,35 @@ class BrokerService:
         payload = task_payload(parts, {job: self.payload(job) for job in jobs})
         await self._execution(tag).start(tag, payload)
 
-    def result(self, job: JobId) -> PrimitiveResult[Any]:
-        """Return a completed job's result, put together from its tasks'."""
+    def result(self, ended: EndedJob) -> PrimitiveResult[Any]:
+        """Return a completed job's result, put together from its tasks'; from any thread."""
+        submitted = ended.job.submitted
         pieces: list[tuple[ev.Part, Any]] = []
-        for tag in self.state.jobs[job].tasks:
-            task = self.state.tasks[tag]
+        for task in ended.tasks:
             if task.state == "completed":
+                tag = task.planned.tag
                 found = self.results.get(tag) or result_from_bytes(self.ledger.result(tag))
                 mine = zip(task.planned.parts, found.native, strict=True)
-                pieces += [(part, pub) for part, pub in mine if part.job == job]
-        return job_result(self.payload(job), pieces)
+                pieces += [(part, pub) for part, pub in mine if part.job == submitted.job]
+        payload = self.payloads.get(submitted.job)
+        return job_result(payload or self._stored_payload(submitted.digest), pieces)
 
     def forget(self, job: JobId) -> None:
         """Drop what only this job's result needed; the ledger still has it."""
         self.payloads.pop(job, None)
-        for tag in self.state.jobs[job].tasks:
+        record = self.state.jobs.get(job)
+        for tag in record.tasks if record else ():
             if len(self.state.tasks[tag].jobs) == 1:
                 self.results.pop(tag, None)
 
     def payload(self, job: JobId) -> Payload:
         """Return a job's payload, from the ledger if it is not at hand."""
         if job not in self.payloads:
-            digest = self.state.jobs[job].submitted.digest
-            self.payloads[job] = payload_from_bytes(self.ledger.payload(digest))
+            self.payloads[job] = self._stored_payload(self.state.jobs[job].submitted.digest)
         return self.payloads[job]
+
+    def _stored_payload(self, digest: str) -> Payload:
+        return payload_from_bytes(self.ledger.payload(digest))
 
     def _execution(self, tag: str) -> Execution:
         return self._executions[self.state.tasks[tag].planned.qpu]

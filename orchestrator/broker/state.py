@@ -155,6 +155,8 @@ class BrokerState:
             self.past[project] = past
 
     def _submit(self, event: ev.JobSubmitted, now: datetime) -> list[Command]:
+        if event.job in self.jobs:  # handed in twice before either was written
+            return []
         record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
         self._arrivals += 1
         record.pending.extend(whole_parts(event))

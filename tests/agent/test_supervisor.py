@@ -95,6 +95,7 @@ def test_children_end_with_a_supervisor_that_is_killed(folder, supervise):
     assert after.pid == again.pid != before.pid
 
 
+@pytest.mark.slow
 def test_the_next_supervisor_ends_what_will_not_end(folder, supervise):
     """A child that is stopped cannot notice that its supervisor is gone."""
     supervisor = supervise()

@@ -117,7 +117,7 @@ def test_jobs_that_have_ended_are_found_by_what_they_are_of(service: Service) ->
 
     assert ids() == ["j0", "j1", "j2", "j3", "j4", "j5"]
     assert ids(run="r1") == ["j1", "j3", "j5"]
-    assert ids(project="project0", limit=2) == ["j2", "j4"]
+    assert ids(projects=("project0",), limit=2) == ["j2", "j4"]
     assert ids(scope="other") == []
     assert ids(since=NOW + timedelta(seconds=13)) == ["j4", "j5"]
     assert [job.id for job in service.ledger.jobs("r0", 2)] == ["j2", "j4"]

@@ -48,6 +48,7 @@ def holder(where: Path | str) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_second_service_is_told_who_the_first_is(
     where: Path | str, holder: subprocess.Popen[str]
 ) -> None:
@@ -59,6 +60,7 @@ def test_a_second_service_is_told_who_the_first_is(
     ledger.close()
 
 
+@pytest.mark.slow
 def test_a_killed_service_is_succeeded_at_once(
     where: Path | str, holder: subprocess.Popen[str]
 ) -> None:
@@ -91,6 +93,7 @@ def test_a_place_that_takes_no_lock_is_an_error(tmp_path: Path) -> None:
     ledger.close()
 
 
+@pytest.mark.slow
 def test_a_claim_is_taken_up_again_after_a_restart_of_the_server(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:
@@ -104,6 +107,7 @@ def test_a_claim_is_taken_up_again_after_a_restart_of_the_server(
         ledger.close()
 
 
+@pytest.mark.slow
 def test_a_service_that_lost_its_claim_to_another_writes_nothing(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:

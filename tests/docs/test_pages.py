@@ -30,11 +30,19 @@ def _plays(page: Path, *, slow: bool) -> bool:
     return any(b.is_slow for b in playable) if slow else any(not b.is_slow for b in playable)
 
 
-QUICK = [page for page in PAGES if _plays(page, slow=False)]
-SLOW = [page for page in PAGES if _plays(page, slow=True)]
+README = ROOT / "README.md"
+WHOLE = [page for page in PAGES if _plays(page, slow=True)]
+QUICK = [page for page in PAGES if _plays(page, slow=False) and page not in WHOLE]
 
 
 @pytest.mark.usefixtures("prefect_server")  # each command would start one of its own
+@pytest.mark.timeout(300)
+def test_the_readme_plays(tmp_path: Path) -> None:
+    _play(README, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", QUICK, ids=[str(page.relative_to(ROOT)) for page in QUICK])
 def test_a_page_plays(page: Path, tmp_path: Path) -> None:
@@ -44,7 +52,7 @@ def test_a_page_plays(page: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", SLOW, ids=[str(page.relative_to(ROOT)) for page in SLOW])
+@pytest.mark.parametrize("page", WHOLE, ids=[str(page.relative_to(ROOT)) for page in WHOLE])
 def test_a_page_plays_with_its_long_parts(page: Path, tmp_path: Path) -> None:
     _play(page, tmp_path, "--slow")
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server"), pytest.mark.timeout(200)]
 
 
 def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -70,6 +70,7 @@ def check(isolated_state: Path, out: Path, reference: Path) -> None:
     ledger.close()
 
 
+@pytest.mark.slow
 def test_a_loop_killed_and_run_again_ends_as_if_nothing_had_happened(
     isolated_state: Path, tmp_path: Path
 ) -> None:

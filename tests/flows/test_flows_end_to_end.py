@@ -18,7 +18,7 @@ from orchestrator import resources, runs
 from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fcidump" / "n2.fcidump"
 
@@ -82,7 +82,6 @@ def test_a_hydrogen_curve_is_exact(run: Run) -> None:
     assert kinds == [("classical", "completed")] * 6 + [("quantum", "completed")] * 3
 
 
-@pytest.mark.slow
 def test_the_default_curve_is_within_chemical_accuracy_everywhere(run: Run) -> None:
     result = _checked(dissociation())
     assert result["molecule"] == "LiH"

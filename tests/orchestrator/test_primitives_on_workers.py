@@ -30,7 +30,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         default_compute="one",
         qpus={
             "quick": QpuSettings(name="quick", backend="fake"),
-            "slow": QpuSettings(name="slow", backend="fake", options={"run_s": 4.0}),
+            "slow": QpuSettings(name="slow", backend="fake", options={"run_s": 2.0}),
         },
         computes={
             "one": LocalCompute(name="one", workers=1),

@@ -105,6 +105,7 @@ def test_embedded_and_service_agree(service: Service, tmp_path: Path, qpu: str) 
     assert {job["id"] for job in json.loads(listing.stdout)} == {job["id"] for job in jobs}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_wrong_token_is_told_in_one_paragraph(service: Service, tmp_path: Path) -> None:
     (tmp_path / "both.py").write_text(FLOW)

@@ -115,6 +115,7 @@ def test_a_client_that_closes_takes_its_open_jobs_with_it(start_service: Start) 
     other.close()
 
 
+@pytest.mark.slow
 def test_a_broker_killed_under_a_waiting_client_costs_only_time(start_service: Start) -> None:
     service = start_service(options="run_s = 1.0")
     client = service.client()
@@ -135,6 +136,7 @@ def test_a_broker_killed_under_a_waiting_client_costs_only_time(start_service: S
     assert service.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_service_leaves_running_tasks_to_the_next_one(start_service: Start) -> None:
     service = start_service(options="run_s = 1.5")
     client = service.client()

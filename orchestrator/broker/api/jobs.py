@@ -23,7 +23,7 @@ from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client import Call, job_error
 from orchestrator.broker.digests import content_digest
 from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
-from orchestrator.broker.records import JobRecord
+from orchestrator.broker.ledger import Wanted
 from orchestrator.broker.views import JobId, JobState, JobView
 
 __all__ = ["Cancelled", "Resolution", "router"]
@@ -113,23 +113,14 @@ async def listed(
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
 ) -> list[JobView]:
     """Return the latest jobs the caller may see, the oldest of them first."""
-
-    def wanted(record: JobRecord) -> bool:
-        submitted = record.submitted
-        return (
-            caller.may_see(submitted.project)
-            and run in (None, submitted.run)
-            and qpu in (None, submitted.qpu)
-            and state in (None, record.state)
-        )
-
-    return broker.jobs(limit, wanted)
+    projects = None if caller.is_operator else caller.projects
+    return await broker.jobs(Wanted(run=run, projects=projects, qpu=qpu, state=state, limit=limit))
 
 
 @router.get("/{job}")
 async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> JobView:
     """Return a job, at its end if that comes within ``wait_s``."""
-    seen = _own(broker, caller, job)
+    seen = await _own(broker, caller, job)
     return await broker.wait(seen.id, wait_s)
 
 
@@ -147,7 +138,7 @@ async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) 
 )
 async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
     """Return the result once it is there; 409 for a job that ended, or stands, without one."""
-    seen = await broker.wait(_own(broker, caller, job).id, wait_s)
+    seen = await broker.wait((await _own(broker, caller, job)).id, wait_s)
     if seen.state is JobState.COMPLETED:
         return _download(await broker.result(seen.id))
     if seen.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(seen):
@@ -159,9 +150,10 @@ async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0)
 @router.post("/{job}/cancel")
 async def cancel(broker: Broker, caller: Caller, job: _Job) -> Cancelled:
     """Ask for a job's end, on the QPU too; says so if it was too late."""
-    seen = _own(broker, caller, job)
+    seen = await _own(broker, caller, job)
     accepted = await broker.cancel(seen.id)
-    return Cancelled(job=job, too_late=not accepted, state=broker.view(seen.id).state)
+    state = (await broker.view(seen.id)).state
+    return Cancelled(job=job, too_late=not accepted, state=state)
 
 
 @router.post("/{job}/resolve", responses=declared(409))
@@ -169,13 +161,13 @@ async def resolve(broker: Broker, caller: Caller, job: _Job, resolution: Resolut
     """Settle a job's uncertain tasks; for operators."""
     if not caller.is_operator:
         raise Forbidden("only an operator resolves uncertain jobs")
-    seen = _own(broker, caller, job)
+    seen = await _own(broker, caller, job)
     return await broker.resolve(seen.id, resolution.verdict, caller.user, resolution.reason)
 
 
-def _own(broker: SiteBroker, identity: Identity, job: str) -> JobView:
+async def _own(broker: SiteBroker, identity: Identity, job: str) -> JobView:
     """Return a job the caller may see; another's is as unknown as one that never was."""
-    seen = broker.view(JobId(job))
+    seen = await broker.view(JobId(job))
     if not identity.may_see(seen.project):
         raise JobUnknown(f"no job {job!r}")
     return seen

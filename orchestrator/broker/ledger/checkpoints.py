@@ -28,6 +28,7 @@ __all__ = [
     "recall",
     "recall_for",
     "restore",
+    "stored",
 ]
 
 _Insert = Any  # SQLite's and PostgreSQL's inserts are alike and have no type in common
@@ -102,14 +103,19 @@ def recall(reader: Reader, scope: str, state: BrokerState, job: JobId) -> bool:
     """Take up a forgotten job again; return whether there is one."""
     if job in state.jobs:
         return True
+    ended = stored(reader, scope, job)
+    if ended is not None:
+        state.recall(ended.job, ended.tasks)
+    return ended is not None
+
+
+def stored(reader: Reader, scope: str, job: str) -> EndedJob | None:
+    """Return a job that a checkpoint stored apart, None if there is none of this id."""
     query = sa.select(ended_jobs.c.record).where(
         ended_jobs.c.id == job, ended_jobs.c.scope == scope
     )
-    for (text,) in reader.rows(query):
-        ended = read_ended(reader, job, text)
-        state.recall(ended.job, ended.tasks)
-        return True
-    return False
+    rows = reader.rows(query)
+    return read_ended(reader, job, rows[0][0]) if rows else None
 
 
 def read_ended(reader: Reader, job: str, text: str) -> EndedJob:

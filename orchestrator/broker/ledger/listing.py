@@ -13,7 +13,7 @@ from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
 from orchestrator.broker.records import job_view
-from orchestrator.broker.views import JobId, JobView
+from orchestrator.broker.views import JobId, JobState, JobView
 
 __all__ = ["Wanted", "find_job", "latest_jobs", "list_ended"]
 
@@ -23,13 +23,28 @@ _Views = dict[tuple[str, JobId], JobView]  # by scope and id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which jobs are asked for. since: those that ended then or later; limit: the latest N."""
+    """Which jobs are asked for. since: those that ended then or later; limit: the latest N.
+
+    projects: jobs of these alone; None for those of all.
+    """
 
     scope: str | None = None
     run: str | None = None
-    project: str | None = None
+    projects: tuple[str, ...] | None = None
+    qpu: str | None = None
+    state: JobState | None = None
     since: datetime | None = None
     limit: int | None = None
+
+    def includes(self, job: JobView) -> bool:
+        """Whether a job is one of these; the scope and the limit are for who has them all."""
+        return (
+            self.run in (None, job.run)
+            and (self.projects is None or job.project in self.projects)
+            and self.qpu in (None, job.qpu)
+            and self.state in (None, job.state)
+            and (self.since is None or job.ended_at is None or job.ended_at >= self.since)
+        )
 
 
 def list_ended(reader: Reader, wanted: Wanted) -> list[JobView]:
@@ -78,10 +93,14 @@ def find_job(reader: Reader, job: str) -> JobView:
 
 def _ended(reader: Reader, wanted: Wanted) -> _Views:
     query = sa.select(ended_jobs.c.scope, ended_jobs.c.id, ended_jobs.c.record)
-    for column in ("scope", "run", "project"):
+    for column in ("scope", "run", "qpu"):
         value = getattr(wanted, column)
         if value is not None:
             query = query.where(ended_jobs.c[column] == value)
+    if wanted.state is not None:
+        query = query.where(ended_jobs.c.state == wanted.state.value)
+    if wanted.projects is not None:
+        query = query.where(ended_jobs.c.project.in_(wanted.projects))
     if wanted.since is not None:
         query = query.where(ended_jobs.c.ended_at >= wanted.since.timestamp())
     query = query.order_by(ended_jobs.c.submitted_at.desc()).limit(wanted.limit)

@@ -20,6 +20,7 @@ from orchestrator.broker.ledger.checkpoints import (
     recall,
     recall_for,
     restore,
+    stored,
 )
 from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.listing import Wanted, find_job, latest_jobs, list_ended
@@ -29,7 +30,7 @@ from orchestrator.broker.ledger.rows import Entries
 from orchestrator.broker.ledger.schema import check_file, open_tables
 from orchestrator.broker.ledger.tables import payloads, results
 from orchestrator.broker.ledger.writer import Writer
-from orchestrator.broker.snapshot import ended_jobs
+from orchestrator.broker.snapshot import EndedJob, ended_jobs
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobView
 
@@ -169,6 +170,10 @@ class Ledger:
         Costs nothing but a look into the state where none is needed.
         """
         recall_for(self._reader, scope, state, event)
+
+    def ended_job(self, scope: str, job: JobId) -> EndedJob | None:
+        """Return a job as a checkpoint stored it, None if none did."""
+        return stored(self._reader, scope, job)
 
     def ended(self, wanted: Wanted) -> list[JobView]:
         """Return jobs that checkpoints stored apart, in order of submission.

@@ -1,0 +1,153 @@
+"""A service that moves what has ended out of memory: nobody notices, whatever they ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qiskit import QuantumCircuit
+
+from backends.fake import create
+from backends.payloads import SamplerPayload
+from backends.results import result_from_bytes
+from orchestrator.broker import host, service
+from orchestrator.broker.client import Call
+from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
+from orchestrator.broker.ledger import Ledger, Wanted
+from orchestrator.broker.views import JobId, JobState
+from orchestrator.config import QpuSettings
+
+JOBS = 25
+EVE = Payer(user="eve", project="deep")
+Work = Callable[[SiteBroker], Awaitable[Any]]
+
+
+@pytest.fixture(autouse=True)
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget at once what has ended, and store a snapshot every few events."""
+    monkeypatch.setattr(service, "_KEPT", timedelta(0))
+    monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 10)
+
+
+def payload(shots: int) -> SamplerPayload:
+    circuit = QuantumCircuit(1)
+    circuit.x(0)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=shots)
+
+
+def at_a_site(where: Path | str, work: Work, **options: object) -> Any:
+    """Let a broker live as long as some work takes."""
+
+    async def live() -> Any:
+        ledger = Ledger.open(where)
+        site = SiteBroker(
+            qpus={"q": QpuSettings(name="q", backend="fake")},
+            ledger=ledger,
+            clock=lambda: datetime.now(UTC),
+            open_backend=lambda _: create({"coalesces": False, **options}, state_dir=Path()),
+        )
+        await site.open()
+        try:
+            return await work(site)
+        finally:
+            await site.close()
+            ledger.close()
+
+    return asyncio.run(live())
+
+
+async def run_job(site: SiteBroker, number: int) -> JobId:
+    call = Call(run="r", stage=f"s{number}", occurrence=0, qpu="q", seed=None)
+    view, _ = await site.submit(call, EVE, payload(number + 1))
+    return (await site.wait(view.id, 20)).id
+
+
+def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None:
+    async def work(site: SiteBroker) -> list[JobId]:
+        began = datetime.now(UTC)
+        ids = [await run_job(site, number) for number in range(JOBS)]
+        assert len(site.service.state.jobs) < JOBS / 2
+        assert len(site.service.state.tasks) < JOBS / 2
+        assert len(site.service.payloads) < JOBS / 2
+        assert [job.id for job in await site.jobs(Wanted())] == ids
+        assert [job.id for job in await site.jobs(Wanted(limit=3))] == ids[-3:]
+        assert await site.jobs(Wanted(projects=("shallow",))) == []
+        assert len(await site.jobs(Wanted(projects=("shallow", "deep"), qpu="q", run="r"))) == JOBS
+        assert len(await site.jobs(Wanted(state=JobState.COMPLETED))) == JOBS
+        assert await site.jobs(Wanted(state=JobState.FAILED)) == []
+        for number, job in enumerate(ids):
+            assert (await site.view(job)).state is JobState.COMPLETED
+            data = await site.result(job)
+            assert result_from_bytes(data).native[0].data.meas.get_counts() == {"1": number + 1}
+        uses = await site.uses()
+        assert (uses["deep"].jobs, uses["deep"].open) == (JOBS, 0)
+        assert uses["deep"].usage.shots == sum(range(1, JOBS + 1))
+        assert len(await site.slots(began)) == JOBS
+        assert await site.slots(datetime.now(UTC) + timedelta(hours=1)) == []
+        assert not await site.cancel(ids[0])
+        with pytest.raises(JobUnknown):
+            await site.view(JobId("j0"))
+        return ids
+
+    ids = at_a_site(where, work)
+
+    async def later(site: SiteBroker) -> None:
+        assert len(site.service.state.jobs) == 0
+        assert [job.id for job in await site.jobs(Wanted())] == ids
+        assert await run_job(site, 0) == ids[0]
+        assert [task.starts for task in (await site.view(ids[0])).tasks] == [1]
+
+    at_a_site(where, later)
+
+
+def test_a_failed_job_that_was_forgotten_is_tried_again(where: Path | str) -> None:
+    async def work(site: SiteBroker) -> None:
+        failed = await run_job(site, 0)
+        assert (await site.view(failed)).state is JobState.FAILED
+        for number in range(1, JOBS):
+            await run_job(site, number)
+        assert failed not in site.service.state.jobs
+        assert await run_job(site, 0) == failed
+        again = await site.view(failed)
+        assert (again.state, [t.state for t in again.tasks]) == (
+            JobState.COMPLETED,
+            ["failed", "completed"],
+        )
+        assert (await site.uses())["deep"].jobs == JOBS
+
+    at_a_site(where, work, fail=[1])
+
+
+def test_a_call_handed_in_twice_at_once_is_one_job(where: Path | str) -> None:
+    async def work(site: SiteBroker) -> None:
+        found = await asyncio.gather(*(run_job(site, 0) for _ in range(5)))
+        assert len(set(found)) == 1
+        assert [task.starts for task in (await site.view(found[0])).tasks] == [1]
+
+    at_a_site(where, work, run_s=0.05)
+
+
+def test_after_a_failed_commit_nothing_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(site: SiteBroker) -> None:
+        await run_job(site, 0)
+
+        def fail(*_: object) -> None:
+            raise service.LedgerError("the disk is full")
+
+        stored: list[object] = []
+        monkeypatch.setattr(site.ledger, "append", fail)
+        monkeypatch.setattr(site.ledger, "checkpoint", lambda *a, **k: stored.append(a) or [])
+        monkeypatch.setattr(site.service, "checkpoint_every", 1)
+        with pytest.raises(service.LedgerError, match="full"):
+            await run_job(site, 1)
+        await asyncio.sleep(0.1)
+        assert stored == []
+
+    at_a_site(tmp_path / "ledger.sqlite", work)
