@@ -48,6 +48,8 @@ def unpack(data: bytes) -> tuple[Any, list[bytes]]:
                 raise FrameError(f"a frame of {length} bytes is cut short")
             frames.append(data[position : position + length])
             position += length
+        if position != len(data):
+            raise FrameError(f"{len(data) - position} bytes too many follow the last frame")
         return json.loads(frames[0]), frames[1:]
     except (struct.error, IndexError, json.JSONDecodeError) as error:
         raise FrameError(f"damaged container of {len(data)} bytes: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -81,14 +81,20 @@ class Room:
 
 @contextmanager
 def open_room(
-    state: Path, *, limits: Limits | None = None, run_s: float = 60.0, vendor_says: str = ""
+    state: Path,
+    *,
+    limits: Limits | None = None,
+    run_s: float = 60.0,
+    vendor_says: str = "",
+    more: Mapping[str, Any] | None = None,
 ) -> Iterator[Room]:
     """Open an application whose QPU ``fake`` takes so long for each task.
 
-    vendor_says: adds a QPU ``broken`` that cannot be opened, for this reason.
+    vendor_says: adds a QPU ``broken`` that cannot be opened, for this reason. more: options of
+    the fake.
     """
     ledger = Ledger.open(state / "ledger.db")
-    options = {"run_s": run_s, "durable": True}
+    options = {"run_s": run_s, "durable": True, **(more or {})}
     names = ["fake", "broken"] if vendor_says else ["fake"]
 
     def open_backend(qpu: str) -> Backend:

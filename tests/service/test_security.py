@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import pickle
+import resource
 import socket
 import stat
 import time
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from backends.frames import pack, unpack
 from orchestrator.broker.api.guards import Limits
+from orchestrator.broker.api.serving import MOST_CONNECTIONS
 from tests.service.conftest import Service
 from tests.service.rooms import Room, open_room, room
 from tests.service.test_service import bell
@@ -110,6 +117,69 @@ def test_slow_senders_are_cut_off_and_keep_nobody_waiting(service: Service) -> N
         assert time.monotonic() - started < 2
         slow[0].settimeout(14)
         assert slow[0].recv(1000) == b""  # after ten seconds
+
+
+def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
+    async def drops() -> AsyncIterator[bytes]:
+        for _ in range(50):
+            yield b"x"
+            await asyncio.sleep(0.1)
+
+    for limits in (Limits(body_s=0.02), Limits(whole_body_s=0.3)):
+        with open_room(tmp_path, limits=limits) as room:
+            sent = {"params": ASKED, "headers": room.headers["owner"]}
+            answer = room.http.post("/v1/jobs", content=drops(), **sent)
+            assert (answer.status_code, answer.json()["detail"]) == (
+                408,
+                "the body came too slowly",
+            )
+
+
+class _Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self._place,))
+
+
+def test_nothing_is_unpickled(room: Room, tmp_path: Path) -> None:
+    trap = pickle.dumps(_Trap(tmp_path / "sprung"))
+    pickle.loads(trap)  # it works
+    (tmp_path / "sprung").unlink()
+    whole = bell().to_bytes()
+    for body in (trap, whole + trap, whole.replace(b"QISKIT", trap[:6]), _swapped(whole, trap)):
+        sent = {"params": ASKED, "headers": room.headers["owner"]}
+        assert room.http.post("/v1/jobs", content=body, **sent).status_code == 422
+    assert not (tmp_path / "sprung").exists()
+
+
+def _swapped(whole: bytes, trap: bytes) -> bytes:
+    """Put a pickle where a payload has its circuit."""
+    header, frames = unpack(whole)
+    return pack(header, [trap, *frames[1:]])
+
+
+@pytest.mark.slow
+def test_more_connections_than_allowed_are_told_so_and_then_all_is_well(service: Service) -> None:
+    host, port = service.url.removeprefix("http://").split(":")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_CONNECTIONS + 50
+    if hard != resource.RLIM_INFINITY and hard < 2 * wanted:
+        pytest.skip(f"a process may hold {hard} files open here; {2 * wanted} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * wanted), hard))
+    with ExitStack() as stack:
+        for _ in range(wanted):
+            stack.enter_context(socket.create_connection((host, int(port))))
+        answer = httpx.get(f"{service.url}/health", timeout=10)
+        assert answer.status_code == 503
+    deadline = time.monotonic() + 20
+    while httpx.get(f"{service.url}/health", timeout=10).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_huge_headers_are_refused(service: Service) -> None:

@@ -8,6 +8,7 @@ import os
 import pwd
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -130,7 +131,19 @@ async def read_body(request: Request, limits: Limits) -> IO[bytes]:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "bodies must not be compressed", kind="UnsupportedEncoding")
     _refuse_large(int(request.headers.get("content-length") or 0), limits)
-    body = SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES)  # noqa: SIM115  # the caller closes it
+    with ExitStack() as to_close:
+        body = to_close.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES))
+        digest = await _receive(request, body, limits)
+        stated = request.headers.get("content-digest")
+        if stated is not None and stated != digest_text(digest):
+            raise ApiError(422, "the body is not what its Content-Digest says", kind="DamagedBody")
+        body.seek(0)
+        to_close.pop_all()  # the caller closes it
+        return body
+
+
+async def _receive(request: Request, body: IO[bytes], limits: Limits) -> bytes:
+    """Write what comes to a file; return its SHA-256."""
     digest, size = sha256(), 0
     loop = asyncio.get_running_loop()
     last = loop.time() + limits.whole_body_s
@@ -144,11 +157,7 @@ async def read_body(request: Request, limits: Limits) -> IO[bytes]:
                 body.write(chunk)
     except TimeoutError:
         raise ApiError(408, "the body came too slowly", kind="TooSlow") from None
-    stated = request.headers.get("content-digest")
-    if stated is not None and stated != digest_text(digest.digest()):
-        raise ApiError(422, "the body is not what its Content-Digest says", kind="DamagedBody")
-    body.seek(0)
-    return body
+    return digest.digest()
 
 
 def _refuse_large(size: int, limits: Limits) -> None:

@@ -19,14 +19,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from orchestrator.broker.api.guards import PEER
 
-__all__ = ["ListenError", "Listener", "serve"]
+__all__ = ["MOST_CONNECTIONS", "ListenError", "Listener", "serve"]
 
 # How long a client may take for the head of a request, and be silent between two.
 _HEAD_S = 10.0
 # More than the loop reads at once, so that no body is counted with the head before it.
 _HEAD_BYTES = 1 << 19
 _KEEP_ALIVE_S = 65
-_MOST_CONNECTIONS = 1024
+MOST_CONNECTIONS = 1024
 _GRACE_S = 10
 
 
@@ -73,7 +73,7 @@ def serve(app: FastAPI, listeners: Sequence[Listener]) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=_MOST_CONNECTIONS,
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
         lifespan="on",
@@ -156,7 +156,7 @@ def _unix_socket(path: Path) -> socket.socket:
             path.unlink()
         opened.bind(str(path))
         os.chmod(path, 0o666)  # noqa: PTH101  # the peer's user is checked at each request
-        opened.listen(_MOST_CONNECTIONS)
+        opened.listen(MOST_CONNECTIONS)
     except OSError as error:
         opened.close()
         raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
