@@ -248,6 +248,7 @@ def test_async_functions_are_refused() -> None:
             """Never awaited."""
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
     script = tmp_path / "plain.py"
     script.write_text(

@@ -18,6 +18,8 @@ from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, RemoteB
 from orchestrator.broker.views import JobState
 from tests.service.conftest import Service, ServiceEnded, Start
 
+pytestmark = pytest.mark.slow  # each test starts a service; what is inside has quick tests
+
 
 def bell(shots: int = 100, seed: int | None = 1) -> SamplerPayload:
     circuit = QuantumCircuit(2)
@@ -115,7 +117,6 @@ def test_a_client_that_closes_takes_its_open_jobs_with_it(start_service: Start) 
     other.close()
 
 
-@pytest.mark.slow
 def test_a_broker_killed_under_a_waiting_client_costs_only_time(start_service: Start) -> None:
     service = start_service(options="run_s = 1.0")
     client = service.client()
@@ -136,7 +137,6 @@ def test_a_broker_killed_under_a_waiting_client_costs_only_time(start_service: S
     assert service.stop() == 0
 
 
-@pytest.mark.slow
 def test_a_stopped_service_leaves_running_tasks_to_the_next_one(start_service: Start) -> None:
     service = start_service(options="run_s = 1.5")
     client = service.client()

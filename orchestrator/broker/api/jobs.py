@@ -37,6 +37,7 @@ _CHUNK_BYTES = 1 << 18
 _LONGEST_WAIT_S = 60.0
 
 _VIEW = TypeAdapter(JobView)
+_VIEWS = TypeAdapter(list[JobView])
 
 _Job = Annotated[str, Path(pattern=r"^j[0-9a-f]{20}$", description="id of a job")]
 _Wait = Annotated[
@@ -68,6 +69,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, depende
 @router.post(
     "",
     status_code=201,
+    response_model=JobView,
     responses={
         200: {"description": "The call was known; this is its job", "model": JobView},
         **declared(408, 413, 415),
@@ -83,14 +85,13 @@ async def submit(
     broker: Broker,
     caller: Caller,
     request: Request,
-    response: Response,
     run: _Name,
     qpu: _Name,
     call: Annotated[int, Query(ge=0, le=2**31, description="equal calls made before")] = 0,
     stage: Annotated[str | None, Query(max_length=200)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     project: Annotated[str | None, Query(max_length=64, description="who pays")] = None,
-) -> JobView:
+) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
     paying = caller.paying(project)
     known_qpu(broker, qpu)
@@ -98,12 +99,10 @@ async def submit(
         payload = await _parsed(body)
     made = Call(run=run, stage=stage, occurrence=call, qpu=qpu, seed=seed)
     job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
-    response.status_code = 201 if new else 200
-    response.headers["Location"] = f"/v1/jobs/{job.id}"
-    return job
+    return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
 
-@router.get("")
+@router.get("", response_model=list[JobView])
 async def listed(
     broker: Broker,
     caller: Caller,
@@ -111,17 +110,18 @@ async def listed(
     state: JobState | None = None,
     qpu: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
-) -> list[JobView]:
+) -> Response:
     """Return the latest jobs the caller may see, the oldest of them first."""
     projects = None if caller.is_operator else caller.projects
-    return await broker.jobs(Wanted(run=run, projects=projects, qpu=qpu, state=state, limit=limit))
+    wanted = Wanted(run=run, projects=projects, qpu=qpu, state=state, limit=limit)
+    return _told(_VIEWS.dump_json(await broker.jobs(wanted)))
 
 
-@router.get("/{job}")
-async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> JobView:
+@router.get("/{job}", response_model=JobView)
+async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
     """Return a job, at its end if that comes within ``wait_s``."""
     seen = await _own(broker, caller, job)
-    return await broker.wait(seen.id, wait_s)
+    return _told(_VIEW.dump_json(await broker.wait(seen.id, wait_s)))
 
 
 @router.get(
@@ -142,7 +142,7 @@ async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0)
     if seen.state is JobState.COMPLETED:
         return _download(await broker.result(seen.id))
     if seen.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(seen):
-        return Response(_document(seen), status_code=202, media_type="application/json")
+        return _told(_VIEW.dump_json(seen), 202)
     error = job_error(seen)
     raise ApiError(409, str(error), kind=type(error).__name__)
 
@@ -187,8 +187,9 @@ def _read_slowly(data: bytes) -> Payload:
     return payload
 
 
-def _document(job: JobView) -> bytes:
-    return _VIEW.dump_json(job)
+def _told(document: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Answer with JSON that is written already: FastAPI would take each view apart once more."""
+    return Response(document, status, headers, "application/json")
 
 
 def _download(data: bytes) -> Response:
