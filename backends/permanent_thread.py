@@ -9,6 +9,7 @@ import Qiskit when they like, on threads that come and go.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from types import ModuleType
 __all__ = ["guard_import"]
 
 _LIBRARY = "qiskit._accelerate"
+# The system hands out the places of threads that are gone; one of so many is the right one.
+_STAND_INS = 64
 
 
 class _Loader(MetaPathFinder):
@@ -30,15 +33,15 @@ class _Loader(MetaPathFinder):
         """Return None: the usual finders go on with the import."""
         if fullname != _LIBRARY:
             return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.origin and not _is_main_thread():
             loaded = threading.Event()
-            threading.Thread(
+            stays = threading.Thread(
                 target=_load_and_stay, args=(spec.origin, loaded), name="qiskit-stays", daemon=True
-            ).start()
+            )
+            stays.start()
             loaded.wait()
+            os.register_at_fork(after_in_child=lambda: _stand_in(stays.ident))
         return None
 
 
@@ -64,3 +67,20 @@ def _load_and_stay(library: str, loaded: threading.Event) -> None:
     finally:
         loaded.set()
     threading.Event().wait()
+
+
+def _stand_in(number: int | None) -> None:
+    """In a forked child, where the thread is gone, give its number to another that stays."""
+    told = threading.Event()
+
+    def stay() -> None:
+        told.wait()
+        if threading.get_ident() == number:
+            threading.Event().wait()
+
+    for _ in range(_STAND_INS):
+        thread = threading.Thread(target=stay, name="qiskit-stays", daemon=True)
+        thread.start()
+        if thread.ident == number:
+            break
+    told.set()

@@ -78,6 +78,7 @@ class Crew:
         """Queue a ticket and start it at once if a worker is free."""
         with self.lock:
             self._queue.append(ticket)
+            self._failed_boots = 0
             self._dispatch()
 
     def prewarm(self, processes: int) -> None:
@@ -138,15 +139,18 @@ class Crew:
                 self._send_part(ticket, idle.popleft())
             if not ticket.unsent:
                 self._queue.remove(ticket)
+        if self._failed_boots >= _BOOT_ATTEMPTS:
+            return  # those that are there must do until the next task
         starting = sum(not w.ready for w in self._workers)
         room = self._plan.processes - len(self._workers)
         for _ in range(min(room, sum(t.unsent for t in self._queue) - starting)):
             self._launch()
 
     def _may_start(self, ticket: Ticket) -> bool:
-        if not self._running:
+        at_work = self._at_work()
+        if not at_work:
             return True
-        threaded = any(t.placement and t.placement.is_wide for t in self._running.values())
+        threaded = any(t.placement and t.placement.is_wide for t in at_work)
         if ticket.log2 >= WIDE_LOG2 and threaded:
             return False  # two teams of threads would stand in each other's way
         return self._room_for(ticket) >= 1
@@ -155,9 +159,13 @@ class Crew:
         """Return how many states of this size fit into memory beside those that run."""
         if ticket.memory_bytes < _SMALL_BYTES:
             return self._plan.processes
-        at_work = [self._running.get(w.part[0]) for w in self._workers if w.part is not None]
-        taken = sum(t.memory_bytes for t in at_work if t is not None)
+        taken = sum(running.memory_bytes for running in self._at_work())
         return self._memory_left(taken) // ticket.memory_bytes
+
+    def _at_work(self) -> list[Ticket]:
+        """Return the ticket of each part that a worker runs now."""
+        parts = [worker.part for worker in self._workers if worker.part is not None]
+        return [self._running[tag] for tag, _ in parts if tag in self._running]
 
     def _place(self, ticket: Ticket) -> None:
         load = Load(
@@ -231,7 +239,7 @@ class Crew:
             return
         if not worker.ready:
             self._failed_boots += 1
-            if self._failed_boots >= _BOOT_ATTEMPTS:
+            if self._failed_boots >= _BOOT_ATTEMPTS and not any(w.ready for w in self._workers):
                 self._give_up(worker.reason)
                 return
         if not self._workers:

@@ -18,7 +18,7 @@ from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
-from orchestrator.broker.records import job_view
+from orchestrator.broker.records import JobRecord, job_view
 from orchestrator.broker.service import BrokerService, Commit
 from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
@@ -204,8 +204,11 @@ class SiteBroker:
         """Return the jobs of this service that are wanted, in order of submission."""
         state = self.service.state
         # What is in memory counts, also for jobs that are moved out of it this moment.
-        here = {job: job_view(record, state.tasks) for job, record in state.jobs.items()}
-        found = [view for view in here.values() if wanted.includes(view)]
+        here = frozenset(state.jobs)
+        records = [record for record in state.jobs.values() if _includes(wanted, record)]
+        records.sort(key=lambda record: record.submitted_at)
+        latest = records[-wanted.limit if wanted.limit else 0 :]
+        found = [job_view(record, state.tasks) for record in latest]
         if state.past:
             of_ours = replace(wanted, scope=SERVICE_SCOPE)
             ended = await asyncio.to_thread(self.ledger.ended, of_ours)
@@ -292,7 +295,8 @@ class SiteBroker:
     async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
         """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""
         seen = await self.view(job)
-        uncertain = sorted(task.tag for task in seen.tasks if task.state == "uncertain")
+        record = self.service.state.jobs.get(job)
+        uncertain = sorted(record.uncertain) if record is not None else []
         if not uncertain:
             raise NotUncertain(f"job {job} is {seen.state}; it has no uncertain task")
         for tag in uncertain:
@@ -330,6 +334,17 @@ class SiteBroker:
         except LedgerError as error:
             return str(error)
         return None
+
+
+def _includes(wanted: Wanted, record: JobRecord) -> bool:
+    submitted = record.submitted
+    return (
+        wanted.run in (None, submitted.run)
+        and (wanted.projects is None or submitted.project in wanted.projects)
+        and wanted.qpu in (None, submitted.qpu)
+        and wanted.state in (None, record.state)
+        and (wanted.since is None or record.ended_at is None or record.ended_at >= wanted.since)
+    )
 
 
 def _submitted(

@@ -41,6 +41,7 @@ _WAIT_THREADS = 64
 # How long the word that a task started may wait for another event to share its commit.
 _QUIET_S = 0.2
 _JOBS_PER_CHECKPOINT = 2000
+_RECALL_TRIES = 30
 # So long after its end a job stays in memory: it may yet be asked for.
 _KEPT = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
@@ -148,9 +149,14 @@ class BrokerService:
                 self._quiet_timer = None
             while self._inbox:
                 items, self._inbox = self._inbox, []
-                await self._write_then_execute(items)
-                if self._checkpoint_is_due:
-                    await self.checkpoint()
+                try:
+                    await self._write_then_execute(items)
+                    if self._checkpoint_is_due:
+                        await self.checkpoint()
+                except Exception as error:  # a fault of ours: accept nothing that nobody will write
+                    told = f"the broker has stopped: {type(error).__name__}: {error}"
+                    self._break(LedgerError(told), items)
+                    raise
 
     async def checkpoint(self, most: int = _JOBS_PER_CHECKPOINT) -> None:
         """Move at most so many jobs that ended a while ago out of memory, and store the state.
@@ -167,9 +173,13 @@ class BrokerService:
         except LedgerError as error:
             _log.warning("no checkpoint was made: %s", error)
             return
-        for job in gone:
-            self.forget(job)
+        tags = [tag for job in gone for tag in self.state.jobs[job].tasks]
         self.state.forget(gone)
+        for job in gone:
+            self.payloads.pop(job, None)
+        for tag in tags:
+            if tag not in self.state.tasks:
+                self.results.pop(tag, None)
         with self._settling:
             for job in gone:
                 self._settled.pop(job, None)
@@ -231,11 +241,15 @@ class BrokerService:
             self._quiet_timer = loop.call_later(_QUIET_S, self._wakeup.set)
 
     async def _write_then_execute(self, items: list[_Item]) -> None:
+        try:
+            await self._recall_for(items)
+        except LedgerError as error:
+            self._break(error, items)
+            return
         now = self.clock()
         events: list[tuple[ev.Event, datetime]] = []
         commands: list[Command] = []
         for item in items:
-            self.ledger.recall_for(self.scope, self.state, item.event)
             outcome = self.state.handle(item.event, now)
             events += [(event, now) for event in outcome.events]
             commands += outcome.commands
@@ -259,6 +273,18 @@ class BrokerService:
         if self.observe is not None:
             recorded = tuple(event for event, _ in events)
             self.observe(Commit(events=recorded, at=now, duration_s=lasted_s, error=failed))
+
+    async def _recall_for(self, items: list[_Item]) -> None:
+        """Take up the forgotten jobs that events are about. Raises `LedgerError` if it must."""
+        for left in reversed(range(_RECALL_TRIES)):
+            try:
+                for item in items:
+                    self.ledger.recall_for(self.scope, self.state, item.event)
+                return
+            except LedgerError:  # a server that is away comes back, mostly
+                if not left:
+                    raise
+                await asyncio.sleep(1)
 
     def _follow(self, items: list[_Item], commands: list[Command]) -> None:
         """Do what events that are on disk now led to."""
@@ -296,7 +322,7 @@ class BrokerService:
     def _break(self, error: LedgerError, items: list[_Item]) -> None:
         """Stop accepting: what is not on disk must have no effect."""
         for item in items + self._inbox:
-            if item.written is not None:
+            if item.written is not None and not item.written.done():
                 item.written.set_exception(error)
         self._inbox.clear()
         self._dismiss(error)

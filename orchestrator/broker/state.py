@@ -84,7 +84,12 @@ class BrokerState:
     _to_fail: list[str] = field(default_factory=list)
 
     def handle(self, event: ev.Event, now: datetime) -> Outcome:
-        """Apply an event, then plan whatever can start; return all of it."""
+        """Apply an event, then plan whatever can start; return all of it.
+
+        A job that is there already was handed in twice before either was written: once is enough.
+        """
+        if isinstance(event, ev.JobSubmitted) and event.job in self.jobs:
+            return Outcome(events=(), commands=())
         commands = self.apply(event, now)
         recorded: list[ev.Event] = [event]
         for decision in self._decide():
@@ -155,8 +160,6 @@ class BrokerState:
             self.past[project] = past
 
     def _submit(self, event: ev.JobSubmitted, now: datetime) -> list[Command]:
-        if event.job in self.jobs:  # handed in twice before either was written
-            return []
         record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
         self._arrivals += 1
         record.pending.extend(whole_parts(event))

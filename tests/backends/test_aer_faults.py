@@ -13,6 +13,7 @@ import pytest
 from qiskit import QuantumCircuit
 
 from backends.aer import create
+from backends.aer.spawner import SpawnFailed
 from backends.aer.spool import Spool
 from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
 from backends.payloads import SamplerPayload
@@ -240,3 +241,42 @@ def test_an_id_of_another_folder_is_unknown(backend, tmp_path):
         backend.status("aer-never")
     with pytest.raises(UnknownTask):
         backend.status("fake-never")
+
+
+def wide(count=4):
+    """Tasks worth splitting: 14 qubits, each a few tens of milliseconds."""
+    circuit = QuantumCircuit(14)
+    for layer in range(4):
+        for qubit in range(14):
+            circuit.ry(0.1 * (qubit + layer + 1), qubit)
+        for qubit in range(13):
+            circuit.cx(qubit, qubit + 1)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit] * count, shots=100, seed=5)
+
+
+def test_a_task_half_sent_goes_on_where_memory_has_gone(tmp_path, monkeypatch):
+    backend = create({"processes": 2}, state_dir=tmp_path)
+    crew = backend._crew
+    monkeypatch.setattr(crew, "_room_for", lambda _: 2 if not crew._running else 0)
+    monkeypatch.setattr(type(crew._plan), "cores", 2, raising=False)
+    task = backend.start(backend.acquire(), wide(), "t")
+    until(lambda: backend.status(task).is_final)
+    assert len(backend.result(task).native) == 4
+    backend.close()
+
+
+def test_a_worker_that_is_there_does_it_alone_where_no_other_starts(tmp_path, monkeypatch):
+    backend = create({"processes": 2}, state_dir=tmp_path)
+    session, crew = backend.acquire(), backend._crew
+    first = backend.start(session, bell(), "first")
+    until(lambda: backend.status(first).is_final)
+
+    def refused(*_):
+        raise SpawnFailed("no more processes")
+
+    monkeypatch.setattr(crew._spawner, "spawn", refused)
+    tasks = [backend.start(session, wide(), f"t{number}") for number in range(3)]
+    until(lambda: all(backend.status(task).is_final for task in tasks))
+    assert [backend.status(task) for task in tasks] == [TaskState.COMPLETED] * 3
+    backend.close()

@@ -43,9 +43,36 @@ def test_qiskit_may_be_imported_on_a_thread_that_ends(guard: str) -> None:
     assert int(done.stdout) > 1  # the number of the thread that had loaded it was given again
 
 
-def test_the_guard_leaves_when_it_has_done_its_work() -> None:
-    program = "import sys, backends, qiskit; print([type(f).__module__ for f in sys.meta_path])"
+def test_a_forked_child_may_use_threads_and_qiskit() -> None:
+    program = """
+import os, threading
+import backends
+
+def use():
+    from qiskit import QuantumCircuit
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    assert len(list(circuit.data)) == 1
+
+def fork():
+    import qiskit
+    child = os.fork()
+    if child == 0:
+        for _ in range(100):
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+        os._exit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+codes = []
+thread = threading.Thread(target=fork)
+thread.start()
+thread.join()
+fork()
+print(codes)
+"""
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False
     )
-    assert "permanent_thread" not in done.stdout
+    assert done.stdout.strip() == "[0, 0]", (done.stdout, done.stderr)

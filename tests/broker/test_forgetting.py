@@ -151,3 +151,42 @@ def test_after_a_failed_commit_nothing_is_stored(
         assert stored == []
 
     at_a_site(tmp_path / "ledger.sqlite", work)
+
+
+def test_a_ledger_that_cannot_be_read_stops_everything_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_RECALL_TRIES", 1)
+
+    async def work(site: SiteBroker) -> None:
+        await run_job(site, 0)
+
+        def away(*_: object) -> None:
+            raise service.LedgerError("the server is away")
+
+        monkeypatch.setattr(site.ledger, "recall_for", away)
+        with pytest.raises(service.LedgerError, match="away"):
+            await run_job(site, 1)
+        assert site.service.failure == "the server is away"
+
+    at_a_site(tmp_path / "ledger.sqlite", work)
+
+
+def test_a_fault_of_the_broker_itself_is_told_to_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(site: SiteBroker) -> None:
+        await run_job(site, 0)
+
+        def broken(*_: object, **__: object) -> None:
+            raise ZeroDivisionError("oh")
+
+        monkeypatch.setattr(site.ledger, "checkpoint", broken)
+        monkeypatch.setattr(site.service, "checkpoint_every", 1)
+        with pytest.raises(service.LedgerError, match="has stopped: ZeroDivisionError: oh"):
+            for number in range(1, 4):
+                await run_job(site, number)
+        assert site._serving is not None
+        assert isinstance(site._serving.exception(), ZeroDivisionError)
+
+    at_a_site(tmp_path / "ledger.sqlite", work)

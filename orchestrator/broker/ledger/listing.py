@@ -36,16 +36,6 @@ class Wanted:
     since: datetime | None = None
     limit: int | None = None
 
-    def includes(self, job: JobView) -> bool:
-        """Whether a job is one of these; the scope and the limit are for who has them all."""
-        return (
-            self.run in (None, job.run)
-            and (self.projects is None or job.project in self.projects)
-            and self.qpu in (None, job.qpu)
-            and self.state in (None, job.state)
-            and (self.since is None or job.ended_at is None or job.ended_at >= self.since)
-        )
-
 
 def list_ended(reader: Reader, wanted: Wanted) -> list[JobView]:
     """Return jobs that a checkpoint has moved out of the state, in order of submission."""
