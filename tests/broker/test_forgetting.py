@@ -183,9 +183,13 @@ def test_a_fault_of_the_broker_itself_is_told_to_all(
 
         monkeypatch.setattr(site.ledger, "checkpoint", broken)
         monkeypatch.setattr(site.service, "checkpoint_every", 1)
-        with pytest.raises(service.LedgerError, match="has stopped: ZeroDivisionError: oh"):
+
+        async def go_on() -> None:
             for number in range(1, 4):
                 await run_job(site, number)
+
+        with pytest.raises(service.LedgerError, match="has stopped: ZeroDivisionError: oh"):
+            await go_on()
         assert site._serving is not None
         assert isinstance(site._serving.exception(), ZeroDivisionError)
 
