@@ -9,9 +9,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from backends.fake import create
 from backends.payloads import SamplerPayload
@@ -21,7 +25,7 @@ from benchmarks.setting import ROOT, scratch_run
 from orchestrator import open_qpu
 from orchestrator.broker.client import Call
 from orchestrator.broker.operator import OperatorClient
-from orchestrator.broker.remote import RemoteBroker
+from orchestrator.broker.remote import Exchange, RemoteBroker
 
 __all__ = ["measure"]
 
@@ -30,6 +34,9 @@ _SUBMISSIONS = 150
 # Seconds a task takes on each device, and how many jobs of it are measured.
 _DEVICES = {"device": (0.02, 96), "slower": (0.2, 48)}
 _MS = 1e3
+_WAITING = 64
+_WAIT_S = 10
+_STALL_S = 0.05
 _SERVE = (sys.executable, "-m", "orchestrator.cli", "broker", "serve")
 
 _SITE = """
@@ -49,7 +56,8 @@ options = {{ run_s = {run_s} }}
 
 def measure() -> list[Row]:
     """Measure a service in a process of its own over a Unix socket, with clients in others."""
-    with _service() as url:
+    with _service() as (url, pid):
+        waiting = _waiting(url, pid)  # first: later its memory would be what others have left
         client = RemoteBroker(url).open()
         with OperatorClient(url, token=None) as operator:
             operator.change_qpu("device", "drain", {"reason": "only submissions"})
@@ -70,11 +78,11 @@ def measure() -> list[Row]:
             *(_back_to_back(url, device) for device in _DEVICES),
         ]
         client.close()
-    return rows
+    return rows + waiting
 
 
 @contextmanager
-def _service() -> Iterator[str]:
+def _service() -> Iterator[tuple[str, int]]:
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=ROOT) as name:
         folder = Path(name)
         devices = (_DEVICE.format(name=name, run_s=run_s) for name, (run_s, _) in _DEVICES.items())
@@ -92,7 +100,7 @@ def _service() -> Iterator[str]:
         while "ready" not in process.stdout.readline():
             assert process.poll() is None
         try:
-            yield url
+            yield url, process.pid
         finally:
             process.terminate()
             process.communicate(timeout=30)
@@ -156,6 +164,60 @@ def _warm_call(url: str) -> Row:
         goal=f"≤ 6 ms more (is {over_ms:+.2f} ms)",
         met=over_ms <= 6,
     )
+
+
+def _waiting(url: str, pid: int) -> list[Row]:
+    """Let many calls wait at once; look at the event loop's pauses and at the process's memory."""
+    client, process = RemoteBroker(url).open(), psutil.Process(pid)
+    with OperatorClient(url, token=None) as operator, ThreadPoolExecutor(_WAITING) as threads:
+        operator.change_qpu("device", "drain", {"reason": "calls are to wait"})
+        payload = _payload()
+        calls = (Call(run="wait", stage=None, occurrence=n, qpu="device") for n in range(_WAITING))
+        jobs = [client.submit(call, payload) for call in calls]
+        memory, before = process.memory_info().rss, _pauses(url)
+        results = [threads.submit(client.result, job) for job in jobs]
+        time.sleep(_WAIT_S)
+        memory, after = process.memory_info().rss - memory, _pauses(url)
+        operator.change_qpu("device", "resume", None)
+        for result in results:
+            result.result(60)
+    client.close()
+    longer = [bound for bound in after if after[bound] > before[bound]]
+    stalled = sum(after[bound] - before[bound] for bound in longer if bound > _STALL_S)
+    return [
+        Row(
+            name=f"pauses of the event loop over 50 ms in {_WAIT_S} s with {_WAITING} waiting calls",
+            ours=f"{stalled:.0f} (all below {max(longer) * _MS:g} ms)",
+            against="–",
+            what="looked at ten times a second",
+            ratio=None,
+            goal="none",
+            met=stalled == 0,
+        ),
+        Row(
+            name="memory of the service per waiting call",
+            ours=f"{memory / _WAITING / 1024:.0f} KiB",
+            against="–",
+            what="its connection included",
+            ratio=None,
+            goal="stated",
+            met=None,
+        ),
+    ]
+
+
+def _pauses(url: str) -> dict[float, float]:
+    """Return how often the event loop was late, by the upper bound of how late, in seconds."""
+    exchange = Exchange(url, token=None, patience_s=10)
+    told = exchange.ask("GET", "/metrics").text
+    exchange.close()
+    counts, lower = {}, 0.0
+    for family in text_string_to_metric_families(told):
+        for sample in family.samples:
+            if sample.name == "hpcqc_event_loop_lag_seconds_bucket":
+                counts[float(sample.labels["le"])] = sample.value - lower
+                lower = sample.value
+    return counts
 
 
 def _spread(url: str, verb: str, each: int, qpu: str = "device") -> float:
