@@ -1,4 +1,4 @@
-"""Runs the benchmarks and writes RESULTS.md: ``python -m benchmarks [NAME …]``."""
+"""Runs the benchmarks and writes RESULTS.md, whole or in part: ``python -m benchmarks [NAME …]``."""
 
 from __future__ import annotations
 
@@ -18,20 +18,27 @@ PACKAGES = ("hpcqc", "prefect", "qiskit", "qiskit-aer", "dask", "distributed", "
 
 
 def main(names: list[str]) -> None:
-    """Measure what was named, or everything; write the table only for everything."""
+    """Measure what was named, or everything; each benchmark's part of the table is written anew."""
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}")
-    rows: list[Row] = []
+    parts = _parts()
     for name in names or NAMES:
         print(f"measuring {name} …", file=sys.stderr)
-        found = importlib.import_module(f"benchmarks.{name}").measure()
-        for row in found:
+        rows: list[Row] = importlib.import_module(f"benchmarks.{name}").measure()
+        for row in rows:
             print(_line(row))
-        rows += found
-    if not names:
-        RESULTS.write_text(_document(rows))
-        print(f"wrote {RESULTS}")
+        parts[name] = _part(rows)
+        RESULTS.write_text(_document(parts))
+    print(f"wrote {RESULTS}")
+
+
+def _parts() -> dict[str, str]:
+    """Return what was measured before, by benchmark."""
+    if not RESULTS.exists():
+        return {}
+    found = (part.split("\n", 1) for part in RESULTS.read_text().split("\n## ")[1:])
+    return {name.strip(): text.strip() for name, text in found}
 
 
 def _line(row: Row) -> str:
@@ -42,20 +49,14 @@ def _line(row: Row) -> str:
     )
 
 
-def _document(rows: list[Row]) -> str:
+def _part(rows: list[Row]) -> str:
     versions = []
     for package in PACKAGES:
         try:
             versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{package} (not installed)")
-    head = [
-        "# Benchmark results",
-        "",
-        "Written by `make bench`. Medians; the ratio is ours over theirs, or theirs over ours",
-        "where more is better for us, as the goal says. All in one run on one machine, each",
-        "comparison taken in turn.",
-        "",
+    lines = [
         (
             f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
             f"{platform.system()}, Python {platform.python_version()}; {', '.join(versions)}."
@@ -64,7 +65,18 @@ def _document(rows: list[Row]) -> str:
         "| what | hpcqc | other | other is | ratio | goal | met |",
         "|---|---|---|---|---|---|---|",
     ]
-    return "\n".join(head + [_line(row) for row in rows]) + "\n"
+    return "\n".join(lines + [_line(row) for row in rows])
+
+
+def _document(parts: dict[str, str]) -> str:
+    head = (
+        "# Benchmark results\n\n"
+        "Written by `make bench`, or, a part of it, by `python -m benchmarks NAME`. Medians; the ratio\n"
+        "is ours over theirs, or theirs over ours where more is better for us, as the goal says. Each\n"
+        "part is one run on one machine, what is compared taken in turn.\n"
+    )
+    known = [name for name in NAMES if name in parts]
+    return head + "".join(f"\n## {name}\n\n{parts[name]}\n" for name in known)
 
 
 if __name__ == "__main__":
