@@ -209,7 +209,8 @@ class SiteBroker:
         records.sort(key=lambda record: record.submitted_at)
         latest = records[-wanted.limit if wanted.limit else 0 :]
         found = [job_view(record, state.tasks) for record in latest]
-        if state.past:
+        # What is stored apart has ended, so it is not looked through for what has not.
+        if state.past and (wanted.state is None or wanted.state.is_final):
             of_ours = replace(wanted, scope=SERVICE_SCOPE)
             ended = await asyncio.to_thread(self.ledger.ended, of_ours)
             found += [view for view in ended if view.id not in here]

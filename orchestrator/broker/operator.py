@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from orchestrator.broker.remote import MOST_JOBS, Exchange, whole_id
+from orchestrator.broker.remote import MOST_JOBS, Exchange, is_whole_id, whole_id
 
 __all__ = ["OperatorClient"]
 
@@ -46,9 +46,12 @@ class OperatorClient:
 
     def queue(self, qpu: str | None) -> list[dict[str, Any]]:
         """Return the jobs that have not ended, in order of submission."""
-        asked = {"limit": MOST_JOBS} | ({} if qpu is None else {"qpu": qpu})
-        jobs = self._exchange.ask("GET", "/v1/jobs", params=asked).json()
-        return [job for job in jobs if job["state"] in ("queued", "running", "uncertain")]
+        found: list[dict[str, Any]] = []
+        for state in ("queued", "running", "uncertain"):
+            asked = {"limit": MOST_JOBS, "state": state} | ({} if qpu is None else {"qpu": qpu})
+            found += self._exchange.ask("GET", "/v1/jobs", params=asked).json()
+        latest = {job["id"]: job for job in found}  # one may have moved on between two questions
+        return sorted(latest.values(), key=lambda job: str(job["submitted_at"]))
 
     def change_qpu(self, qpu: str, verb: str, body: dict[str, Any] | None) -> dict[str, Any]:
         """Drain or resume a QPU; return how it stands then."""
@@ -79,5 +82,7 @@ class OperatorClient:
         return found
 
     def _whole(self, job: str) -> str:
+        if is_whole_id(job):
+            return job
         jobs = self._exchange.ask("GET", "/v1/jobs", params={"limit": MOST_JOBS}).json()
         return whole_id(job, [known["id"] for known in jobs])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ __all__ = [
     "BrokerUnreachable",
     "Exchange",
     "RemoteBroker",
+    "is_whole_id",
     "whole_id",
 ]
 
@@ -198,6 +200,8 @@ class RemoteBroker:
 
     def named(self, job: str) -> JobView:
         """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
+        if is_whole_id(job):
+            return self.view(JobId(job))
         jobs = {known.id: known for known in self.jobs()}
         return jobs[JobId(whole_id(job, jobs))]
 
@@ -218,6 +222,11 @@ class RemoteBroker:
     def _settle(self, job: JobId) -> None:
         with self._lock:
             self._open_jobs.discard(job)
+
+
+def is_whole_id(job: str) -> bool:
+    """Whether a text is an id and not the start of one."""
+    return re.fullmatch(r"j[0-9a-f]{20}", job) is not None
 
 
 def whole_id(job: str, known: Iterable[str]) -> str:

@@ -80,6 +80,7 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
         assert len(await site.jobs(Wanted(projects=("shallow", "deep"), qpu="q", run="r"))) == JOBS
         assert len(await site.jobs(Wanted(state=JobState.COMPLETED))) == JOBS
         assert await site.jobs(Wanted(state=JobState.FAILED)) == []
+        assert await site.jobs(Wanted(state=JobState.RUNNING)) == []
         for number, job in enumerate(ids):
             assert (await site.view(job)).state is JobState.COMPLETED
             data = await site.result(job)
