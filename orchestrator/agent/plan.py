@@ -16,6 +16,7 @@ from orchestrator.agent.job_artifacts import BROKER_PAGE
 from orchestrator.agent.ports import HOST, Listening, free_port, listen
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.config.environment import process_environment
+from orchestrator.config.loading import LAPTOP
 
 _LONGEST_SOCKET = 107 + len("unix:")  # sun_path of unix(7)
 
@@ -142,7 +143,7 @@ def _broker(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
             "a shorter one with HPCQC_STATE_DIR"
         )
     port = free_port(settings.broker_port, _port(last.get("broker")), "--broker-port")
-    site = ("--site", str(settings.site_file)) if settings.site_file else ()
+    site = ("--site", str(settings.site_file or LAPTOP))
     page = f"{HOST}:{port}"
     child = Child(
         name="broker",
@@ -182,8 +183,9 @@ def _environment(settings: AgentSettings, addresses: Mapping[str, str]) -> dict[
     own = settings.prefect_url is None
     found = prefect_environment(settings.state_dir, addresses["prefect_api"], own=own)
     found["HPCQC_STATE_DIR"] = str(settings.state_dir)
-    if settings.site_file is not None:
-        found["HPCQC_SITE"] = str(settings.site_file.absolute())
+    site = settings.site_file
+    # Flows run in folders of all sorts; a site file there is not the agent's.
+    found["HPCQC_SITE"] = str(LAPTOP if site is None else site.absolute())
     root = str(Path(orchestrator.__file__).parents[1])
     if "site-packages" not in root:  # run from its source; -P keeps the working folder out
         before = process_environment().get("PYTHONPATH")

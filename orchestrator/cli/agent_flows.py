@@ -16,6 +16,7 @@ from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.cli.parameters import assignments, bound_parameters
 from orchestrator.cli.targets import TargetError, find_target, load_flow
 from orchestrator.config import load_site
+from orchestrator.config.loading import LAPTOP
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.markup import duration_text
 
@@ -63,7 +64,7 @@ def submit_and_tell(request: SubmitRequest) -> int:
     """
     texts = assignments(request.parameters)
     deployments = attach(agent_folder())
-    load_site(deployments.site).qpu(request.qpu)
+    load_site(deployments.site or LAPTOP).qpu(request.qpu)
     deployment, flow = _deployed(deployments, request.name)
     given = bound_parameters(flow.fn, texts)
     check_inputs(flow.fn, given)

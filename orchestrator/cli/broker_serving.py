@@ -166,10 +166,15 @@ def revoke_token(site_file: Path | None, token: str, *, as_json: bool) -> None:
 
 def back_up(site_file: Path | None, file: Path, *, as_json: bool) -> None:
     """Copy the ledger. Raises ``LedgerError``."""
-    from orchestrator.broker.ledger import Ledger
+    from orchestrator.broker.ledger import Ledger, LedgerError
 
     site = load_site(site_file)
-    ledger = Ledger.open(_where(site))
+    where = _where(site)
+    if isinstance(where, Path) and not where.exists():
+        raise LedgerError(f"there is no ledger at {where}; name its folder with HPCQC_STATE_DIR")
+    if not file.absolute().parent.is_dir():
+        raise LedgerError(f"{file}: there is no folder {file.absolute().parent}; make it first")
+    ledger = Ledger.open(where)
     try:
         ledger.backup(file)
     finally:

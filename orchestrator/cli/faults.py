@@ -55,7 +55,9 @@ def end_with(error: Exception, *, as_json: bool) -> int:
         message, code, kind = reason(error), MISTAKE, "mistake"
     else:
         frame = traceback.extract_tb(error.__traceback__)[-_FRAMES_SHOWN:]
-        place = f" ({frame[0].filename}:{frame[0].lineno})" if frame else ""
+        # An error of ours says all there is to know; another's is known by where it arose.
+        ours = type(error).__module__.split(".")[0] in _OURS
+        place = f" ({frame[0].filename}:{frame[0].lineno})" if frame and not ours else ""
         message, code, kind = f"{reason(error)}{place}", FAILED, "failure"
     print_error(message)
     if as_json:

@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 VARIABLES: Mapping[str, str] = {
-    "HPCQC_SITE": "path of the site file, where `--site` is not given",
+    "HPCQC_SITE": "path of the site file, where `--site` is not given; `built-in` for the laptop",
     "HPCQC_STATE_DIR": "folder of the ledger and the backends' records",
     "HPCQC_RUN_ID": "id of the run; the id of an interrupted run continues it",
     "HPCQC_DASK_ADDRESS": "a running Dask scheduler to use for the site's default compute",

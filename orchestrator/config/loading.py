@@ -22,9 +22,11 @@ from orchestrator.config.site import BrokerSettings, ConfigError, LocalCompute, 
 if TYPE_CHECKING:
     from orchestrator.config.schema import SiteFile
 
-__all__ = ["BUILT_IN", "FILE_NAME", "load_site", "lookup", "shipped_profiles"]
+__all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "load_site", "lookup", "shipped_profiles"]
 
 BUILT_IN = "built-in laptop"
+# In the place of a site file: the built-in laptop, whatever there is in the working folder.
+LAPTOP = Path("built-in")
 FILE_NAME = "hpcqc.toml"
 
 
@@ -75,6 +77,8 @@ def lookup(
     """
     for named, origin in ((path, "--site"), (site_file(environ), "HPCQC_SITE")):
         if named is not None:
+            if named == LAPTOP:
+                return None
             if not named.is_file():
                 raise ConfigError(f"{origin} names {str(named)!r}, which is not a file")
             return named

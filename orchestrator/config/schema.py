@@ -86,8 +86,9 @@ class BrokerSection(_Section):
         description='token of the user, as a reference: `{ env = "NAME" }` or `{ file = "PATH" }`; '
         "not needed over a Unix socket",
     )
-    project: Annotated[str, StringConstraints(pattern=_PROJECT)] = Field(
-        default="default", description="the project that pays for the jobs"
+    project: Annotated[str, StringConstraints(pattern=_PROJECT)] | None = Field(
+        default=None,
+        description="the project that pays for the jobs; without it, the user's first one",
     )
     ledger: str | dict[str, str] | None = Field(
         default=None,

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.broker.ledger import LedgerError
+from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.cli.jobs_source import check_ledger, jobs_of
 from orchestrator.config import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
@@ -284,3 +284,12 @@ def test_a_state_folder_that_cannot_be_made(refused, tmp_path, monkeypatch) -> N
     monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "tiny.py" / "state"))
     assert "HPCQC_STATE_DIR" in refused("run", "tiny.py")
     assert not (tmp_path / "hpcqc-runs").exists()
+
+
+def test_a_backup_of_nothing_and_one_to_nowhere(refused, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "mistyped"))
+    assert "there is no ledger at" in refused("broker", "backup", "copy.sqlite")
+    assert not (tmp_path / "mistyped").exists()
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
+    Ledger.open(tmp_path / "state" / "ledger.sqlite").close()
+    assert "make it first" in refused("broker", "backup", "backups/copy.sqlite")

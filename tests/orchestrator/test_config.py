@@ -23,7 +23,7 @@ from orchestrator.config import (
     resolve_secrets,
 )
 from orchestrator.config.environment import prefect_is_configured, state_dir
-from orchestrator.config.loading import lookup, shipped_profiles
+from orchestrator.config.loading import BUILT_IN, LAPTOP, lookup, shipped_profiles
 
 MINIMAL = '[qpu.mine]\nbackend = "aer"\n'
 
@@ -249,3 +249,14 @@ def test_what_is_shown_reads_back_as_the_same_site(options, workers) -> None:
         file.flush()
         again = load_site(Path(file.name))
     assert again == replace(site, source=file.name)
+
+
+def test_the_built_in_laptop_may_be_asked_for_beside_a_site_file(tmp_path: Path) -> None:
+    (tmp_path / "hpcqc.toml").write_text("[qpu.one]\nbackend = 'aer'\n")
+    assert load_site(folder=tmp_path, environ={}).default_qpu == "one"
+    for site in (
+        load_site(LAPTOP, folder=tmp_path, environ={}),
+        load_site(folder=tmp_path, environ={"HPCQC_SITE": "built-in"}),
+    ):
+        assert site.default_qpu == "aer"
+        assert site.source == BUILT_IN
