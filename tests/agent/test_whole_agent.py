@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,18 @@ def test_a_run_goes_to_the_qpu_that_was_asked_for(agent):
     assert {job["qpu"] for job in agent("jobs", "--run", run["id"])} == {"vlq"}
     wrong = agent("submit", "curve", "--qpu", "vlk", code=2)
     assert "Did you mean 'vlq'?" in wrong["error"]["message"]
+
+
+def test_a_site_file_where_it_is_submitted_from_is_not_the_agents(agent, tmp_path):
+    (tmp_path / "hpcqc.toml").write_text("[qpu.elsewhere]\nbackend = 'aer'\n")
+    from_there = replace(agent, flows=tmp_path)
+    run = from_there("submit", "curve", "-p", "points=2", "--wait")
+    assert run["state"] == "Completed"
+    jobs = agent("jobs", "--run", run["id"], "--limit", "1000")
+    assert {job["qpu"] for job in jobs} == {"aer"}
+    refused = from_there.run("submit", "curve", "--qpu", "elsewhere")
+    assert refused.returncode == 2
+    assert "no QPU 'elsewhere'" in refused.stderr
 
 
 def test_mistakes_are_told_before_anything_is_submitted(agent):
