@@ -16,7 +16,7 @@ from orchestrator.broker.views import JobView
 from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
 
-pytestmark = pytest.mark.usefixtures("prefect_server")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
 KEPT = Sampler()  # opened by the first stage that uses it, used by others in the same process
 
