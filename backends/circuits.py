@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from qiskit import QuantumCircuit, qpy
+from qiskit.circuit import CircuitInstruction
 
 from backends.api import PayloadRejected
 from backends.fingerprint import circuit_digest
@@ -45,6 +46,10 @@ def load_qpy(data: bytes) -> QuantumCircuit:
 def is_panic(error: BaseException) -> bool:
     """Whether an error is a panic of Qiskit's Rust code, which is no ``Exception``."""
     return type(error).__name__ == "PanicException"
+
+
+def _is_gate(instruction: CircuitInstruction) -> bool:
+    return instruction.name not in ("barrier", "measure", "reset", "delay")
 
 
 def _check_sizes(data: bytes) -> None:
@@ -104,6 +109,21 @@ class FrozenCircuit:
     def digest(self) -> str:
         """Hex digest of the circuit's content (see `circuit_digest`), equal in every process."""
         return circuit_digest(self.circuit)
+
+    @cached_property
+    def active_qubits(self) -> int:
+        """How many qubits any instruction but a barrier touches."""
+        touched = set()
+        for instruction in self.circuit.data:
+            if instruction.name != "barrier":
+                touched.update(instruction.qubits)
+        return len(touched)
+
+    @cached_property
+    def layers(self) -> int:
+        """Depth in layers of gates: measurements, resets, delays and barriers do not count."""
+        depth: int = self.circuit.depth(_is_gate)
+        return depth
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

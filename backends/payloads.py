@@ -22,6 +22,7 @@ from backends.circuits import FrozenCircuit
 from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
 
 __all__ = [
+    "SEEDS",
     "SEED_STRIDE",
     "EstimatorPayload",
     "FrozenEstimatorPub",
@@ -29,7 +30,6 @@ __all__ = [
     "Payload",
     "SamplerPayload",
     "Values",
-    "active_qubits",
     "payload_from_bytes",
 ]
 
@@ -39,7 +39,7 @@ _RESULT_NAMES = frozenset({"items", "keys", "ndim", "shape", "size", "values"})
 # Aer seeds the i-th bound circuit of a run with seed + 2113·i; PUBs keep that rule however
 # they are grouped, so that equal circuits in one call still get different samples.
 SEED_STRIDE = 2113
-_SEEDS = 2**63  # Aer takes a signed machine word
+SEEDS = 2**63  # Aer takes a signed machine word
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,7 +132,7 @@ class SamplerPayload:
                     circuit=FrozenCircuit.of(coerced.circuit),
                     values=_values(coerced.circuit, coerced.parameter_values, index),
                     shots=int(coerced.shots),
-                    seed=None if seed is None else (seed + SEED_STRIDE * points) % _SEEDS,
+                    seed=None if seed is None else (seed + SEED_STRIDE * points) % SEEDS,
                 )
             )
             _check_points(frozen[-1], index)
@@ -152,7 +152,7 @@ class SamplerPayload:
     @property
     def num_qubits(self) -> int:
         """Qubits that the widest circuit acts on."""
-        return max(active_qubits(pub.circuit.circuit) for pub in self.pubs)
+        return max(pub.circuit.active_qubits for pub in self.pubs)
 
     @cached_property
     def digest(self) -> str:
@@ -223,7 +223,7 @@ class EstimatorPayload:
     @property
     def num_qubits(self) -> int:
         """Qubits that the widest circuit acts on."""
-        return max(active_qubits(pub.circuit.circuit) for pub in self.pubs)
+        return max(pub.circuit.active_qubits for pub in self.pubs)
 
     @cached_property
     def digest(self) -> str:
@@ -275,15 +275,6 @@ def payload_from_bytes(data: bytes) -> Payload:
     except (FrameError, KeyError, IndexError, TypeError, ValueError) as error:
         raise PayloadRejected(f"damaged payload of {len(data)} bytes: {error}") from error
     return payload
-
-
-def active_qubits(circuit: QuantumCircuit) -> int:
-    """Count the qubits that any instruction but a barrier touches."""
-    touched = set()
-    for instruction in circuit.data:
-        if instruction.name != "barrier":
-            touched.update(instruction.qubits)
-    return len(touched)
 
 
 def _listed(pubs: Iterable[Any]) -> list[Any]:
@@ -362,7 +353,7 @@ def _check_points(pub: FrozenSamplerPub | FrozenEstimatorPub, index: int) -> Non
 
 def _seed(seed: Any) -> int | None:
     whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-    if seed is not None and not (whole and 0 <= seed < _SEEDS):
+    if seed is not None and not (whole and 0 <= seed < SEEDS):
         raise PayloadRejected(f"seed {seed!r}; give a whole number from 0 to 2^63 - 1, or None")
     return None if seed is None else int(seed)
 

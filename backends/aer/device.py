@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from qiskit.circuit import CircuitInstruction
 from qiskit.primitives import PrimitiveResult
 
 from backends.aer.options import AerOptions
@@ -136,13 +135,9 @@ def _mean_depth(payload: Payload) -> float:
     weights = [
         pub.points * (pub.shots if isinstance(pub, FrozenSamplerPub) else 1) for pub in payload.pubs
     ]
-    depths = [pub.circuit.circuit.depth(_is_gate) for pub in payload.pubs]
+    depths = [pub.circuit.layers for pub in payload.pubs]
     layers = sum(w * d for w, d in zip(weights, depths, strict=True))
     return float(layers) / max(1, sum(weights))
-
-
-def _is_gate(instruction: CircuitInstruction) -> bool:
-    return instruction.name not in ("barrier", "measure", "reset", "delay")
 
 
 def _provisional(windows: tuple[QualityWindow, ...], at: float | None) -> bool:

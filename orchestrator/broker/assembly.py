@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, SamplerPubResult
 
-from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, SamplerPayload
+from backends.payloads import (
+    SEED_STRIDE,
+    SEEDS,
+    EstimatorPayload,
+    FrozenSamplerPub,
+    Payload,
+    SamplerPayload,
+)
 from orchestrator.broker.events import Part, PubShape
 from orchestrator.broker.views import JobId
 
@@ -19,9 +26,15 @@ __all__ = ["job_result", "pub_shapes", "task_payload"]
 
 def pub_shapes(payload: Payload) -> tuple[PubShape, ...]:
     """Return the size of each PUB, as the state machine needs it."""
-    if isinstance(payload, SamplerPayload):
-        return tuple(PubShape(points=pub.points, shots=pub.shots) for pub in payload.pubs)
-    return tuple(PubShape(points=pub.points, shots=0) for pub in payload.pubs)
+    return tuple(
+        PubShape(
+            points=pub.points,
+            shots=pub.shots if isinstance(pub, FrozenSamplerPub) else 0,
+            num_qubits=pub.circuit.active_qubits,
+            depth=pub.circuit.layers,
+        )
+        for pub in payload.pubs
+    )
 
 
 def task_payload(parts: Sequence[Part], payloads: Mapping[JobId, Payload]) -> Payload:
@@ -74,11 +87,17 @@ def _piece(pub: FrozenSamplerPub, part: Part) -> FrozenSamplerPub:
 
 
 def _part_seed(seed: int | None, part: Part) -> int | None:
-    """Give every part a random stream of its own that follows from the PUB's seed alone."""
+    """Return a part's random stream, which follows from the PUB's seed and its place alone.
+
+    Points count on from the PUB's seed as they do in one run; each block of shots but the first
+    has a stream of its own. So counts do not depend on how the work was cut.
+    """
     if seed is None:
         return None
-    text = f"{seed}:{part.first_point}:{part.first_shot}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
+    if part.first_shot:
+        text = f"{seed}:{part.first_shot}".encode()
+        seed = int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
+    return (seed + SEED_STRIDE * part.first_point) % SEEDS
 
 
 def _merge(pub: FrozenSamplerPub, pieces: Sequence[tuple[Part, Any]]) -> SamplerPubResult:

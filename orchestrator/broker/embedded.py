@@ -148,8 +148,8 @@ class EmbeddedBroker:
         view = self.view(job)
         if view.state is not JobState.COMPLETED:
             raise job_error(view)
-        merged = service.result(ended_job(service.state, job))
-        service.forget(job)
+        merged = service.contents.result(ended_job(service.state, job))
+        service.contents.forget(job)
         return merged
 
     def cancel(self, job: JobId) -> bool:
@@ -207,10 +207,10 @@ class EmbeddedBroker:
             service = self._running_service
             record = service.state.jobs.get(submitted.job)
             if record is None:
-                service.payloads[submitted.job] = payload
+                service.contents.payloads[submitted.job] = payload
                 service.put(submitted, {submitted.digest: data}, written)
             elif record.held or record.state in (JobState.FAILED, JobState.CANCELLED):
-                service.payloads[submitted.job] = payload
+                service.contents.payloads[submitted.job] = payload
                 service.put(ev.JobResumed(job=submitted.job), {}, written)
             else:
                 written.set_result(None)

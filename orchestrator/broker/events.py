@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 
 from backends.api import Usage
 from backends.metering import Charge
+from orchestrator.broker.plain import from_plain, to_plain
 from orchestrator.broker.views import JobId
 
 __all__ = [
     "BrokerOpened",
+    "BudgetSet",
     "Event",
     "JobCancelRequested",
     "JobResumed",
     "JobSubmitted",
+    "LeaseClosed",
+    "LeaseEnd",
+    "LeaseOpened",
+    "LeaseWish",
     "Part",
     "PubShape",
     "QpuDrained",
@@ -35,14 +42,22 @@ __all__ = [
 
 
 Verdict = Literal["failed", "not-started"]
+# Why a lease ended: its time was up, it stood idle for too long, or its holder let it go.
+LeaseEnd = Literal["time", "idle", "released"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PubShape:
-    """Size of a PUB: parameter points, and shots per point (0 for a native estimator)."""
+    """Size of a PUB: parameter points, and shots per point (0 for a native estimator).
+
+    num_qubits: that its circuit uses, 0 for those of the job; depth: its layers of gates. Both
+    are what the QPU's timing model asks for.
+    """
 
     points: int
     shots: int
+    num_qubits: int = 0
+    depth: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +98,27 @@ class BrokerOpened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseWish:
+    """What an iterative loop asks for: to keep the QPU between its jobs, within bounds.
+
+    id: the same for all jobs of the loop. longest_s, idle_s: as `Lease` has them; the site's
+    own bounds hold where they are shorter.
+    """
+
+    id: str
+    longest_s: float
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted:
     """A client handed in one primitive call; its payload is stored under ``digest``.
 
     project: who pays; user: who asked. Both are empty where one broker serves one process.
+    priority: what the user gave it, higher goes first where the policy looks at it.
+    lease: set where the job belongs to a loop that keeps the QPU between its jobs.
+    predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
+    was known, and what was set aside for it from its budgets.
     """
 
     kind: ClassVar[str] = "job-submitted"
@@ -103,6 +135,10 @@ class JobSubmitted:
     seed: int | None
     project: str = ""
     user: str = ""
+    priority: int = 0
+    lease: LeaseWish | None = None
+    predicted_s: float | None = None
+    reserved: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +159,26 @@ class JobCancelRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPlanned:
-    """The broker is about to start these parts under this tag; written before ``start``."""
+    """The broker is about to start these parts under this tag; written before ``start``.
+
+    predicted_s: the QPU-seconds it is expected to take, None where nothing is known.
+    alone: what each of its jobs would be charged for its parts in a task of its own, in ``unit``;
+    the task's usage is shared in these proportions, so each job saves the same part of its price.
+    lease: under which it runs. provisional: it begins outside the quality windows.
+    why: what the decision rested on: policy, urgency and its terms, how many waited, who was
+    passed over and for what reason.
+    """
 
     kind: ClassVar[str] = "task-planned"
     tag: str
     qpu: str
     parts: tuple[Part, ...]
+    predicted_s: float | None = None
+    alone: Mapping[str, float] = field(default_factory=dict)
+    unit: str = ""
+    lease: str | None = None
+    provisional: bool = False
+    why: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +270,50 @@ class QpuResumed:
     by: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseOpened:
+    """A loop got the QPU for a while: its jobs go first there, until then at the latest."""
+
+    kind: ClassVar[str] = "lease-opened"
+    lease: str
+    qpu: str
+    run: str
+    project: str
+    user: str
+    until: datetime
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseClosed:
+    """A lease is over. at: when it ended, which may be before this was noticed.
+
+    held_s: how long the QPU was kept for it; used_s: how long it worked meanwhile.
+    """
+
+    kind: ClassVar[str] = "lease-closed"
+    lease: str
+    qpu: str
+    reason: LeaseEnd
+    at: datetime
+    held_s: float = 0.0
+    used_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSet:
+    """An account may spend so much of a unit in all; None takes the limit away.
+
+    account: ``project:NAME`` or ``run:ID``.
+    """
+
+    kind: ClassVar[str] = "budget-set"
+    account: str
+    unit: str
+    amount: float | None
+    by: str
+
+
 Event = (
     BrokerOpened
     | JobSubmitted
@@ -235,6 +329,9 @@ Event = (
     | TaskResolved
     | QpuDrained
     | QpuResumed
+    | LeaseOpened
+    | LeaseClosed
+    | BudgetSet
 )
 _TYPES: dict[str, type[Any]] = {
     event_type.kind: event_type
@@ -253,27 +350,22 @@ _TYPES: dict[str, type[Any]] = {
         TaskResolved,
         QpuDrained,
         QpuResumed,
+        LeaseOpened,
+        LeaseClosed,
+        BudgetSet,
     )
 }
 
 
 def event_to_json(event: Event) -> dict[str, Any]:
-    """Return the event's fields as JSON types; its ``kind`` is kept apart."""
-    return asdict(event)
+    """Return the event's fields as JSON types; its ``kind``, and what has its default, apart."""
+    plain: dict[str, Any] = to_plain(event)
+    return plain
 
 
 def event_from_json(kind: str, body: Mapping[str, Any]) -> Event:
     """Rebuild an event. Raises ``ValueError`` for a kind this version does not know."""
     if kind not in _TYPES:
         raise ValueError(f"unknown event kind {kind!r}; this version knows {sorted(_TYPES)}")
-    fields = dict(body)
-    if "parts" in fields:
-        fields["parts"] = tuple(Part(**part) for part in fields["parts"])
-    if "pubs" in fields:
-        fields["pubs"] = tuple(PubShape(**shape) for shape in fields["pubs"])
-    if "usage" in fields:
-        usage = fields["usage"]
-        charges = tuple(Charge(**charge) for charge in usage["charges"])
-        fields["usage"] = Usage(**{**usage, "charges": charges})
-    event: Event = _TYPES[kind](**fields)
+    event: Event = from_plain(_TYPES[kind], body)
     return event

@@ -185,11 +185,11 @@ class SiteBroker:
         job = call_job_id(call, f"{payer.project}\x1f{payload.digest}")
         service, known = self.service, await self._find(job)
         if known is None:
-            service.payloads[job] = payload
+            service.contents.payloads[job] = payload
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
             await service.post(submitted, {payload.digest: payload.to_bytes()})
         elif known.state in (JobState.FAILED, JobState.CANCELLED):
-            service.payloads[job] = payload
+            service.contents.payloads[job] = payload
             await service.post(ev.JobResumed(job=job))
         return await self.view(job), known is None
 
@@ -280,8 +280,8 @@ class SiteBroker:
             if stored is None:
                 raise JobUnknown(f"no job {job!r}")
             ended = stored
-        merged = await asyncio.to_thread(self.service.result, ended)
-        self.service.forget(job)
+        merged = await asyncio.to_thread(self.service.contents.result, ended)
+        self.service.contents.forget(job)
         return await asyncio.to_thread(
             lambda: result_to_bytes(Result(native=merged, usage=Usage()))
         )

@@ -1,16 +1,27 @@
-"""How queued work is cut and packed into qpu_tasks within a target's limits."""
+"""How queued work is cut and packed into qpu_tasks within a target's limits (pure)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from backends.api import Target
 from orchestrator.broker.events import JobSubmitted, Part
 
-__all__ = ["Limits", "UncertainRule", "cut", "pack", "subtract", "whole_parts"]
+__all__ = [
+    "SHOT_BLOCK",
+    "Limits",
+    "UncertainRule",
+    "cut",
+    "pack",
+    "subtract",
+    "thin",
+    "whole_parts",
+]
 
+# With a seed, so many shots of a point share one random stream, whether they run together or not.
+SHOT_BLOCK = 8192
 
 UncertainRule = Literal["ask", "fail", "adopt-wait"]
 
@@ -44,18 +55,25 @@ class Limits:
 
 
 def whole_parts(job: JobSubmitted) -> list[Part]:
-    """Return one part per PUB that covers all of it."""
-    return [
-        Part(
-            job=job.job,
-            pub=index,
-            first_point=0,
-            end_point=shape.points,
-            first_shot=0,
-            end_shot=shape.shots,
-        )
-        for index, shape in enumerate(job.pubs)
-    ]
+    """Return parts that cover all of a job: one per PUB, or with a seed one per block of shots.
+
+    Blocks are the same however the job is sliced later, so equal seeds give equal counts.
+    """
+    parts = []
+    for index, shape in enumerate(job.pubs):
+        block = SHOT_BLOCK if job.seed is not None else max(shape.shots, 1)
+        parts += [
+            Part(
+                job=job.job,
+                pub=index,
+                first_point=0,
+                end_point=shape.points,
+                first_shot=first,
+                end_shot=min(first + block, shape.shots),
+            )
+            for first in range(0, max(shape.shots, 1), block)
+        ]
+    return parts
 
 
 def cut(part: Part, *, max_points: int | None, max_shots: int | None) -> Part:
@@ -77,11 +95,29 @@ def subtract(part: Part, piece: Part) -> list[Part]:
     return rest
 
 
-def pack(parts: Iterable[Part], limits: Limits) -> Sequence[Part]:
-    """Take pieces from the head of the queue until a limit is met; at least one piece.
+def thin(part: Part, most: int, *, keep_shots: bool) -> Part:
+    """Return the largest piece at the part's corner with at most so many executions of a circuit.
 
-    Pieces are cut from the corner of their parts, and nothing is taken from behind a part
-    that was cut, so work keeps its order.
+    keep_shots: never cut between shots. At least one point, or one shot, is left.
+    """
+    if part.end_shot == 0 or part.points * part.shots <= most:
+        return part
+    if part.shots <= most or keep_shots:
+        return cut(part, max_points=max(1, most // part.shots), max_shots=None)
+    return cut(part, max_points=1, max_shots=max(1, most))
+
+
+def pack(
+    parts: Iterable[Part],
+    limits: Limits,
+    *,
+    slice_of: Callable[[Part], Part] | None = None,
+    takes: Callable[[Part], bool] | None = None,
+) -> Sequence[Part]:
+    """Take pieces from the head of the queue until a limit is met or ``takes`` refuses one.
+
+    slice_of: cuts a piece shorter than the machine asks for. Pieces are cut from the corner of
+    their parts, and nothing is taken from behind a part that was cut, so work keeps its order.
     """
     taken: list[Part] = []
     room = limits.max_circuits
@@ -89,6 +125,10 @@ def pack(parts: Iterable[Part], limits: Limits) -> Sequence[Part]:
         if room is not None and room <= 0:
             break
         piece = cut(part, max_points=room, max_shots=limits.max_shots)
+        if slice_of is not None:
+            piece = slice_of(piece)
+        if takes is not None and not takes(piece):
+            break
         taken.append(piece)
         if room is not None:
             room -= piece.points

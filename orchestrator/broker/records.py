@@ -13,7 +13,7 @@ from backends.metering import Charge
 from orchestrator.broker import events as ev
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 
-__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view"]
+__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view", "shared_usage"]
 
 
 @dataclass(slots=True)
@@ -63,20 +63,35 @@ class TaskRecord:
             case ev.TaskCancelled():
                 self.state = "cancelled"
 
-    def note_late(self, event: ev.TaskCompleted) -> None:
-        """Account for a task that completed after all; its jobs went on without it."""
-        if self.state != "completed" and not self.late:
+    def note_late(self, event: ev.TaskCompleted) -> bool:
+        """Account for a task that completed after all; its jobs went on without it.
+
+        Return whether this was news.
+        """
+        news = self.state != "completed" and not self.late
+        if news:
             self.late, self.usage = True, event.usage
+        return news
 
     def share(self, job: JobId) -> float:
-        """Return a job's share of the task: by shots, or by points where there are no shots."""
+        """Return a job's share of the task: in proportion to what it would cost alone.
+
+        Where that was not recorded: by shots, or by points where there are no shots.
+        """
+        alone = self.planned.alone
+        if alone:
+            return alone[job] / sum(alone.values())
         weights = [(p.job, p.points * (p.shots or 1)) for p in self.planned.parts]
         return sum(w for owner, w in weights if owner == job) / sum(w for _, w in weights)
 
 
 @dataclass(slots=True)
 class JobRecord:
-    """A job from submission to end. pending: parts not in any task; held: waits for its client."""
+    """A job from submission to end. pending: parts not in any task; held: waits for its client.
+
+    charged, outstanding: in the unit of its reservation, what it was charged so far, and what is
+    still set aside for it.
+    """
 
     submitted: ev.JobSubmitted
     arrival: int
@@ -90,6 +105,15 @@ class JobRecord:
     cancel_requested: bool = False
     failure: ev.TaskFailed | None = None
     ended_at: datetime | None = None
+    charged: float = 0.0
+    outstanding: float = 0.0
+
+    def outstanding_now(self) -> float:
+        """Return what must be set aside for what is still to come."""
+        reserved = self.submitted.reserved
+        if reserved is None or self.state.is_final:
+            return 0.0
+        return max(0.0, reserved.amount - self.charged)
 
     @property
     def startable(self) -> bool:
@@ -189,14 +213,16 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
         planned_at=task.planned_at,
         started_at=task.started_at,
         ended_at=task.ended_at,
-        usage=_shared_usage(task, job, parts),
+        usage=shared_usage(task, job),
         metadata=task.metadata,
         error=task.error,
         late=task.late,
     )
 
 
-def _shared_usage(task: TaskRecord, job: JobId, parts: list[ev.Part]) -> Usage:
+def shared_usage(task: TaskRecord, job: JobId) -> Usage:
+    """Return a job's part of what a task used, by `TaskRecord.share`."""
+    parts = [part for part in task.planned.parts if part.job == job]
     if len(task.jobs) == 1:
         return task.usage
     share = task.share(job)

@@ -12,25 +12,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from qiskit.primitives import PrimitiveResult
-
 from backends.api import Backend, Result, TaskCancelled
-from backends.payloads import Payload, payload_from_bytes
-from backends.results import result_from_bytes, result_to_bytes
+from backends.results import result_to_bytes
 from orchestrator.broker import events as ev
-from orchestrator.broker.assembly import job_result, task_payload
+from orchestrator.broker.assembly import task_payload
+from orchestrator.broker.commands import Command, FindTask, SettleJob, StartTask, StopTask
+from orchestrator.broker.contents import Contents
 from orchestrator.broker.execution import Execution
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.snapshot import EndedJob
-from orchestrator.broker.state import (
-    BrokerState,
-    Command,
-    FindTask,
-    SettleJob,
-    StartTask,
-    StopTask,
-)
+from orchestrator.broker.site_rules import qpu_rules
+from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
 from orchestrator.config import QpuSettings
 
@@ -40,6 +31,9 @@ _CALL_THREADS = 16
 _WAIT_THREADS = 64
 # How long the word that a task started may wait for another event to share its commit.
 _QUIET_S = 0.2
+# A timer may fire a moment early by the wall clock.
+_LOOK_MARGIN_S = 0.001
+_LONGEST_LOOK_S = 3600.0
 _JOBS_PER_CHECKPOINT = 2000
 _RECALL_TRIES = 30
 # So long after its end a job stays in memory: it may yet be asked for.
@@ -53,7 +47,9 @@ _Written = asyncio.Future[None] | Future[None]
 
 @dataclass(slots=True)
 class _Item:
-    event: ev.Event
+    """An event with what goes with it; without one, time has passed."""
+
+    event: ev.Event | None = None
     payloads: Mapping[str, bytes] = field(default_factory=dict)
     results: Mapping[str, bytes] = field(default_factory=dict)
     written: _Written | None = None
@@ -88,13 +84,13 @@ class BrokerService:
     checkpoint_every: int | None = None
     observe: Callable[[Commit], None] | None = None
     state: BrokerState = field(init=False)
-    payloads: dict[JobId, Payload] = field(default_factory=dict)
-    results: dict[str, Result] = field(default_factory=dict)
+    contents: Contents = field(init=False)
     _executions: dict[str, Execution] = field(default_factory=dict)
     _inbox: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
     _quiet_timer: asyncio.TimerHandle | None = None
+    _look: asyncio.TimerHandle | None = None
     _settled: dict[JobId, JobState] = field(default_factory=dict)
     _settling: threading.Lock = field(default_factory=threading.Lock)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -106,6 +102,7 @@ class BrokerService:
     def __post_init__(self) -> None:
         """Take up what the ledger already holds; threads start when they are first used."""
         self.state = self.ledger.restore(self.scope)
+        self.contents = Contents(self.state, self.ledger)
         for job, record in self.state.jobs.items():
             if record.state.is_final:
                 self._settled[job] = record.state
@@ -117,9 +114,10 @@ class BrokerService:
         qpu = settings.name
         if qpu in self._executions:
             return
-        limits = Limits.of(backend.target(), settings.uncertain)
-        most = limits.max_concurrent_tasks or _WAIT_THREADS
-        self.state.limits[qpu] = replace(limits, max_concurrent_tasks=min(most, _WAIT_THREADS))
+        rules = qpu_rules(settings, backend.target(), self.clock())
+        limits = rules.limits
+        most = min(limits.max_concurrent_tasks or _WAIT_THREADS, _WAIT_THREADS)
+        self.state.configure(qpu, replace(rules, limits=replace(limits, max_concurrent_tasks=most)))
         self._executions[qpu] = Execution(
             backend=backend,
             can_find=limits.can_find,
@@ -176,10 +174,10 @@ class BrokerService:
         tags = [tag for job in gone for tag in self.state.jobs[job].tasks]
         self.state.forget(gone)
         for job in gone:
-            self.payloads.pop(job, None)
+            self.contents.payloads.pop(job, None)
         for tag in tags:
             if tag not in self.state.tasks:
-                self.results.pop(tag, None)
+                self.contents.results.pop(tag, None)
         with self._settling:
             for job in gone:
                 self._settled.pop(job, None)
@@ -209,6 +207,8 @@ class BrokerService:
 
     async def close(self) -> None:
         """End the work on every QPU; what still runs there is left to be found again."""
+        if self._look is not None:
+            self._look.cancel()
         for task in tuple(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -224,8 +224,19 @@ class BrokerService:
         results = {}
         if isinstance(event, ev.TaskCompleted) and result is not None:
             results[event.tag] = result_to_bytes(result)
-            self.results[event.tag] = result
+            self.contents.results[event.tag] = result
         self._put(_Item(event, results=results), quiet=isinstance(event, ev.TaskStarted))
+
+    def _look_again(self, now: datetime) -> None:
+        """See to it that the state machine is asked again when time alone lets something start."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        at = self.state.next_look(now)
+        if at is not None:
+            delay_s = min((at - now).total_seconds(), _LONGEST_LOOK_S)
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(delay_s + _LOOK_MARGIN_S, self._put, _Item())
 
     def _put(self, item: _Item, *, quiet: bool = False) -> None:
         """Queue an event. A quiet one waits for company, since `find` can make up for it."""
@@ -247,12 +258,11 @@ class BrokerService:
             self._break(error, items)
             return
         now = self.clock()
-        events: list[tuple[ev.Event, datetime]] = []
-        commands: list[Command] = []
-        for item in items:
-            outcome = self.state.handle(item.event, now)
-            events += [(event, now) for event in outcome.events]
-            commands += outcome.commands
+        items, events, commands = self._handle(items, now)
+        self._look_again(now)
+        if not events:
+            self._follow(items, commands)
+            return
         self._since_checkpoint += len(events)
         entries = Entries(
             events=events,
@@ -274,11 +284,31 @@ class BrokerService:
             recorded = tuple(event for event, _ in events)
             self.observe(Commit(events=recorded, at=now, duration_s=lasted_s, error=failed))
 
+    def _handle(
+        self, items: list[_Item], now: datetime
+    ) -> tuple[list[_Item], list[tuple[ev.Event, datetime]], list[Command]]:
+        """Let the state machine decide; return what it accepted, and what follows from it."""
+        accepted: list[_Item] = []
+        events: list[tuple[ev.Event, datetime]] = []
+        commands: list[Command] = []
+        for item in items:
+            outcome = self.state.handle(item.event, now) if item.event else self.state.tick(now)
+            if outcome.refused is not None:
+                if item.written is not None:
+                    item.written.set_exception(outcome.refused)
+                continue
+            accepted.append(item)
+            events += [(event, now) for event in outcome.events]
+            commands += outcome.commands
+        return accepted, events, commands
+
     async def _recall_for(self, items: list[_Item]) -> None:
         """Take up the forgotten jobs that events are about. Raises `LedgerError` if it must."""
         for left in reversed(range(_RECALL_TRIES)):
             try:
                 for item in items:
+                    if item.event is None:
+                        continue
                     self.ledger.recall_for(self.scope, self.state, item.event)
                 return
             except LedgerError:  # a server that is away comes back, mostly
@@ -297,7 +327,7 @@ class BrokerService:
             if item.written is not None:
                 item.written.set_result(None)
 
-    def _unsettle(self, event: ev.Event) -> None:
+    def _unsettle(self, event: ev.Event | None) -> None:
         """Let clients wait again for jobs that an event has set going once more."""
         match event:
             case ev.JobResumed(job=job):
@@ -360,38 +390,8 @@ class BrokerService:
     async def _start(self, tag: str) -> None:
         parts = self.state.tasks[tag].planned.parts
         jobs = {part.job for part in parts}
-        payload = task_payload(parts, {job: self.payload(job) for job in jobs})
+        payload = task_payload(parts, {job: self.contents.payload(job) for job in jobs})
         await self._execution(tag).start(tag, payload)
-
-    def result(self, ended: EndedJob) -> PrimitiveResult[Any]:
-        """Return a completed job's result, put together from its tasks'; from any thread."""
-        submitted = ended.job.submitted
-        pieces: list[tuple[ev.Part, Any]] = []
-        for task in ended.tasks:
-            if task.state == "completed":
-                tag = task.planned.tag
-                found = self.results.get(tag) or result_from_bytes(self.ledger.result(tag))
-                mine = zip(task.planned.parts, found.native, strict=True)
-                pieces += [(part, pub) for part, pub in mine if part.job == submitted.job]
-        payload = self.payloads.get(submitted.job)
-        return job_result(payload or self._stored_payload(submitted.digest), pieces)
-
-    def forget(self, job: JobId) -> None:
-        """Drop what only this job's result needed; the ledger still has it."""
-        self.payloads.pop(job, None)
-        record = self.state.jobs.get(job)
-        for tag in record.tasks if record else ():
-            if len(self.state.tasks[tag].jobs) == 1:
-                self.results.pop(tag, None)
-
-    def payload(self, job: JobId) -> Payload:
-        """Return a job's payload, from the ledger if it is not at hand."""
-        if job not in self.payloads:
-            self.payloads[job] = self._stored_payload(self.state.jobs[job].submitted.digest)
-        return self.payloads[job]
-
-    def _stored_payload(self, digest: str) -> Payload:
-        return payload_from_bytes(self.ledger.payload(digest))
 
     def _execution(self, tag: str) -> Execution:
         return self._executions[self.state.tasks[tag].planned.qpu]

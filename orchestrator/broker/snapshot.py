@@ -9,7 +9,6 @@ from typing import Any
 
 from orchestrator.broker import events as ev
 from orchestrator.broker.plain import from_plain, to_plain
-from orchestrator.broker.policy import fifo
 from orchestrator.broker.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobView
@@ -55,12 +54,12 @@ def ended_job(state: BrokerState, job: JobId) -> EndedJob:
 def freeze(state: BrokerState, without: list[JobId]) -> dict[str, Any]:
     """Return the state as JSON types, as it is once some jobs are forgotten.
 
-    Limits and the policy are not part of it: they come from the site, not from history.
+    Rules and the queues sorted by them are not part of it: they come from the site, not from history.
     """
     rest = replace(
         state,
-        limits={},
-        policy=fifo,
+        rules={},
+        queues={},
         jobs=dict(state.jobs),
         tasks=dict(state.tasks),
         past=dict(state.past),

@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from orchestrator.broker import events as ev
-from orchestrator.broker.packing import Limits, pack, subtract, whole_parts
-from orchestrator.broker.policy import Policy, QueuedJob, fifo
-from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view
+from orchestrator.broker.accounts import Books, BudgetExhausted
+from orchestrator.broker.commands import (
+    Command,
+    FindTask,
+    Outcome,
+    SettleJob,
+    StartTask,
+    StopTask,
+)
+from orchestrator.broker.history import QpuHistory
+from orchestrator.broker.packing import subtract, whole_parts
+from orchestrator.broker.policies import Account
+from orchestrator.broker.queue import JobQueue
+from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view, shared_usage
+from orchestrator.broker.rules import QpuRules
+from orchestrator.broker.scheduler import Desk, expected, next_decision, next_look, queued_as
 from orchestrator.broker.views import JobId, JobState
 
-__all__ = [
-    "BrokerState",
-    "Command",
-    "FindTask",
-    "Outcome",
-    "SettleJob",
-    "StartTask",
-    "StopTask",
-    "replay",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class StartTask:
-    """Call the backend's ``start`` for a planned task."""
-
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
-class FindTask:
-    """Ask the backend whether the tag was started; adopt it, or start it if it was not."""
-
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
-class StopTask:
-    """Ask the backend to stop the task."""
-
-    tag: str
-
-
-@dataclass(frozen=True, slots=True)
-class SettleJob:
-    """The job is final, or uncertain: tell those who wait for it."""
-
-    job: JobId
-
-
-Command = StartTask | FindTask | StopTask | SettleJob
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What an event led to. events: to be durable before any of the commands is executed."""
-
-    events: tuple[ev.Event, ...]
-    commands: tuple[Command, ...]
+__all__ = ["BrokerState", "replay"]
 
 
 @dataclass(slots=True)
@@ -69,35 +34,87 @@ class BrokerState:
 
     No I/O, clock or randomness: time arrives with the events, tags follow from job ids.
     Replaying the events through `apply` gives the same state. past: what forgotten jobs used,
-    by project.
+    by project. rules, queues: of the QPUs that are served, from `configure`; they come from the
+    site, not from history. half_life_s: of past use, where shares are to be fair.
     """
 
-    limits: dict[str, Limits] = field(default_factory=dict)
-    policy: Policy = fifo
+    rules: dict[str, QpuRules] = field(default_factory=dict)
+    queues: dict[str, JobQueue] = field(default_factory=dict)
+    half_life_s: float = 7 * 86_400.0
     drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     past: dict[str, PastUse] = field(default_factory=dict)
+    histories: dict[str, QpuHistory] = field(default_factory=dict)
+    books: Books = field(default_factory=Books)
     _arrivals: int = 0
     _waiting: dict[str, dict[JobId, int]] = field(default_factory=dict)
     _open: dict[str, set[str]] = field(default_factory=dict)
     _to_fail: list[str] = field(default_factory=list)
+
+    def configure(self, qpu: str, rules: QpuRules) -> None:
+        """Serve a QPU by these rules from now on."""
+        self.rules[qpu] = rules
+        queue = self.queues[qpu] = JobQueue(rules.policy)
+        for job in self._waiting.get(qpu, ()):
+            queue.put(queued_as(self.jobs[job], rules, self._history(qpu).accuracy))
 
     def handle(self, event: ev.Event, now: datetime) -> Outcome:
         """Apply an event, then plan whatever can start; return all of it.
 
         A job that is there already was handed in twice before either was written: once is enough.
         """
-        if isinstance(event, ev.JobSubmitted) and event.job in self.jobs:
-            return Outcome(events=(), commands=())
+        if isinstance(event, ev.JobSubmitted):
+            if event.job in self.jobs:
+                return Outcome()
+            event = self._admitted(event)
+        refused = self._refusal(event)
+        if refused is not None:
+            return Outcome(refused=refused)
+        if isinstance(event, ev.LeaseClosed):
+            lease = self._history(event.qpu).lease
+            if lease is None or lease.opened.lease != event.lease:
+                return Outcome()  # it had ended by itself
+            event = lease.closed(event)
         commands = self.apply(event, now)
-        recorded: list[ev.Event] = [event]
-        for decision in self._decide():
+        return self._decided([event], commands, now)
+
+    def tick(self, now: datetime) -> Outcome:
+        """Plan what can start because time has passed."""
+        return self._decided([], [], now)
+
+    def next_look(self, now: datetime) -> datetime | None:
+        """Return when `tick` should be called at the latest, None if time alone changes nothing."""
+        looks = [next_look(self.desk(qpu, now), now) for qpu in self.rules]
+        return min((look for look in looks if look is not None), default=None)
+
+    def _decided(self, recorded: list[ev.Event], commands: list[Command], now: datetime) -> Outcome:
+        for decision in self._decide(now):
             recorded.append(decision)
             commands += self.apply(decision, now)
             if isinstance(decision, ev.TaskPlanned):
                 commands.append(StartTask(decision.tag))
         return Outcome(events=tuple(recorded), commands=tuple(commands))
+
+    def _admitted(self, event: ev.JobSubmitted) -> ev.JobSubmitted:
+        """Note what the job is expected to take, which is then set aside for it."""
+        rules = self.rules.get(event.qpu)
+        if rules is None:
+            return event
+        seconds, charge = expected(event, rules, self._history(event.qpu).accuracy)
+        return replace(event, predicted_s=seconds, reserved=charge)
+
+    def _refusal(self, event: ev.Event) -> BudgetExhausted | None:
+        """Return why a job cannot be paid for, None if it can be, or is none."""
+        match event:
+            case ev.JobSubmitted():
+                return self.books.refusal(event, already=0.0)
+            case ev.JobResumed(job=job) if job in self.jobs:
+                record = self.jobs[job]
+                already = record.charged + record.outstanding
+                return self.books.refusal(record.submitted, already=already)
+            case _:
+                return None
 
     def apply(self, event: ev.Event, now: datetime) -> list[Command]:
         """Change the state by one event, deciding nothing new; used alone for replay."""
@@ -118,15 +135,35 @@ class BrokerState:
                 return self._doubt(event)
             case ev.TaskResolved():
                 return self._resolve(event, now)
-            case ev.QpuDrained() | ev.QpuResumed():
-                return self._operate(event)
-            case _:
+            case ev.TaskCompleted() | ev.TaskFailed() | ev.TaskCancelled():
                 return self._end(event, now)
+            case _:
+                return self._operate(event, now)
 
-    def queued(self, qpu: str) -> list[QueuedJob]:
-        """Return the jobs that wait for a QPU, in the order of arrival."""
-        waiting = self._waiting.get(qpu, {})
-        return [QueuedJob(job=job, arrival=arrival) for job, arrival in waiting.items()]
+    def queued(self, qpu: str) -> dict[JobId, int]:
+        """Return the jobs that wait for a QPU, with their place in the order of arrival."""
+        return dict(self._waiting.get(qpu, {}))
+
+    def desk(self, qpu: str, now: datetime) -> Desk:
+        """Return what decisions about a QPU rest on now."""
+        history = self._history(qpu)
+        rules = self.rules[qpu]
+        # An uncertain task bars nobody: the QPU itself refuses a start while it is busy.
+        sure = [t for t in self._open.get(qpu, ()) if self.tasks[t].state != "uncertain"]
+        lease = history.lease.opened.lease if history.lease is not None else None
+        return Desk(
+            qpu=qpu,
+            rules=rules,
+            queue=self.queues[qpu],
+            jobs=self.jobs,
+            situation=history.situation(now, self.half_life_s, rules.shares),
+            accuracy=history.accuracy,
+            lease=history.lease,
+            busy=len(sure),
+            busy_for_lease=sum(self.tasks[t].planned.lease == lease for t in sure) if lease else 0,
+            starts=history.starts,
+            is_drained=qpu in self.drained,
+        )
 
     def open_tasks(self, qpu: str) -> frozenset[str]:
         """Return the tags of tasks that are planned, running or uncertain on a QPU."""
@@ -164,6 +201,7 @@ class BrokerState:
         self._arrivals += 1
         record.pending.extend(whole_parts(event))
         self.jobs[event.job] = record
+        self._reserve(record)
         self._requeue(record)
         return []
 
@@ -181,6 +219,7 @@ class BrokerState:
             return []
         record.cancel_requested = False
         record.failure = record.ended_at = None
+        self._reserve(record)
         self._requeue(record)
         return []
 
@@ -196,6 +235,7 @@ class BrokerState:
     def _plan(self, event: ev.TaskPlanned, now: datetime) -> list[Command]:
         self.tasks[event.tag] = TaskRecord(planned=event, planned_at=now)
         self._open.setdefault(event.qpu, set()).add(event.tag)
+        self._history(event.qpu).plan(event, now)
         for piece in event.parts:
             record = self.jobs[piece.job]
             record.take(piece, subtract)
@@ -218,8 +258,8 @@ class BrokerState:
         task.state, task.error = "uncertain", event.reason
         for job in task.jobs:
             self.jobs[job].uncertain.add(event.tag)
-        limits = self.limits.get(task.planned.qpu)
-        match limits.uncertain if limits else "ask":
+        rules = self.rules.get(task.planned.qpu)
+        match rules.limits.uncertain if rules else "ask":
             case "fail":
                 self._to_fail.append(event.tag)
                 return []
@@ -228,11 +268,21 @@ class BrokerState:
             case _:
                 return [SettleJob(job) for job in task.jobs]
 
-    def _operate(self, event: ev.QpuDrained | ev.QpuResumed) -> list[Command]:
-        if isinstance(event, ev.QpuDrained):
-            self.drained[event.qpu] = event
-        else:
-            self.drained.pop(event.qpu, None)
+    def _operate(self, event: ev.Event, now: datetime) -> list[Command]:
+        """Apply what is about a QPU or an account, not about a job."""
+        match event:
+            case ev.QpuDrained():
+                self.drained[event.qpu] = event
+            case ev.QpuResumed():
+                self.drained.pop(event.qpu, None)
+            case ev.LeaseOpened():
+                self._history(event.qpu).open_lease(event, now)
+            case ev.LeaseClosed():
+                self._history(event.qpu).close_lease(event)
+            case ev.BudgetSet():
+                self.books.set(event, self.jobs.values(), self.tasks)
+            case _:
+                raise ValueError(f"the state machine does not know {event.kind!r}")
         return []
 
     def _resolve(self, event: ev.TaskResolved, now: datetime) -> list[Command]:
@@ -248,11 +298,15 @@ class BrokerState:
     ) -> list[Command]:
         task = self.tasks[event.tag]
         if task.ended_at is not None:  # a late word about a task that was already settled
-            if isinstance(event, ev.TaskCompleted):
-                task.note_late(event)
+            if isinstance(event, ev.TaskCompleted) and task.note_late(event):
+                self._charge(task, now)
             return []
         task.end(event, now)
         self._open[task.planned.qpu].discard(event.tag)
+        still = {self.tasks[tag].planned.lease for tag in self._open[task.planned.qpu]}
+        self._history(task.planned.qpu).end(task, now, still_leased=task.planned.lease in still)
+        if isinstance(event, ev.TaskCompleted):
+            self._charge(task, now)
         shared = len(task.jobs) > 1
         commands: list[Command] = []
         for job in task.jobs:
@@ -272,56 +326,65 @@ class BrokerState:
         return commands
 
     def _settle(self, record: JobRecord, now: datetime) -> list[Command]:
+        self._reserve(record)
         if not record.state.is_final or record.ended_at is not None:
             return []
         record.ended_at = now
         return [SettleJob(record.submitted.job)]
+
+    def _charge(self, task: TaskRecord, now: datetime) -> None:
+        """Bill a completed task to its jobs' accounts; what failed costs nothing."""
+        for job in task.jobs:
+            record = self.jobs[job]
+            submitted, usage = record.submitted, shared_usage(task, job)
+            self.books.charge(submitted, usage.charges)
+            unit = submitted.reserved.unit if submitted.reserved is not None else None
+            record.charged += sum(c.amount for c in usage.charges if c.unit == unit)
+            account = Account(submitted.project, submitted.user)
+            history = self._history(task.planned.qpu)
+            history.use_by(account, usage.qpu_seconds, now, self.half_life_s)
+
+    def _reserve(self, record: JobRecord) -> None:
+        """Set aside for a job what is still to come, and no more."""
+        change = record.outstanding_now() - record.outstanding
+        if change:
+            record.outstanding += change
+            self.books.reserve(record.submitted, change)
 
     def _private_tasks(self, record: JobRecord) -> list[str]:
         """Open tasks that carry nothing of any other job, so they may be stopped."""
         return sorted(tag for tag in record.open if len(self.tasks[tag].jobs) == 1)
 
     def _requeue(self, record: JobRecord) -> None:
-        waiting = self._waiting.setdefault(record.submitted.qpu, {})
+        qpu, job = record.submitted.qpu, record.submitted.job
+        waiting, queue = self._waiting.setdefault(qpu, {}), self.queues.get(qpu)
         if record.startable:
-            waiting[record.submitted.job] = record.arrival
+            waiting[job] = record.arrival
+            if queue is not None:
+                queue.put(queued_as(record, self.rules[qpu], self._history(qpu).accuracy))
         else:
-            waiting.pop(record.submitted.job, None)
+            waiting.pop(job, None)
+            if queue is not None:
+                queue.discard(job)
 
-    def _decide(self) -> Iterator[ev.TaskPlanned | ev.TaskResolved]:
+    def _history(self, qpu: str) -> QpuHistory:
+        if qpu not in self.histories:
+            self.histories[qpu] = QpuHistory()
+        return self.histories[qpu]
+
+    def _decide(self, now: datetime) -> Iterator[ev.Event]:
         """Yield decisions, one at a time; the caller applies each before asking on."""
         while self._to_fail:
             tag = self._to_fail.pop()
             reason = self.tasks[tag].error or "uncertain"
             yield ev.TaskResolved(tag=tag, verdict="failed", by="rule fail", reason=reason)
-        for qpu, limits in self.limits.items():
-            if qpu in self.drained:
-                continue
-            while self._waiting.get(qpu) and self._has_room(qpu, limits):
-                yield self._next_task(qpu, limits)
-
-    def _has_room(self, qpu: str, limits: Limits) -> bool:
-        # An uncertain task bars nobody: the QPU itself refuses a start while it is busy.
-        most = limits.max_concurrent_tasks
-        if most is None:
-            return True
-        tags = self._open.get(qpu, ())
-        return sum(self.tasks[tag].state != "uncertain" for tag in tags) < most
-
-    def _next_task(self, qpu: str, limits: Limits) -> ev.TaskPlanned:
-        order = [self.jobs[queued.job] for queued in self.policy(self.queued(qpu))]
-        lead = order[0]
-        joined = [lead]
-        if limits.coalesces and not lead.alone:
-            kind = lead.submitted.payload_kind
-            joined += [
-                record
-                for record in order[1:]
-                if record.submitted.payload_kind == kind and not record.alone
-            ]
-        parts = pack((part for record in joined for part in record.pending), limits)
-        tag = f"{lead.submitted.job}.{len(lead.tasks)}"
-        return ev.TaskPlanned(tag=tag, qpu=qpu, parts=tuple(parts))
+        for qpu in self.rules:
+            while (decision := next_decision(self.desk(qpu, now), now)) is not None:
+                if isinstance(decision, ev.LeaseClosed):
+                    lease = self._history(qpu).lease
+                    assert lease is not None
+                    decision = lease.closed(decision)
+                yield decision
 
 
 def replay(recorded: Iterable[tuple[ev.Event, datetime]]) -> BrokerState:

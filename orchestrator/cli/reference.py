@@ -117,7 +117,16 @@ def cli_page() -> str:
 def config_page() -> str:
     """Return the Markdown of every key of a site file and every environment variable."""
     from orchestrator.config.environment import VARIABLES
-    from orchestrator.config.schema import BrokerSection, ComputeSection, QpuSection, SiteSection
+    from orchestrator.config.schema import (
+        BrokerSection,
+        ComputeSection,
+        LeaseSection,
+        QpuSection,
+        RateSection,
+        ScheduleSection,
+        SiteSection,
+        WindowSection,
+    )
 
     example = (
         '```toml\n[site]\nname = "laptop"\ndefault_qpu = "aer"\n\n[compute.local]\nworkers = 2\n\n'
@@ -132,6 +141,10 @@ def config_page() -> str:
         _section_part("[site]", SiteSection),
         _section_part("[compute.NAME]", ComputeSection),
         _section_part("[qpu.NAME]", QpuSection),
+        _section_part("[qpu.NAME.schedule]", ScheduleSection),
+        _section_part("[qpu.NAME.schedule.rate]", RateSection),
+        _section_part("[qpu.NAME.schedule.lease]", LeaseSection),
+        _section_part("[[qpu.NAME.schedule.window]]", WindowSection),
         _section_part("[broker]", BrokerSection),
     ]
     rows = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in VARIABLES.items())
@@ -194,13 +207,23 @@ def _kind(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return "text"
     options = [schema, *schema.get("anyOf", ())]
+    if any("$ref" in option for option in options):
+        return "table"
     names = [option["type"] for option in options if option.get("type", "null") != "null"]
-    known = {"string": "text", "integer": "whole number", "number": "number", "object": "table"}
+    known = {
+        "array": "list",
+        "integer": "whole number",
+        "number": "number",
+        "object": "table",
+        "string": "text",
+    }
     return known[names[0]]
 
 
 def _default(value: Any) -> str:
-    return f'`"{value}"`' if isinstance(value, str) else ""
+    if isinstance(value, str) and value:
+        return f'`"{value}"`'
+    return f"`{value:g}`" if isinstance(value, float) else ""
 
 
 if __name__ == "__main__":

@@ -3,15 +3,25 @@
 from orchestrator.config.environment import run_id_from_environment
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import SecretRef, resolve_secrets
-from orchestrator.config.site import BrokerSettings, ConfigError, LocalCompute, QpuSettings, Site
+from orchestrator.config.site import (
+    BrokerSettings,
+    ConfigError,
+    LocalCompute,
+    QpuSettings,
+    ScheduleSettings,
+    Site,
+    WindowSettings,
+)
 
 __all__ = [
     "BrokerSettings",
     "ConfigError",
     "LocalCompute",
     "QpuSettings",
+    "ScheduleSettings",
     "SecretRef",
     "Site",
+    "WindowSettings",
     "load_site",
     "resolve_secrets",
     "run_id_from_environment",

@@ -17,10 +17,18 @@ from orchestrator.config.environment import (
     state_dir,
 )
 from orchestrator.config.secrets import SecretRef, reference_or_value
-from orchestrator.config.site import BrokerSettings, ConfigError, LocalCompute, QpuSettings, Site
+from orchestrator.config.site import (
+    BrokerSettings,
+    ConfigError,
+    LocalCompute,
+    QpuSettings,
+    ScheduleSettings,
+    Site,
+    WindowSettings,
+)
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import SiteFile
+    from orchestrator.config.schema import ScheduleSection, SiteFile
 
 __all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "load_site", "lookup", "shipped_profiles"]
 
@@ -171,6 +179,7 @@ def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
             options=options,
             uncertain=section.uncertain,
             longest_task_s=section.longest_task_s,
+            schedule=_schedule(section.schedule, folder),
         )
     computes = {
         name: LocalCompute(name=name, **section.model_dump(exclude={"kind"}))
@@ -184,6 +193,24 @@ def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
         computes=computes,
         state_dir=state,
         source=source,
+    )
+
+
+def _schedule(section: ScheduleSection, folder: Path) -> ScheduleSettings:
+    lease, rate = section.lease, section.rate
+    windows = [
+        WindowSettings(**window.model_dump(exclude={"weekdays"}), weekdays=tuple(window.weekdays))
+        for window in section.window
+    ]
+    return ScheduleSettings(
+        policy=section.policy,
+        parameters=section.parameters,
+        slice_s=section.slice_s,
+        rate=None if rate is None else (rate.starts, rate.per_s),
+        lease=None if lease is False else (lease.longest_s, lease.idle_s),
+        shares=section.shares,
+        windows=tuple(windows),
+        calendar=None if section.calendar is None else folder / section.calendar,
     )
 
 

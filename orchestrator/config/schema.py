@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from orchestrator.config.site import ConfigError
 
-__all__ = ["BrokerSection", "ComputeSection", "QpuSection", "SiteFile", "SiteSection", "validated"]
+__all__ = [
+    "BrokerSection",
+    "ComputeSection",
+    "LeaseSection",
+    "QpuSection",
+    "RateSection",
+    "ScheduleSection",
+    "SiteFile",
+    "SiteSection",
+    "WindowSection",
+    "validated",
+]
 
 _BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
 _PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 _MEMORY = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
 
 
@@ -47,6 +68,96 @@ class ComputeSection(_Section):
     )
 
 
+_Seconds = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]
+_Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+
+
+class RateSection(_Section):
+    """`rate`: a limit on how often the QPU is started."""
+
+    starts: Annotated[int, Field(ge=1)] = Field(description="at most so many starts")
+    per_s: _Seconds = Field(description="within any stretch of so many seconds")
+
+
+class LeaseSection(_Section):
+    """`lease`: how long an iterative loop may keep the QPU between its jobs."""
+
+    longest_s: _Seconds = Field(default=60.0, description="seconds a lease lasts at the most")
+    idle_s: _Seconds = Field(
+        default=2.0, description="seconds without a task at work after which it ends"
+    )
+
+
+class WindowSection(_Section):
+    """`[[qpu.NAME.schedule.window]]`: when a QPU is closed, or its results are vouched for."""
+
+    kind: Literal["maintenance", "calibration", "quality"] = Field(
+        default="maintenance",
+        description="nothing runs during `maintenance` and `calibration`; "
+        "results outside `quality` windows, if there are any, are provisional",
+    )
+    title: str = Field(default="", description="what users are told")
+    start: datetime | None = Field(default=None, description="of a window that comes once")
+    end: datetime | None = Field(default=None, description="of a window that comes once")
+    daily: Annotated[str, StringConstraints(pattern=_HOURS)] | None = Field(
+        default=None,
+        description="`HH:MM-HH:MM`, for one that comes every day; may go over midnight",
+    )
+    weekdays: list[_Weekday] = Field(
+        default_factory=list, description="of a daily window: only these days (`mon` to `sun`)"
+    )
+    zone: str = Field(default="UTC", description="time zone of `daily`, such as `Europe/Prague`")
+
+    @model_validator(mode="after")
+    def _says_when(self) -> Self:
+        once = self.start is not None and self.end is not None
+        if (self.daily is not None) == once or (self.start is None) != (self.end is None):
+            raise ValueError("give either start and end, or daily")
+        if self.start is not None and self.end is not None:
+            if self.start.tzinfo is None or self.end.tzinfo is None:
+                raise ValueError("start and end need a time zone, such as 2026-12-01T08:00:00Z")
+            if self.end <= self.start:
+                raise ValueError("end must come after start")
+        if self.weekdays and self.daily is None:
+            raise ValueError("weekdays belong to a daily window")
+        if self.zone not in available_timezones():
+            raise ValueError(f"zone {self.zone!r} is not known; give one such as 'Europe/Prague'")
+        return self
+
+
+class ScheduleSection(_Section):
+    """`[qpu.NAME.schedule]`: who goes first on a QPU, and when it is open."""
+
+    policy: str = Field(
+        default="weighted",
+        description="`fifo`, `priority`, `fair-share`, `shortest` or `weighted`",
+    )
+    parameters: dict[str, float] = Field(
+        default_factory=dict, description="of the policy; its page lists them"
+    )
+    slice_s: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="QPU-seconds after which a longer job lets others in between, at least ten "
+        "times what a start takes; 0 never cuts",
+    )
+    rate: RateSection | None = Field(
+        default=None, description="`{ starts = 10, per_s = 60 }`: how often it may be started"
+    )
+    lease: LeaseSection | Literal[False] = Field(
+        default_factory=LeaseSection,
+        description="bounds of leases for iterative loops; `false` grants none",
+    )
+    shares: dict[str, Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="what projects are entitled to; 1 for one not named"
+    )
+    window: list[WindowSection] = Field(
+        default_factory=list, description="`[[qpu.NAME.schedule.window]]` tables, see below"
+    )
+    calendar: str | None = Field(
+        default=None, description="an iCalendar file (`.ics`); its events are maintenance"
+    )
+
+
 class QpuSection(_Section):
     """`[qpu.NAME]`: a quantum device, or something that behaves like one."""
 
@@ -65,6 +176,9 @@ class QpuSection(_Section):
     longest_task_s: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] | None = Field(
         default=None,
         description="seconds after which a running task is in doubt; never, if not given",
+    )
+    schedule: ScheduleSection = Field(
+        default_factory=ScheduleSection, description="who goes first, and when it is open"
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -126,8 +240,11 @@ def _sentence(fault: Any) -> str:
         return f"unknown key {key!r} in {table}; {hint}"
     if fault["type"] == "missing":
         return f"{table} lacks the key {key!r}"
+    if fault["type"] == "value_error":  # a sentence of our own about a whole table
+        return f"[{'.'.join(location)}]: {fault['ctx']['error']}"
     if fault["type"] == "string_pattern_mismatch":
-        return f"{table} {key} = {fault['input']!r}; give a size such as '4 GiB'"
+        example = "'08:00-09:30'" if key == "daily" else "a size such as '4 GiB'"
+        return f"{table} {key} = {fault['input']!r}; give {example}"
     if location[0] == "compute" and key == "kind":
         return f"{table} kind = {fault['input']!r}; this version knows only 'local'"
     # Pydantic ends its sentences without a full stop and starts them with a capital letter.
@@ -136,11 +253,22 @@ def _sentence(fault: Any) -> str:
 
 
 def _keys_of(section: list[str]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {
-        "site": SiteSection,
-        "compute": ComputeSection,
-        "qpu": QpuSection,
-        "broker": BrokerSection,
-    }
-    model = sections[section[0]] if section else SiteFile
+    """Return the keys of a table: names of tables and places in lists lead to the next model."""
+    model: type[BaseModel] = SiteFile
+    for part in section:
+        field = model.model_fields.get(part)
+        inner = _SECTIONS.get(part) if field is not None or model is SiteFile else None
+        model = inner or model
     return list(model.model_fields)
+
+
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "site": SiteSection,
+    "compute": ComputeSection,
+    "qpu": QpuSection,
+    "broker": BrokerSection,
+    "schedule": ScheduleSection,
+    "rate": RateSection,
+    "lease": LeaseSection,
+    "window": WindowSection,
+}

@@ -5,14 +5,59 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["BrokerSettings", "ConfigError", "LocalCompute", "QpuSettings", "Site"]
+__all__ = [
+    "BrokerSettings",
+    "ConfigError",
+    "LocalCompute",
+    "QpuSettings",
+    "ScheduleSettings",
+    "Site",
+    "WindowSettings",
+]
 
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the message names the file, the value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowSettings:
+    """A window of a QPU's calendar: once, or at the same hours of every day, or of some weekdays.
+
+    start, end: of a window that comes once, with their time zone. daily: ``"HH:MM-HH:MM"`` in
+    ``zone``; weekdays: such as ``("mon", "thu")``, every day if empty.
+    """
+
+    kind: Literal["maintenance", "calibration", "quality"] = "maintenance"
+    title: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+    daily: str | None = None
+    weekdays: tuple[str, ...] = ()
+    zone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleSettings:
+    """How a QPU's queue is served.
+
+    parameters: of the policy. slice_s: QPU-seconds of a slice, 0 for no slices. rate: starts, and
+    the seconds they are counted in. lease: longest and idle seconds, None for no leases. shares:
+    of projects. calendar: an iCalendar file with closures, beside the windows.
+    """
+
+    policy: str = "weighted"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    slice_s: float = 10.0
+    rate: tuple[int, float] | None = None
+    lease: tuple[float, float] | None = (60.0, 2.0)
+    shares: Mapping[str, float] = field(default_factory=dict)
+    windows: tuple[WindowSettings, ...] = ()
+    calendar: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +67,7 @@ class QpuSettings:
     options: what the backend's factory gets; may hold `SecretRef` values, which
     `resolve_secrets` turns into text just before the backend is made.
     uncertain: what becomes of a task that may or may not run; longest_task_s: after which time a
-    running one is in doubt, too.
+    running one is in doubt, too. schedule: who goes first there, and when.
     """
 
     name: str
@@ -30,6 +75,7 @@ class QpuSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     uncertain: Literal["ask", "fail", "adopt-wait"] = "ask"
     longest_task_s: float | None = None
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,8 @@ from qiskit.circuit import Parameter
 from qiskit.quantum_info import SparsePauliOp
 
 from backends.api import PayloadRejected
-from backends.payloads import EstimatorPayload, SamplerPayload, active_qubits, payload_from_bytes
+from backends.circuits import FrozenCircuit
+from backends.payloads import EstimatorPayload, SamplerPayload, payload_from_bytes
 
 
 def bell(measured=True):
@@ -162,7 +163,7 @@ def test_qubits_that_nothing_touches_do_not_count():
     circuit.h(3)
     circuit.cx(3, 40)
     circuit.barrier()
-    assert active_qubits(circuit) == 2
+    assert FrozenCircuit.of(circuit).active_qubits == 2
 
 
 def test_measuring_into_a_register_inside_a_branch_counts():

@@ -11,11 +11,21 @@ from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker import events as ev
 from orchestrator.broker.packing import Limits
+from orchestrator.broker.policies import Fifo
+from orchestrator.broker.rules import QpuRules
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 History = list[tuple[ev.Event, datetime]]
+
+
+def state_of(**limits: Limits) -> BrokerState:
+    """Return a broker that serves QPUs first in, first out, within these limits."""
+    state = BrokerState()
+    for qpu, bounds in limits.items():
+        state.configure(qpu, QpuRules(limits=bounds, policy=Fifo()))
+    return state
 
 
 def submitted(number: int, pubs: list[tuple[int, int]]) -> ev.JobSubmitted:
@@ -93,7 +103,7 @@ def histories(draw: Callable[..., object]) -> History:
     """Draw what a broker with two QPUs could have written."""
     coalesces = bool(draw(st.booleans()))
     limits = Limits(max_concurrent_tasks=2, max_shots=100, max_circuits=3, coalesces=coalesces)
-    state = BrokerState(limits={"q": limits, "p": limits})
+    state = state_of(q=limits, p=limits)
     history: History = []
     for step in range(int(draw(st.integers(5, 60)))):  # type: ignore[call-overload]
         event = next_event(state, draw)

@@ -16,6 +16,8 @@ from backends.api import Usage
 from orchestrator.broker import events as ev
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, Wanted
 from orchestrator.broker.packing import Limits
+from orchestrator.broker.policies import Fifo
+from orchestrator.broker.rules import QpuRules
 from orchestrator.broker.state import BrokerState, replay
 from orchestrator.broker.views import JobId, JobState, JobView
 from tests.broker.histories import NOW, History, histories, submitted
@@ -35,7 +37,8 @@ class Service:
         self.ledger = ledger
         self.state = ledger.restore("service")
         unlimited = Limits(max_concurrent_tasks=None)
-        self.state.limits = {"q": unlimited, "p": unlimited}
+        for qpu in "pq":
+            self.state.configure(qpu, QpuRules(limits=unlimited, policy=Fifo()))
         self.now = NOW
 
     def feed(self, event: ev.Event) -> None:
@@ -144,7 +147,7 @@ def test_a_failed_job_that_was_forgotten_is_taken_up_again(service: Service) -> 
 
 
 def test_a_late_word_about_a_shared_task_reaches_all_its_jobs(service: Service) -> None:
-    service.state.limits = {"q": Limits(coalesces=True)}
+    service.state.configure("q", QpuRules(limits=Limits(coalesces=True), policy=Fifo()))
     for number in (1, 2, 3):
         service.feed(submitted(number, [(1, 10)]))
     service.feed(ev.TaskCompleted(tag="j1.0", usage=Usage()))

@@ -25,7 +25,7 @@ from orchestrator.broker.snapshot import (
 )
 from orchestrator.broker.state import BrokerState, replay
 from orchestrator.broker.views import JobId, JobView
-from tests.broker.histories import NOW, History, histories, submitted
+from tests.broker.histories import NOW, History, histories, state_of, submitted
 
 
 class Archive:
@@ -68,7 +68,7 @@ def open_work(state: BrokerState) -> object:
         records,
         {tag: task for tag, task in state.tasks.items() if tag in needed},
         state.drained,
-        {q: sorted(state.queued(q), key=lambda one: one.arrival) for q in "pq"},
+        {q: sorted(state.queued(q).items(), key=lambda one: one[1]) for q in "pq"},
         {q: state.open_tasks(q) for q in "pq"},
     )
 
@@ -121,7 +121,7 @@ def test_a_view_survives_json(history: History) -> None:
 
 
 def test_jobs_that_ended_a_moment_ago_may_be_kept() -> None:
-    state = BrokerState(limits={"q": Limits(max_concurrent_tasks=None)})
+    state = state_of(q=Limits(max_concurrent_tasks=None))
     for number in (1, 2):
         state.handle(submitted(number, [(1, 1)]), NOW)
         end = NOW + timedelta(minutes=number)
@@ -132,10 +132,10 @@ def test_jobs_that_ended_a_moment_ago_may_be_kept() -> None:
 
 
 def test_every_part_of_the_state_is_kept_but_what_comes_from_the_site() -> None:
-    state = BrokerState(limits={"q": Limits()})
+    state = state_of(q=Limits())
     state.handle(submitted(1, [(1, 1)]), NOW)
     state.handle(ev.QpuDrained(qpu="q", by="o", reason="r"), NOW)
     again = thaw(json.loads(json.dumps(freeze(state, []))))
     for field in fields(BrokerState):
-        if field.name not in ("limits", "policy"):
+        if field.name not in ("rules", "queues"):
             assert getattr(again, field.name) == getattr(state, field.name), field.name

@@ -11,9 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from backends.api import Usage
 from orchestrator.broker import events as ev
 from orchestrator.broker.packing import Limits, UncertainRule
+from orchestrator.broker.policies import Fifo
 from orchestrator.broker.records import job_view
-from orchestrator.broker.state import BrokerState, FindTask, StartTask, replay
+from orchestrator.broker.rules import QpuRules
+from orchestrator.broker.state import FindTask, StartTask, replay
 from orchestrator.broker.views import JobId, JobState
+from tests.broker.histories import state_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -59,7 +62,7 @@ class Broker(RuleBasedStateMachine):
             coalesces=coalesces,
             uncertain=uncertain,
         )
-        self.state = BrokerState(limits={"q": self.limits})
+        self.state = state_of(q=self.limits)
         self.history: list[tuple[ev.Event, datetime]] = []
         self.started: list[str] = []
         self.doubted: set[str] = set()
@@ -139,7 +142,7 @@ class Broker(RuleBasedStateMachine):
     @rule(resume=st.booleans())
     def restart(self, resume: bool) -> None:
         self.state = replay(self.history)
-        self.state.limits = {"q": self.limits}
+        self.state.configure("q", QpuRules(limits=self.limits, policy=Fifo()))
         outcome = self.state.handle(ev.BrokerOpened(resume=resume), self.now)
         self.history += [(recorded, self.now) for recorded in outcome.events]
         self.started += [c.tag for c in outcome.commands if isinstance(c, StartTask)]
@@ -224,7 +227,7 @@ TestBroker.settings = settings(max_examples=60, stateful_step_count=30, deadline
 
 
 def test_a_failed_coalesced_task_is_tried_again_job_by_job() -> None:
-    state = BrokerState(limits={"q": Limits(coalesces=True)})
+    state = state_of(q=Limits(coalesces=True))
     state.handle(submitted("first", [(1, 10)]), NOW)
     state.handle(submitted("second", [(1, 10)]), NOW)
     state.handle(submitted("third", [(1, 10)]), NOW)
@@ -242,7 +245,7 @@ def test_a_failed_coalesced_task_is_tried_again_job_by_job() -> None:
 
 
 def test_jobs_go_in_order_of_arrival() -> None:
-    state = BrokerState(limits={"q": Limits()})
+    state = state_of(q=Limits())
     order = [f"j{n}" for n in (5, 3, 8, 1)]
     for name in order:
         state.handle(submitted(name, [(1, 1)]), NOW)
@@ -252,7 +255,7 @@ def test_jobs_go_in_order_of_arrival() -> None:
 
 
 def test_a_retry_runs_only_the_parts_that_are_missing() -> None:
-    state = BrokerState(limits={"q": Limits(max_shots=100)})
+    state = state_of(q=Limits(max_shots=100))
     state.handle(submitted("j", [(1, 300)]), NOW)
     state.handle(ev.TaskCompleted(tag="j.0", usage=Usage()), NOW)
     state.handle(ev.TaskFailed(tag="j.1", error="x", error_type="TaskFailed"), NOW)

@@ -191,7 +191,7 @@ class Metrics:
 
     def _open_jobs(self, qpu: str) -> Tally[str]:
         state = self._broker.service.state
-        jobs = {queued.job for queued in state.queued(qpu)}
+        jobs = set(state.queued(qpu))
         jobs.update(job for tag in state.open_tasks(qpu) for job in state.tasks[tag].jobs)
         found = Tally({"queued": 0, "running": 0, "uncertain": 0})
         found.update(state.jobs[job].state.value for job in jobs if job in state.jobs)

@@ -1,0 +1,95 @@
+"""When a QPU is closed, and when its results are vouched for (pure)."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Literal
+
+__all__ = ["Calendar", "Window", "WindowKind"]
+
+# Nothing runs during maintenance and calibration; results are vouched for in quality windows.
+WindowKind = Literal["maintenance", "calibration", "quality"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Window:
+    """A stretch of time, its end not included."""
+
+    start: datetime
+    end: datetime
+    kind: WindowKind = "maintenance"
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calendar:
+    """Windows of one QPU. ``closures`` are disjoint and sorted; ``quality`` are sorted.
+
+    Without any quality window every result is vouched for.
+    """
+
+    closures: tuple[Window, ...] = ()
+    quality: tuple[Window, ...] = ()
+    _starts: tuple[datetime, ...] = field(default=(), repr=False, compare=False)
+
+    @classmethod
+    def of(cls, windows: Iterable[Window]) -> Calendar:
+        """Sort windows; closures that touch or overlap become one."""
+        ordered = sorted(windows)
+        closures: list[Window] = []
+        for window in ordered:
+            if window.kind == "quality" or window.end <= window.start:
+                continue
+            last = closures[-1] if closures else None
+            if last is not None and window.start <= last.end:
+                title = " and ".join(dict.fromkeys(t for t in (last.title, window.title) if t))
+                closures[-1] = Window(
+                    start=last.start, end=max(last.end, window.end), kind=last.kind, title=title
+                )
+            else:
+                closures.append(window)
+        return cls(
+            closures=tuple(closures),
+            quality=tuple(window for window in ordered if window.kind == "quality"),
+            _starts=tuple(window.start for window in closures),
+        )
+
+    def closure_at(self, now: datetime) -> Window | None:
+        """Return the closure that is on, if any."""
+        index = bisect_right(self._starts, now) - 1
+        if index >= 0 and now < self.closures[index].end:
+            return self.closures[index]
+        return None
+
+    def next_closure(self, now: datetime) -> Window | None:
+        """Return the first closure that begins after now."""
+        index = bisect_right(self._starts, now)
+        return self.closures[index] if index < len(self.closures) else None
+
+    def free_s(self, now: datetime) -> float:
+        """Return the seconds until the QPU closes: 0 while it is closed, infinity without end."""
+        if self.closure_at(now) is not None:
+            return 0.0
+        following = self.next_closure(now)
+        return float("inf") if following is None else (following.start - now).total_seconds()
+
+    def fit(self, now: datetime, length_s: float) -> datetime:
+        """Return the earliest time from now on at which so many seconds are free."""
+        at = now
+        while True:
+            closure = self.closure_at(at)
+            if closure is not None:
+                at = closure.end
+            following = self.next_closure(at)
+            if following is None or at + timedelta(seconds=length_s) <= following.start:
+                return at
+            at = following.end
+
+    def is_provisional(self, at: datetime) -> bool:
+        """Whether results of this time are not vouched for."""
+        if not self.quality:
+            return False
+        return not any(window.start <= at < window.end for window in self.quality)

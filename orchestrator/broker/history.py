@@ -1,0 +1,100 @@
+"""What happened on one QPU, as far as later decisions there depend on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from orchestrator.broker import events as ev
+from orchestrator.broker.leases import Lease, LeaseUse
+from orchestrator.broker.policies import Account, Situation
+from orchestrator.broker.prediction import Accuracy
+from orchestrator.broker.records import TaskRecord
+
+__all__ = ["DecayedUse", "QpuHistory"]
+
+# Limits on starts look no further back than this many.
+_STARTS = 1000
+
+
+@dataclass(slots=True)
+class DecayedUse:
+    """QPU-seconds that lose half their weight with every half-life. at: when ``seconds`` held."""
+
+    seconds: float
+    at: datetime
+
+    def left_at(self, now: datetime, half_life_s: float) -> float:
+        """Return what is left of it."""
+        age_s = (now - self.at).total_seconds()
+        remaining: float = self.seconds * 0.5 ** (max(age_s, 0.0) / half_life_s)
+        return remaining
+
+
+@dataclass(slots=True)
+class QpuHistory:
+    """One QPU's lease, its last starts, who used it of late, and how good predictions were.
+
+    use: by project and user. lease_use: by project.
+    """
+
+    lease: Lease | None = None
+    starts: list[datetime] = field(default_factory=list)
+    use: dict[str, DecayedUse] = field(default_factory=dict)
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    lease_use: dict[str, LeaseUse] = field(default_factory=dict)
+
+    def situation(self, now: datetime, half_life_s: float, shares: dict[str, float]) -> Situation:
+        """Return what a policy looks at."""
+        use = {
+            Account(*key.split("\x1f")): used.left_at(now, half_life_s)
+            for key, used in self.use.items()
+        }
+        return Situation(now_s=now.timestamp(), use=use, shares=shares)
+
+    def use_by(self, account: Account, seconds: float, now: datetime, half_life_s: float) -> None:
+        """Count QPU-seconds of an account."""
+        key = "\x1f".join(account)
+        known = self.use.get(key)
+        before = 0.0 if known is None else known.left_at(now, half_life_s)
+        self.use[key] = DecayedUse(before + seconds, now)
+
+    def open_lease(self, event: ev.LeaseOpened, now: datetime) -> None:
+        """A loop keeps the QPU from now on."""
+        self.lease = Lease(opened=event, opened_at=now, idle_since=now)
+
+    def close_lease(self, event: ev.LeaseClosed) -> None:
+        """The loop no longer keeps the QPU; account for it."""
+        if self.lease is None or self.lease.opened.lease != event.lease:
+            return
+        project = self.lease.opened.project
+        before = self.lease_use.get(project, LeaseUse())
+        self.lease_use[project] = LeaseUse(
+            leases=before.leases + 1,
+            held_s=before.held_s + event.held_s,
+            used_s=before.used_s + event.used_s,
+        )
+        self.lease = None
+
+    def plan(self, event: ev.TaskPlanned, now: datetime) -> None:
+        """A task is about to start."""
+        self.starts.append(now)
+        del self.starts[:-_STARTS]
+        if self.lease is not None and event.lease == self.lease.opened.lease:
+            self.lease.idle_since = None
+
+    def end(self, task: TaskRecord, now: datetime, *, still_leased: bool) -> None:
+        """A task is over. still_leased: another one of its lease is at work."""
+        lease = self.lease
+        if lease is not None and task.planned.lease == lease.opened.lease:
+            if task.started_at is not None:
+                began = max(task.started_at, lease.opened_at)
+                lease.used_s += (now - began).total_seconds()
+            if not still_leased:
+                lease.idle_since = now
+        if task.state == "completed":
+            self.accuracy.learn(
+                predicted_s=task.planned.predicted_s,
+                actual_s=task.usage.qpu_seconds,
+                circuits=sum(part.points for part in task.planned.parts),
+            )
