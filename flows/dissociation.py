@@ -105,7 +105,8 @@ def ground_state(qpu: Qpu, prepared: Prepared, settings: Settings) -> GroundStat
     """Find the ground state on the QPU that this stage is lent."""
     plan = plan_for("estimator" in qpu.target.payload_kinds, settings)
     estimator = qpu.estimator(precision=plan.precision, seed=settings.seed)
-    return solve(estimator, prepared.problem, plan)
+    with qpu.lease():
+        return solve(estimator, prepared.problem, plan)
 
 
 def plan_for(has_exact: bool, settings: Settings) -> Plan:

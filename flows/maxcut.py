@@ -48,7 +48,8 @@ def reference(graph: Graph, seed: int) -> Cut:
 def angles(qpu: Qpu, graph: Graph, layers: int, precision: float | None, seed: int) -> Tuned:
     """Find the circuit's angles on the QPU that this stage is lent."""
     search = search_for("estimator" in qpu.target.payload_kinds, graph, precision)
-    return tune(qpu.estimator(precision=search.precision, seed=seed), graph, layers, search)
+    with qpu.lease():
+        return tune(qpu.estimator(precision=search.precision, seed=seed), graph, layers, search)
 
 
 @quantum

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
@@ -14,6 +18,7 @@ from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, Sampl
 from backends.sampling import lower
 from backends.validate import check_circuits
 from orchestrator.broker.client import BrokerClient, Call
+from orchestrator.broker.events import LeaseWish
 from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.compute.shipping import stage_context
 from orchestrator.compute.waiting import yield_worker_slot
@@ -25,6 +30,12 @@ __all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
 _DEFAULT_SHOTS = 1024
 # 4096 shots per term, Qiskit's own default where an expectation value is sampled.
 _SAMPLED_PRECISION = 0.015625
+
+_log = logging.getLogger(__name__)
+# What the code at work here keeps, by QPU.
+_leases: ContextVar[Mapping[str, LeaseWish]] = ContextVar(
+    "hpcqc_leases", default=MappingProxyType({})
+)
 
 _Finish = Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]]
 _STATUS = {
@@ -62,6 +73,30 @@ class Qpu:
         """
         return Estimator(self, default_precision=precision, seed=seed)
 
+    @contextmanager
+    def lease(self, *, longest_s: float = 60.0, idle_s: float = 2.0) -> Iterator[None]:
+        """Keep the QPU between the jobs of an iterative loop: what is sent inside goes first.
+
+        The first job queues like any other. When it starts, the lease begins: for ``longest_s``
+        seconds at the most, and until nothing of it has run for ``idle_s``, no other work is put
+        in between. Then the next job queues again, and may open another lease. The site's own
+        bounds hold where they are shorter, and all loops of a run share one lease of a QPU.
+        """
+        if not (longest_s > 0 and idle_s > 0):
+            raise ValueError(
+                f"lease of longest_s = {longest_s!r}, idle_s = {idle_s!r}; give seconds above 0"
+            )
+        wish = LeaseWish(id=self._held.run.id, longest_s=longest_s, idle_s=idle_s)
+        before = _leases.get()
+        token = _leases.set({**before, self.name: wish})
+        self._held.lease_begins(self.name)
+        try:
+            yield
+        finally:
+            _leases.reset(token)
+            if self._held.lease_ends(self.name):
+                _let_go(self.broker, self.name, wish.id)
+
     def submit(self, payload: Payload, seed: int | None) -> JobId:
         """Hand a prepared payload to the broker; return its job once it is durable.
 
@@ -76,6 +111,8 @@ class Qpu:
             occurrence=self._held.turn_of(self.stage, f"{self.name}:{payload.digest}"),
             qpu=self.name,
             seed=seed,
+            lease=_leases.get().get(self.name),
+            priority=self._held.run.site.broker.priority,
         )
         return self.broker.submit(call, payload)
 
@@ -92,6 +129,14 @@ class Qpu:
     def transpiler(self) -> Transpiler:
         """The transpiler that all stages of the run share."""
         return self._held.transpiler()
+
+
+def _let_go(broker: BrokerClient, qpu: str, lease: str) -> None:
+    """Release a lease; it ends by itself soon, so that this fails is no reason to stop."""
+    try:
+        broker.release(qpu, lease)
+    except Exception as error:  # noqa: BLE001  # the loop's own error, if any, is what counts
+        _log.debug("lease %s on %s was not released: %s", lease, qpu, error)
 
 
 def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:

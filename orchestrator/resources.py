@@ -38,6 +38,7 @@ class Resources:
     _broker: BrokerClient | None = None
     _computes: dict[str, LocalDask | SharedDask] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
+    _loops: dict[str, int] = field(default_factory=dict)
     _calls: dict[str | None, dict[str, int]] = field(default_factory=dict)
 
     def broker(self) -> BrokerClient:
@@ -73,6 +74,17 @@ class Resources:
             seen = self._calls.setdefault(stage, {})
             seen[content] = seen.get(content, 0) + 1
             return seen[content] - 1
+
+    def lease_begins(self, qpu: str) -> None:
+        """Count one more loop that keeps a QPU."""
+        with self._lock:
+            self._loops[qpu] = self._loops.get(qpu, 0) + 1
+
+    def lease_ends(self, qpu: str) -> bool:
+        """Count one loop less; return whether it was the last."""
+        with self._lock:
+            self._loops[qpu] -= 1
+            return not self._loops[qpu]
 
     def transpiler(self) -> Transpiler:
         """Return the transpiler, with its cache, that all stages share."""

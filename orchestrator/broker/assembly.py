@@ -21,7 +21,7 @@ from backends.payloads import (
 from orchestrator.broker.events import Part, PubShape
 from orchestrator.broker.views import JobId
 
-__all__ = ["job_result", "pub_shapes", "task_payload"]
+__all__ = ["job_result", "part_seed", "pub_shapes", "task_payload"]
 
 
 def pub_shapes(payload: Payload) -> tuple[PubShape, ...]:
@@ -83,10 +83,10 @@ def _piece(pub: FrozenSamplerPub, part: Part) -> FrozenSamplerPub:
     if part.points != pub.points:
         flat = values.reshape(pub.points, values.shape[-1])
         values = flat[part.first_point : part.end_point]
-    return replace(pub, values=values, shots=part.shots, seed=_part_seed(pub.seed, part))
+    return replace(pub, values=values, shots=part.shots, seed=part_seed(pub.seed, part))
 
 
-def _part_seed(seed: int | None, part: Part) -> int | None:
+def part_seed(seed: int | None, part: Part) -> int | None:
     """Return a part's random stream, which follows from the PUB's seed and its place alone.
 
     Points count on from the PUB's seed as they do in one run; each block of shots but the first

@@ -11,6 +11,7 @@ from qiskit.primitives import PrimitiveResult
 from backends import api
 from backends.api import BackendError, Target, TaskCancelled, TaskFailed, TaskNotFinished
 from backends.payloads import Payload
+from orchestrator.broker.events import LeaseWish
 from orchestrator.broker.views import JobId, JobState, JobView
 
 __all__ = ["BrokerClient", "Call", "JobUncertain", "call_job_id", "job_error"]
@@ -24,13 +25,18 @@ class JobUncertain(BackendError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Who calls a primitive. occurrence: how many equal payloads this stage sent before."""
+    """Who calls a primitive. occurrence: how many equal payloads this stage sent before.
+
+    lease: the loop it belongs to, if one keeps the QPU. priority: for policies that look at it.
+    """
 
     run: str
     stage: str | None
     occurrence: int
     qpu: str
     seed: int | None = None
+    lease: LeaseWish | None = None
+    priority: int = 0
 
 
 def call_job_id(call: Call, digest: str) -> JobId:
@@ -85,6 +91,10 @@ class BrokerClient(Protocol):
 
     def cancel(self, job: JobId) -> bool:
         """Ask for the job's end; return whether it was still open."""
+        ...
+
+    def release(self, qpu: str, lease: str) -> None:
+        """Let a lease go before its time; one that has ended stays as it is."""
         ...
 
     def view(self, job: JobId) -> JobView:

@@ -131,6 +131,8 @@ class EmbeddedBroker:
             pubs=pub_shapes(payload),
             num_qubits=payload.num_qubits,
             seed=call.seed,
+            lease=call.lease,
+            priority=call.priority,
         )
         data = payload.to_bytes()  # here, for the loop serves other callers meanwhile
         written: Future[None] = Future()
@@ -155,6 +157,11 @@ class EmbeddedBroker:
     def cancel(self, job: JobId) -> bool:
         """See `BrokerClient.cancel`."""
         return self._on_loop(self._cancel(job))
+
+    def release(self, qpu: str, lease: str) -> None:
+        """See `BrokerClient.release`."""
+        event = ev.LeaseClosed(lease=lease, qpu=qpu, reason="released", at=datetime.now(UTC))
+        self._on_loop(self._running_service.post(event))
 
     def view(self, job: JobId) -> JobView:
         """See `BrokerClient.view`."""

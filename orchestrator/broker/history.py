@@ -87,9 +87,8 @@ class QpuHistory:
         """A task is over. still_leased: another one of its lease is at work."""
         lease = self.lease
         if lease is not None and task.planned.lease == lease.opened.lease:
-            if task.started_at is not None:
-                began = max(task.started_at, lease.opened_at)
-                lease.used_s += (now - began).total_seconds()
+            # That it started is written later than it did, so count from the decision.
+            lease.used_s += (now - max(task.planned_at, lease.opened_at)).total_seconds()
             if not still_leased:
                 lease.idle_since = now
         if task.state == "completed":

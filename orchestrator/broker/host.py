@@ -17,10 +17,12 @@ from backends.validate import check_circuits, check_kind
 from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id
+from orchestrator.broker.explaining import Explanation, explain
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.records import JobRecord, job_view
 from orchestrator.broker.service import BrokerService, Commit
 from orchestrator.broker.snapshot import ended_job
+from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import QpuSettings
 
@@ -293,6 +295,26 @@ class SiteBroker:
         await self.service.post(ev.JobCancelRequested(job=job))
         return True
 
+    async def release(self, qpu: str, lease: str, user: str) -> None:
+        """Let a user's lease go before its time; one that has ended stays as it is."""
+        event = ev.LeaseClosed(
+            lease=_lease_of(user, lease), qpu=qpu, reason="released", at=self.clock()
+        )
+        await self.service.post(event)
+
+    async def why(self, job: JobId) -> Explanation:
+        """Return why a job waits, or went when it did. Raises `JobUnknown`."""
+        await self.view(job)
+        state = self.service.state
+        if job in state.jobs:
+            return explain(state, job, self.clock())
+        ended = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
+        if ended is None:
+            raise JobUnknown(f"no job {job!r}")
+        alone = BrokerState()
+        alone.recall(ended.job, ended.tasks)
+        return explain(alone, job, self.clock())
+
     async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
         """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""
         seen = await self.view(job)
@@ -348,6 +370,11 @@ def _includes(wanted: Wanted, record: JobRecord) -> bool:
     )
 
 
+def _lease_of(user: str, lease: str) -> str:
+    """Return a lease's id among those of all users: nobody rides on another's."""
+    return f"{user}/{lease}"
+
+
 def _submitted(
     job: JobId, call: Call, payer: Payer, payload: Payload, backend: str
 ) -> ev.JobSubmitted:
@@ -363,6 +390,8 @@ def _submitted(
         pubs=pub_shapes(payload),
         num_qubits=payload.num_qubits,
         seed=call.seed,
+        lease=call.lease and replace(call.lease, id=_lease_of(payer.user, call.lease.id)),
+        priority=call.priority,
         project=payer.project,
         user=payer.user,
     )

@@ -143,14 +143,19 @@ class RemoteBroker:
 
     def submit(self, call: Call, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
-        asked = {
+        asked: dict[str, Any] = {
             "run": call.run,
             "stage": call.stage,
             "call": call.occurrence,
             "qpu": call.qpu,
             "seed": call.seed,
             "project": self._project,
+            "priority": call.priority or None,
         }
+        if call.lease is not None:
+            asked["lease"] = call.lease.id
+            asked["lease_longest_s"] = call.lease.longest_s
+            asked["lease_idle_s"] = call.lease.idle_s
         body = payload.to_bytes()
         answer = self._ask(
             "POST",
@@ -188,6 +193,15 @@ class RemoteBroker:
         """See `BrokerClient.cancel`."""
         self._settle(job)
         return not self._ask("POST", f"/v1/jobs/{job}/cancel").json()["too_late"]
+
+    def release(self, qpu: str, lease: str) -> None:
+        """See `BrokerClient.release`."""
+        self._ask("DELETE", "/v1/leases", params={"qpu": qpu, "lease": lease})
+
+    def why(self, job: str) -> dict[str, Any]:
+        """Return why a job is where it is, as the API tells it. Raises `BrokerRefused`."""
+        found: dict[str, Any] = self._ask("GET", f"/v1/jobs/{self.named(job).id}/why").json()
+        return found
 
     def view(self, job: JobId) -> JobView:
         """See `BrokerClient.view`."""

@@ -117,7 +117,10 @@ class BrokerService:
         rules = qpu_rules(settings, backend.target(), self.clock())
         limits = rules.limits
         most = min(limits.max_concurrent_tasks or _WAIT_THREADS, _WAIT_THREADS)
-        self.state.configure(qpu, replace(rules, limits=replace(limits, max_concurrent_tasks=most)))
+        # Where any number of tasks may run there is nothing to keep for anybody.
+        leases = None if limits.max_concurrent_tasks is None else rules.leases
+        limits = replace(limits, max_concurrent_tasks=most)
+        self.state.configure(qpu, replace(rules, limits=limits, leases=leases))
         self._executions[qpu] = Execution(
             backend=backend,
             can_find=limits.can_find,

@@ -184,6 +184,20 @@ def jobs(
 
 
 @app.command()
+def why(
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="A job's id, or the unambiguous start of it.")
+    ],
+    site: _Site = None,
+    as_json: _Json = False,
+) -> None:
+    """Say why a quantum job waits, why it went when it did, and when it will probably run."""
+    from orchestrator.cli.explaining import tell_why
+
+    tell_why(job, site, as_json=as_json)
+
+
+@app.command()
 def doctor(site: _Site = None, as_json: _Json = False) -> None:
     """Check the installation, the machine and the site; exit 1 if something is broken."""
     from orchestrator.cli.examining import tell_diagnosis

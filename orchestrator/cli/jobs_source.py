@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from orchestrator.broker.remote import RemoteBroker
     from orchestrator.broker.views import JobView
 
-__all__ = ["JobsOfRun", "check_ledger", "has_ledger", "job_of", "jobs_of", "ledger_path"]
+__all__ = [
+    "JobsOfRun",
+    "check_ledger",
+    "has_ledger",
+    "job_of",
+    "jobs_of",
+    "ledger_path",
+    "service_of",
+]
 
 # Who only looks does not wait for a service that is being restarted.
 _PATIENCE_S = 3.0
@@ -61,7 +69,7 @@ def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> lis
     No ledger yet means no jobs. Raises ``LedgerError``, or what a service answers.
     """
     if site.broker.url is not None:
-        with closing(_service(site, site.broker.url)) as service:
+        with closing(service_of(site, site.broker.url)) as service:
             return service.jobs(run)[-limit if limit else 0 :]
     if not has_ledger(site.state_dir):
         return []
@@ -94,7 +102,7 @@ class JobsOfRun:
         with self._lock:
             url = self._site.broker.url
             if url is not None:
-                self._service = self._service or _service(self._site, url)
+                self._service = self._service or service_of(self._site, url)
                 return self._service.jobs(self._run)
             if self._ledger is None:
                 if not has_ledger(self._site.state_dir):
@@ -144,7 +152,7 @@ class JobsOfRun:
 def job_of(site: Site, job: str) -> JobView:
     """Return one job by its id or the unambiguous start of it. Raises as `jobs_of` does."""
     if site.broker.url is not None:
-        with closing(_service(site, site.broker.url)) as service:
+        with closing(service_of(site, site.broker.url)) as service:
             return service.named(job)
     path = ledger_path(site.state_dir)
     if not has_ledger(site.state_dir):
@@ -155,7 +163,8 @@ def job_of(site: Site, job: str) -> JobView:
         return ledger.job(job)
 
 
-def _service(site: Site, url: str) -> RemoteBroker:
+def service_of(site: Site, url: str) -> RemoteBroker:
+    """Return a client of the site's service that does not wait long for it."""
     from orchestrator.broker.remote import RemoteBroker
 
     token = resolve_secrets(site.broker.token)

@@ -228,6 +228,7 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
         url=url or section.url,
         token=SecretRef(source="env", where=variable) if variable else held,
         project=section.project,
+        priority=section.priority,
         ledger=reference_or_value(section.ledger, folder),
     )
 

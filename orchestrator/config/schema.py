@@ -204,6 +204,9 @@ class BrokerSection(_Section):
         default=None,
         description="the project that pays for the jobs; without it, the user's first one",
     )
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(
+        default=0, description="of the jobs, from -100 to 100; policies may look at it"
+    )
     ledger: str | dict[str, str] | None = Field(
         default=None,
         description="SQLAlchemy URL of the service's ledger, or a reference to one; "

@@ -98,14 +98,15 @@ class BrokerSettings:
 
     url: ``http://HOST:PORT`` or ``unix:PATH``; None runs a broker in the flow's process.
     token: a `SecretRef`; None over a Unix socket, whose peer is known.
-    project: who pays for this site's jobs, None for the user's first one. ledger: what a service started from this site
-    keeps its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the
-    state folder.
+    project: who pays for this site's jobs, None for the user's first one. priority: of this
+    site's jobs, where a policy looks at it. ledger: what a service started from this site keeps
+    its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the state folder.
     """
 
     url: str | None = None
     token: Any = None
     project: str | None = None
+    priority: int = 0
     ledger: Any = None
 
 

@@ -22,6 +22,8 @@ from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client import Call, job_error
 from orchestrator.broker.digests import content_digest
+from orchestrator.broker.events import LeaseWish
+from orchestrator.broker.explaining import Explanation
 from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
 from orchestrator.broker.ledger import Wanted
 from orchestrator.broker.views import JobId, JobState, JobView
@@ -38,6 +40,7 @@ _LONGEST_WAIT_S = 60.0
 
 _VIEW = TypeAdapter(JobView)
 _VIEWS = TypeAdapter(list[JobView])
+_WHY = TypeAdapter(Explanation)
 
 _Job = Annotated[str, Path(pattern=r"^j[0-9a-f]{20}$", description="id of a job")]
 _Wait = Annotated[
@@ -91,13 +94,29 @@ async def submit(
     stage: Annotated[str | None, Query(max_length=200)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     project: Annotated[str | None, Query(max_length=64, description="who pays")] = None,
+    priority: Annotated[int, Query(ge=-100, le=100, description="higher goes first")] = 0,
+    lease: Annotated[
+        str | None, Query(min_length=1, max_length=300, description="loop that keeps the QPU")
+    ] = None,
+    lease_longest_s: Annotated[float, Query(gt=0, le=86_400)] = 60.0,
+    lease_idle_s: Annotated[float, Query(gt=0, le=3600)] = 2.0,
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
     paying = caller.paying(project)
     known_qpu(broker, qpu)
     with await read_body(request, request.app.state.gate.limits) as body:
         payload = await _parsed(body)
-    made = Call(run=run, stage=stage, occurrence=call, qpu=qpu, seed=seed)
+    made = Call(
+        run=run,
+        stage=stage,
+        occurrence=call,
+        qpu=qpu,
+        seed=seed,
+        lease=None
+        if lease is None
+        else LeaseWish(id=lease, longest_s=lease_longest_s, idle_s=lease_idle_s),
+        priority=priority,
+    )
     job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
@@ -145,6 +164,13 @@ async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0)
         return _told(_VIEW.dump_json(seen), 202)
     error = job_error(seen)
     raise ApiError(409, str(error), kind=type(error).__name__)
+
+
+@router.get("/{job}/why", response_model=Explanation)
+async def why(broker: Broker, caller: Caller, job: _Job) -> Response:
+    """Return why a job waits, why it went when it did, and when it will probably run."""
+    seen = await _own(broker, caller, job)
+    return _told(_WHY.dump_json(await broker.why(seen.id)))
 
 
 @router.post("/{job}/cancel")

@@ -17,8 +17,10 @@ from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.host import QpuStatus
 
-__all__ = ["Drain", "Health", "ProjectUse", "Slot", "Whoami", "health_router", "router"]
+__all__ = ["Drain", "Health", "ProjectUse", "Released", "Slot", "Whoami", "health_router", "router"]
 
+_QpuName = Annotated[str, Query(min_length=1, max_length=200, description="name of a QPU")]
+_LeaseName = Annotated[str, Query(min_length=1, max_length=300, description="id of a lease")]
 _Qpu = Annotated[str, Path(max_length=200, description="name of a QPU")]
 
 
@@ -58,6 +60,12 @@ class Slot(BaseModel):
     state: str
     started_at: datetime
     ended_at: datetime | None
+
+
+class Released(BaseModel):
+    """A lease that is over."""
+
+    lease: str
 
 
 class Health(BaseModel):
@@ -142,6 +150,14 @@ async def resume(broker: Broker, caller: Caller, qpu: _Qpu) -> QpuStatus:
     known_qpu(broker, qpu)
     await broker.resume(qpu, caller.user)
     return broker.status(qpu)
+
+
+@router.delete("/leases")
+async def release(broker: Broker, caller: Caller, qpu: _QpuName, lease: _LeaseName) -> Released:
+    """Let a lease of the caller's go before its time; one that has ended stays as it is."""
+    known_qpu(broker, qpu)
+    await broker.release(qpu, lease, caller.user)
+    return Released(lease=lease)
 
 
 @router.get("/projects")

@@ -92,7 +92,9 @@ function draw() {
 
 async function refreshJob(id) {
   try {
-    showJob(await ask(`/v1/jobs/${encodeURIComponent(id)}`));
+    const path = `/v1/jobs/${encodeURIComponent(id)}`;
+    const [job, why] = await Promise.all([ask(path), ask(`${path}/why`)]);
+    showJob(job, why);
     setText($("job-problem"), "");
   } catch (error) {
     if (!(error instanceof Refused) || error.status === 401) throw error;
@@ -256,7 +258,7 @@ function showProjects(uses) {
   })));
 }
 
-function showJob(job) {
+function showJob(job, why) {
   setText($("job-title"), `Job ${job.id}`);
   const usage = job.usage;
   const charges = usage.charges.map((charge) => `${Number(charge.amount.toPrecision(6))} ${charge.unit}`);
@@ -264,6 +266,10 @@ function showJob(job) {
     State: job.state, Error: job.error && `${job.error_type}: ${job.error}`,
     QPU: `${job.qpu} (${job.backend})`, Project: job.project, User: job.user, Run: job.run, Stage: job.stage,
     Asked: `${job.kind}, ${job.pubs} PUBs, ${job.circuits} circuits, ${job.num_qubits} qubits, ${job.shots} shots`,
+    "Waits for": why.waits_for.join("; "),
+    "Probably starts": stamp(why.expected_start),
+    "Before it": why.ahead === null ? "" : `${why.ahead} jobs`,
+    "Went before it": why.overtaken_by ? `${why.overtaken_by} jobs that came later` : "",
     Submitted: stamp(job.submitted_at), Started: stamp(job.started_at), Ended: stamp(job.ended_at),
     Waited: span(Date.parse(job.submitted_at), job.started_at ? Date.parse(job.started_at) : now()),
     Used: [`${Number(usage.qpu_seconds.toPrecision(6))} QPU-seconds`, `${usage.shots} shots`, ...charges].join(", "),
@@ -281,11 +287,12 @@ function showJob(job) {
   }
   wanted.forEach(([, value], index) => setText(list.children[2 * index + 1], value));
   list.children[1].className = job.state;
+  const reasons = Object.fromEntries(why.tasks.map((task) => [task.tag, task.text]));
   fill("tasks", job.tasks.map((task) => ({
     key: task.tag,
     cells: [{ text: task.tag, kind: "id" }, { text: task.state, kind: task.state }, task.qpu_task, number(task.starts),
       number(task.shots), moment(task.planned_at), moment(task.started_at), moment(task.ended_at),
-      number(task.usage.qpu_seconds, 3), long([task.late ? "too late, not used" : "", task.error || ""].filter(Boolean).join("; "))],
+      number(task.usage.qpu_seconds, 3), long([reasons[task.tag] || "", task.late ? "too late, not used" : "", task.error || ""].filter(Boolean).join("; "))],
   })));
 }
 
