@@ -61,6 +61,9 @@ def test_every_operation_succeeds_as_described(described: Described) -> None:
     done = ask("POST /v1/jobs", params=ASKED, content=data).json()["id"]
     assert ask("GET /v1/jobs/{job}", job=done, params={"wait_s": 20}).json()["state"] == "completed"
     assert ask("GET /v1/jobs/{job}/result", job=done).status_code == 200
+    assert ask("GET /v1/jobs/{job}/why", job=done).json()["tasks"][0]["policy"] == "weighted"
+    lease = ask("DELETE /v1/leases", params={"qpu": "fake", "lease": "loop"})
+    assert lease.json() == {"lease": "loop"}
     assert ask("POST /v1/jobs", params=ASKED, content=data).status_code == 200
     doubtful = ask("POST /v1/jobs", params=ASKED | {"call": 1}, content=data).json()["id"]
     seen = ask("GET /v1/jobs/{job}", job=doubtful, params={"wait_s": 20}).json()
