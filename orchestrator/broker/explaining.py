@@ -155,9 +155,10 @@ def _of_qpu(state: BrokerState, desk: Desk, now: datetime) -> Iterator[str]:
     if rate is not None and len(desk.starts) >= rate.starts:
         free = desk.starts[-rate.starts] + timedelta(seconds=rate.per_s)
         if free > now:
+            starts = f"{rate.starts} start{'s' if rate.starts > 1 else ''}"
             yield (
-                f"the machine takes {rate.starts} starts in {rate.per_s:g} s; the next one is "
-                f"at {free:%H:%M:%S} UTC"
+                f"the machine takes {starts} in {rate.per_s:g} s; the next one is at "
+                f"{free:%H:%M:%S} UTC"
             )
     most = rules.limits.max_concurrent_tasks
     if most is not None and desk.busy >= most:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ __all__ = [
 
 # The part of the ledger that the service owns.
 SERVICE_SCOPE = "service"
+_log = logging.getLogger(__name__)
 _CLOSE_S = 10.0
 _EVENTS_PER_CHECKPOINT = 5000
 # A ledger without a snapshot is folded whole, once; afterwards all that has ended is apart.
@@ -150,7 +152,10 @@ class SiteBroker:
 
     def _observe(self, commit: Commit) -> None:
         for observer in self.observers:
-            observer(commit)
+            try:
+                observer(commit)
+            except Exception:  # what only looks on must not end the work
+                _log.exception("an observer of the broker failed")
 
     async def backend(self, qpu: str) -> Backend:
         """Return a QPU's backend. Raises ``QpuUnavailable`` with the reason if it has none now."""

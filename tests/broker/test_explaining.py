@@ -120,7 +120,7 @@ def test_place_and_likely_start_follow_the_policy() -> None:
             ),
             "would not end before the calibration at 2026-01-01 12:00",
         ),
-        (replace(RULES, rate=Rate(starts=1, per_s=30.0)), "takes 1 starts in 30 s; the next one"),
+        (replace(RULES, rate=Rate(starts=1, per_s=30.0)), "takes 1 start in 30 s; the next one"),
     ],
 )
 def test_what_keeps_the_qpu_from_starting_is_told(rules: QpuRules, words: str) -> None:

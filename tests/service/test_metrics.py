@@ -227,3 +227,19 @@ def test_a_stream_that_is_gone_stops_the_log_alone() -> None:
     for _ in range(3):
         log.write({"time": "", "level": "info", "event": "e"})
     log.close()
+
+
+def test_what_is_about_a_qpu_or_an_account_is_logged_with_its_facts() -> None:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    events = (
+        ev.LeaseOpened(
+            lease="ada/loop", qpu="q", run="r", project="p", user="ada", until=now, idle_s=2.0
+        ),
+        ev.LeaseClosed(lease="ada/loop", qpu="q", reason="idle", at=now, held_s=3.0, used_s=1.0),
+        ev.BudgetSet(account="project:p", unit="qpu-s", amount=5.0, by="olga"),
+    )
+    commit = Commit(events=events, at=now, duration_s=0.001)
+    opened, closed, budget = (json.loads(json_line(e)) for e in log_entries(commit, BrokerState()))
+    assert (opened["event"], opened["user"], opened["idle_s"]) == ("lease-opened", "ada", 2.0)
+    assert (closed["event"], closed["reason"], closed["held_s"]) == ("lease-closed", "idle", 3.0)
+    assert (budget["event"], budget["account"], budget["amount"]) == ("budget-set", "project:p", 5)

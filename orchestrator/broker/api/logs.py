@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
 from orchestrator.broker import events as ev
+from orchestrator.broker.plain import to_plain
 from orchestrator.broker.records import TaskRecord
 from orchestrator.broker.service import Commit
 from orchestrator.broker.state import BrokerState
@@ -162,8 +163,12 @@ def _told(event: ev.Event, state: BrokerState) -> Iterator[tuple[str, str, _Entr
             yield "info", "opened", {"open_jobs": sum(1 for _ in _open(state))}
         case ev.TaskPlanned():
             return
-        case _:
+        case _ if hasattr(event, "tag"):
             yield from _told_of_task(event, state)
+        case _:  # leases, budgets and the like
+            facts = to_plain(event)
+            facts.pop("at", None)  # the entry has the time at which this was noticed
+            yield "info", event.kind, facts
 
 
 def _told_of_task(event: Any, state: BrokerState) -> Iterator[tuple[str, str, _Entry]]:
