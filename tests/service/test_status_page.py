@@ -307,6 +307,19 @@ def test_a_stranger_is_asked_for_a_token_that_stays_in_the_tab(site: Site, page:
     assert page.complaints() == []
 
 
+def test_a_job_that_waits_says_why_and_until_when(site: Site, page: Page) -> None:
+    page.open(f"#token={site.tokens['alice']}")
+    page.ready()
+    page.open(f"#job={site.queued['alice']}")
+    page.wait(lambda: "Waits for" in page.text("#job-facts"))
+    told = page.text("#job-facts")
+    assert "the QPU is busy with 2 tasks" in told
+    assert "Probably starts" in told
+    page.open(f"#job={site.running['alice']}")
+    page.wait(lambda: site.running["alice"] in page.text("#job-title"))
+    page.wait(lambda: "nobody else waited" in page.text("#tasks"))
+
+
 def test_a_job_has_a_page_of_its_own_and_pages_stay_as_they_are_while_refreshed(
     site: Site, page: Page
 ) -> None:
