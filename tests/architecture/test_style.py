@@ -24,7 +24,7 @@ FORBIDDEN_WORDS = {"helper", "util", "common", "base", "manager", "handler"}
 
 # Decorators whose functions have the parameters their users see: a command's are its options, a
 # flow's are what a run may set, an endpoint's its query, and all are always given by name.
-DECORATORS_THAT_FREE_PARAMETERS = {"command", "callback", "flow", "get", "post"}
+DECORATORS_THAT_FREE_PARAMETERS = {"callback", "command", "delete", "flow", "get", "post", "put"}
 
 # Qualified name -> why it may have more than five parameters.
 FREED_PARAMETERS: dict[str, str] = {}
