@@ -108,6 +108,15 @@ def run(
             "--run-id", metavar="ID", help="Name of the run; that of an earlier one continues it."
         ),
     ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="'AMOUNT UNIT'",
+            help="Stop before the quantum call that would cost more in all, such as "
+            "'10 billed-s'; 'none billed-s' lifts it. Repeatable.",
+        ),
+    ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Prefect's log instead of filing it.")
     ] = False,
@@ -125,6 +134,7 @@ def run(
         out=out,
         overrides=setting or (),
         run_id=run_id,
+        budgets=budget or (),
         verbose=verbose,
         as_json=as_json,
     )

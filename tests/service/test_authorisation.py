@@ -39,6 +39,17 @@ TABLE: dict[tuple[str, str], tuple[dict[str, Any], tuple[int, int, int]]] = {
     ("DELETE", "/v1/leases"): ({"params": {"qpu": "fake", "lease": "r"}}, (200, 200, 200)),
     ("GET", "/v1/projects"): ({}, (200, 200, 200)),
     ("GET", "/v1/timeline"): ({}, (200, 200, 200)),
+    ("GET", "/v1/budgets/projects"): ({}, (200, 200, 200)),
+    ("POST", "/v1/budgets/projects"): (
+        {"json": {"project": "chem", "unit": "qpu-s", "amount": 1e6}},
+        (403, 403, 200),
+    ),
+    ("GET", "/v1/budgets/runs"): ({"params": {"run": "r"}}, (200, 200, 200)),
+    ("POST", "/v1/budgets/runs"): (
+        {"json": {"run": "x", "unit": "qpu-s", "amount": 5.0}},
+        (200, 200, 200),
+    ),
+    ("GET", "/v1/statement"): ({}, (200, 200, 200)),
     ("GET", "/metrics"): ({}, (403, 403, 200)),
     ("POST", "/v1/jobs/{job}/cancel"): ({}, (200, 404, 200)),
 }
@@ -97,7 +108,14 @@ def test_another_s_job_is_as_unknown_as_none(
 
 
 def test_lists_hold_nothing_of_others(room: Room, job: str) -> None:
-    for path in ("/v1/jobs", "/v1/jobs?run=r", "/v1/projects", "/v1/timeline"):
+    for path in (
+        "/v1/jobs",
+        "/v1/jobs?run=r",
+        "/v1/projects",
+        "/v1/timeline",
+        "/v1/budgets/projects",
+        "/v1/statement",
+    ):
         seen = room.http.get(path, headers=room.headers["other"])
         for word in (job, "chem", "ada"):
             assert word not in seen.text, path
