@@ -134,20 +134,22 @@ class Books:
             if budget.amount is not None or budget.spent or budget.reserved
         ]
 
-    def refusal(self, job: JobSubmitted, *, already: float) -> BudgetExhausted | None:
+    def refusal(
+        self, job: JobSubmitted, *, charged: float = 0.0, aside: float = 0.0
+    ) -> BudgetExhausted | None:
         """Return why a job cannot be paid for, None if it can be.
 
-        already: what it was charged, or has set aside, before it came back.
+        charged, aside: what it was charged, and has set aside still, when it comes back.
         """
         if job.reserved is None:
             return None
-        unit, asked = job.reserved.unit, max(0.0, job.reserved.amount - already)
+        unit, asked = job.reserved.unit, max(0.0, job.reserved.amount - charged - aside)
         for account in _accounts(job):
             budget = self.accounts.get(account, {}).get(unit)
             if budget is None or budget.amount is None:
                 continue
             slack = _ROUNDING * max(1.0, abs(budget.amount))
-            if asked > budget.left + slack or (not asked and not already and budget.left <= 0):
+            if asked > budget.left + slack or (not asked and not aside and budget.left <= 0):
                 return BudgetExhausted(_told(account, budget, asked, unit, job.qpu))
         return None
 
