@@ -103,7 +103,7 @@ class Books:
             if job.submitted.reserved is not None:
                 self._budget(event.account, job.submitted.reserved.unit).reserved += job.outstanding
 
-    def open(
+    def take_over(
         self,
         past: Mapping[str, PastUse],
         jobs: Iterable[JobRecord],

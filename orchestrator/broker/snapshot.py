@@ -73,7 +73,7 @@ def thaw(frozen: dict[str, Any]) -> BrokerState:
     """Return the state that `freeze` was given, less what it left out."""
     state: BrokerState = from_plain(BrokerState, frozen)
     if "books" not in frozen:  # written before there were budgets
-        state.books.open(state.past, state.jobs.values(), state.tasks)
+        state.books.take_over(state.past, state.jobs.values(), state.tasks)
     return state
 
 
