@@ -262,3 +262,65 @@ def test_mistakes_on_the_command_line_are_told_in_a_paragraph(service: Service) 
         assert (code, out) == (2, ""), (arguments, err)
         assert words in err
         assert len(err.strip().splitlines()) == 1
+
+
+FLOW = """
+from prefect import flow
+from qiskit import QuantumCircuit
+from orchestrator import quantum
+
+
+@quantum(retries=2)
+def share(qpu, number):
+    circuit = QuantumCircuit(1)
+    circuit.rx(0.3 * (number + 1), 0)
+    circuit.measure_all()
+    return qpu.sampler(seed=1).run([circuit], shots=50).result()[0].data.meas.get_counts()
+
+
+@flow
+def shares(points: int = 3):
+    return [share(number) for number in range(points)]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_at_a_service_stops_at_its_budget_and_goes_on(
+    service: Service, tmp_path: Path
+) -> None:
+    (tmp_path / "shares.py").write_text(FLOW)
+
+    def run(budget: str) -> tuple[int, str]:
+        command = ["run", "shares.py", "--qpu", "vlq", "--run-id", "r7", "--budget", budget]
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", *command],
+            cwd=tmp_path,
+            env=os.environ
+            | {
+                "PYTHONPATH": str(ROOT),
+                "HPCQC_STATE_DIR": str(tmp_path / "mine"),
+                "HPCQC_BROKER_URL": service.socket,
+            },
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        return done.returncode, done.stderr
+
+    code, told = run("2 euro")
+    assert (code, "no QPU here bills in 'euro'; the units are: billed-s" in told) == (2, True)
+    code, told = run("2 billed-s")
+    assert code == 2
+    assert "the budget of run 'r7' does not cover this job on QPU 'vlq'" in told
+    client = service.client()
+    first = {job.id: job.ended_at for job in client.jobs("r7")}
+    assert len(first) == 2
+    assert run("3 billed-s")[0] == 0
+    jobs = client.jobs("r7")
+    client.close()
+    assert len(jobs) == 3
+    assert first.items() <= {job.id: job.ended_at for job in jobs}.items()
+    assert [len(job.tasks) for job in jobs] == [1, 1, 1]
