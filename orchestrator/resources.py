@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from orchestrator.config import LocalCompute
     from orchestrator.transpile import Transpiler
 
-__all__ = ["UNITS_TOPIC", "Resources", "resources", "shutdown"]
+__all__ = ["UNITS_TOPIC", "BudgetOutOfReach", "Resources", "resources", "shutdown"]
+
+
+class BudgetOutOfReach(ValueError):
+    """A run with a budget would use a QPU where the budget is not kept."""
+
 
 # Under which workers tell the flow's process how far a fan-out is.
 UNITS_TOPIC = "hpcqc-units"
@@ -123,19 +128,25 @@ class Resources:
     def _embedded(self) -> BrokerClient:
         from orchestrator.broker.embedded import EmbeddedBroker
 
-        return EmbeddedBroker(
+        broker = EmbeddedBroker(
             run=self.run.scope,
             state_dir=self.run.site.state_dir,
             open_backend=self._open_backend,
             settings=self.run.site.qpu,
         ).open()
+        for unit, amount in self.run.budgets.items():
+            broker.limit(unit, amount)
+        return broker
 
     def _remote(self, url: str) -> BrokerClient:
         from orchestrator.broker.remote import RemoteBroker
 
         settings = self.run.site.broker
         token = resolve_secrets(settings.token)
-        return RemoteBroker(url, token=token, project=settings.project).open()
+        broker = RemoteBroker(url, token=token, project=settings.project).open()
+        for unit, amount in self.run.budgets.items():
+            broker.limit_run(self.run.id, unit, amount)
+        return broker
 
     def _open_backend(self, name: str) -> Backend:
         from backends import registry
@@ -195,6 +206,12 @@ def _resources_of(here: Execution) -> Resources:
         if here not in _on_worker:
             context = here.context
             scope = f"{context.run}~{context.key}"
+            if context.limited and context.site.broker.url is None:
+                raise BudgetOutOfReach(
+                    "this run has a budget, which only one broker can keep, and a function on a "
+                    "worker would open its own; call the QPU in a @quantum stage, or let the site "
+                    "have a broker service (hpcqc broker serve)"
+                )
             run = Run(id=context.run, site=context.site, qpu=context.qpu, scope=scope)
             held = _on_worker[here] = Resources(run)
             here.ending.callback(_end, held)

@@ -6,12 +6,13 @@ import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
 from orchestrator.config import Site, load_site, run_id_from_environment
+from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import qpu_from_environment
 
 __all__ = ["Run", "StageSpan", "StageState", "activate", "current_run"]
@@ -49,7 +50,8 @@ class Run:
     give it again. scope: the part of the ledger that this process alone writes.
     qpu: overrides the site's default for stages that pin none. observers are called on
     every change of a span, from any thread, and must not block. closing: set when the run is
-    being ended, so that stages still at work open nothing anew.
+    being ended, so that stages still at work open nothing anew. budgets: by unit, what its
+    quantum jobs may cost in all; None lifts a limit that an earlier attempt was given.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Run:
     scope: str = ""
     observers: list[Callable[[StageSpan], None]] = field(default_factory=list)
     closing: bool = False
+    budgets: Mapping[str, float | None] = field(default_factory=dict)
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _occurrences: dict[str, int] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
@@ -184,6 +187,7 @@ def current_run() -> Run:
                 id=run_id,
                 site=load_site(),
                 qpu=qpu_from_environment(),
+                budgets=budgets_of_environment(),
                 resumable=named is not None,
             )
         return _current

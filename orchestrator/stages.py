@@ -14,7 +14,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
+from prefect.utilities.asyncutils import run_coro_as_sync
 
+from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.compute.recipe import value_digest
 from orchestrator.compute.shipping import (
     Shipment,
@@ -155,7 +157,21 @@ def _stage(
     run_stage.__signature__ = signature  # type: ignore[attr-defined]
     setattr(run_stage, _NEEDS, needs)
     task_options.setdefault("cache_policy", StageKeyPolicy())
+    condition = task_options.get("retry_condition_fn")
+    task_options["retry_condition_fn"] = _unless_exhausted(condition)
     return Task(run_stage, **task_options)
+
+
+def _unless_exhausted(condition: Callable[..., Any] | None) -> Callable[..., Any]:
+    """Return when a failed stage is to be retried: never for want of money, else as was said."""
+
+    def is_worth_it(task: Any, task_run: Any, state: Any) -> bool:
+        if isinstance(state.data, BudgetExhausted):
+            return False
+        answer = True if condition is None else condition(task, task_run, state)
+        return bool(run_coro_as_sync(answer) if inspect.iscoroutine(answer) else answer)
+
+    return is_worth_it
 
 
 def _run(
@@ -213,6 +229,7 @@ def _begin(
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         cores=needs.cores,
         lent=_lent(run, needs),
+        limited=bool(run.budgets),
     )
     return span, context
 

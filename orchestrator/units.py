@@ -63,7 +63,9 @@ def fan_out(
 
 def _of_flow(run: Run) -> StageContext:
     """Return what stands for a stage where units are spread from the flow itself; none are kept."""
-    return StageContext(run=run.id, key="flow", site=run.site, qpu=run.qpu, keep_dir=None)
+    return StageContext(
+        run=run.id, key="flow", site=run.site, qpu=run.qpu, keep_dir=None, limited=bool(run.budgets)
+    )
 
 
 def _throttled(tell: Progress) -> Progress:

@@ -118,12 +118,19 @@ class Deployments:
             return sorted(item.name for item in self._known(client))
 
     def submit(
-        self, deployment: UUID, parameters: Mapping[str, Any], folder: Path, qpu: str | None
+        self,
+        deployment: UUID,
+        parameters: Mapping[str, Any],
+        folder: Path,
+        environment: Mapping[str, str],
     ) -> FlowRunView:
-        """Have a deployment run. folder: where relative paths among the parameters begin."""
+        """Have a deployment run. folder: where relative paths among the parameters begin.
+
+        environment: variables of its process, besides those of every flow here.
+        """
         variables: dict[str, Any] = {"working_dir": str(folder)}
-        if qpu is not None:
-            variables["env"] = {"HPCQC_QPU": qpu}
+        if environment:
+            variables["env"] = dict(environment)
         with _client() as client:
             run = client.create_flow_run_from_deployment(
                 deployment, parameters=dict(parameters), job_variables=variables

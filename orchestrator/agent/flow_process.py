@@ -18,6 +18,7 @@ from orchestrator.agent.job_artifacts import BROKER_PAGE, JobArtifacts
 from orchestrator.agent.lifeline import PARENT, end_with
 from orchestrator.agent.processes import MARKER, Identity
 from orchestrator.config import load_site
+from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import process_environment, qpu_from_environment
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def main() -> None:
 def _run(flow_run: str, site: Site) -> None:
     from orchestrator import runs
 
-    run = runs.Run(id=flow_run, site=site, qpu=qpu_from_environment())
+    run = runs.Run(
+        id=flow_run, site=site, qpu=qpu_from_environment(), budgets=budgets_of_environment()
+    )
     artifacts = JobArtifacts(
         UUID(flow_run),
         lambda stage: _jobs(flow_run, stage),

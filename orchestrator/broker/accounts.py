@@ -8,15 +8,23 @@ from dataclasses import dataclass, field
 from backends.api import BackendError
 from backends.metering import Charge
 from orchestrator.broker.events import BudgetSet, JobSubmitted
-from orchestrator.broker.records import JobRecord, TaskRecord, job_view
+from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view
 
-__all__ = ["Books", "Budget", "BudgetExhausted", "project_account", "run_account"]
+__all__ = [
+    "Books",
+    "Budget",
+    "BudgetExhausted",
+    "BudgetStatus",
+    "project_account",
+    "run_account",
+    "run_of",
+]
 
 # Sums of many small charges may be off by this part of them.
 _ROUNDING = 1e-9
 
 
-class BudgetExhausted(BackendError):
+class BudgetExhausted(BackendError, ValueError):
     """An account has less left than a job asks for; nothing was accepted."""
 
 
@@ -25,9 +33,31 @@ def project_account(project: str) -> str:
     return f"project:{project}"
 
 
-def run_account(run: str) -> str:
-    """Return the name of a run's account."""
-    return f"run:{run}"
+def run_account(run: str, user: str = "") -> str:
+    """Return the name of a run's account: runs of one id are several where users are several.
+
+    Clients choose the ids of their runs, so a user limits only jobs of their own. No user's name
+    holds a slash; it is empty where one broker serves one process.
+    """
+    return f"run:{user}/{run}" if user else f"run:{run}"
+
+
+def run_of(account: str) -> tuple[str, str]:
+    """Return the user and the run that a run's account belongs to."""
+    name = account.removeprefix("run:")
+    user, slash, run = name.partition("/")
+    return (user, run) if slash else ("", name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetStatus:
+    """How an account stands in one unit. amount, left: None where there is no limit."""
+
+    unit: str
+    amount: float | None
+    spent: float
+    reserved: float
+    left: float | None
 
 
 @dataclass(slots=True)
@@ -61,33 +91,65 @@ class Books:
         self, event: BudgetSet, jobs: Iterable[JobRecord], tasks: Mapping[str, TaskRecord]
     ) -> None:
         """Limit what an account may spend, or lift the limit."""
-        kind, _, run = event.account.partition(":")
-        is_new = event.account not in self.accounts
+        is_new = self.is_new_run(event.account)
         self._budget(event.account, event.unit).amount = event.amount
-        if kind != "run" or not is_new:
+        if not is_new:
             return
         for job in jobs:  # those that were there before the account was kept
-            if job.submitted.run != run:
+            if _accounts(job.submitted)[1] != event.account:
                 continue
             for charge in job_view(job, tasks).usage.charges:
                 self._budget(event.account, charge.unit).spent += charge.amount
             if job.submitted.reserved is not None:
                 self._budget(event.account, job.submitted.reserved.unit).reserved += job.outstanding
 
-    def refusal(self, job: JobSubmitted, *, already: float) -> BudgetExhausted | None:
+    def take_over(
+        self,
+        past: Mapping[str, PastUse],
+        jobs: Iterable[JobRecord],
+        tasks: Mapping[str, TaskRecord],
+    ) -> None:
+        """Begin with what projects were charged before books were kept. past: by project."""
+        for project, used in past.items():
+            for charge in used.usage.charges:
+                self._budget(project_account(project), charge.unit).spent += charge.amount
+        for job in jobs:
+            self.charge(job.submitted, job_view(job, tasks).usage.charges)
+
+    def is_new_run(self, account: str) -> bool:
+        """Whether it is the account of a run that had no budget so far."""
+        return account.startswith("run:") and account not in self.accounts
+
+    def status(self, account: str) -> list[BudgetStatus]:
+        """Return how an account stands in each unit, sorted; units it never used are left out."""
+        return [
+            BudgetStatus(
+                unit=unit,
+                amount=budget.amount,
+                spent=budget.spent,
+                reserved=max(0.0, budget.reserved),
+                left=None if budget.amount is None else budget.left,
+            )
+            for unit, budget in sorted(self.accounts.get(account, {}).items())
+            if budget.amount is not None or budget.spent or budget.reserved
+        ]
+
+    def refusal(
+        self, job: JobSubmitted, *, charged: float = 0.0, aside: float = 0.0
+    ) -> BudgetExhausted | None:
         """Return why a job cannot be paid for, None if it can be.
 
-        already: what it was charged, or has set aside, before it came back.
+        charged, aside: what it was charged, and has set aside still, when it comes back.
         """
         if job.reserved is None:
             return None
-        unit, asked = job.reserved.unit, max(0.0, job.reserved.amount - already)
+        unit, asked = job.reserved.unit, max(0.0, job.reserved.amount - charged - aside)
         for account in _accounts(job):
             budget = self.accounts.get(account, {}).get(unit)
             if budget is None or budget.amount is None:
                 continue
             slack = _ROUNDING * max(1.0, abs(budget.amount))
-            if asked > budget.left + slack or (not asked and not already and budget.left <= 0):
+            if asked > budget.left + slack or (not asked and not aside and budget.left <= 0):
                 return BudgetExhausted(_told(account, budget, asked, unit, job.qpu))
         return None
 
@@ -104,25 +166,29 @@ class Books:
                 budget.spent += charge.amount
 
     def _budgets(self, job: JobSubmitted, unit: str) -> Iterator[Budget]:
-        yield self._budget(project_account(job.project), unit)
-        if run_account(job.run) in self.accounts:
-            yield self._budget(run_account(job.run), unit)
+        project, run = _accounts(job)
+        yield self._budget(project, unit)
+        if run in self.accounts:
+            yield self._budget(run, unit)
 
     def _budget(self, account: str, unit: str) -> Budget:
         return self.accounts.setdefault(account, {}).setdefault(unit, Budget())
 
 
 def _accounts(job: JobSubmitted) -> tuple[str, str]:
-    return project_account(job.project), run_account(job.run)
+    return project_account(job.project), run_account(job.run, job.user)
 
 
 def _told(account: str, budget: Budget, asked: float, unit: str, qpu: str) -> str:
-    kind, _, name = account.partition(":")
-    whose = f"{kind} {name!r}" if name else "this work"
+    if account.startswith("run:"):
+        whose = f"run {run_of(account)[1]!r}"
+        remedy = "continue it with its run id and a higher --budget"
+    else:
+        whose = f"project {account.removeprefix('project:')!r}"
+        remedy = "ask an operator to raise it"
     aside = f", {budget.reserved:.6g} set aside for open jobs" if budget.reserved > 0 else ""
     return (
         f"the budget of {whose} does not cover this job on QPU {qpu!r}: it needs about "
         f"{asked:.6g} {unit}, and {max(0.0, budget.left):.6g} of {budget.amount:.6g} {unit} are left "
-        f"({budget.spent:.6g} spent{aside}). Nothing was started for it; raise the budget or ask "
-        "for less"
+        f"({budget.spent:.6g} spent{aside}). Nothing was started for it; {remedy}, or ask for less"
     )

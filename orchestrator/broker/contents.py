@@ -50,6 +50,11 @@ class Contents:
             if len(self.state.tasks[tag].jobs) == 1:
                 self.results.pop(tag, None)
 
+    def drop_refused(self, event: ev.Event | None) -> None:
+        """Drop the payload of a job that was not accepted."""
+        if isinstance(event, ev.JobSubmitted) and event.job not in self.state.jobs:
+            self.payloads.pop(event.job, None)
+
     def payload(self, job: JobId) -> Payload:
         """Return a job's payload, from the ledger if it is not at hand."""
         if job not in self.payloads:

@@ -15,6 +15,7 @@ from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 from backends.api import Backend, Target, TaskCancelled
 from backends.payloads import Payload
 from orchestrator.broker import events as ev
+from orchestrator.broker.accounts import run_account
 from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id, job_error
 from orchestrator.broker.ledger import Ledger
@@ -142,6 +143,12 @@ class EmbeddedBroker:
             raise TaskCancelled(_CLOSED) from error
         written.result()
         return job
+
+    def limit(self, unit: str, amount: float | None) -> None:
+        """Let the run cost so much of a unit in all; None takes the limit away."""
+        account = run_account(self._run)
+        event = ev.BudgetSet(account=account, unit=unit, amount=amount, by="run")
+        self._on_loop(self._running_service.post(event))
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""

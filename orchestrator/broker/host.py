@@ -372,6 +372,7 @@ def _includes(wanted: Wanted, record: JobRecord) -> bool:
         and wanted.qpu in (None, submitted.qpu)
         and wanted.state in (None, record.state)
         and (wanted.since is None or record.ended_at is None or record.ended_at >= wanted.since)
+        and (wanted.until is None or record.submitted_at < wanted.until)
     )
 
 

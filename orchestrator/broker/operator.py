@@ -81,6 +81,21 @@ class OperatorClient:
         found: list[dict[str, Any]] = self._exchange.ask("GET", "/v1/projects").json()
         return found
 
+    def limit_project(self, project: str, unit: str, amount: float | None) -> dict[str, Any]:
+        """Set a project's budget, or lift it; return how the project stands then."""
+        body = {"project": project, "unit": unit, "amount": amount}
+        found: dict[str, Any] = self._exchange.ask("POST", "/v1/budgets/projects", json=body).json()
+        return found
+
+    def statement(self, project: str | None, month: str | None) -> list[dict[str, Any]]:
+        """Return what projects were charged in a month, as ``2026-11``; None is this one."""
+        asked = {"project": project, "month": month}
+        given = {name: value for name, value in asked.items() if value is not None}
+        found: list[dict[str, Any]] = self._exchange.ask(
+            "GET", "/v1/statement", params=given
+        ).json()
+        return found
+
     def _whole(self, job: str) -> str:
         if is_whole_id(job):
             return job

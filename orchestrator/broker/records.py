@@ -217,7 +217,18 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
         metadata=task.metadata,
         error=task.error,
         late=task.late,
+        saved=_saved(task, job),
     )
+
+
+def _saved(task: TaskRecord, job: JobId) -> float:
+    """Return what a job was spared: its price alone, as predicted, less its share of the charge."""
+    if task.state != "completed" and not task.late:
+        return 0.0
+    if not task.planned.alone:
+        return 0.0
+    charges = shared_usage(task, job).charges
+    return task.planned.alone[job] - sum(c.amount for c in charges if c.unit == task.planned.unit)
 
 
 def shared_usage(task: TaskRecord, job: JobId) -> Usage:

@@ -18,6 +18,7 @@ from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from backends.payloads import Payload
 from backends.results import result_from_bytes
 from backends.targets import target_from_json
+from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.broker.client import Call, JobUncertain
 from orchestrator.broker.digests import content_digest
 from orchestrator.broker.views import JobId, JobView
@@ -172,6 +173,14 @@ class RemoteBroker:
             self._open_jobs.add(job)
         return job
 
+    def limit_run(self, run: str, unit: str, amount: float | None) -> None:
+        """Let this user's jobs of a run cost so much in all; None takes the limit away.
+
+        Raises `BrokerRefused` for a unit that no QPU of the service bills in.
+        """
+        body = {"run": run, "unit": unit, "amount": amount}
+        self._ask("POST", "/v1/budgets/runs", json=body)
+
     def result(self, job: JobId, timeout_s: float | None = None) -> PrimitiveResult[Any]:
         """See `BrokerClient.result`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -280,6 +289,8 @@ class _Patience:
 
 def _error(answer: httpx.Response) -> Exception:
     detail, name = _detail(answer), _error_type(answer)
+    if name == BudgetExhausted.__name__:
+        return BudgetExhausted(detail)
     if name == JobUncertain.__name__:
         return JobUncertain(detail)
     error_type = getattr(api, name, None)

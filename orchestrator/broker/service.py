@@ -299,6 +299,7 @@ class BrokerService:
             if outcome.refused is not None:
                 if item.written is not None:
                     item.written.set_exception(outcome.refused)
+                self.contents.drop_refused(item.event)
                 continue
             accepted.append(item)
             events += [(event, now) for event in outcome.events]

@@ -71,7 +71,10 @@ def freeze(state: BrokerState, without: list[JobId]) -> dict[str, Any]:
 
 def thaw(frozen: dict[str, Any]) -> BrokerState:
     """Return the state that `freeze` was given, less what it left out."""
-    return from_plain(BrokerState, frozen)
+    state: BrokerState = from_plain(BrokerState, frozen)
+    if "books" not in frozen:  # written before there were budgets
+        state.books.take_over(state.past, state.jobs.values(), state.tasks)
+    return state
 
 
 def missing_jobs(state: BrokerState, event: ev.Event) -> list[JobId]:

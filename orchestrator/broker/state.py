@@ -108,11 +108,11 @@ class BrokerState:
         """Return why a job cannot be paid for, None if it can be, or is none."""
         match event:
             case ev.JobSubmitted():
-                return self.books.refusal(event, already=0.0)
+                return self.books.refusal(event)
             case ev.JobResumed(job=job) if job in self.jobs:
                 record = self.jobs[job]
-                already = record.charged + record.outstanding
-                return self.books.refusal(record.submitted, already=already)
+                aside = record.outstanding
+                return self.books.refusal(record.submitted, charged=record.charged, aside=aside)
             case _:
                 return None
 

@@ -41,6 +41,7 @@ class QpuTaskView:
     tag: what the task can be found by. starts: how often the backend was asked to start
     it and said yes (1 once it ran; more would be a fault). shots: of this job, in this task.
     metadata: what the backend said of how it ran: ``method``, ``calibration_id``, ….
+    saved: in the unit of its charges, what the job was spared by sharing the task with others.
     late: it completed after it had been given up, so its result was not used.
     """
 
@@ -56,6 +57,7 @@ class QpuTaskView:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     late: bool = False
+    saved: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

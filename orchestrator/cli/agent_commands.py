@@ -19,6 +19,15 @@ _Site = Annotated[
     typer.Option("--site", metavar="FILE", help="Site file instead of the one found."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
+_Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="'AMOUNT UNIT'",
+        help="Stop before the quantum call that would cost more in all, such as "
+        "'10 billed-s'; 'none billed-s' lifts it. Repeatable.",
+    ),
+]
 
 
 @agent.command()
@@ -135,6 +144,7 @@ def submit(
     qpu: Annotated[
         str | None, typer.Option("--qpu", metavar="NAME", help="QPU instead of the site's default.")
     ] = None,
+    budget: _Budget = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Return at the run's end; exit 1 unless it completed.")
     ] = False,
@@ -144,7 +154,12 @@ def submit(
     from orchestrator.cli.agent_flows import SubmitRequest, submit_and_tell
 
     request = SubmitRequest(
-        name=name, parameters=parameter or (), qpu=qpu, wait=wait, as_json=as_json
+        name=name,
+        parameters=parameter or (),
+        qpu=qpu,
+        budgets=budget or (),
+        wait=wait,
+        as_json=as_json,
     )
     raise typer.Exit(submit_and_tell(request))
 

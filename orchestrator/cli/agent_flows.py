@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.agent.deployments import Deployments, FlowRunView, Source, attach
 from orchestrator.agent.folder import AgentError
 from orchestrator.cli.agent_control import agent_folder
+from orchestrator.cli.billing import check_units
 from orchestrator.cli.faults import FAILED, reason
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.cli.parameters import assignments, bound_parameters
 from orchestrator.cli.targets import TargetError, find_target, load_flow
 from orchestrator.config import load_site
+from orchestrator.config.budgets import budgets_of
 from orchestrator.config.loading import LAPTOP
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.markup import duration_text
@@ -37,6 +39,7 @@ class SubmitRequest:
     name: str
     parameters: Sequence[str] = ()
     qpu: str | None = None
+    budgets: Sequence[str] = ()
     wait: bool = False
     as_json: bool = False
 
@@ -64,12 +67,17 @@ def submit_and_tell(request: SubmitRequest) -> int:
     """
     texts = assignments(request.parameters)
     deployments = attach(agent_folder())
-    load_site(deployments.site or LAPTOP).qpu(request.qpu)
+    site = load_site(deployments.site or LAPTOP)
+    site.qpu(request.qpu)
+    check_units(site, budgets_of(request.budgets))
     deployment, flow = _deployed(deployments, request.name)
     given = bound_parameters(flow.fn, texts)
     check_inputs(flow.fn, given)
     parameters = flow.serialize_parameters(given)
-    view = deployments.submit(deployment, parameters, Path.cwd(), request.qpu)
+    environment = {} if request.qpu is None else {"HPCQC_QPU": request.qpu}
+    if request.budgets:
+        environment["HPCQC_BUDGET"] = ",".join(request.budgets)
+    view = deployments.submit(deployment, parameters, Path.cwd(), environment)
     if not request.as_json:
         say(f"run {view.id} ({view.name}): {view.url}")
     if not request.wait:

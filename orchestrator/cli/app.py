@@ -52,6 +52,15 @@ _Setting = Annotated[
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
+_Budget = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="'AMOUNT UNIT'",
+        help="Stop before the quantum call that would cost more in all, such as "
+        "'10 billed-s'; 'none billed-s' lifts it. Repeatable.",
+    ),
+]
 _Qpu = Annotated[
     str | None, typer.Option("--qpu", metavar="NAME", help="QPU instead of the site's default.")
 ]
@@ -108,6 +117,7 @@ def run(
             "--run-id", metavar="ID", help="Name of the run; that of an earlier one continues it."
         ),
     ] = None,
+    budget: _Budget = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Prefect's log instead of filing it.")
     ] = False,
@@ -125,6 +135,7 @@ def run(
         out=out,
         overrides=setting or (),
         run_id=run_id,
+        budgets=budget or (),
         verbose=verbose,
         as_json=as_json,
     )

@@ -11,8 +11,8 @@ from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
 __all__ = [
     "cancel_job",
     "change_qpu",
+    "open_service",
     "resolve_job",
-    "tell_projects",
     "tell_queue",
     "tell_status",
 ]
@@ -23,7 +23,7 @@ _ID_SHOWN = 11
 
 def tell_status(site_file: Path | None, *, as_json: bool) -> int:
     """Write how the service and its QPUs stand; return the exit code, 1 if it is not well."""
-    with _service(site_file) as broker:
+    with open_service(site_file) as broker:
         health, qpus = broker.health(), broker.qpus()
     if as_json:
         print_json({"url": broker.url, "health": health, "qpus": qpus})
@@ -44,7 +44,7 @@ def tell_status(site_file: Path | None, *, as_json: bool) -> int:
 
 def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> None:
     """Write the jobs that have not ended."""
-    with _service(site_file) as broker:
+    with open_service(site_file) as broker:
         jobs = broker.queue(qpu)
     if as_json:
         print_json(jobs)
@@ -68,7 +68,7 @@ def change_qpu(
     site_file: Path | None, qpu: str, verb: str, body: dict[str, Any] | None, *, as_json: bool
 ) -> None:
     """Drain a QPU, or let it take work again."""
-    with _service(site_file) as broker:
+    with open_service(site_file) as broker:
         seen = broker.change_qpu(qpu, verb, body)
     if as_json:
         print_json(seen)
@@ -79,7 +79,7 @@ def change_qpu(
 
 def cancel_job(site_file: Path | None, job: str, *, as_json: bool) -> None:
     """Cancel a job."""
-    with _service(site_file) as broker:
+    with open_service(site_file) as broker:
         seen = broker.cancel_named(job)
     if as_json:
         print_json(seen)
@@ -95,7 +95,7 @@ def resolve_job(
     """Settle an uncertain job."""
     if verdict not in _VERDICTS:
         raise ConfigError(f"--as {verdict!r}; expected one of: {', '.join(_VERDICTS)}")
-    with _service(site_file) as broker:
+    with open_service(site_file) as broker:
         seen = broker.resolve(job, verdict, reason)
     if as_json:
         print_json(seen)
@@ -103,28 +103,8 @@ def resolve_job(
         say(f"{seen['id']} is {seen['state']}")
 
 
-def tell_projects(site_file: Path | None, *, as_json: bool) -> None:
-    """Write what each project used."""
-    with _service(site_file) as broker:
-        projects = broker.projects()
-    if as_json:
-        print_json(projects)
-        return
-    rows = [
-        [
-            use["project"],
-            use["jobs"],
-            use["open"],
-            use["shots"],
-            round(use["qpu_seconds"], 3),
-            ", ".join(f"{amount:.6g} {unit}" for unit, amount in use["charges"].items()),
-        ]
-        for use in projects
-    ]
-    tabulate(("project", "jobs", "open", "shots", "QPU-seconds", "charged"), rows)
-
-
-def _service(site_file: Path | None) -> Any:
+def open_service(site_file: Path | None) -> Any:
+    """Return the client of the site's service, to be used as a context."""
     from orchestrator.broker.operator import OperatorClient
 
     site = load_site(site_file)

@@ -130,11 +130,48 @@ def resolve(
 
 
 @broker.command()
-def projects(site: _Site = None, as_json: _Json = False) -> None:
-    """Show what each project used."""
-    from orchestrator.cli.broker_asking import tell_projects
+def projects(
+    project: Annotated[
+        str | None, typer.Argument(metavar="[PROJECT]", help="This one alone.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="'AMOUNT UNIT'",
+            help="Let the project spend so much in all, such as '500 billed-s'; 'none billed-s' "
+            "lifts the limit. Repeatable, for operators.",
+        ),
+    ] = None,
+    site: _Site = None,
+    as_json: _Json = False,
+) -> None:
+    """Show what each project used and has left in each unit, or set a project's budget."""
+    from orchestrator.cli.money import limit_project, tell_projects
 
-    tell_projects(site, as_json=as_json)
+    if not budget:
+        tell_projects(site, project, as_json=as_json)
+    else:
+        limit_project(site, project, budget, as_json=as_json)
+
+
+@broker.command()
+def statement(
+    project: Annotated[
+        str | None, typer.Option("--project", metavar="NAME", help="Of this project alone.")
+    ] = None,
+    month: Annotated[
+        str | None,
+        typer.Option("--month", metavar="YYYY-MM", help="In UTC; this month if not given."),
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Write CSV to stdout.")] = False,
+    site: _Site = None,
+    as_json: _Json = False,
+) -> None:
+    """State what each project was charged in a month, by QPU and unit."""
+    from orchestrator.cli.money import tell_statement
+
+    tell_statement(site, project, month, "json" if as_json else "csv" if as_csv else "table")
 
 
 @broker.command()

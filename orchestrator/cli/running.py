@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import runs
+from orchestrator.cli.billing import agree_with_service, check_units
 from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
 from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
 from orchestrator.cli.jobs_source import JobsOfRun, check_ledger
@@ -30,6 +31,7 @@ from orchestrator.cli.quiet_prefect import (
 )
 from orchestrator.cli.targets import LoadedFlow, Target, find_target, load_flow
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
+from orchestrator.config.budgets import budgets_of
 from orchestrator.doctor import machine, versions
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
@@ -56,6 +58,7 @@ class RunRequest:
     out: Path | None = None
     overrides: Sequence[str] = ()
     run_id: str | None = None
+    budgets: Sequence[str] = ()
     verbose: bool = False
     as_json: bool = False
 
@@ -78,6 +81,7 @@ class _Plan:
     site: Site
     target: Target
     folder: RunFolder
+    budgets: dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +99,7 @@ def checked(request: RunRequest) -> _Plan:
             f"run id {run_id!r}; use up to 64 letters, digits, dots, dashes and underscores"
         )
     assignments(request.parameters)
+    budgets = budgets_of(request.budgets)
     site = load_site(request.site_file, request.overrides)
     qpu = site.qpu(request.qpu)
     from backends import registry
@@ -109,7 +114,10 @@ def checked(request: RunRequest) -> _Plan:
     check_ledger(site.state_dir)
     folder = RunFolder(request.out or Path("hpcqc-runs") / run_id)
     folder.check()
-    return _Plan(request=request, id=run_id, site=site, target=target, folder=folder)
+    check_units(site, budgets)
+    return _Plan(
+        request=request, id=run_id, site=site, target=target, folder=folder, budgets=budgets
+    )
 
 
 def run_flow(request: RunRequest) -> Finished:
@@ -126,6 +134,7 @@ def run_flow(request: RunRequest) -> Finished:
         check_inputs(loaded.flow.fn, parameters)
         _check_pins(plan.site, loaded)
         _try_backend(plan)
+        agree_with_service(plan.site, plan.id, plan.budgets)
         earlier = plan.folder.open(plan.id, plan.target.text)
     except BaseException:
         if server is not None:
@@ -146,7 +155,7 @@ class _Execution:
         self._ledger_jobs = JobsOfRun(plan.site, plan.id)
         self._earlier_stages = plan.folder.earlier_stages()
         self._finished_before = (earlier or {}).get("status") == "completed"
-        self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu)
+        self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu, budgets=plan.budgets)
         self._run.observers.append(plan.folder.note_stage)
         now = datetime.now(UTC)
         attempts = list((earlier or {}).get("attempts", ()))

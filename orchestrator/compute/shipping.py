@@ -41,6 +41,7 @@ class StageContext:
     cannot be resumed. site, qpu: for primitives called inside a worker. cores: threads it may use.
     lent: identity of the QPU that a quantum stage was lent, and that its key therefore covers.
     paths: where the user's own modules are; only for workers that several flows share.
+    limited: whether the run has a budget.
     """
 
     run: str
@@ -51,6 +52,7 @@ class StageContext:
     cores: int = 1
     lent: str = ""
     paths: tuple[str, ...] = ()
+    limited: bool = False
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 __all__ = [
     "VARIABLES",
     "broker_from_environment",
+    "budgets_from_environment",
     "config_dir",
     "dask_from_environment",
     "hand_down",
@@ -28,6 +29,7 @@ VARIABLES: Mapping[str, str] = {
     "HPCQC_RUN_ID": "id of the run; the id of an interrupted run continues it",
     "HPCQC_DASK_ADDRESS": "a running Dask scheduler to use for the site's default compute",
     "HPCQC_QPU": "QPU of the stages that pin none, where a script is run without `hpcqc run`",
+    "HPCQC_BUDGET": "what the run may cost, as `10 billed-s`; several with commas between",
     "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
     "HPCQC_BROKER_TOKEN": "the user's token for that service",
     "XDG_STATE_HOME": "its `hpcqc` folder is the state folder where HPCQC_STATE_DIR is not set",
@@ -58,6 +60,12 @@ def broker_from_environment(
 def qpu_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
     """Return the QPU that ``HPCQC_QPU`` names, None if it is unset or empty."""
     return process_environment(environ).get("HPCQC_QPU") or None
+
+
+def budgets_from_environment(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the budgets that ``HPCQC_BUDGET`` lists, as they stand there."""
+    listed = process_environment(environ).get("HPCQC_BUDGET") or ""
+    return [text for text in listed.split(",") if text.strip()]
 
 
 def dask_from_environment(environ: Mapping[str, str] | None = None) -> str | None:

@@ -27,7 +27,9 @@ FORBIDDEN_WORDS = {"helper", "util", "common", "base", "manager", "handler"}
 DECORATORS_THAT_FREE_PARAMETERS = {"callback", "command", "delete", "flow", "get", "post", "put"}
 
 # Qualified name -> why it may have more than five parameters.
-FREED_PARAMETERS: dict[str, str] = {}
+FREED_PARAMETERS: dict[str, str] = {
+    "orchestrator.cli.agent_commands:submit": "options of a command, which the app registers",
+}
 
 # Module -> why it may look at the environment.
 ENVIRONMENT_READERS: dict[str, str] = {

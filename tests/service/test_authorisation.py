@@ -39,6 +39,17 @@ TABLE: dict[tuple[str, str], tuple[dict[str, Any], tuple[int, int, int]]] = {
     ("DELETE", "/v1/leases"): ({"params": {"qpu": "fake", "lease": "r"}}, (200, 200, 200)),
     ("GET", "/v1/projects"): ({}, (200, 200, 200)),
     ("GET", "/v1/timeline"): ({}, (200, 200, 200)),
+    ("GET", "/v1/budgets/projects"): ({}, (200, 200, 200)),
+    ("POST", "/v1/budgets/projects"): (
+        {"json": {"project": "chem", "unit": "qpu-s", "amount": 1e6}},
+        (403, 403, 200),
+    ),
+    ("GET", "/v1/budgets/runs"): ({"params": {"run": "r"}}, (200, 200, 200)),
+    ("POST", "/v1/budgets/runs"): (
+        {"json": {"run": "x", "unit": "qpu-s", "amount": 5.0}},
+        (200, 200, 200),
+    ),
+    ("GET", "/v1/statement"): ({}, (200, 200, 200)),
     ("GET", "/metrics"): ({}, (403, 403, 200)),
     ("POST", "/v1/jobs/{job}/cancel"): ({}, (200, 404, 200)),
 }

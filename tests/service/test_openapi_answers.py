@@ -81,8 +81,13 @@ def test_every_operation_succeeds_as_described(described: Described) -> None:
     assert len(ask("GET /v1/jobs", params={"limit": 5, "run": "r"}).json()) == 3
     for name in ("GET /health", "GET /metrics", "GET /v1/projects", "GET /v1/qpus"):
         ask(name)
-    for name in ("GET /v1/timeline", "GET /v1/whoami"):
+    for name in ("GET /v1/timeline", "GET /v1/whoami", "GET /v1/statement"):
         ask(name)
+    limit = {"unit": "qpu-s", "amount": 500.0}
+    ask("POST /v1/budgets/projects", json={"project": "ops", **limit})
+    assert ask("GET /v1/budgets/projects").json()[0]["budgets"][0]["amount"] == 500.0
+    ask("POST /v1/budgets/runs", json={"run": "r", **limit})
+    assert ask("GET /v1/budgets/runs", params={"run": "r"}).json()["budgets"][0]["spent"] > 0
     assert sorted(described.answers) == sorted(OPERATIONS)
     assert {name for name, codes in described.answers.items() if not codes & {200, 201}} == set()
 
@@ -117,6 +122,16 @@ def test_every_refusal_is_described(described: Described, tmp_path: Path) -> Non
         ask("POST /v1/jobs", "owner", params=ASKED | {"project": "optics"}, content=data),
     ]
     assert {answer.status_code for answer in refused} == {403}
+    none = {"unit": "qpu-s", "amount": 0.0}
+    for name, whose in (("projects", {"project": "ops"}), ("runs", {"run": "r"})):
+        assert ask(f"POST /v1/budgets/{name}", json=whose | none).status_code == 200
+        poor = ask("POST /v1/jobs", params=ASKED | {"call": 9}, content=data)
+        assert (poor.status_code, poor.json()["error_type"]) == (402, "BudgetExhausted")
+        ask(f"POST /v1/budgets/{name}", json=whose | {"unit": "qpu-s", "amount": None})
+        wrong = ask(f"POST /v1/budgets/{name}", json=whose | {"unit": "euro", "amount": 1})
+        assert "no QPU here bills in 'euro'; the units are: qpu-s" in wrong.json()["detail"]
+    assert ask("GET /v1/statement", params={"month": "soon"}).status_code == 422
+    assert ask("GET /v1/budgets/runs").status_code == 422
     cancelled = ask("POST /v1/jobs", params=ASKED | {"call": 7}, content=data).json()["id"]
     ask("POST /v1/jobs/{job}/cancel", job=cancelled)
     ask("GET /v1/jobs/{job}", job=cancelled, params={"wait_s": 20})

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from orchestrator.broker.api import jobs, operations
+from orchestrator.broker.api import budgets, jobs, operations
 from orchestrator.broker.api.guards import Gate, Limits
 from orchestrator.broker.api.metrics import install_metrics
 from orchestrator.broker.api.pages import install_pages
@@ -62,7 +62,7 @@ def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
     app.state.gate = Gate(
         tokens=TokenFile(settings.tokens), limits=settings.limits, clock=broker.clock
     )
-    for router in (jobs.router, operations.router, operations.health_router):
+    for router in (jobs.router, budgets.router, operations.router, operations.health_router):
         app.include_router(router)
     metrics = install_metrics(app, broker)
     install_problems(app)

@@ -17,6 +17,7 @@ from orchestrator.broker import events as ev
 from orchestrator.broker.access import Forbidden
 from orchestrator.broker.api.parts import IDENTIFIED, Caller
 from orchestrator.broker.api.problems import declared
+from orchestrator.broker.bookkeeping import limited_projects, project_budgets
 from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.service import Commit
 from orchestrator.broker.views import JobId
@@ -120,7 +121,17 @@ class Metrics:
             tasks.add_metric((qpu,), status.open)
             for state in _STATES:
                 states.add_metric((qpu, state), status.state == state)
-        yield from (jobs, queue, tasks, states)
+        yield from (jobs, queue, tasks, states, self._budgets())
+
+    def _budgets(self) -> GaugeMetricFamily:
+        left = GaugeMetricFamily(
+            "hpcqc_budget_left", "What a project may still spend.", labels=("project", "unit")
+        )
+        for project in limited_projects(self._broker):
+            for budget in project_budgets(self._broker, project):
+                if budget.left is not None:
+                    left.add_metric((project, budget.unit), budget.left)
+        return left
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Yield nothing: what `collect` gives is not known before the broker is open."""

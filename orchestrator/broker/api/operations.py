@@ -13,8 +13,10 @@ from pydantic import BaseModel, Field
 from backends.targets import target_to_json
 from orchestrator.broker import host
 from orchestrator.broker.access import Forbidden, Identity
+from orchestrator.broker.accounts import BudgetStatus
 from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED
+from orchestrator.broker.bookkeeping import all_uses, project_budgets
 from orchestrator.broker.host import QpuStatus
 
 __all__ = ["Drain", "Health", "ProjectUse", "Released", "Slot", "Whoami", "health_router", "router"]
@@ -39,7 +41,10 @@ class Drain(BaseModel):
 
 
 class ProjectUse(BaseModel):
-    """What a project used. charges: by unit, each site bills in its own."""
+    """What a project used. charges: by unit, each site bills in its own.
+
+    budgets: in each unit that it was charged or limited in, what is spent, set aside and left.
+    """
 
     project: str
     jobs: int
@@ -47,6 +52,7 @@ class ProjectUse(BaseModel):
     shots: int
     qpu_seconds: float
     charges: dict[str, float]
+    budgets: list[BudgetStatus]
 
 
 class Slot(BaseModel):
@@ -164,8 +170,8 @@ async def release(broker: Broker, caller: Caller, qpu: _QpuName, lease: _LeaseNa
 async def projects(broker: Broker, caller: Caller) -> list[ProjectUse]:
     """Return what each project used that the caller may see."""
     return [
-        _use(project, use)
-        for project, use in sorted((await broker.uses()).items())
+        _use(project, use, project_budgets(broker, project))
+        for project, use in sorted((await all_uses(broker)).items())
         if caller.may_see(project)
     ]
 
@@ -179,7 +185,7 @@ async def timeline(
     return [_slot(slot, caller) for slot in await broker.slots(since)]
 
 
-def _use(project: str, use: host.ProjectUse) -> ProjectUse:
+def _use(project: str, use: host.ProjectUse, budgets: list[BudgetStatus]) -> ProjectUse:
     return ProjectUse(
         project=project,
         jobs=use.jobs,
@@ -187,6 +193,7 @@ def _use(project: str, use: host.ProjectUse) -> ProjectUse:
         shots=use.usage.shots,
         qpu_seconds=use.usage.qpu_seconds,
         charges={charge.unit: charge.amount for charge in use.usage.charges},
+        budgets=budgets,
     )
 
 

@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 
 from backends.api import BackendError, PayloadRejected, QpuUnavailable, TaskCancelled
 from orchestrator.broker.access import Forbidden
+from orchestrator.broker.accounts import BudgetExhausted
+from orchestrator.broker.bookkeeping import UnitUnknown
 from orchestrator.broker.host import JobUnknown, NotUncertain
 from orchestrator.broker.ledger import LedgerError
 from orchestrator.broker.tokens import TokenError
@@ -46,6 +48,7 @@ class ApiError(Exception):
 _TITLES = {
     400: "Bad request",
     401: "Not authenticated",
+    402: "Budget exhausted",
     403: "Not allowed",
     404: "Not found",
     405: "Method not allowed",
@@ -90,6 +93,7 @@ def install_problems(app: FastAPI) -> None:
         NotUncertain,
         RequestValidationError,
         TokenError,
+        UnitUnknown,
     ):
         app.add_exception_handler(kind, told)
 
@@ -102,7 +106,9 @@ def _read(error: Exception) -> tuple[int, str]:
             return error.status_code, str(error.detail)
         case RequestValidationError():
             return 422, "; ".join(_fault(fault) for fault in error.errors())
-        case PayloadRejected():
+        case BudgetExhausted():
+            return 402, str(error)
+        case PayloadRejected() | UnitUnknown():
             return 422, str(error)
         case QpuUnavailable() | LedgerError() | TaskCancelled() | TokenError():
             return 503, str(error)

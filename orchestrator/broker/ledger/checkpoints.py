@@ -10,7 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.events import Event
+from orchestrator.broker.accounts import run_of
+from orchestrator.broker.events import BudgetSet, Event
 from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
@@ -94,9 +95,21 @@ def catch_up(reader: Reader, scope: str, restored: Restored) -> int:
 
 def recall_for(reader: Reader, scope: str, state: BrokerState, event: Event) -> None:
     """Take up again the forgotten jobs that an event is about."""
+    if isinstance(event, BudgetSet) and state.books.is_new_run(event.account):
+        for job in _of_run(reader, scope, event.account):
+            recall(reader, scope, state, job)
     while missing := missing_jobs(state, event):
         if not all(recall(reader, scope, state, job) for job in missing):
             return  # the event is about nothing there ever was, and applying it will say so
+
+
+def _of_run(reader: Reader, scope: str, account: str) -> list[JobId]:
+    """Return the jobs of a run that were stored apart; what they cost counts in its budget."""
+    user, run = run_of(account)
+    query = sa.select(ended_jobs.c.id).where(
+        ended_jobs.c.scope == scope, ended_jobs.c.run == run, ended_jobs.c.user == user
+    )
+    return [JobId(row[0]) for row in reader.rows(query)]
 
 
 def recall(reader: Reader, scope: str, state: BrokerState, job: JobId) -> bool:

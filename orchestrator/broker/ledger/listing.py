@@ -23,7 +23,9 @@ _Views = dict[tuple[str, JobId], JobView]  # by scope and id
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """Which jobs are asked for. since: those that ended then or later; limit: the latest N.
+    """Which jobs are asked for. limit: the latest N.
+
+    since: those that ended then or later, or not yet; until: those submitted before.
 
     projects: jobs of these alone; None for those of all.
     """
@@ -34,6 +36,7 @@ class Wanted:
     qpu: str | None = None
     state: JobState | None = None
     since: datetime | None = None
+    until: datetime | None = None
     limit: int | None = None
 
 
@@ -93,6 +96,8 @@ def _ended(reader: Reader, wanted: Wanted) -> _Views:
         query = query.where(ended_jobs.c.project.in_(wanted.projects))
     if wanted.since is not None:
         query = query.where(ended_jobs.c.ended_at >= wanted.since.timestamp())
+    if wanted.until is not None:
+        query = query.where(ended_jobs.c.submitted_at < wanted.until.timestamp())
     query = query.order_by(ended_jobs.c.submitted_at.desc()).limit(wanted.limit)
     return _views(reader, query)
 

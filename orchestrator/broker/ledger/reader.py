@@ -53,12 +53,16 @@ class Reader:
                 f"ledger {self.place.name} cannot be read: {words}. {advice}".strip()
             ) from error
 
-    def events(self, scope: str, after: int = 0) -> Iterator[Numbered]:
-        """Yield a scope's events that were written after one, with their numbers, in order."""
+    def events(self, scope: str, after: int = 0, kinds: Sequence[str] = ()) -> Iterator[Numbered]:
+        """Yield a scope's events that were written after one, with their numbers, in order.
+
+        kinds: those of these alone; none given means all.
+        """
+        of_kind = events.c.kind.in_(kinds) if kinds else sa.true()
         while True:
             query = (
                 sa.select(events.c.seq, events.c.kind, events.c.body, events.c.at)
-                .where(events.c.scope == scope, events.c.seq > after)
+                .where(events.c.scope == scope, events.c.seq > after, of_kind)
                 .order_by(events.c.seq)
                 .limit(_PAGE)
             )

@@ -92,9 +92,9 @@ class Ledger:
         """
         self._writer.append(scope, entries)
 
-    def events(self, scope: str) -> Iterator[tuple[Event, datetime]]:
-        """Yield the events of a scope in the order they were written. Raises `LedgerError`."""
-        for _, event, at in self._reader.events(scope):
+    def events(self, scope: str, kinds: Sequence[str] = ()) -> Iterator[tuple[Event, datetime]]:
+        """Yield the events of a scope, or of some kinds, in order. Raises `LedgerError`."""
+        for _, event, at in self._reader.events(scope, kinds=kinds):
             yield event, at
 
     def payload(self, digest: str) -> bytes:

@@ -1,0 +1,115 @@
+"""The endpoints for money: budgets of projects and of runs, and the statement of a month."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from orchestrator.broker.access import Forbidden
+from orchestrator.broker.accounts import BudgetStatus, project_account, run_account
+from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller
+from orchestrator.broker.api.problems import DECLARED
+from orchestrator.broker.bookkeeping import (
+    limited_projects,
+    monthly_statement,
+    project_budgets,
+    set_budget,
+)
+from orchestrator.broker.statement import StatementLine
+
+__all__ = ["ProjectBudget", "ProjectLimit", "RunBudget", "RunLimit", "router"]
+
+_MONTH = r"^2[0-9]{3}-(0[1-9]|1[0-2])$"
+_Amount = Annotated[
+    float | None, Field(ge=0, allow_inf_nan=False, description="in all; null lifts the limit")
+]
+_Unit = Annotated[str, Field(min_length=1, max_length=64)]
+_Run = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ProjectLimit(BaseModel):
+    """What a project may spend in all, in one unit."""
+
+    project: str = Field(min_length=1, max_length=64)
+    unit: _Unit
+    amount: _Amount
+
+
+class RunLimit(BaseModel):
+    """What a run may spend in all, in one unit."""
+
+    run: _Run
+    unit: _Unit
+    amount: _Amount
+
+
+class ProjectBudget(BaseModel):
+    """How a project stands, in each unit that it was charged or limited in."""
+
+    project: str
+    budgets: list[BudgetStatus]
+
+
+class RunBudget(BaseModel):
+    """How the caller's run stands; without units while it never had a budget."""
+
+    run: str
+    budgets: list[BudgetStatus]
+
+
+router = APIRouter(prefix="/v1", tags=["budgets"], responses=DECLARED, dependencies=[IDENTIFIED])
+
+
+@router.get("/budgets/projects")
+async def listed(broker: Broker, caller: Caller) -> list[ProjectBudget]:
+    """Return the projects that have a budget and that the caller may see, and how they stand."""
+    return [
+        ProjectBudget(project=project, budgets=project_budgets(broker, project))
+        for project in limited_projects(broker)
+        if caller.may_see(project)
+    ]
+
+
+@router.post("/budgets/projects")
+async def limit_project(broker: Broker, caller: Caller, body: ProjectLimit) -> ProjectBudget:
+    """Set or lift a project's budget in one unit; for operators."""
+    if not caller.is_operator:
+        raise Forbidden(f"user {caller.user!r} is no operator")
+    account = project_account(body.project)
+    budgets = await set_budget(broker, account, body.unit, body.amount, caller.user)
+    return ProjectBudget(project=body.project, budgets=budgets)
+
+
+@router.get("/budgets/runs")
+async def shown_run(
+    broker: Broker, caller: Caller, run: Annotated[str, Query(min_length=1, max_length=200)]
+) -> RunBudget:
+    """Return how a run of the caller's stands; another user's run of this id is another run."""
+    budgets = broker.service.state.books.status(run_account(run, caller.user))
+    return RunBudget(run=run, budgets=budgets)
+
+
+@router.post("/budgets/runs")
+async def limit_run(broker: Broker, caller: Caller, body: RunLimit) -> RunBudget:
+    """Set or lift the budget of a run in one unit. Only the caller's own jobs count in it."""
+    account = run_account(body.run, caller.user)
+    budgets = await set_budget(broker, account, body.unit, body.amount, caller.user)
+    return RunBudget(run=body.run, budgets=budgets)
+
+
+@router.get("/statement")
+async def stated(
+    broker: Broker,
+    caller: Caller,
+    month: Annotated[
+        str | None, Query(pattern=_MONTH, description="as 2026-11, in UTC; this one if left out")
+    ] = None,
+    project: Annotated[str | None, Query(max_length=64)] = None,
+) -> list[StatementLine]:
+    """Return what the projects that the caller may see were charged in a month."""
+    asked = None if caller.is_operator else caller.projects
+    if project is not None:
+        asked = (project,) if caller.may_see(project) else ()
+    return await monthly_statement(broker, month or f"{broker.clock():%Y-%m}", asked)

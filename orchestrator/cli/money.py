@@ -1,0 +1,134 @@
+"""Budgets and statements on the command line: what projects may spend, and what they did."""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.broker_asking import open_service
+from orchestrator.cli.output import print_json, say, tabulate
+from orchestrator.config import ConfigError
+from orchestrator.config.budgets import budgets_of
+
+__all__ = ["StatementForm", "limit_project", "tell_projects", "tell_statement"]
+
+_MONTH = re.compile(r"2[0-9]{3}-(0[1-9]|1[0-2])")
+StatementForm = str  # "table", "csv" or "json"
+
+
+def tell_projects(site_file: Path | None, project: str | None, *, as_json: bool) -> None:
+    """Write what each project used and may still spend, or one alone."""
+    with open_service(site_file) as broker:
+        found = broker.projects()
+    if project is not None:
+        known = [use["project"] for use in found]
+        found = [use for use in found if use["project"] == project]
+        if not found:
+            raise ConfigError(
+                f"no project {project!r} that this user may see; there are: "
+                f"{', '.join(known) or 'none'}"
+            )
+    if as_json:
+        print_json(found)
+        return
+    rows = [row for use in found for row in _project_rows(use)]
+    columns = ("project", "jobs", "open", "shots", "QPU-seconds")
+    tabulate((*columns, "unit", "budget", "spent", "reserved", "left"), rows)
+
+
+def _project_rows(use: Mapping[str, Any]) -> list[list[Any]]:
+    """Return a row for each unit; what is the same in all stands in the first."""
+    head = [use["project"], use["jobs"], use["open"], use["shots"], round(use["qpu_seconds"], 3)]
+    keys = ("amount", "spent", "reserved", "left")
+    stands = [[b["unit"], *(_rounded(b[key]) for key in keys)] for b in use["budgets"]]
+    rows = [[*head, *one] for one in stands[:1]] or [[*head, "", None, None, None, None]]
+    return rows + [["", None, None, None, None, *one] for one in stands[1:]]
+
+
+def limit_project(
+    site_file: Path | None, project: str | None, budgets: Sequence[str], *, as_json: bool
+) -> None:
+    """Set or lift what a project may spend."""
+    if project is None:
+        raise ConfigError("--budget needs the project it is for: hpcqc broker projects PROJECT …")
+    wanted = budgets_of(budgets)
+    seen: dict[str, Any] = {}
+    with open_service(site_file) as broker:
+        for unit, amount in wanted.items():
+            seen = broker.limit_project(project, unit, amount)
+    if as_json:
+        print_json(seen)
+        return
+    stands = {one["unit"]: one for one in seen["budgets"]}
+    for unit in wanted:
+        one = stands.get(unit, {"amount": None, "spent": 0.0, "reserved": 0.0, "left": None})
+        used = f"{one['spent']:.6g} spent, {one['reserved']:.6g} reserved"
+        limit = "has no limit" if one["amount"] is None else f"may spend {one['amount']:.6g}"
+        left = "" if one["left"] is None else f", {one['left']:.6g} left"
+        say(f"{project} {limit} in {unit}: {used}{left}")
+
+
+def tell_statement(
+    site_file: Path | None, project: str | None, month: str | None, form: StatementForm
+) -> None:
+    """Write what projects were charged in a month."""
+    if month is not None and not _MONTH.fullmatch(month):
+        raise ConfigError(f"--month {month!r}; give a year and a month, such as 2026-11")
+    with open_service(site_file) as broker:
+        lines = broker.statement(project, month)
+    if form == "json":
+        print_json(lines)
+    elif form == "csv":
+        _write_csv(lines)
+    elif not lines:
+        say("nothing was charged")
+    else:
+        _tabulate(lines)
+
+
+_COLUMNS = {
+    "project": "project",
+    "month": "month",
+    "qpu": "QPU",
+    "jobs": "jobs",
+    "tasks": "tasks",
+    "shots": "shots",
+    "qpu_seconds": "QPU-seconds",
+    "charged": "charged",
+    "unit": "unit",
+    "saved": "saved",
+    "leases": "leases",
+    "lease_held_s": "held s",
+    "lease_used_s": "used s",
+}
+
+
+def _write_csv(lines: Sequence[Mapping[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, list(_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _inert(line[name]) for name in _COLUMNS} for line in lines)
+
+
+def _inert(value: Any) -> Any:
+    """Keep a spreadsheet from taking a name for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+
+
+def _tabulate(lines: Sequence[Mapping[str, Any]]) -> None:
+    tabulate(
+        list(_COLUMNS.values()), [[_rounded(line[name]) for name in _COLUMNS] for line in lines]
+    )
+    total: Counter[str] = Counter()
+    for line in lines:
+        if line["unit"]:
+            total[line["unit"]] += line["charged"]
+    say("charged in all: " + ", ".join(f"{amount:.6g} {unit}" for unit, amount in total.items()))
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
