@@ -24,13 +24,17 @@ class JobUncertain(BackendError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Who calls a primitive. occurrence: how many equal payloads this stage sent before."""
+    """Who calls a primitive. occurrence: how many equal payloads this stage sent before.
+
+    calibration: id of the one that its circuits were transpiled for, empty if for none.
+    """
 
     run: str
     stage: str | None
     occurrence: int
     qpu: str
     seed: int | None = None
+    calibration: str = ""
 
 
 def call_job_id(call: Call, digest: str) -> JobId:

@@ -42,6 +42,7 @@ class QpuTaskView:
     it and said yes (1 once it ran; more would be a fault). shots: of this job, in this task.
     metadata: what the backend said of how it ran: ``method``, ``calibration_id``, ….
     late: it completed after it had been given up, so its result was not used.
+    provisional: it completed, but outside the times for which the site vouches for results.
     """
 
     tag: str
@@ -56,6 +57,7 @@ class QpuTaskView:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     late: bool = False
+    provisional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,3 +93,4 @@ class JobView:
     error_type: str | None = None
     project: str = ""
     user: str = ""
+    provisional: bool = False

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import runs
+from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
 from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
 from orchestrator.cli.jobs_source import JobsOfRun, check_ledger
@@ -96,6 +97,7 @@ def checked(request: RunRequest) -> _Plan:
         )
     assignments(request.parameters)
     site = load_site(request.site_file, request.overrides)
+    check_schedules(site.qpus.values(), datetime.now(UTC))
     qpu = site.qpu(request.qpu)
     from backends import registry
 

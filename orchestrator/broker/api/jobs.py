@@ -72,7 +72,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, depende
     response_model=JobView,
     responses={
         200: {"description": "The call was known; this is its job", "model": JobView},
-        **declared(408, 413, 415),
+        **declared(408, 409, 413, 415),
     },
     openapi_extra={
         "requestBody": {
@@ -91,13 +91,14 @@ async def submit(
     stage: Annotated[str | None, Query(max_length=200)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     project: Annotated[str | None, Query(max_length=64, description="who pays")] = None,
+    calibration: Annotated[str, Query(max_length=200, description="transpiled for this one")] = "",
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
     paying = caller.paying(project)
     known_qpu(broker, qpu)
     with await read_body(request, request.app.state.gate.limits) as body:
         payload = await _parsed(body)
-    made = Call(run=run, stage=stage, occurrence=call, qpu=qpu, seed=seed)
+    made = Call(run=run, stage=stage, occurrence=call, qpu=qpu, seed=seed, calibration=calibration)
     job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
