@@ -23,6 +23,7 @@ from backends.results import result_to_bytes
 from backends.validate import check_circuits, check_kind
 from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import pub_shapes
+from orchestrator.broker.calendar import Calendar, Window
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.records import JobRecord, job_view
@@ -69,7 +70,10 @@ class Payer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuStatus:
-    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks."""
+    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks.
+
+    closed: by its calendar, now; closure: the one that is on, or else the next.
+    """
 
     name: str
     backend: str
@@ -77,6 +81,8 @@ class QpuStatus:
     reason: str | None
     queued: int
     open: int
+    closed: bool = False
+    closure: Window | None = None
 
 
 @dataclass(slots=True)
@@ -336,7 +342,9 @@ class SiteBroker:
     def status(self, qpu: str) -> QpuStatus:
         """Return how a QPU stands."""
         state = self.service.state
-        drained = state.drained.get(qpu)
+        drained, now = state.drained.get(qpu), self.clock()
+        calendar = state.rules[qpu].calendar if qpu in state.rules else Calendar()
+        closure = calendar.closure_at(now)
         return QpuStatus(
             name=qpu,
             backend=self.qpus[qpu].backend,
@@ -344,6 +352,8 @@ class SiteBroker:
             reason=self._broken.get(qpu) or (drained.reason if drained else None),
             queued=len(state.queued(qpu)),
             open=len(state.open_tasks(qpu)),
+            closed=closure is not None,
+            closure=closure or calendar.next_closure(now),
         )
 
     async def fault(self) -> str | None:

@@ -130,8 +130,7 @@ class BrokerService:
     async def post(
         self, event: ev.Event | None, payloads: Mapping[str, bytes] | None = None
     ) -> None:
-        """Hand in an event, or None where time or rules alone have changed; return when it is
-        durable. Raises `LedgerError` if it cannot be."""
+        """Hand in an event, None if only rules changed; return once durable, or `LedgerError`."""
         written = asyncio.get_running_loop().create_future()
         self.put(event, payloads or {}, written)
         await written

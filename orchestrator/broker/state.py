@@ -23,7 +23,7 @@ from orchestrator.broker.queue import JobQueue
 from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view, shared_usage
 from orchestrator.broker.rules import QpuRules
 from orchestrator.broker.scheduler import Desk, expected, next_decision, next_look, queued_as
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.views import JobId
 
 __all__ = ["BrokerState", "replay"]
 
