@@ -39,7 +39,9 @@ class Upkeep:
         if settings.name in self._seen:
             return
         await self.note(settings.name, await asyncio.to_thread(backend.target))
-        self._looking.append(asyncio.create_task(self._look_after(settings, backend)))
+        self._looking.append(
+            asyncio.create_task(self._look_after(settings, backend, self.service.clock()))
+        )
 
     async def note(self, qpu: str, target: Target) -> None:
         """Tell the state machine if the QPU was calibrated anew. Raises `LedgerError`."""
@@ -69,8 +71,10 @@ class Upkeep:
             if record.submitted.qpu == qpu and record.ended_at is None
         )
 
-    async def _look_after(self, settings: QpuSettings, backend: Backend) -> None:
-        renewed_at, stamp = self.service.clock(), await asyncio.to_thread(_stamp, settings)
+    async def _look_after(
+        self, settings: QpuSettings, backend: Backend, renewed_at: datetime
+    ) -> None:
+        stamp = await asyncio.to_thread(_stamp, settings)
         while True:
             await asyncio.sleep(self._pause_s(settings.name))
             try:
