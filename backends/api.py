@@ -97,6 +97,15 @@ class QpuUnavailable(BackendError):
         self.retry_after_s = retry_after_s
 
 
+class CalibrationChanged(BackendError):
+    """The QPU was calibrated anew since the payload was prepared for it; nothing was started.
+
+    Prepared for the target as it is now, the same call may go on.
+    """
+
+    retryable: ClassVar[bool] = True
+
+
 class PayloadRejected(BackendError, ValueError):
     """The payload can never run on this target as it is; nothing was started."""
 

@@ -68,7 +68,7 @@ def diagnose(site_file: Path | None = None) -> list[Check]:
     except ConfigError as error:
         return [*checks, Check(name="site", state="broken", detail=str(error))]
     checks.append(Check(name="site", state="ok", detail=f"{site.name} ({site.source})"))
-    checks += [_state_dir(site), _ledger(site), _prefect(), *_backends(site)]
+    checks += [_state_dir(site), _ledger(site), _prefect(), *_backends(site), _schedules(site)]
     return checks
 
 
@@ -283,6 +283,19 @@ def _backends(site: Site) -> Iterator[Check]:
         if qpu.backend not in known:
             detail = f"no backend {qpu.backend!r}; installed are: {', '.join(known) or 'none'}"
             yield Check(name=f"QPU {qpu.name}", state="broken", detail=detail)
+
+
+def _schedules(site: Site) -> Check:
+    """See that there is each QPU's policy, and that its calendar can be read."""
+    from datetime import UTC, datetime
+
+    from orchestrator.broker.site_rules import check_schedules
+
+    try:
+        check_schedules(site.qpus.values(), datetime.now(UTC))
+    except ConfigError as error:
+        return Check(name="schedules", state="broken", detail=str(error))
+    return Check(name="schedules", state="ok", detail=f"of {len(site.qpus)} QPUs")
 
 
 def _tried(name: str, look: Callable[[], str], fault: str = "") -> Check:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
 from qiskit.providers import JobStatus
 
-from backends.api import Target
+from backends.api import CalibrationChanged, Target
 from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, SamplerPayload
 from backends.sampling import lower
 from backends.validate import check_circuits
@@ -36,6 +39,8 @@ _log = logging.getLogger(__name__)
 _leases: ContextVar[Mapping[str, LeaseWish]] = ContextVar(
     "hpcqc_leases", default=MappingProxyType({})
 )
+# A QPU that is calibrated anew so often while one call waits is not waited for any longer.
+_PREPARED_AT_MOST = 10
 
 _Finish = Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]]
 _STATUS = {
@@ -48,11 +53,11 @@ _STATUS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Qpu:
     """A QPU of the site as a stage, or a script, sees it.
 
-    target: what it accepts, as of now. stage: key of the stage it was lent to, if any.
+    target: what it accepts, as of the last look. stage: key of the stage it was lent to, if any.
     identity: what tells it from itself under other settings, empty if the stage's key does.
     """
 
@@ -97,15 +102,23 @@ class Qpu:
             if self._held.lease_ends(self.name):
                 _let_go(self.broker, self.name, wish.id)
 
+    def look(self) -> None:
+        """Ask anew what it accepts. Raises ``QpuUnavailable``."""
+        self.target = self.broker.target(self.name)
+
     def submit(self, payload: Payload, seed: int | None) -> JobId:
-        """Hand a prepared payload to the broker; return its job once it is durable.
+        """Hand a prepared payload to the broker; return its job once it is durable."""
+        return self.broker.submit(self.call(payload, seed), payload)
+
+    def call(self, payload: Payload, seed: int | None) -> Call:
+        """Count a call of this content, and return it.
 
         The n-th payload of one content in a stage is the n-th job of that content: in a stage
         that is retried, or in a run that is taken up again, it is the same job as before,
         as long as the QPU's settings are.
         """
         stage = f"{self.stage or ''}@{self.identity}" if self.identity else self.stage
-        call = Call(
+        return Call(
             run=self._held.run.id,
             stage=stage,
             occurrence=self._held.turn_of(self.stage, f"{self.name}:{payload.digest}"),
@@ -113,8 +126,14 @@ class Qpu:
             seed=seed,
             lease=_leases.get().get(self.name),
             priority=self._held.run.site.broker.priority,
+            calibration=self.calibration,
         )
-        return self.broker.submit(call, payload)
+
+    @property
+    def calibration(self) -> str:
+        """Id of the calibration that circuits are transpiled for; empty if they are for none."""
+        anywhere = self.target.native_gates is None or self.target.site_transpiles
+        return "" if anywhere else self.target.calibration.id
 
     def serves(self, stage: str | None) -> bool:
         """Whether it was opened for this stage, and what it was opened with is still open."""
@@ -174,14 +193,58 @@ class _Choice:
         return opened
 
 
-class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
-    """One primitive call on its way through the broker."""
+@dataclass(eq=False)
+class _HandingIn:
+    """One primitive call, prepared for its QPU as it is, and anew when it has been calibrated."""
 
-    def __init__(self, job: JobId, client: BrokerClient, finish: _Finish | None = None) -> None:
-        """Follow a job; ``finish`` turns the QPU's result into the primitive's."""
-        super().__init__(job)
-        self._job = job
-        self._client = client
+    qpu: Qpu
+    seed: int | None
+    prepare: Callable[[Qpu], Payload]
+    left: int = _PREPARED_AT_MOST
+    call: Call | None = None
+    digest: str = ""
+
+    def first(self) -> JobId:
+        """Hand it in; return its job once it is durable."""
+        try:
+            return self._submit()
+        except CalibrationChanged as error:
+            return self.again(error)
+
+    def again(self, given_back: CalibrationChanged) -> JobId:
+        """Hand it in once more. Raises the error if that was done too often."""
+        while self.left:
+            self.left -= 1
+            self.qpu.look()
+            try:
+                return self._submit()
+            except CalibrationChanged as error:
+                given_back = error
+        raise given_back
+
+    def _submit(self) -> JobId:
+        payload = self.prepare(self.qpu)
+        if self.call is None or payload.digest != self.digest:
+            self.call, self.digest = self.qpu.call(payload, self.seed), payload.digest
+        else:  # the circuits are good for the new calibration, too: it is the same job
+            self.call = replace(self.call, calibration=self.qpu.calibration)
+        return self.qpu.broker.submit(self.call, payload)
+
+
+class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
+    """One primitive call on its way through the broker.
+
+    Where its QPU is calibrated anew before it begins, it is transpiled and handed in again, as
+    another job, when somebody asks for it.
+    """
+
+    def __init__(self, handing_in: _HandingIn, finish: _Finish | None = None) -> None:
+        """Hand a call in; ``finish`` turns the QPU's result into the primitive's."""
+        self._handing_in = handing_in
+        self._job = handing_in.first()
+        super().__init__(self._job)
+        self._client = handing_in.qpu.broker
+        self._lock = threading.Lock()
         self._finish = finish
         self._result: PrimitiveResult[Any] | None = None
 
@@ -192,17 +255,21 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
         """
         if self._result is None:
             with yield_worker_slot():
-                result = self._client.result(self._job, timeout)
+                result = self._wait(timeout)
             self._result = result if self._finish is None else self._finish(result)
         return self._result
 
     def view(self) -> JobView:
         """Return what the ledger knows of the job: tasks, usage, times."""
-        return self._client.view(self._job)
+        view = self._client.view(self._job)
+        if view.error_type == CalibrationChanged.__name__:
+            self._hand_in_again(view.id, CalibrationChanged(view.error))
+            view = self._client.view(self._job)
+        return view
 
     def status(self) -> JobStatus:
         """Return the state in Qiskit's words."""
-        return _STATUS[self._client.view(self._job).state]
+        return _STATUS[self.view().state]
 
     def done(self) -> bool:
         """Whether the job completed."""
@@ -218,11 +285,25 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
 
     def in_final_state(self) -> bool:
         """Whether the job will not change any more."""
-        return self._client.view(self._job).state.is_final
+        return self.view().state.is_final
 
     def cancel(self) -> None:
         """Ask for the job's end; a completed one stays as it is."""
         self._client.cancel(self._job)
+
+    def _wait(self, timeout_s: float | None) -> PrimitiveResult[Any]:
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            job, left_s = self._job, None if until is None else until - time.monotonic()
+            try:
+                return self._client.result(job, left_s if left_s is None else max(0.0, left_s))
+            except CalibrationChanged as error:
+                self._hand_in_again(job, error)
+
+    def _hand_in_again(self, job: JobId, error: CalibrationChanged) -> None:
+        with self._lock:
+            if self._job == job and self._client.view(job).state is JobState.FAILED:
+                self._job = self._job_id = self._handing_in.again(error)
 
 
 class Sampler(BaseSamplerV2):
@@ -261,9 +342,7 @@ class Sampler(BaseSamplerV2):
         """
         asked = self._default_shots if shots is None else shots
         payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._seed)
-        qpu = self.qpu
-        prepared = _prepare_sampler(payload, qpu)
-        return QpuJob(qpu.submit(prepared, self._seed), qpu.broker)
+        return QpuJob(_HandingIn(self.qpu, self._seed, partial(_prepare_sampler, payload)))
 
 
 class Estimator(BaseEstimatorV2):
@@ -310,11 +389,10 @@ class Estimator(BaseEstimatorV2):
         payload = EstimatorPayload.coerce(pubs, precision=asked, seed=self._seed)
         qpu = self.qpu
         if EstimatorPayload.kind in qpu.target.payload_kinds:
-            prepared = _prepare_estimator(payload, qpu)
-            return QpuJob(qpu.submit(prepared, self._seed), qpu.broker)
+            return QpuJob(_HandingIn(qpu, self._seed, partial(_prepare_estimator, payload)))
         sampled, recombination = lower(payload)
-        job = qpu.submit(_prepare_sampler(sampled, qpu), self._seed)
-        return QpuJob(job, qpu.broker, finish=recombination.recombine)
+        handing_in = _HandingIn(qpu, self._seed, partial(_prepare_sampler, sampled))
+        return QpuJob(handing_in, finish=recombination.recombine)
 
 
 def _prepare_sampler(payload: SamplerPayload, qpu: Qpu) -> SamplerPayload:

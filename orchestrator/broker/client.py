@@ -28,6 +28,7 @@ class Call:
     """Who calls a primitive. occurrence: how many equal payloads this stage sent before.
 
     lease: the loop it belongs to, if one keeps the QPU. priority: for policies that look at it.
+    calibration: id of the one that its circuits were transpiled for, empty if for none.
     """
 
     run: str
@@ -37,6 +38,7 @@ class Call:
     seed: int | None = None
     lease: LeaseWish | None = None
     priority: int = 0
+    calibration: str = ""
 
 
 def call_job_id(call: Call, digest: str) -> JobId:

@@ -22,6 +22,7 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.records import job_view
 from orchestrator.broker.service import BrokerService
 from orchestrator.broker.snapshot import ended_job
+from orchestrator.broker.upkeep import Upkeep
 from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.config import QpuSettings
 
@@ -134,6 +135,7 @@ class EmbeddedBroker:
             seed=call.seed,
             lease=call.lease,
             priority=call.priority,
+            calibration=call.calibration,
         )
         data = payload.to_bytes()  # here, for the loop serves other callers meanwhile
         written: Future[None] = Future()
@@ -208,10 +210,12 @@ class EmbeddedBroker:
     async def _start_service(self, ledger: Ledger) -> BrokerService:
         service = BrokerService(scope=self._run, ledger=ledger, clock=lambda: datetime.now(UTC))
         self._serving = asyncio.ensure_future(service.serve())
+        self._upkeep = Upkeep(service)
         return service
 
     async def _attach(self, qpu: str, backend: Backend) -> None:
         self._running_service.attach(self._settings(qpu), backend)
+        await self._upkeep.watch(self._settings(qpu), backend)
 
     def _accept(
         self, submitted: ev.JobSubmitted, payload: Payload, data: bytes, written: Future[None]
@@ -225,7 +229,8 @@ class EmbeddedBroker:
                 service.put(submitted, {submitted.digest: data}, written)
             elif record.held or record.state in (JobState.FAILED, JobState.CANCELLED):
                 service.contents.payloads[submitted.job] = payload
-                service.put(ev.JobResumed(job=submitted.job), {}, written)
+                resumed = ev.JobResumed(job=submitted.job, calibration=submitted.calibration)
+                service.put(resumed, {}, written)
             else:
                 written.set_result(None)
         except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told
@@ -239,6 +244,7 @@ class EmbeddedBroker:
         return True
 
     async def _shut(self, service: BrokerService) -> None:
+        await self._upkeep.close()
         open_jobs = [
             job
             for job, record in service.state.jobs.items()

@@ -15,6 +15,7 @@ from orchestrator.broker.views import JobId
 __all__ = [
     "BrokerOpened",
     "BudgetSet",
+    "CalibrationChanged",
     "Event",
     "JobCancelRequested",
     "JobResumed",
@@ -119,6 +120,7 @@ class JobSubmitted:
     lease: set where the job belongs to a loop that keeps the QPU between its jobs.
     predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
     was known, and what was set aside for it from its budgets.
+    calibration: id of the one that its circuits were prepared for; empty where any will do.
     """
 
     kind: ClassVar[str] = "job-submitted"
@@ -139,14 +141,19 @@ class JobSubmitted:
     lease: LeaseWish | None = None
     predicted_s: float | None = None
     reserved: Charge | None = None
+    calibration: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResumed:
-    """The client asked again for a job that was held, failed or cancelled."""
+    """The client asked again for a job that was held, failed or cancelled.
+
+    calibration: that its circuits, found to be the same, are prepared for now.
+    """
 
     kind: ClassVar[str] = "job-resumed"
     job: JobId
+    calibration: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +321,19 @@ class BudgetSet:
     by: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationChanged:
+    """The QPU was calibrated anew: what waits was prepared for a state it is not in any more.
+
+    calibration: the id now; before: the one that was seen last, empty if none was.
+    """
+
+    kind: ClassVar[str] = "calibration-changed"
+    qpu: str
+    calibration: str
+    before: str = ""
+
+
 Event = (
     BrokerOpened
     | JobSubmitted
@@ -332,6 +352,7 @@ Event = (
     | LeaseOpened
     | LeaseClosed
     | BudgetSet
+    | CalibrationChanged
 )
 _TYPES: dict[str, type[Any]] = {
     event_type.kind: event_type
@@ -353,6 +374,7 @@ _TYPES: dict[str, type[Any]] = {
         LeaseOpened,
         LeaseClosed,
         BudgetSet,
+        CalibrationChanged,
     )
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,6 +16,7 @@ __all__ = ["DecayedUse", "QpuHistory"]
 
 # Limits on starts look no further back than this many.
 _STARTS = 1000
+_CALIBRATIONS = 100
 
 
 @dataclass(slots=True)
@@ -35,7 +37,7 @@ class DecayedUse:
 class QpuHistory:
     """One QPU's lease, its last starts, who used it of late, and how good predictions were.
 
-    use: by project and user. lease_use: by project.
+    use: by project and user. lease_use: by project. outdated: calibrations it has no more.
     """
 
     lease: Lease | None = None
@@ -43,6 +45,7 @@ class QpuHistory:
     use: dict[str, DecayedUse] = field(default_factory=dict)
     accuracy: Accuracy = field(default_factory=Accuracy)
     lease_use: dict[str, LeaseUse] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)
 
     def situation(self, now: datetime, half_life_s: float, shares: dict[str, float]) -> Situation:
         """Return what a policy looks at."""
@@ -75,6 +78,11 @@ class QpuHistory:
             used_s=before.used_s + event.used_s,
         )
         self.lease = None
+
+    def recalibrate(self, calibration: str, before: Iterable[str]) -> None:
+        """The QPU has another calibration than those before."""
+        known = dict.fromkeys([*self.outdated, *before])
+        self.outdated = [one for one in known if one not in ("", calibration)][-_CALIBRATIONS:]
 
     def plan(self, event: ev.TaskPlanned, now: datetime) -> None:
         """A task is about to start."""

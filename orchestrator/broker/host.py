@@ -11,12 +11,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from backends.api import Backend, QpuUnavailable, Result, Target, Usage
+from backends.api import (
+    Backend,
+    CalibrationChanged,
+    QpuUnavailable,
+    Result,
+    Target,
+    Usage,
+)
 from backends.payloads import Payload
 from backends.results import result_to_bytes
 from backends.validate import check_circuits, check_kind
 from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import pub_shapes
+from orchestrator.broker.calendar import Calendar, Window
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.explaining import Explanation, explain
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
@@ -24,6 +32,7 @@ from orchestrator.broker.records import JobRecord, job_view
 from orchestrator.broker.service import BrokerService, Commit
 from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.state import BrokerState
+from orchestrator.broker.upkeep import Upkeep
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import QpuSettings
 
@@ -65,7 +74,10 @@ class Payer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuStatus:
-    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks."""
+    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks.
+
+    closed: by its calendar, now; closure: the one that is on, or else the next.
+    """
 
     name: str
     backend: str
@@ -73,6 +85,8 @@ class QpuStatus:
     reason: str | None
     queued: int
     open: int
+    closed: bool = False
+    closure: Window | None = None
 
 
 @dataclass(slots=True)
@@ -107,6 +121,7 @@ class SiteBroker:
     open_backend: Callable[[str], Backend]
     observers: list[Callable[[Commit], None]] = field(default_factory=list)
     service: BrokerService = field(init=False)
+    upkeep: Upkeep = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
     _arrivals: dict[JobId, asyncio.Future[JobState]] = field(default_factory=dict)
@@ -133,6 +148,7 @@ class SiteBroker:
                 observe=self._observe,
             ),
         )
+        self.upkeep = Upkeep(self.service)
         await self.service.checkpoint(most=_JOBS_AT_START)
         self._serving = asyncio.create_task(self.service.serve())
         for name in self.qpus:
@@ -145,6 +161,7 @@ class SiteBroker:
         """Stop working; what runs on a QPU goes on there and is found again by the next broker."""
         if self._serving is None:
             return
+        await self.upkeep.close()
         self._serving.cancel()
         await asyncio.wait([self._serving], timeout=_CLOSE_S)
         await self.service.close()
@@ -166,6 +183,7 @@ class SiteBroker:
                 try:
                     backend = await asyncio.to_thread(self.open_backend, qpu)
                     self.service.attach(self.qpus[qpu], backend)
+                    await self.upkeep.watch(self.qpus[qpu], backend)
                 except Exception as error:
                     self._broken[qpu] = f"{type(error).__name__}: {error}"
                     # A vendor's words may hold an address or a secret: they are for operators.
@@ -183,21 +201,29 @@ class SiteBroker:
     async def submit(self, call: Call, payer: Payer, payload: Payload) -> tuple[JobView, bool]:
         """Take a call in; return its job once it is durable, and whether it is a new one.
 
-        Raises ``PayloadRejected`` if the QPU can never run it, ``QpuUnavailable``.
+        Raises ``PayloadRejected`` if the QPU can never run it, ``CalibrationChanged`` if it was
+        prepared for another calibration, ``QpuUnavailable``.
         """
         backend = await self.backend(call.qpu)
         target = backend.target()
-        check_kind(payload, target)
-        check_circuits(payload, target)
+        await self.upkeep.note(call.qpu, target)
         job = call_job_id(call, f"{payer.project}\x1f{payload.digest}")
         service, known = self.service, await self._find(job)
+        is_known = known is not None and known.state not in (JobState.FAILED, JobState.CANCELLED)
+        if not is_known and call.calibration not in ("", target.calibration.id):
+            raise CalibrationChanged(
+                f"QPU {call.qpu!r} was calibrated anew: the job was transpiled for calibration "
+                f"{call.calibration}, and it is {target.calibration.id} now; transpile it again"
+            )
+        check_kind(payload, target)
+        check_circuits(payload, target)
         if known is None:
             service.contents.payloads[job] = payload
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
             await service.post(submitted, {payload.digest: payload.to_bytes()})
         elif known.state in (JobState.FAILED, JobState.CANCELLED):
             service.contents.payloads[job] = payload
-            await service.post(ev.JobResumed(job=job))
+            await service.post(ev.JobResumed(job=job, calibration=call.calibration))
         return await self.view(job), known is None
 
     async def view(self, job: JobId) -> JobView:
@@ -343,7 +369,9 @@ class SiteBroker:
     def status(self, qpu: str) -> QpuStatus:
         """Return how a QPU stands."""
         state = self.service.state
-        drained = state.drained.get(qpu)
+        drained, now = state.drained.get(qpu), self.clock()
+        calendar = state.rules[qpu].calendar if qpu in state.rules else Calendar()
+        closure = calendar.closure_at(now)
         return QpuStatus(
             name=qpu,
             backend=self.qpus[qpu].backend,
@@ -351,6 +379,8 @@ class SiteBroker:
             reason=self._broken.get(qpu) or (drained.reason if drained else None),
             queued=len(state.queued(qpu)),
             open=len(state.open_tasks(qpu)),
+            closed=closure is not None,
+            closure=closure or calendar.next_closure(now),
         )
 
     async def fault(self) -> str | None:
@@ -400,4 +430,5 @@ def _submitted(
         priority=call.priority,
         project=payer.project,
         user=payer.user,
+        calibration=call.calibration,
     )

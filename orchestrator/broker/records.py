@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -39,6 +39,13 @@ class TaskRecord:
     def jobs(self) -> tuple[JobId, ...]:
         """Jobs that have a part in this task, each once, in order."""
         return tuple(dict.fromkeys(part.job for part in self.planned.parts))
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the site does not vouch for its result; the QPU's own word comes first."""
+        own = self.metadata.get("provisional")
+        stated = self.planned.provisional if own is None else own or self.planned.provisional
+        return self.state == "completed" and bool(stated)
 
     def start(self, qpu_task: str, now: datetime) -> None:
         """Note that the backend runs it under this id."""
@@ -134,6 +141,33 @@ class JobRecord:
             return JobState.FAILED
         return JobState.CANCELLED if self.cancel_requested else JobState.QUEUED
 
+    def resume(self, calibration: str) -> None:
+        """Go on, with circuits found good for this calibration if one is given."""
+        self.held = False
+        if self.state is JobState.COMPLETED:  # while it waited for its client
+            return
+        self.cancel_requested = False
+        self.failure = self.ended_at = None
+        if calibration:
+            self.submitted = replace(self.submitted, calibration=calibration)
+
+    def fail_if_outdated(self, outdated: Collection[str], tasks: Mapping[str, TaskRecord]) -> bool:
+        """Give it back to its client if it was prepared for one of these calibrations.
+
+        What has run in part goes on; each task tells its calibration.
+        """
+        wanted = self.submitted.calibration
+        if wanted not in outdated or not self.startable or self.open:
+            return False
+        if any(tasks[tag].state == "completed" for tag in self.tasks):
+            return False
+        error = (
+            f"the QPU {self.submitted.qpu!r} was calibrated anew while the job waited: it was "
+            f"transpiled for calibration {wanted}; hand the circuits in again"
+        )
+        self.failure = ev.TaskFailed(tag="", error=error, error_type="CalibrationChanged")
+        return True
+
     def take(self, piece: ev.Part, subtract: Callable[[ev.Part, ev.Part], list[ev.Part]]) -> None:
         """Move a piece out of the pending parts; it lies at the corner of one of them."""
         for index, part in enumerate(self.pending):
@@ -199,6 +233,7 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         error_type=record.failure.error_type if record.failure is not None else None,
         project=submitted.project,
         user=submitted.user,
+        provisional=any(view.provisional for view in views),
     )
 
 
@@ -218,6 +253,7 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
         error=task.error,
         late=task.late,
         saved=_saved(task, job),
+        provisional=task.provisional,
     )
 
 

@@ -152,6 +152,7 @@ class RemoteBroker:
             "seed": call.seed,
             "project": self._project,
             "priority": call.priority or None,
+            "calibration": call.calibration or None,
         }
         if call.lease is not None:
             asked["lease"] = call.lease.id

@@ -86,7 +86,7 @@ def next_decision(desk: Desk, now: datetime) -> Decision | None:
     if desk.is_drained or not len(desk.queue) or not _may_start(desk, now):
         return None
     free_s = desk.rules.calendar.free_s(now)
-    if desk.queue.shortest_s() > free_s:
+    if free_s <= 0 or desk.queue.shortest_s() > free_s:
         return None
     candidates = _candidates(desk)
     passed: list[JobId] = []

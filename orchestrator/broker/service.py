@@ -130,13 +130,15 @@ class BrokerService:
             longest_task_s=settings.longest_task_s,
         )
 
-    async def post(self, event: ev.Event, payloads: Mapping[str, bytes] | None = None) -> None:
-        """Hand in an event; return when it is durable. Raises `LedgerError` if it cannot be."""
+    async def post(
+        self, event: ev.Event | None, payloads: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Hand in an event, None if only rules changed; return once durable, or `LedgerError`."""
         written = asyncio.get_running_loop().create_future()
         self.put(event, payloads or {}, written)
         await written
 
-    def put(self, event: ev.Event, payloads: Mapping[str, bytes], written: _Written) -> None:
+    def put(self, event: ev.Event | None, payloads: Mapping[str, bytes], written: _Written) -> None:
         """Hand in an event on the loop; ``written`` is resolved when it is durable, or cannot be."""
         self._put(_Item(event, payloads=payloads, written=written))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from backends.api import Target
@@ -12,11 +14,13 @@ from orchestrator.broker.rules import LeaseBounds, QpuRules, Rate
 from orchestrator.broker.windows import closures_of_file, quality_windows, windows_between
 from orchestrator.config import ConfigError, QpuSettings
 
-__all__ = ["calendar_of", "check_schedule", "qpu_rules"]
+__all__ = ["SETTLING", "calendar_of", "check_schedule", "check_schedules", "qpu_rules"]
 
 # So far back and ahead a calendar is written out. A service does so anew every day.
 _PAST = timedelta(days=2)
 _AHEAD = timedelta(days=60)
+# After a calibration the QPU stays closed until its new calibration has been read.
+SETTLING = timedelta(seconds=1)
 
 
 def check_schedule(settings: QpuSettings) -> Policy:
@@ -26,6 +30,17 @@ def check_schedule(settings: QpuSettings) -> Policy:
         return make_policy(schedule.policy, schedule.parameters)
     except ValueError as error:
         raise ConfigError(f"[qpu.{settings.name}.schedule]: {error}") from None
+
+
+def check_schedules(qpus: Iterable[QpuSettings], now: datetime) -> None:
+    """See that each QPU's schedule can be kept, before anything is started.
+
+    Raises `ConfigError` for a policy that there is not, or a calendar that cannot be read.
+    """
+    for settings in qpus:
+        check_schedule(settings)
+        if settings.schedule.calendar is not None:
+            closures_of_file(settings.schedule.calendar, now, now + _AHEAD)
 
 
 def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
@@ -38,7 +53,7 @@ def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
     return QpuRules(
         limits=Limits.of(target, settings.uncertain),
         policy=check_schedule(settings),
-        calendar=calendar_of(settings, target, now - _PAST, now + _AHEAD),
+        calendar=calendar_of(settings, target, now),
         timing=target.timing,
         metering=target.metering,
         slice_s=schedule.slice_s or None,
@@ -58,14 +73,18 @@ def _lease_bounds(stated: tuple[float, float] | None) -> LeaseBounds | None:
     return LeaseBounds(longest_s=longest_s, idle_s=idle_s)
 
 
-def calendar_of(
-    settings: QpuSettings, target: Target, since: datetime, until: datetime
-) -> Calendar:
-    """Return the windows of a QPU between two times: from the site file, its calendar, its target."""
-    schedule = settings.schedule
+def calendar_of(settings: QpuSettings, target: Target, now: datetime) -> Calendar:
+    """Return a QPU's windows of about two months: from the site file, its calendar, its target.
+
+    Raises `ConfigError` for a calendar that cannot be read.
+    """
+    schedule, since, until = settings.schedule, now - _PAST, now + _AHEAD
     windows = windows_between(schedule.windows, since, until)
     if schedule.calendar is not None:
         windows += closures_of_file(schedule.calendar, since, until)
     if not any(window.kind == "quality" for window in schedule.windows):
         windows += quality_windows(target.quality_windows, since, until)
-    return Calendar.of(windows)
+    return Calendar.of(
+        replace(window, end=window.end + SETTLING) if window.kind == "calibration" else window
+        for window in windows
+    )

@@ -23,7 +23,7 @@ from orchestrator.broker.queue import JobQueue
 from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view, shared_usage
 from orchestrator.broker.rules import QpuRules
 from orchestrator.broker.scheduler import Desk, expected, next_decision, next_look, queued_as
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.views import JobId
 
 __all__ = ["BrokerState", "replay"]
 
@@ -124,7 +124,7 @@ class BrokerState:
             case ev.JobSubmitted():
                 return self._submit(event, now)
             case ev.JobResumed():
-                return self._resume(event)
+                return self._resume(event, now)
             case ev.JobCancelRequested():
                 return self._cancel(event, now)
             case ev.TaskPlanned():
@@ -201,9 +201,8 @@ class BrokerState:
         self._arrivals += 1
         record.pending.extend(whole_parts(event))
         self.jobs[event.job] = record
-        self._reserve(record)
         self._requeue(record)
-        return []
+        return self._settle(record, now)
 
     def _reopen(self, event: ev.BrokerOpened) -> list[Command]:
         for record in self.jobs.values():
@@ -212,16 +211,11 @@ class BrokerState:
         # Planned tasks count too: the death may have come before or after their start.
         return [FindTask(tag) for tags in self._open.values() for tag in sorted(tags)]
 
-    def _resume(self, event: ev.JobResumed) -> list[Command]:
+    def _resume(self, event: ev.JobResumed, now: datetime) -> list[Command]:
         record = self.jobs[event.job]
-        record.held = False
-        if record.state is JobState.COMPLETED:  # while it waited for its client
-            return []
-        record.cancel_requested = False
-        record.failure = record.ended_at = None
-        self._reserve(record)
+        record.resume(event.calibration)
         self._requeue(record)
-        return []
+        return self._settle(record, now)
 
     def _cancel(self, event: ev.JobCancelRequested, now: datetime) -> list[Command]:
         record = self.jobs[event.job]
@@ -279,11 +273,20 @@ class BrokerState:
                 self._history(event.qpu).open_lease(event, now)
             case ev.LeaseClosed():
                 self._history(event.qpu).close_lease(event)
+            case ev.CalibrationChanged():
+                return self._recalibrate(event, now)
             case ev.BudgetSet():
                 self.books.set(event, self.jobs.values(), self.tasks)
             case _:
                 raise ValueError(f"the state machine does not know {event.kind!r}")
         return []
+
+    def _recalibrate(self, event: ev.CalibrationChanged, now: datetime) -> list[Command]:
+        """Give back what waits and was prepared for another calibration."""
+        here = [r for r in self.jobs.values() if r.submitted.qpu == event.qpu and not r.ended_at]
+        before = [event.before, *(record.submitted.calibration for record in here)]
+        self._history(event.qpu).recalibrate(event.calibration, before)
+        return [command for record in here for command in self._settle(record, now)]
 
     def _resolve(self, event: ev.TaskResolved, now: datetime) -> list[Command]:
         if event.verdict == "not-started":
@@ -326,6 +329,8 @@ class BrokerState:
         return commands
 
     def _settle(self, record: JobRecord, now: datetime) -> list[Command]:
+        if record.fail_if_outdated(self._history(record.submitted.qpu).outdated, self.tasks):
+            self._requeue(record)
         self._reserve(record)
         if not record.state.is_final or record.ended_at is not None:
             return []

@@ -43,6 +43,7 @@ class QpuTaskView:
     metadata: what the backend said of how it ran: ``method``, ``calibration_id``, ….
     saved: in the unit of its charges, what the job was spared by sharing the task with others.
     late: it completed after it had been given up, so its result was not used.
+    provisional: it completed, but outside the times for which the site vouches for results.
     """
 
     tag: str
@@ -58,6 +59,7 @@ class QpuTaskView:
     error: str | None = None
     late: bool = False
     saved: float = 0.0
+    provisional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +95,4 @@ class JobView:
     error_type: str | None = None
     project: str = ""
     user: str = ""
+    provisional: bool = False

@@ -23,7 +23,7 @@ def windows_between(
     windows: list[Window] = []
     for one in stated:
         if one.start is not None and one.end is not None:
-            windows.append(Window(start=one.start, end=one.end, kind=one.kind, title=one.title))
+            windows.append(_window(one, one.start, one.end))
         elif one.daily is not None:
             windows += _repeated(one, one.daily, since, until)
     return [window for window in windows if window.end > since and window.start < until]
@@ -78,7 +78,14 @@ def _moment(value: date | datetime) -> datetime:
     """Return a time with its zone: whole days and floating times are taken as UTC."""
     if not isinstance(value, datetime):
         return datetime.combine(value, time(), UTC)
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _window(one: WindowSettings, start: datetime, end: datetime) -> Window:
+    """Return it in UTC: Python reckons within one zone by the wall clock, also over a change."""
+    return Window(
+        start=start.astimezone(UTC), end=end.astimezone(UTC), kind=one.kind, title=one.title
+    )
 
 
 def _repeated(one: WindowSettings, daily: str, since: datetime, until: datetime) -> list[Window]:
@@ -91,13 +98,6 @@ def _repeated(one: WindowSettings, daily: str, since: datetime, until: datetime)
             following = day + timedelta(days=1) if last <= first else day
             start = datetime.combine(day, first, zone)
             stop = datetime.combine(following, last, zone)
-            windows.append(
-                Window(
-                    start=start.astimezone(UTC),
-                    end=stop.astimezone(UTC),
-                    kind=one.kind,
-                    title=one.title,
-                )
-            )
+            windows.append(_window(one, start, stop))
         day += timedelta(days=1)
     return windows

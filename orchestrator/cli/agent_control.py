@@ -8,6 +8,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orchestrator.agent.control import (
 )
 from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.settings import AgentSettings, default_flows
+from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import load_site
 from orchestrator.config.environment import prefect_api_url, prefect_is_configured, state_dir
@@ -125,6 +127,7 @@ def tell_logs(name: str | None, lines: int, *, follow: bool, as_json: bool) -> N
 
 def _settings(request: StartRequest) -> AgentSettings:
     site = load_site(request.site_file)
+    check_schedules(site.qpus.values(), datetime.now(UTC))
     compute = site.compute()
     configured = _configured_server()
     private = f"hpcqc-{getpass.getuser()}-{os.uname().nodename}"

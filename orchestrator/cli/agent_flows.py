@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.deployments import Deployments, FlowRunView, Source, attach
 from orchestrator.agent.folder import AgentError
+from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.agent_control import agent_folder
 from orchestrator.cli.billing import check_units
 from orchestrator.cli.faults import FAILED, reason
@@ -70,6 +72,7 @@ def submit_and_tell(request: SubmitRequest) -> int:
     site = load_site(deployments.site or LAPTOP)
     site.qpu(request.qpu)
     check_units(site, budgets_of(request.budgets))
+    check_schedules(site.qpus.values(), datetime.now(UTC))
     deployment, flow = _deployed(deployments, request.name)
     given = bound_parameters(flow.fn, texts)
     check_inputs(flow.fn, given)

@@ -36,9 +36,9 @@ def tell_status(site_file: Path | None, *, as_json: bool) -> int:
                 "version": health["version"],
             }
         )
-        columns = ("QPU", "backend", "state", "queued", "open tasks", "reason")
+        columns = ("QPU", "backend", "state", "queued", "open tasks", "reason", "calendar")
         keys = ("name", "backend", "state", "queued", "open", "reason")
-        tabulate(columns, [[qpu[key] for key in keys] for qpu in qpus])
+        tabulate(columns, [[*(qpu[key] for key in keys), _calendar(qpu)] for qpu in qpus])
     return 0 if health["status"] == "ok" else 1
 
 
@@ -101,6 +101,16 @@ def resolve_job(
         print_json(seen)
     else:
         say(f"{seen['id']} is {seen['state']}")
+
+
+def _calendar(qpu: dict[str, Any]) -> str | None:
+    """Say until when it is closed, or when it closes next; None where no closure is known."""
+    closure = qpu.get("closure")
+    if closure is None:
+        return None
+    at = str(closure["end" if qpu["closed"] else "start"])[:16].replace("T", " ")
+    what = closure["title"] or closure["kind"]
+    return f"{'closed until' if qpu['closed'] else 'closes'} {at} UTC: {what}"
 
 
 def open_service(site_file: Path | None) -> Any:

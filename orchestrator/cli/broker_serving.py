@@ -38,8 +38,10 @@ def serve_site(
     """
     from orchestrator.broker.api import ApiSettings, Listener, create_app, serve
     from orchestrator.broker.api.logs import LineWriter, capture_logging, log_entries, log_entry
+    from orchestrator.broker.site_rules import check_schedules
 
     site = load_site(site_file, overrides)
+    check_schedules(site.qpus.values(), datetime.now(UTC))
     log = LineWriter(sys.stderr, _log_format(log_format))
     site.state_dir.mkdir(parents=True, exist_ok=True)
     ledger = _ledger(site)

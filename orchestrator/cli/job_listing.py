@@ -32,7 +32,8 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
     rows = [
         [
             job["id"][:_ID_SHOWN],  # the start of an id is enough to ask for a job
-            *(job[key] for key in ("run", "qpu", "state")),
+            *(job[key] for key in ("run", "qpu")),
+            f"{job['state']}, provisional" if job["provisional"] else job["state"],
             job["submitted_at"][:19].replace("T", " "),
             job["shots"] or None,
             job["slices"],
@@ -72,6 +73,7 @@ def _job_facts(job: dict[str, Any]) -> dict[str, Any]:
         "on the device": duration_text(usage["qpu_seconds"]),
         "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in usage["charges"].items()) or None,
         "calibration": job["calibrations"] or None,
+        "provisional": "yes, it ran outside the quality windows" if job["provisional"] else None,
     }
 
 

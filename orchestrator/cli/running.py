@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import runs
+from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.billing import agree_with_service, check_units
 from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
 from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
@@ -101,6 +102,7 @@ def checked(request: RunRequest) -> _Plan:
     assignments(request.parameters)
     budgets = budgets_of(request.budgets)
     site = load_site(request.site_file, request.overrides)
+    check_schedules(site.qpus.values(), datetime.now(UTC))
     qpu = site.qpu(request.qpu)
     from backends import registry
 

@@ -75,7 +75,7 @@ _Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 class RateSection(_Section):
     """`rate`: a limit on how often the QPU is started."""
 
-    starts: Annotated[int, Field(ge=1)] = Field(description="at most so many starts")
+    starts: Annotated[int, Field(ge=1, le=1000)] = Field(description="at most so many starts")
     per_s: _Seconds = Field(description="within any stretch of so many seconds")
 
 

@@ -139,7 +139,9 @@ def _jobs(record: Mapping[str, Any]) -> str:
     columns += ["slices", "method", "calibration", "waited", "took", "charged"]
     rows = [
         [
-            *(job[key] for key in ("id", "qpu", "kind", "state", "pubs", "circuits")),
+            *(job[key] for key in ("id", "qpu", "kind")),
+            f"{job['state']}, provisional" if job.get("provisional") else job["state"],
+            *(job[key] for key in ("pubs", "circuits")),
             *(job[key] for key in ("num_qubits", "shots", "seed", "slices")),
             job["methods"] or None,
             job["calibrations"] or None,

@@ -75,7 +75,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, depende
     response_model=JobView,
     responses={
         200: {"description": "The call was known; this is its job", "model": JobView},
-        **declared(402, 408, 413, 415),
+        **declared(402, 408, 409, 413, 415),
     },
     openapi_extra={
         "requestBody": {
@@ -100,6 +100,7 @@ async def submit(
     ] = None,
     lease_longest_s: Annotated[float, Query(gt=0, le=86_400)] = 60.0,
     lease_idle_s: Annotated[float, Query(gt=0, le=3600)] = 2.0,
+    calibration: Annotated[str, Query(max_length=200, description="transpiled for this one")] = "",
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
     paying = caller.paying(project)
@@ -116,6 +117,7 @@ async def submit(
         if lease is None
         else LeaseWish(id=lease, longest_s=lease_longest_s, idle_s=lease_idle_s),
         priority=priority,
+        calibration=calibration,
     )
     job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})

@@ -221,8 +221,20 @@ const stageName = (stage) => (stage ? { text: stage.slice(0, 40), title: stage }
 function showQpus(qpus) {
   fill("qpus", qpus.map((qpu) => ({
     key: qpu.name,
-    cells: [qpu.name, { text: qpu.state, kind: qpu.state }, number(qpu.queued), number(qpu.open), qpu.backend, long(qpu.reason)],
+    cells: [qpu.name, qpuState(qpu), number(qpu.queued), number(qpu.open), qpu.backend,
+      long([qpu.reason, calendarWords(qpu)].filter(Boolean).join("; "))],
   })));
+}
+
+function qpuState(qpu) {
+  const closed = qpu.closed && qpu.state === "online";
+  return { text: closed ? "closed" : qpu.state, kind: closed ? "drained" : qpu.state };
+}
+
+function calendarWords(qpu) {
+  if (!qpu.closure) return "";
+  const at = stamp(qpu.closed ? qpu.closure.end : qpu.closure.start);
+  return `${qpu.closed ? "closed until" : "closes"} ${at}: ${qpu.closure.title || qpu.closure.kind}`;
 }
 
 function showRunning(jobs) {

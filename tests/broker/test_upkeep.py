@@ -1,0 +1,201 @@
+"""A real broker over closures, rates, calendars that change and calibrations that do."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qiskit import QuantumCircuit
+
+from backends import registry
+from backends.api import CalibrationChanged
+from backends.payloads import SamplerPayload
+from orchestrator.broker.client import Call
+from orchestrator.broker.host import Payer, SiteBroker
+from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.views import JobState, JobView
+from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
+
+PAYER = Payer(user="ada", project="p1")
+_calls = itertools.count()
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def qpu(name: str = "q", **schedule: Any) -> QpuSettings:
+    return QpuSettings(name=name, backend="fake", schedule=ScheduleSettings(**schedule))
+
+
+def closed(start_s: float, end_s: float, **more: Any) -> WindowSettings:
+    begin = now()
+    start, end = (begin + timedelta(seconds=s) for s in (start_s, end_s))
+    return WindowSettings(start=start, end=end, **more)
+
+
+@asynccontextmanager
+async def serving(folder: Path, *qpus: QpuSettings) -> AsyncIterator[SiteBroker]:
+    ledger = Ledger.open(folder / "ledger.sqlite")
+    by_name = {one.name: one for one in qpus}
+    broker = SiteBroker(
+        qpus=by_name,
+        ledger=ledger,
+        clock=now,
+        open_backend=lambda name: registry.create(
+            "fake", by_name[name].options, state_dir=folder / name
+        ),
+    )
+    await broker.open()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+        ledger.close()
+
+
+async def submit(broker: SiteBroker, name: str = "q", **more: Any) -> JobView:
+    circuit = QuantumCircuit(1)
+    circuit.x(0)
+    circuit.measure_all()
+    payload = SamplerPayload.coerce([circuit], shots=10, seed=1)
+    call = Call(run="r", stage=None, occurrence=next(_calls), qpu=name, **more)
+    return (await broker.submit(call, PAYER, payload))[0]
+
+
+async def ended(broker: SiteBroker, *jobs: JobView) -> list[JobView]:
+    return [await broker.wait(job.id, 10.0) for job in jobs]
+
+
+def played(work: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(work(), 30))  # type: ignore[arg-type]
+
+
+def test_work_goes_on_by_itself_when_a_closure_ends_and_others_are_not_held_up(
+    tmp_path: Path,
+) -> None:
+    async def work() -> None:
+        window = closed(-1, 0.8, title="filling helium")
+        async with serving(tmp_path, qpu(windows=(window,)), qpu("other")) as broker:
+            status = broker.status("q")
+            assert status.closed
+            assert status.closure is not None
+            assert (status.closure.title, status.closure.end) == ("filling helium", window.end)
+            assert not broker.status("other").closed
+            waiting, free = await submit(broker), await submit(broker, "other")
+            (free,) = await ended(broker, free)
+            assert free.state is JobState.COMPLETED
+            assert (await broker.view(waiting.id)).state is JobState.QUEUED
+            (waiting,) = await ended(broker, waiting)
+            assert waiting.state is JobState.COMPLETED
+            assert window.end is not None
+            assert waiting.tasks[0].planned_at >= window.end
+            assert not broker.status("q").closed
+
+    played(work)
+
+
+def test_a_rate_is_kept_and_work_goes_on_when_it_allows(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path, qpu(rate=(2, 0.5))) as broker:
+            jobs = await ended(broker, *[await submit(broker) for _ in range(5)])
+            assert {job.state for job in jobs} == {JobState.COMPLETED}
+            at = sorted(job.tasks[0].planned_at for job in jobs)
+            gaps = [b - a for a, b in zip(at, at[2:], strict=False)]
+            assert min(gaps) >= timedelta(seconds=0.5)
+
+    played(work)
+
+
+def test_results_outside_quality_windows_are_provisional(tmp_path: Path) -> None:
+    async def work() -> None:
+        good, bad = closed(-60, 60, kind="quality"), closed(60, 120, kind="quality")
+        async with serving(tmp_path, qpu(windows=(good,)), qpu("bad", windows=(bad,))) as broker:
+            jobs = await ended(broker, await submit(broker), await submit(broker, "bad"))
+            assert [job.provisional for job in jobs] == [False, True]
+            assert jobs[1].tasks[0].provisional
+
+    played(work)
+
+
+CLOSED = (
+    "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//s//EN\r\nBEGIN:VEVENT\r\nUID:1\r\n"
+    "DTSTAMP:20260101T000000Z\r\nDTSTART:20260101T000000Z\r\nDTEND:20260101T235900Z\r\n"
+    "RRULE:FREQ=DAILY\r\nSUMMARY:Repair\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+)
+OPEN = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//s//EN\r\nEND:VCALENDAR\r\n"
+
+
+def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+
+    async def work() -> None:
+        file = tmp_path / "q.ics"
+        file.write_text(CLOSED.replace("20260101T235900Z", "20260102T000000Z"))
+        async with serving(tmp_path, qpu(calendar=file)) as broker:
+            job = await submit(broker)
+            file.write_text("no calendar any more")
+            while "keeps the calendar it had" not in caplog.text:
+                await asyncio.sleep(0.02)
+            assert broker.status("q").closed
+            assert (await broker.view(job.id)).state is JobState.QUEUED
+            file.write_text(OPEN)
+            (job,) = await ended(broker, job)
+            assert job.state is JobState.COMPLETED
+
+    played(work)
+
+
+def test_a_day_later_the_calendar_is_written_out_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+
+    async def work() -> None:
+        daily = WindowSettings(daily="03:00-04:00")
+        async with serving(tmp_path, qpu(windows=(daily,))) as broker:
+            last = broker.service.state.rules["q"].calendar.closures[-1].end
+            later = timedelta(days=30)
+            broker.service.clock = lambda: now() + later
+            while broker.service.state.rules["q"].calendar.closures[-1].end < last + later / 2:
+                await asyncio.sleep(0.02)
+
+    played(work)
+
+
+def _often(service: Any) -> Any:
+    from orchestrator.broker.upkeep import Upkeep
+
+    return Upkeep(service, every_s=0.05)
+
+
+def test_a_service_gives_back_what_waits_when_its_qpu_is_calibrated_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+
+    async def work() -> None:
+        drifting = replace(qpu(), options={"drift_every": 1, "run_s": 0.6})
+        async with serving(tmp_path, drifting) as broker:
+            first = await submit(broker, calibration="fake-0")
+            waiting = await submit(broker, calibration="")
+            with pytest.raises(CalibrationChanged, match="fake-0, and it is fake-1 now"):
+                await submit(broker, calibration="fake-0")
+            stale = await submit(broker, calibration="fake-1")
+            first, waiting, stale = await ended(broker, first, waiting, stale)
+            # The second task's start made it fake-2, while the third job waited.
+            assert [first.state, waiting.state] == [JobState.COMPLETED] * 2
+            assert (stale.state, stale.error_type) == (JobState.FAILED, "CalibrationChanged")
+            assert stale.tasks == ()
+            assert "fake-1" in (stale.error or "")
+
+    played(work)

@@ -1,0 +1,161 @@
+"""Windows from a site file and from iCalendar files, and the calendar made of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.broker.calendar import Calendar, Window
+from orchestrator.broker.windows import closures_of_file, windows_between
+from orchestrator.config import ConfigError, WindowSettings
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def between(one: WindowSettings, since: str, until: str) -> list[tuple[str, str]]:
+    found = windows_between([one], at(since), at(until))
+    return [(f"{w.start:%d %H:%M}", f"{w.end:%d %H:%M}") for w in found]
+
+
+def test_a_daily_window_comes_every_day_also_over_midnight() -> None:
+    day = WindowSettings(daily="08:00-09:30")
+    assert between(day, "2026-11-02", "2026-11-04") == [
+        ("02 08:00", "02 09:30"),
+        ("03 08:00", "03 09:30"),
+    ]
+    night = WindowSettings(daily="23:00-01:00")
+    assert between(night, "2026-11-02T00:30", "2026-11-02T23:30") == [
+        ("01 23:00", "02 01:00"),
+        ("02 23:00", "03 01:00"),
+    ]
+
+
+def test_weekdays_are_those_on_which_a_window_begins() -> None:
+    friday = WindowSettings(daily="22:00-06:00", weekdays=("fri",))
+    assert between(friday, "2026-11-01", "2026-11-15") == [
+        ("06 22:00", "07 06:00"),
+        ("13 22:00", "14 06:00"),
+    ]
+
+
+def test_hours_follow_the_clocks_of_their_zone() -> None:
+    one = WindowSettings(daily="08:00-09:00", zone="Europe/Prague")
+    found = between(one, "2026-10-24", "2026-10-26")
+    assert found == [("24 06:00", "24 07:00"), ("25 07:00", "25 08:00")]
+    # The night in which clocks go back is an hour longer, and the one in spring shorter.
+    night = WindowSettings(daily="22:00-06:00", zone="Europe/Prague")
+    (autumn,) = windows_between([night], at("2026-10-25T00:00"), at("2026-10-25T01:00"))
+    (spring,) = windows_between([night], at("2026-03-29T00:00"), at("2026-03-29T01:00"))
+    assert autumn.end - autumn.start == timedelta(hours=9)
+    assert spring.end - spring.start == timedelta(hours=7)
+
+
+def test_hours_that_a_day_does_not_have_close_nothing() -> None:
+    lost = WindowSettings(daily="02:15-02:45", zone="Europe/Prague")
+    gone = WindowSettings(daily="02:30-03:00", zone="Europe/Prague")
+    since, until = at("2026-03-28T22:00"), at("2026-03-29T20:00")
+    for one in (lost, gone):
+        closures = Calendar.of(windows_between([one], since, until)).closures
+        assert all(c.end - c.start <= timedelta(minutes=30) for c in closures)
+
+
+def test_a_window_that_comes_once() -> None:
+    one = WindowSettings(
+        start=datetime.fromisoformat("2026-10-25T01:00:00+02:00"),
+        end=datetime.fromisoformat("2026-10-25T04:00:00+01:00"),
+        title="cryostat",
+    )
+    (found,) = windows_between([one], at("2026-10-01"), at("2026-11-01"))
+    assert found == Window(
+        start=at("2026-10-24T23:00"), end=at("2026-10-25T03:00"), title="cryostat"
+    )
+    assert windows_between([one], at("2026-10-26"), at("2026-11-01")) == []
+
+
+EVENTS = {
+    "weekly": "SUMMARY:Weekly\nDTSTART:20261102T080000Z\nDTEND:20261102T100000Z\n"
+    "RRULE:FREQ=WEEKLY;COUNT=3\nEXDATE:20261109T080000Z",
+    "whole day": "SUMMARY:Day off\nDTSTART;VALUE=DATE:20261104\nDTEND;VALUE=DATE:20261105",
+    "cancelled": "SUMMARY:No\nSTATUS:CANCELLED\nDTSTART:20261105T080000Z\nDTEND:20261105T090000Z",
+    "free": "SUMMARY:No\nTRANSP:TRANSPARENT\nDTSTART:20261105T080000Z\nDTEND:20261105T090000Z",
+    "floating": "SUMMARY:Floating\nDTSTART:20261106T080000\nDTEND:20261106T090000",
+    "zone": "SUMMARY:Prague\nDTSTART;TZID=Europe/Prague:20261024T230000\n"
+    "DTEND;TZID=Europe/Prague:20261025T050000",
+    "category": "SUMMARY:Tune-up\nCATEGORIES:Calibration\n"
+    "DTSTART:20261107T080000Z\nDTEND:20261107T090000Z",
+    "summary": "SUMMARY:recalibrate couplers\nDTSTART:20261108T080000Z\nDTEND:20261108T090000Z",
+}
+
+
+def calendar_file(folder: Path, *names: str) -> Path:
+    events = "".join(
+        f"BEGIN:VEVENT\nUID:{name}@site\nDTSTAMP:20260101T000000Z\n{EVENTS[name]}\nEND:VEVENT\n"
+        for name in names
+    )
+    text = f"BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:-//site//EN\n{events}END:VCALENDAR\n"
+    path = folder / "qpu.ics"
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "weekly",
+            [("02 08:00", "02 10:00", "maintenance"), ("16 08:00", "16 10:00", "maintenance")],
+        ),
+        ("whole day", [("04 00:00", "05 00:00", "maintenance")]),
+        ("cancelled", []),
+        ("free", []),
+        ("floating", [("06 08:00", "06 09:00", "maintenance")]),
+        ("zone", [("24 21:00", "25 04:00", "maintenance")]),
+        ("category", [("07 08:00", "07 09:00", "calibration")]),
+        ("summary", [("08 08:00", "08 09:00", "calibration")]),
+    ],
+)
+def test_events_of_an_icalendar_file(
+    name: str, expected: list[tuple[str, str, str]], tmp_path: Path
+) -> None:
+    path = calendar_file(tmp_path, name)
+    found = closures_of_file(path, at("2026-10-01"), at("2026-12-01"))
+    told = [(f"{w.start:%d %H:%M}", f"{w.end:%d %H:%M}", w.kind) for w in sorted(found)]
+    assert told == expected
+    assert all(window.start.tzinfo is UTC for window in found)
+
+
+def test_a_calendar_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    missing, broken = tmp_path / "none.ics", tmp_path / "broken.ics"
+    broken.write_text("this is no calendar")
+    for path, words in ((missing, "cannot read the calendar"), (broken, "no iCalendar file")):
+        with pytest.raises(ConfigError, match=words) as told:
+            closures_of_file(path, at("2026-10-01"), at("2026-12-01"))
+        assert str(path) in str(told.value)
+
+
+def test_closures_that_touch_are_one_and_quality_is_apart() -> None:
+    calendar = Calendar.of(
+        [
+            Window(start=at("2026-11-02T10:00"), end=at("2026-11-02T11:00"), title="b"),
+            Window(start=at("2026-11-02T08:00"), end=at("2026-11-02T10:00"), title="a"),
+            Window(start=at("2026-11-02T12:00"), end=at("2026-11-02T12:00")),
+            Window(start=at("2026-11-02T06:00"), end=at("2026-11-02T20:00"), kind="quality"),
+        ]
+    )
+    (only,) = calendar.closures
+    assert (only.start, only.end, only.title) == (
+        at("2026-11-02T08:00"),
+        at("2026-11-02T11:00"),
+        "a and b",
+    )
+    assert calendar.free_s(at("2026-11-02T07:00")) == 3600
+    assert calendar.free_s(at("2026-11-02T08:00")) == 0
+    assert calendar.free_s(at("2026-11-02T11:00")) == float("inf")
+    assert calendar.fit(at("2026-11-02T07:30"), 1800) == at("2026-11-02T07:30")
+    assert calendar.fit(at("2026-11-02T07:30"), 1801) == at("2026-11-02T11:00")
+    assert not calendar.is_provisional(at("2026-11-02T06:00"))
+    assert calendar.is_provisional(at("2026-11-02T20:00"))

@@ -1,0 +1,72 @@
+"""Mistakes in a QPU's schedule are told in one sentence each, before anything starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from orchestrator.broker.site_rules import check_schedules
+from orchestrator.config import ConfigError, load_site
+
+HEAD = '[qpu.q]\nbackend = "fake"\n[qpu.q.schedule]\n'
+WINDOW = "[[qpu.q.schedule.window]]\n"
+
+
+def told(text: str, folder: Path) -> str:
+    path = folder / "hpcqc.toml"
+    path.write_text(HEAD + text)
+    with pytest.raises(ConfigError) as error:
+        check_schedules(load_site(path).qpus.values(), datetime(2026, 11, 2, tzinfo=UTC))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('polcy = "fifo"', ("polcy", "did you mean 'policy'?")),
+        ("rate = { start = 1, per_s = 2 }", ("start", "did you mean 'starts'?")),
+        ("lease = { longest = 1 }", ("longest", "did you mean 'longest_s'?")),
+        (WINDOW + 'dayly = "08:00-09:00"', ("dayly", "did you mean 'daily'?")),
+        ('policy = "fair-shares"', ("fair-shares", "fair-share")),
+        ('policy = "fifo"\nparameters = { ageing = 1 }', ("ageing", "[qpu.q.schedule]")),
+        ("rate = { starts = 1001, per_s = 2 }", ("1001", "less than or equal to 1000")),
+        (WINDOW + 'title = "x"', ("give either start and end, or daily",)),
+        (WINDOW + "start = 2026-01-01T08:00:00Z", ("give either start and end, or daily",)),
+        (
+            WINDOW + "start = 2026-01-02T08:00:00Z\nend = 2026-01-01T08:00:00Z",
+            ("end must come after start",),
+        ),
+        (WINDOW + "start = 2026-01-01T08:00:00\nend = 2026-01-02T08:00:00", ("time zone",)),
+        (WINDOW + 'daily = "8-9"', ("'8-9'", "'08:00-09:30'")),
+        (WINDOW + 'daily = "08:00-09:00"\nzone = "Europe/Parague"', ("Europe/Parague",)),
+        ('calendar = "none.ics"', ("none.ics", "No such file")),
+    ],
+)
+def test_a_mistake_names_what_was_given_and_what_was_expected(
+    text: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    message = told(text, tmp_path)
+    assert [word for word in words if word not in message] == [], message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("command", [["run", "flows.dissociation"], ["broker", "serve"]])
+def test_a_misspelt_policy_is_told_before_anything_starts(
+    command: list[str], tmp_path: Path
+) -> None:
+    site = tmp_path / "hpcqc.toml"
+    site.write_text(HEAD + 'policy = "shortes"')
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *command, "--site", str(site)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "'shortest'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [site]
