@@ -74,7 +74,9 @@ def stated_error(sources: Mapping[str, str]) -> float | None:
     >>> stated_error({"timing": "refit: 2.8 % mean error on rows held out, the formula 3.3 %"})
     2.8
     """
-    found = _HELD_OUT.search(sources.get("timing", ""))
+    found = _HELD_OUT.search(
+        " ".join(text for key, text in sources.items() if key.startswith("timing"))
+    )
     return None if found is None else float(found[1])
 
 
@@ -266,7 +268,7 @@ def _closing(estimate: Mapping[str, Any]) -> str:
         seconds = qpu["qpu_seconds"]
         on = "for a time not known" if seconds is None else f"for about {duration_text(seconds)}"
         told.append(
-            f"{qpu['jobs']} quantum jobs with {qpu['shots']:,} shots on {qpu['qpu']} {on}, "
+            f"{qpu['jobs']} quantum job{'s' if qpu['jobs'] != 1 else ''} with {qpu['shots']:,} shots on {qpu['qpu']} {on}, "
             f"at a cost of {_cost(qpu)}"
         )
     return f"A run will take {'; '.join(told)}. Nothing was spent."

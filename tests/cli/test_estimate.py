@@ -73,7 +73,7 @@ def test_a_run_uses_what_was_estimated(hpcqc, flow_file, tmp_path, qpu) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_variational_run_uses_what_was_estimated(hpcqc, flow_file, tmp_path) -> None:
-    parameters = ("molecule=h2", "lengths=[0.735]", "max_iterations=2", "precision=0.1")
+    parameters = ("molecule=h2", "lengths=[0.735, 1.5]", "max_iterations=2", "precision=0.1")
     given = [word for one in parameters for word in ("-p", one)]
     options = ("flows.dissociation", "--verbose", "--qpu", "helmi", *given, "--json")
     told = _estimated(hpcqc("estimate", *options))
