@@ -61,7 +61,10 @@ class Payer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuStatus:
-    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks."""
+    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks.
+
+    predicted, error: how many tasks' QPU-seconds were predicted, and how far off, relatively.
+    """
 
     name: str
     backend: str
@@ -69,6 +72,8 @@ class QpuStatus:
     reason: str | None
     queued: int
     open: int
+    predicted: int = 0
+    error: float | None = None
 
 
 @dataclass(slots=True)
@@ -317,6 +322,8 @@ class SiteBroker:
         """Return how a QPU stands."""
         state = self.service.state
         drained = state.drained.get(qpu)
+        history = state.histories.get(qpu)
+        predicted = 0 if history is None else history.accuracy.tasks
         return QpuStatus(
             name=qpu,
             backend=self.qpus[qpu].backend,
@@ -324,6 +331,8 @@ class SiteBroker:
             reason=self._broken.get(qpu) or (drained.reason if drained else None),
             queued=len(state.queued(qpu)),
             open=len(state.open_tasks(qpu)),
+            predicted=predicted,
+            error=history.accuracy.error if history is not None and predicted else None,
         )
 
     async def fault(self) -> str | None:
