@@ -51,18 +51,30 @@ class Qpu:
     identity: str
     _held: Resources
 
-    def sampler(self, *, default_shots: int = _DEFAULT_SHOTS, seed: int | None = None) -> Sampler:
-        """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts."""
-        return Sampler(self, default_shots=default_shots, seed=seed)
+    def sampler(
+        self,
+        *,
+        default_shots: int = _DEFAULT_SHOTS,
+        seed: int | None = None,
+        reuse: bool = False,
+    ) -> Sampler:
+        """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts.
 
-    def estimator(self, *, precision: float | None = None, seed: int | None = None) -> Estimator:
+        reuse: take an equal job's result where there is one, at no cost; see `Sampler`.
+        """
+        return Sampler(self, default_shots=default_shots, seed=seed, reuse=reuse)
+
+    def estimator(
+        self, *, precision: float | None = None, seed: int | None = None, reuse: bool = False
+    ) -> Estimator:
         """Return a Qiskit ``EstimatorV2`` on this QPU.
 
         precision: standard error of each value; None is exact where the QPU can be.
+        reuse: as for `sampler`.
         """
-        return Estimator(self, default_precision=precision, seed=seed)
+        return Estimator(self, default_precision=precision, seed=seed, reuse=reuse)
 
-    def submit(self, payload: Payload, seed: int | None) -> JobId:
+    def submit(self, payload: Payload, seed: int | None, *, reuse: bool = False) -> JobId:
         """Hand a prepared payload to the broker; return its job once it is durable.
 
         The n-th payload of one content in a stage is the n-th job of that content: in a stage
@@ -76,6 +88,7 @@ class Qpu:
             occurrence=self._held.turn_of(self.stage, f"{self.name}:{payload.digest}"),
             qpu=self.name,
             seed=seed,
+            reuse=reuse,
         )
         return self.broker.submit(call, payload)
 
@@ -189,14 +202,17 @@ class Sampler(BaseSamplerV2):
         *,
         default_shots: int = _DEFAULT_SHOTS,
         seed: int | None = None,
+        reuse: bool = False,
     ) -> None:
         """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
 
-        seed: for simulators; equal seeds give equal counts.
+        seed: for simulators; equal seeds give equal counts. reuse: take the result of an equal
+        job that completed before, in another run too; without a seed that is the very same counts.
         """
         self._choice = _Choice(qpu)
         self._default_shots = default_shots
         self._seed = seed
+        self._reuse = reuse
 
     @property
     def qpu(self) -> Qpu:
@@ -218,7 +234,7 @@ class Sampler(BaseSamplerV2):
         payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._seed)
         qpu = self.qpu
         prepared = _prepare_sampler(payload, qpu)
-        return QpuJob(qpu.submit(prepared, self._seed), qpu.broker)
+        return QpuJob(qpu.submit(prepared, self._seed, reuse=self._reuse), qpu.broker)
 
 
 class Estimator(BaseEstimatorV2):
@@ -234,14 +250,16 @@ class Estimator(BaseEstimatorV2):
         *,
         default_precision: float | None = None,
         seed: int | None = None,
+        reuse: bool = False,
     ) -> None:
         """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
 
-        default_precision: None takes exact values where the QPU has them.
+        default_precision: None takes exact values where the QPU has them. reuse: as in `Sampler`.
         """
         self._choice = _Choice(qpu)
         self._default_precision = default_precision
         self._seed = seed
+        self._reuse = reuse
 
     @property
     def qpu(self) -> Qpu:
@@ -266,9 +284,9 @@ class Estimator(BaseEstimatorV2):
         qpu = self.qpu
         if EstimatorPayload.kind in qpu.target.payload_kinds:
             prepared = _prepare_estimator(payload, qpu)
-            return QpuJob(qpu.submit(prepared, self._seed), qpu.broker)
+            return QpuJob(qpu.submit(prepared, self._seed, reuse=self._reuse), qpu.broker)
         sampled, recombination = lower(payload)
-        job = qpu.submit(_prepare_sampler(sampled, qpu), self._seed)
+        job = qpu.submit(_prepare_sampler(sampled, qpu), self._seed, reuse=self._reuse)
         return QpuJob(job, qpu.broker, finish=recombination.recombine)
 
 

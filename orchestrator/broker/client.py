@@ -24,13 +24,17 @@ class JobUncertain(BackendError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """Who calls a primitive. occurrence: how many equal payloads this stage sent before."""
+    """Who calls a primitive. occurrence: how many equal payloads this stage sent before.
+
+    reuse: whether the result of an equal job, of an earlier run too, will do.
+    """
 
     run: str
     stage: str | None
     occurrence: int
     qpu: str
     seed: int | None = None
+    reuse: bool = False
 
 
 def call_job_id(call: Call, digest: str) -> JobId:

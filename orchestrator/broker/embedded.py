@@ -19,6 +19,7 @@ from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id, job_error
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.records import job_view
+from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.service import BrokerService
 from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.views import JobId, JobState, JobView
@@ -131,6 +132,7 @@ class EmbeddedBroker:
             pubs=pub_shapes(payload),
             num_qubits=payload.num_qubits,
             seed=call.seed,
+            reuse=self._reuse(call, payload),
         )
         data = payload.to_bytes()  # here, for the loop serves other callers meanwhile
         written: Future[None] = Future()
@@ -140,6 +142,14 @@ class EmbeddedBroker:
             raise TaskCancelled(_CLOSED) from error
         written.result()
         return job
+
+    def _reuse(self, call: Call, payload: Payload) -> ev.Reuse | None:
+        if not call.reuse:
+            return None
+        target = self.backend(call.qpu).target()
+        key = reuse_key(payload, self._settings(call.qpu), target, "")
+        source = self._running_service.contents.source(key)
+        return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""

@@ -27,6 +27,7 @@ __all__ = [
     "PubShape",
     "QpuDrained",
     "QpuResumed",
+    "Reuse",
     "TaskAdopted",
     "TaskCancelled",
     "TaskCompleted",
@@ -111,6 +112,18 @@ class LeaseWish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """A result may be used again. key: digest of what it depends on; calibration: one of that.
+
+    source: the completed job whose result this one gets, None if it has to run.
+    """
+
+    key: str
+    calibration: str
+    source: JobId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted:
     """A client handed in one primitive call; its payload is stored under ``digest``.
 
@@ -119,6 +132,7 @@ class JobSubmitted:
     lease: set where the job belongs to a loop that keeps the QPU between its jobs.
     predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
     was known, and what was set aside for it from its budgets.
+    reuse: set where the stage asked for it; with a source, the job is complete as it comes.
     """
 
     kind: ClassVar[str] = "job-submitted"
@@ -139,6 +153,12 @@ class JobSubmitted:
     lease: LeaseWish | None = None
     predicted_s: float | None = None
     reserved: Charge | None = None
+    reuse: Reuse | None = None
+
+    @property
+    def source(self) -> JobId | None:
+        """The job whose result this one gets, None if it has one of its own."""
+        return None if self.reuse is None else self.reuse.source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

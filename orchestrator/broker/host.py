@@ -19,6 +19,7 @@ from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.records import JobRecord, job_view
+from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.service import BrokerService, Commit
 from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
@@ -99,6 +100,7 @@ class SiteBroker:
 
     open_backend: builds a QPU's backend, on a thread. One that cannot be built is shown as
     unavailable with the reason and tried again when it is next asked for.
+    sharing: projects that use each other's results again, where a stage asks; others only their own.
     observers: told of every commit, on the loop; see `BrokerService.observe`.
     """
 
@@ -107,6 +109,7 @@ class SiteBroker:
     clock: Callable[[], datetime]
     open_backend: Callable[[str], Backend]
     observers: list[Callable[[Commit], None]] = field(default_factory=list)
+    sharing: frozenset[str] = frozenset()
     service: BrokerService = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
@@ -192,11 +195,20 @@ class SiteBroker:
         if known is None:
             service.contents.payloads[job] = payload
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
+            if call.reuse:
+                reuse = await self._reuse(call, payer.project, payload, target)
+                submitted = replace(submitted, reuse=reuse)
             await service.post(submitted, {payload.digest: payload.to_bytes()})
         elif known.state in (JobState.FAILED, JobState.CANCELLED):
             service.contents.payloads[job] = payload
             await service.post(ev.JobResumed(job=job))
         return await self.view(job), known is None
+
+    async def _reuse(self, call: Call, project: str, payload: Payload, target: Target) -> ev.Reuse:
+        audience = "\x1fshared" if project in self.sharing else project
+        key = reuse_key(payload, self.qpus[call.qpu], target, audience)
+        source = await asyncio.to_thread(self.service.contents.source, key)
+        return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     async def view(self, job: JobId) -> JobView:
         """Return a job as it is now. Raises `JobUnknown`."""

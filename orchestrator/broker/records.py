@@ -199,6 +199,7 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         error_type=record.failure.error_type if record.failure is not None else None,
         project=submitted.project,
         user=submitted.user,
+        source=submitted.source,
     )
 
 

@@ -150,6 +150,7 @@ class RemoteBroker:
             "qpu": call.qpu,
             "seed": call.seed,
             "project": self._project,
+            "reuse": True if call.reuse else None,
         }
         body = payload.to_bytes()
         answer = self._ask(

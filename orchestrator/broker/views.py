@@ -66,6 +66,7 @@ class JobView:
     shots: shots asked for in all; 0 for an estimator that runs natively (see ``precision``).
     error, error_type: why it failed, and the class of `backends.api` that says so.
     project, user: who pays and who asked; empty outside a service.
+    source: the job whose result was used again, so that this one took and cost nothing.
     """
 
     id: JobId
@@ -91,3 +92,4 @@ class JobView:
     error_type: str | None = None
     project: str = ""
     user: str = ""
+    source: JobId | None = None

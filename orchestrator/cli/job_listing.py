@@ -35,7 +35,7 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
             *(job[key] for key in ("run", "qpu", "state")),
             job["submitted_at"][:19].replace("T", " "),
             job["shots"] or None,
-            job["slices"],
+            job["slices"] if job["source"] is None else f"reused {job['source'][:_ID_SHOWN]}",
             duration_text(job["duration_s"]),
         ]
         for job in shown
@@ -72,6 +72,7 @@ def _job_facts(job: dict[str, Any]) -> dict[str, Any]:
         "on the device": duration_text(usage["qpu_seconds"]),
         "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in usage["charges"].items()) or None,
         "calibration": job["calibrations"] or None,
+        "result of": job["source"],
     }
 
 

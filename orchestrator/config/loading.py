@@ -229,6 +229,7 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
         token=SecretRef(source="env", where=variable) if variable else held,
         project=section.project,
         ledger=reference_or_value(section.ledger, folder),
+        share_results=tuple(section.share_results),
     )
 
 

@@ -204,6 +204,11 @@ class BrokerSection(_Section):
         default=None,
         description="the project that pays for the jobs; without it, the user's first one",
     )
+    share_results: list[Annotated[str, StringConstraints(pattern=_PROJECT)]] = Field(
+        default_factory=list,
+        description="projects of the service that use each other's results again where a stage "
+        "asks for that; any other project finds its own alone",
+    )
     ledger: str | dict[str, str] | None = Field(
         default=None,
         description="SQLAlchemy URL of the service's ledger, or a reference to one; "

@@ -100,13 +100,14 @@ class BrokerSettings:
     token: a `SecretRef`; None over a Unix socket, whose peer is known.
     project: who pays for this site's jobs, None for the user's first one. ledger: what a service started from this site
     keeps its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the
-    state folder.
+    state folder. share_results: projects that use each other's results again.
     """
 
     url: str | None = None
     token: Any = None
     project: str | None = None
     ledger: Any = None
+    share_results: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,7 +140,8 @@ def _jobs(record: Mapping[str, Any]) -> str:
     rows = [
         [
             *(job[key] for key in ("id", "qpu", "kind", "state", "pubs", "circuits")),
-            *(job[key] for key in ("num_qubits", "shots", "seed", "slices")),
+            *(job[key] for key in ("num_qubits", "shots", "seed")),
+            job["slices"] if not job.get("source") else f"reused from {job['source']}",
             job["methods"] or None,
             job["calibrations"] or None,
             duration_text(job["waited_s"]),

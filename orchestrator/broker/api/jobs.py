@@ -91,13 +91,14 @@ async def submit(
     stage: Annotated[str | None, Query(max_length=200)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     project: Annotated[str | None, Query(max_length=64, description="who pays")] = None,
+    reuse: Annotated[bool, Query(description="whether an equal job's result will do")] = False,
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
     paying = caller.paying(project)
     known_qpu(broker, qpu)
     with await read_body(request, request.app.state.gate.limits) as body:
         payload = await _parsed(body)
-    made = Call(run=run, stage=stage, occurrence=call, qpu=qpu, seed=seed)
+    made = Call(run=run, stage=stage, occurrence=call, qpu=qpu, seed=seed, reuse=reuse)
     job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
