@@ -12,7 +12,18 @@ from pathlib import Path
 
 from benchmarks.rows import Row
 
-NAMES = ("bell", "loop", "stages", "widths", "startup", "service", "agent", "ledger", "sharing")
+NAMES = (
+    "bell",
+    "loop",
+    "stages",
+    "widths",
+    "startup",
+    "service",
+    "agent",
+    "ledger",
+    "sharing",
+    "prediction",
+)
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("hpcqc", "prefect", "qiskit", "qiskit-aer", "dask", "distributed", "numpy")
 

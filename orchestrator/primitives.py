@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -13,18 +11,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
-from qiskit.providers import JobStatus
+from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
-from backends.api import CalibrationChanged, Target
+from backends.api import Target
 from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, SamplerPayload
 from backends.sampling import lower
 from backends.validate import check_circuits
 from orchestrator.broker.client import BrokerClient, Call
 from orchestrator.broker.events import LeaseWish
-from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.compute.shipping import stage_context
-from orchestrator.compute.waiting import yield_worker_slot
+from orchestrator.qpu_jobs import HandingIn, QpuJob
 from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiler
 
@@ -39,18 +35,6 @@ _log = logging.getLogger(__name__)
 _leases: ContextVar[Mapping[str, LeaseWish]] = ContextVar(
     "hpcqc_leases", default=MappingProxyType({})
 )
-# A QPU that is calibrated anew so often while one call waits is not waited for any longer.
-_PREPARED_AT_MOST = 10
-
-_Finish = Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]]
-_STATUS = {
-    JobState.QUEUED: JobStatus.QUEUED,
-    JobState.RUNNING: JobStatus.RUNNING,
-    JobState.COMPLETED: JobStatus.DONE,
-    JobState.CANCELLED: JobStatus.CANCELLED,
-    JobState.FAILED: JobStatus.ERROR,
-    JobState.UNCERTAIN: JobStatus.ERROR,
-}
 
 
 @dataclass(eq=False)
@@ -67,16 +51,28 @@ class Qpu:
     identity: str
     _held: Resources
 
-    def sampler(self, *, default_shots: int = _DEFAULT_SHOTS, seed: int | None = None) -> Sampler:
-        """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts."""
-        return Sampler(self, default_shots=default_shots, seed=seed)
+    def sampler(
+        self,
+        *,
+        default_shots: int = _DEFAULT_SHOTS,
+        seed: int | None = None,
+        reuse: bool = False,
+    ) -> Sampler:
+        """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts.
 
-    def estimator(self, *, precision: float | None = None, seed: int | None = None) -> Estimator:
+        reuse: take an equal job's result where there is one, at no cost; see `Sampler`.
+        """
+        return Sampler(self, default_shots=default_shots, seed=seed, reuse=reuse)
+
+    def estimator(
+        self, *, precision: float | None = None, seed: int | None = None, reuse: bool = False
+    ) -> Estimator:
         """Return a Qiskit ``EstimatorV2`` on this QPU.
 
         precision: standard error of each value; None is exact where the QPU can be.
+        reuse: as for `sampler`.
         """
-        return Estimator(self, default_precision=precision, seed=seed)
+        return Estimator(self, default_precision=precision, seed=seed, reuse=reuse)
 
     @contextmanager
     def lease(self, *, longest_s: float = 60.0, idle_s: float = 2.0) -> Iterator[None]:
@@ -106,11 +102,7 @@ class Qpu:
         """Ask anew what it accepts. Raises ``QpuUnavailable``."""
         self.target = self.broker.target(self.name)
 
-    def submit(self, payload: Payload, seed: int | None) -> JobId:
-        """Hand a prepared payload to the broker; return its job once it is durable."""
-        return self.broker.submit(self.call(payload, seed), payload)
-
-    def call(self, payload: Payload, seed: int | None) -> Call:
+    def call(self, payload: Payload, seed: int | None, *, reuse: bool = False) -> Call:
         """Count a call of this content, and return it.
 
         The n-th payload of one content in a stage is the n-th job of that content: in a stage
@@ -127,6 +119,7 @@ class Qpu:
             lease=_leases.get().get(self.name),
             priority=self._held.run.site.broker.priority,
             calibration=self.calibration,
+            reuse=reuse,
         )
 
     @property
@@ -193,119 +186,6 @@ class _Choice:
         return opened
 
 
-@dataclass(eq=False)
-class _HandingIn:
-    """One primitive call, prepared for its QPU as it is, and anew when it has been calibrated."""
-
-    qpu: Qpu
-    seed: int | None
-    prepare: Callable[[Qpu], Payload]
-    left: int = _PREPARED_AT_MOST
-    call: Call | None = None
-    digest: str = ""
-
-    def first(self) -> JobId:
-        """Hand it in; return its job once it is durable."""
-        try:
-            return self._submit()
-        except CalibrationChanged as error:
-            return self.again(error)
-
-    def again(self, given_back: CalibrationChanged) -> JobId:
-        """Hand it in once more. Raises the error if that was done too often."""
-        while self.left:
-            self.left -= 1
-            self.qpu.look()
-            try:
-                return self._submit()
-            except CalibrationChanged as error:
-                given_back = error
-        raise given_back
-
-    def _submit(self) -> JobId:
-        payload = self.prepare(self.qpu)
-        if self.call is None or payload.digest != self.digest:
-            self.call, self.digest = self.qpu.call(payload, self.seed), payload.digest
-        else:  # the circuits are good for the new calibration, too: it is the same job
-            self.call = replace(self.call, calibration=self.qpu.calibration)
-        return self.qpu.broker.submit(self.call, payload)
-
-
-class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
-    """One primitive call on its way through the broker.
-
-    Where its QPU is calibrated anew before it begins, it is transpiled and handed in again, as
-    another job, when somebody asks for it.
-    """
-
-    def __init__(self, handing_in: _HandingIn, finish: _Finish | None = None) -> None:
-        """Hand a call in; ``finish`` turns the QPU's result into the primitive's."""
-        self._handing_in = handing_in
-        self._job = handing_in.first()
-        super().__init__(self._job)
-        self._client = handing_in.qpu.broker
-        self._lock = threading.Lock()
-        self._finish = finish
-        self._result: PrimitiveResult[Any] | None = None
-
-    def result(self, timeout: float | None = None) -> PrimitiveResult[Any]:
-        """Wait for the result, at most ``timeout`` seconds; may be called again.
-
-        Raises the backend's error with its reason, or ``TimeoutError``.
-        """
-        if self._result is None:
-            with yield_worker_slot():
-                result = self._wait(timeout)
-            self._result = result if self._finish is None else self._finish(result)
-        return self._result
-
-    def view(self) -> JobView:
-        """Return what the ledger knows of the job: tasks, usage, times."""
-        view = self._client.view(self._job)
-        if view.error_type == CalibrationChanged.__name__:
-            self._hand_in_again(view.id, CalibrationChanged(view.error))
-            view = self._client.view(self._job)
-        return view
-
-    def status(self) -> JobStatus:
-        """Return the state in Qiskit's words."""
-        return _STATUS[self.view().state]
-
-    def done(self) -> bool:
-        """Whether the job completed."""
-        return self.status() is JobStatus.DONE
-
-    def running(self) -> bool:
-        """Whether the job runs on the QPU."""
-        return self.status() is JobStatus.RUNNING
-
-    def cancelled(self) -> bool:
-        """Whether the job was cancelled."""
-        return self.status() is JobStatus.CANCELLED
-
-    def in_final_state(self) -> bool:
-        """Whether the job will not change any more."""
-        return self.view().state.is_final
-
-    def cancel(self) -> None:
-        """Ask for the job's end; a completed one stays as it is."""
-        self._client.cancel(self._job)
-
-    def _wait(self, timeout_s: float | None) -> PrimitiveResult[Any]:
-        until = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            job, left_s = self._job, None if until is None else until - time.monotonic()
-            try:
-                return self._client.result(job, left_s if left_s is None else max(0.0, left_s))
-            except CalibrationChanged as error:
-                self._hand_in_again(job, error)
-
-    def _hand_in_again(self, job: JobId, error: CalibrationChanged) -> None:
-        with self._lock:
-            if self._job == job and self._client.view(job).state is JobState.FAILED:
-                self._job = self._job_id = self._handing_in.again(error)
-
-
 class Sampler(BaseSamplerV2):
     """Samples circuits on a QPU of the site. Same contract as Qiskit's ``BaseSamplerV2``."""
 
@@ -315,14 +195,17 @@ class Sampler(BaseSamplerV2):
         *,
         default_shots: int = _DEFAULT_SHOTS,
         seed: int | None = None,
+        reuse: bool = False,
     ) -> None:
         """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
 
-        seed: for simulators; equal seeds give equal counts.
+        seed: for simulators; equal seeds give equal counts. reuse: take the result of an equal
+        job that completed before, in another run too; without a seed that is the very same counts.
         """
         self._choice = _Choice(qpu)
         self._default_shots = default_shots
         self._seed = seed
+        self._reuse = reuse
 
     @property
     def qpu(self) -> Qpu:
@@ -342,7 +225,8 @@ class Sampler(BaseSamplerV2):
         """
         asked = self._default_shots if shots is None else shots
         payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._seed)
-        return QpuJob(_HandingIn(self.qpu, self._seed, partial(_prepare_sampler, payload)))
+        prepare = partial(_prepare_sampler, payload)
+        return QpuJob(HandingIn(self.qpu, self._seed, prepare, reuse=self._reuse))
 
 
 class Estimator(BaseEstimatorV2):
@@ -358,14 +242,16 @@ class Estimator(BaseEstimatorV2):
         *,
         default_precision: float | None = None,
         seed: int | None = None,
+        reuse: bool = False,
     ) -> None:
         """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
 
-        default_precision: None takes exact values where the QPU has them.
+        default_precision: None takes exact values where the QPU has them. reuse: as in `Sampler`.
         """
         self._choice = _Choice(qpu)
         self._default_precision = default_precision
         self._seed = seed
+        self._reuse = reuse
 
     @property
     def qpu(self) -> Qpu:
@@ -389,9 +275,11 @@ class Estimator(BaseEstimatorV2):
         payload = EstimatorPayload.coerce(pubs, precision=asked, seed=self._seed)
         qpu = self.qpu
         if EstimatorPayload.kind in qpu.target.payload_kinds:
-            return QpuJob(_HandingIn(qpu, self._seed, partial(_prepare_estimator, payload)))
+            prepare = partial(_prepare_estimator, payload)
+            return QpuJob(HandingIn(qpu, self._seed, prepare, reuse=self._reuse))
         sampled, recombination = lower(payload)
-        handing_in = _HandingIn(qpu, self._seed, partial(_prepare_sampler, sampled))
+        prepare = partial(_prepare_sampler, sampled)
+        handing_in = HandingIn(qpu, self._seed, prepare, reuse=self._reuse)
         return QpuJob(handing_in, finish=recombination.recombine)
 
 

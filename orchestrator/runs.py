@@ -25,6 +25,7 @@ class StageSpan:
     """One stage run in time. key: stable across reruns; where: compute name or QPU name.
 
     worker, ran_from, ran_until: which worker ran it and when, known once it has ended there.
+    cores: that it may use there.
     units: finished and total units of the stage's fan-out, None without one.
     """
 
@@ -40,6 +41,7 @@ class StageSpan:
     ran_from: datetime | None = None
     ran_until: datetime | None = None
     units: tuple[int, int] | None = None
+    cores: int = 1
 
 
 @dataclass(eq=False)

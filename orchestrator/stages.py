@@ -220,6 +220,7 @@ def _begin(
         state="running",
         started_at=datetime.now(UTC),
         where=needs.where or default,
+        cores=needs.cores,
     )
     context = StageContext(
         run=run.id,

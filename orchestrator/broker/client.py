@@ -29,6 +29,7 @@ class Call:
 
     lease: the loop it belongs to, if one keeps the QPU. priority: for policies that look at it.
     calibration: id of the one that its circuits were transpiled for, empty if for none.
+    reuse: whether the result of an equal job, of an earlier run too, will do.
     """
 
     run: str
@@ -39,6 +40,7 @@ class Call:
     lease: LeaseWish | None = None
     priority: int = 0
     calibration: str = ""
+    reuse: bool = False
 
 
 def call_job_id(call: Call, digest: str) -> JobId:

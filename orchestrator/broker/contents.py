@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from qiskit.primitives import PrimitiveResult
 
-from backends.api import Result
+from backends.api import Result, Usage
 from backends.payloads import Payload, payload_from_bytes
-from backends.results import result_from_bytes
+from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import job_result
-from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.snapshot import EndedJob
+from orchestrator.broker.ledger import Ledger, LedgerError
+from orchestrator.broker.reuse import reuse_tag
+from orchestrator.broker.snapshot import EndedJob, ended_job
 from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId
+from orchestrator.broker.views import JobId, JobState
 
 __all__ = ["Contents"]
 
@@ -32,6 +34,9 @@ class Contents:
     def result(self, ended: EndedJob) -> PrimitiveResult[Any]:
         """Return a completed job's result, put together from its tasks'; from any thread."""
         submitted = ended.job.submitted
+        if submitted.reuse is not None and submitted.source is not None:
+            kept = self.ledger.result(reuse_tag(submitted.reuse.key))
+            return result_from_bytes(kept).native
         pieces: list[tuple[ev.Part, Any]] = []
         for task in ended.tasks:
             if task.state == "completed":
@@ -41,6 +46,35 @@ class Contents:
                 pieces += [(part, pub) for part, pub in mine if part.job == submitted.job]
         payload = self.payloads.get(submitted.job)
         return job_result(payload or self._stored_payload(submitted.digest), pieces)
+
+    def source(self, key: str) -> JobId | None:
+        """Return the job whose result is kept for this key, None if there is none."""
+        try:
+            kept = result_from_bytes(self.ledger.result(reuse_tag(key)))
+        except LedgerError:
+            return None
+        return JobId(kept.metadata["job"])
+
+    def reusable(self, ending: Iterable[JobId]) -> dict[str, bytes]:
+        """Return what to keep, by tag, of jobs that have just ended, if they asked for it."""
+        return {tag: data for job in ending for tag, data in self._kept_of(job).items()}
+
+    def _kept_of(self, job: JobId) -> dict[str, bytes]:
+        """Return a completed job's result under its key.
+
+        What ran under another calibration than it was handed in for is not kept either.
+        """
+        submitted = self.state.jobs[job].submitted
+        if submitted.reuse is None or submitted.source is not None:
+            return {}
+        if self.state.jobs[job].state is not JobState.COMPLETED:
+            return {}
+        ended = ended_job(self.state, job)
+        done = [task.metadata for task in ended.tasks if task.state == "completed"]
+        if any(m.get("calibration_id") != submitted.reuse.calibration for m in done):
+            return {}
+        kept = Result(native=self.result(ended), usage=Usage(), metadata={"job": job})
+        return {reuse_tag(submitted.reuse.key): result_to_bytes(kept)}
 
     def forget(self, job: JobId) -> None:
         """Drop what only this job's result needed; the ledger still has it."""

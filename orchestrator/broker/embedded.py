@@ -20,6 +20,7 @@ from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.client import Call, call_job_id, job_error
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.records import job_view
+from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.service import BrokerService
 from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.upkeep import Upkeep
@@ -136,6 +137,7 @@ class EmbeddedBroker:
             lease=call.lease,
             priority=call.priority,
             calibration=call.calibration,
+            reuse=self._reuse(call, payload),
         )
         data = payload.to_bytes()  # here, for the loop serves other callers meanwhile
         written: Future[None] = Future()
@@ -151,6 +153,14 @@ class EmbeddedBroker:
         account = run_account(self._run)
         event = ev.BudgetSet(account=account, unit=unit, amount=amount, by="run")
         self._on_loop(self._running_service.post(event))
+
+    def _reuse(self, call: Call, payload: Payload) -> ev.Reuse | None:
+        if not call.reuse:
+            return None
+        target = self.backend(call.qpu).target()
+        key = reuse_key(payload, self._settings(call.qpu), target, "")
+        source = self._running_service.contents.source(key)
+        return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""

@@ -28,6 +28,7 @@ __all__ = [
     "PubShape",
     "QpuDrained",
     "QpuResumed",
+    "Reuse",
     "TaskAdopted",
     "TaskCancelled",
     "TaskCompleted",
@@ -112,6 +113,18 @@ class LeaseWish:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """A result may be used again. key: digest of what it depends on; calibration: one of that.
+
+    source: the completed job whose result this one gets, None if it has to run.
+    """
+
+    key: str
+    calibration: str
+    source: JobId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted:
     """A client handed in one primitive call; its payload is stored under ``digest``.
 
@@ -121,6 +134,7 @@ class JobSubmitted:
     predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
     was known, and what was set aside for it from its budgets.
     calibration: id of the one that its circuits were prepared for; empty where any will do.
+    reuse: set where the stage asked for it; with a source, the job is complete as it comes.
     """
 
     kind: ClassVar[str] = "job-submitted"
@@ -142,6 +156,12 @@ class JobSubmitted:
     predicted_s: float | None = None
     reserved: Charge | None = None
     calibration: str = ""
+    reuse: Reuse | None = None
+
+    @property
+    def source(self) -> JobId | None:
+        """The job whose result this one gets, None if it has one of its own."""
+        return None if self.reuse is None else self.reuse.source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

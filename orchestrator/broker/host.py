@@ -29,6 +29,7 @@ from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.explaining import Explanation, explain
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.records import JobRecord, job_view
+from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.service import BrokerService, Commit
 from orchestrator.broker.snapshot import ended_job
 from orchestrator.broker.state import BrokerState
@@ -77,6 +78,7 @@ class QpuStatus:
     """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks.
 
     closed: by its calendar, now; closure: the one that is on, or else the next.
+    predicted, error: how many tasks' QPU-seconds were predicted, and how far off, relatively.
     """
 
     name: str
@@ -87,6 +89,8 @@ class QpuStatus:
     open: int
     closed: bool = False
     closure: Window | None = None
+    predicted: int = 0
+    error: float | None = None
 
 
 @dataclass(slots=True)
@@ -112,6 +116,7 @@ class SiteBroker:
 
     open_backend: builds a QPU's backend, on a thread. One that cannot be built is shown as
     unavailable with the reason and tried again when it is next asked for.
+    sharing: projects that use each other's results again, where a stage asks; others only their own.
     observers: told of every commit, on the loop; see `BrokerService.observe`.
     """
 
@@ -120,6 +125,7 @@ class SiteBroker:
     clock: Callable[[], datetime]
     open_backend: Callable[[str], Backend]
     observers: list[Callable[[Commit], None]] = field(default_factory=list)
+    sharing: frozenset[str] = frozenset()
     service: BrokerService = field(init=False)
     upkeep: Upkeep = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
@@ -171,7 +177,7 @@ class SiteBroker:
         for observer in self.observers:
             try:
                 observer(commit)
-            except Exception:  # what only looks on must not end the work
+            except Exception:  # noqa: BLE001  # what only looks on must not end the work
                 _log.exception("an observer of the broker failed")
 
     async def backend(self, qpu: str) -> Backend:
@@ -220,11 +226,20 @@ class SiteBroker:
         if known is None:
             service.contents.payloads[job] = payload
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
+            if call.reuse:
+                reuse = await self._reuse(call, payer.project, payload, target)
+                submitted = replace(submitted, reuse=reuse)
             await service.post(submitted, {payload.digest: payload.to_bytes()})
         elif known.state in (JobState.FAILED, JobState.CANCELLED):
             service.contents.payloads[job] = payload
             await service.post(ev.JobResumed(job=job, calibration=call.calibration))
         return await self.view(job), known is None
+
+    async def _reuse(self, call: Call, project: str, payload: Payload, target: Target) -> ev.Reuse:
+        audience = "\x1fshared" if project in self.sharing else project
+        key = reuse_key(payload, self.qpus[call.qpu], target, audience)
+        source = await asyncio.to_thread(self.service.contents.source, key)
+        return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     async def view(self, job: JobId) -> JobView:
         """Return a job as it is now. Raises `JobUnknown`."""
@@ -372,6 +387,8 @@ class SiteBroker:
         drained, now = state.drained.get(qpu), self.clock()
         calendar = state.rules[qpu].calendar if qpu in state.rules else Calendar()
         closure = calendar.closure_at(now)
+        history = state.histories.get(qpu)
+        predicted = 0 if history is None else history.accuracy.tasks
         return QpuStatus(
             name=qpu,
             backend=self.qpus[qpu].backend,
@@ -381,6 +398,8 @@ class SiteBroker:
             open=len(state.open_tasks(qpu)),
             closed=closure is not None,
             closure=closure or calendar.next_closure(now),
+            predicted=predicted,
+            error=history.accuracy.error if history is not None and predicted else None,
         )
 
     async def fault(self) -> str | None:

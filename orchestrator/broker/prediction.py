@@ -17,6 +17,11 @@ __all__ = ["Accuracy", "Load", "load_of", "predicted_charge", "predicted_seconds
 _MEMORY = 0.1
 # A single task says little: no correction goes further than this.
 _WIDEST = math.log(20)
+# After so many tasks, one that is off by more than so many times the usual counts as that much.
+_SETTLED, _OUTLIER = 3, 3.0
+# A bias is corrected as far as it exceeds so many of its standard errors; what is mere scatter is
+# not, or the correction would make a good model worse.
+_CERTAIN = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,19 +65,29 @@ class Accuracy:
     """How far predictions of one QPU were off, and the correction that follows.
 
     tasks: how many were compared. bias: mean logarithm of actual over modelled seconds, recent
-    ones counting more. error: mean relative error, over all of them.
+    ones counting more; spread: how far single tasks lie from it. error: mean relative error of the
+    predictions, over all of them.
     seconds_per_circuit: what tasks took lately, for a QPU without a timing model.
     """
 
     tasks: int = 0
     bias: float = 0.0
+    spread: float = 0.0
     error: float = 0.0
     seconds_per_circuit: float = 0.0
 
     @property
     def factor(self) -> float:
         """What the model's seconds are multiplied with."""
-        return math.exp(self.bias)
+        if not self.bias:
+            return 1.0
+        doubt = (_CERTAIN * self.spread / self.bias) ** 2 * self._step
+        return math.exp(self.bias * max(0.0, 1.0 - doubt))
+
+    @property
+    def _step(self) -> float:
+        """The weight of the next task; the first few count as a plain mean."""
+        return max(_MEMORY, 1 / (self.tasks + 1))
 
     def learn(self, *, predicted_s: float | None, actual_s: float, circuits: int) -> None:
         """Compare one task's time with what had been predicted for it."""
@@ -86,12 +101,15 @@ class Accuracy:
             )
         if predicted_s is None or predicted_s <= 0:
             return
+        corrected = self.factor
         self.tasks += 1
         self.error += (abs(predicted_s - actual_s) / actual_s - self.error) / self.tasks
-        # The first few count as a plain mean; the correction is already in the prediction.
-        step = max(_MEMORY, 1 / (self.tasks + 1))
-        off = math.log(actual_s / predicted_s)
-        self.bias = max(-_WIDEST, min(_WIDEST, self.bias + step * off))
+        # What was predicted has the correction in it, which is as good as what it was then.
+        off = math.log(actual_s / predicted_s * corrected) - self.bias
+        if self.tasks > _SETTLED:
+            off = max(-_OUTLIER * self.spread, min(_OUTLIER * self.spread, off))
+        self.spread += (abs(off) - self.spread) * max(_MEMORY, 1 / self.tasks)
+        self.bias = max(-_WIDEST, min(_WIDEST, self.bias + self._step * off))
 
 
 def predicted_seconds(

@@ -234,6 +234,7 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         project=submitted.project,
         user=submitted.user,
         provisional=any(view.provisional for view in views),
+        source=submitted.source,
     )
 
 

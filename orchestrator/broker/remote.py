@@ -153,6 +153,7 @@ class RemoteBroker:
             "project": self._project,
             "priority": call.priority or None,
             "calibration": call.calibration or None,
+            "reuse": True if call.reuse else None,
         }
         if call.lease is not None:
             asked["lease"] = call.lease.id

@@ -272,7 +272,8 @@ class BrokerService:
         entries = Entries(
             events=events,
             payloads={k: v for item in items for k, v in item.payloads.items()},
-            results={k: v for item in items for k, v in item.results.items()},
+            results={k: v for item in items for k, v in item.results.items()}
+            | self.contents.reusable([c.job for c in commands if isinstance(c, SettleJob)]),
         )
         began = time.perf_counter()
         failed: LedgerError | None = None

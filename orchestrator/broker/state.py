@@ -99,7 +99,7 @@ class BrokerState:
     def _admitted(self, event: ev.JobSubmitted) -> ev.JobSubmitted:
         """Note what the job is expected to take, which is then set aside for it."""
         rules = self.rules.get(event.qpu)
-        if rules is None:
+        if rules is None or event.source is not None:
             return event
         seconds, charge = expected(event, rules, self._history(event.qpu).accuracy)
         return replace(event, predicted_s=seconds, reserved=charge)
@@ -199,8 +199,10 @@ class BrokerState:
     def _submit(self, event: ev.JobSubmitted, now: datetime) -> list[Command]:
         record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
         self._arrivals += 1
-        record.pending.extend(whole_parts(event))
         self.jobs[event.job] = record
+        if event.source is not None:
+            return self._settle(record, now)
+        record.pending.extend(whole_parts(event))
         self._requeue(record)
         return self._settle(record, now)
 

@@ -70,6 +70,7 @@ class JobView:
     shots: shots asked for in all; 0 for an estimator that runs natively (see ``precision``).
     error, error_type: why it failed, and the class of `backends.api` that says so.
     project, user: who pays and who asked; empty outside a service.
+    source: the job whose result was used again, so that this one took and cost nothing.
     """
 
     id: JobId
@@ -96,3 +97,4 @@ class JobView:
     project: str = ""
     user: str = ""
     provisional: bool = False
+    source: JobId | None = None

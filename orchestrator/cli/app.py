@@ -16,6 +16,7 @@ __all__ = [
     "config_check",
     "config_show",
     "doctor",
+    "estimate",
     "jobs",
     "options",
     "qpu_list",
@@ -61,6 +62,15 @@ _Budget = Annotated[
         "'10 billed-s'; 'none billed-s' lifts it. Repeatable.",
     ),
 ]
+_Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p",
+        "--parameter",
+        metavar="NAME=VALUE",
+        help="Parameter of the flow: a TOML or JSON value, or text. Repeatable.",
+    ),
+]
 _Qpu = Annotated[
     str | None, typer.Option("--qpu", metavar="NAME", help="QPU instead of the site's default.")
 ]
@@ -95,15 +105,7 @@ def run(
             metavar="TARGET", help="flows.dissociation, flows.maxcut, or path/to/file.py:flow."
         ),
     ],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "-p",
-            "--parameter",
-            metavar="NAME=VALUE",
-            help="Parameter of the flow: a TOML or JSON value, or text. Repeatable.",
-        ),
-    ] = None,
+    parameter: _Parameters = None,
     qpu: _Qpu = None,
     site: _Site = None,
     out: Annotated[
@@ -140,6 +142,39 @@ def run(
         as_json=as_json,
     )
     raise typer.Exit(tell(run_flow(request), as_json=as_json))
+
+
+@app.command()
+def estimate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET", help="flows.dissociation, flows.maxcut, or path/to/file.py:flow."
+        ),
+    ],
+    parameter: _Parameters = None,
+    qpu: _Qpu = None,
+    site: _Site = None,
+    setting: _Setting = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show Prefect's log of the dry run.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Run a flow dry, on simulators, and say what a real run will use and cost."""
+    from orchestrator.cli.estimating import estimate_flow, tell_estimate
+    from orchestrator.cli.running import RunRequest
+
+    request = RunRequest(
+        target=target,
+        parameters=parameter or (),
+        qpu=qpu,
+        site_file=site,
+        overrides=setting or (),
+        verbose=verbose,
+        as_json=True,
+    )
+    tell_estimate(estimate_flow(request), as_json=as_json)
 
 
 @app.command()

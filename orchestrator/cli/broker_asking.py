@@ -36,10 +36,20 @@ def tell_status(site_file: Path | None, *, as_json: bool) -> int:
                 "version": health["version"],
             }
         )
-        columns = ("QPU", "backend", "state", "queued", "open tasks", "reason", "calendar")
+        columns = ("QPU", "backend", "state", "queued", "open tasks", "reason")
         keys = ("name", "backend", "state", "queued", "open", "reason")
-        tabulate(columns, [[*(qpu[key] for key in keys), _calendar(qpu)] for qpu in qpus])
+        tabulate(
+            (*columns, "calendar", "predictions"),
+            [[*(qpu[key] for key in keys), _calendar(qpu), _predictions(qpu)] for qpu in qpus],
+        )
     return 0 if health["status"] == "ok" else 1
+
+
+def _predictions(qpu: dict[str, Any]) -> str | None:
+    """Return how far predicted QPU-seconds were off, None where none were compared yet."""
+    if not qpu.get("predicted"):
+        return None
+    return f"off by {qpu['error']:.1%} in {qpu['predicted']} tasks"
 
 
 def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> None:

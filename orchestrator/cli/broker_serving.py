@@ -91,6 +91,7 @@ def _broker(site: Site, ledger: Any) -> Any:
         ledger=ledger,
         clock=lambda: datetime.now(UTC),
         open_backend=open_backend,
+        sharing=frozenset(site.broker.share_results),
     )
 
 

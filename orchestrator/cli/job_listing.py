@@ -36,7 +36,7 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
             f"{job['state']}, provisional" if job["provisional"] else job["state"],
             job["submitted_at"][:19].replace("T", " "),
             job["shots"] or None,
-            job["slices"],
+            job["slices"] if job["source"] is None else f"reused {job['source'][:_ID_SHOWN]}",
             duration_text(job["duration_s"]),
         ]
         for job in shown
@@ -74,6 +74,7 @@ def _job_facts(job: dict[str, Any]) -> dict[str, Any]:
         "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in usage["charges"].items()) or None,
         "calibration": job["calibrations"] or None,
         "provisional": "yes, it ran outside the quality windows" if job["provisional"] else None,
+        "result of": job["source"],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import sys
 import threading
 import traceback
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import runs
 from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.billing import agree_with_service, check_units
+from orchestrator.cli.dry_site import dry_site
 from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
 from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
 from orchestrator.cli.jobs_source import JobsOfRun, check_ledger
@@ -50,7 +52,11 @@ _CANCEL_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What the user asked for, as it was typed."""
+    """What the user asked for, as it was typed.
+
+    scratch: set for a dry run, which stays inside this folder: simulators stand in for the QPUs,
+    and an interrupt removes the folder.
+    """
 
     target: str
     parameters: Sequence[str] = ()
@@ -62,6 +68,7 @@ class RunRequest:
     budgets: Sequence[str] = ()
     verbose: bool = False
     as_json: bool = False
+    scratch: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +110,8 @@ def checked(request: RunRequest) -> _Plan:
     budgets = budgets_of(request.budgets)
     site = load_site(request.site_file, request.overrides)
     check_schedules(site.qpus.values(), datetime.now(UTC))
+    if request.scratch is not None:
+        site = dry_site(site, request.scratch)
     qpu = site.qpu(request.qpu)
     from backends import registry
 
@@ -233,15 +242,24 @@ class _Execution:
     def _interrupted(self, signal: KeyboardInterrupt) -> None:
         """Cancel quantum jobs, end workers, write what is known, and end the process."""
         named = type(signal).__name__ == "Terminated"
+        scratch = self._plan.request.scratch
         print_error(
-            f"{'terminated' if named else 'interrupted'}; cancelling quantum jobs and ending "
-            f"workers. Continue with the same command and --run-id {self._plan.id}"
+            f"{'terminated' if named else 'interrupted'}; "
+            + (
+                "nothing was spent, and nothing is kept"
+                if scratch is not None
+                else "cancelling quantum jobs and ending workers. Continue with the same command "
+                f"and --run-id {self._plan.id}"
+            )
         )
         try:
             self._run.closing = True  # or a stage's next call would open a broker again
             closing = threading.Thread(target=_shut_down, daemon=True)
             closing.start()
             closing.join(_CANCEL_S)
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
+                end_now(143 if named else INTERRUPTED)
             record = self._write("interrupted", "interrupted by the user")
             self._plan.folder.write_report(record, None)
         except KeyboardInterrupt:

@@ -230,6 +230,7 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
         project=section.project,
         priority=section.priority,
         ledger=reference_or_value(section.ledger, folder),
+        share_results=tuple(section.share_results),
     )
 
 

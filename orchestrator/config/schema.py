@@ -207,6 +207,11 @@ class BrokerSection(_Section):
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(
         default=0, description="of the jobs, from -100 to 100; policies may look at it"
     )
+    share_results: list[Annotated[str, StringConstraints(pattern=_PROJECT)]] = Field(
+        default_factory=list,
+        description="projects of the service that use each other's results again where a stage "
+        "asks for that; any other project finds its own alone",
+    )
     ledger: str | dict[str, str] | None = Field(
         default=None,
         description="SQLAlchemy URL of the service's ledger, or a reference to one; "

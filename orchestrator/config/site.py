@@ -101,6 +101,7 @@ class BrokerSettings:
     project: who pays for this site's jobs, None for the user's first one. priority: of this
     site's jobs, where a policy looks at it. ledger: what a service started from this site keeps
     its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the state folder.
+    share_results: projects that use each other's results again.
     """
 
     url: str | None = None
@@ -108,6 +109,7 @@ class BrokerSettings:
     project: str | None = None
     priority: int = 0
     ledger: Any = None
+    share_results: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,8 +141,8 @@ def _jobs(record: Mapping[str, Any]) -> str:
         [
             *(job[key] for key in ("id", "qpu", "kind")),
             f"{job['state']}, provisional" if job.get("provisional") else job["state"],
-            *(job[key] for key in ("pubs", "circuits")),
-            *(job[key] for key in ("num_qubits", "shots", "seed", "slices")),
+            *(job[key] for key in ("pubs", "circuits", "num_qubits", "shots", "seed")),
+            job["slices"] if not job.get("source") else f"reused from {job['source']}",
             job["methods"] or None,
             job["calibrations"] or None,
             duration_text(job["waited_s"]),

@@ -185,3 +185,18 @@ def test_nothing_is_left_after_shutdown() -> None:
     shutdown()
     for pid in workers:
         assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_primitive_uses_an_equal_result_again_if_it_is_told_to() -> None:
+    first = Sampler(reuse=True).run([measured(ghz())], shots=50)
+    counts = first.result()[0].data.meas.get_counts()
+    again = Sampler(reuse=True).run([measured(ghz())], shots=50)
+    assert again.result()[0].data.meas.get_counts() == counts
+    assert (again.view().source, again.view().usage.shots) == (first.job_id(), 0)
+    assert Sampler().run([measured(ghz())], shots=50).view().source is None
+    observable = SparsePauliOp("ZZZ")
+    exact = Estimator(reuse=True).run([(ghz(), observable)])
+    value = float(exact.result()[0].data.evs)
+    same = Estimator(reuse=True).run([(ghz(), observable)])
+    assert float(same.result()[0].data.evs) == value
+    assert same.view().source == exact.job_id()

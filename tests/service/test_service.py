@@ -205,3 +205,16 @@ def test_an_operator_resolves_what_is_uncertain(
 def test_no_service_is_told_in_one_sentence(tmp_path: Any) -> None:
     with pytest.raises(BrokerUnreachable, match=r"no answer from the broker at unix:.*start it"):
         RemoteBroker(f"unix:{tmp_path / 'nothing.sock'}", patience_s=0.2).open()
+
+
+def test_a_result_is_used_again(service: Service) -> None:
+    asked = [Call(run="r", stage=None, occurrence=n, qpu="fake", reuse=True) for n in range(3)]
+    client = service.client()
+    first = client.submit(asked[0], bell())
+    found = counts(client.result(first))
+    again = client.submit(asked[1], bell())
+    assert counts(client.result(again)) == found
+    view = client.view(again)
+    assert (view.source, view.usage.shots, view.state) == (first, 0, JobState.COMPLETED)
+    assert client.view(client.submit(asked[2], bell(seed=2))).source is None
+    client.close()

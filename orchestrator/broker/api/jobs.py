@@ -101,6 +101,7 @@ async def submit(
     lease_longest_s: Annotated[float, Query(gt=0, le=86_400)] = 60.0,
     lease_idle_s: Annotated[float, Query(gt=0, le=3600)] = 2.0,
     calibration: Annotated[str, Query(max_length=200, description="transpiled for this one")] = "",
+    reuse: Annotated[bool, Query(description="whether an equal job's result will do")] = False,
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
     paying = caller.paying(project)
@@ -118,6 +119,7 @@ async def submit(
         else LeaseWish(id=lease, longest_s=lease_longest_s, idle_s=lease_idle_s),
         priority=priority,
         calibration=calibration,
+        reuse=reuse,
     )
     job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})

@@ -1,0 +1,218 @@
+"""A result is used again where everything it depends on is equal, and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qiskit import QuantumCircuit
+
+from backends.api import Calibration
+from backends.fake import create
+from backends.fake.script import script_target
+from backends.payloads import SamplerPayload
+from backends.results import result_from_bytes
+from orchestrator.broker import host, reuse, service
+from orchestrator.broker.client import Call
+from orchestrator.broker.embedded import EmbeddedBroker
+from orchestrator.broker.host import Payer, SiteBroker
+from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.reuse import reuse_key
+from orchestrator.broker.views import JobState, JobView
+from orchestrator.config import QpuSettings
+
+Q = QpuSettings(name="q", backend="fake")
+
+
+def payload(shots: int = 40, seed: int | None = None, angle: float = 1.0) -> SamplerPayload:
+    circuit = QuantumCircuit(1)
+    circuit.ry(angle, 0)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
+
+
+def bits(result: Any) -> bytes:
+    found: bytes = result[0].data.meas.array.tobytes()
+    return found
+
+
+def embedded(folder: Path, run: str, **options: object) -> EmbeddedBroker:
+    return EmbeddedBroker(
+        run=run,
+        state_dir=folder,
+        open_backend=lambda _: create(options, state_dir=folder),
+        settings=lambda _: Q,
+    ).open()
+
+
+def ask(
+    broker: EmbeddedBroker, run: str, asked: SamplerPayload, *, again: bool = True
+) -> tuple[JobView, bytes]:
+    job = broker.submit(Call(run=run, stage=None, occurrence=0, qpu="q", reuse=again), asked)
+    found = bits(broker.result(job, 20))
+    return broker.view(job), found
+
+
+def test_a_later_run_gets_the_very_same_counts_at_no_cost(tmp_path: Path) -> None:
+    with closing(embedded(tmp_path, "one", run_s=0.01)) as broker:
+        first, counts = ask(broker, "one", payload())
+    assert first.source is None
+    assert first.usage.shots == 40
+    with closing(embedded(tmp_path, "two", run_s=0.01)) as broker:
+        second, same = ask(broker, "two", payload())
+    assert (second.source, second.state) == (first.id, JobState.COMPLETED)
+    assert second.tasks == ()
+    assert not second.usage.charges
+    assert second.usage.shots == second.usage.qpu_seconds == 0
+    assert same == counts, "unseeded, so by chance they would differ"
+    with closing(Ledger.open(tmp_path / "ledger.sqlite")) as ledger:
+        assert ledger.job(second.id).source == first.id
+    with closing(embedded(tmp_path, "three")) as broker:
+        third, _ = ask(broker, "three", payload())
+    assert third.source == first.id, "the one that ran, not the one that reused"
+
+
+def test_nothing_is_used_again_unasked(tmp_path: Path) -> None:
+    with closing(embedded(tmp_path, "one")) as broker:
+        ask(broker, "one", payload())
+    with closing(embedded(tmp_path, "two")) as broker:
+        view, _ = ask(broker, "two", payload(), again=False)
+    assert view.source is None
+    assert view.usage.shots == 40
+    with closing(embedded(tmp_path, "three")) as broker:
+        last, _ = ask(broker, "three", payload(), again=False)
+    assert last.source is None
+
+
+def test_one_that_did_not_ask_is_not_found(tmp_path: Path) -> None:
+    with closing(embedded(tmp_path, "one")) as broker:
+        ask(broker, "one", payload(), again=False)
+    with closing(embedded(tmp_path, "two")) as broker:
+        view, _ = ask(broker, "two", payload())
+    assert view.source is None
+
+
+def test_a_result_of_another_calibration_is_neither_kept_nor_found(tmp_path: Path) -> None:
+    with closing(embedded(tmp_path, "one", drift_every=1)) as broker:
+        first, _ = ask(broker, "one", payload())
+        job = broker.submit(
+            Call(run="one", stage="s", occurrence=0, qpu="q", reuse=True), payload()
+        )
+        broker.result(job, 20)
+        assert broker.view(job).source is None, "the calibration has changed meanwhile"
+    assert first.source is None
+
+
+def test_a_failed_job_leaves_nothing(tmp_path: Path) -> None:
+    with closing(embedded(tmp_path, "one", fail=[1])) as broker:
+        job = broker.submit(
+            Call(run="one", stage=None, occurrence=0, qpu="q", reuse=True), payload()
+        )
+        with pytest.raises(Exception, match="fail"):
+            broker.result(job, 20)
+    with closing(embedded(tmp_path, "two")) as broker:
+        view, _ = ask(broker, "two", payload())
+    assert view.source is None
+    assert view.usage.shots == 40
+
+
+def test_every_part_of_the_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = script_target()
+    known = reuse_key(payload(seed=1), Q, target, "chem")
+    assert known == reuse_key(payload(seed=1), Q, target, "chem")
+    slow = replace(Q, options={"time_scale": 1.0})
+    assert known == reuse_key(payload(seed=1), slow, target, "chem"), "a clock changes no result"
+    recalibrated = replace(
+        target, calibration=Calibration(id="later", taken_at=datetime(2026, 1, 2, tzinfo=UTC))
+    )
+    others = {
+        "circuit": reuse_key(payload(seed=1, angle=1.1), Q, target, "chem"),
+        "shots": reuse_key(payload(41, seed=1), Q, target, "chem"),
+        "seed": reuse_key(payload(seed=2), Q, target, "chem"),
+        "no seed": reuse_key(payload(), Q, target, "chem"),
+        "calibration": reuse_key(payload(seed=1), Q, recalibrated, "chem"),
+        "project": reuse_key(payload(seed=1), Q, target, "qml"),
+        "QPU": reuse_key(payload(seed=1), replace(Q, name="p"), target, "chem"),
+        "backend": reuse_key(payload(seed=1), replace(Q, backend="aer"), target, "chem"),
+        "method": reuse_key(
+            payload(seed=1), replace(Q, options={"method": "statevector"}), target, "chem"
+        ),
+        "noise": reuse_key(
+            payload(seed=1), replace(Q, options={"profile": "helmi"}), target, "chem"
+        ),
+    }
+    monkeypatch.setattr(reuse, "versions_of", lambda _: ("another",))
+    others["version"] = reuse_key(payload(seed=1), Q, target, "chem")
+    assert known not in others.values()
+    assert len(set(others.values())) == len(others)
+
+
+def at_a_site(where: Path, work: Callable[[SiteBroker], Awaitable[Any]]) -> Any:
+    """Let a service live as long as some work takes; ``chem`` and ``qml`` share results."""
+
+    async def live() -> Any:
+        with closing(Ledger.open(where)) as ledger:
+            site = SiteBroker(
+                qpus={"q": Q},
+                ledger=ledger,
+                clock=lambda: datetime.now(UTC),
+                open_backend=lambda _: create({}, state_dir=Path()),
+                sharing=frozenset({"chem", "qml"}),
+            )
+            await site.open()
+            try:
+                return await work(site)
+            finally:
+                await site.close()
+
+    return asyncio.run(live())
+
+
+async def paid_by(site: SiteBroker, project: str, stage: str) -> JobView:
+    call = Call(run="r", stage=stage, occurrence=0, qpu="q", reuse=True)
+    view, _ = await site.submit(call, Payer(user="eve", project=project), payload())
+    return await site.wait(view.id, 20)
+
+
+def test_projects_share_results_only_if_all_of_them_do(tmp_path: Path) -> None:
+    async def work(site: SiteBroker) -> None:
+        chem = await paid_by(site, "chem", "a")
+        optics = await paid_by(site, "optics", "a")
+        assert chem.source is None
+        assert optics.source is None
+        assert (await paid_by(site, "qml", "a")).source == chem.id
+        assert (await paid_by(site, "optics", "b")).source == optics.id
+        assert (await paid_by(site, "secret", "a")).source is None
+        uses = await site.uses()
+        assert uses["qml"].usage.shots == 0
+        assert uses["qml"].jobs == 1
+        assert uses["optics"].usage.shots == 40
+        assert uses["optics"].jobs == 2
+
+    at_a_site(tmp_path / "ledger.sqlite", work)
+
+
+def test_the_result_outlives_its_source_and_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_KEPT", timedelta(0))
+    monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 1)
+    where = tmp_path / "ledger.sqlite"
+
+    async def first(site: SiteBroker) -> JobView:
+        return await paid_by(site, "chem", "a")
+
+    async def second(site: SiteBroker) -> tuple[JobView, bytes]:
+        assert not site.service.state.jobs, "the source is forgotten"
+        view = await paid_by(site, "chem", "b")
+        return view, bits(result_from_bytes(await site.result(view.id)).native)
+
+    source = at_a_site(where, first)
+    again, _ = at_a_site(where, second)
+    assert again.source == source.id

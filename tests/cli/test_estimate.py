@@ -1,0 +1,176 @@
+"""`hpcqc estimate` against what the run then used, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli.dry_site import dry_qpu, dry_site
+from orchestrator.cli.estimating import core_seconds, stated_error
+from orchestrator.config import BrokerSettings, QpuSettings, ScheduleSettings, load_site
+from tests.cli.conftest import Said
+from tests.cli.test_run import FLOW
+
+ROOT = Path(__file__).resolve().parents[2]
+COUNTED = ("jobs", "circuits", "shots")
+
+
+@pytest.fixture
+def flow_file(tmp_path, monkeypatch):
+    """A flow in the working folder, and every temporary folder of this test beside it."""
+    (tmp_path / "curve.py").write_text(FLOW)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PREFECT_LOCAL_STORAGE_PATH", str(tmp_path / "kept"))
+    yield "curve.py"
+    sys.modules.pop("curve", None)
+
+
+def _estimated(said: Said) -> dict:
+    assert said.code == 0, said.err
+    (qpu,) = said.document["qpus"]
+    return qpu
+
+
+def _used(said: Said, qpu: str, folder: Path) -> dict:
+    assert said.code == 0, said.err
+    record = json.loads((folder / "run.json").read_text())
+    return {**record["usage"]["per_qpu"][qpu], "jobs": len(record["jobs"])}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("qpu", ["piast-q", "helmi", "vlq"])
+def test_a_run_uses_what_was_estimated(hpcqc, flow_file, tmp_path, qpu) -> None:
+    options = (flow_file, "--verbose", "--qpu", qpu, "-p", "points=2", "-p", "shots=500", "--json")
+    told = _estimated(hpcqc("estimate", *options))
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"curve.py", "scratch"}, "no run folder, no state, no results"
+    assert not list((tmp_path / "scratch").iterdir())
+
+    used = _used(hpcqc("run", *options, "--out", "out"), qpu, tmp_path / "out")
+    assert {key: told[key] for key in COUNTED} == {key: used[key] for key in COUNTED}
+    assert told["jobs"] == 2
+    if qpu != "vlq":  # which lets jobs share tasks, depending on when they come
+        assert told["tasks"] == used["tasks"]
+        assert told["charges"] == pytest.approx(used["charges"])
+    within = 0.01 * (told["error_percent"] or 0.0) if qpu != "vlq" else 0.5
+    assert told["qpu_seconds"] == pytest.approx(used["qpu_seconds"], rel=max(within, 1e-9))
+    assert told["error_percent"] == (2.8 if qpu == "helmi" else None)
+    assert not told["unseeded_jobs"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_variational_run_uses_what_was_estimated(hpcqc, flow_file, tmp_path) -> None:
+    parameters = ("molecule=h2", "lengths=[0.735, 1.5]", "max_iterations=2", "precision=0.1")
+    given = [word for one in parameters for word in ("-p", one)]
+    options = ("flows.dissociation", "--verbose", "--qpu", "helmi", *given, "--json")
+    told = _estimated(hpcqc("estimate", *options))
+    used = _used(hpcqc("run", *options, "--out", "out"), "helmi", tmp_path / "out")
+    assert told["jobs"] > 1
+    assert {key: told[key] for key in COUNTED} == {key: used[key] for key in COUNTED}
+    assert told["qpu_seconds"] == pytest.approx(used["qpu_seconds"], rel=0.028)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_foreign_backend_is_never_opened(hpcqc, flow_file, tmp_path) -> None:
+    (tmp_path / "hpcqc.toml").write_text(
+        '[qpu.far]\nbackend = "vendor"\noptions = { token = { env = "NOT_SET" } }\n'
+    )
+    options = ("estimate", flow_file, "--verbose", "--site", "hpcqc.toml", "--json")
+    modelled = _estimated(hpcqc(*options, "--set", "qpu.far.profile=helmi"))
+    assert modelled["profile"] == "helmi"
+    assert modelled["charges"]["qpu-s"] == pytest.approx(modelled["qpu_seconds"])
+    assert "'vendor' was not asked" in modelled["notes"][0]
+    bare = _estimated(hpcqc(*options))
+    assert (bare["jobs"], bare["shots"]) == (3, 300)
+    assert bare["qpu_seconds"] is bare["charges"] is None, "nobody knows what it takes there"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_that_fails_is_told_in_a_sentence(hpcqc, flow_file) -> None:
+    said = hpcqc("estimate", flow_file, "--verbose", "-p", "shots=0")
+    assert said.code == 2
+    assert "the dry run of curve.py failed" in said.err
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_nothing(tmp_path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom prefect import flow\nprint('here', flush=True)\n"
+        "@flow\ndef slow():\n    print('at work', flush=True)\n    time.sleep(60)\n"
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    environment = os.environ | {
+        "TMPDIR": str(scratch),
+        "HPCQC_STATE_DIR": str(tmp_path / "state"),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "orchestrator.cli", "estimate", "slow.py", "--verbose"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as dry:
+        deadline = time.monotonic() + 60
+        assert dry.stderr is not None
+        seen = b""
+        while b"at work" not in seen and time.monotonic() < deadline:
+            seen += os.read(dry.stderr.fileno(), 4096)
+        dry.send_signal(signal.SIGINT)
+        seen += dry.communicate(timeout=30)[1]
+        assert dry.returncode == 130, seen.decode()
+    assert b"nothing was spent" in seen
+    assert not list(scratch.glob("hpcqc-estimate-*"))
+    assert not (tmp_path / "state").exists()
+    assert not (tmp_path / "hpcqc-runs").exists()
+
+
+def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
+    site = load_site(environ={"HOME": str(tmp_path), "HPCQC_SITE": "built-in"})
+    real = QpuSettings(
+        name="far",
+        backend="vendor",
+        options={"profile": "helmi", "token": "secret", "time_scale": 1.0},
+        schedule=ScheduleSettings(slice_s=3.0, rate=(1, 60.0)),
+    )
+    dry = dry_qpu(real)
+    assert (dry.backend, dry.options) == ("aer", {"profile": "helmi"})
+    assert (dry.schedule.slice_s, dry.schedule.rate) == (3.0, None)
+    whole = dry_site(site, tmp_path)
+    assert whole.broker == BrokerSettings()
+    assert whole.state_dir.is_relative_to(tmp_path)
+    assert {qpu.backend for qpu in whole.qpus.values()} == {"aer"}
+    assert all("time_scale" not in qpu.options for qpu in whole.qpus.values())
+
+
+def test_core_seconds_count_cores_and_fan_outs() -> None:
+    stage = {
+        "kind": "classical",
+        "ran_from": "2026-01-01T00:00:00+00:00",
+        "ran_until": "2026-01-01T00:00:10+00:00",
+        "cores": 1,
+        "units": None,
+    }
+    assert core_seconds([stage], 4) == 10
+    assert core_seconds([stage | {"cores": 3}], 4) == 30
+    assert core_seconds([stage | {"units": [9, 9]}], 4) == 40
+    assert core_seconds([stage | {"units": [2, 2]}, stage], 4) == 30
+    assert core_seconds([stage | {"kind": "quantum"}, stage | {"ran_until": None}], 4) == 0
+
+
+def test_the_error_to_expect_is_the_profiles_own() -> None:
+    assert stated_error({"timing": "refit: 5.9 % mean error on rows held out"}) == 5.9
+    assert stated_error({"timing": "assumed: as another"}) is None
