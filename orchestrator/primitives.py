@@ -24,7 +24,7 @@ from orchestrator.qpu_jobs import HandingIn, QpuJob
 from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiler
 
-__all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
+__all__ = ["Estimator", "Qpu", "Sampler", "open_qpu"]
 
 _DEFAULT_SHOTS = 1024
 # 4096 shots per term, Qiskit's own default where an expectation value is sampled.
@@ -275,8 +275,8 @@ class Estimator(BaseEstimatorV2):
         payload = EstimatorPayload.coerce(pubs, precision=asked, seed=self._seed)
         qpu = self.qpu
         if EstimatorPayload.kind in qpu.target.payload_kinds:
-            prepare = partial(_prepare_estimator, payload)
-            return QpuJob(HandingIn(qpu, self._seed, prepare, reuse=self._reuse))
+            native = partial(_prepare_estimator, payload)
+            return QpuJob(HandingIn(qpu, self._seed, native, reuse=self._reuse))
         sampled, recombination = lower(payload)
         prepare = partial(_prepare_sampler, sampled)
         handing_in = HandingIn(qpu, self._seed, prepare, reuse=self._reuse)

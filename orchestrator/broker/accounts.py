@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from backends.api import BackendError
 from backends.metering import Charge
-from orchestrator.broker.events import BudgetSet, JobSubmitted
+from orchestrator.broker.events import BudgetSet, Event, JobResumed, JobSubmitted
 from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view
+from orchestrator.broker.views import JobId
 
 __all__ = [
     "Books",
@@ -152,6 +153,18 @@ class Books:
             if asked > budget.left + slack or (not asked and not aside and budget.left <= 0):
                 return BudgetExhausted(_told(account, budget, asked, unit, job.qpu))
         return None
+
+    def refusal_of(self, event: Event, jobs: Mapping[JobId, JobRecord]) -> BudgetExhausted | None:
+        """Return why a job that comes, or comes back, cannot be paid for, None if it can be."""
+        match event:
+            case JobSubmitted():
+                return self.refusal(event)
+            case JobResumed(job=job) if job in jobs:
+                record = jobs[job]
+                aside = record.outstanding
+                return self.refusal(record.submitted, charged=record.charged, aside=aside)
+            case _:
+                return None
 
     def reserve(self, job: JobSubmitted, change: float) -> None:
         """Set more aside for a job, or less."""

@@ -6,8 +6,9 @@ import asyncio
 
 from orchestrator.broker import events as ev
 from orchestrator.broker.accounts import BudgetStatus, project_account
-from orchestrator.broker.host import SERVICE_SCOPE, ProjectUse, SiteBroker
+from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
 from orchestrator.broker.ledger import Wanted
+from orchestrator.broker.standing import ProjectUse
 from orchestrator.broker.statement import StatementLine, leases_held, month_bounds, statement
 
 __all__ = [

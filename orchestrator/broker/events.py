@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from backends.api import Usage
 from backends.metering import Charge
@@ -374,29 +374,7 @@ Event = (
     | BudgetSet
     | CalibrationChanged
 )
-_TYPES: dict[str, type[Any]] = {
-    event_type.kind: event_type
-    for event_type in (
-        BrokerOpened,
-        JobSubmitted,
-        JobResumed,
-        JobCancelRequested,
-        TaskPlanned,
-        TaskStarted,
-        TaskAdopted,
-        TaskCompleted,
-        TaskFailed,
-        TaskCancelled,
-        TaskUncertain,
-        TaskResolved,
-        QpuDrained,
-        QpuResumed,
-        LeaseOpened,
-        LeaseClosed,
-        BudgetSet,
-        CalibrationChanged,
-    )
-}
+_TYPES: dict[str, type[Any]] = {one.kind: one for one in get_args(Event)}
 
 
 def event_to_json(event: Event) -> dict[str, Any]:

@@ -9,43 +9,38 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Literal
 
-from backends.api import (
-    Backend,
-    CalibrationChanged,
-    QpuUnavailable,
-    Result,
-    Target,
-    Usage,
-)
+from backends.api import Backend, CalibrationChanged, QpuUnavailable, Result, Target, Usage
 from backends.payloads import Payload
 from backends.results import result_to_bytes
 from backends.validate import check_circuits, check_kind
 from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import pub_shapes
-from orchestrator.broker.calendar import Calendar, Window
+from orchestrator.broker.calendar import Calendar
 from orchestrator.broker.client import Call, call_job_id
+from orchestrator.broker.commits import Commit
 from orchestrator.broker.explaining import Explanation, explain
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.records import JobRecord, job_view
 from orchestrator.broker.reuse import reuse_key
-from orchestrator.broker.service import BrokerService, Commit
+from orchestrator.broker.service import BrokerService
 from orchestrator.broker.snapshot import ended_job
+from orchestrator.broker.standing import (
+    JobUnknown,
+    NotUncertain,
+    Payer,
+    ProjectUse,
+    QpuStatus,
+    Slot,
+)
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.upkeep import Upkeep
-from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
+from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.config import QpuSettings
 
 __all__ = [
     "SERVICE_SCOPE",
-    "JobUnknown",
-    "NotUncertain",
-    "Payer",
-    "ProjectUse",
-    "QpuStatus",
     "SiteBroker",
-    "Slot",
 ]
 
 # The part of the ledger that the service owns.
@@ -55,59 +50,6 @@ _CLOSE_S = 10.0
 _EVENTS_PER_CHECKPOINT = 5000
 # A ledger without a snapshot is folded whole, once; afterwards all that has ended is apart.
 _JOBS_AT_START = 100_000
-
-
-class JobUnknown(ValueError):
-    """There is no such job, or none that the caller may see."""
-
-
-class NotUncertain(ValueError):
-    """The job has no uncertain task, so there is nothing to resolve."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payer:
-    """Who asks for a job, and which project pays for it."""
-
-    user: str
-    project: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QpuStatus:
-    """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks.
-
-    closed: by its calendar, now; closure: the one that is on, or else the next.
-    predicted, error: how many tasks' QPU-seconds were predicted, and how far off, relatively.
-    """
-
-    name: str
-    backend: str
-    state: Literal["online", "drained", "unavailable"]
-    reason: str | None
-    queued: int
-    open: int
-    closed: bool = False
-    closure: Window | None = None
-    predicted: int = 0
-    error: float | None = None
-
-
-@dataclass(slots=True)
-class ProjectUse:
-    """What a project used: jobs in all, of them still open, and the sum of their usage."""
-
-    jobs: int = 0
-    open: int = 0
-    usage: Usage = field(default_factory=Usage)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
-    """A job's part in a task on a QPU."""
-
-    job: JobView
-    task: QpuTaskView
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from backends.results import result_to_bytes
 from orchestrator.broker import events as ev
 from orchestrator.broker.assembly import task_payload
 from orchestrator.broker.commands import Command, FindTask, SettleJob, StartTask, StopTask
+from orchestrator.broker.commits import Commit
 from orchestrator.broker.contents import Contents
 from orchestrator.broker.execution import Execution
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
@@ -25,7 +26,7 @@ from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
 from orchestrator.config import QpuSettings
 
-__all__ = ["BrokerService", "Commit"]
+__all__ = ["BrokerService"]
 
 _CALL_THREADS = 16
 _WAIT_THREADS = 64
@@ -53,16 +54,6 @@ class _Item:
     payloads: Mapping[str, bytes] = field(default_factory=dict)
     results: Mapping[str, bytes] = field(default_factory=dict)
     written: _Written | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Commit:
-    """Events that were written in one transaction, or could not be, and then ``error`` says why."""
-
-    events: tuple[ev.Event, ...]
-    at: datetime
-    duration_s: float
-    error: LedgerError | None = None
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from orchestrator.broker import events as ev
-from orchestrator.broker.accounts import Books, BudgetExhausted
+from orchestrator.broker.accounts import Books
 from orchestrator.broker.commands import (
     Command,
     FindTask,
@@ -68,7 +68,7 @@ class BrokerState:
             if event.job in self.jobs:
                 return Outcome()
             event = self._admitted(event)
-        refused = self._refusal(event)
+        refused = self.books.refusal_of(event, self.jobs)
         if refused is not None:
             return Outcome(refused=refused)
         if isinstance(event, ev.LeaseClosed):
@@ -103,18 +103,6 @@ class BrokerState:
             return event
         seconds, charge = expected(event, rules, self._history(event.qpu).accuracy)
         return replace(event, predicted_s=seconds, reserved=charge)
-
-    def _refusal(self, event: ev.Event) -> BudgetExhausted | None:
-        """Return why a job cannot be paid for, None if it can be, or is none."""
-        match event:
-            case ev.JobSubmitted():
-                return self.books.refusal(event)
-            case ev.JobResumed(job=job) if job in self.jobs:
-                record = self.jobs[job]
-                aside = record.outstanding
-                return self.books.refusal(record.submitted, charged=record.charged, aside=aside)
-            case _:
-                return None
 
     def apply(self, event: ev.Event, now: datetime) -> list[Command]:
         """Change the state by one event, deciding nothing new; used alone for replay."""

@@ -38,10 +38,8 @@ def serve_site(
     """
     from orchestrator.broker.api import ApiSettings, Listener, create_app, serve
     from orchestrator.broker.api.logs import LineWriter, capture_logging, log_entries, log_entry
-    from orchestrator.broker.site_rules import check_schedules
 
-    site = load_site(site_file, overrides)
-    check_schedules(site.qpus.values(), datetime.now(UTC))
+    site = _checked_site(site_file, overrides)
     log = LineWriter(sys.stderr, _log_format(log_format))
     site.state_dir.mkdir(parents=True, exist_ok=True)
     ledger = _ledger(site)
@@ -69,9 +67,20 @@ def serve_site(
         log.close()
 
 
+def _checked_site(site_file: Path | None, overrides: Sequence[str]) -> Site:
+    from orchestrator.broker.site_rules import check_schedules
+
+    site = load_site(site_file, overrides)
+    check_schedules(site.qpus.values(), datetime.now(UTC))
+    return site
+
+
 def _tell_ready(broker: Any) -> dict[str, int]:
     states = [broker.status(qpu) for qpu in broker.qpus]
-    online = sum(state.state != "unavailable" for state in states)
+    missing = [state for state in states if state.state == "unavailable"]
+    online = len(states) - len(missing)
+    for state in missing:
+        say(f"QPU {state.name} is unavailable: {state.reason}", stderr=True)
     say(f"ready: {online} of {len(states)} QPUs")
     return {"online": online, "qpus": len(states)}
 

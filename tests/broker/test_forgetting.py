@@ -16,8 +16,9 @@ from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
 from orchestrator.broker import host, service
 from orchestrator.broker.client import Call
-from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
+from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.ledger import Ledger, Wanted
+from orchestrator.broker.standing import JobUnknown, Payer
 from orchestrator.broker.views import JobId, JobState
 from orchestrator.config import QpuSettings
 

@@ -21,9 +21,10 @@ from backends.results import result_from_bytes
 from orchestrator.broker import host, reuse, service
 from orchestrator.broker.client import Call
 from orchestrator.broker.embedded import EmbeddedBroker
-from orchestrator.broker.host import Payer, SiteBroker
+from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.reuse import reuse_key
+from orchestrator.broker.standing import Payer
 from orchestrator.broker.views import JobState, JobView
 from orchestrator.config import QpuSettings
 

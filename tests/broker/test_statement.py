@@ -23,8 +23,9 @@ from orchestrator.broker import host, service
 from orchestrator.broker.accounts import project_account
 from orchestrator.broker.bookkeeping import monthly_statement, set_budget
 from orchestrator.broker.client import Call
-from orchestrator.broker.host import SERVICE_SCOPE, Payer, SiteBroker
+from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
 from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.standing import Payer
 from orchestrator.broker.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.config import QpuSettings

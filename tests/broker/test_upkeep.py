@@ -18,8 +18,9 @@ from backends import registry
 from backends.api import CalibrationChanged
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client import Call
-from orchestrator.broker.host import Payer, SiteBroker
+from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.standing import Payer
 from orchestrator.broker.views import JobState, JobView
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
 

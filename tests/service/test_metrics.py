@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from backends.api import Usage
 from orchestrator.broker import events as ev
 from orchestrator.broker.api.logs import LineWriter, json_line, log_entries, text_line
+from orchestrator.broker.commits import Commit
 from orchestrator.broker.ledger import LedgerError
-from orchestrator.broker.service import Commit
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId
 from tests.service.conftest import Service, Start

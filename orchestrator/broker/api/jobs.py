@@ -24,8 +24,9 @@ from orchestrator.broker.client import Call, job_error
 from orchestrator.broker.digests import content_digest
 from orchestrator.broker.events import LeaseWish
 from orchestrator.broker.explaining import Explanation
-from orchestrator.broker.host import JobUnknown, Payer, SiteBroker
+from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.ledger import Wanted
+from orchestrator.broker.standing import JobUnknown, Payer
 from orchestrator.broker.views import JobId, JobState, JobView
 
 __all__ = ["Cancelled", "Resolution", "router"]

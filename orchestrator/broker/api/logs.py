@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
 from orchestrator.broker import events as ev
+from orchestrator.broker.commits import Commit
 from orchestrator.broker.plain import to_plain
 from orchestrator.broker.records import TaskRecord
-from orchestrator.broker.service import Commit
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId
 

@@ -18,8 +18,8 @@ from orchestrator.broker.access import Forbidden
 from orchestrator.broker.api.parts import IDENTIFIED, Caller
 from orchestrator.broker.api.problems import declared
 from orchestrator.broker.bookkeeping import limited_projects, project_budgets
+from orchestrator.broker.commits import Commit
 from orchestrator.broker.host import SiteBroker
-from orchestrator.broker.service import Commit
 from orchestrator.broker.views import JobId
 
 __all__ = ["Metrics", "RequestCount", "install_metrics", "router"]

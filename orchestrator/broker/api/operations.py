@@ -11,13 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from backends.targets import target_to_json
-from orchestrator.broker import host
+from orchestrator.broker import standing
 from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.accounts import BudgetStatus
 from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.bookkeeping import all_uses, project_budgets
-from orchestrator.broker.host import QpuStatus
+from orchestrator.broker.standing import QpuStatus
 
 __all__ = ["Drain", "Health", "ProjectUse", "Released", "Slot", "Whoami", "health_router", "router"]
 
@@ -185,7 +185,7 @@ async def timeline(
     return [_slot(slot, caller) for slot in await broker.slots(since)]
 
 
-def _use(project: str, use: host.ProjectUse, budgets: list[BudgetStatus]) -> ProjectUse:
+def _use(project: str, use: standing.ProjectUse, budgets: list[BudgetStatus]) -> ProjectUse:
     return ProjectUse(
         project=project,
         jobs=use.jobs,
@@ -197,7 +197,7 @@ def _use(project: str, use: host.ProjectUse, budgets: list[BudgetStatus]) -> Pro
     )
 
 
-def _slot(slot: host.Slot, identity: Identity) -> Slot:
+def _slot(slot: standing.Slot, identity: Identity) -> Slot:
     job, task = slot.job, slot.task
     known = identity.may_see(job.project)
     assert task.started_at is not None

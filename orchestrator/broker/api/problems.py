@@ -15,8 +15,8 @@ from backends.api import BackendError, PayloadRejected, QpuUnavailable, TaskCanc
 from orchestrator.broker.access import Forbidden
 from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.broker.bookkeeping import UnitUnknown
-from orchestrator.broker.host import JobUnknown, NotUncertain
 from orchestrator.broker.ledger import LedgerError
+from orchestrator.broker.standing import JobUnknown, NotUncertain
 from orchestrator.broker.tokens import TokenError
 
 __all__ = ["DECLARED", "PROBLEM", "ApiError", "Problem", "declared", "install_problems"]
