@@ -103,9 +103,7 @@ class BrokerService:
         """Take up what the ledger already holds; threads start when they are first used."""
         self.state = self.ledger.restore(self.scope)
         self.contents = Contents(self.state, self.ledger)
-        for job, record in self.state.jobs.items():
-            if record.state.is_final:
-                self._settled[job] = record.state
+        self._settled |= {j: r.state for j, r in self.state.jobs.items() if r.state.is_final}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 
