@@ -40,7 +40,6 @@ _RECALL_TRIES = 30
 _KEPT = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
 
-
 # Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
 _Written = asyncio.Future[None] | Future[None]
 
