@@ -21,7 +21,7 @@ from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.commits import Commit
 from orchestrator.broker.explaining import Explanation, explain
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
-from orchestrator.broker.records import JobRecord, job_view
+from orchestrator.broker.records import job_view
 from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.service import BrokerService
 from orchestrator.broker.snapshot import ended_job
@@ -195,7 +195,7 @@ class SiteBroker:
         state = self.service.state
         # What is in memory counts, also for jobs that are moved out of it this moment.
         here = frozenset(state.jobs)
-        records = [record for record in state.jobs.values() if _includes(wanted, record)]
+        records = [record for record in state.jobs.values() if wanted.includes(record)]
         records.sort(key=lambda record: record.submitted_at)
         latest = records[-wanted.limit if wanted.limit else 0 :]
         found = [job_view(record, state.tasks) for record in latest]
@@ -353,18 +353,6 @@ class SiteBroker:
         except LedgerError as error:
             return str(error)
         return None
-
-
-def _includes(wanted: Wanted, record: JobRecord) -> bool:
-    submitted = record.submitted
-    return (
-        wanted.run in (None, submitted.run)
-        and (wanted.projects is None or submitted.project in wanted.projects)
-        and wanted.qpu in (None, submitted.qpu)
-        and wanted.state in (None, record.state)
-        and (wanted.since is None or record.ended_at is None or record.ended_at >= wanted.since)
-        and (wanted.until is None or record.submitted_at < wanted.until)
-    )
 
 
 def _lease_of(user: str, lease: str) -> str:

@@ -41,7 +41,6 @@ _RECALL_TRIES = 30
 _KEPT = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
 
-
 # Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
 _Written = asyncio.Future[None] | Future[None]
 
@@ -94,9 +93,7 @@ class BrokerService:
         """Take up what the ledger already holds; threads start when they are first used."""
         self.state = self.ledger.restore(self.scope)
         self.contents = Contents(self.state, self.ledger)
-        for job, record in self.state.jobs.items():
-            if record.state.is_final:
-                self._settled[job] = record.state
+        self._settled |= {j: r.state for j, r in self.state.jobs.items() if r.state.is_final}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 

@@ -12,7 +12,7 @@ from orchestrator.broker.ledger.checkpoints import read_ended, restore
 from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
-from orchestrator.broker.records import job_view
+from orchestrator.broker.records import JobRecord, job_view
 from orchestrator.broker.views import JobId, JobState, JobView
 
 __all__ = ["Wanted", "find_job", "latest_jobs", "list_ended"]
@@ -38,6 +38,18 @@ class Wanted:
     since: datetime | None = None
     until: datetime | None = None
     limit: int | None = None
+
+    def includes(self, record: JobRecord) -> bool:
+        """Whether a job that is in a state is asked for, whatever the limit."""
+        submitted = record.submitted
+        return (
+            self.run in (None, submitted.run)
+            and (self.projects is None or submitted.project in self.projects)
+            and self.qpu in (None, submitted.qpu)
+            and self.state in (None, record.state)
+            and (self.since is None or record.ended_at is None or record.ended_at >= self.since)
+            and (self.until is None or record.submitted_at < self.until)
+        )
 
 
 def list_ended(reader: Reader, wanted: Wanted) -> list[JobView]:
