@@ -170,6 +170,8 @@ class _Reader:
                     )
                 if not _real(coefficient):
                     raise _rejected(f"coefficient {coefficient!r:.60}; give a finite real number")
+            if not any(given.values()):  # Qiskit drops such terms, and then finds none
+                raise _rejected("an observable all of whose coefficients are 0")
             return ()
         if not isinstance(given, list) or depth == _DIMENSIONS:
             raise _rejected("observables are lists of {Pauli string: coefficient}")

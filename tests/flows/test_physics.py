@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,9 @@ class IdealQpu:
     """What a stage asks of a QPU, answered by Qiskit's statevector."""
 
     target = SimpleNamespace(payload_kinds=frozenset({"sampler", "estimator"}))
+
+    def lease(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def estimator(self, *, precision: float | None = None, seed: int | None = None) -> Any:
         return StatevectorEstimator(default_precision=precision or 0.0, seed=seed)

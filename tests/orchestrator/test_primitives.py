@@ -188,12 +188,12 @@ def test_nothing_is_left_after_shutdown() -> None:
 
 
 def test_a_primitive_uses_an_equal_result_again_if_it_is_told_to() -> None:
-    first = Sampler(reuse=True).run([measured(ghz())], shots=50)
+    first = Sampler(reuse=True).run([measured(ghz())], shots=57)
     counts = first.result()[0].data.meas.get_counts()
-    again = Sampler(reuse=True).run([measured(ghz())], shots=50)
+    again = Sampler(reuse=True).run([measured(ghz())], shots=57)
     assert again.result()[0].data.meas.get_counts() == counts
     assert (again.view().source, again.view().usage.shots) == (first.job_id(), 0)
-    assert Sampler().run([measured(ghz())], shots=50).view().source is None
+    assert Sampler().run([measured(ghz())], shots=57).view().source is None
     observable = SparsePauliOp("ZZZ")
     exact = Estimator(reuse=True).run([(ghz(), observable)])
     value = float(exact.result()[0].data.evs)
