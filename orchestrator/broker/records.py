@@ -13,7 +13,7 @@ from backends.metering import Charge
 from orchestrator.broker import events as ev
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 
-__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view", "shared_usage"]
+__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view", "shared_usage", "used_by"]
 
 
 @dataclass(slots=True)
@@ -218,6 +218,12 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
         error=task.error,
         late=task.late,
     )
+
+
+def used_by(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> Usage:
+    """Return a job's part of what all its tasks used."""
+    job = record.submitted.job
+    return sum((shared_usage(tasks[tag], job) for tag in dict.fromkeys(record.tasks)), Usage())
 
 
 def shared_usage(task: TaskRecord, job: JobId) -> Usage:

@@ -10,6 +10,7 @@ from datetime import datetime
 from orchestrator.broker.calendar import Calendar
 from orchestrator.broker.events import JobSubmitted
 from orchestrator.broker.simulation.engine import JobOutcome, Simulated
+from orchestrator.broker.views import JobId
 
 __all__ = ["SLOWDOWN_BOUND_S", "Ladder", "Metrics", "jain", "ladder", "measured", "slowdown"]
 
@@ -132,7 +133,7 @@ def _wait_s(one: JobOutcome) -> float:
     return (one.started_at - one.submitted_at).total_seconds()
 
 
-def _speeds(ended: Iterable[JobOutcome], slow: Mapping[str, float]) -> list[float]:
+def _speeds(ended: Iterable[JobOutcome], slow: Mapping[JobId, float]) -> list[float]:
     of_account: dict[tuple[str, str], list[float]] = {}
     for one in ended:
         of_account.setdefault((one.job.project, one.job.user), []).append(slow[one.job.job])

@@ -38,8 +38,10 @@ def made_up(mix: Mix) -> Workload:
         f"mix {mix.seed}",
         _arrivals(mix),
         (
-            f"made up with seed {mix.seed}: {mix.short:.0%} short jobs of one circuit, 100 to 2000 "
-            "shots; the others sweeps of 20 to 100 circuits, 1000 to 8000 shots each",
+            (
+                f"made up with seed {mix.seed}: {mix.short:.0%} short jobs of one circuit, 100 to 2000 "
+                "shots; the others sweeps of 20 to 100 circuits, 1000 to 8000 shots each"
+            ),
         ),
     )
 

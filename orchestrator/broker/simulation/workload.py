@@ -52,7 +52,9 @@ class Workload:
     def compressed(self, factor: float) -> Workload:
         """Return the same jobs, coming so many times as fast."""
         moved = tuple(
-            replace(a, at=self.start + timedelta(seconds=(a.at - self.start).total_seconds() / factor))
+            replace(
+                a, at=self.start + timedelta(seconds=(a.at - self.start).total_seconds() / factor)
+            )
             for a in self.arrivals
         )
         note = f"jobs come {factor:.4g} times as fast as recorded"
