@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.rows import Row
 
-NAMES = ("bell", "loop", "stages", "widths", "startup", "service", "agent", "ledger")
+NAMES = ("bell", "loop", "stages", "widths", "startup", "service", "agent", "ledger", "scheduling")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("hpcqc", "prefect", "qiskit", "qiskit-aer", "dask", "distributed", "numpy")
 
