@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -102,7 +103,7 @@ def _curve_rows() -> list[Row]:
     """Time backlogs from first submission to last end; n log n allows 13.3 for ten times as many."""
     times = {size: _drain(size) for size in _SIZES}
     rows = []
-    for small, large in zip(_SIZES, _SIZES[1:], strict=False):
+    for small, large in itertools.pairwise(_SIZES):
         ratio = times[large] / times[small]
         rows.append(
             Row(
@@ -163,7 +164,8 @@ def _mix_rows() -> list[Row]:
             default = Study(workload=workload, rules=rules).under(Weighted()).metrics
             rules = replace(rules, slice_s=slice_s)
             first = Study(workload=workload, rules=rules).under(Fifo()).metrics
-            assert default.short_slowdown is not None and first.short_slowdown is not None
+            assert default.short_slowdown is not None
+            assert first.short_slowdown is not None
             ours.append(default.short_slowdown.mean)
             fifo.append(first.short_slowdown.mean)
             used.append((default, first))
@@ -204,7 +206,9 @@ def _window_row() -> Row:
     workload = on_qpu(made_up(Mix(seed=1, jobs=4000, short=0.7)), "q", "aer")
     workload = with_load(workload, 3.0, alone(rules))
     closures = [
-        Window(start=workload.start + timedelta(hours=h), end=workload.start + timedelta(hours=h + 1))
+        Window(
+            start=workload.start + timedelta(hours=h), end=workload.start + timedelta(hours=h + 1)
+        )
         for h in range(3, 24 * 60, 12)
     ]
     rules = replace(rules, calendar=Calendar.of(closures))

@@ -75,7 +75,7 @@ def simulate(request: SimulateRequest) -> tuple[Study, str, list[tuple[str, Outc
     """
     from orchestrator.broker.simulation import Study, stretches
 
-    _check(request.amounts)
+    _check(request.source, request.amounts)
     site = load_site(request.site_file, request.overrides)
     settings = _settings(site, request)
     target = _target(settings)
@@ -118,7 +118,11 @@ def tell_simulation(request: SimulateRequest, report: Path | None, *, as_json: b
         say(f"  {report}")
 
 
-def _check(amounts: Amounts) -> None:
+def _check(source: Source, amounts: Amounts) -> None:
+    if sum(s is not None for s in (source.ledger, source.swf, source.mix)) != 1:
+        raise ConfigError(
+            "say where the jobs come from: one of --ledger FILE, --swf FILE and --mix SEED"
+        )
     if amounts.load is not None and amounts.compress is not None:
         raise ConfigError("--load and --compress both set the pace; give one of them")
     for name in ("load", "compress", "slice_s", "short_s", "noise"):
@@ -197,11 +201,6 @@ def _workload(request: SimulateRequest, settings: QpuSettings) -> Workload:
     from orchestrator.broker.simulation import Mix, QuantumRule, first_jobs, made_up, read_swf
 
     source, limit = request.source, request.amounts.limit
-    given = [s for s in (source.ledger, source.swf, source.mix) if s is not None]
-    if len(given) != 1:
-        raise ConfigError(
-            "say where the jobs come from: one of --ledger FILE, --swf FILE and --mix SEED"
-        )
     if source.ledger is not None:
         from orchestrator.broker.simulation.recorded import read_recorded
 
