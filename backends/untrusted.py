@@ -34,6 +34,8 @@ _RESULT_NAMES = frozenset({"items", "keys", "ndim", "shape", "size", "values"})
 _DEFINED = (Gate, Instruction)  # what a user made of a circuit
 _DIMENSIONS = 32
 _SEEDS = 2**63
+# Qiskit takes a coefficient up to this for zero.
+_NOTHING = 1e-8
 _TROTTER_STEPS, _TROTTER_ORDER = 1000, 8
 
 
@@ -170,7 +172,7 @@ class _Reader:
                     )
                 if not _real(coefficient):
                     raise _rejected(f"coefficient {coefficient!r:.60}; give a finite real number")
-            if not any(given.values()):  # Qiskit drops such terms, and then finds none
+            if all(abs(c) <= _NOTHING for c in given.values()):  # Qiskit drops such terms
                 raise _rejected("an observable all of whose coefficients are 0")
             return ()
         if not isinstance(given, list) or depth == _DIMENSIONS:

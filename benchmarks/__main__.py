@@ -23,6 +23,7 @@ NAMES = (
     "ledger",
     "sharing",
     "prediction",
+    "scheduling",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("hpcqc", "prefect", "qiskit", "qiskit-aer", "dask", "distributed", "numpy")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 
 from orchestrator.broker import events as ev
 from orchestrator.broker.leases import Lease, LeaseUse
@@ -29,8 +30,13 @@ class DecayedUse:
     def left_at(self, now: datetime, half_life_s: float) -> float:
         """Return what is left of it."""
         age_s = (now - self.at).total_seconds()
-        remaining: float = self.seconds * 0.5 ** (max(age_s, 0.0) / half_life_s)
+        remaining: float = self.seconds * 0.5 ** (age_s / half_life_s if age_s > 0 else 0.0)
         return remaining
+
+
+@cache
+def _account(key: str) -> Account:
+    return Account(*key.split("\x1f"))
 
 
 @dataclass(slots=True)
@@ -49,10 +55,7 @@ class QpuHistory:
 
     def situation(self, now: datetime, half_life_s: float, shares: dict[str, float]) -> Situation:
         """Return what a policy looks at."""
-        use = {
-            Account(*key.split("\x1f")): used.left_at(now, half_life_s)
-            for key, used in self.use.items()
-        }
+        use = {_account(key): used.left_at(now, half_life_s) for key, used in self.use.items()}
         return Situation(now_s=now.timestamp(), use=use, shares=shares)
 
     def use_by(self, account: Account, seconds: float, now: datetime, half_life_s: float) -> None:

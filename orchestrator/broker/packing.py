@@ -82,6 +82,8 @@ def cut(part: Part, *, max_points: int | None, max_shots: int | None) -> Part:
         return part
     points = part.points if max_points is None else min(part.points, max_points)
     shots = part.shots if max_shots is None else min(part.shots, max_shots)
+    if points == part.points and shots == part.shots:
+        return part
     return replace(part, end_point=part.first_point + points, end_shot=part.first_shot + shots)
 
 
@@ -132,6 +134,6 @@ def pack(
         taken.append(piece)
         if room is not None:
             room -= piece.points
-        if piece != part:
+        if piece is not part:
             break
     return taken

@@ -13,7 +13,7 @@ from backends.metering import Charge
 from orchestrator.broker import events as ev
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 
-__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view", "shared_usage"]
+__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view", "shared_usage", "used_by"]
 
 
 @dataclass(slots=True)
@@ -266,6 +266,12 @@ def _saved(task: TaskRecord, job: JobId) -> float:
         return 0.0
     charges = shared_usage(task, job).charges
     return task.planned.alone[job] - sum(c.amount for c in charges if c.unit == task.planned.unit)
+
+
+def used_by(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> Usage:
+    """Return a job's part of what all its tasks used."""
+    job = record.submitted.job
+    return sum((shared_usage(tasks[tag], job) for tag in dict.fromkeys(record.tasks)), Usage())
 
 
 def shared_usage(task: TaskRecord, job: JobId) -> Usage:

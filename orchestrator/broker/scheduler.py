@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -47,25 +48,30 @@ _NAMED = 5
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True)
 class Desk:
     """All that decisions about one QPU rest on.
 
     busy: tasks at work there, those in doubt not counted; busy_for_lease: of them, the lease's.
-    starts: when its last tasks were planned. situation: what the policy looks at.
+    starts: when its last tasks were planned. look: finds out what the policy looks at.
     """
 
     qpu: str
     rules: QpuRules
     queue: JobQueue
     jobs: Mapping[JobId, JobRecord]
-    situation: Situation
+    look: Callable[[], Situation]
     accuracy: Accuracy = field(default_factory=Accuracy)
     lease: Lease | None = None
     busy: int = 0
     busy_for_lease: int = 0
     starts: Sequence[datetime] = ()
     is_drained: bool = False
+
+    @cached_property
+    def situation(self) -> Situation:
+        """What the policy looks at. Who used how much is summed up only if something may start."""
+        return self.look()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from orchestrator.broker.history import QpuHistory
 from orchestrator.broker.packing import subtract, whole_parts
 from orchestrator.broker.policies import Account
 from orchestrator.broker.queue import JobQueue
-from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view, shared_usage
+from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, shared_usage, used_by
 from orchestrator.broker.rules import QpuRules
 from orchestrator.broker.scheduler import Desk, expected, next_decision, next_look, queued_as
 from orchestrator.broker.views import JobId
@@ -144,7 +144,7 @@ class BrokerState:
             rules=rules,
             queue=self.queues[qpu],
             jobs=self.jobs,
-            situation=history.situation(now, self.half_life_s, rules.shares),
+            look=lambda: history.situation(now, self.half_life_s, rules.shares),
             accuracy=history.accuracy,
             lease=history.lease,
             busy=len(sure),
@@ -180,7 +180,7 @@ class BrokerState:
     def _account(self, record: JobRecord, sign: int) -> None:
         project = record.submitted.project
         past = self.past.pop(project, PastUse())
-        past = past.plus(job_view(record, self.tasks).usage, sign)
+        past = past.plus(used_by(record, self.tasks), sign)
         if past.jobs:
             self.past[project] = past
 
@@ -226,7 +226,8 @@ class BrokerState:
             if event.tag not in record.open:
                 record.tasks.append(event.tag)
             record.open.add(event.tag)
-            self._requeue(record)
+        for job in self.tasks[event.tag].jobs:
+            self._requeue(self.jobs[job])
         return []
 
     def _start(self, event: ev.TaskStarted | ev.TaskAdopted, now: datetime) -> list[Command]:
@@ -314,7 +315,10 @@ class BrokerState:
                 else:
                     record.failure = event
                     commands += [StopTask(tag) for tag in self._private_tasks(record)]
-            self._requeue(record)
+            waits = job in self._waiting.get(task.planned.qpu, ())
+            # What is left of a job stays as it is when a part of it is done.
+            if not isinstance(event, ev.TaskCompleted) or record.startable != waits:
+                self._requeue(record)
             commands += self._settle(record, now)
         return commands
 

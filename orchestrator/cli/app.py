@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import agent_commands
+from orchestrator.cli import agent_commands, simulate_command
 from orchestrator.cli.broker_commands import broker
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "qpu_show",
     "run",
     "sample",
+    "simulate",
 ]
 
 app = typer.Typer(
@@ -294,6 +295,7 @@ def config_check(
     raise typer.Exit(tell_config_check(file, setting or (), as_json=as_json))
 
 
+app.command()(simulate_command.simulate)
 app.command()(agent_commands.deploy)
 app.command()(agent_commands.submit)
 app.command()(agent_commands.runs)

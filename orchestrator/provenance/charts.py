@@ -49,6 +49,10 @@ def draw_plot(plot: Plot) -> Picture:
         for index, series in enumerate(plot.series):
             _draw_series(axes, series, _PALETTE[index % len(_PALETTE)])
         axes.set_title(plot.title, loc="left", color=_INK, fontweight="bold")
+        if plot.x_scale != "linear":
+            axes.set_xscale(plot.x_scale)
+        if plot.y_scale != "linear":
+            axes.set_yscale(plot.y_scale)
         axes.set_xlabel(plot.x_label, color=_INK)
         axes.set_ylabel(plot.y_label, color=_INK)
         axes.grid(color=_LINE, linewidth=0.8)

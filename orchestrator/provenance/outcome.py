@@ -28,6 +28,8 @@ class Plot:
     x_label: str
     y_label: str
     series: tuple[Series, ...]
+    x_scale: Literal["linear", "log"] = "linear"
+    y_scale: Literal["linear", "log"] = "linear"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -22,7 +22,7 @@ from orchestrator.provenance.markup import (
 )
 from orchestrator.provenance.outcome import Outcome
 
-__all__ = ["Pictures", "report_html", "stage_rows", "usage_rows"]
+__all__ = ["Pictures", "page_html", "report_html", "stage_rows", "usage_rows"]
 
 _MAX_ROWS = 200
 
@@ -51,13 +51,19 @@ def report_html(record: Mapping[str, Any], outcome: Outcome, pictures: Pictures)
         section("Parameters", facts_table(record["parameters"])),
         section("Where and with what", facts_table(_origin(record)), *_details(record)),
     ]
+    version = record["versions"].get("hpcqc", "")
+    footer = f"Written by hpcqc {version}; run.json beside this page has everything."
+    return page_html(title, parts, footer)
+
+
+def page_html(title: str, parts: Iterable[str], footer: str = "Written by hpcqc.") -> str:
+    """Return a page that needs nothing but itself. parts: HTML; empty ones are left out."""
     body = "\n".join(part for part in parts if part)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
-        f"{body}\n<footer>Written by hpcqc {escape(str(record['versions'].get('hpcqc', '')))}; "
-        "run.json beside this page has everything.</footer>\n</main>\n</body>\n</html>\n"
+        f"{body}\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
     )
 
 
