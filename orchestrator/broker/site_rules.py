@@ -73,12 +73,14 @@ def _lease_bounds(stated: tuple[float, float] | None) -> LeaseBounds | None:
     return LeaseBounds(longest_s=longest_s, idle_s=idle_s)
 
 
-def calendar_of(settings: QpuSettings, target: Target, now: datetime) -> Calendar:
-    """Return a QPU's windows of about two months: from the site file, its calendar, its target.
+def calendar_of(
+    settings: QpuSettings, target: Target, now: datetime, ahead: timedelta = _AHEAD
+) -> Calendar:
+    """Return a QPU's windows from two days ago on: of the site file, its calendar, its target.
 
     Raises `ConfigError` for a calendar that cannot be read.
     """
-    schedule, since, until = settings.schedule, now - _PAST, now + _AHEAD
+    schedule, since, until = settings.schedule, now - _PAST, now + ahead
     windows = windows_between(schedule.windows, since, until)
     if schedule.calendar is not None:
         windows += closures_of_file(schedule.calendar, since, until)

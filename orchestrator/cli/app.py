@@ -23,7 +23,6 @@ __all__ = [
     "qpu_show",
     "run",
     "sample",
-    "simulate",
 ]
 
 app = typer.Typer(
@@ -295,7 +294,7 @@ def config_check(
     raise typer.Exit(tell_config_check(file, setting or (), as_json=as_json))
 
 
-app.command()(simulate_command.simulate)
+app.registered_commands += simulate_command.commands.registered_commands
 app.command()(agent_commands.deploy)
 app.command()(agent_commands.submit)
 app.command()(agent_commands.runs)

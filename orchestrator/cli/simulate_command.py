@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["simulate"]
+__all__ = ["commands"]
+
+commands = typer.Typer()
 
 _Site = Annotated[
     Path | None,
@@ -27,6 +29,7 @@ _Qpu = Annotated[
 ]
 
 
+@commands.command()
 def simulate(
     ledger: Annotated[
         Path | None,

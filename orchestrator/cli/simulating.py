@@ -259,8 +259,7 @@ def _calendar(settings: QpuSettings, target: Target, workload: Workload, rules: 
     seconds = alone(rules)
     asked_s = workload.span_s + 2 * sum(seconds(arrival.job) for arrival in workload.arrivals)
     ahead = min(timedelta(seconds=min(asked_s, 1e9), days=60), _LONGEST_CALENDAR)
-    since = workload.start - timedelta(days=2)
-    return calendar_of(settings, target, since, workload.start + ahead)
+    return calendar_of(settings, target, workload.start, ahead)
 
 
 @contextlib.contextmanager
