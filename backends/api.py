@@ -20,6 +20,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "Calibration",
+    "CalibrationChanged",
     "InsufficientMemory",
     "PayloadRejected",
     "QpuBusy",

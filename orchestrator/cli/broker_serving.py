@@ -38,10 +38,8 @@ def serve_site(
     """
     from orchestrator.broker.api import ApiSettings, Listener, create_app, serve
     from orchestrator.broker.api.logs import LineWriter, capture_logging, log_entries, log_entry
-    from orchestrator.broker.site_rules import check_schedules
 
-    site = load_site(site_file, overrides)
-    check_schedules(site.qpus.values(), datetime.now(UTC))
+    site = _served_site(site_file, overrides)
     log = LineWriter(sys.stderr, _log_format(log_format))
     site.state_dir.mkdir(parents=True, exist_ok=True)
     ledger = _ledger(site)
@@ -67,6 +65,15 @@ def serve_site(
         ledger.close()
         tell("stopped")
         log.close()
+
+
+def _served_site(site_file: Path | None, overrides: Sequence[str]) -> Site:
+    """Return the site, with schedules that can be kept. Raises ``ConfigError``."""
+    from orchestrator.broker.site_rules import check_schedules
+
+    site = load_site(site_file, overrides)
+    check_schedules(site.qpus.values(), datetime.now(UTC))
+    return site
 
 
 def _tell_ready(broker: Any) -> dict[str, int]:

@@ -65,6 +65,7 @@ def test_a_misspelt_policy_is_told_before_anything_starts(
         capture_output=True,
         text=True,
         timeout=60,
+        check=False,
     )
     assert done.returncode == 2
     assert "'shortest'" in done.stderr
