@@ -76,7 +76,7 @@ async def ended(broker: SiteBroker, *jobs: JobView) -> list[JobView]:
 
 
 def played(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(work(), 30))
 
 
 def test_work_goes_on_by_itself_when_a_closure_ends_and_others_are_not_held_up(

@@ -42,7 +42,7 @@ class Wearing(FakeBackend):
     def target(self) -> Target:
         target = super().target()
         first = target.calibration.id == "fake-0" or not self.loses
-        return target if first else replace(target, unusable_qubits=frozenset({0, 1}))
+        return target if first else replace(target, unusable_qubits=(0, 1))
 
     def start(self, session: Any, payload: Payload, tag: str) -> Any:
         now = self.target().calibration.id
@@ -110,7 +110,7 @@ def test_a_call_that_waited_runs_as_transpiled_for_the_qpu_as_it_is(
     assert used(device.ran[0][1]) == {0, 1}
     assert used(device.ran[1][1]) == ({2, 3} if loses else {0, 1})
     broker = resources.resources().broker()
-    old = broker.view(given)  # type: ignore[arg-type]
+    old = broker.view(given)
     assert old.state is (JobState.FAILED if loses else JobState.COMPLETED)
     assert old.tasks == () or not loses
     assert second.view().state is JobState.COMPLETED
