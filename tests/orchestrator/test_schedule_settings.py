@@ -66,7 +66,6 @@ def test_a_misspelt_policy_is_told_before_anything_starts(
         check=False,
         text=True,
         timeout=60,
-        check=False,
     )
     assert done.returncode == 2
     assert "'shortest'" in done.stderr
