@@ -18,7 +18,7 @@ from orchestrator.provenance.report import page_html
 
 __all__ = ["Labelled", "figure_rows", "study_document", "study_pictures", "write_report"]
 
-Labelled = Sequence[tuple[str, Outcome]]
+_Labelled = Sequence[tuple[str, Outcome]]
 
 _POINTS = 200
 _LEAST_WAIT_S = 0.1
@@ -39,7 +39,7 @@ _WORDS = (
 )
 
 
-def figure_rows(outcomes: Labelled) -> list[list[Any]]:
+def figure_rows(outcomes: _Labelled) -> list[list[Any]]:
     """Return a row of each figure, its name first, then its value under each policy."""
     figures = [outcome.metrics for _, outcome in outcomes]
     rows: list[list[Any]] = [["jobs", *(f"{m.jobs:,}" for m in figures)]]
@@ -67,7 +67,7 @@ def figure_rows(outcomes: Labelled) -> list[list[Any]]:
     return rows
 
 
-def study_document(study: Study, qpu: str, outcomes: Labelled) -> dict[str, Any]:
+def study_document(study: Study, qpu: str, outcomes: _Labelled) -> dict[str, Any]:
     """Return everything as JSON types."""
     return {
         "workload": {
@@ -93,7 +93,7 @@ def study_document(study: Study, qpu: str, outcomes: Labelled) -> dict[str, Any]
     }
 
 
-def study_pictures(outcomes: Labelled) -> dict[str, Picture]:
+def study_pictures(outcomes: _Labelled) -> dict[str, Picture]:
     """Return the plots: ``waits``, ``slowdowns`` and ``queue``."""
     waits = [(label, sorted(_waits(outcome))) for label, outcome in outcomes]
     plots = {
@@ -121,12 +121,12 @@ def study_pictures(outcomes: Labelled) -> dict[str, Picture]:
     return {name: draw_plot(plot) for name, plot in plots.items()}
 
 
-def write_report(path: Path, study: Study, qpu: str, outcomes: Labelled) -> None:
+def write_report(path: Path, study: Study, qpu: str, outcomes: _Labelled) -> None:
     """Write a page that needs nothing but itself. Raises ``OSError``."""
     path.write_text(_page(study, qpu, outcomes), encoding="utf-8")
 
 
-def _page(study: Study, qpu: str, outcomes: Labelled) -> str:
+def _page(study: Study, qpu: str, outcomes: _Labelled) -> str:
     workload, pictures = study.workload, study_pictures(outcomes)
     title = f"{workload.name} on {qpu}"
     facts = {
@@ -189,7 +189,7 @@ def _spread(label: str, ordered: Sequence[float]) -> Series:
     )
 
 
-def _slowdowns(outcomes: Labelled) -> list[Series]:
+def _slowdowns(outcomes: _Labelled) -> list[Series]:
     labels = tuple(label for label, _ in outcomes)
     series = []
     for name, key in (("short jobs", "short_slowdown"), ("long jobs", "long_slowdown")):

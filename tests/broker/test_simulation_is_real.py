@@ -29,6 +29,7 @@ from orchestrator.config import QpuSettings, ScheduleSettings
 JOBS, SEED, SCALE = 12, 39, 0.15
 # On the virtual clock: a job may come so late, or the QPU be free so late.
 JITTER_S = 0.4
+WARM = Payer(user="", project="")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -71,6 +72,9 @@ async def serve(policy: str, path: Path) -> None:
     )
     await site.open()
     try:
+        warm = Call(run="warm", stage=None, occurrence=0, qpu="vlq")
+        first, _ = await site.submit(warm, WARM, payload(10))  # the simulator is loaded by it
+        await site.wait(first.id, 60)
         loop = asyncio.get_running_loop()
         start, ids = loop.time(), []
         for number, (at_s, shots, payer) in enumerate(seeded()):
@@ -111,7 +115,7 @@ def test_the_real_service_starts_jobs_in_the_simulated_order(policy: str, tmp_pa
     ledger.close()
     real = [event.parts[0].job for event in events if isinstance(event, ev.TaskPlanned)]
     # As the workload says, not as the real clock had it.
-    times = [NOW + timedelta(seconds=at_s) for at_s, _, _ in seeded()]
+    times = [NOW + timedelta(seconds=at_s) for at_s in (-60, *(at_s for at_s, _, _ in seeded()))]
     arrivals = [
         Arrival(at=at, job=replace(a.job, predicted_s=None))
         for at, a in zip(times, recorded.arrivals, strict=True)
