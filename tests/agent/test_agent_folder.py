@@ -93,6 +93,7 @@ def test_a_process_is_told_from_another_with_its_number():
         Identity.of(process.pid)
 
 
+@pytest.mark.slow
 def test_marked_processes_are_found_and_ended(tmp_path):
     stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('x', flush=True); time.sleep(60)"
     environment = os.environ | {MARKER: str(tmp_path)}

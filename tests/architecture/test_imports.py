@@ -68,6 +68,7 @@ def test_help_answers_at_once() -> None:
     assert min(times) < HELP_CPU_S, times
 
 
+@pytest.mark.slow
 def test_importing_does_nothing(tmp_path) -> None:
     """No thread, no file, no output, and no Aer in the parent process."""
     state = tmp_path / "state"

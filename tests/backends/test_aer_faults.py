@@ -145,6 +145,7 @@ def kill(process):
     process.stdout.close()
 
 
+@pytest.mark.slow
 def test_a_task_survives_its_parent(tmp_path, backend):
     parent = start_parent(tmp_path, "[long_payload(400), bell()]")
     until(lambda: claims(tmp_path, "task-0"))

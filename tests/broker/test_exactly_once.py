@@ -382,6 +382,7 @@ def test_results_survive_the_broker(opened: Open) -> None:
     assert starts(second) == {}
 
 
+@pytest.mark.slow
 def test_a_task_of_a_dead_broker_is_adopted(opened: Open, where: Path | str) -> None:
     slow = {"durable": True, "run_s": 1.5}
     first = opened(**slow)

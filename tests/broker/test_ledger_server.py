@@ -30,6 +30,7 @@ def tags(ledger: Ledger) -> list[str]:
     return [event.tag for event, _ in ledger.events("r") if isinstance(event, ev.TaskStarted)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [signal.SIGINT, pytest.param(signal.SIGQUIT, marks=pytest.mark.slow)]
 )
@@ -65,6 +66,7 @@ def test_a_server_that_stays_away_is_an_error_until_it_is_back(
     ledger.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_meanwhile_is_waited_for(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:

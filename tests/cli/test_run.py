@@ -70,6 +70,7 @@ def script(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_run_leaves_its_folder_and_is_not_repeated(hpcqc, script, tmp_path) -> None:
     options = (

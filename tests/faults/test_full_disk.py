@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from orchestrator.broker import events as ev
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.views import JobState
@@ -35,6 +37,7 @@ def run_loop(out: Path, room_bytes: int | None) -> subprocess.CompletedProcess[s
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_loses_nothing(isolated_state: Path, tmp_path: Path) -> None:
     out = tmp_path / "path.json"
     stopped = run_loop(out, ROOM_BYTES)

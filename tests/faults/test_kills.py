@@ -91,6 +91,7 @@ def test_many_kills_at_random_moments(isolated_state: Path, tmp_path: Path) -> N
     check(isolated_state, tmp_path / "killed.json", tmp_path / "whole.json")
 
 
+@pytest.mark.slow
 def test_a_run_is_worked_on_by_one_process_at_a_time(isolated_state: Path, tmp_path: Path) -> None:
     first = begin("shared", tmp_path / "first.json")
     os.kill(first.pid, signal.SIGSTOP)  # alive, and holding the run

@@ -45,6 +45,7 @@ def test_a_space_has_the_energy_pyscf_gives_it(name: str, electrons: int, orbita
     assert exact_energy(active_space(whole, choice)) == pytest.approx(casci.kernel()[0], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("geometry", "choice"),
     [

@@ -352,6 +352,7 @@ def digests():
     ]
 
 
+@pytest.mark.slow
 def test_every_process_makes_the_same_circuits_and_none_needs_aer():
     script = (
         "import importlib.util as u, sys;"

@@ -48,6 +48,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return samples.get((name, tuple(sorted(labels.items()))), 0.0)
 
 
+@pytest.mark.slow
 def test_metrics_tell_what_waits_runs_and_was_used(start_service: Start) -> None:
     service = start_service(
         options="run_s = 0.2, coalesces = false, max_concurrent_tasks = 1, fail = [2]"
