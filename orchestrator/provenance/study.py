@@ -16,7 +16,7 @@ from orchestrator.provenance.markup import duration_text, facts_table, paragraph
 from orchestrator.provenance.outcome import Plot, Series
 from orchestrator.provenance.report import page_html
 
-__all__ = ["Labelled", "figure_rows", "study_document", "study_pictures", "write_report"]
+__all__ = ["figure_rows", "study_document", "study_pictures", "write_report"]
 
 _Labelled = Sequence[tuple[str, Outcome]]
 
