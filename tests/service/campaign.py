@@ -23,12 +23,18 @@ import psutil
 from backends.api import TaskFailed
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client import Call
-from orchestrator.broker.remote import RemoteBroker
+from orchestrator.broker.events import LeaseWish
+from orchestrator.broker.operator import OperatorClient
+from orchestrator.broker.remote import Exchange, RemoteBroker
 from orchestrator.broker.views import JobView
 from tests.service.conftest import ROOT, SITE, Service
 
 CLIENTS = 4
-QPUS = ("fake", "aer")
+# On the last one jobs are cut into slices, share tasks, and come under leases.
+QPUS = ("fake", "aer", "vlq")
+SHOTS = {"fake": 200, "aer": 200, "vlq": 20_000}
+UNITS = ("qpu-s", "billed-s")
+BUDGET = 1e6
 
 
 def loop(url: str, run: str, out: str, calls: int) -> None:
@@ -41,11 +47,17 @@ def loop(url: str, run: str, out: str, calls: int) -> None:
     circuit.ry(theta, 0)
     circuit.cx(0, 1)
     circuit.measure_all()
+    alone = QuantumCircuit(1)  # of gates that VLQ has, for nothing is transpiled here
+    alone.r(theta, 0.0, 0)
+    alone.measure_all()
     client = RemoteBroker(url, patience_s=120).open()
     angle, path = 0.1 * len(run), []
     for number in range(calls):
-        payload = SamplerPayload.coerce([(circuit, [angle])], shots=200, seed=11)
-        call = Call(run=run, stage=None, occurrence=number, qpu=QPUS[number % 2])
+        qpu = QPUS[number % len(QPUS)]
+        sent = alone if qpu == "vlq" else circuit
+        payload = SamplerPayload.coerce([(sent, [angle])], shots=SHOTS[qpu], seed=11)
+        wish = LeaseWish(id=run, longest_s=2.0, idle_s=0.05) if number % 2 else None
+        call = Call(run=run, stage=None, occurrence=number, qpu=qpu, seed=11, lease=wish)
         while True:
             try:
                 result = client.result(client.submit(call, payload))
@@ -54,7 +66,7 @@ def loop(url: str, run: str, out: str, calls: int) -> None:
                 if "killed by signal" not in str(error):
                     raise
         counts = result[0].data.meas.get_counts()
-        angle += counts.get("11", 0) / 200 + 0.1
+        angle += (counts.get("11", 0) + counts.get("1", 0)) / SHOTS[qpu] + 0.1
         path.append(round(angle, 6))
     Path(out).write_text(json.dumps(path))
     client.close()
@@ -75,7 +87,14 @@ class Campaign:
         site = self.folder / f"{name}.toml"
         options = "run_s = 0.03, max_concurrent_tasks = 2"
         site.write_text(SITE.format(options=options, rules="", broker=""))
-        return Service(state=state, site=site).start()
+        service = Service(state=state, site=site).start()
+        asking = Exchange(service.socket, token=None, patience_s=3)
+        project = asking.ask("GET", "/v1/whoami").json()["projects"][0]
+        asking.close()
+        with OperatorClient(service.socket, token=None) as operator:
+            for unit in UNITS:
+                operator.limit_project(project, unit, BUDGET)
+        return service
 
     def client(self, service: Service, number: int) -> subprocess.Popen[bytes]:
         out = service.state / f"client{number}.json"
@@ -138,15 +157,32 @@ def jobs_of(service: Service) -> list[JobView]:
         client.close()
 
 
-def check(killed: Service, jobs: list[JobView], calls: int) -> None:
-    """Assert that nothing was lost and nothing ran twice."""
+def budgets_of(service: Service) -> dict[str, dict[str, float]]:
+    """Return how each budget stands, by unit."""
+    with OperatorClient(service.socket, token=None) as operator:
+        return {
+            budget["unit"]: budget
+            for project in operator.projects()
+            for budget in project["budgets"]
+        }
+
+
+def check(
+    killed: Service, jobs: list[JobView], calls: int, budgets: dict[str, dict[str, float]]
+) -> None:
+    """Assert that nothing was lost, nothing ran twice, and every budget is right."""
     assert len(jobs) == CLIENTS * calls
     assert {job.state for job in jobs} == {"completed"}
     for job in jobs:
         completed = [task for task in job.tasks if task.state == "completed"]
-        assert len(completed) == 1, job
+        assert sum(task.shots for task in completed) == job.shots, job
+        assert job.qpu == "vlq" or len(completed) == 1, job
         assert all(task.starts <= 1 for task in job.tasks), job
     assert set(killed.starts().values()) == {1}
+    for unit in UNITS:
+        billed = sum(c.amount for job in jobs for c in job.usage.charges if c.unit == unit)
+        assert abs(budgets[unit]["spent"] - billed) < 1e-6 * max(1.0, billed), (unit, billed)
+        assert abs(budgets[unit]["reserved"]) < 1e-6, budgets[unit]
 
 
 def main() -> None:
@@ -164,10 +200,10 @@ def main() -> None:
         killed = campaign.start_service("killed")
         started = time.monotonic()
         found = campaign.run(killed, options.kills)
-        jobs = jobs_of(killed)
+        jobs, budgets = jobs_of(killed), budgets_of(killed)
         killed.stop()
         assert found == expected
-        check(killed, jobs, options.calls)
+        check(killed, jobs, options.calls, budgets)
         tasks = sum(len(job.tasks) for job in jobs)
         starts = sum(killed.starts().values())
         print(

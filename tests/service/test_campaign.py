@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.campaign import Campaign, check, jobs_of
+from tests.service.campaign import Campaign, budgets_of, check, jobs_of
 
 CALLS = 40
 KILLS = 12
@@ -23,6 +23,6 @@ def test_kills_at_random_moments_cost_only_time(tmp_path: Path) -> None:
     killed = campaign.start_service("killed")
     assert campaign.run(killed, KILLS) == expected
     assert campaign.kills.total() >= KILLS / 2
-    jobs = jobs_of(killed)
+    jobs, budgets = jobs_of(killed), budgets_of(killed)
     assert killed.stop() == 0
-    check(killed, jobs, CALLS)
+    check(killed, jobs, CALLS, budgets)
