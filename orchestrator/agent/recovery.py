@@ -84,17 +84,17 @@ class Recovery:
             name = str(run.id)
             if self._records.process_of(name) is None:
                 continue  # never ours, or settled already
-            self._records.remove(name)
             message = run.state.message if run.state else None
-            if not killed_by_signal(message):
-                continue
-            now = time.monotonic()
-            deaths = self._deaths.setdefault(name, [])
-            deaths.append(now)
-            delay = _POLICY.delay_s(deaths, now)
-            if delay is not None:
-                await self._again(client, run, delay)
-                count += 1
+            if killed_by_signal(message):
+                now = time.monotonic()
+                deaths = [*self._deaths.get(name, ()), now]
+                delay = _POLICY.delay_s(deaths, now)
+                if delay is not None:
+                    await self._again(client, run, delay)
+                    count += 1
+                self._deaths[name] = deaths
+            # Last, so that a server that did not answer is asked again.
+            self._records.remove(name)
         return count
 
     async def _await_ends(self) -> None:

@@ -104,6 +104,8 @@ async def _look_after(client: PrefectClient, recovery: Recovery) -> None:
                 _log.info("%d killed flow runs go on where they were", again)
         except httpx.HTTPError as error:
             _log.info("the Prefect server does not answer: %s", error)
+        except Exception:  # noqa: BLE001  # whatever it is, the next look may go well
+            _log.exception("killed flow runs were not looked for")
         await asyncio.sleep(_EVERY_S)
 
 

@@ -9,7 +9,7 @@ from backends.api import BackendError
 from backends.metering import Charge
 from orchestrator.broker.events import BudgetSet, Event, JobResumed, JobSubmitted
 from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view
-from orchestrator.broker.views import JobId
+from orchestrator.broker.views import JobId, JobState
 
 __all__ = [
     "Books",
@@ -161,6 +161,8 @@ class Books:
                 return self.refusal(event)
             case JobResumed(job=job) if job in jobs:
                 record = jobs[job]
+                if record.state is JobState.COMPLETED:  # while it waited for its client
+                    return None
                 aside = record.outstanding
                 return self.refusal(record.submitted, charged=record.charged, aside=aside)
             case _:

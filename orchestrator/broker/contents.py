@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
 
 __all__ = ["Contents"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -62,7 +65,8 @@ class Contents:
     def _kept_of(self, job: JobId) -> dict[str, bytes]:
         """Return a completed job's result under its key.
 
-        What ran under another calibration than it was handed in for is not kept either.
+        What ran under another calibration than it was handed in for, or outside the quality windows,
+        is not kept either.
         """
         submitted = self.state.jobs[job].submitted
         if submitted.reuse is None or submitted.source is not None:
@@ -71,9 +75,15 @@ class Contents:
             return {}
         ended = ended_job(self.state, job)
         done = [task.metadata for task in ended.tasks if task.state == "completed"]
+        if any(task.provisional for task in ended.tasks):
+            return {}
         if any(m.get("calibration_id") != submitted.reuse.calibration for m in done):
             return {}
-        kept = Result(native=self.result(ended), usage=Usage(), metadata={"job": job})
+        try:
+            kept = Result(native=self.result(ended), usage=Usage(), metadata={"job": job})
+        except Exception as error:  # noqa: BLE001  # to keep it is a courtesy, and stops nothing
+            _log.warning("the result of job %s is not kept for reuse: %s", job, error)
+            return {}
         return {reuse_tag(submitted.reuse.key): result_to_bytes(kept)}
 
     def forget(self, job: JobId) -> None:

@@ -92,7 +92,7 @@ class EmbeddedBroker:
         for record in tuple(self._service.state.jobs.values()):
             if record.open:
                 self.backend(record.submitted.qpu)
-        if self._service.state.jobs:
+        if self._service.state.asleep:
             self._on_loop(self._service.post(ev.BrokerOpened(resume=False)))
         return self
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from orchestrator.broker.policies import QueuedJob
 from orchestrator.broker.records import JobRecord, TaskRecord
 from orchestrator.broker.scheduler import Desk
 from orchestrator.broker.state import BrokerState
@@ -42,7 +43,7 @@ class Explanation:
     waits_for: why it does not run, the strongest reason first; empty for one that does not wait.
     ahead: jobs that go before it as things stand. expected_start: when its next task will begin if
     nobody comes before it meanwhile, None if that is not known.
-    overtaken_by: jobs that came later and were started while it waited.
+    overtaken_by: jobs that came later and were started while it waited, None if that is forgotten.
     """
 
     job: JobId
@@ -52,7 +53,7 @@ class Explanation:
     ahead: int | None = None
     expected_start: datetime | None = None
     predicted_s: float | None = None
-    overtaken_by: int = 0
+    overtaken_by: int | None = None
     tasks: tuple[TaskReason, ...] = ()
 
 
@@ -101,15 +102,16 @@ def _queued(
     """Return the reasons why a job's next task is not started, its place, and its likely start."""
     qpu = record.submitted.qpu
     if qpu not in state.rules:
-        return [f"the broker that has its queue does not serve QPU {qpu} now"], None, None
+        return ["its queue is kept by another process, which alone knows its place"], None, None
     desk = state.desk(qpu, now)
-    reasons = list(_of_qpu(state, desk, now))
+    wish = record.submitted.lease
+    reasons = list(_of_qpu(state, desk, now, None if wish is None else wish.id))
     if record.submitted.job not in desk.queue:
         return reasons, None, None
     before = 0
     work_s = 0.0
     scale = desk.rules.time_scale
-    for queued in desk.queue.ordered(desk.situation):
+    for queued in _in_turn(desk):
         if queued.job == record.submitted.job:
             break
         before += 1
@@ -135,17 +137,27 @@ def _queued(
     return reasons, before, start
 
 
-def _of_qpu(state: BrokerState, desk: Desk, now: datetime) -> Iterator[str]:
-    """Yield why the QPU starts nothing, or not just anything, now."""
+def _in_turn(desk: Desk) -> Iterator[QueuedJob]:
+    """Yield what waits in the order it will go: jobs of an open lease first."""
+    lease = None if desk.lease is None else desk.lease.opened.lease
+    if lease is not None:
+        yield from desk.queue.of_lease(lease)
+    for queued in desk.queue.ordered(desk.situation):
+        if lease is None or queued.lease != lease:
+            yield queued
+
+
+def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> Iterator[str]:
+    """mine: the job's own lease. Yield why the QPU starts nothing, or not just anything, now."""
     rules = desk.rules
     if desk.is_drained:
         yield f"QPU {desk.qpu} is drained: {state.drained[desk.qpu].reason}"
     closure = rules.calendar.closure_at(now)
     if closure is not None:
         title = f" ({closure.title})" if closure.title else ""
-        yield f"QPU {desk.qpu} is closed for {closure.kind}{title} until {closure.end:%H:%M} UTC"
+        yield f"QPU {desk.qpu} is closed for {closure.kind}{title} until {closure.end:%Y-%m-%d %H:%M} UTC"
     lease = desk.lease
-    if lease is not None:
+    if lease is not None and lease.opened.lease != mine:
         until = lease.opened.until
         yield (
             f"the QPU is leased to an iterative loop until {until:%H:%M:%S} UTC at the latest, or "
@@ -213,8 +225,10 @@ def _overtaken(state: BrokerState, record: JobRecord) -> int:
 
 def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
     planned = task.planned
-    why = {k: v for k, v in planned.why.items() if k != "passed_over"}
-    passed = planned.why.get("passed_over")
+    leads = job == task.jobs[0]
+    # The terms are those of the job that led the task; of others a user is told their number.
+    why = {k: v for k, v in planned.why.items() if leads or k in ("policy", "queued")}
+    passed = why.pop("passed_over", None)
     if passed:
         why["passed_over"] = passed["count"]
     others = len(task.jobs) - 1
@@ -226,13 +240,19 @@ def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
         tag=planned.tag,
         planned_at=task.planned_at,
         policy=str(planned.why.get("policy", "")),
-        text="; ".join(_words(task, why, others, saved)),
+        text="; ".join(_words(task, why, others, saved) if leads else _joined(others, saved)),
         predicted_s=planned.predicted_s,
         actual_s=task.usage.qpu_seconds if done else None,
         shared_with=others,
         saved=saved,
         why=why,
     )
+
+
+def _joined(others: int, saved: float) -> Iterator[str]:
+    yield "joined a task that was about to start"
+    spared = f", which saved it {saved:.0%} of the price" if saved else ""
+    yield f"shared with {others} other job{'s' if others > 1 else ''}{spared}"
 
 
 def _words(task: TaskRecord, why: Mapping[str, Any], others: int, saved: float) -> Iterator[str]:

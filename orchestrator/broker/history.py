@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 
@@ -68,6 +68,22 @@ class QpuHistory:
     def open_lease(self, event: ev.LeaseOpened, now: datetime) -> None:
         """A loop keeps the QPU from now on."""
         self.lease = Lease(opened=event, opened_at=now, idle_since=now)
+
+    def has_lease(self, lease: str) -> bool:
+        """Whether this lease is open."""
+        return self.lease is not None and self.lease.opened.lease == lease
+
+    def closing(
+        self, event: ev.LeaseClosed, waiting: bool, at_work: Iterable[TaskRecord]
+    ) -> ev.LeaseClosed:
+        """Return the end of the open lease, never after its bound, with what it held and used.
+
+        waiting: a job of it is queued. at_work: tasks on the QPU that have not ended.
+        """
+        assert self.lease is not None
+        at = min(event.at, self.lease.ends(waiting)[0])
+        mine = [task.planned_at for task in at_work if task.planned.lease == event.lease]
+        return self.lease.closed(replace(event, at=at), mine)
 
     def close_lease(self, event: ev.LeaseClosed) -> None:
         """The loop no longer keeps the QPU; account for it."""

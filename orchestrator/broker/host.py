@@ -102,7 +102,7 @@ class SiteBroker:
         for name in self.qpus:
             with contextlib.suppress(QpuUnavailable):
                 await self.backend(name)
-        if self.service.state.jobs:
+        if self.service.state.asleep:
             await self.service.post(ev.BrokerOpened(resume=True))
 
     async def close(self) -> None:
@@ -301,7 +301,7 @@ class SiteBroker:
             raise JobUnknown(f"no job {job!r}")
         alone = BrokerState()
         alone.recall(ended.job, ended.tasks)
-        return explain(alone, job, self.clock())
+        return replace(explain(alone, job, self.clock()), overtaken_by=None)
 
     async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
         """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""

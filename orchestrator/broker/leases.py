@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -30,10 +31,15 @@ class Lease:
         idle = self.idle_since + timedelta(seconds=self.opened.idle_s)
         return (idle, "idle") if idle < until else (until, "time")
 
-    def closed(self, event: LeaseClosed) -> LeaseClosed:
-        """Return the event that ends it, with what it held and used until then."""
-        held_s = (event.at - self.opened_at).total_seconds()
-        return replace(event, held_s=max(0.0, held_s), used_s=self.used_s)
+    def closed(self, event: LeaseClosed, at_work_since: Iterable[datetime]) -> LeaseClosed:
+        """Return the event that ends it, with what it held and used until then.
+
+        at_work_since: when its tasks were planned that have not ended.
+        """
+        held_s = max(0.0, (event.at - self.opened_at).total_seconds())
+        begun = [max(since, self.opened_at) for since in at_work_since]
+        at_work_s = sum(max(0.0, (event.at - since).total_seconds()) for since in begun)
+        return replace(event, held_s=held_s, used_s=self.used_s + at_work_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ __all__ = ["Accuracy", "Load", "load_of", "predicted_charge", "predicted_seconds
 
 # How much a new measurement counts against what is known; about the last 20 tasks.
 _MEMORY = 0.1
+# Exact predictions up to now do not make what comes next an outlier.
+_LEAST_SPREAD = 0.02
 # A single task says little: no correction goes further than this.
 _WIDEST = math.log(20)
 # After so many tasks, one that is off by more than so many times the usual counts as that much.
@@ -107,7 +109,8 @@ class Accuracy:
         # What was predicted has the correction in it, which is as good as what it was then.
         off = math.log(actual_s / predicted_s * corrected) - self.bias
         if self.tasks > _SETTLED:
-            off = max(-_OUTLIER * self.spread, min(_OUTLIER * self.spread, off))
+            widest = _OUTLIER * max(self.spread, _LEAST_SPREAD)
+            off = max(-widest, min(widest, off))
         self.spread += (abs(off) - self.spread) * max(_MEMORY, 1 / self.tasks)
         self.bias = max(-_WIDEST, min(_WIDEST, self.bias + self._step * off))
 

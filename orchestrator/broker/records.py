@@ -15,6 +15,11 @@ from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 
 __all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view", "shared_usage", "used_by"]
 
+# What jobs of different users may be told of a task that they share.
+_OF_THE_DEVICE = ("calibration_id", "profile", "provisional")
+_OF_EACH_PUB = ("method", "seed")
+_SHARED_ERROR = "a task that was shared with other jobs failed; each is tried again by itself"
+
 
 @dataclass(slots=True)
 class TaskRecord:
@@ -118,7 +123,7 @@ class JobRecord:
     def outstanding_now(self) -> float:
         """Return what must be set aside for what is still to come."""
         reserved = self.submitted.reserved
-        if reserved is None or self.state.is_final:
+        if reserved is None or self.held or self.state.is_final:
             return 0.0
         return max(0.0, reserved.amount - self.charged)
 
@@ -250,12 +255,25 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
         started_at=task.started_at,
         ended_at=task.ended_at,
         usage=shared_usage(task, job),
-        metadata=task.metadata,
-        error=task.error,
+        metadata=_own_metadata(task, job),
+        error=task.error if len(task.jobs) == 1 or task.error is None else _SHARED_ERROR,
         late=task.late,
         saved=_saved(task, job),
         provisional=task.provisional,
     )
+
+
+def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
+    """Return what the backend told of a job's own PUBs, and of the device; not of other jobs'."""
+    if len(task.jobs) == 1:
+        return task.metadata
+    mine = [index for index, part in enumerate(task.planned.parts) if part.job == job]
+    told = {key: value for key, value in task.metadata.items() if key in _OF_THE_DEVICE}
+    for key in _OF_EACH_PUB:
+        values = task.metadata.get(key)
+        if isinstance(values, list) and len(values) == len(task.planned.parts):
+            told[key] = [values[index] for index in mine]
+    return told
 
 
 def _saved(task: TaskRecord, job: JobId) -> float:

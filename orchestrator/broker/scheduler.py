@@ -45,6 +45,8 @@ _SLICE_OVER_START = 10
 # A job of more tasks than this is not planned through; the rest is taken to be like the first.
 _MOST_PLANNED = 2000
 _NAMED = 5
+# A shorter lease would be over before its first task has begun.
+_LEAST_LEASE_S, _LEAST_IDLE_S = 0.1, 0.01
 _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 
@@ -337,8 +339,8 @@ def _opened(desk: Desk, job: ev.JobSubmitted, wish: ev.LeaseWish, now: datetime)
         run=job.run,
         project=job.project,
         user=job.user,
-        until=now + timedelta(seconds=min(wish.longest_s, bounds.longest_s)),
-        idle_s=min(wish.idle_s, bounds.idle_s),
+        until=now + timedelta(seconds=max(_LEAST_LEASE_S, min(wish.longest_s, bounds.longest_s))),
+        idle_s=max(_LEAST_IDLE_S, min(wish.idle_s, bounds.idle_s)),
     )
 
 

@@ -92,6 +92,7 @@ class BrokerService:
     def __post_init__(self) -> None:
         """Take up what the ledger already holds; threads start when they are first used."""
         self.state = self.ledger.restore(self.scope)
+        self.state.asleep = bool(self.state.jobs)
         self.contents = Contents(self.state, self.ledger)
         self._settled |= {j: r.state for j, r in self.state.jobs.items() if r.state.is_final}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")

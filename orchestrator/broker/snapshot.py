@@ -60,6 +60,7 @@ def freeze(state: BrokerState, without: list[JobId]) -> dict[str, Any]:
         state,
         rules={},
         queues={},
+        asleep=False,
         jobs=dict(state.jobs),
         tasks=dict(state.tasks),
         past=dict(state.past),

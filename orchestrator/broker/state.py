@@ -35,12 +35,14 @@ class BrokerState:
     No I/O, clock or randomness: time arrives with the events, tags follow from job ids.
     Replaying the events through `apply` gives the same state. past: what forgotten jobs used,
     by project. rules, queues: of the QPUs that are served, from `configure`; they come from the
-    site, not from history. half_life_s: of past use, where shares are to be fair.
+    site, not from history. asleep: what an earlier process left is not looked for yet, so nothing
+    is decided until `BrokerOpened`. half_life_s: of past use, where shares are to be fair.
     """
 
     rules: dict[str, QpuRules] = field(default_factory=dict)
     queues: dict[str, JobQueue] = field(default_factory=dict)
     half_life_s: float = 7 * 86_400.0
+    asleep: bool = False
     drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
@@ -72,11 +74,11 @@ class BrokerState:
         if refused is not None:
             return Outcome(refused=refused)
         if isinstance(event, ev.LeaseClosed):
-            lease = self._history(event.qpu).lease
-            if lease is None or lease.opened.lease != event.lease:
+            if not self._history(event.qpu).has_lease(event.lease):
                 return Outcome()  # it had ended by itself
-            event = lease.closed(event)
+            event = self._closing(event)
         commands = self.apply(event, now)
+        self.asleep = self.asleep and not isinstance(event, ev.BrokerOpened)
         return self._decided([event], commands, now)
 
     def tick(self, now: datetime) -> Outcome:
@@ -85,11 +87,11 @@ class BrokerState:
 
     def next_look(self, now: datetime) -> datetime | None:
         """Return when `tick` should be called at the latest, None if time alone changes nothing."""
-        looks = [next_look(self.desk(qpu, now), now) for qpu in self.rules]
+        looks = [next_look(self.desk(qpu, now), now) for qpu in self.rules if not self.asleep]
         return min((look for look in looks if look is not None), default=None)
 
     def _decided(self, recorded: list[ev.Event], commands: list[Command], now: datetime) -> Outcome:
-        for decision in self._decide(now):
+        for decision in self._decide(now) if not self.asleep else ():
             recorded.append(decision)
             commands += self.apply(decision, now)
             if isinstance(decision, ev.TaskPlanned):
@@ -197,6 +199,7 @@ class BrokerState:
     def _reopen(self, event: ev.BrokerOpened) -> list[Command]:
         for record in self.jobs.values():
             record.held = not event.resume and not record.state.is_final
+            self._reserve(record)
             self._requeue(record)
         # Planned tasks count too: the death may have come before or after their start.
         return [FindTask(tag) for tags in self._open.values() for tag in sorted(tags)]
@@ -371,6 +374,11 @@ class BrokerState:
             self.histories[qpu] = QpuHistory()
         return self.histories[qpu]
 
+    def _closing(self, event: ev.LeaseClosed) -> ev.LeaseClosed:
+        queue, at_work = self.queues.get(event.qpu), self._open.get(event.qpu, ())
+        waiting = queue is not None and queue.holds_lease(event.lease)
+        return self._history(event.qpu).closing(event, waiting, [self.tasks[t] for t in at_work])
+
     def _decide(self, now: datetime) -> Iterator[ev.Event]:
         """Yield decisions, one at a time; the caller applies each before asking on."""
         while self._to_fail:
@@ -380,9 +388,7 @@ class BrokerState:
         for qpu in self.rules:
             while (decision := next_decision(self.desk(qpu, now), now)) is not None:
                 if isinstance(decision, ev.LeaseClosed):
-                    lease = self._history(qpu).lease
-                    assert lease is not None
-                    decision = lease.closed(decision)
+                    decision = self._closing(decision)
                 yield decision
 
 

@@ -77,13 +77,15 @@ class Upkeep:
         stamp = await asyncio.to_thread(_stamp, settings)
         while True:
             await asyncio.sleep(self._pause_s(settings.name))
+            before = self._seen.get(settings.name)
             try:
                 target = await asyncio.to_thread(backend.target)
             except Exception as error:  # noqa: BLE001  # a foreign backend; it is asked again
                 _log.info("QPU %s does not tell its target: %s", settings.name, error)
                 continue
             try:
-                await self.note(settings.name, target)
+                if self._seen.get(settings.name) == before:  # else somebody has looked later
+                    await self.note(settings.name, target)
                 now, found = self.service.clock(), await asyncio.to_thread(_stamp, settings)
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:
                     renewed_at, stamp = now, found

@@ -166,7 +166,9 @@ def _waiting(
     site: Site, settings: QpuSettings, profile: Profile | None, longest_s: float
 ) -> dict[str, Any]:
     """Return how many jobs are ahead, and the seconds until the first task may start."""
-    scale = settings.options.get("time_scale", 0.0) if settings.backend == "aer" else 1.0
+    from orchestrator.broker.site_rules import calendar_of, clock_scale
+
+    scale = clock_scale(settings)
     ahead, queue_s = 0, 0.0
     if site.broker.url is not None:
         ahead, asked_s = _queue(site, site.broker.url, settings.name, profile)
@@ -175,8 +177,6 @@ def _waiting(
         queue_s = asked_s * scale
     if profile is None:
         return {"jobs_ahead": ahead, "waiting_s": round(queue_s, 3)}
-    from orchestrator.broker.site_rules import calendar_of
-
     now = datetime.now(UTC)
     calendar = calendar_of(settings, profile.target(settings.name), now)
     begins = calendar.fit(now + timedelta(seconds=queue_s), longest_s * scale)

@@ -205,7 +205,9 @@ class BrokerSection(_Section):
         description="the project that pays for the jobs; without it, the user's first one",
     )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(
-        default=0, description="of the jobs, from -100 to 100; policies may look at it"
+        default=0,
+        description="of the jobs, from -100 to 100; policies may look at it, and a service takes more "
+        "than 0 from operators alone",
     )
     share_results: list[Annotated[str, StringConstraints(pattern=_PROJECT)]] = Field(
         default_factory=list,

@@ -150,15 +150,28 @@ def test_a_sliced_job_that_cost_more_than_foreseen_comes_back_for_money_alone() 
     assert till.do(ev.JobResumed(job=JobId("j1"))) is None
 
 
-def test_a_job_that_waits_for_its_client_keeps_what_is_set_aside_for_it() -> None:
+def test_a_job_whose_client_is_gone_has_nothing_set_aside_until_it_comes_back() -> None:
     till = Till()
     till.limit(0.9)
     assert till.submit("j1") is None
     till.do(ev.TaskCancelled(tag="j1.0"))
     till.do(ev.BrokerOpened(resume=False))
     assert till.state.jobs[JobId("j1")].held
-    assert till.submit("j2") is not None
+    assert till.submit("j2") is None
+    assert till.do(ev.JobResumed(job=JobId("j1"))) is not None
+    till.do(ev.JobCancelRequested(job=JobId("j2")))
     assert till.do(ev.JobResumed(job=JobId("j1"))) is None
+
+
+def test_what_was_finished_meanwhile_is_given_whatever_is_left() -> None:
+    till = Till()
+    till.limit(0.9)
+    assert till.submit("j1") is None
+    till.do(ev.BrokerOpened(resume=False))
+    till.end("j1.0")
+    till.limit(0.5)
+    assert till.do(ev.JobResumed(job=JobId("j1"))) is None
+    assert till.submit("j2") is not None
 
 
 def test_a_run_is_limited_for_its_own_user_alone() -> None:

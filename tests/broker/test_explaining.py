@@ -103,7 +103,7 @@ def test_place_and_likely_start_follow_the_policy() -> None:
                     ]
                 ),
             ),
-            "closed for maintenance (cold head) until 13:00",
+            "closed for maintenance (cold head) until 2026-01-01 13:00",
         ),
         (
             replace(
@@ -161,6 +161,8 @@ def test_sharing_a_task_tells_what_it_saved() -> None:
     complete(state, "first.0", 2)
     complete(state, "a.0", 4, amount=5.0)
     (task,) = why(state, "b", seconds=4).tasks
+    assert task.text.startswith("joined a task")
+    assert set(task.why) == {"policy", "queued"}
     assert task.shared_with == 3
     assert task.saved == pytest.approx(0.75)
     assert "saved it 75% of the price" in task.text
@@ -179,4 +181,4 @@ def test_a_job_that_is_held_or_over_says_so() -> None:
 def test_a_qpu_that_is_not_served_here_is_told() -> None:
     state = BrokerState()
     submit(state, "j", 100)
-    assert "does not serve QPU q" in why(state, "j").waits_for[0]
+    assert "kept by another process" in why(state, "j").waits_for[0]

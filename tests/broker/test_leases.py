@@ -129,3 +129,26 @@ def test_a_drained_qpu_ends_its_lease() -> None:
     state.handle(ev.QpuDrained(qpu="q", by="o", reason="care"), at(0.5))
     ended(state, "j1.0", 1)
     assert [type(event) for event in state.tick(at(4)).events] == [ev.LeaseClosed]
+
+
+def test_a_lease_of_no_time_ends_all_the_same() -> None:
+    state = served(leases=LeaseBounds(longest_s=1e-7, idle_s=1e-9))
+    assert started(state.handle(job(1, "loop"), at(0))) == ["j1.0"]
+    assert len(state.tick(at(1)).events) == 1
+
+
+def test_a_task_at_work_when_the_time_is_up_counts_as_used() -> None:
+    state = served(leases=LeaseBounds(longest_s=10.0, idle_s=2.0))
+    state.handle(job(1, "loop"), at(0))
+    (closed,) = state.tick(at(30)).events
+    assert isinstance(closed, ev.LeaseClosed)
+    assert (closed.held_s, closed.used_s) == (10.0, 10.0)
+
+
+def test_letting_go_late_does_not_make_a_lease_longer() -> None:
+    state = served(leases=LeaseBounds(longest_s=10.0, idle_s=2.0))
+    state.handle(job(1, "loop"), at(0))
+    released = ev.LeaseClosed(lease="loop", qpu="q", reason="released", at=at(90))
+    (closed, *_) = state.handle(released, at(90)).events
+    assert isinstance(closed, ev.LeaseClosed)
+    assert (closed.at, closed.held_s) == (at(10), 10.0)

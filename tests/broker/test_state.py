@@ -265,3 +265,36 @@ def test_a_retry_runs_only_the_parts_that_are_missing() -> None:
     assert state.jobs[JobId("j")].state is JobState.COMPLETED
     completed = [t for t in state.tasks.values() if t.state == "completed"]
     assert sorted(p.first_shot for t in completed for p in t.planned.parts) == [0, 100, 200]
+
+
+def test_nothing_is_decided_before_what_a_dead_broker_left_is_looked_for() -> None:
+    state = state_of(q=Limits())
+    state.handle(submitted("first", [(1, 1)]), NOW)
+    state.handle(submitted("second", [(1, 1)]), NOW)
+    state.handle(ev.TaskCompleted(tag="first.0", usage=Usage()), NOW)
+    again = state_of(q=Limits())
+    again.asleep = True
+    for event in (submitted("third", [(1, 1)]), ev.QpuResumed(qpu="q", by="o")):
+        assert not any(isinstance(c, StartTask) for c in again.handle(event, NOW).commands)
+    assert again.tick(NOW).commands == ()
+    assert again.next_look(NOW) is None
+    opened = again.handle(ev.BrokerOpened(resume=True), NOW)
+    assert opened.commands == (StartTask("third.0"),)
+
+
+def test_jobs_in_one_task_are_told_nothing_of_each_other() -> None:
+    state = state_of(q=Limits(coalesces=True))
+    for name in ("lead", "alice", "bob"):
+        state.handle(submitted(name, [(1, 10)]), NOW)
+    state.handle(ev.TaskCompleted(tag="lead.0", usage=Usage()), NOW)
+    told = {"method": ["of alice", "of bob"], "calibration_id": "c", "words": "alice's"}
+    state.handle(ev.TaskCompleted(tag="alice.0", usage=Usage(), metadata=told), NOW)
+    (task,) = job_view(state.jobs[JobId("bob")], state.tasks).tasks
+    assert task.metadata == {"method": ["of bob"], "calibration_id": "c"}
+    for name in ("wait", "carol", "dora"):
+        state.handle(submitted(name, [(1, 10)]), NOW)
+    state.handle(ev.TaskCompleted(tag="wait.0", usage=Usage()), NOW)
+    failed = ev.TaskFailed(tag="carol.0", error="carol's ansatz is bad", error_type="TaskFailed")
+    state.handle(failed, NOW)
+    (task, *_) = job_view(state.jobs[JobId("dora")], state.tasks).tasks
+    assert "carol" not in str(task.error)

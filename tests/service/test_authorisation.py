@@ -57,6 +57,15 @@ TABLE: dict[tuple[str, str], tuple[dict[str, Any], tuple[int, int, int]]] = {
 OPEN = {("GET", "/health")}
 
 
+def test_users_may_not_push_ahead(room: Room) -> None:
+    for caller, priority, status in (("owner", 1, 403), ("owner", -1, 201), ("operator", 1, 201)):
+        asked = {"run": f"p{priority}{caller}", "qpu": "fake", "priority": priority}
+        answer = room.http.post(
+            "/v1/jobs", params=asked, content=PAYLOAD, headers=room.headers[caller]
+        )
+        assert answer.status_code == status, answer.text
+
+
 @pytest.fixture(scope="module")
 def job(room: Room) -> str:
     """A job of the owner's that goes on."""

@@ -95,7 +95,9 @@ async def submit(
     stage: Annotated[str | None, Query(max_length=200)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     project: Annotated[str | None, Query(max_length=64, description="who pays")] = None,
-    priority: Annotated[int, Query(ge=-100, le=100, description="higher goes first")] = 0,
+    priority: Annotated[
+        int, Query(ge=-100, le=100, description="higher goes first; above 0 for operators")
+    ] = 0,
     lease: Annotated[
         str | None, Query(min_length=1, max_length=300, description="loop that keeps the QPU")
     ] = None,
@@ -106,6 +108,8 @@ async def submit(
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
     paying = caller.paying(project)
+    if priority > 0 and not caller.is_operator:
+        raise Forbidden(f"priority {priority}: only an operator raises it; give 0, or less to wait")
     known_qpu(broker, qpu)
     with await read_body(request, request.app.state.gate.limits) as body:
         payload = await _parsed(body)
