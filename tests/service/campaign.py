@@ -63,7 +63,7 @@ def loop(url: str, run: str, out: str, calls: int) -> None:
                 result = client.result(client.submit(call, payload))
                 break
             except TaskFailed as error:  # a simulation that was killed; the same job goes on
-                if "killed by signal" not in str(error):
+                if not any(word in str(error) for word in ("killed by signal", "died together")):
                     raise
         counts = result[0].data.meas.get_counts()
         angle += (counts.get("11", 0) + counts.get("1", 0)) / SHOTS[qpu] + 0.1
