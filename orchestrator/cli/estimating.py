@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["DryRunFailed", "core_seconds", "estimate_flow", "stated_error", "tell_estimate"]
 
 _HELD_OUT = re.compile(r"(\d+(?:\.\d+)?) % mean error on rows held out")
-_AHEAD = timedelta(days=60)
 
 
 class DryRunFailed(ValueError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,10 @@ def config_lines(site: Site) -> list[str]:
 def _fault(settings: QpuSettings) -> str | None:
     from backends import registry
     from backends.api import BackendError
+    from orchestrator.broker.site_rules import check_schedules
 
     try:
+        check_schedules([settings], datetime.now(UTC))
         with tempfile.TemporaryDirectory() as scratch:
             options = resolve_secrets(settings.options)
             registry.create(settings.backend, options, state_dir=Path(scratch)).close()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.broker.site_rules import check_schedules
+from orchestrator.cli.examining import tell_config_check
 from orchestrator.config import ConfigError, load_site
 
 HEAD = '[qpu.q]\nbackend = "fake"\n[qpu.q.schedule]\n'
@@ -71,3 +72,12 @@ def test_a_misspelt_policy_is_told_before_anything_starts(
     assert "'shortest'" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == [site]
+
+
+def test_checking_a_file_sees_its_schedules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site = tmp_path / "hpcqc.toml"
+    site.write_text(HEAD + 'policy = "shortes"')
+    assert tell_config_check(site, (), as_json=False) == 2
+    assert "'shortest'" in capsys.readouterr().err
