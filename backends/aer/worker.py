@@ -11,6 +11,7 @@ from typing import Any
 
 from backends.aer.spool import Spool
 from backends.aer.wire import CircuitMemory, receive, send
+from backends.api import TaskState
 from backends.frames import pack, unpack
 
 __all__ = ["Worker", "load_libraries"]
@@ -44,14 +45,24 @@ class Worker:
 
     def serve(self) -> None:
         """Run tasks until the parent is gone, and finish what it left half distributed."""
+        last: tuple[dict[str, Any], list[bytes]] | None = None
         self._tell({"op": "ready", "pid": os.getpid()})
-        while (message := receive(self._connection)) is not None:
-            header, frames = unpack(message)
+        while not self._orphan and (message := receive(self._connection)) is not None:
+            header, frames = last = unpack(message)
             self._learn(header, frames)
             self._run_part(header, frames, header["part"])
-            if self._orphan:
-                for part in range(header["parts"]):
-                    self._run_part(header, frames, part)
+        if last is not None:
+            self._run_the_rest(*last)
+
+    def _run_the_rest(self, header: dict[str, Any], frames: list[bytes]) -> None:
+        """Run the parts of the last task that the parent, now dead, gave to nobody.
+
+        The parent may have died after it heard of this worker's own part as well as before.
+        """
+        for part in range(header["parts"]):
+            record = self._spool.read(header["tag"])
+            if record is not None and record.state is TaskState.RUNNING:
+                self._run_part(header, frames, part)
 
     def _learn(self, header: dict[str, Any], frames: list[bytes]) -> None:
         from backends.circuits import load_qpy

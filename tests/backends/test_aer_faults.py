@@ -191,7 +191,8 @@ def test_an_orphan_can_be_stopped(tmp_path, backend):
     assert gone(claim.pid)
 
 
-def test_a_part_never_sent_is_taken_over(tmp_path):
+@pytest.mark.parametrize("heard", [False, True], ids=["told nobody", "told its parent"])
+def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     """A worker holds the whole task, so it also runs what its dead parent had not given out."""
     import socket
     import threading
@@ -210,6 +211,8 @@ def test_a_part_never_sent_is_taken_over(tmp_path):
     thread.start()
     assert receive(ours) is not None  # it is ready
     send(ours, encode_task(lot, 1, CircuitMemory()))
+    if heard:
+        assert receive(ours) is not None  # its own part is done
     ours.close()
     thread.join(30)
     theirs.close()
