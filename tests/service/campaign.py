@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,12 +77,25 @@ def loop(url: str, run: str, out: str, calls: int) -> None:
 
 @dataclass(eq=False)
 class Campaign:
-    """One service, several clients, and a killer. After `run` the clients have all ended."""
+    """Services, several clients, and a killer; at its end it kills what still runs."""
 
     folder: Path
     calls: int
     chance: random.Random
     kills: Counter[str] = field(default_factory=Counter)
+    services: list[Service] = field(default_factory=list)
+    clients: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def __enter__(self) -> Campaign:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for client in self.clients.values():
+            client.kill()
+            client.wait()
+        for service in self.services:
+            if service.process is not None and service.process.poll() is None:
+                service.kill()
 
     def start_service(self, name: str) -> Service:
         state = self.folder / name
@@ -90,6 +104,7 @@ class Campaign:
         options = "run_s = 0.03, max_concurrent_tasks = 2"
         site.write_text(SITE.format(options=options, rules="", broker=""))
         service = Service(state=state, site=site).start()
+        self.services.append(service)
         asking = Exchange(service.socket, token=None, patience_s=3)
         project = asking.ask("GET", "/v1/whoami").json()["projects"][0]
         asking.close()
@@ -112,31 +127,31 @@ class Campaign:
 
     def run(self, service: Service, kills: int) -> list[list[float]]:
         """Let the clients end, killing so often meanwhile; return where each ended."""
-        clients = {n: self.client(service, n) for n in range(CLIENTS)}
+        self.clients = clients = {n: self.client(service, n) for n in range(CLIENTS)}
         while clients:
             time.sleep(self.chance.uniform(0.05, 0.6))
             for number in [n for n, c in clients.items() if c.poll() == 0]:
                 clients.pop(number)
             if clients and self.kills.total() < kills:
-                self._kill_one(service, clients)
+                self._kill_one(service)
             for number, process in list(clients.items()):
                 if process.poll() not in (None, 0, -signal.SIGKILL):
                     log = (service.state / f"client{number}.log").read_text()
                     raise AssertionError(f"client {number} ended: {log[-2000:]}")
         return [json.loads((service.state / f"client{n}.json").read_text()) for n in range(CLIENTS)]
 
-    def _kill_one(self, service: Service, clients: dict[int, subprocess.Popen[bytes]]) -> None:
+    def _kill_one(self, service: Service) -> None:
         match self.chance.choice(["service", "client", "client", "simulation"]):
             case "service":
                 service.kill()
                 self.kills["service"] += 1
                 service.start()
             case "client":
-                number = self.chance.choice(sorted(clients))
-                clients[number].kill()
-                clients[number].wait()
+                number = self.chance.choice(sorted(self.clients))
+                self.clients[number].kill()
+                self.clients[number].wait()
                 self.kills["client"] += 1
-                clients[number] = self.client(service, number)
+                self.clients[number] = self.client(service, number)
             case _:
                 victims = _simulations(service)
                 if victims:
@@ -194,25 +209,32 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        campaign = Campaign(Path(name), options.calls, random.Random(options.seed))
-        whole = campaign.start_service("whole")
-        expected = campaign.run(whole, 0)
-        whole.stop()
-        killed = campaign.start_service("killed")
-        started = time.monotonic()
-        found = campaign.run(killed, options.kills)
-        jobs, budgets = jobs_of(killed), budgets_of(killed)
-        killed.stop()
-        assert found == expected
-        check(killed, jobs, options.calls, budgets)
-        tasks = sum(len(job.tasks) for job in jobs)
-        starts = sum(killed.starts().values())
-        print(
-            f"{campaign.kills.total()} kills ({dict(campaign.kills)}) in "
-            f"{time.monotonic() - started:.0f} s: {len(jobs)} jobs completed, 0 lost; "
-            f"{tasks} tasks, {starts} starts on the fake QPU, none twice"
-        )
+    folder = Path(tempfile.mkdtemp(prefix="campaign-"))
+    print(f"ledgers and logs, kept if anything is wrong: {folder}", flush=True)
+    with Campaign(folder, options.calls, random.Random(options.seed)) as campaign:
+        _compare(campaign, options.kills)
+    shutil.rmtree(folder)
+
+
+def _compare(campaign: Campaign, kills: int) -> None:
+    """Run the same clients without and with kills, and hold the outcomes against each other."""
+    whole = campaign.start_service("whole")
+    expected = campaign.run(whole, 0)
+    whole.stop()
+    killed = campaign.start_service("killed")
+    started = time.monotonic()
+    found = campaign.run(killed, kills)
+    jobs, budgets = jobs_of(killed), budgets_of(killed)
+    killed.stop()
+    assert found == expected
+    check(killed, jobs, campaign.calls, budgets)
+    tasks = sum(len(job.tasks) for job in jobs)
+    starts = sum(killed.starts().values())
+    print(
+        f"{campaign.kills.total()} kills ({dict(campaign.kills)}) in "
+        f"{time.monotonic() - started:.0f} s: {len(jobs)} jobs completed, 0 lost; "
+        f"{tasks} tasks, {starts} starts on the fake QPU, none twice"
+    )
 
 
 if __name__ == "__main__":
