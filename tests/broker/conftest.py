@@ -1,10 +1,20 @@
-"""A ledger's two homes, so that each test of it runs in both."""
+"""A ledger's two homes, so that each test of it runs in both; and an embedded broker on them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from backends.fake import create
+from orchestrator.broker import embedded
+from orchestrator.broker.embedded import EmbeddedBroker
+from orchestrator.broker.ledger import Ledger
+from orchestrator.config import QpuSettings
+from tests.broker.embedded_rooms import Open
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -14,3 +24,30 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
         return tmp_path / "ledger.sqlite"
     url: str = request.getfixturevalue("postgres_url")
     return url
+
+
+@pytest.fixture
+def opened(where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
+    """Open brokers on one ledger, in a file and in PostgreSQL, and on one state folder.
+
+    The second broker is what follows a death of the first.
+    """
+    monkeypatch.setattr(embedded, "Ledger", SimpleNamespace(open=lambda _: Ledger.open(where)))
+    brokers: list[EmbeddedBroker] = []
+
+    def open_broker(rules: dict[str, Any] | None = None, **options: Any) -> EmbeddedBroker:
+        folder = tmp_path / "q"
+        folder.mkdir(exist_ok=True)
+        settings = QpuSettings(name="q", backend="fake", options=options, **(rules or {}))
+        broker = EmbeddedBroker(
+            run="run",
+            state_dir=tmp_path,
+            open_backend=lambda name: create(options, state_dir=folder),
+            settings=lambda name: settings,
+        )
+        brokers.append(broker)
+        return broker.open()
+
+    yield open_broker
+    for broker in brokers:
+        broker.close()

@@ -2,89 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from qiskit import QuantumCircuit
 
-from backends.api import PayloadRejected, TaskCancelled, TaskFailed, UnknownSession
-from backends.fake import FakeBackend, create
-from backends.payloads import SamplerPayload
-from orchestrator.broker import embedded, execution
+from backends.api import PayloadRejected, TaskFailed, UnknownSession
 from orchestrator.broker import events as ev
-from orchestrator.broker.client import Call, JobUncertain
-from orchestrator.broker.embedded import EmbeddedBroker
+from orchestrator.broker import execution
+from orchestrator.broker.client import JobUncertain
 from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.broker.views import JobId, JobState
-from orchestrator.config import QpuSettings
+from orchestrator.broker.views import JobState
+from tests.broker.embedded_rooms import Open, bell, call, counts_of, die, fake_of, starts, until
 from tests.postgres import PostgresServer
-
-Open = Callable[..., EmbeddedBroker]
-
-
-def bell(shots: int = 100, seed: int = 1) -> SamplerPayload:
-    circuit = QuantumCircuit(2)
-    circuit.h(0)
-    circuit.cx(0, 1)
-    circuit.measure_all()
-    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
-
-
-def call(occurrence: int = 0) -> Call:
-    return Call(run="run", stage=None, occurrence=occurrence, qpu="q")
-
-
-# Kept as they were: a process that is killed does not destroy its tasks one by one either.
-DEAD: list[EmbeddedBroker] = []
-
-
-@pytest.fixture
-def opened(where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    """Open brokers on one ledger, in a file and in PostgreSQL, and on one state folder.
-
-    The second broker is what follows a death of the first.
-    """
-    monkeypatch.setattr(embedded, "Ledger", SimpleNamespace(open=lambda _: Ledger.open(where)))
-    brokers: list[EmbeddedBroker] = []
-
-    def open_broker(rules: dict[str, Any] | None = None, **options: Any) -> EmbeddedBroker:
-        folder = tmp_path / "q"
-        folder.mkdir(exist_ok=True)
-        settings = QpuSettings(name="q", backend="fake", options=options, **(rules or {}))
-        broker = EmbeddedBroker(
-            run="run",
-            state_dir=tmp_path,
-            open_backend=lambda name: create(options, state_dir=folder),
-            settings=lambda name: settings,
-        )
-        brokers.append(broker)
-        return broker.open()
-
-    yield open_broker
-    for broker in brokers:
-        broker.close()
-
-
-def fake_of(broker: EmbeddedBroker) -> FakeBackend:
-    backend = broker.backend("q")
-    assert isinstance(backend, FakeBackend)
-    return backend
-
-
-def starts(broker: EmbeddedBroker) -> dict[str, int]:
-    return dict(fake_of(broker).starts)
-
-
-def counts_of(broker: EmbeddedBroker, job: JobId) -> dict[str, int]:
-    counts: dict[str, int] = broker.result(job, 20)[0].data.meas.get_counts()
-    return counts
 
 
 @pytest.mark.parametrize(
@@ -160,7 +92,7 @@ def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(
     job = broker.submit(call(), bell())
     with pytest.raises(JobUncertain, match="cannot be read"):
         broker.result(job, 20)
-    _until(lambda: broker.view(job).state is JobState.COMPLETED)
+    until(lambda: broker.view(job).state is JobState.COMPLETED)
     assert sum(counts_of(broker, job).values()) == 100
     assert sum(starts(broker).values()) == 1
 
@@ -184,7 +116,7 @@ def test_by_rule_a_doubtful_task_fails_and_its_late_end_is_only_recorded(
     job = broker.submit(call(), bell())
     with pytest.raises(TaskFailed, match=r"not ended within 0\.2 s"):
         broker.result(job, 20)
-    _until(lambda: broker.view(job).tasks[0].late)
+    until(lambda: broker.view(job).tasks[0].late)
     view = broker.view(job)
     assert view.state is JobState.FAILED
     assert view.usage.shots == 100  # the device did work, and will bill it
@@ -197,7 +129,7 @@ def test_by_rule_the_client_waits_until_a_doubtful_task_is_found(
     monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
     broker = opened(run_s=0.6, rules={"longest_task_s": 0.2, "uncertain": "adopt-wait"})
     job = broker.submit(call(), bell())
-    _until(lambda: broker.view(job).state is JobState.UNCERTAIN)
+    until(lambda: broker.view(job).state is JobState.UNCERTAIN)
     assert sum(counts_of(broker, job).values()) == 100
     assert sum(starts(broker).values()) == 1
 
@@ -279,116 +211,13 @@ def test_what_the_target_refuses_keeps_its_class_and_reason(opened: Open) -> Non
     assert sum(starts(broker).values()) == 0
 
 
-def test_shots_beyond_the_limit_are_sliced_and_merged(opened: Open) -> None:
-    broker = opened(max_shots=30, max_circuits=1)
-    job = broker.submit(call(), bell(shots=100))
-    assert sum(counts_of(broker, job).values()) == 100
-    view = broker.view(job)
-    assert sorted(task.shots for task in view.tasks) == [10, 30, 30, 30]
-    assert view.usage.shots == 100
-    assert set(starts(broker).values()) == {1}
-
-
-def test_calls_that_arrive_together_share_a_task_where_that_pays(opened: Open) -> None:
-    broker = opened(coalesces=True, run_s=0.2)
-    jobs = [broker.submit(call(n), bell(seed=n)) for n in range(6)]
-    results = [counts_of(broker, job) for job in jobs]
-    assert all(sum(counts.values()) == 100 for counts in results)
-    assert len(starts(broker)) == 2  # the first went at once, the rest together
-    assert sum(broker.view(job).usage.tasks for job in jobs) == 2
-    assert sum(broker.view(job).usage.shots for job in jobs) == 600
-
-
-def test_a_cancelled_job_is_stopped_on_the_backend(opened: Open) -> None:
-    broker = opened(run_s=60)
-    running = broker.submit(call(0), bell())
-    waiting = broker.submit(call(1), bell())
-    _until(lambda: broker.view(running).state is JobState.RUNNING and starts(broker))
-    assert broker.cancel(waiting)
-    assert broker.cancel(running)
-    for job in (running, waiting):
-        with pytest.raises(TaskCancelled):
-            broker.result(job, 20)
-    assert len(starts(broker)) == 1
-    assert not broker.cancel(running)
-
-
-def test_closing_cancels_what_is_open_and_frees_those_who_wait(opened: Open) -> None:
-    broker = opened(run_s=60)
-    job = broker.submit(call(), bell())
-    ended: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            broker.result(job)
-        except TaskCancelled as error:
-            ended.append(error)
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    time.sleep(0.1)
-    broker.close()
-    waiter.join(10)
-    assert len(ended) == 1
-
-
-def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedded, "_CLOSE_S", 0.2)
-    broker = opened(run_s=60)
-    fake_of(broker).stop = lambda task: None  # type: ignore[method-assign]
-    job = broker.submit(call(), bell())
-    ended: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            broker.result(job)
-        except TaskCancelled as error:
-            ended.append(error)
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    _until(lambda: starts(broker))
-    broker.close()
-    waiter.join(10)
-    assert len(ended) == 1
-
-
-def test_a_closed_broker_says_so(opened: Open) -> None:
-    broker = opened()
-    job = broker.submit(call(), bell())
-    broker.result(job, 20)
-    broker.close()
-    broker.close()
-    for late in (
-        lambda: broker.submit(call(1), bell()),
-        lambda: broker.result(job),
-        lambda: broker.cancel(job),
-        lambda: broker.backend("another"),
-    ):
-        with pytest.raises(TaskCancelled, match="closed"):
-            late()
-
-
-def test_results_survive_the_broker(opened: Open) -> None:
-    first = opened()
-    job = first.submit(call(), bell())
-    counts = counts_of(first, job)
-    first.close()
-    second = opened()
-    assert second.submit(call(), bell()) == job
-    assert counts_of(second, job) == counts
-    assert starts(second) == {}
-
-
 @pytest.mark.slow
 def test_a_task_of_a_dead_broker_is_adopted(opened: Open, where: Path | str) -> None:
     slow = {"durable": True, "run_s": 1.5}
     first = opened(**slow)
     job = first.submit(call(), bell())
-    _until(lambda: starts(first))
-    _die(first)
+    until(lambda: starts(first))
+    die(first)
     second = opened(**slow)
     assert second.submit(call(), bell()) == job
     assert sum(counts_of(second, job).values()) == 100
@@ -415,26 +244,6 @@ def test_a_ledger_that_cannot_be_written_stops_everything_and_says_so(opened: Op
     with pytest.raises(LedgerError, match="disk is full"):
         broker.submit(call(1), bell())
     assert len(starts(broker)) == 1
-
-
-def _until(condition: Callable[[], Any], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def _die(broker: EmbeddedBroker) -> None:
-    """Leave everything as a killed process does: no goodbye, but lock and connections are gone."""
-    broker._loop.call_soon_threadsafe(broker._loop.stop)
-    broker._thread.join(5)
-    broker._loop.close()
-    broker._closed = True
-    assert broker._lock_file is not None
-    broker._lock_file.close()
-    assert broker._ledger is not None
-    broker._ledger.close()
-    DEAD.append(broker)
 
 
 def test_events_reach_the_ledger_before_their_effect(opened: Open, where: Path | str) -> None:

@@ -9,16 +9,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import SecretRef, load_site
-from orchestrator.provenance.folder import FolderError, RunFolder
+from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.lanes import stage_name, timeline_of
 from orchestrator.provenance.outcome import outcome_of
 from orchestrator.provenance.record import (
@@ -29,7 +26,7 @@ from orchestrator.provenance.record import (
     stage_document,
 )
 from orchestrator.provenance.report import Pictures, report_html, stage_rows, usage_rows
-from orchestrator.provenance.values import json_text, json_value
+from orchestrator.provenance.values import json_text
 from orchestrator.runs import StageSpan
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -305,138 +302,6 @@ def test_a_failed_run_has_a_page_too() -> None:
     page = Page(report_html(document, outcome_of(None), Pictures()))
     assert "PayloadRejected: <too wide>" in page.words
     assert "failed" in page.words
-
-
-@pytest.mark.parametrize(
-    ("part", "note"),
-    [
-        ({"plot": {"series": [{"y": [1]}], "x": [1, 2]}}, "1 values for 2 places"),
-        ({"plot": {"x": [1]}}, "no 'series'"),
-        ({"plot": {"series": [{"y": ["a"]}]}}, "'a' is not a number"),
-        ({"plot": {"series": [{"y": [1], "style": "dots"}]}}, "style 'dots'"),
-        ({"plot": {"series": [{"y": [1], "y_error": []}]}}, "0 errors for 1 values"),
-        ({"plot": [1]}, "the result's 'plot'"),
-        ({"table": {"columns": ["a"], "rows": [[1, 2]]}}, "row 1 has 2 cells for 1 columns"),
-        ({"table": {"columns": "ab", "rows": []}}, "columns is str"),
-        ({"summary": 3}, "summary is int"),
-    ],
-)
-def test_parts_of_another_form_are_noted_and_kept(part, note) -> None:
-    outcome = outcome_of(part)
-    assert note in outcome.notes[0]
-    assert (outcome.plot, outcome.table, outcome.summary) == (None, None, ())
-    assert outcome.rest == part
-
-
-@pytest.mark.parametrize("result", [None, 3, [1, 2], "text"])
-def test_any_result_will_do(result) -> None:
-    assert outcome_of(result).rest == result
-
-
-class Odd:
-    def __str__(self) -> str:
-        return "odd"
-
-
-def test_values_without_a_json_form() -> None:
-    value = {
-        "array": np.array([[1, 2], [3, 4]]),
-        "scalar": np.float64(0.5),
-        "nan": np.array([np.nan, np.inf]),
-        "complex": np.complex128(1 + 2j),
-        "state": JobState.FAILED,
-        "odd": Odd(),
-        "when": START,
-        "raw": b"ab",
-        JobState.QUEUED: {1},
-    }
-    assert json_value(value) == {
-        "array": [[1, 2], [3, 4]],
-        "scalar": 0.5,
-        "nan": [None, None],
-        "complex": {"real": 1.0, "imag": 2.0},
-        "state": "failed",
-        "odd": "odd",
-        "when": "2026-03-01T12:00:00+00:00",
-        "raw": {"base64": "YWI="},
-        "queued": [1],
-    }
-
-
-anything = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.complex_numbers()
-    | st.text()
-    | st.binary()
-    | st.datetimes(),
-    lambda inner: (
-        st.lists(inner)
-        | st.dictionaries(st.text() | st.integers(), inner)
-        | st.tuples(inner, inner)
-    ),
-    max_leaves=12,
-)
-
-
-@given(anything)
-def test_every_value_has_a_strict_json_form(value) -> None:
-    def refuse(constant: str) -> None:
-        raise AssertionError(constant)
-
-    again = json.loads(json_text(value), parse_constant=refuse)
-    assert again == json_value(value)
-    assert json_value(again) == again
-
-
-def test_a_folder_belongs_to_one_run_and_one_process(tmp_path) -> None:
-    first = RunFolder(tmp_path / "out")
-    assert first.open("r1", "t") is None
-    with pytest.raises(FolderError, match="in use by another process"):
-        RunFolder(tmp_path / "out").open("r1", "t")
-    first.write_record({"id": "r1", "target": "t", "status": "running"})
-    first.close()
-    with pytest.raises(FolderError, match=r"holds run 'r1'.*--run-id r1"):
-        RunFolder(tmp_path / "out").open("r2", "t")
-    with pytest.raises(FolderError, match=r"started as 't', not 'u'"):
-        RunFolder(tmp_path / "out").open("r1", "u")
-    again = RunFolder(tmp_path / "out")
-    assert again.open("r1", "t") == {"id": "r1", "target": "t", "status": "running"}
-    again.close()
-
-
-def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
-    (tmp_path / "run.json").write_text("[1, 2]")
-    with pytest.raises(FolderError, match="is no run record"):
-        RunFolder(tmp_path).open("r1", "t")
-    assert (tmp_path / "run.json").read_text() == "[1, 2]"
-
-
-def test_a_folder_that_cannot_be_made(tmp_path) -> None:
-    (tmp_path / "file").write_text("")
-    folder = RunFolder(tmp_path / "file" / "out")
-    for attempt in (folder.check, lambda: folder.open("r", "t")):
-        with pytest.raises(FolderError, match="cannot write the output folder"):
-            attempt()
-
-
-def test_stages_survive_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
-    folder = RunFolder(tmp_path)
-    folder.open("r1", "t")
-    folder.note_stage(span("a", 0, None))
-    folder.note_stage(span("a", 0, 1))
-    folder.note_stage(span("b", 1, 1, state="cached"))
-    folder.close()
-    with (tmp_path / "stages.jsonl").open("a") as file:
-        file.write('{"key": "c", "sta')
-    again = RunFolder(tmp_path)
-    again.open("r1", "t")
-    assert [stage["key"] for stage in again.earlier_stages()] == ["a"]
-    again.note_stage(span("d", 2, 3))
-    again.close()
-    assert [stage["key"] for stage in again.earlier_stages()] == ["a", "d"]
 
 
 def _facts_only() -> RunFacts:

@@ -1,0 +1,67 @@
+"""One embedded broker on a fake QPU called q: what its tests submit, and what they ask it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from qiskit import QuantumCircuit
+
+from backends.fake import FakeBackend
+from backends.payloads import SamplerPayload
+from orchestrator.broker.client import Call
+from orchestrator.broker.embedded import EmbeddedBroker
+from orchestrator.broker.views import JobId
+
+Open = Callable[..., EmbeddedBroker]
+
+# Kept as they were: a process that is killed does not destroy its tasks one by one either.
+DEAD: list[EmbeddedBroker] = []
+
+
+def bell(shots: int = 100, seed: int = 1) -> SamplerPayload:
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
+
+
+def call(occurrence: int = 0) -> Call:
+    return Call(run="run", stage=None, occurrence=occurrence, qpu="q")
+
+
+def fake_of(broker: EmbeddedBroker) -> FakeBackend:
+    backend = broker.backend("q")
+    assert isinstance(backend, FakeBackend)
+    return backend
+
+
+def starts(broker: EmbeddedBroker) -> dict[str, int]:
+    return dict(fake_of(broker).starts)
+
+
+def counts_of(broker: EmbeddedBroker, job: JobId) -> dict[str, int]:
+    counts: dict[str, int] = broker.result(job, 20)[0].data.meas.get_counts()
+    return counts
+
+
+def until(condition: Callable[[], Any], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def die(broker: EmbeddedBroker) -> None:
+    """Leave everything as a killed process does: no goodbye, but lock and connections are gone."""
+    broker._loop.call_soon_threadsafe(broker._loop.stop)
+    broker._thread.join(5)
+    broker._loop.close()
+    broker._closed = True
+    assert broker._lock_file is not None
+    broker._lock_file.close()
+    assert broker._ledger is not None
+    broker._ledger.close()
+    DEAD.append(broker)

@@ -1,0 +1,116 @@
+"""The embedded broker on a QPU that works: slices, shared tasks, and every way to end."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from backends.api import TaskCancelled
+from orchestrator.broker import embedded
+from orchestrator.broker.views import JobState
+from tests.broker.embedded_rooms import Open, bell, call, counts_of, fake_of, starts, until
+
+
+def test_shots_beyond_the_limit_are_sliced_and_merged(opened: Open) -> None:
+    broker = opened(max_shots=30, max_circuits=1)
+    job = broker.submit(call(), bell(shots=100))
+    assert sum(counts_of(broker, job).values()) == 100
+    view = broker.view(job)
+    assert sorted(task.shots for task in view.tasks) == [10, 30, 30, 30]
+    assert view.usage.shots == 100
+    assert set(starts(broker).values()) == {1}
+
+
+def test_calls_that_arrive_together_share_a_task_where_that_pays(opened: Open) -> None:
+    broker = opened(coalesces=True, run_s=0.2)
+    jobs = [broker.submit(call(n), bell(seed=n)) for n in range(6)]
+    results = [counts_of(broker, job) for job in jobs]
+    assert all(sum(counts.values()) == 100 for counts in results)
+    assert len(starts(broker)) == 2  # the first went at once, the rest together
+    assert sum(broker.view(job).usage.tasks for job in jobs) == 2
+    assert sum(broker.view(job).usage.shots for job in jobs) == 600
+
+
+def test_a_cancelled_job_is_stopped_on_the_backend(opened: Open) -> None:
+    broker = opened(run_s=60)
+    running = broker.submit(call(0), bell())
+    waiting = broker.submit(call(1), bell())
+    until(lambda: broker.view(running).state is JobState.RUNNING and starts(broker))
+    assert broker.cancel(waiting)
+    assert broker.cancel(running)
+    for job in (running, waiting):
+        with pytest.raises(TaskCancelled):
+            broker.result(job, 20)
+    assert len(starts(broker)) == 1
+    assert not broker.cancel(running)
+
+
+def test_closing_cancels_what_is_open_and_frees_those_who_wait(opened: Open) -> None:
+    broker = opened(run_s=60)
+    job = broker.submit(call(), bell())
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            broker.result(job)
+        except TaskCancelled as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    time.sleep(0.1)
+    broker.close()
+    waiter.join(10)
+    assert len(ended) == 1
+
+
+def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_CLOSE_S", 0.2)
+    broker = opened(run_s=60)
+    fake_of(broker).stop = lambda task: None  # type: ignore[method-assign]
+    job = broker.submit(call(), bell())
+    ended: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            broker.result(job)
+        except TaskCancelled as error:
+            ended.append(error)
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    until(lambda: starts(broker))
+    broker.close()
+    waiter.join(10)
+    assert len(ended) == 1
+
+
+def test_a_closed_broker_says_so(opened: Open) -> None:
+    broker = opened()
+    job = broker.submit(call(), bell())
+    broker.result(job, 20)
+    broker.close()
+    broker.close()
+    for late in (
+        lambda: broker.submit(call(1), bell()),
+        lambda: broker.result(job),
+        lambda: broker.cancel(job),
+        lambda: broker.backend("another"),
+    ):
+        with pytest.raises(TaskCancelled, match="closed"):
+            late()
+
+
+def test_results_survive_the_broker(opened: Open) -> None:
+    first = opened()
+    job = first.submit(call(), bell())
+    counts = counts_of(first, job)
+    first.close()
+    second = opened()
+    assert second.submit(call(), bell()) == job
+    assert counts_of(second, job) == counts
+    assert starts(second) == {}

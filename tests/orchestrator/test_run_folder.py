@@ -1,0 +1,72 @@
+"""The folder of a run: whose it is, and what is left of it after a kill."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from orchestrator.provenance.folder import FolderError, RunFolder
+from orchestrator.runs import StageSpan
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def span(key: str, start_s: float, end_s: float | None, state: str = "completed") -> StageSpan:
+    return StageSpan(
+        key=key,
+        name=f"{key}-a1b",
+        kind="classical",
+        state=state if end_s is not None else "running",
+        started_at=START + timedelta(seconds=start_s),
+        ended_at=None if end_s is None else START + timedelta(seconds=end_s),
+        where="local",
+    )
+
+
+def test_a_folder_belongs_to_one_run_and_one_process(tmp_path) -> None:
+    first = RunFolder(tmp_path / "out")
+    assert first.open("r1", "t") is None
+    with pytest.raises(FolderError, match="in use by another process"):
+        RunFolder(tmp_path / "out").open("r1", "t")
+    first.write_record({"id": "r1", "target": "t", "status": "running"})
+    first.close()
+    with pytest.raises(FolderError, match=r"holds run 'r1'.*--run-id r1"):
+        RunFolder(tmp_path / "out").open("r2", "t")
+    with pytest.raises(FolderError, match=r"started as 't', not 'u'"):
+        RunFolder(tmp_path / "out").open("r1", "u")
+    again = RunFolder(tmp_path / "out")
+    assert again.open("r1", "t") == {"id": "r1", "target": "t", "status": "running"}
+    again.close()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
+    (tmp_path / "run.json").write_text("[1, 2]")
+    with pytest.raises(FolderError, match="is no run record"):
+        RunFolder(tmp_path).open("r1", "t")
+    assert (tmp_path / "run.json").read_text() == "[1, 2]"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = RunFolder(tmp_path / "file" / "out")
+    for attempt in (folder.check, lambda: folder.open("r", "t")):
+        with pytest.raises(FolderError, match="cannot write the output folder"):
+            attempt()
+
+
+def test_stages_survive_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.open("r1", "t")
+    folder.note_stage(span("a", 0, None))
+    folder.note_stage(span("a", 0, 1))
+    folder.note_stage(span("b", 1, 1, state="cached"))
+    folder.close()
+    with (tmp_path / "stages.jsonl").open("a") as file:
+        file.write('{"key": "c", "sta')
+    again = RunFolder(tmp_path)
+    again.open("r1", "t")
+    assert [stage["key"] for stage in again.earlier_stages()] == ["a"]
+    again.note_stage(span("d", 2, 3))
+    again.close()
+    assert [stage["key"] for stage in again.earlier_stages()] == ["a", "d"]
