@@ -39,7 +39,8 @@ class Ticket:
     """One task in this process. All but ``lot`` is guarded by the crew's lock.
 
     seconds: estimated time of each PUB. log2: of the largest state. memory_bytes: of it.
-    unsent: parts that no worker has yet; one until it is placed.
+    unsent: parts that no worker has yet; one until it is placed. sent_again: those whose worker
+    died before it began them, which happens to a part once.
     adopted: another process claimed the task first; the spool knows its state.
     """
 
@@ -50,7 +51,8 @@ class Ticket:
     changed: threading.Condition
     state: TaskState = TaskState.QUEUED
     placement: Placement | None = None
-    unsent: int = 1
+    unsent: list[int] = field(default_factory=lambda: [0])
+    sent_again: set[int] = field(default_factory=set)
     parts: dict[int, bytes] = field(default_factory=dict)
     reason: str = ""
     stopping: bool = False
@@ -143,7 +145,7 @@ class Crew:
             return  # those that are there must do until the next task
         starting = sum(not w.ready for w in self._workers)
         room = self._plan.processes - len(self._workers)
-        for _ in range(min(room, sum(t.unsent for t in self._queue) - starting)):
+        for _ in range(min(room, sum(len(t.unsent) for t in self._queue) - starting)):
             self._launch()
 
     def _may_start(self, ticket: Ticket) -> bool:
@@ -174,14 +176,13 @@ class Crew:
             busy=self._busy() if ticket.log2 >= WIDE_LOG2 else 0,
         )
         placement = place(ticket.log2, ticket.seconds, load, self._pace)
-        ticket.placement, ticket.unsent = placement, placement.parts
+        ticket.placement, ticket.unsent = placement, list(range(placement.parts))
         ticket.lot = replace(ticket.lot, parts=placement.parts, threads=placement.threads)
         ticket.state = TaskState.RUNNING
         self._running[ticket.lot.tag] = ticket
 
     def _send_part(self, ticket: Ticket, worker: WorkerProcess) -> None:
-        part = ticket.lot.parts - ticket.unsent
-        ticket.unsent -= 1
+        part = ticket.unsent.pop(0)
         worker.part, worker.began = (ticket.lot.tag, part), time.monotonic()
         worker.send(encode_task(ticket.lot, part, worker.circuits))
 
@@ -230,11 +231,11 @@ class Crew:
     def _bury(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         if worker.part is not None:
-            ticket = self._running.get(worker.part[0])
+            tag, part = worker.part
+            ticket = self._running.get(tag)
             # One that is being stopped is ended by `stop`, which knows why.
             if ticket and not ticket.stopping and not self._take_from_spool(ticket):
-                self._spool.fail(ticket.lot.tag, worker.reason)
-                self._end(ticket, TaskState.FAILED, worker.reason)
+                self._lose(ticket, part, worker.reason)
         if self._closed:
             return
         if not worker.ready:
@@ -244,6 +245,19 @@ class Crew:
                 return
         if not self._workers:
             self._launch()
+
+    def _lose(self, ticket: Ticket, part: int, reason: str) -> None:
+        """Fail a ticket whose part died with its worker, or send a part that never began again."""
+        record = self._spool.read(ticket.lot.tag)
+        began = record is not None and any(claim.part == part for claim in record.claims)
+        if began or part in ticket.sent_again:
+            self._spool.fail(ticket.lot.tag, reason)
+            self._end(ticket, TaskState.FAILED, reason)
+            return
+        ticket.sent_again.add(part)
+        ticket.unsent.append(part)
+        if ticket not in self._queue:
+            self._queue.appendleft(ticket)
 
     def _end_stopped(self, ticket: Ticket) -> None:
         """Settle a ticket whose workers are dead; one may have had its result just before."""

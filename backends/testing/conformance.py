@@ -225,7 +225,8 @@ class BackendConformance:
         session = backend.acquire()
         task = backend.start(session, self.smallest(backend), _tag())
         backend.release(session)
-        assert self.finished(backend, task) in (TaskState.COMPLETED, TaskState.CANCELLED)
+        if self.finished(backend, task) is not TaskState.CANCELLED:
+            backend.result(task)
 
     @pytest.mark.parametrize("call", ["status", "result", "stop"])
     def test_an_unknown_task_is_said_to_be_unknown(self, backend: Backend, call: str) -> None:

@@ -82,6 +82,34 @@ def test_a_killed_simulation_fails_its_task_and_no_other(backend, tmp_path):
     assert backend.wait(again, 60) is TaskState.COMPLETED
 
 
+def test_a_process_that_dies_before_it_begins_costs_nothing(tmp_path):
+    """As when it is killed for memory while idle, or for the task before, a moment too early."""
+    backend = create({"processes": 1}, state_dir=tmp_path)
+    session = backend.acquire()
+    assert backend.wait(backend.start(session, bell(), "first"), 60) is TaskState.COMPLETED
+    (pid,) = backend.pids
+    os.kill(pid, signal.SIGSTOP)
+    task = backend.start(session, bell(), "second")
+    os.kill(pid, signal.SIGKILL)
+    assert backend.wait(task, 60) is TaskState.COMPLETED
+    backend.close()
+
+
+def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
+    sent = []
+
+    def unreadable(lot, part, circuits):
+        sent.append(part)
+        return b"no task"
+
+    monkeypatch.setattr("backends.aer.crew.encode_task", unreadable)
+    task = backend.start(backend.acquire(), bell(), "doomed")
+    assert backend.wait(task, 60) is TaskState.FAILED
+    with pytest.raises(TaskFailed, match="ended with exit code 1"):
+        backend.result(task)
+    assert sent == [0, 0]
+
+
 def test_stop_kills_the_simulation(backend, tmp_path):
     session = backend.acquire()
     task = backend.start(session, long_payload(), "long")
