@@ -38,6 +38,17 @@ INSERT INTO events (scope, at, kind, tag, body)
 """
 
 
+def test_a_ledger_and_its_copies_are_for_their_owner_alone(tmp_path: Path) -> None:
+    path, copy = tmp_path / "ledger.sqlite", tmp_path / "copy.sqlite"
+    ledger = Ledger.open(path)
+    ledger.append("run", Entries(events=[(ev.TaskCancelled(tag="t"), NOW)]))
+    ledger.backup(copy)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(modes, 0o600)
+    assert len(modes) >= 3  # the log of SQLite's is one of them
+    ledger.close()
+
+
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
     """A ledger of the first release."""

@@ -19,6 +19,7 @@ def copy_file(source: Path, target: Path) -> None:
     unfinished = target.with_name(f"{target.name}.unfinished")
     try:
         unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
         with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(unfinished)) as copy:
             read.backup(copy)
         with unfinished.open("rb") as written:

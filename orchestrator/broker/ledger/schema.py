@@ -30,6 +30,8 @@ def open_tables(place: Place, engine: sa.Engine) -> None:
         if place.path is not None:
             place.path.parent.mkdir(parents=True, exist_ok=True)
             _refuse_emptied(place, place.path)
+            # Results are the user's own; SQLite gives its -wal and -shm files the same mode.
+            place.path.touch(mode=0o600)
         _prepare(place, engine)
     except (sa.exc.DBAPIError, OSError) as error:
         words = database_words(error)
