@@ -51,6 +51,15 @@ def site(isolated_state: Path) -> Site:
     return load_site()
 
 
+def test_why_says_that_the_place_in_an_embedded_queue_is_known_elsewhere(site: Site, hpcqc) -> None:
+    ledger = Ledger.open(ledger_path(site.state_dir))
+    append(ledger, "r", job(1, "r")[:1], 1)
+    ledger.close()
+    (reason,) = hpcqc("why", "j1", "--json").document["waits_for"]
+    assert "known only to the process that its broker lives in" in reason
+    assert reason in hpcqc("why", "j1").out
+
+
 def test_a_run_is_followed_from_before_its_ledger_is_there(site: Site) -> None:
     jobs = JobsOfRun(site, "r")
     assert jobs.read() == jobs_of(site, "r") == []
