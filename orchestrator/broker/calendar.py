@@ -37,6 +37,10 @@ class Window:
         """What it is for, as people are told it."""
         return f"{self.kind} ({self.title})" if self.title else self.kind
 
+    def closed(self, qpu: str) -> str:
+        """Return what those who wait for a QPU are told while it is closed."""
+        return f"{qpu} is closed for {self.reason} until {in_utc(self.end)}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calendar:

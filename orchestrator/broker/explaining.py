@@ -160,7 +160,7 @@ def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> 
         yield f"QPU {desk.qpu} is drained: {state.drained[desk.qpu].reason}"
     closure = rules.calendar.closure_at(now)
     if closure is not None:
-        yield f"QPU {desk.qpu} is closed for {closure.reason} until {in_utc(closure.end)}"
+        yield f"QPU {closure.closed(desk.qpu)}"
     lease = desk.lease
     if lease is not None and lease.opened.lease != mine:
         until = lease.opened.until

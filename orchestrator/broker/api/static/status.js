@@ -228,13 +228,15 @@ function showQpus(qpus) {
 
 function qpuState(qpu) {
   const closed = qpu.closed && qpu.state === "online";
-  return { text: closed ? "closed" : qpu.state, kind: closed ? "drained" : qpu.state };
+  return { text: closed ? `closed until ${stamp(qpu.closure.end)}` : qpu.state, kind: closed ? "drained" : qpu.state };
 }
 
 function calendarWords(qpu) {
   if (!qpu.closure) return "";
-  const at = stamp(qpu.closed ? qpu.closure.end : qpu.closure.start);
-  return `${qpu.closed ? "closed until" : "closes"} ${at}: ${qpu.closure.title || qpu.closure.kind}`;
+  const { start, end, kind, title } = qpu.closure;
+  const reason = title ? `${kind} (${title})` : kind;
+  if (!qpu.closed) return `closes ${stamp(start)}: ${reason}`;
+  return qpu.state === "online" ? reason : `closed until ${stamp(end)}: ${reason}`;
 }
 
 function showRunning(jobs) {
