@@ -117,7 +117,7 @@ def test_overrides_change_one_setting_each(tmp_path, nowhere) -> None:
         ("[compute.local]\nworker = 2", ["unknown key 'worker' in [compute.local]", "'workers'"]),
         ('[compute.c]\nkind = "slurm"', ["[compute.c] kind = 'slurm'", "only 'local'"]),
         ("[compute.c]\nworkers = 0", ["[compute.c] workers = 0", "greater than or equal to 1"]),
-        ("[compute.c]\nworkers = true", ["workers = True", "valid integer"]),
+        ("[compute.c]\nworkers = true", ["workers = true", "valid integer"]),
         ('[compute.c]\nmemory_per_worker = "4 gigs"', ["'4 gigs'", "'4 GiB'"]),
         ('[qpu.a]\nbackend = "aer"\ntime_scale = -1', ["time_scale = -1", "or equal to 0"]),
         ('[qpu.a]\nbackend = "aer"\ntime_scale = nan', ["time_scale", "finite"]),
