@@ -69,6 +69,18 @@ def test_config_show_reads_back(hpcqc, tmp_path) -> None:
     }
 
 
+def test_config_show_tells_how_a_qpu_is_scheduled(hpcqc, tmp_path) -> None:
+    (tmp_path / "hpcqc.toml").write_text(
+        '[qpu.a]\nbackend = "aer"\n[qpu.a.schedule]\npolicy = "fifo"\nlease = false\n'
+        '[[qpu.a.schedule.window]]\ntitle = "cables"\ndaily = "03:00-03:30"\n'
+    )
+    shown = hpcqc("config", "show").out
+    assert '[qpu.a.schedule]\npolicy = "fifo"\nslice_s = 10.0\nlease = false\n' in shown
+    assert '[[qpu.a.schedule.window]]\nkind = "maintenance"\ntitle = "cables"' in shown
+    schedule = hpcqc("config", "show", "--json").document["qpu"]["a"]["schedule"]
+    assert (schedule["lease"], schedule["window"][0]["daily"]) == (False, "03:00-03:30")
+
+
 def test_config_check_goes_down_to_the_options(hpcqc, tmp_path) -> None:
     assert hpcqc("config", "check").code == 0
     (tmp_path / "hpcqc.toml").write_text(
@@ -89,9 +101,11 @@ def test_secrets_are_not_shown(hpcqc, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TOKEN", "s3cret")
     (tmp_path / "hpcqc.toml").write_text(
         '[qpu.a]\nbackend = "aer"\noptions = { token = { env = "TOKEN" }, password = "s3cret" }\n'
+        '[broker]\nledger = "postgresql+psycopg://ada:s3cret@db/hpcqc?password=s3cret"\n'
     )
     said = [hpcqc("config", "show"), hpcqc("config", "show", "--json"), hpcqc("qpu", "list")]
     assert 'token = { env = "TOKEN" }' in said[0].out
+    assert 'ledger = "postgresql+psycopg://ada:(hidden)@db/hpcqc?(hidden)"' in said[0].out
     assert not any("s3cret" in one.out + one.err for one in said)
 
 
