@@ -142,7 +142,7 @@ class WindowSection(_Section):
         if self.weekdays and self.daily is None:
             raise ValueError("weekdays belong to a daily window")
         begin, _, end = (self.daily or "").partition("-")
-        if self.daily is not None and begin == end and not self.weekdays:
+        if self.daily is not None and begin == end and len(set(self.weekdays)) in (0, 7):
             raise ValueError(
                 f"daily = {self.daily!r} is all day, every day; give two hours, such as "
                 "'03:00-03:30', or the weekdays that it is meant for"

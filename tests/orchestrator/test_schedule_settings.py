@@ -55,6 +55,11 @@ def told(text: str, folder: Path) -> str:
         ("shares = { a = -1 }", ("a = -1", "such as { chemistry = 2 }")),
         ("window = { daily = '01:00-02:00' }", ("valid list", "[[qpu.NAME.schedule.window]]")),
         (WINDOW + 'daily = "03:00-03:00"', ("daily = '03:00-03:00'", "two hours", "weekdays")),
+        (
+            WINDOW + "daily = '03:00-03:00'\nweekdays = "
+            "['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun']",
+            ("all day, every day",),
+        ),
         ("[broker]\nledger = 3", ("[broker.ledger]: 3", "SQLAlchemy URL")),
         ('[broker]\nurl = "ftp:x"', ("'ftp:x'; give one such as 'http://localhost:8700'",)),
         ('calendar = "none.ics"', ("none.ics", "No such file")),
