@@ -74,6 +74,11 @@ def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> Non
     """Write the jobs that have not ended: those one may see, and of all others their number."""
     with open_service(site_file) as broker:
         jobs, qpus = broker.queue(qpu), _statuses(broker.qpus())
+    asked = [one for one in qpus if qpu in (None, one.name)]
+    if qpu is not None and not asked and not jobs:
+        raise ConfigError(
+            f"no QPU {qpu!r} at {broker.url}; it has: {', '.join(one.name for one in qpus) or 'none'}"
+        )
     if as_json:
         print_json(jobs)
         return
@@ -88,7 +93,6 @@ def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> Non
     ]
     if rows:
         tabulate(("job", "QPU", "state", "project", "user", "run", "submitted", "shots"), rows)
-    asked = [one for one in qpus if qpu in (None, one.name)]
     waiting, at_work = sum(one.queued for one in asked), sum(one.open for one in asked)
     in_all = f"of all users: {waiting} queued, {at_work} at work"
     if rows:

@@ -287,6 +287,9 @@ def test_the_queue_tells_of_others_their_number_and_what_stands_still(
 ) -> None:
     monkeypatch.setattr(broker_asking, "open_service", lambda _: Service(**facts))
     assert hpcqc("broker", "queue").out.strip() == words
+    unknown = hpcqc("broker", "queue", "--qpu", "vql")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "no QPU 'vql' at http://broker; it has: vlq" in unknown.paragraph
 
 
 @pytest.mark.parametrize(
