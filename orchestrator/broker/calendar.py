@@ -5,13 +5,22 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-__all__ = ["Calendar", "Window", "WindowKind"]
+__all__ = ["Calendar", "Window", "WindowKind", "in_utc"]
 
 # Nothing runs during maintenance and calibration; results are vouched for in quality windows.
 WindowKind = Literal["maintenance", "calibration", "quality"]
+
+
+def in_utc(at: datetime) -> str:
+    """Return a time as people are told it, with seconds: a closure may last less than a minute.
+
+    >>> in_utc(datetime.fromisoformat("2026-11-24T19:00:00+01:00"))
+    '2026-11-24 18:00:00 UTC'
+    """
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -22,6 +31,15 @@ class Window:
     end: datetime
     kind: WindowKind = "maintenance"
     title: str = ""
+
+    @property
+    def reason(self) -> str:
+        """What it is for, as people are told it."""
+        return f"{self.kind} ({self.title})" if self.title else self.kind
+
+    def closed(self, qpu: str) -> str:
+        """Return what those who wait for a QPU are told while it is closed."""
+        return f"{qpu} is closed for {self.reason} until {in_utc(self.end)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

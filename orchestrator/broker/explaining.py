@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from orchestrator.broker.calendar import in_utc
 from orchestrator.broker.policies import QueuedJob
 from orchestrator.broker.records import JobRecord, TaskRecord
 from orchestrator.broker.scheduler import Desk
@@ -15,6 +16,8 @@ from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
 
 __all__ = ["Explanation", "TaskReason", "explain"]
+
+_UNSERVED = "its QPU cannot be opened now; an operator sees why in its status"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +60,12 @@ class Explanation:
     tasks: tuple[TaskReason, ...] = ()
 
 
-def explain(state: BrokerState, job: JobId, now: datetime) -> Explanation:
+def explain(
+    state: BrokerState, job: JobId, now: datetime, unserved: str = _UNSERVED
+) -> Explanation:
     """Return why a job is where it is, from recorded decisions and the queue as it stands.
 
-    Raises ``KeyError`` for a job that is not in memory.
+    unserved: why a job waits whose QPU this state does not serve, so that it has no queue. Raises ``KeyError`` for a job that is not in memory.
     """
     record = state.jobs[job]
     qpu = record.submitted.qpu
@@ -70,7 +75,10 @@ def explain(state: BrokerState, job: JobId, now: datetime) -> Explanation:
     if not record.state.is_final:
         reasons += _held_back(record)
         if record.pending and not reasons:
-            reasons, ahead, start = _queued(state, record, now)
+            if qpu in state.rules:
+                reasons, ahead, start = _queued(state, record, now)
+            else:
+                reasons.append(unserved)
     return Explanation(
         job=job,
         qpu=qpu,
@@ -101,8 +109,6 @@ def _queued(
 ) -> tuple[list[str], int | None, datetime | None]:
     """Return the reasons why a job's next task is not started, its place, and its likely start."""
     qpu = record.submitted.qpu
-    if qpu not in state.rules:
-        return ["its queue is kept by another process, which alone knows its place"], None, None
     desk = state.desk(qpu, now)
     wish = record.submitted.lease
     reasons = list(_of_qpu(state, desk, now, None if wish is None else wish.id))
@@ -123,7 +129,7 @@ def _queued(
         assert closure is not None
         reasons.append(
             f"it takes about {mine.least_s:.3g} s and would not end before the {closure.kind} at "
-            f"{closure.start:%Y-%m-%d %H:%M} UTC; shorter work may go first"
+            f"{in_utc(closure.start)}; shorter work may go first"
         )
     if before:
         terms = desk.rules.policy.terms(mine, desk.situation)
@@ -154,8 +160,7 @@ def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> 
         yield f"QPU {desk.qpu} is drained: {state.drained[desk.qpu].reason}"
     closure = rules.calendar.closure_at(now)
     if closure is not None:
-        title = f" ({closure.title})" if closure.title else ""
-        yield f"QPU {desk.qpu} is closed for {closure.kind}{title} until {closure.end:%Y-%m-%d %H:%M} UTC"
+        yield f"QPU {closure.closed(desk.qpu)}"
     lease = desk.lease
     if lease is not None and lease.opened.lease != mine:
         until = lease.opened.until

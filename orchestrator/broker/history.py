@@ -18,6 +18,8 @@ __all__ = ["DecayedUse", "QpuHistory"]
 # Limits on starts look no further back than this many.
 _STARTS = 1000
 _CALIBRATIONS = 100
+# After so long use counts half, where shares are to be fair.
+_HALF_LIFE_S = 7 * 86_400.0
 
 
 @dataclass(slots=True)
@@ -27,10 +29,10 @@ class DecayedUse:
     seconds: float
     at: datetime
 
-    def left_at(self, now: datetime, half_life_s: float) -> float:
+    def left_at(self, now: datetime) -> float:
         """Return what is left of it."""
         age_s = (now - self.at).total_seconds()
-        remaining: float = self.seconds * 0.5 ** (age_s / half_life_s if age_s > 0 else 0.0)
+        remaining: float = self.seconds * 0.5 ** (age_s / _HALF_LIFE_S if age_s > 0 else 0.0)
         return remaining
 
 
@@ -53,16 +55,16 @@ class QpuHistory:
     lease_use: dict[str, LeaseUse] = field(default_factory=dict)
     outdated: list[str] = field(default_factory=list)
 
-    def situation(self, now: datetime, half_life_s: float, shares: dict[str, float]) -> Situation:
+    def situation(self, now: datetime, shares: dict[str, float]) -> Situation:
         """Return what a policy looks at."""
-        use = {_account(key): used.left_at(now, half_life_s) for key, used in self.use.items()}
+        use = {_account(key): used.left_at(now) for key, used in self.use.items()}
         return Situation(now_s=now.timestamp(), use=use, shares=shares)
 
-    def use_by(self, account: Account, seconds: float, now: datetime, half_life_s: float) -> None:
+    def use_by(self, account: Account, seconds: float, now: datetime) -> None:
         """Count QPU-seconds of an account."""
         key = "\x1f".join(account)
         known = self.use.get(key)
-        before = 0.0 if known is None else known.left_at(now, half_life_s)
+        before = 0.0 if known is None else known.left_at(now)
         self.use[key] = DecayedUse(before + seconds, now)
 
     def open_lease(self, event: ev.LeaseOpened, now: datetime) -> None:

@@ -21,6 +21,7 @@ from backends.targets import target_from_json
 from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.broker.client import Call, JobUncertain
 from orchestrator.broker.digests import content_digest
+from orchestrator.broker.standing import QpuStatus
 from orchestrator.broker.views import JobId, JobView
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _VIEW, _VIEWS = TypeAdapter(JobView), TypeAdapter(list[JobView])
+_STATUSES = TypeAdapter(list[QpuStatus])
 _POLL_S = 30.0
 _SLACK_S = 20.0
 # A broker that is being restarted, or a site's maintenance, must not end a flow.
@@ -222,6 +224,10 @@ class RemoteBroker:
         """Return the jobs of a run, or all that the caller may see, in order of submission."""
         asked = {"limit": MOST_JOBS} | ({} if run is None else {"run": run})
         return _VIEWS.validate_json(self._ask("GET", "/v1/jobs", params=asked).content)
+
+    def qpus(self) -> list[QpuStatus]:
+        """Return how each QPU of the service stands."""
+        return _STATUSES.validate_json(self._ask("GET", "/v1/qpus").content)
 
     def named(self, job: str) -> JobView:
         """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""

@@ -86,17 +86,18 @@ def _lease_bounds(stated: tuple[float, float] | None) -> LeaseBounds | None:
 
 
 def calendar_of(
-    settings: QpuSettings, target: Target, now: datetime, ahead: timedelta = _AHEAD
+    settings: QpuSettings, target: Target | None, now: datetime, ahead: timedelta = _AHEAD
 ) -> Calendar:
     """Return a QPU's windows from two days ago on: of the site file, its calendar, its target.
 
+    Without a target its quality windows are missing, and closures are all there.
     Raises `ConfigError` for a calendar that cannot be read.
     """
     schedule, since, until = settings.schedule, now - _PAST, now + ahead
     windows = windows_between(schedule.windows, since, until)
     if schedule.calendar is not None:
         windows += closures_of_file(schedule.calendar, since, until)
-    if not any(window.kind == "quality" for window in schedule.windows):
+    if target and not any(window.kind == "quality" for window in schedule.windows):
         windows += quality_windows(target.quality_windows, since, until)
     return Calendar.of(
         replace(window, end=window.end + SETTLING) if window.kind == "calibration" else window

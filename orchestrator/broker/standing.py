@@ -47,6 +47,17 @@ class QpuStatus:
     predicted: int = 0
     error: float | None = None
 
+    @property
+    def standstill(self) -> str | None:
+        """Why nothing starts on it now, in words for who waits; None if something may."""
+        if self.state == "unavailable":
+            return f"{self.name} cannot be opened now"
+        if self.state == "drained":
+            return f"{self.name} is drained: {self.reason}"
+        if self.closed and self.closure is not None:
+            return self.closure.closed(self.name)
+        return None
+
 
 @dataclass(slots=True)
 class ProjectUse:

@@ -36,12 +36,11 @@ class BrokerState:
     Replaying the events through `apply` gives the same state. past: what forgotten jobs used,
     by project. rules, queues: of the QPUs that are served, from `configure`; they come from the
     site, not from history. asleep: what an earlier process left is not looked for yet, so nothing
-    is decided until `BrokerOpened`. half_life_s: of past use, where shares are to be fair.
+    is decided until `BrokerOpened`.
     """
 
     rules: dict[str, QpuRules] = field(default_factory=dict)
     queues: dict[str, JobQueue] = field(default_factory=dict)
-    half_life_s: float = 7 * 86_400.0
     asleep: bool = False
     drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
@@ -146,7 +145,7 @@ class BrokerState:
             rules=rules,
             queue=self.queues[qpu],
             jobs=self.jobs,
-            look=lambda: history.situation(now, self.half_life_s, rules.shares),
+            look=lambda: history.situation(now, rules.shares),
             accuracy=history.accuracy,
             lease=history.lease,
             busy=len(sure),
@@ -344,7 +343,7 @@ class BrokerState:
             record.charged += sum(c.amount for c in usage.charges if c.unit == unit)
             account = Account(submitted.project, submitted.user)
             history = self._history(task.planned.qpu)
-            history.use_by(account, usage.qpu_seconds, now, self.half_life_s)
+            history.use_by(account, usage.qpu_seconds, now)
 
     def _reserve(self, record: JobRecord) -> None:
         """Set aside for a job what is still to come, and no more."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+
+if TYPE_CHECKING:
+    from orchestrator.broker.standing import QpuStatus
 
 __all__ = [
     "cancel_job",
@@ -37,25 +40,45 @@ def tell_status(site_file: Path | None, *, as_json: bool) -> int:
             }
         )
         columns = ("QPU", "backend", "state", "queued", "open tasks", "reason")
-        keys = ("name", "backend", "state", "queued", "open", "reason")
-        tabulate(
-            (*columns, "calendar", "predictions"),
-            [[*(qpu[key] for key in keys), _calendar(qpu), _predictions(qpu)] for qpu in qpus],
-        )
+        tabulate((*columns, "calendar", "predictions"), map(_status_row, _statuses(qpus)))
     return 0 if health["status"] == "ok" else 1
 
 
-def _predictions(qpu: dict[str, Any]) -> str | None:
-    """Return how far predicted QPU-seconds were off, None where none were compared yet."""
-    if not qpu.get("predicted"):
-        return None
-    return f"off by {qpu['error']:.1%} in {qpu['predicted']} tasks"
+def _status_row(qpu: QpuStatus) -> list[Any]:
+    from orchestrator.broker.calendar import in_utc
+
+    state, calendar, closure = str(qpu.state), None, qpu.closure
+    if closure is not None and not qpu.closed:
+        calendar = f"closes {in_utc(closure.start)}: {closure.reason}"
+    elif closure is not None:
+        calendar, until = closure.reason, f"closed until {in_utc(closure.end)}"
+        if qpu.state == "online":
+            state = until
+        else:
+            calendar = f"{until}: {closure.reason}"
+    return [
+        *(qpu.name, qpu.backend, state, qpu.queued, qpu.open, qpu.reason, calendar),
+        f"off by {qpu.error:.1%} in {qpu.predicted} tasks" if qpu.error is not None else None,
+    ]
+
+
+def _statuses(qpus: list[dict[str, Any]]) -> list[QpuStatus]:
+    from pydantic import TypeAdapter
+
+    from orchestrator.broker.standing import QpuStatus
+
+    return TypeAdapter(list[QpuStatus]).validate_python(qpus)
 
 
 def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> None:
-    """Write the jobs that have not ended."""
+    """Write the jobs that have not ended: those one may see, and of all others their number."""
     with open_service(site_file) as broker:
-        jobs = broker.queue(qpu)
+        jobs, qpus = broker.queue(qpu), _statuses(broker.qpus())
+    asked = [one for one in qpus if qpu in (None, one.name)]
+    if qpu is not None and not asked and not jobs:
+        raise ConfigError(
+            f"no QPU {qpu!r} at {broker.url}; it has: {', '.join(one.name for one in qpus) or 'none'}"
+        )
     if as_json:
         print_json(jobs)
         return
@@ -68,10 +91,19 @@ def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> Non
         ]
         for job in jobs
     ]
-    if not rows:
+    if rows:
+        tabulate(("job", "QPU", "state", "project", "user", "run", "submitted", "shots"), rows)
+    waiting, at_work = sum(one.queued for one in asked), sum(one.open for one in asked)
+    in_all = f"of all users: {waiting} queued, {at_work} at work"
+    if rows:
+        say(in_all, style="dim")
+    elif waiting or at_work:
+        say(f"nothing of your projects waits or runs; {in_all}")
+    else:
         say("nothing waits or runs")
-        return
-    tabulate(("job", "QPU", "state", "project", "user", "run", "submitted", "shots"), rows)
+    for one in asked:
+        if one.standstill is not None:
+            say(one.standstill)
 
 
 def change_qpu(
@@ -111,16 +143,6 @@ def resolve_job(
         print_json(seen)
     else:
         say(f"{seen['id']} is {seen['state']}")
-
-
-def _calendar(qpu: dict[str, Any]) -> str | None:
-    """Say until when it is closed, or when it closes next; None where no closure is known."""
-    closure = qpu.get("closure")
-    if closure is None:
-        return None
-    at = str(closure["end" if qpu["closed"] else "start"])[:16].replace("T", " ")
-    what = closure["title"] or closure["kind"]
-    return f"{'closed until' if qpu['closed'] else 'closes'} {at} UTC: {what}"
 
 
 def open_service(site_file: Path | None) -> Any:

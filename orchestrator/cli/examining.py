@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,16 +75,35 @@ def config_lines(site: Site) -> list[str]:
     ]
     for name, compute in document["compute"].items():
         lines += ["", f"[compute.{_key(name)}]"]
-        given = {k: v for k, v in compute.items() if k != "name" and v is not None}
-        lines += [f"{key} = {_value(value)}" for key, value in given.items()]
+        lines += _given({key: value for key, value in compute.items() if key != "name"})
     for name, qpu in document["qpu"].items():
         options = dict(qpu["options"])
         lines += ["", f"[qpu.{_key(name)}]", f"backend = {_value(qpu['backend'])}"]
         direct = [key for key in ("profile", "time_scale") if key in options]
         lines += [f"{key} = {_value(options.pop(key))}" for key in direct]
+        lines += _given({key: qpu[key] for key in ("uncertain", "longest_task_s")})
         if options:
             lines.append(f"options = {_value(options)}")
+        lines += _schedule_lines(f"qpu.{_key(name)}.schedule", qpu["schedule"])
+    broker = _given({key: value for key, value in document["broker"].items() if value})
+    return [*lines, "", "[broker]", *broker] if broker else lines
+
+
+def _schedule_lines(table: str, schedule: dict[str, Any]) -> list[str]:
+    windows = schedule.pop("window")
+    lines = ["", f"[{table}]", *_given(schedule)]
+    for window in windows:
+        # Times are TOML's own, and stand without quotes.
+        times = [(key, window.pop(key)) for key in ("start", "end")]
+        once = [f"{key} = {at}" for key, at in times if at is not None]
+        lines += ["", f"[[{table}.window]]", *once, *_given(window)]
     return lines
+
+
+def _given(settings: Mapping[str, Any]) -> list[str]:
+    """Return a line for each setting; what is not set, or empty, needs none."""
+    given = {k: v for k, v in settings.items() if v is not None and v not in ({}, [], "")}
+    return [f"{key} = {_value(value)}" for key, value in given.items()]
 
 
 def _fault(settings: QpuSettings) -> str | None:

@@ -14,6 +14,11 @@ from orchestrator.provenance.markup import duration_text
 
 __all__ = ["tell_why"]
 
+_ELSEWHERE = (
+    "its place in the queue and its likely start are known only to the process that its broker "
+    "lives in, while that runs; here is only what was recorded"
+)
+
 
 def tell_why(job: str, site_file: Path | None, *, as_json: bool) -> None:
     """Write what can be said of a job. Raises ``LedgerError``, or what a service answers."""
@@ -71,7 +76,7 @@ def _recorded(site: Site, job: str) -> dict[str, Any]:
         for scope in [*scopes, SERVICE_SCOPE]:
             state = ledger.restore(scope)
             if view.id in state.jobs or ledger.recall(scope, state, view.id):
-                found = explain(state, view.id, datetime.now(UTC))
+                found = explain(state, view.id, datetime.now(UTC), _ELSEWHERE)
                 document: dict[str, Any] = TypeAdapter(Explanation).dump_python(found, mode="json")
                 return document
     raise ConfigError(f"job {view.id} is not in the ledger any more")

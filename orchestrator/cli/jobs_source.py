@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+from collections.abc import Collection
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,8 +105,7 @@ class JobsOfRun:
         with self._lock:
             url = self._site.broker.url
             if url is not None:
-                self._service = self._service or service_of(self._site, url)
-                return self._service.jobs(self._run)
+                return self._opened(url).jobs(self._run)
             if self._ledger is None:
                 if not has_ledger(self._site.state_dir):
                     return []
@@ -111,6 +113,22 @@ class JobsOfRun:
             if self._catch_up():
                 self._jobs = self._folded()
             return self._jobs
+
+    def standstills(self, qpus: Collection[str]) -> list[str]:
+        """Return why nothing starts on these QPUs now, a line for each of which that is so.
+
+        Nothing is said of what cannot be looked up now.
+        """
+        try:
+            if self._site.broker.url is None:
+                return self._closures(qpus)
+            with self._lock:
+                service = self._opened(self._site.broker.url)
+                found = [one.standstill for one in service.qpus() if one.name in qpus]
+            return [words for words in found if words is not None]
+        except (ValueError, RuntimeError) as error:  # a calendar, or a service that is away
+            logging.getLogger(__name__).info("%s", error)
+            return []
 
     def close(self) -> None:
         """Let the connection go; a later `read` makes a new one."""
@@ -120,6 +138,19 @@ class JobsOfRun:
                     opened.close()
             self._service = self._ledger = None
             self._followed.clear()
+
+    def _opened(self, url: str) -> RemoteBroker:
+        self._service = self._service or service_of(self._site, url)
+        return self._service
+
+    def _closures(self, qpus: Collection[str]) -> list[str]:
+        """Reckon from the site file, as the brokers in this run's processes do."""
+        from orchestrator.broker.site_rules import calendar_of
+
+        now = datetime.now(UTC)
+        known = {qpu: calendar_of(self._site.qpu(qpu), None, now) for qpu in qpus}
+        found = {qpu: calendar.closure_at(now) for qpu, calendar in known.items()}
+        return [closure.closed(qpu) for qpu, closure in found.items() if closure is not None]
 
     def _open(self) -> None:
         from orchestrator.broker.host import SERVICE_SCOPE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ __all__ = ["JobLine", "Progress", "StageLine", "job_lines", "stage_lines"]
 
 _PLAIN_EVERY_S = 10.0
 _JOBS_EVERY_S = 1.0
+_STANDSTILLS_EVERY_S = 10.0
 _TABLE_EVERY_S = 0.25
 _JOBS_SHARE = 20  # reading the ledger may take a twentieth of the time
 
@@ -88,13 +89,19 @@ class Progress:
         self,
         spans: Callable[[], list[StageSpan]],
         jobs: Callable[[], list[JobView]],
+        standstills: Callable[[Collection[str]], list[str]],
         stream: IO[str],
     ) -> None:
-        """Show on ``stream`` what ``spans``, and about once a second ``jobs``, return."""
+        """Show on ``stream`` what ``spans``, and about once a second ``jobs``, return.
+
+        standstills: says why nothing starts on QPUs; asked now and then of those that are waited for.
+        """
         self._spans, self._jobs, self._stream = spans, jobs, stream
+        self._standstills = standstills
         self._live: Any = None
         self._known: list[JobLine] = []
-        self._jobs_due = self._table_due = self._plain_due = 0.0
+        self._still: list[str] = []
+        self._jobs_due = self._still_due = self._table_due = self._plain_due = 0.0
         self._last = ""
 
     def start(self) -> None:
@@ -120,6 +127,7 @@ class Progress:
             self._known = job_lines(self._jobs())
             took = time.monotonic() - now
             self._jobs_due = now + max(_JOBS_EVERY_S, _JOBS_SHARE * took)
+            self._look_at_qpus(now)
         if self._live is not None and now >= self._table_due:
             self._table_due = now + _TABLE_EVERY_S
             self._live.update(self._table(), refresh=True)
@@ -136,8 +144,17 @@ class Progress:
         if live is not None:
             live.stop()
 
+    def _look_at_qpus(self, now: float) -> None:
+        waited_for = [line.qpu for line in self._known if line.queued or line.running]
+        if not waited_for:
+            self._still = []
+        elif now >= self._still_due:
+            self._still = self._standstills(waited_for)
+            self._still_due = now + _STANDSTILLS_EVERY_S
+
     def _table(self) -> Any:
         from rich.console import Group
+        from rich.text import Text
 
         from orchestrator.cli.output import rich_table
 
@@ -155,7 +172,7 @@ class Progress:
                     [(j.qpu, j.queued, j.running, j.done, j.failed, j.shots) for j in self._known],
                 )
             )
-        return Group(*parts)
+        return Group(*parts, *map(Text, self._still))
 
     def _line(self) -> str:
         parts = [
@@ -169,7 +186,7 @@ class Progress:
             + (f", {j.failed} failed" if j.failed else "")
             for j in self._known
         ]
-        return "; ".join(parts)
+        return "; ".join([*parts, *self._still])
 
 
 def _stage_line(name: str, spans: list[StageSpan]) -> StageLine:

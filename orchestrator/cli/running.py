@@ -190,7 +190,7 @@ class _Execution:
         """Run the flow and write its folder."""
         runs.activate(self._run)
         self._write("running")
-        progress = Progress(self._run.spans, self._jobs, sys.stderr)
+        progress = Progress(self._run.spans, self._jobs, self._ledger_jobs.standstills, sys.stderr)
         try:
             with interruptible(), _output_aside(wanted=self._plan.request.as_json):
                 try:

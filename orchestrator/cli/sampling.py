@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backends.api import PayloadRejected
 from orchestrator import runs
 from orchestrator.cli.circuit_files import read_circuit
+from orchestrator.cli.jobs_source import JobsOfRun
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import Site, load_site
 from orchestrator.provenance.markup import cell_text, duration_text
@@ -83,6 +85,9 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
             ) from None
         except QiskitError as error:  # from transpilation: no such gate, not enough qubits, ...
             raise CircuitRefused(f"{request.file} cannot run on {qpu!r}: {error.message}") from None
+        with closing(JobsOfRun(site, run_id)) as looked:
+            for words in looked.standstills([qpu]):
+                say(words, stderr=True)
         (result,) = job.result()
         return Sampled(counts=_counts(circuit, result), qpu=qpu, job=job_document(job.view()))
     finally:

@@ -207,7 +207,7 @@ def _schedule(section: ScheduleSection, folder: Path) -> ScheduleSettings:
         parameters=section.parameters,
         slice_s=section.slice_s,
         rate=None if rate is None else (rate.starts, rate.per_s),
-        lease=None if lease is False else (lease.longest_s, lease.idle_s),
+        lease=None if lease is None else (lease.longest_s, lease.idle_s),
         shares=section.shares,
         windows=tuple(windows),
         calendar=None if section.calendar is None else folder / section.calendar,

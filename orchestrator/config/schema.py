@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -36,6 +37,10 @@ _BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
 _PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 _MEMORY = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 class _Section(BaseModel):
@@ -64,7 +69,9 @@ class ComputeSection(_Section):
         default=None, description="worker processes of one thread each; one per core if not given"
     )
     memory_per_worker: Annotated[str, StringConstraints(pattern=_MEMORY)] | None = Field(
-        default=None, description="limit such as `4 GiB`; the machine's memory evenly if not given"
+        default=None,
+        description="limit such as `4 GiB`; the machine's memory evenly if not given",
+        examples=["'4 GiB'"],
     )
 
 
@@ -75,8 +82,10 @@ _Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 class RateSection(_Section):
     """`rate`: a limit on how often the QPU is started."""
 
-    starts: Annotated[int, Field(ge=1, le=1000)] = Field(description="at most so many starts")
-    per_s: _Seconds = Field(description="within any stretch of so many seconds")
+    starts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        description="at most so many starts", examples=["10"]
+    )
+    per_s: _Seconds = Field(description="within any stretch of so many seconds", examples=["60"])
 
 
 class LeaseSection(_Section):
@@ -84,8 +93,18 @@ class LeaseSection(_Section):
 
     longest_s: _Seconds = Field(default=60.0, description="seconds a lease lasts at the most")
     idle_s: _Seconds = Field(
-        default=2.0, description="seconds without a task at work after which it ends"
+        default=2.0,
+        description="seconds without a task at work after which it ends; not more than `longest_s`",
     )
+
+    @model_validator(mode="after")
+    def _can_end_idle(self) -> Self:
+        if "idle_s" in self.model_fields_set and self.idle_s > self.longest_s:
+            raise ValueError(
+                f"idle_s = {self.idle_s:g} is more than longest_s = {self.longest_s:g}, so no lease "
+                f"would end for being idle; give an idle_s of at most {self.longest_s:g}"
+            )
+        return self
 
 
 class WindowSection(_Section):
@@ -101,7 +120,9 @@ class WindowSection(_Section):
     end: datetime | None = Field(default=None, description="of a window that comes once")
     daily: Annotated[str, StringConstraints(pattern=_HOURS)] | None = Field(
         default=None,
-        description="`HH:MM-HH:MM`, for one that comes every day; may go over midnight",
+        description="`HH:MM-HH:MM`, for one that comes every day; may go over midnight, and the "
+        "same hour twice, with `weekdays`, is a whole day from then on",
+        examples=["'08:00-09:30'"],
     )
     weekdays: list[_Weekday] = Field(
         default_factory=list, description="of a daily window: only these days (`mon` to `sun`)"
@@ -120,6 +141,12 @@ class WindowSection(_Section):
                 raise ValueError("end must come after start")
         if self.weekdays and self.daily is None:
             raise ValueError("weekdays belong to a daily window")
+        begin, _, end = (self.daily or "").partition("-")
+        if self.daily is not None and begin == end and len(set(self.weekdays)) in (0, 7):
+            raise ValueError(
+                f"daily = {self.daily!r} is all day, every day; give two hours, such as "
+                "'03:00-03:30', or the weekdays that it is meant for"
+            )
         if self.zone not in available_timezones():
             raise ValueError(f"zone {self.zone!r} is not known; give one such as 'Europe/Prague'")
         return self
@@ -137,25 +164,38 @@ class ScheduleSection(_Section):
     )
     slice_s: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = Field(
         default=10.0,
-        description="QPU-seconds after which a longer job lets others in between, at least ten "
-        "times what a start takes; 0 never cuts",
+        description="QPU-seconds after which a longer job lets others in between; less than ten "
+        "times what a start takes works as that; 0 never cuts",
     )
     rate: RateSection | None = Field(
-        default=None, description="`{ starts = 10, per_s = 60 }`: how often it may be started"
+        default=None,
+        description="`{ starts = 10, per_s = 60 }`: how often it may be started",
+        examples=["{ starts = 10, per_s = 60 }"],
     )
-    lease: LeaseSection | Literal[False] = Field(
+    # None stands for `false`: Pydantic would tell of a union by the names of its Python types.
+    lease: LeaseSection | None = Field(
         default_factory=LeaseSection,
         description="bounds of leases for iterative loops; `false` grants none",
+        examples=["{ longest_s = 60, idle_s = 2 }, or false, which grants none"],
     )
     shares: dict[str, Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)]] = Field(
-        default_factory=dict, description="what projects are entitled to; 1 for one not named"
+        default_factory=dict,
+        description="what projects are entitled to; 1 for one not named",
+        examples=["{ chemistry = 2 }"],
     )
     window: list[WindowSection] = Field(
-        default_factory=list, description="`[[qpu.NAME.schedule.window]]` tables, see below"
+        default_factory=list,
+        description="`[[qpu.NAME.schedule.window]]` tables, see below",
+        examples=["tables that begin with [[qpu.NAME.schedule.window]]"],
     )
     calendar: str | None = Field(
         default=None, description="an iCalendar file (`.ics`); its events are maintenance"
     )
+
+    @field_validator("lease", mode="before")
+    @classmethod
+    def _none_for_false(cls, value: Any) -> Any:
+        return None if value is False else value
 
 
 class QpuSection(_Section):
@@ -178,7 +218,9 @@ class QpuSection(_Section):
         description="seconds after which a running task is in doubt; never, if not given",
     )
     schedule: ScheduleSection = Field(
-        default_factory=ScheduleSection, description="who goes first, and when it is open"
+        default_factory=ScheduleSection,
+        description="who goes first, and when it is open",
+        examples=["{ policy = 'fifo' }"],
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -194,15 +236,18 @@ class BrokerSection(_Section):
         default=None,
         description="`http://HOST:PORT` or `unix:PATH` of a running service; "
         "without it, a broker in the flow's own process",
+        examples=["'http://localhost:8700' or 'unix:/run/hpcqc/broker.sock'"],
     )
     token: dict[str, str] | None = Field(
         default=None,
         description='token of the user, as a reference: `{ env = "NAME" }` or `{ file = "PATH" }`; '
         "not needed over a Unix socket",
+        examples=["{ env = 'HPCQC_BROKER_TOKEN' }"],
     )
     project: Annotated[str, StringConstraints(pattern=_PROJECT)] | None = Field(
         default=None,
         description="the project that pays for the jobs; without it, the user's first one",
+        examples=["'chemistry'"],
     )
     priority: Annotated[int, Field(ge=-100, le=100)] = Field(
         default=0,
@@ -213,12 +258,23 @@ class BrokerSection(_Section):
         default_factory=list,
         description="projects of the service that use each other's results again where a stage "
         "asks for that; any other project finds its own alone",
+        examples=["['chemistry', 'teaching']"],
     )
     ledger: str | dict[str, str] | None = Field(
         default=None,
         description="SQLAlchemy URL of the service's ledger, or a reference to one; "
         "SQLite in the state folder if not given",
     )
+
+    @field_validator("ledger", mode="before")
+    @classmethod
+    def _url_or_reference(cls, value: Any) -> Any:
+        if isinstance(value, str) or (isinstance(value, dict) and _are_texts(value.values())):
+            return value
+        raise ValueError(
+            f"{value!r} is no SQLAlchemy URL, such as 'postgresql+psycopg://HOST/hpcqc', nor a "
+            "reference to one, such as { env = 'NAME' } or { file = 'PATH' }"
+        )
 
 
 class SiteFile(_Section):
@@ -252,24 +308,43 @@ def _sentence(fault: Any) -> str:
         return f"{table} lacks the key {key!r}"
     if fault["type"] == "value_error":  # a sentence of our own about a whole table
         return f"[{'.'.join(location)}]: {fault['ctx']['error']}"
-    if fault["type"] == "string_pattern_mismatch":
-        example = "'08:00-09:30'" if key == "daily" else "a size such as '4 GiB'"
-        return f"{table} {key} = {fault['input']!r}; give {example}"
+    given = fault["input"]
+    said = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
     if location[0] == "compute" and key == "kind":
-        return f"{table} kind = {fault['input']!r}; this version knows only 'local'"
-    # Pydantic ends its sentences without a full stop and starts them with a capital letter.
-    expectation = fault["msg"][0].lower() + fault["msg"][1:]
-    return f"{table} {key} = {fault['input']!r}: {expectation}"
+        return f"{said}; this version knows only 'local'"
+    example = _example(section, key)
+    if fault["type"] == "string_pattern_mismatch" and example:
+        return f"{said}; give one such as {example}"
+    if fault["type"] in ("model_type", "dict_type"):  # in Pydantic's words, a Python type
+        expectation = "a table"
+    else:
+        expectation = fault["msg"].removeprefix("Input should be ")
+    return f"{said}; it should be {expectation}{', such as ' * bool(example)}{example}"
+
+
+def _example(section: list[str], key: str) -> str:
+    """Return what could stand for a key, as TOML; nothing where that is not known."""
+    fields = _model_of(section).model_fields
+    named = next((name for name in (key, *reversed(section)) if name in fields), None)
+    if named is None:
+        return ""
+    examples, default = fields[named].examples, fields[named].default
+    known = default if isinstance(default, (int, float)) and default else ""
+    return str(examples[0]) if examples else f"{known:g}" if known else ""
 
 
 def _keys_of(section: list[str]) -> list[str]:
-    """Return the keys of a table: names of tables and places in lists lead to the next model."""
+    return list(_model_of(section).model_fields)
+
+
+def _model_of(section: list[str]) -> type[BaseModel]:
+    """Return what a table is: names of tables and places in lists lead to the next model."""
     model: type[BaseModel] = SiteFile
     for part in section:
         field = model.model_fields.get(part)
         inner = _SECTIONS.get(part) if field is not None or model is SiteFile else None
         model = inner or model
-    return list(model.model_fields)
+    return model
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,7 +10,7 @@ from typing import Any, Literal
 
 from backends.api import Usage
 from orchestrator.broker.views import JobView, QpuTaskView
-from orchestrator.config import Site
+from orchestrator.config import ScheduleSettings, Site
 from orchestrator.provenance.values import json_value
 from orchestrator.runs import StageSpan
 
@@ -144,13 +145,43 @@ def site_document(site: Site) -> dict[str, Any]:
         "state_dir": str(site.state_dir),
         "default_qpu": site.default_qpu,
         "default_compute": site.default_compute,
-        "broker": {"url": site.broker.url, "project": site.broker.project},
+        "broker": json_value(site.broker) | {"ledger": _without_password(site.broker.ledger)},
         "compute": {name: json_value(compute) for name, compute in site.computes.items()},
         "qpu": {
-            name: {"backend": qpu.backend, "options": json_value(_without_secrets(qpu.options))}
+            name: {
+                "backend": qpu.backend,
+                "uncertain": qpu.uncertain,
+                "longest_task_s": qpu.longest_task_s,
+                "schedule": _schedule_document(qpu.schedule),
+                "options": json_value(_without_secrets(qpu.options)),
+            }
             for name, qpu in site.qpus.items()
         },
     }
+
+
+def _schedule_document(schedule: ScheduleSettings) -> dict[str, Any]:
+    """Return a schedule as a site file has it; null where nothing was given."""
+    rate, lease = schedule.rate, schedule.lease
+    document: dict[str, Any] = {
+        "policy": schedule.policy,
+        "parameters": schedule.parameters,
+        "slice_s": schedule.slice_s,
+        "rate": rate and {"starts": rate[0], "per_s": rate[1]},
+        "lease": {"longest_s": lease[0], "idle_s": lease[1]} if lease else False,
+        "shares": schedule.shares,
+        "calendar": schedule.calendar,
+        "window": schedule.windows,
+    }
+    shown: dict[str, Any] = json_value(document)
+    return shown
+
+
+def _without_password(ledger: Any) -> Any:
+    if isinstance(ledger, str):
+        shown, query, _ = ledger.partition("?")  # options of a driver may hold one, too
+        return re.sub(r"(://[^/@]*?:).*@", r"\1(hidden)@", shown) + (query and "?(hidden)")
+    return json_value(ledger)
 
 
 def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def test_place_and_likely_start_follow_the_policy() -> None:
                     ]
                 ),
             ),
-            "closed for maintenance (cold head) until 2026-01-01 13:00",
+            "closed for maintenance (cold head) until 2026-01-01 13:00:00 UTC",
         ),
         (
             replace(
@@ -118,7 +118,7 @@ def test_place_and_likely_start_follow_the_policy() -> None:
                     ]
                 ),
             ),
-            "would not end before the calibration at 2026-01-01 12:00",
+            "would not end before the calibration at 2026-01-01 12:00:02 UTC",
         ),
         (replace(RULES, rate=Rate(starts=1, per_s=30.0)), "takes 1 start in 30 s; the next one"),
     ],
@@ -181,4 +181,6 @@ def test_a_job_that_is_held_or_over_says_so() -> None:
 def test_a_qpu_that_is_not_served_here_is_told() -> None:
     state = BrokerState()
     submit(state, "j", 100)
-    assert "kept by another process" in why(state, "j").waits_for[0]
+    assert "cannot be opened now" in why(state, "j").waits_for[0]
+    told = explain(state, JobId("j"), NOW, unserved="asked of a ledger")
+    assert told.waits_for == ("asked of a ledger",)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.broker.history import QpuHistory
 from orchestrator.broker.policies import (
     POLICIES,
     Account,
@@ -149,3 +151,12 @@ def test_the_default_lets_a_short_job_overtake_for_four_hours_at_most() -> None:
     at_once, later = (replace(short, submitted_s=1e6 - s) for s in (1.0, -1.0))
     assert urgency(policy, at_once, now) > urgency(policy, long, now)
     assert urgency(policy, later, now) < urgency(policy, long, now)
+
+
+def test_use_loses_half_its_weight_every_seven_days() -> None:
+    history, account = QpuHistory(), Account("p", "a")
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    history.use_by(account, 8.0, now)
+    history.use_by(account, 2.0, now + timedelta(days=7))
+    assert history.situation(now + timedelta(days=7), {}).use == {account: 6.0}
+    assert history.situation(now + timedelta(days=14), {}).use == {account: 3.0}

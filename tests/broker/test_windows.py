@@ -42,6 +42,11 @@ def test_weekdays_are_those_on_which_a_window_begins() -> None:
     ]
 
 
+def test_the_same_hour_twice_is_a_whole_day() -> None:
+    saturday = WindowSettings(daily="00:00-00:00", weekdays=("sat",))
+    assert between(saturday, "2026-11-01", "2026-11-10") == [("07 00:00", "08 00:00")]
+
+
 def test_hours_follow_the_clocks_of_their_zone() -> None:
     one = WindowSettings(daily="08:00-09:00", zone="Europe/Prague")
     found = between(one, "2026-10-24", "2026-10-26")

@@ -10,6 +10,7 @@ import pytest
 from backends.metering import Metering
 from backends.profiles import shipped
 from backends.timing import TimingModel
+from orchestrator.cli import broker_asking
 from orchestrator.cli.describing import metering_in_words, timing_in_words
 from orchestrator.cli.reference import cli_page, config_page
 from orchestrator.doctor import missing_extra
@@ -68,6 +69,18 @@ def test_config_show_reads_back(hpcqc, tmp_path) -> None:
     }
 
 
+def test_config_show_tells_how_a_qpu_is_scheduled(hpcqc, tmp_path) -> None:
+    (tmp_path / "hpcqc.toml").write_text(
+        '[qpu.a]\nbackend = "aer"\n[qpu.a.schedule]\npolicy = "fifo"\nlease = false\n'
+        '[[qpu.a.schedule.window]]\ntitle = "cables"\ndaily = "03:00-03:30"\n'
+    )
+    shown = hpcqc("config", "show").out
+    assert '[qpu.a.schedule]\npolicy = "fifo"\nslice_s = 10.0\nlease = false\n' in shown
+    assert '[[qpu.a.schedule.window]]\nkind = "maintenance"\ntitle = "cables"' in shown
+    schedule = hpcqc("config", "show", "--json").document["qpu"]["a"]["schedule"]
+    assert (schedule["lease"], schedule["window"][0]["daily"]) == (False, "03:00-03:30")
+
+
 def test_config_check_goes_down_to_the_options(hpcqc, tmp_path) -> None:
     assert hpcqc("config", "check").code == 0
     (tmp_path / "hpcqc.toml").write_text(
@@ -88,9 +101,11 @@ def test_secrets_are_not_shown(hpcqc, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TOKEN", "s3cret")
     (tmp_path / "hpcqc.toml").write_text(
         '[qpu.a]\nbackend = "aer"\noptions = { token = { env = "TOKEN" }, password = "s3cret" }\n'
+        '[broker]\nledger = "postgresql+psycopg://ada:s3cret@db/hpcqc?password=s3cret"\n'
     )
     said = [hpcqc("config", "show"), hpcqc("config", "show", "--json"), hpcqc("qpu", "list")]
     assert 'token = { env = "TOKEN" }' in said[0].out
+    assert 'ledger = "postgresql+psycopg://ada:(hidden)@db/hpcqc?(hidden)"' in said[0].out
     assert not any("s3cret" in one.out + one.err for one in said)
 
 
@@ -217,6 +232,83 @@ def test_a_pipe_that_closes_is_no_fault(hpcqc, monkeypatch) -> None:
     said = hpcqc("qpu", "list", "--json")
     assert "Traceback" not in said.err
     assert said.code == 1
+
+
+NOW = "2026-11-24T18:00:00Z"
+CLOSED = {"start": NOW, "end": "2026-11-24T18:00:40Z", "kind": "maintenance", "title": ""}
+
+
+class Service:
+    """What a broker service answers to who has no job there."""
+
+    url = "http://broker"
+
+    def __init__(self, **facts) -> None:
+        vlq = {"name": "vlq", "backend": "aer", "state": "online", "reason": None}
+        self.qpu = {**vlq, "queued": 0, "open": 0, **facts}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def health(self):
+        return {"status": "ok", "reason": None, "version": "1"}
+
+    def qpus(self):
+        return [self.qpu]
+
+    def queue(self, _qpu):
+        return []
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({}, "nothing waits or runs"),
+        (
+            {"queued": 3, "open": 1},
+            "nothing of your projects waits or runs; of all users: 3 queued, 1 at work",
+        ),
+        (
+            {"closed": True, "closure": CLOSED},
+            "nothing waits or runs\nvlq is closed for maintenance until 2026-11-24 18:00:40 UTC",
+        ),
+        (
+            {"state": "drained", "reason": "cooling", "closed": True, "closure": CLOSED},
+            "nothing waits or runs\nvlq is drained: cooling",
+        ),
+        ({"closed": False, "closure": CLOSED}, "nothing waits or runs"),
+    ],
+)
+def test_the_queue_tells_of_others_their_number_and_what_stands_still(
+    hpcqc, monkeypatch, facts, words
+) -> None:
+    monkeypatch.setattr(broker_asking, "open_service", lambda _: Service(**facts))
+    assert hpcqc("broker", "queue").out.strip() == words
+    unknown = hpcqc("broker", "queue", "--qpu", "vql")
+    assert (unknown.code, unknown.out) == (2, "")
+    assert "no QPU 'vql' at http://broker; it has: vlq" in unknown.paragraph
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"closed": True}, ["closed until 2026-11-24 18:00:40 UTC", " maintenance"]),
+        ({"closed": False}, ["online", "closes 2026-11-24 18:00:00 UTC: maintenance"]),
+        (
+            {"closed": True, "state": "drained"},
+            ["drained", "closed until 2026-11-24 18:00:40 UTC: maintenance"],
+        ),
+    ],
+)
+def test_a_qpu_that_is_closed_is_not_called_online(hpcqc, monkeypatch, facts, words) -> None:
+    service = Service(closure=CLOSED, **facts)
+    monkeypatch.setattr(broker_asking, "open_service", lambda _: service)
+    said = hpcqc("broker", "status").out
+    assert [word for word in words if word not in said] == [], said
+    assert ("online" in said) == ("online" in words)
 
 
 def test_json_is_one_document(hpcqc) -> None:

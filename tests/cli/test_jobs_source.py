@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from orchestrator.broker.ledger import Entries, Ledger
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.views import JobId, JobState
 from orchestrator.cli.jobs_source import JobsOfRun, jobs_of, ledger_path
+from orchestrator.cli.progress import Progress
 from orchestrator.config import Site, load_site
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,6 +51,48 @@ def append(ledger: Ledger, scope: str, events: list[ev.Event], second: int) -> N
 @pytest.fixture
 def site(isolated_state: Path) -> Site:
     return load_site()
+
+
+CLOSED = """
+[qpu.q]
+backend = "fake"
+[[qpu.q.schedule.window]]
+title = "cables"
+start = 2026-01-01T00:00:00Z
+end = 2999-01-01T00:00:20Z
+"""
+WORDS = "q is closed for maintenance (cables) until 2999-01-01 00:00:20 UTC"
+
+
+def test_who_waits_is_told_of_a_closure(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "hpcqc.toml").write_text(CLOSED)
+    ledger = Ledger.open(ledger_path(site.state_dir))
+    jobs, shown = JobsOfRun(load_site(tmp_path / "hpcqc.toml"), "r"), io.StringIO()
+    progress = Progress(list, jobs.read, jobs.standstills, shown)
+    progress.tick()
+    assert shown.getvalue() == ""  # there is nothing that waits
+    append(ledger, "r", job(1, "r")[:1], 1)
+    progress = Progress(list, jobs.read, jobs.standstills, shown)
+    progress.tick()
+    assert shown.getvalue() == f"QPU q: 1 queued, 0 running, 0 done; {WORDS}\n"
+    jobs.close()
+    ledger.close()
+
+
+def test_a_calendar_that_is_gone_meanwhile_ends_nothing(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "hpcqc.toml").write_text(
+        '[qpu.q]\nbackend = "fake"\nschedule = { calendar = "none.ics" }\n'
+    )
+    assert JobsOfRun(load_site(tmp_path / "hpcqc.toml"), "r").standstills(["q"]) == []
+
+
+def test_why_says_that_the_place_in_an_embedded_queue_is_known_elsewhere(site: Site, hpcqc) -> None:
+    ledger = Ledger.open(ledger_path(site.state_dir))
+    append(ledger, "r", job(1, "r")[:1], 1)
+    ledger.close()
+    (reason,) = hpcqc("why", "j1", "--json").document["waits_for"]
+    assert "known only to the process that its broker lives in" in reason
+    assert reason in hpcqc("why", "j1").out
 
 
 def test_a_run_is_followed_from_before_its_ledger_is_there(site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,14 @@ from hypothesis import strategies as st
 from backends.profiles import shipped
 from orchestrator.cli.examining import config_lines
 from orchestrator.config import (
+    BrokerSettings,
     ConfigError,
     LocalCompute,
     QpuSettings,
+    ScheduleSettings,
     SecretRef,
     Site,
+    WindowSettings,
     load_site,
     resolve_secrets,
 )
@@ -117,7 +121,7 @@ def test_overrides_change_one_setting_each(tmp_path, nowhere) -> None:
         ("[compute.local]\nworker = 2", ["unknown key 'worker' in [compute.local]", "'workers'"]),
         ('[compute.c]\nkind = "slurm"', ["[compute.c] kind = 'slurm'", "only 'local'"]),
         ("[compute.c]\nworkers = 0", ["[compute.c] workers = 0", "greater than or equal to 1"]),
-        ("[compute.c]\nworkers = true", ["workers = True", "valid integer"]),
+        ("[compute.c]\nworkers = true", ["workers = true", "valid integer"]),
         ('[compute.c]\nmemory_per_worker = "4 gigs"', ["'4 gigs'", "'4 GiB'"]),
         ('[qpu.a]\nbackend = "aer"\ntime_scale = -1', ["time_scale = -1", "or equal to 0"]),
         ('[qpu.a]\nbackend = "aer"\ntime_scale = nan', ["time_scale", "finite"]),
@@ -229,20 +233,65 @@ values = st.one_of(
 )
 
 
-@given(st.dictionaries(names, values, max_size=4), st.integers(1, 64) | st.none())
-def test_what_is_shown_reads_back_as_the_same_site(options, workers) -> None:
+positive = st.floats(1e-6, 1e6)
+zones = st.sampled_from([UTC, timezone(timedelta(hours=1)), timezone(-timedelta(minutes=90))])
+once = st.builds(
+    lambda start, seconds, kind: WindowSettings(
+        start=start, end=start + timedelta(seconds=seconds), kind=kind
+    ),
+    st.datetimes(datetime(2026, 1, 1), datetime(2027, 1, 1), timezones=zones),  # noqa: DTZ001
+    st.integers(1, 100_000),
+    st.sampled_from(["maintenance", "calibration", "quality"]),
+)
+daily = st.builds(
+    WindowSettings,
+    title=st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=9),
+    daily=st.just("23:30-01:15"),
+    weekdays=st.sampled_from([(), ("mon", "fri")]),
+    zone=st.sampled_from(["UTC", "Europe/Prague"]),
+)
+schedules = st.builds(
+    ScheduleSettings,
+    policy=st.sampled_from(["fifo", "weighted"]),
+    parameters=st.dictionaries(names, positive, max_size=2),
+    slice_s=st.just(0.0) | positive,
+    rate=st.none() | st.tuples(st.integers(1, 1000), positive),
+    lease=st.none() | positive.map(lambda seconds: (seconds, seconds / 2)),
+    shares=st.dictionaries(names, positive, max_size=2),
+    windows=st.lists(once | daily, max_size=3).map(tuple),
+    calendar=st.none() | st.just(Path("/site/star.ics")),
+)
+
+
+@given(st.dictionaries(names, values, max_size=4), st.integers(1, 64) | st.none(), schedules)
+def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -> None:
     """`hpcqc config show` prints a file that means what is in force."""
     site = Site(
         name='a "site" \\',
         default_qpu="c",
         default_compute="w",
         qpus={
-            "a b": QpuSettings(name="a b", backend="aer", options={"profile": "vlq"}),
+            "a b": QpuSettings(
+                name="a b",
+                backend="aer",
+                options={"profile": "vlq"},
+                uncertain="fail",
+                longest_task_s=90.0,
+                schedule=schedule,
+            ),
             "c": QpuSettings(name="c", backend="x", options=options),
         },
         computes={"w": LocalCompute(name="w", workers=workers)},
         state_dir=state_dir(),
         source="",
+        broker=BrokerSettings(
+            url="unix:/run/broker.sock",
+            token=SecretRef(source="env", where="TOKEN"),
+            project="p",
+            priority=-5,
+            ledger="sqlite:////ledger.sqlite",
+            share_results=("p", "q"),
+        ),
     )
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
         file.write("\n".join(config_lines(site)))

@@ -44,6 +44,24 @@ def told(text: str, folder: Path) -> str:
         (WINDOW + "start = 2026-01-01T08:00:00\nend = 2026-01-02T08:00:00", ("time zone",)),
         (WINDOW + 'daily = "8-9"', ("'8-9'", "'08:00-09:30'")),
         (WINDOW + 'daily = "08:00-09:00"\nzone = "Europe/Parague"', ("Europe/Parague",)),
+        ("lease = true", ("lease = true; it should be a table, such as { longest_s = 60, idle_s",)),
+        (
+            "lease = { longest_s = -1 }",
+            ("longest_s = -1; it should be greater than 0, such as 60",),
+        ),
+        ("lease = { longest_s = 9, idle_s = 10 }", ("idle_s = 10", "at most 9")),
+        ("slice_s = -1", ("slice_s = -1; it should be greater than or equal to 0, such as 10",)),
+        ("rate = 3", ("rate = 3; it should be a table, such as { starts = 10, per_s = 60 }",)),
+        ("shares = { a = -1 }", ("a = -1", "such as { chemistry = 2 }")),
+        ("window = { daily = '01:00-02:00' }", ("valid list", "[[qpu.NAME.schedule.window]]")),
+        (WINDOW + 'daily = "03:00-03:00"', ("daily = '03:00-03:00'", "two hours", "weekdays")),
+        (
+            WINDOW + "daily = '03:00-03:00'\nweekdays = "
+            "['mon', 'tue', 'wed', 'thu', 'fri', 'sat', 'sun']",
+            ("all day, every day",),
+        ),
+        ("[broker]\nledger = 3", ("[broker.ledger]: 3", "SQLAlchemy URL")),
+        ('[broker]\nurl = "ftp:x"', ("'ftp:x'; give one such as 'http://localhost:8700'",)),
         ('calendar = "none.ics"', ("none.ics", "No such file")),
     ],
 )
@@ -53,6 +71,17 @@ def test_a_mistake_names_what_was_given_and_what_was_expected(
     message = told(text, tmp_path)
     assert [word for word in words if word not in message] == [], message
     assert "\n" not in message
+    assert not any(word in message for word in ("Section", "iteral[", "dict[")), message
+
+
+@pytest.mark.parametrize(
+    ("text", "lease"), [("lease = { longest_s = 1 }", (1.0, 2.0)), ("lease = false", None)]
+)
+def test_leases_may_be_short_or_none(
+    text: str, lease: tuple[float, float] | None, tmp_path: Path
+) -> None:
+    (tmp_path / "hpcqc.toml").write_text(HEAD + text)
+    assert load_site(tmp_path / "hpcqc.toml").qpu().schedule.lease == lease
 
 
 @pytest.mark.parametrize("command", [["run", "flows.dissociation"], ["broker", "serve"]])

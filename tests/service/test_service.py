@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -16,6 +17,9 @@ from backends.payloads import SamplerPayload
 from orchestrator.broker.client import Call, JobUncertain
 from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, RemoteBroker
 from orchestrator.broker.views import JobState
+from orchestrator.cli.broker_asking import tell_queue, tell_status
+from orchestrator.cli.jobs_source import JobsOfRun
+from orchestrator.config import load_site
 from tests.service.conftest import Service, ServiceEnded, Start
 
 pytestmark = pytest.mark.slow  # each test starts a service; what is inside has quick tests
@@ -176,6 +180,32 @@ def test_a_drained_qpu_starts_nothing_until_it_is_resumed(service: Service) -> N
     assert sum(counts(client.result(job)).values()) == 100
     client.close()
     http.close()
+
+
+def test_who_waits_while_a_qpu_is_closed_is_told_until_when(
+    start_service: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closure = 'start = 2026-01-01T00:00:00Z\nend = 2999-01-01T00:00:20Z\ntitle = "cables"'
+    service = start_service(rules=f"[[qpu.fake.schedule.window]]\n{closure}")
+    client = service.client()
+    job = client.submit(call(), bell())
+    words = "fake is closed for maintenance (cables) until 2999-01-01 00:00:20 UTC"
+    assert client.why(job)["waits_for"] == [f"QPU {words}"]
+    _, secret = service.tokens.add("bob", "user", ["optics"], now=datetime.now(UTC))
+    monkeypatch.setenv("HPCQC_BROKER_URL", service.url)
+    monkeypatch.setenv("HPCQC_BROKER_TOKEN", secret)
+    told = JobsOfRun(load_site(service.site), "r")
+    assert told.standstills(["fake", "aer"]) == [words]
+    told.close()
+    tell_queue(service.site, None, as_json=False)
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "nothing of your projects waits or runs; of all users: 1 queued, 0 at work",
+        words,
+    ]
+    assert tell_status(service.site, as_json=False) == 0
+    assert "closed until 2999-01-01 00:00:20 UTC" in capsys.readouterr().out
+    client.close()
 
 
 @pytest.mark.parametrize(

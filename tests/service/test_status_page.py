@@ -66,12 +66,15 @@ class Site:
 
 @pytest.fixture
 def site(start_service: Start, tmp_path: Path) -> Iterator[Site]:
-    """Yield a site: a day of history, two projects, running and queued work, a drained QPU."""
+    """Yield a site: a day of history, two projects, running and queued work, a drained and a closed QPU."""
     (tmp_path / "service").mkdir()
     write_history(tmp_path / "service" / "ledger.sqlite")
+    now = datetime.now(UTC).replace(microsecond=0)
+    start, end = (now + timedelta(hours=hours) for hours in (-1, 5))
+    closed = f"title = 'new cables'\nstart = {start.isoformat()}\nend = {end.isoformat()}"
     service = start_service(
         options="run_s = 900.0, coalesces = false, max_concurrent_tasks = 2",
-        rules="longest_task_s = 1e6",
+        rules=f"longest_task_s = 1e6\n[[qpu.aer.schedule.window]]\n{closed}",
     )
     people = {"alice": "chemistry", "bob": "optimization"}
     tokens = {
@@ -244,6 +247,8 @@ def test_an_operator_sees_all_that_goes_on(site: Site, page: Page, tmp_path: Pat
         assert page.text("#health").startswith("Working · 4 jobs wait")
         qpus = [row.text for row in page.all("#qpus tbody tr")]
         assert qpus[0].startswith("fake online 4 2")
+        assert qpus[1].startswith("aer closed until 20")
+        assert qpus[1].endswith("maintenance (new cables)")
         assert "drained" in qpus[2]
         assert "calibration until 14:00" in qpus[2]
         running = page.text("#running tbody")
@@ -304,6 +309,31 @@ def test_a_stranger_is_asked_for_a_token_that_stays_in_the_tab(site: Site, page:
     page.one("#forget").click()
     page.wait(lambda: page.one("#sign-in").is_displayed())
     assert page.run("return sessionStorage.length") == 0
+    assert page.complaints() == []
+
+
+def test_budgets_are_shown_to_whose_they_are_and_to_operators(site: Site, page: Page) -> None:
+    for project, limit in (("chemistry", 1e6), ("optimization", 2e6)):
+        answer = httpx.post(
+            f"{site.service.url}/v1/budgets/projects",
+            json={"project": project, "unit": "credits", "amount": limit},
+            headers={"Authorization": f"Bearer {site.tokens['olga']}"},
+        )
+        assert answer.status_code == 200
+    budgets = {one["unit"]: one for one in answer.json()["budgets"]}
+    spent, left = (f"{budgets['credits'][key]:,.3f}".rstrip("0") for key in ("spent", "left"))
+    page.open(f"#token={site.tokens['olga']}")
+    page.ready()
+    rows = [row.text for row in page.all("#budgets tbody tr")]
+    assert f"optimization credits 2,000,000 {spent} 0 {left}" in rows
+    assert any(row.startswith("chemistry credits 1,000,000 ") for row in rows)
+    page.open(f"#token={site.tokens['alice']}")
+    page.ready()
+    rows = [row.text for row in page.all("#budgets tbody tr")]
+    assert rows
+    assert all(row.startswith("chemistry ") for row in rows)
+    unlimited = [row for row in rows if not row.startswith("chemistry credits")]
+    assert all(" none " in row for row in unlimited)
     assert page.complaints() == []
 
 

@@ -77,6 +77,7 @@ async function refreshOverview() {
   showRunning(running);
   showQueue([...uncertain, ...queued], qpus);
   showProjects(projects);
+  showBudgets(projects);
   state.qpus = qpus.map((qpu) => qpu.name);
   reveal("overview");
   draw();
@@ -228,13 +229,15 @@ function showQpus(qpus) {
 
 function qpuState(qpu) {
   const closed = qpu.closed && qpu.state === "online";
-  return { text: closed ? "closed" : qpu.state, kind: closed ? "drained" : qpu.state };
+  return { text: closed ? `closed until ${stamp(qpu.closure.end)}` : qpu.state, kind: closed ? "drained" : qpu.state };
 }
 
 function calendarWords(qpu) {
   if (!qpu.closure) return "";
-  const at = stamp(qpu.closed ? qpu.closure.end : qpu.closure.start);
-  return `${qpu.closed ? "closed until" : "closes"} ${at}: ${qpu.closure.title || qpu.closure.kind}`;
+  const { start, end, kind, title } = qpu.closure;
+  const reason = title ? `${kind} (${title})` : kind;
+  if (!qpu.closed) return `closes ${stamp(start)}: ${reason}`;
+  return qpu.state === "online" ? reason : `closed until ${stamp(end)}: ${reason}`;
 }
 
 function showRunning(jobs) {
@@ -268,6 +271,15 @@ function showProjects(uses) {
     cells: [use.project, number(use.jobs), number(use.open), number(use.shots), number(use.qpu_seconds, 3),
       Object.entries(use.charges).map(([unit, amount]) => `${Number(amount.toPrecision(6))} ${unit}`).join(", ")],
   })));
+}
+
+function showBudgets(uses) {
+  const amount = (value, none) => (value === null ? { text: none, kind: "n" } : number(value, 3));
+  fill("budgets", uses.flatMap((use) => use.budgets.map((budget) => ({
+    key: `${use.project} ${budget.unit}`,
+    cells: [use.project, budget.unit, amount(budget.amount, "none"), number(budget.spent, 3),
+      number(budget.reserved, 3), amount(budget.left, "")],
+  }))));
 }
 
 function showJob(job, why) {
