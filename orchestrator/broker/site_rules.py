@@ -86,17 +86,19 @@ def _lease_bounds(stated: tuple[float, float] | None) -> LeaseBounds | None:
 
 
 def calendar_of(
-    settings: QpuSettings, target: Target, now: datetime, ahead: timedelta = _AHEAD
+    settings: QpuSettings, target: Target | None, now: datetime, ahead: timedelta = _AHEAD
 ) -> Calendar:
     """Return a QPU's windows from two days ago on: of the site file, its calendar, its target.
 
+    Without a target, as of a QPU that was not asked, no quality windows but the site file's.
     Raises `ConfigError` for a calendar that cannot be read.
     """
     schedule, since, until = settings.schedule, now - _PAST, now + ahead
     windows = windows_between(schedule.windows, since, until)
     if schedule.calendar is not None:
         windows += closures_of_file(schedule.calendar, since, until)
-    if not any(window.kind == "quality" for window in schedule.windows):
+    stated = any(window.kind == "quality" for window in schedule.windows)
+    if target is not None and not stated:
         windows += quality_windows(target.quality_windows, since, until)
     return Calendar.of(
         replace(window, end=window.end + SETTLING) if window.kind == "calibration" else window
