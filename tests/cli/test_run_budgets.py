@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from orchestrator.cli.billing import check_units
+from orchestrator.cli.billing import check_units, qpus_of, warn_of_units
 from orchestrator.config import ConfigError, load_site
 from orchestrator.config.budgets import budgets_of, budgets_of_environment
 from orchestrator.stages import classical, quantum
@@ -110,6 +111,37 @@ def test_a_unit_that_nobody_bills_in_is_refused_before_anything_starts(
     assert not Path("hpcqc-runs").exists() or not list(Path("hpcqc-runs").iterdir())
     said = hpcqc("run", script, "--budget", "dear")
     assert "budget 'dear'; give an amount and its unit, such as '10 billed-s'" in said.paragraph
+
+
+@pytest.mark.parametrize(
+    ("where", "budgets", "told"),
+    [
+        (None, {"qpu-s": 10.0}, "bill in billed-s (vlq)"),
+        (None, {"billed-s": 10.0}, ""),
+        (None, {"qpu-s": None}, ""),
+        ("aer", {"qpu-s": 10.0}, ""),
+        ("aer", {"billed-s": 10.0, "qpu-s": 1.0}, "the budget in billed-s limits nothing"),
+    ],
+)
+def test_a_budget_that_limits_nothing_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str | None,
+    budgets: dict[str, float | None],
+    told: str,
+) -> None:
+    module = ModuleType("priced")
+    monkeypatch.setitem(sys.modules, "priced", module)
+    exec(
+        "from prefect import flow\nfrom orchestrator import quantum\n"
+        f"@quantum(qpu={where!r})\ndef asked(qpu): ...\n@flow\ndef priced(): ...\n",
+        vars(module),
+    )
+    site = load_site(environ={"HPCQC_SITE": "built-in"})
+    warn_of_units(site, qpus_of(module.priced, site.qpu("vlq")), budgets)
+    seen = capsys.readouterr().err
+    assert told in seen
+    assert bool(told) == seen.startswith("Warning: ")
 
 
 def test_units_are_those_of_the_sites_qpus(tmp_path: Path) -> None:
