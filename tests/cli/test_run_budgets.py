@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from orchestrator.cli.billing import check_units, qpus_of, warn_of_units
 from orchestrator.config import ConfigError, load_site
 from orchestrator.config.budgets import budgets_of, budgets_of_environment
+from orchestrator.provenance.report import stage_total
 from orchestrator.stages import classical, quantum
 
 FLOW = """
@@ -86,6 +88,8 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_more(hpcqc: Any, script: str
     assert marks.read_text().splitlines() == ["share 2", "share 3"]
     record = said.document
     assert len(record["result"]["summary"]) == 4
+    kept = json.loads(Path("hpcqc-runs/r1/run.json").read_text())
+    assert (stage_total(kept), len(kept["stages"])) == (4, 6)  # one of them failed twice before
     jobs = hpcqc("jobs", "--run", "r1", "--json").document
     assert sum(job["usage"]["charges"]["billed-s"] for job in jobs) == pytest.approx(3.6)
     assert all(task["starts"] == 1 for job in jobs for task in job["tasks"])
@@ -95,10 +99,17 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_more(hpcqc: Any, script: str
 @pytest.mark.usefixtures("prefect_server")
 def test_a_budget_is_not_walked_around_on_a_worker(hpcqc: Any, script: str) -> None:
     workers = ("--set", "compute.local.workers=1")
-    hidden = ("run", "paid.py:hidden", "--qpu", "vlq", *workers, "--budget", "5 billed-s")
+    hidden = ("run", "paid.py:hidden", "--qpu", "vlq", *workers)
+    hidden = (*hidden, "--run-id", "h1")
+    told = "this run has a budget, which only one broker can keep"
+    said = hpcqc(*hidden, "--budget", "5 billed-s")
+    assert said.code == 2
+    assert told in said.err
+    # It is the run's, and holds where the run goes on without another word of it.
     said = hpcqc(*hidden)
     assert said.code == 2
-    assert "this run has a budget, which only one broker can keep" in said.err
+    assert told in said.err
+    assert hpcqc(*hidden, "--budget", "none billed-s").code == 0
 
 
 def test_a_unit_that_nobody_bills_in_is_refused_before_anything_starts(
