@@ -41,6 +41,7 @@ class Resources:
     run: Run
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _broker: BrokerClient | None = None
+    _limited: bool = False
     _computes: dict[str, LocalDask | SharedDask] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
     _loops: dict[str, int] = field(default_factory=dict)
@@ -58,6 +59,21 @@ class Resources:
                 url = self.run.site.broker.url
                 self._broker = self._embedded() if url is None else self._remote(url)
             return self._broker
+
+    def is_limited(self) -> bool:
+        """Whether the run has a budget that no broker service keeps, its broker in this process alone.
+
+        A budget of an earlier attempt holds until another is given, and the ledger knows it: the
+        broker is opened to ask, and may raise as `broker` does.
+        """
+        with self._lock:
+            site = self.run.site
+            if self._broker is None and site.broker.url is None:
+                # The file that a broker locks stays, so a run that has none has no budget either.
+                lock = site.state_dir / "runs" / f"{self.run.scope}.lock"
+                if self.run.budgets or lock.exists():
+                    self.broker()
+            return self._limited
 
     def compute(self, name: str | None = None) -> LocalDask | SharedDask:
         """Return workers of the site, its default ones for None; they start when used."""
@@ -136,6 +152,7 @@ class Resources:
         ).open()
         for unit, amount in self.run.budgets.items():
             broker.limit(unit, amount)
+        self._limited = broker.is_limited()
         return broker
 
     def _remote(self, url: str) -> BrokerClient:
@@ -209,8 +226,9 @@ def _resources_of(here: Execution) -> Resources:
             if context.limited and context.site.broker.url is None:
                 raise BudgetOutOfReach(
                     "this run has a budget, which only one broker can keep, and a function on a "
-                    "worker would open its own; call the QPU in a @quantum stage, or let the site "
-                    "have a broker service (hpcqc broker serve)"
+                    "worker would open its own; call the QPU in a @quantum stage, let the site "
+                    "have a broker service (hpcqc broker serve), or take the budget away with "
+                    "--budget 'none UNIT'"
                 )
             run = Run(id=context.run, site=context.site, qpu=context.qpu, scope=scope)
             held = _on_worker[here] = Resources(run)

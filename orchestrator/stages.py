@@ -230,7 +230,7 @@ def _begin(
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         cores=needs.cores,
         lent=_lent(run, needs),
-        limited=any(amount is not None for amount in run.budgets.values()),
+        limited=resources().is_limited(),
     )
     return span, context
 

@@ -11,8 +11,7 @@ from orchestrator.compute.fanout import Progress, Spread, fan_out_on
 from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.shipping import StageContext, execution, stage_context
 from orchestrator.compute.visiting import own_paths
-from orchestrator.resources import UNITS_TOPIC, resources
-from orchestrator.runs import Run
+from orchestrator.resources import UNITS_TOPIC, Resources, resources
 
 __all__ = ["fan_out"]
 
@@ -37,7 +36,7 @@ def fan_out(
     times it fails with ``ComputeError``.
     """
     held = resources()
-    context = stage_context() or _of_flow(held.run)
+    context = stage_context() or _of_flow(held)
     on_worker = execution() is not None
 
     def tell(done: int, total: int) -> None:
@@ -61,10 +60,11 @@ def fan_out(
         return fan_out_on(client, function, items, spread)
 
 
-def _of_flow(run: Run) -> StageContext:
+def _of_flow(held: Resources) -> StageContext:
     """Return what stands for a stage where units are spread from the flow itself; none are kept."""
+    run, limited = held.run, held.is_limited()
     return StageContext(
-        run=run.id, key="flow", site=run.site, qpu=run.qpu, keep_dir=None, limited=bool(run.budgets)
+        run=run.id, key="flow", site=run.site, qpu=run.qpu, keep_dir=None, limited=limited
     )
 
 

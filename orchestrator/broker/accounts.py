@@ -16,6 +16,7 @@ __all__ = [
     "Budget",
     "BudgetExhausted",
     "BudgetStatus",
+    "overdrawn",
     "project_account",
     "run_account",
     "run_of",
@@ -149,8 +150,9 @@ class Books:
             budget = self.accounts.get(account, {}).get(unit)
             if budget is None or budget.amount is None:
                 continue
-            slack = _ROUNDING * max(1.0, abs(budget.amount))
-            if asked > budget.left + slack or (not asked and not aside and budget.left <= 0):
+            if asked > budget.left + _slack(budget.amount) or (
+                not asked and not aside and budget.left <= 0
+            ):
                 return BudgetExhausted(_told(account, budget, asked, unit, job.qpu))
         return None
 
@@ -190,11 +192,25 @@ class Books:
         return self.accounts.setdefault(account, {}).setdefault(unit, Budget())
 
 
+def overdrawn(amount: float, left: float) -> float:
+    """Return by how much more than a budget is spent or set aside; 0 for a sum's rounding.
+
+    >>> overdrawn(2.0, -0.5), overdrawn(2.0, -1e-16), overdrawn(2.0, 0.5)
+    (0.5, 0.0, 0.0)
+    """
+    return -left if left < -_slack(amount) else 0.0
+
+
+def _slack(amount: float) -> float:
+    return _ROUNDING * max(1.0, abs(amount))
+
+
 def _accounts(job: JobSubmitted) -> tuple[str, str]:
     return project_account(job.project), run_account(job.run, job.user)
 
 
 def _told(account: str, budget: Budget, asked: float, unit: str, qpu: str) -> str:
+    amount = budget.amount or 0.0
     if account.startswith("run:"):
         whose = f"run {run_of(account)[1]!r}"
         remedy = "continue it with its run id and a higher --budget"
@@ -202,8 +218,12 @@ def _told(account: str, budget: Budget, asked: float, unit: str, qpu: str) -> st
         whose = f"project {account.removeprefix('project:')!r}"
         remedy = "ask an operator to raise it"
     aside = f", {budget.reserved:.6g} set aside for open jobs" if budget.reserved > 0 else ""
+    over = overdrawn(amount, budget.left)
+    left = f"{max(0.0, budget.left):.6g} of {amount:.6g} {unit} are left"
+    if over:
+        left = f"its {amount:.6g} {unit} are overdrawn by {over:.6g} {unit}"
     return (
         f"the budget of {whose} does not cover this job on QPU {qpu!r}: it needs about "
-        f"{asked:.6g} {unit}, and {max(0.0, budget.left):.6g} of {budget.amount:.6g} {unit} are left "
-        f"({budget.spent:.6g} spent{aside}). Nothing was started for it; {remedy}, or ask for less"
+        f"{asked:.6g} {unit}, and {left} ({budget.spent:.6g} spent{aside}). Nothing "
+        f"was started for it; {remedy}, or ask for less"
     )

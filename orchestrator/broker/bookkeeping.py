@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from orchestrator.broker import events as ev
 from orchestrator.broker.accounts import BudgetStatus, project_account
@@ -57,10 +58,13 @@ def project_budgets(broker: SiteBroker, project: str) -> list[BudgetStatus]:
     return broker.service.state.books.status(project_account(project))
 
 
-async def all_uses(broker: SiteBroker) -> dict[str, ProjectUse]:
-    """Return what each project used so far, those that have a budget alone included."""
+async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str, ProjectUse]:
+    """Return what each project used so far, those that have but a budget or members included.
+
+    members: projects that somebody's token is for.
+    """
     uses = await broker.uses()
-    for project in limited_projects(broker):
+    for project in (*limited_projects(broker), *members):
         uses.setdefault(project, ProjectUse())
     return uses
 

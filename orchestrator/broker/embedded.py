@@ -154,6 +154,11 @@ class EmbeddedBroker:
         event = ev.BudgetSet(account=account, unit=unit, amount=amount, by="run")
         self._on_loop(self._running_service.post(event))
 
+    def is_limited(self) -> bool:
+        """Whether the run has a budget in any unit, set now or by an earlier process."""
+        budgets = self._running_service.state.books.status(run_account(self._run))
+        return any(budget.amount is not None for budget in budgets)
+
     def _reuse(self, call: Call, payload: Payload) -> ev.Reuse | None:
         if not call.reuse:
             return None

@@ -13,7 +13,7 @@ from orchestrator.agent.deployments import Deployments, FlowRunView, Source, att
 from orchestrator.agent.folder import AgentError
 from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.agent_control import agent_folder
-from orchestrator.cli.billing import check_units
+from orchestrator.cli.billing import check_units, qpus_of, warn_of_units
 from orchestrator.cli.faults import FAILED, reason
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.cli.parameters import assignments, bound_parameters
@@ -71,11 +71,13 @@ def submit_and_tell(request: SubmitRequest) -> int:
     deployments = attach(agent_folder())
     site = load_site(deployments.site or LAPTOP)
     site.qpu(request.qpu)
-    check_units(site, budgets_of(request.budgets))
+    budgets = budgets_of(request.budgets)
+    check_units(site, budgets)
     check_schedules(site.qpus.values(), datetime.now(UTC))
     deployment, flow = _deployed(deployments, request.name)
     given = bound_parameters(flow.fn, texts)
     check_inputs(flow.fn, given)
+    warn_of_units(site, qpus_of(flow, site.qpu(request.qpu)), budgets)
     parameters = flow.serialize_parameters(given)
     environment = {} if request.qpu is None else {"HPCQC_QPU": request.qpu}
     if request.budgets:

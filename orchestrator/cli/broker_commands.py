@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.config import ConfigError
+
 __all__ = ["broker"]
 
 broker = typer.Typer(
@@ -171,6 +173,8 @@ def statement(
     """State what each project was charged in a month, by QPU and unit."""
     from orchestrator.cli.money import tell_statement
 
+    if as_csv and as_json:
+        raise ConfigError("--csv and --json both set the form; give one of them")
     tell_statement(site, project, month, "json" if as_json else "csv" if as_csv else "table")
 
 

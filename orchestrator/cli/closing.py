@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.cli.faults import MISTAKE
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
-from orchestrator.provenance.report import usage_rows
+from orchestrator.provenance.report import stage_total, usage_rows
 
 if TYPE_CHECKING:
     from orchestrator.cli.running import Finished
@@ -61,7 +61,7 @@ def _tell_outcome(finished: Finished) -> None:
         say(f"result: {cell_text(finished.value)}"[:2000])
     console = open_console()
     console.print()
-    stages, jobs = len(record["stages"]), len(record["jobs"])
+    stages, jobs = stage_total(record), len(record["jobs"])
     before = _finished_before(record)
     say(
         f"{stages} stages{f' ({before} finished before)' if before else ''} and {jobs} quantum "
@@ -84,7 +84,10 @@ def _tell_outcome(finished: Finished) -> None:
 def _finished_before(record: dict[str, Any]) -> int:
     """Count the stages that this attempt found finished."""
     start = str(record["attempts"][-1]["started_at"])
-    states = [(stage["state"], str(stage["ended_at"] or "")) for stage in record["stages"]]
-    return sum(
-        state == "cached" or (state == "completed" and ended < start) for state, ended in states
-    )
+    found = {
+        stage["key"]
+        for stage in record["stages"]
+        if stage["state"] == "cached"
+        or (stage["state"] == "completed" and str(stage["ended_at"] or "") < start)
+    }
+    return len(found)

@@ -7,14 +7,15 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.dry_site import is_modelled
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.cli.running import Finished, RunRequest, run_flow
-from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
+from orchestrator.cli.waiting import expected_wait, wait_text
+from orchestrator.config import QpuSettings, Site, load_site
 from orchestrator.config.environment import hand_down
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.report import stage_rows
@@ -114,12 +115,13 @@ def _of_qpu(
         "profile": None if profile is None else profile.name,
         "jobs": len(jobs),
         "tasks": usage["tasks"],
-        "circuits": usage["circuits"],
+        # As the jobs count them: a circuit whose shots are cut into tasks is in each of these.
+        "circuits": sum(job["circuits"] for job in jobs if not job["source"]),
         "shots": usage["shots"],
         "qpu_seconds": usage["qpu_seconds"] if modelled or settings.backend == "aer" else None,
         "charges": usage["charges"] if modelled or settings.backend == "aer" else None,
         "error_percent": None if profile is None else stated_error(profile.sources),
-        **_waiting(site, settings, profile, longest_s),
+        **expected_wait(site, settings, profile, longest_s),
         "unseeded_jobs": unseeded,
         "notes": _notes(settings, profile, unseeded),
     }
@@ -140,7 +142,7 @@ def _notes(settings: QpuSettings, profile: Profile | None, unseeded: int) -> lis
             + ("" if profile else ", so limits, time and cost of the QPU are not known")
         )
     elif profile is None:
-        notes.append("an ideal simulator: its time is what this machine took, and it is free")
+        notes.append("an ideal simulator: its time, and so its cost, is what this machine took")
     if profile is not None:
         error = stated_error(profile.sources)
         notes.append(
@@ -159,51 +161,6 @@ def _notes(settings: QpuSettings, profile: Profile | None, unseeded: int) -> lis
             "jobs and shots are those of one course of several"
         )
     return notes
-
-
-def _waiting(
-    site: Site, settings: QpuSettings, profile: Profile | None, longest_s: float
-) -> dict[str, Any]:
-    """Return how many jobs are ahead, and the seconds until the first task may start."""
-    from orchestrator.broker.site_rules import calendar_of, clock_scale
-
-    scale = clock_scale(settings)
-    ahead, queue_s = 0, 0.0
-    if site.broker.url is not None:
-        ahead, asked_s = _queue(site, site.broker.url, settings.name, profile)
-        if asked_s is None:
-            return {"jobs_ahead": ahead, "waiting_s": None}
-        queue_s = asked_s * scale
-    if profile is None:
-        return {"jobs_ahead": ahead, "waiting_s": round(queue_s, 3)}
-    now = datetime.now(UTC)
-    calendar = calendar_of(settings, profile.target(settings.name), now)
-    begins = calendar.fit(now + timedelta(seconds=queue_s), longest_s * scale)
-    return {"jobs_ahead": ahead, "waiting_s": round((begins - now).total_seconds(), 3)}
-
-
-def _queue(site: Site, url: str, qpu: str, profile: Profile | None) -> tuple[int, float | None]:
-    """Return the jobs that have not ended on a QPU, and their QPU-seconds as far as one can tell.
-
-    Jobs that this user may not look at count as long as the others; None if none may be seen.
-    """
-    from orchestrator.broker.operator import OperatorClient
-
-    with OperatorClient(url, token=resolve_secrets(site.broker.token)) as service:
-        found = [one for one in service.qpus() if one["name"] == qpu]
-        seen = service.queue(qpu)
-    ahead = max(len(seen), *(one["queued"] + one["open"] for one in found), 0)
-    if not ahead:
-        return 0, 0.0
-    if profile is None or not seen:
-        return ahead, None
-    seconds = sum(
-        profile.timing.duration_s(
-            circuits=job["circuits"], shots=job["shots"], num_qubits=job["num_qubits"]
-        )
-        for job in seen
-    )
-    return ahead, seconds * ahead / len(seen)
 
 
 def tell_estimate(estimate: Mapping[str, Any], *, as_json: bool) -> None:
@@ -235,7 +192,7 @@ def _row(qpu: Mapping[str, Any]) -> list[Any]:
         *(qpu[key] for key in ("qpu", "jobs", "tasks", "circuits", "shots")),
         None if seconds is None else round(seconds, 3),
         _cost(qpu),
-        _wait(qpu),
+        wait_text(qpu),
     ]
 
 
@@ -243,14 +200,6 @@ def _cost(qpu: Mapping[str, Any]) -> str:
     if qpu["charges"] is None:
         return "not known"
     return ", ".join(f"{cell_text(a)} {unit}" for unit, a in qpu["charges"].items()) or "nothing"
-
-
-def _wait(qpu: Mapping[str, Any]) -> str:
-    ahead = f"{qpu['jobs_ahead']} jobs ahead" if qpu["jobs_ahead"] else ""
-    if qpu["waiting_s"] is None:
-        return f"not known, {ahead}"
-    text = duration_text(qpu["waiting_s"]) if qpu["waiting_s"] else "no"
-    return f"{text}, {ahead}" if ahead else text
 
 
 def _core_time(core_hours: float) -> str:

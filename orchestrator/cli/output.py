@@ -9,7 +9,16 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["facts", "open_console", "print_error", "print_json", "rich_table", "say", "tabulate"]
+__all__ = [
+    "facts",
+    "open_console",
+    "print_error",
+    "print_json",
+    "print_warning",
+    "rich_table",
+    "say",
+    "tabulate",
+]
 
 
 _FILE_WIDTH = 160
@@ -33,9 +42,18 @@ def print_json(value: Any, file: IO[str] | None = None) -> None:
 
 def print_error(message: str) -> None:
     """Write an error as one paragraph to stderr."""
+    _print_marked("Error: ", "bold red", message)
+
+
+def print_warning(message: str) -> None:
+    """Write as one paragraph to stderr what is no error, and perhaps not what was meant."""
+    _print_marked("Warning: ", "bold yellow", message)
+
+
+def _print_marked(mark: str, style: str, message: str) -> None:
     from rich.text import Text
 
-    text = Text("Error: ", style="bold red")
+    text = Text(mark, style=style)
     text.append(message, style="not bold default")
     open_console(stderr=True).print(text)
 

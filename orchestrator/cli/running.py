@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import runs
 from orchestrator.broker.site_rules import check_schedules
-from orchestrator.cli.billing import agree_with_service, check_units
+from orchestrator.cli.billing import agree_with_service, check_units, qpus_of, warn_of_units
 from orchestrator.cli.dry_site import dry_site
 from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
 from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
@@ -32,7 +32,7 @@ from orchestrator.cli.quiet_prefect import (
     on_server,
     server_if_needed,
 )
-from orchestrator.cli.targets import LoadedFlow, Target, find_target, load_flow
+from orchestrator.cli.targets import LoadedFlow, Target, find_target, load_flow, stages_beside
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of
 from orchestrator.doctor import machine, versions
@@ -146,6 +146,7 @@ def run_flow(request: RunRequest) -> Finished:
         _check_pins(plan.site, loaded)
         _try_backend(plan)
         agree_with_service(plan.site, plan.id, plan.budgets)
+        warn_of_units(plan.site, qpus_of(loaded.flow, plan.site.qpu(request.qpu)), plan.budgets)
         earlier = plan.folder.open(plan.id, plan.target.text)
     except BaseException:
         if server is not None:
@@ -300,13 +301,8 @@ class _Execution:
 
 def _check_pins(site: Site, loaded: LoadedFlow) -> None:
     """See that the site has what the stages beside the flow are pinned to. Raises `ConfigError`."""
-    if "orchestrator.stages" not in sys.modules:
-        return
-    from orchestrator.stages import stage_needs
-
-    for name, value in vars(sys.modules[loaded.flow.fn.__module__]).items():
-        needs = stage_needs(value)
-        if needs is None or needs.where is None:
+    for name, needs in stages_beside(loaded.flow).items():
+        if needs.where is None:
             continue
         try:
             _ = site.qpu(needs.where) if needs.kind == "quantum" else site.compute(needs.where)

@@ -80,9 +80,11 @@ def simulate(request: SimulateRequest) -> tuple[Study, str, list[tuple[str, Outc
     _check(request.source, request.amounts)
     site = load_site(request.site_file, request.overrides)
     settings = _settings(site, request)
-    target = _target(settings)
     policies = _policies(request.policies, settings)
-    workload = _fitting(_workload(request, settings), target, settings)
+    # Before the target: a wrong file is a mistake whatever QPU it would be replayed on.
+    recorded = _workload(request, settings)
+    target = _target(settings)
+    workload = _fitting(recorded, target, settings)
     rules = _rules(settings, target, workload, request.amounts)
     workload = _paced(workload, rules, request.amounts)
     rules = replace(rules, calendar=_calendar(settings, target, workload, rules))

@@ -19,7 +19,17 @@ from orchestrator.doctor import foreign_flow, missing_extra, shadowing
 if TYPE_CHECKING:
     from prefect import Flow
 
-__all__ = ["GROUP", "LoadedFlow", "Target", "TargetError", "find_target", "load_flow"]
+    from orchestrator.stages import StageNeeds
+
+__all__ = [
+    "GROUP",
+    "LoadedFlow",
+    "Target",
+    "TargetError",
+    "find_target",
+    "load_flow",
+    "stages_beside",
+]
 
 GROUP = "hpcqc.flows"
 
@@ -87,6 +97,17 @@ def load_flow(target: Target) -> LoadedFlow:
             f"{target.text} is {type(found).__name__}, not a flow; decorate it with @prefect.flow"
         )
     return LoadedFlow(flow=found)
+
+
+def stages_beside(flow: Flow[..., Any]) -> dict[str, StageNeeds]:
+    """Return what the stages declare that the flow's module has, by the name that they have there."""
+    if "orchestrator.stages" not in sys.modules:
+        return {}
+    from orchestrator.stages import stage_needs
+
+    beside = vars(sys.modules[flow.fn.__module__])
+    found = {name: stage_needs(value) for name, value in beside.items()}
+    return {name: needs for name, needs in found.items() if needs is not None}
 
 
 def _import_file(target: Target, path: Path) -> ModuleType:

@@ -22,7 +22,7 @@ from orchestrator.provenance.markup import (
 )
 from orchestrator.provenance.outcome import Outcome
 
-__all__ = ["Pictures", "page_html", "report_html", "stage_rows", "usage_rows"]
+__all__ = ["Pictures", "page_html", "report_html", "stage_rows", "stage_total", "usage_rows"]
 
 _MAX_ROWS = 200
 
@@ -83,6 +83,11 @@ def stage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
     return rows
 
 
+def stage_total(record: Mapping[str, Any]) -> int:
+    """Return how many stages there are: one that was tried again, or anew by a later attempt, is one."""
+    return len({stage["key"] for stage in record["stages"]})
+
+
 def usage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
     """Return per QPU: name, quantum jobs, qpu_tasks, circuits, shots, QPU-seconds, charges."""
     rows = []
@@ -108,7 +113,7 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, str]:
     total = record["usage"]["total"]
     numbers = {
         "duration": duration_text(record["duration_s"]),
-        "stages": f"{len(record['stages']):,}",
+        "stages": f"{stage_total(record):,}",
         "quantum jobs": f"{len(record['jobs']):,}",
         "shots": f"{total['shots']:,}",
         "QPU time": duration_text(total["qpu_seconds"]),

@@ -103,7 +103,7 @@ def test_a_refusal_tells_what_was_asked_and_what_is_left() -> None:
     till.limit(None)
     told = str(till.submit("j4"))
     assert told.startswith("the budget of run 'r' does not cover this job on QPU 'q'")
-    assert "0 of 0.5 billed-s are left" in told
+    assert "its 0.5 billed-s are overdrawn by 1.3 billed-s (0.9 spent, 0.9 set aside" in told
     assert "continue it with its run id and a higher --budget" in told
 
 

@@ -9,13 +9,27 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backends.profiles import load_profile
+from orchestrator.broker import operator
+from orchestrator.broker.operator import OperatorClient
 from orchestrator.cli.dry_site import dry_qpu, dry_site
 from orchestrator.cli.estimating import core_seconds, stated_error
-from orchestrator.config import BrokerSettings, QpuSettings, ScheduleSettings, load_site
+from orchestrator.cli.waiting import expected_wait, wait_text
+from orchestrator.config import (
+    BrokerSettings,
+    QpuSettings,
+    ScheduleSettings,
+    WindowSettings,
+    load_site,
+)
 from tests.cli.conftest import Said
 from tests.cli.test_run import FLOW
 
@@ -45,7 +59,9 @@ def _estimated(said: Said) -> dict:
 def _used(said: Said, qpu: str, folder: Path) -> dict:
     assert said.code == 0, said.err
     record = json.loads((folder / "run.json").read_text())
-    return {**record["usage"]["per_qpu"][qpu], "jobs": len(record["jobs"])}
+    jobs = record["jobs"]
+    circuits = sum(job["circuits"] for job in jobs)
+    return {**record["usage"]["per_qpu"][qpu], "jobs": len(jobs), "circuits": circuits}
 
 
 @pytest.mark.slow
@@ -97,6 +113,16 @@ def test_a_foreign_backend_is_never_opened(hpcqc, flow_file, tmp_path) -> None:
     bare = _estimated(hpcqc(*options))
     assert (bare["jobs"], bare["shots"]) == (3, 300)
     assert bare["qpu_seconds"] is bare["charges"] is None, "nobody knows what it takes there"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_an_ideal_simulator_costs_what_the_table_says(hpcqc, flow_file) -> None:
+    options = ("estimate", flow_file, "--verbose", "--qpu", "aer", "-p", "points=1")
+    said = hpcqc(*options)
+    assert "at a cost of" in said.out
+    assert "qpu-s" in said.out
+    assert "free" not in said.out
 
 
 @pytest.mark.slow
@@ -154,6 +180,62 @@ def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
     assert whole.state_dir.is_relative_to(tmp_path)
     assert {qpu.backend for qpu in whole.qpus.values()} == {"aer"}
     assert all("time_scale" not in qpu.options for qpu in whole.qpus.values())
+
+
+NOW = datetime.now(UTC)
+SHUT = {"start": NOW - timedelta(hours=1), "end": NOW + timedelta(hours=2)}
+JOB = {"circuits": 1, "shots": 100, "num_qubits": 2}
+
+
+def _waits(
+    monkeypatch: pytest.MonkeyPatch, qpu: dict[str, Any], jobs: Sequence[dict[str, Any]] = ()
+) -> tuple[dict[str, Any], str]:
+    """Return what a run on a QPU without a clock waits for, where a broker says this of it."""
+
+    class Client(OperatorClient):
+        def qpus(self) -> list[dict[str, Any]]:
+            stands = {"name": "vlq", "state": "online", "queued": len(jobs), "open": 0}
+            return [stands | qpu]
+
+        def queue(self, qpu: str | None) -> list[dict[str, Any]]:
+            assert qpu == "vlq"
+            return list(jobs)
+
+    monkeypatch.setattr(operator, "OperatorClient", Client)
+    monkeypatch.setenv("HPCQC_SITE", "built-in")
+    site = replace(load_site(), broker=BrokerSettings(url="http://127.0.0.1:9"))
+    told = expected_wait(site, site.qpu("vlq"), load_profile("vlq"), 1.0)
+    return told, wait_text(told)
+
+
+def test_a_closure_at_the_broker_is_waited_out(monkeypatch) -> None:
+    shut = {key: at.isoformat() for key, at in SHUT.items()}
+    closure = {"closed": True, "closure": {**shut, "kind": "maintenance", "title": "new pump"}}
+    told, text = _waits(monkeypatch, closure, [JOB, JOB])
+    assert told["waiting_s"] == pytest.approx(7200, abs=120)
+    assert told["closed_until"] == SHUT["end"].isoformat(timespec="seconds")
+    until = f"{SHUT['end']:%Y-%m-%d %H:%M}"
+    assert text.endswith(f"closed until {until} UTC: new pump, 2 jobs ahead")
+    # Where nobody tells how long the others take, it is at least not before the closure's end.
+    told, text = _waits(monkeypatch, closure | {"queued": 3})
+    assert told["waiting_s"] is None
+    assert text == f"not known, closed until {until} UTC: new pump, 3 jobs ahead"
+
+
+def test_a_qpu_that_takes_nothing_up_makes_wait(monkeypatch) -> None:
+    assert _waits(monkeypatch, {})[1] == "no"
+    told, text = _waits(monkeypatch, {"state": "drained"}, [JOB])
+    assert told["waiting_s"] is None
+    assert text == "not known, the QPU is drained, 1 job ahead"
+
+
+def test_a_window_of_the_site_file_counts_without_a_profile() -> None:
+    site = load_site()
+    shut = WindowSettings(kind="maintenance", start=SHUT["start"], end=SHUT["end"], title="pump")
+    settings = replace(site.qpu("aer"), schedule=ScheduleSettings(windows=(shut,)))
+    told = expected_wait(site, settings, None, 0.0)
+    assert told["waiting_s"] == pytest.approx(7200, abs=120)
+    assert "UTC: pump" in wait_text(told)
 
 
 def test_core_seconds_count_cores_and_fan_outs() -> None:

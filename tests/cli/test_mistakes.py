@@ -293,3 +293,9 @@ def test_a_backup_of_nothing_and_one_to_nowhere(refused, tmp_path, monkeypatch) 
     monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
     Ledger.open(tmp_path / "state" / "ledger.sqlite").close()
     assert "make it first" in refused("broker", "backup", "backups/copy.sqlite")
+
+
+def test_a_statement_has_one_form(hpcqc) -> None:
+    said = hpcqc("broker", "statement", "--csv", "--json")
+    assert said.code == 2
+    assert "--csv and --json both set the form; give one of them" in said.paragraph

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from orchestrator.cli.billing import check_units
+from orchestrator.cli.billing import check_units, qpus_of, warn_of_units
 from orchestrator.config import ConfigError, load_site
 from orchestrator.config.budgets import budgets_of, budgets_of_environment
+from orchestrator.provenance.report import stage_total
 from orchestrator.stages import classical, quantum
 
 FLOW = """
@@ -85,6 +88,8 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_more(hpcqc: Any, script: str
     assert marks.read_text().splitlines() == ["share 2", "share 3"]
     record = said.document
     assert len(record["result"]["summary"]) == 4
+    kept = json.loads(Path("hpcqc-runs/r1/run.json").read_text())
+    assert (stage_total(kept), len(kept["stages"])) == (4, 6)  # one of them failed twice before
     jobs = hpcqc("jobs", "--run", "r1", "--json").document
     assert sum(job["usage"]["charges"]["billed-s"] for job in jobs) == pytest.approx(3.6)
     assert all(task["starts"] == 1 for job in jobs for task in job["tasks"])
@@ -94,10 +99,17 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_more(hpcqc: Any, script: str
 @pytest.mark.usefixtures("prefect_server")
 def test_a_budget_is_not_walked_around_on_a_worker(hpcqc: Any, script: str) -> None:
     workers = ("--set", "compute.local.workers=1")
-    hidden = ("run", "paid.py:hidden", "--qpu", "vlq", *workers, "--budget", "5 billed-s")
+    hidden = ("run", "paid.py:hidden", "--qpu", "vlq", *workers)
+    hidden = (*hidden, "--run-id", "h1")
+    told = "this run has a budget, which only one broker can keep"
+    said = hpcqc(*hidden, "--budget", "5 billed-s")
+    assert said.code == 2
+    assert told in said.err
+    # It is the run's, and holds where the run goes on without another word of it.
     said = hpcqc(*hidden)
     assert said.code == 2
-    assert "this run has a budget, which only one broker can keep" in said.err
+    assert told in said.err
+    assert hpcqc(*hidden, "--budget", "none billed-s").code == 0
 
 
 def test_a_unit_that_nobody_bills_in_is_refused_before_anything_starts(
@@ -110,6 +122,37 @@ def test_a_unit_that_nobody_bills_in_is_refused_before_anything_starts(
     assert not Path("hpcqc-runs").exists() or not list(Path("hpcqc-runs").iterdir())
     said = hpcqc("run", script, "--budget", "dear")
     assert "budget 'dear'; give an amount and its unit, such as '10 billed-s'" in said.paragraph
+
+
+@pytest.mark.parametrize(
+    ("where", "budgets", "told"),
+    [
+        (None, {"qpu-s": 10.0}, "bill in billed-s (vlq)"),
+        (None, {"billed-s": 10.0}, ""),
+        (None, {"qpu-s": None}, ""),
+        ("aer", {"qpu-s": 10.0}, ""),
+        ("aer", {"billed-s": 10.0, "qpu-s": 1.0}, "the budget in billed-s limits nothing"),
+    ],
+)
+def test_a_budget_that_limits_nothing_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    where: str | None,
+    budgets: dict[str, float | None],
+    told: str,
+) -> None:
+    module = ModuleType("priced")
+    monkeypatch.setitem(sys.modules, "priced", module)
+    exec(
+        "from prefect import flow\nfrom orchestrator import quantum\n"
+        f"@quantum(qpu={where!r})\ndef asked(qpu): ...\n@flow\ndef priced(): ...\n",
+        vars(module),
+    )
+    site = load_site(environ={"HPCQC_SITE": "built-in"})
+    warn_of_units(site, qpus_of(module.priced, site.qpu("vlq")), budgets)
+    seen = capsys.readouterr().err
+    assert told in seen
+    assert bool(told) == seen.startswith("Warning: ")
 
 
 def test_units_are_those_of_the_sites_qpus(tmp_path: Path) -> None:

@@ -50,11 +50,15 @@ def test_a_workload_file(hpcqc, tmp_path) -> None:
         (("--mix", 1, "--profile", "vlq", "--load", 0), "a number above 0"),
         (("--mix", 1, "--profile", "vlq", "--load", 1, "--compress", 2), "give one of them"),
         (("--ledger", "none.sqlite", "--profile", "vlq"), "no ledger"),
+        (("--ledger", "none.sqlite"), "there is no ledger none.sqlite"),
+        (("--ledger", "notes.txt"), "ledger notes.txt"),
         (("--swf", "none.swf", "--profile", "vlq"), "cannot read"),
+        (("--swf", "none.swf"), "cannot read"),
         (("--mix", 1, "--profile", "vlq", "--report", "no/such/x.html"), "no folder"),
     ],
 )  # fmt: skip
-def test_mistakes(hpcqc, arguments, told) -> None:
+def test_mistakes(hpcqc, tmp_path, arguments, told) -> None:
+    (tmp_path / "notes.txt").write_text("no ledger at all\n" * 100)
     done = hpcqc("simulate", *arguments)
     assert done.code == 2
     assert told in " ".join(done.err.split())

@@ -25,11 +25,18 @@ from orchestrator.provenance.record import (
     site_document,
     stage_document,
 )
-from orchestrator.provenance.report import Pictures, report_html, stage_rows, usage_rows
+from orchestrator.provenance.report import (
+    Pictures,
+    report_html,
+    stage_rows,
+    stage_total,
+    usage_rows,
+)
 from orchestrator.provenance.values import json_text
 from orchestrator.runs import StageSpan
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DONE_AND_FAILED = (("a", "completed"), ("b", "failed"))
 
 
 def at(seconds: float) -> datetime:
@@ -224,6 +231,19 @@ def test_stages_are_counted_by_name() -> None:
     rows = {row[0]: row[1:] for row in stage_rows(record())}
     assert rows["a"] == ["classical", 2, 2, 0, 0, 2.5, ["local"]]
     assert rows["c"] == ["classical", 1, 0, 0, 1, 1.0, ["local"]]
+
+
+def test_a_stage_that_a_later_attempt_ran_anew_is_one_stage() -> None:
+    earlier = [stage_document(span(key, 0, 1, state=s)) for key, s in DONE_AND_FAILED]
+    later = [span("a", 10, 10, state="cached"), span("b", 10, 12), span("c", 12, 13)]
+    stages = merged_stages(earlier, later)
+    assert [(s["key"], s["state"]) for s in stages] == [
+        ("a", "completed"),
+        ("b", "failed"),
+        ("b", "completed"),
+        ("c", "completed"),
+    ]
+    assert stage_total({"stages": stages}) == 3
 
 
 class Page(HTMLParser):

@@ -20,6 +20,7 @@ import pytest
 
 from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.broker.remote import BrokerRefused
+from orchestrator.cli.money import _COLUMNS, _write_csv
 from tests.service.conftest import ROOT, Service, Start
 from tests.service.rooms import Room, open_room
 from tests.service.test_service import bell, call, until
@@ -114,9 +115,10 @@ def test_users_see_the_budgets_of_their_projects_alone(room: Room) -> None:
     limit(room, 5.0)
     limit(room, 6.0, "optics")
     for caller, projects in (("owner", ["chem"]), ("other", ["optics"])):
-        for path in ("/v1/budgets/projects", "/v1/projects"):
-            seen = ask(room, "GET", path, caller).json()
-            assert [one["project"] for one in seen] == projects
+        seen = ask(room, "GET", "/v1/budgets/projects", caller).json()
+        assert [one["project"] for one in seen] == projects
+        (limited,) = [u for u in ask(room, "GET", "/v1/projects", caller).json() if u["budgets"]]
+        assert [limited["project"]] == projects
     refused = ask(
         room,
         "POST",
@@ -126,6 +128,17 @@ def test_users_see_the_budgets_of_their_projects_alone(room: Room) -> None:
     )
     assert refused.status_code == 403
     assert budget(room)["amount"] == 5.0
+
+
+def test_projects_that_have_members_alone_are_listed(room: Room) -> None:
+    for caller, projects in (
+        ("owner", ["chem", "qml"]),
+        ("other", ["optics"]),
+        ("operator", ["chem", "ops", "optics", "qml"]),
+    ):
+        seen = ask(room, "GET", "/v1/projects", caller).json()
+        assert [use["project"] for use in seen] == projects
+        assert all(use["jobs"] == 0 and use["budgets"] == [] for use in seen)
 
 
 def test_a_user_limits_runs_of_their_own_alone(room: Room) -> None:
@@ -180,6 +193,16 @@ def test_an_amount_is_a_finite_number(room: Room, amount: object) -> None:
 def test_the_error_survives_its_way_from_a_worker() -> None:
     told = pickle.loads(pickle.dumps(BudgetExhausted("not enough")))
     assert (type(told), str(told), told.retryable) == (BudgetExhausted, "not enough", False)
+
+
+def test_no_sum_shows_its_rounding_in_a_table_for_a_spreadsheet(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line: dict[str, Any] = dict.fromkeys(_COLUMNS, 0) | {"project": "=chem", "unit": "qpu-s"}
+    _write_csv([line | {"charged": 0.1 + 0.2, "saved": 1234567.25, "qpu_seconds": 2.0}])
+    (read,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (read["charged"], read["saved"], read["qpu_seconds"]) == ("0.3", "1234567.25", "2")
+    assert read["project"] == "'=chem"
 
 
 def hpcqc(service: Service, *arguments: str) -> tuple[int, str, str]:
@@ -244,8 +267,32 @@ def test_the_command_line_manages_projects_and_states_months(start_service: Star
     _, out, _ = hpcqc(service, "statement")
     assert "charged in all: 0.05 qpu-s" in out
     assert hpcqc(service, "statement", "--month", "2020-01")[1].strip() == "nothing was charged"
+    _, out, _ = hpcqc(service, "projects", "chem", "--budget", "0.01 qpu-s")
+    assert out.strip().endswith("0.05 spent, 0 reserved, overdrawn by 0.04 qpu-s")
+    assert "overdrawn by 0.04" in hpcqc(service, "projects", "chem")[1]
     _, out, _ = hpcqc(service, "projects", "chem", "--budget", "none qpu-s")
     assert out.strip() == "chem has no limit in qpu-s: 0.05 spent, 0 reserved"
+
+
+@pytest.mark.slow
+def test_a_budget_of_a_project_that_nobody_knows_is_set_and_says_so(service: Service) -> None:
+    service.tokens.add("ada", "user", ["chemistry"], now=datetime.now(UTC))
+    budget = ("--budget", "5 qpu-s")
+    code, out, _ = hpcqc(service, "projects", "chemisty", *budget)
+    assert code == 0
+    limited, told = out.strip().splitlines()
+    assert limited == "chemisty may spend 5 in qpu-s: 0 spent, 0 reserved, 5 left"
+    assert told == (
+        "nobody has a token for project 'chemisty', and no job has named it yet; "
+        "did you mean 'chemistry'?"
+    )
+    assert len(hpcqc(service, "projects", "chemistry", *budget)[1].splitlines()) == 1
+    _, out, _ = hpcqc(service, "projects", "physics", *budget, "--json")
+    assert json.loads(out)["known"] is False
+    assert hpcqc(service, "statement", "--project", "chemistry")[:2] == (
+        0,
+        "nothing was charged\n",
+    )
 
 
 @pytest.mark.slow
@@ -256,6 +303,7 @@ def test_mistakes_on_the_command_line_are_told_in_a_paragraph(service: Service) 
         (("projects", "chem", "--budget", "-1 qpu-s"), "give an amount and its unit"),
         (("projects", "chem", "--budget", "5 euro"), "no QPU here bills in 'euro'"),
         (("projects", "nobody"), "no project 'nobody' that this user may see"),
+        (("statement", "--project", "nobody"), "no project 'nobody' that this user may see"),
         (("statement", "--month", "November"), "give a year and a month, such as 2026-11"),
     ):
         code, out, err = hpcqc(service, *arguments)

@@ -167,11 +167,13 @@ async def release(broker: Broker, caller: Caller, qpu: _QpuName, lease: _LeaseNa
 
 
 @router.get("/projects")
-async def projects(broker: Broker, caller: Caller) -> list[ProjectUse]:
-    """Return what each project used that the caller may see."""
+async def projects(broker: Broker, caller: Caller, request: Request) -> list[ProjectUse]:
+    """Return what each project used that the caller may see: of jobs, budgets and tokens."""
+    entries = request.app.state.gate.tokens.entries()
+    members = {project for entry in entries for project in entry.projects}
     return [
         _use(project, use, project_budgets(broker, project))
-        for project, use in sorted((await all_uses(broker)).items())
+        for project, use in sorted((await all_uses(broker, members)).items())
         if caller.may_see(project)
     ]
 

@@ -62,13 +62,14 @@ async function refresh() {
 }
 
 async function refreshOverview() {
-  const [qpus, queued, running, uncertain, projects] = await Promise.all([
+  const [qpus, queued, running, uncertain, known] = await Promise.all([
     ask("/v1/qpus"),
     ask(`/v1/jobs?state=queued&limit=${SHOWN_JOBS}`),
     ask(`/v1/jobs?state=running&limit=${SHOWN_JOBS}`),
     ask(`/v1/jobs?state=uncertain&limit=${SHOWN_JOBS}`),
     ask("/v1/projects"),
   ]);
+  const projects = known.filter((use) => use.jobs || use.budgets.length);
   const began = performance.now();
   const due = began - state.timelineAt >= TIMELINE_SHARE * state.timelineCost;
   if (due) state.slots = await ask("/v1/timeline?hours=24");
