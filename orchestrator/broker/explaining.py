@@ -65,7 +65,8 @@ def explain(
 ) -> Explanation:
     """Return why a job is where it is, from recorded decisions and the queue as it stands.
 
-    unserved: why a job waits whose QPU this state does not serve, so that it has no queue. Raises ``KeyError`` for a job that is not in memory.
+    unserved: why a job waits whose QPU this state does not serve, so that it has no queue.
+    Raises ``KeyError`` for a job that is not in memory.
     """
     record = state.jobs[job]
     qpu = record.submitted.qpu

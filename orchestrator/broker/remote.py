@@ -31,6 +31,7 @@ __all__ = [
     "Exchange",
     "RemoteBroker",
     "is_whole_id",
+    "qpu_statuses",
     "whole_id",
 ]
 
@@ -227,7 +228,7 @@ class RemoteBroker:
 
     def qpus(self) -> list[QpuStatus]:
         """Return how each QPU of the service stands."""
-        return _STATUSES.validate_json(self._ask("GET", "/v1/qpus").content)
+        return qpu_statuses(self._ask("GET", "/v1/qpus").json())
 
     def named(self, job: str) -> JobView:
         """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
@@ -253,6 +254,11 @@ class RemoteBroker:
     def _settle(self, job: JobId) -> None:
         with self._lock:
             self._open_jobs.discard(job)
+
+
+def qpu_statuses(stated: Any) -> list[QpuStatus]:
+    """Read how QPUs stand, as a service writes it in JSON."""
+    return _STATUSES.validate_python(stated)
 
 
 def is_whole_id(job: str) -> bool:

@@ -26,6 +26,8 @@ _ID_SHOWN = 11
 
 def tell_status(site_file: Path | None, *, as_json: bool) -> int:
     """Write how the service and its QPUs stand; return the exit code, 1 if it is not well."""
+    from orchestrator.broker.remote import qpu_statuses
+
     with open_service(site_file) as broker:
         health, qpus = broker.health(), broker.qpus()
     if as_json:
@@ -40,7 +42,7 @@ def tell_status(site_file: Path | None, *, as_json: bool) -> int:
             }
         )
         columns = ("QPU", "backend", "state", "queued", "open tasks", "reason")
-        tabulate((*columns, "calendar", "predictions"), map(_status_row, _statuses(qpus)))
+        tabulate((*columns, "calendar", "predictions"), map(_status_row, qpu_statuses(qpus)))
     return 0 if health["status"] == "ok" else 1
 
 
@@ -62,18 +64,12 @@ def _status_row(qpu: QpuStatus) -> list[Any]:
     ]
 
 
-def _statuses(qpus: list[dict[str, Any]]) -> list[QpuStatus]:
-    from pydantic import TypeAdapter
-
-    from orchestrator.broker.standing import QpuStatus
-
-    return TypeAdapter(list[QpuStatus]).validate_python(qpus)
-
-
 def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> None:
     """Write the jobs that have not ended: those one may see, and of all others their number."""
+    from orchestrator.broker.remote import qpu_statuses
+
     with open_service(site_file) as broker:
-        jobs, qpus = broker.queue(qpu), _statuses(broker.qpus())
+        jobs, qpus = broker.queue(qpu), qpu_statuses(broker.qpus())
     asked = [one for one in qpus if qpu in (None, one.name)]
     if qpu is not None and not asked and not jobs:
         raise ConfigError(

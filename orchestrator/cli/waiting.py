@@ -68,14 +68,16 @@ def expected_wait(
 
 def wait_text(qpu: Mapping[str, Any]) -> str:
     """Return what `expected_wait` told in one cell of a table."""
+    from orchestrator.broker.calendar import in_utc
+
     told = ["not known" if qpu["waiting_s"] is None else duration_text(qpu["waiting_s"])]
     if qpu["waiting_s"] == 0:
         told = ["no"]
     if qpu["stopped"]:
         told.append(f"the QPU is {qpu['stopped']}")
     if qpu["closed_until"]:
-        until = qpu["closed_until"][:16].replace("T", " ")
-        told.append(f"closed until {until} UTC: {qpu['closure']}")
+        until = in_utc(datetime.fromisoformat(qpu["closed_until"]))
+        told.append(f"closed until {until}: {qpu['closure']}")
     if qpu["jobs_ahead"]:
         told.append(f"{qpu['jobs_ahead']} job{'s' if qpu['jobs_ahead'] != 1 else ''} ahead")
     return ", ".join(told)
@@ -87,11 +89,12 @@ def _queue(site: Site, url: str, qpu: str, profile: Profile | None) -> _Queue:
     Jobs that this user may not look at count as long as the others; not known if none may be seen.
     """
     from orchestrator.broker.operator import OperatorClient
+    from orchestrator.broker.remote import qpu_statuses
 
     with OperatorClient(url, token=resolve_secrets(site.broker.token)) as service:
-        found = [one for one in service.qpus() if one["name"] == qpu]
+        found = [one for one in qpu_statuses(service.qpus()) if one.name == qpu]
         seen = service.queue(qpu)
-    ahead = max(len(seen), *(one["queued"] + one["open"] for one in found), 0)
+    ahead = max(len(seen), *(one.queued + one.open for one in found), 0)
     seconds = None if ahead else 0.0
     if ahead and seen and profile is not None:
         total = sum(
@@ -104,18 +107,6 @@ def _queue(site: Site, url: str, qpu: str, profile: Profile | None) -> _Queue:
     return _Queue(
         jobs=ahead,
         seconds=seconds,
-        closures=tuple(_window(one["closure"]) for one in found if one.get("closure")),
-        stopped=next((one["state"] for one in found if one["state"] != "online"), None),
-    )
-
-
-def _window(stated: Mapping[str, Any]) -> Window:
-    """Read a closure as the broker writes it."""
-    from orchestrator.broker.calendar import Window
-
-    return Window(
-        start=datetime.fromisoformat(stated["start"]),
-        end=datetime.fromisoformat(stated["end"]),
-        kind=stated["kind"],
-        title=stated["title"],
+        closures=tuple(one.closure for one in found if one.closure is not None),
+        stopped=next((one.state for one in found if one.state != "online"), None),
     )

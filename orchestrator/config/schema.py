@@ -75,7 +75,7 @@ class ComputeSection(_Section):
     )
 
 
-_Seconds = Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
@@ -162,7 +162,7 @@ class ScheduleSection(_Section):
     parameters: dict[str, float] = Field(
         default_factory=dict, description="of the policy; its page lists them"
     )
-    slice_s: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] = Field(
+    slice_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=10.0,
         description="QPU-seconds after which a longer job lets others in between; less than ten "
         "times what a start takes works as that; 0 never cuts",
@@ -178,7 +178,7 @@ class ScheduleSection(_Section):
         description="bounds of leases for iterative loops; `false` grants none",
         examples=["{ longest_s = 60, idle_s = 2 }, or false, which grants none"],
     )
-    shares: dict[str, Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)]] = Field(
+    shares: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         description="what projects are entitled to; 1 for one not named",
         examples=["{ chemistry = 2 }"],
@@ -205,7 +205,7 @@ class QpuSection(_Section):
     profile: str | None = Field(
         default=None, description="device profile: a shipped one's name, or the path of a TOML file"
     )
-    time_scale: Annotated[float, Field(ge=0, strict=False, allow_inf_nan=False)] | None = Field(
+    time_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         default=None, description="speed of a profile's clock: 0 never waits, 1 is real time"
     )
     uncertain: Literal["ask", "fail", "adopt-wait"] = Field(
@@ -213,7 +213,7 @@ class QpuSection(_Section):
         description="what becomes of a task that may or may not run: `ask` an operator, `fail` it, "
         "or `adopt-wait`, which waits until it is found",
     )
-    longest_task_s: Annotated[float, Field(gt=0, strict=False, allow_inf_nan=False)] | None = Field(
+    longest_task_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
         description="seconds after which a running task is in doubt; never, if not given",
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from backends.api import TaskCancelled
 from orchestrator.broker import embedded
-from orchestrator.broker.views import JobState
+from orchestrator.broker.embedded import EmbeddedBroker
+from orchestrator.broker.views import JobId, JobState
 from tests.broker.embedded_rooms import Open, bell, call, counts_of, fake_of, starts, until
 
 
@@ -47,32 +47,8 @@ def test_a_cancelled_job_is_stopped_on_the_backend(opened: Open) -> None:
     assert not broker.cancel(running)
 
 
-def test_closing_cancels_what_is_open_and_frees_those_who_wait(opened: Open) -> None:
-    broker = opened(run_s=60)
-    job = broker.submit(call(), bell())
-    ended: list[BaseException] = []
-
-    def wait() -> None:
-        try:
-            broker.result(job)
-        except TaskCancelled as error:
-            ended.append(error)
-
-    waiter = threading.Thread(target=wait)
-    waiter.start()
-    time.sleep(0.1)
-    broker.close()
-    waiter.join(10)
-    assert len(ended) == 1
-
-
-def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedded, "_CLOSE_S", 0.2)
-    broker = opened(run_s=60)
-    fake_of(broker).stop = lambda task: None  # type: ignore[method-assign]
-    job = broker.submit(call(), bell())
+def freed_by_closing(broker: EmbeddedBroker, job: JobId) -> bool:
+    """Close the broker while a thread waits for the job; return whether it learns of that."""
     ended: list[BaseException] = []
 
     def wait() -> None:
@@ -86,7 +62,21 @@ def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
     until(lambda: starts(broker))
     broker.close()
     waiter.join(10)
-    assert len(ended) == 1
+    return len(ended) == 1
+
+
+def test_closing_cancels_what_is_open_and_frees_those_who_wait(opened: Open) -> None:
+    broker = opened(run_s=60)
+    assert freed_by_closing(broker, broker.submit(call(), bell()))
+
+
+def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_CLOSE_S", 0.2)
+    broker = opened(run_s=60)
+    fake_of(broker).stop = lambda task: None  # type: ignore[method-assign]
+    assert freed_by_closing(broker, broker.submit(call(), bell()))
 
 
 def test_a_closed_broker_says_so(opened: Open) -> None:

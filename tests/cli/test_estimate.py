@@ -194,8 +194,8 @@ def _waits(
 
     class Client(OperatorClient):
         def qpus(self) -> list[dict[str, Any]]:
-            stands = {"name": "vlq", "state": "online", "queued": len(jobs), "open": 0}
-            return [stands | qpu]
+            stands = {"name": "vlq", "backend": "aer", "state": "online", "reason": None}
+            return [stands | {"queued": len(jobs), "open": 0} | qpu]
 
         def queue(self, qpu: str | None) -> list[dict[str, Any]]:
             assert qpu == "vlq"
@@ -214,7 +214,7 @@ def test_a_closure_at_the_broker_is_waited_out(monkeypatch) -> None:
     told, text = _waits(monkeypatch, closure, [JOB, JOB])
     assert told["waiting_s"] == pytest.approx(7200, abs=120)
     assert told["closed_until"] == SHUT["end"].isoformat(timespec="seconds")
-    until = f"{SHUT['end']:%Y-%m-%d %H:%M}"
+    until = f"{SHUT['end']:%Y-%m-%d %H:%M:%S}"
     assert text.endswith(f"closed until {until} UTC: new pump, 2 jobs ahead")
     # Where nobody tells how long the others take, it is at least not before the closure's end.
     told, text = _waits(monkeypatch, closure | {"queued": 3})

@@ -45,6 +45,7 @@ def told(text: str, folder: Path) -> str:
         (WINDOW + 'daily = "8-9"', ("'8-9'", "'08:00-09:30'")),
         (WINDOW + 'daily = "08:00-09:00"\nzone = "Europe/Parague"', ("Europe/Parague",)),
         ("lease = true", ("lease = true; it should be a table, such as { longest_s = 60, idle_s",)),
+        ("slice_s = true", ("slice_s = true; it should be", "number, such as 10")),
         (
             "lease = { longest_s = -1 }",
             ("longest_s = -1; it should be greater than 0, such as 60",),
