@@ -91,7 +91,9 @@ def test_embedded_and_service_agree(service: Service, tmp_path: Path, qpu: str) 
     jobs, own_jobs = served_record["jobs"], own_record["jobs"]
     assert len(jobs) == len(own_jobs) == 7
     assert {(job["user"], job["project"]) for job in jobs} == {("ada", "default")}
-    assert served_record["site"]["broker"] == {"url": service.url, "project": None}
+    broker = served_record["site"]["broker"]
+    assert (broker["url"], broker["project"]) == (service.url, None)
+    assert broker["token"] == {"source": "env", "where": "HPCQC_BROKER_TOKEN"}  # where, not what
     assert {job["state"] for job in jobs} == {"completed"}
     assert secret not in json.dumps(served_record)
     listing = subprocess.run(
