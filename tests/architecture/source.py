@@ -40,22 +40,6 @@ def read_modules(root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> lis
     return found
 
 
-def functions(tree: ast.AST) -> Iterator[tuple[str, Function]]:
-    """Yield every function, method and inner function with its qualified name."""
-
-    def walk(node: ast.AST, prefix: str) -> Iterator[tuple[str, Function]]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, Function):
-                yield f"{prefix}{child.name}", child
-                yield from walk(child, f"{prefix}{child.name}.")
-            elif isinstance(child, ast.ClassDef):
-                yield from walk(child, f"{prefix}{child.name}.")
-            else:
-                yield from walk(child, prefix)
-
-    return walk(tree, "")
-
-
 def public_names(tree: ast.Module) -> set[str]:
     """Return the names a module defines at its top level.
 
