@@ -48,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     os.environ.update(QUIET)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]  # every server of a test is on this machine
     os.environ["PREFECT_HOME"] = str(home / "prefect")
     os.environ["HPCQC_STATE_DIR"] = str(home / "state")
     os.environ["XDG_CONFIG_HOME"] = str(home / "config")

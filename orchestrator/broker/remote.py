@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import TypeAdapter
@@ -23,6 +24,7 @@ from orchestrator.broker.client import Call, JobUncertain
 from orchestrator.broker.digests import content_digest
 from orchestrator.broker.standing import QpuStatus
 from orchestrator.broker.views import JobId, JobView
+from orchestrator.config.proxies import is_loopback, proxy_variable
 
 __all__ = [
     "MOST_JOBS",
@@ -60,17 +62,30 @@ class Exchange:
     """Requests to a service and answers from it, sent again until one counts."""
 
     def __init__(self, url: str, *, token: str | None, patience_s: float) -> None:
-        """Take note of the arguments; the first request connects."""
+        """Take note of the arguments; the first request connects.
+
+        Proxies of the environment serve other machines only. Raises `BrokerRefused` for a proxy
+        that cannot be used.
+        """
         self._url, self._patience_s = url, patience_s
         path = url.removeprefix("unix:") if url.startswith("unix:") else None
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        self._http = httpx.Client(
-            base_url="http://broker" if path else url,
-            transport=httpx.HTTPTransport(uds=path, limits=limits),
-            headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=_POLL_S + _SLACK_S,
-            trust_env=False,
-        )
+        parts = urlsplit(url)
+        proxied = path is None and not is_loopback(parts.hostname or "")
+        self._proxy = proxy_variable(parts.scheme) if proxied else None
+        try:
+            self._http = httpx.Client(
+                base_url="http://broker" if path else url,
+                transport=None if proxied else httpx.HTTPTransport(uds=path, limits=limits),
+                limits=limits,
+                headers={} if token is None else {"Authorization": f"Bearer {token}"},
+                timeout=_POLL_S + _SLACK_S,
+                trust_env=proxied,
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            if self._proxy is None:
+                raise
+            raise BrokerRefused(f"broker {url} cannot be asked: {self._proxy}: {error}") from None
 
     def ask(
         self, method: str, path: str, *, any_status: bool = False, **options: Any
@@ -79,7 +94,7 @@ class Exchange:
 
         Raises `BrokerUnreachable`, `BrokerRefused`, or an error of ``backends.api``.
         """
-        patience = _Patience(self._patience_s, self._url)
+        patience = _Patience(self._patience_s, self._url, self._proxy)
         while True:
             try:
                 answer = self._http.request(method, path, **options)
@@ -279,9 +294,10 @@ def whole_id(job: str, known: Iterable[str]) -> str:
 class _Patience:
     """How long to go on asking, and how often."""
 
-    def __init__(self, seconds: float, url: str) -> None:
+    def __init__(self, seconds: float, url: str, proxy: str | None) -> None:
         self._until = time.monotonic() + seconds
         self._seconds, self._url = seconds, url
+        self._hint = "" if proxy is None else f", or add its host to NO_PROXY ({proxy} is set)"
         self._pause_s = _FIRST_PAUSE_S
 
     def spend(self, reason: str, retry_after: str | None = None) -> None:
@@ -292,8 +308,8 @@ class _Patience:
         if time.monotonic() + pause_s > self._until:
             raise BrokerUnreachable(
                 f"no answer from the broker at {self._url} for {self._seconds:g} s ({reason}); "
-                "start it, or correct [broker] url. What it had accepted is not lost: run "
-                "again with the same run id"
+                f"start it, or correct [broker] url{self._hint}. What it had accepted is not "
+                "lost: run again with the same run id"
             )
         if self._pause_s >= 1.0:
             _log.warning("waiting for the broker at %s: %s", self._url, reason)

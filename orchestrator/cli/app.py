@@ -95,6 +95,13 @@ def options(
     ] = False,
 ) -> None:
     """Run hybrid quantum-classical flows: classical stages on Dask, quantum stages on QPUs."""
+    del version  # its own callback has answered it
+    from orchestrator.cli.output import print_warning
+    from orchestrator.config.proxies import bypass_for_loopback, drop_unusable
+
+    bypass_for_loopback()
+    for words in drop_unusable():
+        print_warning(words)
 
 
 @app.command()

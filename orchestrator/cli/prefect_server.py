@@ -73,10 +73,12 @@ class TemporaryServer:
 
     def wait(self) -> None:
         """Return when the server answers. Raises `ServerError` with the end of its log."""
+        # A proxy of the environment cannot reach an address of this machine.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and self._is_alive():
             try:
-                with urllib.request.urlopen(f"{self.api_url}/health", timeout=_START_S):
+                with direct.open(f"{self.api_url}/health", timeout=_START_S):
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.05)

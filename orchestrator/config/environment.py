@@ -35,6 +35,8 @@ VARIABLES: Mapping[str, str] = {
     "XDG_STATE_HOME": "its `hpcqc` folder is the state folder where HPCQC_STATE_DIR is not set",
     "XDG_CONFIG_HOME": "its `hpcqc/hpcqc.toml` is the user's site file",
     "PREFECT_API_URL": "a running Prefect server to use instead of a temporary one",
+    "NO_PROXY": "hosts that are reached directly; this machine always is. `HTTP_PROXY`, "
+    "`HTTPS_PROXY` and `ALL_PROXY` serve brokers on other machines, in either case of letters",
 }
 
 
