@@ -19,7 +19,8 @@ class Identity:
     """A caller whose token, or whose end of a Unix socket, is known.
 
     projects: those whose jobs a user sees, touches and pays with; an operator sees all.
-    The first is the one that pays where none is named.
+    The first is the one that pays where none is named. Empty for a Unix user in no group that is
+    a project.
     """
 
     user: str
@@ -38,8 +39,13 @@ class Identity:
     def paying(self, project: str | None) -> str:
         """Return the project that pays. Raises `Forbidden` for one that is not the caller's."""
         if project is None:
+            if not self.projects:
+                raise Forbidden(
+                    f"user {self.user!r} has no project here; an operator adds one of the user's "
+                    "Unix groups to [broker] unix_groups in the site file, or makes a token"
+                )
             return self.projects[0]
         if self.may_see(project):
             return project
-        listed = ", ".join(self.projects)
+        listed = ", ".join(self.projects) or "none"
         raise Forbidden(f"user {self.user!r} has no part in project {project!r}; theirs: {listed}")

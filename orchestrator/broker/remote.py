@@ -75,7 +75,7 @@ class Exchange:
         self._proxy = proxy_variable(parts.scheme) if proxied else None
         try:
             self._http = httpx.Client(
-                base_url="http://broker" if path else url,
+                base_url="http://localhost" if path else url,
                 transport=None if proxied else httpx.HTTPTransport(uds=path, limits=limits),
                 limits=limits,
                 headers={} if token is None else {"Authorization": f"Bearer {token}"},

@@ -55,7 +55,10 @@ def serve_site(
         )
         capture_logging(log)
         settings = ApiSettings(
-            tokens=token_file(site), on_ready=lambda: tell("ready", **_tell_ready(broker))
+            tokens=token_file(site),
+            on_ready=lambda: tell("ready", **_tell_ready(broker)),
+            hosts=frozenset(site.broker.hosts),
+            unix_groups=frozenset(site.broker.unix_groups),
         )
         app = create_app(broker, settings)
         say("\n".join(f"broker of site {site.name!r} at {listener.url}" for listener in listeners))

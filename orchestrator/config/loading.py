@@ -231,6 +231,9 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
         priority=section.priority,
         ledger=reference_or_value(section.ledger, folder),
         share_results=tuple(section.share_results),
+        unix_groups=tuple(section.unix_groups),
+        hosts=tuple(section.hosts),
+        proxies=tuple(section.proxies),
     )
 
 

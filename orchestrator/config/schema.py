@@ -35,6 +35,8 @@ __all__ = [
 
 _BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
 _PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+_HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$"
+_ADDRESS = r"^[0-9.]+$|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$"
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 _MEMORY = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
 
@@ -259,6 +261,24 @@ class BrokerSection(_Section):
         description="projects of the service that use each other's results again where a stage "
         "asks for that; any other project finds its own alone",
         examples=["['chemistry', 'teaching']"],
+    )
+    unix_groups: list[Annotated[str, StringConstraints(pattern=_PROJECT)]] = Field(
+        default_factory=list,
+        description="Unix groups that are projects of the service: their members pay with them over "
+        "a Unix socket; no other group is a project",
+        examples=["['chemistry', 'teaching']"],
+    )
+    hosts: list[Annotated[str, StringConstraints(pattern=_HOST)]] = Field(
+        default_factory=list,
+        description="names by which clients of the service address it, beside `localhost` and the "
+        "name of its machine; requests for any other are refused",
+        examples=["['broker.hilltop.example']"],
+    )
+    proxies: list[Annotated[str, StringConstraints(pattern=_ADDRESS)]] = Field(
+        default_factory=list,
+        description="addresses of reverse proxies before the service, which may hold as many "
+        "connections as all clients together",
+        examples=["['10.0.0.5']"],
     )
     ledger: str | dict[str, str] | None = Field(
         default=None,

@@ -101,7 +101,8 @@ class BrokerSettings:
     project: who pays for this site's jobs, None for the user's first one. priority: of this
     site's jobs, where a policy looks at it. ledger: what a service started from this site keeps
     its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the state folder.
-    share_results: projects that use each other's results again.
+    share_results: projects that use each other's results again. unix_groups: those that are
+    projects. hosts: names of the service in Host headers. proxies: addresses of reverse proxies.
     """
 
     url: str | None = None
@@ -110,6 +111,9 @@ class BrokerSettings:
     priority: int = 0
     ledger: Any = None
     share_results: tuple[str, ...] = ()
+    unix_groups: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,17 +52,21 @@ class ServiceEnded(Exception):
 
 @dataclass(eq=False)
 class Service:
-    """A broker service under test. state: its folder; url: over TCP, which asks for tokens."""
+    """A broker service under test.
+
+    state: its folder; url: over TCP, which asks for tokens; place: of its socket, if another.
+    """
 
     state: Path
     site: Path
     process: subprocess.Popen[str] | None = None
     url: str = ""
     log: list[str] = field(default_factory=list)
+    place: Path | None = None
 
     @property
     def socket(self) -> str:
-        return f"unix:{self.state / 'broker.sock'}"
+        return f"unix:{self.place or self.state / 'broker.sock'}"
 
     @property
     def tokens(self) -> TokenFile:

@@ -54,7 +54,7 @@ class Asker:
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(
-                transport=self._transport, base_url="http://broker"
+                transport=self._transport, base_url="http://localhost"
             ) as client:
                 return await client.request(method, path, **options)
 

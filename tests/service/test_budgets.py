@@ -89,7 +89,7 @@ def test_calls_that_come_together_do_not_overspend(room: Room) -> None:
 
     async def together() -> list[int]:
         transport = httpx.ASGITransport(room.app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://broker") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             answers = await asyncio.gather(
                 *(
                     client.post(

@@ -70,7 +70,7 @@ def test_every_answer_is_declared(room: Room, operations: dict[str, Any], name: 
 
 
 def check(case: Case, room: Room) -> None:
-    sent = case.as_transport_kwargs(base_url="http://broker")
+    sent = case.as_transport_kwargs(base_url="http://localhost")
     for caller in ("nobody", "owner", "operator"):
         options = {name: sent[name] for name in ("params", "cookies") if sent.get(name) is not None}
         for name, other in (("data", "content"), ("json", "json")):
@@ -96,7 +96,7 @@ def check(case: Case, room: Room) -> None:
 def _request(case: Case) -> Any:
     import requests
 
-    sent = case.as_transport_kwargs(base_url="http://broker")
+    sent = case.as_transport_kwargs(base_url="http://localhost")
     return requests.Request(
         method=sent["method"], url=sent["url"], params=sent.get("params")
     ).prepare()

@@ -167,7 +167,7 @@ def test_two_services_on_one_ledger_are_one_too_many(service: Service) -> None:
 def test_a_drained_qpu_starts_nothing_until_it_is_resumed(service: Service) -> None:
     http = httpx.Client(
         transport=httpx.HTTPTransport(uds=str(service.state / "broker.sock")),
-        base_url="http://broker",
+        base_url="http://localhost",
     )
     drained = http.post("/v1/qpus/fake/drain", json={"reason": "warm-up"}).json()
     assert (drained["state"], drained["reason"]) == ("drained", "warm-up")
@@ -222,7 +222,7 @@ def test_an_operator_resolves_what_is_uncertain(
         client.result(job)
     with httpx.Client(
         transport=httpx.HTTPTransport(uds=str(service.state / "broker.sock")),
-        base_url="http://broker",
+        base_url="http://localhost",
     ) as http:
         body = {"verdict": verdict, "reason": "the device's log says so"}
         answer = http.post(f"/v1/jobs/{job}/resolve", json=body)

@@ -12,9 +12,11 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from orchestrator.broker.api import budgets, jobs, operations
+from orchestrator.broker.api.admission import Admission, local_hosts
 from orchestrator.broker.api.guards import Gate, Limits
 from orchestrator.broker.api.metrics import install_metrics
 from orchestrator.broker.api.pages import install_pages
+from orchestrator.broker.api.peers import UnixUsers
 from orchestrator.broker.api.problems import Problem, install_problems
 from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.tokens import TokenFile
@@ -26,12 +28,16 @@ __all__ = ["ApiSettings", "create_app"]
 class ApiSettings:
     """What an application needs besides its broker.
 
-    tokens: the file they are kept in. on_ready: called once the broker works.
+    tokens: the file they are kept in. on_ready: called once the broker works. hosts: names of the
+    broker in Host headers beside those of this machine. unix_groups: the Unix groups that are
+    projects.
     """
 
     tokens: Path
     on_ready: Callable[[], None] = lambda: None
     limits: Limits = field(default_factory=Limits)
+    hosts: frozenset[str] = frozenset()
+    unix_groups: frozenset[str] = frozenset()
 
 
 def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
@@ -57,14 +63,21 @@ def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # Swagger UI from a content network would not load on a closed one
         redoc_url=None,
+        redirect_slashes=False,  # a redirect repeats the Host header of the request
     )
     app.state.broker = broker
-    app.state.gate = Gate(
-        tokens=TokenFile(settings.tokens), limits=settings.limits, clock=broker.clock
+    gate = Gate(
+        tokens=TokenFile(settings.tokens),
+        limits=settings.limits,
+        clock=broker.clock,
+        users=UnixUsers(settings.unix_groups),
     )
+    app.state.gate = gate
     for router in (jobs.router, budgets.router, operations.router, operations.health_router):
         app.include_router(router)
-    metrics = install_metrics(app, broker)
+    hosts = local_hosts() | {name.lower() for name in settings.hosts}
+    app.add_middleware(Admission, gate=gate, hosts=hosts)
+    metrics = install_metrics(app, broker)  # outside of it: refusals are counted too
     install_problems(app)
     install_pages(app)
     _declare(app)

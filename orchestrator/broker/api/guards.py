@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import grp
-import os
-import pwd
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from hashlib import sha256
 from tempfile import SpooledTemporaryFile
-from typing import IO
+from typing import IO, Any
 
 from fastapi import Request
 
 from orchestrator.broker.access import Identity
+from orchestrator.broker.api.peers import UnixUsers, peer_of
 from orchestrator.broker.api.problems import ApiError
 from orchestrator.broker.digests import digest_text
 from orchestrator.broker.tokens import TokenFile
 
-__all__ = ["PEER", "Gate", "Limits", "peer_identity", "read_body"]
+__all__ = ["Gate", "Limits", "read_body"]
 
-# How the server names the other end of a Unix socket in the place of its address.
-PEER = "uid:"
 _IN_MEMORY_BYTES = 1 << 20
 _USERS_REMEMBERED = 4096
 
@@ -35,10 +29,12 @@ _USERS_REMEMBERED = 4096
 class Limits:
     """What one client may ask of the service.
 
-    body_s: the pause allowed within a body; whole_body_s: the time allowed for all of it.
+    body_bytes: of a payload; json_bytes: of any other body. body_s: the pause allowed within a
+    body; whole_body_s: the time allowed for all of it.
     """
 
     body_bytes: int = 64 << 20
+    json_bytes: int = 64 << 10
     body_s: float = 20.0
     whole_body_s: float = 300.0
     requests_per_s: float = 1000.0
@@ -52,11 +48,15 @@ class Gate:
     tokens: TokenFile
     limits: Limits
     clock: Callable[[], datetime]
+    users: UnixUsers = field(default_factory=UnixUsers)
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def identify(self, request: Request) -> Identity:
-        """Return who sent a request. Raises `ApiError` 401 for strangers, 429 for the eager."""
-        identity = self._identity(request)
+    async def identify(self, scope: Mapping[str, Any]) -> Identity:
+        """Return who sent a request, from its head alone.
+
+        Raises `ApiError` 401 if unauthenticated, 429 if rate-limited.
+        """
+        identity = await self._identity(scope)
         wait_s = self._draw(identity.user)
         if wait_s > 0:
             raise ApiError(
@@ -68,16 +68,18 @@ class Gate:
             )
         return identity
 
-    def _identity(self, request: Request) -> Identity:
-        scheme, _, secret = request.headers.get("authorization", "").partition(" ")
+    async def _identity(self, scope: Mapping[str, Any]) -> Identity:
+        stated = next((v for name, v in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, secret = stated.decode("latin-1").partition(" ")
         if scheme.lower() == "bearer" and secret:
-            identity = self.tokens.find(secret.strip(), self.clock())
-            if identity is not None:
-                return identity
+            known = self.tokens.find(secret.strip(), self.clock())
+            if known is not None:
+                return known
             raise _stranger("the token is unknown, revoked or expired")
-        host = request.client.host if request.client else ""
-        if host.startswith(PEER):
-            return peer_identity(int(host.removeprefix(PEER)))
+        peer = peer_of(scope)
+        identity = None if peer is None else await self.users.identity(peer)
+        if identity is not None:
+            return identity
         raise _stranger("no token was sent; the header is 'Authorization: Bearer TOKEN'")
 
     def _draw(self, user: str) -> float:
@@ -100,29 +102,7 @@ def _stranger(reason: str) -> ApiError:
     )
 
 
-@lru_cache(maxsize=_USERS_REMEMBERED)
-def peer_identity(uid: int) -> Identity:
-    """Return who is at the other end of a Unix socket.
-
-    The broker's own user and root are operators; anyone else is a user whose projects are
-    their Unix groups.
-    """
-    try:
-        entry = pwd.getpwuid(uid)
-    except KeyError:
-        return Identity(user=str(uid), role="user", projects=(str(uid),))
-    if uid in (0, os.geteuid()):
-        return Identity(user=entry.pw_name, role="operator", projects=("default",))
-    groups = []
-    for gid in os.getgrouplist(entry.pw_name, entry.pw_gid):
-        try:
-            groups.append(grp.getgrgid(gid).gr_name)
-        except KeyError:
-            groups.append(str(gid))
-    return Identity(user=entry.pw_name, role="user", projects=tuple(groups))
-
-
-async def read_body(request: Request, limits: Limits) -> IO[bytes]:
+async def read_body(request: Request) -> IO[bytes]:
     """Return the body as a file, on disk if it is large, checked against its Content-Digest.
 
     Raises `ApiError`: 413 when it is larger than allowed, 408 when it comes too slowly, 415 for
@@ -130,40 +110,15 @@ async def read_body(request: Request, limits: Limits) -> IO[bytes]:
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "bodies must not be compressed", kind="UnsupportedEncoding")
-    _refuse_large(int(request.headers.get("content-length") or 0), limits)
     with ExitStack() as to_close:
         body = to_close.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES))
-        digest = await _receive(request, body, limits)
+        digest = sha256()
+        async for chunk in request.stream():
+            digest.update(chunk)
+            body.write(chunk)
         stated = request.headers.get("content-digest")
-        if stated is not None and stated != digest_text(digest):
+        if stated is not None and stated != digest_text(digest.digest()):
             raise ApiError(422, "the body is not what its Content-Digest says", kind="DamagedBody")
         body.seek(0)
         to_close.pop_all()  # the caller closes it
         return body
-
-
-async def _receive(request: Request, body: IO[bytes], limits: Limits) -> bytes:
-    """Write what comes to a file; return its SHA-256."""
-    digest, size = sha256(), 0
-    loop = asyncio.get_running_loop()
-    last = loop.time() + limits.whole_body_s
-    try:
-        async with asyncio.timeout(limits.body_s) as patience:
-            async for chunk in request.stream():
-                patience.reschedule(min(last, loop.time() + limits.body_s))
-                size += len(chunk)
-                _refuse_large(size, limits)
-                digest.update(chunk)
-                body.write(chunk)
-    except TimeoutError:
-        raise ApiError(408, "the body came too slowly", kind="TooSlow") from None
-    return digest.digest()
-
-
-def _refuse_large(size: int, limits: Limits) -> None:
-    if size > limits.body_bytes:
-        raise ApiError(
-            413,
-            f"a body of more than {limits.body_bytes} bytes is not taken; send fewer PUBs at once",
-            kind="PayloadRejected",
-        )

@@ -111,7 +111,7 @@ async def submit(
     if priority > 0 and not caller.is_operator:
         raise Forbidden(f"priority {priority}: only an operator raises it; give 0, or less to wait")
     known_qpu(broker, qpu)
-    with await read_body(request, request.app.state.gate.limits) as body:
+    with await read_body(request) as body:
         payload = await _parsed(body)
     made = Call(
         run=run,

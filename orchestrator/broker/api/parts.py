@@ -19,7 +19,7 @@ async def _broker(request: Request) -> SiteBroker:
 
 
 async def _caller(request: Request) -> Identity:
-    identity: Identity = request.app.state.gate.identify(request)
+    identity: Identity = request.state.identity  # set by `Admission`
     return identity
 
 

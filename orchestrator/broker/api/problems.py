@@ -19,7 +19,15 @@ from orchestrator.broker.ledger import LedgerError
 from orchestrator.broker.standing import JobUnknown, NotUncertain
 from orchestrator.broker.tokens import TokenError
 
-__all__ = ["DECLARED", "PROBLEM", "ApiError", "Problem", "declared", "install_problems"]
+__all__ = [
+    "DECLARED",
+    "PROBLEM",
+    "ApiError",
+    "Problem",
+    "declared",
+    "install_problems",
+    "problem_response",
+]
 
 PROBLEM = "application/problem+json"
 _RETRY_S = "1"
@@ -57,6 +65,7 @@ _TITLES = {
     411: "Length missing",
     413: "Too large",
     415: "Unsupported media type",
+    421: "Not this broker",
     422: "Cannot be accepted",
     429: "Too many requests",
     500: "Fault of the broker",
@@ -81,7 +90,10 @@ def install_problems(app: FastAPI) -> None:
     """Let every error leave the application as a problem document."""
 
     async def told(_request: Request, error: Exception) -> JSONResponse:
-        return _response(*_read(error), kind=_kind(error), headers=_headers(error))
+        return problem_response(error)
+
+    async def hidden(_request: Request, _error: Exception) -> JSONResponse:
+        return _response(500, "the broker failed on this request; its log says why", kind="Fault")
 
     for kind in (
         ApiError,
@@ -96,6 +108,13 @@ def install_problems(app: FastAPI) -> None:
         UnitUnknown,
     ):
         app.add_exception_handler(kind, told)
+    # Starlette raises it again for the server's log once the answer is sent.
+    app.add_exception_handler(Exception, hidden)
+
+
+def problem_response(error: Exception) -> JSONResponse:
+    """Return the answer to an error that the API knows."""
+    return _response(*_read(error), kind=_kind(error), headers=_headers(error))
 
 
 def _read(error: Exception) -> tuple[int, str]:
@@ -143,7 +162,9 @@ def _headers(error: Exception) -> dict[str, str]:
             return {}
 
 
-def _response(status: int, detail: str, *, kind: str, headers: Mapping[str, str]) -> JSONResponse:
+def _response(
+    status: int, detail: str, *, kind: str, headers: Mapping[str, str] = {}
+) -> JSONResponse:
     title = _TITLES.get(status, "Error")
     problem = Problem(title=title, status=status, detail=detail, error_type=kind)
     return JSONResponse(

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import stat
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from orchestrator.broker.api.guards import PEER
+from orchestrator.broker.api.peers import EXTENSION, UnixPeer, peer_of_socket
 
 __all__ = ["MOST_CONNECTIONS", "ListenError", "Listener", "serve"]
 
@@ -73,6 +72,7 @@ def serve(app: FastAPI, listeners: Sequence[Listener]) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing that a client writes says who it is
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_GRACE_S,
@@ -98,17 +98,13 @@ def _leave(_number: int, _frame: Any) -> None:
 class _Protocol(HttpToolsProtocol):
     """Uvicorn's protocol that knows the user behind a Unix socket and waits for no slow sender."""
 
+    _peer: UnixPeer | None = None
     _impatience: asyncio.TimerHandle | None = None
     _head_bytes = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        peer = transport.get_extra_info("socket")
-        if peer is not None and peer.family == socket.AF_UNIX:
-            size = struct.calcsize("3i")
-            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-            pid, uid, _gid = struct.unpack("3i", credentials)
-            self.client = (f"{PEER}{uid}", pid)
+        self._peer = peer_of_socket(transport.get_extra_info("socket"))
         self._be_impatient()
 
     def data_received(self, data: bytes) -> None:
@@ -121,9 +117,14 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        if self._peer is not None:
+            self.scope["extensions"] = {EXTENSION: self._peer}  # type: ignore[dict-item]  # a value of ours
         self._be_impatient()
 
     def on_headers_complete(self) -> None:
+        if not self.url.startswith(b"/"):
+            # An absolute target would name a second host, beside the one that is checked.
+            raise ValueError("the target of a request is a path")
         self._be_patient()
         super().on_headers_complete()
 
