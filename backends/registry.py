@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
 from backends.api import Backend
 
-__all__ = ["GROUP", "BackendFactory", "BackendUnusable", "UnknownBackend", "available", "create"]
+__all__ = [
+    "GROUP",
+    "BackendFactory",
+    "BackendUnusable",
+    "UnknownBackend",
+    "available",
+    "create",
+    "preload",
+]
 
 GROUP = "orchestrator.backends"
 
@@ -62,3 +71,20 @@ def create(name: str, options: Mapping[str, Any], *, state_dir: Path) -> Backend
         ) from error
     state_dir.mkdir(parents=True, exist_ok=True)
     return factory(options, state_dir=state_dir)
+
+
+def preload(name: str) -> None:
+    """Let the backend ``name`` load, in processes of its own, what its first task will need.
+
+    That is the function ``preload`` of the module its entry point names, if it has one. What is
+    wrong with the backend is left to `create`.
+    """
+    point = available().get(name)
+    if point is None:
+        return
+    try:
+        begin = getattr(import_module(point.module), "preload", None)
+    except ImportError:
+        return
+    if begin is not None:
+        begin()

@@ -1,5 +1,21 @@
 """Qiskit Aer as a QPU: ideal, or wearing a device profile; simulations run in processes."""
 
-from backends.aer.backend import AerBackend, create
+from __future__ import annotations
 
-__all__ = ["AerBackend", "create"]
+from typing import TYPE_CHECKING, Any
+
+from backends.aer.launch import preload
+
+if TYPE_CHECKING:
+    from backends.aer.backend import AerBackend, create
+
+__all__ = ["AerBackend", "create", "preload"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the backend, and Qiskit with it, when it is asked for: `preload` must not wait."""
+    if name in ("AerBackend", "create"):
+        from backends.aer import backend
+
+        return getattr(backend, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,27 +8,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
-from pathlib import Path
 from typing import IO, Any
 
+from backends.aer.launch import launch, take_preloaded
 from backends.aer.wire import receive
 from backends.frames import unpack
 
 __all__ = ["SpawnFailed", "Spawner", "last_words"]
 
-# Our package is found by its place, before anything of the same name beside a user's script;
-# afterwards the path is as it was, so that nothing of Python's own is shadowed. The thread
-# counts must be set before NumPy and Aer are loaded; a Dask worker has set OpenMP's to 1.
-_BOOT = (
-    "import json, os, sys; "
-    "[os.putenv(k, v) for k, v in json.loads(sys.argv[3]).items()]; "
-    "sys.path.insert(0, sys.argv[1]); import backends; del sys.path[0]; "
-    "from backends.aer.zygote import main; main()"
-)
-_ROOT = Path(__file__).resolve().parents[2]
 _END_S = 2.0
 
 
@@ -39,7 +27,7 @@ class SpawnFailed(Exception):
 class Spawner:
     """One zygote and what it tells: pids of workers it forked, exit codes of those that ended.
 
-    settings: given to every worker; ``cores`` of them are what OpenMP may use.
+    settings: given to every worker.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -65,7 +53,8 @@ class Spawner:
             self._told.wait_for(lambda: self._up or self._zygote is None)
             if self._zygote is None or self._control is None:
                 raise SpawnFailed(self._reason)
-            socket.send_fds(self._control, [b"w"], [line.fileno(), errors.fileno()])
+            request = json.dumps(self._settings).encode()
+            socket.send_fds(self._control, [request], [line.fileno(), errors.fileno()])
             self._told.wait_for(lambda: self._forked or self._zygote is None)
             if not self._forked:
                 raise SpawnFailed(self._reason)
@@ -90,25 +79,11 @@ class Spawner:
     def _start(self) -> None:
         if self._closed:
             raise SpawnFailed("the backend was closed")
-        self._control, theirs = socket.socketpair()
-        errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by last_words
-        cores = str(self._settings["cores"])
-        threads = {"OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": "1"}
-        with theirs:
-            self._zygote = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-c", _BOOT, str(_ROOT)),
-                    json.dumps(self._settings),
-                    json.dumps(threads),
-                ],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,
-            )
+        zygote = take_preloaded() or launch()
+        self._zygote, self._control = zygote.process, zygote.control
         threading.Thread(
             target=self._listen,
-            args=(self._control, self._zygote, errors),
+            args=(zygote.control, zygote.process, zygote.errors),
             name="hpcqc-aer-zygote",
             daemon=True,
         ).start()

@@ -22,16 +22,16 @@ from backends.frames import pack
 __all__ = ["main"]
 
 _STDERR = 2
+_REQUEST_BYTES = 1 << 16
 
 
 def main() -> None:
     """Fork workers until the parent is gone. Standard input is the line to the parent.
 
-    Argument 2 is the workers' settings as JSON. A request comes with two file descriptors,
-    the worker's line to the parent and where its errors go; the answer is its process id.
+    A request is the worker's settings as JSON, and comes with two file descriptors: the worker's
+    line to the parent and where its errors go. The answer is its process id.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    settings = json.loads(sys.argv[2])
     load_libraries()
     gc.collect()
     gc.freeze()  # what is imported stays shared between the workers
@@ -47,10 +47,10 @@ def main() -> None:
             bell.recv(4096)
             _report_dead(control)
         if control in readable:
-            message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
+            message, descriptors, _, _ = socket.recv_fds(control, _REQUEST_BYTES, 2)
             if not message:
                 return
-            _fork(control, settings, descriptors, (bell, ring))
+            _fork(control, json.loads(message), descriptors, (bell, ring))
 
 
 def _fork(

@@ -201,6 +201,9 @@ def sample(
     as_json: _Json = False,
 ) -> None:
     """Sample one circuit from a file and show the counts."""
+    from orchestrator.cli.loading_ahead import load_ahead
+
+    load_ahead(site, setting or (), qpu)
     from orchestrator.cli.sampling import SampleRequest, sample_file, tell_sample
 
     request = SampleRequest(

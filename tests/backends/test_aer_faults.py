@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from qiskit import QuantumCircuit
 
+from backends import registry
 from backends.aer import create
 from backends.aer.spawner import SpawnFailed
 from backends.aer.spool import Spool
@@ -250,11 +252,42 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
 
 
 def test_workers_that_cannot_start_fail_the_task(tmp_path, backend, monkeypatch):
-    monkeypatch.setattr("backends.aer.spawner._BOOT", "raise SystemExit('no licence')")
+    monkeypatch.setattr("backends.aer.launch._BOOT", "raise SystemExit('no licence')")
     task = backend.start(backend.acquire(), bell(), "task")
     assert backend.wait(task, 30) is TaskState.FAILED
     with pytest.raises(TaskFailed, match=r"do not start: .*no licence"):
         backend.result(task)
+
+
+def test_the_first_backend_takes_the_preloaded_process(tmp_path):
+    registry.preload("aer")
+    (waiting,) = sys.modules["backends.aer.launch"]._preloaded
+    backend = create({}, state_dir=tmp_path)
+    try:
+        task = backend.start(backend.acquire(), bell(), "task")
+        assert backend.wait(task, 60) is TaskState.COMPLETED
+        assert backend._crew._spawner._zygote is waiting.process
+        assert not sys.modules["backends.aer.launch"]._preloaded
+    finally:
+        backend.close()
+
+
+def test_a_preloaded_process_that_nobody_needs_ends_with_its_parent():
+    script = (
+        "from backends import registry; registry.preload('aer');"
+        "from backends.aer import preload as _; import sys;"
+        "print(sys.modules['backends.aer.launch']._preloaded[0].process.pid);"
+        "assert not {'qiskit', 'numpy', 'qiskit_aer'} & set(sys.modules)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    until(lambda: not psutil.pid_exists(int(told.stdout)))
+
+
+def test_preloading_leaves_mistakes_to_the_backend_itself():
+    registry.preload("fake")  # it has nothing to load
+    registry.preload("no such backend")
 
 
 def test_a_folder_named_backends_beside_the_script_does_no_harm(tmp_path):
