@@ -22,6 +22,7 @@ from backends.circuits import FrozenCircuit
 from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
 
 __all__ = [
+    "MOST_SHOTS",
     "SEEDS",
     "SEED_STRIDE",
     "EstimatorPayload",
@@ -40,6 +41,8 @@ _RESULT_NAMES = frozenset({"items", "keys", "ndim", "shape", "size", "values"})
 # they are grouped, so that equal circuits in one call still get different samples.
 SEED_STRIDE = 2113
 SEEDS = 2**63  # Aer takes a signed machine word
+# More shots of one circuit than this would never end on any QPU there is.
+MOST_SHOTS = 10**9
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -301,6 +304,10 @@ def _check_shots(shots: Any, index: int) -> None:
     whole = isinstance(shots, (int, np.integer)) and not isinstance(shots, bool)
     if not whole or shots < 1:
         raise PayloadRejected(f"PUB {index}: shots {shots!r}; give a whole number ≥ 1")
+    if shots > MOST_SHOTS:
+        raise PayloadRejected(
+            f"PUB {index}: {shots} shots of one circuit; give at most {MOST_SHOTS}"
+        )
 
 
 def _check_registers(circuit: QuantumCircuit, index: int) -> None:

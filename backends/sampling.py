@@ -17,13 +17,17 @@ from qiskit.primitives.containers.observables_array import ObservablesArray
 from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
 from backends.pauli_bases import MeasuredBasis, measured_bases
-from backends.payloads import EstimatorPayload, FrozenEstimatorPub, FrozenSamplerPub, SamplerPayload
+from backends.payloads import (
+    MOST_SHOTS,
+    EstimatorPayload,
+    FrozenEstimatorPub,
+    FrozenSamplerPub,
+    SamplerPayload,
+)
 from backends.validate import check_unmeasured
 
 __all__ = ["Recombination", "lower"]
 
-# A task with more shots than this would never end on any QPU there is.
-_MOST_SHOTS = 10**9
 _REGISTER = "basis"
 _Floats = NDArray[np.float64]
 
@@ -174,11 +178,11 @@ def _shots(bases: Sequence[MeasuredBasis], precision: float) -> list[int]:
         return []
     ranges = np.array([basis.half_ranges for basis in bases])  # (bases, observables)
     needed = np.ceil((ranges * ranges.sum(axis=0)).max(axis=1) / precision**2 - 1e-9)
-    if needed.max(initial=0) > _MOST_SHOTS:
-        reachable = precision * math.sqrt(needed.max() / _MOST_SHOTS)
+    if needed.max(initial=0) > MOST_SHOTS:
+        reachable = precision * math.sqrt(needed.max() / MOST_SHOTS)
         raise PayloadRejected(
             f"precision {precision} needs {needed.max():.2g} shots of one circuit, more than "
-            f"{_MOST_SHOTS}; give a precision ≥ {reachable:.2g}"
+            f"{MOST_SHOTS}; give a precision ≥ {reachable:.2g}"
         )
     return [max(1, int(n)) for n in needed]
 

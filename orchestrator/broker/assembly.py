@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, SamplerPubResult
 
+from backends.api import Result
 from backends.payloads import (
     SEED_STRIDE,
     SEEDS,
@@ -19,9 +20,10 @@ from backends.payloads import (
     SamplerPayload,
 )
 from orchestrator.broker.events import Part, PubShape
+from orchestrator.broker.records import OF_EACH_PUB
 from orchestrator.broker.views import JobId
 
-__all__ = ["job_result", "part_seed", "pub_shapes", "task_payload"]
+__all__ = ["job_result", "part_results", "part_seed", "pub_shapes", "task_payload"]
 
 
 def pub_shapes(payload: Payload) -> tuple[PubShape, ...]:
@@ -38,7 +40,7 @@ def pub_shapes(payload: Payload) -> tuple[PubShape, ...]:
 
 
 def task_payload(parts: Sequence[Part], payloads: Mapping[JobId, Payload]) -> Payload:
-    """Build what one ``start`` carries; its PUBs are the parts, in order.
+    """Build what one ``start`` carries: its PUBs are the blocks of the parts, in order.
 
     All jobs involved must be of one payload kind.
     """
@@ -51,8 +53,55 @@ def task_payload(parts: Sequence[Part], payloads: Mapping[JobId, Payload]) -> Pa
         pub = payloads[part.job].pubs[part.pub]
         if not isinstance(pub, FrozenSamplerPub):
             raise ValueError(f"job {part.job} is not a sampler job and cannot join this task")
-        pubs.append(_piece(pub, part))
+        pubs += [_piece(pub, block) for block in part.by_block()]
     return SamplerPayload(pubs=tuple(pubs))
+
+
+def part_results(parts: Sequence[Part], result: Result) -> Result:
+    """Return the result of a task with one PUB for each part, where the task ran one per block.
+
+    What the metadata state for each PUB is that of the part's first block.
+    """
+    runs = [part.by_block() for part in parts]
+    if all(len(blocks) == 1 for blocks in runs):
+        return result
+    firsts = [0]
+    for blocks in runs:
+        firsts.append(firsts[-1] + len(blocks))
+    count = firsts.pop()
+    found = list(result.native)
+    if len(found) != count:
+        raise ValueError(f"the task returned {len(found)} results for {count} circuits")
+    native = PrimitiveResult(
+        [
+            found[first] if len(blocks) == 1 else _joined(found[first : first + len(blocks)])
+            for first, blocks in zip(firsts, runs, strict=True)
+        ],
+        metadata=result.native.metadata,
+    )
+    metadata = {
+        key: [value[first] for first in firsts]
+        if key in OF_EACH_PUB and isinstance(value, list) and len(value) == count
+        else value
+        for key, value in result.metadata.items()
+    }
+    return replace(result, native=native, metadata=metadata)
+
+
+def _joined(blocks: Sequence[Any]) -> SamplerPubResult:
+    """Put blocks of shots of the same points one behind the other."""
+    fields = {
+        name: BitArray(
+            np.concatenate([getattr(block.data, name).array for block in blocks], axis=-2),
+            bits.num_bits,
+        )
+        for name, bits in blocks[0].data.items()
+    }
+    shots = sum(block.metadata.get("shots", 0) for block in blocks)
+    return SamplerPubResult(
+        DataBin(**fields, shape=blocks[0].data.shape),
+        metadata={**blocks[0].metadata, "shots": shots},
+    )
 
 
 def job_result(payload: Payload, pieces: Iterable[tuple[Part, Any]]) -> PrimitiveResult[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
@@ -66,7 +66,8 @@ class PubShape:
 class Part:
     """A rectangle of a PUB's work: points [first_point, end_point) × shots [first_shot, end_shot).
 
-    An estimator PUB has no shots and is never cut: end_shot is 0.
+    An estimator PUB has no shots and is never cut: end_shot is 0. block: with a seed, the shots
+    from one multiple of it to the next share a random stream; 0 where all of the part's shots do.
     """
 
     job: JobId
@@ -75,6 +76,7 @@ class Part:
     end_point: int
     first_shot: int
     end_shot: int
+    block: int = 0
 
     @property
     def points(self) -> int:
@@ -85,6 +87,27 @@ class Part:
     def shots(self) -> int:
         """Shots per point covered."""
         return self.end_shot - self.first_shot
+
+    @property
+    def circuits(self) -> int:
+        """Circuits that a task runs for it: one for each point and block of shots."""
+        if not self.block:
+            return self.points
+        return self.points * (-(-self.end_shot // self.block) - self.first_shot // self.block)
+
+    def block_end(self, blocks: int) -> int:
+        """Return the shot before which so many blocks end; the part's last one without blocks."""
+        if not self.block:
+            return self.end_shot
+        return min(self.end_shot, (self.first_shot // self.block + blocks) * self.block)
+
+    def by_block(self) -> tuple[Part, ...]:
+        """Return the part cut between all its blocks, in order."""
+        pieces, rest = [], self
+        while rest.block and rest.end_shot > (end := rest.block_end(1)):
+            pieces.append(replace(rest, end_shot=end))
+            rest = replace(rest, first_shot=end)
+        return (*pieces, rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

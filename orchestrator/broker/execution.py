@@ -26,10 +26,20 @@ from backends.api import (
 from backends.payloads import Payload
 from orchestrator.broker import events as ev
 
-__all__ = ["Execution", "Report"]
+__all__ = ["Execution", "Received", "Report"]
 
 T = TypeVar("T")
-Report = Callable[[ev.Event, Result | None], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A task's result, and its bytes as the ledger keeps them."""
+
+    result: Result
+    data: bytes
+
+
+Report = Callable[[ev.Event, Received | None], Awaitable[None]]
 
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 1.0
@@ -42,7 +52,7 @@ _START_TRIES = 8
 _FOLLOW_TRIES = 60
 
 
-_Seen = tuple[TaskState, Result | None]
+_Seen = tuple[TaskState, Received | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +102,7 @@ class _Doubts:
 class Execution:
     """One QPU as the broker drives it. calls: threads for prompt calls; waits: for long ones.
 
+    receive: turns what the QPU returned for a task into what is kept; runs on a thread.
     longest_task_s: a task that takes longer is in doubt: it is stuck, or its end was missed.
     Nothing here decides anything about jobs: each method ends by reporting an event.
     """
@@ -99,6 +110,7 @@ class Execution:
     backend: Backend
     can_find: bool
     report: Report
+    receive: Callable[[str, Result], Received]
     calls: Executor
     waits: Executor
     longest_task_s: float | None = None
@@ -175,9 +187,9 @@ class Execution:
         while True:
             error: Exception | None = None
             try:
-                state, result = await self._await_end(task) if seen is None else seen
+                state, received = await self._await_end(tag, task) if seen is None else seen
                 seen = None
-                if await self._settle_if_ended(tag, state, result):
+                if await self._settle_if_ended(tag, state, received):
                     return
             except (TaskFailed, PayloadRejected) as failure:
                 await self._fail(tag, failure)
@@ -196,13 +208,13 @@ class Execution:
             elif not isinstance(self.backend, Waitable):
                 await asyncio.sleep(doubts.poll_pause_s)
 
-    async def _settle_if_ended(self, tag: str, state: TaskState, result: Result | None) -> bool:
+    async def _settle_if_ended(self, tag: str, state: TaskState, received: Received | None) -> bool:
         if state is TaskState.CANCELLED:
             await self._settle(tag, ev.TaskCancelled(tag=tag), None)
-        elif result is not None:
-            usage, metadata = result.usage, dict(result.metadata)
+        elif received is not None:
+            usage, metadata = received.result.usage, dict(received.result.metadata)
             event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
-            await self._settle(tag, event, result)
+            await self._settle(tag, event, received)
         else:
             return False
         return True
@@ -233,7 +245,7 @@ class Execution:
             if not isinstance(self.backend, Waitable):
                 return _Began(task)
             try:
-                return _Began(task, _look(self.backend, task))
+                return _Began(task, self._look(tag, task))
             except Exception:  # noqa: BLE001  # the follower looks again, and counts the faults
                 return _Began(task)
 
@@ -276,35 +288,40 @@ class Execution:
         await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
         return True
 
-    async def _await_end(self, task: QpuTaskId) -> _Seen:
+    async def _await_end(self, tag: str, task: QpuTaskId) -> _Seen:
         """Look how the task stands, waiting a while if the backend can, and fetch its result."""
         loop = asyncio.get_running_loop()
+        threads = self.waits if isinstance(self.backend, Waitable) else self.calls
+        return await loop.run_in_executor(threads, self._look, tag, task)
+
+    def _look(self, tag: str, task: QpuTaskId) -> _Seen:
+        """Run on a thread: waiting, fetching and encoding in one go saves changes of threads."""
         if isinstance(self.backend, Waitable):
-            return await loop.run_in_executor(self.waits, _look, self.backend, task)
-        return await loop.run_in_executor(self.calls, _look, self.backend, task)
+            state = self.backend.wait(task, _WAIT_SLICE_S)
+        else:
+            state = self.backend.status(task)
+        if not state.is_final or state is TaskState.CANCELLED:
+            return state, None
+        result = self.backend.result(task)
+        try:
+            return state, self.receive(tag, result)
+        except Exception as error:  # a result that cannot be read now never can
+            raise TaskFailed(
+                f"the QPU returned a result that cannot be used: {type(error).__name__}: {error}"
+            ) from error
 
     async def _fail(self, tag: str, error: Exception) -> None:
         event = ev.TaskFailed(tag=tag, error=str(error), error_type=type(error).__name__)
         await self._settle(tag, event, None)
 
-    async def _settle(self, tag: str, event: ev.Event, result: Result | None) -> None:
+    async def _settle(self, tag: str, event: ev.Event, received: Received | None) -> None:
         self._tasks.pop(tag, None)
         self._unwanted.discard(tag)
-        await self.report(event, result)
+        await self.report(event, received)
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.calls, function, *arguments)
-
-
-def _look(backend: Backend, task: QpuTaskId) -> _Seen:
-    """Run on a thread: waiting and fetching in one go saves a change of threads."""
-    if isinstance(backend, Waitable):
-        state = backend.wait(task, _WAIT_SLICE_S)
-    else:
-        state = backend.status(task)
-    fetch = state.is_final and state is not TaskState.CANCELLED
-    return state, backend.result(task) if fetch else None
 
 
 async def _rest(pause_s: float, error: Exception | None = None) -> float:

@@ -124,5 +124,5 @@ class QpuHistory:
             self.accuracy.learn(
                 predicted_s=task.planned.predicted_s,
                 actual_s=task.usage.qpu_seconds,
-                circuits=sum(part.points for part in task.planned.parts),
+                circuits=sum(part.circuits for part in task.planned.parts),
             )

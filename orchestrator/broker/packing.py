@@ -55,55 +55,77 @@ class Limits:
 
 
 def whole_parts(job: JobSubmitted) -> list[Part]:
-    """Return parts that cover all of a job: one per PUB, or with a seed one per block of shots.
+    """Return parts that cover all of a job: one per PUB, however many shots that has.
 
-    Blocks are the same however the job is sliced later, so equal seeds give equal counts.
+    With a seed they state the block at whose multiples alone they may be cut between shots, so
+    that equal seeds give equal counts however the job is sliced later.
     """
-    parts = []
-    for index, shape in enumerate(job.pubs):
-        block = SHOT_BLOCK if job.seed is not None else max(shape.shots, 1)
-        parts += [
-            Part(
-                job=job.job,
-                pub=index,
-                first_point=0,
-                end_point=shape.points,
-                first_shot=first,
-                end_shot=min(first + block, shape.shots),
-            )
-            for first in range(0, max(shape.shots, 1), block)
-        ]
-    return parts
+    return [
+        Part(
+            job=job.job,
+            pub=index,
+            first_point=0,
+            end_point=shape.points,
+            first_shot=0,
+            end_shot=shape.shots,
+            block=SHOT_BLOCK if job.seed is not None and shape.shots else 0,
+        )
+        for index, shape in enumerate(job.pubs)
+    ]
 
 
 def cut(part: Part, *, max_points: int | None, max_shots: int | None) -> Part:
-    """Return the largest piece at the part's corner that fits; estimator PUBs stay whole."""
+    """Return the largest piece at the part's corner that fits; estimator PUBs stay whole.
+
+    max_points: circuits in the piece, where each block of shots is one for itself. A device that
+    takes fewer shots than a block holds gets the pieces of a block one by one.
+    """
     if part.end_shot == 0:
         return part
     points = part.points if max_points is None else min(part.points, max_points)
-    shots = part.shots if max_shots is None else min(part.shots, max_shots)
-    if points == part.points and shots == part.shots:
+    end_shot = part.end_shot
+    if max_shots is not None and (not part.block or max_shots < part.block):
+        end_shot = min(end_shot, part.first_shot + max_shots, part.block_end(1))
+    if part.block and max_points is not None:
+        end_shot = min(end_shot, part.block_end(max(1, max_points // points)))
+    if points == part.points and end_shot == part.end_shot:
         return part
-    return replace(part, end_point=part.first_point + points, end_shot=part.first_shot + shots)
+    return replace(part, end_point=part.first_point + points, end_shot=end_shot)
 
 
 def subtract(part: Part, piece: Part) -> list[Part]:
-    """Return what is left of a part when `cut`'s piece is taken out of its corner."""
+    """Return what is left of a part when a piece that covers some of it is taken out."""
+    first, end = max(part.first_point, piece.first_point), min(part.end_point, piece.end_point)
+    same = replace(part, first_point=first, end_point=end)
     rest = []
+    if first > part.first_point:
+        rest.append(replace(part, end_point=first))
+    if piece.first_shot > part.first_shot:
+        rest.append(replace(same, end_shot=piece.first_shot))
     if piece.end_shot < part.end_shot:
-        rest.append(replace(part, end_point=piece.end_point, first_shot=piece.end_shot))
-    if piece.end_point < part.end_point:
-        rest.append(replace(part, first_point=piece.end_point))
+        rest.append(replace(same, first_shot=piece.end_shot))
+    if end < part.end_point:
+        rest.append(replace(part, first_point=end))
     return rest
 
 
 def thin(part: Part, most: int, *, keep_shots: bool) -> Part:
     """Return the largest piece at the part's corner with at most so many executions of a circuit.
 
-    keep_shots: never cut between shots. At least one point, or one shot, is left.
+    keep_shots: never cut between shots, or only between blocks. At least one point, or one shot,
+    is left.
     """
     if part.end_shot == 0 or part.points * part.shots <= most:
         return part
+    if part.block:
+        one = part.block_end(1) - part.first_shot
+        points = min(part.points, max(1, most // one))
+        blocks = max(1, most // (points * part.block)) if points == part.points else 1
+        return replace(
+            part,
+            end_point=part.first_point + points,
+            end_shot=min(part.end_shot, part.block_end(blocks)),
+        )
     if part.shots <= most or keep_shots:
         return cut(part, max_points=max(1, most // part.shots), max_shots=None)
     return cut(part, max_points=1, max_shots=max(1, most))
@@ -133,7 +155,7 @@ def pack(
             break
         taken.append(piece)
         if room is not None:
-            room -= piece.points
+            room -= piece.circuits
         if piece is not part:
             break
     return taken

@@ -46,7 +46,7 @@ class Load:
         shape = job.pubs[part.pub]
         weight = part.points * (part.shots or 1)
         return Load(
-            circuits=self.circuits + part.points,
+            circuits=self.circuits + part.circuits,
             shots=self.shots + part.points * part.shots,
             num_qubits=max(self.num_qubits, shape.num_qubits or job.num_qubits),
             layers=self.layers + weight * shape.depth,

@@ -13,11 +13,20 @@ from backends.metering import Charge
 from orchestrator.broker import events as ev
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 
-__all__ = ["JobRecord", "PastUse", "TaskRecord", "job_view", "shared_usage", "used_by"]
+__all__ = [
+    "OF_EACH_PUB",
+    "JobRecord",
+    "PastUse",
+    "TaskRecord",
+    "job_view",
+    "shared_usage",
+    "used_by",
+]
 
 # What jobs of different users may be told of a task that they share.
 _OF_THE_DEVICE = ("calibration_id", "profile", "provisional")
-_OF_EACH_PUB = ("method", "seed")
+# Metadata of a task that state one value for each of its PUBs.
+OF_EACH_PUB = ("method", "seed")
 _SHARED_ERROR = "a task that was shared with other jobs failed; each is tried again by itself"
 
 
@@ -174,15 +183,22 @@ class JobRecord:
         return True
 
     def take(self, piece: ev.Part, subtract: Callable[[ev.Part, ev.Part], list[ev.Part]]) -> None:
-        """Move a piece out of the pending parts; it lies at the corner of one of them."""
-        for index, part in enumerate(self.pending):
-            corner = (part.pub, part.first_point, part.first_shot)
-            if corner == (piece.pub, piece.first_point, piece.first_shot):
-                del self.pending[index]
-                for rest in reversed(subtract(part, piece)):
-                    self.pending.insert(index, rest)
-                return
-        raise ValueError(f"{piece} is not pending in job {self.submitted.job}")
+        """Move a piece out of the pending parts; ledgers of before may hold any rectangle."""
+        left = piece.points * (piece.shots or 1)
+        index = 0
+        while left > 0 and index < len(self.pending):
+            part = self.pending[index]
+            covered = _overlap(part, piece)
+            if not covered:
+                index += 1
+                continue
+            left -= covered
+            del self.pending[index]
+            for rest in subtract(part, piece):
+                self.pending.insert(index, rest)
+                index += 1
+        if left:
+            raise ValueError(f"{piece} is not pending in job {self.submitted.job}")
 
     def give_back(self, parts: Iterable[ev.Part]) -> None:
         """Put parts of a task that did not complete at the front again."""
@@ -263,13 +279,24 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
     )
 
 
+def _overlap(part: ev.Part, piece: ev.Part) -> int:
+    """Return how much two parts of one job have in common: shots, or points without shots."""
+    if part.pub != piece.pub:
+        return 0
+    points = min(part.end_point, piece.end_point) - max(part.first_point, piece.first_point)
+    shots = min(part.end_shot, piece.end_shot) - max(part.first_shot, piece.first_shot)
+    if not part.end_shot:
+        shots = 1
+    return max(0, points) * max(0, shots)
+
+
 def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
     """Return what the backend told of a job's own PUBs, and of the device; not of other jobs'."""
     if len(task.jobs) == 1:
         return task.metadata
     mine = [index for index, part in enumerate(task.planned.parts) if part.job == job]
     told = {key: value for key, value in task.metadata.items() if key in _OF_THE_DEVICE}
-    for key in _OF_EACH_PUB:
+    for key in OF_EACH_PUB:
         values = task.metadata.get(key)
         if isinstance(values, list) and len(values) == len(task.planned.parts):
             told[key] = [values[index] for index in mine]

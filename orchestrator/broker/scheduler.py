@@ -314,14 +314,14 @@ def _joined(desk: Desk, lead: JobRecord, following: Iterator[QueuedJob]) -> Sequ
     limits, kind = desk.rules.limits, lead.submitted.payload_kind
     most = limits.max_circuits or _BACKFILL_DEPTH
     joined: list[JobRecord] = []
-    circuits = sum(part.points for part in lead.pending)
+    circuits = sum(part.circuits for part in lead.pending)
     for queued in following:
         if circuits >= most or len(joined) >= _BACKFILL_DEPTH:
             break
         record = desk.jobs[queued.job]
         if queued.kind == kind and not record.alone and queued.lease is None:
             joined.append(record)
-            circuits += sum(part.points for part in record.pending)
+            circuits += sum(part.circuits for part in record.pending)
     return joined
 
 

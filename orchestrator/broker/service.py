@@ -15,11 +15,11 @@ from typing import Any
 from backends.api import Backend, Result, TaskCancelled
 from backends.results import result_to_bytes
 from orchestrator.broker import events as ev
-from orchestrator.broker.assembly import task_payload
+from orchestrator.broker.assembly import part_results, task_payload
 from orchestrator.broker.commands import Command, FindTask, SettleJob, StartTask, StopTask
 from orchestrator.broker.commits import Commit
 from orchestrator.broker.contents import Contents
-from orchestrator.broker.execution import Execution
+from orchestrator.broker.execution import Execution, Received
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from orchestrator.broker.site_rules import qpu_rules
 from orchestrator.broker.state import BrokerState
@@ -37,6 +37,8 @@ _LOOK_MARGIN_S = 0.001
 _LONGEST_LOOK_S = 3600.0
 _JOBS_PER_CHECKPOINT = 2000
 _RECALL_TRIES = 30
+# A larger result is read from the ledger when it is asked for.
+_AT_HAND_BYTES = 1 << 16
 # So long after its end a job stays in memory: it may yet be asked for.
 _KEPT = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
@@ -114,6 +116,7 @@ class BrokerService:
             backend=backend,
             can_find=limits.can_find,
             report=self._report,
+            receive=self._receive,
             calls=self._calls,
             waits=self._waits,
             longest_task_s=settings.longest_task_s,
@@ -214,11 +217,17 @@ class BrokerService:
             pool.shutdown(wait=False, cancel_futures=True)
         self._dismiss(TaskCancelled("the broker was closed before the job had ended"))
 
-    async def _report(self, event: ev.Event, result: Result | None) -> None:
+    def _receive(self, tag: str, result: Result) -> Received:
+        """Return a task's result with one PUB for each part, and its bytes; on a thread."""
+        result = part_results(self.state.tasks[tag].planned.parts, result)
+        return Received(result, result_to_bytes(result))
+
+    async def _report(self, event: ev.Event, received: Received | None) -> None:
         results = {}
-        if isinstance(event, ev.TaskCompleted) and result is not None:
-            results[event.tag] = result_to_bytes(result)
-            self.contents.results[event.tag] = result
+        if isinstance(event, ev.TaskCompleted) and received is not None:
+            results[event.tag] = received.data
+            if len(received.data) <= _AT_HAND_BYTES:
+                self.contents.results[event.tag] = received.result
         self._put(_Item(event, results=results), quiet=isinstance(event, ev.TaskStarted))
 
     def _look_again(self, now: datetime) -> None:

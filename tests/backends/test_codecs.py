@@ -169,3 +169,51 @@ def test_usages_add():
     )
     assert total.charges == (Charge(amount=2, unit="a"), Charge(amount=4, unit="b"))
     assert total + Usage() == total
+
+
+def sampled(points, shots, outcomes):
+    """Return a PUB of two registers, 3 and 12 bits, whose outcomes belong together."""
+    rng = np.random.default_rng(4)
+    drawn = rng.integers(0, outcomes, size=(*points, shots))
+    wide = np.stack([drawn // 256 % 16, drawn % 256], axis=-1).astype(np.uint8)
+    narrow = (drawn % 8).astype(np.uint8)[..., np.newaxis]
+    data = DataBin(a=BitArray(narrow, 3), b=BitArray(wide, 12), shape=points)
+    return Result(
+        native=PrimitiveResult([SamplerPubResult(data, metadata={"shots": shots})]), usage=Usage()
+    )
+
+
+@pytest.mark.parametrize(("points", "shots"), [((), 400_000), ((2, 3), 60_000)])
+def test_many_shots_travel_as_counts(points, shots):
+    whole = sampled(points, shots, outcomes=50)
+    data = result_to_bytes(whole)
+    assert len(data) < 10_000
+    copy = result_from_bytes(data)
+    assert result_to_bytes(copy) == data
+    ours, theirs = whole.native[0].data, copy.native[0].data
+    assert list(theirs) == ["a", "b"]
+    for index in np.ndindex(*points) if points else [None]:
+        for name in ("a", "b"):
+            assert theirs[name].get_counts(index) == ours[name].get_counts(index)
+    joined = [BitArray.concatenate_bits([d["a"], d["b"]]) for d in (ours, theirs)]
+    assert joined[0].get_counts() == joined[1].get_counts()
+    # A part of the shots is a sample of all: they come in no order.
+    some = theirs["a"].slice_shots(range(shots // 10)).get_counts()
+    assert len(some) == 8
+
+
+def test_few_shots_or_many_outcomes_keep_their_order():
+    random = np.random.default_rng(5).integers(0, 256, size=(60_000, 8), dtype=np.uint8)
+    many = SamplerPubResult(DataBin(a=BitArray(random, 64), shape=()))
+    for pub in (sampled((), 1000, outcomes=50).native[0], many):
+        whole = Result(native=PrimitiveResult([pub]), usage=Usage())
+        copy = result_from_bytes(result_to_bytes(whole))
+        for name in pub.data:
+            assert np.array_equal(copy.native[0].data[name].array, pub.data[name].array)
+
+
+def test_counts_that_do_not_add_up_are_told():
+    header, frames = unpack(result_to_bytes(sampled((), 400_000, outcomes=50)))
+    header["pubs"][0]["counts"]["shots"] += 1
+    with pytest.raises(FrameError, match="other than 400001 shots"):
+        result_from_bytes(pack(header, frames))

@@ -86,6 +86,7 @@ def test_a_payload_is_a_private_copy():
         ([bell()], -5, "shots -5"),
         ([bell()], 1.5, "shots 1.5"),
         ([bell()], True, "shots True"),
+        ([bell()], 10**9 + 1, "PUB 0: 1000000001 shots of one circuit; give at most 1000000000"),
         ([turned()], 10, "PUB 0"),
         ([(twice_turned(), [0.1, 0.2, 0.3])], 10, "PUB 0"),
         ([bell(), (turned(), [float("nan")])], 10, "PUB 1: NaN or infinite values for θ"),

@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
-from qiskit.primitives import BitArray, DataBin, SamplerPubResult, StatevectorSampler
+from qiskit.primitives import (
+    BitArray,
+    DataBin,
+    PrimitiveResult,
+    SamplerPubResult,
+    StatevectorSampler,
+)
 
+from backends.api import Result, Usage
 from backends.payloads import EstimatorPayload, SamplerPayload
-from orchestrator.broker.assembly import job_result, pub_shapes, task_payload
+from orchestrator.broker.assembly import job_result, part_results, pub_shapes, task_payload
 from orchestrator.broker.events import Part
 from orchestrator.broker.packing import Limits, pack, subtract
 from orchestrator.broker.views import JobId
@@ -95,3 +102,37 @@ def test_jobs_of_two_kinds_cannot_share_a_task() -> None:
     other = Part(job=JobId("e"), pub=0, first_point=0, end_point=1, first_shot=0, end_shot=0)
     with pytest.raises(ValueError, match="not a sampler job"):
         task_payload([one, other], {JOB: sampler, JobId("e"): estimator})
+
+
+def test_a_part_of_many_blocks_runs_as_blocks_and_is_one_result() -> None:
+    payload = SamplerPayload.coerce([rotated_twice()], shots=20_000, seed=5)
+    part = Part(
+        job=JOB, pub=0, first_point=0, end_point=2, first_shot=0, end_shot=20_000, block=8192
+    )
+    task = task_payload([part], {JOB: payload})
+    assert [pub.shots for pub in task.pubs] == [8192, 8192, 3616]
+    assert task.pubs[0].seed == payload.pubs[0].seed
+    assert len({pub.seed for pub in task.pubs}) == 3
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, size=(2, 20_000, 1), dtype=np.uint8)
+    runs = [
+        SamplerPubResult(
+            DataBin(c=BitArray(truth[:, first : first + 8192], 2), shape=(2,)),
+            metadata={"shots": min(8192, 20_000 - first)},
+        )
+        for first in range(0, 20_000, 8192)
+    ]
+    result = Result(
+        native=PrimitiveResult(runs, metadata={}),
+        usage=Usage(),
+        metadata={"seed": [7, 8, 9], "workers": [1]},
+    )
+    folded = part_results([part], result)
+    assert folded.metadata == {"seed": [7], "workers": [1]}
+    (pub,) = folded.native
+    assert pub.metadata["shots"] == 20_000
+    assert np.array_equal(pub.data.c.array, truth)
+
+
+def rotated_twice() -> tuple[QuantumCircuit, list[list[float]]]:
+    return rotated(), [[0.3], [0.4]]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.broker.events import Part
-from orchestrator.broker.packing import Limits, cut, pack, subtract
+from orchestrator.broker import events as ev
+from orchestrator.broker.events import Part, event_to_json
+from orchestrator.broker.packing import SHOT_BLOCK, Limits, cut, pack, subtract, thin, whole_parts
+from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId
 
 
@@ -66,6 +72,88 @@ def test_packs_stay_within_limits_and_empty_the_queue(
             )
             queue[index : index + 1] = subtract(queue[index], piece)
     assert sorted(cells(packed)) == sorted(expected)
+
+
+def seeded(points: int, shots: int) -> ev.JobSubmitted:
+    return ev.JobSubmitted(
+        job=JobId("j"),
+        run="r",
+        stage=None,
+        call=0,
+        qpu="q",
+        backend="fake",
+        payload_kind="sampler",
+        digest="d",
+        pubs=(ev.PubShape(points=points, shots=shots),),
+        num_qubits=2,
+        seed=1,
+    )
+
+
+def planned(*parts: Part) -> ev.TaskPlanned:
+    return ev.TaskPlanned(tag="j.0", qpu="q", parts=parts)
+
+
+def test_what_a_plan_writes_does_not_grow_with_the_shots() -> None:
+    sizes = []
+    for shots in (10, SHOT_BLOCK, 10**6, 10**9):
+        parts = pack(whole_parts(seeded(3, shots)), Limits(max_concurrent_tasks=None))
+        sizes.append(len(json.dumps(event_to_json(planned(*parts)))))
+    assert max(sizes) < 300
+
+
+@given(
+    points=st.integers(1, 5),
+    shots=st.integers(1, 6 * SHOT_BLOCK),
+    most=st.integers(1, 10 * SHOT_BLOCK),
+    max_points=st.none() | st.integers(1, 12),
+    max_shots=st.none() | st.integers(1000, 3 * SHOT_BLOCK),
+)
+def test_seeded_work_is_cut_at_the_same_shots_whatever_the_slices(
+    points: int, shots: int, most: int, max_points: int | None, max_shots: int | None
+) -> None:
+    queue, blocks = whole_parts(seeded(points, shots)), []
+    while queue:
+        whole = queue.pop(0)
+        piece = cut(whole, max_points=max_points, max_shots=max_shots)
+        piece = thin(piece, most, keep_shots=True)
+        assert piece.points > 0
+        assert piece.shots > 0
+        assert max_points is None or piece.circuits <= max_points
+        queue = subtract(whole, piece) + queue
+        blocks += [(p, b.first_shot, b.end_shot) for b in piece.by_block() for p in range(b.points)]
+        assert piece.circuits == sum(block.points for block in piece.by_block())
+    step = min(SHOT_BLOCK, max_shots or SHOT_BLOCK)
+    ends = {
+        min(first + at + step, first + SHOT_BLOCK, shots)
+        for first in range(0, shots, SHOT_BLOCK)
+        for at in range(0, SHOT_BLOCK, step)
+    }
+    assert {end for _, _, end in blocks} <= ends
+    assert sum(end - first for _, first, end in blocks) == points * shots
+
+
+def test_a_plan_with_a_part_for_each_block_is_still_read() -> None:
+    """Ledgers written before plans were compact hold rectangles that were cut block by block."""
+    state, now = BrokerState(), datetime(2026, 1, 1, tzinfo=UTC)
+    state.apply(seeded(3, 20_000), now)
+    old = [
+        ((0, 2), (0, 8192)),
+        ((2, 3), (0, 8192)),
+        ((0, 3), (8192, 16384)),
+        ((0, 3), (16384, 20_000)),
+    ]
+    for number, ((first, end), (first_shot, end_shot)) in enumerate(old):
+        piece = Part(
+            job=JobId("j"),
+            pub=0,
+            first_point=first,
+            end_point=end,
+            first_shot=first_shot,
+            end_shot=end_shot,
+        )
+        state.apply(replace(planned(piece), tag=f"j.{number}"), now)
+    assert not state.jobs[JobId("j")].pending
 
 
 def test_an_estimator_pub_is_never_cut() -> None:

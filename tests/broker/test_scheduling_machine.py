@@ -299,7 +299,7 @@ def whole(job: ev.JobSubmitted) -> list[ev.Part]:
 def counts(seed: int, parts: list[ev.Part]) -> Counter[tuple[int, int, int]]:
     """Toss coins as a simulator does: point by point, each with the seed that follows."""
     merged: Counter[tuple[int, int, int]] = Counter()
-    for part in parts:
+    for part in (block for whole_part in parts for block in whole_part.by_block()):
         start = part_seed(seed + part.pub, part)
         assert start is not None
         for place in range(part.points):

@@ -140,11 +140,20 @@ def test_counts_of_registers_belong_together_shot_by_shot() -> None:
     }
 
 
-def test_more_shots_than_there_is_memory_for(hpcqc, bell) -> None:
-    said = hpcqc("sample", bell, "--shots", 20_000_000_000)
+def test_more_shots_than_there_is_memory_for(hpcqc, tmp_path) -> None:
+    # A thousand bytes of outcomes for each shot are more than any machine has.
+    (tmp_path / "wide.qasm").write_text(f"{QELIB}qreg q[128];creg c[8000];measure q[0]->c[0];")
+    said = hpcqc("sample", "wide.qasm", "--shots", 10**9)
     assert said.code == 2
-    assert "20000000000 shots need" in said.paragraph
+    assert "1000000000 shots need" in said.paragraph
     assert "fewer shots" in said.paragraph
+
+
+@pytest.mark.parametrize("seed", [(), ("--seed", 1)])
+def test_a_seed_does_not_lift_the_bound_on_shots(hpcqc, bell, seed) -> None:
+    said = hpcqc("sample", bell, "--shots", 10**12, *seed)
+    assert said.code == 2
+    assert "1000000000000 shots of one circuit; give at most 1000000000" in said.paragraph
 
 
 def test_more_memory_than_there_is(hpcqc, tmp_path) -> None:
