@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,10 @@ class Angles:
     curved: tuple[tuple[_Position, ParameterExpression], ...]
     parameters: tuple[Parameter, ...]
 
+    def __bool__(self) -> bool:
+        """Whether any angle depends on parameters."""
+        return bool(self.positions or self.curved)
+
     def bind(self, values: _Floats) -> list[tuple[_Position, list[float]]]:
         """Return every position with its angles. values: shape (points, parameters)."""
         angles = (values @ self.slopes.T + self.offsets).T.tolist()
@@ -50,12 +54,15 @@ class Angles:
         return bound
 
 
-def angles_of(circuit: QuantumCircuit, index_map: Sequence[int] | None) -> Angles:
+def angles_of(
+    circuit: QuantumCircuit, index_map: Sequence[int] | None, parameters: Iterable[Parameter]
+) -> Angles:
     """Find the parameterised positions of a circuit.
 
     index_map: Aer's instruction number of each of the circuit's, None where they agree.
+    parameters: the columns of the values, which may be more than the circuit has.
     """
-    parameters = tuple(circuit.parameters)
+    parameters = tuple(parameters)
     column = {parameter: i for i, parameter in enumerate(parameters)}
     positions, slopes, offsets, curved = [], [], [], []
     for position, expression in _expressions(circuit, index_map):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
+from qiskit.circuit import Parameter
 from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
 from qiskit.transpiler import PassManager
 from qiskit.transpiler.exceptions import TranspilerError
@@ -29,9 +30,8 @@ from backends.profiles import Profile
 __all__ = ["Engine", "Job", "Program", "SimulationFailed"]
 
 _Floats = NDArray[np.float64]
-_STRUCTURE = ("barrier", "delay", "measure", "reset", "store")
+_STRUCTURE = ("barrier", "delay", "measure", "reset", "save_expval", "store")
 _CONTROL_FLOW = ("break_loop", "continue_loop", "for_loop", "if_else", "switch_case", "while_loop")
-_STATE_PREPARATION = ("initialize", "set_statevector", "set_density_matrix", "kraus", "superop")
 
 
 class SimulationFailed(Exception):
@@ -82,7 +82,6 @@ class Engine:
         if profile is not None:
             self._noise = noise_model(profile).to_dict(serializable=True)
             self._site = NativeCompiler(profile.target()) if profile.site_transpiles else None
-        self._gates = sorted({*simulator.configuration().basis_gates} - {"mcx_gray"})
 
     def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...] | None]:
         """Transpile as the site would; also return where each virtual qubit ended.
@@ -94,20 +93,30 @@ class Engine:
             return circuit, None
         return self._site.compile(circuit)
 
-    def compile(self, circuit: QuantumCircuit) -> Program:
-        """Bring a circuit into Aer's form: known gates, control flow as jumps."""
+    def compile(
+        self, circuit: QuantumCircuit, *, method: str, parameters: Iterable[Parameter]
+    ) -> Program:
+        """Bring a circuit into Aer's form: gates its method knows, control flow as jumps.
+
+        parameters: the columns of the values it will be run with, the circuit's among them.
+        """
         from qiskit_aer.backends.aer_compiler import (
             assemble_circuits,
             compile_circuit,
             generate_aer_config,
         )
 
-        (inlined,) = compile_circuit([self._lower(circuit)])
+        (inlined,) = compile_circuit([_lower(circuit, method)])
         native, index_maps = assemble_circuits([inlined])
         native[0].circ_id = 0
-        angles = angles_of(inlined, index_maps[0] if index_maps else None)
+        angles = angles_of(inlined, index_maps[0] if index_maps else None, parameters)
         config = generate_aer_config([inlined], self._options)
         config.library_dir = self._library
+        # Circuits come as their light cones; Aer's own removal of idle qubits leaves
+        # observables on the wrong ones (qiskit-aer #2442).
+        config.enable_truncation = False
+        # Fuses one-qubit gates to diagonals and then orders these wrongly (qiskit-aer #2245).
+        config._fusion_enable_n_qubits_1 = False  # noqa: SLF001
         return Program(native=native, angles=angles, config=config)
 
     def run(self, program: Program, values: _Floats, job: Job) -> list[Mapping[str, Any]]:
@@ -120,13 +129,13 @@ class Engine:
         config.shots = job.shots
         config.seed_simulator = job.seed
         config.max_parallel_threads = job.threads
-        if program.angles.parameters:
+        if program.angles:
             config.parameterizations = [program.angles.bind(values)]
         output = self._controller.execute(program.native, self._noise, config)
         if not output.get("success", False):
             raise SimulationFailed(_reason(output))
         results = [entry["data"] for entry in output["results"]]
-        if not program.angles.parameters and len(values) > 1:
+        if not program.angles and len(values) > 1:
             results += self._repeat(program, len(values))
         return results
 
@@ -142,26 +151,27 @@ class Engine:
             results.append(output["results"][0]["data"])
         return results
 
-    def _lower(self, circuit: QuantumCircuit) -> QuantumCircuit:
-        """Replace gates Aer does not know by ones it does; most circuits have none."""
-        known = _known(tuple(self._gates))
-        circuit = without_moves(inline_lookalikes(circuit))
-        if {instruction.name for instruction in circuit.data} <= known:
-            return circuit
-        basis = sorted(known | set(_CONTROL_FLOW))
-        try:
-            lowered: QuantumCircuit = PassManager(
-                [
-                    HighLevelSynthesis(
-                        basis_gates=basis, equivalence_library=SessionEquivalenceLibrary
-                    ),
-                    UnrollCustomDefinitions(SessionEquivalenceLibrary, basis_gates=basis),
-                    BasisTranslator(SessionEquivalenceLibrary, basis),
-                ]
-            ).run(circuit)
-        except TranspilerError as error:
-            raise SimulationFailed(f"a gate cannot be simulated: {error.message}") from error
-        return lowered
+
+def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
+    """Replace gates a method does not know by ones it does; most circuits have none."""
+    known = _known(method)
+    circuit = without_moves(inline_lookalikes(circuit))
+    if {instruction.name for instruction in circuit.data} <= known:
+        return circuit
+    basis = sorted({*known, *_CONTROL_FLOW})
+    try:
+        lowered: QuantumCircuit = PassManager(
+            [
+                HighLevelSynthesis(
+                    basis_gates=basis, equivalence_library=SessionEquivalenceLibrary
+                ),
+                UnrollCustomDefinitions(SessionEquivalenceLibrary, basis_gates=basis),
+                BasisTranslator(SessionEquivalenceLibrary, basis),
+            ]
+        ).run(circuit)
+    except TranspilerError as error:
+        raise SimulationFailed(f"a gate cannot be simulated: {error.message}") from error
+    return lowered
 
 
 def _without_delays(circuit: QuantumCircuit) -> QuantumCircuit:
@@ -177,9 +187,13 @@ def _without_delays(circuit: QuantumCircuit) -> QuantumCircuit:
     return prompt
 
 
-@lru_cache(maxsize=4)
-def _known(gates: Iterable[str]) -> frozenset[str]:
-    return frozenset({*gates, *_STRUCTURE, *_STATE_PREPARATION, "save_expval"})
+@cache
+def _known(method: str) -> frozenset[str]:
+    """Return what a method simulates as it is; blocks of control flow are looked into."""
+    from qiskit_aer import AerSimulator
+
+    gates = AerSimulator(method=method).configuration().basis_gates
+    return frozenset({*gates, *_STRUCTURE} - {"mcx_gray", *_CONTROL_FLOW})
 
 
 def _reason(output: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qiskit import QuantumCircuit
+from qiskit.circuit import CircuitInstruction, Gate, Instruction, Qubit
 
 from backends.api import InsufficientMemory, PayloadRejected
 from backends.payloads import FrozenSamplerPub
@@ -20,6 +21,7 @@ __all__ = [
     "traits_of",
 ]
 
+_PURE = frozenset({"barrier", "delay", "measure", "store"})
 # What Aer's stabilizer simulates whatever the angles; rotations by multiples of π/2 are left
 # to the statevector, where they are as fast at the widths at which people use them.
 _CLIFFORD = frozenset(
@@ -59,7 +61,8 @@ class Traits:
     """What of a circuit decides how it is simulated.
 
     num_qubits: qubits that anything but a barrier touches. gates: instructions, blocks of
-    control flow counted once. dynamic: it has control flow. measures, resets: it has some.
+    control flow counted once. dynamic: it has control flow. measures: it measures.
+    mixes: something in it, other than measurement, need not keep a pure state pure.
     """
 
     num_qubits: int
@@ -67,19 +70,25 @@ class Traits:
     clifford: bool
     dynamic: bool
     measures: bool
-    resets: bool
+    mixes: bool
 
 
 def traits_of(circuit: QuantumCircuit) -> Traits:
     """Read a circuit's traits, in one pass over its instructions."""
-    touched = set()
+    touched: set[Qubit] = set()
+    moved: set[Qubit] = set()
     names = set()
-    dynamic = False
+    dynamic = mixes = False
     for instruction in circuit.data:
         name = instruction.name
         names.add(name)
+        # On qubits that are still in |0⟩ these two leave a pure state.
+        fresh = name in ("initialize", "reset") and moved.isdisjoint(instruction.qubits)
+        mixes = mixes or not (fresh or _is_pure(instruction))
         if name != "barrier":
             touched.update(instruction.qubits)
+        if name not in ("barrier", "reset"):
+            moved.update(instruction.qubits)
         if instruction.is_control_flow():
             dynamic = True
     return Traits(
@@ -88,8 +97,18 @@ def traits_of(circuit: QuantumCircuit) -> Traits:
         clifford=names <= _CLIFFORD,
         dynamic=dynamic,
         measures="measure" in names,
-        resets="reset" in names,
+        mixes=mixes,
     )
+
+
+def _is_pure(step: CircuitInstruction) -> bool:
+    operation = step.operation
+    if step.is_standard_gate() or step.is_control_flow() or isinstance(operation, Gate):
+        return True
+    if not isinstance(operation, Instruction) or step.name in _PURE:
+        return True
+    definition = operation.definition
+    return definition is not None and all(_is_pure(inner) for inner in definition.data)
 
 
 def choose_method(requested: str, traits: Traits, *, noisy: bool, exact: bool) -> str:
@@ -98,9 +117,18 @@ def choose_method(requested: str, traits: Traits, *, noisy: bool, exact: bool) -
     requested: a fixed method wins. exact: expectation values rather than samples are asked.
     Otherwise: noise → density matrix where it is exact (estimator) or small, trajectories
     on a statevector above; Clifford → stabilizer; the rest → statevector.
-    Raises `PayloadRejected` if a fixed stabilizer meets a circuit that is not Clifford.
+    Raises `PayloadRejected` if a fixed stabilizer meets a circuit that is not Clifford, or if
+    exact values are asked of a fixed method that follows one random trajectory.
     """
+    mixed = noisy or traits.mixes
     if requested != "automatic":
+        if exact and mixed and requested != "density_matrix":
+            cause = "noise" if noisy else "resets, initialisations or channels"
+            raise PayloadRejected(
+                f"method {requested!r} follows one random trajectory through {cause}, so it has "
+                "no exact expectation values; use method 'automatic' or 'density_matrix', or "
+                "precision 'sampled'"
+            )
         if requested == "stabilizer" and not traits.clifford:
             raise PayloadRejected(
                 "method 'stabilizer' was asked for a circuit with gates outside the Clifford "
@@ -110,10 +138,10 @@ def choose_method(requested: str, traits: Traits, *, noisy: bool, exact: bool) -
     if noisy:
         small = traits.num_qubits <= _DENSITY_QUBITS
         return "density_matrix" if (exact or small) else "statevector"
-    if traits.clifford and not (exact and traits.resets):
-        return "stabilizer"
-    if exact and traits.resets:
+    if exact and mixed:
         return "density_matrix"
+    if traits.clifford:
+        return "stabilizer"
     return "statevector"
 
 

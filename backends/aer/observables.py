@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,25 @@ class Panel:
         """All strings that occur, each once."""
         return list(dict.fromkeys(itertools.chain.from_iterable(self.sums)))
 
+    def without(self, zeros: Collection[int]) -> Panel:
+        """Return the panel's values without these qubits, which are in |0⟩.
+
+        There ⟨I⟩ = ⟨Z⟩ = 1 and ⟨X⟩ = ⟨Y⟩ = 0.
+        """
+        if not zeros:
+            return self
+        places = [len(self.qubits) - 1 - self.qubits.index(qubit) for qubit in zeros]
+        sums = []
+        for total in self.sums:
+            rest: PauliSum = {}
+            for label, weight in total.items():
+                if all(label[place] in "IZ" for place in places):
+                    letters = ["I" if i in places else c for i, c in enumerate(label)]
+                    name = "".join(letters)
+                    rest[name] = rest.get(name, 0.0) + weight
+            sums.append(rest)
+        return _narrowed(sums, self.qubits, self.index)
+
     def weights(self) -> NDArray[np.float64]:
         """Return the coefficients, shape (paulis, sums)."""
         rows = {label: i for i, label in enumerate(self.paulis)}
@@ -99,9 +118,17 @@ def panel_of(observables: Any, readout: Readout | None = None) -> Panel:
         total = expanded(observable)
         key = tuple(sorted((misread(total, readout) if readout else total).items()))
         index[place] = distinct.setdefault(key, len(distinct))
-    support = sorted({q for key in distinct for label, _ in key for q in _support(label)})
-    sums = tuple({_restricted(label, support): w for label, w in key} for key in distinct)
-    return Panel(qubits=tuple(support), sums=sums, index=index)
+    return _narrowed([dict(key) for key in distinct], range(array.num_qubits), index)
+
+
+def _narrowed(sums: Sequence[PauliSum], qubits: Sequence[int], index: NDArray[np.int64]) -> Panel:
+    """Return the panel of sums over strings on ``qubits``, on those of them it acts on."""
+    support = sorted({q for total in sums for label in total for q in _support(label)})
+    return Panel(
+        qubits=tuple(qubits[q] for q in support),
+        sums=tuple({_restricted(label, support): w for label, w in t.items()} for t in sums),
+        index=index,
+    )
 
 
 def _elements(array: ObservablesArray) -> Iterator[tuple[tuple[int, ...], Mapping[str, float]]]:

@@ -18,7 +18,6 @@ METHODS = (
     "statevector",
     "density_matrix",
     "stabilizer",
-    "extended_stabilizer",
     "matrix_product_state",
 )
 _PRECISIONS = ("exact", "sampled")

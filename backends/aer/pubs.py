@@ -15,6 +15,7 @@ from qiskit import QuantumCircuit
 from qiskit.primitives import DataBin, PubResult, SamplerPubResult
 from qiskit.quantum_info import SparsePauliOp
 
+from backends.aer.cone import light_cone
 from backends.aer.cores import runnable_elsewhere
 from backends.aer.engine import Engine, Job, Program
 from backends.aer.observables import Panel, panel_of
@@ -72,7 +73,7 @@ class PubRunner:
         """readout: how measurement lies; expectation values are those it would give."""
         self._engine = engine
         self._readout = readout
-        self._programs: OrderedDict[tuple[str, bytes], tuple[Program, Any]] = OrderedDict()
+        self._programs: OrderedDict[tuple[str, bytes, str], tuple[Program, Any]] = OrderedDict()
 
     def run(self, work: Work) -> PubResult:
         """Return the PUB's result. Raises ``SimulationFailed``."""
@@ -104,7 +105,7 @@ class PubRunner:
         )
 
     def _program(self, work: Work, build: Any) -> tuple[Program, Any]:
-        key = (work.digest, work.observables)
+        key = (work.digest, work.observables, work.fields["method"])
         if key not in self._programs:
             self._programs[key] = build(work)
             if len(self._programs) > _PROGRAMS:
@@ -114,20 +115,27 @@ class PubRunner:
 
     def _sampler_program(self, work: Work) -> tuple[Program, Any]:
         placed, _ = self._engine.place(work.circuit)
-        return self._engine.compile(placed), registers_of(work.circuit)
+        cone, _ = light_cone(placed, ())
+        return self._compiled(cone, work), registers_of(work.circuit)
 
     def _estimator_program(self, work: Work) -> tuple[Program, Panel]:
         from qiskit_aer.library import SaveExpectationValue
 
         panel = panel_of(json.loads(work.observables), self._readout)
         placed, layout = self._engine.place(work.circuit)
-        qubits = panel.qubits if layout is None else [layout[q] for q in panel.qubits]
-        circuit = placed.copy()
+        at = {q: q if layout is None else layout[q] for q in panel.qubits}
+        circuit, index = light_cone(placed, at.values())
+        panel = panel.without([q for q in panel.qubits if at[q] not in index])
         for label, total in _saved(panel).items():
             operator = SparsePauliOp.from_list(list(total.items()))
             save = SaveExpectationValue(operator, label=label)
-            circuit.append(save, [circuit.qubits[q] for q in qubits])
-        return self._engine.compile(circuit), panel
+            circuit.append(save, [index[at[q]] for q in panel.qubits])
+        return self._compiled(circuit, work), panel
+
+    def _compiled(self, circuit: QuantumCircuit, work: Work) -> Program:
+        return self._engine.compile(
+            circuit, method=work.fields["method"], parameters=work.circuit.parameters
+        )
 
 
 def _saved(panel: Panel) -> dict[str, dict[str, float]]:

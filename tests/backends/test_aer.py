@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import numpy as np
@@ -10,6 +11,8 @@ from qiskit import QuantumCircuit, qasm3, transpile
 from qiskit.circuit import Gate, ParameterVector
 from qiskit.circuit.library import quantum_volume
 from qiskit.primitives import StatevectorEstimator
+from qiskit.quantum_info import Pauli, SparsePauliOp, Statevector
+from qiskit_aer.library import SaveExpectationValue
 
 from backends.aer import create
 from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
@@ -76,6 +79,94 @@ def test_projectors_and_constants_are_observables_too(run):
     observables = [{"01": 1.0}, {"++": 1.0}, {"II": 3.0}, {"0I": 0.5, "ZZ": 1.0}]
     evs = run(EstimatorPayload.coerce([(ghz(2), observables)])).native[0].data.evs
     np.testing.assert_allclose(evs, [0.0, 0.5, 3.0, 1.25], atol=1e-9)
+
+
+def test_observables_stay_on_their_qubits_where_others_idle(run):
+    turned, flipped = QuantumCircuit(3), QuantumCircuit(5)
+    turned.ry(0.7, 1)
+    turned.cz(2, 1)
+    flipped.x(2)
+    flipped.cx(2, 4)
+    observables = ["ZII", "IZI", "XIZ", {"0+I": 1.0, "Z1l": 2.0}]
+    result = run(EstimatorPayload.coerce([(turned, observables), (flipped, "ZIIII")]))
+    assert result.metadata["method"] == ["statevector", "stabilizer"]
+    projected = (1 + math.sin(0.7)) / 2 + (1 - math.cos(0.7)) / 2
+    np.testing.assert_allclose(
+        result.native[0].data.evs, [1, math.cos(0.7), 0, projected], atol=1e-9
+    )
+    assert result.native[1].data.evs == -1
+
+
+def test_parameters_of_gates_that_do_not_matter_are_bound_nowhere(run, tmp_path):
+    first, second = ParameterVector("θ", 2)
+    circuit = QuantumCircuit(2)
+    circuit.ry(first, 0)
+    circuit.ry(second, 1)
+    values = [[0.1, 0.2], [0.3, 0.4]]
+    evs = run(EstimatorPayload.coerce([(circuit, "ZI", values)])).native[0].data.evs
+    np.testing.assert_allclose(evs, np.cos([0.2, 0.4]), atol=1e-9)
+    transpiling = create({"profile": "euro-q-exa"}, state_dir=tmp_path)
+    circuit.rz(second, 0)  # which the site's compiler drops
+    payload = SamplerPayload.coerce([(measured(circuit), values)], shots=10)
+    task = transpiling.start(transpiling.acquire(), payload, "tag")
+    transpiling.wait(task, 60)
+    assert transpiling.result(task).native[0].data.meas.shape == (2,)
+    transpiling.close()
+
+
+@pytest.mark.parametrize(("method", "width"), [("statevector", 15), ("density_matrix", 8)])
+def test_fused_gates_keep_their_order(method, width):
+    from backends.aer.engine import Engine, Job
+
+    circuit, state = QuantumCircuit(width), QuantumCircuit(2)
+    for part in (circuit, state):
+        part.h(0)
+        part.cx(1, 0)
+        part.x(0)
+        part.s(0)
+        part.x(0)
+    saved = circuit.copy()
+    saved.append(SaveExpectationValue(SparsePauliOp("Y"), label="y"), [0])
+    engine = Engine()
+    program = engine.compile(saved, method=method, parameters=())
+    job = Job(method=method, threads=1, shots=1, seed=1)
+    (data,) = engine.run(program, np.empty((1, 0)), job)
+    assert data["y"] == pytest.approx(Statevector(state).expectation_value(Pauli("Y"), [0]))
+
+
+def test_exact_values_through_what_mixes_come_from_a_density_matrix(run, tmp_path):
+    discarding = QuantumCircuit(2)
+    discarding.h(0)
+    discarding.cx(0, 1)
+    discarding.reset(0)
+    inside = QuantumCircuit(2)
+    inside.append(discarding.to_instruction(), [0, 1])
+    prepared = QuantumCircuit(2)
+    prepared.reset([0, 1])
+    prepared.initialize([0.6, 0, 0, 0.8])
+    pubs = [(discarding, "ZZ"), (inside, "ZZ"), (prepared, "ZI")]
+    result = run(EstimatorPayload.coerce(pubs))
+    assert result.metadata["method"] == ["density_matrix", "density_matrix", "statevector"]
+    np.testing.assert_allclose([r.data.evs for r in result.native], [0, 0, -0.28], atol=1e-9)
+    fixed = create({"method": "statevector"}, state_dir=tmp_path)
+    with pytest.raises(PayloadRejected, match="one random trajectory through resets"):
+        fixed.start(fixed.acquire(), EstimatorPayload.coerce(pubs[:1]), "tag")
+
+
+@pytest.mark.parametrize("method", ["density_matrix", "matrix_product_state"])
+def test_gates_a_method_does_not_know_are_taken_apart_for_it(tmp_path, method):
+    circuit = QuantumCircuit(3, 3)
+    circuit.h([0, 1])
+    circuit.cswap(0, 1, 2)
+    circuit.crx(0.3, 0, 2)
+    circuit.ccz(0, 1, 2)
+    backend = create({"method": method}, state_dir=tmp_path)
+    task = backend.start(backend.acquire(), EstimatorPayload.coerce([(circuit, "XZY")]), "tag")
+    backend.wait(task, 60)
+    evs = backend.result(task).native[0].data.evs
+    exact = StatevectorEstimator().run([(circuit, "XZY")]).result()[0].data.evs
+    assert evs == pytest.approx(exact)
+    backend.close()
 
 
 def test_samples_follow_the_probabilities_point_by_point(run):
@@ -285,6 +376,8 @@ def test_prepared_states_and_matrices_are_simulated(run):
     [
         ({"metod": "automatic"}, "did you mean 'method'"),
         ({"method": "magic"}, "'magic'; use one of: automatic"),
+        # Samples a T gate between two H, and a CX, half and half; 85 % is right.
+        ({"method": "extended_stabilizer"}, "use one of: automatic"),
         ({"memory_bytes": 0}, "memory_bytes = 0"),
         ({"processes": True}, "processes = True"),
         ({"time_scale": -1}, "time_scale = -1"),
