@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 __all__ = ["main"]
 
@@ -18,11 +19,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments: without the program's name; None takes the process's own.
     """
     gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
-    from orchestrator.cli.app import app
-    from orchestrator.cli.faults import end_with
+    from orchestrator.cli.streams import prepare_streams
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
+    code, fault = _run(list(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(code if fault is None else _unwritten(code, fault))
+
+
+def _run(arguments: list[str]) -> tuple[int, OSError | None]:
+    """Return a command's exit code, and why what it printed could not be written, if so."""
+    from orchestrator.cli.app import app
+    from orchestrator.cli.faults import FAILED, end_with
+    from orchestrator.cli.output import arose_in_output
+    from orchestrator.cli.streams import flush_output
+
+    code = 0
     try:
-        app(args=given, prog_name="hpcqc")
+        app(args=arguments, prog_name="hpcqc")
+    except SystemExit as end:  # Typer ends every command with one
+        code = end.code if isinstance(end.code, int) else code
     except Exception as error:  # noqa: BLE001 - the door: nothing may leave it as a traceback
-        sys.exit(end_with(error, as_json="--json" in given))
+        if isinstance(error, OSError) and arose_in_output(error):
+            return FAILED, error
+        try:
+            code = end_with(error, as_json="--json" in arguments)
+        except OSError as unwritten:
+            return FAILED, unwritten
+    return code, flush_output()
+
+
+def _unwritten(code: int, fault: OSError) -> int:
+    """Report output that was lost; return the exit code."""
+    from orchestrator.cli.faults import FAILED
+    from orchestrator.cli.output import print_error
+    from orchestrator.cli.streams import flush_output
+
+    flush_output()  # what is left would be complained of when Python ends
+    if not isinstance(fault, BrokenPipeError):  # `hpcqc jobs | head` is nobody's fault
+        with suppress(OSError):
+            print_error(f"the output cannot be written: {fault.strerror}")
+    return code or FAILED

@@ -49,8 +49,6 @@ def reason(error: BaseException) -> str:
 
 def end_with(error: Exception, *, as_json: bool) -> int:
     """Tell an error that ended a command; return the exit code."""
-    if isinstance(error, BrokenPipeError):  # `hpcqc jobs | head`
-        return FAILED
     if is_mistake(error):
         message, code, kind = reason(error), MISTAKE, "mistake"
     else:

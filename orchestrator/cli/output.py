@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from traceback import walk_tb
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
+    "arose_in_output",
     "facts",
     "open_console",
     "print_error",
@@ -24,6 +26,11 @@ __all__ = [
 _FILE_WIDTH = 160
 
 
+def arose_in_output(error: BaseException) -> bool:
+    """Whether an error was raised while something was printed."""
+    return any(frame.f_code.co_filename == __file__ for frame, _ in walk_tb(error.__traceback__))
+
+
 def open_console(*, stderr: bool = False) -> Console:
     """Return a Rich console on the stream as it is now."""
     from rich.console import Console
@@ -34,10 +41,12 @@ def open_console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: Any, file: IO[str] | None = None) -> None:
-    """Write a value as one JSON document."""
+    """Write a value as one JSON document, in ASCII where the stream knows no UTF-8."""
     from orchestrator.provenance.values import json_text
 
-    (file or sys.stdout).write(json_text(value))
+    stream = file or sys.stdout
+    encoding = str(getattr(stream, "encoding", None) or "utf-8").lower()
+    stream.write(json_text(value, ascii_only=not encoding.startswith("utf")))
 
 
 def print_error(message: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from orchestrator import runs
 from orchestrator.broker.site_rules import check_schedules
@@ -32,6 +32,7 @@ from orchestrator.cli.quiet_prefect import (
     on_server,
     server_if_needed,
 )
+from orchestrator.cli.streams import LastingStream
 from orchestrator.cli.targets import LoadedFlow, Target, find_target, load_flow, stages_beside
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of
@@ -191,7 +192,8 @@ class _Execution:
         """Run the flow and write its folder."""
         runs.activate(self._run)
         self._write("running")
-        progress = Progress(self._run.spans, self._jobs, self._ledger_jobs.standstills, sys.stderr)
+        shown = cast("IO[str]", LastingStream(sys.stderr))
+        progress = Progress(self._run.spans, self._jobs, self._ledger_jobs.standstills, shown)
         try:
             with interruptible(), _output_aside(wanted=self._plan.request.as_json):
                 try:
@@ -353,11 +355,11 @@ def _load_drawing() -> None:
 
 @contextmanager
 def _output_aside(*, wanted: bool) -> Iterator[None]:
-    """Send what the flow prints to stderr, so that stdout holds the JSON document alone."""
-    if not wanted:
-        yield
-        return
-    with redirect_stdout(sys.stderr):
+    """Send what the flow prints to stderr, so that stdout holds the JSON document alone.
+
+    Either way the flow goes on if nobody reads it: `hpcqc run … | head`.
+    """
+    with redirect_stdout(LastingStream(sys.stderr if wanted else sys.stdout)):
         yield
 
 

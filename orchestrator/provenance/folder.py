@@ -96,7 +96,7 @@ class RunFolder:
         """
         if span.ended_at is None or span.state == "cached":
             return
-        line = json.dumps(stage_document(span), ensure_ascii=False)
+        line = json.dumps(stage_document(span))
         with self._writing, suppress(OSError):
             if self._stages is not None:
                 self._stages.write(line + "\n")
@@ -132,7 +132,7 @@ class RunFolder:
             gantt = self._picture("gantt.png", partial(draw_gantt, timeline), notes)
         outcome = replace(outcome, notes=tuple(notes))
         page = report_html(record, outcome, Pictures(plot=plot, gantt=gantt))
-        self._replace("report.html", page.encode())
+        self._replace("report.html", page.encode(errors="backslashreplace"))
         return outcome
 
     def _picture(self, name: str, draw: Callable[[], Picture], notes: list[str]) -> str | None:

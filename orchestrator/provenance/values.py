@@ -39,9 +39,21 @@ def json_value(value: Any) -> Any:
     return _scalar(value)
 
 
-def json_text(value: Any) -> str:
-    """Return a value as indented JSON with a final newline; keys keep their order."""
-    return json.dumps(json_value(value), indent=2, ensure_ascii=False) + "\n"
+def json_text(value: Any, *, ascii_only: bool = False) -> str:
+    r"""Return a value as indented JSON with a final newline; keys keep their order.
+
+    Half a surrogate pair, which a file's name may hold and UTF-8 cannot, is escaped.
+
+    >>> json_text("Å"), json_text("Å", ascii_only=True)
+    ('"Å"\n', '"\\u00c5"\n')
+    """
+    reduced = json_value(value)
+    text = json.dumps(reduced, indent=2, ensure_ascii=ascii_only) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(reduced, indent=2) + "\n"
+    return text
 
 
 def _scalar(value: Any) -> Any:
