@@ -11,7 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Coherence", "depolarising_parameter", "thermal_error"]
+__all__ = ["Coherence", "Relaxation", "depolarising_parameter", "relaxation", "thermal_error"]
+
+
+# Depolarising before damping equals depolarising after it up to here (`backends.noise`).
+_MOST_DAMPING = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +24,36 @@ class Coherence:
 
     t1_s: float
     t2_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relaxation:
+    """Relaxation of a qubit as independent steps: a draw of at most one operation, then damping.
+
+    phase_flip, reset: probabilities of Z and of a reset to 0; neither depends on the state, so a
+    simulator draws them before it runs a shot. damping: of an amplitude damping channel that
+    follows, which a simulator must weigh with the state; 0 where T2 ≤ T1.
+    """
+
+    phase_flip: float
+    reset: float
+    damping: float
+
+
+def relaxation(duration_s: float, coherence: Coherence) -> Relaxation:
+    """Return the relaxation of a qubit during a time, towards its ground state.
+
+    Populations decay as exp(-t/T1), coherences as exp(-t/T2). For T2 ≤ T1 a mixture of nothing,
+    Z and reset does both exactly; beyond, amplitude damping alone loses less coherence, and Z
+    takes what is missing.
+    """
+    decay = -math.expm1(-duration_s / coherence.t1_s)
+    if coherence.t2_s <= coherence.t1_s:
+        rate = 1 / coherence.t2_s - 1 / coherence.t1_s
+        flip = (1 - decay) * -math.expm1(-duration_s * rate) / 2
+        return Relaxation(phase_flip=flip, reset=decay, damping=0.0)
+    rate = max(0.0, 1 / coherence.t2_s - 1 / (2 * coherence.t1_s))
+    return Relaxation(phase_flip=-math.expm1(-duration_s * rate) / 2, reset=0.0, damping=decay)
 
 
 def thermal_error(duration_s: float, coherences: Sequence[Coherence]) -> float:
@@ -38,10 +72,17 @@ def depolarising_parameter(
 
     The depolarising channel is X → (1 - p)·X + p·1/d, d = 2^qubits, as Aer defines it.
     coherences: one per qubit, None for a qubit that does not relax. Raises ValueError if
-    relaxation alone errs more, or if no channel of this kind errs that much.
+    relaxation alone errs more, if no channel of this kind errs that much, or if a qubit with
+    T2 > T1 loses more than half of its population.
     """
     known = [one for one in coherences if one is not None]
     qubits = len(coherences)
+    strongest = max((relaxation(duration_s, one).damping for one in known), default=0.0)
+    if strongest > _MOST_DAMPING:
+        raise ValueError(
+            f"in {duration_s:g} s a qubit with T2 > T1 loses {strongest:.2g} of its population, "
+            f"at most {_MOST_DAMPING:g} can be simulated; state a shorter gate or a longer T1"
+        )
     dimension: int = 2**qubits
     thermal = _thermal_process_fidelity(duration_s, known)
     floor = _average_error(thermal, qubits)

@@ -1,27 +1,81 @@
-"""A device profile as the noise model of Qiskit Aer."""
+"""A device profile as noise for Qiskit Aer, in the cheapest form that is exact."""
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backends.error_rates import Coherence, depolarising_parameter
+import numpy as np
+from qiskit import QuantumCircuit
+from qiskit.circuit import ControlFlowOp, Instruction, Reset
+from qiskit.circuit.library import IGate, XGate, YGate, ZGate
+from qiskit.quantum_info import Kraus
+
+from backends.error_rates import Relaxation, depolarising_parameter, relaxation
 from backends.gates import MOVE
 from backends.profiles.profile import NativeGate, Profile
 
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel, QuantumError
 
-__all__ = ["noise_model"]
+__all__ = ["DeviceNoise", "device_noise"]
+
+# Operations on one qubit, by letter, in the order in which they act.
+_OPERATIONS: Mapping[str, Instruction] = {
+    "I": IGate(),
+    "X": XGate(),
+    "Y": YGate(),
+    "Z": ZGate(),
+    "R": Reset(),
+}
+_Mixture = Mapping[str, float]
+_DEPOLARISED: _Mixture = dict.fromkeys("IXYZ", 0.25)
 
 
-def noise_model(profile: Profile) -> NoiseModel:
-    """Build the noise of a profile for native circuits on any of its qubits.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceNoise:
+    """Noise in two parts, so that Aer draws what does not depend on the state.
+
+    model: errors that are mixtures of Paulis and resets. dampings: by gate name, the amplitude
+    damping that follows on each of its operands, None where there is none.
+    """
+
+    model: NoiseModel
+    dampings: Mapping[str, tuple[Instruction | None, ...]]
+
+    def damped(self, circuit: QuantumCircuit) -> QuantumCircuit:
+        """Return the circuit with the damping after each gate, within control flow too."""
+        if not self.dampings:
+            return circuit
+        damped = circuit.copy_empty_like()
+        for step in circuit.data:
+            operation = step.operation
+            if isinstance(operation, ControlFlowOp):
+                blocks = [self.damped(block) for block in operation.blocks]
+                operation = operation.replace_blocks(blocks)
+            damped.append(step.replace(operation=operation))
+            for qubit, damping in zip(step.qubits, self.dampings.get(step.name, ()), strict=False):
+                if damping is not None:
+                    damped.append(damping, [qubit])
+        return damped
+
+
+def device_noise(profile: Profile) -> DeviceNoise:
+    """Return the noise of a profile for native circuits on any of its qubits.
 
     After each native gate its qubits relax for the gate's duration and are depolarised so
     that the gate's average error is the one stated (`error_rates`). Measured bits flip with
     the readout error. Noise depends on the kind of gate, not on the qubit, so a circuit may
     be compacted to the qubits it uses. On a star the second operand of ``cz`` and ``move``
     is the resonator and relaxes with its own times. Idle qubits do not relax.
+
+    A Kraus operator anywhere in a noise model makes Aer write every error as Kraus operators,
+    which takes several times as long. So the model holds none: amplitude damping, which a qubit
+    with T2 > T1 needs, goes into the circuit.
 
     Aer knows no ``move``: write it as the swap it is (`without_moves`), with the label "move"
     or without one. No star has a native swap, so the errors of ``move`` are found under both
@@ -30,13 +84,19 @@ def noise_model(profile: Profile) -> NoiseModel:
     from qiskit_aer.noise import NoiseModel, ReadoutError
 
     model = NoiseModel(basis_gates=[_aer_names(gate)[0] for gate in profile.gates])
+    dampings = {}
     for gate in profile.gates:
-        if gate.error > 0:
-            model.add_all_qubit_quantum_error(_gate_error(profile, gate), _aer_names(gate))
+        if gate.error <= 0:
+            continue
+        relaxations = _relaxations(profile, gate)
+        model.add_all_qubit_quantum_error(_drawn(profile, gate, relaxations), _aer_names(gate))
+        if any(one.damping for one in relaxations):
+            found = tuple(_damping(one.damping) for one in relaxations)
+            dampings.update(dict.fromkeys(_aer_names(gate), found))
     up, down = profile.readout.zero_as_one, profile.readout.one_as_zero
     if up or down:
         model.add_all_qubit_readout_error(ReadoutError([[1 - up, up], [down, 1 - down]]))
-    return model
+    return DeviceNoise(model=model, dampings=dampings)
 
 
 def _aer_names(gate: NativeGate) -> list[str]:
@@ -44,24 +104,68 @@ def _aer_names(gate: NativeGate) -> list[str]:
     return ["swap", MOVE] if gate.name == MOVE else [gate.name]
 
 
-def _gate_error(profile: Profile, gate: NativeGate) -> QuantumError:
-    from qiskit_aer.noise import depolarizing_error, pauli_error
-
-    coherences = profile.gate_coherences(gate)
-    parameter = depolarising_parameter(gate.error, gate.duration_s, coherences)
-    error = pauli_error([("I" * gate.num_qubits, 1.0)])
-    if any(coherences):
-        # operands count from the right of a tensor product: expand puts the later one left
-        first, *others = [_relaxation(one, gate.duration_s) for one in coherences]
-        error = first
-        for other in others:
-            error = error.expand(other)
-    return error.compose(depolarizing_error(parameter, gate.num_qubits))
+def _relaxations(profile: Profile, gate: NativeGate) -> list[Relaxation]:
+    never = Relaxation(phase_flip=0.0, reset=0.0, damping=0.0)
+    return [
+        never if coherence is None else relaxation(gate.duration_s, coherence)
+        for coherence in profile.gate_coherences(gate)
+    ]
 
 
-def _relaxation(coherence: Coherence | None, duration_s: float) -> QuantumError:
-    from qiskit_aer.noise import pauli_error, thermal_relaxation_error
+def _drawn(profile: Profile, gate: NativeGate, relaxations: list[Relaxation]) -> QuantumError:
+    """Return the part of a gate's error that does not depend on the state.
 
-    if coherence is None:
-        return pauli_error([("I", 1.0)])
-    return thermal_relaxation_error(coherence.t1_s, coherence.t2_s, duration_s)
+    With probability p all is lost, else each qubit relaxes. What is lost is replaced by the
+    state that the damping to come takes to the maximally mixed one: so the whole is relaxation
+    and then depolarisation, exactly.
+    """
+    lost = depolarising_parameter(gate.error, gate.duration_s, profile.gate_coherences(gate))
+    terms: defaultdict[tuple[str, ...], float] = defaultdict(float)
+    for weight, mixtures in (
+        (1 - lost, [_waiting(one) for one in relaxations]),
+        (lost, [_replaced(one.damping) for one in relaxations]),
+    ):
+        for drawn in itertools.product(*(mixture.items() for mixture in mixtures)):
+            key = tuple(letters for letters, _ in drawn)
+            terms[key] += weight * math.prod(probability for _, probability in drawn)
+    return _quantum_error(terms)
+
+
+def _waiting(one: Relaxation) -> _Mixture:
+    return {"I": 1 - one.phase_flip - one.reset, "Z": one.phase_flip, "R": one.reset}
+
+
+def _replaced(damping: float) -> _Mixture:
+    """Return operations that leave a qubit maximally mixed once it is damped."""
+    if not damping:
+        return _DEPOLARISED
+    excited = 0.5 / (1 - damping)
+    return {"R": 1 - excited, "RX": excited}
+
+
+def _quantum_error(terms: Mapping[tuple[str, ...], float]) -> QuantumError:
+    from qiskit_aer.noise import QuantumError
+
+    return QuantumError(
+        [(_steps(letters), probability) for letters, probability in terms.items() if probability]
+    )
+
+
+def _steps(operands: Iterable[str]) -> list[tuple[Instruction, list[int]]]:
+    """Return instructions with the operand each acts on; the identity where there are none."""
+    steps = [
+        (_OPERATIONS[letter], [operand])
+        for operand, letters in enumerate(operands)
+        for letter in letters
+        if letter != "I"
+    ]
+    return steps or [(_OPERATIONS["I"], [0])]
+
+
+def _damping(damping: float) -> Instruction | None:
+    """Return amplitude damping as Kraus operators, the likelier first."""
+    if not damping:
+        return None
+    stays = np.diag([1.0, math.sqrt(1 - damping)])
+    decays = np.array([[0.0, math.sqrt(damping)], [0.0, 0.0]])
+    return Kraus([stays, decays]).to_instruction()

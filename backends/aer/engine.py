@@ -24,7 +24,7 @@ from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, Unroll
 from backends.aer.angles import Angles, angles_of
 from backends.gates import inline_lookalikes, without_moves
 from backends.lowering import NativeCompiler
-from backends.noise import noise_model
+from backends.noise import DeviceNoise, device_noise
 from backends.profiles import Profile
 
 __all__ = ["Engine", "Job", "Program", "SimulationFailed"]
@@ -78,9 +78,11 @@ class Engine:
         self._library = LIBRARY_DIR
         self._controller = aer_controller_execute()
         self._noise: dict[str, Any] = {}
+        self._device: DeviceNoise | None = None
         self._site: NativeCompiler | None = None
         if profile is not None:
-            self._noise = noise_model(profile).to_dict(serializable=True)
+            self._device = device_noise(profile)
+            self._noise = self._device.model.to_dict(serializable=True)
             self._site = NativeCompiler(profile.target()) if profile.site_transpiles else None
 
     def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...] | None]:
@@ -106,7 +108,10 @@ class Engine:
             generate_aer_config,
         )
 
-        (inlined,) = compile_circuit([_lower(circuit, method)])
+        lowered = _lower(circuit, method)
+        if self._device is not None:
+            lowered = self._device.damped(lowered)
+        (inlined,) = compile_circuit([lowered])
         native, index_maps = assemble_circuits([inlined])
         native[0].circ_id = 0
         angles = angles_of(inlined, index_maps[0] if index_maps else None, parameters)
@@ -129,6 +134,9 @@ class Engine:
         config.shots = job.shots
         config.seed_simulator = job.seed
         config.max_parallel_threads = job.threads
+        # Fused with the gates beside it, damping is Kraus operators of several qubits.
+        damped = self._device is not None and bool(self._device.dampings)
+        config.fusion_enable = not (damped and job.method == "statevector")
         if program.angles:
             config.parameterizations = [program.angles.bind(values)]
         output = self._controller.execute(program.native, self._noise, config)

@@ -1,14 +1,15 @@
 import dataclasses
 import warnings
 
+import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import SuperOp, average_gate_fidelity
 
-from backends.error_rates import Coherence, depolarising_parameter
+from backends.error_rates import Coherence, depolarising_parameter, relaxation, thermal_error
 from backends.gates import MoveGate, without_moves
 from backends.lowering import NativeCompiler
-from backends.noise import noise_model
+from backends.noise import device_noise
 from backends.profiles import NativeGate, Readout, load_profile, shipped
 
 SHOTS = 40_000
@@ -16,17 +17,32 @@ SHOTS = 40_000
 TOLERANCE = 5 / SHOTS**0.5
 
 
-def aer(noise):
+def counts_of(circuit, profile, method="density_matrix"):
     from qiskit_aer import AerSimulator
 
-    return AerSimulator(noise_model=noise, method="density_matrix", seed_simulator=11)
-
-
-def parity(circuit, noise):
-    """Mean of the product of all measured signs."""
+    noise = device_noise(profile)
+    simulator = AerSimulator(noise_model=noise.model, method=method, seed_simulator=11)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Aer's own, of names Qiskit will rename
-        counts = aer(noise).run(circuit, shots=SHOTS).result().get_counts()
+        return simulator.run(noise.damped(circuit), shots=SHOTS).result().get_counts()
+
+
+def channel_of(profile, name):
+    """The whole error of a gate: what Aer draws, and the damping that follows."""
+    noise = device_noise(profile)
+    error = noise.model._default_quantum_errors.get(name)
+    if error is None:
+        return None
+    damping = QuantumCircuit(error.num_qubits)
+    for qubit, instruction in enumerate(noise.dampings.get(name, ())):
+        if instruction is not None:
+            damping.append(instruction, [qubit])
+    return SuperOp(error).compose(SuperOp(damping))
+
+
+def parity(circuit, profile):
+    """Mean of the product of all measured signs."""
+    counts = counts_of(circuit, profile)
     return sum(n * (-1) ** bits.count("1") for bits, n in counts.items()) / SHOTS
 
 
@@ -65,13 +81,12 @@ def fades(profile):
 @pytest.mark.parametrize("name", shipped())
 def test_every_gate_errs_on_average_as_stated(name):
     profile = load_profile(name)
-    noise = noise_model(profile)
     for gate in profile.gates:
-        error = noise._default_quantum_errors.get(gate.name)
+        error = channel_of(profile, gate.name)
         if gate.error == 0:
             assert error is None
             continue
-        assert 1 - average_gate_fidelity(SuperOp(error)) == pytest.approx(gate.error, rel=1e-6)
+        assert 1 - average_gate_fidelity(error) == pytest.approx(gate.error, rel=1e-6)
 
 
 def test_a_bell_pair_fades_as_its_gates_predict():
@@ -86,7 +101,7 @@ def test_a_bell_pair_fades_as_its_gates_predict():
     fade = fades(profile)
     predicted = fade["r"] ** 2 * fade["cz"] * (1 - 2 * 0.03) ** 2
     assert predicted < 0.82
-    measured = parity(native_bell(), noise_model(profile))
+    measured = parity(native_bell(), profile)
     assert measured == pytest.approx(predicted, abs=TOLERANCE)
 
 
@@ -101,7 +116,7 @@ def test_on_a_star_the_move_has_its_own_error():
     profile = relaxing_nothing(load_profile("vlq"), gates=gates, readout=perfect)
     fade = fades(profile)
     predicted = fade["r"] ** 2 * fade["cz"] * fade["move"]
-    measured = parity(without_moves(star_bell()), noise_model(profile))
+    measured = parity(without_moves(star_bell()), profile)
     assert measured == pytest.approx(predicted, abs=TOLERANCE)
     without = fade["r"] ** 2 * fade["cz"]
     assert abs(measured - without) > TOLERANCE
@@ -116,9 +131,7 @@ def test_a_ghz_state_on_a_device_is_near_the_product_of_its_fidelities():
     ghz.measure_all()
     native, layout = NativeCompiler(profile.target()).compile(ghz)
     assert len(set(layout)) == 3
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        counts = aer(noise_model(profile)).run(native, shots=SHOTS).result().get_counts()
+    counts = counts_of(native, profile)
     agreeing = (counts.get("000", 0) + counts.get("111", 0)) / SHOTS
     error = {gate.name: gate.error for gate in profile.gates}
     survival = 1.0
@@ -134,9 +147,9 @@ def test_noise_off_is_ideal():
     free = tuple(
         dataclasses.replace(gate, duration_s=0.0, error=0.0) for gate in load_profile("vlq").gates
     )
-    noise = noise_model(relaxing_nothing(load_profile("vlq"), gates=free, readout=perfect))
-    assert noise.is_ideal()
-    assert parity(without_moves(star_bell()), noise) == 1.0
+    profile = relaxing_nothing(load_profile("vlq"), gates=free, readout=perfect)
+    assert device_noise(profile).model.is_ideal()
+    assert parity(without_moves(star_bell()), profile) == 1.0
 
 
 def test_the_resonator_relaxes_with_its_own_times():
@@ -146,7 +159,7 @@ def test_the_resonator_relaxes_with_its_own_times():
         dataclasses.replace(gate, error=0.1) if gate.num_qubits > 1 else gate for gate in star.gates
     )
     profile = dataclasses.replace(star, gates=gates, coherence=long, resonator_coherence=short)
-    channel = SuperOp(noise_model(profile)._default_quantum_errors["cz"])
+    channel = channel_of(profile, "cz")
     from qiskit.quantum_info import DensityMatrix
 
     after = DensityMatrix.from_label("11").evolve(channel).probabilities_dict()
@@ -163,15 +176,14 @@ def test_readout_errors_are_the_stated_ones():
     idle.measure(0, 0)
     flipped.r(3.141592653589793, 0.0, 0)
     flipped.measure(0, 0)
-    noise = noise_model(profile)
-    assert parity(idle, noise) == pytest.approx(0.8, abs=TOLERANCE)
-    assert parity(flipped, noise) == pytest.approx(-0.4, abs=TOLERANCE + 2 * 0.00108)
+    assert parity(idle, profile) == pytest.approx(0.8, abs=TOLERANCE)
+    assert parity(flipped, profile) == pytest.approx(-0.4, abs=TOLERANCE + 2 * 0.00108)
 
 
 def test_a_swap_labelled_move_errs_as_much_and_not_twice():
     from qiskit.circuit.library import SwapGate
 
-    noise = noise_model(load_profile("vlq"))
+    profile = load_profile("vlq")
     plain, labelled = QuantumCircuit(2), QuantumCircuit(2)
     for circuit in (plain, labelled):
         circuit.r(3.141592653589793, 0.0, 0)
@@ -180,6 +192,95 @@ def test_a_swap_labelled_move_errs_as_much_and_not_twice():
         labelled.append(SwapGate(label="move"), [0, 1])
     plain.measure_all()
     labelled.measure_all()
-    assert parity(plain, noise) == pytest.approx(parity(labelled, noise), abs=TOLERANCE)
+    assert parity(plain, profile) == pytest.approx(parity(labelled, profile), abs=TOLERANCE)
     readout_alone = (1 - 2 * 0.02) ** 2
-    assert abs(parity(plain, noise)) < readout_alone - 5 * TOLERANCE
+    assert abs(parity(plain, profile)) < readout_alone - 5 * TOLERANCE
+
+
+def reference_channel(profile, gate):
+    """Aer's own relaxation of each operand, then its own depolarisation."""
+    from qiskit_aer.noise import depolarizing_error, pauli_error, thermal_relaxation_error
+
+    coherences = profile.gate_coherences(gate)
+    relaxing = [
+        pauli_error([("I", 1.0)])
+        if one is None
+        else thermal_relaxation_error(one.t1_s, one.t2_s, gate.duration_s)
+        for one in coherences
+    ]
+    error = relaxing[0]
+    for other in relaxing[1:]:
+        error = error.expand(other)
+    parameter = depolarising_parameter(gate.error, gate.duration_s, coherences)
+    return SuperOp(error.compose(depolarizing_error(parameter, gate.num_qubits)))
+
+
+def random_device(rng):
+    """A device whose qubits and resonator relax anyhow, T2 up to 2·T1, and err a little more."""
+
+    def coherence():
+        t1_s = 10 ** rng.uniform(-6, -4)
+        return Coherence(t1_s=t1_s, t2_s=t1_s * rng.choice([rng.uniform(0.05, 2.0), 1.0, 2.0]))
+
+    star = dataclasses.replace(
+        load_profile("vlq"), coherence=coherence(), resonator_coherence=coherence()
+    )
+    gates = []
+    for gate in star.gates:
+        duration_s = rng.uniform(1e-9, 4e-7)
+        floor = thermal_error(duration_s, star.gate_coherences(gate))
+        error = floor + rng.uniform(0, 0.5) * (0.5 - floor)
+        gates.append(dataclasses.replace(gate, duration_s=duration_s, error=error))
+    return dataclasses.replace(star, gates=tuple(gates))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_errors_are_aers_own_channels_in_another_form(seed):
+    profile = random_device(np.random.default_rng(seed))
+    for gate in profile.gates:
+        difference = channel_of(profile, gate.name).data - reference_channel(profile, gate).data
+        assert np.abs(difference).max() < 1e-12
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_nothing_in_a_shipped_model_makes_aer_use_kraus_operators(name):
+    for error in device_noise(load_profile(name)).model._default_quantum_errors.values():
+        names = {step.operation.name for circuit in error.circuits for step in circuit.data}
+        assert names <= {"id", "x", "y", "z", "reset"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_relaxation_is_the_exponential_decay_it_is_defined_by(seed):
+    rng = np.random.default_rng(seed)
+    t1_s = 10 ** rng.uniform(-6, 0)
+    one = Coherence(t1_s=t1_s, t2_s=t1_s * rng.uniform(0.05, 2.0))
+    time_s = t1_s * rng.uniform(0, 3)
+    found = relaxation(time_s, one)
+    excited = (1 - found.reset) * (1 - found.damping)
+    coherent = (1 - found.reset - 2 * found.phase_flip) * np.sqrt(1 - found.damping)
+    assert excited == pytest.approx(np.exp(-time_s / one.t1_s))
+    assert coherent == pytest.approx(np.exp(-time_s / one.t2_s))
+
+
+def test_trajectories_sample_what_the_density_matrix_says():
+    ghz = QuantumCircuit(4, 3)
+    ghz.r(np.pi / 2, np.pi / 2, range(3))
+    ghz.append(MoveGate(), [0, 3])
+    for qubit in (1, 2):
+        ghz.cz(qubit, 3)
+        ghz.r(-np.pi / 2, np.pi / 2, qubit)
+    ghz.append(MoveGate(), [0, 3])
+    ghz.measure(range(3), range(3))
+    profile = load_profile("vlq")
+    gates = tuple(
+        dataclasses.replace(gate, duration_s=5 * gate.duration_s, error=0.15)
+        for gate in profile.gates
+    )
+    profile = dataclasses.replace(profile, gates=gates)
+    exact, drawn = (
+        counts_of(without_moves(ghz), profile, method)
+        for method in ("density_matrix", "statevector")
+    )
+    for outcome in exact:
+        spread = (2 * exact[outcome]) ** 0.5
+        assert abs(exact[outcome] - drawn.get(outcome, 0)) < 5 * spread + 5
