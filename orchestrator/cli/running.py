@@ -102,6 +102,7 @@ class _Ready:
 
 def checked(request: RunRequest) -> _Plan:
     """Check what can be checked without importing the flow. Raises ``ValueError`` subclasses."""
+    target = find_target(request.target)
     run_id = request.run_id or run_id_from_environment() or _new_id()
     if not _RUN_ID.fullmatch(run_id):
         raise ConfigError(
@@ -122,8 +123,6 @@ def checked(request: RunRequest) -> _Plan:
             f"QPU {qpu.name!r} needs backend {qpu.backend!r}; "
             f"installed are: {', '.join(known) or 'none'}"
         )
-    target = find_target(request.target)
-    check_ledger(site.state_dir)
     folder = RunFolder(request.out or Path("hpcqc-runs") / run_id)
     folder.check()
     check_units(site, budgets)
@@ -141,6 +140,7 @@ def run_flow(request: RunRequest) -> Finished:
     plan = checked(request)
     server = launch_server(plan.site.state_dir / "results")
     try:
+        check_ledger(plan.site.state_dir)  # loads SQLAlchemy; meanwhile the server starts
         loaded = load_flow(plan.target)
         parameters = bound_parameters(loaded.flow.fn, assignments(request.parameters))
         check_inputs(loaded.flow.fn, parameters)
@@ -213,7 +213,8 @@ class _Execution:
 
     def _work(self, progress: Progress) -> tuple[Any, BaseException | None]:
         """Run the flow to its end; return its value or its error."""
-        threading.Thread(target=_load_drawing, daemon=True).start()
+        if "orchestrator.stages" in sys.modules:  # without stages there is nothing to draw
+            threading.Thread(target=_load_drawing, daemon=True).start()
         if not self._finished_before:
             _prewarm(self._ready.loaded.flow.fn.__globals__)
         if self._ready.server is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -59,7 +60,8 @@ def find_target(text: str) -> Target:
     """Tell where the flow is, without importing anything.
 
     ``path/to/file.py:flow`` and ``path/to/file.py`` are files; any other text is the name of a
-    ready flow. Raises `TargetError`.
+    ready flow. Raises `TargetError`, also for a file with a syntax error and for one that does
+    not define the flow.
     """
     path, colon, attribute = text.rpartition(":")
     if not colon or not path.endswith(".py"):
@@ -69,6 +71,7 @@ def find_target(text: str) -> Target:
         if not file.is_file():
             raise TargetError(f"no file {path!r}; give path/to/file.py:flow")
         shadowing(file.parent)
+        _check_source(text, file, attribute)
         return Target(text=text, path=file, attribute=attribute or None)
     known = {point.name: point for point in sorted(entry_points(group=GROUP), key=_by_name)}
     if text in known:
@@ -110,6 +113,63 @@ def stages_beside(flow: Flow[..., Any]) -> dict[str, StageNeeds]:
     return {name: needs for name, needs in found.items() if needs is not None}
 
 
+def _check_source(text: str, file: Path, attribute: str) -> None:
+    """Compile a file, and look for the flow's name in it: seconds before Prefect is imported."""
+    try:
+        tree = ast.parse(file.read_bytes(), filename=str(file))
+    except SyntaxError as error:
+        raise TargetError(_syntax_error(text, error)) from error
+    except (OSError, ValueError) as error:
+        raise TargetError(f"{text} cannot be read: {error}") from error
+    if not attribute:
+        return
+    if attribute not in (names := _bound_names(tree)) and "*" not in names:
+        raise TargetError(_no_such_flow(file.name, attribute, _decorated_flows(tree)))
+
+
+def _decorated_flows(tree: ast.Module) -> list[str]:
+    """Return the functions under ``@flow`` or ``@prefect.flow``, with arguments or without."""
+    return [
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(re.search(r"\bflow\b", ast.unparse(mark)) for mark in node.decorator_list)
+    ]
+
+
+def _no_such_flow(file: str, attribute: str, flows: Sequence[str]) -> str:
+    near = difflib.get_close_matches(attribute, flows, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{file} has no {attribute!r}; its flows are: {', '.join(flows) or 'none'}.{hint}"
+
+
+def _bound_names(tree: ast.Module) -> set[str]:
+    """Return every name that a file may bind at its top level, ``*`` for what it imports so.
+
+    A file that fills its namespace in another way (``globals``, ``exec``) counts as ``*``.
+    """
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.MatchAs(name=str(name)):
+                names.add(name)
+            case ast.MatchStar(name=str(name)) | ast.MatchMapping(rest=str(name)):
+                names.add(name)
+            case ast.alias():
+                names.add(node.asname or node.name.split(".")[0])
+            case ast.Name(id="globals" | "exec" | "vars" | "setattr"):
+                names.add("*")
+            case ast.Name(ctx=ast.Store()):
+                names.add(node.id)
+    return names
+
+
+def _syntax_error(text: str, error: SyntaxError) -> str:
+    return f"{text}: {error.msg} ({error.filename}, line {error.lineno})"
+
+
 def _import_file(target: Target, path: Path) -> ModuleType:
     """Import a file the way ``python file.py`` finds its neighbours: their folder comes first."""
     name = re.sub(r"\W", "_", path.stem)
@@ -138,12 +198,7 @@ def _chosen(target: Target, module: ModuleType) -> Any:
     if target.attribute is not None:
         found = getattr(module, target.attribute, None)
         if found is None:
-            near = difflib.get_close_matches(target.attribute, here, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise TargetError(
-                f"{file} has no {target.attribute!r}; its flows are: {', '.join(here) or 'none'}."
-                + hint
-            )
+            raise TargetError(_no_such_flow(file, target.attribute, list(here)))
         return found
     if len(here) == 1:
         return next(iter(here.values()))
@@ -161,8 +216,7 @@ def _explained(target: Target) -> Iterator[None]:
         missing = error.name or str(error)
         raise TargetError(f"{target.text} needs {missing!r}: {missing_extra(missing)}") from error
     except SyntaxError as error:
-        where = f"{error.filename}, line {error.lineno}"
-        raise TargetError(f"{target.text}: {error.msg} ({where})") from error
+        raise TargetError(_syntax_error(target.text, error)) from error
     except Exception as error:
         where = _last_line(error, target.path)
         raise TargetError(

@@ -106,6 +106,45 @@ def test_what_is_no_flow_is_refused(tmp_path, monkeypatch, content, target, word
     assert all(word in str(caught.value) for word in words), caught.value
 
 
+@pytest.mark.parametrize(
+    ("content", "target", "words"),
+    [
+        ("x = 1\ndef broken(:\n", "mine.py", ["invalid syntax", "mine.py, line 2"]),
+        (FLOW.format(name="alpha"), "mine.py:alpa", ["no 'alpa'", "are: alpha", "mean 'alpha'"]),
+        ("x = '\0'", "mine.py", ["mine.py", "null"]),
+    ],
+)
+def test_a_file_is_read_before_anything_is_imported(
+    tmp_path, monkeypatch, content, target, words
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(content)
+    with pytest.raises(TargetError) as caught:
+        find_target(target)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "from elsewhere import *",
+        "from elsewhere import alpha",
+        "import elsewhere as alpha",
+        "globals()['alpha'] = 1",
+        "if True:\n    alpha = 1",
+        "for alpha in (): ...",
+        "match [1]:\n    case [*alpha]: ...",
+        "match {}:\n    case {**alpha}: ...",
+        "match 1:\n    case alpha: ...",
+        "class alpha: ...",
+        "(x, [*alpha]) = 1, [2]",
+    ],
+)
+def test_a_name_that_a_file_may_bind_is_looked_for_when_it_is_imported(tmp_path, content) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    assert find_target(f"{tmp_path}/mine.py:alpha").attribute == "alpha"
+
+
 def test_ready_flows_go_by_name() -> None:
     target = find_target("flows.dissociation")
     assert target.entry_point is not None
