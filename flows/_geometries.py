@@ -1,15 +1,15 @@
-"""The geometries of a curve: built-in molecules, XYZ files, and bonds that are stretched."""
+"""The geometries of a curve, and bonds that are stretched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flows._inputs import InputError, SourceLine, read_lines
+from flows._inputs import InputError
 
-__all__ = ["Curve", "Geometry", "from_xyz", "split_bond", "stretched"]
+__all__ = ["SYMBOLS", "Curve", "Geometry", "split_bond", "stretched", "unbonded"]
 
 # Elements in order, with covalent radii in Å (Cordero et al., Dalton Trans. 2008, 2832; C sp3,
 # low-spin metals).
@@ -23,8 +23,9 @@ _RADIUS_A = {
     "Pd": 1.39, "Ag": 1.45, "Cd": 1.44, "In": 1.42, "Sn": 1.39, "Sb": 1.39, "Te": 1.38,
     "I": 1.39, "Xe": 1.40,
 }  # fmt: skip
-_SYMBOLS = tuple(_RADIUS_A)
+SYMBOLS = tuple(_RADIUS_A)
 _BOND_TOLERANCE = 1.3
+_NEAREST_TOLERANCE = 1.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +33,25 @@ class Geometry:
     """Nuclei in space. positions: one (x, y, z) in Å per symbol.
 
     x: where the point stands on the curve's axis (Å of the bond, or a frame number).
+    notes: what was done to what the file says.
     """
 
     symbols: tuple[str, ...]
     positions: tuple[tuple[float, float, float], ...]
     x: float
     label: str
+    notes: tuple[str, ...] = ()
 
     @property
     def electrons(self) -> int:
         """Electrons of the neutral molecule."""
-        return sum(_SYMBOLS.index(symbol) + 1 for symbol in self.symbols)
+        return sum(SYMBOLS.index(symbol) + 1 for symbol in self.symbols)
 
     @property
     def core_orbitals(self) -> int:
         """Orbitals of the closed inner shells: none up to He, 1s up to Ne, and so on."""
         shells = ((2, 0), (10, 1), (18, 5), (36, 9), (54, 18))
-        numbers = [_SYMBOLS.index(symbol) + 1 for symbol in self.symbols]
+        numbers = [SYMBOLS.index(symbol) + 1 for symbol in self.symbols]
         return sum(next(core for last, core in shells if z <= last) for z in numbers)
 
 
@@ -61,76 +64,6 @@ class Curve:
     points: tuple[Geometry, ...]
     notes: tuple[str, ...] = ()
     built_in: bool = False
-
-
-def from_xyz(path: str) -> list[Geometry]:
-    """Read every frame of an XYZ file (atom count, comment, then ``symbol x y z`` in Å).
-
-    Atomic numbers are taken for symbols; further columns are ignored. Raises `InputError`
-    with file and line if it does not parse, or if two nuclei coincide.
-    """
-    lines = read_lines(path)
-    frames: list[Geometry] = []
-    at = 0
-    while at < len(lines):
-        if not lines[at].text.strip():
-            at += 1
-            continue
-        count = _atom_count(lines[at])
-        body = lines[at + 2 : at + 2 + count]
-        if len(body) < count:
-            raise lines[-1].error(
-                f"{count} atoms after the comment, as line {lines[at].number} says, "
-                f"but the file ends after {len(body)}"
-            )
-        comment = lines[at + 1].text.strip()
-        frames.append(_frame(body, x=float(len(frames)), label=comment or f"frame {len(frames)}"))
-        at += 2 + count
-    first = frames[0]
-    for number, frame in enumerate(frames):
-        if frame.symbols != first.symbols:
-            raise InputError(
-                f"{path}: frame {number} has atoms {' '.join(frame.symbols)}, frame 0 has "
-                f"{' '.join(first.symbols)}; every frame must hold the same atoms in one order"
-            )
-    return frames
-
-
-def _atom_count(line: SourceLine) -> int:
-    expected = "the number of atoms (a whole number ≥ 1) that starts a frame"
-    words = line.text.split()
-    if len(words) != 1:
-        raise line.error(expected)
-    count = line.whole(words[0], expected)
-    if count < 1:
-        raise line.error(expected)
-    return count
-
-
-def _frame(body: Sequence[SourceLine], *, x: float, label: str) -> Geometry:
-    symbols: list[str] = []
-    positions: list[tuple[float, float, float]] = []
-    for line in body:
-        expected = "an atom: symbol and three coordinates in Å, such as 'O 0.0 0.0 0.117'"
-        words = line.text.split()
-        if len(words) < 4:
-            raise line.error(expected)
-        symbols.append(_symbol(words[0], line))
-        a, b, c = (line.real(word, expected) for word in words[1:4])
-        for other, place in zip(body, positions, strict=False):
-            if np.linalg.norm(np.subtract(place, (a, b, c))) < 0.05:
-                raise line.error(f"an atom elsewhere than the one on line {other.number}")
-        positions.append((a, b, c))
-    return Geometry(symbols=tuple(symbols), positions=tuple(positions), x=x, label=label)
-
-
-def _symbol(word: str, line: SourceLine) -> str:
-    symbol = word.capitalize()
-    if word.isdigit() and 1 <= int(word) <= len(_SYMBOLS):
-        symbol = _SYMBOLS[int(word) - 1]
-    if symbol not in _RADIUS_A:
-        raise line.error(f"an element from H to Xe as a symbol or atomic number, not {word!r}")
-    return symbol
 
 
 def stretched(geometry: Geometry, atoms: tuple[int, int], length: float) -> Geometry:
@@ -160,14 +93,22 @@ def split_bond(geometry: Geometry) -> tuple[int, int]:
 
     Raises `InputError` if there is none, as in a ring without side groups.
     """
-    count = len(geometry.symbols)
+    bonded, count = _bonds(geometry), len(geometry.symbols)
     for pair in ((i, j) for i in range(count) for j in range(i + 1, count)):
-        if _bonded(geometry, *pair) and _reached(geometry, pair[1], cut=pair).isdisjoint({pair[0]}):
+        if bonded[pair] and pair[0] not in _reached(bonded, pair[1], cut=pair):
             return pair
     raise InputError(
         "no bond of this molecule can be stretched without breaking a ring; "
         "give atoms=[i,j] (counted from 0) of two fragments, or an XYZ file with several frames"
     )
+
+
+def unbonded(geometry: Geometry) -> list[int]:
+    """Return the atoms that are within bond length of no other.
+
+    Where bonds matter, each is joined to its nearest neighbours.
+    """
+    return [int(atom) for atom in np.flatnonzero(~_covalent(geometry).any(axis=1))]
 
 
 def _moving(geometry: Geometry, atoms: tuple[int, int]) -> list[int]:
@@ -178,7 +119,7 @@ def _moving(geometry: Geometry, atoms: tuple[int, int]) -> list[int]:
             f"atoms {list(atoms)}: expected two different atoms of this molecule, "
             f"numbered from 0 to {count - 1}"
         )
-    group = _reached(geometry, moved, cut=atoms)
+    group = _reached(_bonds(geometry), moved, cut=atoms)
     if fixed in group:
         raise InputError(
             f"atoms {list(atoms)} are joined another way too (a ring, or not one bond apart); "
@@ -187,18 +128,37 @@ def _moving(geometry: Geometry, atoms: tuple[int, int]) -> list[int]:
     return sorted(group)
 
 
-def _bonded(geometry: Geometry, one: int, other: int) -> bool:
-    reach = sum(_RADIUS_A[geometry.symbols[atom]] for atom in (one, other)) * _BOND_TOLERANCE
-    places = geometry.positions
-    return float(np.linalg.norm(np.subtract(places[one], places[other]))) < reach
+def _distances(geometry: Geometry) -> NDArray[np.float64]:
+    """Return all distances in Å; of an atom to itself, infinity."""
+    places = np.array(geometry.positions)
+    found: NDArray[np.float64] = np.linalg.norm(places[:, None] - places[None], axis=-1)
+    np.fill_diagonal(found, np.inf)
+    return found
 
 
-def _reached(geometry: Geometry, start: int, cut: tuple[int, int]) -> set[int]:
+def _covalent(geometry: Geometry) -> NDArray[np.bool_]:
+    radii = np.array([_RADIUS_A[symbol] for symbol in geometry.symbols])
+    reach = (radii[:, None] + radii[None]) * _BOND_TOLERANCE
+    found: NDArray[np.bool_] = _distances(geometry) < reach
+    return found
+
+
+def _bonds(geometry: Geometry) -> NDArray[np.bool_]:
+    """Return who is bonded to whom: by covalent radii, or else to the nearest neighbours."""
+    bonded, distances = _covalent(geometry), _distances(geometry)
+    for atom in unbonded(geometry) if len(geometry.symbols) > 1 else ():
+        near = distances[atom] <= distances[atom].min() * _NEAREST_TOLERANCE
+        bonded[atom] |= near
+        bonded[:, atom] |= near
+    return bonded
+
+
+def _reached(bonded: NDArray[np.bool_], start: int, cut: tuple[int, int]) -> set[int]:
     reached, border = {start}, [start]
     while border:
         atom = border.pop()
-        for other in range(len(geometry.symbols)):
-            if other in reached or {atom, other} == set(cut) or not _bonded(geometry, atom, other):
+        for other in map(int, np.flatnonzero(bonded[atom])):
+            if other in reached or {atom, other} == set(cut):
                 continue
             reached.add(other)
             border.append(other)

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["InputError", "MissingExtra", "SourceLine", "read_lines", "require_extra"]
+from orchestrator.text_files import TextFileError, lines_of, read_text
+
+__all__ = [
+    "InputError",
+    "MissingExtra",
+    "SourceLine",
+    "is_whole",
+    "read_lines",
+    "require_extra",
+]
+
+# Stricter than Python's own: no underscores, no digits of other scripts.
+_REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?", re.ASCII)
+_MOST_DIGITS = 18
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 class InputError(ValueError):
@@ -35,38 +50,40 @@ class SourceLine:
 
     def real(self, word: str, expected: str) -> float:
         """Read a finite real number, also with Fortran's D exponent, or raise `error`."""
-        try:
-            value = float(word.replace("D", "E").replace("d", "e"))
-        except ValueError:
-            raise self.error(expected) from None
+        if word.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+            raise self.error(f"{expected}; {word} is not finite")
+        if not _REAL.fullmatch(word):
+            raise self.error(expected)
+        value = float(word.upper().replace("D", "E"))
         if not math.isfinite(value):
             raise self.error(f"{expected}; {word} is not finite")
         return value
 
     def whole(self, word: str, expected: str) -> int:
         """Read a whole number or raise `error`."""
-        try:
-            return int(word)
-        except ValueError:
-            raise self.error(expected) from None
+        if not is_whole(word) or len(word) > _MOST_DIGITS:
+            raise self.error(expected)
+        return int(word)
+
+
+def is_whole(word: str) -> bool:
+    """Whether a word is a whole number, with or without a sign."""
+    return _WHOLE.fullmatch(word) is not None
 
 
 def read_lines(path: str | Path) -> list[SourceLine]:
-    """Read a UTF-8 text file. Raises `InputError` if it is missing, unreadable or empty."""
-    file = Path(path).expanduser()
+    """Read a text file, compressed with gzip or not.
+
+    Raises `InputError` if it is missing, unreadable, empty or not text.
+    """
+    file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file; give the path of an existing one") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file}: byte {error.start} is not UTF-8 text; expected a text file"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from None
+        text = read_text(file)
+    except TextFileError as error:
+        raise InputError(str(error)) from None
     if not text.strip():
         raise InputError(f"{file}: the file is empty")
-    return [SourceLine(file, number, line) for number, line in enumerate(text.splitlines(), 1)]
+    return [SourceLine(file, number, line) for number, line in enumerate(lines_of(text), 1)]
 
 
 def require_extra(extra: str, modules: Iterable[str]) -> None:

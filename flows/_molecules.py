@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flows._geometries import Curve, Geometry, from_xyz, split_bond, stretched
+from flows._geometries import Curve, Geometry, split_bond, stretched, unbonded
 from flows._inputs import InputError
+from flows._xyz import from_xyz
 
 __all__ = ["MOLECULES", "Molecule", "Scan", "built_in_curve", "xyz_curve"]
 
@@ -165,20 +166,20 @@ def built_in_curve(name: str, scan: Scan) -> Curve:
     )
 
 
-def xyz_curve(path: str, scan: Scan) -> Curve:
-    """Return the curve of an XYZ file.
+def xyz_curve(path: str, scan: Scan, *, charge: int = 0, spin: int | None = None) -> Curve:
+    """Return the curve of an XYZ file (see `flows._xyz.from_xyz` for charge and spin).
 
     Several frames are the points themselves. In a single frame one bond is stretched:
     ``scan.atoms``, by default the first that divides the molecule, to ``scan.lengths`` or
     by ``scan.scales`` (0.7 to 2.0 times the given length by default). Raises `InputError`.
     """
-    frames = from_xyz(path)
+    frames = from_xyz(path, charge=charge, spin=spin)
     name = Path(path).stem
     if len(frames) > 1:
         return _trajectory(name, frames, scan)
     (frame,) = frames
     if len(frame.symbols) == 1:
-        return Curve(name=name, x_label="atom", points=(frame,))
+        return Curve(name=name, x_label="atom", points=(frame,), notes=frame.notes)
     atoms = scan.atoms or split_bond(frame)
     i, j = atoms
     stretched(frame, atoms, 1.0)  # checks the atoms before their distance is taken
@@ -190,8 +191,21 @@ def xyz_curve(path: str, scan: Scan) -> Curve:
         name=name,
         x_label=f"{bond} / Å",
         points=tuple(stretched(frame, atoms, length) for length in lengths),
-        notes=(f"Stretched {bond} ({given:.4g} Å in the file), fragments moved rigidly.",),
+        notes=(
+            f"Stretched {bond} ({given:.4g} Å in the file), fragments moved rigidly.",
+            *frame.notes,
+            *_joined(frame),
+        ),
     )
+
+
+def _joined(frame: Geometry) -> list[str]:
+    """Say which atoms were taken as bonded to their nearest neighbours."""
+    alone = unbonded(frame)
+    if not alone:
+        return []
+    names = ", ".join(f"{frame.symbols[atom]}{atom}" for atom in alone)
+    return [f"No atom within bond length of {names}: taken as bonded to the nearest neighbours."]
 
 
 def _trajectory(name: str, frames: Sequence[Geometry], scan: Scan) -> Curve:
@@ -202,7 +216,7 @@ def _trajectory(name: str, frames: Sequence[Geometry], scan: Scan) -> Curve:
         )
     atoms = scan.atoms or ((0, 1) if len(frames[0].symbols) == 2 else None)
     if atoms is None:
-        return Curve(name=name, x_label="frame", points=tuple(frames))
+        return Curve(name=name, x_label="frame", points=tuple(frames), notes=frames[0].notes)
     i, j = atoms
     if i == j or not all(0 <= atom < len(frames[0].symbols) for atom in atoms):
         raise InputError(f"atoms {list(atoms)}: expected two different atoms, counted from 0")
@@ -211,6 +225,7 @@ def _trajectory(name: str, frames: Sequence[Geometry], scan: Scan) -> Curve:
         name=name,
         x_label=f"{symbols[i]}{i}-{symbols[j]}{j} / Å",
         points=tuple(replace(frame, x=_distance(frame, atoms)) for frame in frames),
+        notes=frames[0].notes,
     )
 
 

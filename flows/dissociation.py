@@ -168,7 +168,10 @@ def _inputs(given: Mapping[str, Any]) -> _Inputs:
             )
         return _Inputs(sources=[from_fcidump(given["fcidump"])], choice=choice, settings=settings)
     xyz, molecule = given["xyz"], given["molecule"]
-    curve = xyz_curve(xyz, scan) if xyz else built_in_curve(molecule or "lih", scan)
+    if xyz:
+        curve = xyz_curve(xyz, scan, charge=choice.charge, spin=choice.spin)
+    else:
+        curve = built_in_curve(molecule or "lih", scan)
     return _Inputs(
         sources=curve.points,
         choice=_fitting(curve, choice),

@@ -4,7 +4,8 @@ A QPU's estimator finds the angles, scanning many in each broadcast PUB; its sam
 cuts, of which the best counts. ``hpcqc run flows.maxcut -p name=value …`` takes:
 
 - ``graph``: ring-10, petersen, mobius-12 (the default) or mobius-16; or a file: an edge list
-  (``u v [weight]`` per line) or GSet's format (first ``nodes edges``, then ``u v weight``).
+  (``u v [weight]`` per line), GSet's format (first ``nodes edges``) or DIMACS's (``p edge nodes
+  edges``, then ``e u v [weight]``).
 - ``layers`` of the circuit; ``shots`` of the final sampling; ``seed`` of simulated sampling and
   of local search.
 - ``precision``: standard error of each mean cut on the way, 0 for exact; by default exact where
@@ -26,7 +27,8 @@ from typing import Any
 import numpy as np
 from prefect import flow
 
-from flows._graphs import Cut, Graph, best_cut, graph_of
+from flows._graph_files import graph_of
+from flows._graphs import Cut, Graph, best_cut
 from flows._inputs import InputError
 from flows._qaoa import Search, Tuned, qaoa_circuit, tune
 from orchestrator import Qpu, checked_by, classical, quantum

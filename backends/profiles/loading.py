@@ -34,7 +34,7 @@ def load_profile(name_or_path: str) -> Profile:
     if name_or_path.endswith(_SUFFIX) or "/" in name_or_path:
         path = Path(name_or_path).expanduser()
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ProfileError(f"profile {name_or_path!r} cannot be read: {error}") from error
         return _parse(text, str(path))

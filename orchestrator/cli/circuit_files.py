@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from backends.api import PayloadRejected
 from backends.circuits import is_panic, load_qpy
 from orchestrator.cli.circuit_sizes import SizeRefused, check_indices, check_registers
+from orchestrator.text_files import TextFileError, decoded, lines_of, read_bytes, read_text
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -18,8 +19,9 @@ __all__ = ["CircuitFileError", "read_circuit"]
 
 _VERSION = re.compile(r"^\s*OPENQASM\s+(\d+)", re.MULTILINE)
 _COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
-_INCLUDE = re.compile(r'\binclude\s*"([^"]+)"\s*;')
-_INCLUDE_DEPTH = 8
+_COMMENT_OR_TEXT = re.compile(r'"[^"\n]*"|' + _COMMENTS.pattern, re.DOTALL)
+_INCLUDE = re.compile(r"""\binclude\s*(?:"([^"]*)"|'([^']*)')\s*;""")
+_MOST_INCLUDES = 100
 _DEFINITION = re.compile(r"\bgate\s+(\w+)")
 _QPY_MAGIC = b"QISKIT"
 
@@ -34,9 +36,9 @@ def read_circuit(path: Path) -> QuantumCircuit:
     Raises `CircuitFileError` with line and column where the syntax is at fault.
     """
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CircuitFileError(f"cannot read {path}: {error.strerror}") from error
+        data = read_bytes(path)
+    except TextFileError as error:
+        raise CircuitFileError(str(error)) from None
     if data.startswith(_QPY_MAGIC) or path.suffix == ".qpy":
         try:
             circuit = load_qpy(data)
@@ -55,12 +57,12 @@ def read_circuit(path: Path) -> QuantumCircuit:
 
 def _read_text(data: bytes, path: Path) -> QuantumCircuit:
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
         # Comments of older collections are in Latin-1; programs are ASCII everywhere.
-        text = data.decode("latin-1")
-    if "\0" in text or not text.strip():
-        raise CircuitFileError(f"{path} is neither OpenQASM text nor QPY")
+        text = "\n".join(lines_of(decoded(data, path, fallback="latin-1")))
+    except TextFileError as error:
+        raise CircuitFileError(f"{path} is neither OpenQASM text nor QPY: {error}") from None
+    if not text.strip():
+        raise CircuitFileError(f"{path} is neither OpenQASM text nor QPY: it is empty")
     stated = _VERSION.search(_COMMENTS.sub("", text))
     if stated and stated[1] == "3":
         return _read_qasm3(text, path)
@@ -70,13 +72,14 @@ def _read_text(data: bytes, path: Path) -> QuantumCircuit:
 def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
     from qiskit import qasm2
 
+    whole = _with_includes(text, path, "qelib1.inc")
     try:
-        whole = _with_includes(text, path.parent)
         check_registers(whole)
         check_indices(whole)
         defined = set(_DEFINITION.findall(_COMMENTS.sub("", whole)))
         return qasm2.loads(
             whole,
+            include_path=(),
             # The gates that Qiskit's own older exporter and most collections take for granted.
             # One that the program defines itself is what the program says.
             custom_instructions=[
@@ -97,29 +100,77 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
         ) from None
 
 
-def _with_includes(text: str, folder: Path, depth: int = _INCLUDE_DEPTH) -> str:
-    """Put files that are included from beside the circuit in its text, each on one line.
+def _with_includes(text: str, path: Path, built_in: str) -> str:
+    """Put included files in the text, each on one line, so that lines keep their numbers.
 
-    Qiskit's own parser stumbles over an included file that ends with a gate definition. Lines
-    keep their numbers; ``qelib1.inc`` is left to Qiskit, which knows it.
+    Only files in the folder of the circuit, or in folders below it, are read: a circuit from
+    elsewhere must not read what its user may. ``built_in`` is left to Qiskit, which has it.
+    Qiskit's own parser stumbles over an included file that ends with a gate definition.
+
+    Raises `CircuitFileError` with the place of an ``include`` that is refused.
     """
+    folder = path.expanduser().parent.resolve()
+    count = 0
 
-    def content(found: re.Match[str]) -> str:
-        file = folder / found[1]
-        if found[1] == "qelib1.inc" or depth == 0 or not file.is_file():
-            return found[0]
-        inner = _COMMENTS.sub("", file.read_text(encoding="utf-8", errors="replace"))
-        return _with_includes(" ".join(inner.split()), folder, depth - 1)
+    def expanded(text: str, file: Path, within: tuple[Path, ...]) -> str:
+        plain = _COMMENT_OR_TEXT.sub(_blanked, text)
 
-    return _INCLUDE.sub(content, text)
+        def content(found: re.Match[str]) -> str:
+            nonlocal count
+            name = found[found.lastindex or 1]
+            if name == built_in:
+                return found[0]
+            at = found.start(found.lastindex or 1) - 1
+            column = at - plain.rfind("\n", 0, at)
+            line = plain.count("\n", 0, at) + 1
+            place = f"{file}, line {line}, column {column}: include {name!r}"
+            count += 1
+            if count > _MOST_INCLUDES:
+                raise CircuitFileError(f"{place}: more than {_MOST_INCLUDES} files are included")
+            target = _beside(folder, name, place)
+            if target in within:
+                raise CircuitFileError(f"{place}: the file includes itself")
+            try:
+                inner = read_text(target, fallback="latin-1")
+            except TextFileError as error:
+                raise CircuitFileError(f"{place}: {error}") from None
+            return " ".join(expanded(inner, target, (*within, target)).split())
+
+        return _INCLUDE.sub(content, plain)
+
+    return expanded(text, path, (path.expanduser().resolve(),))
+
+
+def _beside(folder: Path, name: str, place: str) -> Path:
+    """Return the included file. Raises `CircuitFileError` unless it is within the folder."""
+    try:
+        target = (folder / name).resolve()
+        is_inside = target.is_relative_to(folder) and ".." not in Path(name).parts
+        is_file = is_inside and not Path(name).is_absolute() and target.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long a name, a loop of links, a NUL
+        is_inside = is_file = False
+    if not is_inside or Path(name).is_absolute():
+        raise CircuitFileError(
+            f"{place}: a circuit includes files from its own folder only; copy the file there and "
+            "include it by its name"
+        )
+    if not is_file:
+        raise CircuitFileError(f"{place}: no such file in {folder}")
+    return target
+
+
+def _blanked(found: re.Match[str]) -> str:
+    """Replace a comment by blanks, so that places in the text stay; leave quoted text."""
+    return found[0] if found[0].startswith('"') else re.sub(r"[^\n]", " ", found[0])
 
 
 def _read_qasm3(text: str, path: Path) -> QuantumCircuit:
     from qiskit import qasm3
 
+    whole = _with_includes(text, path, "stdgates.inc")
     try:
-        check_registers(text)
-        return qasm3.loads(text)
+        check_registers(whole)
+        return qasm3.loads(whole)
     except Exception as error:  # noqa: BLE001 - the importer lets errors of many kinds through
         told = _plain(str(error)) or _syntax_fault(error)
         raise CircuitFileError(f"{path} cannot be read as OpenQASM 3: {told}") from None

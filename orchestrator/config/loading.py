@@ -118,7 +118,7 @@ def _laptop() -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:  # its message ends with line and column
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     except UnicodeDecodeError as error:

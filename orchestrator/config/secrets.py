@@ -38,7 +38,7 @@ class SecretRef:
                 )
             return value
         try:
-            return Path(self.where).read_text(encoding="utf-8").rstrip("\n")
+            return Path(self.where).read_text(encoding="utf-8-sig").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise ConfigError(

@@ -104,10 +104,78 @@ def test_an_include_beside_the_file(tmp_path) -> None:
         read_circuit(write(tmp_path, text + "nothing q[0];"))
 
 
-def test_an_include_of_itself_ends(tmp_path) -> None:
+@pytest.mark.parametrize("version", ["2.0", "3.0"])
+def test_an_include_of_itself_ends(tmp_path, version) -> None:
     write(tmp_path, 'include "loop.inc";', "loop.inc")
-    with pytest.raises(CircuitFileError, match=r"loop\.inc"):
-        read_circuit(write(tmp_path, 'OPENQASM 2.0;include "loop.inc";'))
+    with pytest.raises(CircuitFileError, match=r"loop\.inc.*includes itself"):
+        read_circuit(write(tmp_path, f'OPENQASM {version};include "loop.inc";'))
+
+
+def test_includes_that_multiply_end(tmp_path) -> None:
+    for depth in range(20):
+        write(tmp_path, f'include "{depth + 1}.inc";' * 2, f"{depth}.inc")
+    write(tmp_path, "// the end\n", "20.inc")
+    with pytest.raises(CircuitFileError, match="more than 100 files are included"):
+        read_circuit(write(tmp_path, 'OPENQASM 2.0;include "0.inc";qreg q[1];'))
+
+
+GATE = "gate own q { U(0,0,0) q; }"
+WHOLE = {
+    "2.0": 'OPENQASM 2.0;\ninclude "qelib1.inc";\ninclude "{}";\nqreg q[1];\nown q[0];\n',
+    "3.0": 'OPENQASM 3.0;\ninclude "stdgates.inc";\ninclude "{}";\nqubit[1] q;\nown q[0];\n',
+}
+
+
+@pytest.mark.parametrize("version", WHOLE)
+def test_an_include_reads_only_beside_the_circuit(tmp_path, monkeypatch, version) -> None:
+    circuits, elsewhere = tmp_path / "circuits", tmp_path / "circuits-2"
+    for folder in (circuits / "below", elsewhere):
+        folder.mkdir(parents=True)
+    for path in (elsewhere / "g.inc", circuits / "below/g.inc", circuits / "in.inc"):
+        path.write_text(GATE)
+    (circuits / "link.inc").symlink_to(elsewhere / "g.inc")
+    (circuits / "away").symlink_to(elsewhere)
+    (circuits / "inner.inc").symlink_to("below/g.inc")
+    (circuits / "sly.inc").write_text('include "../circuits-2/g.inc";')
+    (circuits / "loop.inc").symlink_to("loop.inc")
+    for name in ("below/g.inc", "in.inc", "inner.inc", "./in.inc"):
+        circuit = read_circuit(write(circuits, WHOLE[version].format(name)))
+        assert set(circuit.count_ops()) == {"own"}
+    monkeypatch.chdir(elsewhere)  # the working folder is not beside the circuit
+    for name, words in (
+        (str(elsewhere / "g.inc"), "its own folder only"),
+        (str(circuits / "in.inc"), "its own folder only"),
+        ("../circuits-2/g.inc", "its own folder only"),
+        ("below/../in.inc", "no such file|its own folder only"),
+        ("link.inc", "its own folder only"),
+        ("away/g.inc", "its own folder only"),
+        ("sly.inc", r"sly\.inc, line 1, column 9: .*its own folder only"),
+        ("/etc/passwd", "its own folder only"),
+        ("g.inc", "no such file"),
+        ("below", "no such file"),
+        ("loop.inc", "own folder only|no such file"),
+        ("nothing.inc", "no such file"),
+        ("", "no such file"),
+        ("x" * 300, "no such file|its own folder only"),
+    ):
+        path = write(circuits, WHOLE[version].format(name))
+        with pytest.raises(CircuitFileError, match=words) as caught:
+            read_circuit(path)
+        if name != "sly.inc":
+            assert str(caught.value).startswith(f"{path}, line 3, column 9: include {name!r}: ")
+
+
+def test_an_include_that_is_commented_out_is_not_read(tmp_path) -> None:
+    text = QELIB + '// include "none.inc";\n/* include "../x";\n*/ qreg q[1];\nfoo q[0];'
+    with pytest.raises(CircuitFileError, match="line 6, column 1"):
+        read_circuit(write(tmp_path, text))
+
+
+def test_an_included_file_may_have_a_mark_or_an_older_encoding(tmp_path) -> None:
+    text = 'OPENQASM 2.0;include "g.inc";qreg q[1];own q[0];'
+    for head in (b"\xef\xbb\xbf", b"// caf\xe9\n"):
+        (tmp_path / "g.inc").write_bytes(head + GATE.encode())
+        assert set(read_circuit(write(tmp_path, text)).count_ops()) == {"own"}
 
 
 def test_comments_in_an_older_encoding(tmp_path) -> None:
@@ -183,7 +251,7 @@ def test_several_circuits_in_one_file(tmp_path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(CircuitFileError, match="No such file"):
+    with pytest.raises(CircuitFileError, match="no such file"):
         read_circuit(tmp_path / "none.qasm")
     with pytest.raises(CircuitFileError, match="Is a directory"):
         read_circuit(tmp_path)

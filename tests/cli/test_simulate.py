@@ -34,7 +34,7 @@ def test_a_workload_file(hpcqc, tmp_path) -> None:
     done = hpcqc("simulate", "--swf", path, "--profile", "helmi", "--policy", "fifo")
     assert done.code == 0
     assert "8 jobs of a.swf on QPU helmi" in done.out
-    assert "1 malformed lines left out" in done.out
+    assert "1 malformed line left out" in done.out
     assert hpcqc("simulate", "--swf", path, "--profile", "helmi", "--qubits", 6).code == 2
 
 

@@ -94,6 +94,126 @@ def test_a_malformed_file_names_line_and_expectation(
     assert f"a.fcidump, line {line}:" in str(caught.value)
 
 
+TWO = "0.5 1 1 1 1\n0.3 2 1 1 1\n0.2 2 1 2 1\n0.4 2 2 1 1\n0.1 2 2 2 1\n0.6 2 2 2 2\n"
+ONE = "-1.2 1 1 0 0\n0.05 2 1 0 0\n-0.4 2 2 0 0\n0.7 0 0 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (HEADER + TWO + ONE + "0.51 1 1 1 1\n", 15, "0.5, as line 5 says"),
+        (HEADER + TWO + ONE + "0.31 1 2 1 1\n", 15, "0.3, as line 6 says"),
+        (HEADER + TWO + ONE + "0.31 1 1 1 2\n", 15, "0.3, as line 6 says"),
+        (HEADER + TWO + ONE + "0.21 1 2 2 1\n", 15, "0.2, as line 7 says"),
+        (HEADER + TWO + ONE + "0.06 1 2 0 0\n", 15, "0.05, as line 12 says"),
+        (HEADER + TWO + ONE + "0.8 0 0 0 0\n", 15, "0.7, as line 14 says"),
+        # Given in both orders, all are given; then (12|21), which is not, is zero, unlike (21|21).
+        (
+            HEADER.replace("NORB=2", "NORB=3").replace("1,1,", "1,1,1,")
+            + TWO
+            + "0.1 2 1 3 1\n0.1 1 2 3 1\n",
+            7,
+            "also the integral with",
+        ),
+        (
+            HEADER.replace("NORB=2", "NORB=3").replace("1,1,", "1,1,1,")
+            + ONE
+            + "0.05 1 2 0 0\n0.01 3 1 0 0\n",
+            10,
+            "also the integral with",
+        ),
+        (HEADER.replace("ISYM=1", "ISYM=2") + TWO, 3, "ISYM=1; the lowest state"),
+        (HEADER.replace("ORBSYM=1,1", "ORBSYM=1,1,1") + TWO, 2, "2 numbers after ORBSYM"),
+        (HEADER.replace("ORBSYM=1,1", "ORBSYM=1,a") + TWO, 2, "whole numbers after ORBSYM"),
+        (HEADER.replace("ISYM=1", "UHF=.TRUE.") + TWO, 3, "UHF"),
+        (HEADER.replace("ISYM=1", "TREL=T") + TWO, 3, "complex"),
+        (HEADER.replace("ISYM=1", "CLOSED=2") + TWO, 3, "without CLOSED"),
+        (HEADER.replace("ISYM=1", "NORB=2") + TWO, 3, "NORB once"),
+        (HEADER.replace("&END", "/ 0.5 1 1 1 1") + TWO, 4, "nothing after '/'"),
+        ("&FCI 2,2,0 /\n" + TWO, 1, "NAME=value"),
+        ("&FCI /\n" + TWO, 1, "NORB="),
+    ],
+)
+def test_a_file_that_contradicts_itself_or_asks_for_more_is_refused(
+    text: str, line: int, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        from_fcidump(_file(tmp_path, text))
+    assert f"a.fcidump, line {line}:" in str(caught.value)
+
+
+HEADERS = [
+    "&FCI NORB=2,NELEC=2,MS2=0,ORBSYM=1,1,ISYM=1,/",
+    "&FCI NORB=2,NELEC=2,MS2=0,\n ORBSYM=1,1,\n ISYM=1,\n/ ! the integrals follow",
+    " $FCI\n NORB = 2 ! two\n NELEC=2\n ORBSYM=1,\n 1,\n ISYM=0\n $END",
+    "&fci norb=2, nelec=2, uhf=.false., iuhf=0, orbsym=2*1 &end ! no spin",
+    "&FCI NORB=  2,NELEC=  2,MS2= 0,\n ORBSYM=1,1\n UHF=F\n NPROP=1 1 1\n PROPBITLEN=15\n &END",
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_every_form_of_the_header_is_read(header: str, tmp_path: Path) -> None:
+    found = from_fcidump(_file(tmp_path, f"{header}\n{TWO}{ONE}"))
+    assert (len(found.one_body), found.nelec, found.constant) == (2, (1, 1), 0.7)
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [("1.5D-3", 0.0015), ("1.5-3", 0.0015), (".15+1", 1.5), ("-2.5-100", -2.5e-100),
+     ("1.E0", 1.0), ("2", 2.0), ("+3.0d+00", 3.0)],
+)  # fmt: skip
+def test_numbers_as_fortran_writes_them(word: str, value: float, tmp_path: Path) -> None:
+    found = from_fcidump(_file(tmp_path, f"{HEADER}{word} 1 1 0 0\n"))
+    assert found.one_body[0, 0] == pytest.approx(value, rel=1e-15)
+    for wrong in ("1-3", "1.0-", "1.0-3.5", "1_0.0"):
+        with pytest.raises(InputError, match="real value"):
+            from_fcidump(_file(tmp_path, f"{HEADER}{wrong} 1 1 0 0\n"))
+
+
+def test_every_way_to_list_the_integrals_is_the_same_file_and_pyscf_agrees(tmp_path: Path) -> None:
+    from pyscf import ao2mo
+    from pyscf.tools import fcidump
+
+    rng = np.random.default_rng(11)
+    count = 4
+    for _ in range(20):
+        one = rng.normal(size=(count, count))
+        one += one.T
+        two = ao2mo.restore(1, ao2mo.restore(8, _random_repulsion(rng, count), count), count)
+        places = [(i, j, k, m) for i in range(count) for j in range(count)
+                  for k in range(count) for m in range(count)]  # fmt: skip
+        once = [p for p in places if p[0] >= p[1] and p[2] >= p[3]
+                and (p[0], p[1]) >= (p[2], p[3])]  # fmt: skip
+        shuffled = [once[n] for n in rng.permutation(len(once))]
+        exchanged = [(k, m, i, j) if rng.random() < 0.5 else (j, i, m, k) for i, j, k, m in once]
+        for listed in (once, places, shuffled, exchanged):
+            lines = [f"{two[p]:.17e} " + " ".join(str(x + 1) for x in p) for p in listed]
+            lines += [
+                f"{one[i, j]:.17e} {i + 1} {j + 1} 0 0"
+                for i in range(count)
+                for j in range(count if listed is places else i + 1)
+            ]
+            text = f"&FCI NORB={count},NELEC=4,MS2=2,\n ORBSYM={count}*1,\n/\n" + "\n".join(lines)
+            found = from_fcidump(_file(tmp_path, text + "\n-1.25 0 0 0 0\n"))
+            np.testing.assert_array_equal(found.one_body, one)
+            np.testing.assert_array_equal(found.two_body.among(slice(None)), two)
+            assert (found.nelec, found.constant) == ((3, 1), -1.25)
+        path = tmp_path / "pyscf"
+        fcidump.from_integrals(str(path), one, two, count, 4, -1.25, ms=2)
+        theirs, ours = fcidump.read(str(path), verbose=False), from_fcidump(str(path))
+        np.testing.assert_allclose(ours.one_body, theirs["H1"], atol=0)
+        np.testing.assert_allclose(
+            ours.two_body.among(slice(None)), ao2mo.restore(1, theirs["H2"], count), atol=0
+        )
+
+
+def _random_repulsion(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Return integrals with the eightfold symmetry, as squares of pair densities."""
+    densities = rng.normal(size=(6, count, count))
+    densities += densities.swapaxes(1, 2)
+    return np.einsum("nij,nkl->ijkl", densities, densities)
+
+
 def test_a_file_without_integrals_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no integrals"):
         from_fcidump(_file(tmp_path, HEADER + "0.7 0 0 0 0\n"))

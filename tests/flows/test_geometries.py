@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows._geometries import Geometry, from_xyz, split_bond, stretched
+from flows._geometries import Geometry, split_bond, stretched
 from flows._inputs import InputError
 from flows._molecules import MOLECULES, Scan, built_in_curve, xyz_curve
+from flows._xyz import from_xyz
 
 WATER = "3\nwater\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"
 METHANOL = """6
