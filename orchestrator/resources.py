@@ -13,8 +13,7 @@ from orchestrator import runs
 from orchestrator.compute.local import LocalDask
 from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.shipping import Execution, execution
-from orchestrator.config import resolve_secrets
-from orchestrator.config.environment import dask_from_environment
+from orchestrator.config import resolve_secrets, shared_cluster
 from orchestrator.runs import Run
 
 if TYPE_CHECKING:
@@ -136,9 +135,10 @@ class Resources:
             raise TaskCancelled(f"run {self.run.id} is being ended; nothing further is started")
 
     def _workers(self, settings: LocalCompute) -> LocalDask | SharedDask:
-        address = dask_from_environment()
-        if address is not None and settings.name == self.run.site.default_compute:
-            return SharedDask(settings, address, on_connect=self._listen)
+        if settings.name == self.run.site.default_compute:
+            running = shared_cluster()
+            if running is not None:
+                return SharedDask(settings, running, on_connect=self._listen)
         return LocalDask(settings, on_connect=self._listen)
 
     def _embedded(self) -> BrokerClient:

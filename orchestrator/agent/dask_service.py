@@ -20,13 +20,16 @@ _BEAT_EVERY_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What the cluster is like. beat: the file to touch while it is well."""
+    """What the cluster is like.
+
+    beat: the file to touch while it is well. credentials: the PEM file to write for its clients.
+    """
 
     workers: int
     memory_per_worker: str | None
     port: int
-    dashboard_port: int
     beat: str
+    credentials: str
 
 
 def main() -> None:
@@ -34,26 +37,19 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     shape = Shape(**json.loads(sys.argv[1]))
-    from distributed import LocalCluster
+    from orchestrator.compute.credentials import DaskCredentials
+    from orchestrator.compute.nodes import open_cluster
 
-    cluster = LocalCluster(
-        n_workers=shape.workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        scheduler_port=shape.port,
-        dashboard_address=f"127.0.0.1:{shape.dashboard_port}",
-        memory_limit=shape.memory_per_worker or "auto",
-        silence_logs=40,
-    )
-    try:
+    pair = DaskCredentials.make()
+    pair.write(Path(shape.credentials))
+    with open_cluster(
+        shape.workers, shape.memory_per_worker, pair.security(), shape.port
+    ) as cluster:
         while not stop.is_set():
             scheduler = cluster.scheduler
             if scheduler is not None and scheduler.status.name == "running":
                 Path(shape.beat).write_text(str(time.time()), encoding="ascii")
             stop.wait(_BEAT_EVERY_S)
-    finally:
-        cluster.close(timeout=2)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ class AgentFolder:
         """The lock's file; its text says who holds it."""
         return self.path / "lock"
 
+    @property
+    def dask_credentials_path(self) -> Path:
+        """The PEM file that admits this user to the agent's Dask; new at each start of it."""
+        return self.path / "dask.pem"
+
     def log_path(self, name: str) -> Path:
         """The log of a child, or of the ``supervisor``."""
         return self.path / "logs" / f"{name}.log"

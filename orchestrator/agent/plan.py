@@ -108,15 +108,13 @@ def _prefect(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
 
 def _dask(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
     port = free_port(0, _port(last.get("dask")), "")
-    before = _port(last.get("dask_dashboard"))
-    dashboard_port = free_port(settings.dashboard_port, before, "--dashboard-port")
     beat = settings.folder.path / "dask.beat"
     shape = Shape(
         workers=settings.workers,
         memory_per_worker=settings.memory_per_worker,
         port=port,
-        dashboard_port=dashboard_port,
         beat=str(beat),
+        credentials=str(settings.folder.dask_credentials_path),
     )
     child = Child(
         name="dask",
@@ -125,11 +123,7 @@ def _dask(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
         arguments=(json.dumps(asdict(shape)).replace("{", "{{").replace("}", "}}"),),
         probe=BeatProbe(path=beat),
     )
-    addresses = {
-        "dask": f"tcp://{HOST}:{port}",
-        "dask_dashboard": f"http://{HOST}:{dashboard_port}/status",
-    }
-    return _Part(addresses=addresses, child=child)
+    return _Part(addresses={"dask": f"tls://{HOST}:{port}"}, child=child)
 
 
 def _broker(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
@@ -173,6 +167,7 @@ def _worker(settings: AgentSettings, addresses: Mapping[str, str]) -> Child:
             # What the flows that it starts are to use.
             "HPCQC_BROKER_URL": addresses["broker_api"],
             "HPCQC_DASK_ADDRESS": addresses["dask"],
+            "HPCQC_DASK_CREDENTIALS": str(settings.folder.dask_credentials_path),
             BROKER_PAGE: addresses["broker"],
         },
         probe=BeatProbe(path=beat),

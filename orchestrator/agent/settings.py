@@ -37,7 +37,6 @@ class AgentSettings:
     pool: str = "hpcqc"
     flows: int = 2
     prefect_port: int = 0
-    dashboard_port: int = 0
     broker_port: int = 0
 
     @property

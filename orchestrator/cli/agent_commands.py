@@ -41,12 +41,6 @@ def start(
         int,
         typer.Option(metavar="N", min=0, max=65535, help="Port of Prefect's UI; 0 for a free one."),
     ] = 0,
-    dashboard_port: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=0, max=65535, help="Port of Dask's dashboard; 0 for a free one."
-        ),
-    ] = 0,
     broker_port: Annotated[
         int,
         typer.Option(
@@ -71,7 +65,6 @@ def start(
         site_file=site,
         foreground=foreground,
         prefect_port=prefect_port,
-        dashboard_port=dashboard_port,
         broker_port=broker_port,
         pool=pool,
         flows=flows,

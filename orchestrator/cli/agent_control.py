@@ -46,7 +46,6 @@ class StartRequest:
     site_file: Path | None = None
     foreground: bool = False
     prefect_port: int = 0
-    dashboard_port: int = 0
     broker_port: int = 0
     pool: str | None = None
     flows: int = 0
@@ -141,7 +140,6 @@ def _settings(request: StartRequest) -> AgentSettings:
         pool=request.pool or ("hpcqc" if configured is None else private),
         flows=request.flows or default_flows(),
         prefect_port=request.prefect_port,
-        dashboard_port=request.dashboard_port,
         broker_port=request.broker_port,
     )
 
@@ -171,7 +169,7 @@ def _say_status(status: AgentStatus) -> None:
             "process": status.pid,
             "since": status.since and status.since[:19].replace("T", " ") + " UTC",
             "Prefect": pages.get("prefect") if running else None,
-            "Dask": pages.get("dask_dashboard") if running else None,
+            "Dask": pages.get("dask") if running else None,
             "broker": pages.get("broker_page", pages.get("broker")) if running else None,
             "folder": status.folder,
         }

@@ -34,7 +34,13 @@ from orchestrator.cli.quiet_prefect import (
 )
 from orchestrator.cli.streams import LastingStream
 from orchestrator.cli.targets import LoadedFlow, Target, find_target, load_flow, stages_beside
-from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
+from orchestrator.config import (
+    ConfigError,
+    Site,
+    load_site,
+    run_id_from_environment,
+    shared_cluster,
+)
 from orchestrator.config.budgets import budgets_of
 from orchestrator.doctor import machine, versions
 from orchestrator.inputs import check_inputs
@@ -123,6 +129,7 @@ def checked(request: RunRequest) -> _Plan:
             f"QPU {qpu.name!r} needs backend {qpu.backend!r}; "
             f"installed are: {', '.join(known) or 'none'}"
         )
+    shared_cluster()
     folder = RunFolder(request.out or Path("hpcqc-runs") / run_id)
     folder.check()
     check_units(site, budgets)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import IO, TYPE_CHECKING, Any
 
+from orchestrator.compute.credentials import DaskCredentials
 from orchestrator.compute.shipping import Ran, Shipment, run_timed
 
 if TYPE_CHECKING:
@@ -139,7 +140,10 @@ class LocalDask:
             raise ComputeError(
                 f"the Dask workers did not start within {_START_S} s; run `hpcqc doctor`"
             )
-        client = Client(json.loads(line)["address"], set_as_default=False, timeout=30)
+        reached = json.loads(line)
+        address = reached.pop("address")
+        security = DaskCredentials(**reached).security()
+        client = Client(address, security=security, set_as_default=False, timeout=30)
         if self._on_connect is not None:
             self._on_connect(client)
         return client

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from orchestrator.compute.credentials import security_from
 from orchestrator.compute.local import ComputeError
 from orchestrator.compute.shipping import Ran, Shipment, guest, run_timed
 from orchestrator.compute.visiting import own_paths
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Security
 
-    from orchestrator.config import LocalCompute
+    from orchestrator.config import LocalCompute, SharedCluster
 
 __all__ = ["SharedDask"]
 
@@ -39,11 +40,11 @@ class SharedDask:
     def __init__(
         self,
         settings: LocalCompute,
-        address: str,
+        cluster: SharedCluster,
         on_connect: Callable[[Client], None] | None = None,
     ) -> None:
         """Take note; ``on_connect`` is called with each client, one per life of the cluster."""
-        self._settings, self._address, self._on_connect = settings, address, on_connect
+        self._settings, self._cluster, self._on_connect = settings, cluster, on_connect
         self._client: Client | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -91,7 +92,9 @@ class SharedDask:
                 if isinstance(error, OSError) and client.status == "running":
                     raise  # the function's own
                 self._lose(client)
-        raise ComputeError(f"the Dask cluster at {self._address} was lost {_MOST_LOSSES} times")
+        raise ComputeError(
+            f"the Dask cluster at {self._cluster.address} was lost {_MOST_LOSSES} times"
+        )
 
     def close(self) -> None:
         """Let go of the cluster, which goes on; closing twice does nothing."""
@@ -119,18 +122,30 @@ class SharedDask:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                client = Client(self._address, set_as_default=False, timeout=_TRY_S)
+                client = Client(
+                    self._cluster.address,
+                    security=self._security(),
+                    set_as_default=False,
+                    timeout=_TRY_S,
+                )
                 break
             except (OSError, TimeoutError) as error:
                 if time.monotonic() > deadline:
                     raise ComputeError(
-                        f"no Dask scheduler answers at {self._address}; "
+                        f"no Dask scheduler answers at {self._cluster.address}; "
                         "`hpcqc agent status` says how the agent is"
                     ) from error
                 time.sleep(_PAUSE_S)
         if self._on_connect is not None:
             self._on_connect(client)
         return client
+
+    def _security(self) -> Security:
+        """Return what admits us, read anew: a cluster that is started again has another key."""
+        from distributed import Security
+
+        file = self._cluster.credentials
+        return Security() if file is None else security_from(file)
 
 
 def _run_packed(packed: bytes, paths: tuple[str, ...]) -> Ran:

@@ -3,6 +3,7 @@
 from orchestrator.config.environment import run_id_from_environment
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import SecretRef, resolve_secrets
+from orchestrator.config.shared_cluster import SharedCluster, shared_cluster
 from orchestrator.config.site import (
     BrokerSettings,
     ConfigError,
@@ -20,9 +21,11 @@ __all__ = [
     "QpuSettings",
     "ScheduleSettings",
     "SecretRef",
+    "SharedCluster",
     "Site",
     "WindowSettings",
     "load_site",
     "resolve_secrets",
     "run_id_from_environment",
+    "shared_cluster",
 ]

@@ -11,7 +11,6 @@ __all__ = [
     "broker_from_environment",
     "budgets_from_environment",
     "config_dir",
-    "dask_from_environment",
     "hand_down",
     "prefect_api_url",
     "prefect_is_configured",
@@ -27,7 +26,10 @@ VARIABLES: Mapping[str, str] = {
     "HPCQC_SITE": "path of the site file, where `--site` is not given; `built-in` for the laptop",
     "HPCQC_STATE_DIR": "folder of the ledger and the backends' records",
     "HPCQC_RUN_ID": "id of the run; the id of an interrupted run continues it",
-    "HPCQC_DASK_ADDRESS": "a running Dask scheduler to use for the site's default compute",
+    "HPCQC_DASK_ADDRESS": "a running Dask scheduler, `tls://HOST:PORT`, to use for the site's "
+    "default compute",
+    "HPCQC_DASK_CREDENTIALS": "PEM file, mode 0600, with your certificate for that scheduler, its "
+    "key and the authority's certificate; `none` accepts a cluster without authentication",
     "HPCQC_QPU": "QPU of the stages that pin none, where a script is run without `hpcqc run`",
     "HPCQC_BUDGET": "what the run may cost, as `10 billed-s`; several with commas between",
     "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
@@ -68,11 +70,6 @@ def budgets_from_environment(environ: Mapping[str, str] | None = None) -> list[s
     """Return the budgets that ``HPCQC_BUDGET`` lists, as they stand there."""
     listed = process_environment(environ).get("HPCQC_BUDGET") or ""
     return [text for text in listed.split(",") if text.strip()]
-
-
-def dask_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the scheduler that ``HPCQC_DASK_ADDRESS`` names, None if it is unset or empty."""
-    return process_environment(environ).get("HPCQC_DASK_ADDRESS") or None
 
 
 def site_file(environ: Mapping[str, str] | None = None) -> Path | None:

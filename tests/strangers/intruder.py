@@ -1,0 +1,87 @@
+"""What another user of the machine tries on a port; a process of its own, with no rights.
+
+``python intruder.py PORT…`` prints a JSON object: port → what answered there, empty if nothing did.
+It imports nothing of ours: an intruder has Dask, sockets and patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import sys
+from typing import Any
+
+import distributed
+from distributed import Client, Security
+from distributed.comm import connect
+from distributed.core import send_recv
+
+HOST = "127.0.0.1"
+TRY_S = 5.0
+
+
+def ways() -> list[tuple[str, Security]]:
+    return [("tcp", Security()), ("tls", Security.temporary())]
+
+
+async def spoken_to(port: int) -> list[str]:
+    """Speak Dask's protocol to a scheduler, worker or nanny, without its key and with another."""
+    found = []
+    for scheme, security in ways():
+        try:
+            arguments = security.get_connection_args("client")
+            comm = await connect(f"{scheme}://{HOST}:{port}", timeout=TRY_S, **arguments)
+            said = await asyncio.wait_for(send_recv(comm, op="identity"), TRY_S)
+            found.append(f"{scheme}: a {said['type']} says who it is")
+        except (OSError, TimeoutError, TypeError, ValueError, RuntimeError):
+            continue
+    return found
+
+
+def ran_code(port: int) -> list[str]:
+    """Have a scheduler run a function, as any client may."""
+    found = []
+    for scheme, security in ways():
+        try:
+            with Client(
+                f"{scheme}://{HOST}:{port}", security=security, timeout=TRY_S, set_as_default=False
+            ) as client:
+                found.append(f"{scheme}: code ran as {client.run_on_scheduler(os.getuid)}")
+        except (OSError, TimeoutError, TypeError, ValueError, RuntimeError):
+            continue
+    return found
+
+
+def served(port: int) -> list[str]:
+    """Ask for pages."""
+    found = []
+    for path in ("/", "/status", "/info/main/workers.html", "/sitemap.json", "/metrics", "/health"):
+        connection = http.client.HTTPConnection(HOST, port, timeout=TRY_S)
+        try:
+            connection.request("GET", path)
+            found.append(f"http {path}: {connection.getresponse().status}")
+        except (OSError, http.client.HTTPException):
+            continue
+        finally:
+            connection.close()
+    return found
+
+
+def main() -> None:
+    import logging
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    assert distributed is not None
+    tried: dict[str, Any] = {}
+    for port in map(int, sys.argv[1:]):
+        said = asyncio.run(spoken_to(port))
+        # A client of a worker, which is no scheduler, would wait for ever.
+        ran = [] if said and "Scheduler" not in said[0] else ran_code(port)
+        tried[str(port)] = [*said, *ran, *served(port)]
+    print(json.dumps({"uid": os.getuid(), "answers": tried}))
+
+
+if __name__ == "__main__":
+    main()
