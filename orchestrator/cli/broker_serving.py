@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+from orchestrator.config.environment import process_environment
 
 __all__ = [
     "TokenRequest",
@@ -43,7 +44,9 @@ def serve_site(
     log = LineWriter(sys.stderr, _log_format(log_format))
     site.state_dir.mkdir(parents=True, exist_ok=True)
     ledger = _ledger(site)
-    listeners = [Listener.open(address) for address in listen or (default_address(site),)]
+    listeners = Listener.passed(process_environment())
+    addresses = listen if listen or listeners else (default_address(site),)
+    listeners += [Listener.open(address) for address in addresses]
 
     def tell(event: str, **facts: Any) -> None:
         log.write(log_entry(datetime.now(UTC), "info", event, site=site.name, **facts))
@@ -63,7 +66,7 @@ def serve_site(
         app = create_app(broker, settings)
         say("\n".join(f"broker of site {site.name!r} at {listener.url}" for listener in listeners))
         tell("listening", urls=[listener.url for listener in listeners])
-        serve(app, listeners)
+        serve(app, listeners, site.broker.proxies)
     finally:
         ledger.close()
         tell("stopped")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import available_timezones
 
@@ -36,7 +37,6 @@ __all__ = [
 _BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
 _PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$"
-_ADDRESS = r"^[0-9.]+$|^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$"
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 _MEMORY = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
 
@@ -274,7 +274,7 @@ class BrokerSection(_Section):
         "name of its machine; requests for any other are refused",
         examples=["['broker.hilltop.example']"],
     )
-    proxies: list[Annotated[str, StringConstraints(pattern=_ADDRESS)]] = Field(
+    proxies: list[str] = Field(
         default_factory=list,
         description="addresses of reverse proxies before the service, which may hold as many "
         "connections as all clients together",
@@ -285,6 +285,18 @@ class BrokerSection(_Section):
         description="SQLAlchemy URL of the service's ledger, or a reference to one; "
         "SQLite in the state folder if not given",
     )
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for address in value:
+            try:
+                ip_address(address)
+            except ValueError:
+                raise ValueError(
+                    f"proxies has {address!r}, which is not an IP address; give one such as '10.0.0.5'"
+                ) from None
+        return value
 
     @field_validator("ledger", mode="before")
     @classmethod

@@ -55,6 +55,7 @@ class Service:
     """A broker service under test.
 
     state: its folder; url: over TCP, which asks for tokens; place: of its socket, if another.
+    files: how many descriptors the process may have.
     """
 
     state: Path
@@ -63,6 +64,7 @@ class Service:
     url: str = ""
     log: list[str] = field(default_factory=list)
     place: Path | None = None
+    files: int | None = None
 
     @property
     def socket(self) -> str:
@@ -74,8 +76,9 @@ class Service:
 
     def start(self) -> Service:
         arguments = ["--site", str(self.site), "--listen", self.socket, "--listen", "127.0.0.1:0"]
+        limited = ["prlimit", f"--nofile={self.files}"] if self.files else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", "broker", "serve", *arguments],
+            [*limited, sys.executable, "-m", "orchestrator.cli", "broker", "serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -128,13 +131,18 @@ def start_service(tmp_path: Path) -> Iterator[Start]:
     started: list[Service] = []
 
     def start(
-        name: str = "service", *, options: str = "run_s = 0.0", rules: str = "", broker: str = ""
+        name: str = "service",
+        *,
+        options: str = "run_s = 0.0",
+        rules: str = "",
+        broker: str = "",
+        files: int | None = None,
     ) -> Service:
         state = tmp_path / name
         state.mkdir(exist_ok=True)
         site = tmp_path / f"{name}.toml"
         site.write_text(SITE.format(options=options, rules=rules, broker=broker))
-        service = Service(state=state, site=site).start()
+        service = Service(state=state, site=site, files=files).start()
         started.append(service)
         return service
 

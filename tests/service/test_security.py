@@ -6,22 +6,15 @@ import asyncio
 import json
 import logging
 import pickle
-import resource
-import socket
 import stat
-import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from backends.frames import pack, unpack
 from orchestrator.broker.api.guards import Limits
-from orchestrator.broker.api.serving import MOST_CONNECTIONS
-from tests.service.conftest import Service
 from tests.service.rooms import Room, open_room, room
 from tests.service.test_service import bell
 
@@ -103,22 +96,6 @@ def test_each_user_has_a_rate_whatever_their_tokens(tmp_path: Path) -> None:
         assert slow.http.get("/v1/whoami", headers=slow.headers["other"]).status_code == 200
 
 
-@pytest.mark.slow
-def test_slow_senders_are_cut_off_and_keep_nobody_waiting(service: Service) -> None:
-    host, port = service.url.removeprefix("http://").split(":")
-    with ExitStack() as stack:
-        slow = []
-        for _ in range(200):
-            connection = stack.enter_context(socket.create_connection((host, int(port))))
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: b\r\nX-Slow: ")
-            slow.append(connection)
-        started = time.monotonic()
-        assert httpx.get(f"{service.url}/health").status_code == 200
-        assert time.monotonic() - started < 2
-        slow[0].settimeout(14)
-        assert slow[0].recv(1000) == b""  # after ten seconds
-
-
 def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
     async def drops() -> AsyncIterator[bytes]:
         for _ in range(50):
@@ -160,39 +137,6 @@ def _swapped(whole: bytes, trap: bytes) -> bytes:
     """Put a pickle where a payload has its circuit."""
     header, frames = unpack(whole)
     return pack(header, [trap, *frames[1:]])
-
-
-@pytest.mark.slow
-def test_more_connections_than_allowed_are_told_so_and_then_all_is_well(service: Service) -> None:
-    host, port = service.url.removeprefix("http://").split(":")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_CONNECTIONS + 50
-    if hard != resource.RLIM_INFINITY and hard < 2 * wanted:
-        pytest.skip(f"a process may hold {hard} files open here; {2 * wanted} are needed")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * wanted), hard))
-    with ExitStack() as stack:
-        for _ in range(wanted):
-            stack.enter_context(socket.create_connection((host, int(port))))
-        answer = httpx.get(f"{service.url}/health", timeout=10)
-        assert answer.status_code == 503
-    deadline = time.monotonic() + 20
-    while httpx.get(f"{service.url}/health", timeout=10).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_huge_headers_are_refused(service: Service) -> None:
-    host, port = service.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        connection.settimeout(5)
-        try:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: b\r\nX: " + b"x" * (8 << 20))
-            answer = connection.recv(1000)
-        except ConnectionError:
-            answer = b""
-    assert answer == b""
-    assert httpx.get(f"{service.url}/health").status_code == 200
 
 
 def test_what_a_vendor_says_of_a_broken_qpu_is_for_operators_alone(tmp_path: Path) -> None:

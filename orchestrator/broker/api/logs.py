@@ -36,6 +36,9 @@ _Entry = dict[str, Any]
 # A reader that does not read must not stop the broker: lines beyond these are dropped and counted.
 _MOST_WAITING = 10_000
 _CLOSE_S = 2.0
+# Of lines that one place in the code logs with the same words, so many are written in a minute.
+_MOST_ALIKE, _ALIKE_S = 5, 60.0
+_MOST_PLACES = 1000
 _TEXT_FIRST = ("time", "level", "event")
 
 
@@ -134,17 +137,43 @@ def capture_logging(writer: LineWriter) -> None:
 
 
 class _Relay(logging.Handler):
+    """Writes what libraries log; of lines that repeat only the first few, and then their number."""
+
     def __init__(self, writer: LineWriter) -> None:
         super().__init__()
         self._writer = writer
         self._plain = logging.Formatter()
+        self._alike: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         at = datetime.fromtimestamp(record.created, UTC)
+        for place, lines in self._over(record.created):
+            facts = {"logger": place[0], "line": place[1], "number": lines}
+            self._writer.write(log_entry(at, "warning", "log-lines-repeated", **facts))
+        place = _place(record)
+        since, lines = self._alike.get(place, (record.created, 0))
+        self._alike[place] = (since, lines + 1)
+        if lines >= _MOST_ALIKE:
+            return
         facts = {"logger": record.name, "message": record.getMessage()}
         if record.exc_info:
             facts["trace"] = self._plain.formatException(record.exc_info)
         self._writer.write(log_entry(at, record.levelname.lower(), "log", **facts))
+
+    def _over(self, now: float) -> Iterator[tuple[tuple[object, ...], int]]:
+        """Forget what began more than a minute ago; yield how many lines were left out, if any."""
+        over = [place for place, (since, _) in self._alike.items() if now - since >= _ALIKE_S]
+        for place in over if len(self._alike) < _MOST_PLACES else list(self._alike):
+            _, lines = self._alike.pop(place)
+            if lines > _MOST_ALIKE:
+                yield place, lines - _MOST_ALIKE
+
+
+def _place(record: logging.LogRecord) -> tuple[object, ...]:
+    """Return what two records share that say the same: their place, first words and exception."""
+    words = str(record.msg).partition("\n")[0][:100]
+    kind = record.exc_info[0] if record.exc_info else None
+    return record.name, words, record.levelno, record.pathname, record.lineno, kind
 
 
 def _told(event: ev.Event, state: BrokerState) -> Iterator[tuple[str, str, _Entry]]:

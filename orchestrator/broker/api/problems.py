@@ -68,6 +68,7 @@ _TITLES = {
     421: "Not this broker",
     422: "Cannot be accepted",
     429: "Too many requests",
+    431: "Head too large",
     500: "Fault of the broker",
     503: "Not available now",
 }
