@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from backends.aer.blocks import PubLoad, divide
 from backends.aer.cores import runnable_elsewhere
 from backends.aer.placement import WIDE_LOG2, Load, Pace, Placement, place
 from backends.aer.process import WorkerProcess
@@ -38,14 +39,14 @@ class CrewPlan:
 class Ticket:
     """One task in this process. All but ``lot`` is guarded by the crew's lock.
 
-    seconds: estimated time of each PUB. log2: of the largest state. memory_bytes: of it.
+    loads: of the PUBs, in order. log2: of the largest state. memory_bytes: of it.
     unsent: parts that no worker has yet; one until it is placed. sent_again: those whose worker
     died before it began them, which happens to a part once.
     adopted: another process claimed the task first; the spool knows its state.
     """
 
     lot: Lot
-    seconds: Sequence[float]
+    loads: Sequence[PubLoad]
     log2: int
     memory_bytes: int
     changed: threading.Condition
@@ -57,6 +58,11 @@ class Ticket:
     reason: str = ""
     stopping: bool = False
     adopted: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Estimated time of the whole task on one core."""
+        return sum(load.seconds for load in self.loads)
 
 
 class Crew:
@@ -175,9 +181,12 @@ class Crew:
             workers=min(self._plan.processes, max(1, self._room_for(ticket))),
             busy=self._busy() if ticket.log2 >= WIDE_LOG2 else 0,
         )
-        placement = place(ticket.log2, ticket.seconds, load, self._pace)
+        pieces = sum(one.pieces for one in ticket.loads)
+        placement = place(ticket.log2, pieces, ticket.seconds, load, self._pace)
+        blocks = tuple(divide(ticket.loads, placement.parts))
+        placement = replace(placement, parts=len(blocks))
         ticket.placement, ticket.unsent = placement, list(range(placement.parts))
-        ticket.lot = replace(ticket.lot, parts=placement.parts, threads=placement.threads)
+        ticket.lot = replace(ticket.lot, blocks=blocks, threads=placement.threads)
         ticket.state = TaskState.RUNNING
         self._running[ticket.lot.tag] = ticket
 
@@ -211,8 +220,8 @@ class Crew:
         match header["op"]:
             case "done":
                 ticket.parts[header["part"]] = data
-                self._learn(ticket, header["part"], time.monotonic() - worker.began)
-                if len(ticket.parts) == ticket.lot.parts:
+                self._learn(ticket, time.monotonic() - worker.began)
+                if len(ticket.parts) == len(ticket.lot.blocks):
                     self._end(ticket, TaskState.COMPLETED)
             case "failed":
                 self._end(ticket, TaskState.FAILED, header["reason"])
@@ -221,12 +230,11 @@ class Crew:
                 self._forget(ticket)
                 ticket.changed.notify_all()
 
-    def _learn(self, ticket: Ticket, part: int, took_s: float) -> None:
+    def _learn(self, ticket: Ticket, took_s: float) -> None:
         """Keep in mind how fast a wide task was that had all the cores."""
         placement = ticket.placement
         if placement and 2 * max(placement.parts, placement.threads) > self._plan.cores > 1:
-            estimated_s = sum(ticket.seconds[part :: placement.parts])
-            self._pace.note(ticket.log2, placement, estimated_s, took_s)
+            self._pace.note(ticket.log2, placement, ticket.seconds / placement.parts, took_s)
 
     def _bury(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)

@@ -9,6 +9,7 @@ from typing import Any
 
 from qiskit.primitives import PrimitiveResult
 
+from backends.aer.joining import joined
 from backends.aer.options import AerOptions
 from backends.api import Calibration, QualityWindow, Result, Target, Usage
 from backends.metering import Metering
@@ -18,7 +19,7 @@ from backends.profiles import Profile, load_profile
 __all__ = ["Timeline", "device_facts", "device_target", "join_parts", "timeline"]
 
 # The ideal simulator never changes; a new revision would mean that equal seeds give new counts.
-_IDEAL = Calibration(id="ideal-1", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
+_IDEAL = Calibration(id="ideal-2", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
 
 _SAMPLED = frozenset({"sampler"})
 _EXACT = frozenset({"sampler", "estimator"})
@@ -98,12 +99,8 @@ def device_facts(
 
 
 def join_parts(parts: Sequence[Result], metering: Metering) -> Result:
-    """Put the parts of a task together: PUBs in order, usage, and how each PUB was run.
-
-    Part k of n holds PUBs k, k + n, k + 2n, and so on.
-    """
-    count = sum(len(part.native) for part in parts)
-    pubs = [parts[i % len(parts)].native[i // len(parts)] for i in range(count)]
+    """Put the parts of a task together: PUBs in order, usage, and how each PUB was run."""
+    pubs = joined([block for part in parts for block in part.native])
     facts = dict(parts[0].metadata)
     facts["simulation_s"] = max(part.metadata["simulation_s"] for part in parts)
     metadata = {

@@ -6,7 +6,6 @@ because `AerSimulator.run` assembles each circuit anew and starts a thread for e
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +24,7 @@ from backends.aer.angles import Angles, angles_of
 from backends.gates import inline_lookalikes, without_moves
 from backends.lowering import NativeCompiler
 from backends.noise import DeviceNoise, device_noise
+from backends.payloads import SEED_STRIDE, SEEDS
 from backends.profiles import Profile
 
 __all__ = ["Engine", "Job", "Program", "SimulationFailed"]
@@ -46,11 +46,6 @@ class Job:
     threads: int
     shots: int
     seed: int
-
-    @staticmethod
-    def fresh_seed() -> int:
-        """Draw a seed that can be asked for again."""
-        return secrets.randbits(31)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +147,7 @@ class Engine:
         results, config = [], program.config
         first = config.seed_simulator
         for point in range(1, points):
-            config.seed_simulator = (first + 2113 * point) % 2**63
+            config.seed_simulator = (first + SEED_STRIDE * point) % SEEDS
             output = self._controller.execute(program.native, self._noise, config)
             if not output.get("success", False):
                 raise SimulationFailed(_reason(output))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from qiskit import QuantumCircuit
 from qiskit.circuit import CircuitInstruction, Gate, Instruction, Qubit
 
+from backends.aer.costs import density_is_cheaper
 from backends.api import InsufficientMemory, PayloadRejected
 from backends.payloads import FrozenSamplerPub
 
@@ -15,6 +16,7 @@ __all__ = [
     "check_memory",
     "check_samples",
     "choose_method",
+    "draws_each_shot",
     "memory_needed",
     "samples_needed",
     "state_bytes_log2",
@@ -47,8 +49,6 @@ _CLIFFORD = frozenset(
         "z",
     ]
 )
-# Above this width a density matrix costs more than 1000 noisy trajectories: 4^n > 1000·2^n.
-_DENSITY_QUBITS = 10
 _TABLEAU_BYTES = 32  # per qubit squared, as Aer itself reckons
 _SHOT_BYTES = 128  # measured: 104 to 120, however wide the circuit
 _COPIES = 6  # the array, its frame and its message; again where they are read
@@ -61,14 +61,15 @@ class Traits:
     """What of a circuit decides how it is simulated.
 
     num_qubits: qubits that anything but a barrier touches. gates: instructions, blocks of
-    control flow counted once. dynamic: it has control flow. measures: it measures.
+    control flow counted once. branches: it goes on after a measurement, so that every shot is an
+    evolution of its own. measures: it measures.
     mixes: something in it, other than measurement, need not keep a pure state pure.
     """
 
     num_qubits: int
     gates: int
     clifford: bool
-    dynamic: bool
+    branches: bool
     measures: bool
     mixes: bool
 
@@ -77,8 +78,9 @@ def traits_of(circuit: QuantumCircuit) -> Traits:
     """Read a circuit's traits, in one pass over its instructions."""
     touched: set[Qubit] = set()
     moved: set[Qubit] = set()
+    measured: set[Qubit] = set()
     names = set()
-    dynamic = mixes = False
+    branches = mixes = False
     for instruction in circuit.data:
         name = instruction.name
         names.add(name)
@@ -87,15 +89,18 @@ def traits_of(circuit: QuantumCircuit) -> Traits:
         mixes = mixes or not (fresh or _is_pure(instruction))
         if name != "barrier":
             touched.update(instruction.qubits)
+            branches = branches or not measured.isdisjoint(instruction.qubits)
+        if name == "measure":
+            measured.update(instruction.qubits)
         if name not in ("barrier", "reset"):
             moved.update(instruction.qubits)
         if instruction.is_control_flow():
-            dynamic = True
+            branches = True
     return Traits(
         num_qubits=max(1, len(touched)),
         gates=len(circuit.data),
         clifford=names <= _CLIFFORD,
-        dynamic=dynamic,
+        branches=branches,
         measures="measure" in names,
         mixes=mixes,
     )
@@ -111,12 +116,15 @@ def _is_pure(step: CircuitInstruction) -> bool:
     return definition is not None and all(_is_pure(inner) for inner in definition.data)
 
 
-def choose_method(requested: str, traits: Traits, *, noisy: bool, exact: bool) -> str:
+def choose_method(
+    requested: str, traits: Traits, *, noisy: bool, exact: bool, shots: int = 1
+) -> str:
     """Return the Aer method for one PUB.
 
     requested: a fixed method wins. exact: expectation values rather than samples are asked.
-    Otherwise: noise → density matrix where it is exact (estimator) or small, trajectories
-    on a statevector above; Clifford → stabilizer; the rest → statevector.
+    Otherwise: noise → a density matrix where it must be exact (estimator) or costs less than
+    a trajectory for each of the ``shots`` of a point, else trajectories on a statevector;
+    Clifford → stabilizer; the rest → statevector.
     Raises `PayloadRejected` if a fixed stabilizer meets a circuit that is not Clifford, or if
     exact values are asked of a fixed method that follows one random trajectory.
     """
@@ -136,13 +144,19 @@ def choose_method(requested: str, traits: Traits, *, noisy: bool, exact: bool) -
             )
         return requested
     if noisy:
-        small = traits.num_qubits <= _DENSITY_QUBITS
-        return "density_matrix" if (exact or small) else "statevector"
+        # After a measurement a density matrix, too, is evolved for every shot.
+        cheaper = not traits.branches and density_is_cheaper(traits.num_qubits, shots)
+        return "density_matrix" if (exact or cheaper) else "statevector"
     if exact and mixed:
         return "density_matrix"
     if traits.clifford:
         return "stabilizer"
     return "statevector"
+
+
+def draws_each_shot(method: str, traits: Traits, *, noisy: bool) -> bool:
+    """Whether every shot is an evolution of its own rather than a sample of one state."""
+    return traits.branches or (method != "density_matrix" and (noisy or traits.mixes))
 
 
 def memory_needed(method: str, num_qubits: int) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from backends.aer.costs import gate_seconds
 from backends.aer.methods import Traits
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "Placement",
     "place",
     "pub_seconds",
-    "state_log2",
     "threads_for",
 ]
 
@@ -29,8 +28,6 @@ _WEIGHT_OF_NEW = 0.3
 # Splitting costs a second round trip and start of a thread; less work than this stays together.
 SPLIT_S = 0.004
 _CALL_S = 3e-4
-_GATE_S = 4e-7
-_AMPLITUDE_S = 1.5e-9
 _SHOT_S = 4e-7
 
 
@@ -48,7 +45,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Into how many parts a task's PUBs are split, and the threads each part may use."""
+    """Into how many parts a task is split, and the threads each part may use."""
 
     parts: int
     threads: int
@@ -64,35 +61,26 @@ def threads_for(cores: int, busy: int) -> int:
     return max(1, cores - busy)
 
 
-def pub_seconds(method: str, traits: Traits, points: int, shots: int) -> float:
-    """Estimate one PUB's single-threaded simulation time, in seconds, to within a factor 3."""
-    log2 = state_log2(method, traits)
-    gate_s = _GATE_S + _AMPLITUDE_S * 2.0**log2
-    return points * (_CALL_S + traits.gates * gate_s + shots * _SHOT_S)
+def pub_seconds(method: str, traits: Traits, *, points: int, shots: int, runs: int) -> float:
+    """Estimate one PUB's single-threaded simulation time, in seconds, to within a factor 3.
 
-
-def state_log2(method: str, traits: Traits) -> int:
-    """Return log2 of the amplitudes a simulation holds; 0 where it holds no vector."""
-    match method:
-        case "statevector":
-            return traits.num_qubits
-        case "density_matrix":
-            return 2 * traits.num_qubits
-        case _:
-            return 0
+    runs: evolutions of the state for each point.
+    """
+    evolved_s = runs * traits.gates * gate_seconds(method, traits.num_qubits)
+    return points * (_CALL_S + evolved_s + shots * _SHOT_S)
 
 
 def place(
-    widest_log2: int, seconds: Sequence[float], load: Load, pace: Pace | None = None
+    widest_log2: int, pieces: int, seconds: float, load: Load, pace: Pace | None = None
 ) -> Placement:
     """Choose parts and threads for one task.
 
-    widest_log2: log2 of its largest state. seconds: estimated time of each PUB. pace: decides
-    where both ways keep most cores busy; without one, parts run beside each other, as they do
+    widest_log2: log2 of its largest state. pieces: into how many it can be cut. seconds:
+    estimated time of all of it. pace: decides where both ways keep most cores busy; without one, parts run beside each other, as they do
     while others want the cores.
     """
-    worth = int(sum(seconds) / SPLIT_S)
-    parts = max(1, min(len(seconds), load.workers, worth, load.cores))
+    worth = int(seconds / SPLIT_S)
+    parts = max(1, min(pieces, load.workers, worth, load.cores))
     threads = threads_for(load.cores, load.busy)
     if widest_log2 < WIDE_LOG2 or threads == 1:
         return Placement(parts=parts, threads=1)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import secrets
 import threading
 from collections import OrderedDict
 from pathlib import Path
 
 import psutil
 
+from backends.aer.blocks import PubLoad, shot_blocks
+from backends.aer.costs import state_log2
 from backends.aer.crew import Ticket
 from backends.aer.device import device_facts, timeline
 from backends.aer.methods import (
@@ -15,16 +19,17 @@ from backends.aer.methods import (
     check_memory,
     check_samples,
     choose_method,
+    draws_each_shot,
     memory_needed,
     samples_needed,
     traits_of,
 )
 from backends.aer.options import AerOptions
-from backends.aer.placement import pub_seconds, state_log2
+from backends.aer.placement import pub_seconds
 from backends.aer.wire import Lot
 from backends.api import Target
 from backends.circuits import FrozenCircuit
-from backends.payloads import FrozenSamplerPub, Payload
+from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, Payload
 from backends.profiles import Profile
 
 __all__ = ["Planner"]
@@ -57,17 +62,19 @@ class Planner:
         Raises ``InsufficientMemory`` or ``PayloadRejected``; nothing was started then.
         """
         exact = payload.kind == "estimator"
-        methods, seconds, log2, memory, width = [], [], 0, 0, 0
+        methods, loads, log2, memory, width = [], [], 0, 0, 0
         for pub in payload.pubs:
             traits = self._traits_of(pub.circuit)
-            method = choose_method(self._options.method, traits, noisy=self._noisy, exact=exact)
+            shots = pub.shots if isinstance(pub, FrozenSamplerPub) else 1
+            method = choose_method(
+                self._options.method, traits, noisy=self._noisy, exact=exact, shots=shots
+            )
             needed = memory_needed(method, traits.num_qubits)
             if needed > _SMALL_BYTES:
                 check_memory(method, traits.num_qubits, self.memory_left(0))
-            shots = pub.shots if isinstance(pub, FrozenSamplerPub) else 1
             methods.append(method)
-            seconds.append(pub_seconds(method, traits, pub.points, shots))
-            log2 = max(log2, state_log2(method, traits))
+            loads.append(self._load(pub, method, traits, shots))
+            log2 = max(log2, state_log2(method, traits.num_qubits))
             memory = max(memory, needed)
             width = max(width, traits.num_qubits)
         memory += self._checked_samples(payload, beside=memory)
@@ -81,13 +88,27 @@ class Planner:
         if times is not None:
             self._free_at = times.ends_at
         facts = device_facts(payload, width, self._target, times)
-        lot = Lot(tag=tag, payload=payload, methods=tuple(methods), parts=1, threads=1, facts=facts)
+        seeds = tuple(load.seed for load in loads)
+        lot = Lot(tag=tag, payload=payload, methods=tuple(methods), seeds=seeds, facts=facts)
         return Ticket(
             lot=lot,
-            seconds=seconds,
+            loads=loads,
             log2=log2,
             memory_bytes=memory,
             changed=threading.Condition(lock),
+        )
+
+    def _load(
+        self, pub: FrozenSamplerPub | FrozenEstimatorPub, method: str, traits: Traits, shots: int
+    ) -> PubLoad:
+        points = math.prod(pub.values.shape[:-1])
+        drawn = draws_each_shot(method, traits, noisy=self._noisy)
+        runs = shots if drawn else 1
+        return PubLoad(
+            points=points,
+            shots=shot_blocks(shots) if drawn else ((0, shots),),
+            seed=secrets.randbits(31) if pub.seed is None else pub.seed,
+            seconds=pub_seconds(method, traits, points=points, shots=shots, runs=runs),
         )
 
     def memory_left(self, taken_bytes: int) -> int:

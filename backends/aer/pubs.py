@@ -6,7 +6,7 @@ import json
 import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from qiskit import QuantumCircuit
 from qiskit.primitives import DataBin, PubResult, SamplerPubResult
 from qiskit.quantum_info import SparsePauliOp
 
+from backends.aer.blocks import Block
 from backends.aer.cone import light_cone
 from backends.aer.cores import runnable_elsewhere
 from backends.aer.engine import Engine, Job, Program
@@ -33,11 +34,15 @@ _LABEL = "sum"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One PUB as it came over the wire. observables: JSON text, empty for a sampler PUB."""
+    """A block of a PUB as it came over the wire.
+
+    values: of all the PUB's points. observables: JSON text, empty for a sampler PUB.
+    """
 
     kind: str
     digest: str
     circuit: QuantumCircuit
+    block: Block
     values: NDArray[np.float64]
     observables: bytes
     fields: Mapping[str, Any]
@@ -45,13 +50,15 @@ class Work:
 
     @property
     def flat_values(self) -> NDArray[np.float64]:
-        """The parameter points, shape (points, parameters)."""
+        """The block's parameter points, shape (points, parameters)."""
         *shape, parameters = self.values.shape
-        return self.values.reshape(math.prod(shape), parameters)
+        flat = self.values.reshape(math.prod(shape), parameters)
+        return flat[self.block.first_point : self.block.end_point]
 
     @classmethod
-    def read(cls, header: Mapping[str, Any], index: int, frames: list[bytes], held: Any) -> Work:
-        """Take PUB ``index`` out of a task message. held: circuits by digest."""
+    def read(cls, header: Mapping[str, Any], block: Block, frames: list[bytes], held: Any) -> Work:
+        """Take a block's PUB out of a task message. held: circuits by digest."""
+        index = block.pub
         entry = header["pubs"][index]
         estimator = header["kind"] == EstimatorPayload.kind
         position = len(header["missing"]) + index * (2 if estimator else 1)
@@ -59,6 +66,7 @@ class Work:
             kind=header["kind"],
             digest=entry["circuit"],
             circuit=held[entry["circuit"]],
+            block=block,
             values=array_from_frame(entry["values"], frames[position]),
             observables=frames[position + 1] if estimator else b"",
             fields=entry,
@@ -76,32 +84,37 @@ class PubRunner:
         self._programs: OrderedDict[tuple[str, bytes, str], tuple[Program, Any]] = OrderedDict()
 
     def run(self, work: Work) -> PubResult:
-        """Return the PUB's result. Raises ``SimulationFailed``."""
+        """Return a block's result, for `joined`. Raises ``SimulationFailed``."""
         if work.kind == EstimatorPayload.kind:
             return self._estimate(work)
         return self._sample(work)
 
     def _sample(self, work: Work) -> PubResult:
         program, registers = self._program(work, self._sampler_program)
-        shape = work.values.shape[:-1]
-        job = _job(work, work.fields["shots"])
+        job = _job(work, work.block.end_shot - work.block.first_shot)
         points = self._engine.run(program, work.flat_values, job)
         counts = [data.get("counts", {"0x0": job.shots}) for data in points]
+        shape = (len(counts),)
         fields = bit_arrays(counts, registers, shape, job.seed)
         return SamplerPubResult(
-            DataBin(**fields, shape=shape), metadata={"shots": job.shots, **_facts(job)}
+            DataBin(**fields, shape=shape),
+            metadata={"shots": work.fields["shots"], **_facts(work)},
         )
 
     def _estimate(self, work: Work) -> PubResult:
         program, panel = self._program(work, self._estimator_program)
         job = _job(work, 1)
         table = _expectations(self._engine.run(program, work.flat_values, job), panel)
-        grid = np.arange(len(table)).reshape(work.values.shape[:-1])
+        shape = work.values.shape[:-1]
+        grid = np.arange(math.prod(shape)).reshape(shape) - work.block.first_point
         points, sums = np.broadcast_arrays(grid, panel.index)
-        evs = table[points, sums] if len(panel.sums) else np.zeros(points.shape)
+        evs = np.zeros(points.shape)
+        if len(panel.sums):
+            mine = (points >= 0) & (points < len(table))
+            evs[mine] = table[points[mine], sums[mine]]
         bin_ = DataBin(evs=evs, stds=np.zeros(evs.shape), shape=evs.shape)
         return PubResult(
-            bin_, metadata={"target_precision": work.fields["precision"], **_facts(job)}
+            bin_, metadata={"target_precision": work.fields["precision"], **_facts(work)}
         )
 
     def _program(self, work: Work, build: Any) -> tuple[Program, Any]:
@@ -160,14 +173,19 @@ def _expectations(points: list[Mapping[str, Any]], panel: Panel) -> NDArray[np.f
 
 
 def _job(work: Work, shots: int) -> Job:
-    seed = work.fields["seed"]
     return Job(
         method=work.fields["method"],
         threads=threads_for(work.threads, runnable_elsewhere()) if work.threads > 1 else 1,
         shots=shots,
-        seed=Job.fresh_seed() if seed is None else seed,
+        seed=work.block.seed,
     )
 
 
-def _facts(job: Job) -> dict[str, Any]:
-    return {"method": job.method, "seed": job.seed}
+def _facts(work: Work) -> dict[str, Any]:
+    """Return how the PUB was run, and what `joined` needs to know of the block."""
+    return {
+        "method": work.fields["method"],
+        "seed": work.fields["seed"],
+        "block": asdict(work.block),
+        "shape": list(work.values.shape[:-1]),
+    }

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.primitives import BitArray
 
+from backends.payloads import SEED_STRIDE, SEEDS
+
 __all__ = ["Register", "bit_arrays", "registers_of"]
 
 _Bytes = NDArray[np.uint8]
@@ -42,7 +44,7 @@ def bit_arrays(
 
     counts: one mapping of hexadecimal outcome to number of shots per point, all with equally
     many shots. Aer tells how often an outcome came, not when; the shots of a point are
-    independent, so they are put into an order drawn from ``seed``.
+    independent, so they are put into an order drawn from the point's seed. seed: of the first.
     """
     shots = sum(counts[0].values())
     total = 1 + max((bit for register in registers for bit in register.bits), default=0)
@@ -50,8 +52,8 @@ def bit_arrays(
         r.name: np.empty((len(counts), shots, (len(r.bits) + 7) // 8), dtype=np.uint8)
         for r in registers
     }
-    order = np.random.default_rng(seed)
     for point, tally in enumerate(counts):
+        order = np.random.default_rng((seed + SEED_STRIDE * point) % SEEDS)
         outcomes = _bytes(tally, (total + 7) // 8)
         ranks = np.repeat(np.arange(len(tally)), np.fromiter(tally.values(), dtype=np.int64))
         order.shuffle(ranks)

@@ -7,9 +7,10 @@ import socket
 import struct
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from backends.aer.blocks import Block
 from backends.frames import frame_from_array, pack
 from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, Payload
 
@@ -52,13 +53,17 @@ class CircuitMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lot:
-    """One task as a worker gets it. methods: one per PUB. facts: kept with the result."""
+    """One task as a worker gets it.
+
+    methods, seeds: one per PUB. blocks: of each part. facts: kept with the result.
+    """
 
     tag: str
     payload: Payload
     methods: tuple[str, ...]
-    parts: int
-    threads: int
+    seeds: tuple[int, ...]
+    blocks: tuple[tuple[Block, ...], ...] = ()
+    threads: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -77,18 +82,24 @@ def encode_task(lot: Lot, part: int, memory: CircuitMemory) -> bytes:
     memory.use(digests)
     entries, frames = [], list(missing.values())
     pubs: Sequence[FrozenSamplerPub | FrozenEstimatorPub] = lot.payload.pubs
-    for pub, method in zip(pubs, lot.methods, strict=True):
+    for pub, method, seed in zip(pubs, lot.methods, lot.seeds, strict=True):
         entry, frame = frame_from_array(pub.values)
         frames.append(frame)
         entries.append(
-            {"circuit": pub.circuit.digest, "values": entry, "method": method, **_fields(pub)}
+            {
+                "circuit": pub.circuit.digest,
+                "values": entry,
+                "method": method,
+                "seed": seed,
+                **_fields(pub),
+            }
         )
         if isinstance(pub, FrozenEstimatorPub):
             frames.append(json.dumps(pub.observables).encode())
     header = {
         "tag": lot.tag,
         "part": part,
-        "parts": lot.parts,
+        "blocks": [[asdict(block) for block in blocks] for blocks in lot.blocks],
         "threads": lot.threads,
         "kind": lot.payload.kind,
         "circuits": digests,
@@ -101,8 +112,8 @@ def encode_task(lot: Lot, part: int, memory: CircuitMemory) -> bytes:
 
 def _fields(pub: FrozenSamplerPub | FrozenEstimatorPub) -> dict[str, Any]:
     if isinstance(pub, FrozenSamplerPub):
-        return {"shots": pub.shots, "seed": pub.seed}
-    return {"precision": pub.precision, "seed": pub.seed}
+        return {"shots": pub.shots}
+    return {"precision": pub.precision}
 
 
 def send(connection: socket.socket, message: bytes) -> None:

@@ -59,7 +59,7 @@ class Worker:
 
         The parent may have died after it heard of this worker's own part as well as before.
         """
-        for part in range(header["parts"]):
+        for part in range(len(header["blocks"])):
             record = self._spool.read(header["tag"])
             if record is not None and record.state is TaskState.RUNNING:
                 self._run_part(header, frames, part)
@@ -72,7 +72,7 @@ class Worker:
         self._circuits.use(header["circuits"])
 
     def _run_part(self, header: dict[str, Any], frames: list[bytes], part: int) -> None:
-        tag, parts = header["tag"], header["parts"]
+        tag, parts = header["tag"], len(header["blocks"])
         told = {"tag": tag, "part": part}
         if not self._spool.claim(tag, part, parts):
             self._tell({"op": "taken", **told})
@@ -90,16 +90,16 @@ class Worker:
     def _simulate(self, header: dict[str, Any], frames: list[bytes], part: int) -> bytes:
         from qiskit.primitives import PrimitiveResult
 
+        from backends.aer.blocks import Block
         from backends.aer.pubs import Work
         from backends.api import Result, Usage
         from backends.results import result_to_bytes
 
         started = time.perf_counter()
-        indices = range(part, len(header["pubs"]), header["parts"])
         native = PrimitiveResult(
             [
-                self._runner.run(Work.read(header, index, frames, self._circuits))
-                for index in indices
+                self._runner.run(Work.read(header, Block(**block), frames, self._circuits))
+                for block in header["blocks"][part]
             ]
         )
         facts = {

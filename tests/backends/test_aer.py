@@ -335,7 +335,7 @@ def test_more_shots_than_memory_holds_are_refused_before_they_start(tmp_path, pu
 def test_what_planning_trips_over_is_refused_and_not_tried_again(tmp_path, monkeypatch):
     backend = create({}, state_dir=tmp_path)
 
-    def trip(*_arguments):
+    def trip(*_arguments, **_named):
         raise OverflowError("too large")
 
     monkeypatch.setattr("backends.aer.planning.pub_seconds", trip)

@@ -227,14 +227,21 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     import socket
     import threading
 
+    from backends.aer.blocks import PubLoad, divide
     from backends.aer.wire import CircuitMemory, Lot, encode_task, receive, send
     from backends.aer.worker import Worker
 
     ours, theirs = socket.socketpair()
     payload = bell(repeats=4)
     facts = {"ends_at": None}
+    load = PubLoad(points=1, shots=((0, payload.pubs[0].shots),), seed=1, seconds=1.0)
     lot = Lot(
-        tag="split", payload=payload, methods=("stabilizer",) * 4, parts=2, threads=1, facts=facts
+        tag="split",
+        payload=payload,
+        methods=("stabilizer",) * 4,
+        seeds=(1,) * 4,
+        blocks=tuple(divide([load] * 4, 2)),
+        facts=facts,
     )
     settings = {"spool": str(tmp_path / "tasks"), "profile": None, "cores": 1}
     thread = threading.Thread(target=Worker(theirs, settings).serve)

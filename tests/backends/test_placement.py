@@ -16,30 +16,30 @@ SECOND = 1.0
     [(8, 0.1, 4), (3, 0.1, 3), (1, 9.0, 1), (8, 0.0005, 1), (8, 0.0011, 2)],
 )
 def test_narrow_pubs_are_split_where_it_is_worth_it(pubs: int, seconds: float, parts: int) -> None:
-    assert place(NARROW, [seconds] * pubs, IDLE) == Placement(parts=parts, threads=1)
+    assert place(NARROW, pubs, pubs * seconds, IDLE) == Placement(parts=parts, threads=1)
 
 
 def test_a_wide_pub_that_cannot_be_split_gets_the_free_cores() -> None:
-    assert place(WIDE, [SECOND], IDLE) == Placement(parts=1, threads=4)
-    assert place(WIDE, [SECOND], Load(cores=4, workers=4, busy=2)).threads == 2
-    assert place(WIDE, [SECOND], Load(cores=4, workers=4, busy=9)).threads == 1
+    assert place(WIDE, 1, SECOND, IDLE) == Placement(parts=1, threads=4)
+    assert place(WIDE, 1, SECOND, Load(cores=4, workers=4, busy=2)).threads == 2
+    assert place(WIDE, 1, SECOND, Load(cores=4, workers=4, busy=9)).threads == 1
 
 
 def test_wide_pubs_that_leave_most_cores_idle_get_threads() -> None:
     many = Load(cores=64, workers=64)
-    assert place(WIDE, [SECOND] * 32, many) == Placement(parts=1, threads=64)
-    assert place(WIDE, [SECOND] * 33, many) == Placement(parts=33, threads=1)
+    assert place(WIDE, 32, 32 * SECOND, many) == Placement(parts=1, threads=64)
+    assert place(WIDE, 33, 33 * SECOND, many) == Placement(parts=33, threads=1)
 
 
 def test_states_that_do_not_all_fit_into_memory_are_not_run_side_by_side() -> None:
-    assert place(WIDE, [SECOND] * 8, Load(cores=4, workers=1)) == Placement(parts=1, threads=4)
+    assert place(WIDE, 8, 8 * SECOND, Load(cores=4, workers=1)) == Placement(parts=1, threads=4)
 
 
 @pytest.mark.parametrize(("threaded_s", "wins"), [(0.5, 4), (4.0, 1)])
 def test_both_ways_are_tried_and_the_faster_is_kept(threaded_s: float, wins: int) -> None:
     pace, chosen = Pace(), []
     for _ in range(40):
-        placement = place(WIDE, [SECOND] * 4, IDLE, pace)
+        placement = place(WIDE, 4, 4 * SECOND, IDLE, pace)
         chosen.append(placement.threads)
         if placement.is_wide:
             pace.note(WIDE, placement, 4 * SECOND, 4 * threaded_s)
@@ -55,8 +55,8 @@ def test_one_width_teaches_nothing_about_another() -> None:
     pace = Pace()
     pace.note(WIDE, Placement(parts=1, threads=4), SECOND, 0.1)
     pace.note(WIDE, Placement(parts=4, threads=1), SECOND, 9.0)
-    assert place(WIDE, [SECOND] * 4, IDLE, pace).threads == 4
-    assert place(WIDE + 1, [SECOND] * 4, IDLE, pace).threads == 1
+    assert place(WIDE, 4, 4 * SECOND, IDLE, pace).threads == 4
+    assert place(WIDE + 1, 4, 4 * SECOND, IDLE, pace).threads == 1
 
 
 def test_a_part_of_no_expected_length_teaches_nothing() -> None:

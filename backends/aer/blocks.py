@@ -1,0 +1,109 @@
+"""How a task is cut into blocks of points and shots that any worker may run (pure)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backends.payloads import SEED_STRIDE, SEEDS
+
+__all__ = ["Block", "PubLoad", "divide", "shot_blocks"]
+
+# Shots of one point that share a random stream. Aer gives consecutive shots consecutive seeds and
+# points a distance of 2113, so longer blocks of neighbouring points would share theirs.
+_SHOTS = 128
+_MOST_SHOTS = 2048
+_USUAL_BLOCKS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PubLoad:
+    """What one PUB is to run. shots: the blocks of each point, as (first, end).
+
+    seed: of the first point and shot. seconds: estimated for all of it, on one core.
+    """
+
+    points: int
+    shots: tuple[tuple[int, int], ...]
+    seed: int
+    seconds: float
+
+    @property
+    def pieces(self) -> int:
+        """Into how many pieces the PUB can be cut."""
+        return self.points * len(self.shots)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Some points and shots of a PUB, run by one worker in one call. seed: of its first point."""
+
+    pub: int
+    first_point: int
+    end_point: int
+    first_shot: int
+    end_shot: int
+    seed: int
+
+
+def shot_blocks(shots: int) -> tuple[tuple[int, int], ...]:
+    """Cut the shots of a point, each of which is an evolution of its own, into equal blocks.
+
+    The number follows from the shots alone, so equal seeds give equal counts on any machine.
+
+    >>> shot_blocks(278)
+    ((0, 92), (92, 185), (185, 278))
+    """
+    count = max(-(-shots // _MOST_SHOTS), min(_USUAL_BLOCKS, -(-shots // _SHOTS)), 1)
+    edges = [shots * number // count for number in range(count + 1)]
+    return tuple(itertools.pairwise(edges))
+
+
+def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[Block, ...]]:
+    """Return the blocks of each part, in order, so that parts take about equally long.
+
+    There may be fewer parts than asked for, none of them empty. Which points share a block
+    changes no counts: a point's random stream follows from its place.
+    """
+    total = sum(load.seconds for load in loads)
+    divided: list[list[Block]] = [[]]
+    done = 0.0
+    for pub, load in enumerate(loads):
+        for number, (first, end) in enumerate(load.shots):
+            point_s = load.seconds / load.pieces if load.pieces else 0.0
+            point = 0
+            while point < load.points:
+                edge = total * len(divided) / parts
+                if divided[-1] and len(divided) < parts and done + point_s / 2 > edge:
+                    divided.append([])
+                    continue
+                room = round((edge - done) / point_s) if point_s else load.points
+                last = len(divided) == parts
+                taken = load.points - point if last else min(load.points - point, max(1, room))
+                divided[-1].append(
+                    Block(
+                        pub=pub,
+                        first_point=point,
+                        end_point=point + taken,
+                        first_shot=first,
+                        end_shot=end,
+                        seed=_seed(load.seed, number, point),
+                    )
+                )
+                point += taken
+                done += taken * point_s
+    return [tuple(blocks) for blocks in divided]
+
+
+def _seed(seed: int, number: int, point: int) -> int:
+    """Return a block's seed. Points count on as Aer's do, in every block of shots alike."""
+    return (seed + _offset(number) + SEED_STRIDE * point) % SEEDS
+
+
+def _offset(number: int) -> int:
+    if number == 0:
+        return 0
+    digest = hashlib.blake2b(f"shots:{number}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
