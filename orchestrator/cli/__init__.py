@@ -22,7 +22,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from orchestrator.cli.streams import prepare_streams
 
     prepare_streams()
-    code, fault = _run(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        code, fault = _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt as interrupt:  # while the command itself was being loaded
+        sys.stderr.write("Error: interrupted\n")
+        sys.exit(128 + getattr(interrupt, "number", 2))
     sys.exit(code if fault is None else _unwritten(code, fault))
 
 
@@ -30,15 +34,23 @@ def _run(arguments: list[str]) -> tuple[int, OSError | None]:
     """Return a command's exit code, and why what it printed could not be written, if so."""
     from orchestrator.cli.app import app
     from orchestrator.cli.faults import FAILED, end_with
+    from orchestrator.cli.interrupts import interrupt_behind, interruptible, report_interrupt
     from orchestrator.cli.output import arose_in_output
     from orchestrator.cli.streams import flush_output
 
     code = 0
     try:
-        app(args=arguments, prog_name="hpcqc")
-    except SystemExit as end:  # Typer ends every command with one
+        with interruptible():
+            app(args=arguments, prog_name="hpcqc")
+    except SystemExit as end:  # Typer ends every command with one, Ctrl-C too
         code = end.code if isinstance(end.code, int) else code
+        interrupt = interrupt_behind(end)
+        if interrupt is not None:
+            code = report_interrupt(interrupt)
     except Exception as error:  # noqa: BLE001 - the door: nothing may leave it as a traceback
+        interrupt = interrupt_behind(error)
+        if interrupt is not None:  # Pydantic, for one, has errors of its own for it
+            return report_interrupt(interrupt), None
         if isinstance(error, OSError) and arose_in_output(error):
             return FAILED, error
         try:

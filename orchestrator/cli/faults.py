@@ -9,9 +9,9 @@ from pathlib import Path
 
 from orchestrator.cli.output import print_error, print_json
 
-__all__ = ["FAILED", "INTERRUPTED", "MISTAKE", "end_with", "is_mistake", "reason"]
+__all__ = ["FAILED", "MISTAKE", "end_with", "is_mistake", "reason"]
 
-FAILED, MISTAKE, INTERRUPTED = 1, 2, 130
+FAILED, MISTAKE = 1, 2
 _OURS = ("backends", "flows", "orchestrator")
 _GROUPS = ("hpcqc.flows", "orchestrator.backends")
 _FRAMES_SHOWN = 1

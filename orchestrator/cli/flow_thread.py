@@ -5,20 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["FlowThread", "Terminated", "end_now", "interruptible"]
+__all__ = ["FlowThread"]
 
 _LOOK_EVERY_S = 0.1
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM, as Slurm does at the end of a walltime."""
 
 
 class FlowThread:
@@ -58,32 +51,3 @@ class FlowThread:
 
 async def _awaited(value: Any) -> Any:
     return await value
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Within, SIGTERM raises `Terminated` in the main thread, as SIGINT raises KeyboardInterrupt."""
-
-    def terminate(_number: int, _frame: Any) -> None:
-        raise Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def end_now(code: int) -> None:
-    """End this process and every child of it, without waiting for threads that still hang."""
-    import psutil
-
-    for child in psutil.Process().children(recursive=True):
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
-    os._exit(code)

@@ -24,7 +24,7 @@ _CODES = """
 | 0 | done |
 | 1 | it failed: the flow raised, `doctor` found something broken |
 | 2 | something given is wrong and nothing was started, or a stage refused its input |
-| 130 | interrupted with Ctrl-C; quantum jobs were cancelled (143: by SIGTERM) |
+| 130 | interrupted with Ctrl-C; quantum jobs were cancelled (143: by SIGTERM, 129: by SIGHUP) |
 
 Errors are one paragraph on stderr. With `--json`, stdout holds exactly one JSON document, and what
 a flow prints goes to stderr; an error is `{"error": {"kind": ..., "message": ...}}`.

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -20,10 +21,10 @@ from orchestrator import runs
 from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.billing import agree_with_service, check_units, qpus_of, warn_of_units
 from orchestrator.cli.dry_site import dry_site
-from orchestrator.cli.faults import FAILED, INTERRUPTED, MISTAKE, is_mistake, reason
-from orchestrator.cli.flow_thread import FlowThread, end_now, interruptible
+from orchestrator.cli.faults import FAILED, MISTAKE, is_mistake, reason
+from orchestrator.cli.flow_thread import FlowThread
+from orchestrator.cli.interrupts import end_after
 from orchestrator.cli.jobs_source import JobsOfRun, check_ledger
-from orchestrator.cli.output import print_error
 from orchestrator.cli.parameters import assignments, bound_parameters
 from orchestrator.cli.progress import Progress
 from orchestrator.cli.quiet_prefect import (
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 __all__ = ["Finished", "RunRequest", "checked", "run_flow"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_CANCEL_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,15 +202,15 @@ class _Execution:
         shown = cast("IO[str]", LastingStream(sys.stderr))
         progress = Progress(self._run.spans, self._jobs, self._ledger_jobs.standstills, shown)
         try:
-            with interruptible(), _output_aside(wanted=self._plan.request.as_json):
+            with _output_aside(wanted=self._plan.request.as_json):
                 try:
                     value, error = self._work(progress)
                 except Exception as fault:  # noqa: BLE001 - whatever it is, the run's record tells
                     value, error = None, fault
                 return self._conclude(value, error)
-        except KeyboardInterrupt as signal:
+        except KeyboardInterrupt as interrupt:
             progress.stop()
-            self._interrupted(signal)
+            self._interrupted(interrupt)
             raise  # not reached: the process has ended
         finally:
             progress.stop()
@@ -250,35 +250,25 @@ class _Execution:
         code = MISTAKE if mistake else FAILED
         return Finished(code=code, record=record, folder=folder.path, outcome=outcome)
 
-    def _interrupted(self, signal: KeyboardInterrupt) -> None:
+    def _interrupted(self, interrupt: KeyboardInterrupt) -> None:
         """Cancel quantum jobs, end workers, write what is known, and end the process."""
-        named = type(signal).__name__ == "Terminated"
+        self._run.closing = True  # or a stage's next call would open a broker again
         scratch = self._plan.request.scratch
-        print_error(
-            f"{'terminated' if named else 'interrupted'}; "
-            + (
-                "nothing was spent, and nothing is kept"
-                if scratch is not None
-                else "cancelling quantum jobs and ending workers. Continue with the same command "
+        if scratch is None:
+            words = (
+                "cancelling quantum jobs and ending workers. Continue with the same command "
                 f"and --run-id {self._plan.id}"
             )
-        )
-        try:
-            self._run.closing = True  # or a stage's next call would open a broker again
-            closing = threading.Thread(target=_shut_down, daemon=True)
-            closing.start()
-            closing.join(_CANCEL_S)
-            if scratch is not None:
-                shutil.rmtree(scratch, ignore_errors=True)
-                end_now(143 if named else INTERRUPTED)
-            record = self._write("interrupted", "interrupted by the user")
-            self._plan.folder.write_report(record, None)
-        except KeyboardInterrupt:
-            pass  # a second Ctrl-C: at once, then
-        except Exception as error:  # noqa: BLE001 - nothing may keep an interrupt from ending
-            print_error(reason(error))
-        sys.stdout.flush()
-        end_now(143 if named else INTERRUPTED)
+            end_after(interrupt, words, _shut_down, self._record_interrupt)
+        else:
+            words = "nothing was spent, and nothing is kept"
+            end_after(
+                interrupt, words, _shut_down, partial(shutil.rmtree, scratch, ignore_errors=True)
+            )
+
+    def _record_interrupt(self) -> None:
+        record = self._write("interrupted", "interrupted by the user")
+        self._plan.folder.write_report(record, None)
 
     def _write(self, status: RunStatus, error: str | None = None) -> dict[str, Any]:
         ended = None if status == "running" else datetime.now(UTC)

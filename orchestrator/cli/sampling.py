@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backends.api import PayloadRejected
 from orchestrator import runs
 from orchestrator.cli.circuit_files import read_circuit
+from orchestrator.cli.interrupts import end_after
 from orchestrator.cli.jobs_source import JobsOfRun
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import Site, load_site
@@ -71,7 +72,8 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
     from orchestrator import open_qpu, shutdown
 
     run_id = f"sample-{uuid.uuid4().hex[:12]}"
-    runs.activate(runs.Run(id=run_id, site=site, qpu=qpu, resumable=False))
+    run = runs.Run(id=run_id, site=site, qpu=qpu, resumable=False)
+    runs.activate(run)
     try:
         sampler = open_qpu(qpu).sampler(seed=request.seed)
         try:
@@ -90,6 +92,10 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
                 say(words, stderr=True)
         (result,) = job.result()
         return Sampled(counts=_counts(circuit, result), qpu=qpu, job=job_document(job.view()))
+    except KeyboardInterrupt as interrupt:
+        run.closing = True
+        end_after(interrupt, "cancelling the quantum job", shutdown)
+        raise  # not reached: the process has ended
     finally:
         shutdown()
         runs.activate(None)

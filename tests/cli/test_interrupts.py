@@ -79,7 +79,7 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
 )
 def test_an_interrupted_run_leaves_nothing_behind(tmp_path, isolated_state, number, code) -> None:
     process = begin(tmp_path)
@@ -98,6 +98,53 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, isolated_state, numb
     assert len(record["jobs"]) >= 4
     assert (tmp_path / "out" / "report.html").exists()
     assert not (tmp_path / "out" / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "the terminal was closed"),
+    ],
+)
+def test_an_interrupted_sample_leaves_nothing_behind(tmp_path, number, code, word) -> None:
+    (tmp_path / "long.qasm").write_text(minutes_of_gates())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "sample", "long.qasm"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    site = load_site()
+    deadline = time.monotonic() + 90
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if any(job.state == "running" for job in jobs_of(site)):
+                break
+        except ValueError:
+            pass  # read while it was being made
+        time.sleep(0.05)
+    children = family(process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "")
+    assert err == f"Error: {word}; cancelling the quantum job\n"
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert children
+    assert not alive
+    assert [job.state for job in jobs_of(site)] == ["cancelled"]
+
+
+def minutes_of_gates() -> str:
+    """Return a circuit that takes minutes to simulate."""
+    layer = "".join(f"rx(0.3) q[{i}];\ncx q[{i}],q[{(i + 1) % 22}];\n" for i in range(22))
+    head = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[22];\ncreg c[22];\n'
+    return f"{head}{layer * 100}measure q->c;\n"
 
 
 @pytest.mark.slow

@@ -1,0 +1,118 @@
+"""Commands that are told to end: by Ctrl-C, by the batch system, by a terminal that closes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from orchestrator.cli.faults import reason
+from orchestrator.cli.output import print_error
+from orchestrator.cli.streams import flush_output
+
+__all__ = ["Terminated", "end_after", "interrupt_behind", "interruptible", "report_interrupt"]
+
+_CLOSE_S = 10.0
+_WORDS = {
+    signal.SIGINT: "interrupted",
+    signal.SIGTERM: "terminated",
+    signal.SIGHUP: "the terminal was closed",
+}
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end by SIGTERM, as Slurm does at the end of a walltime, or SIGHUP."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = signal.Signals(number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP raise `Terminated` in the main thread, as SIGINT KeyboardInterrupt.
+
+    A signal that is ignored, as `nohup` has it, stays so.
+    """
+
+    def terminate(number: int, _frame: Any) -> None:
+        raise Terminated(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, terminate)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
+
+
+def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the interrupt that an error or an exit came from, None if there is none."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def report_interrupt(interrupt: KeyboardInterrupt, words: str = "") -> int:
+    """Print one line about an interrupt; return the exit code."""
+    number = getattr(interrupt, "number", signal.SIGINT)
+    _print(f"{_WORDS[number]}; {words}" if words else _WORDS[number])
+    return 128 + number
+
+
+def end_after(
+    interrupt: KeyboardInterrupt,
+    words: str,
+    close: Callable[[], None],
+    record: Callable[[], None] | None = None,
+) -> None:
+    """Report an interrupt, close what is open, and end this process and its children.
+
+    close: has ten seconds. record: called afterwards. Another Ctrl-C skips both.
+    """
+    for once in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(once, signal.SIG_IGN)
+    code = report_interrupt(interrupt, words)
+    with suppress(KeyboardInterrupt):
+        closing = threading.Thread(target=_reported, args=(close,), daemon=True)
+        closing.start()
+        closing.join(_CLOSE_S)
+        if record is not None:
+            _reported(record)
+    flush_output()
+    _end_now(code)
+
+
+def _reported(work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - nothing may keep an interrupt from ending
+        _print(reason(error))
+
+
+def _print(message: str) -> None:
+    with suppress(OSError):  # the terminal may have gone
+        print_error(message)
+
+
+def _end_now(code: int) -> None:
+    """End this process and every child of it, without waiting for threads that still hang."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    os._exit(code)
