@@ -52,6 +52,11 @@ class AgentFolder:
         """The PEM file that admits this user to the agent's Dask; new at each start of it."""
         return self.path / "dask.pem"
 
+    @property
+    def flow_environment_path(self) -> Path:
+        """The variables that point a flow at this agent's services."""
+        return self.path / "flow-environment.json"
+
     def log_path(self, name: str) -> Path:
         """The log of a child, or of the ``supervisor``."""
         return self.path / "logs" / f"{name}.log"

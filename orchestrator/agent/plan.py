@@ -27,12 +27,14 @@ __all__ = ["AgentPlan", "planned", "prefect_environment"]
 class AgentPlan:
     """An agent ready to run. held: sockets to keep open as long as it does.
 
-    about: what else it says of itself.
+    environment: of every child. flow_environment: of every flow. about: what else it says of
+    itself.
     """
 
     children: tuple[Child, ...]
     addresses: Mapping[str, str]
     environment: Mapping[str, str]
+    flow_environment: Mapping[str, str] = field(default_factory=dict)
     held: tuple[Listening, ...] = ()
     about: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -53,10 +55,12 @@ def planned(settings: AgentSettings) -> AgentPlan:
     parts = [_prefect(settings, last), _dask(settings, last), _broker(settings, last)]
     addresses = {name: address for part in parts for name, address in part.addresses.items()}
     children = [part.child for part in parts if part.child is not None]
+    environment, services = _environment(settings, addresses), _services(settings, addresses)
     return AgentPlan(
-        children=(*children, _worker(settings, addresses)),
+        children=(*children, _worker(settings, services)),
         addresses=addresses,
-        environment=_environment(settings, addresses),
+        environment=environment,
+        flow_environment={**environment, **services},
         held=tuple(listening for part in parts for listening in part.held),
         about={
             "pool": settings.pool,
@@ -155,7 +159,17 @@ def _broker(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
     return _Part(addresses=addresses, child=child)
 
 
-def _worker(settings: AgentSettings, addresses: Mapping[str, str]) -> Child:
+def _services(settings: AgentSettings, addresses: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that point a flow at the broker and at Dask."""
+    return {
+        "HPCQC_BROKER_URL": addresses["broker_api"],
+        "HPCQC_DASK_ADDRESS": addresses["dask"],
+        "HPCQC_DASK_CREDENTIALS": str(settings.folder.dask_credentials_path),
+        BROKER_PAGE: addresses["broker"],
+    }
+
+
+def _worker(settings: AgentSettings, services: Mapping[str, str]) -> Child:
     beat = settings.folder.path / "worker.beat"
     return Child(
         name="worker",
@@ -164,11 +178,7 @@ def _worker(settings: AgentSettings, addresses: Mapping[str, str]) -> Child:
         arguments=(settings.pool, str(settings.flows), str(settings.folder.path)),
         environment={
             "PREFECT_WORKER_QUERY_SECONDS": "1",
-            # What the flows that it starts are to use.
-            "HPCQC_BROKER_URL": addresses["broker_api"],
-            "HPCQC_DASK_ADDRESS": addresses["dask"],
-            "HPCQC_DASK_CREDENTIALS": str(settings.folder.dask_credentials_path),
-            BROKER_PAGE: addresses["broker"],
+            **services,
         },
         probe=BeatProbe(path=beat),
     )

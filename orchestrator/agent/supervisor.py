@@ -11,7 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.agent.folder import AgentFolder
+from orchestrator.agent.folder import AgentFolder, replace_json
 from orchestrator.agent.kept import Kept, Surroundings
 from orchestrator.agent.plan import AgentPlan
 from orchestrator.agent.policy import RestartPolicy
@@ -51,6 +51,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop.set())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        replace_json(self._folder.flow_environment_path, dict(self._plan.flow_environment))
         # What a killed supervisor left ends by itself; a worker may need a moment for it.
         left = end_marked(self._folder.path, _LEFTOVERS_S, spare_backends=True)
         if left:

@@ -127,6 +127,13 @@ def run(
         ),
     ] = None,
     budget: _Budget = None,
+    agent: Annotated[
+        bool,
+        typer.Option(
+            "--agent/--no-agent",
+            help="Use the Prefect server, broker and workers of a running agent of the same site.",
+        ),
+    ] = True,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Prefect's log instead of filing it.")
     ] = False,
@@ -147,6 +154,7 @@ def run(
         budgets=budget or (),
         verbose=verbose,
         as_json=as_json,
+        use_agent=agent,
     )
     raise typer.Exit(tell(run_flow(request), as_json=as_json))
 

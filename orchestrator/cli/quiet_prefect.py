@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from orchestrator.cli.prefect_server import TemporaryServer
 from orchestrator.config.environment import (
@@ -71,12 +72,13 @@ def logs_to_file(path: Path) -> None:
 
 
 @contextmanager
-def on_server(server: TemporaryServer | None) -> Iterator[None]:
-    """Run a block against a temporary server; None leaves Prefect's settings as they are.
+def on_server(server: TemporaryServer | None, *, of_agent: bool) -> Iterator[None]:
+    """Run a block against a temporary server; None leaves the server as it is configured.
 
-    Such a run is spared the second that ending Prefect's heartbeat takes: nobody watches for it.
+    On a temporary server and on an agent's, the run is spared the second that ending Prefect's
+    heartbeat takes: nobody watches for it.
     """
-    if server is None:
+    if server is None and not of_agent:
         yield
         return
     from prefect.settings import (
@@ -86,11 +88,9 @@ def on_server(server: TemporaryServer | None) -> Iterator[None]:
         temporary_settings,
     )
 
-    updates = {
-        PREFECT_API_URL: server.api_url,
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        PREFECT_LOGGING_TO_API_ENABLED: False,
-    }
+    updates: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    if server is not None:
+        updates |= {PREFECT_API_URL: server.api_url, PREFECT_LOGGING_TO_API_ENABLED: False}
     with temporary_settings(updates=updates):
         yield
 

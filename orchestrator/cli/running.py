@@ -43,6 +43,7 @@ from orchestrator.config import (
     shared_cluster,
 )
 from orchestrator.config.budgets import budgets_of
+from orchestrator.config.environment import prepare_prefect, services_are_chosen
 from orchestrator.doctor import machine, versions
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
@@ -61,6 +62,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class RunRequest:
     """What the user asked for, as it was typed.
 
+    use_agent: use the services of an agent that is running for the same site.
     scratch: set for a dry run, which stays inside this folder: simulators stand in for the QPUs,
     and an interrupt removes the folder.
     """
@@ -75,6 +77,7 @@ class RunRequest:
     budgets: Sequence[str] = ()
     verbose: bool = False
     as_json: bool = False
+    use_agent: bool = True
     scratch: Path | None = None
 
 
@@ -97,6 +100,7 @@ class _Plan:
     target: Target
     folder: RunFolder
     budgets: dict[str, float | None]
+    of_agent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +148,11 @@ def run_flow(request: RunRequest) -> Finished:
     Raises ``ValueError`` subclasses while nothing has started yet; later failures are told in
     `Finished`. Ends the process itself when it was interrupted.
     """
-    plan = checked(request)
+    plan = _joined_to_agent(checked(request))
     server = launch_server(plan.site.state_dir / "results")
     try:
-        check_ledger(plan.site.state_dir)  # loads SQLAlchemy; meanwhile the server starts
+        if plan.site.broker.url is None:
+            check_ledger(plan.site.state_dir)  # loads SQLAlchemy; meanwhile the server starts
         loaded = load_flow(plan.target)
         parameters = bound_parameters(loaded.flow.fn, assignments(request.parameters))
         check_inputs(loaded.flow.fn, parameters)
@@ -156,6 +161,7 @@ def run_flow(request: RunRequest) -> Finished:
         agree_with_service(plan.site, plan.id, plan.budgets)
         warn_of_units(plan.site, qpus_of(loaded.flow, plan.site.qpu(request.qpu)), plan.budgets)
         earlier = plan.folder.open(plan.id, plan.target.text)
+        _check_broker(plan, earlier)
     except BaseException:
         if server is not None:
             server.stop()
@@ -164,6 +170,46 @@ def run_flow(request: RunRequest) -> Finished:
     if not request.verbose:
         logs_to_file(plan.folder.path / "run.log")
     return _Execution(plan, ready, earlier).run()
+
+
+def _joined_to_agent(plan: _Plan) -> _Plan:
+    """Point this process at a running agent's Prefect server, broker and Dask, if there is one.
+
+    What the user has chosen stays, and so does the broker of an earlier attempt: its ledger knows
+    the run's jobs.
+    """
+    if plan.request.scratch is not None or not plan.request.use_agent or services_are_chosen():
+        return plan
+    if not (plan.site.state_dir / "agent").exists():
+        return plan
+    from orchestrator.agent.joining import agent_environment
+
+    offered = agent_environment(plan.site)
+    if offered is None:
+        return plan
+    before = plan.folder.broker_of(plan.id)
+    own_ledger = plan.site.state_dir / "runs" / f"{plan.id}.lock"
+    if own_ledger.exists() or before not in (None, offered["HPCQC_BROKER_URL"]):
+        return plan
+    prepare_prefect(offered)
+    return replace(checked(replace(plan.request, run_id=plan.id)), of_agent=True)
+
+
+def _check_broker(plan: _Plan, earlier: dict[str, Any] | None) -> None:
+    """Refuse to continue a run at a broker that does not know its jobs: they would run again."""
+    if not (earlier or {}).get("jobs"):
+        return
+    before, now = plan.folder.broker_of(plan.id), plan.site.broker.url
+    if before != now:
+        raise ConfigError(
+            f"run {plan.id!r} has its quantum jobs at {_broker_name(before)}, and would now use "
+            f"{_broker_name(now)}, where they would run again; use the broker of before, or "
+            "another --run-id"
+        )
+
+
+def _broker_name(url: str | None) -> str:
+    return "the broker of its own process" if url is None else f"the broker {url}"
 
 
 class _Execution:
@@ -226,7 +272,7 @@ class _Execution:
             _prewarm(self._ready.loaded.flow.fn.__globals__)
         if self._ready.server is not None:
             self._ready.server.wait()
-        with on_server(self._ready.server):
+        with on_server(self._ready.server, of_agent=self._plan.of_agent):
             thread = FlowThread(self._ready.loaded.flow, self._ready.parameters)
         progress.start()
         thread.start()

@@ -18,6 +18,7 @@ __all__ = [
     "process_environment",
     "qpu_from_environment",
     "run_id_from_environment",
+    "services_are_chosen",
     "site_file",
     "state_dir",
 ]
@@ -81,6 +82,13 @@ def site_file(environ: Mapping[str, str] | None = None) -> Path | None:
 def prefect_api_url(environ: Mapping[str, str] | None = None) -> str | None:
     """Return the Prefect server in use, None where a temporary one will be started."""
     return process_environment(environ).get("PREFECT_API_URL") or None
+
+
+def services_are_chosen(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the user has named a Prefect server, a broker or a Dask scheduler to use."""
+    known = process_environment(environ)
+    named = ("PREFECT_API_URL", "HPCQC_BROKER_URL", "HPCQC_DASK_ADDRESS")
+    return any(known.get(name) for name in named) or prefect_is_configured(environ)
 
 
 def prefect_is_configured(

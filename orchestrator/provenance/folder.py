@@ -88,6 +88,15 @@ class RunFolder:
         self._lock_file = lock_file
         return earlier
 
+    def broker_of(self, run_id: str) -> str | None:
+        """Return the broker's url that the record of this run names, None if there is none."""
+        try:
+            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            named = record["site"]["broker"]["url"] if record["id"] == run_id else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return None if named is None else str(named)
+
     def note_stage(self, span: StageSpan) -> None:
         """Append a stage that has run to its end; others are left out. From any thread.
 

@@ -148,6 +148,11 @@ class Agent:
         self.until(run, "Completed", "Failed")
         return self("runs", run)
 
+    def broker(self, run: str) -> str | None:
+        """Return the url of the broker that the record of a run names."""
+        record = json.loads((self.flows / "hpcqc-runs" / run / "run.json").read_text())
+        return record["site"]["broker"]["url"]
+
     def starts(self, run: str) -> list[int]:
         jobs = self("jobs", "--run", run, "--limit", "1000")
         return [task["starts"] for job in jobs for task in job["tasks"]]
@@ -252,6 +257,23 @@ def flow_process(agent: Agent, run: str) -> int:
         assert time.monotonic() < deadline, agent.logs()
         time.sleep(0.05)
     return int(json.loads(record.read_text())["pid"])
+
+
+def test_hpcqc_run_uses_the_services_of_a_running_agent(agent):
+    own = agent("run", "curve.py", "--no-agent", "--run-id", "alone")
+    beside = agent("run", "curve.py", "--run-id", "beside")
+    other = agent("run", "curve.py", "--set", "site.name=elsewhere", "--run-id", "elsewhere")
+    assert own["result"] == beside["result"] == other["result"]
+    brokers = {run: agent.broker(run) for run in ("alone", "beside", "elsewhere")}
+    socket = agent.said()["addresses"]["broker_api"]
+    assert brokers == {"alone": None, "beside": socket, "elsewhere": None}
+    # Continued runs stay with the broker that has their jobs.
+    again = agent("run", "curve.py", "--run-id", "alone")
+    assert agent.broker("alone") is None
+    assert again["result"] == own["result"]
+    refused = agent("run", "curve.py", "--run-id", "beside", "--no-agent", code=2)
+    assert "would run again" in refused["error"]["message"]
+    assert agent.starts("beside") == [1] * 6
 
 
 @pytest.mark.parametrize("victim", ["worker", "flow", "prefect", "dask", "broker", "supervisor"])
