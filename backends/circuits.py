@@ -1,7 +1,8 @@
-"""A circuit that no longer changes: its QPY bytes and a digest of its content."""
+"""A circuit that no longer changes: its QPY bytes and their digest."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 from dataclasses import dataclass
@@ -11,14 +12,12 @@ from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import CircuitInstruction
 
 from backends.api import PayloadRejected
-from backends.fingerprint import circuit_digest
+from backends.canonical import canonical, canonical_qpy
+from backends.delays import delays_as_numbers
+from backends.qpy_outline import MOST_BITS
 
-__all__ = ["MOST_BITS", "FrozenCircuit", "is_panic", "load_qpy"]
+__all__ = ["FrozenCircuit", "is_panic", "load_qpy"]
 
-# Qubits, and classical bits, of one circuit. No QPU or simulator takes as many; a file that
-# says it has more is damaged or a mistake, and reading it would take all memory.
-MOST_BITS = 100_000
-_NAME = "circuit"
 # QPY's headers (https://quantum.cloud.ibm.com/docs/api/qiskit/qpy): preface, version, Qiskit's
 # version, number of programs; then, for each circuit, sizes of what follows.
 _FILE_HEADER = struct.Struct("!6sB3sQ")
@@ -30,7 +29,7 @@ def load_qpy(data: bytes) -> QuantumCircuit:
     """Read exactly one circuit from QPY bytes. Raises `PayloadRejected` if it cannot."""
     try:
         _check_sizes(data)
-        circuits = qpy.load(io.BytesIO(data))
+        circuits = [delays_as_numbers(circuit) for circuit in qpy.load(io.BytesIO(data))]
     except PayloadRejected:
         raise
     except BaseException as error:  # qpy raises many kinds on damaged input
@@ -77,38 +76,43 @@ def _check_sizes(data: bytes) -> None:
 
 @dataclass(frozen=True, eq=False)
 class FrozenCircuit:
-    """A private copy of a circuit; nobody else holds it, so its digest stays true.
+    """A circuit in canonical form; nobody else holds it, so its digest stays true.
 
-    Two circuits have equal digests if they have the same registers, instructions and
-    parameter names, whatever the circuits are called, whatever their metadata, and
-    whenever their parameters were made (Qiskit gives each parameter a random uuid).
+    Two circuits have equal digests only if their QPY bytes are equal, and these are what is
+    executed. Equal circuits have equal bytes, whatever they and their parameters are called and
+    whenever they were made (see `canonical`).
     """
 
     circuit: QuantumCircuit
 
     @classmethod
     def of(cls, circuit: QuantumCircuit) -> FrozenCircuit:
-        """Copy a circuit, dropping its name and metadata, which do not affect results."""
-        private = circuit.copy(name=_NAME)
-        private.metadata = {}
-        return cls(private)
+        """Copy a circuit. Raises `PayloadRejected` for what cannot run anywhere."""
+        return cls(canonical(circuit))
 
     @classmethod
     def from_qpy(cls, data: bytes) -> FrozenCircuit:
-        """Read from `qpy` bytes. Raises `PayloadRejected` if they hold no circuit."""
-        return cls.of(load_qpy(data))
+        """Read bytes and keep them as they are. Raises `PayloadRejected` if they hold no circuit."""
+        frozen = cls(load_qpy(data))
+        frozen.__dict__["qpy"] = data
+        return frozen
 
     @cached_property
     def qpy(self) -> bytes:
         """The circuit in Qiskit's binary format."""
-        buffer = io.BytesIO()
-        qpy.dump(self.circuit, buffer)
-        return buffer.getvalue()
+        try:
+            return canonical_qpy(self.circuit)
+        except PayloadRejected:
+            raise
+        except BaseException as error:  # the writer raises many kinds, and panics
+            if isinstance(error, Exception) or is_panic(error):
+                raise PayloadRejected(f"the circuit cannot be written as QPY: {error}") from error
+            raise
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of the circuit's content (see `circuit_digest`), equal in every process."""
-        return circuit_digest(self.circuit)
+        """SHA-256 of `qpy`, in hex."""
+        return hashlib.sha256(self.qpy).hexdigest()
 
     @cached_property
     def active_qubits(self) -> int:

@@ -1,22 +1,28 @@
-"""Gates beyond Qiskit's own: the MOVE of star-shaped devices, and users' gates with known names."""
+"""Gates beyond Qiskit's own: the MOVE of star-shaped devices, and gates that users define."""
 
 from __future__ import annotations
 
 from qiskit import QuantumCircuit
 from qiskit.circuit import (
+    AnnotatedOperation,
+    BoxOp,
     CircuitInstruction,
     ControlFlowOp,
     ControlledGate,
+    ControlModifier,
     Gate,
     Instruction,
+    InverseModifier,
     Operation,
+    PowerModifier,
 )
-from qiskit.circuit.library import SwapGate
+from qiskit.circuit.library import PauliEvolutionGate, SwapGate
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
+from qiskit.exceptions import QiskitError
 
 from backends.api import PayloadRejected
 
-__all__ = ["MOVE", "MoveGate", "inline_lookalikes", "is_own", "without_moves"]
+__all__ = ["MOVE", "MoveGate", "inline_definitions", "is_own", "without_moves"]
 
 MOVE = "move"
 
@@ -26,7 +32,7 @@ _BLANK = frozenset({ControlledGate, Gate, Instruction})
 _QASM2 = "qiskit.qasm2"
 
 # What Qiskit's synthesis or Aer does something of its own for, going by the name alone, besides
-# Qiskit's standard gates. A name too many here costs nothing: such a gate is its definition.
+# Qiskit's standard gates: a gate without a definition must not be called so.
 _SPECIAL_NAMES = """
 AND BitwiseXor FullAdder HalfAdder InnerProduct IntComp ModularAdder Multiplier OR
 PauliEvolution WeightedSum aer_store annotated break_loop clifford continue_loop delay
@@ -86,51 +92,94 @@ def is_own(operation: Operation) -> bool:
     return kind.__module__.split(".")[0] in ("qiskit", "qiskit_aer")
 
 
-def inline_lookalikes(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Replace gates that carry the name of a known gate and another definition.
+def inline_definitions(circuit: QuantumCircuit) -> QuantumCircuit:
+    """Replace what users composed by what it is made of: their gates, boxes, time evolutions.
 
-    Qiskit and Aer go by names: a user's gate called "r" would be taken for the native one.
-    Those inside other users' gates and inside control flow are replaced too; a circuit without
-    any is returned itself. Raises `PayloadRejected` for one that has no definition.
+    Qiskit and Aer go by names: a user's gate called "r" would be taken for the native one. Those
+    inside other users' gates and inside control flow are replaced too; a circuit without any is
+    returned itself. Modifiers of annotated operations are applied. Raises `PayloadRejected` for
+    a gate with the name of a known one and no definition, for modifiers that cannot be applied,
+    and for definitions that are too deep in each other.
     """
-    while any(_holds_lookalike(step) for step in circuit.data):
-        plain = circuit.copy_empty_like()
-        for step in circuit.data:
-            operation = step.operation
-            if not _holds_lookalike(step):
-                plain.append(step)
-            elif isinstance(operation, ControlFlowOp):
-                blocks = [inline_lookalikes(block) for block in operation.blocks]
-                plain.append(step.replace(operation=operation.replace_blocks(blocks)))
-            else:
-                plain.compose(
-                    operation.definition,
-                    [circuit.find_bit(q).index for q in step.qubits],
-                    [circuit.find_bit(c).index for c in step.clbits],
-                    inplace=True,
-                )
-        circuit = plain
-    return circuit
+    try:
+        return _inlined(circuit)
+    except RecursionError:
+        raise PayloadRejected("gates are defined by one another in too many levels") from None
 
 
-def _holds_lookalike(step: CircuitInstruction) -> bool:
+def _inlined(circuit: QuantumCircuit) -> QuantumCircuit:
+    if not any(_is_composed(step) for step in circuit.data):
+        return circuit
+    plain = circuit.copy_empty_like()
+    for step in circuit.data:
+        if not _is_composed(step):
+            plain._append(step)  # noqa: SLF001  # its wires are known; append() takes tenfold
+        elif isinstance(step.operation, ControlFlowOp) and not isinstance(step.operation, BoxOp):
+            blocks = [_inlined(block) for block in step.operation.blocks]
+            plain._append(step.replace(operation=step.operation.replace_blocks(blocks)))  # noqa: SLF001
+        else:
+            inner = _inlined(_content(step.operation))
+            plain.compose(inner, step.qubits, step.clbits, inplace=True)
+    return plain
+
+
+def _is_composed(step: CircuitInstruction) -> bool:
+    """Whether a step, or one inside its control flow, is to be replaced by its content."""
     if step.is_standard_gate():
         return False
     operation = step.operation
+    if isinstance(operation, BoxOp | AnnotatedOperation | PauliEvolutionGate):
+        return True
     if isinstance(operation, ControlFlowOp):
-        return any(_holds_lookalike(inner) for block in operation.blocks for inner in block.data)
+        return any(_is_composed(inner) for block in operation.blocks for inner in block.data)
     if is_own(operation):
         return False
+    if getattr(operation, "definition", None) is not None:
+        return True
     named = operation.name in _SPECIAL or operation.name in get_standard_gate_name_mapping()
-    definition = getattr(operation, "definition", None)
-    if definition is not None:
-        return named or any(_holds_lookalike(inner) for inner in definition.data)
     if named and isinstance(operation, Gate):  # channels, which are no gates, have none either
         raise PayloadRejected(
             f"gate {operation.name!r} is declared with the name of a known gate and without a "
             "definition; define it, or use the known one"
         )
     return False
+
+
+def _content(operation: Operation) -> QuantumCircuit:
+    """Return the circuit that a composed operation stands for."""
+    if isinstance(operation, AnnotatedOperation):
+        return _as_circuit(_modified(operation))
+    if isinstance(operation, BoxOp):
+        return operation.body
+    return operation.definition
+
+
+def _as_circuit(operation: Operation) -> QuantumCircuit:
+    circuit = QuantumCircuit(operation.num_qubits, operation.num_clbits)
+    circuit.append(operation, circuit.qubits, circuit.clbits)
+    return circuit
+
+
+def _modified(annotated: AnnotatedOperation) -> Operation:
+    """Return the gate that an annotated operation is: inverse, power and controls applied."""
+    operation = annotated.base_op
+    try:
+        if isinstance(operation, AnnotatedOperation):
+            operation = _modified(operation)
+        for modifier in annotated.modifiers:
+            match modifier:
+                case InverseModifier():
+                    operation = operation.inverse()
+                case PowerModifier(power=power):
+                    operation = operation.power(power)
+                case ControlModifier(num_ctrl_qubits=controls, ctrl_state=state):
+                    operation = operation.control(controls, ctrl_state=state)
+    except (QiskitError, TypeError, AttributeError) as error:
+        raise PayloadRejected(
+            f"an annotated {operation.name!r} cannot be written as gates ({error}); apply its "
+            "modifiers yourself"
+        ) from error
+    return operation
 
 
 def _is_swap(operation: Operation) -> bool:

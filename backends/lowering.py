@@ -27,7 +27,7 @@ from qiskit.transpiler import Target as QiskitTarget
 from qiskit.transpiler.exceptions import TranspilerError
 
 from backends.api import PayloadRejected, Target
-from backends.gates import MOVE, inline_lookalikes
+from backends.gates import MOVE, inline_definitions
 from backends.virtual_z import absorb_rz
 
 __all__ = ["NativeCompiler", "usable_qubits"]
@@ -83,7 +83,7 @@ class NativeCompiler:
                 optimization_level=_LEVEL, target=self._device(), seed_transpiler=_SEED
             )
         try:
-            native: QuantumCircuit = self._passes.run(inline_lookalikes(circuit))
+            native: QuantumCircuit = self._passes.run(inline_definitions(circuit))
         except (TranspilerError, CircuitError) as error:
             raise PayloadRejected(
                 f"the circuit cannot be brought to {self._target.name}, which has the gates "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from qiskit.circuit import QuantumCircuit
+from qiskit.circuit import Clbit, QuantumCircuit
 from qiskit.primitives.containers.bindings_array import BindingsArray
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.observables_array import ObservablesArray
@@ -31,6 +31,7 @@ __all__ = [
     "Payload",
     "SamplerPayload",
     "Values",
+    "measures",
     "payload_from_bytes",
 ]
 
@@ -126,13 +127,17 @@ class SamplerPayload:
         points = 0
         for index, pub in enumerate(_listed(pubs)):
             coerced = _coerce(SamplerPub, pub, index, shots)
-            if not coerced.circuit.cregs or "measure" not in coerced.circuit.count_ops():
-                _reject_unmeasured(coerced.circuit, index)
-            _check_registers(coerced.circuit, index)
+            circuit = _frozen(coerced.circuit, index)
+            if not measures(circuit.circuit):
+                raise PayloadRejected(
+                    f"PUB {index}: circuit {coerced.circuit.name!r} measures nothing, so a sampler "
+                    "would return nothing; add measurements, for example circuit.measure_all()"
+                )
+            _check_registers(circuit.circuit, index)
             _check_shots(coerced.shots, index)
             frozen.append(
                 FrozenSamplerPub(
-                    circuit=FrozenCircuit.of(coerced.circuit),
+                    circuit=circuit,
                     values=_values(coerced.circuit, coerced.parameter_values, index),
                     shots=int(coerced.shots),
                     seed=None if seed is None else (seed + SEED_STRIDE * points) % SEEDS,
@@ -159,13 +164,15 @@ class SamplerPayload:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of content and seeds; equal in every process and at every time."""
-        return _digest(
-            self.kind, [(p.circuit.digest, p.values, [p.shots, p.seed]) for p in self.pubs]
-        )
+        """SHA-256 of `to_bytes`, in hex; equal content is equal in every process."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """Serialise without pickle: QPY circuits, typed arrays, a JSON header."""
+        return self._bytes
+
+    @cached_property
+    def _bytes(self) -> bytes:
         return _pack(
             self.kind,
             [(p.circuit, p.values, {"shots": p.shots, "seed": p.seed}) for p in self.pubs],
@@ -203,7 +210,7 @@ class EstimatorPayload:
                 raise PayloadRejected(f"PUB {index}: an observable has a coefficient that is NaN")
             frozen.append(
                 FrozenEstimatorPub(
-                    circuit=FrozenCircuit.of(coerced.circuit),
+                    circuit=_frozen(coerced.circuit, index),
                     values=_values(coerced.circuit, coerced.parameter_values, index),
                     observables=observables,
                     precision=float(coerced.precision),
@@ -230,14 +237,15 @@ class EstimatorPayload:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of content and seeds; equal in every process and at every time."""
-        return _digest(
-            self.kind,
-            [(p.circuit.digest, p.values, [p.precision, p.seed, p.observables]) for p in self.pubs],
-        )
+        """SHA-256 of `to_bytes`, in hex; equal content is equal in every process."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """Serialise without pickle: QPY circuits, typed arrays, a JSON header."""
+        return self._bytes
+
+    @cached_property
+    def _bytes(self) -> bytes:
         return _pack(
             self.kind,
             [
@@ -319,22 +327,27 @@ def _check_registers(circuit: QuantumCircuit, index: int) -> None:
         )
 
 
-def _reject_unmeasured(circuit: QuantumCircuit, index: int) -> None:
-    if _measures(circuit):
-        return
-    raise PayloadRejected(
-        f"PUB {index}: circuit {circuit.name!r} measures nothing, so a sampler would return "
-        "nothing; add measurements, for example circuit.measure_all()"
-    )
+def _frozen(circuit: QuantumCircuit, index: int) -> FrozenCircuit:
+    try:
+        return FrozenCircuit.of(circuit)
+    except PayloadRejected as error:
+        raise PayloadRejected(f"PUB {index}: {error}") from None
 
 
-def _measures(circuit: QuantumCircuit) -> bool:
-    for instruction in circuit.data:
-        if instruction.operation.name == "measure":
-            return True
-        if any(_measures(block) for block in getattr(instruction.operation, "blocks", ())):
-            return True
-    return False
+def measures(circuit: QuantumCircuit) -> bool:
+    """Whether a circuit measures into a bit that a sampler returns: one of a register."""
+    returned = {bit for register in circuit.cregs for bit in register}
+    return any(bit in returned for bit in _measured(circuit))
+
+
+def _measured(circuit: QuantumCircuit) -> Iterator[Clbit]:
+    for step in reversed(circuit.data):  # most measure at the end
+        if step.name == "measure":
+            yield from step.clbits
+        elif step.is_control_flow():
+            for block in step.operation.blocks:
+                outer = dict(zip(block.clbits, step.clbits, strict=True))
+                yield from (outer[bit] for bit in _measured(block))
 
 
 def _values(circuit: QuantumCircuit, bindings: BindingsArray, index: int) -> Values:
@@ -371,15 +384,6 @@ def _leaves(observables: Any) -> Iterable[dict[str, float]]:
     else:
         for part in observables:
             yield from _leaves(part)
-
-
-def _digest(kind: str, pubs: Sequence[tuple[str, Values, list[Any]]]) -> str:
-    entries, frames = [], []
-    for circuit, values, fields in pubs:
-        entry, frame = frame_from_array(values)
-        entries.append([circuit, entry, fields])
-        frames.append(frame)
-    return hashlib.blake2b(pack([kind, entries], frames), digest_size=16).hexdigest()
 
 
 def _pack(kind: str, pubs: Sequence[tuple[FrozenCircuit, Values, dict[str, Any]]]) -> bytes:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import inspect
 import struct
+import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from backends.api import PayloadRejected
-from backends.circuits import MOST_BITS
 
-__all__ = ["Bounds", "check_qpy"]
+__all__ = ["MOST_BITS", "Bounds", "check_qpy", "put_in_order"]
+
+# Qubits, and classical bits, of one circuit. No QPU or simulator takes as many; a file that
+# says it has more is damaged or a mistake, and reading it would take all memory.
+MOST_BITS = 100_000
 
 _VERSIONS = (17, 18)
 _FILE = struct.Struct("!6sB3sQcc")
@@ -62,6 +66,9 @@ class Bounds:
     vector: int = 1_000_000
 
 
+_UNBOUNDED = Bounds(bits=sys.maxsize, steps=sys.maxsize, depth=sys.maxsize, vector=sys.maxsize)
+
+
 def check_qpy(data: bytes, bounds: Bounds) -> None:
     """Raise `PayloadRejected` for a file that Qiskit should not be asked to load."""
     try:
@@ -79,6 +86,21 @@ def check_qpy(data: bytes, bounds: Bounds) -> None:
         _Walk(data=data, version=version, bounds=bounds).circuit(start, bounds.depth)
     except (struct.error, UnicodeDecodeError) as error:
         raise PayloadRejected(f"not readable as QPY: {error}") from error
+
+
+def put_in_order(data: bytes) -> bytes:
+    """Return a file of Qiskit's own with all that it lists in random order sorted.
+
+    These are the definitions of gates and the symbols of expressions, which Qiskit's writer takes
+    out of hash maps; the file means what it did.
+    """
+    walk = _Walk(data=data, version=data[6], bounds=_UNBOUNDED)
+    walk.circuit(_FILE.size + _LONG.size, sys.maxsize)
+    ordered = bytearray(data)
+    for spans in walk.unordered:  # those inside others come first
+        pieces = sorted(bytes(ordered[start:end]) for start, end in spans)
+        ordered[spans[0][0] : spans[-1][1]] = b"".join(pieces)
+    return bytes(ordered)
 
 
 @lru_cache(maxsize=1)
@@ -100,6 +122,7 @@ class _Walk:
     """A walk through one file; methods take a position and return where they ended.
 
     weight: the steps of the last circuit, value or instruction with all that is inside it.
+    unordered: where what follows one another in no particular order begins and ends.
     """
 
     data: bytes
@@ -108,6 +131,7 @@ class _Walk:
     weight: int = 0
     stated: int = 0
     vectors: dict[bytes, int] = field(default_factory=dict)
+    unordered: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def circuit(self, at: int, depth: int) -> int:
         """Walk through a circuit, with those inside it, up to its last instruction."""
@@ -170,7 +194,9 @@ class _Walk:
         at += _LONG.size
         found: dict[bytes, int] = {}
         inner: list[tuple[bytes, int]] = []  # what a gate controls may be defined after it
+        spans: list[tuple[int, int]] = []
         for _ in range(count):
+            begin = at
             head = _CUSTOM.unpack_from(self.data, at)
             length, _, qubits, clbits, is_defined, size, controls, _, inside = head
             self._bits(max(qubits, clbits))
@@ -187,9 +213,11 @@ class _Walk:
             if inside:
                 inner.append((name, at))
             at = self._ahead(at, inside)
+            spans.append((begin, at))
         for name, start in inner:
             self._step(start, found, depth, wires=False)
             found[name] = self._few(found[name] + self.weight)
+        self._no_order(spans)
         return at, found
 
     def _step(self, at: int, custom: dict[bytes, int], depth: int, *, wires: bool) -> int:
@@ -269,7 +297,9 @@ class _Walk:
     def _expression(self, at: int, depth: int) -> None:
         symbols, size = _LONG.unpack_from(self.data, at)[0], _LONG.unpack_from(self.data, at + 8)[0]
         at = self._ahead(at + 16, size)
+        spans: list[tuple[int, int]] = []
         for _ in range(symbols):
+            begin = at
             symbol, kind, length = _SYMBOL.unpack_from(self.data, at)
             at += _SYMBOL.size
             if symbol == b"v" and self.version < 18:
@@ -282,6 +312,12 @@ class _Walk:
             if kind == b"e" and depth < 1:
                 raise PayloadRejected("expressions lie too deep in each other")
             at = self._ahead(at, length)
+            spans.append((begin, at))
+        self._no_order(spans)
+
+    def _no_order(self, spans: list[tuple[int, int]]) -> None:
+        if len(spans) > 1:
+            self.unordered.append(spans)
 
     def _number(self, data: bytes) -> None:
         order = "big" if self.version >= 18 else "little"

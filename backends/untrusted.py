@@ -24,6 +24,7 @@ from backends.payloads import (
     Payload,
     SamplerPayload,
     Values,
+    measures,
 )
 from backends.qpy_outline import Bounds, check_qpy
 
@@ -119,9 +120,15 @@ class _Reader:
     def _circuit(self, data: bytes, kind: str) -> FrozenCircuit:
         check_qpy(data, self.limits.circuit)
         frozen = FrozenCircuit.from_qpy(data)
-        measures = _check_steps(frozen.circuit)
+        _check_steps(frozen.circuit)
         if kind == "sampler":
-            if not measures or not frozen.circuit.cregs:
+            loose = sum(not frozen.circuit.find_bit(b).registers for b in frozen.circuit.clbits)
+            if loose:
+                raise _rejected(
+                    f"{loose} classical bits are in no register, so no result would show them; "
+                    "put them into one"
+                )
+            if not measures(frozen.circuit):
                 raise _rejected("a circuit measures nothing; add measurements")
             taken = _RESULT_NAMES.intersection(register.name for register in frozen.circuit.cregs)
             if taken:
@@ -217,9 +224,8 @@ def _values(entry: Any, frame: bytes, circuit: FrozenCircuit) -> Values:
     return values
 
 
-def _check_steps(circuit: QuantumCircuit) -> bool:
-    """Refuse instructions that do not fit their wires; return whether any measures."""
-    measures = False
+def _check_steps(circuit: QuantumCircuit) -> None:
+    """Refuse instructions that do not fit their wires."""
     for step in circuit.data:
         operation = step.operation
         wires = (*step.qubits, *step.clbits)
@@ -233,10 +239,8 @@ def _check_steps(circuit: QuantumCircuit) -> bool:
             _check_evolution(operation)
         if type(operation) in _DEFINED and operation.definition is not None:
             _check_steps(operation.definition)
-        measures |= operation.name == "measure"
         for block in getattr(operation, "blocks", ()):
-            measures = _check_steps(block) or measures
-    return measures
+            _check_steps(block)
 
 
 def _check_evolution(gate: PauliEvolutionGate) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from qiskit import QuantumCircuit
 
 from backends.api import PayloadRejected, Target
+from backends.instructions import check_instructions
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload
 
 __all__ = ["check", "check_circuits", "check_kind", "check_limits", "check_unmeasured"]
@@ -77,6 +78,7 @@ def check_circuits(payload: Payload, target: Target) -> None:
             continue
         seen.add(id(circuit))
         try:
+            check_instructions(circuit)
             _check_width(circuit, target)
             if payload.kind == "estimator":
                 check_unmeasured(circuit)

@@ -14,7 +14,13 @@ from typing import Any
 from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
 from backends.api import Target
-from backends.payloads import EstimatorPayload, FrozenSamplerPub, Payload, SamplerPayload
+from backends.payloads import (
+    EstimatorPayload,
+    FrozenSamplerPub,
+    Payload,
+    SamplerPayload,
+    Values,
+)
 from backends.sampling import lower
 from backends.validate import check_circuits
 from orchestrator.broker.client import BrokerClient, Call
@@ -287,13 +293,9 @@ def _prepare_sampler(payload: SamplerPayload, qpu: Qpu) -> SamplerPayload:
     transpiler = qpu.transpiler
     pubs: list[FrozenSamplerPub] = []
     for pub in payload.pubs:
-        circuit = transpiler.transpile(pub.circuit, qpu.target).circuit
-        values = pub.values
-        if circuit.parameter_names != pub.circuit.parameter_names:
-            # Transpilation may drop a parameter that cannot matter; columns go by name.
-            kept = [pub.circuit.parameter_names.index(name) for name in circuit.parameter_names]
-            values = values[..., kept]
-        pubs.append(replace(pub, circuit=circuit, values=values))
+        transpiled = transpiler.transpile(pub.circuit, qpu.target)
+        values = _columns(pub.values, transpiled.columns)
+        pubs.append(replace(pub, circuit=transpiled.circuit, values=values))
     prepared = SamplerPayload(pubs=tuple(pubs))
     check_circuits(prepared, qpu.target)
     return prepared
@@ -304,10 +306,7 @@ def _prepare_estimator(payload: EstimatorPayload, qpu: Qpu) -> EstimatorPayload:
     pubs = []
     for pub in payload.pubs:
         transpiled = transpiler.transpile(pub.circuit, qpu.target)
-        names = transpiled.circuit.parameter_names
-        values = pub.values
-        if names != pub.circuit.parameter_names:
-            values = values[..., [pub.circuit.parameter_names.index(name) for name in names]]
+        values = _columns(pub.values, transpiled.columns)
         observables = pub.observables
         if transpiled.layout is not None:
             array = pub.observables_array
@@ -319,3 +318,8 @@ def _prepare_estimator(payload: EstimatorPayload, qpu: Qpu) -> EstimatorPayload:
     prepared = EstimatorPayload(pubs=tuple(pubs))
     check_circuits(prepared, qpu.target)
     return prepared
+
+
+def _columns(values: Values, kept: tuple[int, ...]) -> Values:
+    """Return the columns that are left; none, where all are, are copied."""
+    return values if len(kept) == values.shape[-1] else values[..., kept]

@@ -21,7 +21,7 @@ from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
 from backends.aer.angles import Angles, angles_of
-from backends.gates import inline_lookalikes, without_moves
+from backends.gates import inline_definitions, without_moves
 from backends.lowering import NativeCompiler
 from backends.noise import DeviceNoise, device_noise
 from backends.payloads import SEED_STRIDE, SEEDS
@@ -158,7 +158,7 @@ class Engine:
 def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
     """Replace gates a method does not know by ones it does; most circuits have none."""
     known = _known(method)
-    circuit = without_moves(inline_lookalikes(circuit))
+    circuit = without_moves(inline_definitions(circuit))
     if {instruction.name for instruction in circuit.data} <= known:
         return circuit
     basis = sorted({*known, *_CONTROL_FLOW})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from backends.circuits import MOST_BITS
+from backends.qpy_outline import MOST_BITS
 
 __all__ = ["SizeRefused", "check_indices", "check_registers"]
 

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from qiskit import QuantumCircuit
+
 from backends.api import Target
 from backends.circuits import FrozenCircuit
 from backends.lowering import NativeCompiler
@@ -30,12 +32,25 @@ class Transpiled:
     """A circuit a target takes, and where the qubits of the original are in it.
 
     layout: wire of each original qubit at the end, after routing; None where wires are as
-    they were. Parameters that cannot matter may be gone, and the order of the others is that
-    of ``circuit.parameter_names``: choose columns of values by name.
+    they were. columns: of the original's parameter values, those that are left, in order;
+    parameters that cannot matter may be gone.
     """
 
     circuit: FrozenCircuit
     layout: tuple[int, ...] | None
+    columns: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, original: FrozenCircuit, made: QuantumCircuit, layout: tuple[int, ...] | None = None
+    ) -> Transpiled:
+        """Take what was made of a circuit; one that was made of nothing is the original."""
+        if made is original.circuit:
+            columns = tuple(range(made.num_parameters))
+            return cls(circuit=original, layout=layout, columns=columns)
+        column = {parameter: i for i, parameter in enumerate(original.circuit.parameters)}
+        columns = tuple(column[parameter] for parameter in made.parameters)
+        return cls(circuit=FrozenCircuit.of(made), layout=layout, columns=columns)
 
 
 class Transpiler:
@@ -62,9 +77,11 @@ class Transpiler:
         if target.native_gates is None or target.site_transpiles:
             known = AER_GATES if target.native_gates is None else standard_gates()
             if knows_all(circuit.circuit, known):
-                return Transpiled(circuit=circuit, layout=None)
+                return Transpiled.of(circuit, circuit.circuit)
             unrolled = (circuit.digest, ("unrolled", target.site_transpiles))
-            return self._circuits.get(unrolled, lambda: _unrolled(circuit, known))
+            return self._circuits.get(
+                unrolled, lambda: Transpiled.of(circuit, unroll(circuit.circuit, known))
+            )
         fingerprint = _fingerprint(target)
         return self._circuits.get(
             (circuit.digest, fingerprint), lambda: self._native(circuit, target, fingerprint)
@@ -74,16 +91,12 @@ class Transpiler:
         self, circuit: FrozenCircuit, target: Target, fingerprint: tuple[object, ...]
     ) -> Transpiled:
         if conforms(circuit.circuit, target):
-            return Transpiled(circuit=circuit, layout=None)
+            return Transpiled.of(circuit, circuit.circuit)
         compiler = self._compilers.get(fingerprint, lambda: NativeCompiler(target))
         native, layout = compiler.compile(circuit.circuit)
         if target.resonator is not None:
             native = insert_moves(native, target.resonator)
-        return Transpiled(circuit=FrozenCircuit.of(native), layout=layout)
-
-
-def _unrolled(circuit: FrozenCircuit, known: frozenset[str]) -> Transpiled:
-    return Transpiled(circuit=FrozenCircuit.of(unroll(circuit.circuit, known)), layout=None)
+        return Transpiled.of(circuit, native, layout)
 
 
 def _fingerprint(target: Target) -> tuple[object, ...]:

@@ -14,7 +14,7 @@ from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis
 
 from backends.api import PayloadRejected
-from backends.gates import inline_lookalikes, is_own
+from backends.gates import inline_definitions, is_own
 
 __all__ = ["AER_GATES", "knows_all", "standard_gates", "unroll"]
 
@@ -68,7 +68,7 @@ def unroll(circuit: QuantumCircuit, known: frozenset[str]) -> QuantumCircuit:
     if knows_all(circuit, known):
         return circuit
     try:
-        unrolled: QuantumCircuit = _passes(known).run(inline_lookalikes(circuit))
+        unrolled: QuantumCircuit = _passes(known).run(inline_definitions(circuit))
     except (TranspilerError, CircuitError) as error:
         raise PayloadRejected(
             f"the circuit holds an instruction that cannot be written with known gates: "
