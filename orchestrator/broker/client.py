@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-
-from qiskit.primitives import PrimitiveResult
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from backends import api
 from backends.api import BackendError, Target, TaskCancelled, TaskFailed, TaskNotFinished
-from backends.payloads import Payload
 from orchestrator.broker.events import LeaseWish
 from orchestrator.broker.views import JobId, JobState, JobView
+
+if TYPE_CHECKING:
+    # At run time a client that only asks about jobs is spared Qiskit.
+    from qiskit.primitives import PrimitiveResult
+
+    from backends.payloads import Payload
 
 __all__ = ["BrokerClient", "Call", "JobUncertain", "call_job_id", "job_error"]
 

@@ -7,24 +7,26 @@ import re
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import httpx
 from pydantic import TypeAdapter
-from qiskit.primitives import PrimitiveResult
 
 from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
-from backends.payloads import Payload
-from backends.results import result_from_bytes
-from backends.targets import target_from_json
 from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.broker.client import Call, JobUncertain
 from orchestrator.broker.digests import content_digest
 from orchestrator.broker.standing import QpuStatus
 from orchestrator.broker.views import JobId, JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
+
+if TYPE_CHECKING:
+    # At run time a client that only asks about jobs is spared Qiskit.
+    from qiskit.primitives import PrimitiveResult
+
+    from backends.payloads import Payload
 
 __all__ = [
     "MOST_JOBS",
@@ -155,6 +157,8 @@ class RemoteBroker:
 
     def target(self, qpu: str) -> Target:
         """See `BrokerClient.target`; raises `BrokerRefused` for a QPU the service does not have."""
+        from backends.targets import target_from_json
+
         return target_from_json(self._ask("GET", f"/v1/qpus/{qpu}/target").json())
 
     def prewarm(self, qpu: str) -> None:
@@ -352,4 +356,6 @@ def _native(answer: httpx.Response) -> PrimitiveResult[Any]:
     stated = answer.headers.get("content-digest")
     if stated is not None and stated != content_digest(answer.content):
         raise BrokerRefused("a result arrived damaged: it is not what its Content-Digest says")
+    from backends.results import result_from_bytes
+
     return result_from_bytes(answer.content).native
