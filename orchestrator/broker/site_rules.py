@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 
 from backends.api import Target
 from orchestrator.broker.calendar import Calendar
+from orchestrator.broker.calendar_files import closures_of_file
 from orchestrator.broker.packing import Limits
 from orchestrator.broker.policies import Policy, make_policy
 from orchestrator.broker.rules import LeaseBounds, QpuRules, Rate
-from orchestrator.broker.windows import closures_of_file, quality_windows, windows_between
+from orchestrator.broker.windows import quality_windows, windows_between
 from orchestrator.config import ConfigError, QpuSettings
 
 __all__ = [

@@ -1,17 +1,16 @@
-"""Windows of a calendar written out: repeated ones from the site file, and those of an .ics file."""
+"""Windows of the site file written out, repeated ones as often as they come."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, date, datetime, time, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from backends.api import QualityWindow
 from orchestrator.broker.calendar import Window
-from orchestrator.config import ConfigError, WindowSettings
+from orchestrator.config import WindowSettings
 
-__all__ = ["closures_of_file", "quality_windows", "windows_between"]
+__all__ = ["quality_windows", "windows_between"]
 
 _WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -35,50 +34,6 @@ def quality_windows(
     """Return the daily windows, in UTC, that a backend vouches for."""
     stated = [WindowSettings(kind="quality", daily=f"{one.start}-{one.end}") for one in daily]
     return windows_between(stated, since, until)
-
-
-def closures_of_file(path: Path, since: datetime, until: datetime) -> list[Window]:
-    """Return the events of an iCalendar file as closures, repeated ones as often as they come.
-
-    An event whose categories or summary speak of calibration is one, any other is maintenance.
-    Cancelled and transparent ("free") events close nothing. Raises `ConfigError` if the file
-    cannot be read.
-    """
-    import icalendar
-    import recurring_ical_events
-
-    try:
-        calendar = icalendar.Calendar.from_ical(path.read_bytes())
-        found = recurring_ical_events.of(calendar).between(since, until)
-    except OSError as error:
-        raise ConfigError(f"cannot read the calendar {path}: {error.strerror}") from None
-    except Exception as error:  # noqa: BLE001  # the parsers raise what they like
-        raise ConfigError(f"{path} is no iCalendar file that can be read: {error}") from None
-    windows = []
-    for event in found:
-        if str(event.get("STATUS", "")).upper() == "CANCELLED":
-            continue
-        if str(event.get("TRANSP", "")).upper() == "TRANSPARENT":
-            continue
-        title = str(event.get("SUMMARY", ""))
-        categories = event.get("CATEGORIES")
-        words = f"{title} {categories.to_ical().decode() if categories else ''}".lower()
-        windows.append(
-            Window(
-                start=_moment(event.start),
-                end=_moment(event.end),
-                kind="calibration" if "calibrat" in words else "maintenance",
-                title=title,
-            )
-        )
-    return windows
-
-
-def _moment(value: date | datetime) -> datetime:
-    """Return a time with its zone: whole days and floating times are taken as UTC."""
-    if not isinstance(value, datetime):
-        return datetime.combine(value, time(), UTC)
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 def _window(one: WindowSettings, start: datetime, end: datetime) -> Window:

@@ -1,15 +1,12 @@
-"""Windows from a site file and from iCalendar files, and the calendar made of them."""
+"""Windows from a site file, and the calendar made of them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-import pytest
 
 from orchestrator.broker.calendar import Calendar, Window
-from orchestrator.broker.windows import closures_of_file, windows_between
-from orchestrator.config import ConfigError, WindowSettings
+from orchestrator.broker.windows import windows_between
+from orchestrator.config import WindowSettings
 
 
 def at(text: str) -> datetime:
@@ -79,67 +76,6 @@ def test_a_window_that_comes_once() -> None:
         start=at("2026-10-24T23:00"), end=at("2026-10-25T03:00"), title="cryostat"
     )
     assert windows_between([one], at("2026-10-26"), at("2026-11-01")) == []
-
-
-EVENTS = {
-    "weekly": "SUMMARY:Weekly\nDTSTART:20261102T080000Z\nDTEND:20261102T100000Z\n"
-    "RRULE:FREQ=WEEKLY;COUNT=3\nEXDATE:20261109T080000Z",
-    "whole day": "SUMMARY:Day off\nDTSTART;VALUE=DATE:20261104\nDTEND;VALUE=DATE:20261105",
-    "cancelled": "SUMMARY:No\nSTATUS:CANCELLED\nDTSTART:20261105T080000Z\nDTEND:20261105T090000Z",
-    "free": "SUMMARY:No\nTRANSP:TRANSPARENT\nDTSTART:20261105T080000Z\nDTEND:20261105T090000Z",
-    "floating": "SUMMARY:Floating\nDTSTART:20261106T080000\nDTEND:20261106T090000",
-    "zone": "SUMMARY:Prague\nDTSTART;TZID=Europe/Prague:20261024T230000\n"
-    "DTEND;TZID=Europe/Prague:20261025T050000",
-    "category": "SUMMARY:Tune-up\nCATEGORIES:Calibration\n"
-    "DTSTART:20261107T080000Z\nDTEND:20261107T090000Z",
-    "summary": "SUMMARY:recalibrate couplers\nDTSTART:20261108T080000Z\nDTEND:20261108T090000Z",
-}
-
-
-def calendar_file(folder: Path, *names: str) -> Path:
-    events = "".join(
-        f"BEGIN:VEVENT\nUID:{name}@site\nDTSTAMP:20260101T000000Z\n{EVENTS[name]}\nEND:VEVENT\n"
-        for name in names
-    )
-    text = f"BEGIN:VCALENDAR\nVERSION:2.0\nPRODID:-//site//EN\n{events}END:VCALENDAR\n"
-    path = folder / "qpu.ics"
-    path.write_bytes(text.replace("\n", "\r\n").encode())
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        (
-            "weekly",
-            [("02 08:00", "02 10:00", "maintenance"), ("16 08:00", "16 10:00", "maintenance")],
-        ),
-        ("whole day", [("04 00:00", "05 00:00", "maintenance")]),
-        ("cancelled", []),
-        ("free", []),
-        ("floating", [("06 08:00", "06 09:00", "maintenance")]),
-        ("zone", [("24 21:00", "25 04:00", "maintenance")]),
-        ("category", [("07 08:00", "07 09:00", "calibration")]),
-        ("summary", [("08 08:00", "08 09:00", "calibration")]),
-    ],
-)
-def test_events_of_an_icalendar_file(
-    name: str, expected: list[tuple[str, str, str]], tmp_path: Path
-) -> None:
-    path = calendar_file(tmp_path, name)
-    found = closures_of_file(path, at("2026-10-01"), at("2026-12-01"))
-    told = [(f"{w.start:%d %H:%M}", f"{w.end:%d %H:%M}", w.kind) for w in sorted(found)]
-    assert told == expected
-    assert all(window.start.tzinfo is UTC for window in found)
-
-
-def test_a_calendar_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    missing, broken = tmp_path / "none.ics", tmp_path / "broken.ics"
-    broken.write_text("this is no calendar")
-    for path, words in ((missing, "cannot read the calendar"), (broken, "no iCalendar file")):
-        with pytest.raises(ConfigError, match=words) as told:
-            closures_of_file(path, at("2026-10-01"), at("2026-12-01"))
-        assert str(path) in str(told.value)
 
 
 def test_closures_that_touch_are_one_and_quality_is_apart() -> None:
