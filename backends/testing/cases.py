@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter
+from qiskit.circuit import ClassicalRegister, Clbit, Parameter
 
 from backends.api import Target
 from backends.lowering import NativeCompiler
@@ -19,6 +19,7 @@ __all__ = [
     "ghz",
     "lengthy_payload",
     "placed_observable",
+    "scattered_bits",
     "smallest_payload",
     "turned",
 ]
@@ -47,6 +48,17 @@ def turned() -> QuantumCircuit:
     """One qubit turned about Y by a free angle θ, so that ⟨Z⟩ = cos θ; not measured."""
     circuit = QuantumCircuit(1)
     circuit.ry(Parameter("θ"), 0)
+    return circuit
+
+
+def scattered_bits() -> QuantumCircuit:
+    """|01⟩, whose 1 is measured into a bit of no register and whose 0 into one of two registers."""
+    circuit = QuantumCircuit(2)
+    circuit.add_bits([Clbit()])
+    circuit.add_register(word := ClassicalRegister(1, "word"))
+    circuit.add_register(ClassicalRegister(bits=list(word), name="again"))
+    circuit.rx(math.pi, 0)
+    circuit.measure([0, 1], [0, 1])
     return circuit
 
 

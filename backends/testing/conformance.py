@@ -32,7 +32,7 @@ from backends.api import (
 )
 from backends.payloads import Payload, SamplerPayload, payload_from_bytes
 from backends.results import result_from_bytes, result_to_bytes
-from backends.testing.cases import compiled, lengthy_payload, smallest_payload
+from backends.testing.cases import compiled, lengthy_payload, scattered_bits, smallest_payload
 from backends.testing.physics import CHECKS, NotApplicable, Trial
 from backends.testing.watched import Watched
 
@@ -173,6 +173,21 @@ class BackendConformance:
         """A payload read back from bytes is as good as the first."""
         payload = payload_from_bytes(self.smallest(backend).to_bytes())
         assert len(self.ran(backend, session, payload).native) == 1
+
+    def test_every_measured_bit_is_returned(self, backend: Backend, session: SessionId) -> None:
+        """Bits of several registers, and of none, are in the result."""
+        target = backend.target()
+        if SamplerPayload.kind not in target.payload_kinds:
+            pytest.skip("the target takes no sampler payloads")
+        circuit, layout = self.native(scattered_bits(), target)
+        payload = SamplerPayload.coerce([circuit], shots=50)
+        assert layout is None or len(layout) == 2
+        data = self.ran(backend, session, payload).native[0].data
+        assert set(data) == {"c0", "word", "again"}
+        ones = {name: sum(int(bits) for bits in data[name].get_bitstrings()) for name in data}
+        assert ones["c0"] > 25
+        assert ones["word"] < 25
+        assert ones["again"] == ones["word"]
 
     def test_the_same_tag_starts_once(self, backend: Backend, session: SessionId) -> None:
         """A second start with a tag returns the first task."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.api import PayloadRejected
+from backends.canonical import free_name, with_registers
 from backends.circuits import is_panic, load_qpy
 from orchestrator.cli.circuit_sizes import SizeRefused, check_indices, check_registers
 from orchestrator.text_files import TextFileError, decoded, lines_of, read_bytes, read_text
@@ -22,6 +23,7 @@ _COMMENTS = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _COMMENT_OR_TEXT = re.compile(r'"[^"\n]*"|' + _COMMENTS.pattern, re.DOTALL)
 _INCLUDE = re.compile(r"""\binclude\s*(?:"([^"]*)"|'([^']*)')\s*;""")
 _MOST_INCLUDES = 100
+_BIT = re.compile(r"\b(?:bit\s+|creg\s+(?=\w+\s*;))(\w+)")
 _DEFINITION = re.compile(r"\bgate\s+(\w+)")
 _QPY_MAGIC = b"QISKIT"
 
@@ -41,7 +43,7 @@ def read_circuit(path: Path) -> QuantumCircuit:
         raise CircuitFileError(str(error)) from None
     if data.startswith(_QPY_MAGIC) or path.suffix == ".qpy":
         try:
-            circuit = load_qpy(data)
+            circuit = with_registers(load_qpy(data))
         except PayloadRejected as error:
             raise CircuitFileError(f"{path}: {error}") from error
     else:
@@ -170,10 +172,21 @@ def _read_qasm3(text: str, path: Path) -> QuantumCircuit:
     whole = _with_includes(text, path, "stdgates.inc")
     try:
         check_registers(whole)
-        return qasm3.loads(whole)
+        return _named_bits(qasm3.loads(whole), whole)
     except Exception as error:  # noqa: BLE001 - the importer lets errors of many kinds through
         told = _plain(str(error)) or _syntax_fault(error)
         raise CircuitFileError(f"{path} cannot be read as OpenQASM 3: {told}") from None
+
+
+def _named_bits(circuit: QuantumCircuit, program: str) -> QuantumCircuit:
+    """Give each bit that is declared alone, as in ``bit flag;``, a register of its name."""
+    from qiskit.circuit import ClassicalRegister
+
+    loose = [bit for bit in circuit.clbits if not circuit.find_bit(bit).registers]
+    # The importer adds bits in the order of their declarations, which are all global.
+    for bit, name in zip(loose, _BIT.findall(_COMMENTS.sub("", program)), strict=True):
+        circuit.add_register(ClassicalRegister(bits=[bit], name=free_name(circuit, name)))
+    return circuit
 
 
 def _syntax_fault(error: BaseException) -> str:

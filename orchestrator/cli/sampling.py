@@ -21,6 +21,7 @@ from orchestrator.provenance.record import job_document
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
+    from qiskit.circuit import ClassicalRegister
 
 __all__ = ["CircuitRefused", "SampleRequest", "Sampled", "sample_file", "tell_sample"]
 
@@ -43,9 +44,13 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """Counts by bit string, Qiskit's way: the last register first, its last bit leftmost."""
+    """Counts by bit string, Qiskit's way: the last register first, its last bit leftmost.
+
+    registers: names of the parts of a bit string, as they stand.
+    """
 
     counts: Mapping[str, int]
+    registers: Sequence[str]
     qpu: str
     job: Mapping[str, Any]
 
@@ -91,7 +96,12 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
             for words in looked.standstills([qpu]):
                 say(words, stderr=True)
         (result,) = job.result()
-        return Sampled(counts=_counts(circuit, result), qpu=qpu, job=job_document(job.view()))
+        return Sampled(
+            counts=_counts(circuit, result),
+            registers=[register.name for register in _registers(circuit)],
+            qpu=qpu,
+            job=job_document(job.view()),
+        )
     except KeyboardInterrupt as interrupt:
         run.closing = True
         end_after(interrupt, "cancelling the quantum job", shutdown)
@@ -105,11 +115,19 @@ def tell_sample(sampled: Sampled, *, top: int, as_json: bool) -> None:
     """Write the counts, the most frequent first."""
     ordered = sorted(sampled.counts.items(), key=lambda item: (-item[1], item[0]))
     if as_json:
-        print_json({"qpu": sampled.qpu, "counts": dict(ordered), "job": sampled.job})
+        print_json(
+            {
+                "qpu": sampled.qpu,
+                "registers": list(sampled.registers),
+                "counts": dict(ordered),
+                "job": sampled.job,
+            }
+        )
         return
     shots = sum(sampled.counts.values())
     rows = [(bits, count, f"{count / shots:.2%}") for bits, count in ordered[:top]]
-    tabulate(("outcome", "counts", "share"), rows)
+    names = f" ({' '.join(sampled.registers)})" if len(sampled.registers) > 1 else ""
+    tabulate((f"outcome{names}", "counts", "share"), rows)
     left = len(ordered) - len(rows)
     if left > 0:
         say(f"… {left} more outcomes; --top shows more, --json all")
@@ -126,6 +144,10 @@ def tell_sample(sampled: Sampled, *, top: int, as_json: bool) -> None:
     )
 
 
+def _registers(circuit: QuantumCircuit) -> list[ClassicalRegister]:
+    return [register for register in reversed(circuit.cregs) if register.size]
+
+
 def _counts(circuit: QuantumCircuit, result: Any) -> dict[str, int]:
     """Join the registers' bits shot by shot, the last register first, with spaces between.
 
@@ -133,7 +155,7 @@ def _counts(circuit: QuantumCircuit, result: Any) -> dict[str, int]:
     """
     import numpy as np
 
-    registers = [register for register in reversed(circuit.cregs) if register.size]
+    registers = _registers(circuit)
     columns = [result.data[register.name].array for register in registers]
     rows = np.ascontiguousarray(np.hstack(columns))
     # As one string of bytes each, rows are sorted several times as fast as by their columns.

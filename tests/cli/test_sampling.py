@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qiskit import QuantumCircuit, qpy
+from qiskit.circuit import Clbit, Qubit
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
 BELL = QELIB + (
@@ -45,6 +47,49 @@ def test_a_site_with_a_limit_slices_and_merges(hpcqc, bell) -> None:
     assert sum(document["counts"].values()) == 500
     assert document["job"]["slices"] == 3
     assert set(document["job"]["usage"]["charges"]) == {"device-s"}
+
+
+QASM3 = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
+SCATTERED = {
+    "loose": ("bit left; bit right; left = measure q[0]; right = measure q[1];", "0 1"),
+    "declared where measured": ("bit left = measure q[0]; bit right = measure q[1];", "0 1"),
+    "loose and registered": (
+        "bit flag; bit[2] word; flag = measure q[0]; word = measure q;",
+        "1 01",
+    ),
+    "of the older form": (
+        "creg flag; creg word[2]; flag = measure q[0]; word = measure q;",
+        "1 01",
+    ),
+    "in two registers": (
+        "bit[2] word; let low = word[0:0]; word[0] = measure q[0]; word[1] = measure q[1];",
+        "1 01",
+    ),
+}
+
+
+@pytest.mark.parametrize("declared", SCATTERED)
+def test_bits_outside_registers_are_shown(hpcqc, tmp_path, declared) -> None:
+    text, outcome = SCATTERED[declared]
+    path = tmp_path / "bits.qasm"
+    path.write_text(f"{QASM3}qubit[2] q; x q[0]; {text}")
+    document = hpcqc("sample", path, "--shots", 20, "--json").document
+    assert document["counts"] == {outcome: 20}
+    assert len(document["registers"]) == 2
+    names = " ".join(document["registers"])
+    assert f"outcome ({names})" in hpcqc("sample", path, "--shots", 20).out
+
+
+def test_loose_bits_of_qpy_are_shown(hpcqc, tmp_path) -> None:
+    circuit = QuantumCircuit([Qubit(), Qubit()], [Clbit(), Clbit()])
+    circuit.x(1)
+    circuit.measure([0, 1], [0, 1])
+    path = tmp_path / "bits.qpy"
+    with path.open("wb") as file:
+        qpy.dump(circuit, file)
+    document = hpcqc("sample", path, "--shots", 20, "--qpu", "vlq", "--json").document
+    assert document["registers"] == ["c1", "c0"]
+    assert max(document["counts"], key=document["counts"].get) == "1 0"
 
 
 @pytest.mark.parametrize(
