@@ -11,9 +11,10 @@ __all__ = ["BeatProbe", "Child", "HttpProbe", "Probe"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpProbe:
-    """Ready, and healthy, while this address answers 200."""
+    """Ready, and healthy, while this address answers 200. socket: a Unix socket to ask over."""
 
     url: str
+    socket: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

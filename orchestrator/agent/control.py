@@ -15,7 +15,7 @@ from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.plan import planned
 from orchestrator.agent.processes import MARKER, end_marked, marked
 from orchestrator.agent.settings import AgentSettings
-from orchestrator.agent.supervisor import Supervisor
+from orchestrator.agent.supervisor import Supervisor, end_leftovers
 from orchestrator.config.environment import process_environment
 
 __all__ = ["AgentFailed", "AgentStatus", "run_agent", "start_agent", "status_of", "stop_agent"]
@@ -61,8 +61,13 @@ def run_agent(settings: AgentSettings) -> None:
     folder.prepare()
     with folder.held():
         folder.turn_logs()
+        end_leftovers(folder)
         plan = planned(settings)
-        Supervisor(folder, plan).run()
+        try:
+            Supervisor(folder, plan).run()
+        finally:
+            for listening in plan.held:
+                listening.close()
 
 
 def start_agent(

@@ -11,14 +11,11 @@ import orchestrator
 from orchestrator.agent.broker_token import page_token
 from orchestrator.agent.children import BeatProbe, Child, HttpProbe
 from orchestrator.agent.dask_service import Shape
-from orchestrator.agent.folder import AgentError
 from orchestrator.agent.job_artifacts import BROKER_PAGE
-from orchestrator.agent.ports import HOST, Listening, free_port, listen
+from orchestrator.agent.ports import HOST, Listening, free_port, listen, listen_unix
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.config.environment import process_environment
 from orchestrator.config.loading import LAPTOP
-
-_LONGEST_SOCKET = 107 + len("unix:")  # sun_path of unix(7)
 
 __all__ = ["AgentPlan", "planned", "prefect_environment"]
 
@@ -134,29 +131,27 @@ def _broker(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
     """Return the broker: its page on a port, flows on a socket that knows whose they are."""
     if settings.broker_url is not None:
         return _Part(addresses={"broker": settings.broker_url, "broker_api": settings.broker_url})
-    socket = f"unix:{settings.state_dir / 'broker.sock'}"
-    if len(socket) > _LONGEST_SOCKET:
-        raise AgentError(
-            f"the state folder {settings.state_dir} has too long a path for a Unix socket; name "
-            "a shorter one with HPCQC_STATE_DIR"
-        )
-    port = free_port(settings.broker_port, _port(last.get("broker")), "--broker-port")
+    path = settings.state_dir / "broker.sock"
+    api = listen_unix(path)
+    page = listen(settings.broker_port, _port(last.get("broker")), "--broker-port")
+    address = f"http://{HOST}:{page.port}"
     site = ("--site", str(settings.site_file or LAPTOP))
-    page = f"{HOST}:{port}"
     child = Child(
         name="broker",
         title="broker",
         module="orchestrator.cli",
-        arguments=("broker", "serve", *site, "--listen", socket, "--listen", page),
-        probe=HttpProbe(url=f"http://{page}/health"),
+        arguments=("broker", "serve", *site, "--listen", "fd:{api}", "--listen", "fd:{page}"),
+        sockets={"api": api.descriptor, "page": page.descriptor},
+        # Over the socket, since anybody on this machine may use up the connections of the port.
+        probe=HttpProbe(url="http://localhost/health", socket=path),
         stop_s=15.0,
     )
     addresses = {
-        "broker": f"http://{page}",
-        "broker_api": socket,
-        "broker_page": f"http://{page}/#token={page_token(settings.state_dir)}",
+        "broker": address,
+        "broker_api": f"unix:{path}",
+        "broker_page": f"{address}/#token={page_token(settings.state_dir)}",
     }
-    return _Part(addresses=addresses, child=child)
+    return _Part(addresses=addresses, child=child, held=(api, page))
 
 
 def _services(settings: AgentSettings, addresses: Mapping[str, str]) -> dict[str, str]:

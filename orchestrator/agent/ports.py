@@ -1,14 +1,16 @@
-"""Listening sockets on loopback, held by the supervisor for as long as it lives."""
+"""Listening sockets of this machine, which the supervisor keeps open for as long as it lives."""
 
 from __future__ import annotations
 
 import errno
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator.agent.folder import AgentError
+from orchestrator.unix_sockets import UnixSocketError, listen_at
 
-__all__ = ["HOST", "Listening", "free_port", "listen"]
+__all__ = ["HOST", "Listening", "free_port", "listen", "listen_unix"]
 
 HOST = "127.0.0.1"
 _BACKLOG = 512
@@ -30,6 +32,13 @@ class Listening:
         """The number under which a child gets it."""
         return self.socket.fileno()
 
+    def close(self) -> None:
+        """Close it, and remove the file of a Unix socket."""
+        name = self.socket.getsockname()
+        self.socket.close()
+        if isinstance(name, str):
+            Path(name).unlink(missing_ok=True)
+
 
 def listen(wanted: int, preferred: int, option: str) -> Listening:
     """Listen on the port that is wanted; without a wish on the preferred one, else any free one.
@@ -46,6 +55,14 @@ def listen(wanted: int, preferred: int, option: str) -> Listening:
             continue
         return Listening(socket=made)
     raise AgentError(f"no free port on {HOST}; end something that listens and try again")
+
+
+def listen_unix(path: Path) -> Listening:
+    """Listen on a Unix socket that only this user may connect to. Raises `AgentError`."""
+    try:
+        return Listening(socket=listen_at(path, mode=0o600, backlog=_BACKLOG))
+    except UnixSocketError as error:
+        raise AgentError(str(error)) from error
 
 
 def free_port(wanted: int, preferred: int, option: str) -> int:

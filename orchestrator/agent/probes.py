@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from orchestrator.agent.children import BeatProbe, HttpProbe, Probe
 
@@ -22,6 +26,8 @@ def answers(probe: Probe, timeout_s: float, since: float = 0.0) -> bool:
 
 
 def _serves(probe: HttpProbe, timeout_s: float) -> bool:
+    if probe.socket is not None:
+        return _serves_on(probe.socket, probe.url, timeout_s)
     # A proxy from the environment has no business with an address on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -29,6 +35,21 @@ def _serves(probe: HttpProbe, timeout_s: float) -> bool:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
+
+
+def _serves_on(path: Path, url: str, timeout_s: float) -> bool:
+    parts = urlsplit(url)
+    asking = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
+    try:
+        asking.sock = socket.socket(socket.AF_UNIX)  # so that it does not connect by itself
+        asking.sock.settimeout(timeout_s)
+        asking.sock.connect(str(path))
+        asking.request("GET", parts.path)
+        return asking.getresponse().status == 200
+    except (http.client.HTTPException, OSError):
+        return False
+    finally:
+        asking.close()
 
 
 def _beats(probe: BeatProbe, since: float) -> bool:

@@ -18,7 +18,7 @@ from orchestrator.agent.policy import RestartPolicy
 from orchestrator.agent.processes import MARKER, Identity, end_marked
 from orchestrator.config.environment import process_environment
 
-__all__ = ["Supervisor", "notify"]
+__all__ = ["Supervisor", "end_leftovers", "notify"]
 
 _BUSY_STEP_S = 0.05
 _CALM_STEP_S = 0.25
@@ -52,10 +52,6 @@ class Supervisor:
             signal.signal(number, lambda *_: self._stop.set())
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         replace_json(self._folder.flow_environment_path, dict(self._plan.flow_environment))
-        # What a killed supervisor left ends by itself; a worker may need a moment for it.
-        left = end_marked(self._folder.path, _LEFTOVERS_S, spare_backends=True)
-        if left:
-            self._say(f"ended {left} processes that an earlier agent had left")
         try:
             while not self._stop.is_set():
                 self._step()
@@ -71,7 +67,7 @@ class Supervisor:
         self._write("ready" if ready else "starting")
         if ready and not self._was_ready:
             self._was_ready = True
-            self._say("ready")
+            _say("ready")
             notify("READY=1\nSTATUS=ready")
 
     def _end(self) -> None:
@@ -82,7 +78,7 @@ class Supervisor:
             kept.finish_end()
         end_marked(self._folder.path, 0.5)
         self._write("stopped")
-        self._say("stopped")
+        _say("stopped")
 
     def _write(self, phase: str) -> None:
         document = {
@@ -97,9 +93,20 @@ class Supervisor:
             self._folder.write_state(document)
             self._written = document
 
-    def _say(self, text: str) -> None:
-        sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} | {os.getpid()} | {text}\n")
-        sys.stderr.flush()
+
+def end_leftovers(folder: AgentFolder) -> None:
+    """End what a killed supervisor left, which may still have its sockets.
+
+    It ends by itself; a worker may need a moment for it.
+    """
+    left = end_marked(folder.path, _LEFTOVERS_S, spare_backends=True)
+    if left:
+        _say(f"ended {left} processes that an earlier agent had left")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} | {os.getpid()} | {text}\n")
+    sys.stderr.flush()
 
 
 def notify(text: str) -> None:

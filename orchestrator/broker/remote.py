@@ -6,10 +6,12 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+import httpcore
 import httpx
 from pydantic import TypeAdapter
 
@@ -21,6 +23,7 @@ from orchestrator.broker.digests import content_digest
 from orchestrator.broker.standing import QpuStatus
 from orchestrator.broker.views import JobId, JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
+from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
@@ -67,7 +70,7 @@ class Exchange:
         """Take note of the arguments; the first request connects.
 
         Proxies of the environment serve other machines only. Raises `BrokerRefused` for a proxy
-        that cannot be used.
+        that cannot be used, and for the path of a Unix socket that is too long.
         """
         self._url, self._patience_s = url, patience_s
         path = url.removeprefix("unix:") if url.startswith("unix:") else None
@@ -75,12 +78,17 @@ class Exchange:
         parts = urlsplit(url)
         proxied = path is None and not is_loopback(parts.hostname or "")
         self._proxy = proxy_variable(parts.scheme) if proxied else None
+        self._authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if path is not None:
+            try:
+                check_path(Path(path))
+            except UnixSocketError as error:
+                raise BrokerRefused(f"broker {url} cannot be asked: {error}") from None
         try:
             self._http = httpx.Client(
                 base_url="http://localhost" if path else url,
-                transport=None if proxied else httpx.HTTPTransport(uds=path, limits=limits),
+                transport=None if proxied else _DirectTransport(path, limits),
                 limits=limits,
-                headers={} if token is None else {"Authorization": f"Bearer {token}"},
                 timeout=_POLL_S + _SLACK_S,
                 trust_env=proxied,
             )
@@ -90,16 +98,24 @@ class Exchange:
             raise BrokerRefused(f"broker {url} cannot be asked: {self._proxy}: {error}") from None
 
     def ask(
-        self, method: str, path: str, *, any_status: bool = False, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        any_status: bool = False,
+        anonymous: bool = False,
+        headers: Mapping[str, str] = {},
+        **options: Any,
     ) -> httpx.Response:
         """Send until there is an answer that counts; raise what it says if it is an error.
 
-        Raises `BrokerUnreachable`, `BrokerRefused`, or an error of ``backends.api``.
+        anonymous: send no token. Raises `BrokerUnreachable`, `BrokerRefused`, or an error of ``backends.api``.
         """
         patience = _Patience(self._patience_s, self._url, self._proxy)
+        sent = {**headers} if anonymous else {**headers, **self._authorization}
         while True:
             try:
-                answer = self._http.request(method, path, **options)
+                answer = self._http.request(method, path, headers=sent, **options)
             except httpx.TransportError as error:
                 patience.spend(str(error) or type(error).__name__)
                 continue
@@ -117,6 +133,36 @@ class Exchange:
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
+
+
+class _DirectTransport(httpx.HTTPTransport):
+    """Connections without a proxy; to a Unix socket only if its listener is to be trusted."""
+
+    def __init__(self, path: str | None, limits: httpx.Limits) -> None:
+        super().__init__(uds=path, limits=limits)
+        if path is not None:  # httpx does not pass a network backend on
+            self._pool = httpcore.ConnectionPool(
+                uds=path,
+                max_connections=limits.max_connections,
+                max_keepalive_connections=limits.max_keepalive_connections,
+                keepalive_expiry=limits.keepalive_expiry,
+                network_backend=_CheckedSockets(),
+            )
+
+
+class _CheckedSockets(httpcore.SyncBackend):
+    """Connects to Unix sockets, and checks who listens before anything is sent."""
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Any = None
+    ) -> httpcore.NetworkStream:
+        stream = super().connect_unix_socket(path, timeout, socket_options)
+        try:
+            check_listener(stream.get_extra_info("socket"), path)
+        except UnixSocketError as error:
+            stream.close()
+            raise BrokerRefused(str(error)) from None
+        return stream
 
 
 class RemoteBroker:

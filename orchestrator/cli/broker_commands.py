@@ -33,8 +33,9 @@ def serve(
         typer.Option(
             "--listen",
             metavar="ADDRESS",
-            help="unix:PATH or HOST:PORT (0: a free one). Repeatable; broker.sock in the state "
-            "folder if not given.",
+            help="unix:PATH, HOST:PORT (0: a free one), or fd:N for an inherited socket; with "
+            "token-only: before it, a Unix socket on which users need a token. Repeatable; the "
+            "sockets that systemd passes, else broker.sock in the state folder, if not given.",
         ),
     ] = None,
     site: _Site = None,

@@ -18,14 +18,15 @@ from orchestrator.cli.app import app
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "operate-under-systemd.md"
 UNITS = dict(re.findall(r"```ini file=(\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
 
-each_unit = pytest.mark.parametrize("name", sorted(UNITS))
+SERVICES = ("hpcqc-agent.service", "hpcqc-broker.service")
+SOCKETS = ("hpcqc-broker-proxy.socket", "hpcqc-broker.socket")
 
 
-def test_there_is_one_for_the_broker_and_one_for_the_agent():
-    assert sorted(UNITS) == ["hpcqc-agent.service", "hpcqc-broker.service"]
+def test_there_are_services_for_broker_and_agent_and_sockets_for_the_broker():
+    assert sorted(UNITS) == sorted((*SERVICES, *SOCKETS))
 
 
-@each_unit
+@pytest.mark.parametrize("name", SERVICES)
 def test_its_command_and_options_exist(name):
     unit = configparser.ConfigParser(strict=False)
     unit.optionxform = str
@@ -39,11 +40,13 @@ def test_its_command_and_options_exist(name):
     assert context.params["site"] == Path("/etc/hpcqc/site.toml")
 
 
-@each_unit
+@pytest.mark.parametrize("name", sorted(UNITS))
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
 def test_systemd_reads_it(name, tmp_path):
     unit = UNITS[name].replace("/opt/hpcqc/bin/hpcqc", sys.executable)
     (tmp_path / name).write_text(unit)
+    for other in set(UNITS) - {name}:
+        (tmp_path / other).write_text(UNITS[other].replace("/opt/hpcqc/bin/hpcqc", sys.executable))
     done = subprocess.run(
         ["systemd-analyze", "verify", str(tmp_path / name)],
         capture_output=True,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Service:
     """A broker service under test.
 
     state: its folder; url: over TCP, which asks for tokens; place: of its socket, if another.
-    files: how many descriptors the process may have.
+    files: how many descriptors the process may have. more: arguments of its command.
     """
 
     state: Path
@@ -65,6 +65,7 @@ class Service:
     log: list[str] = field(default_factory=list)
     place: Path | None = None
     files: int | None = None
+    more: Sequence[str] = ()
 
     @property
     def socket(self) -> str:
@@ -76,6 +77,7 @@ class Service:
 
     def start(self) -> Service:
         arguments = ["--site", str(self.site), "--listen", self.socket, "--listen", "127.0.0.1:0"]
+        arguments += self.more
         limited = ["prlimit", f"--nofile={self.files}"] if self.files else []
         self.process = subprocess.Popen(
             [*limited, sys.executable, "-m", "orchestrator.cli", "broker", "serve", *arguments],
@@ -137,12 +139,13 @@ def start_service(tmp_path: Path) -> Iterator[Start]:
         rules: str = "",
         broker: str = "",
         files: int | None = None,
+        more: Sequence[str] = (),
     ) -> Service:
         state = tmp_path / name
         state.mkdir(exist_ok=True)
         site = tmp_path / f"{name}.toml"
         site.write_text(SITE.format(options=options, rules=rules, broker=broker))
-        service = Service(state=state, site=site, files=files).start()
+        service = Service(state=state, site=site, files=files, more=more).start()
         started.append(service)
         return service
 

@@ -15,6 +15,7 @@ from orchestrator.broker.api.peers import UnixPeer, UnixUsers, identity_of, peer
 from tests.service.conftest import Service
 
 NOBODY = 65534
+TOKEN_ONLY = "token-only.sock"
 STRANGER = 64999  # no user of any system
 
 # Each claims, in some way, to be root on a Unix socket, an operator, or this machine.
@@ -120,7 +121,12 @@ def open_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     site.write_text('[qpu.fake]\nbackend = "fake"\n')
     with tempfile.TemporaryDirectory(prefix="hpcqc-", dir="/tmp") as public:
         Path(public).chmod(0o755)
-        service = Service(state=state, site=site, place=Path(public) / "broker.sock").start()
+        service = Service(
+            state=state,
+            site=site,
+            place=Path(public) / "broker.sock",
+            more=["--listen", f"token-only:unix:{public}/{TOKEN_ONLY}"],
+        ).start()
         yield service
         service.stop()
 
@@ -175,6 +181,17 @@ def test_a_known_user_on_a_socket_is_a_user_without_projects(open_service: Servi
     )
     assert status(answer) == 403
     assert b"unix_groups" in answer
+
+
+@pytest.mark.parametrize("uid", [0, 1])
+def test_peers_can_be_switched_off_for_one_socket(open_service: Service, uid: int) -> None:
+    """For a proxy, which is one peer for all of its clients."""
+    assert open_service.place is not None
+    place = open_service.place.with_name(TOKEN_ONLY)
+    [answer] = ask_as(uid, f"unix:{place}", [head("/v1/whoami", "localhost")])
+    assert status(answer) == 401
+    [answer] = ask_as(uid, open_service.socket, [head("/v1/whoami", "localhost")])
+    assert status(answer) == 200
 
 
 def test_only_the_server_names_a_peer() -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from orchestrator.unix_sockets import UnixSocketError, listen_at
 
 __all__ = ["BACKLOG", "ListenError", "Listener"]
 
 # Of connections that nobody has accepted; the event loop accepts so many in one turn.
 BACKLOG = 128
-_LONGEST_PATH = 107  # sun_path of unix(7), less the zero at its end
 _FIRST_PASSED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _TOKEN_ONLY = "token-only"
 
@@ -47,7 +47,12 @@ class Listener:
             made = cls.open(rest)
             return cls(socket=made.socket, url=made.url, own=made.own, peers=False)
         if kind == "unix":
-            return cls(socket=_unix_socket(Path(rest)), url=address)
+            # Anyone may connect: the peer's user is checked at each request.
+            try:
+                opened = listen_at(Path(rest), mode=0o666, backlog=BACKLOG)
+            except UnixSocketError as error:
+                raise ListenError(str(error)) from error
+            return cls(socket=opened, url=address)
         if kind == "fd" and rest.isdigit():
             return cls._adopted(int(rest))
         host, colon, port = address.rpartition(":")
@@ -115,33 +120,3 @@ class Listener:
 
 
 _FAMILIES = (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6)
-
-
-def _unix_socket(path: Path) -> socket.socket:
-    """Listen on a path, taking over what a dead process left there."""
-    if len(os.fsencode(path)) > _LONGEST_PATH:
-        raise ListenError(
-            f"cannot listen on {path}: its path has {len(os.fsencode(path))} bytes, and a Unix "
-            f"socket's has at most {_LONGEST_PATH}; give a shorter one with --listen unix:PATH, or "
-            "name a shorter state folder with HPCQC_STATE_DIR"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    opened = socket.socket(socket.AF_UNIX)
-    try:
-        if path.exists():
-            if not stat.S_ISSOCK(path.stat().st_mode):
-                raise ListenError(f"{path} is in the way and is no socket; remove it")
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    raise ListenError(f"another process listens on {path}; end it first")
-            path.unlink()
-        opened.bind(str(path))
-        os.chmod(path, 0o666)  # noqa: PTH101  # the peer's user is checked at each request
-        opened.listen(BACKLOG)
-    except OSError as error:
-        opened.close()
-        raise ListenError(f"cannot listen on {path}: {error.strerror or error}") from error
-    except ListenError:
-        opened.close()
-        raise
-    return opened

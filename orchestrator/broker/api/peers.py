@@ -7,7 +7,6 @@ import grp
 import os
 import pwd
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.broker.access import Identity
+from orchestrator.unix_sockets import peer_uid
 
 __all__ = ["EXTENSION", "UnixPeer", "UnixUsers", "identity_of", "peer_of", "peer_of_socket"]
 
 # Key in the scope's extensions. Only the server sets it; headers and addresses are never read for it.
 EXTENSION = "hpcqc.peer"
-_CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7)
 _REMEMBERED_S = 60.0
 _MOST_REMEMBERED = 4096
 
@@ -36,9 +35,7 @@ def peer_of_socket(connection: socket.socket) -> UnixPeer | None:
     """Return the peer of a connected Unix socket, None for any other kind of socket."""
     if connection.family != socket.AF_UNIX:
         return None
-    read = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _pid, uid, _gid = _CREDENTIALS.unpack(read)
-    return UnixPeer(uid)
+    return UnixPeer(peer_uid(connection))
 
 
 def peer_of(scope: Mapping[str, Any]) -> UnixPeer | None:
