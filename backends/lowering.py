@@ -29,6 +29,7 @@ from qiskit.transpiler.exceptions import TranspilerError
 from backends.api import PayloadRejected, Target
 from backends.gates import MOVE, inline_definitions
 from backends.virtual_z import absorb_rz
+from backends.waiting import check_delays
 
 __all__ = ["NativeCompiler", "usable_qubits"]
 
@@ -63,6 +64,7 @@ class NativeCompiler:
         Registers of classical bits and the bits measured into stay as they are. Raises
         `PayloadRejected` if the circuit is too wide or holds what no native gate can do.
         """
+        check_delays(circuit, self._target)
         usable = usable_qubits(self._target)
         if circuit.num_qubits > len(usable):
             raise PayloadRejected(

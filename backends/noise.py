@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.circuit import ControlFlowOp, Instruction, Reset
 from qiskit.circuit.library import IGate, XGate, YGate, ZGate
@@ -17,7 +18,9 @@ from qiskit.quantum_info import Kraus
 
 from backends.error_rates import Relaxation, depolarising_parameter, relaxation
 from backends.gates import MOVE
+from backends.idling import with_idle_times
 from backends.profiles.profile import NativeGate, Profile
+from backends.waiting import delay_seconds
 
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel, QuantumError
@@ -32,6 +35,7 @@ _OPERATIONS: Mapping[str, Instruction] = {
     "Z": ZGate(),
     "R": Reset(),
 }
+_Matrix = NDArray[np.float64]
 _Mixture = Mapping[str, float]
 _DEPOLARISED: _Mixture = dict.fromkeys("IXYZ", 0.25)
 
@@ -41,11 +45,42 @@ class DeviceNoise:
     """Noise in two parts, so that Aer draws what does not depend on the state.
 
     model: errors that are mixtures of Paulis and resets. dampings: by gate name, the amplitude
-    damping that follows on each of its operands, None where there is none.
+    damping that follows on each of its operands, None where there is none. profile: of the device.
     """
 
     model: NoiseModel
     dampings: Mapping[str, tuple[Instruction | None, ...]]
+    profile: Profile
+
+    def waited(self, circuit: QuantumCircuit) -> QuantumCircuit:
+        """Return a native circuit with relaxation in place of its delays.
+
+        Its wires are those of the device. Where the profile says that idle qubits relax, delays
+        are first put where they wait.
+        """
+        if self.profile.idle_relaxation:
+            circuit = with_idle_times(circuit, self.profile.durations_s)
+        return self._waited(circuit, range(circuit.num_qubits))
+
+    def _waited(self, circuit: QuantumCircuit, wires: Sequence[int]) -> QuantumCircuit:
+        """Replace delays. wires: of the device, one for each qubit of the circuit."""
+        waited = circuit.copy_empty_like()
+        for step in circuit.data:
+            operation = step.operation
+            if step.name == "delay":
+                coherence = self.profile.wire_coherence(
+                    wires[circuit.find_bit(step.qubits[0]).index]
+                )
+                seconds = delay_seconds(operation)
+                if coherence is not None and seconds > 0:
+                    waited.append(_relaxing(relaxation(seconds, coherence)), step.qubits)
+                continue
+            if isinstance(operation, ControlFlowOp):
+                inner = [wires[circuit.find_bit(qubit).index] for qubit in step.qubits]
+                blocks = [self._waited(block, inner) for block in operation.blocks]
+                operation = operation.replace_blocks(blocks)
+            waited.append(step.replace(operation=operation))
+        return waited
 
     def damped(self, circuit: QuantumCircuit) -> QuantumCircuit:
         """Return the circuit with the damping after each gate, within control flow too."""
@@ -71,7 +106,7 @@ def device_noise(profile: Profile) -> DeviceNoise:
     that the gate's average error is the one stated (`error_rates`). Measured bits flip with
     the readout error. Noise depends on the kind of gate, not on the qubit, so a circuit may
     be compacted to the qubits it uses. On a star the second operand of ``cz`` and ``move``
-    is the resonator and relaxes with its own times. Idle qubits do not relax.
+    is the resonator and relaxes with its own times. Qubits that wait relax by `DeviceNoise.waited`.
 
     A Kraus operator anywhere in a noise model makes Aer write every error as Kraus operators,
     which takes several times as long. So the model holds none: amplitude damping, which a qubit
@@ -96,7 +131,7 @@ def device_noise(profile: Profile) -> DeviceNoise:
     up, down = profile.readout.zero_as_one, profile.readout.one_as_zero
     if up or down:
         model.add_all_qubit_readout_error(ReadoutError([[1 - up, up], [down, 1 - down]]))
-    return DeviceNoise(model=model, dampings=dampings)
+    return DeviceNoise(model=model, dampings=dampings, profile=profile)
 
 
 def _aer_names(gate: NativeGate) -> list[str]:
@@ -163,9 +198,25 @@ def _steps(operands: Iterable[str]) -> list[tuple[Instruction, list[int]]]:
 
 
 def _damping(damping: float) -> Instruction | None:
-    """Return amplitude damping as Kraus operators, the likelier first."""
     if not damping:
         return None
+    return Kraus(_damping_operators(damping)).to_instruction()
+
+
+def _damping_operators(damping: float) -> list[_Matrix]:
+    """Return amplitude damping as Kraus operators, the likelier first."""
     stays = np.diag([1.0, math.sqrt(1 - damping)])
     decays = np.array([[0.0, math.sqrt(damping)], [0.0, 0.0]])
-    return Kraus([stays, decays]).to_instruction()
+    return [stays, decays]
+
+
+def _relaxing(one: Relaxation) -> Instruction:
+    """Return the whole of a relaxation as one instruction."""
+    drawn = [
+        math.sqrt(1 - one.phase_flip - one.reset) * np.eye(2),
+        math.sqrt(one.phase_flip) * np.diag([1.0, -1.0]),
+        math.sqrt(one.reset) * np.array([[1.0, 0.0], [0.0, 0.0]]),
+        math.sqrt(one.reset) * np.array([[0.0, 1.0], [0.0, 0.0]]),
+    ]
+    both = [damped @ first for first in drawn for damped in _damping_operators(one.damping)]
+    return Kraus([operator for operator in both if operator.any()]).to_instruction()

@@ -9,6 +9,7 @@ from qiskit import QuantumCircuit
 from backends.api import PayloadRejected, Target
 from backends.instructions import check_instructions
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload
+from backends.waiting import check_delays
 
 __all__ = ["check", "check_circuits", "check_kind", "check_limits", "check_unmeasured"]
 
@@ -68,8 +69,8 @@ def check_circuits(payload: Payload, target: Target) -> None:
     """Raise `PayloadRejected` for a circuit that can never run on the target.
 
     That is: too wide, gates that are not native or pairs that are not coupled where the site
-    does not transpile, measurement in the middle where the device has none, and
-    measurement inside an estimator's circuit.
+    does not transpile, measurement in the middle where the device has none, delays whose
+    length the device does not know, and measurement inside an estimator's circuit.
     """
     seen: set[int] = set()
     circuits = [pub.circuit.circuit for pub in payload.pubs]
@@ -79,6 +80,7 @@ def check_circuits(payload: Payload, target: Target) -> None:
         seen.add(id(circuit))
         try:
             check_instructions(circuit)
+            check_delays(circuit, target)
             _check_width(circuit, target)
             if payload.kind == "estimator":
                 check_unmeasured(circuit)

@@ -81,14 +81,16 @@ class Engine:
             self._site = NativeCompiler(profile.target()) if profile.site_transpiles else None
 
     def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...] | None]:
-        """Transpile as the site would; also return where each virtual qubit ended.
+        """Transpile as the site would, and let relax what waits, as the device does.
 
-        The circuit comes back as it is, with None, where the site does not transpile.
+        Also return where each virtual qubit ended, None where the site does not transpile.
         """
-        circuit = _without_delays(circuit)
-        if self._site is None:
-            return circuit, None
-        return self._site.compile(circuit)
+        if self._device is None:
+            return _without_delays(circuit), None
+        layout = None
+        if self._site is not None:
+            circuit, layout = self._site.compile(circuit)
+        return self._device.waited(circuit), layout
 
     def compile(
         self, circuit: QuantumCircuit, *, method: str, parameters: Iterable[Parameter]
@@ -117,6 +119,9 @@ class Engine:
         config.enable_truncation = False
         # Fuses one-qubit gates to diagonals and then orders these wrongly (qiskit-aer #2245).
         config._fusion_enable_n_qubits_1 = False  # noqa: SLF001
+        # Fused with the gates beside it, relaxation is Kraus operators of several qubits.
+        relaxes = self._device is not None and any(step.name == "kraus" for step in inlined.data)
+        config.fusion_enable = not (relaxes and method == "statevector")
         return Program(native=native, angles=angles, config=config)
 
     def run(self, program: Program, values: _Floats, job: Job) -> list[Mapping[str, Any]]:
@@ -129,9 +134,6 @@ class Engine:
         config.shots = job.shots
         config.seed_simulator = job.seed
         config.max_parallel_threads = job.threads
-        # Fused with the gates beside it, damping is Kraus operators of several qubits.
-        damped = self._device is not None and bool(self._device.dampings)
-        config.fusion_enable = not (damped and job.method == "statevector")
         if program.angles:
             config.parameterizations = [program.angles.bind(values)]
         output = self._controller.execute(program.native, self._noise, config)
@@ -178,11 +180,7 @@ def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
 
 
 def _without_delays(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Leave out what waits: no noise model here acts on it.
-
-    Qiskit's compiler refuses delays in samples where a device tells no sample length, and
-    those whose length QPY brings back as a float.
-    """
+    """Leave out what waits: an ideal qubit does not change meanwhile."""
     if all(instruction.name != "delay" for instruction in circuit.data):
         return circuit
     prompt = circuit.copy_empty_like()

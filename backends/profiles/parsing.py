@@ -36,7 +36,7 @@ def parse_profile(content: Mapping[str, Any], *, where: str, sources: Mapping[st
     num_qubits = device.whole("qubits")
     coupling, resonator = read_coupling(device, num_qubits)
     limits = top.table("limits", {})
-    coherence, resonator_coherence = _coherence(top)
+    coherence, resonator_coherence, idle_relaxation = _coherence(top)
     profile = Profile(
         name=top.text("name"),
         title=top.text("title"),
@@ -47,6 +47,7 @@ def parse_profile(content: Mapping[str, Any], *, where: str, sources: Mapping[st
         gates=_gates(top.table("gates")),
         coherence=coherence,
         resonator_coherence=resonator_coherence,
+        idle_relaxation=idle_relaxation,
         readout=_readout(top.table("readout")),
         mid_circuit_measurement=device.flag("mid_circuit_measurement", default=True),
         site_transpiles=device.flag("site_transpiles", default=False),
@@ -95,10 +96,10 @@ def _gates(table: Table) -> tuple[NativeGate, ...]:
     return tuple(gates)
 
 
-def _coherence(top: Table) -> tuple[Coherence | None, Coherence | None]:
-    """Return the coherence of qubits and of the resonator."""
+def _coherence(top: Table) -> tuple[Coherence | None, Coherence | None, bool]:
+    """Return the coherence of qubits and of the resonator, and whether idle ones relax."""
     if "coherence" not in top:
-        return None, None
+        return None, None, False
     table = top.table("coherence")
     found: list[Coherence | None] = []
     for prefix in ("", "resonator_"):
@@ -109,8 +110,9 @@ def _coherence(top: Table) -> tuple[Coherence | None, Coherence | None]:
         if t1_s == 0 or not 0 < t2_s <= 2 * t1_s:
             raise table.fail(f"{prefix}t2_s", f"{t2_s:g}; expected 0 < T2 ≤ 2·T1 = {2 * t1_s:g}")
         found.append(Coherence(t1_s=t1_s, t2_s=t2_s))
+    idle = table.flag("idle_relaxation", default=False)
     table.close()
-    return found[0], found[1]
+    return found[0], found[1], idle
 
 
 def _readout(table: Table) -> Readout:

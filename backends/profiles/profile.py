@@ -17,6 +17,9 @@ __all__ = ["GATE_QUBITS", "Limits", "NativeGate", "PrecisionRule", "Profile", "R
 
 PrecisionRule = Literal["sampled", "exact"]
 
+# Part of the calibration id: results of a profile from before delays relaxed are not used again.
+_NOISE_REVISION = 2
+
 # The gates a profile may call native, and how many qubits each takes.
 GATE_QUBITS: Mapping[str, int] = {
     **dict.fromkeys(("h", "id", "p", "r", "rx", "ry", "rz", "s", "sdg", "sx", "u", "x", "z"), 1),
@@ -63,6 +66,7 @@ class Profile:
 
     coupling: undirected pairs that two-qubit gates may use; None is all to all, or a star.
     resonator: index of a star's centre, one past the last qubit, or None.
+    idle_relaxation: whether qubits relax while they wait for others, too.
     precision: whether an estimator's precision is met by sampling shots or computed exactly.
     sources: by dotted key of the file, where each value is from, or "assumed: why".
     """
@@ -76,6 +80,7 @@ class Profile:
     gates: tuple[NativeGate, ...]
     coherence: Coherence | None = None
     resonator_coherence: Coherence | None = None
+    idle_relaxation: bool = False
     readout: Readout
     mid_circuit_measurement: bool = True
     site_transpiles: bool = False
@@ -103,9 +108,23 @@ class Profile:
             [asdict(gate) for gate in self.gates],
             [asdict(one) if one else None for one in (self.coherence, self.resonator_coherence)],
             asdict(self.readout),
+            self.idle_relaxation,
+            _NOISE_REVISION,
         )
         digest = hashlib.blake2b(repr(content).encode(), digest_size=6).hexdigest()
         return Calibration(id=f"{self.name}-{digest}", taken_at=self.taken_at)
+
+    @property
+    def durations_s(self) -> dict[str, float]:
+        """How long each native gate takes, and a measurement, by name."""
+        gates = {gate.name: gate.duration_s for gate in self.gates}
+        return {**gates, "measure": self.readout.duration_s}
+
+    def wire_coherence(self, wire: int) -> Coherence | None:
+        """Return how a qubit, or the resonator, relaxes while it waits."""
+        if wire == self.resonator:
+            return self.resonator_coherence or self.coherence
+        return self.coherence
 
     def gate_coherences(self, gate: NativeGate) -> tuple[Coherence | None, ...]:
         """Return one coherence per qubit of a gate, in the order of its operands.
