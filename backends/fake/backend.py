@@ -12,7 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from qiskit.primitives import PrimitiveResult, StatevectorEstimator, StatevectorSampler
+from qiskit.primitives.containers.estimator_pub import EstimatorPub
+from qiskit.primitives.containers.observables_array import ObservablesArray
 
 from backends.api import (
     BackendError,
@@ -33,6 +36,7 @@ from backends.api import (
 )
 from backends.fake.records import FileRecords, MemoryRecords, Records, TaskRecord
 from backends.fake.script import Script, read_script
+from backends.pauli_sums import expanded
 from backends.payloads import (
     FrozenEstimatorPub,
     FrozenSamplerPub,
@@ -274,8 +278,19 @@ def _simulate(payload: Payload, seed: int) -> PrimitiveResult[Any]:
             if isinstance(payload, SamplerPayload):
                 job = StatevectorSampler(seed=own).run([pub.to_qiskit()])
             else:
-                job = StatevectorEstimator(seed=own).run([pub.to_qiskit()])
+                job = StatevectorEstimator(seed=own).run([_in_paulis(pub.to_qiskit())])
             results.append(job.result()[0])
     except Exception as error:  # whatever the simulator refuses, the task fails and says why
         raise TaskFailed(f"the fake QPU cannot simulate this: {error}") from error
     return PrimitiveResult(results, metadata={"version": 2})
+
+
+def _in_paulis(pub: EstimatorPub) -> EstimatorPub:
+    """Return the PUB without projectors, which Qiskit's reference estimator does not take."""
+    observables = np.empty(pub.observables.shape, dtype=object)
+    for place in np.ndindex(*observables.shape):
+        width = pub.circuit.num_qubits
+        observables[place] = expanded(pub.observables[place]) or {"I" * width: 0.0}
+    return EstimatorPub(
+        pub.circuit, ObservablesArray(observables), pub.parameter_values, pub.precision
+    )

@@ -31,9 +31,12 @@ from backends.api import (
     Waitable,
 )
 from backends.payloads import Payload, SamplerPayload, payload_from_bytes
+from backends.profiles import Profile
 from backends.results import result_from_bytes, result_to_bytes
+from backends.testing.agreement import counts_follow_probabilities, kinds_for, values_are_exact
 from backends.testing.cases import compiled, lengthy_payload, scattered_bits, smallest_payload
 from backends.testing.physics import CHECKS, NotApplicable, Trial
+from backends.testing.random_circuits import Kinds
 from backends.testing.watched import Watched
 
 __all__ = ["BackendConformance"]
@@ -49,6 +52,9 @@ class BackendConformance:
     noise: how far expectation values may be from the ideal ones, on top of shot noise.
     finish_s: longest that a small task may take. prompt_s: longest that any call may take.
     shots: shots of the physics tests.
+    profile: of the device whose noise the backend simulates exactly, if it does; with it, or
+    without ``noise``, the results of random circuits are compared with what they must be.
+    examples: how many such circuits of each kind.
 
     >>> from backends.fake import create
     >>> class TestMine(BackendConformance):
@@ -63,6 +69,8 @@ class BackendConformance:
     finish_s: float = 60.0
     prompt_s: float = 5.0
     shots: int = 1000
+    profile: Profile | None = None
+    examples: int = 20
 
     @classmethod
     def make_backend(cls, state_dir: Path) -> Backend:
@@ -372,6 +380,7 @@ class BackendConformance:
             run=lambda payload: self.ran(backend, session, payload),
             shots=self.shots,
             noise=self.noise,
+            profile=self.profile,
         )
 
     @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
@@ -381,6 +390,21 @@ class BackendConformance:
         """Known states give what quantum mechanics says, within shot noise and ``noise``."""
         try:
             check(self.trial(backend, session))
+        except NotApplicable as reason:
+            pytest.skip(str(reason))
+
+    @pytest.mark.parametrize(
+        "check",
+        [values_are_exact, counts_follow_probabilities],
+        ids=lambda check: check.__name__,
+    )
+    def test_random_circuits(
+        self, backend: Backend, session: SessionId, check: Callable[[Trial, int, Kinds], None]
+    ) -> None:
+        """Random circuits, with all that the target takes, give what quantum mechanics says."""
+        kinds = kinds_for(backend.target())
+        try:
+            check(self.trial(backend, session), self.examples, kinds)
         except NotApplicable as reason:
             pytest.skip(str(reason))
 

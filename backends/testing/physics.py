@@ -11,6 +11,7 @@ from qiskit import QuantumCircuit
 
 from backends.api import Result, Target
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload
+from backends.profiles import Profile
 from backends.testing.cases import Native, bell, ghz, placed_observable, turned
 
 __all__ = [
@@ -35,6 +36,7 @@ class Trial:
 
     native: brings a circuit into the target's gates. run: executes a payload to its end.
     shots: of each circuit. noise: how far expectation values may be from the ideal ones.
+    profile: of the device whose noise is simulated exactly, if one is.
     """
 
     target: Target
@@ -42,6 +44,7 @@ class Trial:
     run: Callable[[Payload], Result]
     shots: int
     noise: float
+    profile: Profile | None = None
 
     def needs(self, kind: str, *, num_qubits: int = 1, circuits: int = 1) -> None:
         """Raise `NotApplicable` unless the target takes this much."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backends.aer import create
+from backends.profiles import load_profile
 from backends.testing import BackendConformance
 
 
@@ -16,6 +17,8 @@ class TestAerWearingProfile(BackendConformance):
     """Trapped ions: all to all, native gates only, 200 shots a task."""
 
     noise = 0.15
+    profile = load_profile("piast-q")
+    examples = 10
 
     @classmethod
     def make_backend(cls, state_dir):
@@ -26,6 +29,8 @@ class TestAerWearingExactProfile(BackendConformance):
     """A lattice whose site transpiles, with expectation values from a density matrix."""
 
     noise = 0.2
+    profile = load_profile("euro-q-exa")
+    examples = 10
 
     @classmethod
     def make_backend(cls, state_dir):
