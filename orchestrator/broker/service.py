@@ -49,9 +49,13 @@ _Written = asyncio.Future[None] | Future[None]
 
 @dataclass(slots=True)
 class _Item:
-    """An event with what goes with it; without one, time has passed."""
+    """An event with what goes with it; without one, time has passed.
+
+    at: when it happened, for an event that waits for company; others happen as they are written.
+    """
 
     event: ev.Event | None = None
+    at: datetime | None = None
     payloads: Mapping[str, bytes] = field(default_factory=dict)
     results: Mapping[str, bytes] = field(default_factory=dict)
     written: _Written | None = None
@@ -228,7 +232,8 @@ class BrokerService:
             results[event.tag] = received.data
             if len(received.data) <= _AT_HAND_BYTES:
                 self.contents.results[event.tag] = received.result
-        self._put(_Item(event, results=results), quiet=isinstance(event, ev.TaskStarted))
+        quiet = isinstance(event, ev.TaskStarted)
+        self._put(_Item(event, at=self.clock() if quiet else None, results=results), quiet=quiet)
 
     def _look_again(self, now: datetime) -> None:
         """See to it that the state machine is asked again when time alone lets something start."""
@@ -296,14 +301,15 @@ class BrokerService:
         events: list[tuple[ev.Event, datetime]] = []
         commands: list[Command] = []
         for item in items:
-            outcome = self.state.handle(item.event, now) if item.event else self.state.tick(now)
+            at = now if item.at is None else min(item.at, now)
+            outcome = self.state.handle(item.event, at) if item.event else self.state.tick(at)
             if outcome.refused is not None:
                 if item.written is not None:
                     item.written.set_exception(outcome.refused)
                 self.contents.drop_refused(item.event)
                 continue
             accepted.append(item)
-            events += [(event, now) for event in outcome.events]
+            events += [(event, at) for event in outcome.events]
             commands += outcome.commands
         return accepted, events, commands
 

@@ -31,6 +31,7 @@ _ROLES = {
     "'DejaVu Sans'": "var(--sans)",
 }
 _MAX_VECTOR_BARS = 1500
+_LEAST_SHARE = 0.0025  # of the picture's width, two pixels: shorter work would not be seen
 _FONT = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "font.size": 10}
 
 
@@ -69,11 +70,17 @@ def draw_gantt(timeline: Timeline) -> Picture:
 
     def draw(axes: Axes) -> None:
         for row, lane in enumerate(timeline.lanes):
-            _draw_lane(axes, row, lane, colors, many)
-        axes.set_yticks(range(len(timeline.lanes)), [lane.name for lane in timeline.lanes])
+            _draw_lane(axes, row, lane, colors, timeline.length_s, many)
+        for seam_s in timeline.seams_s:
+            axes.axvline(seam_s, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        named = [(row, lane.name) for row, lane in enumerate(timeline.lanes) if lane.name]
+        axes.set_yticks([row for row, _ in named], [name for _, name in named])
         axes.set_ylim(len(timeline.lanes) - 0.4, -0.6)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("seconds since the start", color=_INK)
+        axes.set_xlim(0, timeline.length_s or None)
+        label = "seconds since the start"
+        if timeline.seams_s:
+            label += ", without those between attempts (dashed)"
+        axes.set_xlabel(label, color=_INK)
         axes.grid(axis="x", color=_LINE, linewidth=0.8)
         for label, color in colors.items():
             axes.barh([0], [0], color=color, label=label)
@@ -100,15 +107,19 @@ def _draw_series(axes: Axes, series: Series, color: str) -> None:
     axes.errorbar(list(series.x), y, yerr=errors, capsize=3, **look)
 
 
-def _draw_lane(axes: Axes, row: int, lane: Lane, colors: dict[str, str], many: bool) -> None:
+def _draw_lane(
+    axes: Axes, row: int, lane: Lane, colors: dict[str, str], length_s: float, many: bool
+) -> None:
     if not lane.bars:
         return
+    least_s = _LEAST_SHARE * length_s
     axes.broken_barh(
-        [(bar.start_s, bar.length_s) for bar in lane.bars],
+        [(min(bar.start_s, length_s - least_s), max(bar.length_s, least_s)) for bar in lane.bars],
         (row - 0.36, 0.72),
         facecolors=[_FAIL if bar.state in FAILED else colors[bar.label] for bar in lane.bars],
         alpha=0.35 if lane.waits else 0.9,
-        linewidth=0.4,
+        # A line around a narrow bar would be all there is to see of it.
+        linewidth=[0.4 if bar.length_s > 4 * least_s else 0.0 for bar in lane.bars],
         edgecolor="none" if many else _PAPER,
         rasterized=many,
     )

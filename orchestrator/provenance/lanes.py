@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any
 
 __all__ = ["FAILED", "Bar", "Lane", "Timeline", "stage_name", "timeline_of"]
@@ -14,7 +15,7 @@ FAILED = frozenset({"failed", "cancelled", "uncertain"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One piece of work; times in seconds since the run's first start."""
+    """One piece of work; times in seconds since the run's start, see `Timeline`."""
 
     label: str
     start_s: float
@@ -33,9 +34,15 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """All rows: computes first, then quantum stages, then QPUs."""
+    """All rows: computes first, then quantum stages, then QPUs.
+
+    length_s: of the run, without the time between its attempts. seams_s: where a later attempt
+    goes on.
+    """
 
     lanes: tuple[Lane, ...]
+    length_s: float = 0.0
+    seams_s: tuple[float, ...] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -46,16 +53,19 @@ class Timeline:
 def timeline_of(record: Mapping[str, Any]) -> Timeline:
     """Lay out a run record (see `run_document`). What never started has no bar.
 
-    Work without an end, in a run that was cut short, lasts until the record's last instant.
-    What overlaps gets rows of its own, up to a limit that keeps the picture readable.
+    A QPU's bars are as long as it worked on a task. Work without an end, in a run that was cut
+    short, lasts until the record's last instant. What overlaps gets rows of its own, up to a limit
+    that keeps the picture readable.
     """
     stages = [s for s in record["stages"] if s["state"] != "cached"]
-    tasks = [(job, task) for job in record["jobs"] for task in job["tasks"]]
+    # Jobs may share a task.
+    found = {task["tag"]: (job, task) for job in record["jobs"] for task in job["tasks"]}
+    tasks = list(found.values())
     work = [*stages, *(task for _, task in tasks)]
     instants = [_instant(item[key]) for item in work for key in _EDGES if item[key]]
     if not instants:
         return Timeline(lanes=())
-    axis = _Axis(origin=min(instants), end=max(instants))
+    axis = _axis(record, instants)
     classical: dict[str, list[Bar]] = {}
     waiting: list[Bar] = []
     qpus: dict[str, list[Bar]] = {}
@@ -68,13 +78,21 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
             place = stage["where"] or "classical stages"
             classical.setdefault(workers.get(stage.get("worker"), place), []).append(bar)
     for job, task in tasks:
-        bar = axis.bar(task, f"{job['kind']} job")
+        bar = axis.bar(_as_worked(task), f"{job['kind']} job")
         if bar is not None:
             qpus.setdefault(f"QPU {job['qpu']}", []).append(bar)
     lanes = [lane for name, bars in sorted(classical.items()) for lane in _packed(name, bars)]
     lanes += _packed("quantum stages", waiting, waits=True)
     lanes += [lane for name, bars in sorted(qpus.items()) for lane in _packed(name, bars)]
-    return Timeline(lanes=tuple(lanes))
+    return Timeline(lanes=tuple(lanes), length_s=axis.length_s, seams_s=axis.seams_s)
+
+
+def _as_worked(task: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Let the bar of a task begin when the QPU turned to it; it had it in a queue before."""
+    if not task["ended_at"] or task["worked_s"] is None:
+        return task
+    begun = _instant(task["ended_at"]) - timedelta(seconds=task["worked_s"])
+    return {**task, "started_at": begun.isoformat()}
 
 
 def _as_run(stage: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -113,20 +131,48 @@ _EDGES = ("started_at", "ended_at")
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    origin: datetime
-    end: datetime
+    """Seconds of a run by the clock. attempts: when each began and ended, in order."""
+
+    attempts: tuple[tuple[datetime, datetime], ...]
+
+    @property
+    def seams_s(self) -> tuple[float, ...]:
+        ends = accumulate((end - start).total_seconds() for start, end in self.attempts)
+        return tuple(ends)[:-1]
+
+    @property
+    def length_s(self) -> float:
+        return sum((end - start).total_seconds() for start, end in self.attempts)
+
+    def place(self, instant: datetime) -> float:
+        """Return the second of the run at an instant; between attempts none passes."""
+        passed = (min(max(instant, start), end) - start for start, end in self.attempts)
+        return sum((one.total_seconds() for one in passed), start=0.0)
 
     def bar(self, item: Mapping[str, Any], label: str) -> Bar | None:
         if not item["started_at"]:
             return None
-        start = _instant(item["started_at"])
-        end = _instant(item["ended_at"]) if item["ended_at"] else self.end
+        start_s = self.place(_instant(item["started_at"]))
+        end = _instant(item["ended_at"]) if item["ended_at"] else self.attempts[-1][1]
         return Bar(
             label=label,
-            start_s=(start - self.origin).total_seconds(),
-            length_s=max((end - start).total_seconds(), 0.0),
+            start_s=start_s,
+            length_s=max(self.place(end) - start_s, 0.0),
             state=str(item["state"]),
         )
+
+
+def _axis(record: Mapping[str, Any], instants: Sequence[datetime]) -> _Axis:
+    """Return a run's seconds. instants: of its work, which tell how long a killed attempt lasted."""
+    starts = [_instant(attempt["started_at"]) for attempt in record["attempts"]]
+    starts = starts or [_instant(record["started_at"])]
+    ends = [attempt["ended_at"] for attempt in record["attempts"]] or [record["ended_at"]]
+    attempts = []
+    for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        later = starts[number + 1] if number + 1 < len(starts) else max(*instants, start)
+        seen = [instant for instant in instants if start <= instant <= later]
+        attempts.append((start, _instant(end) if end else max(seen, default=start)))
+    return _Axis(attempts=tuple(attempts))
 
 
 def _packed(name: str, bars: Iterable[Bar], *, waits: bool = False) -> list[Lane]:

@@ -59,6 +59,7 @@ def run_document(
 ) -> dict[str, Any]:
     """Return the content of ``run.json``. stages: as `stage_document` or read back."""
     jobs = list(jobs)
+    documents = [job_document(job) for job in jobs]
     per_qpu: dict[str, Usage] = {}
     for job in jobs:
         per_qpu[job.qpu] = per_qpu.get(job.qpu, Usage()) + job.usage
@@ -78,8 +79,8 @@ def run_document(
             "total": usage_document(sum(per_qpu.values(), start=Usage())),
             "per_qpu": {name: usage_document(usage) for name, usage in per_qpu.items()},
         },
-        "stages": list(stages),
-        "jobs": [job_document(job) for job in jobs],
+        "stages": [_with_waits(stage, documents) for stage in stages],
+        "jobs": documents,
         "attempts": json_value(facts.attempts),
         "site": site_document(facts.site),
         "versions": json_value(facts.versions),
@@ -197,10 +198,58 @@ def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
+def _with_waits(stage: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add how long a stage worked, and how long it waited for a worker and for its QPU tasks."""
+    start, end = _instant(stage["started_at"]), _instant(stage["ended_at"])
+    if start is None or end is None:
+        return {**stage, "worked_s": None, "waited_s": None}
+    ran_s = _seconds(_instant(stage.get("ran_from")), _instant(stage.get("ran_until")))
+    waited_s = 0.0 if ran_s is None else (end - start).total_seconds() - ran_s
+    own = [job for job in jobs if job["stage"] == stage["key"]]
+    spans = [
+        (
+            max(_instant(job["submitted_at"]) or start, start),
+            min(_instant(job["ended_at"]) or end, end),
+        )
+        for job in own
+    ]
+    worked_s = sum(task["worked_s"] or 0.0 for job in own for task in job["tasks"])
+    waited_s += max(0.0, _covered_s(spans) - worked_s)
+    total_s = (end - start).total_seconds()
+    waited_s = min(max(waited_s, 0.0), total_s)
+    return {
+        **stage,
+        "worked_s": round(total_s - waited_s, 6),
+        "waited_s": round(waited_s, 6),
+    }
+
+
+def _covered_s(spans: Iterable[tuple[datetime, datetime]]) -> float:
+    """Return the seconds that are in at least one of the spans."""
+    total, reached = 0.0, None
+    for start, end in sorted(spans):
+        begin = start if reached is None else max(start, reached)
+        if end > begin:
+            total += (end - begin).total_seconds()
+            reached = end
+    return total
+
+
 def _task_document(task: QpuTaskView) -> dict[str, Any]:
     document: dict[str, Any] = json_value(task)
     document["usage"] = usage_document(task.usage)
-    return {**document, "duration_s": _seconds(task.started_at, task.ended_at)}
+    took_s = _seconds(task.started_at, task.ended_at)
+    return {**document, "duration_s": took_s, "worked_s": _worked_s(task, took_s)}
+
+
+def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
+    """Return how long the QPU, or its simulation, was at work on a task that it had for ``took_s``.
+
+    The rest passed in a queue of its own.
+    """
+    if took_s is None or task.state != "completed":
+        return took_s
+    return min(took_s, max(task.usage.qpu_seconds, task.metadata.get("simulation_s") or 0.0))
 
 
 def _time_at_work(facts: RunFacts) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -25,6 +25,8 @@ from orchestrator.provenance.outcome import Outcome
 __all__ = ["Pictures", "page_html", "report_html", "stage_rows", "stage_total", "usage_rows"]
 
 _MAX_ROWS = 200
+_ALWAYS_SHOWN = ("job", "state", "waited", "took", "charged")
+_SECONDS, _SECONDS_TITLES = ("worked_s", "waited_s"), ("worked, s", "waited, s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,10 @@ def page_html(title: str, parts: Iterable[str], footer: str = "Written by hpcqc.
 
 
 def stage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
-    """Return per stage name: name, kind, runs, completed, cached, failed, seconds, places."""
+    """Return per stage name: name, kind, runs, completed, cached, failed, seconds, places.
+
+    The seconds are two columns: at work, and waiting for a worker or a QPU.
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for stage in record["stages"]:
         groups.setdefault((stage_name(stage["name"]), stage["kind"]), []).append(stage)
@@ -76,10 +81,10 @@ def stage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
     for (name, kind), runs in groups.items():
         states = [run["state"] for run in runs]
         failed = sum(state in ("failed", "cancelled") for state in states)
-        total = sum(run["duration_s"] or 0.0 for run in runs)
+        seconds = [round(sum(run[key] or 0.0 for run in runs), 3) for key in _SECONDS]
         places = list(dict.fromkeys(run["where"] for run in runs if run["where"]))
         done, cached = states.count("completed"), states.count("cached")
-        rows.append([name, kind, len(runs), done, cached, failed, round(total, 3), places])
+        rows.append([name, kind, len(runs), done, cached, failed, *seconds, places])
     return rows
 
 
@@ -140,7 +145,7 @@ def _usage(record: Mapping[str, Any]) -> str:
 
 def _stages(record: Mapping[str, Any]) -> str:
     rows = stage_rows(record)
-    columns = ("stage", "kind", "runs", "completed", "cached", "failed", "seconds", "where")
+    columns = ("stage", "kind", "runs", "completed", "cached", "failed", *_SECONDS_TITLES, "where")
     return table(columns, rows) if rows else ""
 
 
@@ -164,9 +169,25 @@ def _jobs(record: Mapping[str, Any]) -> str:
     ]
     if not rows:
         return ""
+    same, columns, rows = _without_constants(columns, rows)
     left = len(jobs) - len(rows)
-    more = paragraphs([f"{left:,} more in run.json."], "sub") if left > 0 else ""
-    return table(columns, rows) + more
+    told = [f"Each: {same}."] if same else []
+    told += [f"{left:,} more in run.json."] if left > 0 else []
+    return table(columns, rows) + paragraphs(told, "sub")
+
+
+def _without_constants(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> tuple[str, list[str], list[list[Any]]]:
+    """Take out the columns with one value in all rows, and say them in one line."""
+    varied = [len({*map(str, column)}) > 1 for column in zip(*rows, strict=True)]
+    kept = [i for i, name in enumerate(columns) if varied[i] or name in _ALWAYS_SHOWN]
+    same = [
+        f"{columns[i]} {cell_text(rows[0][i])}"
+        for i in range(len(columns))
+        if i not in kept and rows[0][i] is not None
+    ]
+    return ", ".join(same), [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
 def _origin(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,18 @@ def test_shots_beyond_the_limit_are_sliced_and_merged(opened: Open) -> None:
     assert set(starts(broker).values()) == {1}
 
 
+def test_the_shortest_task_starts_before_it_ends(opened: Open) -> None:
+    """Both are written in one commit; each keeps its own time."""
+    broker = opened()
+    for number in range(5):
+        job = broker.submit(call(number), bell(seed=number))
+        counts_of(broker, job)
+        view = broker.view(job)
+        assert view.started_at is not None
+        assert view.ended_at is not None
+        assert view.submitted_at <= view.started_at < view.ended_at
+
+
 def test_calls_that_arrive_together_share_a_task_where_that_pays(opened: Open) -> None:
     broker = opened(coalesces=True, run_s=0.2)
     jobs = [broker.submit(call(n), bell(seed=n)) for n in range(6)]

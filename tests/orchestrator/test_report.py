@@ -15,6 +15,7 @@ from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import SecretRef, load_site
+from orchestrator.provenance.charts import draw_gantt
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.lanes import stage_name, timeline_of
 from orchestrator.provenance.outcome import outcome_of
@@ -229,8 +230,84 @@ def test_stage_names(name, plain) -> None:
 
 def test_stages_are_counted_by_name() -> None:
     rows = {row[0]: row[1:] for row in stage_rows(record())}
-    assert rows["a"] == ["classical", 2, 2, 0, 0, 2.5, ["local"]]
-    assert rows["c"] == ["classical", 1, 0, 0, 1, 1.0, ["local"]]
+    assert rows["a"] == ["classical", 2, 2, 0, 0, 2.5, 0.0, ["local"]]
+    assert rows["c"] == ["classical", 1, 0, 0, 1, 1.0, 0.0, ["local"]]
+
+
+def test_waiting_for_a_worker_is_no_work() -> None:
+    """Twelve stages handed to one worker at once: 12 s of work, not 78."""
+    spans = [
+        span(f"s{i}", 0, i + 1, name=f"s-{i}", ran_from=at(i), ran_until=at(i + 1), worker="w")
+        for i in range(12)
+    ]
+    document = run_document(_facts_only(), merged_stages([], spans), [])
+    ((*_, worked_s, waited_s, _where),) = stage_rows(document)
+    assert (worked_s, waited_s) == (12.0, 66.0)
+
+
+def test_waiting_for_a_qpu_is_no_work() -> None:
+    """The jobs of stage b are there from 1 s to 5 s; their three tasks take 0.5 s each."""
+    rows = {row[0]: row[1:] for row in stage_rows(record())}
+    assert rows["b"] == ["quantum", 1, 1, 0, 0, 2.5, 2.5, ["vlq"]]
+
+
+def test_a_simulation_is_work_however_short_it_would_be_on_the_device() -> None:
+    slow = replace(task(1, 2, 5, "billed-s"), metadata={"simulation_s": 2.75})
+    spans = [span("b", 1, 6, kind="quantum", where="vlq")]
+    document = run_document(_facts_only(), merged_stages([], spans), [job("j1", "vlq", (slow,))])
+    stage = document["stages"][0]
+    assert (stage["worked_s"], stage["waited_s"]) == (3.75, 1.25)
+
+
+def test_the_chart_begins_and_ends_with_the_run() -> None:
+    document = record(started_at=at(-4), attempts=[{"started_at": at(-4), "ended_at": at(9)}])
+    timeline = timeline_of(document)
+    assert timeline.length_s == document["duration_s"] == 13.0
+    first = min(bar.start_s for lane in timeline.lanes for bar in lane.bars)
+    assert first == 4.0
+
+
+def test_no_time_passes_between_attempts() -> None:
+    attempts = [
+        {"started_at": at(0), "ended_at": None},  # it was killed; its last stage ended at 2 s
+        {"started_at": at(100), "ended_at": at(110)},
+    ]
+    spans = [span("a", 0, 2), span("b", 103, 105)]
+    facts = replace(_facts_only(), attempts=attempts, ended_at=at(110))
+    timeline = timeline_of(run_document(facts, merged_stages([], spans), []))
+    assert (timeline.length_s, timeline.seams_s) == (12.0, (2.0,))
+    bars = [(bar.start_s, bar.length_s) for lane in timeline.lanes for bar in lane.bars]
+    assert bars == [(0.0, 2.0), (5.0, 2.0)]
+
+
+def test_a_task_of_two_jobs_is_one_bar() -> None:
+    shared = task(1, 2, 3, "billed-s")
+    jobs = [job("j1", "vlq", (shared,)), job("j2", "vlq", (shared,))]
+    (lane,) = timeline_of(run_document(_facts_only(), [], jobs)).lanes
+    assert len(lane.bars) == 1
+
+
+@pytest.mark.parametrize("took_s", [0.0, 1e-6, 0.001])
+def test_the_shortest_work_can_be_seen(took_s) -> None:
+    facts = replace(_facts_only(), ended_at=at(1000))
+    starts = {1: 2, 2: 1000}
+    tasks = tuple(task(n, start, start + took_s, "billed-s") for n, start in starts.items())
+    jobs = [job("j1", "vlq", tasks)]
+    svg = draw_gantt(timeline_of(run_document(facts, [], jobs))).svg
+    bars = re.search(r'PolyCollection_1">(.*?)</g>', svg, re.DOTALL)
+    assert bars is not None
+    paths = re.findall(r' d="([^"]*)"', bars[1])
+    assert len(paths) == 2
+    for path in paths:
+        places = [float(x) for x in re.findall(r"[ML] ([-0-9.e]+) ", path)]
+        assert max(places) - min(places) > 1.0
+
+
+def test_what_all_jobs_have_in_common_is_said_once() -> None:
+    jobs = [job(f"j{i}", "vlq", (task(i, 2, 3 + i, "billed-s"),)) for i in range(3)]
+    page = Page(report_html(run_document(_facts_only(), [], jobs), outcome_of(None), Pictures()))
+    assert "Each: QPU vlq, kind sampler, PUBs 1, circuits 1, qubits 2, shots 200, " in page.words
+    assert page.words.count("sampler") == 1
 
 
 def test_a_stage_that_a_later_attempt_ran_anew_is_one_stage() -> None:
