@@ -56,14 +56,19 @@ _MOST_POWER = 1000.0
 class Bounds:
     """What one circuit may hold.
 
-    steps: instructions, those of definitions and loops counted as often as they occur; gates
-    made of gates made of gates would otherwise be a bomb. depth: of circuits in each other.
+    file_bytes: Qiskit reads a circuit in one go, during which a process does nothing else; 5 ms
+    for each of these megabytes. steps: instructions, those of definitions and loops counted as often
+    as they occur; gates made of gates made of gates would otherwise be a bomb. depth: of circuits in
+    each other. expression_bytes: of one parameter expression, 35 for each operation; Qiskit's time to
+    read it grows with the square, and its stack with the depth.
     """
 
+    file_bytes: int = 8 << 20
     bits: int = MOST_BITS
     steps: int = 500_000
     depth: int = 16
-    vector: int = 1_000_000
+    vector: int = 20_000
+    expression_bytes: int = 20_000
 
 
 _UNBOUNDED = Bounds(bits=sys.maxsize, steps=sys.maxsize, depth=sys.maxsize, vector=sys.maxsize)
@@ -72,6 +77,11 @@ _UNBOUNDED = Bounds(bits=sys.maxsize, steps=sys.maxsize, depth=sys.maxsize, vect
 def check_qpy(data: bytes, bounds: Bounds) -> None:
     """Raise `PayloadRejected` for a file that Qiskit should not be asked to load."""
     try:
+        if len(data) > bounds.file_bytes:
+            raise PayloadRejected(
+                f"a circuit of {len(data)} bytes as QPY; at most {bounds.file_bytes} are read, "
+                "which are some 130 000 gates"
+            )
         magic, version, _, programs, _, kind = _FILE.unpack_from(data)
         if magic != b"QISKIT" or kind != b"q" or programs != 1:
             raise PayloadRejected("not readable as QPY: it is no file with one circuit")
@@ -130,6 +140,7 @@ class _Walk:
     bounds: Bounds
     weight: int = 0
     stated: int = 0
+    expressions: int = 0
     vectors: dict[bytes, int] = field(default_factory=dict)
     unordered: list[list[tuple[int, int]]] = field(default_factory=list)
 
@@ -296,6 +307,13 @@ class _Walk:
 
     def _expression(self, at: int, depth: int) -> None:
         symbols, size = _LONG.unpack_from(self.data, at)[0], _LONG.unpack_from(self.data, at + 8)[0]
+        most = self.bounds.expression_bytes
+        self.expressions += size * size
+        if self.expressions > 2 * most * most:
+            raise PayloadRejected(
+                f"parameter expressions of more than {most // 35} operations are not taken, nor very "
+                "many long ones; bind parameters, or compute their sums before"
+            )
         at = self._ahead(at + 16, size)
         spans: list[tuple[int, int]] = []
         for _ in range(symbols):

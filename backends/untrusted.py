@@ -49,7 +49,7 @@ class PayloadLimits:
     points; header_bytes: of the JSON that describes the rest.
     """
 
-    pubs: int = 10_000
+    pubs: int = 3_000
     points: int = 1_000_000
     shots: int = 10**10
     terms: int = 1_000_000

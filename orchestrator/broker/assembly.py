@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -104,24 +104,30 @@ def _joined(blocks: Sequence[Any]) -> SamplerPubResult:
     )
 
 
-def job_result(payload: Payload, pieces: Iterable[tuple[Part, Any]]) -> PrimitiveResult[Any]:
+def job_result(
+    pieces: Iterable[tuple[Part, Any]], pubs: int, payload: Callable[[], Payload]
+) -> PrimitiveResult[Any]:
     """Merge the results of a job's parts into what one uncut run would have returned.
 
-    pieces: every part of the job with the ``PubResult`` that its task returned for it.
+    pieces: every part of the job with the ``PubResult`` that its task returned for it. pubs: how
+    many PUBs the job has. payload: reads its payload, asked only if a PUB came in several parts.
     Counts of a PUB are put together along parameter points and shots.
     """
     by_pub: dict[int, list[tuple[Part, Any]]] = {}
     for part, result in pieces:
         by_pub.setdefault(part.pub, []).append((part, result))
+    read: Payload | None = None
     merged = []
-    for index, pub in enumerate(payload.pubs):
+    for index in range(pubs):
         found = by_pub[index]
         if len(found) == 1:
             merged.append(found[0][1])
-        else:
-            if not isinstance(pub, FrozenSamplerPub):
-                raise ValueError(f"PUB {index} is an estimator's, yet came in {len(found)} parts")
-            merged.append(_merge(pub, found))
+            continue
+        read = read or payload()
+        pub = read.pubs[index]
+        if not isinstance(pub, FrozenSamplerPub):
+            raise ValueError(f"PUB {index} is an estimator's, yet came in {len(found)} parts")
+        merged.append(_merge(pub, found))
     return PrimitiveResult(merged, metadata={"version": 2})
 
 

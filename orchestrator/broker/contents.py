@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,25 +13,31 @@ from backends.api import Result, Usage
 from backends.payloads import Payload, payload_from_bytes
 from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker import events as ev
-from orchestrator.broker.assembly import job_result
+from orchestrator.broker.assembly import job_result, task_payload
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.reuse import reuse_tag
 from orchestrator.broker.snapshot import EndedJob, ended_job
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
 
-__all__ = ["Contents"]
+__all__ = ["AT_HAND_BYTES", "Contents"]
+
+# Larger payloads and results are read from the ledger when they are needed.
+AT_HAND_BYTES = 1 << 16
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class Contents:
-    """What jobs carry in and out. payloads: by job; results: by tag of their tasks."""
+    """What jobs carry in and out.
+
+    payloads: by job, read, or as small ones are stored; results: by tag of their tasks.
+    """
 
     state: BrokerState
     ledger: Ledger
-    payloads: dict[JobId, Payload] = field(default_factory=dict)
+    payloads: dict[JobId, Payload | bytes] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
     def result(self, ended: EndedJob) -> PrimitiveResult[Any]:
@@ -47,8 +53,7 @@ class Contents:
                 found = self.results.get(tag) or result_from_bytes(self.ledger.result(tag))
                 mine = zip(task.planned.parts, found.native, strict=True)
                 pieces += [(part, pub) for part, pub in mine if part.job == submitted.job]
-        payload = self.payloads.get(submitted.job)
-        return job_result(payload or self._stored_payload(submitted.digest), pieces)
+        return job_result(pieces, len(submitted.pubs), lambda: self._payload(submitted))
 
     def source(self, key: str) -> JobId | None:
         """Return the job whose result is kept for this key, None if there is none."""
@@ -58,9 +63,16 @@ class Contents:
             return None
         return JobId(kept.metadata["job"])
 
-    def reusable(self, ending: Iterable[JobId]) -> dict[str, bytes]:
-        """Return what to keep, by tag, of jobs that have just ended, if they asked for it."""
-        return {tag: data for job in ending for tag, data in self._kept_of(job).items()}
+    def is_reusable(self, job: JobId) -> bool:
+        """Whether the result of a job that has ended may be kept for others of its key."""
+        record = self.state.jobs[job]
+        submitted = record.submitted
+        asked = submitted.reuse is not None and submitted.source is None
+        return asked and record.state is JobState.COMPLETED
+
+    def reusable(self, ended: Iterable[JobId]) -> dict[str, bytes]:
+        """Return what to keep, by tag, of jobs that `is_reusable` names; blocks."""
+        return {tag: data for job in ended for tag, data in self._kept_of(job).items()}
 
     def _kept_of(self, job: JobId) -> dict[str, bytes]:
         """Return a completed job's result under its key.
@@ -68,23 +80,20 @@ class Contents:
         What ran under another calibration than it was handed in for, or outside the quality windows,
         is not kept either.
         """
-        submitted = self.state.jobs[job].submitted
-        if submitted.reuse is None or submitted.source is not None:
-            return {}
-        if self.state.jobs[job].state is not JobState.COMPLETED:
-            return {}
+        reuse = self.state.jobs[job].submitted.reuse
+        assert reuse is not None
         ended = ended_job(self.state, job)
         done = [task.metadata for task in ended.tasks if task.state == "completed"]
         if any(task.provisional for task in ended.tasks):
             return {}
-        if any(m.get("calibration_id") != submitted.reuse.calibration for m in done):
+        if any(m.get("calibration_id") != reuse.calibration for m in done):
             return {}
         try:
             kept = Result(native=self.result(ended), usage=Usage(), metadata={"job": job})
         except Exception as error:  # noqa: BLE001  # to keep it is a courtesy, and stops nothing
             _log.warning("the result of job %s is not kept for reuse: %s", job, error)
             return {}
-        return {reuse_tag(submitted.reuse.key): result_to_bytes(kept)}
+        return {reuse_tag(reuse.key): result_to_bytes(kept)}
 
     def forget(self, job: JobId) -> None:
         """Drop what only this job's result needed; the ledger still has it."""
@@ -99,11 +108,21 @@ class Contents:
         if isinstance(event, ev.JobSubmitted) and event.job not in self.state.jobs:
             self.payloads.pop(event.job, None)
 
-    def payload(self, job: JobId) -> Payload:
-        """Return a job's payload, from the ledger if it is not at hand."""
-        if job not in self.payloads:
-            self.payloads[job] = self._stored_payload(self.state.jobs[job].submitted.digest)
-        return self.payloads[job]
+    def put(self, job: JobId, payload: bytes) -> None:
+        """Have a small payload at hand; a large one is read from the ledger when it is needed."""
+        if len(payload) <= AT_HAND_BYTES:
+            self.payloads[job] = payload
 
-    def _stored_payload(self, digest: str) -> Payload:
-        return payload_from_bytes(self.ledger.payload(digest))
+    def task_payload(self, parts: Sequence[ev.Part]) -> Payload:
+        """Return what a task of these parts carries; blocks, so not on the loop."""
+        jobs = dict.fromkeys(part.job for part in parts)
+        return task_payload(
+            parts, {job: self._payload(self.state.jobs[job].submitted) for job in jobs}
+        )
+
+    def _payload(self, submitted: ev.JobSubmitted) -> Payload:
+        """Return a job's payload, from the ledger if it is not at hand."""
+        at_hand = self.payloads.get(submitted.job)
+        if at_hand is None:
+            at_hand = self.ledger.payload(submitted.digest)
+        return payload_from_bytes(at_hand) if isinstance(at_hand, bytes) else at_hand

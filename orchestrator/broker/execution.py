@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from backends.api import (
@@ -121,8 +122,12 @@ class Execution:
     _spawned: asyncio.Future[None] | None = None
     _stopping: asyncio.Future[None] | None = None
 
-    async def start(self, tag: str, payload: Payload) -> None:
-        """Start the task, whatever it takes, and follow it to its end."""
+    async def start(self, tag: str, read: Callable[[], Payload]) -> None:
+        """Start the task, whatever it takes, and follow it to its end.
+
+        read: returns its payload; runs on a thread, since it may take long.
+        """
+        payload = lru_cache(read)
         pause, lost_answers = _FIRST_PAUSE_S, 0
         while tag not in self._unwanted:
             try:
@@ -148,6 +153,7 @@ class Execution:
                     return
                 pause = await _rest(max(pause, 0.05), error)
             else:
+                payload.cache_clear()  # it may be large, and the QPU has it
                 owner = self._owner(began.task)
                 if owner in (None, tag):
                     await self.follow(tag, began.task, began.seen)
@@ -227,7 +233,7 @@ class Execution:
         finally:
             await self._call(self.backend.close)
 
-    async def _start_once(self, tag: str, payload: Payload) -> _Began:
+    async def _start_once(self, tag: str, payload: Callable[[], Payload]) -> _Began:
         """Start the task and, if the backend can wait, look at it from the same thread."""
         session, loop = await self._acquired(), asyncio.get_running_loop()
 
@@ -240,7 +246,7 @@ class Execution:
             )
 
         def run() -> _Began:
-            task = self.backend.start(session, payload, tag)
+            task = self.backend.start(session, payload(), tag)
             loop.call_soon_threadsafe(started, task)
             if not isinstance(self.backend, Waitable):
                 return _Began(task)

@@ -9,17 +9,24 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import IO
 
-from backends.api import Backend, CalibrationChanged, QpuUnavailable, Result, Target, Usage
-from backends.payloads import Payload
+from backends.api import (
+    Backend,
+    CalibrationChanged,
+    PayloadRejected,
+    QpuUnavailable,
+    Result,
+    Target,
+    Usage,
+)
 from backends.results import result_to_bytes
-from backends.validate import check_circuits, check_kind
 from orchestrator.broker import events as ev
-from orchestrator.broker.assembly import pub_shapes
 from orchestrator.broker.calendar import Calendar
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.commits import Commit
 from orchestrator.broker.explaining import Explanation, explain
+from orchestrator.broker.intake import CheckedPayload, Intake
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.records import job_view
 from orchestrator.broker.reuse import reuse_key
@@ -68,6 +75,7 @@ class SiteBroker:
     open_backend: Callable[[str], Backend]
     observers: list[Callable[[Commit], None]] = field(default_factory=list)
     sharing: frozenset[str] = frozenset()
+    intake: Intake = field(default_factory=Intake)
     service: BrokerService = field(init=False)
     upkeep: Upkeep = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
@@ -107,6 +115,7 @@ class SiteBroker:
 
     async def close(self) -> None:
         """Stop working; what runs on a QPU goes on there and is found again by the next broker."""
+        self.intake.close()
         if self._serving is None:
             return
         await self.upkeep.close()
@@ -146,7 +155,19 @@ class SiteBroker:
         """Return what a QPU accepts now. Raises ``QpuUnavailable``."""
         return await asyncio.to_thread((await self.backend(qpu)).target)
 
-    async def submit(self, call: Call, payer: Payer, payload: Payload) -> tuple[JobView, bool]:
+    async def take(self, call: Call, payer: Payer, body: IO[bytes]) -> tuple[JobView, bool]:
+        """Take a call in whose payload comes from a stranger; see `submit`.
+
+        Also raises ``PayloadRejected`` for bytes that are no payload, or take too much to read.
+        """
+        target = (await self.backend(call.qpu)).target()
+        return await self.submit(
+            call, payer, await self.intake.read(body, payer.user, call.qpu, target)
+        )
+
+    async def submit(
+        self, call: Call, payer: Payer, payload: CheckedPayload
+    ) -> tuple[JobView, bool]:
         """Take a call in; return its job once it is durable, and whether it is a new one.
 
         Raises ``PayloadRejected`` if the QPU can never run it, ``CalibrationChanged`` if it was
@@ -163,21 +184,23 @@ class SiteBroker:
                 f"QPU {call.qpu!r} was calibrated anew: the job was transpiled for calibration "
                 f"{call.calibration}, and it is {target.calibration.id} now; transpile it again"
             )
-        check_kind(payload, target)
-        check_circuits(payload, target)
+        if payload.unfit is not None:
+            raise PayloadRejected(payload.unfit)
         if known is None:
-            service.contents.payloads[job] = payload
+            service.contents.put(job, payload.data)
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
             if call.reuse:
                 reuse = await self._reuse(call, payer.project, payload, target)
                 submitted = replace(submitted, reuse=reuse)
-            await service.post(submitted, {payload.digest: payload.to_bytes()})
+            await service.post(submitted, {payload.digest: payload.data})
         elif known.state in (JobState.FAILED, JobState.CANCELLED):
-            service.contents.payloads[job] = payload
+            service.contents.put(job, payload.data)
             await service.post(ev.JobResumed(job=job, calibration=call.calibration))
         return await self.view(job), known is None
 
-    async def _reuse(self, call: Call, project: str, payload: Payload, target: Target) -> ev.Reuse:
+    async def _reuse(
+        self, call: Call, project: str, payload: CheckedPayload, target: Target
+    ) -> ev.Reuse:
         audience = "\x1fshared" if project in self.sharing else project
         key = reuse_key(payload, self.qpus[call.qpu], target, audience)
         source = await asyncio.to_thread(self.service.contents.source, key)
@@ -270,11 +293,14 @@ class SiteBroker:
             if stored is None:
                 raise JobUnknown(f"no job {job!r}")
             ended = stored
-        merged = await asyncio.to_thread(self.service.contents.result, ended)
-        self.service.contents.forget(job)
-        return await asyncio.to_thread(
-            lambda: result_to_bytes(Result(native=merged, usage=Usage()))
-        )
+        contents = self.service.contents
+
+        def encoded() -> bytes:
+            return result_to_bytes(Result(native=contents.result(ended), usage=Usage()))
+
+        data = await asyncio.to_thread(encoded)
+        contents.forget(job)
+        return data
 
     async def cancel(self, job: JobId) -> bool:
         """Ask for a job's end, also on the QPU; return False if it was too late."""
@@ -361,7 +387,7 @@ def _lease_of(user: str, lease: str) -> str:
 
 
 def _submitted(
-    job: JobId, call: Call, payer: Payer, payload: Payload, backend: str
+    job: JobId, call: Call, payer: Payer, payload: CheckedPayload, backend: str
 ) -> ev.JobSubmitted:
     return ev.JobSubmitted(
         job=job,
@@ -372,7 +398,7 @@ def _submitted(
         backend=backend,
         payload_kind=payload.kind,
         digest=payload.digest,
-        pubs=pub_shapes(payload),
+        pubs=payload.pubs,
         num_qubits=payload.num_qubits,
         seed=call.seed,
         lease=call.lease and replace(call.lease, id=_lease_of(payer.user, call.lease.id)),

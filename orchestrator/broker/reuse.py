@@ -6,10 +6,10 @@ import functools
 import hashlib
 import json
 from importlib.metadata import EntryPoint, PackageNotFoundError, version
+from typing import Protocol
 
 from backends import registry
 from backends.api import Target
-from backends.payloads import Payload
 from orchestrator.config import QpuSettings
 
 __all__ = ["reuse_key", "reuse_tag", "versions_of"]
@@ -19,7 +19,17 @@ _PACKAGES = ("hpcqc", "qiskit", "qiskit-aer")
 _NO_MATTER = ("time_scale",)
 
 
-def reuse_key(payload: Payload, settings: QpuSettings, target: Target, audience: str) -> str:
+class _Content(Protocol):
+    """A payload, read or not."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def reuse_key(payload: _Content, settings: QpuSettings, target: Target, audience: str) -> str:
     """Return a digest of all that a result depends on.
 
     That is: the payload with circuits, values, shots, precision and seeds; the QPU's name,

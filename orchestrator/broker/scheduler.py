@@ -43,7 +43,7 @@ _BACKFILL_DEPTH = 1000
 # A slice works at least so many times as long as it takes to start, so little is lost by it.
 _SLICE_OVER_START = 10
 # A job of more tasks than this is not planned through; the rest is taken to be like the first.
-_MOST_PLANNED = 2000
+_MOST_PLANNED = 500
 _NAMED = 5
 # A shorter lease would be over before its first task has begun.
 _LEAST_LEASE_S, _LEAST_IDLE_S = 0.1, 0.01
@@ -375,12 +375,12 @@ def _planned(
 
 def _alone(parts: Sequence[ev.Part], desk: Desk) -> dict[str, float]:
     """Return what each job's parts would cost in a task of their own; empty for one job."""
+    if len({part.job for part in parts}) == 1:
+        return {}
     loads: dict[JobId, Load] = {}
     for part in parts:
         load = loads.get(part.job, Load())
         loads[part.job] = load.plus(part, desk.jobs[part.job].submitted)
-    if len(loads) == 1:
-        return {}
     rules = desk.rules
     charges = {}
     for job, load in loads.items():

@@ -15,10 +15,10 @@ from typing import Any
 from backends.api import Backend, Result, TaskCancelled
 from backends.results import result_to_bytes
 from orchestrator.broker import events as ev
-from orchestrator.broker.assembly import part_results, task_payload
+from orchestrator.broker.assembly import part_results
 from orchestrator.broker.commands import Command, FindTask, SettleJob, StartTask, StopTask
 from orchestrator.broker.commits import Commit
-from orchestrator.broker.contents import Contents
+from orchestrator.broker.contents import AT_HAND_BYTES, Contents
 from orchestrator.broker.execution import Execution, Received
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from orchestrator.broker.site_rules import qpu_rules
@@ -37,8 +37,6 @@ _LOOK_MARGIN_S = 0.001
 _LONGEST_LOOK_S = 3600.0
 _JOBS_PER_CHECKPOINT = 2000
 _RECALL_TRIES = 30
-# A larger result is read from the ledger when it is asked for.
-_AT_HAND_BYTES = 1 << 16
 # So long after its end a job stays in memory: it may yet be asked for.
 _KEPT = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
@@ -230,7 +228,7 @@ class BrokerService:
         results = {}
         if isinstance(event, ev.TaskCompleted) and received is not None:
             results[event.tag] = received.data
-            if len(received.data) <= _AT_HAND_BYTES:
+            if len(received.data) <= AT_HAND_BYTES:
                 self.contents.results[event.tag] = received.result
         quiet = isinstance(event, ev.TaskStarted)
         self._put(_Item(event, at=self.clock() if quiet else None, results=results), quiet=quiet)
@@ -272,11 +270,12 @@ class BrokerService:
             self._follow(items, commands)
             return
         self._since_checkpoint += len(events)
+        ending = [c.job for c in commands if isinstance(c, SettleJob)]
         entries = Entries(
             events=events,
             payloads={k: v for item in items for k, v in item.payloads.items()},
             results={k: v for item in items for k, v in item.results.items()}
-            | self.contents.reusable([c.job for c in commands if isinstance(c, SettleJob)]),
+            | await self._reusable(ending),
         )
         began = time.perf_counter()
         failed: LedgerError | None = None
@@ -292,6 +291,12 @@ class BrokerService:
         if self.observe is not None:
             recorded = tuple(event for event, _ in events)
             self.observe(Commit(events=recorded, at=now, duration_s=lasted_s, error=failed))
+
+    async def _reusable(self, ending: list[JobId]) -> dict[str, bytes]:
+        asked = [job for job in ending if self.contents.is_reusable(job)]
+        if not asked:
+            return {}
+        return await asyncio.to_thread(self.contents.reusable, asked)
 
     def _handle(
         self, items: list[_Item], now: datetime
@@ -400,9 +405,7 @@ class BrokerService:
 
     async def _start(self, tag: str) -> None:
         parts = self.state.tasks[tag].planned.parts
-        jobs = {part.job for part in parts}
-        payload = task_payload(parts, {job: self.contents.payload(job) for job in jobs})
-        await self._execution(tag).start(tag, payload)
+        await self._execution(tag).start(tag, lambda: self.contents.task_payload(parts))
 
     def _execution(self, tag: str) -> Execution:
         return self._executions[self.state.tasks[tag].planned.qpu]

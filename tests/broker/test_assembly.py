@@ -55,7 +55,7 @@ def test_merged_bits_stand_where_an_uncut_run_puts_them() -> None:
         block = truth[part.first_point : part.end_point, part.first_shot : part.end_shot]
         data = DataBin(c=BitArray(block, 2), shape=(part.points,))
         pieces.append((part, SamplerPubResult(data, metadata={})))
-    merged = job_result(payload, reversed(pieces))
+    merged = job_result(reversed(pieces), 1, lambda: payload)
     assert merged[0].data.c.shape == (2, 3)
     assert np.array_equal(merged[0].data.c.array, truth.reshape(2, 3, 50, 1))
 
@@ -72,7 +72,7 @@ def test_a_cut_job_gives_the_distribution_of_an_uncut_one() -> None:
         assert pub.points == 1
         result = StatevectorSampler(seed=pub.seed).run([pub.to_qiskit()]).result()
         pieces.append((part, result[0]))
-    merged = job_result(payload, pieces)
+    merged = job_result(pieces, 1, lambda: payload)
     for index, angle in enumerate(angles):
         counts = merged[0].data.c[index].get_counts()
         assert sum(counts.values()) == 4000

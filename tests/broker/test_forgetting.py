@@ -17,6 +17,7 @@ from backends.results import result_from_bytes
 from orchestrator.broker import host, service
 from orchestrator.broker.client import Call
 from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.intake import CheckedPayload
 from orchestrator.broker.ledger import Ledger, Wanted
 from orchestrator.broker.standing import JobUnknown, Payer
 from orchestrator.broker.views import JobId, JobState
@@ -64,7 +65,7 @@ def at_a_site(where: Path | str, work: Work, **options: object) -> Any:
 
 async def run_job(site: SiteBroker, number: int) -> JobId:
     call = Call(run="r", stage=f"s{number}", occurrence=0, qpu="q", seed=None)
-    view, _ = await site.submit(call, EVE, payload(number + 1))
+    view, _ = await site.submit(call, EVE, CheckedPayload.of(payload(number + 1)))
     return (await site.wait(view.id, 20)).id
 
 

@@ -22,6 +22,7 @@ from orchestrator.broker import host, reuse, service
 from orchestrator.broker.client import Call
 from orchestrator.broker.embedded import EmbeddedBroker
 from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.intake import CheckedPayload
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.standing import Payer
@@ -177,7 +178,9 @@ def at_a_site(where: Path, work: Callable[[SiteBroker], Awaitable[Any]]) -> Any:
 
 async def paid_by(site: SiteBroker, project: str, stage: str) -> JobView:
     call = Call(run="r", stage=stage, occurrence=0, qpu="q", reuse=True)
-    view, _ = await site.submit(call, Payer(user="eve", project=project), payload())
+    view, _ = await site.submit(
+        call, Payer(user="eve", project=project), CheckedPayload.of(payload())
+    )
     return await site.wait(view.id, 20)
 
 

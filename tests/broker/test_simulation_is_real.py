@@ -18,6 +18,7 @@ from backends.profiles import load_profile
 from orchestrator.broker import events as ev
 from orchestrator.broker.client import Call
 from orchestrator.broker.host import SERVICE_SCOPE, Payer, SiteBroker
+from orchestrator.broker.intake import CheckedPayload
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.policies import make_policy
 from orchestrator.broker.simulation import Arrival, Study, Workload, on_qpu
@@ -73,14 +74,16 @@ async def serve(policy: str, path: Path) -> None:
     await site.open()
     try:
         warm = Call(run="warm", stage=None, occurrence=0, qpu="vlq")
-        first, _ = await site.submit(warm, WARM, payload(10))  # the simulator is loaded by it
+        first, _ = await site.submit(
+            warm, WARM, CheckedPayload.of(payload(10))
+        )  # the simulator is loaded by it
         await site.wait(first.id, 60)
         loop = asyncio.get_running_loop()
         start, ids = loop.time(), []
         for number, (at_s, shots, payer) in enumerate(seeded()):
             await asyncio.sleep(start + SCALE * at_s - loop.time())
             call = Call(run="r", stage=f"s{number}", occurrence=0, qpu="vlq")
-            ids.append((await site.submit(call, payer, payload(shots)))[0].id)
+            ids.append((await site.submit(call, payer, CheckedPayload.of(payload(shots))))[0].id)
         for job in ids:
             await site.wait(job, 60)
     finally:

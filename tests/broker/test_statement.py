@@ -24,6 +24,7 @@ from orchestrator.broker.accounts import project_account
 from orchestrator.broker.bookkeeping import monthly_statement, set_budget
 from orchestrator.broker.client import Call
 from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
+from orchestrator.broker.intake import CheckedPayload
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.standing import Payer
 from orchestrator.broker.statement import StatementLine, leases_held, month_bounds, statement
@@ -90,7 +91,9 @@ async def a_day(site: SiteBroker, clock: Clock) -> None:
 
     async def submit(qpu: str, payer: Payer, qubits: int = 2, shots: int = 100) -> JobId:
         call = Call(run="r", stage=None, occurrence=len(made), qpu=qpu)
-        view, _ = await site.submit(call, payer, payload(targets[qpu], qubits, shots))
+        view, _ = await site.submit(
+            call, payer, CheckedPayload.of(payload(targets[qpu], qubits, shots))
+        )
         made.append(view)
         return view.id
 
@@ -235,7 +238,7 @@ def test_what_a_run_spent_counts_though_its_jobs_were_forgotten(
         target = await site.target("fake")
         for number in range(10):
             call = Call(run="r", stage=None, occurrence=number, qpu="fake")
-            view, _ = await site.submit(call, ADA, payload(target, 2, 10))
+            view, _ = await site.submit(call, ADA, CheckedPayload.of(payload(target, 2, 10)))
             await site.wait(view.id, 20)
         assert len(site.service.state.jobs) < 9
         await set_budget(site, "run:ada/r", "qpu-s", 0.05, "ada")

@@ -19,6 +19,7 @@ from backends.api import CalibrationChanged
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client import Call
 from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.intake import CheckedPayload
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.standing import Payer
 from orchestrator.broker.views import JobState, JobView
@@ -68,7 +69,7 @@ async def submit(broker: SiteBroker, name: str = "q", **more: Any) -> JobView:
     circuit.measure_all()
     payload = SamplerPayload.coerce([circuit], shots=10, seed=1)
     call = Call(run="r", stage=None, occurrence=next(_calls), qpu=name, **more)
-    return (await broker.submit(call, PAYER, payload))[0]
+    return (await broker.submit(call, PAYER, CheckedPayload.of(payload)))[0]
 
 
 async def ended(broker: SiteBroker, *jobs: JobView) -> list[JobView]:

@@ -46,6 +46,7 @@ def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await broker.open()
+        await broker.intake.prewarm()
         settings.on_ready()
         watching = asyncio.create_task(metrics.watch_lag())
         try:

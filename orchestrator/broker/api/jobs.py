@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
-from contextlib import suppress
 from io import BytesIO
 from typing import IO, Annotated, Literal
 
@@ -12,10 +10,6 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
-from backends.api import PayloadRejected
-from backends.payloads import Payload
-from backends.qpy_outline import Bounds
-from backends.untrusted import PayloadLimits, payload_from_untrusted
 from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.api.guards import read_body
 from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
@@ -32,10 +26,6 @@ from orchestrator.broker.views import JobId, JobState, JobView
 __all__ = ["Cancelled", "Resolution", "router"]
 
 _BYTES = "application/octet-stream"
-# Anything larger is taken apart on a thread, so that nobody waits for it.
-_SMALL_BYTES = 1 << 16
-_SMALL = PayloadLimits(points=10_000, terms=2000, circuit=Bounds(steps=2000, vector=2000))
-_LIMITS = PayloadLimits()
 _CHUNK_BYTES = 1 << 18
 _LONGEST_WAIT_S = 60.0
 
@@ -111,8 +101,6 @@ async def submit(
     if priority > 0 and not caller.is_operator:
         raise Forbidden(f"priority {priority}: only an operator raises it; give 0, or less to wait")
     known_qpu(broker, qpu)
-    with await read_body(request) as body:
-        payload = await _parsed(body)
     made = Call(
         run=run,
         stage=stage,
@@ -126,7 +114,9 @@ async def submit(
         calibration=calibration,
         reuse=reuse,
     )
-    job, new = await broker.submit(made, Payer(user=caller.user, project=paying), payload)
+    payer = Payer(user=caller.user, project=paying)
+    with await read_body(request) as body:
+        job, new = await broker.take(made, payer, body)
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
 
@@ -206,20 +196,6 @@ async def _own(broker: SiteBroker, identity: Identity, job: str) -> JobView:
     if not identity.may_see(seen.project):
         raise JobUnknown(f"no job {job!r}")
     return seen
-
-
-async def _parsed(body: IO[bytes]) -> Payload:
-    data = body.read()
-    if len(data) < _SMALL_BYTES:
-        with suppress(PayloadRejected):  # a few bytes can state much
-            return payload_from_untrusted(data, limits=_SMALL)
-    return await asyncio.to_thread(_read_slowly, data)
-
-
-def _read_slowly(data: bytes) -> Payload:
-    payload = payload_from_untrusted(data, limits=_LIMITS)
-    payload.to_bytes()  # with the digest, what the broker would else reckon while all wait
-    return payload
 
 
 def _told(document: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:

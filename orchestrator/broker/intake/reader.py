@@ -1,0 +1,118 @@
+"""The process that imports Qiskit once and forks readers of strangers' payloads.
+
+A fork takes milliseconds where the import takes seconds. The system limits a reader's memory, CPU
+time and stack, and kills it where it goes beyond. A reader has no file, ledger or secret of the broker
+open, only the line on which payloads come.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from backends.api import Target
+from backends.targets import target_from_json
+from backends.untrusted import PayloadLimits, payload_from_untrusted
+from orchestrator.broker.intake.checked import CheckedPayload, rejected
+
+__all__ = ["ANSWER", "REQUEST", "main"]
+
+# Lengths before a request: of the target's JSON and of the payload; and before an answer.
+REQUEST = struct.Struct("<QQ")
+ANSWER = struct.Struct("<Q")
+# Half of what the threads of the service have: what is read in it, they can read.
+_STACK_BYTES = 4 << 20
+_NICENESS = 10
+_CHUNK_BYTES = 1 << 20
+_LIMITS = PayloadLimits()
+
+
+def main() -> None:
+    """Fork readers until the parent is gone. Standard input is the line to the parent.
+
+    A request is a reader's limits as JSON with one file descriptor, the line that it serves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the readers
+    control = socket.socket(fileno=0)
+    gc.collect()
+    gc.freeze()  # what is imported stays shared between the readers
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1024, 1)
+        if not message:
+            return
+        (line,) = descriptors
+        if os.fork() == 0:
+            status = 1
+            try:
+                control.close()
+                _serve(socket.socket(fileno=line), json.loads(message))
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(line)
+
+
+def _serve(line: socket.socket, limits: dict[str, Any]) -> None:
+    """Answer payloads until the parent closes the line."""
+    _limit(limits)
+    while (head := _received(line, REQUEST.size)) is not None:
+        target_size, size = REQUEST.unpack(head)
+        target, data = _received(line, target_size), _received(line, size)
+        if target is None or data is None:
+            return
+        # By the CPU time of this process, to the death: a library's loop cannot be interrupted.
+        signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
+        answer = _answer(bytes(target), bytes(data))
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        line.sendall(ANSWER.pack(len(answer)))
+        line.sendall(answer)
+
+
+def _limit(limits: dict[str, Any]) -> None:
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + limits["memory_bytes"]
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, hard))
+    if limits["alone"]:
+        whole = int(limits["cpu_s"]) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
+        os.nice(_NICENESS)
+
+
+def _answer(target: bytes, data: bytes) -> bytes:
+    try:
+        payload = payload_from_untrusted(data, limits=_LIMITS)
+        return CheckedPayload.of(payload, _target(target)).to_bytes()
+    except ValueError as error:  # PayloadRejected is one
+        return rejected(str(error))
+    except MemoryError:
+        return rejected("the payload takes more memory to read than there is for one")
+
+
+@lru_cache(maxsize=16)
+def _target(data: bytes) -> Target:
+    return target_from_json(json.loads(data))
+
+
+def _received(line: socket.socket, size: int) -> bytearray | None:
+    """Return the next bytes, None when the other end is gone."""
+    data = bytearray()
+    while len(data) < size:
+        chunk = line.recv(min(size - len(data), _CHUNK_BYTES))
+        if not chunk:
+            return None
+        data += chunk
+    return data
