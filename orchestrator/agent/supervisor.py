@@ -17,6 +17,7 @@ from orchestrator.agent.plan import AgentPlan
 from orchestrator.agent.policy import RestartPolicy
 from orchestrator.agent.processes import MARKER, Identity, end_marked
 from orchestrator.config.environment import process_environment
+from orchestrator.visible_text import visible
 
 __all__ = ["Supervisor", "end_leftovers", "notify"]
 
@@ -105,7 +106,8 @@ def end_leftovers(folder: AgentFolder) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} | {os.getpid()} | {text}\n")
+    line = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} | {os.getpid()} | {text}"
+    sys.stderr.write(f"{visible(line, lines=False)}\n")
     sys.stderr.flush()
 
 

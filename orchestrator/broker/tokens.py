@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 
 from orchestrator.broker.access import Identity, Role
+from orchestrator.names import EXPECTED, PROJECT, is_name
 
 __all__ = ["TokenEntry", "TokenError", "TokenFile"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _PREFIX = "hpcqc_"
 
 
@@ -80,10 +79,8 @@ class TokenFile:
         Raises `TokenError` for a name that is no name.
         """
         for name in (user, *projects):
-            if not _NAME.fullmatch(name):
-                raise TokenError(
-                    f"{name!r} is no name; give letters, digits and . _ @ -, at most 64 of them"
-                )
+            if not is_name(name, PROJECT):
+                raise TokenError(f"invalid name of a user or project {name!r}: {EXPECTED[PROJECT]}")
         if not projects:
             raise TokenError(f"user {user!r} needs at least one project")
         secret = _PREFIX + secrets.token_urlsafe(32)

@@ -22,7 +22,7 @@ from orchestrator.agent.control import (
 from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.settings import AgentSettings, default_flows
 from orchestrator.broker.site_rules import check_schedules
-from orchestrator.cli.output import facts, print_json, say, tabulate
+from orchestrator.cli.output import facts, print_json, say, tabulate, write
 from orchestrator.config import load_site
 from orchestrator.config.environment import prefect_api_url, prefect_is_configured, state_dir
 from orchestrator.config.loading import lookup
@@ -119,7 +119,7 @@ def tell_logs(name: str | None, lines: int, *, follow: bool, as_json: bool) -> N
     for each, text in ends.items():
         if len(ends) > 1:
             say(f"==> {folder.log_path(each)} <==", style="bold")
-        sys.stdout.write("".join(text))
+        write("".join(text), sys.stdout)
     if follow:
         _follow([folder.log_path(each) for each in named])
 
@@ -196,8 +196,7 @@ def _follow(paths: list[Path]) -> None:
             log.seek(0, os.SEEK_END)
         while True:
             for log in open_logs:
-                sys.stdout.write(log.read())
-            sys.stdout.flush()
+                write(log.read(), sys.stdout)
             time.sleep(_FOLLOW_S)
     except KeyboardInterrupt:
         return

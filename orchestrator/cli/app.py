@@ -80,10 +80,12 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import PackageNotFoundError, version
 
+        from orchestrator.cli.output import say
+
         try:
-            typer.echo(f"hpcqc {version('hpcqc')}")
+            say(f"hpcqc {version('hpcqc')}")
         except PackageNotFoundError:
-            typer.echo("hpcqc, not installed (run from its source)")
+            say("hpcqc, not installed (run from its source)")
         raise typer.Exit
 
 

@@ -16,6 +16,7 @@ from orchestrator.cli.broker_asking import open_service
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import ConfigError
 from orchestrator.config.budgets import budgets_of
+from orchestrator.visible_text import visible
 
 __all__ = ["StatementForm", "limit_project", "tell_projects", "tell_statement"]
 
@@ -151,7 +152,10 @@ def _csv_cell(value: Any) -> Any:
     """Keep a spreadsheet from taking a name for a formula, and a sum's rounding from showing."""
     if isinstance(value, float):
         return f"{value:.6f}".rstrip("0").rstrip(".")
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    if not isinstance(value, str):
+        return value
+    text = visible(value, lines=False)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 def _tabulate(lines: Sequence[Mapping[str, Any]]) -> None:

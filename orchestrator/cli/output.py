@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from traceback import walk_tb
 from typing import IO, TYPE_CHECKING, Any
 
+from orchestrator.visible_text import visible, visible_json
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,7 @@ __all__ = [
     "rich_table",
     "say",
     "tabulate",
+    "write",
 ]
 
 
@@ -46,7 +49,7 @@ def print_json(value: Any, file: IO[str] | None = None) -> None:
 
     stream = file or sys.stdout
     encoding = str(getattr(stream, "encoding", None) or "utf-8").lower()
-    stream.write(json_text(value, ascii_only=not encoding.startswith("utf")))
+    stream.write(visible_json(json_text(value, ascii_only=not encoding.startswith("utf"))))
 
 
 def print_error(message: str) -> None:
@@ -63,13 +66,19 @@ def _print_marked(mark: str, style: str, message: str) -> None:
     from rich.text import Text
 
     text = Text(mark, style=style)
-    text.append(message, style="not bold default")
+    text.append(visible(message), style="not bold default")
     open_console(stderr=True).print(text)
 
 
 def say(text: str, *, style: str = "", stderr: bool = False) -> None:
     """Write a line; nothing in it is taken for markup."""
-    open_console(stderr=stderr).print(text, style=style, markup=False)
+    open_console(stderr=stderr).print(visible(text), style=style, markup=False)
+
+
+def write(text: str, stream: IO[str]) -> None:
+    """Write text as it is, with all in it that cannot be seen escaped, and flush the stream."""
+    stream.write(visible(text))
+    stream.flush()
 
 
 def tabulate(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
@@ -83,34 +92,38 @@ def rich_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     from rich.table import Table
     from rich.text import Text
 
-    from orchestrator.provenance.markup import cell_text
-
     listed = [list(row) for row in rows]
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    heading = Text(visible(title, lines=False)) if title else None
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numbers = bool(listed) and all(
             isinstance(row[index], (int, float, type(None))) for row in listed
         )
         table.add_column(column, justify="right" if numbers else "left", overflow="fold")
     for row in listed:
-        table.add_row(*(Text(cell_text(cell)) for cell in row))
+        table.add_row(*(_cell(cell) for cell in row))
     return table
 
 
 def facts(pairs: Mapping[str, Any], title: str = "") -> None:
     """Write names and values, one pair a line; what is None is left out."""
     from rich.table import Table
-    from rich.text import Text
-
-    from orchestrator.provenance.markup import cell_text
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in pairs.items():
         if value is not None:
-            grid.add_row(name, Text(cell_text(value)))
+            grid.add_row(_cell(name), _cell(value))
     console = open_console()
     if title:
-        console.print(title, style="bold underline", markup=False)
+        console.print(visible(title, lines=False), style="bold underline", markup=False)
     console.print(grid)
+
+
+def _cell(value: Any) -> Any:
+    from rich.text import Text
+
+    from orchestrator.provenance.markup import cell_text
+
+    return Text(visible(cell_text(value), lines=False))

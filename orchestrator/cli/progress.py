@@ -9,7 +9,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
+from orchestrator.cli.output import write
 from orchestrator.provenance.lanes import stage_name
+from orchestrator.visible_text import visible
 
 if TYPE_CHECKING:
     from orchestrator.broker.views import JobView
@@ -136,7 +138,7 @@ class Progress:
             line = self._line()
             if line and line != self._last:
                 self._last = line
-                print(line, file=self._stream, flush=True)
+                write(f"{line}\n", self._stream)
 
     def stop(self) -> None:
         """Stop showing, and clear the live table; stopping twice does nothing."""
@@ -172,7 +174,7 @@ class Progress:
                     [(j.qpu, j.queued, j.running, j.done, j.failed, j.shots) for j in self._known],
                 )
             )
-        return Group(*parts, *map(Text, self._still))
+        return Group(*parts, *(Text(visible(line)) for line in self._still))
 
     def _line(self) -> str:
         parts = [

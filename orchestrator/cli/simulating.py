@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.output import print_json, say, tabulate
+from orchestrator.cli.output import print_json, say, tabulate, write
 from orchestrator.config import ConfigError, QpuSettings, Site, load_site, resolve_secrets
 
 if TYPE_CHECKING:
@@ -298,7 +298,7 @@ def _progress(policies: int, jobs: int) -> Iterator[Callable[[str], Callable[[in
             nonlocal due
             if time.monotonic() >= due:
                 due = time.monotonic() + _PLAIN_EVERY_S
-                print(f"{place}: {done:,} of {jobs:,} jobs handed in", file=sys.stderr, flush=True)
+                write(f"{place}: {done:,} of {jobs:,} jobs handed in\n", sys.stderr)
 
         return told
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from orchestrator.config.site import ConfigError
+from orchestrator.names import PROJECT
 
 __all__ = [
     "BrokerSection",
@@ -35,7 +36,6 @@ __all__ = [
 ]
 
 _BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
-_PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$"
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 _MEMORY = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
@@ -246,7 +246,7 @@ class BrokerSection(_Section):
         "not needed over a Unix socket",
         examples=["{ env = 'HPCQC_BROKER_TOKEN' }"],
     )
-    project: Annotated[str, StringConstraints(pattern=_PROJECT)] | None = Field(
+    project: Annotated[str, StringConstraints(pattern=PROJECT)] | None = Field(
         default=None,
         description="the project that pays for the jobs; without it, the user's first one",
         examples=["'chemistry'"],
@@ -256,13 +256,13 @@ class BrokerSection(_Section):
         description="of the jobs, from -100 to 100; policies may look at it, and a service takes more "
         "than 0 from operators alone",
     )
-    share_results: list[Annotated[str, StringConstraints(pattern=_PROJECT)]] = Field(
+    share_results: list[Annotated[str, StringConstraints(pattern=PROJECT)]] = Field(
         default_factory=list,
         description="projects of the service that use each other's results again where a stage "
         "asks for that; any other project finds its own alone",
         examples=["['chemistry', 'teaching']"],
     )
-    unix_groups: list[Annotated[str, StringConstraints(pattern=_PROJECT)]] = Field(
+    unix_groups: list[Annotated[str, StringConstraints(pattern=PROJECT)]] = Field(
         default_factory=list,
         description="Unix groups that are projects of the service: their members pay with them over "
         "a Unix socket; no other group is a project",

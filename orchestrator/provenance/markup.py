@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as html_escape
 from typing import Any
+
+from orchestrator.visible_text import visible
 
 __all__ = [
     "cell_text",
     "duration_text",
+    "escape",
     "facts_table",
     "folded",
     "number_cards",
@@ -17,6 +20,11 @@ __all__ = [
     "section",
     "table",
 ]
+
+
+def escape(text: str) -> str:
+    """Return a text as HTML, with what cannot be seen in it escaped."""
+    return html_escape(visible(text))
 
 
 def section(title: str, *parts: str) -> str:

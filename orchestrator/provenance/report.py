@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -13,6 +12,7 @@ from orchestrator.provenance.lanes import stage_name
 from orchestrator.provenance.markup import (
     cell_text,
     duration_text,
+    escape,
     facts_table,
     folded,
     number_cards,

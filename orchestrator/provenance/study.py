@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from html import escape
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from orchestrator.broker.simulation import SLOWDOWN_BOUND_S, Ladder, Outcome, Study
 from orchestrator.provenance.charts import Picture, draw_plot
-from orchestrator.provenance.markup import duration_text, facts_table, paragraphs, section, table
+from orchestrator.provenance.markup import (
+    duration_text,
+    escape,
+    facts_table,
+    paragraphs,
+    section,
+    table,
+)
 from orchestrator.provenance.outcome import Plot, Series
 from orchestrator.provenance.report import page_html
 

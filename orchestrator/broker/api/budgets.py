@@ -18,6 +18,7 @@ from orchestrator.broker.bookkeeping import (
     set_budget,
 )
 from orchestrator.broker.statement import StatementLine
+from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = ["ProjectBudget", "ProjectLimit", "RunBudget", "RunLimit", "router"]
 
@@ -25,14 +26,14 @@ _MONTH = r"^2[0-9]{3}-(0[1-9]|1[0-2])$"
 _Amount = Annotated[
     float | None, Field(ge=0, allow_inf_nan=False, description="in all; null lifts the limit")
 ]
-_Unit = Annotated[str, Field(min_length=1, max_length=64)]
-_Run = Annotated[str, Field(min_length=1, max_length=200)]
+_Unit = Annotated[str, Field(min_length=1, max_length=64, pattern=LINE)]
+_Run = Annotated[str, Field(pattern=RUN)]
 
 
 class ProjectLimit(BaseModel):
     """What a project may spend in all, in one unit."""
 
-    project: str = Field(min_length=1, max_length=64)
+    project: str = Field(pattern=PROJECT)
     unit: _Unit
     amount: _Amount
 
@@ -84,7 +85,7 @@ async def limit_project(broker: Broker, caller: Caller, body: ProjectLimit) -> P
 
 @router.get("/budgets/runs")
 async def shown_run(
-    broker: Broker, caller: Caller, run: Annotated[str, Query(min_length=1, max_length=200)]
+    broker: Broker, caller: Caller, run: Annotated[str, Query(pattern=RUN)]
 ) -> RunBudget:
     """Return how a run of the caller's stands; another user's run of this id is another run."""
     budgets = broker.service.state.books.status(run_account(run, caller.user))
@@ -106,7 +107,7 @@ async def stated(
     month: Annotated[
         str | None, Query(pattern=_MONTH, description="as 2026-11, in UTC; this one if left out")
     ] = None,
-    project: Annotated[str | None, Query(max_length=64)] = None,
+    project: Annotated[str | None, Query(pattern=PROJECT)] = None,
 ) -> list[StatementLine]:
     """Return what the projects that the caller may see were charged in a month."""
     asked = None if caller.is_operator else caller.projects

@@ -22,6 +22,7 @@ from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.ledger import Wanted
 from orchestrator.broker.standing import JobUnknown, Payer
 from orchestrator.broker.views import JobId, JobState, JobView
+from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = ["Cancelled", "Resolution", "router"]
 
@@ -37,7 +38,8 @@ _Job = Annotated[str, Path(pattern=r"^j[0-9a-f]{20}$", description="id of a job"
 _Wait = Annotated[
     float, Query(ge=0, le=_LONGEST_WAIT_S, description="wait so long for its end, in seconds")
 ]
-_Name = Annotated[str, Query(min_length=1, max_length=200)]
+_Run = Annotated[str, Query(pattern=RUN, description="id of a run")]
+_Qpu = Annotated[str, Query(min_length=1, max_length=200, pattern=LINE)]
 
 
 class Cancelled(BaseModel):
@@ -54,7 +56,9 @@ class Resolution(BaseModel):
     verdict: Literal["failed", "not-started"] = Field(
         description="failed: give the job up; not-started: the QPU never ran it, start it again"
     )
-    reason: str = Field(min_length=1, max_length=1000, description="kept in the ledger")
+    reason: str = Field(
+        min_length=1, max_length=1000, pattern=LINE, description="kept in the ledger"
+    )
 
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, dependencies=[IDENTIFIED])
@@ -79,21 +83,24 @@ async def submit(
     broker: Broker,
     caller: Caller,
     request: Request,
-    run: _Name,
-    qpu: _Name,
+    run: _Run,
+    qpu: _Qpu,
     call: Annotated[int, Query(ge=0, le=2**31, description="equal calls made before")] = 0,
-    stage: Annotated[str | None, Query(max_length=200)] = None,
+    stage: Annotated[str | None, Query(max_length=200, pattern=LINE)] = None,
     seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-    project: Annotated[str | None, Query(max_length=64, description="who pays")] = None,
+    project: Annotated[str | None, Query(pattern=PROJECT, description="who pays")] = None,
     priority: Annotated[
         int, Query(ge=-100, le=100, description="higher goes first; above 0 for operators")
     ] = 0,
     lease: Annotated[
-        str | None, Query(min_length=1, max_length=300, description="loop that keeps the QPU")
+        str | None,
+        Query(min_length=1, max_length=300, pattern=LINE, description="loop that keeps the QPU"),
     ] = None,
     lease_longest_s: Annotated[float, Query(gt=0, le=86_400)] = 60.0,
     lease_idle_s: Annotated[float, Query(gt=0, le=3600)] = 2.0,
-    calibration: Annotated[str, Query(max_length=200, description="transpiled for this one")] = "",
+    calibration: Annotated[
+        str, Query(max_length=200, pattern=LINE, description="transpiled for this one")
+    ] = "",
     reuse: Annotated[bool, Query(description="whether an equal job's result will do")] = False,
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
@@ -124,9 +131,9 @@ async def submit(
 async def listed(
     broker: Broker,
     caller: Caller,
-    run: Annotated[str | None, Query(max_length=200)] = None,
+    run: Annotated[str | None, Query(pattern=RUN)] = None,
     state: JobState | None = None,
-    qpu: Annotated[str | None, Query(max_length=200)] = None,
+    qpu: Annotated[str | None, Query(max_length=200, pattern=LINE)] = None,
     limit: Annotated[int, Query(ge=1, le=10000)] = 100,
 ) -> Response:
     """Return the latest jobs the caller may see, the oldest of them first."""

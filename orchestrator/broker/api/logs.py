@@ -19,6 +19,7 @@ from orchestrator.broker.plain import to_plain
 from orchestrator.broker.records import TaskRecord
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId
+from orchestrator.visible_text import visible_json
 
 __all__ = [
     "LineWriter",
@@ -60,7 +61,7 @@ def log_entry(at: datetime, level: str, name: str, **facts: Any) -> _Entry:
 
 def json_line(entry: Mapping[str, Any]) -> str:
     """Return an entry as one line of JSON."""
-    return json.dumps(entry, ensure_ascii=False, default=str) + "\n"
+    return visible_json(json.dumps(entry, ensure_ascii=False, default=str)) + "\n"
 
 
 def text_line(entry: Mapping[str, Any]) -> str:
@@ -262,4 +263,4 @@ def _open(state: BrokerState) -> Iterator[JobId]:
 def _word(value: Any) -> str:
     text = str(value)
     plain = text and text.isprintable() and not set(text) & set(' "=')
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    return text if plain else visible_json(json.dumps(text, ensure_ascii=False))

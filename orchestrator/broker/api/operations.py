@@ -18,12 +18,17 @@ from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.bookkeeping import all_uses, project_budgets
 from orchestrator.broker.standing import QpuStatus
+from orchestrator.names import LINE
 
 __all__ = ["Drain", "Health", "ProjectUse", "Released", "Slot", "Whoami", "health_router", "router"]
 
-_QpuName = Annotated[str, Query(min_length=1, max_length=200, description="name of a QPU")]
-_LeaseName = Annotated[str, Query(min_length=1, max_length=300, description="id of a lease")]
-_Qpu = Annotated[str, Path(max_length=200, description="name of a QPU")]
+_QpuName = Annotated[
+    str, Query(min_length=1, max_length=200, pattern=LINE, description="name of a QPU")
+]
+_LeaseName = Annotated[
+    str, Query(min_length=1, max_length=300, pattern=LINE, description="id of a lease")
+]
+_Qpu = Annotated[str, Path(max_length=200, pattern=LINE, description="name of a QPU")]
 
 
 class Whoami(BaseModel):
@@ -37,7 +42,7 @@ class Whoami(BaseModel):
 class Drain(BaseModel):
     """Why a QPU takes no further work."""
 
-    reason: str = Field(min_length=1, max_length=1000)
+    reason: str = Field(min_length=1, max_length=1000, pattern=LINE)
 
 
 class ProjectUse(BaseModel):

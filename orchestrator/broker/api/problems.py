@@ -18,6 +18,7 @@ from orchestrator.broker.bookkeeping import UnitUnknown
 from orchestrator.broker.ledger import LedgerError
 from orchestrator.broker.standing import JobUnknown, NotUncertain
 from orchestrator.broker.tokens import TokenError
+from orchestrator.names import EXPECTED
 
 __all__ = [
     "DECLARED",
@@ -31,6 +32,8 @@ __all__ = [
 
 PROBLEM = "application/problem+json"
 _RETRY_S = "1"
+_NAMED = ("lease", "project", "qpu", "stage")
+_SHOWN = 80
 
 
 class Problem(BaseModel):
@@ -141,6 +144,12 @@ def _read(error: Exception) -> tuple[int, str]:
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
+    expected = EXPECTED.get(fault.get("ctx", {}).get("pattern", ""))
+    if expected is not None:
+        what, given = str(fault["loc"][-1]), repr(fault["input"])
+        noun = "run id" if what == "run" else f"{what} name" if what in _NAMED else what
+        shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
+        return f"invalid {noun} {shown}: {expected}"
     where = ".".join(str(part) for part in fault["loc"])
     return f"{where}: {fault['msg']}"
 

@@ -1,0 +1,25 @@
+"""What names may be that people choose and others read: projects, runs, stages, leases."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["EXPECTED", "LINE", "PROJECT", "RUN", "is_name"]
+
+PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
+RUN = r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,199}$"
+# Any text of one line without control characters, or those that change the direction of writing or
+# have no width. What else a terminal could take for an order is escaped where it is printed.
+LINE = r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
+
+# By pattern, how an error message goes on.
+EXPECTED = {
+    PROJECT: "use 1-64 letters, digits or . _ @ -, and begin with a letter or digit",
+    RUN: "use 1-200 letters, digits or . _ @ : -, and begin with a letter or digit",
+    LINE: "use one line of text without control or invisible characters",
+}
+
+
+def is_name(text: str, pattern: str) -> bool:
+    """Whether a text is a name of this kind, one of the patterns here."""
+    return re.fullmatch(pattern.removesuffix("$"), text) is not None
