@@ -27,6 +27,9 @@ class Metering:
       (Euro-Q-Exa; the ratio is ``gate_time_ratio``).
     - ``floor-per-task``: max(shots · ``per_shot_s``, ``floor_s``) (VLQ).
     - ``device-time``: time on the device with loading and re-initialisation (PIAST-Q).
+
+    bills_failed, bills_cancelled: whether the time that a task occupied the QPU is billed by the same
+    formula where it failed, or was cancelled while it ran.
     """
 
     kind: MeteringKind = "qpu-seconds"
@@ -34,6 +37,8 @@ class Metering:
     gate_time_ratio: float = 1.0
     per_shot_s: float = 0.0
     floor_s: float = 0.0
+    bills_failed: bool = False
+    bills_cancelled: bool = False
 
     def charge(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> Charge:
         """Return what one qpu_task costs.

@@ -177,6 +177,8 @@ def _metering(table: Table) -> Metering:
         gate_time_ratio=table.number("gate_time_ratio", 1.0),
         per_shot_s=table.number("per_shot_s", 0.0),
         floor_s=table.number("floor_s", 0.0),
+        bills_failed=table.flag("bills_failed", False),
+        bills_cancelled=table.flag("bills_cancelled", False),
     )
     table.close()
     return metering

@@ -261,20 +261,28 @@ class TaskCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskFailed:
-    """The task ended without a result. error_type names the class of `backends.api`."""
+    """The task ended without a result. error_type names the class of `backends.api`.
+
+    usage: QPU-seconds that it occupied, as far as they are known, and what is billed for them.
+    """
 
     kind: ClassVar[str] = "task-failed"
     tag: str
     error: str
     error_type: str
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskCancelled:
-    """The task was stopped, or was never started because nobody wanted it any more."""
+    """The task was stopped, or was never started because nobody wanted it any more.
+
+    usage: as `TaskFailed` has it; nothing for a task that was never started.
+    """
 
     kind: ClassVar[str] = "task-cancelled"
     tag: str
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

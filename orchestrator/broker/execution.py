@@ -22,6 +22,7 @@ from backends.api import (
     TaskState,
     UnknownSession,
     UnknownTask,
+    Usage,
     Waitable,
 )
 from backends.payloads import Payload
@@ -118,6 +119,7 @@ class Execution:
     _session: SessionId | None = None
     _acquiring: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
+    _since: dict[str, float] = field(default_factory=dict)
     _unwanted: set[str] = field(default_factory=set)
     _spawned: asyncio.Future[None] | None = None
     _stopping: asyncio.Future[None] | None = None
@@ -216,7 +218,7 @@ class Execution:
 
     async def _settle_if_ended(self, tag: str, state: TaskState, received: Received | None) -> bool:
         if state is TaskState.CANCELLED:
-            await self._settle(tag, ev.TaskCancelled(tag=tag), None)
+            await self._settle(tag, ev.TaskCancelled(tag=tag, usage=self._occupied(tag)), None)
         elif received is not None:
             usage, metadata = received.result.usage, dict(received.result.metadata)
             event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
@@ -270,8 +272,14 @@ class Execution:
         """Return the open task that goes by this id on the QPU."""
         return next((tag for tag, held in self._tasks.items() if held == task), None)
 
+    def _occupied(self, tag: str) -> Usage:
+        """Return the time for which a task is known to have been on the QPU."""
+        since = self._since.get(tag)
+        return Usage() if since is None else Usage(qpu_seconds=time.monotonic() - since)
+
     def _note_task(self, tag: str, task: QpuTaskId) -> None:
         self._tasks[tag] = task
+        self._since.setdefault(tag, time.monotonic())
         if tag in self._unwanted:
             self._stopping = asyncio.ensure_future(self.stop(tag))
 
@@ -317,11 +325,17 @@ class Execution:
             ) from error
 
     async def _fail(self, tag: str, error: Exception) -> None:
-        event = ev.TaskFailed(tag=tag, error=str(error), error_type=type(error).__name__)
+        event = ev.TaskFailed(
+            tag=tag,
+            error=str(error),
+            error_type=type(error).__name__,
+            usage=self._occupied(tag),
+        )
         await self._settle(tag, event, None)
 
     async def _settle(self, tag: str, event: ev.Event, received: Received | None) -> None:
         self._tasks.pop(tag, None)
+        self._since.pop(tag, None)
         self._unwanted.discard(tag)
         await self.report(event, received)
 

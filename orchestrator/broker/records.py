@@ -80,19 +80,14 @@ class TaskRecord:
                 self.state, self.usage, self.metadata = "completed", event.usage, event.metadata
                 self.error = None
             case ev.TaskFailed():
-                self.state, self.error = "failed", event.error
+                self.state, self.error, self.usage = "failed", event.error, event.usage
             case ev.TaskCancelled():
-                self.state = "cancelled"
+                self.state, self.usage = "cancelled", event.usage
 
-    def note_late(self, event: ev.TaskCompleted) -> bool:
-        """Account for a task that completed after all; its jobs went on without it.
-
-        Return whether this was news.
-        """
-        news = self.state != "completed" and not self.late
-        if news:
-            self.late, self.usage = True, event.usage
-        return news
+    @property
+    def may_come_late(self) -> bool:
+        """Whether it would be news that it completed after all."""
+        return self.state != "completed" and not self.late
 
     def share(self, job: JobId) -> float:
         """Return a job's share of the task: in proportion to what it would cost alone.

@@ -10,7 +10,7 @@ from orchestrator.broker.calendar import Calendar
 from orchestrator.broker.packing import Limits
 from orchestrator.broker.policies import Policy, Weighted
 
-__all__ = ["LeaseBounds", "QpuRules", "Rate"]
+__all__ = ["LeaseBounds", "QpuRules", "Rate", "occupied_seconds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,3 +48,17 @@ class QpuRules:
     leases: LeaseBounds | None = field(default_factory=LeaseBounds)
     time_scale: float = 1.0
     shares: dict[str, float] = field(default_factory=dict)
+
+
+def occupied_seconds(clock_s: float, predicted_s: float | None, rules: QpuRules) -> float:
+    """Return the QPU-seconds that a task occupied which ran so long by the clock.
+
+    On a QPU whose clock is scaled they are at most what the whole task was predicted to take; one
+    that does not wait at all is taken to have been occupied for that long.
+    """
+    if rules.time_scale == 1.0:
+        return clock_s
+    if not rules.time_scale:
+        return predicted_s or 0.0
+    seconds = clock_s / rules.time_scale
+    return seconds if predicted_s is None else min(seconds, predicted_s)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
+from backends.api import Usage
+from backends.metering import Charge
 from orchestrator.broker import events as ev
 from orchestrator.broker.accounts import Books
 from orchestrator.broker.commands import (
@@ -19,9 +21,10 @@ from orchestrator.broker.commands import (
 from orchestrator.broker.history import QpuHistory
 from orchestrator.broker.packing import subtract, whole_parts
 from orchestrator.broker.policies import Account
+from orchestrator.broker.prediction import load_of, predicted_charge
 from orchestrator.broker.queue import JobQueue
 from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, shared_usage, used_by
-from orchestrator.broker.rules import QpuRules
+from orchestrator.broker.rules import QpuRules, occupied_seconds
 from orchestrator.broker.scheduler import Desk, expected, next_decision, next_look, queued_as
 from orchestrator.broker.views import JobId
 
@@ -76,6 +79,8 @@ class BrokerState:
             if not self._history(event.qpu).has_lease(event.lease):
                 return Outcome()  # it had ended by itself
             event = self._closing(event)
+        if isinstance(event, ev.TaskFailed | ev.TaskCancelled):
+            event = self._billed(event)
         commands = self.apply(event, now)
         self.asleep = self.asleep and not isinstance(event, ev.BrokerOpened)
         return self._decided([event], commands, now)
@@ -104,6 +109,25 @@ class BrokerState:
             return event
         seconds, charge = expected(event, rules, self._history(event.qpu).accuracy)
         return replace(event, predicted_s=seconds, reserved=charge)
+
+    def _billed(self, event: ev.TaskFailed | ev.TaskCancelled) -> ev.TaskFailed | ev.TaskCancelled:
+        """Add what the site bills for the time that a task occupied without a result."""
+        planned = self.tasks[event.tag].planned
+        rules = self.rules.get(planned.qpu)
+        if not event.usage.qpu_seconds or rules is None:
+            return event
+        seconds = occupied_seconds(event.usage.qpu_seconds, planned.predicted_s, rules)
+        metering = rules.metering
+        billed = (
+            metering.bills_failed if isinstance(event, ev.TaskFailed) else metering.bills_cancelled
+        )
+        charges: tuple[Charge, ...] = ()
+        if billed:
+            load = load_of(
+                planned.parts, {p.job: self.jobs[p.job].submitted for p in planned.parts}
+            )
+            charges = (predicted_charge(load, metering, seconds),)
+        return replace(event, usage=Usage(qpu_seconds=seconds, tasks=1, charges=charges))
 
     def apply(self, event: ev.Event, now: datetime) -> list[Command]:
         """Change the state by one event, deciding nothing new; used alone for replay."""
@@ -294,14 +318,16 @@ class BrokerState:
     ) -> list[Command]:
         task = self.tasks[event.tag]
         if task.ended_at is not None:  # a late word about a task that was already settled
-            if isinstance(event, ev.TaskCompleted) and task.note_late(event):
+            if isinstance(event, ev.TaskCompleted) and task.may_come_late:
+                self._charge(task, now, -1)  # what it had occupied is part of what it used
+                task.late, task.usage = True, event.usage
                 self._charge(task, now)
             return []
         task.end(event, now)
         self._open[task.planned.qpu].discard(event.tag)
         still = {self.tasks[tag].planned.lease for tag in self._open[task.planned.qpu]}
         self._history(task.planned.qpu).end(task, now, still_leased=task.planned.lease in still)
-        if isinstance(event, ev.TaskCompleted):
+        if task.usage.qpu_seconds or isinstance(event, ev.TaskCompleted):
             self._charge(task, now)
         shared = len(task.jobs) > 1
         commands: list[Command] = []
@@ -333,17 +359,18 @@ class BrokerState:
         record.ended_at = now
         return [SettleJob(record.submitted.job)]
 
-    def _charge(self, task: TaskRecord, now: datetime) -> None:
-        """Bill a completed task to its jobs' accounts; what failed costs nothing."""
+    def _charge(self, task: TaskRecord, now: datetime, sign: int = 1) -> None:
+        """Bill what a task used to its jobs' accounts, or take that back (sign -1)."""
         for job in task.jobs:
             record = self.jobs[job]
             submitted, usage = record.submitted, shared_usage(task, job)
-            self.books.charge(submitted, usage.charges)
+            charges = [replace(charge, amount=sign * charge.amount) for charge in usage.charges]
+            self.books.charge(submitted, charges)
             unit = submitted.reserved.unit if submitted.reserved is not None else None
-            record.charged += sum(c.amount for c in usage.charges if c.unit == unit)
+            record.charged += sum(c.amount for c in charges if c.unit == unit)
             account = Account(submitted.project, submitted.user)
             history = self._history(task.planned.qpu)
-            history.use_by(account, usage.qpu_seconds, now)
+            history.use_by(account, sign * usage.qpu_seconds, now)
 
     def _reserve(self, record: JobRecord) -> None:
         """Set aside for a job what is still to come, and no more."""

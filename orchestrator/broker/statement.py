@@ -97,7 +97,8 @@ def statement(
 ) -> list[StatementLine]:
     """Return what was charged in a month, sorted by project, QPU and unit.
 
-    A task belongs to the month that it ended in, a lease too; a task that was given up and
+    A task without a result counts if the site bills the time that it occupied. A task belongs to the
+    month that it ended in, a lease too; a task that was given up and
     completed after all, to that in which it was given up. A task that was charged in two units
     counts in the line of the first with its shots and seconds.
     """
@@ -105,7 +106,7 @@ def statement(
     sums: dict[tuple[str, str, str], _Sum] = {}
     for job in jobs:
         for task in job.tasks:
-            counts = task.state == "completed" or task.late
+            counts = task.state == "completed" or task.late or task.usage.charges
             if not counts or task.ended_at is None or not begin <= task.ended_at < end:
                 continue
             charges = task.usage.charges
