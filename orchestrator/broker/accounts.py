@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from backends.api import BackendError
 from backends.metering import Charge
+from orchestrator.broker.access import escaped, owned_name, unescaped
 from orchestrator.broker.events import BudgetSet, Event, JobResumed, JobSubmitted
 from orchestrator.broker.records import JobRecord, PastUse, TaskRecord, job_view
 from orchestrator.broker.views import JobId, JobState
@@ -38,17 +39,17 @@ def project_account(project: str) -> str:
 def run_account(run: str, user: str = "") -> str:
     """Return the name of a run's account: runs of one id are several where users are several.
 
-    Clients choose the ids of their runs, so a user limits only jobs of their own. No user's name
-    holds a slash; it is empty where one broker serves one process.
+    Clients choose the ids of their runs, so a user limits only jobs of their own. The user is
+    empty where one broker serves one process.
     """
-    return f"run:{user}/{run}" if user else f"run:{run}"
+    return f"run:{owned_name(user, run)}" if user else f"run:{escaped(run, '/')}"
 
 
 def run_of(account: str) -> tuple[str, str]:
     """Return the user and the run that a run's account belongs to."""
     name = account.removeprefix("run:")
     user, slash, run = name.partition("/")
-    return (user, run) if slash else ("", name)
+    return (unescaped(user, "/"), run) if slash else ("", unescaped(name, "/"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

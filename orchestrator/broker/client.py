@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -46,9 +47,13 @@ class Call:
     reuse: bool = False
 
 
-def call_job_id(call: Call, digest: str) -> JobId:
-    """Return the idempotency key of a call as a job id: equal calls are the same job."""
-    text = "\x1f".join([call.run, call.stage or "", call.qpu, digest, str(call.occurrence)])
+def call_job_id(call: Call, digest: str, project: str = "") -> JobId:
+    """Return the idempotency key of a call as a job id: equal calls are the same job.
+
+    project: who pays; empty where one broker serves one process. Hashed as JSON, which no two
+    calls have in common whatever signs their names hold.
+    """
+    text = json.dumps([call.run, call.stage, call.qpu, project, digest, call.occurrence])
     return JobId("j" + hashlib.blake2b(text.encode(), digest_size=10).hexdigest())
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cache
 
 from orchestrator.broker import events as ev
+from orchestrator.broker.access import escaped, unescaped
 from orchestrator.broker.leases import Lease, LeaseUse
 from orchestrator.broker.policies import Account, Situation
 from orchestrator.broker.prediction import Accuracy
@@ -36,9 +37,12 @@ class DecayedUse:
         return remaining
 
 
+_SEPARATOR = "\x1f"
+
+
 @cache
 def _account(key: str) -> Account:
-    return Account(*key.split("\x1f"))
+    return Account(*(unescaped(part, _SEPARATOR) for part in key.split(_SEPARATOR)))
 
 
 @dataclass(slots=True)
@@ -62,7 +66,7 @@ class QpuHistory:
 
     def use_by(self, account: Account, seconds: float, now: datetime) -> None:
         """Count QPU-seconds of an account."""
-        key = "\x1f".join(account)
+        key = _SEPARATOR.join(escaped(part, _SEPARATOR) for part in account)
         known = self.use.get(key)
         before = 0.0 if known is None else known.left_at(now)
         self.use[key] = DecayedUse(before + seconds, now)

@@ -22,6 +22,7 @@ from backends.api import (
 )
 from backends.results import result_to_bytes
 from orchestrator.broker import events as ev
+from orchestrator.broker.access import owned_name
 from orchestrator.broker.calendar import Calendar
 from orchestrator.broker.client import Call, call_job_id
 from orchestrator.broker.commits import Commit
@@ -176,7 +177,7 @@ class SiteBroker:
         backend = await self.backend(call.qpu)
         target = backend.target()
         await self.upkeep.note(call.qpu, target)
-        job = call_job_id(call, f"{payer.project}\x1f{payload.digest}")
+        job = call_job_id(call, payload.digest, payer.project)
         service, known = self.service, await self._find(job)
         is_known = known is not None and known.state not in (JobState.FAILED, JobState.CANCELLED)
         if not is_known and call.calibration not in ("", target.calibration.id):
@@ -312,7 +313,7 @@ class SiteBroker:
     async def release(self, qpu: str, lease: str, user: str) -> None:
         """Let a user's lease go before its time; one that has ended stays as it is."""
         event = ev.LeaseClosed(
-            lease=_lease_of(user, lease), qpu=qpu, reason="released", at=self.clock()
+            lease=owned_name(user, lease), qpu=qpu, reason="released", at=self.clock()
         )
         await self.service.post(event)
 
@@ -381,11 +382,6 @@ class SiteBroker:
         return None
 
 
-def _lease_of(user: str, lease: str) -> str:
-    """Return a lease's id among those of all users: nobody rides on another's."""
-    return f"{user}/{lease}"
-
-
 def _submitted(
     job: JobId, call: Call, payer: Payer, payload: CheckedPayload, backend: str
 ) -> ev.JobSubmitted:
@@ -401,7 +397,7 @@ def _submitted(
         pubs=payload.pubs,
         num_qubits=payload.num_qubits,
         seed=call.seed,
-        lease=call.lease and replace(call.lease, id=_lease_of(payer.user, call.lease.id)),
+        lease=call.lease and replace(call.lease, id=owned_name(payer.user, call.lease.id)),
         priority=call.priority,
         project=payer.project,
         user=payer.user,
