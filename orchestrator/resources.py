@@ -14,6 +14,7 @@ from orchestrator.compute.local import LocalDask
 from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.shipping import Execution, execution
 from orchestrator.config import resolve_secrets, shared_cluster
+from orchestrator.config.private import close_to_others
 from orchestrator.runs import Run
 
 if TYPE_CHECKING:
@@ -200,6 +201,7 @@ def resources() -> Resources:
                 atexit.register(_close_computes)
             else:
                 _resources.close()
+            close_to_others(run.site.state_dir)
             _resources = Resources(run)
         return _resources
 

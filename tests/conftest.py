@@ -71,7 +71,9 @@ def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     state = tmp_path / "hpcqc-state"
     monkeypatch.setenv("HPCQC_STATE_DIR", str(state))
     before = dict(os.environ)
+    umask = os.umask(0o022)  # a command that runs in this process sets its own
     yield state
+    os.umask(umask)
     # A run in this process prepares Prefect's variables; the next test is not to find them.
     for name in os.environ.keys() - before.keys():
         del os.environ[name]

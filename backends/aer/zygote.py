@@ -31,6 +31,7 @@ def main() -> None:
     A request is the worker's settings as JSON, and comes with two file descriptors: the worker's
     line to the parent and where its errors go. The answer is its process id.
     """
+    os.umask(0o077)  # what it writes is its owner's alone
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     load_libraries()
     gc.collect()

@@ -7,6 +7,8 @@ import pwd
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from orchestrator.config.private import write_private
+
 __all__ = ["page_token"]
 
 _VALID = timedelta(days=30)
@@ -31,7 +33,5 @@ def page_token(state_dir: Path, now: datetime | None = None) -> str:
             return secret
     user = pwd.getpwuid(os.geteuid()).pw_name
     _, secret = tokens.add(user, "operator", ["default"], now=moment, expires_at=moment + _VALID)
-    place.unlink(missing_ok=True)
-    place.touch(mode=0o600)
-    place.write_text(secret, encoding="ascii")
+    write_private(place, secret)
     return secret

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.processes import Identity
+from orchestrator.config.private import close_to_others, write_private
 
 __all__ = ["AgentError", "AgentFolder", "AgentRunning", "replace_json"]
 
@@ -57,6 +59,18 @@ class AgentFolder:
         """The variables that point a flow at this agent's services."""
         return self.path / "flow-environment.json"
 
+    @property
+    def prefect_password_path(self) -> Path:
+        """The file with what Prefect's server asks of its clients."""
+        return self.path / "prefect-password"
+
+    def prefect_password(self) -> str:
+        """Return the password of the agent's Prefect server, made when it is first asked for."""
+        path = self.prefect_password_path
+        if not path.exists():
+            write_private(path, secrets.token_urlsafe(32))
+        return path.read_text(encoding="ascii")
+
     def log_path(self, name: str) -> Path:
         """The log of a child, or of the ``supervisor``."""
         return self.path / "logs" / f"{name}.log"
@@ -64,6 +78,7 @@ class AgentFolder:
     def prepare(self) -> None:
         """Make the folders, for this user's eyes only. Raises `AgentError`."""
         try:
+            close_to_others(self.path.parent)
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path.chmod(0o700)
             for name in ("logs", "flows"):
@@ -151,6 +166,4 @@ def _locked(descriptor: int) -> bool:
 
 def replace_json(path: Path, document: Any) -> None:
     """Write a JSON file so that a reader sees the old one or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    beside.replace(path)
+    write_private(path, json.dumps(document, indent=1))

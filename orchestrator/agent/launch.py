@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 
@@ -15,6 +16,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Hold on to the parent, then become the module."""
+    os.umask(0o077)  # what it writes is its owner's alone
     parent, grace_s, module, *arguments = sys.argv[1:]
     end_with(int(parent), float(grace_s))
     sys.argv = [module, *arguments]

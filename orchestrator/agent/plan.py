@@ -11,8 +11,10 @@ import orchestrator
 from orchestrator.agent.broker_token import page_token
 from orchestrator.agent.children import BeatProbe, Child, HttpProbe
 from orchestrator.agent.dask_service import Shape
+from orchestrator.agent.folder import AgentFolder
 from orchestrator.agent.job_artifacts import BROKER_PAGE
 from orchestrator.agent.ports import HOST, Listening, free_port, listen, listen_unix
+from orchestrator.agent.prefect_service import OPENING_PATH
 from orchestrator.agent.settings import AgentSettings
 from orchestrator.config.environment import process_environment
 from orchestrator.config.loading import LAPTOP
@@ -79,7 +81,13 @@ def prefect_environment(state_dir: Path, api_url: str, *, own: bool) -> dict[str
         "PREFECT_LOCAL_STORAGE_PATH": str(state_dir / "results"),
         "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "true",
     }
-    return quiet | ({"PREFECT_HOME": str(state_dir / "agent" / "prefect")} if own else {})
+    if not own:
+        return quiet
+    folder = AgentFolder(path=state_dir / "agent")
+    return quiet | {
+        "PREFECT_HOME": str(folder.path / "prefect"),
+        "PREFECT_API_AUTH_STRING": folder.prefect_password(),
+    }
 
 
 def _prefect(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
@@ -98,12 +106,18 @@ def _prefect(settings: AgentSettings, last: Mapping[str, str]) -> _Part:
         environment={
             "PREFECT_API_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
             "PREFECT_UI_API_URL": f"{page}/api",
+            "PREFECT_SERVER_API_AUTH_STRING": settings.folder.prefect_password(),
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": page,
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "prefect" / "ui"),
             "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
         },
         probe=HttpProbe(url=f"{page}/api/health"),
     )
-    addresses = {"prefect": page, "prefect_api": f"{page}/api"}
+    addresses = {
+        "prefect": page,
+        "prefect_api": f"{page}/api",
+        "prefect_page": f"{page}{OPENING_PATH}#{settings.folder.prefect_password()}",
+    }
     return _Part(addresses=addresses, child=child, held=(listening,))
 
 

@@ -1,14 +1,49 @@
 """The agent's Prefect server: on a socket it inherits, with its database in the agent's folder.
 
-``python -m orchestrator.agent.prefect_service DESCRIPTOR``
+``python -m orchestrator.agent.prefect_service DESCRIPTOR``. Its password comes by the environment.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["main"]
+from orchestrator.agent.ports import HOST
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ["OPENING_PATH", "create_app", "main"]
+
+OPENING_PATH = "/hpcqc"
+# Hands the password behind the link's #, which browsers send to nobody, to Prefect's own page:
+# it keeps one under this name, in base 64.
+_OPENING_PAGE = """<!doctype html><meta charset="utf-8"><title>Prefect of the hpcqc agent</title>
+<meta name="referrer" content="no-referrer"><script>
+localStorage.setItem("prefect-password", btoa(location.hash.slice(1)));
+location.replace("/");
+</script>"""
+
+
+def create_app() -> ASGIApp:
+    """Return Prefect's application for requests to this machine by its own names.
+
+    A page that a browser has under another name, though it comes from here (DNS rebinding), gets
+    no answer.
+    """
+    from prefect.server.api.server import create_app as prefect_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import HTMLResponse
+
+    inner = prefect_app()
+    opening = HTMLResponse(_OPENING_PAGE, headers={"cache-control": "no-store"})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        wanted: Any = opening if scope.get("path") == OPENING_PATH else inner
+        await wanted(scope, receive, send)
+
+    return TrustedHostMiddleware(app, allowed_hosts=[HOST, "localhost"])
 
 
 def main() -> None:
@@ -16,10 +51,11 @@ def main() -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app",
+        "orchestrator.agent.prefect_service:create_app",
         factory=True,
         log_level="error",
         lifespan="on",
+        proxy_headers=False,
         timeout_graceful_shutdown=2,  # a browser's event stream would keep it for ever
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from orchestrator.broker.access import Identity, Role
+from orchestrator.config.private import close_to_others
 from orchestrator.names import EXPECTED, PROJECT, is_name
 
 __all__ = ["TokenEntry", "TokenError", "TokenFile"]
@@ -122,7 +123,7 @@ class TokenFile:
         return self._entries
 
     def _write(self, entries: Sequence[TokenEntry]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        close_to_others(self.path.parent)
         draft = self.path.with_suffix(f".{os.getpid()}.draft")
         number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(number, "w", encoding="utf-8") as file:

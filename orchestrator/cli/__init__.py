@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments: without the program's name; None takes the process's own.
     """
+    os.umask(0o077)  # what it writes is its owner's alone
     gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
     from orchestrator.cli.streams import prepare_streams
 

@@ -168,7 +168,7 @@ def _say_status(status: AgentStatus) -> None:
             "agent": status.phase + ("" if status.is_healthy or not running else ", not healthy"),
             "process": status.pid,
             "since": status.since and status.since[:19].replace("T", " ") + " UTC",
-            "Prefect": pages.get("prefect") if running else None,
+            "Prefect": pages.get("prefect_page", pages.get("prefect")) if running else None,
             "Dask": pages.get("dask") if running else None,
             "broker": pages.get("broker_page", pages.get("broker")) if running else None,
             "folder": status.folder,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
 from orchestrator.config.environment import process_environment
+from orchestrator.config.private import close_to_others
 
 __all__ = [
     "TokenRequest",
@@ -42,7 +43,7 @@ def serve_site(
 
     site = _checked_site(site_file, overrides)
     log = LineWriter(sys.stderr, _log_format(log_format))
-    site.state_dir.mkdir(parents=True, exist_ok=True)
+    close_to_others(site.state_dir)
     ledger = _ledger(site)
     listeners = Listener.passed(process_environment())
     addresses = listen if listen or listeners else (default_address(site),)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 __all__ = ["ServerError", "TemporaryServer"]
 
@@ -34,7 +35,7 @@ class ServerError(RuntimeError):
 class TemporaryServer:
     """A Prefect server that lives no longer than this process, however that ends.
 
-    It listens on a socket made here, so its address is known, and free, from the start; and it
+    password: what it asks of every client. It listens on a socket made here, so its address is known, and free, from the start; and it
     holds the reading end of a pipe, whose end of file tells it that this process is gone.
     """
 
@@ -45,6 +46,7 @@ class TemporaryServer:
         self._log: IO[bytes] | None = None
         self._life: int | None = None
         self.api_url = ""
+        self.password = secrets.token_urlsafe(32)
 
     def start(self) -> None:
         """Start the process and return at once; `api_url` is set from here on."""
@@ -55,17 +57,22 @@ class TemporaryServer:
         reading, self._life = os.pipe()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server runs
         numbers = (listening.fileno(), reading)
+        page = f"http://{_HOST}:{listening.getsockname()[1]}"
+        closed = {
+            "PREFECT_SERVER_API_AUTH_STRING": self.password,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": page,
+        }
         self._process = subprocess.Popen(
             # -P: a `prefect` or `orchestrator` in the user's folder is not for the server.
             [sys.executable, "-P", str(Path(__file__)), *map(str, numbers)],
-            env={**process_environment(), **self._extra},
+            env={**process_environment(), **self._extra, **closed},
             pass_fds=numbers,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,  # Ctrl-C is for the run; it ends the server when it is done
         )
-        self.api_url = f"http://{_HOST}:{listening.getsockname()[1]}/api"
+        self.api_url = f"{page}/api"
         listening.close()
         os.close(reading)
         # Registered before Prefect is imported, so it runs after Prefect's own farewells.
@@ -111,9 +118,19 @@ class TemporaryServer:
         return lines[-1] if lines else "it said nothing"
 
 
+def _create_app() -> Any:
+    """Return Prefect's application for requests to this machine by its address alone."""
+    from prefect.server.api.server import create_app
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    return TrustedHostMiddleware(create_app(), allowed_hosts=[_HOST])
+
+
 def _serve(listening: int, life: int) -> None:
     """Serve on an inherited socket until told to stop, or until the run's process is gone."""
     import uvicorn
+
+    os.umask(0o077)  # what it writes is its owner's alone
 
     def watch() -> None:
         os.read(life, 1)  # returns at the end of file: nobody writes
@@ -121,7 +138,7 @@ def _serve(listening: int, life: int) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on"
+        _create_app, factory=True, log_level="error", lifespan="on", proxy_headers=False
     )
     uvicorn.Server(config).run(sockets=[socket.socket(fileno=listening)])
 

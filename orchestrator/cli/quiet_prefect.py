@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.cli.prefect_server import TemporaryServer
 from orchestrator.config.environment import (
+    hand_down,
     prefect_api_url,
     prefect_is_configured,
     prepare_prefect,
@@ -82,6 +83,7 @@ def on_server(server: TemporaryServer | None, *, of_agent: bool) -> Iterator[Non
         yield
         return
     from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_LOGGING_TO_API_ENABLED,
@@ -90,7 +92,11 @@ def on_server(server: TemporaryServer | None, *, of_agent: bool) -> Iterator[Non
 
     updates: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     if server is not None:
-        updates |= {PREFECT_API_URL: server.api_url, PREFECT_LOGGING_TO_API_ENABLED: False}
+        updates |= {
+            PREFECT_API_URL: server.api_url,
+            PREFECT_API_AUTH_STRING: server.password,
+            PREFECT_LOGGING_TO_API_ENABLED: False,
+        }
     with temporary_settings(updates=updates):
         yield
 
@@ -100,4 +106,5 @@ def _start() -> TemporaryServer:
     server.start()
     # The logs are in the run's folder; nobody would ever read them from this server.
     prepare_prefect({"PREFECT_API_URL": server.api_url, "PREFECT_LOGGING_TO_API_ENABLED": "false"})
+    hand_down({"PREFECT_API_AUTH_STRING": server.password})
     return server

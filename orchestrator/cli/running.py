@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 import sys
@@ -44,6 +45,7 @@ from orchestrator.config import (
 )
 from orchestrator.config.budgets import budgets_of
 from orchestrator.config.environment import prepare_prefect, services_are_chosen
+from orchestrator.config.private import close_to_others
 from orchestrator.doctor import machine, versions
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
@@ -149,6 +151,7 @@ def run_flow(request: RunRequest) -> Finished:
     `Finished`. Ends the process itself when it was interrupted.
     """
     plan = _joined_to_agent(checked(request))
+    close_to_others(plan.site.state_dir)
     server = launch_server(plan.site.state_dir / "results")
     try:
         if plan.site.broker.url is None:
@@ -180,7 +183,7 @@ def _joined_to_agent(plan: _Plan) -> _Plan:
     """
     if plan.request.scratch is not None or not plan.request.use_agent or services_are_chosen():
         return plan
-    if not (plan.site.state_dir / "agent").exists():
+    if not os.access(plan.site.state_dir / "agent", os.F_OK):  # False for a name too long
         return plan
     from orchestrator.agent.joining import agent_environment
 

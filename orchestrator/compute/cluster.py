@@ -16,7 +16,7 @@ def main() -> None:
     script again, and because a flow killed outright must leave no worker behind. The credentials
     go through the pipe to the parent and are in no file.
     """
-    os.umask(0o077)
+    os.umask(0o077)  # what it writes is its owner's alone
     spec = json.loads(sys.argv[1])
     from orchestrator.compute.credentials import DaskCredentials
     from orchestrator.compute.nodes import open_cluster

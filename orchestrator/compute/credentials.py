@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from orchestrator.config.private import write_private
 
 if TYPE_CHECKING:
     from distributed import Security
@@ -45,12 +46,7 @@ class DaskCredentials:
 
     def write(self, path: Path) -> None:
         """Replace the file, readable by its owner alone."""
-        draft = path.with_name(f".{path.name}.draft")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(self.certificate + self.key)
-        draft.replace(path)
+        write_private(path, self.certificate + self.key)
 
 
 def security_from(path: Path) -> Security:

@@ -28,16 +28,33 @@ def test_there_are_services_for_broker_and_agent_and_sockets_for_the_broker():
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_its_command_and_options_exist(name):
-    unit = configparser.ConfigParser(strict=False)
-    unit.optionxform = str
-    unit.read_string(UNITS[name])
-    program, *words = shlex.split(unit["Service"]["ExecStart"])
+    program, *words = shlex.split(service_of(name)["ExecStart"])
     assert program.endswith("/bin/hpcqc")
     command = get_command(app)
     while hasattr(command, "commands"):
         command = command.commands[words.pop(0)]
     context = command.make_context(command.name, words)
     assert context.params["site"] == Path("/etc/hpcqc/site.toml")
+
+
+def service_of(name):
+    unit = configparser.ConfigParser(strict=False)
+    unit.optionxform = str
+    unit.read_string(UNITS[name])
+    return unit["Service"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_it_writes_is_closed_to_other_users(name):
+    service = service_of(name)
+    assert service["UMask"] == "0077"
+    assert service["StateDirectoryMode"] == "0700"
+
+
+def test_flows_and_broker_have_different_users_and_folders():
+    broker, agent = service_of("hpcqc-broker.service"), service_of("hpcqc-agent.service")
+    assert broker["User"] != agent["User"]
+    assert broker["StateDirectory"] != agent["StateDirectory"]
 
 
 @pytest.mark.parametrize("name", sorted(UNITS))

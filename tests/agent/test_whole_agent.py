@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,10 +126,11 @@ class Agent:
         return json.loads((self.state / "agent" / "state.json").read_text())
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        password = b64encode((self.state / "agent" / "prefect-password").read_bytes()).decode()
         request = urllib.request.Request(
             self.said()["addresses"]["prefect_api"] + path,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"content-type": "application/json"},
+            headers={"content-type": "application/json", "authorization": f"Basic {password}"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -61,12 +63,50 @@ def listening(roots: Iterable[int]) -> tuple[dict[int, list[str]], list[str]]:
     ports: dict[int, list[str]] = {}
     named: list[str] = []
     for root in roots:
-        process = psutil.Process(root)
-        for each in (process, *process.children(recursive=True)):
-            for connection in each.net_connections("all"):
-                if connection.family == socket.AF_UNIX:
-                    named += [connection.laddr] if connection.laddr else []
-                elif connection.status == psutil.CONN_LISTEN:
-                    assert connection.laddr.ip in ("127.0.0.1", "::1"), connection
-                    ports[connection.laddr.port] = each.cmdline()
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has ended meanwhile
+            process = psutil.Process(root)
+            for each in (process, *process.children(recursive=True)):
+                for connection in each.net_connections("all"):
+                    if connection.family == socket.AF_UNIX:
+                        named += [connection.laddr] if connection.laddr else []
+                    elif connection.status == psutil.CONN_LISTEN:
+                        assert connection.laddr.ip in ("127.0.0.1", "::1"), connection
+                        ports[connection.laddr.port] = each.cmdline()
     return ports, named
+
+
+_SPY = """
+import os, sys
+for top in sys.argv[1:]:
+    for folder, _, names in os.walk(top):
+        print(folder)
+        for name in names:
+            try:
+                open(os.path.join(folder, name), "rb").close()
+            except OSError:
+                continue
+            print(os.path.join(folder, name))
+"""
+
+
+def readable(*tops: Path) -> list[str]:
+    """Return the folders and files of these trees that a stranger can list or read."""
+    done = as_stranger([sys.executable, "-I", "-c", _SPY, *map(str, tops)])
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def open_to_others(*tops: Path) -> list[str]:
+    """Return what in these trees has rights for others, whatever folder it is in.
+
+    No sockets, and not the pages of Prefect's UI, which it copies with the modes of its package.
+    """
+    found = []
+    for top in tops:
+        for path in (top, *top.rglob("*")):
+            state = path.lstat()
+            special = stat.S_ISLNK(state.st_mode) or stat.S_ISSOCK(state.st_mode)
+            special = special or "/agent/prefect/ui/" in f"{path}/"
+            if not special and stat.S_IMODE(state.st_mode) & 0o077:
+                found.append(f"{stat.S_IMODE(state.st_mode):04o} {path}")
+    return found

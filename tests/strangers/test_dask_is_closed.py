@@ -99,7 +99,8 @@ def test_credentials_that_others_may_read_are_refused(tmp_path):
     pem = tmp_path / "dask.pem"
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         shared_cluster(named("tls://127.0.0.1:8786", str(pem)))
-    pem.touch(mode=0o640)
+    pem.touch()
+    pem.chmod(0o640)
     with pytest.raises(ConfigError, match="chmod 600"):
         shared_cluster(named("tls://127.0.0.1:8786", str(pem)))
     pem.chmod(0o600)

@@ -1,0 +1,47 @@
+"""Files and folders that no other user of the machine can read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from orchestrator.config.site import ConfigError
+
+__all__ = ["close_to_others", "write_private"]
+
+
+def close_to_others(folder: Path) -> None:
+    """Make a folder that its owner alone can enter; close one that others can.
+
+    A folder that cannot be made is left to whoever needs it to report. Raises `ConfigError` for
+    one that is open to others and not this user's to close, as ``/tmp`` is.
+    """
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+    except OSError:
+        return
+    if not mode & 0o077:
+        return
+    try:
+        if mode & stat.S_ISVTX:
+            raise PermissionError
+        folder.chmod(0o700)
+    except OSError:
+        raise ConfigError(
+            f"other users can enter the state folder {folder} (mode {mode:04o}), and it is not "
+            "yours to close; name a folder of your own with HPCQC_STATE_DIR"
+        ) from None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file, at once and as a whole, by one that its owner alone can read."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    draft.replace(path)
