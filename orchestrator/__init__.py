@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from orchestrator.inputs import checked_by
     from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
     from orchestrator.resources import shutdown
+    from orchestrator.runs import on_qpu
     from orchestrator.stages import classical, quantum
     from orchestrator.units import fan_out
 
@@ -21,6 +22,7 @@ __all__ = [
     "checked_by",
     "classical",
     "fan_out",
+    "on_qpu",
     "open_qpu",
     "quantum",
     "shutdown",
@@ -33,6 +35,7 @@ _HOMES = {
     "checked_by": "orchestrator.inputs",
     "classical": "orchestrator.stages",
     "fan_out": "orchestrator.units",
+    "on_qpu": "orchestrator.runs",
     "open_qpu": "orchestrator.primitives",
     "quantum": "orchestrator.stages",
     "shutdown": "orchestrator.resources",

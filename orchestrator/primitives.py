@@ -187,9 +187,14 @@ class _Choice:
         if isinstance(self.chosen, Qpu):
             return self.chosen
         context, opened = stage_context(), self.opened
-        if opened is None or not opened.serves(None if context is None else context.key):
+        key = None if context is None else context.key
+        if opened is None or self._is_elsewhere(opened) or not opened.serves(key):
             opened = self.opened = open_qpu(self.chosen)
         return opened
+
+    def _is_elsewhere(self, opened: Qpu) -> bool:
+        """Whether another QPU is the default one by now."""
+        return self.chosen is None and opened.name != resources().run.default_qpu
 
 
 class Sampler(BaseSamplerV2):

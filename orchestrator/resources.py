@@ -207,12 +207,16 @@ def resources() -> Resources:
 
 
 def shutdown() -> None:
-    """Cancel open quantum jobs and end everything this process started for its run."""
+    """Cancel open quantum jobs and end everything this process started for its run.
+
+    In a script or a notebook, what comes next is another run, on the site as it is found then.
+    """
     global _resources
     with _lock:
         held, _resources = _resources, None
     if held is not None:
         held.close()
+    runs.end_own()
 
 
 def _resources_of(here: Execution) -> Resources:

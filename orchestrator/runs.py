@@ -6,16 +6,18 @@ import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
-from orchestrator.config import Site, load_site, run_id_from_environment
+from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of_environment
-from orchestrator.config.environment import qpu_from_environment
+from orchestrator.config.environment import own_variables, qpu_from_environment
 
-__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run"]
+__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run", "end_own", "on_qpu"]
 
 StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 
@@ -77,7 +79,12 @@ class Run:
     @property
     def default_qpu(self) -> str:
         """The QPU of a stage that pins none."""
-        return self.qpu or self.site.default_qpu
+        return self.chosen_qpu or self.site.default_qpu
+
+    @property
+    def chosen_qpu(self) -> str | None:
+        """What overrides the site's default QPU here: `on_qpu`, else the run's own choice."""
+        return _on_qpu.get() or self.qpu
 
     def qpu_identity(self, name: str) -> str:
         """Return a QPU's name with a digest of its backend and options, as ``NAME-DIGEST``.
@@ -168,19 +175,25 @@ class Run:
 
 
 _current: Run | None = None
+_own_variables: Mapping[str, str] | None = None
 _current_lock = threading.Lock()
+_on_qpu: ContextVar[str | None] = ContextVar("hpcqc_qpu", default=None)
 
 
 def activate(run: Run | None) -> None:
     """Make a run the one this process works for; None ends it."""
-    global _current
+    global _current, _own_variables
     with _current_lock:
-        _current = run
+        _current, _own_variables = run, None
 
 
 def current_run() -> Run:
-    """Return the active run; without one, start one on the site found by the usual lookup."""
-    global _current
+    """Return the active run; without one, start one on the site found by the usual lookup.
+
+    A run that was started so follows ``HPCQC_QPU`` from stage to stage. Raises ``ConfigError``
+    if another of its variables has changed, because its broker and workers are open already.
+    """
+    global _current, _own_variables
     with _current_lock:
         if _current is None:
             named = run_id_from_environment()
@@ -192,4 +205,47 @@ def current_run() -> Run:
                 budgets=budgets_of_environment(),
                 resumable=named is not None,
             )
+            _own_variables = own_variables()
+        elif _own_variables is not None:
+            _heed_changes(_current, _own_variables)
         return _current
+
+
+def end_own() -> None:
+    """Let the next `current_run` start anew, unless the active run was given to `activate`."""
+    global _current, _own_variables
+    with _current_lock:
+        if _own_variables is not None:
+            _current = _own_variables = None
+
+
+@contextmanager
+def on_qpu(name: str) -> Iterator[None]:
+    """Within, quantum stages that pin no QPU run on this one.
+
+    It holds for flows that are called inside, and for this thread and task only, so that two may
+    differ at the same time::
+
+        with on_qpu("vlq"):
+            noisy = agree()
+
+    Raises ``ConfigError`` for a name that the site does not have.
+    """
+    before = _on_qpu.set(current_run().site.qpu(name).name)
+    try:
+        yield
+    finally:
+        _on_qpu.reset(before)
+
+
+def _heed_changes(run: Run, before: Mapping[str, str]) -> None:
+    now = own_variables()
+    for name in sorted((now.keys() | before.keys()) - {"HPCQC_QPU"}):
+        if now.get(name) != before.get(name):
+            raise ConfigError(
+                f"{name} was {before.get(name)!r} when this process opened its run, and is "
+                f"{now.get(name)!r} now; call orchestrator.shutdown() first, or set it back"
+            )
+    named = now.get("HPCQC_QPU")
+    if named != run.qpu:
+        run.qpu = None if named is None else run.site.qpu(named).name

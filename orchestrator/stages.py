@@ -226,7 +226,7 @@ def _begin(
         run=run.id,
         key=key,
         site=run.site,
-        qpu=run.qpu,
+        qpu=run.chosen_qpu,
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         cores=needs.cores,
         lent=_lent(run, needs),

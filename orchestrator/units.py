@@ -64,7 +64,7 @@ def _of_flow(held: Resources) -> StageContext:
     """Return what stands for a stage where units are spread from the flow itself; none are kept."""
     run, limited = held.run, held.is_limited()
     return StageContext(
-        run=run.id, key="flow", site=run.site, qpu=run.qpu, keep_dir=None, limited=limited
+        run=run.id, key="flow", site=run.site, qpu=run.chosen_qpu, keep_dir=None, limited=limited
     )
 
 

@@ -135,7 +135,10 @@ def submit(
         ),
     ] = None,
     qpu: Annotated[
-        str | None, typer.Option("--qpu", metavar="NAME", help="QPU instead of the site's default.")
+        str | None,
+        typer.Option(
+            "--qpu", metavar="NAME", envvar="HPCQC_QPU", help="QPU instead of the site's default."
+        ),
     ] = None,
     budget: _Budget = None,
     wait: Annotated[

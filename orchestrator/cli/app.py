@@ -72,7 +72,10 @@ _Parameters = Annotated[
     ),
 ]
 _Qpu = Annotated[
-    str | None, typer.Option("--qpu", metavar="NAME", help="QPU instead of the site's default.")
+    str | None,
+    typer.Option(
+        "--qpu", metavar="NAME", envvar="HPCQC_QPU", help="QPU instead of the site's default."
+    ),
 ]
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "budgets_from_environment",
     "config_dir",
     "hand_down",
+    "own_variables",
     "prefect_api_url",
     "prefect_is_configured",
     "prepare_prefect",
@@ -31,7 +32,7 @@ VARIABLES: Mapping[str, str] = {
     "default compute",
     "HPCQC_DASK_CREDENTIALS": "PEM file, mode 0600, with your certificate for that scheduler, its "
     "key and the authority's certificate; `none` accepts a cluster without authentication",
-    "HPCQC_QPU": "QPU of the stages that pin none, where a script is run without `hpcqc run`",
+    "HPCQC_QPU": "QPU of the stages that pin none, where there is no `--qpu`",
     "HPCQC_BUDGET": "what the run may cost, as `10 billed-s`; several with commas between",
     "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
     "HPCQC_BROKER_TOKEN": "the user's token for that service",
@@ -46,6 +47,14 @@ VARIABLES: Mapping[str, str] = {
 def process_environment(environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
     """Return ``environ`` if given, else this process's environment."""
     return os.environ if environ is None else environ
+
+
+def own_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables of ours that are set and not empty."""
+    known = process_environment(environ)
+    return {
+        name: known[name] for name in VARIABLES if name.startswith("HPCQC_") and known.get(name)
+    }
 
 
 def run_id_from_environment(environ: Mapping[str, str] | None = None) -> str | None:

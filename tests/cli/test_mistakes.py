@@ -88,6 +88,12 @@ def test_an_unknown_qpu_lists_those_there_are(refused, command) -> None:
 
 
 @pytest.mark.parametrize("command", [("run", "tiny.py"), ("sample", "bell.qasm")])
+def test_the_variable_that_names_a_qpu_is_heeded(refused, monkeypatch, command) -> None:
+    monkeypatch.setenv("HPCQC_QPU", "vql")
+    assert "no QPU 'vql'" in refused(*command)
+
+
+@pytest.mark.parametrize("command", [("run", "tiny.py"), ("sample", "bell.qasm")])
 def test_an_unknown_backend_lists_those_installed(refused, tmp_path, command) -> None:
     (tmp_path / "hpcqc.toml").write_text("[qpu.real]\nbackend = 'vendor'\n")
     told = refused(*command)
