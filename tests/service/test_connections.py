@@ -230,6 +230,17 @@ def test_an_answer_that_is_not_read_is_given_up(
     assert len(until_closed(connection)) < ANSWER
 
 
+def test_answers_that_nobody_reads_are_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_MOST_UNSENT_BYTES", 2 * ANSWER)
+    among = Connections(most=200)
+    with serving(among) as connect:
+        for _ in range(10):
+            send(connect(), HEAD.replace(b"/ ", b"/large ") + b"\r\n")
+        until(lambda: len(places(among)) <= 4)  # what the kernel takes is not counted
+        held = sum(one.transport.get_write_buffer_size() for one in places(among))
+        assert held <= 2 * ANSWER
+
+
 def test_a_large_answer_that_is_read_comes_whole(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -138,6 +139,29 @@ def test_no_header_makes_a_caller_an_operator(open_service: Service) -> None:
     heads += [head("/v1/qpus/fake/drain", address, claim, method="POST") for claim in CLAIMS]
     answers = ask_as(NOBODY, address, heads)
     assert [status(answer) for answer in answers] == [401] * len(heads), answers
+
+
+@pytest.mark.parametrize("over", ["tcp", "socket", "token-only socket"])
+def test_a_stranger_s_call_of_no_route_succeeds(open_service: Service, over: str) -> None:
+    """Every route that the broker describes, as another user of the machine without a token."""
+    assert open_service.place is not None
+    address = {
+        "tcp": open_service.url.removeprefix("http://"),
+        "socket": open_service.socket,
+        "token-only socket": f"unix:{open_service.place.with_name(TOKEN_ONLY)}",
+    }[over]
+    [described] = ask_as(NOBODY, address, [head("/openapi.json", "localhost")])
+    paths = json.loads(described.partition(b"\r\n\r\n")[2])["paths"]
+    routes = [(m.upper(), path) for path, methods in paths.items() for m in methods]
+    routes += [(m, "/v1/anything") for m in ("GET", "POST", "PUT", "OPTIONS", "TRACE")]
+    routes.remove(("GET", "/health"))
+    assert len(routes) > 20
+    heads = [
+        head(path.format(job="j" + "0" * 20, qpu="fake"), "localhost", method=method)
+        for method, path in routes
+    ]
+    answers = ask_as(NOBODY, address, heads)
+    assert {status(answer) for answer in answers} == {401}
 
 
 def test_no_malformed_request_is_answered_as_a_known_caller(open_service: Service) -> None:

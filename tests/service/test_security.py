@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.responses import StreamingResponse
 
 from backends.frames import pack, unpack
 from orchestrator.broker.api.guards import Limits
+from orchestrator.broker.api.jobs import _download
+from orchestrator.broker.digests import content_digest
 from tests.service.rooms import Room, open_room, room
 from tests.service.test_service import bell
 
@@ -105,11 +108,10 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
     for limits in (Limits(body_s=0.02), Limits(whole_body_s=0.3)):
         with open_room(tmp_path, limits=limits) as room:
             sent = {"params": ASKED, "headers": room.headers["owner"]}
-            answer = room.http.post("/v1/jobs", content=drops(), **sent)
-            assert (answer.status_code, answer.json()["detail"]) == (
-                408,
-                "the body came too slowly",
-            )
+            for path in ("/v1/jobs", "/v1/budgets/runs", "/v1/whoami"):
+                answer = room.http.post(path, content=drops(), **sent)
+                told = (answer.status_code, answer.json()["detail"])
+                assert told == (408, "the body came too slowly")
 
 
 class _Trap:
@@ -137,6 +139,62 @@ def _swapped(whole: bytes, trap: bytes) -> bytes:
     """Put a pickle where a payload has its circuit."""
     header, frames = unpack(whole)
     return pack(header, [trap, *frames[1:]])
+
+
+def test_a_body_of_json_is_small_and_a_stranger_s_is_not_read(room: Room) -> None:
+    read = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield bytes(1 << 10)
+
+    for caller, status, most in (("nobody", 401, 0), ("bad", 401, 0), ("owner", 413, 66)):
+        read = 0
+        answer = room.http.post("/v1/budgets/runs", content=chunks(), headers=room.headers[caller])
+        assert answer.status_code == status
+        assert read <= most
+        stated = room.headers[caller] | {"Content-Length": str(1 << 30)}
+        answer = room.http.post("/v1/budgets/runs", content=b"{}", headers=stated)
+        assert answer.status_code == status
+    for path in ("/health", "/", "/static/status.js"):
+        assert room.http.request("GET", path, content=b"x").status_code == 413
+
+
+def test_a_large_result_waits_for_its_reader_in_a_file() -> None:
+    data = bytes(range(256)) * 8192
+
+    async def downloaded() -> tuple[dict[str, str], bytes]:
+        answer = await _download(data)
+        assert isinstance(answer, StreamingResponse)
+        found = [bytes(part) async for part in answer.body_iterator]  # type: ignore[arg-type]
+        return dict(answer.headers), b"".join(found)
+
+    headers, found = asyncio.run(downloaded())
+    assert found == data
+    assert headers["content-digest"] == content_digest(data)
+    assert headers["content-length"] == str(len(data))
+
+
+def test_a_fault_of_the_broker_is_a_problem_document_without_its_words(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("secret of /var/lib/hpcqc")
+
+    monkeypatch.setattr(room.app.state.broker, "status", fails)
+    for path in ("/v1/qpus", "/health"):
+        answer = room.http.get(path, headers=room.headers["owner"])
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json() == {
+            "type": "about:blank",
+            "title": "Fault of the broker",
+            "status": 500,
+            "detail": "the broker failed on this request; its log says why",
+            "error_type": "Fault",
+        }
 
 
 def test_what_a_vendor_says_of_a_broken_qpu_is_for_operators_alone(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ _MOST_HEADERS = 100
 _MOST_PIPELINED = 16
 # An answer is read at 16 KiB/s at least.
 _READ_S, _READ_BYTES = 20.0, 20 * (16 << 10)
+# Of answers that nobody has read yet; beyond it the largest is given up.
+_MOST_UNSENT_BYTES = 128 << 20
 _MOST_CONNECTIONS = 1024
 _WANTED_FILES = 4096
 _OTHER_FILES = 256  # of the ledger, backends, pages and logs
@@ -85,6 +87,17 @@ class Connections:
         its.pop(connection, None)
         if not its:
             self._of_peer.pop(connection.peer_name, None)
+
+    def bound_unsent(self) -> None:
+        """Give up the largest unread answers until the rest is small enough to be held."""
+        every = [one for its in self._of_peer.values() for one in its]
+        unsent = {one: one.transport.get_write_buffer_size() for one in every}
+        total = sum(unsent.values())
+        for one in sorted(every, key=lambda one: -unsent[one]):
+            if total <= _MOST_UNSENT_BYTES:
+                return
+            total -= unsent[one]
+            one.transport.abort()
 
     def _end_idle(self, peer: str) -> bool:
         idle = next((one for one in self._of_peer.get(peer, ()) if one.is_idle), None)
@@ -222,6 +235,7 @@ class Connection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Watch whether the client reads."""
         super().pause_writing()
+        self._among.bound_unsent()
         if self._reading is None:
             self._watch_reading()
 

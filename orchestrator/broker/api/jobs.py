@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
-from io import BytesIO
+from tempfile import TemporaryFile
 from typing import IO, Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -165,7 +166,7 @@ async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0)
     """Return the result once it is there; 409 for a job that ended, or stands, without one."""
     seen = await broker.wait((await _own(broker, caller, job)).id, wait_s)
     if seen.state is JobState.COMPLETED:
-        return _download(await broker.result(seen.id))
+        return await _download(await broker.result(seen.id))
     if seen.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(seen):
         return _told(_VIEW.dump_json(seen), 202)
     error = job_error(seen)
@@ -210,13 +211,26 @@ def _told(document: bytes, status: int = 200, headers: dict[str, str] | None = N
     return Response(document, status, headers, "application/json")
 
 
-def _download(data: bytes) -> Response:
-    headers = {"Content-Digest": content_digest(data), "Content-Length": str(len(data))}
+async def _download(data: bytes) -> Response:
+    """Answer with bytes: large ones from a file, so that slow readers hold none in memory."""
+    length = {"Content-Length": str(len(data))}
     if len(data) <= _CHUNK_BYTES:
+        headers = length | {"Content-Digest": content_digest(data)}
         return Response(data, media_type=_BYTES, headers=headers)
-    return StreamingResponse(_chunks(BytesIO(data)), media_type=_BYTES, headers=headers)
+    digest, file = await asyncio.to_thread(_to_file, data)
+    return StreamingResponse(
+        _chunks(file), media_type=_BYTES, headers=length | {"Content-Digest": digest}
+    )
+
+
+def _to_file(data: bytes) -> tuple[str, IO[bytes]]:
+    file = TemporaryFile()  # noqa: SIM115  # `_chunks` closes it
+    file.write(data)
+    file.seek(0)
+    return content_digest(data), file
 
 
 def _chunks(source: IO[bytes]) -> Iterator[bytes]:
-    while chunk := source.read(_CHUNK_BYTES):
-        yield chunk
+    with source:
+        while chunk := source.read(_CHUNK_BYTES):
+            yield chunk
