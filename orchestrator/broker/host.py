@@ -29,6 +29,7 @@ from orchestrator.broker.commits import Commit
 from orchestrator.broker.explaining import Explanation, explain
 from orchestrator.broker.intake import CheckedPayload, Intake
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
+from orchestrator.broker.quotas import Quotas
 from orchestrator.broker.records import job_view
 from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.service import BrokerService
@@ -44,7 +45,7 @@ from orchestrator.broker.standing import (
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.upkeep import Upkeep
 from orchestrator.broker.views import JobId, JobState, JobView
-from orchestrator.config import QpuSettings
+from orchestrator.config import BrokerLimits, QpuSettings
 
 __all__ = [
     "SERVICE_SCOPE",
@@ -77,8 +78,10 @@ class SiteBroker:
     observers: list[Callable[[Commit], None]] = field(default_factory=list)
     sharing: frozenset[str] = frozenset()
     intake: Intake = field(default_factory=Intake)
+    limits: BrokerLimits = field(default_factory=BrokerLimits)
     service: BrokerService = field(init=False)
     upkeep: Upkeep = field(init=False)
+    quotas: Quotas = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
     _arrivals: dict[JobId, asyncio.Future[JobState]] = field(default_factory=dict)
@@ -102,9 +105,16 @@ class SiteBroker:
                 clock=self.clock,
                 writer=self._writer,
                 checkpoint_every=_EVENTS_PER_CHECKPOINT,
+                keeps_trying=True,
                 observe=self._observe,
             ),
         )
+        self.quotas = Quotas(
+            limits=self.limits,
+            state=lambda: self.service.state,
+            free_bytes=lambda: self.ledger.free_bytes,
+        )
+        self.quotas.restore()
         self.upkeep = Upkeep(self.service)
         await self.service.checkpoint(most=_JOBS_AT_START)
         self._serving = asyncio.create_task(self.service.serve())
@@ -187,6 +197,9 @@ class SiteBroker:
             )
         if payload.unfit is not None:
             raise PayloadRejected(payload.unfit)
+        if known is None or known.state in (JobState.FAILED, JobState.CANCELLED):
+            size = len(payload.data) if known is None else 0
+            self.quotas.admit(job, payer.user, payer.project, size, self.clock().timestamp())
         if known is None:
             service.contents.put(job, payload.data)
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)

@@ -20,7 +20,7 @@ from orchestrator.broker.commands import Command, FindTask, SettleJob, StartTask
 from orchestrator.broker.commits import Commit
 from orchestrator.broker.contents import AT_HAND_BYTES, Contents
 from orchestrator.broker.execution import Execution, Received
-from orchestrator.broker.ledger import Entries, Ledger, LedgerError
+from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
 from orchestrator.broker.site_rules import qpu_rules
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
@@ -37,6 +37,9 @@ _LOOK_MARGIN_S = 0.001
 _LONGEST_LOOK_S = 3600.0
 _JOBS_PER_CHECKPOINT = 2000
 _RECALL_TRIES = 30
+_STALL_PAUSE_S = 1.0
+# So long those wait whose call is in the transaction that cannot be written.
+_STALLED_CALL_S = 10.0
 # So long after its end a job stays in memory: it may yet be asked for.
 _KEPT = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
@@ -68,6 +71,8 @@ class BrokerService:
     loop itself, which is quicker for one client.
     checkpoint_every: after so many events, jobs that ended a while ago are moved out of memory
     into rows of their own; None keeps all. Needs a writer.
+    keeps_trying: whether a transaction that cannot be written is tried again until it is, as on a full
+    disk that is cleared; meanwhile nothing starts, and calls are refused. Else the broker stops.
     observe: told of every commit once its commands are under way; must be quick and not raise.
     """
 
@@ -76,6 +81,7 @@ class BrokerService:
     clock: Callable[[], datetime]
     writer: Executor | None = None
     checkpoint_every: int | None = None
+    keeps_trying: bool = False
     observe: Callable[[Commit], None] | None = None
     state: BrokerState = field(init=False)
     contents: Contents = field(init=False)
@@ -89,6 +95,7 @@ class BrokerService:
     _settling: threading.Lock = field(default_factory=threading.Lock)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _broken: LedgerError | TaskCancelled | None = None
+    _stalled: LedgerError | None = None
     _since_checkpoint: int = 0
     _calls: ThreadPoolExecutor = field(init=False)
     _waits: ThreadPoolExecutor = field(init=False)
@@ -189,8 +196,9 @@ class BrokerService:
 
     @property
     def failure(self) -> str | None:
-        """Why the broker accepts nothing any more, None while it works."""
-        return None if self._broken is None else str(self._broken)
+        """Why the broker accepts nothing now, None while it works."""
+        trouble = self._broken or self._stalled
+        return None if trouble is None else str(trouble)
 
     def wait_for(self, job: JobId) -> Future[JobState]:
         """Return a future of the job's next final, or uncertain, state; from any thread."""
@@ -250,6 +258,9 @@ class BrokerService:
             if item.written is not None:
                 item.written.set_exception(self._broken)
             return
+        if self._stalled is not None and item.written is not None:
+            item.written.set_exception(self._stalled)
+            return
         self._inbox.append(item)
         if not quiet:
             self._wakeup.set()
@@ -280,7 +291,7 @@ class BrokerService:
         began = time.perf_counter()
         failed: LedgerError | None = None
         try:
-            await self._commit(entries)
+            await self._commit_at_last(entries, items)
         except LedgerError as error:
             failed = error
         lasted_s = time.perf_counter() - began
@@ -320,17 +331,22 @@ class BrokerService:
 
     async def _recall_for(self, items: list[_Item]) -> None:
         """Take up the forgotten jobs that events are about. Raises `LedgerError` if it must."""
-        for left in reversed(range(_RECALL_TRIES)):
+        tries = 0
+        while True:
             try:
                 for item in items:
                     if item.event is None:
                         continue
                     self.ledger.recall_for(self.scope, self.state, item.event)
+                self._stalled = None
                 return
-            except LedgerError:  # a server that is away comes back, mostly
-                if not left:
+            except LedgerError as error:  # a server that is away comes back, mostly
+                tries += 1
+                if self.keeps_trying:
+                    self._stall(error, items)
+                elif tries == _RECALL_TRIES:
                     raise
-                await asyncio.sleep(1)
+                await asyncio.sleep(_STALL_PAUSE_S)
 
     def _follow(self, items: list[_Item], commands: list[Command]) -> None:
         """Do what events that are on disk now led to."""
@@ -340,7 +356,7 @@ class BrokerService:
         for command in commands:
             self._execute(command)
         for item in items:
-            if item.written is not None:
+            if item.written is not None and not item.written.done():
                 item.written.set_result(None)
 
     def _unsettle(self, event: ev.Event | None) -> None:
@@ -357,6 +373,40 @@ class BrokerService:
                 state = self.state.jobs[job].state
                 if not state.is_final and state is not JobState.UNCERTAIN:
                     self._settled.pop(job, None)
+
+    async def _commit_at_last(self, entries: Entries, items: list[_Item]) -> None:
+        """Commit, however long it takes if that is what this broker does. Raises `LedgerError`.
+
+        The same transaction is tried again, so one that was written without an answer is found.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                await self._commit(entries)
+            except LedgerUnwritable as error:
+                if not self.keeps_trying:
+                    raise
+                self._stall(error, items if time.monotonic() - began > _STALLED_CALL_S else [])
+                await asyncio.sleep(_STALL_PAUSE_S)
+            else:
+                if self._stalled is not None:
+                    _log.warning("the ledger takes commits again; the broker goes on")
+                self._stalled = None
+                return
+
+    def _stall(self, error: LedgerError, items: list[_Item]) -> None:
+        """Accept nothing until a commit succeeds; give up waiting for those who have for long."""
+        if self._stalled is None:
+            _log.error("the broker stands still until the ledger can be written: %s", error)
+        self._stalled = LedgerUnwritable(
+            "the broker's ledger takes no commits now, so it accepts nothing; whether this call was "
+            "accepted shows when it is made again, for equal calls are one job. Operators see the "
+            "reason in the broker's log, and it goes on by itself once that is mended"
+        )
+        for item in [*items, *self._inbox]:
+            if item.written is not None and not item.written.done():
+                item.written.set_exception(self._stalled)
+        self._inbox = [item for item in self._inbox if item.written is None]
 
     async def _commit(self, entries: Entries) -> None:
         if self.writer is None:

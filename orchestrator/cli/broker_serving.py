@@ -108,6 +108,7 @@ def _broker(site: Site, ledger: Any) -> Any:
         clock=lambda: datetime.now(UTC),
         open_backend=open_backend,
         sharing=frozenset(site.broker.share_results),
+        limits=site.broker.limits,
     )
 
 

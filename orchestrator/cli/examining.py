@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.faults import FAILED, MISTAKE, reason
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
-from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
+from orchestrator.config import BrokerLimits, QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.doctor import diagnose
 from orchestrator.provenance.record import site_document
 
@@ -85,8 +86,25 @@ def config_lines(site: Site) -> list[str]:
         if options:
             lines.append(f"options = {_value(options)}")
         lines += _schedule_lines(f"qpu.{_key(name)}.schedule", qpu["schedule"])
-    broker = _given({key: value for key, value in document["broker"].items() if value})
-    return [*lines, "", "[broker]", *broker] if broker else lines
+    stated = dict(document["broker"])
+    limits = _limit_lines(site.broker.limits)
+    del stated["limits"]
+    broker = _given({key: value for key, value in stated.items() if value})
+    return [*lines, *(["", "[broker]", *broker] if broker else []), *limits]
+
+
+def _limit_lines(limits: BrokerLimits) -> list[str]:
+    """Return the table of limits; nothing if they are the usual ones."""
+    if limits == BrokerLimits():
+        return []
+    return [
+        "",
+        "[broker.limits]",
+        *(
+            f"{name} = {value}" if "jobs" in name else f'{name} = "{value} B"'
+            for name, value in asdict(limits).items()
+        ),
+    ]
 
 
 def _schedule_lines(table: str, schedule: dict[str, Any]) -> list[str]:

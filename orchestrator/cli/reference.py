@@ -121,6 +121,7 @@ def config_page() -> str:
         BrokerSection,
         ComputeSection,
         LeaseSection,
+        LimitsSection,
         QpuSection,
         RateSection,
         ScheduleSection,
@@ -146,6 +147,7 @@ def config_page() -> str:
         _section_part("[qpu.NAME.schedule.lease]", LeaseSection),
         _section_part("[[qpu.NAME.schedule.window]]", WindowSection),
         _section_part("[broker]", BrokerSection),
+        _section_part("[broker.limits]", LimitsSection),
     ]
     rows = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in VARIABLES.items())
     variables = f"\n## Environment variables\n\n| variable | means |\n|---|---|\n{rows}"

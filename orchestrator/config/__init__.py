@@ -5,6 +5,7 @@ from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import SecretRef, resolve_secrets
 from orchestrator.config.shared_cluster import SharedCluster, shared_cluster
 from orchestrator.config.site import (
+    BrokerLimits,
     BrokerSettings,
     ConfigError,
     LocalCompute,
@@ -15,6 +16,7 @@ from orchestrator.config.site import (
 )
 
 __all__ = [
+    "BrokerLimits",
     "BrokerSettings",
     "ConfigError",
     "LocalCompute",

@@ -18,6 +18,7 @@ from orchestrator.config.environment import (
 )
 from orchestrator.config.secrets import SecretRef, reference_or_value
 from orchestrator.config.site import (
+    BrokerLimits,
     BrokerSettings,
     ConfigError,
     LocalCompute,
@@ -234,7 +235,26 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
         unix_groups=tuple(section.unix_groups),
         hosts=tuple(section.hosts),
         proxies=tuple(section.proxies),
+        limits=BrokerLimits(
+            open_jobs_per_user=section.limits.open_jobs_per_user,
+            open_jobs_per_project=section.limits.open_jobs_per_project,
+            stored_per_user=_bytes(section.limits.stored_per_user),
+            stored_per_project=_bytes(section.limits.stored_per_project),
+            reserve=_bytes(section.limits.reserve),
+        ),
     )
+
+
+def _bytes(size: str) -> int:
+    """Return a size that the schema took, such as ``4 GiB`` or ``500MB``, in bytes.
+
+    >>> _bytes("4 GiB"), _bytes("1.5kB"), _bytes("7 B")
+    (4294967296, 1500, 7)
+    """
+    number = size.strip().rstrip("B").rstrip("kKMGTi ")
+    unit = size.strip().removeprefix(number).strip()
+    base = 1024 if "i" in unit else 1000
+    return int(float(number) * base ** " KMGT".index(unit.upper()[0] if unit != "B" else " "))
 
 
 def _default(kind: str, stated: str | None, names: Mapping[str, Any], source: str) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "BrokerSection",
     "ComputeSection",
     "LeaseSection",
+    "LimitsSection",
     "QpuSection",
     "RateSection",
     "ScheduleSection",
@@ -231,6 +232,37 @@ class QpuSection(_Section):
     )
 
 
+_Size = Annotated[str, StringConstraints(pattern=_MEMORY)]
+
+
+class LimitsSection(_Section):
+    """`[broker.limits]`: what users and projects may have at a service at a time."""
+
+    open_jobs_per_user: Annotated[int, Field(ge=1)] = Field(
+        default=10_000, description="jobs of one user that have not ended; a further one gets 429"
+    )
+    open_jobs_per_project: Annotated[int, Field(ge=1)] = Field(
+        default=50_000, description="jobs of one project that have not ended"
+    )
+    stored_per_user: _Size = Field(
+        default="4 GiB",
+        description="payloads that one user may hand in within a day, since the service started; a "
+        "further one gets 507",
+        examples=["'4 GiB'"],
+    )
+    stored_per_project: _Size = Field(
+        default="16 GiB",
+        description="payloads that one project may hand in within a day",
+        examples=["'16 GiB'"],
+    )
+    reserve: _Size = Field(
+        default="256 MiB",
+        description="room that submissions leave on the disk of the ledger's file, so that jobs which "
+        "run can be recorded; PostgreSQL watches its own",
+        examples=["'256 MiB'"],
+    )
+
+
 class BrokerSection(_Section):
     """`[broker]`: the service that many flows share; without one each flow has its own."""
 
@@ -279,6 +311,11 @@ class BrokerSection(_Section):
         description="addresses of reverse proxies before the service, which may hold as many "
         "connections as all clients together",
         examples=["['10.0.0.5']"],
+    )
+    limits: LimitsSection = Field(
+        default_factory=LimitsSection,
+        description="`[broker.limits]`, see below",
+        examples=["{ open_jobs_per_user = 1000 }"],
     )
     ledger: str | dict[str, str] | None = Field(
         default=None,
@@ -384,6 +421,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "compute": ComputeSection,
     "qpu": QpuSection,
     "broker": BrokerSection,
+    "limits": LimitsSection,
     "schedule": ScheduleSection,
     "rate": RateSection,
     "lease": LeaseSection,

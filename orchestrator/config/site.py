@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
+    "BrokerLimits",
     "BrokerSettings",
     "ConfigError",
     "LocalCompute",
@@ -93,6 +94,20 @@ class LocalCompute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerLimits:
+    """What users and projects may have at a service at a time, and what its disk must keep free.
+
+    stored_per_user, stored_per_project: bytes of payloads within a day; reserve: bytes.
+    """
+
+    open_jobs_per_user: int = 10_000
+    open_jobs_per_project: int = 50_000
+    stored_per_user: int = 4 << 30
+    stored_per_project: int = 16 << 30
+    reserve: int = 256 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings:
     """Where quantum jobs go: a service that many flows share, or none, for one of the flow's own.
 
@@ -103,6 +118,7 @@ class BrokerSettings:
     its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the state folder.
     share_results: projects that use each other's results again. unix_groups: those that are
     projects. hosts: names of the service in Host headers. proxies: addresses of reverse proxies.
+    limits: of users and projects at a service.
     """
 
     url: str | None = None
@@ -114,6 +130,7 @@ class BrokerSettings:
     unix_groups: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     proxies: tuple[str, ...] = ()
+    limits: BrokerLimits = BrokerLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from backends.profiles import shipped
 from orchestrator.cli.examining import config_lines
 from orchestrator.config import (
+    BrokerLimits,
     BrokerSettings,
     ConfigError,
     LocalCompute,
@@ -291,6 +292,7 @@ def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -
             priority=-5,
             ledger="sqlite:////ledger.sqlite",
             share_results=("p", "q"),
+            limits=BrokerLimits(open_jobs_per_user=3, reserve=1_500_000),
         ),
     )
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:

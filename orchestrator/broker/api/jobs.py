@@ -71,7 +71,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, depende
     response_model=JobView,
     responses={
         200: {"description": "The call was known; this is its job", "model": JobView},
-        **declared(402, 408, 409, 413, 415),
+        **declared(402, 408, 409, 413, 415, 507),
     },
     openapi_extra={
         "requestBody": {

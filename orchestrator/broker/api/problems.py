@@ -15,7 +15,8 @@ from backends.api import BackendError, PayloadRejected, QpuUnavailable, TaskCanc
 from orchestrator.broker.access import Forbidden
 from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.broker.bookkeeping import UnitUnknown
-from orchestrator.broker.ledger import LedgerError
+from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
+from orchestrator.broker.quotas import StorageFull, TooManyJobs
 from orchestrator.broker.standing import JobUnknown, NotUncertain
 from orchestrator.broker.tokens import TokenError
 from orchestrator.names import EXPECTED
@@ -74,6 +75,7 @@ _TITLES = {
     431: "Head too large",
     500: "Fault of the broker",
     503: "Not available now",
+    507: "No room",
 }
 
 
@@ -108,7 +110,9 @@ def install_problems(app: FastAPI) -> None:
         LedgerError,
         NotUncertain,
         RequestValidationError,
+        StorageFull,
         TokenError,
+        TooManyJobs,
         UnitUnknown,
     ):
         app.add_exception_handler(kind, told)
@@ -121,6 +125,17 @@ def problem_response(error: Exception) -> JSONResponse:
     return _response(*_read(error), kind=_kind(error), headers=_headers(error))
 
 
+_STATUS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
+    (BudgetExhausted, 402),
+    (TooManyJobs, 429),
+    (StorageFull, 507),
+    ((PayloadRejected, UnitUnknown), 422),
+    ((QpuUnavailable, LedgerUnwritable, TaskCancelled, TokenError), 503),
+    (Forbidden, 403),
+    (JobUnknown, 404),
+)
+
+
 def _read(error: Exception) -> tuple[int, str]:
     match error:
         case ApiError():
@@ -129,18 +144,11 @@ def _read(error: Exception) -> tuple[int, str]:
             return error.status_code, str(error.detail)
         case RequestValidationError():
             return 422, "; ".join(_fault(fault) for fault in error.errors())
-        case BudgetExhausted():
-            return 402, str(error)
-        case PayloadRejected() | UnitUnknown():
-            return 422, str(error)
-        case QpuUnavailable() | LedgerError() | TaskCancelled() | TokenError():
-            return 503, str(error)
-        case Forbidden():
-            return 403, str(error)
-        case JobUnknown():
-            return 404, str(error)
-        case _:
-            return 409, str(error)
+        case LedgerError() if not isinstance(error, LedgerUnwritable):
+            # The ledger's own words name its place, and are in the log.
+            return 503, "the broker's ledger failed; an operator sees why in its log"
+    found = (status for kinds, status in _STATUS if isinstance(error, kinds))
+    return next(found, 409), str(error)
 
 
 def _fault(fault: Mapping[str, Any]) -> str:
@@ -166,7 +174,7 @@ def _headers(error: Exception) -> dict[str, str]:
             return dict(error.headers or {})
         case QpuUnavailable(retry_after_s=float(seconds)):
             return {"Retry-After": str(max(1, round(seconds)))}
-        case QpuUnavailable():
+        case QpuUnavailable() | TooManyJobs():
             return {"Retry-After": _RETRY_S}
         case _:
             return {}

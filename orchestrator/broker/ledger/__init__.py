@@ -1,7 +1,7 @@
 """The append-only record of everything a broker did; all else is folded from it."""
 
 from orchestrator.broker.ledger.checkpoints import Restored
-from orchestrator.broker.ledger.errors import LedgerError, LedgerHeld
+from orchestrator.broker.ledger.errors import LedgerError, LedgerHeld, LedgerUnwritable
 from orchestrator.broker.ledger.listing import Wanted
 from orchestrator.broker.ledger.rows import Entries
 from orchestrator.broker.ledger.store import Ledger
@@ -13,6 +13,7 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "LedgerHeld",
+    "LedgerUnwritable",
     "Restored",
     "Wanted",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["LedgerError", "LedgerHeld", "database_words", "is_damage"]
+__all__ = ["LedgerError", "LedgerHeld", "LedgerUnwritable", "database_words", "is_damage"]
 
 # SQLite's words for a file that is not, or is no longer, what it wrote.
 _DAMAGE = ("malformed", "not a database", "file is encrypted", "disk image")
@@ -10,6 +10,10 @@ _DAMAGE = ("malformed", "not a database", "file is encrypted", "disk image")
 
 class LedgerError(ValueError):
     """The ledger cannot be opened, read or written; nothing was changed in it."""
+
+
+class LedgerUnwritable(LedgerError):
+    """A transaction could not be written now; the same one may be tried again."""
 
 
 class LedgerHeld(LedgerError):

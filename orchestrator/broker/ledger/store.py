@@ -71,6 +71,14 @@ class Ledger:
             raise
         return cls(place, engine, patience_s)
 
+    @property
+    def free_bytes(self) -> int | None:
+        """Room left on the file system of the ledger's file; None on a server."""
+        if self.path is None:
+            return None
+        left = os.statvfs(self.path.parent)
+        return left.f_bavail * left.f_frsize
+
     def claim_service(self, holder: str = "") -> None:
         """Become the one broker that serves this ledger, until it is closed or the process dies.
 

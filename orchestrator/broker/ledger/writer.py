@@ -11,7 +11,12 @@ from typing import IO, Any
 import sqlalchemy as sa
 
 from orchestrator.broker.ledger.claims import claim_file, claim_on_server, held_error, note_holder
-from orchestrator.broker.ledger.errors import LedgerError, database_words, is_damage
+from orchestrator.broker.ledger.errors import (
+    LedgerError,
+    LedgerUnwritable,
+    database_words,
+    is_damage,
+)
 from orchestrator.broker.ledger.place import Place
 from orchestrator.broker.ledger.rows import EVENT_COLUMNS, Entries, row_of
 from orchestrator.broker.ledger.tables import events, payloads, results
@@ -217,13 +222,13 @@ class Writer:
                 f"{self._place.after_damage()}"
             )
         if not self._on_server and "locked" in words:
-            return LedgerError(
+            return LedgerUnwritable(
                 f"ledger {self._place.name} cannot be written: {words}: another program has held "
                 f"it for {self._patience_s:g} s. Nothing was written; end that program and run "
                 "again with the same run id."
             )
         mend = "mend the server" if self._on_server else "free the disk or mend the file"
-        return LedgerError(
+        return LedgerUnwritable(
             f"ledger {self._place.name} cannot be written: {words}. Nothing further is "
             f"accepted; {mend} and run again with the same run id."
         )

@@ -1,0 +1,292 @@
+"""A service that is full: of jobs, of data, of disk. It says so, and goes on when there is room."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from qiskit import QuantumCircuit
+
+from backends.fake import create
+from backends.payloads import SamplerPayload
+from orchestrator.broker import events as ev
+from orchestrator.broker import service as service_module
+from orchestrator.broker.client import Call
+from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
+from orchestrator.broker.intake import CheckedPayload
+from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
+from orchestrator.broker.quotas import StorageFull, TooManyJobs
+from orchestrator.broker.standing import Payer
+from orchestrator.broker.views import JobState, JobView
+from orchestrator.config import BrokerLimits, QpuSettings
+from tests.postgres import PostgresServer
+from tests.service.conftest import Start
+from tests.service.rooms import open_room
+
+ADA, BOB = Payer(user="ada", project="chem"), Payer(user="bob", project="chem")
+NO_LIMITS = BrokerLimits(reserve=0)
+
+
+def payload(shots: int = 10) -> SamplerPayload:
+    circuit = QuantumCircuit(1)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=shots)
+
+
+def at_a_site(
+    folder: Path,
+    work: Callable[[SiteBroker], Any],
+    *,
+    limits: BrokerLimits = NO_LIMITS,
+    where: Path | str | None = None,
+    **options: Any,
+) -> Any:
+    async def live() -> Any:
+        ledger = Ledger.open(where or folder / "ledger.sqlite", patience_s=1.0)
+        with closing(ledger):
+            site = SiteBroker(
+                qpus={"q": QpuSettings(name="q", backend="fake")},
+                ledger=ledger,
+                clock=lambda: datetime.now(UTC),
+                open_backend=lambda _: create(options, state_dir=folder),
+                limits=limits,
+            )
+            await site.open()
+            try:
+                return await work(site)
+            finally:
+                await site.close()
+
+    return asyncio.run(live())
+
+
+async def hand_in(site: SiteBroker, number: int = 0, payer: Payer = ADA) -> JobView:
+    made = Call(run=payer.user, stage=None, occurrence=number, qpu="q")
+    return (await site.submit(made, payer, CheckedPayload.of(payload())))[0]
+
+
+def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> None:
+    limits = replace(NO_LIMITS, open_jobs_per_user=2, open_jobs_per_project=3)
+
+    async def work(site: SiteBroker) -> None:
+        await site.drain("q", "olga", "full")
+        first = await hand_in(site, 0)
+        await hand_in(site, 1)
+        with pytest.raises(TooManyJobs, match=r"user 'ada' has 2 open jobs.*cancel some"):
+            await hand_in(site, 2)
+        assert (await hand_in(site, 1)).id, "a call that comes again is no further job"
+        await hand_in(site, 0, BOB)
+        with pytest.raises(TooManyJobs, match="project 'chem' has 3 open jobs"):
+            await hand_in(site, 1, BOB)
+        await site.cancel(first.id)
+        await site.wait(first.id, 30)
+        await hand_in(site, 2)
+
+    at_a_site(tmp_path, work, limits=limits)
+
+    async def again(site: SiteBroker) -> None:
+        with pytest.raises(TooManyJobs):
+            await hand_in(site, 3)
+
+    at_a_site(tmp_path, again, limits=limits)
+
+
+def test_what_is_stored_within_a_day_is_limited(tmp_path: Path) -> None:
+    size = len(payload().to_bytes())
+    limits = replace(NO_LIMITS, stored_per_user=2 * size, stored_per_project=3 * size)
+
+    async def work(site: SiteBroker) -> None:
+        for number in range(2):
+            await site.wait((await hand_in(site, number)).id, 30)
+        with pytest.raises(StorageFull, match=r"user 'ada' handed in .* stores at most"):
+            await hand_in(site, 2)
+        await hand_in(site, 0, BOB)
+        with pytest.raises(StorageFull, match="project 'chem'"):
+            await hand_in(site, 1, BOB)
+        site.clock = lambda: datetime(2100, 1, 1, tzinfo=UTC)
+        await hand_in(site, 3)
+
+    at_a_site(tmp_path, work, limits=limits)
+
+
+def test_a_reserve_of_the_disk_is_left_to_jobs_that_run(tmp_path: Path) -> None:
+    async def work(site: SiteBroker) -> None:
+        running = await hand_in(site)
+        free = 10**6
+        site.quotas.free_bytes = lambda: free
+        site.quotas.limits = replace(NO_LIMITS, reserve=10**6)
+        with pytest.raises(StorageFull, match="disk is nearly full") as refused:
+            await hand_in(site, 1)
+        assert str(tmp_path) not in str(refused.value)
+        assert (await site.wait(running.id, 30)).state is JobState.COMPLETED
+        free = 10**8
+        await hand_in(site, 1)
+
+    at_a_site(tmp_path, work)
+
+
+def test_refusals_of_a_full_service_are_problem_documents(tmp_path: Path) -> None:
+    with open_room(tmp_path) as room:
+        room.http.post(
+            "/v1/qpus/fake/drain", headers=room.headers["operator"], json={"reason": "full"}
+        )
+        quotas = room.app.state.broker.quotas
+
+        def ask(number: int) -> httpx.Response:
+            return room.http.post(
+                f"/v1/jobs?run=r&qpu=fake&call={number}",
+                headers=room.headers["owner"],
+                content=payload().to_bytes(),
+            )
+
+        assert ask(0).status_code == 201
+        quotas.limits = replace(NO_LIMITS, open_jobs_per_user=1)
+        busy = ask(1)
+        assert (busy.status_code, busy.json()["error_type"]) == (429, "TooManyJobs")
+        assert busy.headers["retry-after"]
+        quotas.limits = replace(NO_LIMITS, stored_per_user=1)
+        full = ask(1)
+        assert (full.status_code, full.json()["title"]) == (507, "No room")
+        assert full.headers["content-type"] == "application/problem+json"
+
+
+class Unwritable:
+    """A ledger whose commits fail for a while, before or after they are written."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.append, self.failing, self.tries = ledger.append, False, 0
+        ledger.append = self  # type: ignore[method-assign, assignment]
+
+    def __call__(self, scope: str, entries: Entries) -> None:
+        if self.failing:
+            self.tries += 1
+            raise LedgerUnwritable("ledger /secret/place cannot be written: disk is full")
+        self.append(scope, entries)
+
+
+def test_the_broker_goes_on_when_its_ledger_can_be_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
+
+    async def work(site: SiteBroker) -> None:
+        ledger = Unwritable(site.ledger)
+        running = await hand_in(site)
+        ledger.failing = True
+        calls = [asyncio.ensure_future(hand_in(site, number)) for number in (1, 2)]
+        while ledger.tries < 5:
+            await asyncio.sleep(0.01)
+        assert await site.fault()
+        with pytest.raises(LedgerUnwritable, match="equal calls are one job") as refused:
+            await hand_in(site, 3)
+        assert "/secret" not in str(refused.value)
+        ledger.failing = False
+        jobs = [running]
+        for number, call in enumerate(calls, 1):
+            try:
+                jobs.append(await call)
+            except LedgerUnwritable:
+                jobs.append(await hand_in(site, number))
+        for job in jobs:
+            assert (await site.wait(job.id, 30)).state is JobState.COMPLETED
+        assert await site.fault() is None
+        await hand_in(site, 3)
+        written = [event for event, _ in site.ledger.events(SERVICE_SCOPE)]
+        tags = [event.tag for event in written if isinstance(event, ev.TaskPlanned)]
+        assert len(tags) == len(set(tags))
+        submitted = [event.job for event in written if isinstance(event, ev.JobSubmitted)]
+        assert len(submitted) == len(set(submitted)) == 4
+
+    at_a_site(tmp_path, work, run_s=0.05)
+
+
+@pytest.mark.slow
+def test_a_server_that_goes_away_for_long_stops_nothing(
+    tmp_path: Path,
+    postgres_server: PostgresServer,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.05)
+
+    async def work(site: SiteBroker) -> None:
+        first = await hand_in(site)
+        postgres_server.stop(signal.SIGKILL)
+        call = asyncio.ensure_future(hand_in(site, 1))
+        while await site.fault() is None:
+            await asyncio.sleep(0.05)
+        postgres_server.start()
+        try:
+            second = await call
+        except LedgerUnwritable:
+            second = await hand_in(site, 1)
+        for job in (first, second):
+            assert (await site.wait(job.id, 60)).state is JobState.COMPLETED
+
+    at_a_site(tmp_path, work, where=postgres_url)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(place)],
+            capture_output=True,
+            check=False,
+        ).returncode
+    )
+    if not mounted:
+        pytest.skip("mounting a small file system takes root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_refuses_work_and_loses_nothing(start_service: Start, small_disk: Path) -> None:
+    """A real service whose ledger is on a disk that others fill, and clear again."""
+    service = start_service(
+        broker=f"ledger = 'sqlite:///{small_disk}/ledger.sqlite'\n"
+        "[broker.limits]\nreserve = '1 MiB'",
+        options="run_s = 0.2",
+    )
+    process = service.process
+    assert process is not None
+    client = service.client()
+    call = Call(run="r", stage=None, occurrence=0, qpu="fake")
+    running = client.submit(call, payload())
+    ballast = small_disk / "ballast"
+    with ballast.open("wb") as file:
+        try:
+            while True:
+                file.write(bytes(1 << 16))
+                file.flush()
+        except OSError:
+            pass
+    transport = httpx.HTTPTransport(uds=service.socket.removeprefix("unix:"))
+    with httpx.Client(transport=transport, base_url="http://localhost", timeout=60) as raw:
+        refused = raw.post("/v1/jobs?run=r&qpu=fake&call=1", content=payload().to_bytes())
+        assert refused.status_code in (503, 507)
+        assert str(small_disk) not in refused.text
+        ballast.unlink()
+        assert client.result(running, timeout_s=120)[0].data.meas.num_shots == 10
+        second = client.submit(replace(call, occurrence=1), payload())
+        assert client.result(second, timeout_s=120)[0].data.meas.num_shots == 10
+        assert raw.get("/health").status_code == 200
+    client.close()
+    assert process.poll() is None
+    assert all(count == 1 for count in service.starts().values())
+    assert len(service.starts()) == 2
