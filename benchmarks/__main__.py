@@ -18,6 +18,7 @@ NAMES = (
     "loop",
     "stages",
     "widths",
+    "noisy",
     "startup",
     "service",
     "agent",

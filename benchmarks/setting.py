@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,14 +17,21 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def scratch_run(name: str) -> Iterator[Run]:
-    """Activate a resumable run; everything it started is ended and removed afterwards."""
+def scratch_run(name: str, profiles: Sequence[str] = ()) -> Iterator[Run]:
+    """Activate a resumable run; everything it started is ended and removed afterwards.
+
+    profiles: of devices that are QPUs beside the ideal one, under the profiles' names.
+    """
+    devices = {
+        profile: QpuSettings(name=profile, backend="aer", options={"profile": profile})
+        for profile in profiles
+    }
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=ROOT) as folder:
         site = Site(
             name="bench",
             default_qpu="aer",
             default_compute="local",
-            qpus={"aer": QpuSettings(name="aer", backend="aer", options={})},
+            qpus={"aer": QpuSettings(name="aer", backend="aer", options={}), **devices},
             computes={"local": LocalCompute(name="local")},
             state_dir=Path(folder) / "state",
             source="benchmarks",
