@@ -17,7 +17,7 @@ from qiskit.circuit.library import IGate, XGate, YGate, ZGate
 from qiskit.quantum_info import Kraus
 
 from backends.error_rates import Relaxation, depolarising_parameter, relaxation
-from backends.gates import MOVE
+from backends.gates import MOVE, without_moves
 from backends.idling import with_idle_times
 from backends.profiles.profile import NativeGate, Profile
 from backends.waiting import delay_seconds
@@ -83,17 +83,27 @@ class DeviceNoise:
         return waited
 
     def damped(self, circuit: QuantumCircuit) -> QuantumCircuit:
-        """Return the circuit with the damping after each gate, within control flow too."""
+        """Return the circuit with the damping after each gate, within control flow too.
+
+        A MOVE exchanges the wires of what follows instead of the amplitudes on them; what is left
+        of it does nothing and has its errors. Blocks of control flow have swaps.
+        """
         if not self.dampings:
-            return circuit
+            return without_moves(circuit)
         damped = circuit.copy_empty_like()
+        wire = {qubit: qubit for qubit in circuit.qubits}
         for step in circuit.data:
             operation = step.operation
-            if isinstance(operation, ControlFlowOp):
-                blocks = [self.damped(block) for block in operation.blocks]
+            if step.name == MOVE:
+                first, second = step.qubits
+                wire[first], wire[second] = wire[second], wire[first]
+                operation = _moved()
+            elif isinstance(operation, ControlFlowOp):
+                blocks = [self.damped(without_moves(block)) for block in operation.blocks]
                 operation = operation.replace_blocks(blocks)
-            damped.append(step.replace(operation=operation))
-            for qubit, damping in zip(step.qubits, self.dampings.get(step.name, ()), strict=False):
+            qubits = [wire[qubit] for qubit in step.qubits]
+            damped.append(operation, qubits, step.clbits)
+            for qubit, damping in zip(qubits, self.dampings.get(step.name, ()), strict=False):
                 if damping is not None:
                     damped.append(damping, [qubit])
         return damped
@@ -112,9 +122,8 @@ def device_noise(profile: Profile) -> DeviceNoise:
     which takes several times as long. So the model holds none: amplitude damping, which a qubit
     with T2 > T1 needs, goes into the circuit.
 
-    Aer knows no ``move``: write it as the swap it is (`without_moves`), with the label "move"
-    or without one. No star has a native swap, so the errors of ``move`` are found under both
-    names, once. Imports Aer: call it in the simulating process only.
+    Aer knows no ``move``; its errors are found under the label "move" and, since no star has a
+    native swap, under the name "swap". Imports Aer: call it in the simulating process only.
     """
     from qiskit_aer.noise import NoiseModel, ReadoutError
 
@@ -132,6 +141,11 @@ def device_noise(profile: Profile) -> DeviceNoise:
     if up or down:
         model.add_all_qubit_readout_error(ReadoutError([[1 - up, up], [down, 1 - down]]))
     return DeviceNoise(model=model, dampings=dampings, profile=profile)
+
+
+def _moved() -> Instruction:
+    """Return what does nothing to two qubits and has the errors of a MOVE."""
+    return Instruction("id", 2, 0, [], label=MOVE)
 
 
 def _aer_names(gate: NativeGate) -> list[str]:

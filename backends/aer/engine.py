@@ -105,10 +105,9 @@ class Engine:
             generate_aer_config,
         )
 
-        lowered = _lower(circuit, method)
         if self._device is not None:
-            lowered = self._device.damped(lowered)
-        (inlined,) = compile_circuit([lowered])
+            circuit = self._device.damped(inline_definitions(circuit))
+        (inlined,) = compile_circuit([_lower(circuit, method)])
         native, index_maps = assemble_circuits([inlined])
         native[0].circ_id = 0
         angles = angles_of(inlined, index_maps[0] if index_maps else None, parameters)
