@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
+
 from qiskit import QuantumCircuit
 from qiskit.circuit import (
     AnnotatedOperation,
+    Barrier,
     BoxOp,
     CircuitInstruction,
     ControlFlowOp,
     ControlledGate,
     ControlModifier,
+    Delay,
     Gate,
     Instruction,
     InverseModifier,
+    Measure,
     Operation,
     PowerModifier,
+    Reset,
+    Store,
 )
-from qiskit.circuit.library import PauliEvolutionGate, SwapGate
+from qiskit.circuit.annotated_operation import Modifier
+from qiskit.circuit.library import (
+    DiagonalGate,
+    Initialize,
+    LinearFunction,
+    MCPhaseGate,
+    MCXGate,
+    PauliGate,
+    PermutationGate,
+    QFTGate,
+    SwapGate,
+    UnitaryGate,
+)
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.exceptions import QiskitError
+from qiskit.quantum_info import Clifford, Operator
 
 from backends.api import PayloadRejected
 
 __all__ = ["MOVE", "MoveGate", "inline_definitions", "is_own", "without_moves"]
 
 MOVE = "move"
+_MATRIX_QUBITS = 6
 
 # Instructions of exactly these types are what a user, or QPY, made of a definition.
 _BLANK = frozenset({ControlledGate, Gate, Instruction})
@@ -42,6 +64,14 @@ pauli permutation qerror_loc qft quantum_channel reset roerror set_density_matri
 set_matrix_product_state set_stabilizer set_statevector set_superop set_unitary snapshot store
 superop switch_case unitary while_loop
 """
+# Kept as they are. Of Qiskit's other gates many cannot be read back from its QPY, or come back as
+# another gate (an inverse StatePreparation as a plain one); what they are defined as can.
+_KEPT = frozenset(
+    {
+        *(Barrier, Delay, DiagonalGate, Initialize, LinearFunction, MCPhaseGate, MCXGate, Measure),
+        *(PauliGate, PermutationGate, QFTGate, Reset, Store, UnitaryGate),
+    }
+)
 _SPECIAL = frozenset(_SPECIAL_NAMES.split())
 
 
@@ -93,7 +123,7 @@ def is_own(operation: Operation) -> bool:
 
 
 def inline_definitions(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Replace what users composed by what it is made of: their gates, boxes, time evolutions.
+    """Replace composed operations by what they are made of: users' gates, boxes, Qiskit's library.
 
     Qiskit and Aer go by names: a user's gate called "r" would be taken for the native one. Those
     inside other users' gates and inside control flow are replaced too; a circuit without any is
@@ -128,21 +158,29 @@ def _is_composed(step: CircuitInstruction) -> bool:
     if step.is_standard_gate():
         return False
     operation = step.operation
-    if isinstance(operation, BoxOp | AnnotatedOperation | PauliEvolutionGate):
+    if isinstance(operation, AnnotatedOperation | BoxOp | Clifford):
         return True
     if isinstance(operation, ControlFlowOp):
         return any(_is_composed(inner) for block in operation.blocks for inner in block.data)
-    if is_own(operation):
+    if operation.base_class in _KEPT or (operation.name == MOVE and _is_swap(operation)):
         return False
-    if getattr(operation, "definition", None) is not None:
+    if _definition(operation) is not None:
         return True
     named = operation.name in _SPECIAL or operation.name in get_standard_gate_name_mapping()
-    if named and isinstance(operation, Gate):  # channels, which are no gates, have none either
+    if named and isinstance(operation, Gate) and not is_own(operation):
         raise PayloadRejected(
             f"gate {operation.name!r} is declared with the name of a known gate and without a "
             "definition; define it, or use the known one"
         )
     return False
+
+
+def _definition(operation: Operation) -> QuantumCircuit | None:
+    """Return what an operation is made of; None for what is elementary, or not yet bound."""
+    try:
+        return getattr(operation, "definition", None)
+    except (QiskitError, TypeError, ValueError):
+        return None
 
 
 def _content(operation: Operation) -> QuantumCircuit:
@@ -151,6 +189,10 @@ def _content(operation: Operation) -> QuantumCircuit:
         return _as_circuit(_modified(operation))
     if isinstance(operation, BoxOp):
         return operation.body
+    if isinstance(operation, Clifford):
+        return operation.to_circuit()
+    if operation.name == "mcx" and is_own(operation):
+        return _as_circuit(MCXGate(operation.num_ctrl_qubits, ctrl_state=operation.ctrl_state))
     return operation.definition
 
 
@@ -163,22 +205,30 @@ def _as_circuit(operation: Operation) -> QuantumCircuit:
 def _modified(annotated: AnnotatedOperation) -> Operation:
     """Return the gate that an annotated operation is: inverse, power and controls applied."""
     operation = annotated.base_op
+    if isinstance(operation, AnnotatedOperation):
+        operation = _modified(operation)
     try:
-        if isinstance(operation, AnnotatedOperation):
-            operation = _modified(operation)
-        for modifier in annotated.modifiers:
-            match modifier:
-                case InverseModifier():
-                    operation = operation.inverse()
-                case PowerModifier(power=power):
-                    operation = operation.power(power)
-                case ControlModifier(num_ctrl_qubits=controls, ctrl_state=state):
-                    operation = operation.control(controls, ctrl_state=state)
+        return _applied(operation, annotated.modifiers)
     except (QiskitError, TypeError, AttributeError) as error:
+        # A permutation, or a Clifford, cannot be controlled as it is; its matrix can.
+        with suppress(QiskitError, TypeError):
+            if operation.num_qubits <= _MATRIX_QUBITS:
+                return _applied(UnitaryGate(Operator(operation)), annotated.modifiers)
         raise PayloadRejected(
             f"an annotated {operation.name!r} cannot be written as gates ({error}); apply its "
             "modifiers yourself"
         ) from error
+
+
+def _applied(operation: Operation, modifiers: Iterable[Modifier]) -> Operation:
+    for modifier in modifiers:
+        match modifier:
+            case InverseModifier():
+                operation = operation.inverse()
+            case PowerModifier(power=power):
+                operation = operation.power(power)
+            case ControlModifier(num_ctrl_qubits=controls, ctrl_state=state):
+                operation = operation.control(controls, ctrl_state=state, annotated=False)
     return operation
 
 

@@ -25,9 +25,11 @@ from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.transpiler import InstructionProperties, PassManager, generate_preset_pass_manager
 from qiskit.transpiler import Target as QiskitTarget
 from qiskit.transpiler.exceptions import TranspilerError
+from qiskit.transpiler.passes import Decompose, RemoveResetInZeroState, UnrollForLoops
 
 from backends.api import PayloadRejected, Target
 from backends.gates import MOVE, inline_definitions
+from backends.instructions import check_for_device
 from backends.virtual_z import absorb_rz
 from backends.waiting import check_delays
 
@@ -37,6 +39,9 @@ __all__ = ["NativeCompiler", "usable_qubits"]
 _SEED = 20260
 # In trials level 1 left 15 to 40 % more CZ on lattices; level 3 saved none, at up to 50 times the time.
 _LEVEL = 2
+# Loops that only repeat are written out; fresh qubits need no reset, which devices may lack.
+_UNROLLED = PassManager([UnrollForLoops()])
+_FRESH = PassManager([Decompose("initialize"), RemoveResetInZeroState()])
 
 
 def usable_qubits(target: Target) -> tuple[int, ...]:
@@ -71,8 +76,12 @@ class NativeCompiler:
                 f"the circuit has {circuit.num_qubits} qubits, {self._target.name} has "
                 f"{len(usable)} in use; use fewer or choose a wider QPU"
             )
+        plain = _UNROLLED.run(inline_definitions(circuit))
+        if not self._target.mid_circuit_measurement:
+            plain = _FRESH.run(plain)
+        self._check_branches(plain)
         with self._lock:
-            native = self._run(circuit)
+            native = self._run(plain)
         placed = tuple(native.layout.final_index_layout(filter_ancillas=True))
         native._layout = None  # noqa: SLF001  # it would travel in the QPY bytes, unread
         if self._pulses:
@@ -85,13 +94,32 @@ class NativeCompiler:
                 optimization_level=_LEVEL, target=self._device(), seed_transpiler=_SEED
             )
         try:
-            native: QuantumCircuit = self._passes.run(inline_definitions(circuit))
+            native: QuantumCircuit = self._passes.run(circuit)
         except (TranspilerError, CircuitError) as error:
+            self._check_resets(circuit)
             raise PayloadRejected(
                 f"the circuit cannot be brought to {self._target.name}, which has the gates "
                 f"{', '.join(self._gates)}: {error.message}"
             ) from error
         return native
+
+    def _check_branches(self, circuit: QuantumCircuit) -> None:
+        """Refuse what no device does, and branches where this one measures at the end alone."""
+        check_for_device(circuit, self._target.name)
+        for step in circuit.data:
+            if not self._target.mid_circuit_measurement and step.is_control_flow():
+                raise PayloadRejected(
+                    f"{step.name!r} depends on a measurement, and {self._target.name} measures "
+                    "once, at the end; choose a QPU that measures in the middle, or measure all "
+                    "and select the shots afterwards"
+                )
+
+    def _check_resets(self, circuit: QuantumCircuit) -> None:
+        if "reset" in circuit.count_ops() and not self._target.mid_circuit_measurement:
+            raise PayloadRejected(
+                f"a qubit that was used before is reset, or initialized, and {self._target.name} "
+                "cannot; use a fresh qubit, or a QPU with reset"
+            )
 
     def _device(self) -> QiskitTarget:
         """Return the target for Qiskit, its pulse R(θ, φ) split into RX and a free RZ."""

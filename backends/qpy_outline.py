@@ -104,7 +104,7 @@ def put_in_order(data: bytes) -> bytes:
     These are the definitions of gates and the symbols of expressions, which Qiskit's writer takes
     out of hash maps; the file means what it did.
     """
-    walk = _Walk(data=data, version=data[6], bounds=_UNBOUNDED)
+    walk = _Walk(data=data, version=data[6], bounds=_UNBOUNDED, any_name=True)
     walk.circuit(_FILE.size + _LONG.size, sys.maxsize)
     ordered = bytearray(data)
     for spans in walk.unordered:  # those inside others come first
@@ -132,7 +132,8 @@ class _Walk:
     """A walk through one file; methods take a position and return where they ended.
 
     weight: the steps of the last circuit, value or instruction with all that is inside it.
-    unordered: where what follows one another in no particular order begins and ends.
+    unordered: where what follows one another in no particular order begins and ends. any_name:
+    whether instructions may have names that Qiskit does not know.
     """
 
     data: bytes
@@ -142,6 +143,7 @@ class _Walk:
     stated: int = 0
     expressions: int = 0
     vectors: dict[bytes, int] = field(default_factory=dict)
+    any_name: bool = False
     unordered: list[list[tuple[int, int]]] = field(default_factory=list)
 
     def circuit(self, at: int, depth: int) -> int:
@@ -237,7 +239,7 @@ class _Walk:
         )
         at += _STEP.size
         name = self.data[at : at + length]
-        if name not in custom and name not in _known():
+        if not self.any_name and name not in custom and name not in _known():
             shown = name[:60].decode(errors="replace")
             raise PayloadRejected(f"instruction {shown!r} is not taken; decompose it first")
         if extras & _ANNOTATED:

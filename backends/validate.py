@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from qiskit import QuantumCircuit
 
 from backends.api import PayloadRejected, Target
-from backends.instructions import check_instructions
+from backends.instructions import check_for_device, check_instructions
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload
 from backends.waiting import check_delays
 
@@ -16,7 +16,7 @@ __all__ = ["check", "check_circuits", "check_kind", "check_limits", "check_unmea
 # Understood by every device here, whatever its native gates are.
 _ALWAYS = frozenset({"barrier", "delay", "measure"})
 _CONTROL_FLOW = frozenset(
-    {"break_loop", "continue_loop", "for_loop", "if_else", "switch_case", "while_loop"}
+    {"break_loop", "continue_loop", "for_loop", "if_else", "store", "switch_case", "while_loop"}
 )
 
 
@@ -86,6 +86,8 @@ def check_circuits(payload: Payload, target: Target) -> None:
                 check_unmeasured(circuit)
             if not target.mid_circuit_measurement:
                 _check_final_measurement(circuit, target)
+            if target.native_gates is not None:
+                check_for_device(circuit, target.name)
             if not target.site_transpiles:
                 _check_native(circuit, target)
         except PayloadRejected as error:

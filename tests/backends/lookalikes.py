@@ -7,7 +7,16 @@ from collections.abc import Callable
 
 import numpy as np
 from qiskit import QuantumCircuit, qpy
-from qiskit.circuit import ControlledGate, Gate, Instruction, Parameter, ParameterVector
+from qiskit.circuit import (
+    AnnotatedOperation,
+    ControlledGate,
+    ControlModifier,
+    Gate,
+    Instruction,
+    Parameter,
+    ParameterVector,
+)
+from qiskit.circuit.library import XGate
 
 from backends.circuits import FrozenCircuit
 from backends.payloads import FrozenSamplerPub, SamplerPayload
@@ -57,6 +66,13 @@ def controlled_otherwise(turn: bool) -> QuantumCircuit:
     return measured(circuit)
 
 
+def annotated(turn: bool) -> QuantumCircuit:
+    circuit = QuantumCircuit(2)
+    circuit.x(0)
+    circuit.append(AnnotatedOperation(XGate(), ControlModifier(1, int(turn))), [0, 1])
+    return measured(circuit)
+
+
 def array(turn: bool) -> QuantumCircuit:
     made = Instruction("i", 1, 0, [np.eye(2)])
     made.definition = turned("i", turn)
@@ -84,6 +100,7 @@ PAIRS: dict[str, Pair] = {
     "instruction": instruction,
     "controlled": controlled,
     "controlled-otherwise": controlled_otherwise,
+    "annotated": annotated,
     "array": array,
     "columns": columns,
 }
@@ -113,7 +130,7 @@ def payloads(pair: str, *, raw: bool) -> list[tuple[SamplerPayload, str]]:
 
 def outcome(pair: str, turn: bool) -> str:
     match pair:
-        case "controlled" | "controlled-otherwise":
+        case "annotated" | "controlled" | "controlled-otherwise":
             return "11" if turn else "01"
         case "columns":
             flipped = 2 if turn else 11

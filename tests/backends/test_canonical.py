@@ -22,7 +22,16 @@ from qiskit.circuit import (
     Qubit,
 )
 from qiskit.circuit.classical import expr
-from qiskit.circuit.library import Initialize, PauliEvolutionGate, UnitaryGate, XGate
+from qiskit.circuit.library import (
+    Initialize,
+    MCPhaseGate,
+    MCXGate,
+    PauliEvolutionGate,
+    StatePreparation,
+    UGate,
+    UnitaryGate,
+    XGate,
+)
 from qiskit.quantum_info import Operator, SparsePauliOp, random_unitary
 
 from backends.circuits import FrozenCircuit
@@ -258,6 +267,18 @@ DIFFERENT = {
     "order of bits in a register": [sharing(0), sharing(1), sharing(0, 1), sharing(1, 0)],
     "array": [one(UnitaryGate(random_unitary(2, seed=seed))) for seed in (1, 2)],
     "state": [one(Initialize(state)) for state in ([1, 0], [0, 1], [1, 1j] / np.sqrt(2))],
+    "direction of a preparation": [
+        one(StatePreparation([0.6, 0.8], inverse=inverse)) for inverse in (False, True)
+    ],
+    "state that controls a gate of Qiskit's": [
+        one(kind, qubits=3)
+        for state in range(4)
+        for kind in (
+            MCXGate(2, ctrl_state=state),
+            MCPhaseGate(0.3, 2, ctrl_state=state),
+            UGate(0.1, 0.2, 0.3).control(2, ctrl_state=state, annotated=False),
+        )
+    ],
     "time evolution": [
         one(PauliEvolutionGate(SparsePauliOp(terms, [1, coefficient]), 0.5), qubits=2)
         for terms, coefficient in ((["XX", "ZI"], 1), (["ZI", "XX"], 1), (["XX", "ZI"], 2))
