@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Row", "interleaved", "timed"]
+__all__ = ["Row", "interleaved", "peer_failed", "timed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,13 @@ class Row:
     ratio: float | None
     goal: str
     met: bool | None
+
+
+def peer_failed(name: str, ours: str, what: str) -> Row:
+    """Return the row of a comparison whose other side did not run to its end."""
+    return Row(
+        name=name, ours=ours, against="failed", what=what, ratio=None, goal="not compared", met=None
+    )
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -23,6 +23,7 @@ from orchestrator.compute.shipping import (
     StageContext,
     dump_by_value,
     execution,
+    exhausted,
     within,
 )
 from orchestrator.resources import resources
@@ -133,6 +134,19 @@ def stage_needs(task: Any) -> StageNeeds | None:
     return getattr(getattr(task, "fn", None), _NEEDS, None)
 
 
+class _WithoutQpu(inspect.Signature):
+    """A quantum stage's signature as its callers see it."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+        try:
+            return super().bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"{error}; the QPU, the first argument of a quantum stage, is passed by hpcqc: "
+                "call the stage without it"
+            ) from None
+
+
 _Body = Callable[
     [Callable[..., Any], StageNeeds, StageContext, tuple[Any, ...], dict[str, Any]], Any
 ]
@@ -141,14 +155,14 @@ _Body = Callable[
 def _stage(
     fn: Callable[..., Any], needs: StageNeeds, body: _Body, task_options: dict[str, Any]
 ) -> Task[..., Any]:
-    if inspect.iscoroutinefunction(fn):
+    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
         raise ValueError(f"{fn.__name__!r} is async; a {needs.kind} stage is a plain function")
     signature = inspect.signature(fn)
     if needs.kind == "quantum":
         parameters = list(signature.parameters.values())
         if not parameters:
             raise ValueError(f"{fn.__name__!r} takes no argument; the first one is the QPU")
-        signature = signature.replace(parameters=parameters[1:])
+        signature = _WithoutQpu(parameters[1:], return_annotation=signature.return_annotation)
 
     @functools.wraps(fn)
     def run_stage(*args: Any, **kwargs: Any) -> Any:
@@ -202,7 +216,7 @@ def _inline(
         from orchestrator.primitives import open_qpu
 
         args = (open_qpu(needs.where), *args)
-    return fn(*args, **kwargs)
+    return exhausted(fn(*args, **kwargs))
 
 
 def _begin(
@@ -283,7 +297,7 @@ def _lend_qpu(
 
     resources().begin_stage(context.key)
     with within(context):
-        return fn(open_qpu(needs.where, context.key), *args, **kwargs)
+        return exhausted(fn(open_qpu(needs.where, context.key), *args, **kwargs))
 
 
 @functools.lru_cache(maxsize=256)

@@ -41,7 +41,10 @@ class FlowThread:
     def _work(self) -> None:
         flow, parameters = self._call
         try:
-            value = flow(**parameters)
+            known = inspect.signature(flow.fn).parameters.values()
+            unnamed = [p for p in known if p.kind is p.POSITIONAL_ONLY]
+            given = [parameters.pop(p.name, p.default) for p in unnamed]
+            value = flow(*given, **parameters)
             if inspect.isawaitable(value):
                 value = asyncio.run(_awaited(value))
             self.value = value

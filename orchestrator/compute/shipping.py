@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
@@ -26,6 +27,7 @@ __all__ = [
     "StageContext",
     "dump_by_value",
     "execution",
+    "exhausted",
     "guest",
     "run_timed",
     "stage_context",
@@ -177,11 +179,16 @@ class Shipment:
         function = _load(self.data)
         with _executing(self.context), within(self.context):
             if self.context.cores == 1:
-                return function(*args, **kwargs)
+                return exhausted(function(*args, **kwargs))
             from threadpoolctl import threadpool_limits
 
             with threadpool_limits(self.context.cores):
-                return function(*args, **kwargs)
+                return exhausted(function(*args, **kwargs))
+
+
+def exhausted(value: Any) -> Any:
+    """Return the list of what a generator yields, since no generator leaves its process."""
+    return list(value) if inspect.isgenerator(value) else value
 
 
 @contextmanager

@@ -55,6 +55,11 @@ def failing(kind: str):
 @flow
 async def waiting(seconds: float):
     return seconds
+
+
+@flow
+def ordered(first, second=2, /, *, third=3):
+    return [first, second, third]
 """
 
 
@@ -141,6 +146,14 @@ def test_an_async_flow(hpcqc) -> None:
     said = hpcqc("run", "failing.py:waiting", "-p", "seconds=0.5", "--verbose", "--json")
     assert said.code == 0, said.err
     assert said.document["result"] == 0.5
+
+
+@pytest.mark.usefixtures("prefect_server", "script")
+def test_a_flow_with_positional_parameters(hpcqc) -> None:
+    given = ("-p", "first=1", "-p", "third=5")
+    said = hpcqc("run", "failing.py:ordered", *given, "--verbose", "--json")
+    assert said.code == 0, said.err
+    assert said.document["result"] == [1, 2, 5]
 
 
 @pytest.mark.usefixtures("prefect_server")

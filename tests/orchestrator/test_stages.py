@@ -280,3 +280,41 @@ def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
     )
     assert "answer 42" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("run")
+def test_a_generator_is_a_list_when_it_leaves_its_stage() -> None:
+    @classical
+    def squares(n):
+        for i in range(n):
+            yield i * i
+
+    @classical
+    def shifted(n):
+        return (i + 1 for i in range(n))
+
+    @quantum(qpu="fake")
+    def names(qpu, n):
+        for _ in range(n):
+            yield qpu.name
+
+    assert squares.fn(3) == [0, 1, 4]
+    assert shifted.fn(2) == [1, 2]
+    assert names.fn(2) == ["fake", "fake"]
+
+
+def test_an_async_generator_is_refused() -> None:
+    with pytest.raises(ValueError, match="'later' is async"):
+
+        @classical
+        async def later():
+            yield 1
+
+
+def test_a_qpu_that_the_caller_passes_is_explained() -> None:
+    @quantum
+    def share(qpu, angle):
+        return angle
+
+    with pytest.raises(TypeError, match="passed by hpcqc: call the stage without it"):
+        share(object(), 0.5)

@@ -34,7 +34,7 @@ class Place:
         """What a user can do about a place that cannot be used."""
         if self.path is None:
             return "check the server, or name another database"
-        return "check the disk, or name another state_dir"
+        return "check the disk, or name another state folder with HPCQC_STATE_DIR"
 
     def after_damage(self) -> str:
         """Say what to do about a damaged ledger: its newest backup, if there is one."""

@@ -71,7 +71,7 @@ def _prepare(place: Place, engine: sa.Engine) -> None:
     if int(version) > SCHEMA_VERSION:
         raise LedgerError(
             f"ledger {place.name} has schema {version}, written by a newer hpcqc; this one "
-            f"reads up to {SCHEMA_VERSION}. Upgrade hpcqc, or name another state_dir."
+            f"reads up to {SCHEMA_VERSION}. Upgrade hpcqc, or name another state folder with HPCQC_STATE_DIR."
         )
     if int(version) < SCHEMA_VERSION:
         with alone(engine) as connection:
