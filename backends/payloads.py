@@ -20,6 +20,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
 from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
+from backends.pub_faults import check_names, fault_of
 
 __all__ = [
     "MOST_SHOTS",
@@ -291,7 +292,12 @@ def payload_from_bytes(data: bytes) -> Payload:
 def _listed(pubs: Iterable[Any]) -> list[Any]:
     if isinstance(pubs, QuantumCircuit):
         raise PayloadRejected("got a circuit where a list of PUBs is expected; write [circuit]")
-    listed = list(pubs)
+    try:
+        listed = list(pubs)
+    except TypeError:
+        raise PayloadRejected(
+            f"got {type(pubs).__name__} where a list of PUBs is expected; write [(circuit, …)]"
+        ) from None
     if not listed:
         raise PayloadRejected("the list of PUBs is empty; give at least one")
     return listed
@@ -301,11 +307,14 @@ def _coerce(pub_type: Any, pub: Any, index: int, default: Any) -> Any:
     try:
         if pub_type is SamplerPub and default is not None:
             _check_shots(default, index)
-        return pub_type.coerce(pub, default)
+        coerced = pub_type.coerce(pub, default)
+        check_names(coerced.circuit, coerced.parameter_values)
     except PayloadRejected:
         raise
     except Exception as error:  # qiskit raises ValueError, TypeError, QiskitError, CircuitError
-        raise PayloadRejected(f"PUB {index}: {error}") from error
+        told = fault_of(pub, error, estimator=pub_type is EstimatorPub)
+        raise PayloadRejected(f"PUB {index}: {told}") from error
+    return coerced
 
 
 def _check_shots(shots: Any, index: int) -> None:

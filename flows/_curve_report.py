@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from orchestrator.wording import counted
+
 __all__ = ["CHEMICAL_ACCURACY_MHA", "CurvePoint", "report"]
 
 CHEMICAL_ACCURACY_MHA = 1.6  # 1 kcal/mol
@@ -117,10 +119,11 @@ def _summary(title: str, points: Sequence[CurvePoint]) -> list[str]:
     few, most = min(p.qubits for p in points), max(p.qubits for p in points)
     qubits = str(most) if few == most else f"{few} to {most}"
     lines = [
-        f"{title}: {len(points)} {'geometry' if len(points) == 1 else 'geometries'}.",
+        f"{title}: {counted(len(points), 'geometry', 'geometries')}.",
         (
-            f"{points[0].spin_orbitals} spin orbitals on {qubits} qubit{'s' * (most != 1)}; "
-            f"{sum(p.evaluations for p in points)} energies measured."
+            f"{counted(points[0].spin_orbitals, 'spin orbital')} on {qubits} "
+            f"{'qubit' if most == 1 else 'qubits'}; "
+            f"{counted(sum(p.evaluations for p in points), 'energy', 'energies')} measured."
         ),
         (
             f"{len(good)} of {len(points)} within {CHEMICAL_ACCURACY_MHA} mHa of exact; "

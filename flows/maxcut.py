@@ -32,6 +32,7 @@ from flows._graphs import Cut, Graph, best_cut
 from flows._inputs import InputError
 from flows._qaoa import Search, Tuned, qaoa_circuit, tune
 from orchestrator import Qpu, checked_by, classical, quantum
+from orchestrator.wording import counted
 
 __all__ = ["angles", "maxcut", "reference", "samples", "search_for"]
 
@@ -140,7 +141,10 @@ def _result(graph: Graph, known: Cut, tuned: Tuned, counts: Mapping[str, int]) -
             ],
         },
         "summary": [
-            f"{graph.title}: {graph.nodes} nodes, {len(graph.edges)} edges; {shots} shots.",
+            (
+                f"{graph.title}: {counted(graph.nodes, 'node')}, "
+                f"{counted(len(graph.edges), 'edge')}; {counted(shots, 'shot')}."
+            ),
             f"Best cut sampled {cuts[best]:g}, {kind} {known.value:g}.",
         ],
     }

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from orchestrator.config import ConfigError, Site, load_site
 from orchestrator.config.environment import prefect_api_url
+from orchestrator.wording import counted
 
 __all__ = [
     "PACKAGES",
@@ -116,7 +117,10 @@ def missing_extra(module: str) -> str:
             return f"install the extra with: pip install 'hpcqc[{extra}]'"
     if top in ("backends", "flows", "orchestrator"):
         return f"hpcqc's own package {top!r} has no such module"
-    return f"no module of that name is installed here; try: pip install {top}"
+    return (
+        "no module of that name is installed here; check its spelling, and install the package that "
+        "brings it into this environment"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -245,7 +249,7 @@ def _ledger(site: Site) -> Check:
 
         ledger = Ledger.open(path)
         try:
-            return f"{path}, {len(ledger.runs())} runs"
+            return f"{path}, {counted(len(ledger.runs()), 'run')}"
         finally:
             ledger.close()
 
@@ -295,7 +299,7 @@ def _schedules(site: Site) -> Check:
         check_schedules(site.qpus.values(), datetime.now(UTC))
     except ConfigError as error:
         return Check(name="schedules", state="broken", detail=str(error))
-    return Check(name="schedules", state="ok", detail=f"of {len(site.qpus)} QPUs")
+    return Check(name="schedules", state="ok", detail=f"of {counted(len(site.qpus), 'QPU')}")
 
 
 def _tried(name: str, look: Callable[[], str], fault: str = "") -> Check:

@@ -18,6 +18,7 @@ from orchestrator.agent.policy import RestartPolicy
 from orchestrator.agent.processes import MARKER, Identity, end_marked
 from orchestrator.config.environment import process_environment
 from orchestrator.visible_text import visible
+from orchestrator.wording import counted
 
 __all__ = ["Supervisor", "end_leftovers", "notify"]
 
@@ -102,7 +103,7 @@ def end_leftovers(folder: AgentFolder) -> None:
     """
     left = end_marked(folder.path, _LEFTOVERS_S, spare_backends=True)
     if left:
-        _say(f"ended {left} processes that an earlier agent had left")
+        _say(f"ended {counted(left, 'process', 'processes')} that an earlier agent had left")
 
 
 def _say(text: str) -> None:

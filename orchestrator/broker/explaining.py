@@ -14,6 +14,7 @@ from orchestrator.broker.records import JobRecord, TaskRecord
 from orchestrator.broker.scheduler import Desk
 from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobId, JobState
+from orchestrator.wording import counted
 
 __all__ = ["Explanation", "TaskReason", "explain"]
 
@@ -173,7 +174,7 @@ def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> 
     if rate is not None and len(desk.starts) >= rate.starts:
         free = desk.starts[-rate.starts] + timedelta(seconds=rate.per_s)
         if free > now:
-            starts = f"{rate.starts} start{'s' if rate.starts > 1 else ''}"
+            starts = counted(rate.starts, "start")
             yield (
                 f"the machine takes {starts} in {rate.per_s:g} s; the next one is at "
                 f"{free:%H:%M:%S} UTC"
@@ -181,7 +182,7 @@ def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> 
     most = rules.limits.max_concurrent_tasks
     if most is not None and desk.busy >= most:
         yield (
-            f"the QPU is busy with {desk.busy} task{'s' if desk.busy > 1 else ''}"
+            f"the QPU is busy with {counted(desk.busy, 'task')}"
             if most > 1
             else "the QPU is busy with another task"
         )
@@ -258,7 +259,7 @@ def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
 def _joined(others: int, saved: float) -> Iterator[str]:
     yield "joined a task that was about to start"
     spared = f", which saved it {saved:.0%} of the price" if saved else ""
-    yield f"shared with {others} other job{'s' if others > 1 else ''}{spared}"
+    yield f"shared with {counted(others, 'other job')}{spared}"
 
 
 def _words(task: TaskRecord, why: Mapping[str, Any], others: int, saved: float) -> Iterator[str]:
@@ -280,6 +281,6 @@ def _words(task: TaskRecord, why: Mapping[str, Any], others: int, saved: float) 
         )
     if others:
         spared = f", which saved it {saved:.0%} of the price" if saved else ""
-        yield f"shared with {others} other job{'s' if others > 1 else ''}{spared}"
+        yield f"shared with {counted(others, 'other job')}{spared}"
     if task.planned.provisional:
         yield "outside the quality windows, so its result is provisional"

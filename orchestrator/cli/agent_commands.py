@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.option_values import path, real, whole
+
 __all__ = ["agent", "deploy", "logs", "runs", "start", "status", "stop", "submit"]
 
 agent = typer.Typer(
@@ -16,7 +18,7 @@ agent = typer.Typer(
 
 _Site = Annotated[
     Path | None,
-    typer.Option("--site", metavar="FILE", help="Site file instead of the one found."),
+    typer.Option("--site", parser=path, metavar="FILE", help="Site file instead of the one found."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
 _Budget = Annotated[
@@ -39,22 +41,27 @@ def start(
     ] = False,
     prefect_port: Annotated[
         int,
-        typer.Option(metavar="N", min=0, max=65535, help="Port of Prefect's UI; 0 for a free one."),
+        typer.Option(
+            parser=whole(0, 65535), metavar="N", help="Port of Prefect's UI; 0 for a free one."
+        ),
     ] = 0,
     broker_port: Annotated[
         int,
         typer.Option(
-            metavar="N", min=0, max=65535, help="Port of the broker's page; 0 for a free one."
+            parser=whole(0, 65535),
+            metavar="N",
+            help="Port of the broker's page; 0 for a free one.",
         ),
     ] = 0,
     pool: Annotated[
         str | None, typer.Option(metavar="NAME", help="Prefect work pool; hpcqc if not given.")
     ] = None,
     flows: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Flows at once; 0 for as many as cores.")
+        int,
+        typer.Option(parser=whole(0), metavar="N", help="Flows at once; 0 for as many as cores."),
     ] = 0,
     timeout: Annotated[
-        float, typer.Option(metavar="S", min=1, help="Seconds until it must be ready.")
+        float, typer.Option(parser=real(1), metavar="S", help="Seconds until it must be ready.")
     ] = 180.0,
     as_json: _Json = False,
 ) -> None:
@@ -96,7 +103,9 @@ def logs(
         str | None,
         typer.Argument(metavar="[NAME]", help="prefect, dask, broker, worker or supervisor."),
     ] = None,
-    lines: Annotated[int, typer.Option(metavar="N", min=1, help="The last so many lines.")] = 40,
+    lines: Annotated[
+        int, typer.Option(parser=whole(1), metavar="N", help="The last so many lines.")
+    ] = 40,
     follow: Annotated[bool, typer.Option("--follow", help="Go on as lines are written.")] = False,
     as_json: _Json = False,
 ) -> None:
@@ -164,7 +173,9 @@ def runs(
     run: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="One run, with its result.")
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The latest so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option(parser=whole(1), metavar="N", help="The latest so many.")
+    ] = 20,
     as_json: _Json = False,
 ) -> None:
     """List the agent's flow runs, or show one."""

@@ -26,6 +26,7 @@ from orchestrator.cli.output import facts, print_json, say, tabulate, write
 from orchestrator.config import load_site
 from orchestrator.config.environment import prefect_api_url, prefect_is_configured, state_dir
 from orchestrator.config.loading import lookup
+from orchestrator.wording import counted
 
 __all__ = [
     "StartRequest",
@@ -100,7 +101,10 @@ def stop_and_tell(*, as_json: bool) -> None:
     elif before.pid is not None:
         say("the agent has ended; flows that were under way go on at its next start")
     elif before.processes:
-        say(f"no agent was running; ended {before.processes} processes that one had left")
+        say(
+            f"no agent was running; ended "
+            f"{counted(before.processes, 'process', 'processes')} that one had left"
+        )
     else:
         say("no agent was running")
 

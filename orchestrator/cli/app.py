@@ -9,6 +9,7 @@ import typer
 
 from orchestrator.cli import agent_commands, simulate_command
 from orchestrator.cli.broker_commands import broker
+from orchestrator.cli.option_values import path, whole
 
 __all__ = [
     "app",
@@ -42,7 +43,7 @@ app.add_typer(agent_commands.agent, name="agent")
 
 _Site = Annotated[
     Path | None,
-    typer.Option("--site", metavar="FILE", help="Site file instead of the one found."),
+    typer.Option("--site", parser=path, metavar="FILE", help="Site file instead of the one found."),
 ]
 _Setting = Annotated[
     list[str] | None,
@@ -122,7 +123,9 @@ def run(
     site: _Site = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of this run; hpcqc-runs/<run id> if not given."),
+        typer.Option(
+            parser=path, metavar="DIR", help="Folder of this run; hpcqc-runs/<run id> if not given."
+        ),
     ] = None,
     setting: _Setting = None,
     run_id: Annotated[
@@ -200,15 +203,20 @@ def estimate(
 @app.command()
 def sample(
     circuit: Annotated[
-        Path, typer.Argument(metavar="CIRCUIT", help="OpenQASM 2 or 3 (.qasm), or QPY (.qpy).")
+        Path,
+        typer.Argument(
+            parser=path, metavar="CIRCUIT", help="OpenQASM 2 or 3 (.qasm), or QPY (.qpy)."
+        ),
     ],
     qpu: _Qpu = None,
-    shots: Annotated[int, typer.Option(metavar="N", help="Shots.")] = 1024,
+    shots: Annotated[int, typer.Option(parser=whole(), metavar="N", help="Shots.")] = 1024,
     seed: Annotated[
         int | None,
-        typer.Option(metavar="S", help="Seed of a simulator; equal seeds, equal counts."),
+        typer.Option(
+            parser=whole(), metavar="S", help="Seed of a simulator; equal seeds, equal counts."
+        ),
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", help="Rows of the table.")] = 16,
+    top: Annotated[int, typer.Option(parser=whole(), metavar="N", help="Rows of the table.")] = 16,
     site: _Site = None,
     setting: _Setting = None,
     as_json: _Json = False,
@@ -239,7 +247,9 @@ def jobs(
     run: Annotated[
         str | None, typer.Option("--run", metavar="ID", help="Only the jobs of this run.")
     ] = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="The latest so many.")] = 20,
+    limit: Annotated[
+        int, typer.Option(parser=whole(1), metavar="N", help="The latest so many.")
+    ] = 20,
     site: _Site = None,
     as_json: _Json = False,
 ) -> None:
@@ -306,7 +316,8 @@ def config_show(site: _Site = None, setting: _Setting = None, as_json: _Json = F
 @_config.command("check")
 def config_check(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="The one found, if not given.")
+        Path | None,
+        typer.Argument(parser=path, metavar="[FILE]", help="The one found, if not given."),
     ] = None,
     setting: _Setting = None,
     as_json: _Json = False,

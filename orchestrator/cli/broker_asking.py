@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from orchestrator.broker.standing import QpuStatus
@@ -60,7 +61,9 @@ def _status_row(qpu: QpuStatus) -> list[Any]:
             calendar = f"{until}: {closure.reason}"
     return [
         *(qpu.name, qpu.backend, state, qpu.queued, qpu.open, qpu.reason, calendar),
-        f"off by {qpu.error:.1%} in {qpu.predicted} tasks" if qpu.error is not None else None,
+        f"off by {qpu.error:.1%} in {counted(qpu.predicted, 'task')}"
+        if qpu.error is not None
+        else None,
     ]
 
 
@@ -111,7 +114,7 @@ def change_qpu(
     if as_json:
         print_json(seen)
     else:
-        open_tasks = f"; {seen['open']} tasks still run" if seen["open"] else ""
+        open_tasks = f"; {counted(seen['open'], 'task')} still open" if seen["open"] else ""
         say(f"{qpu} is {seen['state']}{open_tasks}")
 
 

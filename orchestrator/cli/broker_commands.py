@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.option_values import path, whole
 from orchestrator.config import ConfigError
 
 __all__ = ["broker"]
@@ -20,7 +21,7 @@ broker.add_typer(_tokens, name="token")
 
 _Site = Annotated[
     Path | None,
-    typer.Option("--site", metavar="FILE", help="Site file instead of the one found."),
+    typer.Option("--site", parser=path, metavar="FILE", help="Site file instead of the one found."),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
 _Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the ledger.")]
@@ -181,7 +182,7 @@ def statement(
 
 @broker.command()
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the copy goes.")],
+    file: Annotated[Path, typer.Argument(parser=path, metavar="FILE", help="Where the copy goes.")],
     site: _Site = None,
     as_json: _Json = False,
 ) -> None:
@@ -198,7 +199,9 @@ def token_add(
         list[str], typer.Option("--project", metavar="NAME", help="Repeatable; the first pays.")
     ],
     role: Annotated[str, typer.Option(metavar="ROLE", help="user or operator")] = "user",
-    days: Annotated[int | None, typer.Option(metavar="N", min=1, help="Valid so long.")] = None,
+    days: Annotated[
+        int | None, typer.Option(parser=whole(1), metavar="N", help="Valid so long.")
+    ] = None,
     site: _Site = None,
     as_json: _Json = False,
 ) -> None:

@@ -8,6 +8,7 @@ from orchestrator.cli.faults import MISTAKE
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.report import stage_total, usage_rows
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from orchestrator.cli.running import Finished
@@ -64,13 +65,13 @@ def _tell_outcome(finished: Finished) -> None:
     stages, jobs = stage_total(record), len(record["jobs"])
     before = _finished_before(record)
     say(
-        f"{stages} stages{f' ({before} finished before)' if before else ''} and {jobs} quantum "
-        f"jobs in {duration_text(record['duration_s'])}",
+        f"{counted(stages, 'stage')}{f' ({before} finished before)' if before else ''} and "
+        f"{counted(jobs, 'quantum job')} in {duration_text(record['duration_s'])}",
         style="dim",
     )
     for qpu, count, tasks, _circuits, shots, seconds, charged in usage_rows(record):
         say(
-            f"QPU {qpu}: {count} jobs in {tasks} tasks, {shots:,} shots, "
+            f"QPU {qpu}: {counted(count, 'job')} in {counted(tasks, 'task')}, {counted(shots, 'shot')}, "
             f"{duration_text(seconds)} on the device, charged {charged or 'nothing'}",
             style="dim",
         )

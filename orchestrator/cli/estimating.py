@@ -19,6 +19,7 @@ from orchestrator.config import QpuSettings, Site, load_site
 from orchestrator.config.environment import hand_down
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.report import stage_rows
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from backends.profiles import Profile
@@ -157,7 +158,7 @@ def _notes(settings: QpuSettings, profile: Profile | None, unseeded: int) -> lis
             notes.append("jobs that wait together may share tasks and then cost less")
     if unseeded:
         notes.append(
-            f"{unseeded} jobs have no seed; where the flow's course depends on their results, "
+            f"{counted(unseeded, 'job')} without a seed; where the flow's course depends on their results, "
             "jobs and shots are those of one course of several"
         )
     return notes
@@ -216,7 +217,8 @@ def _closing(estimate: Mapping[str, Any]) -> str:
         seconds = qpu["qpu_seconds"]
         on = "for a time not known" if seconds is None else f"for about {duration_text(seconds)}"
         told.append(
-            f"{qpu['jobs']} quantum job{'s' if qpu['jobs'] != 1 else ''} with {qpu['shots']:,} shots on {qpu['qpu']} {on}, "
+            f"{counted(qpu['jobs'], 'quantum job')} with {counted(qpu['shots'], 'shot')} on "
+            f"{qpu['qpu']} {on}, "
             f"at a cost of {_cost(qpu)}"
         )
     return f"A run will take {'; '.join(told)}. Nothing was spent."

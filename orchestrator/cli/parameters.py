@@ -12,6 +12,22 @@ from typing import Any, get_type_hints
 __all__ = ["ParameterError", "assignments", "bound_parameters", "literal"]
 
 
+_SHOWN = 60
+# By the beginning of Pydantic's kinds of errors, what a value should have been.
+_EXPECTED = {
+    "float_": "a number such as 0.5",
+    "int_": "a whole number such as 3",
+    "bool_": "true or false",
+    "complex_": "a number such as 0.5 or 1+2j",
+    "list_type": "a list such as [1, 2]",
+    "tuple_type": "a list such as [1, 2]",
+    "set_type": "a list such as [1, 2]",
+    "dict_type": "a table such as {a = 1}",
+    "string_type": "text",
+    "finite_number": "a finite number",
+}
+
+
 class ParameterError(ValueError):
     """A parameter is unknown, missing, or of another type than the flow asks for."""
 
@@ -90,15 +106,29 @@ def _fitted(name: str, text: str, annotation: Any) -> Any:
             adapter = TypeAdapter(annotation)
         except (PydanticSchemaGenerationError, PydanticUserError, NameError):
             return literal(text)
-    fault = ""
+    fault: Any = None
     for candidate in (literal(text), text, [literal(part.strip()) for part in text.split(",")]):
         try:
             return adapter.validate_python(candidate)
         except ValidationError as error:
-            fault = fault or error.errors()[0]["msg"]
+            fault = fault or error.errors()[0]
     shown = getattr(annotation, "__name__", None) or str(annotation)
     shown = str(annotation) if "[" in str(annotation) else shown
-    raise ParameterError(f"-p {name}={text}: expected {shown}; {fault[:1].lower()}{fault[1:]}")
+    raise ParameterError(f"-p {name}={text}: expected {shown}; {_fault(fault)}")
+
+
+def _fault(fault: Any) -> str:
+    """Say what is wrong with a value: in our words if it is of another type, else in Pydantic's."""
+    expected = next(
+        (words for kind, words in _EXPECTED.items() if fault["type"].startswith(kind)), ""
+    )
+    if not expected:
+        message = fault["msg"].removeprefix("Value error, ")
+        return f"{message[:1].lower()}{message[1:]}"
+    place = "".join(f" entry {at + 1}" if isinstance(at, int) else f" {at}" for at in fault["loc"])
+    given = repr(fault["input"])
+    shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}…"
+    return f"{place.strip() or 'it'} is {shown}, not {expected}"
 
 
 def _hints(function: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import Site, load_site
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.record import job_document
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -130,13 +131,12 @@ def tell_sample(sampled: Sampled, *, top: int, as_json: bool) -> None:
     tabulate((f"outcome{names}", "counts", "share"), rows)
     left = len(ordered) - len(rows)
     if left > 0:
-        say(f"… {left} more outcomes; --top shows more, --json all")
+        say(f"… {counted(left, 'more outcome')}; --top shows more, --json all")
     job = sampled.job
     charges = ", ".join(f"{cell_text(a)} {u}" for u, a in job["usage"]["charges"].items())
     method = ", ".join(map(str, job["methods"]))
     say(
-        f"{shots} shots on QPU {sampled.qpu} in {job['slices']} "
-        f"task{'s' if job['slices'] != 1 else ''}"
+        f"{counted(shots, 'shot')} on QPU {sampled.qpu} in {counted(job['slices'], 'task')}"
         f"{f', method {method}' if method else ''}; "
         f"{duration_text(job['usage']['qpu_seconds'])} on the device, "
         f"charged {charges or 'nothing'}; job {job['id']}",

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.option_values import path, real, whole
+
 __all__ = ["commands"]
 
 commands = typer.Typer()
 
 _Site = Annotated[
     Path | None,
-    typer.Option("--site", metavar="FILE", help="Site file instead of the one found."),
+    typer.Option("--site", parser=path, metavar="FILE", help="Site file instead of the one found."),
 ]
 _Setting = Annotated[
     list[str] | None,
@@ -33,7 +35,12 @@ _Qpu = Annotated[
 def simulate(
     ledger: Annotated[
         Path | None,
-        typer.Option("--ledger", metavar="FILE", help="Jobs of a ledger, as they were handed in."),
+        typer.Option(
+            "--ledger",
+            parser=path,
+            metavar="FILE",
+            help="Jobs of a ledger, as they were handed in.",
+        ),
     ] = None,
     scope: Annotated[
         str | None,
@@ -45,33 +52,45 @@ def simulate(
         Path | None,
         typer.Option(
             "--swf",
+            parser=path,
             metavar="FILE",
             help="Jobs of a Standard Workload Format file, also .gz, one sampler call for each: "
             "its processors give the circuits, its run time the shots of each.",
         ),
     ] = None,
     circuits_per_processor: Annotated[
-        float, typer.Option(metavar="N", min=0, help="Of each job of the SWF file.")
+        float, typer.Option(parser=real(0), metavar="N", help="Of each job of the SWF file.")
     ] = 1.0,
     shots_per_second: Annotated[
-        float, typer.Option(metavar="N", min=0, help="Of run time, for each circuit; at least 100.")
+        float,
+        typer.Option(
+            parser=real(0), metavar="N", help="Of run time, for each circuit; at least 100."
+        ),
     ] = 1.0,
     qubits: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Qubits of the circuits of the SWF file.")
+        int,
+        typer.Option(parser=whole(1), metavar="N", help="Qubits of the circuits of the SWF file."),
     ] = 5,
     mix: Annotated[
         int | None,
-        typer.Option("--mix", metavar="SEED", help="A made-up mix of short and long jobs."),
+        typer.Option(
+            "--mix", parser=whole(), metavar="SEED", help="A made-up mix of short and long jobs."
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="The first so many jobs.")
+        int | None, typer.Option(parser=whole(1), metavar="N", help="The first so many jobs.")
     ] = None,
     load: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Pace at which jobs ask for this part of the QPU's time."),
+        typer.Option(
+            parser=real(),
+            metavar="X",
+            help="Pace at which jobs ask for this part of the QPU's time.",
+        ),
     ] = None,
     compress: Annotated[
-        float | None, typer.Option(metavar="X", help="Let jobs come so many times as fast.")
+        float | None,
+        typer.Option(parser=real(), metavar="X", help="Let jobs come so many times as fast."),
     ] = None,
     qpu: _Qpu = None,
     profile: Annotated[
@@ -88,20 +107,31 @@ def simulate(
     ] = None,
     slice_s: Annotated[
         float | None,
-        typer.Option("--slice", metavar="S", help="Longest work of a task, in seconds; 0: no cut."),
+        typer.Option(
+            "--slice",
+            parser=real(),
+            metavar="S",
+            help="Longest work of a task, in seconds; 0: no cut.",
+        ),
     ] = None,
     short_s: Annotated[
-        float, typer.Option("--short", metavar="S", help="QPU-seconds up to which a job is short.")
+        float,
+        typer.Option(
+            "--short", parser=real(), metavar="S", help="QPU-seconds up to which a job is short."
+        ),
     ] = 10.0,
     noise: Annotated[
         float,
         typer.Option(
-            metavar="SIGMA", help="Tasks take longer or shorter: log-normal, of median 1."
+            parser=real(),
+            metavar="SIGMA",
+            help="Tasks take longer or shorter: log-normal, of median 1.",
         ),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(parser=whole(), metavar="N", help="Of the noise.")] = 0,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with plots, too.")
+        Path | None,
+        typer.Option(parser=path, metavar="FILE.html", help="Write a page with plots, too."),
     ] = None,
     site: _Site = None,
     setting: _Setting = None,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.cli.output import print_json, say, tabulate, write
 from orchestrator.config import ConfigError, QpuSettings, Site, load_site, resolve_secrets
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from backends.api import Target
@@ -114,7 +115,7 @@ def tell_simulation(request: SimulateRequest, report: Path | None, *, as_json: b
         print_json(study_document(study, qpu, outcomes))
         return
     workload = study.workload
-    say(f"{len(workload.arrivals):,} jobs of {workload.name} on QPU {qpu}")
+    say(f"{counted(len(workload.arrivals), 'job')} of {workload.name} on QPU {qpu}")
     for note in workload.notes:
         say(f"  {note}", style="dim")
     tabulate(["", *(label for label, _ in outcomes)], figure_rows(outcomes))
@@ -237,7 +238,7 @@ def _fitting(workload: Workload, target: Target, settings: QpuSettings) -> Workl
     ]
     left, notes = len(workload.arrivals) - len(fit), workload.notes
     if left:
-        notes = (*notes, f"{left:,} jobs left out, which {target.name} cannot run")
+        notes = (*notes, f"{counted(left, 'job')} left out that {target.name} cannot run")
     return on_qpu(Workload.of(workload.name, fit, notes), settings.name, settings.backend)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import QpuSettings, Site, resolve_secrets
 from orchestrator.provenance.markup import duration_text
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from backends.profiles import Profile
@@ -79,7 +80,7 @@ def wait_text(qpu: Mapping[str, Any]) -> str:
         until = in_utc(datetime.fromisoformat(qpu["closed_until"]))
         told.append(f"closed until {until}: {qpu['closure']}")
     if qpu["jobs_ahead"]:
-        told.append(f"{qpu['jobs_ahead']} job{'s' if qpu['jobs_ahead'] != 1 else ''} ahead")
+        told.append(f"{counted(qpu['jobs_ahead'], 'job')} ahead")
     return ", ".join(told)
 
 

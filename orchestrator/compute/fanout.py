@@ -15,6 +15,7 @@ import cloudpickle
 from orchestrator.compute.local import ComputeError, died
 from orchestrator.compute.recipe import function_digest, value_digest
 from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, guest
+from orchestrator.wording import counted
 
 __all__ = ["ClusterLost", "FanOutError", "Progress", "Spread", "fan_out_on"]
 
@@ -106,7 +107,8 @@ def fan_out_on(
     if failures:
         first = min(failures)
         raise FanOutError(
-            f"{len(failures)} of {len(units)} units failed after {spread.retries + 1} tries each; "
+            f"{len(failures)} of {counted(len(units), 'unit')} failed after "
+            f"{counted(spread.retries + 1, 'try', 'tries')} each; "
             f"the first is number {first}: {type(failures[first]).__name__}: {failures[first]}"
         ) from failures[first]
     return [results[index] for index in range(len(units))]

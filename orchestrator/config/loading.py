@@ -27,6 +27,7 @@ from orchestrator.config.site import (
     Site,
     WindowSettings,
 )
+from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from orchestrator.config.schema import ScheduleSection, SiteFile
@@ -62,7 +63,7 @@ def load_site(
     for override in overrides:
         _apply(raw, override)
     if overrides:
-        source = f"{source} with {len(overrides)} override{'s' if len(overrides) > 1 else ''}"
+        source = f"{source} with {counted(len(overrides), 'override')}"
         _anchor_profiles(raw, folder)
 
     from orchestrator.config.schema import validated  # Pydantic costs 0.2 s; --help has no need

@@ -182,7 +182,7 @@ def test_the_doctor_survives_a_broken_site_file(hpcqc, tmp_path) -> None:
 
 def test_which_extra_brings_a_module() -> None:
     assert "'hpcqc[chemistry]'" in missing_extra("pyscf.gto")
-    assert "pip install nothing_like_it" in missing_extra("nothing_like_it")
+    assert "pip install" not in missing_extra("nothing_like_it")
 
 
 @pytest.mark.parametrize(

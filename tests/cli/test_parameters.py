@@ -71,7 +71,7 @@ def test_a_value_takes_the_type_the_flow_asks_for(given, expected) -> None:
     [
         (["name=x", "pionts=3"], ["no parameter 'pionts'", "name, points", "mean 'points'"]),
         ([], ["needs a value for: name", "-p name="]),
-        (["name=x", "points=many"], ["-p points=many: expected int", "integer"]),
+        (["name=x", "points=many"], ["-p points=many: expected int", "whole number"]),
         (["name=x", "points=1.5"], ["expected int"]),
         (["name=x", "lengths=a,b"], ["-p lengths=a,b", "list[float]"]),
         (["name=x", "kind=c"], ["-p kind=c", "'a' or 'b'"]),

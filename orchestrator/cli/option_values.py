@@ -1,0 +1,66 @@
+"""Values of the command line's options: paths, whole numbers and real ones."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+__all__ = ["path", "real", "whole"]
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
+_MOST_DIGITS = 300
+
+
+def path(text: str | Path) -> Path:
+    """Return a path; ``~`` is the home folder also where the shell left it, as in quotes."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise typer.BadParameter(f"{str(text)!r}: no such user; give a path") from None
+
+
+def whole(least: int | None = None, most: int | None = None) -> Callable[[str | int], int]:
+    """Return a reader of whole numbers from ``least`` to ``most``; ``1e6`` is one.
+
+    >>> whole()("1e6"), whole(1)("20")
+    (1000000, 20)
+    """
+
+    def read(text: str | int) -> int:
+        stated = str(text).strip()
+        value = _value(stated)
+        if not value.is_integer():
+            raise typer.BadParameter(f"{stated!r} is not a whole number; give one such as 1000")
+        number = int(stated) if stated.lstrip("+-").isdigit() else int(value)
+        if least is not None and number < least:
+            raise typer.BadParameter(f"{stated} is too small; give a whole number ≥ {least}")
+        if most is not None and number > most:
+            raise typer.BadParameter(f"{stated} is too large; give a whole number ≤ {most}")
+        return number
+
+    read.__name__ = "whole"  # what help pages call the type
+    return read
+
+
+def real(least: float | None = None) -> Callable[[str | float], float]:
+    """Return a reader of finite numbers, of ``least`` or more."""
+
+    def read(text: str | float) -> float:
+        stated = str(text).strip()
+        value = _value(stated)
+        if not math.isfinite(value):
+            raise typer.BadParameter(f"{stated!r} is not a number; give one such as 0.5")
+        if least is not None and value < least:
+            raise typer.BadParameter(f"{stated} is too small; give a number ≥ {least:g}")
+        return value
+
+    read.__name__ = "real"
+    return read
+
+
+def _value(text: str) -> float:
+    return float(text) if len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text) else math.nan
