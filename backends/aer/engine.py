@@ -108,7 +108,8 @@ class Engine:
         if self._device is not None:
             circuit = self._device.damped(inline_definitions(circuit))
         (inlined,) = compile_circuit([_lower(circuit, method)])
-        native, index_maps = assemble_circuits([inlined])
+        # Assembly sets the parameters of a CU gate to 0, in the gate itself.
+        native, index_maps = assemble_circuits([inlined.copy()])
         native[0].circ_id = 0
         angles = angles_of(inlined, index_maps[0] if index_maps else None, parameters)
         config = generate_aer_config([inlined], self._options)

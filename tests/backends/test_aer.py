@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qiskit import QuantumCircuit, qasm3, transpile
 from qiskit.circuit import Gate, ParameterVector
-from qiskit.circuit.library import quantum_volume
+from qiskit.circuit.library import CUGate, quantum_volume
 from qiskit.primitives import StatevectorEstimator
 from qiskit.quantum_info import Pauli, SparsePauliOp, Statevector
 from qiskit_aer.library import SaveExpectationValue
@@ -132,6 +132,32 @@ def test_fused_gates_keep_their_order(method, width):
     job = Job(method=method, threads=1, shots=1, seed=1)
     (data,) = engine.run(program, np.empty((1, 0)), job)
     assert data["y"] == pytest.approx(Statevector(state).expectation_value(Pauli("Y"), [0]))
+
+
+def test_a_parameter_of_a_controlled_u_is_bound(run):
+    circuit = QuantumCircuit(2)
+    circuit.h([0, 1])
+    circuit.append(CUGate(0.3, ParameterVector("θ", 1)[0], 0.2, 0.4), [0, 1])
+    pub = (circuit, ["IX", "XI", "YI"], [[0.7]])
+    exact = StatevectorEstimator().run([pub]).result()[0].data.evs
+    for _ in range(2):
+        evs = run(EstimatorPayload.coerce([pub])).native[0].data.evs
+        np.testing.assert_allclose(evs, exact, atol=1e-9)
+
+
+def test_a_bit_that_is_measured_into_twice_is_misread_once(tmp_path):
+    circuit = QuantumCircuit(2, 1)
+    circuit.measure(0, 0)
+    circuit.measure(1, 0)
+    backend = create({"profile": "euro-q-exa"}, state_dir=tmp_path)
+    shots = 20_000
+    task = backend.start(
+        backend.acquire(), SamplerPayload.coerce([circuit], shots=shots, seed=1), "tag"
+    )
+    backend.wait(task, 60)
+    counts = backend.result(task).native[0].data.c.get_counts()
+    assert counts["1"] / shots == pytest.approx(0.05, abs=5 * (0.05 / shots) ** 0.5)
+    backend.close()
 
 
 def test_exact_values_through_what_mixes_come_from_a_density_matrix(run, tmp_path):
