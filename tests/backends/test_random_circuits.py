@@ -41,7 +41,9 @@ def trial(tmp_path):
 
     def native(circuit, target):
         made = transpiler.transpile(FrozenCircuit.of(circuit), target)
-        return made.circuit.circuit, made.layout
+        frozen, names = made.circuit.circuit, list(circuit.parameters)
+        named = dict(zip(frozen.parameters, (names[c] for c in made.columns), strict=True))
+        return frozen.assign_parameters(named), made.layout
 
     def make(**options):
         backend = create(options, state_dir=tmp_path)
