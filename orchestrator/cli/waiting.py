@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import QpuSettings, Site, resolve_secrets
@@ -32,7 +32,12 @@ class _Queue:
 
 
 def expected_wait(
-    site: Site, settings: QpuSettings, profile: Profile | None, longest_s: float
+    site: Site,
+    settings: QpuSettings,
+    profile: Profile | None,
+    longest_s: float,
+    *,
+    now: datetime,
 ) -> dict[str, Any]:
     """Return what keeps a run's first task, as JSON types.
 
@@ -45,7 +50,7 @@ def expected_wait(
     from orchestrator.broker.calendar import Calendar
     from orchestrator.broker.site_rules import calendar_of, clock_scale
 
-    scale, now = clock_scale(settings), datetime.now(UTC)
+    scale = clock_scale(settings)
     target = None if profile is None else profile.target(settings.name)
     calendar = calendar_of(settings, target, now)
     queue = _Queue(seconds=0.0)

@@ -16,6 +16,7 @@ import pytest
 from orchestrator.agent.control import AgentStatus, status_of, stop_agent
 from orchestrator.agent.folder import AgentFolder
 from orchestrator.agent.processes import MARKER, end_marked, marked
+from tests.patience import PATIENCE_S
 
 SUPERVISED = Path(__file__).with_name("supervised.py")
 
@@ -43,11 +44,11 @@ def supervise(folder) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     yield start
     stop_agent(folder)
     for process in started:
-        process.wait(10)
+        process.wait(PATIENCE_S)
 
 
 def until(folder: AgentFolder, wanted: Callable[[AgentStatus], bool]) -> AgentStatus:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if wanted(status := status_of(folder)):
             return status
@@ -74,7 +75,7 @@ def test_what_dies_is_started_again_and_nothing_is_left(folder, supervise):
     assert after.pid == before.pid
 
     stop_agent(folder)
-    assert supervisor.wait(5) == 0
+    assert supervisor.wait(PATIENCE_S) == 0
     assert marked(folder.path) == []
     assert status_of(folder).phase == "stopped"
 
@@ -84,7 +85,7 @@ def test_children_end_with_a_supervisor_that_is_killed(folder, supervise):
     before = until(folder, healthy)
     supervisor.kill()
     supervisor.wait()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while (left := marked(folder.path)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert left == []
@@ -109,15 +110,15 @@ def test_the_next_supervisor_ends_what_will_not_end(folder, supervise):
 
 
 def test_stop_ends_what_a_killed_agent_left(folder):
-    sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
+    sleeper = [sys.executable, "-c", "import time; time.sleep(900)"]
     with subprocess.Popen(sleeper, env=os.environ | {MARKER: str(folder.path)}) as left:
         assert stop_agent(folder).processes == 1
-        assert left.wait(5) == -signal.SIGTERM
+        assert left.wait(PATIENCE_S) == -signal.SIGTERM
 
 
 def test_processes_of_backends_finish_what_they_accepted(folder):
     """They outlive a killed agent, to be found by the next broker; `stop` ends them too."""
-    script = "import time; time.sleep(60)  # from backends.aer"
+    script = "import time; time.sleep(900)  # from backends.aer"
     with subprocess.Popen(
         [sys.executable, "-c", script], env=os.environ | {MARKER: str(folder.path)}
     ) as simulation:
@@ -136,4 +137,4 @@ def test_systemd_is_told_when_all_is_ready(folder, supervise, tmp_path):
         assert status_of(folder).is_healthy
         supervisor.terminate()
         assert hears.recv(1024) == b"STOPPING=1"
-        assert supervisor.wait(10) == 0
+        assert supervisor.wait(PATIENCE_S) == 0

@@ -14,6 +14,7 @@ import pytest
 from typer.main import get_command
 
 from orchestrator.cli.app import app
+from tests.patience import PATIENCE_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "operate-under-systemd.md"
 UNITS = dict(re.findall(r"```ini file=(\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL))
@@ -69,7 +70,7 @@ def test_systemd_reads_it(name, tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     about_it = [line for line in done.stderr.splitlines() if line.startswith(str(tmp_path))]
     assert not about_it, done.stderr

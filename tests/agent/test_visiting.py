@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
+
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
@@ -50,7 +52,7 @@ def test_each_visitor_sees_its_own_modules_as_they_are_now(tmp_path):
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

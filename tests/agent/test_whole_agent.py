@@ -20,8 +20,9 @@ import pytest
 
 from orchestrator.agent.folder import AgentFolder
 from orchestrator.agent.processes import marked
+from tests.patience import PATIENCE_S, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 FLOW = """
 import time
@@ -118,6 +119,9 @@ class Agent:
     def logs(self) -> str:
         return self.run("agent", "logs", "--lines", "15").stdout
 
+    def healthy(self) -> bool:
+        return bool(json.loads(self.run("agent", "status").stdout)["healthy"])
+
     def pid(self, name: str) -> int:
         said = self.said()
         return int((said["supervisor"] if name == "supervisor" else said["children"][name])["pid"])
@@ -132,12 +136,12 @@ class Agent:
             data=None if body is None else json.dumps(body).encode(),
             headers={"content-type": "application/json", "authorization": f"Basic {password}"},
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def until(self, run: str, *wanted: str) -> None:
         """Return when Prefect says that the run is in one of these states."""
-        state, deadline = "", time.monotonic() + 200
+        state, deadline = "", time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError):  # while the server is away
                 state = self.api(f"/flow_runs/{run}")["state"]["name"]
@@ -207,7 +211,7 @@ def test_two_flows_at_once_are_right_and_seen_in_prefect(agent):
         tasks = agent.api("/task_runs/filter", {"limit": 200})
         known = {task["id"] for task in tasks if task["flow_run_id"] == submitted["id"]}
         assert {artifact["task_run_id"] for artifact in mine} <= known
-    with urllib.request.urlopen(page, timeout=10) as answer:
+    with urllib.request.urlopen(page, timeout=PATIENCE_S) as answer:
         assert answer.status == 200
 
 
@@ -254,10 +258,7 @@ def test_mistakes_are_told_before_anything_is_submitted(agent):
 
 def flow_process(agent: Agent, run: str) -> int:
     record = agent.state / "agent" / "flows" / f"{run}.json"
-    deadline = time.monotonic() + 60
-    while not record.exists():
-        assert time.monotonic() < deadline, agent.logs()
-        time.sleep(0.05)
+    until(record.exists)
     return int(json.loads(record.read_text())["pid"])
 
 
@@ -283,25 +284,23 @@ def test_killing_any_process_costs_only_time(agent, expected, victim):
     run = agent("submit", "curve", *SLOW)["id"]
     process = flow_process(agent, run)
     agent.until(run, "Running")
-    time.sleep(1.5)
+    until(lambda: agent.starts(run))
     os.kill(process if victim == "flow" else agent.pid(victim), signal.SIGKILL)
     if victim == "supervisor":
         agent("agent", "start")
     found = agent.ended(run)
     assert found["result"] == expected, f"{found}\n{agent.logs()}"
     assert agent.starts(run) == [1] * 12
-    deadline = time.monotonic() + 60
-    while not json.loads(agent.run("agent", "status").stdout)["healthy"]:
-        assert time.monotonic() < deadline, agent.logs()
-        time.sleep(0.5)
+    until(agent.healthy)
 
 
 def test_units_are_spread_again_when_dask_is_killed(agent):
     agent("deploy", "spread.py:spread")
     run = agent("submit", "spread")["id"]
     agent.until(run, "Running")
-    for _ in range(2):  # once in each half
-        time.sleep(6)
+    for _ in range(2):
+        until(agent.healthy)
+        time.sleep(6)  # some units are done by then, whichever; all must be in the end
         os.kill(agent.pid("dask"), signal.SIGKILL)
     found = agent.ended(run)
     assert found["result"] == [sum(k**2 for k in range(40))] * 2, f"{found}\n{agent.logs()}"
@@ -310,7 +309,7 @@ def test_units_are_spread_again_when_dask_is_killed(agent):
 def test_a_run_under_way_goes_on_after_stop_and_start(agent, expected):
     run = agent("submit", "curve", *SLOW)["id"]
     agent.until(run, "Running")
-    time.sleep(2)
+    until(lambda: agent.starts(run))
     agent("agent", "stop")
     assert marked(AgentFolder(path=agent.state / "agent").path) == []
     assert agent("agent", "status", code=1)["phase"] == "stopped"

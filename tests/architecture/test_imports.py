@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from tests.architecture.source import ROOT, read_modules
+from tests.patience import PATIENCE_S
 
 # Module -> why the parent process never imports it.
 WORKER_ONLY: dict[str, str] = {}
@@ -106,6 +107,6 @@ def _python(*arguments: str, cwd=ROOT, env=None) -> subprocess.CompletedProcess[
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )

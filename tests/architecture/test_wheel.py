@@ -10,6 +10,7 @@ from configparser import ConfigParser
 import pytest
 
 from tests.architecture.source import PACKAGES, ROOT
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder)]
     done = subprocess.run(
-        [*command, str(ROOT)], capture_output=True, text=True, timeout=100, check=False
+        [*command, str(ROOT)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = folder.glob("hpcqc-*-py3-none-any.whl")

@@ -18,6 +18,7 @@ from backends.aer import create
 from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.registry import BackendUnusable
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def run(aer):
 
     def run(payload):
         task = aer.start(session, payload, f"test-{next(count)}")
-        aer.wait(task, 60)
+        aer.wait(task, PATIENCE_S)
         return aer.result(task)
 
     return run
@@ -109,7 +110,7 @@ def test_parameters_of_gates_that_do_not_matter_are_bound_nowhere(run, tmp_path)
     circuit.rz(second, 0)  # which the site's compiler drops
     payload = SamplerPayload.coerce([(measured(circuit), values)], shots=10)
     task = transpiling.start(transpiling.acquire(), payload, "tag")
-    transpiling.wait(task, 60)
+    transpiling.wait(task, PATIENCE_S)
     assert transpiling.result(task).native[0].data.meas.shape == (2,)
     transpiling.close()
 
@@ -154,7 +155,7 @@ def test_a_bit_that_is_measured_into_twice_is_misread_once(tmp_path):
     task = backend.start(
         backend.acquire(), SamplerPayload.coerce([circuit], shots=shots, seed=1), "tag"
     )
-    backend.wait(task, 60)
+    backend.wait(task, PATIENCE_S)
     counts = backend.result(task).native[0].data.c.get_counts()
     assert counts["1"] / shots == pytest.approx(0.05, abs=5 * (0.05 / shots) ** 0.5)
     backend.close()
@@ -188,7 +189,7 @@ def test_gates_a_method_does_not_know_are_taken_apart_for_it(tmp_path, method):
     circuit.ccz(0, 1, 2)
     backend = create({"method": method}, state_dir=tmp_path)
     task = backend.start(backend.acquire(), EstimatorPayload.coerce([(circuit, "XZY")]), "tag")
-    backend.wait(task, 60)
+    backend.wait(task, PATIENCE_S)
     evs = backend.result(task).native[0].data.evs
     exact = StatevectorEstimator().run([(circuit, "XZY")]).result()[0].data.evs
     assert evs == pytest.approx(exact)
@@ -262,7 +263,7 @@ def test_work_is_split_over_idle_processes(aer, run):
     circuits = [measured(quantum_volume(9, 9, seed=n)) for n in range(20)]
     payload = SamplerPayload.coerce(circuits, shots=500, seed=3)
     first = run(payload)  # may be what makes the second process start
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while len(run(payload).metadata["workers"]) < 2:
         assert time.monotonic() < deadline, "one process did it all"
     result = run(payload)
@@ -442,7 +443,7 @@ def test_waiting_in_any_unit_changes_nothing(tmp_path, profile):
     backend = create({"profile": profile} if profile else {}, state_dir=tmp_path)
     payload = SamplerPayload.coerce([qasm3.loads(text)], shots=100, seed=1)
     task = backend.start(backend.acquire(), payload, "tag")
-    backend.wait(task, 60)
+    backend.wait(task, PATIENCE_S)
     counts = backend.result(task).native[0].data.c.get_counts()
     assert counts["11"] > 80
     backend.close()
@@ -453,7 +454,7 @@ def test_a_profile_gives_noise_time_and_a_bill(tmp_path):
     target, session = backend.target(), backend.acquire()
     native = transpile(measured(ghz(3)), target=target.native, seed_transpiler=1)
     task = backend.start(session, SamplerPayload.coerce([native], shots=1000, seed=1), "tag")
-    backend.wait(task, 60)
+    backend.wait(task, PATIENCE_S)
     result = backend.result(task)
     counts = result.native[0].data.meas.get_counts()
     assert counts["000"] + counts["111"] < 1000, "it has noise"
@@ -475,7 +476,7 @@ def test_a_scaled_clock_keeps_the_device_busy(tmp_path):
     task = backend.start(session, payload, "one")
     with pytest.raises(QpuBusy, match="at most 1"):
         backend.start(session, payload, "two")
-    assert backend.wait(task, 60) is TaskState.COMPLETED
+    assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
     assert time.monotonic() - began >= 0.4 * 2.6
     backend.start(session, payload, "two")
     backend.close()

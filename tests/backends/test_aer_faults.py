@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -19,6 +18,7 @@ from backends.aer.spawner import SpawnFailed
 from backends.aer.spool import Spool
 from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
 from backends.payloads import SamplerPayload
+from tests.patience import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,13 +51,6 @@ def backend(tmp_path):
     backend.close()
 
 
-def until(condition, timeout_s=30.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-
-
 def claims(folder, tag):
     record = Spool(folder / "tasks").read(tag)
     return record.claims if record else ()
@@ -79,7 +72,7 @@ def test_a_killed_simulation_fails_its_task_and_no_other(backend, tmp_path):
     assert backend.wait(doomed, 30) is TaskState.FAILED
     with pytest.raises(TaskFailed, match=r"killed by signal 9 SIGKILL \(out of memory\?\)"):
         backend.result(doomed)
-    assert backend.wait(other, 60) is TaskState.COMPLETED
+    assert backend.wait(other, PATIENCE_S) is TaskState.COMPLETED
     again = backend.start(session, bell(), "again")
     assert backend.wait(again, 60) is TaskState.COMPLETED
 
@@ -93,7 +86,7 @@ def test_a_process_that_dies_before_it_begins_costs_nothing(tmp_path):
     os.kill(pid, signal.SIGSTOP)
     task = backend.start(session, bell(), "second")
     os.kill(pid, signal.SIGKILL)
-    assert backend.wait(task, 60) is TaskState.COMPLETED
+    assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
     backend.close()
 
 
@@ -106,7 +99,7 @@ def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
 
     monkeypatch.setattr("backends.aer.crew.encode_task", unreadable)
     task = backend.start(backend.acquire(), bell(), "doomed")
-    assert backend.wait(task, 60) is TaskState.FAILED
+    assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
     with pytest.raises(TaskFailed, match="ended with exit code 1"):
         backend.result(task)
     assert sent == [0, 0]
@@ -119,7 +112,7 @@ def test_stop_kills_the_simulation(backend, tmp_path):
     pid = claims(tmp_path, "long")[0].pid
     backend.stop(task)
     assert backend.status(task) is TaskState.CANCELLED
-    until(lambda: gone(pid), 5)
+    until(lambda: gone(pid))
     with pytest.raises(TaskCancelled):
         backend.result(task)
     queued = backend.start(session, long_payload(), "queued")
@@ -136,7 +129,7 @@ def test_close_leaves_no_process(tmp_path):
     pids = [*backend.pids, claims(tmp_path, "running")[0].pid]
     assert len(pids) >= 2
     backend.close()
-    until(lambda: all(gone(pid) for pid in pids), 5)
+    until(lambda: all(gone(pid) for pid in pids))
     later = create({}, state_dir=tmp_path)
     assert later.status(running) is TaskState.CANCELLED
     later.close()
@@ -194,7 +187,7 @@ def test_a_task_survives_its_parent(tmp_path, backend):
     backend.wait(fresh, 60)
     assert backend.result(fresh).native[0].data.meas.get_counts() == shots
     (claim,) = claims(tmp_path, "task-0")
-    until(lambda: gone(claim.pid), 10)  # it ended when it had nothing left to do
+    until(lambda: gone(claim.pid))  # it ended when it had nothing left to do
 
 
 def test_a_task_that_died_with_its_parent_has_failed(tmp_path, backend):
@@ -203,9 +196,9 @@ def test_a_task_that_died_with_its_parent_has_failed(tmp_path, backend):
     (claim,) = claims(tmp_path, "task-0")
     kill(parent)
     os.kill(claim.pid, signal.SIGKILL)
-    until(lambda: gone(claim.pid), 5)
+    until(lambda: gone(claim.pid))
     task = backend.find("task-0")
-    assert backend.wait(task, 10) is TaskState.FAILED
+    assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
     with pytest.raises(TaskFailed, match="died together with its parent"):
         backend.result(task)
 
@@ -251,7 +244,7 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     if heard:
         assert receive(ours) is not None  # its own part is done
     ours.close()
-    thread.join(30)
+    thread.join(PATIENCE_S)
     theirs.close()
     record = Spool(tmp_path / "tasks").read("split")
     assert record.state is TaskState.COMPLETED
@@ -261,7 +254,7 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
 def test_workers_that_cannot_start_fail_the_task(tmp_path, backend, monkeypatch):
     monkeypatch.setattr("backends.aer.launch._BOOT", "raise SystemExit('no licence')")
     task = backend.start(backend.acquire(), bell(), "task")
-    assert backend.wait(task, 30) is TaskState.FAILED
+    assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
     with pytest.raises(TaskFailed, match=r"do not start: .*no licence"):
         backend.result(task)
 
@@ -272,7 +265,7 @@ def test_the_first_backend_takes_the_preloaded_process(tmp_path):
     backend = create({}, state_dir=tmp_path)
     try:
         task = backend.start(backend.acquire(), bell(), "task")
-        assert backend.wait(task, 60) is TaskState.COMPLETED
+        assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
         assert backend._crew._spawner._zygote is waiting.process
         assert not sys.modules["backends.aer.launch"]._preloaded
     finally:

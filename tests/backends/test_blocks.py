@@ -14,6 +14,7 @@ from backends.aer.blocks import PubLoad, divide, shot_blocks
 from backends.aer.costs import density_is_cheaper
 from backends.aer.methods import choose_method, draws_each_shot, traits_of
 from backends.payloads import EstimatorPayload, SamplerPayload
+from tests.patience import PATIENCE_S
 
 
 def random_loads(rng):
@@ -134,7 +135,7 @@ def run(folder, payload, options):
     backend = create(options, state_dir=folder)
     try:
         task = backend.start(backend.acquire(), payload, "task")
-        backend.wait(task, 120)
+        backend.wait(task, PATIENCE_S)
         return backend.result(task)
     finally:
         backend.close()

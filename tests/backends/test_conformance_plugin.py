@@ -14,6 +14,7 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.payloads import SamplerPayload
 from backends.testing import BackendConformance
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = ROOT / "examples" / "plugin"
@@ -84,7 +85,7 @@ def test_pip_installs_it(tmp_path):
     site = tmp_path / "site"
     wheels = tmp_path / "wheels"
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels)]
-    subprocess.run([*build, str(PLUGIN)], check=True, capture_output=True, timeout=100)
+    subprocess.run([*build, str(PLUGIN)], check=True, capture_output=True, timeout=PATIENCE_S)
     (wheel,) = wheels.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
     code = (

@@ -13,6 +13,7 @@ from backends.testing.agreement import counts_follow_probabilities, kinds_for, v
 from backends.testing.physics import Trial
 from backends.testing.random_circuits import Kinds
 from orchestrator.transpile import Transpiler
+from tests.patience import PATIENCE_S
 
 EXAMPLES = 2000
 SAMPLED_EXAMPLES = 200
@@ -52,7 +53,7 @@ def trial(tmp_path):
 
         def run(payload):
             task = backend.start(session, payload, f"random-{next(numbers)}")
-            backend.wait(task, 600)
+            backend.wait(task, PATIENCE_S)
             return backend.result(task)
 
         profile = options.get("profile")

@@ -11,6 +11,7 @@ from backends.aer import create
 from backends.aer.backend import AerBackend
 from backends.payloads import payload_from_bytes
 from tests.backends.lookalikes import PAIRS, payloads
+from tests.patience import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def test_a_workers_memory_does_not_hand_one_circuit_to_another(
     session = aer.acquire()
     for turn, (payload, expected) in enumerate(payloads(pair, raw=raw)):
         task = aer.start(session, payload, f"{pair}-{raw}-{turn}")
-        aer.wait(task, 60)
+        aer.wait(task, PATIENCE_S)
         assert aer.result(task).native[0].data.meas.get_counts() == {expected: 20}
 
 

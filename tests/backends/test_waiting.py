@@ -18,6 +18,7 @@ from backends.noise import device_noise
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.profiles import load_profile, shipped
 from backends.waiting import check_delays, delay_seconds
+from tests.patience import PATIENCE_S
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9, "ps": 1e12}
 
@@ -216,7 +217,7 @@ def run(folder, payload, options):
     backend = create(options, state_dir=folder)
     try:
         task = backend.start(backend.acquire(), payload, "task")
-        backend.wait(task, 120)
+        backend.wait(task, PATIENCE_S)
         return backend.result(task).native
     finally:
         backend.close()

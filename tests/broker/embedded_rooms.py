@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any
 
 from qiskit import QuantumCircuit
 
@@ -13,6 +11,7 @@ from backends.payloads import SamplerPayload
 from orchestrator.broker.client import Call
 from orchestrator.broker.embedded import EmbeddedBroker
 from orchestrator.broker.views import JobId
+from tests.patience import PATIENCE_S
 
 Open = Callable[..., EmbeddedBroker]
 
@@ -43,21 +42,14 @@ def starts(broker: EmbeddedBroker) -> dict[str, int]:
 
 
 def counts_of(broker: EmbeddedBroker, job: JobId) -> dict[str, int]:
-    counts: dict[str, int] = broker.result(job, 20)[0].data.meas.get_counts()
+    counts: dict[str, int] = broker.result(job, PATIENCE_S)[0].data.meas.get_counts()
     return counts
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 def die(broker: EmbeddedBroker) -> None:
     """Leave everything as a killed process does: no goodbye, but lock and connections are gone."""
     broker._loop.call_soon_threadsafe(broker._loop.stop)
-    broker._thread.join(5)
+    broker._thread.join(PATIENCE_S)
     broker._loop.close()
     broker._closed = True
     assert broker._lock_file is not None

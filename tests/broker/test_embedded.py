@@ -10,7 +10,8 @@ from backends.api import TaskCancelled
 from orchestrator.broker import embedded
 from orchestrator.broker.embedded import EmbeddedBroker
 from orchestrator.broker.views import JobId, JobState
-from tests.broker.embedded_rooms import Open, bell, call, counts_of, fake_of, starts, until
+from tests.broker.embedded_rooms import Open, bell, call, counts_of, fake_of, starts
+from tests.patience import PATIENCE_S, until
 
 
 def test_shots_beyond_the_limit_are_sliced_and_merged(opened: Open) -> None:
@@ -54,7 +55,7 @@ def test_a_cancelled_job_is_stopped_on_the_backend(opened: Open) -> None:
     assert broker.cancel(running)
     for job in (running, waiting):
         with pytest.raises(TaskCancelled):
-            broker.result(job, 20)
+            broker.result(job, PATIENCE_S)
     assert len(starts(broker)) == 1
     assert not broker.cancel(running)
 
@@ -73,7 +74,7 @@ def freed_by_closing(broker: EmbeddedBroker, job: JobId) -> bool:
     waiter.start()
     until(lambda: starts(broker))
     broker.close()
-    waiter.join(10)
+    waiter.join(PATIENCE_S)
     return len(ended) == 1
 
 
@@ -94,7 +95,7 @@ def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
 def test_a_closed_broker_says_so(opened: Open) -> None:
     broker = opened()
     job = broker.submit(call(), bell())
-    broker.result(job, 20)
+    broker.result(job, PATIENCE_S)
     broker.close()
     broker.close()
     for late in (

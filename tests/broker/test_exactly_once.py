@@ -15,7 +15,8 @@ from orchestrator.broker import execution
 from orchestrator.broker.client import JobUncertain
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.views import JobState
-from tests.broker.embedded_rooms import Open, bell, call, counts_of, die, fake_of, starts, until
+from tests.broker.embedded_rooms import Open, bell, call, counts_of, die, fake_of, starts
+from tests.patience import PATIENCE_S, until
 from tests.postgres import PostgresServer
 
 
@@ -68,7 +69,7 @@ def test_a_backend_that_cannot_look_up_leaves_an_uncertain_job(opened: Open) -> 
     broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
     job = broker.submit(call(), bell())
     with pytest.raises((JobUncertain, TaskFailed), match=r"cannot look|uncertain"):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     assert broker.view(job).state is JobState.UNCERTAIN
     assert sum(starts(broker).values()) == 1
 
@@ -77,7 +78,7 @@ def test_an_uncertain_task_bars_nobody_from_the_qpu(opened: Open) -> None:
     broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
     doubtful = broker.submit(call(0), bell())
     with pytest.raises(JobUncertain):
-        broker.result(doubtful, 20)
+        broker.result(doubtful, PATIENCE_S)
     next_one = broker.submit(call(1), bell())
     assert sum(counts_of(broker, next_one).values()) == 100
     assert broker.view(doubtful).state is JobState.UNCERTAIN
@@ -91,7 +92,7 @@ def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(
     broker = opened(faults=[{"call": "status", "on": list(range(1, 9))}])
     job = broker.submit(call(), bell())
     with pytest.raises(JobUncertain, match="cannot be read"):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     until(lambda: broker.view(job).state is JobState.COMPLETED)
     assert sum(counts_of(broker, job).values()) == 100
     assert sum(starts(broker).values()) == 1
@@ -104,7 +105,7 @@ def test_a_stuck_task_is_in_doubt_after_its_time(
     broker = opened(stuck=[1], rules={"longest_task_s": 0.2})
     job = broker.submit(call(), bell())
     with pytest.raises(JobUncertain, match=r"not ended within 0\.2 s"):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     assert sum(starts(broker).values()) == 1
 
 
@@ -115,7 +116,7 @@ def test_by_rule_a_doubtful_task_fails_and_its_late_end_is_only_recorded(
     broker = opened(run_s=0.6, rules={"longest_task_s": 0.2, "uncertain": "fail"})
     job = broker.submit(call(), bell())
     with pytest.raises(TaskFailed, match=r"not ended within 0\.2 s"):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     until(lambda: broker.view(job).tasks[0].late)
     view = broker.view(job)
     assert view.state is JobState.FAILED
@@ -152,7 +153,7 @@ def test_two_tasks_of_one_id_are_not_taken_for_each_other(
     states = []
     for job in jobs:
         try:
-            broker.result(job, 20)
+            broker.result(job, PATIENCE_S)
             states.append(JobState.COMPLETED)
         except JobUncertain:
             states.append(JobState.UNCERTAIN)
@@ -186,7 +187,7 @@ def test_sessions_that_never_hold_end_in_a_failure(opened: Open) -> None:
     fake_of(broker).start = forgotten  # type: ignore[method-assign]
     job = broker.submit(call(), bell())
     with pytest.raises(UnknownSession):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     assert broker.view(job).state is JobState.FAILED
 
 
@@ -194,7 +195,7 @@ def test_a_failed_task_is_tried_again_only_when_the_client_asks(opened: Open) ->
     broker = opened(fail=[1])
     job = broker.submit(call(), bell())
     with pytest.raises(TaskFailed):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     assert sum(starts(broker).values()) == 1
     assert broker.submit(call(), bell()) == job
     assert sum(counts_of(broker, job).values()) == 100
@@ -206,7 +207,7 @@ def test_what_the_target_refuses_keeps_its_class_and_reason(opened: Open) -> Non
     broker = opened(num_qubits=1)
     job = broker.submit(call(), bell())
     with pytest.raises(PayloadRejected, match="qubit"):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     assert broker.view(job).state is JobState.FAILED
     assert sum(starts(broker).values()) == 0
 
@@ -240,7 +241,7 @@ def test_a_ledger_that_cannot_be_written_stops_everything_and_says_so(opened: Op
 
     service.ledger.append = full  # type: ignore[method-assign]
     with pytest.raises(LedgerError, match="disk is full"):
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
     with pytest.raises(LedgerError, match="disk is full"):
         broker.submit(call(1), bell())
     assert len(starts(broker)) == 1
@@ -261,7 +262,7 @@ def test_events_reach_the_ledger_before_their_effect(opened: Open, where: Path |
 
     fake.start = watched  # type: ignore[method-assign]
     job = broker.submit(call(), bell())
-    broker.result(job, 20)
+    broker.result(job, PATIENCE_S)
     assert seen == [[f"{job}.0"]]
 
 

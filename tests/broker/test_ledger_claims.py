@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ where = sys.argv[1]
 ledger = Ledger.open(where if "://" in where else Path(where))
 ledger.claim_service()
 print("claimed", flush=True)
-time.sleep(100)
+time.sleep(900)
 """
 
 
@@ -115,10 +114,8 @@ def test_a_service_that_lost_its_claim_to_another_writes_nothing(
     first.claim_service("first")
     postgres_server.restart()
     second.claim_service("second")
-    start = time.monotonic()
     with pytest.raises(LedgerHeld, match="second"):
         first.append("service", OPENED)
-    assert time.monotonic() - start < 10
     assert second.runs() == []
     for ledger in (first, second):
         ledger.close()

@@ -20,6 +20,7 @@ from orchestrator.broker import events as ev
 from orchestrator.broker.ledger import SCHEMA_VERSION, Entries, Ledger, LedgerError
 from orchestrator.broker.ledger import schema as ledger_schema
 from orchestrator.broker.ledger.tables import metadata
+from tests.patience import PATIENCE_S
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 MIGRATIONS = Path(ledger_schema.__file__).with_name("migrations")
@@ -163,4 +164,4 @@ def test_opening_a_ledger_of_this_version_does_not_load_alembic(tmp_path: Path) 
         f"for _ in range(2): Ledger.open(Path({str(tmp_path / 'ledger.sqlite')!r})).close()\n"
         "assert 'alembic' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -28,6 +28,7 @@ from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.standing import Payer
 from orchestrator.broker.views import JobState, JobView
 from orchestrator.config import QpuSettings
+from tests.patience import PATIENCE_S
 
 Q = QpuSettings(name="q", backend="fake")
 
@@ -57,7 +58,7 @@ def ask(
     broker: EmbeddedBroker, run: str, asked: SamplerPayload, *, again: bool = True
 ) -> tuple[JobView, bytes]:
     job = broker.submit(Call(run=run, stage=None, occurrence=0, qpu="q", reuse=again), asked)
-    found = bits(broker.result(job, 20))
+    found = bits(broker.result(job, PATIENCE_S))
     return broker.view(job), found
 
 
@@ -106,7 +107,7 @@ def test_a_result_of_another_calibration_is_neither_kept_nor_found(tmp_path: Pat
         job = broker.submit(
             Call(run="one", stage="s", occurrence=0, qpu="q", reuse=True), payload()
         )
-        broker.result(job, 20)
+        broker.result(job, PATIENCE_S)
         assert broker.view(job).source is None, "the calibration has changed meanwhile"
     assert first.source is None
 
@@ -117,7 +118,7 @@ def test_a_failed_job_leaves_nothing(tmp_path: Path) -> None:
             Call(run="one", stage=None, occurrence=0, qpu="q", reuse=True), payload()
         )
         with pytest.raises(Exception, match="fail"):
-            broker.result(job, 20)
+            broker.result(job, PATIENCE_S)
     with closing(embedded(tmp_path, "two")) as broker:
         view, _ = ask(broker, "two", payload())
     assert view.source is None

@@ -26,6 +26,7 @@ from orchestrator.broker.simulation.recorded import read_recorded
 from orchestrator.broker.site_rules import qpu_rules
 from orchestrator.broker.views import JobId
 from orchestrator.config import QpuSettings, ScheduleSettings
+from tests.patience import PATIENCE_S
 
 JOBS, SEED, SCALE = 12, 39, 0.15
 # On the virtual clock: a job may come so late, or the QPU be free so late.
@@ -77,7 +78,7 @@ async def serve(policy: str, path: Path) -> None:
         first, _ = await site.submit(
             warm, WARM, CheckedPayload.of(payload(10))
         )  # the simulator is loaded by it
-        await site.wait(first.id, 60)
+        await site.wait(first.id, PATIENCE_S)
         loop = asyncio.get_running_loop()
         start, ids = loop.time(), []
         for number, (at_s, shots, payer) in enumerate(seeded()):
@@ -85,7 +86,7 @@ async def serve(policy: str, path: Path) -> None:
             call = Call(run="r", stage=f"s{number}", occurrence=0, qpu="vlq")
             ids.append((await site.submit(call, payer, CheckedPayload.of(payload(shots))))[0].id)
         for job in ids:
-            await site.wait(job, 60)
+            await site.wait(job, PATIENCE_S)
     finally:
         await site.close()
         ledger.close()

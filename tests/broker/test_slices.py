@@ -16,6 +16,7 @@ from orchestrator.broker.client import Call
 from orchestrator.broker.embedded import EmbeddedBroker
 from orchestrator.broker.views import JobView
 from orchestrator.config import QpuSettings, ScheduleSettings
+from tests.patience import PATIENCE_S
 
 SHOTS = 20_000
 
@@ -34,7 +35,7 @@ def run(folder: Path, payload: SamplerPayload, slice_s: float) -> tuple[Any, Job
     ).open()
     try:
         job = broker.submit(Call(run="r", stage=None, occurrence=0, qpu="vlq", seed=7), payload)
-        return broker.result(job, timeout_s=60), broker.view(job)
+        return broker.result(job, timeout_s=PATIENCE_S), broker.view(job)
     finally:
         broker.close()
 

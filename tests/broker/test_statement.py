@@ -31,6 +31,7 @@ from orchestrator.broker.statement import StatementLine, leases_held, month_boun
 from orchestrator.broker.views import JobId, JobState, JobView
 from orchestrator.config import QpuSettings
 from orchestrator.transpile import Transpiler
+from tests.patience import PATIENCE_S
 
 PROFILED = ("vlq", "piast-q", "euro-q-exa")
 FAKE_OPTIONS = {"fail": [2], "run_s": 0.01, "coalesces": False}
@@ -106,7 +107,7 @@ async def a_day(site: SiteBroker, clock: Clock) -> None:
     small.append(await submit("piast-q", ADA, shots=500))  # 200 shots a task there
     small.append(await submit("euro-q-exa", BOB, qubits=3))
     for job in small:
-        assert (await site.wait(job, 60)).state is JobState.COMPLETED
+        assert (await site.wait(job, PATIENCE_S)).state is JobState.COMPLETED
     assert (await site.wait(await submit("fake", ADA), 20)).state is JobState.COMPLETED
     broken = await site.wait(await submit("fake", ADA), 20)
     assert broken.state is JobState.FAILED

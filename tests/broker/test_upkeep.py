@@ -24,6 +24,7 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.standing import Payer
 from orchestrator.broker.views import JobState, JobView
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
+from tests.patience import PATIENCE_S
 
 PAYER = Payer(user="ada", project="p1")
 _calls = itertools.count()
@@ -77,7 +78,7 @@ async def ended(broker: SiteBroker, *jobs: JobView) -> list[JobView]:
 
 
 def played(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 30))
+    asyncio.run(asyncio.wait_for(work(), PATIENCE_S))
 
 
 def test_work_goes_on_by_itself_when_a_closure_ends_and_others_are_not_held_up(

@@ -32,6 +32,7 @@ from orchestrator.config import (
 )
 from tests.cli.conftest import Said
 from tests.cli.test_run import FLOW
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTED = ("jobs", "circuits", "shots")
@@ -137,7 +138,7 @@ def test_a_flow_that_fails_is_told_in_a_sentence(hpcqc, flow_file) -> None:
 def test_ctrl_c_leaves_nothing(tmp_path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\nfrom prefect import flow\nprint('here', flush=True)\n"
-        "@flow\ndef slow():\n    print('at work', flush=True)\n    time.sleep(60)\n"
+        "@flow\ndef slow():\n    print('at work', flush=True)\n    time.sleep(900)\n"
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -150,13 +151,13 @@ def test_ctrl_c_leaves_nothing(tmp_path) -> None:
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as dry:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         assert dry.stderr is not None
         seen = b""
         while b"at work" not in seen and time.monotonic() < deadline:
             seen += os.read(dry.stderr.fileno(), 4096)
         dry.send_signal(signal.SIGINT)
-        seen += dry.communicate(timeout=30)[1]
+        seen += dry.communicate(timeout=PATIENCE_S)[1]
         assert dry.returncode == 130, seen.decode()
     assert b"nothing was spent" in seen
     assert not list(scratch.glob("hpcqc-estimate-*"))
@@ -182,7 +183,7 @@ def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
     assert all("time_scale" not in qpu.options for qpu in whole.qpus.values())
 
 
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 SHUT = {"start": NOW - timedelta(hours=1), "end": NOW + timedelta(hours=2)}
 JOB = {"circuits": 1, "shots": 100, "num_qubits": 2}
 
@@ -204,7 +205,7 @@ def _waits(
     monkeypatch.setattr(operator, "OperatorClient", Client)
     monkeypatch.setenv("HPCQC_SITE", "built-in")
     site = replace(load_site(), broker=BrokerSettings(url="http://127.0.0.1:9"))
-    told = expected_wait(site, site.qpu("vlq"), load_profile("vlq"), 1.0)
+    told = expected_wait(site, site.qpu("vlq"), load_profile("vlq"), 1.0, now=NOW)
     return told, wait_text(told)
 
 
@@ -212,7 +213,7 @@ def test_a_closure_at_the_broker_is_waited_out(monkeypatch) -> None:
     shut = {key: at.isoformat() for key, at in SHUT.items()}
     closure = {"closed": True, "closure": {**shut, "kind": "maintenance", "title": "new pump"}}
     told, text = _waits(monkeypatch, closure, [JOB, JOB])
-    assert told["waiting_s"] == pytest.approx(7200, abs=120)
+    assert told["waiting_s"] == 7200
     assert told["closed_until"] == SHUT["end"].isoformat(timespec="seconds")
     until = f"{SHUT['end']:%Y-%m-%d %H:%M:%S}"
     assert text.endswith(f"closed until {until} UTC: new pump, 2 jobs ahead")
@@ -233,8 +234,8 @@ def test_a_window_of_the_site_file_counts_without_a_profile() -> None:
     site = load_site()
     shut = WindowSettings(kind="maintenance", start=SHUT["start"], end=SHUT["end"], title="pump")
     settings = replace(site.qpu("aer"), schedule=ScheduleSettings(windows=(shut,)))
-    told = expected_wait(site, settings, None, 0.0)
-    assert told["waiting_s"] == pytest.approx(7200, abs=120)
+    told = expected_wait(site, settings, None, 0.0, now=NOW)
+    assert told["waiting_s"] == 7200
     assert "UTC: pump" in wait_text(told)
 
 

@@ -16,6 +16,7 @@ import pytest
 from orchestrator.cli.jobs_source import jobs_of
 from orchestrator.config import load_site
 from tests.architecture.source import ROOT
+from tests.patience import PATIENCE_S
 
 LOOP = """
 import time
@@ -59,7 +60,7 @@ def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def wait_for_jobs(process: subprocess.Popen[str], count: int) -> None:
     site = load_site()
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
             if sum(job.state == "completed" for job in jobs_of(site, "r1")) >= count:
@@ -86,12 +87,12 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, isolated_state, numb
     wait_for_jobs(process, 4)
     children = family(process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=40)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == code
     assert "Traceback" not in out + err
     assert "--run-id r1" in err
     assert all(job.state.is_final for job in jobs_of(load_site(), "r1"))
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert not alive
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "interrupted"
@@ -121,7 +122,7 @@ def test_an_interrupted_sample_leaves_nothing_behind(tmp_path, number, code, wor
         start_new_session=True,
     )
     site = load_site()
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None and time.monotonic() < deadline:
         try:
             if any(job.state == "running" for job in jobs_of(site)):
@@ -131,10 +132,10 @@ def test_an_interrupted_sample_leaves_nothing_behind(tmp_path, number, code, wor
         time.sleep(0.05)
     children = family(process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (code, "")
     assert err == f"Error: {word}; cancelling the quantum job\n"
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     assert children
     assert not alive
     assert [job.state for job in jobs_of(site)] == ["cancelled"]
@@ -156,7 +157,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, isolated_state) -> None:
     process.communicate()
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "running"
     again = begin(tmp_path, "--json")
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=PATIENCE_S)
     assert again.returncode == 0, err
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "completed"
@@ -165,7 +166,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, isolated_state) -> None:
     starts = [task["starts"] for job in record["jobs"] for task in job["tasks"]]
     assert starts == [1] * 80
     third = begin(tmp_path, "--json")
-    repeated, _ = third.communicate(timeout=120)
+    repeated, _ = third.communicate(timeout=PATIENCE_S)
     assert json.loads(repeated)["result"] == json.loads(out)["result"]
 
 
@@ -186,12 +187,12 @@ def test_without_a_server_a_run_is_quiet_and_ends_its_own(tmp_path) -> None:
     server: list[psutil.Process] = []
     while not server and process.poll() is None:
         server = [p for p in family(process) if "prefect_server.py" in " ".join(p.cmdline())]
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert out.startswith("said\nresult: 3\n")
     assert err == ""
     assert server
-    assert not psutil.wait_procs(server, timeout=10)[1]
+    assert not psutil.wait_procs(server, timeout=PATIENCE_S)[1]
 
 
 @pytest.mark.slow
@@ -199,7 +200,7 @@ def test_a_server_ends_when_its_run_is_killed(tmp_path) -> None:
     code = (
         "from orchestrator.cli.prefect_server import TemporaryServer\n"
         "import time\nserver = TemporaryServer({})\nserver.start()\nserver.wait()\n"
-        "print(server._process.pid, flush=True)\ntime.sleep(100)\n"
+        "print(server._process.pid, flush=True)\ntime.sleep(900)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],
@@ -212,4 +213,4 @@ def test_a_server_ends_when_its_run_is_killed(tmp_path) -> None:
     server = psutil.Process(int(process.stdout.readline()))
     process.kill()
     process.communicate()
-    assert not psutil.wait_procs([server], timeout=10)[1]
+    assert not psutil.wait_procs([server], timeout=PATIENCE_S)[1]

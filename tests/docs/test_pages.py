@@ -36,14 +36,14 @@ QUICK = [page for page in PAGES if _plays(page, slow=False) and page not in WHOL
 
 
 @pytest.mark.usefixtures("prefect_server")  # each command would start one of its own
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_the_readme_plays(tmp_path: Path) -> None:
     _play(README, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", QUICK, ids=[str(page.relative_to(ROOT)) for page in QUICK])
 def test_a_page_plays(page: Path, tmp_path: Path) -> None:
     _play(page, tmp_path)

@@ -14,6 +14,7 @@ import pytest
 from orchestrator.broker import events as ev
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.views import JobState
+from tests.patience import PATIENCE_S
 
 LOOP = Path(__file__).with_name("loop.py")
 ROOT = LOOP.parents[2]
@@ -31,7 +32,7 @@ def run_loop(out: Path, room_bytes: int | None) -> subprocess.CompletedProcess[s
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        timeout=100,
+        timeout=PATIENCE_S,
         check=False,
         preexec_fn=confine,
     )

@@ -17,6 +17,7 @@ import pytest
 from orchestrator.broker import events as ev
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.views import JobState
+from tests.patience import PATIENCE_S
 
 LOOP = Path(__file__).with_name("loop.py")
 ROOT = LOOP.parents[2]
@@ -52,7 +53,7 @@ def run_with_kills(out: Path, moments: list[float]) -> int:
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
     process = begin("killed", out)
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, errors
     return kills
 
@@ -75,7 +76,7 @@ def test_a_loop_killed_and_run_again_ends_as_if_nothing_had_happened(
     isolated_state: Path, tmp_path: Path
 ) -> None:
     process = begin("whole", tmp_path / "whole.json")
-    process.communicate(timeout=100)
+    process.communicate(timeout=PATIENCE_S)
     kills = run_with_kills(tmp_path / "killed.json", [0.02, 0.09])
     assert kills >= 1
     check(isolated_state, tmp_path / "killed.json", tmp_path / "whole.json")
@@ -84,7 +85,7 @@ def test_a_loop_killed_and_run_again_ends_as_if_nothing_had_happened(
 @pytest.mark.slow
 def test_many_kills_at_random_moments(isolated_state: Path, tmp_path: Path) -> None:
     process = begin("whole", tmp_path / "whole.json")
-    process.communicate(timeout=100)
+    process.communicate(timeout=PATIENCE_S)
     moments = [random.Random(5).uniform(0.0, 0.12) for _ in range(12)]
     kills = run_with_kills(tmp_path / "killed.json", moments)
     assert kills >= 6
@@ -101,11 +102,11 @@ def test_a_run_is_worked_on_by_one_process_at_a_time(isolated_state: Path, tmp_p
             capture_output=True,
             text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert f"being worked on by process {first.pid}" in second.stderr
     finally:
         os.kill(first.pid, signal.SIGCONT)
-        first.communicate(timeout=60)
+        first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0

@@ -16,6 +16,7 @@ from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, Exchang
 from orchestrator.cli.prefect_server import TemporaryServer
 from orchestrator.config.proxies import bypass_for_loopback, drop_unusable, proxy_variable
 from tests.architecture.source import ROOT
+from tests.patience import PATIENCE_S
 
 EVERY_CASE = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
@@ -149,7 +150,7 @@ def test_a_run_needs_no_proxy(tmp_path, proxy) -> None:
         | {"PYTHONPATH": str(ROOT), "NO_PROXY": "site.example"},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

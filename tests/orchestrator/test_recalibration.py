@@ -20,6 +20,7 @@ from orchestrator.broker.upkeep import Upkeep
 from orchestrator.broker.views import JobState
 from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
+from tests.patience import PATIENCE_S
 
 OPTIONS = {
     "num_qubits": 4,
@@ -100,7 +101,7 @@ def test_a_call_that_waited_runs_as_transpiled_for_the_qpu_as_it_is(
     sampler = Sampler(open_qpu(), seed=3)
     first, second = sampler.run([bell()], shots=50), sampler.run([bell()], shots=60)
     given = second.job_id()
-    counts = [job.result(20)[0].data.meas.get_counts() for job in (first, second)]
+    counts = [job.result(PATIENCE_S)[0].data.meas.get_counts() for job in (first, second)]
     assert [set(c) <= {"00", "11"} for c in counts] == [True, True]
     assert [sum(c.values()) for c in counts] == [50, 60]
     assert [calibration for calibration, _ in device.ran] == ["fake-0", "fake-1"]

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.examining import tell_config_check
 from orchestrator.config import ConfigError, load_site
+from tests.patience import PATIENCE_S
 
 HEAD = '[qpu.q]\nbackend = "fake"\n[qpu.q.schedule]\n'
 WINDOW = "[[qpu.q.schedule.window]]\n"
@@ -96,7 +97,7 @@ def test_a_misspelt_policy_is_told_before_anything_starts(
         capture_output=True,
         check=False,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 2
     assert "'shortest'" in done.stderr

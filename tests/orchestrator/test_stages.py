@@ -20,6 +20,7 @@ from orchestrator import classical, fan_out, quantum
 from orchestrator.compute.fanout import FanOutError
 from orchestrator.runs import Run
 from orchestrator.stages import stage_needs
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -191,7 +192,7 @@ def test_units_keep_their_order_and_report_progress(run: Run) -> None:
         return sums()
 
     assert wide() == sum(n * n for n in range(300))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while run.spans()[-1].units != (300, 300) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert run.spans()[-1].units == (300, 300)
@@ -276,7 +277,11 @@ def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
         )
     )
     done = subprocess.run(
-        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert "answer 42" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr

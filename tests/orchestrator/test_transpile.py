@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -134,16 +133,6 @@ def test_an_ideal_simulator_gets_the_very_circuit():
     transpiled = Transpiler().transpile(frozen, IDEAL)
     assert transpiled.circuit is frozen
     assert transpiled.layout is None
-
-
-def test_an_ideal_simulator_gets_a_bell_circuit_at_once():
-    transpiler, frozen = Transpiler(), FrozenCircuit.of(bell())
-    times = []
-    for _ in range(50):
-        begin = time.perf_counter()
-        transpiler.transpile(frozen, IDEAL)
-        times.append(time.perf_counter() - begin)
-    assert sorted(times)[25] < 0.3e-3
 
 
 @pytest.mark.parametrize("target", [IDEAL, device("euro-q-exa")], ids=["ideal", "site"])

@@ -16,9 +16,10 @@ import pytest
 
 from orchestrator.broker.remote import RemoteBroker
 from orchestrator.broker.tokens import TokenFile
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 60.0
+START_S = PATIENCE_S
 
 SITE = """
 [site]
@@ -91,7 +92,7 @@ class Service:
         while not self.url or "ready" not in self.log[-1]:
             line = self.process.stdout.readline()
             if not line:
-                self.process.communicate(timeout=10)
+                self.process.communicate(timeout=PATIENCE_S)
                 raise ServiceEnded("".join(self.log))
             assert time.monotonic() < deadline, self.log
             self.log.append(line)
@@ -102,7 +103,7 @@ class Service:
     def kill(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=PATIENCE_S)
         self.url = ""
 
     def stop(self) -> int:
@@ -110,7 +111,7 @@ class Service:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.terminate()
-        out, _ = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=PATIENCE_S)
         self.log += out.splitlines(keepends=True)
         self.url = ""
         return self.process.returncode

@@ -23,6 +23,7 @@ from orchestrator.broker.host import SiteBroker
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.tokens import TokenFile
 from orchestrator.config import QpuSettings
+from tests.patience import PATIENCE_S
 
 __all__ = ["Asker", "Room", "open_room"]
 
@@ -49,7 +50,7 @@ class Asker:
         self._loop.close()
 
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def ask() -> httpx.Response:

@@ -21,9 +21,10 @@ import pytest
 from orchestrator.broker.accounts import BudgetExhausted
 from orchestrator.broker.remote import BrokerRefused
 from orchestrator.cli.money import _COLUMNS, _write_csv
+from tests.patience import PATIENCE_S, until
 from tests.service.conftest import ROOT, Service, Start
 from tests.service.rooms import Room, open_room
-from tests.service.test_service import bell, call, until
+from tests.service.test_service import bell, call
 
 RUN_S = 0.05
 
@@ -352,7 +353,7 @@ def test_a_run_at_a_service_stops_at_its_budget_and_goes_on(
             },
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=PATIENCE_S,
             check=False,
         )
         assert "Traceback" not in done.stdout + done.stderr

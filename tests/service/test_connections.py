@@ -6,7 +6,6 @@ import asyncio
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,10 +16,11 @@ from orchestrator.broker.api import connections
 from orchestrator.broker.api.connections import Connection, Connections
 from orchestrator.broker.api.listening import Listener
 from orchestrator.broker.api.serving import web_server
+from tests.patience import PATIENCE_S, until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-WAIT_S = 60.0  # for what must come; nothing is compared with the time it takes
+WAIT_S = PATIENCE_S
 ANSWER = 16 << 20
 AMONG = Connections(most=200)
 
@@ -111,13 +111,6 @@ def places(among: Connections) -> list[Connection]:
 
 def busy(among: Connections) -> list[Connection]:
     return [one for one in places(among) if not one.is_idle]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def statuses(answers: bytes) -> list[int]:

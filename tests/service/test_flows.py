@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.service.conftest import ROOT, Service
 
 FLOW = """
@@ -67,7 +68,7 @@ def run(folder: Path, *, qpu: str, **environment: str) -> tuple[Any, dict[str, A
         | environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -122,7 +123,7 @@ def test_a_wrong_token_is_told_in_one_paragraph(service: Service, tmp_path: Path
         },
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 2

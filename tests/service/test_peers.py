@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.broker.api.peers import UnixPeer, UnixUsers, identity_of, peer_of
+from tests.patience import PATIENCE_S
 from tests.service.conftest import Service
 
 NOBODY = 65534
@@ -98,7 +99,7 @@ def ask_as(uid: int, address: str, heads: list[bytes]) -> list[bytes]:
         input="".join(head.hex() + "\n" for head in heads),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert asked.returncode == 0, asked.stderr

@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.broker.api.connections import connection_limit
 from orchestrator.broker.api.logs import LineWriter, capture_logging
+from tests.patience import PATIENCE_S
 from tests.service.conftest import Service, Start
 
 _MOST_BYTES = 400 << 20
@@ -46,7 +47,7 @@ def test_bodies_of_any_size_leave_the_memory_small(service: Service) -> None:
     _, secret = service.tokens.add("ada", "user", ["chem"], now=datetime.now(UTC))
     for token in ("", f"Authorization: Bearer {secret}\r\n"):
         for target in ("/v1/budgets/runs", "/v1/jobs?run=r&qpu=fake", "/health", "/none"):
-            with socket.create_connection(address_of(service), timeout=60) as connection:
+            with socket.create_connection(address_of(service), timeout=PATIENCE_S) as connection:
                 head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\n{token}"
                 head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
                 connection.sendall(head.encode())
@@ -71,11 +72,13 @@ def test_bodies_that_never_come_hold_no_place(service: Service) -> None:
     ]
     with ExitStack() as stack:
         for number in range(1200):
-            opened = stack.enter_context(socket.create_connection(address_of(service), timeout=60))
+            opened = stack.enter_context(
+                socket.create_connection(address_of(service), timeout=PATIENCE_S)
+            )
             opened.sendall(heads[number % len(heads)])
-        assert httpx.get(f"{service.url}/health", timeout=60).status_code == 200
+        assert httpx.get(f"{service.url}/health", timeout=PATIENCE_S).status_code == 200
         uds = httpx.HTTPTransport(uds=str(service.state / "broker.sock"))
-        with httpx.Client(transport=uds, base_url="http://localhost", timeout=60) as peer:
+        with httpx.Client(transport=uds, base_url="http://localhost", timeout=PATIENCE_S) as peer:
             assert peer.get("/v1/whoami").status_code == 200
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -86,8 +89,8 @@ def test_connections_beyond_the_descriptors_leave_the_log_small(start_service: S
     assert service.process is not None
     with ExitStack() as stack:
         for _ in range(600):
-            stack.enter_context(socket.create_connection(address_of(service), timeout=60))
-        assert httpx.get(f"{service.url}/health", timeout=60).status_code == 200
+            stack.enter_context(socket.create_connection(address_of(service), timeout=PATIENCE_S))
+        assert httpx.get(f"{service.url}/health", timeout=PATIENCE_S).status_code == 200
         assert psutil.Process(service.process.pid).num_fds() < 400
     before = len(service.log)
     assert service.stop() == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +18,7 @@ from orchestrator.broker.views import JobState
 from orchestrator.cli.broker_asking import tell_queue, tell_status
 from orchestrator.cli.jobs_source import JobsOfRun
 from orchestrator.config import load_site
+from tests.patience import PATIENCE_S, until
 from tests.service.conftest import Service, ServiceEnded, Start
 
 pytestmark = pytest.mark.slow  # each test starts a service; what is inside has quick tests
@@ -40,13 +39,6 @@ def call(occurrence: int = 0, qpu: str = "fake", run: str = "r") -> Call:
 def counts(result: Any) -> dict[str, int]:
     found: dict[str, int] = result[0].data.meas.get_counts()
     return found
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def test_a_repeated_submission_is_the_same_job(service: Service) -> None:
@@ -130,10 +122,10 @@ def test_a_broker_killed_under_a_waiting_client_costs_only_time(start_service: S
         target=lambda: results.extend(counts(client.result(job)) for job in jobs)
     )
     waiter.start()
-    time.sleep(0.5)
+    until(service.starts)
     service.kill()
     service.start()
-    waiter.join(60)
+    waiter.join(PATIENCE_S)
     assert [sum(found.values()) for found in results] == [100, 100, 100]
     assert service.starts() == {f"{job}.0": 1 for job in jobs}
     assert all(client.view(job).tasks[0].starts == 1 for job in jobs)

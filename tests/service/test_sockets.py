@@ -21,6 +21,7 @@ from orchestrator.broker.api.listening import Listener, ListenError
 from orchestrator.broker.operator import OperatorClient
 from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, Exchange
 from orchestrator.unix_sockets import LONGEST_PATH
+from tests.patience import PATIENCE_S
 from tests.service.conftest import ROOT
 from tests.service.test_peers import head
 
@@ -64,7 +65,7 @@ def another_listens(path: Path, folder: str = "") -> Iterator[subprocess.Popen[s
     assert process.stdout.readline() == "listening\n"
     yield process
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE_S)
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_a_question_of_health_carries_no_token() -> None:
             asked = connection.recv(65536)
             body = b'{"status": "ok"}'
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-            asking.join(60)
+            asking.join(PATIENCE_S)
             connection.close()
     assert asked.startswith(b"GET /health ")
     assert b"hpcqc_secret" not in asked
@@ -183,13 +184,13 @@ def test_sockets_of_systemd_stay_open_while_the_broker_restarts(tmp_path: Path) 
             found = []
             for path in paths:
                 transport = httpx.HTTPTransport(uds=str(path))
-                with httpx.Client(transport=transport, base_url=LOCAL, timeout=60) as peer:
+                with httpx.Client(transport=transport, base_url=LOCAL, timeout=PATIENCE_S) as peer:
                     found.append(peer.get("/v1/whoami"))
             assert [answer.status_code for answer in found] == [200, 401]
             assert found[0].json()["role"] == "operator"
-            assert httpx.get(f"{url}/health", timeout=60).status_code == 200
+            assert httpx.get(f"{url}/health", timeout=PATIENCE_S).status_code == 200
             broker.terminate()
-            assert broker.wait(60) == 0
+            assert broker.wait(PATIENCE_S) == 0
             broker.communicate()
             assert all(path.is_socket() for path in paths)
             with pytest.raises(OSError, match="in use"):  # nobody can take the place
@@ -202,7 +203,7 @@ def test_sockets_of_systemd_stay_open_while_the_broker_restarts(tmp_path: Path) 
                 broker = start()
                 assert early.recv(1000).startswith(b"HTTP/1.1 200 ")
         broker.terminate()
-        broker.communicate(timeout=60)
+        broker.communicate(timeout=PATIENCE_S)
         for descriptor in (103, 104, 105):
             os.close(descriptor)
         for one in passed:

@@ -19,9 +19,10 @@ import pytest
 
 from orchestrator.broker.client import Call
 from orchestrator.broker.remote import RemoteBroker
+from tests.patience import until
 from tests.service.conftest import Service, Start
 from tests.service.recorded_day import write_history
-from tests.service.test_service import bell, until
+from tests.service.test_service import bell
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 IMAGES = "STATUS_PAGE_IMAGES"
@@ -39,7 +40,7 @@ FLAGS = (
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(
         CHROMIUM is None or DRIVER is None,
         reason="no browser here: chromium and chromedriver are not both on the PATH",
@@ -124,7 +125,7 @@ class Page:
         return list(self.driver.find_elements("css selector", selector))
 
     def wait(self, condition: Callable[[], Any]) -> None:
-        until(condition, timeout_s=30)
+        until(condition)
 
     def ready(self) -> None:
         self.wait(lambda: self.one("#overview").is_displayed() and self.all("#gantt svg"))

@@ -12,6 +12,7 @@ from orchestrator.broker.client import Call
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.remote import RemoteBroker
 from tests.backends.lookalikes import PAIRS, payloads
+from tests.patience import PATIENCE_S
 from tests.service.conftest import Service
 
 pytestmark = pytest.mark.slow  # starts a service
@@ -31,7 +32,7 @@ def test_the_second_tenant_gets_their_own_counts(service: Service, raw: bool) ->
             digests.add(payload.digest)
             own[tenant].add(job)
         for tenant, job, expected in sent:
-            result = tenant.result(job, timeout_s=60)
+            result = tenant.result(job, timeout_s=PATIENCE_S)
             assert result[0].data.meas.get_counts() == {expected: 20}, pair
             assert tenant.view(job).source in own[tenant], "results of one's own project alone"
     for tenant in tenants:

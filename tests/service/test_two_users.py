@@ -23,6 +23,7 @@ from orchestrator.broker.host import SERVICE_SCOPE
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.remote import RemoteBroker
 from orchestrator.broker.views import JobState
+from tests.patience import PATIENCE_S
 from tests.service.conftest import ROOT, Service, Start
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def walk(client: RemoteBroker, steps: int) -> list[float]:
             seed=3,
             lease=LeaseWish(id="loop", longest_s=60, idle_s=5),
         )
-        result = client.result(client.submit(call, rotation(angle, 500)), timeout_s=60)
+        result = client.result(client.submit(call, rotation(angle, 500)), timeout_s=PATIENCE_S)
         angle += 0.05 + result[0].data.meas.get_counts().get("1", 0) / 5000
         time.sleep(0.02)
         took.append(time.monotonic() - began)
@@ -108,7 +109,7 @@ def test_a_loop_and_a_long_job_both_get_on(site: Service, tmp_path: Path) -> Non
         told |= {reason[:21] for reason in json.loads(why.stdout)["waits_for"]}
     looping.join()
     assert {"the QPU is leased to ", "the QPU is busy with "} & told, told
-    result = bob.result(long, timeout_s=60)
+    result = bob.result(long, timeout_s=PATIENCE_S)
     assert sum(result[0].data.meas.get_counts().values()) == 400_000
     view = bob.view(long)
     assert view.state is JobState.COMPLETED
