@@ -262,6 +262,7 @@ def test_relaxation_is_the_exponential_decay_it_is_defined_by(seed):
     assert coherent == pytest.approx(np.exp(-time_s / one.t2_s))
 
 
+@pytest.mark.slow
 def test_trajectories_sample_what_the_density_matrix_says():
     ghz = QuantumCircuit(4, 3)
     ghz.r(np.pi / 2, np.pi / 2, range(3))

@@ -270,6 +270,7 @@ def test_a_delay_in_a_branch_relaxes_its_qubit(tmp_path):
     assert counts.get("11", 0) / shots == pytest.approx(np.exp(-1), abs=5 * 0.5 / shots**0.5)
 
 
+@pytest.mark.slow
 def test_an_ideal_simulator_takes_delays_and_does_not_change(tmp_path):
     circuit = QuantumCircuit(1)
     circuit.x(0)
