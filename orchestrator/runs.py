@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal
+from typing import IO, Literal
 
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import own_variables, qpu_from_environment
+from orchestrator.retention import hold_run
 
 __all__ = ["Run", "StageSpan", "StageState", "activate", "current_run", "end_own", "on_qpu"]
 
@@ -176,6 +177,7 @@ class Run:
 
 _current: Run | None = None
 _own_variables: Mapping[str, str] | None = None
+_own_hold: IO[str] | None = None
 _current_lock = threading.Lock()
 _on_qpu: ContextVar[str | None] = ContextVar("hpcqc_qpu", default=None)
 
@@ -185,6 +187,7 @@ def activate(run: Run | None) -> None:
     global _current, _own_variables
     with _current_lock:
         _current, _own_variables = run, None
+        _let_go()
 
 
 def current_run() -> Run:
@@ -193,7 +196,7 @@ def current_run() -> Run:
     A run that was started so follows ``HPCQC_QPU`` from stage to stage. Raises ``ConfigError``
     if another of its variables has changed, because its broker and workers are open already.
     """
-    global _current, _own_variables
+    global _current, _own_variables, _own_hold
     with _current_lock:
         if _current is None:
             named = run_id_from_environment()
@@ -206,6 +209,8 @@ def current_run() -> Run:
                 resumable=named is not None,
             )
             _own_variables = own_variables()
+            if named is not None:
+                _own_hold = hold_run(_current.site.state_dir, named)
         elif _own_variables is not None:
             _heed_changes(_current, _own_variables)
         return _current
@@ -217,6 +222,14 @@ def end_own() -> None:
     with _current_lock:
         if _own_variables is not None:
             _current = _own_variables = None
+            _let_go()
+
+
+def _let_go() -> None:
+    global _own_hold
+    if _own_hold is not None:
+        _own_hold.close()
+        _own_hold = None
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from orchestrator.agent.processes import MARKER, Identity
 from orchestrator.config import load_site
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import process_environment, qpu_from_environment
+from orchestrator.retention import hold_run
 
 if TYPE_CHECKING:
     from orchestrator.broker.views import JobView
@@ -59,9 +60,11 @@ def _run(flow_run: str, site: Site) -> None:
     )
     run.observers.append(artifacts.note)
     runs.activate(run)
+    held = hold_run(site.state_dir, flow_run)
     try:
         runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
     finally:
+        held.close()
         artifacts.finish()
         if "orchestrator.resources" in sys.modules:
             from orchestrator.resources import shutdown

@@ -14,6 +14,7 @@ from orchestrator.agent.folder import AgentError
 from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.agent_control import agent_folder
 from orchestrator.cli.billing import check_units, qpus_of, warn_of_units
+from orchestrator.cli.cleaning import size_text
 from orchestrator.cli.faults import FAILED, reason
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.cli.parameters import assignments, bound_parameters
@@ -23,6 +24,7 @@ from orchestrator.config.budgets import budgets_of
 from orchestrator.config.loading import LAPTOP
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.markup import duration_text
+from orchestrator.retention import stored_runs
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -110,7 +112,8 @@ def tell_runs(limit: int, *, as_json: bool) -> None:
     if not views:
         say("no runs yet; `hpcqc submit NAME` makes one")
         return
-    columns = ("run", "name", "flow", "state", "started", "took")
+    held = {run.id: run.size_bytes for run in stored_runs(agent_folder().path.parent)}
+    columns = ("run", "name", "flow", "state", "started", "took", "holds")
     rows = [
         [
             str(view.id)[:_ID_SHOWN],
@@ -119,6 +122,7 @@ def tell_runs(limit: int, *, as_json: bool) -> None:
             view.state,
             f"{view.started_at:%Y-%m-%d %H:%M:%S}" if view.started_at else "-",
             duration_text(view.seconds),
+            size_text(held.get(str(view.id), 0)),
         ]
         for view in views
     ]

@@ -14,6 +14,7 @@ from orchestrator.cli.option_values import path, whole
 __all__ = [
     "app",
     "backends",
+    "clean",
     "config_check",
     "config_show",
     "doctor",
@@ -260,6 +261,30 @@ def jobs(
         tell_job(job, site, as_json=as_json)
     else:
         tell_jobs(run, limit, site, as_json=as_json)
+
+
+@app.command()
+def clean(
+    days: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0, help="Keep what was used in the last N days."),
+    ] = None,
+    gib: Annotated[
+        float | None,
+        typer.Option(metavar="N", min=0, help="Keep N GiB in all; the oldest runs go first."),
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove it; without this, it is only listed.")
+    ] = False,
+    site: _Site = None,
+    as_json: _Json = False,
+) -> None:
+    """List what runs have stored to be continued, and remove what is beyond the site's limits."""
+    from orchestrator.cli.cleaning import CleanRequest, clean_and_tell
+
+    clean_and_tell(
+        CleanRequest(site_file=site, keep_days=days, keep_gib=gib, remove=remove, as_json=as_json)
+    )
 
 
 @app.command()

@@ -51,6 +51,7 @@ from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.outcome import Outcome
 from orchestrator.provenance.record import RunFacts, RunStatus, merged_stages, run_document
+from orchestrator.retention import hold_run
 
 if TYPE_CHECKING:
     from orchestrator.cli.prefect_server import TemporaryServer
@@ -246,6 +247,7 @@ class _Execution:
 
     def run(self) -> Finished:
         """Run the flow and write its folder."""
+        held = hold_run(self._plan.site.state_dir, self._plan.id)
         runs.activate(self._run)
         self._write("running")
         shown = cast("IO[str]", LastingStream(sys.stderr))
@@ -266,6 +268,7 @@ class _Execution:
             runs.activate(None)
             self._ledger_jobs.close()
             self._plan.folder.close()
+            held.close()
 
     def _work(self, progress: Progress) -> tuple[Any, BaseException | None]:
         """Run the flow to its end; return its value or its error."""

@@ -195,6 +195,8 @@ def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
         computes=computes,
         state_dir=state,
         source=source,
+        keep_days=checked.site.keep_days,
+        keep_gib=checked.site.keep_gib,
     )
 
 

@@ -62,6 +62,14 @@ class SiteSection(_Section):
     default_compute: str | None = Field(
         default=None, description="compute used by classical stages; may be left out if only one"
     )
+    keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="`hpcqc clean` removes what runs stored that were not used for so many days",
+    )
+    keep_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="`hpcqc clean` removes what the oldest runs stored, beyond so many GiB in all",
+    )
 
 
 class ComputeSection(_Section):

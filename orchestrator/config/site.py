@@ -138,6 +138,7 @@ class Site:
     """One place where flows run: its QPUs, its compute, and where state is kept.
 
     source: where this came from, ``"built-in laptop"`` or the file's path.
+    keep_days, keep_gib: what ``hpcqc clean`` leaves of what runs have stored; None is no limit.
     """
 
     name: str
@@ -148,6 +149,8 @@ class Site:
     state_dir: Path
     source: str
     broker: BrokerSettings = BrokerSettings()
+    keep_days: float | None = None
+    keep_gib: float | None = None
 
     def qpu(self, name: str | None = None) -> QpuSettings:
         """Return a QPU by name, the default one for None.

@@ -146,6 +146,8 @@ def site_document(site: Site) -> dict[str, Any]:
         "state_dir": str(site.state_dir),
         "default_qpu": site.default_qpu,
         "default_compute": site.default_compute,
+        "keep_days": site.keep_days,
+        "keep_gib": site.keep_gib,
         "broker": json_value(site.broker) | {"ledger": _without_password(site.broker.ledger)},
         "compute": {name: json_value(compute) for name, compute in site.computes.items()},
         "qpu": {

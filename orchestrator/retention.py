@@ -1,0 +1,131 @@
+"""What runs have stored in the state folder to be continued, and how much of it may go.
+
+Stored are the values that stages returned and the finished units of fan-outs. The ledger, which
+holds jobs, their results and what they cost, is never touched.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+__all__ = ["StoredRun", "hold_run", "remove_stored", "runs_to_remove", "stored_runs"]
+
+_VALUE = re.compile(r"hpcqc-(?P<run>.+)-[0-9a-f]{16}-\d+")
+_DAY_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """What one run has stored. used_at: seconds since the epoch, of its last change.
+
+    active: whether a process works on it now.
+    """
+
+    id: str
+    size_bytes: int
+    used_at: float
+    active: bool
+
+
+def hold_run(state_dir: Path, run: str) -> IO[str]:
+    """Keep what a run has stored from being removed until the returned file is closed."""
+    folder = state_dir / "active"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{run}.lock"
+    while True:
+        file = path.open("a", encoding="ascii")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        # Whoever removed the run meanwhile has removed this file, too.
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()
+
+
+def stored_runs(state_dir: Path) -> list[StoredRun]:
+    """Return what is stored, the run first that was used last."""
+    sizes: dict[str, int] = {}
+    times: dict[str, float] = {}
+    for run, path in _files(state_dir):
+        with suppress(FileNotFoundError):  # its run may end meanwhile
+            found = path.stat()
+            sizes[run] = sizes.get(run, 0) + found.st_size
+            times[run] = max(times.get(run, 0.0), found.st_mtime)
+    runs = [
+        StoredRun(id=run, size_bytes=size, used_at=times[run], active=_is_active(state_dir, run))
+        for run, size in sizes.items()
+    ]
+    return sorted(runs, key=lambda run: (-run.used_at, run.id))
+
+
+def runs_to_remove(
+    runs: Sequence[StoredRun], now: float, *, keep_days: float | None, keep_gib: float | None
+) -> list[StoredRun]:
+    """Return the runs that are beyond one of the limits; None is no limit.
+
+    runs: the one first that was used last, as `stored_runs` returns them. The oldest go first. What
+    is active stays, and counts towards the size.
+    """
+    left = float("inf") if keep_gib is None else keep_gib * 2**30
+    beyond = []
+    for run in runs:
+        left -= run.size_bytes
+        is_old = keep_days is not None and now - run.used_at > keep_days * _DAY_S
+        if (is_old or left < 0) and not run.active:
+            beyond.append(run)
+            left += run.size_bytes
+    return beyond
+
+
+def remove_stored(state_dir: Path, run: StoredRun) -> bool:
+    """Remove what a run has stored; return False if a process works on it after all, or has since."""
+    path = state_dir / "active" / f"{run.id}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        files = [found for known, found in _files(state_dir) if known == run.id]
+        if any(found.stat().st_mtime > run.used_at for found in files):
+            return False
+        for found in files:
+            found.unlink(missing_ok=True)
+        shutil.rmtree(state_dir / "units" / run.id, ignore_errors=True)
+        path.unlink(missing_ok=True)
+    return True
+
+
+def _is_active(state_dir: Path, run: str) -> bool:
+    """Whether a process works on a run, or has its broker open."""
+    for lock in (state_dir / "active" / f"{run}.lock", state_dir / "runs" / f"{run}.lock"):
+        try:
+            with lock.open("r+", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def _files(state_dir: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the id of a run and one of its files, for every file."""
+    with suppress(FileNotFoundError):
+        for entry in os.scandir(state_dir / "results"):
+            match = _VALUE.fullmatch(entry.name)
+            if match is not None:
+                yield match["run"], Path(entry.path)
+    units = state_dir / "units"
+    for folder in units.iterdir() if units.is_dir() else ():
+        for path in folder.rglob("*"):
+            if path.is_file():
+                yield folder.name, path

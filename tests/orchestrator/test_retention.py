@@ -1,0 +1,105 @@
+"""What runs store goes by age and by size, and never while a process works on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator.retention import hold_run, remove_stored, runs_to_remove, stored_runs
+from orchestrator.runs import activate, current_run
+from tests.architecture.source import ROOT
+
+DAY = 86400
+NOW = 100 * DAY
+
+
+@pytest.fixture
+def state(isolated_state) -> Path:
+    """Three runs, one of whose ids begins like another's, and what belongs to no run."""
+    results = isolated_state / "results"
+    results.mkdir(parents=True)
+    for run, age, size in (("a", 40, 100), ("a-b", 20, 200), ("c", 1, 300)):
+        for number in range(2):
+            path = results / f"hpcqc-{run}-0123456789abcdef-{number}"
+            path.write_bytes(b"x" * (size // 2))
+            os.utime(path, (NOW - age * DAY, NOW - age * DAY))
+    units = isolated_state / "units" / "a" / "k-r.units"
+    units.parent.mkdir(parents=True)
+    units.write_bytes(b"u" * 50)
+    os.utime(units, (NOW - 40 * DAY, NOW - 40 * DAY))
+    (results / "5d0e2b7c").write_bytes(b"Prefect's own")
+    (isolated_state / "ledger.sqlite").write_bytes(b"ledger")
+    return isolated_state
+
+
+def beyond(state: Path, **limits) -> list[str]:
+    given = {"keep_days": None, "keep_gib": None} | limits
+    return [run.id for run in runs_to_remove(stored_runs(state), NOW, **given)]
+
+
+def test_runs_are_told_apart_and_counted(state) -> None:
+    found = [(run.id, run.size_bytes) for run in stored_runs(state)]
+    assert found == [("c", 300), ("a-b", 200), ("a", 150)]
+
+
+def test_limits(state) -> None:
+    assert beyond(state) == []
+    assert beyond(state, keep_days=30) == ["a"]
+    assert beyond(state, keep_days=0) == ["c", "a-b", "a"]
+    assert beyond(state, keep_gib=460 / 2**30) == ["a-b"]
+    assert beyond(state, keep_gib=0) == ["c", "a-b", "a"]
+
+
+def test_only_what_a_run_stored_is_removed(state) -> None:
+    (gone,) = [run for run in stored_runs(state) if run.id == "a"]
+    assert remove_stored(state, gone)
+    assert [run.id for run in stored_runs(state)] == ["c", "a-b"]
+    assert (state / "ledger.sqlite").exists()
+    assert (state / "results" / "5d0e2b7c").exists()
+    assert not (state / "units" / "a").exists()
+
+
+def test_a_run_in_another_process_is_not_touched(state) -> None:
+    code = (
+        "from pathlib import Path\nimport sys\nfrom orchestrator.retention import hold_run\n"
+        "held = hold_run(Path(sys.argv[1]), 'a')\nprint('held', flush=True)\ninput()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(state)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    before = stored_runs(state)
+    assert [run.id for run in before if run.active] == ["a"]
+    assert beyond(state, keep_days=0) == ["c", "a-b"]
+    assert not remove_stored(state, before[-1])
+    process.communicate(b"\n")
+    assert remove_stored(state, before[-1])
+
+
+def test_what_was_stored_since_the_look_stays(state) -> None:
+    seen = stored_runs(state)[-1]
+    (state / "results" / "hpcqc-a-0123456789abcdef-9").write_bytes(b"new")
+    assert not remove_stored(state, seen)
+
+
+def test_a_removed_run_can_begin_again(state) -> None:
+    hold_run(state, "a").close()
+    assert remove_stored(state, stored_runs(state)[-1])
+    with hold_run(state, "a"):
+        assert (state / "active" / "a.lock").exists()
+
+
+def test_a_script_holds_the_run_that_it_names(state, monkeypatch) -> None:
+    monkeypatch.setenv("HPCQC_RUN_ID", "a")
+    assert current_run().id == "a"
+    assert [run.id for run in stored_runs(state) if run.active] == ["a"]
+    activate(None)
+    assert not any(run.active for run in stored_runs(state))
