@@ -44,7 +44,7 @@ from orchestrator.config import (
     shared_cluster,
 )
 from orchestrator.config.budgets import budgets_of
-from orchestrator.config.environment import prepare_prefect, services_are_chosen
+from orchestrator.config.environment import hand_down, prepare_prefect, services_are_chosen
 from orchestrator.config.private import close_to_others
 from orchestrator.doctor import machine, versions
 from orchestrator.inputs import check_inputs
@@ -196,6 +196,8 @@ def _joined_to_agent(plan: _Plan) -> _Plan:
     if own_ledger.exists() or before not in (None, offered["HPCQC_BROKER_URL"]):
         return plan
     prepare_prefect(offered)
+    # The user named no server, so a password in the environment is another one's.
+    hand_down({"PREFECT_API_AUTH_STRING": offered.get("PREFECT_API_AUTH_STRING", "")})
     return replace(checked(replace(plan.request, run_id=plan.id)), of_agent=True)
 
 

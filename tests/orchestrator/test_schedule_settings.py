@@ -64,7 +64,7 @@ def told(text: str, folder: Path) -> str:
         ),
         ("[broker]\nledger = 3", ("[broker.ledger]: 3", "SQLAlchemy URL")),
         ('[broker]\nurl = "ftp:x"', ("'ftp:x'; give one such as 'http://localhost:8700'",)),
-        ('calendar = "none.ics"', ("none.ics", "No such file")),
+        ('calendar = "none.ics"', ("none.ics", "no such file")),
     ],
 )
 def test_a_mistake_names_what_was_given_and_what_was_expected(
