@@ -101,6 +101,7 @@ class Progress:
         self._spans, self._jobs, self._stream = spans, jobs, stream
         self._standstills = standstills
         self._live: Any = None
+        self._stages: list[StageLine] = []
         self._known: list[JobLine] = []
         self._still: list[str] = []
         self._jobs_due = self._still_due = self._table_due = self._plain_due = 0.0
@@ -125,7 +126,9 @@ class Progress:
     def tick(self) -> None:
         """Refresh what is due."""
         now = time.monotonic()
-        if now >= self._jobs_due:
+        if now >= self._jobs_due or (self._live is None and now >= self._plain_due):
+            # Both at once: what one line says of stages and of jobs is of one moment.
+            self._stages = stage_lines(self._spans())
             self._known = job_lines(self._jobs())
             took = time.monotonic() - now
             self._jobs_due = now + max(_JOBS_EVERY_S, _JOBS_SHARE * took)
@@ -163,7 +166,7 @@ class Progress:
         columns = ("stage", "where", "running", "done", "cached", "failed", "units")
         rows = [
             (s.name, s.where, s.running, s.done, s.cached, s.failed, _units(s.units))
-            for s in stage_lines(self._spans())
+            for s in self._stages
         ]
         parts = [rich_table(columns, rows)] if rows else []
         if self._known:
@@ -181,7 +184,7 @@ class Progress:
             f"{s.name}: {s.running} running, {s.done + s.cached} done"
             + (f", {s.failed} failed" if s.failed else "")
             + (f" ({_units(s.units)} units)" if s.units else "")
-            for s in stage_lines(self._spans())
+            for s in self._stages
         ]
         parts += [
             f"QPU {j.qpu}: {j.queued} queued, {j.running} running, {j.done} done"

@@ -79,6 +79,21 @@ def test_who_waits_is_told_of_a_closure(site: Site, tmp_path: Path) -> None:
     ledger.close()
 
 
+def test_a_line_of_progress_is_of_one_moment() -> None:
+    """What happened while one counter was read is not in it and in the other not."""
+    reads: list[str] = []
+    progress = Progress(
+        lambda: reads.append("stages") or [],
+        lambda: reads.append("jobs") or [],
+        list,
+        io.StringIO(),
+    )
+    progress.tick()
+    progress._plain_due = 0.0  # the jobs were read this moment, and are read again
+    progress.tick()
+    assert reads == ["stages", "jobs"] * 2
+
+
 def test_a_calendar_that_is_gone_meanwhile_ends_nothing(site: Site, tmp_path: Path) -> None:
     (tmp_path / "hpcqc.toml").write_text(
         '[qpu.q]\nbackend = "fake"\nschedule = { calendar = "none.ics" }\n'

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,11 +56,9 @@ def test_text_that_is_seen_stays_as_it_is() -> None:
 
 
 def _printed_by_progress() -> None:
-    progress = Progress(list, list, lambda _: [], sys.stderr)
-    progress._still = [HOSTILE]
-    progress._plain_due = 0.0
-    progress._jobs_due = float("inf")
-    progress.tick()
+    state, usage = SimpleNamespace(value="queued"), SimpleNamespace(shots=0)
+    waiting = SimpleNamespace(qpu=HOSTILE, state=state, usage=usage)
+    Progress(list, lambda: [waiting], lambda _: [HOSTILE], sys.stderr).tick()
 
 
 PRINTS = {
