@@ -53,7 +53,7 @@ class PayloadLimits:
     points: int = 1_000_000
     shots: int = 10**10
     terms: int = 1_000_000
-    header_bytes: int = 16 << 20
+    header_bytes: int = 2 << 20
     circuit: Bounds = field(default_factory=Bounds)
 
 

@@ -93,7 +93,7 @@ def test_what_a_reader_answers_is_what_the_payload_is(monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_a_payload_that_ends_its_reader_is_refused_and_harms_nobody() -> None:
     limits = IntakeLimits(small_cpu_s=0.3, cpu_s=0.3, small_bytes=1 << 30)
-    heavy = many_observables(300_000)
+    heavy = many_observables(80_000)
 
     async def work(intake: Intake) -> None:
         others = [asyncio.ensure_future(read(intake, bell(n), "bob")) for n in range(1, 4)]
@@ -110,11 +110,11 @@ def test_a_payload_that_ends_its_reader_is_refused_and_harms_nobody() -> None:
 
 @pytest.mark.slow
 def test_a_payload_that_takes_too_much_memory_is_refused() -> None:
-    limits = IntakeLimits(memory_bytes=24 << 20, small_bytes=0)
+    limits = IntakeLimits(memory_bytes=8 << 20, small_bytes=0)
 
     async def work(intake: Intake) -> None:
         with pytest.raises(PayloadRejected):
-            await read(intake, many_observables(200_000))
+            await read(intake, many_observables(80_000))
         assert (await read(intake, bell())).kind == "sampler"
 
     with running(limits) as run:
