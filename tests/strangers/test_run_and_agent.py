@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from orchestrator.agent.processes import marked
@@ -172,6 +173,20 @@ def assert_unreadable(place: Place) -> None:
     assert open_to_others(*place.trees) == []
 
 
+def commands() -> str:
+    """Return what every user sees of all processes."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    return listed.stdout
+
+
+def files(trees: Sequence[Path]) -> list[Path]:
+    return [path for tree in trees for path in tree.rglob("*") if path.is_file()]
+
+
+def is_server(process: psutil.Process) -> bool:
+    return "prefect_server.py" in " ".join(process.cmdline())
+
+
 def until(there: Path, process: subprocess.Popen[str] | None = None) -> None:
     deadline = time.monotonic() + 400
     while not there.exists():
@@ -193,6 +208,10 @@ def test_a_stranger_gets_nothing_of_a_run(place):
         assert len(ports) >= 4, "Prefect's server, and Dask's scheduler, nannies and workers"
         assert_closed(list(ports), servers)
         assert_unreadable(place)
+        server = next(p for p in psutil.Process(running.pid).children() if is_server(p))
+        secret = server.environ()["PREFECT_SERVER_API_AUTH_STRING"]
+        assert secret not in commands()
+        assert not any(secret in path.read_text(errors="replace") for path in files(place.trees))
         (gate / "go").touch()
         said, _ = running.communicate(timeout=400)
     assert running.returncode == 0, said
@@ -215,13 +234,12 @@ def test_a_stranger_gets_nothing_of_an_agent(place):
     assert "PermissionError" in as_stranger([sys.executable, "-I", "-c", call]).stderr
     status_page = place("agent", "status")
     assert addresses["prefect_page"].partition("#")[0] in status_page
-    commands = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     for secret in (
         (place.state / "agent" / "prefect-password").read_text(),
         (place.state / "agent" / "broker-token").read_text().strip(),
         "PRIVATE KEY",
     ):
-        assert secret not in commands.stdout
+        assert secret not in commands()
         logs = (place.state / "agent" / "logs").glob("*.log")
         assert all(secret not in log.read_text() for log in logs)
 
@@ -231,6 +249,17 @@ def test_a_stranger_gets_nothing_of_an_agent(place):
     [
         ("sample", "bell.qasm"),
         ("estimate", "toss.py:toss", "-p", "gate="),
+        (
+            "simulate",
+            "--mix",
+            "1",
+            "--limit",
+            "20",
+            "--profile",
+            "vlq",
+            "--report",
+            "tmp/study.html",
+        ),
         ("broker", "token", "add", "someone", "--project", "theirs"),
         ("run", "toss.py:toss", "-p", "gate=", "--out", "out"),
     ],
