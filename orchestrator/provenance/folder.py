@@ -164,8 +164,16 @@ class RunFolder:
 
     def _replace(self, name: str, content: bytes) -> None:
         draft = self.path / f".{name}.draft"
-        draft.write_bytes(content)
-        os.replace(draft, self.path / name)  # noqa: PTH105 - the atomic one, said plainly
+        try:
+            draft.write_bytes(content)
+            os.replace(draft, self.path / name)  # noqa: PTH105 - the atomic one, said plainly
+        except OSError as error:
+            with suppress(OSError):
+                draft.unlink()
+            raise FolderError(
+                f"cannot write {self.path / name}: {error.strerror}; mend that and continue the "
+                "run with its --run-id, which repeats nothing that has ended"
+            ) from error
 
 
 def _opened_to_append(path: Path) -> IO[str]:

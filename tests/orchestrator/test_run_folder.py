@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -70,3 +72,26 @@ def test_stages_survive_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
     again.note_stage(span("d", 2, 3))
     again.close()
     assert [stage["key"] for stage in again.earlier_stages()] == ["a", "d"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a full disk is a small one that root mounts")
+def test_a_full_disk_under_the_folder_is_one_sentence(tmp_path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        folder = RunFolder(disk / "out")
+        folder.open("r1", "t")
+        folder.write_record({"id": "r1"})
+        with pytest.raises(FolderError, match=r"result.json: No space left on device; .*--run-id"):
+            folder.write_result("x" * 200_000)
+        folder.write_record({"id": "r1"})  # what did not fit was removed
+        folder.close()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
