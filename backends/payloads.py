@@ -94,7 +94,7 @@ class FrozenEstimatorPub:
     @property
     def points(self) -> int:
         """Expectation values in this PUB: the product of the broadcast shape."""
-        shape = np.broadcast_shapes(self.values.shape[:-1], self.observables_array.shape)
+        shape = np.broadcast_shapes(self.values.shape[:-1], _shape(self.observables))
         return math.prod(shape)
 
     def to_qiskit(self) -> EstimatorPub:
@@ -385,6 +385,15 @@ def _seed(seed: Any) -> int | None:
     if seed is not None and not (whole and 0 <= seed < SEEDS):
         raise PayloadRejected(f"seed {seed!r}; give a whole number from 0 to 2^63 - 1, or None")
     return None if seed is None else int(seed)
+
+
+def _shape(observables: Any) -> tuple[int, ...]:
+    """Return the shape of nested lists without Qiskit's container, which takes 10 µs an element."""
+    shape = []
+    while isinstance(observables, list):
+        shape.append(len(observables))
+        observables = observables[0] if observables else None
+    return tuple(shape)
 
 
 def _leaves(observables: Any) -> Iterable[dict[str, float]]:

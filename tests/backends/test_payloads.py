@@ -174,3 +174,13 @@ def test_measuring_into_a_register_inside_a_branch_counts():
     with circuit.if_test((bits, 0)):
         circuit.measure(0, 0)
     SamplerPayload.coerce([circuit], shots=1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 3)])
+def test_points_are_counted_without_building_observables(shape, monkeypatch):
+    observables = np.full(shape, "ZZ").tolist()
+    payload = EstimatorPayload.coerce([(bell(measured=False), observables)])
+    copy = payload_from_bytes(payload.to_bytes())
+    expected = payload.pubs[0].observables_array.size
+    monkeypatch.setattr("backends.payloads.ObservablesArray", None)
+    assert copy.pubs[0].points == expected == int(np.prod(shape))
