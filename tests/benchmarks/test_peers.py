@@ -35,9 +35,9 @@ def test_a_script_that_fails_names_its_last_line(monkeypatch, tmp_path) -> None:
 
 
 def test_plain_prefect_that_fails_leaves_our_time() -> None:
-    told = startup._row("cold", [(2.0, None), (3.0, None)])
+    told = startup._row("cold", [(2.0, None), (3.0, None)], "plain", 0.5)
     assert (told.ours, told.against) == ("2.50 s", "failed")
-    assert startup._row("cold", [(2.0, None), (3.0, 6.0)]).ratio == pytest.approx(2.5 / 6)
+    assert startup._row("cold", [(2.0, None), (3.0, 6.0)], "plain", 0.5).ratio == pytest.approx(0.5)
 
 
 def test_prefect_knows_the_time_that_peers_are_given() -> None:
