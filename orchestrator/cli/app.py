@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.cli import agent_commands, simulate_command
 from orchestrator.cli.broker_commands import broker
-from orchestrator.cli.option_values import path, whole
+from orchestrator.cli.option_values import path, real, whole
 
 __all__ = [
     "app",
@@ -267,11 +267,13 @@ def jobs(
 def clean(
     days: Annotated[
         float | None,
-        typer.Option(metavar="N", min=0, help="Keep what was used in the last N days."),
+        typer.Option(parser=real(0), metavar="N", help="Keep what was used in the last N days."),
     ] = None,
     gib: Annotated[
         float | None,
-        typer.Option(metavar="N", min=0, help="Keep N GiB in all; the oldest runs go first."),
+        typer.Option(
+            parser=real(0), metavar="N", help="Keep N GiB in all; the oldest runs go first."
+        ),
     ] = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove it; without this, it is only listed.")
