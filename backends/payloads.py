@@ -20,6 +20,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
 from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
+from backends.gates import inline_definitions
 from backends.pub_faults import check_names, fault_of
 
 __all__ = [
@@ -139,7 +140,7 @@ class SamplerPayload:
             frozen.append(
                 FrozenSamplerPub(
                     circuit=circuit,
-                    values=_values(coerced.circuit, coerced.parameter_values, index),
+                    values=_values(coerced, circuit, index),
                     shots=int(coerced.shots),
                     seed=None if seed is None else (seed + SEED_STRIDE * points) % SEEDS,
                 )
@@ -209,10 +210,11 @@ class EstimatorPayload:
             observables = coerced.observables.tolist()
             if not all(np.isfinite(c) for o in _leaves(observables) for c in o.values()):
                 raise PayloadRejected(f"PUB {index}: an observable has a coefficient that is NaN")
+            circuit = _frozen(coerced.circuit, index)
             frozen.append(
                 FrozenEstimatorPub(
-                    circuit=_frozen(coerced.circuit, index),
-                    values=_values(coerced.circuit, coerced.parameter_values, index),
+                    circuit=circuit,
+                    values=_values(coerced, circuit, index),
                     observables=observables,
                     precision=float(coerced.precision),
                     seed=seed,
@@ -359,16 +361,20 @@ def _measured(circuit: QuantumCircuit) -> Iterator[Clbit]:
                 yield from (outer[bit] for bit in _measured(block))
 
 
-def _values(circuit: QuantumCircuit, bindings: BindingsArray, index: int) -> Values:
-    values = np.ascontiguousarray(bindings.as_array(circuit.parameters), dtype=np.float64)
+def _values(pub: Any, frozen: FrozenCircuit, index: int) -> Values:
+    """Return the values of the parameters that the frozen circuit has, a column each.
+
+    A parameter that no definition uses is gone with the gate that took it.
+    """
+    parameters = pub.circuit.parameters
+    values = np.asarray(pub.parameter_values.as_array(parameters), dtype=np.float64)
     if not np.isfinite(values).all():
-        bad = [
-            p.name
-            for i, p in enumerate(circuit.parameters)
-            if not np.isfinite(values[..., i]).all()
-        ]
+        bad = [p.name for i, p in enumerate(parameters) if not np.isfinite(values[..., i]).all()]
         raise PayloadRejected(f"PUB {index}: NaN or infinite values for {', '.join(bad)}")
-    return values
+    if frozen.circuit.num_parameters < len(parameters):
+        used = inline_definitions(pub.circuit).parameters
+        values = values[..., [i for i, p in enumerate(parameters) if p in used]]
+    return np.ascontiguousarray(values)
 
 
 def _check_points(pub: FrozenSamplerPub | FrozenEstimatorPub, index: int) -> None:

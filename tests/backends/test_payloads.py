@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
-from qiskit.circuit import Parameter
+from qiskit.circuit import Gate, Parameter
 from qiskit.quantum_info import SparsePauliOp
 
 from backends.api import PayloadRejected
@@ -54,6 +54,22 @@ def test_whatever_qiskits_sampler_takes_is_taken():
     assert payload.circuits == 7
     assert payload.shots == 50 * 4 + 7 * 3
     assert payload.num_qubits == 2
+
+
+def test_values_of_parameters_that_no_definition_uses_are_left_out():
+    alpha, phi = Parameter("alpha"), Parameter("phi")
+    unused = Gate("unused", 1, [alpha])
+    unused.definition = QuantumCircuit(1)
+    unused.definition.h(0)
+    circuit = QuantumCircuit(1)
+    circuit.append(unused, [0])
+    circuit.rx(phi, 0)
+    (estimate,) = EstimatorPayload.coerce([(circuit, "Z", [[0.1, 0.2], [0.3, 0.4]])]).pubs
+    circuit.measure_all()
+    (sample,) = SamplerPayload.coerce([(circuit, {"phi": 0.2, "alpha": 0.1})], shots=1).pubs
+    assert estimate.values.tolist() == [[0.2], [0.4]]
+    assert sample.values.tolist() == [0.2]
+    assert estimate.to_qiskit().circuit.num_parameters == 1
 
 
 def test_broadcast_shapes_stay():
