@@ -57,15 +57,20 @@ class Quotas:
                     holder.jobs.add(job)
 
     def admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
-        """Count a job in that is about to be stored, or raise `TooManyJobs` or `StorageFull`."""
+        """Count a job in that is about to be stored, or raise `TooManyJobs` or `StorageFull`.
+
+        A call that is made again, since the ledger could not be written, is counted once.
+        """
         self._check_reserve(size)
         limits = self.limits
         for whose, holder in self._of(user, project):
             is_user = whose.startswith("user")
             most = limits.open_jobs_per_user if is_user else limits.open_jobs_per_project
+            if job in holder.jobs:
+                continue
             if len(holder.jobs) >= most:
                 holder.jobs = {one for one in holder.jobs if self._is_open(one)}
-            if job not in holder.jobs and len(holder.jobs) >= most:
+            if len(holder.jobs) >= most:
                 raise TooManyJobs(
                     f"{whose} has {len(holder.jobs)} open jobs, as many as this site allows; hand this "
                     "one in when others have ended, or cancel some"
@@ -79,10 +84,10 @@ class Quotas:
                     "payloads, or ask an operator to raise the limit"
                 )
         for _, holder in self._of(user, project):
-            holder.jobs.add(job)
-            if size:
+            if size and job not in holder.jobs:
                 holder.stored.append((now_s, size))
                 holder.stored_bytes += size
+            holder.jobs.add(job)
 
     def _check_reserve(self, size: int) -> None:
         free = self.free_bytes()

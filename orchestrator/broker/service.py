@@ -320,7 +320,7 @@ class BrokerService:
             at = now if item.at is None else min(item.at, now)
             outcome = self.state.handle(item.event, at) if item.event else self.state.tick(at)
             if outcome.refused is not None:
-                if item.written is not None:
+                if item.written is not None and not item.written.done():
                     item.written.set_exception(outcome.refused)
                 self.contents.drop_refused(item.event)
                 continue

@@ -21,12 +21,14 @@ from backends.fake import create
 from backends.payloads import SamplerPayload
 from orchestrator.broker import events as ev
 from orchestrator.broker import service as service_module
+from orchestrator.broker.accounts import BudgetExhausted, project_account
 from orchestrator.broker.client import Call
 from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
 from orchestrator.broker.intake import CheckedPayload
 from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
 from orchestrator.broker.quotas import StorageFull, TooManyJobs
 from orchestrator.broker.standing import Payer
+from orchestrator.broker.state import BrokerState
 from orchestrator.broker.views import JobState, JobView
 from orchestrator.config import BrokerLimits, QpuSettings
 from tests.postgres import PostgresServer
@@ -208,6 +210,58 @@ def test_the_broker_goes_on_when_its_ledger_can_be_written_again(
         assert len(submitted) == len(set(submitted)) == 4
 
     at_a_site(tmp_path, work, run_s=0.05)
+
+
+def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
+    limits = replace(NO_LIMITS, stored_per_user=2 * len(payload().to_bytes()))
+
+    async def work(site: SiteBroker) -> None:
+        ledger = Unwritable(site.ledger)
+        ledger.failing = True
+        first = asyncio.ensure_future(site.drain("q", "olga", "to begin the stall"))
+        while await site.fault() is None:
+            await asyncio.sleep(0.01)
+        for _ in range(5):
+            with pytest.raises(LedgerUnwritable):
+                await hand_in(site)
+        ledger.failing = False
+        await asyncio.gather(first, return_exceptions=True)
+        while await site.fault() is not None:
+            await asyncio.sleep(0.01)
+        await hand_in(site)
+
+    at_a_site(tmp_path, work, limits=limits)
+
+
+def test_a_call_that_is_refused_after_the_ledger_was_away_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
+
+    async def work(site: SiteBroker) -> None:
+        recall, left = site.ledger.recall_for, 3
+
+        def away(scope: str, state: BrokerState, event: ev.Event) -> None:
+            nonlocal left
+            left -= 1
+            if left >= 0:
+                raise LedgerUnwritable("the server is away")
+            recall(scope, state, event)
+
+        empty = ev.BudgetSet(account=project_account("chem"), unit="qpu-s", amount=0.0, by="olga")
+        await site.service.post(empty)
+        monkeypatch.setattr(site.ledger, "recall_for", away)
+        with pytest.raises(LedgerUnwritable):
+            await hand_in(site)
+        while left >= 0:
+            await asyncio.sleep(0.01)
+        with pytest.raises(BudgetExhausted):
+            await hand_in(site)
+
+    at_a_site(tmp_path, work)
 
 
 @pytest.mark.slow
