@@ -224,6 +224,8 @@ class Execution:
             event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
             await self._settle(tag, event, received)
         else:
+            if state is TaskState.QUEUED:  # it occupies nothing yet
+                self._since[tag] = time.monotonic()
             return False
         return True
 

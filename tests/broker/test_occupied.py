@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
-from backends.api import Usage
+from backends.api import QpuTaskId, TaskState, Usage
 from backends.fake.script import script_target
 from backends.metering import Metering
 from backends.profiles import load_profile
 from orchestrator.broker import events as ev
+from orchestrator.broker import execution
 from orchestrator.broker.accounts import project_account
 from orchestrator.broker.policies import Account
 from orchestrator.broker.rules import QpuRules
@@ -67,6 +71,38 @@ class Site:
     def spent(self) -> float:
         budgets = self.state.books.status(project_account("chem"))
         return sum(budget.spent for budget in budgets)
+
+
+def test_a_task_that_waits_at_the_qpu_occupies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s, ended = 0.0, list[ev.Event]()
+    monkeypatch.setattr(execution, "time", SimpleNamespace(monotonic=lambda: clock_s))
+    states = [TaskState.QUEUED] * 5 + [TaskState.RUNNING, TaskState.CANCELLED]
+
+    class Queueing:
+        def status(self, _task: QpuTaskId) -> TaskState:
+            nonlocal clock_s
+            clock_s += 100.0
+            return states.pop(0)
+
+    async def report(event: ev.Event, _received: object) -> None:
+        ended.append(event)
+
+    async def follow() -> None:
+        with ThreadPoolExecutor(1) as threads:
+            driven = execution.Execution(
+                backend=Queueing(),  # type: ignore[arg-type]
+                can_find=True,
+                report=report,
+                receive=lambda _tag, _result: pytest.fail("there is no result"),
+                calls=threads,
+                waits=threads,
+            )
+            await driven.follow("j.0", QpuTaskId("t"))
+
+    asyncio.run(follow())
+    (cancelled,) = ended
+    assert isinstance(cancelled, ev.TaskCancelled)
+    assert cancelled.usage.qpu_seconds == 200.0
 
 
 END = {
