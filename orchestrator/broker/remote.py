@@ -52,7 +52,8 @@ _PATIENCE_S = 900.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 # What one listing may hold; the service's own bound.
 MOST_JOBS = 10000
-_LATER = (429, 502, 503, 504)
+_TOO_MANY = 429
+_LATER = (_TOO_MANY, 502, 503, 504)
 
 
 class BrokerRefused(ValueError):
@@ -124,7 +125,15 @@ class Exchange:
             if any_status:
                 return answer
             if answer.status_code in _LATER:
-                patience.spend(_detail(answer), answer.headers.get("retry-after"))
+                refused = BrokerRefused(
+                    f"the broker at {self._url} refused for {self._patience_s:g} s: "
+                    f"{_detail(answer)}"
+                )
+                patience.spend(
+                    _detail(answer),
+                    answer.headers.get("retry-after"),
+                    refused if answer.status_code == _TOO_MANY else None,
+                )
                 continue
             if answer.is_error:
                 raise _error(answer)
@@ -350,12 +359,19 @@ class _Patience:
         self._hint = "" if proxy is None else f", or add its host to NO_PROXY ({proxy} is set)"
         self._pause_s = _FIRST_PAUSE_S
 
-    def spend(self, reason: str, retry_after: str | None = None) -> None:
-        """Sleep before the next try. Raises `BrokerUnreachable` when it is no use any more."""
+    def spend(
+        self, reason: str, retry_after: str | None = None, refused: Exception | None = None
+    ) -> None:
+        """Sleep before the next try.
+
+        Raises `BrokerUnreachable` after the deadline, or ``refused`` if the broker did answer.
+        """
         pause_s = self._pause_s
         if retry_after is not None and retry_after.isdigit():
             pause_s = max(pause_s, float(retry_after))
         if time.monotonic() + pause_s > self._until:
+            if refused is not None:
+                raise refused
             raise BrokerUnreachable(
                 f"no answer from the broker at {self._url} for {self._seconds:g} s ({reason}); "
                 f"start it, or correct [broker] url{self._hint}. What it had accepted is not "

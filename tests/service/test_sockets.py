@@ -243,3 +243,17 @@ def test_a_path_that_is_too_long_for_a_socket_is_refused_early(tmp_path: Path) -
     exchange.close()
     made.close()
     assert not fits.exists()
+
+
+def test_a_service_that_goes_on_refusing_is_quoted() -> None:
+    def refuse(_request: httpx.Request) -> httpx.Response:
+        problem = {"detail": "user 'ada' has 5 open jobs", "error_type": "TooManyJobs"}
+        return httpx.Response(429, json=problem, headers={"Retry-After": "1"})
+
+    exchange = Exchange("http://127.0.0.1:9", token=None, patience_s=0.5)
+    exchange._http = httpx.Client(
+        transport=httpx.MockTransport(refuse), base_url="http://127.0.0.1:9"
+    )
+    with pytest.raises(BrokerRefused, match=r"refused for 0\.5 s: user 'ada' has 5 open jobs"):
+        exchange.ask("POST", "/v1/jobs")
+    exchange.close()
