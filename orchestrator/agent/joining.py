@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from orchestrator.agent.folder import AgentFolder
@@ -17,7 +18,8 @@ def agent_environment(site: Site) -> Mapping[str, str] | None:
     """Return the variables that point a run at the agent of its state folder.
 
     They name the agent's Prefect server, broker and Dask, and what admits this user to them.
-    None if no agent is ready there, or if it serves another site.
+    None if no agent is ready there, or if it serves another site, or this one as it was before
+    its file was changed.
     """
     folder = AgentFolder(path=site.state_dir / "agent")
     if not folder.is_held():
@@ -31,7 +33,7 @@ def agent_environment(site: Site) -> Mapping[str, str] | None:
         and said.get("supervisor") == holder.document()
         and all(child.get("state") == "ready" for child in children)
     )
-    if not ready or not _same_site(site, said.get("site")):
+    if not ready or not _same_site(site, said.get("site"), str(said.get("since"))):
         return None
     try:
         found = json.loads(folder.flow_environment_path.read_text(encoding="utf-8"))
@@ -40,7 +42,14 @@ def agent_environment(site: Site) -> Mapping[str, str] | None:
     return {str(name): str(value) for name, value in found.items()}
 
 
-def _same_site(site: Site, served: str | None) -> bool:
+def _same_site(site: Site, served: str | None, since: str) -> bool:
+    """Whether the agent serves this site. since: when it began, and read the site's file."""
     if served is None:
         return site.source == BUILT_IN
-    return site.source != BUILT_IN and Path(site.source).resolve() == Path(served).resolve()
+    file = Path(site.source)
+    if site.source == BUILT_IN or file.resolve() != Path(served).resolve():
+        return False
+    try:
+        return file.stat().st_mtime <= datetime.fromisoformat(since).timestamp()
+    except (OSError, ValueError):
+        return False
