@@ -9,12 +9,13 @@ import pickle
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from starlette.responses import StreamingResponse
 
 from backends.frames import pack, unpack
+from orchestrator.broker.api import guards, jobs
 from orchestrator.broker.api.guards import Limits
 from orchestrator.broker.api.jobs import _download
 from orchestrator.broker.digests import content_digest
@@ -175,6 +176,22 @@ def test_a_large_result_waits_for_its_reader_in_a_file() -> None:
     assert found == data
     assert headers["content-digest"] == content_digest(data)
     assert headers["content-length"] == str(len(data))
+
+
+def test_a_disk_without_room_refuses_bodies_and_withholds_no_result(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> IO[bytes]:
+        return Path("/dev/full").open("w+b")
+
+    monkeypatch.setattr(guards, "SpooledTemporaryFile", full)
+    answer = room.http.post(
+        "/v1/jobs?run=r&qpu=fake", content=bytes(1 << 16), headers=room.headers["owner"]
+    )
+    assert (answer.status_code, answer.json()["error_type"]) == (507, "StorageFull")
+    monkeypatch.setattr(jobs, "TemporaryFile", full)
+    data = bytes(1 << 20)
+    assert asyncio.run(_download(data)).body == data
 
 
 def test_a_fault_of_the_broker_is_a_problem_document_without_its_words(

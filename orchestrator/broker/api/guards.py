@@ -106,10 +106,21 @@ async def read_body(request: Request) -> IO[bytes]:
     """Return the body as a file, on disk if it is large, checked against its Content-Digest.
 
     Raises `ApiError`: 413 when it is larger than allowed, 408 when it comes too slowly, 415 for
-    a content encoding, 422 when it is not what its digest says.
+    a content encoding, 422 when it is not what its digest says, 507 when there is no room for it.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "bodies must not be compressed", kind="UnsupportedEncoding")
+    try:
+        return await _on_file(request)
+    except OSError:  # of the write, or of closing what could not be written
+        raise ApiError(
+            507,
+            "the broker's disk has no room for this body; hand it in again later",
+            kind="StorageFull",
+        ) from None
+
+
+async def _on_file(request: Request) -> IO[bytes]:
     with ExitStack() as to_close:
         body = to_close.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES))
         digest = sha256()

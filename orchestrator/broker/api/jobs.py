@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Literal
 
@@ -214,10 +215,13 @@ def _told(document: bytes, status: int = 200, headers: dict[str, str] | None = N
 async def _download(data: bytes) -> Response:
     """Answer with bytes: large ones from a file, so that slow readers hold none in memory."""
     length = {"Content-Length": str(len(data))}
-    if len(data) <= _CHUNK_BYTES:
+    file = None
+    if len(data) > _CHUNK_BYTES:
+        with suppress(OSError):  # no room on the disk, and a result is not to wait for that
+            digest, file = await asyncio.to_thread(_to_file, data)
+    if file is None:
         headers = length | {"Content-Digest": content_digest(data)}
         return Response(data, media_type=_BYTES, headers=headers)
-    digest, file = await asyncio.to_thread(_to_file, data)
     return StreamingResponse(
         _chunks(file), media_type=_BYTES, headers=length | {"Content-Digest": digest}
     )
@@ -225,8 +229,13 @@ async def _download(data: bytes) -> Response:
 
 def _to_file(data: bytes) -> tuple[str, IO[bytes]]:
     file = TemporaryFile()  # noqa: SIM115  # `_chunks` closes it
-    file.write(data)
-    file.seek(0)
+    try:
+        file.write(data)
+        file.seek(0)
+    except OSError:
+        with suppress(OSError):
+            file.close()
+        raise
     return content_digest(data), file
 
 
