@@ -76,8 +76,8 @@ def place(
     """Choose parts and threads for one task.
 
     widest_log2: log2 of its largest state. pieces: into how many it can be cut. seconds:
-    estimated time of all of it. pace: decides where both ways keep most cores busy; without one, parts run beside each other, as they do
-    while others want the cores.
+    estimated time of all of it. pace: decides where both ways keep most cores busy; without
+    one, parts run beside each other, as they do while others want the cores.
     """
     worth = int(seconds / SPLIT_S)
     parts = max(1, min(pieces, load.workers, worth, load.cores))

@@ -35,8 +35,9 @@ class ServerError(RuntimeError):
 class TemporaryServer:
     """A Prefect server that lives no longer than this process, however that ends.
 
-    password: what it asks of every client. It listens on a socket made here, so its address is known, and free, from the start; and it
-    holds the reading end of a pipe, whose end of file tells it that this process is gone.
+    password: what it asks of every client. It listens on a socket made here, so its address is
+    known, and free, from the start; and it holds the reading end of a pipe, whose end of file
+    tells it that this process is gone.
     """
 
     def __init__(self, extra_environment: Mapping[str, str]) -> None:

@@ -57,8 +57,9 @@ def connection_limit() -> int:
 class Connections:
     """All open connections, by peer: a Unix user, this machine's loopback, or an address.
 
-    A quarter is the most for one peer, except for ``proxies`` (as `address_name` names them). A further one takes the place of
-    the oldest that waits for its client; if all are at work, it is refused.
+    A quarter is the most for one peer, except for ``proxies`` (as `address_name` names them). A
+    further one takes the place of the oldest that waits for its client; if all are at work, it
+    is refused.
     token_only: addresses of Unix sockets on which peers are not recognised.
     """
 
