@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from backends.api import Backend, Target
 from orchestrator.broker import events as ev
-from orchestrator.broker.ledger import LedgerError
+from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
 from orchestrator.broker.service import BrokerService
 from orchestrator.broker.site_rules import SETTLING, calendar_of
 from orchestrator.config import ConfigError, QpuSettings
@@ -51,7 +51,13 @@ class Upkeep:
         self._seen[qpu] = calibration
         if before or self._contradicts(qpu, calibration):
             event = ev.CalibrationChanged(qpu=qpu, calibration=calibration, before=before)
-            await self.service.post(event)
+            try:
+                await self.service.post(event)
+            except LedgerError:  # it is to be told at the next look
+                del self._seen[qpu]
+                if before:
+                    self._seen[qpu] = before
+                raise
 
     async def close(self) -> None:
         """Stop looking."""
@@ -90,6 +96,8 @@ class Upkeep:
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:
                     renewed_at, stamp = now, found
                     await self._renew(settings, target, now)
+            except LedgerUnwritable:
+                continue  # it will be; until then the broker stands still
             except LedgerError:
                 return  # the broker has stopped, and says so itself
 

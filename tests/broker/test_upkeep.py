@@ -17,10 +17,11 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.api import CalibrationChanged
 from backends.payloads import SamplerPayload
+from orchestrator.broker import events as ev
 from orchestrator.broker.client import Call
-from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
 from orchestrator.broker.intake import CheckedPayload
-from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.ledger import Ledger, LedgerUnwritable
 from orchestrator.broker.standing import Payer
 from orchestrator.broker.views import JobState, JobView
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
@@ -171,6 +172,46 @@ def test_a_day_later_the_calendar_is_written_out_anew(
             broker.service.clock = lambda: now() + later
             while broker.service.state.rules["q"].calendar.closures[-1].end < last + later / 2:
                 await asyncio.sleep(0.02)
+
+    played(work)
+
+
+def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.service._STALL_PAUSE_S", 0.01)
+
+    def away(*_: Any) -> None:
+        raise LedgerUnwritable("the disk is full")
+
+    async def work() -> None:
+        daily = WindowSettings(daily="03:00-04:00")
+        async with serving(tmp_path, qpu(windows=(daily,))) as broker:
+            rules, later = broker.service.state.rules, timedelta(days=30)
+            last = rules["q"].calendar.closures[-1].end
+            with monkeypatch.context() as full:
+                full.setattr(broker.ledger, "append", away)
+                drain = asyncio.ensure_future(broker.drain("q", "olga", "to stall"))
+                while await broker.fault() is None:
+                    await asyncio.sleep(0.01)
+                target = await broker.target("q")
+                changed = replace(target, calibration=replace(target.calibration, id="fake-9"))
+                with pytest.raises(LedgerUnwritable):
+                    await broker.upkeep.note("q", changed)
+                broker.service.clock = lambda: now() + later
+                while rules["q"].calendar.closures[-1].end < last + later / 2:
+                    await asyncio.sleep(0.02)
+            await asyncio.gather(drain, return_exceptions=True)
+            while await broker.fault() is not None:
+                await asyncio.sleep(0.01)
+            broker.service.clock = lambda: now() + 3 * later
+            while rules["q"].calendar.closures[-1].end < last + 2 * later:
+                await asyncio.sleep(0.02)
+            await broker.upkeep.note("q", changed)
+            told = [event for event, _ in broker.ledger.events(SERVICE_SCOPE)]
+            news = [e.calibration for e in told if isinstance(e, ev.CalibrationChanged)]
+            assert news.count("fake-9") == 1
 
     played(work)
 
