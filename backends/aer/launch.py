@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
@@ -59,10 +60,21 @@ def launch() -> Zygote:
 def preload() -> None:
     """Start a zygote for the first backend of this process that needs one.
 
-    It ends by itself when this process ends, used or not.
+    It ends by itself when this process ends; one that nothing used is ended at once, since it
+    would still load Aer after a command that ended with a mistake.
     """
     if not _preloaded:
         _preloaded.append(launch())
+        atexit.register(_end_unused)
+
+
+def _end_unused() -> None:
+    zygote = take_preloaded()
+    if zygote is not None:
+        zygote.process.kill()
+        zygote.process.wait()
+        zygote.control.close()
+        zygote.errors.close()
 
 
 def take_preloaded() -> Zygote | None:
