@@ -9,8 +9,10 @@ import asyncio
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +34,19 @@ def main() -> None:
     # Prefect would wait half a minute for each flow. They see that we are gone.
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     pool, flows, folder = sys.argv[1:]
+    _use_own_temporary_folder(Path(folder) / "worker-tmp")
     asyncio.run(_work(pool, int(flows), Path(folder)))
+
+
+def _use_own_temporary_folder(place: Path) -> None:
+    """Let this process alone have its temporary files in an empty folder that nobody else enters.
+
+    Prefect's runner needs ``runner_storage`` in the temporary folder, a name that another user of the
+    machine may have taken.
+    """
+    shutil.rmtree(place, ignore_errors=True)  # of a worker that was killed
+    place.mkdir()
+    tempfile.tempdir = str(place)
 
 
 async def _work(pool: str, flows: int, folder: Path) -> None:

@@ -244,6 +244,17 @@ def test_a_stranger_gets_nothing_of_an_agent(place):
         assert all(secret not in log.read_text() for log in logs)
 
 
+def test_a_name_that_others_took_in_the_temporary_folder_stops_no_agent(place):
+    """Prefect's runner wants a fixed name there, which would be its first user's alone."""
+    taken = place.folder / "tmp" / "runner_storage"
+    taken.touch(mode=0o600)
+    place("agent", "start")
+    place("deploy", "toss.py:toss")
+    place("submit", "toss", "-p", "gate=", "--wait")
+    assert taken.read_bytes() == b""
+    assert_unreadable(place)
+
+
 @pytest.mark.parametrize(
     "work",
     [
