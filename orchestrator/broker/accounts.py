@@ -98,8 +98,9 @@ class Books:
         self._budget(event.account, event.unit).amount = event.amount
         if not is_new:
             return
+        _, run = run_of(event.account)
         for job in jobs:  # those that were there before the account was kept
-            if _accounts(job.submitted)[1] != event.account:
+            if job.submitted.run != run or _accounts(job.submitted)[1] != event.account:
                 continue
             for charge in job_view(job, tasks).usage.charges:
                 self._budget(event.account, charge.unit).spent += charge.amount

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO, Any
 
+import httpx
 import pytest
 from starlette.responses import StreamingResponse
 
@@ -89,6 +90,42 @@ def test_bodies_are_neither_compressed_nor_larger_than_allowed(tmp_path: Path) -
         zipped = small.headers["owner"] | {"Content-Encoding": "gzip"}
         answer = small.http.post("/v1/jobs", params=ASKED, content=b"x", headers=zipped)
         assert answer.status_code == 415
+
+
+def test_a_long_path_is_looked_for_nowhere(room: Room) -> None:
+    """Of a stranger too: to look for a file of so many folders takes a tenth of a second."""
+    for path in ("/static/" + "a/" * 30_000, "/swagger/" + "%2e" * 20_000, "/v1/" + "a/" * 30_000):
+        assert room.http.get(path).status_code == 414
+
+
+def test_a_user_has_few_large_bodies_under_way_and_small_ones_pass(tmp_path: Path) -> None:
+    begun, go = [], asyncio.Event()
+
+    async def large(number: int) -> AsyncIterator[bytes]:
+        begun.append(number)
+        yield b"x"
+        await go.wait()
+
+    async def ask(room: Room) -> None:
+        async def send(content: bytes | AsyncIterator[bytes], who: str) -> int:
+            sent = {"params": ASKED, "headers": room.headers[who], "content": content}
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(room.app), base_url="http://localhost"
+            ) as client:
+                return (await client.post("/v1/jobs", **sent)).status_code
+
+        waiting = [asyncio.create_task(send(large(number), "owner")) for number in range(5)]
+        assert await send(b"small", "owner") == 422
+        other = asyncio.create_task(send(large(5), "other"))
+        while 5 not in begun:
+            await asyncio.sleep(0)
+        assert begun == [0, 1, 5]
+        go.set()
+        assert await asyncio.gather(*waiting, other) == [422] * 6
+
+    with open_room(tmp_path, limits=Limits(large_bodies=2)) as room:
+        room.http.wait(ask(room))
+        assert not room.app.state.gate._large._users
 
 
 def test_each_user_has_a_rate_whatever_their_tokens(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ _PAYLOADS = ("POST", "/v1/jobs")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 # A second of any of these would let two readers of one request disagree.
 _SINGLE = (b"host", b"authorization", b"content-length", b"content-type")
+# Of a path, in which no route has a longer one: to look for a file of many folders takes long.
+_PATH_LENGTH = 1000
 
 
 def local_hosts() -> frozenset[str]:
@@ -73,6 +75,12 @@ class Admission:
         if twice is not None:
             raise ApiError(400, f"header {twice.decode()!r} was sent twice", kind="BadRequest")
         host = next((value for name, value in scope["headers"] if name == b"host"), None)
+        if len(scope["path"]) > _PATH_LENGTH:
+            raise ApiError(
+                414,
+                f"a path of more than {_PATH_LENGTH} characters is not taken",
+                kind="PathTooLong",
+            )
         if host is None:
             raise ApiError(400, "the request has no Host header", kind="BadRequest")
         name = _without_port(host.decode("latin-1")).lower()
@@ -91,11 +99,11 @@ class Admission:
             (value for name, value in scope["headers"] if name == b"content-length"), b"0"
         )
         _refuse_large(int(stated), most_bytes)
-        last = loop.time() + limits.whole_body_s
-        size = 0
+        last, size = 0.0, 0
 
         async def timed() -> Message:
-            nonlocal size
+            nonlocal last, size
+            last = last or loop.time() + limits.whole_body_s  # from the first wish for it
             try:
                 async with asyncio.timeout_at(min(last, loop.time() + limits.body_s)):
                     message = await receive()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -12,12 +12,14 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from orchestrator.broker.access import Identity
 from orchestrator.broker.api.peers import UnixUsers, peer_of
 from orchestrator.broker.api.problems import ApiError
 from orchestrator.broker.digests import digest_text
 from orchestrator.broker.tokens import TokenFile
+from orchestrator.broker.turns import Turns
 
 __all__ = ["Gate", "Limits", "read_body"]
 
@@ -29,12 +31,14 @@ _USERS_REMEMBERED = 4096
 class Limits:
     """What one client may ask of the service.
 
-    body_bytes: of a payload; json_bytes: of any other body. body_s: the pause allowed within a
+    body_bytes: of a payload; json_bytes: of any other body; large_bodies: so many payloads of a user
+    that are larger than json_bytes are taken in at a time, and others wait unread. body_s: the pause allowed within a
     body; whole_body_s: the time allowed for all of it.
     """
 
     body_bytes: int = 64 << 20
     json_bytes: int = 64 << 10
+    large_bodies: int = 4
     body_s: float = 20.0
     whole_body_s: float = 300.0
     requests_per_s: float = 1000.0
@@ -50,6 +54,10 @@ class Gate:
     clock: Callable[[], datetime]
     users: UnixUsers = field(default_factory=UnixUsers)
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    _large: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._large = Turns(self.limits.large_bodies)
 
     async def identify(self, scope: Mapping[str, Any]) -> Identity:
         """Return who sent a request, from its head alone.
@@ -67,6 +75,13 @@ class Gate:
                 headers={"Retry-After": str(max(1, round(wait_s)))},
             )
         return identity
+
+    def place(self, user: str, request: Request) -> AbstractAsyncContextManager[None]:
+        """Return a user's place for a body, to be held from before it is read until it is dropped."""
+        stated = request.headers.get("content-length")
+        if stated is not None and int(stated) <= self.limits.json_bytes:
+            return nullcontext()
+        return self._large.take(user)
 
     async def _identity(self, scope: Mapping[str, Any]) -> Identity:
         stated = next((v for name, v in scope["headers"] if name == b"authorization"), b"")
@@ -105,8 +120,9 @@ def _stranger(reason: str) -> ApiError:
 async def read_body(request: Request) -> IO[bytes]:
     """Return the body as a file, on disk if it is large, checked against its Content-Digest.
 
-    Raises `ApiError`: 413 when it is larger than allowed, 408 when it comes too slowly, 415 for
-    a content encoding, 422 when it is not what its digest says, 507 when there is no room for it.
+Raises `ApiError`: 413 when it is larger than allowed, 408 when it comes too slowly, 400 when its
+    client goes away, 415 for a content encoding, 422 when it is not what its digest says, 507 when
+    there is no room for it.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "bodies must not be compressed", kind="UnsupportedEncoding")
@@ -124,9 +140,12 @@ async def _on_file(request: Request) -> IO[bytes]:
     with ExitStack() as to_close:
         body = to_close.enter_context(SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES))
         digest = sha256()
-        async for chunk in request.stream():
-            digest.update(chunk)
-            body.write(chunk)
+        try:
+            async for chunk in request.stream():
+                digest.update(chunk)
+                body.write(chunk)
+        except ClientDisconnect:
+            raise ApiError(400, "the body is cut short", kind="BodyCutShort") from None
         stated = request.headers.get("content-digest")
         if stated is not None and stated != digest_text(digest.digest()):
             raise ApiError(422, "the body is not what its Content-Digest says", kind="DamagedBody")

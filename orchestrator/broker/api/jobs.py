@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
 from orchestrator.broker.access import Forbidden, Identity
-from orchestrator.broker.api.guards import read_body
+from orchestrator.broker.api.guards import Gate, read_body
 from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client import Call, job_error
@@ -124,8 +124,10 @@ async def submit(
         reuse=reuse,
     )
     payer = Payer(user=caller.user, project=paying)
-    with await read_body(request) as body:
-        job, new = await broker.take(made, payer, body)
+    gate: Gate = request.app.state.gate
+    async with gate.place(caller.user, request):
+        with await read_body(request) as body:
+            job, new = await broker.take(made, payer, body)
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
 

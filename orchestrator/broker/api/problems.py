@@ -68,6 +68,7 @@ _TITLES = {
     409: "Not in this state",
     411: "Length missing",
     413: "Too large",
+    414: "Path too long",
     415: "Unsupported media type",
     421: "Not this broker",
     422: "Cannot be accepted",

@@ -10,8 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -20,6 +19,7 @@ from backends.api import PayloadRejected, QpuUnavailable, Target
 from backends.targets import target_to_json
 from orchestrator.broker.intake.checked import CheckedPayload
 from orchestrator.broker.intake.reader import ANSWER, REQUEST
+from orchestrator.broker.turns import Turns
 
 __all__ = ["Intake", "IntakeLimits"]
 
@@ -75,8 +75,7 @@ class Intake:
     _control: socket.socket | None = None
     _shared: _Reader | None = None
     _sharing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
-    _waiting: dict[str, int] = field(default_factory=dict)
+    _turns: Turns = field(default_factory=Turns)
     _watched: dict[str, float] = field(default_factory=dict)
     _alone: asyncio.Semaphore = field(init=False)
     _targets: dict[str, tuple[Target, bytes]] = field(default_factory=dict)
@@ -97,7 +96,7 @@ class Intake:
                 return await self._read_shared(body, size, described)
             except _ReaderEnded:
                 self._watched[user] = time.monotonic() + self.limits.watched_s
-        async with self._turn(user), self._alone:
+        async with self._turns.take(user), self._alone:
             return await self._read_alone(body, size, described)
 
     async def prewarm(self) -> None:
@@ -164,18 +163,6 @@ class Intake:
             del self._watched[user]
             return False
         return until is not None
-
-    @asynccontextmanager
-    async def _turn(self, user: str) -> AsyncIterator[None]:
-        lock = self._turns.setdefault(user, asyncio.Lock())
-        self._waiting[user] = self._waiting.get(user, 0) + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            self._waiting[user] -= 1
-            if not self._waiting[user]:
-                del self._waiting[user], self._turns[user]
 
     def _described(self, qpu: str, target: Target) -> bytes:
         known = self._targets.get(qpu)
