@@ -42,6 +42,8 @@ _MOST_PROCESSES = 8
 _ORPHAN_POLL_S = 0.02
 # Ended tasks whose results stay in memory; older ones are read from the spool.
 _TICKETS_KEPT = 256
+# Larger results are read from the spool if they are asked for again.
+_AT_HAND_BYTES = 1 << 16
 
 
 def create(options: Mapping[str, Any], *, state_dir: Path) -> AerBackend:
@@ -156,6 +158,9 @@ class AerBackend:
         ticket = self._ticket_of(task)
         if ticket is not None:
             reason, parts = ticket.reason, [ticket.parts[part] for part in sorted(ticket.parts)]
+            if sum(map(len, parts)) > _AT_HAND_BYTES:
+                with self._lock:
+                    self._tickets.pop(ticket.lot.tag, None)  # the spool still knows it
         else:
             record = self._record_of(task)
             reason, parts = record.reason, [path.read_bytes() for path in record.results]

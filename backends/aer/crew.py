@@ -17,6 +17,7 @@ from backends.aer.spawner import Spawner
 from backends.aer.spool import Spool
 from backends.aer.wire import Lot, encode_task
 from backends.api import TaskState
+from backends.payloads import SamplerPayload
 
 __all__ = ["Crew", "CrewPlan", "Ticket"]
 
@@ -24,6 +25,7 @@ _BOOT_ATTEMPTS = 3
 _KILL_S = 2.0
 # A smaller state is not worth asking the system about, which takes 50 µs.
 _SMALL_BYTES = 1 << 26
+_NOTHING = SamplerPayload(pubs=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +296,8 @@ class Crew:
 
     def _end(self, ticket: Ticket, state: TaskState, reason: str = "") -> None:
         ticket.state, ticket.reason = state, reason
+        # Megabytes, perhaps, and many tickets are kept that have ended.
+        ticket.lot = replace(ticket.lot, payload=_NOTHING)
         self._forget(ticket)
         ticket.changed.notify_all()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -65,6 +67,24 @@ def ansatz():
     circuit.ry(theta[2].sin(), 2)
     circuit.cx(1, 2)
     return circuit
+
+
+def test_a_task_that_ended_holds_neither_its_payload_nor_a_large_result(aer):
+    wide = QuantumCircuit(16)
+    wide.h(range(16))
+    payload = SamplerPayload.coerce([measured(wide)], shots=60_000, seed=1)
+    circuit = weakref.ref(payload.pubs[0].circuit)
+    task = aer.start(aer.acquire(), payload, "held")
+    assert aer.wait(task, PATIENCE_S) is TaskState.COMPLETED
+    first = aer.result(task).native[0].data.meas
+    del payload
+    gc.collect()
+    assert circuit() is None
+    assert "held" not in aer._tickets
+    again = aer.result(task).native[0].data.meas  # from the spool
+    np.testing.assert_array_equal(again.array, first.array)
+    assert aer.status(task) is TaskState.COMPLETED
+    assert aer.find("held") == task
 
 
 def test_estimates_equal_qiskits_reference(run):
