@@ -120,7 +120,7 @@ def _stranger(reason: str) -> ApiError:
 async def read_body(request: Request) -> IO[bytes]:
     """Return the body as a file, on disk if it is large, checked against its Content-Digest.
 
-Raises `ApiError`: 413 when it is larger than allowed, 408 when it comes too slowly, 400 when its
+    Raises `ApiError`: 413 when it is larger than allowed, 408 when it comes too slowly, 400 when its
     client goes away, 415 for a content encoding, 422 when it is not what its digest says, 507 when
     there is no room for it.
     """
