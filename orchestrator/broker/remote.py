@@ -45,7 +45,9 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _VIEW, _VIEWS = TypeAdapter(JobView), TypeAdapter(list[JobView])
 _STATUSES = TypeAdapter(list[QpuStatus])
-_POLL_S = 30.0
+_POLL_S, _SHORT_POLL_S = 30.0, 1.0
+# A service gives a user 256 at most (a quarter); further requests of one client wait for their turn.
+_MOST_CONNECTIONS = 128
 _SLACK_S = 20.0
 # A broker that is being restarted, or a site's maintenance, must not end a flow.
 _PATIENCE_S = 900.0
@@ -75,7 +77,7 @@ class Exchange:
         """
         self._url, self._patience_s = url, patience_s
         path = url.removeprefix("unix:") if url.startswith("unix:") else None
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+        limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=64)
         parts = urlsplit(url)
         proxied = path is None and not is_loopback(parts.hostname or "")
         self._proxy = proxy_variable(parts.scheme) if proxied else None
@@ -90,7 +92,7 @@ class Exchange:
                 base_url="http://localhost" if path else url,
                 transport=None if proxied else _DirectTransport(path, limits),
                 limits=limits,
-                timeout=_POLL_S + _SLACK_S,
+                timeout=httpx.Timeout(_POLL_S + _SLACK_S, pool=None),
                 trust_env=proxied,
             )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
@@ -265,7 +267,7 @@ class RemoteBroker:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left = _POLL_S if deadline is None else max(0.0, deadline - time.monotonic())
-            wait_s = min(_POLL_S, left)
+            wait_s = min(self._poll_s(), left)
             try:
                 answer = self._ask("GET", f"/v1/jobs/{job}/result", params={"wait_s": wait_s})
             except BackendError:
@@ -324,6 +326,13 @@ class RemoteBroker:
         except (BrokerRefused, BrokerUnreachable, BackendError) as error:
             _log.warning("open quantum jobs could not be cancelled: %s", error)
         self._exchange.close()
+
+    def _poll_s(self) -> float:
+        """Return how long one request may wait: less where more jobs than connections wait."""
+        with self._lock:
+            waiting = len(self._open_jobs)
+        share = _MOST_CONNECTIONS / 2 / max(1, waiting)
+        return _POLL_S if share >= 1 else max(_SHORT_POLL_S, share * _POLL_S)
 
     def _settle(self, job: JobId) -> None:
         with self._lock:

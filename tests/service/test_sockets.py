@@ -9,7 +9,9 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -17,6 +19,7 @@ import pytest
 
 from orchestrator.agent.folder import AgentError
 from orchestrator.agent.ports import listen_unix
+from orchestrator.broker import remote
 from orchestrator.broker.api.listening import Listener, ListenError
 from orchestrator.broker.operator import OperatorClient
 from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, Exchange
@@ -257,3 +260,47 @@ def test_a_service_that_goes_on_refusing_is_quoted() -> None:
     with pytest.raises(BrokerRefused, match=r"refused for 0\.5 s: user 'ada' has 5 open jobs"):
         exchange.ask("POST", "/v1/jobs")
     exchange.close()
+
+
+def test_a_client_with_many_waiting_jobs_takes_turns_on_few_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "_MOST_CONNECTIONS", 4)
+    open_now, most, counting = 0, 0, threading.Lock()
+    four = threading.Barrier(4)
+
+    class Answering(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            nonlocal open_now, most
+            super().setup()
+            with counting:
+                open_now += 1
+                most = max(most, open_now)
+
+        def finish(self) -> None:
+            nonlocal open_now
+            super().finish()
+            with counting:
+                open_now -= 1
+
+        def do_GET(self) -> None:
+            four.wait(PATIENCE_S)
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        exchange = Exchange(url, token=None, patience_s=0)
+        with ThreadPoolExecutor(20) as threads:
+            answers = list(threads.map(lambda _: exchange.ask("GET", "/"), range(20)))
+        exchange.close()
+        server.shutdown()
+    assert [answer.status_code for answer in answers] == [200] * 20
+    assert most == 4
