@@ -206,7 +206,11 @@ class SiteBroker:
             if call.reuse:
                 reuse = await self._reuse(call, payer.project, payload, target)
                 submitted = replace(submitted, reuse=reuse)
-            await service.post(submitted, {payload.digest: payload.data})
+            try:
+                await service.post(submitted, {payload.digest: payload.data})
+            except LedgerError:
+                service.contents.drop_refused(submitted)
+                raise
         elif known.state in (JobState.FAILED, JobState.CANCELLED):
             service.contents.put(job, payload.data)
             await service.post(ev.JobResumed(job=job, calibration=call.calibration))

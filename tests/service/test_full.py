@@ -227,6 +227,7 @@ def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(
         for _ in range(5):
             with pytest.raises(LedgerUnwritable):
                 await hand_in(site)
+        assert not site.service.contents.payloads
         ledger.failing = False
         await asyncio.gather(first, return_exceptions=True)
         while await site.fault() is not None:
