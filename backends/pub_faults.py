@@ -36,6 +36,9 @@ def fault_of(pub: Any, error: Exception, *, estimator: bool) -> str:
     for value in _numbers(parts[at]) if len(parts) > at else ():
         if not isinstance(value, (numbers.Real, np.bool_)):
             return f"invalid parameter value {_short(value)}; give real numbers, such as [0.5]"
+    given, wanted = _width(parts[at]) if len(parts) > at else None, parts[0].num_parameters
+    if given is not None and given != wanted:
+        return f"parameter values have {given} in the last dimension; the circuit takes {wanted}"
     if estimator and len(parts) > at + 1 and not isinstance(parts[at + 1], numbers.Real):
         return f"invalid precision {_short(parts[at + 1])}; give a number ≥ 0 (0 for exact values)"
     return str(error)
@@ -75,6 +78,17 @@ def _numbers(values: Any) -> Iterator[Any]:
         yield from values.ravel().tolist()
     elif not isinstance(values, BindingsArray):
         yield values
+
+
+def _width(values: Any) -> int | None:
+    """Return the last dimension of an array, None for what is not one."""
+    if not isinstance(values, (list, tuple, np.ndarray)):
+        return None
+    try:
+        shape = np.shape(values)
+    except ValueError:  # lists of different lengths
+        return None
+    return shape[-1] if shape else None
 
 
 def _short(value: Any) -> str:

@@ -104,7 +104,7 @@ def test_a_payload_is_a_private_copy():
         ([bell()], True, "shots True"),
         ([bell()], 10**9 + 1, "PUB 0: 1000000001 shots of one circuit; give at most 1000000000"),
         ([turned()], 10, "PUB 0"),
-        ([(twice_turned(), [0.1, 0.2, 0.3])], 10, "PUB 0"),
+        ([(twice_turned(), [0.1, 0.2, 0.3])], 10, "values have 3 in the last dimension; the"),
         ([bell(), (turned(), [float("nan")])], 10, "PUB 1: NaN or infinite values for θ"),
         ([(turned(), [float("inf")])], 10, "infinite"),
         (["not a circuit"], 10, "PUB 0"),
