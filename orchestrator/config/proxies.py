@@ -37,7 +37,8 @@ def bypass_for_loopback() -> None:
     for name, other in (("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")):
         given = known.get(name) or known.get(other, "")
         hosts = [host.strip() for host in given.split(",") if host.strip()]
-        missing = [host for host in _LOOPBACK if host not in hosts]
+        # `*` means every host, and to most programs only where it stands alone.
+        missing = [] if "*" in hosts else [host for host in _LOOPBACK if host not in hosts]
         hand_down({name: ",".join([*hosts, *missing])})
 
 
