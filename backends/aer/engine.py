@@ -21,6 +21,7 @@ from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
 from backends.aer.angles import Angles, angles_of
+from backends.aer.control_flow import with_shared_bits
 from backends.gates import inline_definitions, without_moves
 from backends.lowering import NativeCompiler
 from backends.noise import DeviceNoise, device_noise
@@ -160,7 +161,7 @@ class Engine:
 def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
     """Replace gates a method does not know by ones it does; most circuits have none."""
     known = _known(method)
-    circuit = without_moves(inline_definitions(circuit))
+    circuit = with_shared_bits(without_moves(inline_definitions(circuit)))
     if {instruction.name for instruction in circuit.data} <= known:
         return circuit
     basis = sorted({*known, *_CONTROL_FLOW})
@@ -176,7 +177,7 @@ def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
         ).run(circuit)
     except TranspilerError as error:
         raise SimulationFailed(f"a gate cannot be simulated: {error.message}") from error
-    return lowered
+    return with_shared_bits(lowered)
 
 
 def _without_delays(circuit: QuantumCircuit) -> QuantumCircuit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import (
     AnnotatedOperation,
     Annotation,
+    Clbit,
     ControlModifier,
     Delay,
     Duration,
@@ -441,3 +443,39 @@ def test_loops_that_only_repeat_are_written_out_for_devices() -> None:
     circuit.measure(0, 0)
     native, _ = NativeCompiler(ONCE).compile(circuit)
     assert set(native.count_ops()) == {"r", "measure"}
+
+
+@pytest.mark.parametrize("kind", ["loose", "one register", "shared"])
+def test_conditions_within_blocks_find_their_bits(aer: AerBackend, kind: str) -> None:
+    def circuit_of(values: tuple[bool, ...]) -> QuantumCircuit:
+        circuit = QuantumCircuit(4)
+        if kind == "one register":
+            circuit.add_register(ClassicalRegister(4, "c"))
+        else:
+            circuit.add_bits([Clbit() for _ in range(4)])
+        if kind == "shared":
+            circuit.add_register(ClassicalRegister(bits=circuit.clbits[:2], name="low"))
+            circuit.add_register(ClassicalRegister(bits=circuit.clbits[1:3], name="middle"))
+        a, b, c, last = circuit.clbits
+        for qubit, value in enumerate(values):
+            if value:
+                circuit.x(qubit)
+            circuit.measure(qubit, qubit)
+        with circuit.if_test((a, 1)), circuit.switch(b) as case:
+            with case(False), circuit.if_test((c, 1)):
+                circuit.x(3)
+            with case(True), circuit.for_loop(range(2)), circuit.if_test((c, 0)):
+                circuit.sx(3)
+        circuit.measure(3, last)
+        return circuit
+
+    for values in itertools.product((False, True), repeat=3):
+        payload = SamplerPayload.coerce([circuit_of(values)], shots=20, seed=1)
+        (result,) = ran(aer, payload, "-".join(map(str, (*kind.split(), *values))))
+        a, b, c = values
+        expected = int(a and (c if not b else not c))
+        registers = payload.pubs[0].circuit.circuit.cregs
+        bits = payload.pubs[0].circuit.circuit.clbits
+        (name, place) = next((r.name, list(r).index(bits[3])) for r in registers if bits[3] in r)
+        counts = result.data[name].slice_bits([place]).get_counts()
+        assert counts == {str(expected): 20}, values
