@@ -60,6 +60,7 @@ def run_document(
     """Return the content of ``run.json``. stages: as `stage_document` or read back."""
     jobs = list(jobs)
     documents = [job_document(job) for job in jobs]
+    of_stages = _by_stage(documents)
     per_qpu: dict[str, Usage] = {}
     for job in jobs:
         per_qpu[job.qpu] = per_qpu.get(job.qpu, Usage()) + job.usage
@@ -79,7 +80,7 @@ def run_document(
             "total": usage_document(sum(per_qpu.values(), start=Usage())),
             "per_qpu": {name: usage_document(usage) for name, usage in per_qpu.items()},
         },
-        "stages": [_with_waits(stage, documents) for stage in stages],
+        "stages": [_with_waits(stage, of_stages.get(stage["key"], ())) for stage in stages],
         "jobs": documents,
         "attempts": json_value(facts.attempts),
         "site": site_document(facts.site),
@@ -200,14 +201,26 @@ def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _with_waits(stage: Mapping[str, Any], jobs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add how long a stage worked, and how long it waited for a worker and for its QPU tasks."""
+def _by_stage(jobs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Return jobs by the key of their stage, without the QPU that one opened by itself."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for job in jobs:
+        stage = job["stage"] or ""
+        for key in {stage, stage.rpartition("@")[0] or stage}:
+            found.setdefault(key, []).append(job)
+    return found
+
+
+def _with_waits(stage: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add how long a stage worked, and how long it waited for a worker and for its QPU tasks.
+
+    own: its jobs.
+    """
     start, end = _instant(stage["started_at"]), _instant(stage["ended_at"])
     if start is None or end is None:
         return {**stage, "worked_s": None, "waited_s": None}
     ran_s = _seconds(_instant(stage.get("ran_from")), _instant(stage.get("ran_until")))
     waited_s = 0.0 if ran_s is None else (end - start).total_seconds() - ran_s
-    own = [job for job in jobs if job["stage"] == stage["key"]]
     spans = [
         (
             max(_instant(job["submitted_at"]) or start, start),

@@ -259,6 +259,17 @@ def test_a_simulation_is_work_however_short_it_would_be_on_the_device() -> None:
     assert (stage["worked_s"], stage["waited_s"]) == (3.75, 1.25)
 
 
+def test_a_stage_waits_for_a_qpu_that_it_opened_itself() -> None:
+    slow = replace(task(1, 2, 5, "billed-s"), metadata={"simulation_s": 2.75})
+    own = job("j1", "vlq", (slow,))
+    spans = [span("b", 1, 6, where="local")]
+    document = run_document(
+        _facts_only(), merged_stages([], spans), [replace(own, stage=f"{own.stage}@vlq-0a1b")]
+    )
+    stage = document["stages"][0]
+    assert (stage["worked_s"], stage["waited_s"]) == (3.75, 1.25)
+
+
 def test_the_chart_begins_and_ends_with_the_run() -> None:
     document = record(started_at=at(-4), attempts=[{"started_at": at(-4), "ended_at": at(9)}])
     timeline = timeline_of(document)
