@@ -122,6 +122,18 @@ def test_a_payload_that_takes_too_much_memory_is_refused() -> None:
 
 
 @pytest.mark.slow
+def test_what_takes_a_shared_reader_s_memory_is_read_by_one_of_its_own() -> None:
+    limits = IntakeLimits(small_memory_bytes=8 << 20, small_cpu_s=60.0, small_bytes=1 << 30)
+
+    async def work(intake: Intake) -> None:
+        assert (await read(intake, many_observables(40_000))).kind == "estimator"
+        assert (await read(intake, bell(), "bob")).kind == "sampler"
+
+    with running(limits) as run:
+        run(work)
+
+
+@pytest.mark.slow
 def test_readers_come_back_when_the_process_that_makes_them_was_killed() -> None:
     async def work(intake: Intake) -> None:
         await read(intake, bell())

@@ -93,13 +93,17 @@ def _limit(limits: dict[str, Any]) -> None:
 
 
 def _answer(target: bytes, data: bytes) -> bytes:
+    """Return the answer to a payload.
+
+    Raises ``MemoryError``, which ends this reader: what it held before may be to blame.
+    """
     try:
         payload = payload_from_untrusted(data, limits=_LIMITS)
         return CheckedPayload.of(payload, _target(target)).to_bytes()
     except ValueError as error:  # PayloadRejected is one
+        if isinstance(error.__cause__, MemoryError):
+            raise error.__cause__ from None
         return rejected(str(error))
-    except MemoryError:
-        return rejected("the payload takes more memory to read than there is for one")
 
 
 @lru_cache(maxsize=16)
