@@ -6,6 +6,8 @@ import os
 import socket
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
@@ -71,12 +73,14 @@ def check_listener(connection: socket.socket, path: str) -> None:
 def listen_at(path: Path, *, mode: int, backlog: int) -> socket.socket:
     """Listen on a path, taking over what a dead process left there. Raises `UnixSocketError`.
 
-    mode: permissions of the socket: who may connect.
+    mode: permissions of the socket: who may connect. Folders that are missing are made so that
+    these can reach it, and only the owner can write there.
     """
     check_path(path)
     opened = socket.socket(socket.AF_UNIX)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with _umask(0o022 if mode & 0o006 else 0o077):
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             if not stat.S_ISSOCK(path.stat().st_mode):
                 raise UnixSocketError(f"{path} is in the way and is not a socket; remove it")
@@ -84,11 +88,8 @@ def listen_at(path: Path, *, mode: int, backlog: int) -> socket.socket:
                 if probe.connect_ex(str(path)) == 0:
                     raise UnixSocketError(f"another process listens on {path}; end it first")
             path.unlink()
-        before = os.umask(0o777 & ~mode)
-        try:
+        with _umask(0o777 & ~mode):
             opened.bind(str(path))
-        finally:
-            os.umask(before)
         opened.listen(backlog)
     except OSError as error:
         opened.close()
@@ -97,3 +98,12 @@ def listen_at(path: Path, *, mode: int, backlog: int) -> socket.socket:
         opened.close()
         raise
     return opened
+
+
+@contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)

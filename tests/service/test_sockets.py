@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from orchestrator.broker import remote
 from orchestrator.broker.api.listening import Listener, ListenError
 from orchestrator.broker.operator import OperatorClient
 from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, Exchange
-from orchestrator.unix_sockets import LONGEST_PATH
+from orchestrator.unix_sockets import LONGEST_PATH, listen_at
 from tests.patience import PATIENCE_S
 from tests.service.conftest import ROOT
 from tests.service.test_peers import head
@@ -260,6 +261,22 @@ def test_a_service_that_goes_on_refusing_is_quoted() -> None:
     with pytest.raises(BrokerRefused, match=r"refused for 0\.5 s: user 'ada' has 5 open jobs"):
         exchange.ask("POST", "/v1/jobs")
     exchange.close()
+
+
+@pytest.mark.parametrize(("mode", "folder_mode"), [(0o666, 0o755), (0o600, 0o700)])
+def test_who_may_connect_can_enter_a_folder_that_was_made_for_the_socket(
+    tmp_path: Path, mode: int, folder_mode: int
+) -> None:
+    path = tmp_path / "run" / "hpcqc" / "broker.sock"
+    before = os.umask(0o077)  # as in every process of ours
+    try:
+        listen_at(path, mode=mode, backlog=1).close()
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+    for folder in (path.parent, path.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == folder_mode
 
 
 def test_a_client_with_many_waiting_jobs_takes_turns_on_few_connections(
