@@ -91,7 +91,10 @@ def closures_of_file(path: Path, since: datetime, until: datetime) -> list[Windo
         windows: list[Window] = []
         for calendar in calendars:
             events = _prepare(calendar)
-            found = recurring_ical_events.of(calendar).between(since - _DAY, until + _DAY)
+            # To the library a period is as long as its event.
+            lengths = [end - start for event in events for start, end in event.periods.items()]
+            first = since - max([_DAY, *lengths])
+            found = recurring_ical_events.of(calendar).between(first, until + _DAY)
             if str(calendar.get("METHOD", "")).upper() != "CANCEL":
                 windows += _windows(found, events)
     except _Refused as error:

@@ -290,6 +290,16 @@ def test_periods_of_their_own_end_by_the_clock(tmp_path: Path) -> None:
     ]
 
 
+def test_a_long_period_that_began_days_ago_closes(tmp_path: Path) -> None:
+    event = (
+        "DTSTART:20260101T000000Z\nDURATION:PT1H\n"
+        "RDATE;VALUE=PERIOD:20261001T000000Z/20261020T000000Z"
+    )
+    now = datetime(2026, 10, 15, tzinfo=UTC)
+    (found,) = closures_of_file(written(tmp_path, event), now, now + timedelta(days=1))
+    assert (found.start.day, found.end.day) == (1, 20)
+
+
 def test_an_occurrence_that_was_moved_or_cancelled(tmp_path: Path) -> None:
     series = "DTSTART;TZID=Europe/Berlin:20261017T220000\nDURATION:PT6H\nRRULE:FREQ=WEEKLY;COUNT=4"
     moved = (
