@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import CircuitInstruction
+from qiskit.circuit import CircuitInstruction, ControlFlowOp, SwitchCaseOp
+
+# Private, and without a public door: ``compose`` uses it, but fails on some transpiled blocks.
+from qiskit.circuit._classical_resource_map import VariableMapper
 
 __all__ = ["with_shared_bits"]
 
@@ -16,53 +19,42 @@ def with_shared_bits(circuit: QuantumCircuit) -> QuantumCircuit:
     """
     if not any(step.is_control_flow() for step in circuit.data):
         return circuit
-    return _with_blocks_on_wires(_with_conditions_on_own_bits(circuit))
-
-
-def _with_conditions_on_own_bits(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Write the conditions at every depth in the bits of the circuit.
-
-    Innermost first: composing renames the bits of conditions at every depth alike.
-    """
-    made: QuantumCircuit = circuit.copy_empty_like()
+    shared: QuantumCircuit = circuit.copy_empty_like()
     for step in circuit.data:
         if step.is_control_flow():
-            blocks = []
-            for block in step.operation.blocks:
-                outer = _empty_on(step, circuit)
-                inner = _with_conditions_on_own_bits(block)
-                outer.compose(inner, qubits=step.qubits, clbits=step.clbits, inplace=True)
-                blocks.append(outer)
+            blocks = [_placed(block, step, circuit) for block in step.operation.blocks]
             step = step.replace(operation=step.operation.replace_blocks(blocks))  # noqa: PLW2901
-        made._append(step)  # noqa: SLF001  # its wires are known
-    return made
+        shared._append(step)  # noqa: SLF001  # its wires are known
+    return shared
 
 
-def _with_blocks_on_wires(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Make the blocks at every depth of the bits that they act on, outermost first."""
-    made: QuantumCircuit = circuit.copy_empty_like()
-    for step in circuit.data:
-        if step.is_control_flow():
-            blocks = []
-            for block in step.operation.blocks:
-                placed = _empty_on(step, circuit)
-                placed.global_phase = block.global_phase
-                wires = dict(zip(block.qubits, step.qubits, strict=True))
-                bits = dict(zip(block.clbits, step.clbits, strict=True))
-                for inner in block.data:
-                    moved = inner.replace(
-                        qubits=[wires[qubit] for qubit in inner.qubits],
-                        clbits=[bits[bit] for bit in inner.clbits],
-                    )
-                    placed._append(moved)  # noqa: SLF001
-                blocks.append(_with_blocks_on_wires(placed))
-            step = step.replace(operation=step.operation.replace_blocks(blocks))  # noqa: PLW2901
-        made._append(step)  # noqa: SLF001
-    return made
-
-
-def _empty_on(step: CircuitInstruction, circuit: QuantumCircuit) -> QuantumCircuit:
-    """Return an empty circuit of the wires of a step, and the registers that lie within them."""
+def _placed(
+    block: QuantumCircuit, step: CircuitInstruction, around: QuantumCircuit
+) -> QuantumCircuit:
+    """Return a block of ``step`` on the step's own wires and bits, and so its blocks."""
     bits = set(step.clbits)
-    registers = [register for register in circuit.cregs if bits.issuperset(register)]
-    return QuantumCircuit(list(step.qubits), list(step.clbits), *registers)
+    registers = [register for register in around.cregs if bits.issuperset(register)]
+    placed = QuantumCircuit(list(step.qubits), list(step.clbits), *registers)
+    placed.global_phase = block.global_phase
+    wires = dict(zip(block.qubits, step.qubits, strict=True))
+    outer = dict(zip(block.clbits, step.clbits, strict=True))
+    mapper = VariableMapper(placed.cregs, outer, {}, add_register=placed.add_register)
+    for inner in block.data:
+        moved = inner.replace(
+            qubits=[wires[qubit] for qubit in inner.qubits],
+            clbits=[outer[bit] for bit in inner.clbits],
+        )
+        if inner.is_control_flow():
+            moved = moved.replace(operation=_renamed(inner.operation, mapper))
+        placed._append(moved)  # noqa: SLF001
+    return with_shared_bits(placed)
+
+
+def _renamed(operation: ControlFlowOp, mapper: VariableMapper) -> ControlFlowOp:
+    """Return an operation whose condition or target is on the outer bits."""
+    renamed = operation.replace_blocks(operation.blocks)
+    if isinstance(operation, SwitchCaseOp):
+        renamed.target = mapper.map_target(operation.target)
+    elif getattr(operation, "condition", None) is not None:
+        renamed.condition = mapper.map_condition(operation.condition)
+    return renamed

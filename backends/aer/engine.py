@@ -108,7 +108,7 @@ class Engine:
 
         if self._device is not None:
             circuit = self._device.damped(inline_definitions(circuit))
-        (inlined,) = compile_circuit([_lower(circuit, method)])
+        (inlined,) = compile_circuit([with_shared_bits(_lower(circuit, method))])
         # Assembly sets the parameters of a CU gate to 0, in the gate itself.
         native, index_maps = assemble_circuits([inlined.copy()])
         native[0].circ_id = 0
@@ -161,7 +161,7 @@ class Engine:
 def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
     """Replace gates a method does not know by ones it does; most circuits have none."""
     known = _known(method)
-    circuit = with_shared_bits(without_moves(inline_definitions(circuit)))
+    circuit = without_moves(inline_definitions(circuit))
     if {instruction.name for instruction in circuit.data} <= known:
         return circuit
     basis = sorted({*known, *_CONTROL_FLOW})
@@ -177,7 +177,7 @@ def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
         ).run(circuit)
     except TranspilerError as error:
         raise SimulationFailed(f"a gate cannot be simulated: {error.message}") from error
-    return with_shared_bits(lowered)
+    return lowered
 
 
 def _without_delays(circuit: QuantumCircuit) -> QuantumCircuit:
