@@ -336,16 +336,16 @@ def test_a_time_evolution_in_a_million_steps_is_refused() -> None:
     refused(dumped(circuit), "time evolution")
 
 
-def test_what_the_checks_cost() -> None:
-    """The median over many reads of a Bell circuit; about 0.06 ms on a desktop machine."""
+def test_the_checks_cost_a_few_times_the_reading() -> None:
+    """Of a Bell circuit, which is the least to read; the shortest of many tries of each."""
 
-    def median_s(call: Any) -> float:
+    def least_s(call: Any) -> float:
         spent = []
         for _ in range(60):
-            started = time.perf_counter()
+            started = time.process_time()
             call()
-            spent.append(time.perf_counter() - started)
-        return sorted(spent)[30]
+            spent.append(time.process_time() - started)
+        return min(spent)
 
-    extra = median_s(lambda: read(BYTES[0])) - median_s(lambda: payload_from_bytes(BYTES[0]))
-    assert extra < 0.0005
+    reading_s = least_s(lambda: payload_from_bytes(BYTES[0]))
+    assert least_s(lambda: read(BYTES[0])) < 6 * reading_s
