@@ -128,6 +128,37 @@ def test_a_user_has_few_large_bodies_under_way_and_small_ones_pass(tmp_path: Pat
         assert not room.app.state.gate._large._users
 
 
+def test_a_user_has_two_long_lists_made_at_a_time(tmp_path: Path) -> None:
+    at_work, most, go = 0, 0, asyncio.Event()
+
+    async def slow(*_: object) -> list[object]:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        await go.wait()
+        at_work -= 1
+        return []
+
+    async def ask(room: Room) -> None:
+        transport = httpx.ASGITransport(room.app)
+        headers = room.headers["owner"]
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            asked = [
+                asyncio.create_task(client.get(path, headers=headers))
+                for path in ("/v1/jobs", "/v1/timeline", "/v1/statement") * 3
+            ]
+            assert (await client.get("/v1/whoami", headers=headers)).status_code == 200
+            while at_work < 2:
+                await asyncio.sleep(0)
+            go.set()
+            assert [one.status_code for one in await asyncio.gather(*asked)] == [200] * 9
+
+    with open_room(tmp_path) as room:
+        room.app.state.broker.jobs = slow
+        room.http.wait(ask(room))
+    assert most == 2
+
+
 def test_each_user_has_a_rate_whatever_their_tokens(tmp_path: Path) -> None:
     with open_room(tmp_path, limits=Limits(requests_per_s=0.01, burst=3)) as slow:
         found = [

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from orchestrator.broker.access import Forbidden
 from orchestrator.broker.accounts import BudgetStatus, project_account, run_account
-from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller
+from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.bookkeeping import (
     limited_projects,
@@ -100,7 +100,7 @@ async def limit_run(broker: Broker, caller: Caller, body: RunLimit) -> RunBudget
     return RunBudget(run=body.run, budgets=budgets)
 
 
-@router.get("/statement")
+@router.get("/statement", dependencies=[IN_TURN])
 async def stated(
     broker: Broker,
     caller: Caller,

@@ -47,13 +47,17 @@ class Limits:
 
 @dataclass(eq=False)
 class Gate:
-    """Lets a request in if its sender is known and not too eager."""
+    """Lets a request in if its sender is known and not too eager.
+
+    listings: turns for answers about very many jobs, each of which keeps the event loop at work.
+    """
 
     tokens: TokenFile
     limits: Limits
     clock: Callable[[], datetime]
     users: UnixUsers = field(default_factory=UnixUsers)
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
+    listings: Turns = field(default_factory=lambda: Turns(2))
     _large: Turns = field(init=False)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.api.guards import Gate, read_body
-from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
+from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client import Call, job_error
 from orchestrator.broker.digests import content_digest
@@ -131,7 +131,7 @@ async def submit(
     return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
 
-@router.get("", response_model=list[JobView])
+@router.get("", response_model=list[JobView], dependencies=[IN_TURN])
 async def listed(
     broker: Broker,
     caller: Caller,

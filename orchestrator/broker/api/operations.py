@@ -14,7 +14,7 @@ from backends.targets import target_to_json
 from orchestrator.broker import standing
 from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.accounts import BudgetStatus
-from orchestrator.broker.api.parts import IDENTIFIED, Broker, Caller, known_qpu
+from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.bookkeeping import all_uses, project_budgets
 from orchestrator.broker.standing import QpuStatus
@@ -171,7 +171,7 @@ async def release(broker: Broker, caller: Caller, qpu: _QpuName, lease: _LeaseNa
     return Released(lease=lease)
 
 
-@router.get("/projects")
+@router.get("/projects", dependencies=[IN_TURN])
 async def projects(broker: Broker, caller: Caller, request: Request) -> list[ProjectUse]:
     """Return what each project used that the caller may see: of jobs, budgets and tokens."""
     entries = request.app.state.gate.tokens.entries()
@@ -183,7 +183,7 @@ async def projects(broker: Broker, caller: Caller, request: Request) -> list[Pro
     ]
 
 
-@router.get("/timeline")
+@router.get("/timeline", dependencies=[IN_TURN])
 async def timeline(
     broker: Broker, caller: Caller, hours: Annotated[float, Query(gt=0, le=24 * 31)] = 24.0
 ) -> list[Slot]:

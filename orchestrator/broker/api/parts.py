@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,7 +11,7 @@ from orchestrator.broker.access import Identity
 from orchestrator.broker.api.problems import ApiError
 from orchestrator.broker.host import SiteBroker
 
-__all__ = ["IDENTIFIED", "Broker", "Caller", "known_qpu"]
+__all__ = ["IDENTIFIED", "IN_TURN", "Broker", "Caller", "known_qpu"]
 
 
 async def _broker(request: Request) -> SiteBroker:
@@ -27,6 +28,15 @@ Broker = Annotated[SiteBroker, Depends(_broker)]
 # For whole routers: no endpoint of theirs is reached by a stranger.
 IDENTIFIED = Depends(_caller)
 Caller = Annotated[Identity, IDENTIFIED]
+
+
+async def _in_turn(request: Request, caller: Caller) -> AsyncIterator[None]:
+    async with request.app.state.gate.listings.take(caller.user):
+        yield
+
+
+# For endpoints that look through all jobs: a user has two of their answers made at a time.
+IN_TURN = Depends(_in_turn)
 
 
 def known_qpu(broker: SiteBroker, qpu: str) -> None:
