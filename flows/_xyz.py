@@ -37,6 +37,9 @@ _QUANTITY = re.compile(  # -76.02 a.u., Hartree/Bohr
 )
 _OTHER_QUANTITIES = re.compile(r"energ|hartree|force|gradient|dipole|\bE\s*=", re.IGNORECASE)
 _OTHER_UNITS = re.compile(r"\bin\s+(?:nm|pm|nanomet\w*|picomet\w*)\b", re.IGNORECASE)
+# ``0 1``, as programs of quantum chemistry begin their coordinates.
+_CHARGE_AND_MULTIPLICITY = re.compile(r"\s*([+-]?\d+)\s+([1-9]\d*)\s*")
+_STATED_UNIT = re.compile(r"\bunits?\s*[:=]\s*([^\s,;)\]]+)", re.IGNORECASE)
 _CHARGE = re.compile(r"\b(?:total_)?charge\b\s*[=:]?\s*[\"']?([+-]?\d+(?:\.\d*)?)", re.IGNORECASE)
 _MULTIPLICITY = re.compile(
     r"\b(?:spin_)?mult(?:iplicity)?\b\s*[=:]?\s*[\"']?([+-]?\d+)", re.IGNORECASE
@@ -189,6 +192,11 @@ def _scale(comment: SourceLine, stated: dict[str, str]) -> float:
             if _BOHR.fullmatch(stated[key]) or stated[key].lower() in ("au", "atomic", "a.u"):
                 return _BOHR_A
             raise comment.error(expected)
+    named = _STATED_UNIT.search(comment.text)
+    if named and not (
+        _ANGSTROM.search(named[1]) or _BOHR.search(named[0] + comment.text[named.end() :])
+    ):
+        raise comment.error(f"coordinates in Å or Bohr, not {named[1]!r}, and {expected}")
     text = _PAIR.sub("", _QUANTITY.sub("", comment.text)).strip()
     if _OTHER_UNITS.search(text):
         raise comment.error(f"coordinates in Å or Bohr, and {expected}")
@@ -231,15 +239,17 @@ def _check_electrons(comment: SourceLine, frame: Geometry, charge: int, spin: in
             "multiplicity=N (unpaired electrons + 1) in place of spin, which programs count in "
             "different ways"
         )
-    stated = _CHARGE.search(text)
+    stated = _CHARGE.search(text) or _CHARGE_AND_MULTIPLICITY.fullmatch(text)
     if stated is not None and float(stated[1]) != charge:
         raise comment.error(
             f"charge {charge}, which is computed; give charge={stated[1]} to the flow"
         )
     unpaired = (frame.electrons - charge) % 2 if spin is None else spin
+    both = _CHARGE_AND_MULTIPLICITY.fullmatch(text)
     stated = _MULTIPLICITY.search(text)
-    if stated is not None and int(stated[1]) != unpaired + 1:
+    multiplicity = both[2] if both else stated[1] if stated else None
+    if multiplicity is not None and int(multiplicity) != unpaired + 1:
         raise comment.error(
             f"multiplicity {unpaired + 1}, which is computed; give "
-            f"spin={int(stated[1]) - 1} to the flow"
+            f"spin={int(multiplicity) - 1} to the flow"
         )

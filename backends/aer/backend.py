@@ -175,6 +175,10 @@ class AerBackend:
             self._crew.stop(ticket)
         elif not self._record_of(task).state.is_final:
             stop_orphan(self._spool, _tag_of(task))
+        if not self.status(task).is_final:  # simulated already, but not done by the device's clock
+            with self._lock:
+                self._spool.cancel(_tag_of(task))
+                self._tickets.pop(_tag_of(task), None)  # the spool's word counts
 
     @property
     def pids(self) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import logging
 import os
 import sys
 from typing import IO, Any
@@ -21,6 +22,7 @@ _PLAIN = {
 def prepare_streams() -> None:
     """Let stdout and stderr take every character, and be there if they were closed."""
     codecs.register_error(_ERRORS, _replaced)
+    logging.raiseExceptions = False  # a log on a full disk is not worth a traceback for each line
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # started with the descriptor closed, `>&-`

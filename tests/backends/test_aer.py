@@ -20,7 +20,7 @@ from backends.aer import create
 from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.registry import BackendUnusable
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 
 @pytest.fixture(scope="module")
@@ -454,6 +454,21 @@ def test_sampled_precision_takes_no_estimator_payloads(tmp_path):
     with pytest.raises(PayloadRejected, match="lower it"):
         backend.start(backend.acquire(), payload, "tag")
     backend.close()
+
+
+def test_a_task_that_the_device_still_works_on_can_be_stopped(tmp_path):
+    options = {"profile": "helmi", "time_scale": 1000.0}
+    backend = create(options, state_dir=tmp_path)
+    native = transpile(measured(ghz(2)), target=backend.target().native, seed_transpiler=1)
+    task = backend.start(backend.acquire(), SamplerPayload.coerce([native], shots=10), "tag")
+    until(lambda: backend._ticket_of(task).state.is_final)
+    assert backend.status(task) is TaskState.RUNNING, "simulated, but not over by the clock"
+    backend.stop(task)
+    assert backend.wait(task, PATIENCE_S) is TaskState.CANCELLED
+    backend.close()
+    again = create(options, state_dir=tmp_path)
+    assert again.status(again.find("tag")) is TaskState.CANCELLED
+    again.close()
 
 
 def test_waiting_in_any_unit_changes_nothing_without_noise(tmp_path):

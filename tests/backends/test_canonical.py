@@ -92,6 +92,7 @@ def test_digest_survives_the_way_through_bytes(make):
     assert FrozenCircuit.from_qpy(frozen.qpy).digest == frozen.digest
 
 
+@pytest.mark.slow
 def test_digest_is_equal_in_another_process():
     script = (
         "import importlib.util as u, sys;"

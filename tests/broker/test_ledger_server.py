@@ -46,6 +46,7 @@ def test_a_restarted_server_costs_only_time(
     ledger.close()
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_an_error_until_it_is_back(
     postgres_server: PostgresServer, postgres_url: str
 ) -> None:

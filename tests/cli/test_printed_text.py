@@ -36,6 +36,7 @@ def is_safe(text: str, kept: set[str] = KEPT) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_every_character_is_seen_or_escaped() -> None:
     for start in range(0, sys.maxunicode, 4096):
         text = "x".join(map(chr, range(start, start + 4096)))
