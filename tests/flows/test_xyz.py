@@ -65,7 +65,7 @@ def test_columns_are_those_that_the_comment_names(
         ("units=nm", 2, "units=angstrom or units=bohr"),
         ("units: nm", 2, "not 'nm'"),
         ("hydrogen, unit: pm", 2, "not 'pm'"),
-        ("0 3", 2, "multiplicity 1"),
+        ("0 3", 2, "multiplicity 2"),
         ("-1 1", 2, "charge 0"),
         ("coordinates in nm", 2, "Å or Bohr"),
         ("converted from Bohr", 2, "not clear"),
