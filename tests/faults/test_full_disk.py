@@ -44,7 +44,7 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(isolated_state: Path, tmp_p
     stopped = run_loop(out, ROOM_BYTES)
     assert stopped.returncode != 0
     last = stopped.stderr.strip().splitlines()[-1]
-    assert "LedgerError" in last
+    assert "LedgerUnwritable" in last
     assert "cannot be written" in last
     assert "run again with the same run id" in last
     assert not out.exists()
