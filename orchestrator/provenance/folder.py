@@ -159,7 +159,8 @@ class RunFolder:
         with self._writing:
             for file in (self._stages, self._lock_file):
                 if file is not None:
-                    file.close()
+                    with suppress(OSError):  # a full disk; the record was made from memory
+                        file.close()
             self._stages = self._lock_file = None
 
     def _replace(self, name: str, content: bytes) -> None:
