@@ -41,7 +41,7 @@ def bell(shots: int = 10) -> bytes:
 
 
 def many_observables(count: int) -> bytes:
-    """A payload whose check takes long: seconds of CPU time for a hundred thousand."""
+    """A payload whose check takes long: 0.14 s of CPU time for a hundred thousand here."""
     header, frames = unpack(EstimatorPayload.coerce([(QuantumCircuit(10), "Z" * 10)]).to_bytes())
     header["pubs"][0]["fields"]["observables"] = [{"XYZ" * 3 + "Z": 1.0}] * count
     return pack(header, frames)
@@ -92,12 +92,12 @@ def test_what_a_reader_answers_is_what_the_payload_is(monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_a_payload_that_ends_its_reader_is_refused_and_harms_nobody() -> None:
-    limits = IntakeLimits(small_cpu_s=0.3, cpu_s=0.3, small_bytes=1 << 30)
-    heavy = many_observables(80_000)
+    limits = IntakeLimits(small_cpu_s=0.04, cpu_s=0.04, small_bytes=1 << 30)
+    heavy = many_observables(100_000)
 
     async def work(intake: Intake) -> None:
         others = [asyncio.ensure_future(read(intake, bell(n), "bob")) for n in range(1, 4)]
-        with pytest.raises(PayloadRejected, match=r"takes more than 0\.3 s or 1024 MiB"):
+        with pytest.raises(PayloadRejected, match=r"takes more than 0\.04 s or 1024 MiB"):
             await read(intake, heavy, "eve")
         shots = [(await other).pubs[0].shots for other in others]
         assert shots == [1, 2, 3]

@@ -63,7 +63,7 @@ def test_metrics_tell_what_waits_runs_and_was_used(start_service: Start) -> None
     assert value(waiting, "hpcqc_jobs", qpu="fake", state="queued") == 1
     client.result(first)
     until(lambda: client.view(second).state.is_final)
-    httpx.get(f"{service.url}/nothing/here")
+    httpx.get(f"{service.url}/nothing/here", headers=headers)
     over = scrape(service, headers)
     assert value(over, "hpcqc_submissions_total", qpu="fake", project="default") == 2
     assert value(over, "hpcqc_jobs_ended_total", qpu="fake", state="completed") == 1
