@@ -94,6 +94,10 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
         self._finish = finish
         self._result: PrimitiveResult[Any] | None = None
 
+    def __repr__(self) -> str:
+        """Say which job it is, where a stage returns it in place of its result."""
+        return f"<quantum job {self.job_id()}; call result() for its result>"
+
     def result(self, timeout: float | None = None) -> PrimitiveResult[Any]:
         """Wait for the result, at most ``timeout`` seconds; may be called again.
 

@@ -26,6 +26,7 @@ from orchestrator.compute.shipping import (
     exhausted,
     within,
 )
+from orchestrator.config.environment import silence_telemetry
 from orchestrator.resources import resources
 from orchestrator.runs import Run, StageSpan, current_run
 
@@ -155,6 +156,7 @@ _Body = Callable[
 def _stage(
     fn: Callable[..., Any], needs: StageNeeds, body: _Body, task_options: dict[str, Any]
 ) -> Task[..., Any]:
+    silence_telemetry()  # before a flow of a notebook or a plain script starts Prefect's server
     if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
         raise ValueError(f"{fn.__name__!r} is async; a {needs.kind} stage is a plain function")
     signature = inspect.signature(fn)

@@ -50,10 +50,20 @@ class TemporaryServer:
         self.password = secrets.token_urlsafe(32)
 
     def start(self) -> None:
-        """Start the process and return at once; `api_url` is set from here on."""
+        """Start the process and return at once; `api_url` is set from here on.
+
+        Raises `ServerError` if this machine has no loopback interface.
+        """
         from orchestrator.config.environment import process_environment
 
-        listening = socket.create_server((_HOST, 0))
+        try:
+            listening = socket.create_server((_HOST, 0))
+            socket.create_connection(listening.getsockname(), timeout=_START_S).close()
+        except OSError as error:
+            raise ServerError(
+                f"{_HOST} cannot be reached ({error.strerror}), and Prefect's server, Dask "
+                "and the simulators speak over it; bring the loopback interface up (ip link set lo up)"
+            ) from error
         listening.set_inheritable(True)
         reading, self._life = os.pipe()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server runs

@@ -14,15 +14,11 @@ from orchestrator.config.environment import (
     prefect_api_url,
     prefect_is_configured,
     prepare_prefect,
+    silence_telemetry,
 )
 
 __all__ = ["launch_server", "logs_to_file", "on_server", "server_if_needed"]
 
-_QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-}
 # What Prefect sets for a server that it starts for one process; there is nobody to see a UI.
 _SERVER = {
     "PREFECT_UI_ENABLED": "0",
@@ -40,7 +36,13 @@ def launch_server(results: Path) -> TemporaryServer | None:
 
     Where the user has Prefect settings in files, return None: ask `server_if_needed` later.
     """
-    prepare_prefect({**_QUIET, "PREFECT_LOCAL_STORAGE_PATH": str(results)})
+    silence_telemetry()
+    prepare_prefect(
+        {
+            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+            "PREFECT_LOCAL_STORAGE_PATH": str(results),
+        }
+    )
     if prefect_api_url() is not None or prefect_is_configured():
         return None
     return _start()

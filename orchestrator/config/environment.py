@@ -20,6 +20,7 @@ __all__ = [
     "qpu_from_environment",
     "run_id_from_environment",
     "services_are_chosen",
+    "silence_telemetry",
     "site_file",
     "state_dir",
 ]
@@ -134,6 +135,14 @@ def prepare_prefect(defaults: Mapping[str, str]) -> None:
     """Set Prefect's variables before it is imported; what the user has set stays."""
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def silence_telemetry() -> None:
+    """Let Prefect's servers report nothing home, unless the user has set otherwise.
+
+    Without a network they would log an error about it into every terminal and notebook.
+    """
+    prepare_prefect({"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"})
 
 
 def hand_down(values: Mapping[str, str]) -> None:

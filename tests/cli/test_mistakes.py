@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -305,3 +309,24 @@ def test_a_statement_has_one_form(hpcqc) -> None:
     said = hpcqc("broker", "statement", "--csv", "--json")
     assert said.code == 2
     assert "--csv and --json both set the form; give one of them" in said.paragraph
+
+
+@pytest.mark.slow
+def test_a_machine_without_loopback_is_told_so_before_the_flow_begins(tmp_path: Path) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a network of its own takes root and unshare(1)")
+    (tmp_path / "mine.py").write_text("from prefect import flow\n@flow\ndef mine(): print('ran')\n")
+    command = [sys.executable, "-m", "orchestrator.cli", "run", "mine.py"]
+    done = subprocess.run(
+        ["unshare", "-n", *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "127.0.0.1 cannot be reached" in done.stderr
+    assert "ip link set lo up" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ran" not in done.stdout

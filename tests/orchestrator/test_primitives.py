@@ -17,6 +17,7 @@ from qiskit.quantum_info import SparsePauliOp
 from backends.api import PayloadRejected
 from orchestrator import Estimator, Sampler, open_qpu, resources, runs
 from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.provenance.values import json_value
 from orchestrator.resources import shutdown
 from orchestrator.runs import Run
 
@@ -99,6 +100,14 @@ def test_gates_that_the_simulator_does_not_know_are_taken_apart() -> None:
     circuit.append(QFTGate(3), range(3))
     counts = Sampler(seed=1).run([measured(circuit)], shots=800).result()[0].data.meas.get_counts()
     assert set(counts) == {f"{n:03b}" for n in range(8)}
+
+
+def test_a_job_in_place_of_its_result_says_which_it_is() -> None:
+    job = open_qpu("aer").sampler(seed=1).run([measured(ghz())], shots=10)
+    shown = json_value({"value": job})["value"]
+    assert job.job_id() in shown
+    assert "result()" in shown
+    job.result()
 
 
 def test_equal_calls_outside_a_stage_are_separate_jobs() -> None:

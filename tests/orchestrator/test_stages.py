@@ -241,6 +241,18 @@ def test_impossible_stages_are_refused_where_they_are_declared(
         declare()
 
 
+def test_a_stage_silences_prefects_telemetry_unless_it_is_wanted(monkeypatch) -> None:
+    monkeypatch.delenv("PREFECT_SERVER_ANALYTICS_ENABLED", raising=False)
+    monkeypatch.setenv("DO_NOT_TRACK", "0")
+
+    @classical
+    def one() -> int:
+        return 1
+
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert os.environ["DO_NOT_TRACK"] == "0"
+
+
 def test_async_functions_are_refused() -> None:
     with pytest.raises(ValueError, match="is async"):
 
