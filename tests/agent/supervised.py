@@ -9,7 +9,7 @@ from orchestrator.agent.children import Child, HttpProbe
 from orchestrator.agent.folder import AgentFolder
 from orchestrator.agent.plan import AgentPlan
 from orchestrator.agent.ports import free_port
-from orchestrator.agent.supervisor import Supervisor
+from orchestrator.agent.supervisor import Supervisor, end_leftovers
 
 
 def child(name: str) -> Child:
@@ -28,5 +28,6 @@ if __name__ == "__main__":
     folder = AgentFolder(path=Path(sys.argv[1]) / "agent")
     folder.prepare()
     with folder.held():
+        end_leftovers(folder)
         plan = AgentPlan(children=(child("one"), child("two")), addresses={}, environment={})
         Supervisor(folder, plan).run()
