@@ -16,7 +16,7 @@ from backends.testing.random_circuits import Kinds
 from orchestrator.transpile import Transpiler
 from tests.patience import PATIENCE_S
 
-# Continuous integration asks for fewer: with these it would take half an hour more.
+# Continuous integration asks for fewer: these take more than an hour.
 EXAMPLES = int(os.environ.get("HPCQC_TEST_EXAMPLES", "2000"))
 SAMPLED_EXAMPLES = max(1, EXAMPLES // 10)
 METHODS = {
