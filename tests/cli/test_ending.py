@@ -1,0 +1,50 @@
+"""How a command's process ends: every exit handler runs, and nothing is taken apart after them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_SCRIPT = """
+import atexit, os, sys
+from orchestrator import cli
+from orchestrator.cli import streams
+
+class Part:
+    def __del__(self, write=os.write):
+        write(1, b"taken apart\\n")
+
+def prepare():
+    atexit.register(print, "late handler")
+    prepare_all()
+
+prepare_all, streams.prepare_streams = streams.prepare_streams, prepare
+sys.argv = ["hpcqc", *sys.argv[1:]]
+part = Part()
+{before}
+cli.main()
+"""
+
+
+def _end(*arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    script = _SCRIPT.format(before=before)
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(("--version",), 0), (("--nosuch",), 2)])
+def test_exit_handlers_run_and_nothing_is_taken_apart(
+    arguments: tuple[str, ...], code: int
+) -> None:
+    ended = _end(*arguments)
+    assert ended.returncode == code
+    assert "late handler" in ended.stdout
+    assert "taken apart" not in ended.stdout
+
+
+def test_a_tool_that_watches_the_process_gets_its_end() -> None:
+    ended = _end("--version", before='atexit.register(print, "watcher")')
+    assert ended.stdout.splitlines()[-3:] == ["late handler", "watcher", "taken apart"]
+    assert ended.returncode == 0
