@@ -9,22 +9,23 @@ import pytest
 
 _SCRIPT = """
 import atexit, os, sys
-from orchestrator import cli
-from orchestrator.cli import streams
 
 class Part:
     def __del__(self, write=os.write):
         write(1, b"taken apart\\n")
 
-def prepare():
-    atexit.register(print, "late handler")
-    prepare_all()
+class Late:
+    # registers a handler when the command imports its first module
+    def find_spec(self, name, path=None, target=None):
+        if name == "orchestrator.cli.streams":
+            atexit.register(print, "late handler")
 
-prepare_all, streams.prepare_streams = streams.prepare_streams, prepare
-sys.argv = ["hpcqc", *sys.argv[1:]]
 part = Part()
+sys.meta_path.insert(0, Late())
+sys.argv = ["hpcqc", *sys.argv[1:]]
 {before}
-cli.main()
+from orchestrator.cli import main
+main()
 """
 
 
