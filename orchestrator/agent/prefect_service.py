@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.ports import HOST
+from orchestrator.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -48,6 +49,7 @@ def create_app() -> ASGIApp:
 
 def main() -> None:
     """Serve until SIGTERM."""
+    collect_seldom()
     import uvicorn
 
     config = uvicorn.Config(

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
 __all__ = ["main"]
-
-# Importing makes long-lived objects; looking for garbage at every 700 costs it 7 % (measured).
-_OBJECTS_PER_COLLECTION = 50_000
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,7 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if arguments is None:
         atexit.register(ending)  # before any other, so that it runs after all of them
     os.umask(0o077)  # what it writes is its owner's alone
-    gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])
+    from orchestrator.garbage import collect_seldom
+
+    collect_seldom()
     from orchestrator.cli.streams import prepare_streams
 
     prepare_streams()

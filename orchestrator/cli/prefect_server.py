@@ -139,6 +139,9 @@ def _create_app() -> Any:
 
 def _serve(listening: int, life: int) -> None:
     """Serve on an inherited socket until told to stop, or until the run's process is gone."""
+    from orchestrator.garbage import collect_seldom
+
+    collect_seldom()
     import uvicorn
 
     os.umask(0o077)  # what it writes is its owner's alone
