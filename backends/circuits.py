@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import struct
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from qiskit import QuantumCircuit, qpy
@@ -25,8 +27,35 @@ _CIRCUIT_HEADER = struct.Struct("!HcHIIQIQ")
 _ENCODING_SINCE, _TABLE_SINCE = 10, 16
 
 
+@dataclass(slots=True)
+class _Unreclaimed:
+    """Bytes of QPY read since circuits that nobody uses any more were last looked for.
+
+    A ``QuantumCircuit`` refers to itself, so only the garbage collector frees it. The collector
+    counts objects: a circuit of megabytes in Rust is a handful, and hundreds of them stay for long.
+    """
+
+    most: int
+    read: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, size: int) -> None:
+        """Count what is about to be read, and collect first if it would be too much."""
+        with self._lock:
+            self.read += size
+            due = self.read > self.most
+            if due:
+                self.read = size
+        if due:
+            gc.collect()
+
+
+_unreclaimed = _Unreclaimed(16 << 20)
+
+
 def load_qpy(data: bytes) -> QuantumCircuit:
     """Read exactly one circuit from QPY bytes. Raises `PayloadRejected` if it cannot."""
+    _unreclaimed.add(len(data))
     try:
         _check_sizes(data)
         circuits = [delays_as_numbers(circuit) for circuit in qpy.load(io.BytesIO(data))]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, SamplerPubResult
 
+from backends import circuits
 from backends.api import PayloadRejected, Result, Usage
-from backends.circuits import FrozenCircuit
+from backends.circuits import FrozenCircuit, load_qpy
 from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
 from backends.metering import Charge
 from backends.payloads import EstimatorPayload, SamplerPayload, payload_from_bytes
@@ -217,3 +220,20 @@ def test_counts_that_do_not_add_up_are_told():
     header["pubs"][0]["counts"]["shots"] += 1
     with pytest.raises(FrameError, match="other than 400001 shots"):
         result_from_bytes(pack(header, frames))
+
+
+def test_circuits_that_nobody_uses_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A circuit refers to itself, and the collector does not count what it holds outside Python."""
+    circuit = QuantumCircuit(1)
+    for _ in range(1000):
+        circuit.rz(0.5, 0)
+    data = FrozenCircuit.of(circuit).qpy
+    monkeypatch.setattr(circuits, "_unreclaimed", circuits._Unreclaimed(4 * len(data)))
+    gc.collect()
+    gc.disable()
+    try:
+        read = [weakref.ref(load_qpy(data)) for _ in range(20)]
+        alive = sum(one() is not None for one in read)
+    finally:
+        gc.enable()
+    assert alive <= 4

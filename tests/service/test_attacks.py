@@ -156,3 +156,26 @@ def test_a_service_outlives_every_payload_that_was_made_to_end_it(start_service:
     assert len(refused) >= 6
     starts = service.starts()
     assert all(count == 1 for count in starts.values())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_service_lets_go_of_the_circuits_of_jobs_that_ran(start_service: Start) -> None:
+    """Python counts a circuit of megabytes as a few objects, and so collected them late."""
+    service = start_service()
+    circuit = QuantumCircuit(2, 2)
+    for number in range(60_000):
+        circuit.rz(number * 1e-5, 0)
+    circuit.measure(0, 0)
+    payload = SamplerPayload.coerce([circuit], shots=1, seed=1)
+    assert len(payload.to_bytes()) > 3 << 20
+    client = service.client()
+    with watched(service) as seen:
+        for number in range(60):
+            job = client.submit(
+                Call(run="large", stage=None, occurrence=number, qpu="aer"), payload
+            )
+            assert client.result(job, timeout_s=300)[0].data.c.num_shots == 1
+    client.close()
+    print(f"\nmemory {seen['bytes'] / 2**20:.0f} MiB")
+    assert seen["bytes"] < MOST_MEMORY_BYTES
