@@ -150,6 +150,7 @@ def prefect_server(
     monkeypatch.setenv("PREFECT_API_URL", url)
     # The heartbeat's thread sleeps in whole seconds, so each sync flow would wait one for it.
     updates = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    gc.freeze()  # the collection below looks at what this test made, not at a million older objects
     with temporary_settings(updates=updates):
         yield running_prefect_server
     # Prefect's client leaves its connection open when a flow fails. Collected here, it does not
@@ -157,6 +158,7 @@ def prefect_server(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
