@@ -108,6 +108,10 @@ def running_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         # It writes task runs in the background; on SQLite a flow that starts meanwhile is told
         # to come back in 2 s. Flow runs are recorded all the same.
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED": "false",
+        # No test asks for events, schedules or blocks.
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
     }
     environment.pop("PREFECT_API_URL", None)
     with log.open("wb") as output:

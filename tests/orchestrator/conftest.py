@@ -12,9 +12,9 @@ from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
 
 
-@pytest.fixture(scope="module")
-def module_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """A run on a site with two workers; its resources live as long as the module's tests."""
+@pytest.fixture(scope="package")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A run on a site with two workers; its resources live on for the modules that follow."""
     site = Site(
         name="test",
         default_qpu="aer",
@@ -27,16 +27,16 @@ def module_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",
     )
-    run = Run(id="module", site=site)
+    run = Run(id="shared", site=site)
     yield run
     resources.shutdown()
 
 
 @pytest.fixture
-def run(module_run: Run) -> Iterator[Run]:
-    """The module's run, active for one test."""
-    runs.activate(module_run)
-    yield module_run
+def run(shared_run: Run) -> Iterator[Run]:
+    """The run of all modules, active for one test."""
+    runs.activate(shared_run)
+    yield shared_run
     runs.activate(None)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import pytest
@@ -20,12 +21,39 @@ from backends.api import Backend
 from orchestrator.broker.api.app import ApiSettings, create_app
 from orchestrator.broker.api.guards import Limits
 from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.intake import Intake
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.tokens import TokenFile
 from orchestrator.config import QpuSettings
 from tests.patience import PATIENCE_S
 
 __all__ = ["Asker", "Room", "open_room"]
+
+
+class _BorrowingIntake(Intake):
+    """Readers forked by one process for all rooms, which imports Qiskit once."""
+
+    _lender: ClassVar[Intake | None] = None
+
+    def _start(self) -> None:
+        lender = _BorrowingIntake._lender
+        if lender is None or lender._has_ended:
+            if lender is not None:
+                lender.close()
+            else:
+                atexit.register(_BorrowingIntake._end)
+            lender = _BorrowingIntake._lender = Intake()
+            lender._start()
+        self._forks, self._control = lender._forks, lender._control
+
+    def close(self) -> None:
+        self._forks = self._control = None  # the next room has use for them
+        super().close()
+
+    @classmethod
+    def _end(cls) -> None:
+        if cls._lender is not None:
+            cls._lender.close()
 
 
 class Asker:
@@ -108,6 +136,7 @@ def open_room(
         ledger=ledger,
         clock=lambda: datetime.now(UTC),
         open_backend=open_backend,
+        intake=_BorrowingIntake(),
     )
     tokens = TokenFile(state / "tokens.json")
     app = create_app(broker, ApiSettings(tokens=tokens.path, limits=limits or Limits()))
