@@ -47,7 +47,8 @@ def hpcqc(folder: Path, *arguments: str, **options) -> subprocess.CompletedProce
     )
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+# What ASCII can carry, Latin-1 can: the slow tests try both.
+@pytest.mark.parametrize("encoding", [pytest.param("latin-1", marks=pytest.mark.slow), "C"])
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -65,7 +66,7 @@ def test_a_command_in_an_encoding_without_unicode(tmp_path, encoding, arguments,
         (done.stdout + done.stderr).decode("latin-1" if encoding == "latin-1" else "ascii")
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("encoding", [pytest.param("latin-1", marks=pytest.mark.slow), "C"])
 def test_json_is_json_in_every_encoding(tmp_path, encoding) -> None:
     done = hpcqc(tmp_path, "qpu", "show", "vlq", "--json", variables=ENCODINGS[encoding])
     assert "µ" in json.dumps(json.loads(done.stdout), ensure_ascii=False)

@@ -35,6 +35,7 @@ WHOLE = [page for page in PAGES if _plays(page, slow=True)]
 QUICK = [page for page in PAGES if _plays(page, slow=False) and page not in WHOLE]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")  # each command would start one of its own
 @pytest.mark.timeout(1800)
 def test_the_readme_plays(tmp_path: Path) -> None:
