@@ -9,7 +9,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Limit the threads of BLAS and OpenMP while these tests run."""
     with contextlib.suppress(ImportError):  # an extra; its library must be loaded to be limited

@@ -12,8 +12,15 @@ from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
 
 
-@pytest.fixture(scope="package")
-def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the workers after the last test of this folder."""
+    if nextitem is None or Path(__file__).parent not in nextitem.path.parents:
+        resources.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run on a site with two workers; its resources live on for the modules that follow."""
     site = Site(
         name="test",
@@ -27,9 +34,7 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",
     )
-    run = Run(id="shared", site=site)
-    yield run
-    resources.shutdown()
+    return Run(id="shared", site=site)
 
 
 @pytest.fixture
