@@ -85,9 +85,12 @@ async def monthly_statement(
     """Return what was charged in a month (UTC, as ``2026-11``); None for all projects."""
     begin, end = month_bounds(month)
     jobs = await broker.jobs(Wanted(projects=projects, since=begin, until=end))
-    kinds = (ev.LeaseOpened.kind, ev.LeaseClosed.kind)
-    leases = await asyncio.to_thread(
-        lambda: list(leases_held(event for event, _ in broker.ledger.events(SERVICE_SCOPE, kinds)))
-    )
-    mine = [lease for lease in leases if projects is None or lease.project in projects]
-    return statement(jobs, mine, month)
+
+    def summed() -> list[StatementLine]:
+        kinds = (ev.LeaseOpened.kind, ev.LeaseClosed.kind)
+        events = (event for event, _ in broker.ledger.events(SERVICE_SCOPE, kinds))
+        held = leases_held(events)
+        mine = [lease for lease in held if projects is None or lease.project in projects]
+        return statement(jobs, mine, month)
+
+    return await asyncio.to_thread(summed)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import IO
+from typing import IO, TypeVar
 
 from backends.api import (
     Backend,
@@ -30,7 +31,7 @@ from orchestrator.broker.explaining import Explanation, explain
 from orchestrator.broker.intake import CheckedPayload, Intake
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.quotas import Quotas
-from orchestrator.broker.records import job_view
+from orchestrator.broker.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.reuse import reuse_key
 from orchestrator.broker.service import BrokerService
 from orchestrator.broker.snapshot import ended_job
@@ -59,6 +60,10 @@ _CLOSE_S = 10.0
 _EVENTS_PER_CHECKPOINT = 5000
 # A ledger without a snapshot is folded whole, once; afterwards all that has ended is apart.
 _JOBS_AT_START = 100_000
+# So many jobs are looked at, and so many views made, before others have the event loop again:
+# 1 µs and 30 µs each.
+_LOOKED_AT, _VIEWED = 10_000, 500
+_Item = TypeVar("_Item")
 
 
 @dataclass(eq=False)
@@ -232,21 +237,33 @@ class SiteBroker:
         return found
 
     async def jobs(self, wanted: Wanted) -> list[JobView]:
-        """Return the jobs of this service that are wanted, in order of submission."""
+        """Return the jobs of this service that are wanted, in order of submission.
+
+        They are those of one moment, each as it is when its view is made.
+        """
         state = self.service.state
         # What is in memory counts, also for jobs that are moved out of it this moment.
-        here = frozenset(state.jobs)
-        records = [record for record in state.jobs.values() if wanted.includes(record)]
+        here, tasks = dict(state.jobs), _with_forgotten(state)
+        records = [
+            record
+            async for records in _slices(list(here.values()), _LOOKED_AT)
+            for record in records
+            if wanted.includes(record)
+        ]
         records.sort(key=lambda record: record.submitted_at)
         latest = records[-wanted.limit if wanted.limit else 0 :]
-        found = [job_view(record, state.tasks) for record in latest]
+        found = [
+            job_view(record, tasks)
+            async for records in _slices(latest, _VIEWED)
+            for record in records
+        ]
         # What is stored apart has ended, so it is not looked through for what has not.
         if state.past and (wanted.state is None or wanted.state.is_final):
             of_ours = replace(wanted, scope=SERVICE_SCOPE)
-            ended = await asyncio.to_thread(self.ledger.ended, of_ours)
-            found += [view for view in ended if view.id not in here]
-        found.sort(key=lambda view: view.submitted_at)
-        return found[-wanted.limit if wanted.limit else 0 :]
+            return await asyncio.to_thread(
+                lambda: _merged(found, self.ledger.ended(of_ours), here, wanted.limit)
+            )
+        return found
 
     async def _find(self, job: JobId) -> JobView | None:
         state = self.service.state
@@ -267,26 +284,30 @@ class SiteBroker:
     async def uses(self) -> dict[str, ProjectUse]:
         """Return what each project used so far."""
         state = self.service.state
+        records, tasks = list(state.jobs.values()), _with_forgotten(state)
         uses = {
             project: ProjectUse(jobs=past.jobs, usage=past.usage)
             for project, past in state.past.items()
         }
-        for record in state.jobs.values():
-            job = job_view(record, state.tasks)
-            use = uses.setdefault(job.project, ProjectUse())
-            use.jobs += 1
-            use.open += not job.state.is_final
-            use.usage += job.usage
+        async for some in _slices(records, _VIEWED):
+            for job in (job_view(record, tasks) for record in some):
+                use = uses.setdefault(job.project, ProjectUse())
+                use.jobs += 1
+                use.open += not job.state.is_final
+                use.usage += job.usage
         return uses
 
     async def slots(self, since: datetime) -> list[Slot]:
         """Return the tasks that were at work on QPUs since then, one entry for each job in them."""
-        return [
-            Slot(job=job, task=task)
-            for job in await self.jobs(Wanted(since=since))
-            for task in job.tasks
-            if task.started_at is not None and (task.ended_at is None or task.ended_at >= since)
-        ]
+        jobs = await self.jobs(Wanted(since=since))
+        return await asyncio.to_thread(
+            lambda: [
+                Slot(job=job, task=task)
+                for job in jobs
+                for task in job.tasks
+                if task.started_at is not None and (task.ended_at is None or task.ended_at >= since)
+            ]
+        )
 
     async def wait(self, job: JobId, timeout_s: float) -> JobView:
         """Return the job when it has ended or is uncertain, or as it is when the time is up."""
@@ -397,6 +418,27 @@ class SiteBroker:
         except LedgerError as error:
             return str(error)
         return None
+
+
+def _with_forgotten(state: BrokerState) -> Mapping[str, TaskRecord]:
+    """Return all tasks, those included that the state forgets from now on."""
+    return ChainMap(state.tasks, dict(state.tasks))
+
+
+async def _slices(items: Sequence[_Item], most: int) -> AsyncIterator[Sequence[_Item]]:
+    """Yield pieces of a list, and let others have the event loop after each."""
+    for first in range(0, len(items), most):
+        yield items[first : first + most]
+        await asyncio.sleep(0)
+
+
+def _merged(
+    found: list[JobView], ended: list[JobView], here: Mapping[JobId, JobRecord], limit: int | None
+) -> list[JobView]:
+    """Return jobs from memory and from the ledger, the latest of them, in order of submission."""
+    both = found + [view for view in ended if view.id not in here]
+    both.sort(key=lambda view: view.submitted_at)
+    return both[-limit if limit else 0 :]
 
 
 def _submitted(

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.api.guards import Gate, read_body
-from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu
+from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client import Call, job_error
 from orchestrator.broker.digests import content_digest
@@ -128,7 +128,7 @@ async def submit(
     async with gate.place(caller.user, request):
         with await read_body(request) as body:
             job, new = await broker.take(made, payer, body)
-    return _told(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
+    return written(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
 
 @router.get("", response_model=list[JobView], dependencies=[IN_TURN])
@@ -143,14 +143,15 @@ async def listed(
     """Return the latest jobs the caller may see, the oldest of them first."""
     projects = None if caller.is_operator else caller.projects
     wanted = Wanted(run=run, projects=projects, qpu=qpu, state=state, limit=limit)
-    return _told(_VIEWS.dump_json(await broker.jobs(wanted)))
+    jobs = await broker.jobs(wanted)
+    return written(await asyncio.to_thread(_VIEWS.dump_json, jobs))
 
 
 @router.get("/{job}", response_model=JobView)
 async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
     """Return a job, at its end if that comes within ``wait_s``."""
     seen = await _own(broker, caller, job)
-    return _told(_VIEW.dump_json(await broker.wait(seen.id, wait_s)))
+    return written(_VIEW.dump_json(await broker.wait(seen.id, wait_s)))
 
 
 @router.get(
@@ -171,7 +172,7 @@ async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0)
     if seen.state is JobState.COMPLETED:
         return await _download(await broker.result(seen.id))
     if seen.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(seen):
-        return _told(_VIEW.dump_json(seen), 202)
+        return written(_VIEW.dump_json(seen), 202)
     error = job_error(seen)
     raise ApiError(409, str(error), kind=type(error).__name__)
 
@@ -180,7 +181,7 @@ async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0)
 async def why(broker: Broker, caller: Caller, job: _Job) -> Response:
     """Return why a job waits, why it went when it did, and when it will probably run."""
     seen = await _own(broker, caller, job)
-    return _told(_WHY.dump_json(await broker.why(seen.id)))
+    return written(_WHY.dump_json(await broker.why(seen.id)))
 
 
 @router.post("/{job}/cancel")
@@ -207,11 +208,6 @@ async def _own(broker: SiteBroker, identity: Identity, job: str) -> JobView:
     if not identity.may_see(seen.project):
         raise JobUnknown(f"no job {job!r}")
     return seen
-
-
-def _told(document: bytes, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Answer with JSON that is written already: FastAPI would take each view apart once more."""
-    return Response(document, status, headers, "application/json")
 
 
 async def _download(data: bytes) -> Response:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
 
 from backends.targets import target_to_json
 from orchestrator.broker import standing
 from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.accounts import BudgetStatus
-from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu
+from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.bookkeeping import all_uses, project_budgets
 from orchestrator.broker.standing import QpuStatus
@@ -89,6 +91,8 @@ class Health(BaseModel):
     queued: int
     version: str
 
+
+_SLOTS = TypeAdapter(list[Slot])
 
 # The one endpoint that asks for no token: it tells nothing of anybody's work.
 health_router = APIRouter(tags=["operations"])
@@ -183,13 +187,14 @@ async def projects(broker: Broker, caller: Caller, request: Request) -> list[Pro
     ]
 
 
-@router.get("/timeline", dependencies=[IN_TURN])
+@router.get("/timeline", response_model=list[Slot], dependencies=[IN_TURN])
 async def timeline(
     broker: Broker, caller: Caller, hours: Annotated[float, Query(gt=0, le=24 * 31)] = 24.0
-) -> list[Slot]:
+) -> Response:
     """Return the tasks of all QPUs in the last hours; whose they are only to whom may know."""
     since = broker.clock() - timedelta(hours=hours)
-    return [_slot(slot, caller) for slot in await broker.slots(since)]
+    slots = await broker.slots(since)
+    return written(await asyncio.to_thread(_timeline, slots, caller))
 
 
 def _use(project: str, use: standing.ProjectUse, budgets: list[BudgetStatus]) -> ProjectUse:
@@ -202,6 +207,10 @@ def _use(project: str, use: standing.ProjectUse, budgets: list[BudgetStatus]) ->
         charges={charge.unit: charge.amount for charge in use.usage.charges},
         budgets=budgets,
     )
+
+
+def _timeline(slots: Iterable[standing.Slot], identity: Identity) -> bytes:
+    return _SLOTS.dump_json([_slot(slot, identity) for slot in slots])
 
 
 def _slot(slot: standing.Slot, identity: Identity) -> Slot:
