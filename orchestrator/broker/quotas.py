@@ -20,25 +20,31 @@ class TooManyJobs(ValueError):
 
 
 class StorageFull(ValueError):
-    """The ledger has no room for another payload of this user, or of anybody."""
+    """The ledger has no room for another payload or budget of this user, or of anybody."""
 
 
 @dataclass(slots=True)
 class _Holder:
-    """What one user, or one project, has at the broker. stored: when and how many bytes."""
+    """What one user, or one project, has at the broker.
+
+    stored: when and how many bytes; budgets: when one was set for a run.
+    """
 
     jobs: set[JobId] = field(default_factory=set)
     stored: deque[tuple[float, int]] = field(default_factory=deque)
     stored_bytes: int = 0
+    budgets: deque[float] = field(default_factory=deque)
 
     def forget(self, before_s: float) -> None:
+        while self.budgets and self.budgets[0] < before_s:
+            self.budgets.popleft()
         while self.stored and self.stored[0][0] < before_s:
             self.stored_bytes -= self.stored.popleft()[1]
 
 
 @dataclass(eq=False)
 class Quotas:
-    """Counts open jobs, and bytes stored within a day since the broker started.
+    """Counts open jobs, and bytes and budgets stored within a day since the broker started.
 
     state: returns the state machine as it is now; free_bytes: room where the ledger is, None where
     nobody knows.
@@ -89,6 +95,18 @@ class Quotas:
                 holder.stored_bytes += size
             holder.jobs.add(job)
 
+    def admit_run_budget(self, user: str, now_s: float) -> None:
+        """Count a budget in that a user sets for a run, or raise `StorageFull`."""
+        self._check_reserve(0)
+        whose, holder = self._of_user(user)
+        holder.forget(now_s - _DAY_S)
+        if len(holder.budgets) >= self.limits.run_budgets_per_user:
+            raise StorageFull(
+                f"{whose} set budgets of runs {len(holder.budgets)} times within a day, as often as "
+                "this site allows; set this one tomorrow, or run without a budget"
+            )
+        holder.budgets.append(now_s)
+
     def _check_reserve(self, size: int) -> None:
         free = self.free_bytes()
         if free is not None and free - size < self.limits.reserve:
@@ -98,10 +116,12 @@ class Quotas:
             )
 
     def _of(self, user: str, project: str) -> list[tuple[str, _Holder]]:
-        return [
-            (whose, self._holders.setdefault(whose, _Holder()))
-            for whose in (f"user {user!r}", f"project {project!r}")
-        ]
+        whose = f"project {project!r}"
+        return [self._of_user(user), (whose, self._holders.setdefault(whose, _Holder()))]
+
+    def _of_user(self, user: str) -> tuple[str, _Holder]:
+        whose = f"user {user!r}"
+        return whose, self._holders.setdefault(whose, _Holder())
 
     def _is_open(self, job: JobId) -> bool:
         record = self.state().jobs.get(job)

@@ -102,7 +102,9 @@ def _limit_lines(limits: BrokerLimits) -> list[str]:
         "",
         "[broker.limits]",
         *(
-            f"{name} = {value}" if "jobs" in name else f'{name} = "{value} B"'
+            f'{name} = "{value} B"'
+            if name.startswith(("stored", "reserve"))
+            else f"{name} = {value}"
             for name, value in asdict(limits).items()
         ),
     ]

@@ -241,6 +241,7 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
         limits=BrokerLimits(
             open_jobs_per_user=section.limits.open_jobs_per_user,
             open_jobs_per_project=section.limits.open_jobs_per_project,
+            run_budgets_per_user=section.limits.run_budgets_per_user,
             stored_per_user=_bytes(section.limits.stored_per_user),
             stored_per_project=_bytes(section.limits.stored_per_project),
             reserve=_bytes(section.limits.reserve),

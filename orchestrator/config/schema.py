@@ -252,6 +252,11 @@ class LimitsSection(_Section):
     open_jobs_per_project: Annotated[int, Field(ge=1)] = Field(
         default=50_000, description="jobs of one project that have not ended"
     )
+    run_budgets_per_user: Annotated[int, Field(ge=1)] = Field(
+        default=2_000,
+        description="how often one user may set the budget of a run within a day, since the service "
+        "started; then 507",
+    )
     stored_per_user: _Size = Field(
         default="4 GiB",
         description="payloads that one user may hand in within a day, since the service started; a "

@@ -98,10 +98,12 @@ class BrokerLimits:
     """What users and projects may have at a service at a time, and what its disk must keep free.
 
     stored_per_user, stored_per_project: bytes of payloads within a day; reserve: bytes.
+    run_budgets_per_user: budgets set for runs within a day.
     """
 
     open_jobs_per_user: int = 10_000
     open_jobs_per_project: int = 50_000
+    run_budgets_per_user: int = 2_000
     stored_per_user: int = 4 << 30
     stored_per_project: int = 16 << 30
     reserve: int = 256 << 20

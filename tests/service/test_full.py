@@ -162,6 +162,25 @@ def test_refusals_of_a_full_service_are_problem_documents(tmp_path: Path) -> Non
         assert full.headers["content-type"] == "application/problem+json"
 
 
+def test_the_budgets_that_a_user_sets_for_runs_are_limited(tmp_path: Path) -> None:
+    with open_room(tmp_path) as room:
+        site = room.app.state.broker
+        site.quotas.limits = replace(NO_LIMITS, run_budgets_per_user=3)
+
+        def limit(run: str, who: str = "owner") -> httpx.Response:
+            body = {"run": run, "unit": "qpu-s", "amount": 1.0}
+            return room.http.post("/v1/budgets/runs", headers=room.headers[who], json=body)
+
+        assert [limit(f"invented-{number}").status_code for number in range(4)] == [200] * 3 + [507]
+        refused = limit("invented-0")
+        assert (refused.status_code, refused.json()["error_type"]) == (507, "StorageFull")
+        assert "user 'ada' set budgets of runs 3 times within a day" in refused.json()["detail"]
+        assert limit("invented-4", "other").status_code == 200
+        assert len(site.service.state.books.accounts) == 4
+        site.clock = lambda: datetime(2100, 1, 1, tzinfo=UTC)
+        assert limit("invented-5").status_code == 200
+
+
 class Unwritable:
     """A ledger whose commits fail for a while, before or after they are written."""
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from orchestrator.broker.access import Forbidden
 from orchestrator.broker.accounts import BudgetStatus, project_account, run_account
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller
-from orchestrator.broker.api.problems import DECLARED
+from orchestrator.broker.api.problems import DECLARED, declared
 from orchestrator.broker.bookkeeping import (
     limited_projects,
     monthly_statement,
@@ -92,9 +92,10 @@ async def shown_run(
     return RunBudget(run=run, budgets=budgets)
 
 
-@router.post("/budgets/runs")
+@router.post("/budgets/runs", responses=declared(507))
 async def limit_run(broker: Broker, caller: Caller, body: RunLimit) -> RunBudget:
     """Set or lift the budget of a run in one unit. Only the caller's own jobs count in it."""
+    broker.quotas.admit_run_budget(caller.user, broker.clock().timestamp())
     account = run_account(body.run, caller.user)
     budgets = await set_budget(broker, account, body.unit, body.amount, caller.user)
     return RunBudget(run=body.run, budgets=budgets)
