@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from qiskit import QuantumCircuit
 
-from backends.api import PayloadRejected
+from backends.api import PayloadRejected, QpuUnavailable
 from backends.fake.script import script_target
 from backends.frames import pack, unpack
 from backends.payloads import EstimatorPayload, SamplerPayload
@@ -145,6 +149,40 @@ def test_readers_come_back_when_the_process_that_makes_them_was_killed() -> None
         assert (await read(intake, bell(3))).pubs[0].shots == 3
 
     with running(IntakeLimits()) as run:
+        run(work)
+
+
+def kill_readers(intake: Intake, *, whole_group: bool) -> int:
+    """Kill the readers that there are now, perhaps with the process that forks them."""
+    assert intake._forks is not None
+    readers: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+        readers = psutil.Process(intake._forks.pid).children()
+        if readers and whole_group:
+            os.killpg(intake._forks.pid, signal.SIGKILL)
+        for reader in readers:
+            reader.kill()
+    return len(readers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole_group", [False, True])
+@pytest.mark.parametrize("times", [1, 1000])
+def test_no_payload_is_blamed_for_a_reader_that_was_killed(whole_group: bool, times: int) -> None:
+    async def work(intake: Intake) -> None:
+        reading = asyncio.ensure_future(read(intake, many_observables(100_000)))
+        killed = 0
+        while not reading.done():
+            await asyncio.sleep(0.01)
+            if killed < times:
+                killed += await asyncio.to_thread(kill_readers, intake, whole_group=whole_group)
+        if times == 1:
+            assert (await reading).kind == "estimator"
+        else:
+            with pytest.raises(QpuUnavailable):
+                await reading
+
+    with running(IntakeLimits(small_bytes=0, cpu_s=600.0)) as run:
         run(work)
 
 

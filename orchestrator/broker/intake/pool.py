@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import IO
 
 from backends.api import PayloadRejected, QpuUnavailable, Target
 from backends.targets import target_to_json
 from orchestrator.broker.intake.checked import CheckedPayload
-from orchestrator.broker.intake.reader import ANSWER, REQUEST
+from orchestrator.broker.intake.reader import ANSWER, BY_ITSELF, REQUEST
 from orchestrator.broker.turns import Turns
 
 __all__ = ["Intake", "IntakeLimits"]
@@ -76,6 +77,7 @@ class Intake:
     _shared: _Reader | None = None
     _sharing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _turns: Turns = field(default_factory=Turns)
+    _numbers: Iterator[int] = field(default_factory=count)
     _watched: dict[str, float] = field(default_factory=dict)
     _alone: asyncio.Semaphore = field(init=False)
     _targets: dict[str, tuple[Target, bytes]] = field(default_factory=dict)
@@ -132,7 +134,7 @@ class Intake:
                 except BaseException as error:  # the next answer would be another's
                     reader.close()
                     self._shared = None
-                    if isinstance(error, _ReaderEnded) and self._has_ended:
+                    if isinstance(error, _ReaderEnded) and not await self._is_to_blame(reader):
                         continue
                     raise
             raise _unavailable()
@@ -143,7 +145,7 @@ class Intake:
             try:
                 return await reader.read(body, size, target)
             except _ReaderEnded:
-                if not self._has_ended:
+                if await self._is_to_blame(reader):
                     raise self._rejection(size) from None
             finally:
                 reader.close()
@@ -171,14 +173,35 @@ class Intake:
             self._targets[qpu] = known
         return known[1]
 
+    async def _is_to_blame(self, reader: _Reader) -> bool:
+        """Whether a reader ended by what it read: not if it was killed, or what forks them is gone."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            try:
+                self._ask({"ended": reader.number}, theirs)
+                theirs.close()  # so that the line ends with the process that was asked
+                answer = await asyncio.get_running_loop().sock_recv(ours, 1)
+            except OSError:
+                answer = b""
+        if not answer and self._forks is not None:  # gone: nothing is to be asked of it again
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                await asyncio.to_thread(self._forks.wait, _END_S)
+        return answer == BY_ITSELF
+
+    def _ask(self, request: dict[str, object], line: socket.socket) -> None:
+        assert self._control is not None
+        socket.send_fds(self._control, [json.dumps(request).encode()], [line.fileno()])
+
     @property
     def _has_ended(self) -> bool:
-        """Whether the process that forks readers is gone, so that no payload is to blame."""
+        """Whether the process that forks readers is known to be gone."""
         return self._forks is None or self._forks.poll() is not None
 
     async def _fork(self, *, alone: bool) -> _Reader:
         limits = self.limits
-        stated = {
+        stated: dict[str, object] = {
+            "number": (number := next(self._numbers)),
             "alone": alone,
             "cpu_s": limits.cpu_s if alone else limits.small_cpu_s,
             "memory_bytes": limits.memory_bytes if alone else limits.small_memory_bytes,
@@ -186,16 +209,15 @@ class Intake:
         for _ in range(_START_TRIES):
             if self._has_ended:
                 self._start()
-            assert self._control is not None
             ours, theirs = socket.socketpair()
             with theirs:
                 try:
-                    socket.send_fds(self._control, [json.dumps(stated).encode()], [theirs.fileno()])
+                    self._ask(stated, theirs)
                 except OSError:  # it ended this moment
                     ours.close()
                     continue
             lines = await asyncio.open_connection(sock=ours, limit=2 * _CHUNK_BYTES)
-            return _Reader(*lines)
+            return _Reader(*lines, number=number)
         raise _unavailable()
 
     def _start(self) -> None:
@@ -218,6 +240,7 @@ class _Reader:
 
     incoming: asyncio.StreamReader
     outgoing: asyncio.StreamWriter
+    number: int
     answers: int = 0
 
     async def read(self, body: IO[bytes], size: int, target: bytes) -> CheckedPayload:

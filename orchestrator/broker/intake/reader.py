@@ -7,6 +7,7 @@ open, only the line on which payloads come.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -14,6 +15,7 @@ import resource
 import signal
 import socket
 import struct
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from backends.targets import target_from_json
 from backends.untrusted import PayloadLimits, payload_from_untrusted
 from orchestrator.broker.intake.checked import CheckedPayload, rejected
 
-__all__ = ["ANSWER", "REQUEST", "main"]
+__all__ = ["ANSWER", "BY_ITSELF", "KILLED", "REQUEST", "main"]
 
 # Lengths before a request: of the target's JSON and of the payload; and before an answer.
 REQUEST = struct.Struct("<QQ")
@@ -33,16 +35,21 @@ _STACK_BYTES = 4 << 20
 _NICENESS = 10
 _CHUNK_BYTES = 1 << 20
 _LIMITS = PayloadLimits()
+# Answers about a reader that ended. The kernel kills where memory is short, whoever took it.
+BY_ITSELF, KILLED = b"1", b"0"
+_FAULTS_KEPT = 100
+_KILLED_WITH = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
 def main() -> None:
     """Fork readers until the parent is gone. Standard input is the line to the parent.
 
-    A request is a reader's limits as JSON with one file descriptor, the line that it serves.
+    A request is JSON with one file descriptor: a reader's number and limits with the line that it
+    serves, or the number of one that ended, with the line on which to say whether by itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the readers
     control = socket.socket(fileno=0)
+    readers = _Readers()
     gc.collect()
     gc.freeze()  # what is imported stays shared between the readers
     while True:
@@ -50,15 +57,49 @@ def main() -> None:
         if not message:
             return
         (line,) = descriptors
-        if os.fork() == 0:
+        request = json.loads(message)
+        readers.reap()
+        if "ended" in request:
+            with socket.socket(fileno=line) as answer, contextlib.suppress(OSError):
+                answer.sendall(BY_ITSELF if readers.ended_by_itself(request["ended"]) else KILLED)
+            continue
+        pid = os.fork()
+        if pid == 0:
             status = 1
             try:
                 control.close()
-                _serve(socket.socket(fileno=line), json.loads(message))
+                _serve(socket.socket(fileno=line), request)
                 status = 0
             finally:
                 os._exit(status)
         os.close(line)
+        readers.pids[request["number"]] = pid
+
+
+@dataclass(slots=True)
+class _Readers:
+    """The readers that were forked, by number, and how those ended that did not end well."""
+
+    pids: dict[int, int] = field(default_factory=dict)
+    faults: dict[int, int] = field(default_factory=dict)
+
+    def reap(self) -> None:
+        """Take note of those that ended."""
+        for number, pid in tuple(self.pids.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self.pids[number]
+                if status:
+                    self.faults[number] = status
+        while len(self.faults) > _FAULTS_KEPT:  # of clients that did not wait for the answer
+            del self.faults[next(iter(self.faults))]
+
+    def ended_by_itself(self, number: int) -> bool:
+        """Whether a reader, whose line is closed, went beyond a limit or failed: nobody killed it."""
+        status = self.faults.pop(number, 0)
+        if number in self.pids:
+            _, status = os.waitpid(self.pids.pop(number), 0)
+        return bool(status) and os.waitstatus_to_exitcode(status) not in _KILLED_WITH
 
 
 def _serve(line: socket.socket, limits: dict[str, Any]) -> None:
@@ -88,7 +129,9 @@ def _limit(limits: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, hard))
     if limits["alone"]:
         whole = int(limits["cpu_s"]) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (whole, whole))
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (whole, whole + 1)
+        )  # by another signal than SIGKILL
         os.nice(_NICENESS)
 
 
