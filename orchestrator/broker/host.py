@@ -202,11 +202,15 @@ class SiteBroker:
             )
         if payload.unfit is not None:
             raise PayloadRejected(payload.unfit)
-        if known is None or known.state in (JobState.FAILED, JobState.CANCELLED):
-            size = len(payload.data) if known is None else 0
-            self.quotas.admit(job, payer.user, payer.project, size, self.clock().timestamp())
-        if known is None:
+        if is_known:
+            return await self.view(job), False
+        size = len(payload.data) if known is None else 0
+        now_s = self.clock().timestamp()
+        with self.quotas.admitted(job, payer.user, payer.project, size, now_s):
             service.contents.put(job, payload.data)
+            if known is not None:
+                await service.post(ev.JobResumed(job=job, calibration=call.calibration))
+                return await self.view(job), False
             submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
             if call.reuse:
                 reuse = await self._reuse(call, payer.project, payload, target)
@@ -216,10 +220,7 @@ class SiteBroker:
             except LedgerError:
                 service.contents.drop_refused(submitted)
                 raise
-        elif known.state in (JobState.FAILED, JobState.CANCELLED):
-            service.contents.put(job, payload.data)
-            await service.post(ev.JobResumed(job=job, calibration=call.calibration))
-        return await self.view(job), known is None
+        return await self.view(job), True
 
     async def _reuse(
         self, call: Call, project: str, payload: CheckedPayload, target: Target

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from orchestrator.broker.state import BrokerState
@@ -54,6 +55,7 @@ class Quotas:
     state: Callable[[], BrokerState]
     free_bytes: Callable[[], int | None]
     _holders: dict[str, _Holder] = field(default_factory=dict)
+    _arriving: Counter[JobId] = field(default_factory=Counter)
 
     def restore(self) -> None:
         """Count the jobs that an earlier broker left open."""
@@ -62,11 +64,24 @@ class Quotas:
                 for _, holder in self._of(record.submitted.user, record.submitted.project):
                     holder.jobs.add(job)
 
-    def admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
-        """Count a job in that is about to be stored, or raise `TooManyJobs` or `StorageFull`.
+    @contextmanager
+    def admitted(
+        self, job: JobId, user: str, project: str, size: int, now_s: float
+    ) -> Iterator[None]:
+        """Count a job in that is stored inside, or raise `TooManyJobs` or `StorageFull`.
 
         A call that is made again, since the ledger could not be written, is counted once.
         """
+        self._admit(job, user, project, size, now_s)
+        self._arriving[job] += 1
+        try:
+            yield
+        finally:
+            self._arriving[job] -= 1
+            if not self._arriving[job]:
+                del self._arriving[job]
+
+    def _admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
         self._check_reserve(size)
         limits = self.limits
         for whose, holder in self._of(user, project):
@@ -124,5 +139,7 @@ class Quotas:
         return whose, self._holders.setdefault(whose, _Holder())
 
     def _is_open(self, job: JobId) -> bool:
+        if job in self._arriving:  # the state machine does not know of it yet
+            return True
         record = self.state().jobs.get(job)
         return record is not None and record.ended_at is None

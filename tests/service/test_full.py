@@ -103,6 +103,18 @@ def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> Non
     at_a_site(tmp_path, again, limits=limits)
 
 
+def test_calls_in_flight_do_not_exceed_the_limit_together(tmp_path: Path) -> None:
+    async def work(site: SiteBroker) -> None:
+        await site.drain("q", "olga", "full")
+        calls = (hand_in(site, number) for number in range(12))
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(isinstance(one, JobView) for one in answers) == 2
+        assert sum(isinstance(one, TooManyJobs) for one in answers) == 10
+        assert len(site.service.state.jobs) == 2
+
+    at_a_site(tmp_path, work, limits=replace(NO_LIMITS, open_jobs_per_user=2))
+
+
 def test_what_is_stored_within_a_day_is_limited(tmp_path: Path) -> None:
     size = len(payload().to_bytes())
     limits = replace(NO_LIMITS, stored_per_user=2 * size, stored_per_project=3 * size)
