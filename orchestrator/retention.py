@@ -106,10 +106,13 @@ def remove_stored(state_dir: Path, run: StoredRun) -> bool:
 
 def _is_active(state_dir: Path, run: str) -> bool:
     """Whether a process works on a run, or has its broker open."""
-    for lock in (state_dir / "active" / f"{run}.lock", state_dir / "runs" / f"{run}.lock"):
+    # A run that starts this moment waits for the first lock. It takes the second, which excludes
+    # others, or is refused: a shared one tells it that nobody has the run open.
+    looks = {"active": fcntl.LOCK_EX, "runs": fcntl.LOCK_SH}
+    for folder, look in looks.items():
         try:
-            with lock.open("r+", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with (state_dir / folder / f"{run}.lock").open("r+", encoding="utf-8") as file:
+                fcntl.flock(file, look | fcntl.LOCK_NB)
         except FileNotFoundError:
             continue
         except OSError:

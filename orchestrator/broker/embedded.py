@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from datetime import UTC, datetime
@@ -31,6 +32,7 @@ __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 
 T = TypeVar("T")
 _CLOSE_S = 5.0
+_LOOK_S = 0.001
 _CLOSED = "the broker of this run is closed"
 
 
@@ -287,7 +289,10 @@ def _lock_run(state_dir: Path, run: str) -> IO[str]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / f"{run}.lock").open("a+")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not _locked(lock, fcntl.LOCK_EX):
+            # Where a shared lock is granted, somebody only looks whether the run is open.
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            time.sleep(_LOOK_S)
     except OSError as error:
         lock.seek(0)
         holder = lock.read().strip() or "unknown"
@@ -300,3 +305,11 @@ def _lock_run(state_dir: Path, run: str) -> IO[str]:
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+def _locked(file: IO[str], mode: int) -> bool:
+    try:
+        fcntl.flock(file, mode | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

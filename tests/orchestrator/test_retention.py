@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO
 
 import pytest
 
+from orchestrator import retention
+from orchestrator.broker import embedded
+from orchestrator.broker.embedded import RunBusy
 from orchestrator.retention import hold_run, remove_stored, runs_to_remove, stored_runs
 from orchestrator.runs import activate, current_run
 from tests.architecture.source import ROOT
+from tests.patience import PATIENCE_S
 
 DAY = 86400
 NOW = 100 * DAY
@@ -103,3 +112,36 @@ def test_a_script_holds_the_run_that_it_names(state, monkeypatch) -> None:
     assert [run.id for run in stored_runs(state) if run.active] == ["a"]
     activate(None)
     assert not any(run.active for run in stored_runs(state))
+
+
+def test_a_look_at_a_run_does_not_keep_it_from_starting(state, monkeypatch) -> None:
+    embedded._lock_run(state, "a").close()  # it ran before
+    looked, tried = threading.Event(), threading.Event()
+
+    def start() -> IO[str]:
+        assert looked.wait(PATIENCE_S)
+        try:
+            return embedded._lock_run(state, "a")
+        finally:
+            tried.set()
+
+    def flock(file: IO[str], mode: int) -> None:
+        fcntl.flock(file, mode)
+        if Path(file.name).parent.name == "runs":
+            looked.set()
+            assert tried.wait(PATIENCE_S)  # while the look goes on
+
+    def sleep(_seconds: float) -> None:
+        tried.set()
+
+    monkeypatch.setattr(embedded, "time", SimpleNamespace(sleep=sleep))
+    constants = {name: getattr(fcntl, name) for name in ("LOCK_EX", "LOCK_SH", "LOCK_NB")}
+    monkeypatch.setattr(retention, "fcntl", SimpleNamespace(flock=flock, **constants))
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(start)
+        assert not any(run.active for run in stored_runs(state) if run.id == "a")
+        with starting.result(PATIENCE_S):
+            monkeypatch.setattr(retention, "fcntl", fcntl)
+            assert [run.id for run in stored_runs(state) if run.active] == ["a"]
+            with pytest.raises(RunBusy, match="is being worked on by process"):
+                embedded._lock_run(state, "a")
