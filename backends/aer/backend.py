@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 import uuid
@@ -44,6 +45,7 @@ _ORPHAN_POLL_S = 0.02
 _TICKETS_KEPT = 256
 # Larger results are read from the spool if they are asked for again.
 _AT_HAND_BYTES = 1 << 16
+_FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\"():]+/)+")
 
 
 def create(options: Mapping[str, Any], *, state_dir: Path) -> AerBackend:
@@ -165,7 +167,7 @@ class AerBackend:
             record = self._record_of(task)
             reason, parts = record.reason, [path.read_bytes() for path in record.results]
         if state is TaskState.FAILED:
-            raise TaskFailed(f"{task} failed: {reason}")
+            raise TaskFailed(f"{task} failed: {_without_folders(reason)}")
         return join_parts([result_from_bytes(part) for part in parts], self._target.metering)
 
     def stop(self, task: QpuTaskId) -> None:
@@ -253,6 +255,15 @@ class AerBackend:
         if not self._purged:
             self._purged = True
             threading.Thread(target=self._spool.purge, name="hpcqc-purge", daemon=True).start()
+
+
+def _without_folders(reason: str) -> str:
+    """Return a reason without the places of files: they are the server's, and not for its users.
+
+    >>> _without_folders("no room: '/srv/state/tasks/a.json' (/opt/hpcqc/backends/aer/spool.py:31)")
+    "no room: 'a.json' (spool.py:31)"
+    """
+    return _FOLDERS.sub("", reason)
 
 
 def _tag_of(task: QpuTaskId) -> str:

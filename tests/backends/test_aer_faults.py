@@ -13,10 +13,11 @@ import pytest
 from qiskit import QuantumCircuit
 
 from backends import registry
-from backends.aer import create
+from backends.aer import create, crew
 from backends.aer.spawner import SpawnFailed
 from backends.aer.spool import Spool
 from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
+from backends.frames import pack, unpack
 from backends.payloads import SamplerPayload
 from tests.patience import PATIENCE_S, until
 
@@ -103,6 +104,22 @@ def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
     with pytest.raises(TaskFailed, match="ended with exit code 1"):
         backend.result(task)
     assert sent == [0, 0]
+
+
+def test_a_failed_task_does_not_tell_where_the_server_has_its_files(backend, monkeypatch):
+    encoded = crew.encode_task
+
+    def wrong(lot, part, circuits):
+        header, frames = unpack(encoded(lot, part, circuits))
+        header["blocks"][0][0]["unknown"] = 1
+        return pack(header, frames)
+
+    monkeypatch.setattr(crew, "encode_task", wrong)
+    task = backend.start(backend.acquire(), bell(), "wrong")
+    assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
+    with pytest.raises(TaskFailed, match=r"unexpected keyword.* \(\w+\.py:\d+\)") as failed:
+        backend.result(task)
+    assert "/" not in str(failed.value)
 
 
 def test_stop_kills_the_simulation(backend, tmp_path):
