@@ -16,8 +16,10 @@ def close_to_others(folder: Path) -> None:
     """Make a folder that its owner alone can enter; close one that others can.
 
     A folder that cannot be made is left to whoever needs it to report. Raises `ConfigError` for
-    one that is open to others and not this user's to close, as ``/tmp`` is.
+    one that is open to others and not this user's to close, as ``/tmp`` is, and for one whose place
+    others can take: a folder above it is anybody's to write, and not sticky.
     """
+    _check_place(folder)
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -35,6 +37,21 @@ def close_to_others(folder: Path) -> None:
             f"other users can enter the state folder {folder} (mode {mode:04o}), and it is not "
             "yours to close; name a folder of your own with HPCQC_STATE_DIR"
         ) from None
+
+
+def _check_place(folder: Path) -> None:
+    for place in (Path(os.path.abspath(folder)), Path(os.path.realpath(folder))):  # noqa: PTH100
+        for above in place.parents:
+            try:
+                mode = stat.S_IMODE(above.stat().st_mode)
+            except OSError:  # to be made, closed
+                continue
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                raise ConfigError(
+                    f"all users can write the folder {above} (mode {mode:04o}), so any of them can "
+                    f"put a folder of theirs in the place of the state folder {folder}; close it "
+                    f"with 'chmod o-w {above}', or name another with HPCQC_STATE_DIR"
+                )
 
 
 def write_private(path: Path, text: str) -> None:

@@ -1,0 +1,25 @@
+"""The place of a state folder: nobody else may put another there."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.config import ConfigError
+from orchestrator.config.private import close_to_others
+
+
+@pytest.mark.parametrize("depth", ["state", "between/state"])
+def test_a_state_folder_whose_place_others_can_take_is_refused(tmp_path, depth) -> None:
+    parent = tmp_path / "open"
+    parent.mkdir()
+    parent.chmod(0o777)
+    with pytest.raises(ConfigError, match=rf"any of them can put .* 'chmod o-w {parent}'"):
+        close_to_others(parent / depth)
+    assert not any(parent.iterdir())
+    link = tmp_path / "link"
+    link.symlink_to(parent)
+    with pytest.raises(ConfigError, match="all users can write"):
+        close_to_others(link / depth)
+    parent.chmod(0o1777)  # as /tmp is: only the owner of a folder can move it away
+    close_to_others(parent / depth)
+    assert (parent / depth).stat().st_mode & 0o777 == 0o700
