@@ -16,11 +16,15 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from tests.postgres import MISSING, PostgresServer, server_folder
+
+if TYPE_CHECKING:
+    from tests.zygotes import SharedZygote
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -163,6 +167,26 @@ def prefect_server(
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
     gc.unfreeze()
+
+
+@pytest.fixture(scope="session")
+def shared_zygote() -> Iterator[SharedZygote]:
+    """One process that has imported Aer, for the tests that use ``one_zygote``."""
+    from tests.zygotes import SharedZygote
+
+    zygote = SharedZygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture
+def one_zygote(shared_zygote: SharedZygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the workers of Aer backends made in this test from the session's one zygote.
+
+    Each backend imports Aer in a process of its own otherwise, which costs half a second.
+    """
+    monkeypatch.setattr("backends.aer.crew.Spawner", shared_zygote.spawner)
+    monkeypatch.setattr("backends.aer.preload", lambda: None)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.registry import BackendUnusable
 from tests.patience import PATIENCE_S, until
 
+pytestmark = pytest.mark.usefixtures("one_zygote")  # but for `aer`, which has its own
+
 
 @pytest.fixture(scope="module")
 def aer(tmp_path_factory):

@@ -186,7 +186,7 @@ def sampled(points, shots, outcomes):
     )
 
 
-@pytest.mark.parametrize(("points", "shots"), [((), 400_000), ((2, 3), 60_000)])
+@pytest.mark.parametrize(("points", "shots"), [((), 100_000), ((2, 3), 20_000)])
 def test_many_shots_travel_as_counts(points, shots):
     whole = sampled(points, shots, outcomes=50)
     data = result_to_bytes(whole)

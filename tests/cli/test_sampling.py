@@ -68,6 +68,7 @@ SCATTERED = {
 }
 
 
+@pytest.mark.usefixtures("one_zygote")
 @pytest.mark.parametrize("declared", SCATTERED)
 def test_bits_outside_registers_are_shown(hpcqc, tmp_path, declared) -> None:
     text, outcome = SCATTERED[declared]
@@ -81,6 +82,7 @@ def test_bits_outside_registers_are_shown(hpcqc, tmp_path, declared) -> None:
         assert f"outcome ({names})" in hpcqc("sample", path, "--shots", 20).out
 
 
+@pytest.mark.usefixtures("one_zygote")
 def test_loose_bits_of_qpy_are_shown(hpcqc, tmp_path) -> None:
     circuit = QuantumCircuit([Qubit(), Qubit()], [Clbit(), Clbit()])
     circuit.x(1)
@@ -93,6 +95,7 @@ def test_loose_bits_of_qpy_are_shown(hpcqc, tmp_path) -> None:
     assert max(document["counts"], key=document["counts"].get) == "1 0"
 
 
+@pytest.mark.usefixtures("one_zygote")
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
@@ -141,6 +144,7 @@ def test_what_cannot_run_is_refused(hpcqc, tmp_path, text, options, words) -> No
     assert all(word in said.paragraph for word in words), said.paragraph
 
 
+@pytest.mark.usefixtures("one_zygote")
 @pytest.mark.parametrize("qpu", ["aer", "piast-q"])
 def test_gates_of_collections_are_what_they_are_defined_as(hpcqc, tmp_path, qpu) -> None:
     """Qiskit writes ``unitary``, ``mcx`` and others as gates of the file, under those names."""
@@ -155,6 +159,7 @@ def test_gates_of_collections_are_what_they_are_defined_as(hpcqc, tmp_path, qpu)
     assert next(iter(counts)) == "111"
 
 
+@pytest.mark.usefixtures("one_zygote")
 def test_counts_join_registers_of_any_width(hpcqc, tmp_path) -> None:
     (tmp_path / "wide.qasm").write_text(
         f"{QELIB}qreg q[12];creg a[9];creg none[1];creg b[2];x q[0];x q[8];x q[11];h q[3];"
@@ -186,6 +191,7 @@ def test_counts_of_registers_belong_together_shot_by_shot() -> None:
     }
 
 
+@pytest.mark.usefixtures("one_zygote")
 def test_more_shots_than_there_is_memory_for(hpcqc, tmp_path) -> None:
     # A thousand bytes of outcomes for each shot are more than any machine has.
     (tmp_path / "wide.qasm").write_text(f"{QELIB}qreg q[128];creg c[8000];measure q[0]->c[0];")
@@ -195,6 +201,7 @@ def test_more_shots_than_there_is_memory_for(hpcqc, tmp_path) -> None:
     assert "fewer shots" in said.paragraph
 
 
+@pytest.mark.usefixtures("one_zygote")
 @pytest.mark.parametrize("seed", [(), ("--seed", 1)])
 def test_a_seed_does_not_lift_the_bound_on_shots(hpcqc, bell, seed) -> None:
     said = hpcqc("sample", bell, "--shots", 10**12, *seed)
@@ -202,6 +209,7 @@ def test_a_seed_does_not_lift_the_bound_on_shots(hpcqc, bell, seed) -> None:
     assert "1000000000000 shots of one circuit; give at most 1000000000" in said.paragraph
 
 
+@pytest.mark.usefixtures("one_zygote")
 def test_more_memory_than_there_is(hpcqc, tmp_path) -> None:
     entangled = "".join(f"cx q[{i}],q[{i + 1}];t q[{i}];" for i in range(49))
     (tmp_path / "wide.qasm").write_text(
@@ -213,6 +221,7 @@ def test_more_memory_than_there_is(hpcqc, tmp_path) -> None:
     assert "memory" in said.paragraph
 
 
+@pytest.mark.usefixtures("one_zygote")
 def test_a_backend_that_is_not_installed(hpcqc, bell, tmp_path) -> None:
     (tmp_path / "hpcqc.toml").write_text('[qpu.real]\nbackend = "vendor"\n')
     said = hpcqc("sample", bell)
