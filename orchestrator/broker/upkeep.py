@@ -80,7 +80,7 @@ class Upkeep:
     async def _look_after(
         self, settings: QpuSettings, backend: Backend, renewed_at: datetime
     ) -> None:
-        stamp = await asyncio.to_thread(_stamp, settings)
+        stamp = None  # the file may have changed since the rules were made: the first look reads it
         while True:
             await asyncio.sleep(self._pause_s(settings.name))
             before = self._seen.get(settings.name)

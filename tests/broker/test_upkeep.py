@@ -75,7 +75,7 @@ async def submit(broker: SiteBroker, name: str = "q", **more: Any) -> JobView:
 
 
 async def ended(broker: SiteBroker, *jobs: JobView) -> list[JobView]:
-    return [await broker.wait(job.id, 10.0) for job in jobs]
+    return [await broker.wait(job.id, PATIENCE_S) for job in jobs]
 
 
 def played(work: Callable[[], Awaitable[None]]) -> None:
@@ -86,7 +86,7 @@ def test_work_goes_on_by_itself_when_a_closure_ends_and_others_are_not_held_up(
     tmp_path: Path,
 ) -> None:
     async def work() -> None:
-        window = closed(-1, 0.8, title="filling helium")
+        window = closed(-1, 3.0, title="filling helium")
         async with serving(tmp_path, qpu(windows=(window,)), qpu("other")) as broker:
             status = broker.status("q")
             assert status.closed
@@ -155,6 +155,22 @@ def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
             file.write_text(OPEN)
             (job,) = await ended(broker, job)
             assert job.state is JobState.COMPLETED
+
+    played(work)
+
+
+def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+
+    async def work() -> None:
+        file = tmp_path / "q.ics"
+        file.write_text(CLOSED.replace("20260101T235900Z", "20260102T000000Z"))
+        async with serving(tmp_path, qpu(calendar=file)) as broker:
+            file.write_text(OPEN)
+            while broker.status("q").closed:
+                await asyncio.sleep(0.02)
 
     played(work)
 
@@ -231,10 +247,14 @@ def test_a_service_gives_back_what_waits_when_its_qpu_is_calibrated_anew(
         drifting = replace(qpu(), options={"drift_every": 1, "run_s": 0.6})
         async with serving(tmp_path, drifting) as broker:
             first = await submit(broker, calibration="fake-0")
+            while (await broker.target("q")).calibration.id != "fake-1":  # its start made it so
+                await asyncio.sleep(0.01)
+            await broker.drain("q", "olga", "to hand in what waits")
             waiting = await submit(broker, calibration="")
             with pytest.raises(CalibrationChanged, match="fake-0, and it is fake-1 now"):
                 await submit(broker, calibration="fake-0")
             stale = await submit(broker, calibration="fake-1")
+            await broker.resume("q", "olga")
             first, waiting, stale = await ended(broker, first, waiting, stale)
             # The second task's start made it fake-2, while the third job waited.
             assert [first.state, waiting.state] == [JobState.COMPLETED] * 2
