@@ -63,9 +63,13 @@ class _Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recombination:
-    """What turns the result of a lowered payload into the estimator's."""
+    """What turns the result of a lowered payload into the estimator's.
+
+    sources: for each PUB of the lowered payload, the number of the estimator PUB it is from.
+    """
 
     estimates: tuple[_Estimate, ...]
+    sources: tuple[int, ...]
 
     def recombine(self, result: PrimitiveResult[Any]) -> PrimitiveResult[Any]:
         """Return expectation values and standard errors, one entry per estimator PUB.
@@ -96,6 +100,7 @@ def lower(payload: EstimatorPayload) -> tuple[SamplerPayload, Recombination]:
     """
     sampler_pubs: list[FrozenSamplerPub] = []
     estimates = []
+    sources: list[int] = []
     for index, pub in enumerate(payload.pubs):
         try:
             check_unmeasured(pub.circuit.circuit)
@@ -104,9 +109,12 @@ def lower(payload: EstimatorPayload) -> tuple[SamplerPayload, Recombination]:
             raise PayloadRejected(f"PUB {index}: {error}") from None
         estimates.append(estimate)
         sampler_pubs += lowered
+        sources += [index] * len(lowered)
     if not sampler_pubs:  # constants only; a call is a job all the same, with an id and a record
         sampler_pubs.append(_least())
-    return SamplerPayload(pubs=tuple(sampler_pubs)), Recombination(estimates=tuple(estimates))
+        sources.append(0)
+    recombination = Recombination(estimates=tuple(estimates), sources=tuple(sources))
+    return SamplerPayload(pubs=tuple(sampler_pubs)), recombination
 
 
 def _lowered(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from qiskit import QuantumCircuit
 
@@ -65,12 +65,13 @@ def check_limits(payload: Payload, target: Target) -> None:
         )
 
 
-def check_circuits(payload: Payload, target: Target) -> None:
+def check_circuits(payload: Payload, target: Target, numbers: Sequence[int] | None = None) -> None:
     """Raise `PayloadRejected` for a circuit that can never run on the target.
 
     That is: too wide, gates that are not native or pairs that are not coupled where the site
     does not transpile, measurement in the middle where the device has none, delays whose
     length the device does not know, and measurement inside an estimator's circuit.
+    numbers: what the user calls the PUBs, where this is not their order here.
     """
     seen: set[int] = set()
     circuits = [pub.circuit.circuit for pub in payload.pubs]
@@ -91,7 +92,8 @@ def check_circuits(payload: Payload, target: Target) -> None:
             if not target.site_transpiles:
                 _check_native(circuit, target)
         except PayloadRejected as error:
-            raise PayloadRejected(f"PUB {index}: {error}") from None
+            number = index if numbers is None else numbers[index]
+            raise PayloadRejected(f"PUB {number}: {error}") from None
 
 
 def _check_width(circuit: QuantumCircuit, target: Target) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -13,7 +13,8 @@ from typing import Any
 
 from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
-from backends.api import Target
+from backends.api import PayloadRejected, Target
+from backends.circuits import FrozenCircuit
 from backends.payloads import (
     EstimatorPayload,
     FrozenSamplerPub,
@@ -28,7 +29,7 @@ from orchestrator.broker.events import LeaseWish
 from orchestrator.compute.shipping import stage_context
 from orchestrator.qpu_jobs import HandingIn, QpuJob
 from orchestrator.resources import Resources, resources
-from orchestrator.transpile import Transpiler
+from orchestrator.transpile import Transpiled, Transpiler
 
 __all__ = ["Estimator", "Qpu", "Sampler", "open_qpu"]
 
@@ -289,28 +290,30 @@ class Estimator(BaseEstimatorV2):
             native = partial(_prepare_estimator, payload)
             return QpuJob(HandingIn(qpu, self._seed, native, reuse=self._reuse))
         sampled, recombination = lower(payload)
-        prepare = partial(_prepare_sampler, sampled)
+        prepare = partial(_prepare_sampler, sampled, numbers=recombination.sources)
         handing_in = HandingIn(qpu, self._seed, prepare, reuse=self._reuse)
         return QpuJob(handing_in, finish=recombination.recombine)
 
 
-def _prepare_sampler(payload: SamplerPayload, qpu: Qpu) -> SamplerPayload:
-    transpiler = qpu.transpiler
+def _prepare_sampler(
+    payload: SamplerPayload, qpu: Qpu, numbers: Sequence[int] | None = None
+) -> SamplerPayload:
+    """Transpile for a QPU. numbers: what the user calls the PUBs, where this is not their order."""
+    numbers = range(len(payload.pubs)) if numbers is None else numbers
     pubs: list[FrozenSamplerPub] = []
-    for pub in payload.pubs:
-        transpiled = transpiler.transpile(pub.circuit, qpu.target)
+    for number, pub in zip(numbers, payload.pubs, strict=True):
+        transpiled = _transpiled(pub.circuit, qpu, number)
         values = _columns(pub.values, transpiled.columns)
         pubs.append(replace(pub, circuit=transpiled.circuit, values=values))
     prepared = SamplerPayload(pubs=tuple(pubs))
-    check_circuits(prepared, qpu.target)
+    check_circuits(prepared, qpu.target, numbers)
     return prepared
 
 
 def _prepare_estimator(payload: EstimatorPayload, qpu: Qpu) -> EstimatorPayload:
-    transpiler = qpu.transpiler
     pubs = []
-    for pub in payload.pubs:
-        transpiled = transpiler.transpile(pub.circuit, qpu.target)
+    for number, pub in enumerate(payload.pubs):
+        transpiled = _transpiled(pub.circuit, qpu, number)
         values = _columns(pub.values, transpiled.columns)
         observables = pub.observables
         if transpiled.layout is not None:
@@ -323,6 +326,13 @@ def _prepare_estimator(payload: EstimatorPayload, qpu: Qpu) -> EstimatorPayload:
     prepared = EstimatorPayload(pubs=tuple(pubs))
     check_circuits(prepared, qpu.target)
     return prepared
+
+
+def _transpiled(circuit: FrozenCircuit, qpu: Qpu, number: int) -> Transpiled:
+    try:
+        return qpu.transpiler.transpile(circuit, qpu.target)
+    except PayloadRejected as error:
+        raise PayloadRejected(f"PUB {number}: {error}") from None
 
 
 def _columns(values: Values, kept: tuple[int, ...]) -> Values:

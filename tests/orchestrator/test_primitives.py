@@ -209,3 +209,14 @@ def test_a_primitive_uses_an_equal_result_again_if_it_is_told_to() -> None:
     same = Estimator(reuse=True).run([(ghz(), observable)])
     assert float(same.result()[0].data.evs) == value
     assert same.view().source == exact.job_id()
+
+
+@pytest.mark.parametrize("qpu", ["vlq", "euro-q-exa"])
+def test_a_circuit_that_does_not_fit_is_named_by_its_number(qpu: str) -> None:
+    wide = QuantumCircuit(60)
+    wide.h(range(60))
+    with pytest.raises(PayloadRejected, match=r"^PUB 1: the circuit \w+ 60 qubits"):
+        Sampler(qpu).run([measured(ghz()), measured(wide)], shots=10)
+    wide_pub = (wide, "Z" * 60)
+    with pytest.raises(PayloadRejected, match=r"^PUB 1: the circuit \w+ 60 qubits"):
+        Estimator(qpu).run([(ghz(), ["ZZI", "XXX"]), wide_pub], precision=0.1)
