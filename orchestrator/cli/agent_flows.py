@@ -142,8 +142,8 @@ def _deployed(deployments: Deployments, name: str) -> tuple[UUID, Flow[..., Any]
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise AgentError(
-            f"nothing is deployed as {name!r}; there are: {', '.join(known) or 'none'}.{hint} "
-            f"Deploy it first ({error})"
+            f"no flow is deployed under the name {name!r}; deployed flows: "
+            f"{', '.join(known) or 'none'}.{hint} Deploy it first with 'hpcqc deploy' ({error})"
         ) from error
     flow = load_flow(target).flow
     chosen = flow.name if target.path else name

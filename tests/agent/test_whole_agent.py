@@ -245,6 +245,7 @@ def test_a_site_file_where_it_is_submitted_from_is_not_the_agents(agent, tmp_pat
 def test_mistakes_are_told_before_anything_is_submitted(agent):
     count = len(agent("runs"))
     for arguments, said in (
+        (("submit", "kurve"), "no flow is deployed under the name 'kurve'; deployed flows: "),
         (("submit", "kurve"), "Did you mean 'curve'?"),
         (("submit", "curve", "-p", "point=2"), "Did you mean 'points'?"),
         (("submit", "curve", "-p", "points=two"), "expected int"),
