@@ -64,9 +64,11 @@ def _tell_outcome(finished: Finished) -> None:
     console.print()
     stages, jobs = stage_total(record), len(record["jobs"])
     before = _finished_before(record)
+    attempts = len(record["attempts"])
     say(
         f"{counted(stages, 'stage')}{f' ({before} finished before)' if before else ''} and "
-        f"{counted(jobs, 'quantum job')} in {duration_text(record['duration_s'])}",
+        f"{counted(jobs, 'quantum job')} in {duration_text(record['duration_s'])}"
+        f"{f' over {attempts} attempts' if attempts > 1 else ''}",
         style="dim",
     )
     for qpu, count, tasks, _circuits, shots, seconds, charged in usage_rows(record):

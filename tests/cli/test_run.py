@@ -114,6 +114,7 @@ def test_a_run_leaves_its_folder_and_is_not_repeated(hpcqc, script, tmp_path) ->
     assert again.code == 0, again.err
     assert "2 shares" in again.out
     assert "4 stages (4 finished before) and 2 quantum jobs" in again.out
+    assert " over 2 attempts" in again.out
     assert str(folder / "report.html") in again.out
     second = json.loads((folder / "run.json").read_text())
     assert len(second["attempts"]) == 2
