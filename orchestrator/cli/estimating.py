@@ -50,7 +50,9 @@ def estimate_flow(request: RunRequest) -> dict[str, Any]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if finished.code:
-        raise DryRunFailed(f"the dry run of {request.target} failed: {finished.record['error']}")
+        place = f" ({finished.place})" if finished.place else ""
+        error = finished.record["error"]
+        raise DryRunFailed(f"the dry run of {request.target} failed: {error}{place}")
     return _document(request, site, finished)
 
 

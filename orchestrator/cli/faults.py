@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.cli.output import print_error, print_json
 
-__all__ = ["FAILED", "MISTAKE", "end_with", "is_mistake", "reason"]
+__all__ = ["FAILED", "MISTAKE", "end_with", "is_mistake", "place_of", "reason"]
 
 FAILED, MISTAKE = 1, 2
 _OURS = ("backends", "flows", "orchestrator")
@@ -45,6 +45,19 @@ def reason(error: BaseException) -> str:
     if is_mistake(error) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def place_of(error: BaseException, flow_folder: Path | None) -> str | None:
+    """Return file and line of the user's code, beside the flow, in which an error arose."""
+    found = None
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame in traceback.extract_tb(cause.__traceback__):
+            path = Path(frame.filename)
+            if flow_folder in path.parents and "site-packages" not in path.parts:
+                found = f"{path.relative_to(str(flow_folder))}:{frame.lineno}"
+        cause = cause.__cause__
+    return found
 
 
 def end_with(error: Exception, *, as_json: bool) -> int:

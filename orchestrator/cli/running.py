@@ -22,7 +22,7 @@ from orchestrator import runs
 from orchestrator.broker.site_rules import check_schedules
 from orchestrator.cli.billing import agree_with_service, check_units, qpus_of, warn_of_units
 from orchestrator.cli.dry_site import dry_site
-from orchestrator.cli.faults import FAILED, MISTAKE, is_mistake, reason
+from orchestrator.cli.faults import FAILED, MISTAKE, is_mistake, place_of, reason
 from orchestrator.cli.flow_thread import FlowThread
 from orchestrator.cli.interrupts import end_after
 from orchestrator.cli.jobs_source import JobsOfRun, check_ledger
@@ -86,13 +86,17 @@ class RunRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """How a run ended. value: the flow's, None unless it completed."""
+    """How a run ended. value: the flow's, None unless it completed.
+
+    place: file and line of the user's code in which it failed, if that is known.
+    """
 
     code: int
     record: dict[str, Any]
     folder: Path
     outcome: Outcome
     value: Any = None
+    place: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,12 +301,19 @@ class _Execution:
             outcome = folder.write_report(record, value)
             return Finished(code=0, record=record, folder=folder.path, outcome=outcome, value=value)
         path = self._plan.target.path
-        mistake = is_mistake(error, path.parent if path else None)
+        beside = path.parent if path else None
+        mistake = is_mistake(error, beside)
         record = self._write("failed", self._reason(error))
         self._log(error)
         outcome = folder.write_report(record, None)
         code = MISTAKE if mistake else FAILED
-        return Finished(code=code, record=record, folder=folder.path, outcome=outcome)
+        return Finished(
+            code=code,
+            record=record,
+            folder=folder.path,
+            outcome=outcome,
+            place=place_of(error, beside),
+        )
 
     def _interrupted(self, interrupt: KeyboardInterrupt) -> None:
         """Cancel quantum jobs, end workers, write what is known, and end the process."""

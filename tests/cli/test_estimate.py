@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -132,6 +133,20 @@ def test_a_flow_that_fails_is_told_in_a_sentence(hpcqc, flow_file) -> None:
     said = hpcqc("estimate", flow_file, "--verbose", "-p", "shots=0")
     assert said.code == 2
     assert "the dry run of curve.py failed" in said.err
+    assert re.search(r"\(curve\.py:\d+\)", said.err), said.err
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_dry_run_that_fails_tells_where(hpcqc, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.py").write_text(
+        "from prefect import flow\n"
+        "def divide(by):\n    return 1 / by\n"
+        "@flow\ndef wrong():\n    divide(0)\n"
+    )
+    said = hpcqc("estimate", "wrong.py")
+    assert said.code != 0
+    assert "division by zero (wrong.py:3)" in " ".join(said.err.split())
 
 
 @pytest.mark.slow
