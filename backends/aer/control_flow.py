@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import CircuitInstruction, ControlFlowOp, SwitchCaseOp
+from qiskit.circuit import CircuitInstruction, ControlFlowOp, Store, SwitchCaseOp
 
 # Private, and without a public door: ``compose`` uses it, but fails on some transpiled blocks.
 from qiskit.circuit._classical_resource_map import VariableMapper
@@ -46,6 +46,9 @@ def _placed(
         )
         if inner.is_control_flow():
             moved = moved.replace(operation=_renamed(inner.operation, mapper))
+        elif isinstance(inner.operation, Store):
+            sides = inner.operation.lvalue, inner.operation.rvalue
+            moved = moved.replace(operation=Store(*map(mapper.map_expr, sides)))
         placed._append(moved)  # noqa: SLF001
     return with_shared_bits(placed)
 
