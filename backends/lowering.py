@@ -11,6 +11,7 @@ import threading
 from qiskit import QuantumCircuit
 from qiskit.circuit import (
     Delay,
+    ForLoopOp,
     Gate,
     IfElseOp,
     Measure,
@@ -42,6 +43,25 @@ _LEVEL = 2
 # Loops that only repeat are written out; fresh qubits need no reset, which devices may lack.
 _UNROLLED = PassManager([UnrollForLoops()])
 _FRESH = PassManager([Decompose("initialize"), RemoveResetInZeroState()])
+
+
+def _with_else_in_loops(circuit: QuantumCircuit, *, inside: bool = False) -> QuantumCircuit:
+    """Give each ``if`` in a ``for`` loop an ``else``: `UnrollForLoops` fails where there is none."""
+    if not any(step.is_control_flow() for step in circuit.data):
+        return circuit
+    whole: QuantumCircuit = circuit.copy_empty_like()
+    for step in circuit.data:
+        operation = step.operation
+        if step.is_control_flow():
+            within = inside or isinstance(operation, ForLoopOp)
+            blocks = [_with_else_in_loops(block, inside=within) for block in operation.blocks]
+            if inside and isinstance(operation, IfElseOp) and len(blocks) == 1:
+                blocks.append(blocks[0].copy_empty_like())
+                operation = IfElseOp(operation.condition, *blocks, label=operation.label)
+            else:
+                operation = operation.replace_blocks(blocks)
+        whole._append(step.replace(operation=operation))  # noqa: SLF001  # its wires are known
+    return whole
 
 
 def usable_qubits(target: Target) -> tuple[int, ...]:
@@ -76,7 +96,7 @@ class NativeCompiler:
                 f"the circuit has {circuit.num_qubits} qubits, {self._target.name} has "
                 f"{len(usable)} in use; use fewer or choose a wider QPU"
             )
-        plain = _UNROLLED.run(inline_definitions(circuit))
+        plain = _UNROLLED.run(_with_else_in_loops(inline_definitions(circuit)))
         if not self._target.mid_circuit_measurement:
             plain = _FRESH.run(plain)
         self._check_branches(plain)

@@ -6,9 +6,10 @@ as Python that follows it. Qubits are only flipped and reset, so each circuit ha
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -18,7 +19,9 @@ from qiskit.circuit import ClassicalRegister, Clbit, QuantumRegister
 from qiskit.circuit.classical import expr, types
 
 from backends.aer import create
+from backends.circuits import FrozenCircuit
 from backends.payloads import SamplerPayload, payload_from_bytes
+from orchestrator.transpile import Transpiler
 from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.usefixtures("one_zygote")
@@ -238,10 +241,10 @@ def written(seed: int) -> tuple[QuantumCircuit, dict[str, str]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     backend = create({"processes": 2}, state_dir=tmp_path_factory.mktemp("aer"))
-    session = backend.acquire()
+    session, numbers = backend.acquire(), itertools.count()
 
-    def run(payload, tag):
-        task = backend.start(session, payload, tag)
+    def run(payload):
+        task = backend.start(session, payload, f"conditions-{next(numbers)}")
         backend.wait(task, PATIENCE_S)
         return backend.result(task).native
 
@@ -249,12 +252,15 @@ def run(tmp_path_factory):
     backend.close()
 
 
-def check(run, seeds: range) -> None:
+def check(run, seeds: range, made: Callable[[FrozenCircuit], FrozenCircuit] | None = None) -> None:
     for first in seeds[::AT_ONCE]:
         some = range(first, min(first + AT_ONCE, seeds.stop))
         pairs = [written(seed) for seed in some]
         payload = SamplerPayload.coerce([circuit for circuit, _ in pairs], shots=2, seed=1)
-        native = run(payload_from_bytes(payload.to_bytes()), f"conditions-{first}")
+        if made is not None:
+            pubs = tuple(replace(pub, circuit=made(pub.circuit)) for pub in payload.pubs)
+            payload = SamplerPayload(pubs=pubs)
+        native = run(payload_from_bytes(payload.to_bytes()))
         for seed, (_, ends), pub in zip(some, pairs, native, strict=True):
             found = {name: bits.get_counts() for name, bits in pub.data.items()}
             assert found == {name: {end: 2} for name, end in ends.items()}, f"seed {seed}"
@@ -262,6 +268,14 @@ def check(run, seeds: range) -> None:
 
 def test_conditions_in_nested_blocks(run) -> None:
     check(run, range(100))
+
+
+def test_conditions_in_nested_blocks_of_native_circuits(run, tmp_path) -> None:
+    """Loops are written out, and qubits are where the device has them."""
+    device = create({"profile": "helmi"}, state_dir=tmp_path)
+    target, transpiler = device.target(), Transpiler()
+    device.close()
+    check(run, range(40), lambda circuit: transpiler.transpile(circuit, target).circuit)
 
 
 @pytest.mark.slow
