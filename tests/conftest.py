@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import shutil
 import socket
@@ -40,6 +41,7 @@ QUIET = {
     "MPLBACKEND": "Agg",
 }
 SERVER_START_S = 300.0
+_numbers = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -70,18 +72,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give each test its own state folder, and no run left over from the one before."""
-    state = tmp_path / "hpcqc-state"
+def isolated_state(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Give each test its own state folder, and no run left over from the one before.
+
+    Most tests use none, so the folder is only named.
+    """
+    state = tmp_path_factory.getbasetemp() / f"state-{next(_numbers)}"
     monkeypatch.setenv("HPCQC_STATE_DIR", str(state))
     before = dict(os.environ)
     umask = os.umask(0o022)  # a command that runs in this process sets its own
     yield state
     os.umask(umask)
     # A run in this process prepares Prefect's variables; the next test is not to find them.
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-    os.environ.update(before)
+    if os.environ != before:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
     runs = sys.modules.get("orchestrator.runs")
     if runs is not None:
         runs.activate(None)

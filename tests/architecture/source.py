@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,8 +28,9 @@ class Module:
         return self.path.name == "__init__.py"
 
 
-def read_modules(root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> list[Module]:
-    """Parse every Python file of the packages."""
+@cache
+def read_modules(root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> tuple[Module, ...]:
+    """Parse every Python file of the packages, once for all tests."""
     found = []
     for package in packages:
         for path in sorted((root / package).rglob("*.py")):
@@ -37,7 +39,7 @@ def read_modules(root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> lis
             name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             text = path.read_text(encoding="utf-8")
             found.append(Module(path=relative, name=name, text=text, tree=ast.parse(text)))
-    return found
+    return tuple(found)
 
 
 def public_names(tree: ast.Module) -> set[str]:

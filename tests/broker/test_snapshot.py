@@ -102,6 +102,7 @@ def test_a_history_cut_anywhere_leads_to_the_same_state(
         assert there == pytest.approx(expected)
 
 
+@settings(max_examples=40)  # making a history costs more than looking at it
 @given(history=histories())
 def test_memory_keeps_open_work_only(history: History) -> None:
     archive = Archive()
@@ -112,6 +113,7 @@ def test_memory_keeps_open_work_only(history: History) -> None:
     assert all(any(job in state.jobs for job in task.jobs) for task in state.tasks.values())
 
 
+@settings(max_examples=40)
 @given(history=histories())
 def test_a_view_survives_json(history: History) -> None:
     state = replay(history)
