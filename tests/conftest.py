@@ -71,6 +71,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+def pytest_collection_finish() -> None:
+    """Keep the million objects of imported modules and collected tests from the collector."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let pytest see, at its end, all garbage that tests left."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def isolated_state(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +177,7 @@ def prefect_server(
     monkeypatch.setenv("PREFECT_API_URL", url)
     # The heartbeat's thread sleeps in whole seconds, so each sync flow would wait one for it.
     updates = {PREFECT_API_URL: url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    gc.freeze()  # the collection below looks at what this test made, not at a million older objects
+    gc.freeze()  # the collection below looks at what this test made, not at what was there
     with temporary_settings(updates=updates):
         yield running_prefect_server
     # Prefect's client leaves its connection open when a flow fails. Collected here, it does not
@@ -174,7 +185,6 @@ def prefect_server(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
         gc.collect()
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
