@@ -18,10 +18,10 @@ from typing import Any
 from backends.api import Usage
 from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT
-from orchestrator.broker import events as ev
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Entries, Ledger
 from orchestrator.broker.ledger.rows import EVENT_COLUMNS, row_of
-from orchestrator.broker.views import JobId
 
 __all__ = ["measure"]
 

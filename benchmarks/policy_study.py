@@ -10,8 +10,9 @@ from pathlib import Path
 
 from benchmarks.scheduling import rules_of
 from benchmarks.setting import ROOT
-from orchestrator.broker.policies import POLICIES, make_policy
-from orchestrator.broker.simulation import (
+from orchestrator.broker.core.policies import POLICIES, make_policy
+from orchestrator.provenance.study import figure_rows, study_pictures
+from orchestrator.simulation import (
     Mix,
     QuantumRule,
     Study,
@@ -22,7 +23,6 @@ from orchestrator.broker.simulation import (
     read_swf,
     with_load,
 )
-from orchestrator.provenance.study import figure_rows, study_pictures
 
 __all__ = ["main"]
 

@@ -9,7 +9,7 @@ from backends.timing import TimingModel
 from benchmarks.fit_timing import DEFAULT_FOLDER, PUBLISHED, held_out, mape, predict, read_rows
 from benchmarks.fit_timing import Row as Measured
 from benchmarks.rows import Row
-from orchestrator.broker.prediction import Accuracy
+from orchestrator.broker.core.prediction import Accuracy
 
 __all__ = ["measure", "online_error"]
 

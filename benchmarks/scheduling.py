@@ -18,14 +18,14 @@ from backends.api import Usage
 from backends.profiles import load_profile
 from benchmarks.rows import Row, timed
 from benchmarks.setting import ROOT
-from orchestrator.broker import events as ev
-from orchestrator.broker.calendar import Calendar, Window
-from orchestrator.broker.policies import Fifo, Weighted
-from orchestrator.broker.rules import QpuRules
-from orchestrator.broker.simulation import Mix, Study, Workload, alone, made_up, on_qpu, with_load
-from orchestrator.broker.site_rules import qpu_rules
-from orchestrator.broker.state import BrokerState
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.core.policies import Fifo, Weighted
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
+from orchestrator.simulation import Mix, Study, Workload, alone, made_up, on_qpu, with_load
 
 __all__ = ["measure"]
 
@@ -39,8 +39,8 @@ import json, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from benchmarks.scheduling import rules_of
-from orchestrator.broker.policies import Weighted
-from orchestrator.broker.simulation import QuantumRule, Study, alone, on_qpu, read_swf, with_load
+from orchestrator.broker.core.policies import Weighted
+from orchestrator.simulation import QuantumRule, Study, alone, on_qpu, read_swf, with_load
 start = time.perf_counter()
 rules = rules_of("vlq")
 log = on_qpu(read_swf(Path(sys.argv[1]), QuantumRule()), "q", "aer")

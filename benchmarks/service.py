@@ -23,9 +23,9 @@ from benchmarks.bell import bell
 from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT, scratch_run
 from orchestrator import open_qpu
-from orchestrator.broker.client import Call
-from orchestrator.broker.operator import OperatorClient
-from orchestrator.broker.remote import Exchange, RemoteBroker
+from orchestrator.broker.client.admin import OperatorClient
+from orchestrator.broker.client.http import Exchange, RemoteBroker
+from orchestrator.broker.client.protocol import Call
 
 __all__ = ["measure"]
 

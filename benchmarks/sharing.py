@@ -15,9 +15,9 @@ from qiskit.circuit import Parameter
 from backends.aer import create
 from backends.payloads import SamplerPayload
 from benchmarks.rows import Row
-from orchestrator.broker.client import Call
-from orchestrator.broker.embedded import EmbeddedBroker
-from orchestrator.broker.events import LeaseWish
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config import QpuSettings, ScheduleSettings
 
 __all__ = ["measure"]

@@ -293,7 +293,7 @@ def _schedules(site: Site) -> Check:
     """See that there is each QPU's policy, and that its calendar can be read."""
     from datetime import UTC, datetime
 
-    from orchestrator.broker.site_rules import check_schedules
+    from orchestrator.broker.runtime.site_rules import check_schedules
 
     try:
         check_schedules(site.qpus.values(), datetime.now(UTC))

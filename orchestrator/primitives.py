@@ -24,8 +24,8 @@ from backends.payloads import (
 )
 from backends.sampling import lower
 from backends.validate import check_circuits
-from orchestrator.broker.client import BrokerClient, Call
-from orchestrator.broker.events import LeaseWish
+from orchestrator.broker.client.protocol import BrokerClient, Call
+from orchestrator.broker.core.events import LeaseWish
 from orchestrator.compute.shipping import stage_context
 from orchestrator.qpu_jobs import HandingIn, QpuJob
 from orchestrator.resources import Resources, resources

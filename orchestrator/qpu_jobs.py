@@ -12,8 +12,8 @@ from qiskit.primitives import BasePrimitiveJob, PrimitiveResult
 from qiskit.providers import JobStatus
 
 from backends.api import CalibrationChanged
-from orchestrator.broker.client import Call
-from orchestrator.broker.views import JobId, JobState, JobView
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.views import JobId, JobState, JobView
 from orchestrator.compute.waiting import yield_worker_slot
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from orchestrator.runs import Run
 
 if TYPE_CHECKING:
     from backends.api import Backend
-    from orchestrator.broker.client import BrokerClient
+    from orchestrator.broker.client.protocol import BrokerClient
     from orchestrator.config import LocalCompute
     from orchestrator.transpile import Transpiler
 
@@ -143,7 +143,7 @@ class Resources:
         return LocalDask(settings, on_connect=self._listen)
 
     def _embedded(self) -> BrokerClient:
-        from orchestrator.broker.embedded import EmbeddedBroker
+        from orchestrator.broker.runtime.embedded import EmbeddedBroker
 
         broker = EmbeddedBroker(
             run=self.run.scope,
@@ -157,7 +157,7 @@ class Resources:
         return broker
 
     def _remote(self, url: str) -> BrokerClient:
-        from orchestrator.broker.remote import RemoteBroker
+        from orchestrator.broker.client.http import RemoteBroker
 
         settings = self.run.site.broker
         token = resolve_secrets(settings.token)

@@ -16,7 +16,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from orchestrator.broker.accounts import BudgetExhausted
+from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.compute.recipe import value_digest
 from orchestrator.compute.shipping import (
     Shipment,

@@ -22,7 +22,7 @@ def page_token(state_dir: Path, now: datetime | None = None) -> str:
     is in the agent's folder, which no other user can enter. Raises ``TokenError`` if the
     broker's file of tokens is damaged.
     """
-    from orchestrator.broker.tokens import TokenFile
+    from orchestrator.broker.api.tokens import TokenFile
 
     moment = now or datetime.now(UTC)
     tokens = TokenFile(state_dir / "tokens.json")

@@ -23,7 +23,7 @@ from orchestrator.config.environment import process_environment, qpu_from_enviro
 from orchestrator.retention import hold_run
 
 if TYPE_CHECKING:
-    from orchestrator.broker.views import JobView
+    from orchestrator.broker.core.views import JobView
     from orchestrator.config import Site
 
 __all__ = ["main"]
@@ -74,7 +74,7 @@ def _run(flow_run: str, site: Site) -> None:
 
 def _jobs(run: str, stage: str) -> Sequence[JobView]:
     """Return a stage's jobs as the broker has them."""
-    from orchestrator.broker.remote import RemoteBroker
+    from orchestrator.broker.client.http import RemoteBroker
     from orchestrator.resources import resources
 
     broker = resources().broker()

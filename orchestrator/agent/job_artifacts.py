@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
-    from orchestrator.broker.views import JobView
+    from orchestrator.broker.core.views import JobView
     from orchestrator.runs import StageSpan
 
 __all__ = ["BROKER_PAGE", "JobArtifacts", "jobs_markdown"]

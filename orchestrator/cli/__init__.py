@@ -62,7 +62,7 @@ class _Ending:
 def _run(arguments: list[str]) -> tuple[int, OSError | None]:
     """Return a command's exit code, and why what it printed could not be written, if so."""
     from orchestrator.cli.app import app
-    from orchestrator.cli.faults import FAILED, end_with
+    from orchestrator.cli.errors import FAILED, end_with
     from orchestrator.cli.interrupts import interrupt_behind, interruptible, report_interrupt
     from orchestrator.cli.output import arose_in_output
     from orchestrator.cli.streams import flush_output
@@ -91,7 +91,7 @@ def _run(arguments: list[str]) -> tuple[int, OSError | None]:
 
 def _unwritten(code: int, fault: OSError) -> int:
     """Report output that was lost; return the exit code."""
-    from orchestrator.cli.faults import FAILED
+    from orchestrator.cli.errors import FAILED
     from orchestrator.cli.output import print_error
     from orchestrator.cli.streams import flush_output
 

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import agent_commands, simulate_command
-from orchestrator.cli.broker_commands import broker
+from orchestrator.cli.agent import commands as agent_commands
+from orchestrator.cli.broker.commands import broker
 from orchestrator.cli.option_values import path, real, whole
+from orchestrator.cli.simulate import command as simulate_command
 
 __all__ = [
     "app",
@@ -149,8 +150,8 @@ def run(
     as_json: _Json = False,
 ) -> None:
     """Run a flow and leave a folder with its record, result and report."""
-    from orchestrator.cli.closing import tell
-    from orchestrator.cli.running import RunRequest, run_flow
+    from orchestrator.cli.run.run import RunRequest, run_flow
+    from orchestrator.cli.run.summary import tell
 
     request = RunRequest(
         target=target,
@@ -186,8 +187,8 @@ def estimate(
     as_json: _Json = False,
 ) -> None:
     """Run a flow dry, on simulators, and say what a real run will use and cost."""
-    from orchestrator.cli.estimating import estimate_flow, tell_estimate
-    from orchestrator.cli.running import RunRequest
+    from orchestrator.cli.estimate.estimate import estimate_flow, tell_estimate
+    from orchestrator.cli.run.run import RunRequest
 
     request = RunRequest(
         target=target,
@@ -223,10 +224,10 @@ def sample(
     as_json: _Json = False,
 ) -> None:
     """Sample one circuit from a file and show the counts."""
-    from orchestrator.cli.loading_ahead import load_ahead
+    from orchestrator.cli.sample.preload import load_ahead
 
     load_ahead(site, setting or (), qpu)
-    from orchestrator.cli.sampling import SampleRequest, sample_file, tell_sample
+    from orchestrator.cli.sample.sample import SampleRequest, sample_file, tell_sample
 
     request = SampleRequest(
         file=circuit, qpu=qpu, shots=shots, seed=seed, site_file=site, overrides=setting or ()
@@ -237,7 +238,7 @@ def sample(
 @app.command()
 def backends(as_json: _Json = False) -> None:
     """List the installed backends, ours and other packages'."""
-    from orchestrator.cli.describing import tell_backends
+    from orchestrator.cli.site.qpu import tell_backends
 
     tell_backends(as_json=as_json)
 
@@ -255,7 +256,7 @@ def jobs(
     as_json: _Json = False,
 ) -> None:
     """List quantum jobs from the ledger, or show one."""
-    from orchestrator.cli.job_listing import tell_job, tell_jobs
+    from orchestrator.cli.jobs.listing import tell_job, tell_jobs
 
     if job is not None:
         tell_job(job, site, as_json=as_json)
@@ -282,7 +283,7 @@ def clean(
     as_json: _Json = False,
 ) -> None:
     """List what runs have stored to be continued, and remove what is beyond the site's limits."""
-    from orchestrator.cli.cleaning import CleanRequest, clean_and_tell
+    from orchestrator.cli.run.clean import CleanRequest, clean_and_tell
 
     clean_and_tell(
         CleanRequest(site_file=site, keep_days=days, keep_gib=gib, remove=remove, as_json=as_json)
@@ -298,7 +299,7 @@ def why(
     as_json: _Json = False,
 ) -> None:
     """Say why a quantum job waits, why it went when it did, and when it will probably run."""
-    from orchestrator.cli.explaining import tell_why
+    from orchestrator.cli.jobs.why import tell_why
 
     tell_why(job, site, as_json=as_json)
 
@@ -306,7 +307,7 @@ def why(
 @app.command()
 def doctor(site: _Site = None, as_json: _Json = False) -> None:
     """Check the installation, the machine and the site; exit 1 if something is broken."""
-    from orchestrator.cli.examining import tell_diagnosis
+    from orchestrator.cli.site.config import tell_diagnosis
 
     raise typer.Exit(tell_diagnosis(site, as_json=as_json))
 
@@ -314,7 +315,7 @@ def doctor(site: _Site = None, as_json: _Json = False) -> None:
 @_qpu.command("list")
 def qpu_list(site: _Site = None, setting: _Setting = None, as_json: _Json = False) -> None:
     """List the site's QPUs."""
-    from orchestrator.cli.describing import tell_qpus
+    from orchestrator.cli.site.qpu import tell_qpus
 
     tell_qpus(site, setting or (), as_json=as_json)
 
@@ -327,7 +328,7 @@ def qpu_show(
     as_json: _Json = False,
 ) -> None:
     """Show what a QPU accepts, how it charges, and where its values come from."""
-    from orchestrator.cli.describing import tell_qpu
+    from orchestrator.cli.site.qpu import tell_qpu
 
     tell_qpu(name, site, setting or (), as_json=as_json)
 
@@ -335,7 +336,7 @@ def qpu_show(
 @_config.command("show")
 def config_show(site: _Site = None, setting: _Setting = None, as_json: _Json = False) -> None:
     """Show the configuration in force and where it was found."""
-    from orchestrator.cli.examining import tell_config
+    from orchestrator.cli.site.config import tell_config
 
     tell_config(site, setting or (), as_json=as_json)
 
@@ -350,7 +351,7 @@ def config_check(
     as_json: _Json = False,
 ) -> None:
     """Check a site file down to each backend's options; exit 2 if something is wrong."""
-    from orchestrator.cli.examining import tell_config_check
+    from orchestrator.cli.site.config import tell_config_check
 
     raise typer.Exit(tell_config_check(file, setting or (), as_json=as_json))
 

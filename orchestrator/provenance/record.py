@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from backends.api import Usage
-from orchestrator.broker.views import JobView, QpuTaskView
+from orchestrator.broker.core.views import JobView, QpuTaskView
 from orchestrator.config import ScheduleSettings, Site
 from orchestrator.provenance.values import json_value
 from orchestrator.runs import StageSpan

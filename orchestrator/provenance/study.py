@@ -9,7 +9,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from orchestrator.broker.simulation import SLOWDOWN_BOUND_S, Ladder, Outcome, Study
 from orchestrator.provenance.charts import Picture, draw_plot
 from orchestrator.provenance.markup import (
     duration_text,
@@ -21,6 +20,7 @@ from orchestrator.provenance.markup import (
 )
 from orchestrator.provenance.outcome import Plot, Series
 from orchestrator.provenance.report import page_html
+from orchestrator.simulation import SLOWDOWN_BOUND_S, Ladder, Outcome, Study
 
 __all__ = ["figure_rows", "study_document", "study_pictures", "write_report"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.agent.broker_token import page_token
-from orchestrator.broker.tokens import TokenFile
+from orchestrator.broker.api.tokens import TokenFile
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from backends.fake import create
-from orchestrator.broker import embedded
-from orchestrator.broker.embedded import EmbeddedBroker
 from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.runtime import embedded
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config import QpuSettings
 from tests.broker.embedded_rooms import Open
 

@@ -8,9 +8,9 @@ from qiskit import QuantumCircuit
 
 from backends.fake import FakeBackend
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client import Call
-from orchestrator.broker.embedded import EmbeddedBroker
-from orchestrator.broker.views import JobId
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.views import JobId
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from tests.patience import PATIENCE_S
 
 Open = Callable[..., EmbeddedBroker]

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from backends.api import Usage
 from backends.metering import Charge
-from orchestrator.broker import events as ev
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.policies import Fifo
-from orchestrator.broker.rules import QpuRules
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import Fifo
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobState
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 History = list[tuple[ev.Event, datetime]]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from backends.api import Usage
 from backends.metering import Metering
-from orchestrator.broker import events as ev
-from orchestrator.broker.accounts import (
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.budgets import (
     Books,
     BudgetExhausted,
     BudgetStatus,
@@ -21,12 +21,12 @@ from orchestrator.broker.accounts import (
     run_account,
     run_of,
 )
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.policies import Fifo
-from orchestrator.broker.rules import QpuRules
-from orchestrator.broker.snapshot import ended_jobs, freeze, thaw
-from orchestrator.broker.state import BrokerState, replay
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import Fifo
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.snapshot import ended_jobs, freeze, thaw
+from orchestrator.broker.core.state import BrokerState, replay
+from orchestrator.broker.core.views import JobId
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 VLQ = Metering(kind="floor-per-task", unit="billed-s", per_shot_s=0.01, floor_s=0.9)

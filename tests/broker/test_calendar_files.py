@@ -9,8 +9,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from orchestrator.broker.calendar_files import closures_of_file
-from orchestrator.broker.site_rules import check_schedules
+from orchestrator.broker.runtime.calendar_files import closures_of_file
+from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config import ConfigError, QpuSettings, ScheduleSettings
 
 

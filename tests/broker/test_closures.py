@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from backends.api import Usage
 from backends.timing import TimingModel
-from orchestrator.broker import events as ev
-from orchestrator.broker.calendar import Calendar, Window
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.policies import make_policy
-from orchestrator.broker.rules import QpuRules, Rate
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import make_policy
+from orchestrator.broker.core.rules import QpuRules, Rate
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobState
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 

@@ -10,9 +10,9 @@ from qiskit import QuantumCircuit
 
 from backends.fake import create
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client import Call
-from orchestrator.broker.embedded import EmbeddedBroker
-from orchestrator.broker.views import JobState
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.views import JobState
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config import QpuSettings
 
 EARLIER = "0123456789abcdef0123456789abcdef"

@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from backends.api import TaskCancelled
-from orchestrator.broker import embedded
-from orchestrator.broker.embedded import EmbeddedBroker
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.runtime import embedded
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from tests.broker.embedded_rooms import Open, bell, call, counts_of, fake_of, starts
 from tests.patience import PATIENCE_S, until
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from backends.api import PayloadRejected, TaskFailed, UnknownSession
-from orchestrator.broker import events as ev
-from orchestrator.broker import execution
-from orchestrator.broker.client import JobUncertain
+from orchestrator.broker.client.protocol import JobUncertain
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.broker.views import JobState
+from orchestrator.broker.runtime import qpu_driver as execution
 from tests.broker.embedded_rooms import Open, bell, call, counts_of, die, fake_of, starts
 from tests.patience import PATIENCE_S, until
 from tests.postgres import PostgresServer

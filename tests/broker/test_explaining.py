@@ -10,14 +10,14 @@ import pytest
 from backends.api import Usage
 from backends.metering import Charge, Metering
 from backends.timing import TimingModel
-from orchestrator.broker import events as ev
-from orchestrator.broker.calendar import Calendar, Window
-from orchestrator.broker.explaining import Explanation, explain
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.policies import Shortest
-from orchestrator.broker.rules import LeaseBounds, QpuRules, Rate
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.core.explain import Explanation, explain
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import Shortest
+from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobState
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RULES = QpuRules(

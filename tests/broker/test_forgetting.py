@@ -14,13 +14,14 @@ from qiskit import QuantumCircuit
 from backends.fake import create
 from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
-from orchestrator.broker import host, service
-from orchestrator.broker.client import Call
-from orchestrator.broker.host import SiteBroker
-from orchestrator.broker.intake import CheckedPayload
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.client.status import JobUnknown, Payer
+from orchestrator.broker.core.views import JobId, JobState
 from orchestrator.broker.ledger import Ledger, Wanted
-from orchestrator.broker.standing import JobUnknown, Payer
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.runtime import event_loop as service
+from orchestrator.broker.runtime import site_broker as host
+from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
 
 JOBS = 25

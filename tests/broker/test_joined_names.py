@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.broker.access import escaped, owned_name, unescaped
-from orchestrator.broker.accounts import run_account, run_of
-from orchestrator.broker.client import Call, call_job_id
-from orchestrator.broker.history import QpuHistory
-from orchestrator.broker.policies import Account
+from orchestrator.broker.client.protocol import Call, call_job_id
+from orchestrator.broker.core.access import escaped, owned_name, unescaped
+from orchestrator.broker.core.budgets import run_account, run_of
+from orchestrator.broker.core.policies import Account
+from orchestrator.broker.core.qpu_history import QpuHistory
 
 # Names as an attacker would choose them: of the separators, and of what stands for them.
 _NAMES = st.text(st.sampled_from('ab/%2F5\x1f~@:"\\'), max_size=6)

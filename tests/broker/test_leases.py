@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from backends.api import Usage
-from orchestrator.broker import events as ev
-from orchestrator.broker.commands import Outcome
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.policies import Fifo
-from orchestrator.broker.rules import LeaseBounds, QpuRules
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.commands import Outcome
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import Fifo
+from orchestrator.broker.core.rules import LeaseBounds, QpuRules
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId
 from tests.broker.histories import submitted
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.api import Usage
-from orchestrator.broker import events as ev
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import Fifo
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.state import BrokerState, replay
+from orchestrator.broker.core.views import JobId, JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, Wanted
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.policies import Fifo
-from orchestrator.broker.rules import QpuRules
-from orchestrator.broker.state import BrokerState, replay
-from orchestrator.broker.views import JobId, JobState, JobView
 from tests.broker.histories import NOW, History, histories, submitted
 
 LATER = NOW + timedelta(hours=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backends.api import Usage
-from orchestrator.broker import events as ev
+from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from tests.broker.histories import submitted
 

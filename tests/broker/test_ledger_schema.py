@@ -16,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 
-from orchestrator.broker import events as ev
+from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import SCHEMA_VERSION, Entries, Ledger, LedgerError
 from orchestrator.broker.ledger import schema as ledger_schema
 from orchestrator.broker.ledger.tables import metadata

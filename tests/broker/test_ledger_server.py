@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.broker import events as ev
+from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from tests.postgres import PostgresServer
 

@@ -14,14 +14,14 @@ from backends.api import QpuTaskId, TaskState, Usage
 from backends.fake.script import script_target
 from backends.metering import Metering
 from backends.profiles import load_profile
-from orchestrator.broker import events as ev
-from orchestrator.broker import execution
-from orchestrator.broker.accounts import project_account
-from orchestrator.broker.policies import Account
-from orchestrator.broker.rules import QpuRules
-from orchestrator.broker.site_rules import qpu_rules
-from orchestrator.broker.state import BrokerState, replay
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.budgets import project_account
+from orchestrator.broker.core.policies import Account
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.state import BrokerState, replay
+from orchestrator.broker.core.views import JobId
+from orchestrator.broker.runtime import qpu_driver as execution
+from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

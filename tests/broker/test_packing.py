@@ -9,11 +9,19 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.broker import events as ev
-from orchestrator.broker.events import Part, event_to_json
-from orchestrator.broker.packing import SHOT_BLOCK, Limits, cut, pack, subtract, thin, whole_parts
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.events import Part, event_to_json
+from orchestrator.broker.core.packing import (
+    SHOT_BLOCK,
+    Limits,
+    cut,
+    pack,
+    subtract,
+    thin,
+    whole_parts,
+)
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId
 
 
 def part(points: int, shots: int, pub: int = 0) -> Part:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.broker.history import QpuHistory
-from orchestrator.broker.policies import (
+from orchestrator.broker.core.job_queue import JobQueue
+from orchestrator.broker.core.policies import (
     POLICIES,
     Account,
     FairShare,
@@ -23,8 +23,8 @@ from orchestrator.broker.policies import (
     make_policy,
     urgency,
 )
-from orchestrator.broker.queue import JobQueue
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core.qpu_history import QpuHistory
+from orchestrator.broker.core.views import JobId
 
 ACCOUNTS = [Account(project, user) for project in "pq" for user in "ab"]
 seconds = st.floats(0, 1e4).map(lambda value: round(value, 2))

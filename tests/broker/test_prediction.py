@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.broker.prediction import Accuracy
+from orchestrator.broker.core.prediction import Accuracy
 
 
 def _fed(ratios: list[float], model_s: float = 4.0) -> Accuracy:

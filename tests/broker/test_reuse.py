@@ -18,15 +18,17 @@ from backends.fake import create
 from backends.fake.script import script_target
 from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
-from orchestrator.broker import host, reuse, service
-from orchestrator.broker.client import Call
-from orchestrator.broker.embedded import EmbeddedBroker
-from orchestrator.broker.host import SiteBroker
-from orchestrator.broker.intake import CheckedPayload
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.client.status import Payer
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.reuse import reuse_key
-from orchestrator.broker.standing import Payer
-from orchestrator.broker.views import JobState, JobView
+from orchestrator.broker.runtime import event_loop as service
+from orchestrator.broker.runtime import reuse
+from orchestrator.broker.runtime import site_broker as host
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
+from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.reuse import reuse_key
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
 from tests.patience import PATIENCE_S
 

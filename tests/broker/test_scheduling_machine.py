@@ -15,19 +15,19 @@ from backends.api import Usage
 from backends.metering import Metering
 from backends.payloads import SEED_STRIDE
 from backends.timing import TimingModel
-from orchestrator.broker import events as ev
-from orchestrator.broker.accounts import project_account
-from orchestrator.broker.assembly import part_seed
-from orchestrator.broker.calendar import Calendar, Window
-from orchestrator.broker.commands import Outcome
-from orchestrator.broker.history import QpuHistory
-from orchestrator.broker.packing import SHOT_BLOCK, Limits
-from orchestrator.broker.policies import POLICIES, make_policy
-from orchestrator.broker.prediction import load_of
-from orchestrator.broker.records import job_view
-from orchestrator.broker.rules import LeaseBounds, QpuRules, Rate
-from orchestrator.broker.state import BrokerState, replay
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.budgets import project_account
+from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.core.commands import Outcome
+from orchestrator.broker.core.packing import SHOT_BLOCK, Limits
+from orchestrator.broker.core.policies import POLICIES, make_policy
+from orchestrator.broker.core.prediction import load_of
+from orchestrator.broker.core.qpu_history import QpuHistory
+from orchestrator.broker.core.records import job_view
+from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
+from orchestrator.broker.core.state import BrokerState, replay
+from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.runtime.assembly import part_seed
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIMING = TimingModel(init_s=0.5, shot_s=1e-3)

@@ -11,14 +11,15 @@ import pytest
 from backends.metering import Metering
 from backends.profiles import load_profile
 from backends.timing import TimingModel
-from orchestrator.broker import events as ev
-from orchestrator.broker.calendar import Calendar, Window
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import POLICIES, Fifo, Shortest, make_policy
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.ledger.rows import Entries
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.policies import POLICIES, Fifo, Shortest, make_policy
-from orchestrator.broker.rules import QpuRules
-from orchestrator.broker.simulation import (
+from orchestrator.simulation import (
     Arrival,
     Mix,
     QuantumRule,
@@ -36,8 +37,7 @@ from orchestrator.broker.simulation import (
     stretches,
     with_load,
 )
-from orchestrator.broker.simulation.recorded import read_recorded
-from orchestrator.broker.views import JobId
+from orchestrator.simulation.recorded import read_recorded
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 # A task takes one second and one more for every thousand shots.

@@ -15,17 +15,17 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.payloads import SamplerPayload
 from backends.profiles import load_profile
-from orchestrator.broker import events as ev
-from orchestrator.broker.client import Call
-from orchestrator.broker.host import SERVICE_SCOPE, Payer, SiteBroker
-from orchestrator.broker.intake import CheckedPayload
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.policies import make_policy
+from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.policies import make_policy
-from orchestrator.broker.simulation import Arrival, Study, Workload, on_qpu
-from orchestrator.broker.simulation.recorded import read_recorded
-from orchestrator.broker.site_rules import qpu_rules
-from orchestrator.broker.views import JobId
+from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, Payer, SiteBroker
+from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings, ScheduleSettings
+from orchestrator.simulation import Arrival, Study, Workload, on_qpu
+from orchestrator.simulation.recorded import read_recorded
 from tests.patience import PATIENCE_S
 
 JOBS, SEED, SCALE = 12, 39, 0.15

@@ -12,9 +12,9 @@ from qiskit.circuit import Parameter
 
 from backends.aer import create
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client import Call
-from orchestrator.broker.embedded import EmbeddedBroker
-from orchestrator.broker.views import JobView
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.views import JobView
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config import QpuSettings, ScheduleSettings
 from tests.patience import PATIENCE_S
 

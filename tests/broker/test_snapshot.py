@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.api import Usage
-from orchestrator.broker import events as ev
-from orchestrator.broker.packing import Limits
-from orchestrator.broker.plain import from_plain, to_plain
-from orchestrator.broker.records import job_view
-from orchestrator.broker.snapshot import (
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.codec import from_plain, to_plain
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.records import job_view
+from orchestrator.broker.core.snapshot import (
     EndedJob,
     ended_job,
     ended_jobs,
@@ -23,8 +23,8 @@ from orchestrator.broker.snapshot import (
     missing_jobs,
     thaw,
 )
-from orchestrator.broker.state import BrokerState, replay
-from orchestrator.broker.views import JobId, JobView
+from orchestrator.broker.core.state import BrokerState, replay
+from orchestrator.broker.core.views import JobId, JobView
 from tests.broker.histories import NOW, History, histories, state_of, submitted
 
 

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from backends.api import Usage
-from orchestrator.broker import events as ev
-from orchestrator.broker.packing import Limits, UncertainRule
-from orchestrator.broker.policies import Fifo
-from orchestrator.broker.records import job_view
-from orchestrator.broker.rules import QpuRules
-from orchestrator.broker.state import FindTask, StartTask, replay
-from orchestrator.broker.views import JobId, JobState
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.packing import Limits, UncertainRule
+from orchestrator.broker.core.policies import Fifo
+from orchestrator.broker.core.records import job_view
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.state import FindTask, StartTask, replay
+from orchestrator.broker.core.views import JobId, JobState
 from tests.broker.histories import state_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -18,17 +18,18 @@ from backends.api import Backend, Target, Usage
 from backends.metering import Metering
 from backends.payloads import SamplerPayload
 from backends.profiles import load_profile
-from orchestrator.broker import events as ev
-from orchestrator.broker import host, service
-from orchestrator.broker.accounts import project_account
-from orchestrator.broker.bookkeeping import monthly_statement, set_budget
-from orchestrator.broker.client import Call
-from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
-from orchestrator.broker.intake import CheckedPayload
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.client.status import Payer
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.budgets import project_account
+from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
+from orchestrator.broker.core.views import JobId, JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.standing import Payer
-from orchestrator.broker.statement import StatementLine, leases_held, month_bounds, statement
-from orchestrator.broker.views import JobId, JobState, JobView
+from orchestrator.broker.runtime import event_loop as service
+from orchestrator.broker.runtime import site_broker as host
+from orchestrator.broker.runtime.billing import monthly_statement, set_budget
+from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
 from orchestrator.config import QpuSettings
 from orchestrator.transpile import Transpiler
 from tests.patience import PATIENCE_S

@@ -17,13 +17,13 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.api import CalibrationChanged
 from backends.payloads import SamplerPayload
-from orchestrator.broker import events as ev
-from orchestrator.broker.client import Call
-from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
-from orchestrator.broker.intake import CheckedPayload
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.client.status import Payer
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
-from orchestrator.broker.standing import Payer
-from orchestrator.broker.views import JobState, JobView
+from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
 from tests.patience import PATIENCE_S
 
@@ -140,7 +140,7 @@ OPEN = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//s//EN\r\nEND:VCALENDAR\r\n"
 def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
 
     async def work() -> None:
         file = tmp_path / "q.ics"
@@ -162,7 +162,7 @@ def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
 def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
 
     async def work() -> None:
         file = tmp_path / "q.ics"
@@ -178,7 +178,7 @@ def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(
 def test_a_day_later_the_calendar_is_written_out_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
 
     async def work() -> None:
         daily = WindowSettings(daily="03:00-04:00")
@@ -195,8 +195,8 @@ def test_a_day_later_the_calendar_is_written_out_anew(
 def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
-    monkeypatch.setattr("orchestrator.broker.service._STALL_PAUSE_S", 0.01)
+    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.event_loop._STALL_PAUSE_S", 0.01)
 
     def away(*_: Any) -> None:
         raise LedgerUnwritable("the disk is full")
@@ -233,7 +233,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
 
 
 def _often(service: Any) -> Any:
-    from orchestrator.broker.upkeep import Upkeep
+    from orchestrator.broker.runtime.calibration_watch import Upkeep
 
     return Upkeep(service, every_s=0.05)
 
@@ -241,7 +241,7 @@ def _often(service: Any) -> Any:
 def test_a_service_gives_back_what_waits_when_its_qpu_is_calibrated_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.host.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
 
     async def work() -> None:
         drifting = replace(qpu(), options={"drift_every": 1, "run_s": 0.6})

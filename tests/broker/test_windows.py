@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.broker.calendar import Calendar, Window
-from orchestrator.broker.windows import windows_between
+from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.runtime.windows import windows_between
 from orchestrator.config import WindowSettings
 
 

@@ -9,9 +9,9 @@ import pytest
 from backends.metering import Metering
 from backends.profiles import shipped
 from backends.timing import TimingModel
-from orchestrator.cli import broker_asking
-from orchestrator.cli.describing import metering_in_words, timing_in_words
+from orchestrator.cli.broker import admin as broker_asking
 from orchestrator.cli.reference import cli_page, config_page
+from orchestrator.cli.site.qpu import metering_in_words, timing_in_words
 from orchestrator.doctor import missing_extra
 from tests.architecture.source import ROOT
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from backends.api import Usage
-from orchestrator.broker import events as ev
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.views import JobId, JobState
 from orchestrator.broker.ledger import Entries, Ledger
 from orchestrator.broker.ledger.reader import Reader
-from orchestrator.broker.views import JobId, JobState
-from orchestrator.cli.jobs_source import JobsOfRun, jobs_of, ledger_path
-from orchestrator.cli.progress import Progress
+from orchestrator.cli.jobs.source import JobsOfRun, jobs_of, ledger_path
+from orchestrator.cli.run.progress import Progress
 from orchestrator.config import Site, load_site
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from orchestrator.cli.parameters import ParameterError, assignments, bound_parameters, literal
+from orchestrator.cli.run.parameters import ParameterError, assignments, bound_parameters, literal
 
 
 class Basis(Enum):

@@ -17,8 +17,8 @@ import pytest
 
 from orchestrator.broker.api.logs import json_line, log_entry, text_line
 from orchestrator.cli import output
-from orchestrator.cli.money import _COLUMNS, _write_csv
-from orchestrator.cli.progress import Progress
+from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
+from orchestrator.cli.run.progress import Progress
 from orchestrator.provenance.markup import facts_table, folded, paragraphs, section, table
 from orchestrator.visible_text import visible, visible_json
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.billing import check_units, qpus_of, warn_of_units
+from orchestrator.cli.run.budget_check import check_units, qpus_of, warn_of_units
 from orchestrator.config import ConfigError, load_site
 from orchestrator.config.budgets import budgets_of, budgets_of_environment
 from orchestrator.provenance.report import stage_total
@@ -177,7 +177,7 @@ def test_budgets_are_read_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_stage_keeps_the_retry_condition_it_was_given() -> None:
-    from orchestrator.broker.accounts import BudgetExhausted
+    from orchestrator.broker.core.budgets import BudgetExhausted
 
     class Failed:
         def __init__(self, data: Exception) -> None:

@@ -177,7 +177,7 @@ def test_counts_of_registers_belong_together_shot_by_shot() -> None:
     from qiskit import ClassicalRegister, QuantumCircuit
     from qiskit.primitives import BitArray
 
-    from orchestrator.cli.sampling import _counts
+    from orchestrator.cli.sample.sample import _counts
 
     circuit = QuantumCircuit(ClassicalRegister(2, "a"), ClassicalRegister(10, "b"))
     rng = np.random.default_rng(1)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.broker import events as ev
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.views import JobState
 from tests.patience import PATIENCE_S
 
 LOOP = Path(__file__).with_name("loop.py")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.profiles import shipped
-from orchestrator.cli.examining import config_lines
+from orchestrator.cli.site.config import config_lines
 from orchestrator.config import (
     BrokerLimits,
     BrokerSettings,

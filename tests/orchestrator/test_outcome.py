@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.broker.views import JobState
+from orchestrator.broker.core.views import JobState
 from orchestrator.provenance.outcome import outcome_of
 from orchestrator.provenance.values import json_text, json_value
 

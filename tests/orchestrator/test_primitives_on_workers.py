@@ -11,8 +11,8 @@ from prefect import flow
 from qiskit import QuantumCircuit
 
 from orchestrator import Sampler, classical, open_qpu, quantum, resources, runs
+from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.views import JobView
 from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
 

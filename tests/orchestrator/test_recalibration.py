@@ -16,8 +16,8 @@ from backends.fake.backend import FakeBackend
 from backends.fake.script import read_script
 from backends.payloads import Payload
 from orchestrator import Sampler, open_qpu, resources, runs
-from orchestrator.broker.upkeep import Upkeep
-from orchestrator.broker.views import JobState
+from orchestrator.broker.core.views import JobState
+from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S
@@ -58,7 +58,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wearing]
     qpu = Wearing(read_script(OPTIONS), state_dir=tmp_path)
     monkeypatch.setattr(registry, "create", lambda *_, **__: qpu)
     monkeypatch.setattr(
-        "orchestrator.broker.embedded.Upkeep", lambda service: Upkeep(service, every_s=0.03)
+        "orchestrator.broker.runtime.embedded.Upkeep", lambda service: Upkeep(service, every_s=0.03)
     )
     run = Run(
         id="drift",

@@ -13,7 +13,7 @@ import pytest
 
 from backends.api import Usage
 from backends.metering import Charge
-from orchestrator.broker.views import JobId, JobState, JobView, QpuTaskView
+from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView
 from orchestrator.config import SecretRef, load_site
 from orchestrator.provenance.charts import draw_gantt
 from orchestrator.provenance.folder import RunFolder

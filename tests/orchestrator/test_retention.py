@@ -15,8 +15,8 @@ from typing import IO
 import pytest
 
 from orchestrator import retention
-from orchestrator.broker import embedded
-from orchestrator.broker.embedded import RunBusy
+from orchestrator.broker.runtime import embedded
+from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.retention import hold_run, remove_stored, runs_to_remove, stored_runs
 from orchestrator.runs import activate, current_run
 from tests.architecture.source import ROOT

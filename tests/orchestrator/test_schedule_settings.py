@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.broker.site_rules import check_schedules
-from orchestrator.cli.examining import tell_config_check
+from orchestrator.broker.runtime.site_rules import check_schedules
+from orchestrator.cli.site.config import tell_config_check
 from orchestrator.config import ConfigError, load_site
 from tests.patience import PATIENCE_S
 

@@ -13,11 +13,11 @@ from flows._fcidump import from_fcidump
 from flows._graph_files import from_file
 from flows._inputs import InputError
 from flows._xyz import from_xyz
-from orchestrator.broker.simulation.swf import QuantumRule, read_swf
-from orchestrator.broker.simulation.workload import WorkloadError
-from orchestrator.cli.circuit_files import CircuitFileError, read_circuit
+from orchestrator.cli.sample.circuit_files import CircuitFileError, read_circuit
 from orchestrator.config import load_site
 from orchestrator.config.secrets import SecretRef
+from orchestrator.simulation.swf import QuantumRule, read_swf
+from orchestrator.simulation.workload import WorkloadError
 from orchestrator.text_files import TextFileError, lines_of, read_text
 
 TEXT = "one α\ntwo\n"

@@ -18,8 +18,8 @@ from prefect import flow
 from qiskit import QuantumCircuit
 
 from orchestrator import classical, fan_out, open_qpu, quantum, resources
+from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.views import JobView
 from orchestrator.compute.fanout import FanOutError, Spread, fan_out_on
 from orchestrator.compute.recipe import function_digest
 from orchestrator.compute.shipping import StageContext

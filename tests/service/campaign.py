@@ -23,11 +23,11 @@ import psutil
 
 from backends.api import TaskFailed
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client import Call
-from orchestrator.broker.events import LeaseWish
-from orchestrator.broker.operator import OperatorClient
-from orchestrator.broker.remote import Exchange, RemoteBroker
-from orchestrator.broker.views import JobView
+from orchestrator.broker.client.admin import OperatorClient
+from orchestrator.broker.client.http import Exchange, RemoteBroker
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.views import JobView
 from tests.service.conftest import ROOT, SITE, Service
 
 CLIENTS = 4

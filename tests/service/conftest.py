@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.broker.remote import RemoteBroker
-from orchestrator.broker.tokens import TokenFile
+from orchestrator.broker.api.tokens import TokenFile
+from orchestrator.broker.client.http import RemoteBroker
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]

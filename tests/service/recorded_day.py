@@ -8,10 +8,10 @@ from random import Random
 
 from backends.api import Usage
 from backends.metering import Charge
-from orchestrator.broker import events as ev
-from orchestrator.broker.host import SERVICE_SCOPE
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Entries, Ledger
-from orchestrator.broker.views import JobId
+from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
 
 __all__ = ["write_history"]
 

@@ -20,10 +20,10 @@ from backends import registry
 from backends.api import Backend
 from orchestrator.broker.api.app import ApiSettings, create_app
 from orchestrator.broker.api.guards import Limits
-from orchestrator.broker.host import SiteBroker
-from orchestrator.broker.intake import Intake
+from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.tokens import TokenFile
+from orchestrator.broker.runtime.intake import Intake
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
 from tests.patience import PATIENCE_S
 

@@ -18,8 +18,8 @@ from qiskit.circuit import Parameter
 
 from backends.frames import pack, unpack
 from backends.payloads import EstimatorPayload, SamplerPayload
-from orchestrator.broker.client import Call
-from orchestrator.broker.operator import OperatorClient
+from orchestrator.broker.client.admin import OperatorClient
+from orchestrator.broker.client.protocol import Call
 from tests.service.conftest import Service, Start
 
 MOST_MEMORY_BYTES = 400 << 20

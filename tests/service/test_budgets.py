@@ -18,9 +18,9 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.broker.accounts import BudgetExhausted
-from orchestrator.broker.remote import BrokerRefused
-from orchestrator.cli.money import _COLUMNS, _write_csv
+from orchestrator.broker.client.http import BrokerRefused
+from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
 from tests.patience import PATIENCE_S, until
 from tests.service.conftest import ROOT, Service, Start
 from tests.service.rooms import Room, open_room

@@ -19,17 +19,17 @@ from qiskit import QuantumCircuit
 
 from backends.fake import create
 from backends.payloads import SamplerPayload
-from orchestrator.broker import events as ev
-from orchestrator.broker import service as service_module
-from orchestrator.broker.accounts import BudgetExhausted, project_account
-from orchestrator.broker.client import Call
-from orchestrator.broker.host import SERVICE_SCOPE, SiteBroker
-from orchestrator.broker.intake import CheckedPayload
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.client.status import Payer
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.budgets import BudgetExhausted, project_account
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
-from orchestrator.broker.quotas import StorageFull, TooManyJobs
-from orchestrator.broker.standing import Payer
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobState, JobView
+from orchestrator.broker.runtime import event_loop as service_module
+from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
+from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
 from orchestrator.config import BrokerLimits, QpuSettings
 from tests.postgres import PostgresServer
 from tests.service.conftest import Start

@@ -23,13 +23,13 @@ from backends.fake.script import script_target
 from backends.frames import pack, unpack
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.untrusted import PayloadLimits
-from orchestrator.broker import events as ev
-from orchestrator.broker.intake import CheckedPayload, Intake, IntakeLimits
-from orchestrator.broker.intake import pool as pool_module
-from orchestrator.broker.prediction import Load
-from orchestrator.broker.site_rules import qpu_rules
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.prediction import Load
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId
+from orchestrator.broker.runtime.intake import CheckedPayload, Intake, IntakeLimits
+from orchestrator.broker.runtime.intake import pool as pool_module
+from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
 from tests.service.rooms import open_room
 
@@ -232,7 +232,7 @@ def test_the_service_itself_never_reads_a_payload(
             "backends.circuits.load_qpy",
             "backends.payloads.unpack",
             "backends.untrusted.payload_from_untrusted",
-            "orchestrator.broker.contents.payload_from_bytes",
+            "orchestrator.broker.runtime.blob_store.payload_from_bytes",
         ):
             monkeypatch.setattr(place, never)
         for number, data in enumerate((small, large_bytes)):

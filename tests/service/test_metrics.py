@@ -14,12 +14,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.api import Usage
-from orchestrator.broker import events as ev
 from orchestrator.broker.api.logs import LineWriter, json_line, log_entries, text_line
-from orchestrator.broker.commits import Commit
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import LedgerError
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId
+from orchestrator.broker.runtime.commits import Commit
 from tests.patience import PATIENCE_S, until
 from tests.service.conftest import Service, Start
 from tests.service.test_service import bell, call

@@ -243,8 +243,8 @@ def test_groups_are_projects_where_the_site_lists_them() -> None:
 def test_a_change_of_groups_is_seen_within_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
 
-    from orchestrator.broker.access import Identity
     from orchestrator.broker.api import peers
+    from orchestrator.broker.core.access import Identity
 
     now, member = 0.0, ("chemistry",)
     monkeypatch.setattr(

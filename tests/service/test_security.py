@@ -19,7 +19,7 @@ from backends.frames import pack, unpack
 from orchestrator.broker.api import guards, jobs
 from orchestrator.broker.api.guards import Limits
 from orchestrator.broker.api.jobs import _download
-from orchestrator.broker.digests import content_digest
+from orchestrator.broker.client.content_digest import content_digest
 from tests.service.rooms import Room, open_room, room
 from tests.service.test_service import bell
 

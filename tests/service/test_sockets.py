@@ -20,10 +20,10 @@ import pytest
 
 from orchestrator.agent.folder import AgentError
 from orchestrator.agent.ports import listen_unix
-from orchestrator.broker import remote
 from orchestrator.broker.api.listening import Listener, ListenError
-from orchestrator.broker.operator import OperatorClient
-from orchestrator.broker.remote import BrokerRefused, BrokerUnreachable, Exchange
+from orchestrator.broker.client import http as remote
+from orchestrator.broker.client.admin import OperatorClient
+from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange
 from orchestrator.unix_sockets import LONGEST_PATH, listen_at
 from tests.patience import PATIENCE_S
 from tests.service.conftest import ROOT

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from orchestrator.broker.client import Call
-from orchestrator.broker.remote import RemoteBroker
+from orchestrator.broker.client.http import RemoteBroker
+from orchestrator.broker.client.protocol import Call
 from tests.patience import until
 from tests.service.conftest import Service, Start
 from tests.service.recorded_day import write_history

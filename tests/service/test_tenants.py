@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orchestrator.broker.client import Call
+from orchestrator.broker.client.http import RemoteBroker
+from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.remote import RemoteBroker
 from tests.backends.lookalikes import PAIRS, payloads
 from tests.patience import PATIENCE_S
 from tests.service.conftest import Service

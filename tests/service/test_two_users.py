@@ -16,13 +16,13 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
 from backends.payloads import SamplerPayload
-from orchestrator.broker import events as ev
-from orchestrator.broker.client import Call
-from orchestrator.broker.events import LeaseWish
-from orchestrator.broker.host import SERVICE_SCOPE
+from orchestrator.broker.client.http import RemoteBroker
+from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.remote import RemoteBroker
-from orchestrator.broker.views import JobState
+from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
 from tests.patience import PATIENCE_S
 from tests.service.conftest import ROOT, Service, Start
 

@@ -18,8 +18,8 @@ from orchestrator.broker.api.metrics import install_metrics
 from orchestrator.broker.api.pages import install_pages
 from orchestrator.broker.api.peers import UnixUsers
 from orchestrator.broker.api.problems import Problem, install_problems
-from orchestrator.broker.host import SiteBroker
-from orchestrator.broker.tokens import TokenFile
+from orchestrator.broker.api.tokens import TokenFile
+from orchestrator.broker.runtime.site_broker import SiteBroker
 
 __all__ = ["ApiSettings", "create_app"]
 

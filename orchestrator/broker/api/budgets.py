@@ -7,17 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from orchestrator.broker.access import Forbidden
-from orchestrator.broker.accounts import BudgetStatus, project_account, run_account
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller
 from orchestrator.broker.api.problems import DECLARED, declared
-from orchestrator.broker.bookkeeping import (
+from orchestrator.broker.core.access import Forbidden
+from orchestrator.broker.core.budgets import BudgetStatus, project_account, run_account
+from orchestrator.broker.core.statement import StatementLine
+from orchestrator.broker.runtime.billing import (
     limited_projects,
     monthly_statement,
     project_budgets,
     set_budget,
 )
-from orchestrator.broker.statement import StatementLine
 from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = ["ProjectBudget", "ProjectLimit", "RunBudget", "RunLimit", "router"]

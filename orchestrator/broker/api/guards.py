@@ -14,12 +14,12 @@ from typing import IO, Any
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
-from orchestrator.broker.access import Identity
 from orchestrator.broker.api.peers import UnixUsers, peer_of
 from orchestrator.broker.api.problems import ApiError
-from orchestrator.broker.digests import digest_text
-from orchestrator.broker.tokens import TokenFile
-from orchestrator.broker.turns import Turns
+from orchestrator.broker.api.tokens import TokenFile
+from orchestrator.broker.client.content_digest import digest_text
+from orchestrator.broker.core.access import Identity
+from orchestrator.broker.runtime.turns import Turns
 
 __all__ = ["Gate", "Limits", "read_body"]
 

@@ -12,18 +12,18 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
-from orchestrator.broker.access import Forbidden, Identity
 from orchestrator.broker.api.guards import Gate, read_body
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
-from orchestrator.broker.client import Call, job_error
-from orchestrator.broker.digests import content_digest
-from orchestrator.broker.events import LeaseWish
-from orchestrator.broker.explaining import Explanation
-from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.client.content_digest import content_digest
+from orchestrator.broker.client.protocol import Call, job_error
+from orchestrator.broker.client.status import JobUnknown, Payer
+from orchestrator.broker.core.access import Forbidden, Identity
+from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.explain import Explanation
+from orchestrator.broker.core.views import JobId, JobState, JobView
 from orchestrator.broker.ledger import Wanted
-from orchestrator.broker.standing import JobUnknown, Payer
-from orchestrator.broker.views import JobId, JobState, JobView
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = ["Cancelled", "Resolution", "router"]

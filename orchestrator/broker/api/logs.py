@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import IO, Any, Literal
 
-from orchestrator.broker import events as ev
-from orchestrator.broker.commits import Commit
-from orchestrator.broker.plain import to_plain
-from orchestrator.broker.records import TaskRecord
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.codec import to_plain
+from orchestrator.broker.core.records import TaskRecord
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId
+from orchestrator.broker.runtime.commits import Commit
 from orchestrator.visible_text import visible_json
 
 __all__ = [

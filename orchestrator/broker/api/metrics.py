@@ -13,14 +13,14 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.broker import events as ev
-from orchestrator.broker.access import Forbidden
 from orchestrator.broker.api.parts import IDENTIFIED, Caller
 from orchestrator.broker.api.problems import declared
-from orchestrator.broker.bookkeeping import limited_projects, project_budgets
-from orchestrator.broker.commits import Commit
-from orchestrator.broker.host import SiteBroker
-from orchestrator.broker.views import JobId
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.access import Forbidden
+from orchestrator.broker.core.views import JobId
+from orchestrator.broker.runtime.billing import limited_projects, project_budgets
+from orchestrator.broker.runtime.commits import Commit
+from orchestrator.broker.runtime.site_broker import SiteBroker
 
 __all__ = ["Metrics", "RequestCount", "install_metrics", "router"]
 

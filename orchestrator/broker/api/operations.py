@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
 from backends.targets import target_to_json
-from orchestrator.broker import standing
-from orchestrator.broker.access import Forbidden, Identity
-from orchestrator.broker.accounts import BudgetStatus
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
 from orchestrator.broker.api.problems import DECLARED
-from orchestrator.broker.bookkeeping import all_uses, project_budgets
-from orchestrator.broker.standing import QpuStatus
+from orchestrator.broker.client import status as standing
+from orchestrator.broker.client.status import QpuStatus
+from orchestrator.broker.core.access import Forbidden, Identity
+from orchestrator.broker.core.budgets import BudgetStatus
+from orchestrator.broker.runtime.billing import all_uses, project_budgets
 from orchestrator.names import LINE
 
 __all__ = ["Drain", "Health", "ProjectUse", "Released", "Slot", "Whoami", "health_router", "router"]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
-from orchestrator.broker.access import Identity
 from orchestrator.broker.api.problems import ApiError
-from orchestrator.broker.host import SiteBroker
+from orchestrator.broker.core.access import Identity
+from orchestrator.broker.runtime.site_broker import SiteBroker
 
 __all__ = ["IDENTIFIED", "IN_TURN", "Broker", "Caller", "known_qpu", "written"]
 

@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from backends.api import BackendError, PayloadRejected, QpuUnavailable, TaskCancelled
-from orchestrator.broker.access import Forbidden
-from orchestrator.broker.accounts import BudgetExhausted
-from orchestrator.broker.bookkeeping import UnitUnknown
+from orchestrator.broker.api.tokens import TokenError
+from orchestrator.broker.client.status import JobUnknown, NotUncertain
+from orchestrator.broker.core.access import Forbidden
+from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
-from orchestrator.broker.quotas import StorageFull, TooManyJobs
-from orchestrator.broker.standing import JobUnknown, NotUncertain
-from orchestrator.broker.tokens import TokenError
+from orchestrator.broker.runtime.billing import UnitUnknown
+from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.names import EXPECTED
 
 __all__ = [

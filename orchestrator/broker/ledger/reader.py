@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.events import Event
+from orchestrator.broker.core.events import Event
 from orchestrator.broker.ledger.errors import LedgerError, database_words, is_damage
 from orchestrator.broker.ledger.place import Place
 from orchestrator.broker.ledger.rows import event_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.broker.events import Event, event_from_json, event_to_json
+from orchestrator.broker.core.events import Event, event_from_json, event_to_json
 
 __all__ = ["EVENT_COLUMNS", "Entries", "event_of", "row_of"]
 

@@ -11,7 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.events import Event
+from orchestrator.broker.core.events import Event
+from orchestrator.broker.core.snapshot import EndedJob, ended_jobs
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobView
 from orchestrator.broker.ledger.backups import copy_file
 from orchestrator.broker.ledger.checkpoints import (
     Restored,
@@ -30,9 +33,6 @@ from orchestrator.broker.ledger.rows import Entries
 from orchestrator.broker.ledger.schema import check_file, open_tables
 from orchestrator.broker.ledger.tables import payloads, results
 from orchestrator.broker.ledger.writer import Writer
-from orchestrator.broker.snapshot import EndedJob, ended_jobs
-from orchestrator.broker.state import BrokerState
-from orchestrator.broker.views import JobId, JobView
 
 __all__ = ["Ledger"]
 

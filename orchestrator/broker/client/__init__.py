@@ -1,0 +1,1 @@
+"""How a process reaches a broker: the protocol, HTTP, administration."""

@@ -1,0 +1,432 @@
+"""A broker service as a client sees it: the same calls as the embedded one, over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+from pydantic import TypeAdapter
+
+from backends import api
+from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
+from orchestrator.broker.client.content_digest import content_digest
+from orchestrator.broker.client.protocol import Call, JobUncertain
+from orchestrator.broker.client.status import QpuStatus
+from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.broker.core.views import JobId, JobView
+from orchestrator.config.proxies import is_loopback, proxy_variable
+from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
+
+if TYPE_CHECKING:
+    # At run time a client that only asks about jobs is spared Qiskit.
+    from qiskit.primitives import PrimitiveResult
+
+    from backends.payloads import Payload
+
+__all__ = [
+    "MOST_JOBS",
+    "BrokerRefused",
+    "BrokerUnreachable",
+    "Exchange",
+    "RemoteBroker",
+    "is_whole_id",
+    "qpu_statuses",
+    "whole_id",
+]
+
+_log = logging.getLogger(__name__)
+_VIEW, _VIEWS = TypeAdapter(JobView), TypeAdapter(list[JobView])
+_STATUSES = TypeAdapter(list[QpuStatus])
+_POLL_S, _SHORT_POLL_S = 30.0, 1.0
+# A service gives a user 256 at most (a quarter); further requests of one client wait for their turn.
+_MOST_CONNECTIONS = 128
+_SLACK_S = 20.0
+# A broker that is being restarted, or a site's maintenance, must not end a flow.
+_PATIENCE_S = 900.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
+# What one listing may hold; the service's own bound.
+MOST_JOBS = 10000
+_TOO_MANY = 429
+_LATER = (_TOO_MANY, 502, 503, 504)
+
+
+class BrokerRefused(ValueError):
+    """The service refused what was asked: the token, the project, the QPU or the request."""
+
+
+class BrokerUnreachable(RuntimeError):
+    """No service answered for longer than a client waits; what was accepted is not lost."""
+
+
+class Exchange:
+    """Requests to a service and answers from it, sent again until one counts."""
+
+    def __init__(self, url: str, *, token: str | None, patience_s: float) -> None:
+        """Take note of the arguments; the first request connects.
+
+        Proxies of the environment serve other machines only. Raises `BrokerRefused` for a proxy
+        that cannot be used, and for the path of a Unix socket that is too long.
+        """
+        self._url, self._patience_s = url, patience_s
+        path = url.removeprefix("unix:") if url.startswith("unix:") else None
+        limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=64)
+        parts = urlsplit(url)
+        proxied = path is None and not is_loopback(parts.hostname or "")
+        self._proxy = proxy_variable(parts.scheme) if proxied else None
+        self._authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if path is not None:
+            try:
+                check_path(Path(path))
+            except UnixSocketError as error:
+                raise BrokerRefused(f"broker {url} cannot be asked: {error}") from None
+        try:
+            self._http = httpx.Client(
+                base_url="http://localhost" if path else url,
+                transport=None if proxied else _DirectTransport(path, limits),
+                limits=limits,
+                timeout=httpx.Timeout(_POLL_S + _SLACK_S, pool=None),
+                trust_env=proxied,
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            if self._proxy is None:
+                raise
+            raise BrokerRefused(f"broker {url} cannot be asked: {self._proxy}: {error}") from None
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        any_status: bool = False,
+        anonymous: bool = False,
+        headers: Mapping[str, str] = {},
+        **options: Any,
+    ) -> httpx.Response:
+        """Send until there is an answer that counts; raise what it says if it is an error.
+
+        anonymous: send no token. Raises `BrokerUnreachable`, `BrokerRefused`, or an error of ``backends.api``.
+        """
+        patience = _Patience(self._patience_s, self._url, self._proxy)
+        sent = {**headers} if anonymous else {**headers, **self._authorization}
+        while True:
+            try:
+                answer = self._http.request(method, path, headers=sent, **options)
+            except httpx.TransportError as error:
+                patience.spend(str(error) or type(error).__name__)
+                continue
+            except RuntimeError as error:  # httpx's word for a closed client
+                raise TaskCancelled("the client of the broker is closed") from error
+            if any_status:
+                return answer
+            if answer.status_code in _LATER:
+                refused = BrokerRefused(
+                    f"the broker at {self._url} refused for {self._patience_s:g} s: "
+                    f"{_detail(answer)}"
+                )
+                patience.spend(
+                    _detail(answer),
+                    answer.headers.get("retry-after"),
+                    refused if answer.status_code == _TOO_MANY else None,
+                )
+                continue
+            if answer.is_error:
+                raise _error(answer)
+            return answer
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+
+class _DirectTransport(httpx.HTTPTransport):
+    """Connections without a proxy; to a Unix socket only if its listener is to be trusted."""
+
+    def __init__(self, path: str | None, limits: httpx.Limits) -> None:
+        super().__init__(uds=path, limits=limits)
+        if path is not None:  # httpx does not pass a network backend on
+            self._pool = httpcore.ConnectionPool(
+                uds=path,
+                max_connections=limits.max_connections,
+                max_keepalive_connections=limits.max_keepalive_connections,
+                keepalive_expiry=limits.keepalive_expiry,
+                network_backend=_CheckedSockets(),
+            )
+
+
+class _CheckedSockets(httpcore.SyncBackend):
+    """Connects to Unix sockets, and checks who listens before anything is sent."""
+
+    def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Any = None
+    ) -> httpcore.NetworkStream:
+        stream = super().connect_unix_socket(path, timeout, socket_options)
+        try:
+            check_listener(stream.get_extra_info("socket"), path)
+        except UnixSocketError as error:
+            stream.close()
+            raise BrokerRefused(str(error)) from None
+        return stream
+
+
+class RemoteBroker:
+    """The client of a broker service (see `BrokerClient` for the calls). Any thread may call.
+
+    A request whose answer is lost is sent again: equal calls are one job, so nothing is
+    doubled. url: ``http://…`` or ``unix:PATH``. project: who pays; None for the user's first.
+    patience_s: how long a service may be away before `BrokerUnreachable` is raised.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        project: str | None = None,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
+        """Take note of the arguments; `open` connects."""
+        self.url = url
+        self._project = project
+        self._exchange = Exchange(url, token=token, patience_s=patience_s)
+        self._ask = self._exchange.ask
+        self._open_jobs: set[JobId] = set()
+        self._lock = threading.Lock()
+
+    def open(self) -> RemoteBroker:
+        """See that the service is there and knows the caller.
+
+        Raises `BrokerUnreachable`, `BrokerRefused`.
+        """
+        try:
+            self._ask("GET", "/v1/whoami")
+        except Exception:
+            self._exchange.close()
+            raise
+        return self
+
+    def target(self, qpu: str) -> Target:
+        """See `BrokerClient.target`; raises `BrokerRefused` for a QPU the service does not have."""
+        from backends.targets import target_from_json
+
+        return target_from_json(self._ask("GET", f"/v1/qpus/{qpu}/target").json())
+
+    def prewarm(self, qpu: str) -> None:
+        """See `BrokerClient.prewarm`; the service has its QPUs ready."""
+
+    def submit(self, call: Call, payload: Payload) -> JobId:
+        """See `BrokerClient.submit`."""
+        asked: dict[str, Any] = {
+            "run": call.run,
+            "stage": call.stage,
+            "call": call.occurrence,
+            "qpu": call.qpu,
+            "seed": call.seed,
+            "project": self._project,
+            "priority": call.priority or None,
+            "calibration": call.calibration or None,
+            "reuse": True if call.reuse else None,
+        }
+        if call.lease is not None:
+            asked["lease"] = call.lease.id
+            asked["lease_longest_s"] = call.lease.longest_s
+            asked["lease_idle_s"] = call.lease.idle_s
+        body = payload.to_bytes()
+        answer = self._ask(
+            "POST",
+            "/v1/jobs",
+            params={name: value for name, value in asked.items() if value is not None},
+            content=body,
+            headers={
+                "Content-Type": "application/octet-stream",
+                "Content-Digest": content_digest(body),
+            },
+        )
+        job = JobId(answer.json()["id"])
+        with self._lock:
+            self._open_jobs.add(job)
+        return job
+
+    def limit_run(self, run: str, unit: str, amount: float | None) -> None:
+        """Let this user's jobs of a run cost so much in all; None takes the limit away.
+
+        Raises `BrokerRefused` for a unit that no QPU of the service bills in.
+        """
+        body = {"run": run, "unit": unit, "amount": amount}
+        self._ask("POST", "/v1/budgets/runs", json=body)
+
+    def result(self, job: JobId, timeout_s: float | None = None) -> PrimitiveResult[Any]:
+        """See `BrokerClient.result`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = _POLL_S if deadline is None else max(0.0, deadline - time.monotonic())
+            wait_s = min(self._poll_s(), left)
+            try:
+                answer = self._ask("GET", f"/v1/jobs/{job}/result", params={"wait_s": wait_s})
+            except BackendError:
+                self._settle(job)
+                raise
+            if answer.status_code == 200:
+                self._settle(job)
+                return _native(answer)
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"quantum job {job} has not ended within {timeout_s:g} s")
+
+    def cancel(self, job: JobId) -> bool:
+        """See `BrokerClient.cancel`."""
+        self._settle(job)
+        return not self._ask("POST", f"/v1/jobs/{job}/cancel").json()["too_late"]
+
+    def release(self, qpu: str, lease: str) -> None:
+        """See `BrokerClient.release`."""
+        self._ask("DELETE", "/v1/leases", params={"qpu": qpu, "lease": lease})
+
+    def why(self, job: str) -> dict[str, Any]:
+        """Return why a job is where it is, as the API tells it. Raises `BrokerRefused`."""
+        found: dict[str, Any] = self._ask("GET", f"/v1/jobs/{self.named(job).id}/why").json()
+        return found
+
+    def view(self, job: JobId) -> JobView:
+        """See `BrokerClient.view`."""
+        return _VIEW.validate_json(self._ask("GET", f"/v1/jobs/{job}").content)
+
+    def jobs(self, run: str | None = None) -> list[JobView]:
+        """Return the jobs of a run, or all that the caller may see, in order of submission."""
+        asked = {"limit": MOST_JOBS} | ({} if run is None else {"run": run})
+        return _VIEWS.validate_json(self._ask("GET", "/v1/jobs", params=asked).content)
+
+    def qpus(self) -> list[QpuStatus]:
+        """Return how each QPU of the service stands."""
+        return qpu_statuses(self._ask("GET", "/v1/qpus").json())
+
+    def named(self, job: str) -> JobView:
+        """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
+        if is_whole_id(job):
+            return self.view(JobId(job))
+        jobs = {known.id: known for known in self.jobs()}
+        return jobs[JobId(whole_id(job, jobs))]
+
+    def cancel_all(self) -> int:
+        """Cancel the jobs this client still waits for; return how many were open."""
+        with self._lock:
+            jobs = sorted(self._open_jobs)
+        return sum(self.cancel(job) for job in jobs)
+
+    def close(self) -> None:
+        """Cancel what this client still waits for and close its connections."""
+        try:
+            self.cancel_all()
+        except (BrokerRefused, BrokerUnreachable, BackendError) as error:
+            _log.warning("open quantum jobs could not be cancelled: %s", error)
+        self._exchange.close()
+
+    def _poll_s(self) -> float:
+        """Return how long one request may wait: less where more jobs than connections wait."""
+        with self._lock:
+            waiting = len(self._open_jobs)
+        share = _MOST_CONNECTIONS / 2 / max(1, waiting)
+        return _POLL_S if share >= 1 else max(_SHORT_POLL_S, share * _POLL_S)
+
+    def _settle(self, job: JobId) -> None:
+        with self._lock:
+            self._open_jobs.discard(job)
+
+
+def qpu_statuses(stated: Any) -> list[QpuStatus]:
+    """Read how QPUs stand, as a service writes it in JSON."""
+    return _STATUSES.validate_python(stated)
+
+
+def is_whole_id(job: str) -> bool:
+    """Whether a text is an id and not the start of one."""
+    return re.fullmatch(r"j[0-9a-f]{20}", job) is not None
+
+
+def whole_id(job: str, known: Iterable[str]) -> str:
+    """Return the one known id that begins so. Raises `BrokerRefused` for none, or several."""
+    found = [name for name in known if name.startswith(job)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise BrokerRefused(f"no job {job!r} that this user may see")
+    raise BrokerRefused(f"job {job!r} is ambiguous: {', '.join(found[:5])}")
+
+
+class _Patience:
+    """How long to go on asking, and how often."""
+
+    def __init__(self, seconds: float, url: str, proxy: str | None) -> None:
+        self._until = time.monotonic() + seconds
+        self._seconds, self._url = seconds, url
+        self._hint = "" if proxy is None else f", or add its host to NO_PROXY ({proxy} is set)"
+        self._pause_s = _FIRST_PAUSE_S
+
+    def spend(
+        self, reason: str, retry_after: str | None = None, refused: Exception | None = None
+    ) -> None:
+        """Sleep before the next try.
+
+        Raises `BrokerUnreachable` after the deadline, or ``refused`` if the broker did answer.
+        """
+        pause_s = self._pause_s
+        if retry_after is not None and retry_after.isdigit():
+            pause_s = max(pause_s, float(retry_after))
+        if time.monotonic() + pause_s > self._until:
+            if refused is not None:
+                raise refused
+            raise BrokerUnreachable(
+                f"no answer from the broker at {self._url} for {self._seconds:g} s ({reason}); "
+                f"start it, or correct [broker] url{self._hint}. What it had accepted is not "
+                "lost: run again with the same run id"
+            )
+        if self._pause_s >= 1.0:
+            _log.warning("waiting for the broker at %s: %s", self._url, reason)
+        time.sleep(pause_s)
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _error(answer: httpx.Response) -> Exception:
+    detail, name = _detail(answer), _error_type(answer)
+    if name == BudgetExhausted.__name__:
+        return BudgetExhausted(detail)
+    if name == JobUncertain.__name__:
+        return JobUncertain(detail)
+    error_type = getattr(api, name, None)
+    if isinstance(error_type, type) and issubclass(error_type, BackendError):
+        return error_type(detail)
+    if answer.status_code == 413:
+        return PayloadRejected(detail)
+    return BrokerRefused(f"the broker refused: {detail}")
+
+
+def _detail(answer: httpx.Response) -> str:
+    problem = _problem(answer)
+    return str(problem.get("detail") or f"HTTP {answer.status_code}")
+
+
+def _error_type(answer: httpx.Response) -> str:
+    return str(_problem(answer).get("error_type") or "")
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        found = answer.json()
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _native(answer: httpx.Response) -> PrimitiveResult[Any]:
+    stated = answer.headers.get("content-digest")
+    if stated is not None and stated != content_digest(answer.content):
+        raise BrokerRefused("a result arrived damaged: it is not what its Content-Digest says")
+    from backends.results import result_from_bytes
+
+    return result_from_bytes(answer.content).native

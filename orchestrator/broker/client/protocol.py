@@ -1,0 +1,118 @@
+"""What primitives need of a broker, embedded or remote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from backends import api
+from backends.api import BackendError, Target, TaskCancelled, TaskFailed, TaskNotFinished
+from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.views import JobId, JobState, JobView
+
+if TYPE_CHECKING:
+    # At run time a client that only asks about jobs is spared Qiskit.
+    from qiskit.primitives import PrimitiveResult
+
+    from backends.payloads import Payload
+
+__all__ = ["BrokerClient", "Call", "JobUncertain", "call_job_id", "job_error"]
+
+
+class JobUncertain(BackendError):
+    """Whether the job runs, or ran, on the QPU cannot be known; it is not started again."""
+
+    retryable: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Who calls a primitive. occurrence: how many equal payloads this stage sent before.
+
+    lease: the loop it belongs to, if one keeps the QPU. priority: for policies that look at it.
+    calibration: id of the one that its circuits were transpiled for, empty if for none.
+    reuse: whether the result of an equal job, of an earlier run too, will do.
+    """
+
+    run: str
+    stage: str | None
+    occurrence: int
+    qpu: str
+    seed: int | None = None
+    lease: LeaseWish | None = None
+    priority: int = 0
+    calibration: str = ""
+    reuse: bool = False
+
+
+def call_job_id(call: Call, digest: str, project: str = "") -> JobId:
+    """Return the idempotency key of a call as a job id: equal calls are the same job.
+
+    project: who pays; empty where one broker serves one process. Hashed as JSON, which no two
+    calls have in common whatever signs their names hold.
+    """
+    text = json.dumps([call.run, call.stage, call.qpu, project, digest, call.occurrence])
+    return JobId("j" + hashlib.blake2b(text.encode(), digest_size=10).hexdigest())
+
+
+def job_error(view: JobView) -> Exception:
+    """Return what a client is to raise for a job that ended, or stands, without a result."""
+    match view.state:
+        case JobState.CANCELLED:
+            return TaskCancelled(f"quantum job {view.id} was cancelled")
+        case JobState.UNCERTAIN:
+            reasons = "; ".join(f"{task.tag}: {task.error}" for task in view.tasks if task.error)
+            return JobUncertain(f"quantum job {view.id} is uncertain: {reasons}")
+        case JobState.FAILED:
+            error_type = getattr(api, view.error_type or "", TaskFailed)
+            known = isinstance(error_type, type) and issubclass(error_type, BackendError)
+            return (error_type if known else TaskFailed)(view.error)
+        case _:
+            return TaskNotFinished(f"quantum job {view.id} is {view.state}")
+
+
+class BrokerClient(Protocol):
+    """Hand in quantum jobs and wait for them; calls may come from any thread."""
+
+    def target(self, qpu: str) -> Target:
+        """Return what a QPU accepts now. Raises ``ConfigError`` if there is none of this name."""
+        ...
+
+    def prewarm(self, qpu: str) -> None:
+        """Let a QPU get ready for its first task, if it is slow to start; returns at once."""
+        ...
+
+    def submit(self, call: Call, payload: Payload) -> JobId:
+        """Hand in a job and return once it is durable.
+
+        A call that was handed in before, by this process or one that died, is the same job:
+        it is not started again while it runs or once it is completed. A failed or cancelled
+        one is tried again with what is missing.
+        """
+        ...
+
+    def result(self, job: JobId, timeout_s: float | None = None) -> PrimitiveResult[Any]:
+        """Wait for the job and return its result.
+
+        Raises ``TaskFailed`` or the backend's own error class with the reason,
+        ``TaskCancelled``, `JobUncertain`, or ``TimeoutError``.
+        """
+        ...
+
+    def cancel(self, job: JobId) -> bool:
+        """Ask for the job's end; return whether it was still open."""
+        ...
+
+    def release(self, qpu: str, lease: str) -> None:
+        """Let a lease go before its time; one that has ended stays as it is."""
+        ...
+
+    def view(self, job: JobId) -> JobView:
+        """Return the job as it is now."""
+        ...
+
+    def close(self) -> None:
+        """Cancel what is open and let go of all processes; closing twice does nothing."""
+        ...

@@ -1,0 +1,1 @@
+"""The broker's decisions: events, state, scheduling and accounting, pure."""

@@ -1,0 +1,231 @@
+"""Budgets: what projects and runs may still spend in each unit, and what they did (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from backends.api import BackendError
+from backends.metering import Charge
+from orchestrator.broker.core.access import escaped, owned_name, unescaped
+from orchestrator.broker.core.events import BudgetSet, Event, JobResumed, JobSubmitted
+from orchestrator.broker.core.records import JobRecord, PastUse, TaskRecord, job_view
+from orchestrator.broker.core.views import JobId, JobState
+
+__all__ = [
+    "Books",
+    "Budget",
+    "BudgetExhausted",
+    "BudgetStatus",
+    "overdrawn",
+    "project_account",
+    "run_account",
+    "run_of",
+]
+
+# Sums of many small charges may be off by this part of them.
+_ROUNDING = 1e-9
+
+
+class BudgetExhausted(BackendError, ValueError):
+    """An account has less left than a job asks for; nothing was accepted."""
+
+
+def project_account(project: str) -> str:
+    """Return the name of a project's account."""
+    return f"project:{project}"
+
+
+def run_account(run: str, user: str = "") -> str:
+    """Return the name of a run's account: runs of one id are several where users are several.
+
+    Clients choose the ids of their runs, so a user limits only jobs of their own. The user is
+    empty where one broker serves one process.
+    """
+    return f"run:{owned_name(user, run)}" if user else f"run:{escaped(run, '/')}"
+
+
+def run_of(account: str) -> tuple[str, str]:
+    """Return the user and the run that a run's account belongs to."""
+    name = account.removeprefix("run:")
+    user, slash, run = name.partition("/")
+    return (unescaped(user, "/"), run) if slash else ("", unescaped(name, "/"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetStatus:
+    """How an account stands in one unit. amount, left: None where there is no limit."""
+
+    unit: str
+    amount: float | None
+    spent: float
+    reserved: float
+    left: float | None
+
+
+@dataclass(slots=True)
+class Budget:
+    """One account's spending in one unit.
+
+    amount: what it may spend in all, None for no limit. spent: charges of what was completed.
+    reserved: what is set aside for jobs that are not over.
+    """
+
+    amount: float | None = None
+    spent: float = 0.0
+    reserved: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """What can still be set aside."""
+        return float("inf") if self.amount is None else self.amount - self.spent - self.reserved
+
+
+@dataclass(slots=True)
+class Books:
+    """All accounts, by name and unit. A project's is kept from its first job on.
+
+    A run's is kept once it has a budget: runs are many, and only those ask.
+    """
+
+    accounts: dict[str, dict[str, Budget]] = field(default_factory=dict)
+
+    def set(
+        self, event: BudgetSet, jobs: Iterable[JobRecord], tasks: Mapping[str, TaskRecord]
+    ) -> None:
+        """Limit what an account may spend, or lift the limit."""
+        is_new = self.is_new_run(event.account)
+        self._budget(event.account, event.unit).amount = event.amount
+        if not is_new:
+            return
+        _, run = run_of(event.account)
+        for job in jobs:  # those that were there before the account was kept
+            if job.submitted.run != run or _accounts(job.submitted)[1] != event.account:
+                continue
+            for charge in job_view(job, tasks).usage.charges:
+                self._budget(event.account, charge.unit).spent += charge.amount
+            if job.submitted.reserved is not None:
+                self._budget(event.account, job.submitted.reserved.unit).reserved += job.outstanding
+
+    def take_over(
+        self,
+        past: Mapping[str, PastUse],
+        jobs: Iterable[JobRecord],
+        tasks: Mapping[str, TaskRecord],
+    ) -> None:
+        """Begin with what projects were charged before books were kept. past: by project."""
+        for project, used in past.items():
+            for charge in used.usage.charges:
+                self._budget(project_account(project), charge.unit).spent += charge.amount
+        for job in jobs:
+            self.charge(job.submitted, job_view(job, tasks).usage.charges)
+
+    def is_new_run(self, account: str) -> bool:
+        """Whether it is the account of a run that had no budget so far."""
+        return account.startswith("run:") and account not in self.accounts
+
+    def status(self, account: str) -> list[BudgetStatus]:
+        """Return how an account stands in each unit, sorted; units it never used are left out."""
+        return [
+            BudgetStatus(
+                unit=unit,
+                amount=budget.amount,
+                spent=budget.spent,
+                reserved=max(0.0, budget.reserved),
+                left=None if budget.amount is None else budget.left,
+            )
+            for unit, budget in sorted(self.accounts.get(account, {}).items())
+            if budget.amount is not None or budget.spent or budget.reserved
+        ]
+
+    def refusal(
+        self, job: JobSubmitted, *, charged: float = 0.0, aside: float = 0.0
+    ) -> BudgetExhausted | None:
+        """Return why a job cannot be paid for, None if it can be.
+
+        charged, aside: what it was charged, and has set aside still, when it comes back.
+        """
+        if job.reserved is None:
+            return None
+        unit, asked = job.reserved.unit, max(0.0, job.reserved.amount - charged - aside)
+        for account in _accounts(job):
+            budget = self.accounts.get(account, {}).get(unit)
+            if budget is None or budget.amount is None:
+                continue
+            if asked > budget.left + _slack(budget.amount) or (
+                not asked and not aside and budget.left <= 0
+            ):
+                return BudgetExhausted(_told(account, budget, asked, unit, job.qpu))
+        return None
+
+    def refusal_of(self, event: Event, jobs: Mapping[JobId, JobRecord]) -> BudgetExhausted | None:
+        """Return why a job that comes, or comes back, cannot be paid for, None if it can be."""
+        match event:
+            case JobSubmitted():
+                return self.refusal(event)
+            case JobResumed(job=job) if job in jobs:
+                record = jobs[job]
+                if record.state is JobState.COMPLETED:  # while it waited for its client
+                    return None
+                aside = record.outstanding
+                return self.refusal(record.submitted, charged=record.charged, aside=aside)
+            case _:
+                return None
+
+    def reserve(self, job: JobSubmitted, change: float) -> None:
+        """Set more aside for a job, or less."""
+        if job.reserved is not None:
+            for budget in self._budgets(job, job.reserved.unit):
+                budget.reserved += change
+
+    def charge(self, job: JobSubmitted, charges: Iterable[Charge]) -> None:
+        """Bill a job."""
+        for charge in charges:
+            for budget in self._budgets(job, charge.unit):
+                budget.spent += charge.amount
+
+    def _budgets(self, job: JobSubmitted, unit: str) -> Iterator[Budget]:
+        project, run = _accounts(job)
+        yield self._budget(project, unit)
+        if run in self.accounts:
+            yield self._budget(run, unit)
+
+    def _budget(self, account: str, unit: str) -> Budget:
+        return self.accounts.setdefault(account, {}).setdefault(unit, Budget())
+
+
+def overdrawn(amount: float, left: float) -> float:
+    """Return by how much more than a budget is spent or set aside; 0 for a sum's rounding.
+
+    >>> overdrawn(2.0, -0.5), overdrawn(2.0, -1e-16), overdrawn(2.0, 0.5)
+    (0.5, 0.0, 0.0)
+    """
+    return -left if left < -_slack(amount) else 0.0
+
+
+def _slack(amount: float) -> float:
+    return _ROUNDING * max(1.0, abs(amount))
+
+
+def _accounts(job: JobSubmitted) -> tuple[str, str]:
+    return project_account(job.project), run_account(job.run, job.user)
+
+
+def _told(account: str, budget: Budget, asked: float, unit: str, qpu: str) -> str:
+    amount = budget.amount or 0.0
+    if account.startswith("run:"):
+        whose = f"run {run_of(account)[1]!r}"
+        remedy = "continue it with its run id and a higher --budget"
+    else:
+        whose = f"project {account.removeprefix('project:')!r}"
+        remedy = "ask an operator to raise it"
+    aside = f", {budget.reserved:.6g} set aside for open jobs" if budget.reserved > 0 else ""
+    over = overdrawn(amount, budget.left)
+    left = f"{max(0.0, budget.left):.6g} of {amount:.6g} {unit} are left"
+    if over:
+        left = f"its {amount:.6g} {unit} are overdrawn by {over:.6g} {unit}"
+    return (
+        f"the budget of {whose} does not cover this job on QPU {qpu!r}: it needs about "
+        f"{asked:.6g} {unit}, and {left} ({budget.spent:.6g} spent{aside}). Nothing "
+        f"was started for it; {remedy}, or ask for less"
+    )

@@ -1,0 +1,422 @@
+"""What can happen to quantum jobs and qpu_tasks: the facts that the ledger keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, ClassVar, Literal, get_args
+
+from backends.api import Usage
+from backends.metering import Charge
+from orchestrator.broker.core.codec import from_plain, to_plain
+from orchestrator.broker.core.views import JobId
+
+__all__ = [
+    "BrokerOpened",
+    "BudgetSet",
+    "CalibrationChanged",
+    "Event",
+    "JobCancelRequested",
+    "JobResumed",
+    "JobSubmitted",
+    "LeaseClosed",
+    "LeaseEnd",
+    "LeaseOpened",
+    "LeaseWish",
+    "Part",
+    "PubShape",
+    "QpuDrained",
+    "QpuResumed",
+    "Reuse",
+    "TaskAdopted",
+    "TaskCancelled",
+    "TaskCompleted",
+    "TaskFailed",
+    "TaskPlanned",
+    "TaskResolved",
+    "TaskStarted",
+    "TaskUncertain",
+    "Verdict",
+    "event_from_json",
+    "event_to_json",
+]
+
+
+Verdict = Literal["failed", "not-started"]
+# Why a lease ended: its time was up, it stood idle for too long, or its holder let it go.
+LeaseEnd = Literal["time", "idle", "released"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PubShape:
+    """Size of a PUB: parameter points, and shots per point (0 for a native estimator).
+
+    num_qubits: that its circuit uses, 0 for those of the job; depth: its layers of gates. Both
+    are what the QPU's timing model asks for.
+    """
+
+    points: int
+    shots: int
+    num_qubits: int = 0
+    depth: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A rectangle of a PUB's work: points [first_point, end_point) × shots [first_shot, end_shot).
+
+    An estimator PUB has no shots and is never cut: end_shot is 0. block: with a seed, the shots
+    from one multiple of it to the next share a random stream; 0 where all of the part's shots do.
+    """
+
+    job: JobId
+    pub: int
+    first_point: int
+    end_point: int
+    first_shot: int
+    end_shot: int
+    block: int = 0
+
+    @property
+    def points(self) -> int:
+        """Parameter points covered."""
+        return self.end_point - self.first_point
+
+    @property
+    def shots(self) -> int:
+        """Shots per point covered."""
+        return self.end_shot - self.first_shot
+
+    @property
+    def circuits(self) -> int:
+        """Circuits that a task runs for it: one for each point and block of shots."""
+        if not self.block:
+            return self.points
+        return self.points * (-(-self.end_shot // self.block) - self.first_shot // self.block)
+
+    def block_end(self, blocks: int) -> int:
+        """Return the shot before which so many blocks end; the part's last one without blocks."""
+        if not self.block:
+            return self.end_shot
+        return min(self.end_shot, (self.first_shot // self.block + blocks) * self.block)
+
+    def by_block(self) -> tuple[Part, ...]:
+        """Return the part cut between all its blocks, in order."""
+        pieces, rest = [], self
+        while rest.block and rest.end_shot > (end := rest.block_end(1)):
+            pieces.append(replace(rest, end_shot=end))
+            rest = replace(rest, first_shot=end)
+        return (*pieces, rest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerOpened:
+    """A broker began to work on this scope; whatever was open belongs to a dead process.
+
+    resume: whether queued jobs go on by themselves (service) or wait until their client
+    asks again (embedded).
+    """
+
+    kind: ClassVar[str] = "broker-opened"
+    resume: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseWish:
+    """What an iterative loop asks for: to keep the QPU between its jobs, within bounds.
+
+    id: the same for all jobs of the loop. longest_s, idle_s: as `Lease` has them; the site's
+    own bounds hold where they are shorter.
+    """
+
+    id: str
+    longest_s: float
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reuse:
+    """A result may be used again. key: digest of what it depends on; calibration: one of that.
+
+    source: the completed job whose result this one gets, None if it has to run.
+    """
+
+    key: str
+    calibration: str
+    source: JobId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSubmitted:
+    """A client handed in one primitive call; its payload is stored under ``digest``.
+
+    project: who pays; user: who asked. Both are empty where one broker serves one process.
+    priority: what the user gave it, higher goes first where the policy looks at it.
+    lease: set where the job belongs to a loop that keeps the QPU between its jobs.
+    predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
+    was known, and what was set aside for it from its budgets.
+    calibration: id of the one that its circuits were prepared for; empty where any will do.
+    reuse: set where the stage asked for it; with a source, the job is complete as it comes.
+    """
+
+    kind: ClassVar[str] = "job-submitted"
+    job: JobId
+    run: str
+    stage: str | None
+    call: int
+    qpu: str
+    backend: str
+    payload_kind: str
+    digest: str
+    pubs: tuple[PubShape, ...]
+    num_qubits: int
+    seed: int | None
+    project: str = ""
+    user: str = ""
+    priority: int = 0
+    lease: LeaseWish | None = None
+    predicted_s: float | None = None
+    reserved: Charge | None = None
+    calibration: str = ""
+    reuse: Reuse | None = None
+
+    @property
+    def source(self) -> JobId | None:
+        """The job whose result this one gets, None if it has one of its own."""
+        return None if self.reuse is None else self.reuse.source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResumed:
+    """The client asked again for a job that was held, failed or cancelled.
+
+    calibration: that its circuits, found to be the same, are prepared for now.
+    """
+
+    kind: ClassVar[str] = "job-resumed"
+    job: JobId
+    calibration: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobCancelRequested:
+    """The client no longer wants the result."""
+
+    kind: ClassVar[str] = "job-cancel-requested"
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlanned:
+    """The broker is about to start these parts under this tag; written before ``start``.
+
+    predicted_s: the QPU-seconds it is expected to take, None where nothing is known.
+    alone: what each of its jobs would be charged for its parts in a task of its own, in ``unit``;
+    the task's usage is shared in these proportions, so each job saves the same part of its price.
+    lease: under which it runs. provisional: it begins outside the quality windows.
+    why: what the decision rested on: policy, urgency and its terms, how many waited, who was
+    passed over and for what reason.
+    """
+
+    kind: ClassVar[str] = "task-planned"
+    tag: str
+    qpu: str
+    parts: tuple[Part, ...]
+    predicted_s: float | None = None
+    alone: Mapping[str, float] = field(default_factory=dict)
+    unit: str = ""
+    lease: str | None = None
+    provisional: bool = False
+    why: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStarted:
+    """The backend accepted the task."""
+
+    kind: ClassVar[str] = "task-started"
+    tag: str
+    qpu_task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskAdopted:
+    """The task was found on the backend under its tag after an answer had been lost."""
+
+    kind: ClassVar[str] = "task-adopted"
+    tag: str
+    qpu_task: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCompleted:
+    """The result is in; it is stored under ``tag`` in the same transaction."""
+
+    kind: ClassVar[str] = "task-completed"
+    tag: str
+    usage: Usage
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFailed:
+    """The task ended without a result. error_type names the class of `backends.api`.
+
+    usage: QPU-seconds that it occupied, as far as they are known, and what is billed for them.
+    """
+
+    kind: ClassVar[str] = "task-failed"
+    tag: str
+    error: str
+    error_type: str
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskCancelled:
+    """The task was stopped, or was never started because nobody wanted it any more.
+
+    usage: as `TaskFailed` has it; nothing for a task that was never started.
+    """
+
+    kind: ClassVar[str] = "task-cancelled"
+    tag: str
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskUncertain:
+    """Whether the task runs cannot be known; it is never started again by itself."""
+
+    kind: ClassVar[str] = "task-uncertain"
+    tag: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResolved:
+    """An uncertain task was settled by rule or by an operator.
+
+    verdict: ``failed`` gives its jobs up, ``not-started`` says that the QPU never ran it, so
+    its work may be started again under another tag. by: the rule, or who decided.
+    """
+
+    kind: ClassVar[str] = "task-resolved"
+    tag: str
+    verdict: Verdict
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuDrained:
+    """Nothing further is started on the QPU; what runs there goes on to its end."""
+
+    kind: ClassVar[str] = "qpu-drained"
+    qpu: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuResumed:
+    """The QPU takes work again."""
+
+    kind: ClassVar[str] = "qpu-resumed"
+    qpu: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseOpened:
+    """A loop got the QPU for a while: its jobs go first there, until then at the latest."""
+
+    kind: ClassVar[str] = "lease-opened"
+    lease: str
+    qpu: str
+    run: str
+    project: str
+    user: str
+    until: datetime
+    idle_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseClosed:
+    """A lease is over. at: when it ended, which may be before this was noticed.
+
+    held_s: how long the QPU was kept for it; used_s: how long it worked meanwhile.
+    """
+
+    kind: ClassVar[str] = "lease-closed"
+    lease: str
+    qpu: str
+    reason: LeaseEnd
+    at: datetime
+    held_s: float = 0.0
+    used_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetSet:
+    """An account may spend so much of a unit in all; None takes the limit away.
+
+    account: ``project:NAME`` or ``run:ID``.
+    """
+
+    kind: ClassVar[str] = "budget-set"
+    account: str
+    unit: str
+    amount: float | None
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationChanged:
+    """The QPU was calibrated anew: what waits was prepared for a state it is not in any more.
+
+    calibration: the id now; before: the one that was seen last, empty if none was.
+    """
+
+    kind: ClassVar[str] = "calibration-changed"
+    qpu: str
+    calibration: str
+    before: str = ""
+
+
+Event = (
+    BrokerOpened
+    | JobSubmitted
+    | JobResumed
+    | JobCancelRequested
+    | TaskPlanned
+    | TaskStarted
+    | TaskAdopted
+    | TaskCompleted
+    | TaskFailed
+    | TaskCancelled
+    | TaskUncertain
+    | TaskResolved
+    | QpuDrained
+    | QpuResumed
+    | LeaseOpened
+    | LeaseClosed
+    | BudgetSet
+    | CalibrationChanged
+)
+_TYPES: dict[str, type[Any]] = {one.kind: one for one in get_args(Event)}
+
+
+def event_to_json(event: Event) -> dict[str, Any]:
+    """Return the event's fields as JSON types; its ``kind``, and what has its default, apart."""
+    plain: dict[str, Any] = to_plain(event)
+    return plain
+
+
+def event_from_json(kind: str, body: Mapping[str, Any]) -> Event:
+    """Rebuild an event. Raises ``ValueError`` for a kind this version does not know."""
+    if kind not in _TYPES:
+        raise ValueError(f"unknown event kind {kind!r}; this version knows {sorted(_TYPES)}")
+    event: Event = from_plain(_TYPES[kind], body)
+    return event

@@ -1,0 +1,286 @@
+"""Why a job waits, why it went when it did, and when it will probably run (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from orchestrator.broker.core.closures import in_utc
+from orchestrator.broker.core.policies import QueuedJob
+from orchestrator.broker.core.records import JobRecord, TaskRecord
+from orchestrator.broker.core.scheduler import Desk
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.wording import counted
+
+__all__ = ["Explanation", "TaskReason", "explain"]
+
+_UNSERVED = "its QPU cannot be opened now; an operator sees why in its status"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReason:
+    """Why one task of a job was started when it was.
+
+    predicted_s, actual_s: QPU-seconds. shared_with: how many other jobs were in it; saved: the part
+    of its price that this spared the job. why: what the decision recorded, other jobs left out.
+    """
+
+    tag: str
+    planned_at: datetime
+    policy: str
+    text: str
+    predicted_s: float | None = None
+    actual_s: float | None = None
+    shared_with: int = 0
+    saved: float = 0.0
+    why: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What can be said of a job without telling whose the others are.
+
+    waits_for: why it does not run, the strongest reason first; empty for one that does not wait.
+    ahead: jobs that go before it as things stand. expected_start: when its next task will begin if
+    nobody comes before it meanwhile, None if that is not known.
+    overtaken_by: jobs that came later and were started while it waited, None if that is forgotten.
+    """
+
+    job: JobId
+    qpu: str
+    state: JobState
+    waits_for: tuple[str, ...] = ()
+    ahead: int | None = None
+    expected_start: datetime | None = None
+    predicted_s: float | None = None
+    overtaken_by: int | None = None
+    tasks: tuple[TaskReason, ...] = ()
+
+
+def explain(
+    state: BrokerState, job: JobId, now: datetime, unserved: str = _UNSERVED
+) -> Explanation:
+    """Return why a job is where it is, from recorded decisions and the queue as it stands.
+
+    unserved: why a job waits whose QPU this state does not serve, so that it has no queue.
+    Raises ``KeyError`` for a job that is not in memory.
+    """
+    record = state.jobs[job]
+    qpu = record.submitted.qpu
+    reasons: list[str] = []
+    ahead: int | None = None
+    start: datetime | None = None
+    if not record.state.is_final:
+        reasons += _held_back(record)
+        if record.pending and not reasons:
+            if qpu in state.rules:
+                reasons, ahead, start = _queued(state, record, now)
+            else:
+                reasons.append(unserved)
+    return Explanation(
+        job=job,
+        qpu=qpu,
+        state=record.state,
+        waits_for=tuple(reasons),
+        ahead=ahead,
+        expected_start=start,
+        predicted_s=record.submitted.predicted_s,
+        overtaken_by=_overtaken(state, record),
+        tasks=tuple(_task_reason(state.tasks[tag], job) for tag in dict.fromkeys(record.tasks)),
+    )
+
+
+def _held_back(record: JobRecord) -> list[str]:
+    if record.uncertain:
+        return ["whether a task of it runs cannot be known; an operator has to resolve it"]
+    if record.held:
+        return ["its client is gone; it goes on when the run is started again"]
+    if record.cancel_requested:
+        return ["it was cancelled; what runs of it is being stopped"]
+    if record.failure is not None:
+        return ["a task of it failed; what still runs is being stopped"]
+    return []
+
+
+def _queued(
+    state: BrokerState, record: JobRecord, now: datetime
+) -> tuple[list[str], int | None, datetime | None]:
+    """Return the reasons why a job's next task is not started, its place, and its likely start."""
+    qpu = record.submitted.qpu
+    desk = state.desk(qpu, now)
+    wish = record.submitted.lease
+    reasons = list(_of_qpu(state, desk, now, None if wish is None else wish.id))
+    if record.submitted.job not in desk.queue:
+        return reasons, None, None
+    before = 0
+    work_s = 0.0
+    scale = desk.rules.time_scale
+    for queued in _in_turn(desk):
+        if queued.job == record.submitted.job:
+            break
+        before += 1
+        work_s += queued.seconds * scale
+    mine = desk.queue[record.submitted.job]
+    free_s = desk.rules.calendar.free_s(now)
+    if 0 < free_s < mine.least_s:
+        closure = desk.rules.calendar.next_closure(now)
+        assert closure is not None
+        reasons.append(
+            f"it takes about {mine.least_s:.3g} s and would not end before the {closure.kind} at "
+            f"{in_utc(closure.start)}; shorter work may go first"
+        )
+    if before:
+        terms = desk.rules.policy.terms(mine, desk.situation)
+        listed = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
+        urgency = f" (its urgency: {listed})" if listed else ""
+        reasons.append(
+            f"{before} job{'s go' if before > 1 else ' goes'} before it by policy "
+            f"{desk.rules.policy.name}{urgency}"
+        )
+    start = None if desk.is_drained else _likely_start(state, desk, work_s, mine.least_s, now)
+    return reasons, before, start
+
+
+def _in_turn(desk: Desk) -> Iterator[QueuedJob]:
+    """Yield what waits in the order it will go: jobs of an open lease first."""
+    lease = None if desk.lease is None else desk.lease.opened.lease
+    if lease is not None:
+        yield from desk.queue.of_lease(lease)
+    for queued in desk.queue.ordered(desk.situation):
+        if lease is None or queued.lease != lease:
+            yield queued
+
+
+def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> Iterator[str]:
+    """mine: the job's own lease. Yield why the QPU starts nothing, or not just anything, now."""
+    rules = desk.rules
+    if desk.is_drained:
+        yield f"QPU {desk.qpu} is drained: {state.drained[desk.qpu].reason}"
+    closure = rules.calendar.closure_at(now)
+    if closure is not None:
+        yield f"QPU {closure.closed(desk.qpu)}"
+    lease = desk.lease
+    if lease is not None and lease.opened.lease != mine:
+        until = lease.opened.until
+        yield (
+            f"the QPU is leased to an iterative loop until {until:%H:%M:%S} UTC at the latest, or "
+            f"until the loop pauses for {lease.opened.idle_s:g} s"
+        )
+    rate = rules.rate
+    if rate is not None and len(desk.starts) >= rate.starts:
+        free = desk.starts[-rate.starts] + timedelta(seconds=rate.per_s)
+        if free > now:
+            starts = counted(rate.starts, "start")
+            yield (
+                f"the machine takes {starts} in {rate.per_s:g} s; the next one is at "
+                f"{free:%H:%M:%S} UTC"
+            )
+    most = rules.limits.max_concurrent_tasks
+    if most is not None and desk.busy >= most:
+        yield (
+            f"the QPU is busy with {counted(desk.busy, 'task')}"
+            if most > 1
+            else "the QPU is busy with another task"
+        )
+
+
+def _likely_start(
+    state: BrokerState, desk: Desk, work_s: float, length_s: float, now: datetime
+) -> datetime | None:
+    """Return when a task will begin, after the tasks at work and the jobs before it."""
+    running_s = 0.0
+    for tag in state.open_tasks(desk.qpu):
+        task = state.tasks[tag]
+        if task.state == "uncertain":
+            continue
+        whole_s = (task.planned.predicted_s or 0.0) * desk.rules.time_scale
+        since = task.started_at or task.planned_at
+        running_s += max(0.0, whole_s - (now - since).total_seconds())
+    most = desk.rules.limits.max_concurrent_tasks or 1
+    left_s = (running_s + work_s) / most
+    at = now
+    # Work goes on between closures; what does not fit in front of one waits behind it.
+    while True:
+        free_s = desk.rules.calendar.free_s(at)
+        if left_s + length_s <= free_s:
+            return at + timedelta(seconds=left_s)
+        if math.isinf(free_s):
+            return None
+        left_s = max(0.0, left_s - free_s)
+        closure = desk.rules.calendar.closure_at(at) or desk.rules.calendar.next_closure(at)
+        assert closure is not None
+        at = closure.end
+
+
+def _overtaken(state: BrokerState, record: JobRecord) -> int:
+    """Return how many later jobs were started between this one's arrival and its first task."""
+    first = min((state.tasks[tag].planned_at for tag in record.tasks), default=None)
+    later: set[JobId] = set()
+    for task in state.tasks.values():
+        if task.planned.qpu != record.submitted.qpu or task.planned_at < record.submitted_at:
+            continue
+        if first is None or task.planned_at < first:
+            lead = state.jobs.get(task.jobs[0])
+            if lead is not None and lead.arrival > record.arrival:
+                later.add(lead.submitted.job)
+    return len(later)
+
+
+def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
+    planned = task.planned
+    leads = job == task.jobs[0]
+    # The terms are those of the job that led the task; of others a user is told their number.
+    why = {k: v for k, v in planned.why.items() if leads or k in ("policy", "queued")}
+    passed = why.pop("passed_over", None)
+    if passed:
+        why["passed_over"] = passed["count"]
+    others = len(task.jobs) - 1
+    alone = planned.alone.get(job, 0.0)
+    charged = [c.amount for c in task.usage.charges if c.unit == planned.unit]
+    saved = max(0.0, 1 - charged[0] * task.share(job) / alone) if charged and alone else 0.0
+    done = task.state == "completed"
+    return TaskReason(
+        tag=planned.tag,
+        planned_at=task.planned_at,
+        policy=str(planned.why.get("policy", "")),
+        text="; ".join(_words(task, why, others, saved) if leads else _joined(others, saved)),
+        predicted_s=planned.predicted_s,
+        actual_s=task.usage.qpu_seconds if done else None,
+        shared_with=others,
+        saved=saved,
+        why=why,
+    )
+
+
+def _joined(others: int, saved: float) -> Iterator[str]:
+    yield "joined a task that was about to start"
+    spared = f", which saved it {saved:.0%} of the price" if saved else ""
+    yield f"shared with {counted(others, 'other job')}{spared}"
+
+
+def _words(task: TaskRecord, why: Mapping[str, Any], others: int, saved: float) -> Iterator[str]:
+    waiting = int(why.get("queued", 1)) - 1
+    if not waiting:
+        yield "nobody else waited"
+    elif task.planned.lease is not None:
+        yield f"its loop held the QPU by a lease, {waiting} more waited"
+    elif why.get("overdue"):
+        yield f"it had waited longest of all beyond the bound, {waiting} more waited"
+    else:
+        terms = ", ".join(f"{name} {value:.3g}" for name, value in why.get("terms", {}).items())
+        by = f" by {terms}" if terms else ""
+        yield f"most urgent of {waiting + 1}{by}"
+    if "passed_over" in why:
+        yield (
+            f"{why['passed_over']} before it would not have ended in the "
+            f"{why.get('free_s', 0):g} s left before the QPU closes"
+        )
+    if others:
+        spared = f", which saved it {saved:.0%} of the price" if saved else ""
+        yield f"shared with {counted(others, 'other job')}{spared}"
+    if task.planned.provisional:
+        yield "outside the quality windows, so its result is provisional"

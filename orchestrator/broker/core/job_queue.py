@@ -1,0 +1,124 @@
+"""The jobs that wait for one QPU, kept in the order of a policy while time passes."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+from sortedcontainers import SortedList
+
+from orchestrator.broker.core.policies import Account, Policy, QueuedJob, Situation
+from orchestrator.broker.core.views import JobId
+
+__all__ = ["JobQueue"]
+
+_EVERYBODY = Account("", "")
+
+
+class JobQueue:
+    """Adds and removes in O(log n); gives the first k in order in O(k log accounts + accounts).
+
+    Each account's jobs are sorted by the part of their urgency that stays; the part that changes
+    is the account's own, so time never asks for sorting anew.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        """Begin empty."""
+        self.policy = policy
+        self._jobs: dict[JobId, QueuedJob] = {}
+        self._keys: dict[JobId, tuple[float, int, JobId]] = {}
+        self._accounts: dict[Account, Any] = {}
+        self._arrivals: Any = SortedList()
+        self._sizes: Any = SortedList()
+        self._leases: dict[str, Any] = {}
+
+    def __len__(self) -> int:
+        """How many jobs wait."""
+        return len(self._jobs)
+
+    def __contains__(self, job: JobId) -> bool:
+        """Whether a job waits here."""
+        return job in self._jobs
+
+    def __getitem__(self, job: JobId) -> QueuedJob:
+        """Return a job that waits here."""
+        return self._jobs[job]
+
+    def put(self, queued: QueuedJob) -> None:
+        """Add a job, in the place of what was said of it before."""
+        self.discard(queued.job)
+        key = (-self.policy.standing(queued), queued.arrival, queued.job)
+        self._jobs[queued.job] = queued
+        self._keys[queued.job] = key
+        account = self._account(queued)
+        if account not in self._accounts:
+            self._accounts[account] = SortedList()
+        self._accounts[account].add(key)
+        self._arrivals.add((queued.arrival, queued.job))
+        self._sizes.add((queued.least_s, queued.arrival, queued.job))
+        if queued.lease is not None:
+            mine = self._leases.setdefault(queued.lease, SortedList())
+            mine.add((queued.arrival, queued.job))
+
+    def discard(self, job: JobId) -> None:
+        """Take a job out, if it is in."""
+        queued = self._jobs.pop(job, None)
+        if queued is None:
+            return
+        account = self._account(queued)
+        mine = self._accounts[account]
+        mine.remove(self._keys.pop(job))
+        if not mine:
+            del self._accounts[account]
+        self._arrivals.remove((queued.arrival, job))
+        self._sizes.remove((queued.least_s, queued.arrival, job))
+        if queued.lease is not None:
+            of_lease = self._leases[queued.lease]
+            of_lease.remove((queued.arrival, job))
+            if not of_lease:
+                del self._leases[queued.lease]
+
+    def holds_lease(self, lease: str) -> bool:
+        """Whether a job of this lease waits."""
+        return lease in self._leases
+
+    def of_lease(self, lease: str) -> list[QueuedJob]:
+        """Return the jobs of a lease that wait, in order of arrival."""
+        return [self._jobs[job] for _, job in self._leases.get(lease, ())]
+
+    def shortest_s(self) -> float:
+        """Return the seconds of the smallest task that could be made of what waits."""
+        least: float = self._sizes[0][0] if self._sizes else 0.0
+        return least
+
+    def in_arrival_order(self) -> Iterator[QueuedJob]:
+        """Yield the jobs as they came."""
+        return (self._jobs[job] for _, job in self._arrivals)
+
+    def ordered(self, situation: Situation) -> Iterator[QueuedJob]:
+        """Yield the jobs in the order they should go; nothing may be added or removed meanwhile."""
+        overdue: set[JobId] = set()
+        bound_s = self.policy.longest_wait_s
+        if bound_s is not None:
+            for _, job in self._arrivals:
+                # Jobs come in order of time, so behind the first in time all are.
+                if situation.now_s - self._jobs[job].submitted_s <= bound_s:
+                    break
+                overdue.add(job)
+                yield self._jobs[job]
+        # An account's merit is added to keys that are sorted already: the sum stays sorted.
+        lines = [
+            _shifted(keys, self.policy.merit(account, situation))
+            for account, keys in self._accounts.items()
+        ]
+        for _, _, job in lines[0] if len(lines) == 1 else heapq.merge(*lines):
+            if job not in overdue:
+                yield self._jobs[job]
+
+    def _account(self, queued: QueuedJob) -> Account:
+        return queued.account if self.policy.by_account else _EVERYBODY
+
+
+def _shifted(keys: Any, merit: float) -> Iterator[tuple[float, int, JobId]]:
+    return ((key - merit, arrival, job) for key, arrival, job in keys)

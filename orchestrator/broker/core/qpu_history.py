@@ -1,0 +1,132 @@
+"""What happened on one QPU, as far as later decisions there depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cache
+
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.access import escaped, unescaped
+from orchestrator.broker.core.leases import Lease, LeaseUse
+from orchestrator.broker.core.policies import Account, Situation
+from orchestrator.broker.core.prediction import Accuracy
+from orchestrator.broker.core.records import TaskRecord
+
+__all__ = ["DecayedUse", "QpuHistory"]
+
+# Limits on starts look no further back than this many.
+_STARTS = 1000
+_CALIBRATIONS = 100
+# After so long use counts half, where shares are to be fair.
+_HALF_LIFE_S = 7 * 86_400.0
+
+
+@dataclass(slots=True)
+class DecayedUse:
+    """QPU-seconds that lose half their weight with every half-life. at: when ``seconds`` held."""
+
+    seconds: float
+    at: datetime
+
+    def left_at(self, now: datetime) -> float:
+        """Return what is left of it."""
+        age_s = (now - self.at).total_seconds()
+        remaining: float = self.seconds * 0.5 ** (age_s / _HALF_LIFE_S if age_s > 0 else 0.0)
+        return remaining
+
+
+_SEPARATOR = "\x1f"
+
+
+@cache
+def _account(key: str) -> Account:
+    return Account(*(unescaped(part, _SEPARATOR) for part in key.split(_SEPARATOR)))
+
+
+@dataclass(slots=True)
+class QpuHistory:
+    """One QPU's lease, its last starts, who used it of late, and how good predictions were.
+
+    use: by project and user. lease_use: by project. outdated: calibrations it has no more.
+    """
+
+    lease: Lease | None = None
+    starts: list[datetime] = field(default_factory=list)
+    use: dict[str, DecayedUse] = field(default_factory=dict)
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    lease_use: dict[str, LeaseUse] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)
+
+    def situation(self, now: datetime, shares: dict[str, float]) -> Situation:
+        """Return what a policy looks at."""
+        use = {_account(key): used.left_at(now) for key, used in self.use.items()}
+        return Situation(now_s=now.timestamp(), use=use, shares=shares)
+
+    def use_by(self, account: Account, seconds: float, now: datetime) -> None:
+        """Count QPU-seconds of an account."""
+        key = _SEPARATOR.join(escaped(part, _SEPARATOR) for part in account)
+        known = self.use.get(key)
+        before = 0.0 if known is None else known.left_at(now)
+        self.use[key] = DecayedUse(before + seconds, now)
+
+    def open_lease(self, event: ev.LeaseOpened, now: datetime) -> None:
+        """A loop keeps the QPU from now on."""
+        self.lease = Lease(opened=event, opened_at=now, idle_since=now)
+
+    def has_lease(self, lease: str) -> bool:
+        """Whether this lease is open."""
+        return self.lease is not None and self.lease.opened.lease == lease
+
+    def closing(
+        self, event: ev.LeaseClosed, waiting: bool, at_work: Iterable[TaskRecord]
+    ) -> ev.LeaseClosed:
+        """Return the end of the open lease, never after its bound, with what it held and used.
+
+        waiting: a job of it is queued. at_work: tasks on the QPU that have not ended.
+        """
+        assert self.lease is not None
+        at = min(event.at, self.lease.ends(waiting)[0])
+        mine = [task.planned_at for task in at_work if task.planned.lease == event.lease]
+        return self.lease.closed(replace(event, at=at), mine)
+
+    def close_lease(self, event: ev.LeaseClosed) -> None:
+        """The loop no longer keeps the QPU; account for it."""
+        if self.lease is None or self.lease.opened.lease != event.lease:
+            return
+        project = self.lease.opened.project
+        before = self.lease_use.get(project, LeaseUse())
+        self.lease_use[project] = LeaseUse(
+            leases=before.leases + 1,
+            held_s=before.held_s + event.held_s,
+            used_s=before.used_s + event.used_s,
+        )
+        self.lease = None
+
+    def recalibrate(self, calibration: str, before: Iterable[str]) -> None:
+        """The QPU has another calibration than those before."""
+        known = dict.fromkeys([*self.outdated, *before])
+        self.outdated = [one for one in known if one not in ("", calibration)][-_CALIBRATIONS:]
+
+    def plan(self, event: ev.TaskPlanned, now: datetime) -> None:
+        """A task is about to start."""
+        self.starts.append(now)
+        del self.starts[:-_STARTS]
+        if self.lease is not None and event.lease == self.lease.opened.lease:
+            self.lease.idle_since = None
+
+    def end(self, task: TaskRecord, now: datetime, *, still_leased: bool) -> None:
+        """A task is over. still_leased: another one of its lease is at work."""
+        lease = self.lease
+        if lease is not None and task.planned.lease == lease.opened.lease:
+            # That it started is written later than it did, so count from the decision.
+            lease.used_s += (now - max(task.planned_at, lease.opened_at)).total_seconds()
+            if not still_leased:
+                lease.idle_since = now
+        if task.state == "completed":
+            self.accuracy.learn(
+                predicted_s=task.planned.predicted_s,
+                actual_s=task.usage.qpu_seconds,
+                circuits=sum(part.circuits for part in task.planned.parts),
+            )

@@ -1,0 +1,329 @@
+"""What the broker remembers of one job and of one qpu_task while events come in."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from backends.api import Usage
+from backends.metering import Charge
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView
+
+__all__ = [
+    "OF_EACH_PUB",
+    "JobRecord",
+    "PastUse",
+    "TaskRecord",
+    "job_view",
+    "shared_usage",
+    "used_by",
+]
+
+# What jobs of different users may be told of a task that they share.
+_OF_THE_DEVICE = ("calibration_id", "profile", "provisional")
+# Metadata of a task that state one value for each of its PUBs.
+OF_EACH_PUB = ("method", "seed")
+_SHARED_ERROR = "a task that was shared with other jobs failed; each is tried again by itself"
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    """A qpu_task from plan to end. state: planned, running, completed, failed, and so on.
+
+    late: it completed after it had been given up; its usage counts, its result is not delivered.
+    """
+
+    planned: ev.TaskPlanned
+    planned_at: datetime
+    state: str = "planned"
+    qpu_task: str | None = None
+    starts: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    late: bool = False
+
+    @property
+    def jobs(self) -> tuple[JobId, ...]:
+        """Jobs that have a part in this task, each once, in order."""
+        return tuple(dict.fromkeys(part.job for part in self.planned.parts))
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the site does not vouch for its result; the QPU's own word comes first."""
+        own = self.metadata.get("provisional")
+        stated = self.planned.provisional if own is None else own or self.planned.provisional
+        return self.state == "completed" and bool(stated)
+
+    def start(self, qpu_task: str, now: datetime) -> None:
+        """Note that the backend runs it under this id."""
+        if self.qpu_task != qpu_task:
+            self.starts += 1
+        self.qpu_task = qpu_task
+        if self.ended_at is None:
+            self.state = "running"
+        self.started_at = self.started_at or now
+
+    def end(
+        self, event: ev.TaskCompleted | ev.TaskFailed | ev.TaskCancelled, now: datetime
+    ) -> None:
+        """Note how it ended."""
+        self.ended_at = now
+        match event:
+            case ev.TaskCompleted():
+                self.state, self.usage, self.metadata = "completed", event.usage, event.metadata
+                self.error = None
+            case ev.TaskFailed():
+                self.state, self.error, self.usage = "failed", event.error, event.usage
+            case ev.TaskCancelled():
+                self.state, self.usage = "cancelled", event.usage
+
+    @property
+    def may_come_late(self) -> bool:
+        """Whether it would be news that it completed after all."""
+        return self.state != "completed" and not self.late
+
+    def share(self, job: JobId) -> float:
+        """Return a job's share of the task: in proportion to what it would cost alone.
+
+        Where that was not recorded: by shots, or by points where there are no shots.
+        """
+        alone = self.planned.alone
+        if alone:
+            return alone[job] / sum(alone.values())
+        weights = [(p.job, p.points * (p.shots or 1)) for p in self.planned.parts]
+        return sum(w for owner, w in weights if owner == job) / sum(w for _, w in weights)
+
+
+@dataclass(slots=True)
+class JobRecord:
+    """A job from submission to end. pending: parts not in any task; held: waits for its client.
+
+    charged, outstanding: in the unit of its reservation, what it was charged so far, and what is
+    still set aside for it.
+    """
+
+    submitted: ev.JobSubmitted
+    arrival: int
+    submitted_at: datetime
+    pending: deque[ev.Part] = field(default_factory=deque)
+    tasks: list[str] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)
+    uncertain: set[str] = field(default_factory=set)
+    held: bool = False
+    alone: bool = False
+    cancel_requested: bool = False
+    failure: ev.TaskFailed | None = None
+    ended_at: datetime | None = None
+    charged: float = 0.0
+    outstanding: float = 0.0
+
+    def outstanding_now(self) -> float:
+        """Return what must be set aside for what is still to come."""
+        reserved = self.submitted.reserved
+        if reserved is None or self.held or self.state.is_final:
+            return 0.0
+        return max(0.0, reserved.amount - self.charged)
+
+    @property
+    def startable(self) -> bool:
+        """Whether the next part may be planned."""
+        stopped = self.held or self.cancel_requested or self.failure is not None
+        return bool(self.pending) and not stopped and not self.uncertain
+
+    @property
+    def state(self) -> JobState:
+        """Where the job stands."""
+        if self.uncertain:
+            return JobState.UNCERTAIN
+        if not self.pending and not self.open:
+            return JobState.COMPLETED
+        if self.open:
+            return JobState.RUNNING
+        if self.failure is not None:
+            return JobState.FAILED
+        return JobState.CANCELLED if self.cancel_requested else JobState.QUEUED
+
+    def resume(self, calibration: str) -> None:
+        """Go on, with circuits found good for this calibration if one is given."""
+        self.held = False
+        if self.state is JobState.COMPLETED:  # while it waited for its client
+            return
+        self.cancel_requested = False
+        self.failure = self.ended_at = None
+        if calibration:
+            self.submitted = replace(self.submitted, calibration=calibration)
+
+    def fail_if_outdated(self, outdated: Collection[str], tasks: Mapping[str, TaskRecord]) -> bool:
+        """Give it back to its client if it was prepared for one of these calibrations.
+
+        What has run in part goes on; each task tells its calibration.
+        """
+        wanted = self.submitted.calibration
+        if wanted not in outdated or not self.startable or self.open:
+            return False
+        if any(tasks[tag].state == "completed" for tag in self.tasks):
+            return False
+        error = (
+            f"the QPU {self.submitted.qpu!r} was calibrated anew while the job waited: it was "
+            f"transpiled for calibration {wanted}; hand the circuits in again"
+        )
+        self.failure = ev.TaskFailed(tag="", error=error, error_type="CalibrationChanged")
+        return True
+
+    def take(self, piece: ev.Part, subtract: Callable[[ev.Part, ev.Part], list[ev.Part]]) -> None:
+        """Move a piece out of the pending parts; ledgers of before may hold any rectangle."""
+        left = piece.points * (piece.shots or 1)
+        index = 0
+        while left > 0 and index < len(self.pending):
+            part = self.pending[index]
+            covered = _overlap(part, piece)
+            if not covered:
+                index += 1
+                continue
+            left -= covered
+            del self.pending[index]
+            for rest in subtract(part, piece):
+                self.pending.insert(index, rest)
+                index += 1
+        if left:
+            raise ValueError(f"{piece} is not pending in job {self.submitted.job}")
+
+    def give_back(self, parts: Iterable[ev.Part]) -> None:
+        """Put parts of a task that did not complete at the front again."""
+        self.pending.extendleft(reversed(list(parts)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastUse:
+    """What jobs used that are over. jobs: how many they are."""
+
+    jobs: int = 0
+    usage: Usage = field(default_factory=Usage)
+
+    def plus(self, used: Usage, sign: int) -> PastUse:
+        """Count a job in (sign 1), or out again (sign -1)."""
+        change = Usage(
+            qpu_seconds=sign * used.qpu_seconds,
+            shots=sign * used.shots,
+            circuits=sign * used.circuits,
+            tasks=sign * used.tasks,
+            charges=tuple(Charge(amount=sign * c.amount, unit=c.unit) for c in used.charges),
+        )
+        return PastUse(jobs=self.jobs + sign, usage=self.usage + change)
+
+
+def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
+    """Return the read-only picture of a job with its share of every task's usage."""
+    submitted = record.submitted
+    views = tuple(_task_view(tasks[tag], submitted.job) for tag in dict.fromkeys(record.tasks))
+    starts = [view.started_at for view in views if view.started_at is not None]
+    state = record.state
+    return JobView(
+        id=submitted.job,
+        qpu=submitted.qpu,
+        backend=submitted.backend,
+        kind=submitted.payload_kind,
+        state=state,
+        run=submitted.run,
+        stage=submitted.stage,
+        call=submitted.call,
+        digest=submitted.digest,
+        pubs=len(submitted.pubs),
+        circuits=sum(shape.points for shape in submitted.pubs),
+        shots=sum(shape.points * shape.shots for shape in submitted.pubs),
+        num_qubits=submitted.num_qubits,
+        seed=submitted.seed,
+        submitted_at=record.submitted_at,
+        started_at=min(starts, default=None),
+        ended_at=record.ended_at,
+        usage=sum((view.usage for view in views), Usage()),
+        tasks=views,
+        error=record.failure.error if record.failure is not None else None,
+        error_type=record.failure.error_type if record.failure is not None else None,
+        project=submitted.project,
+        user=submitted.user,
+        provisional=any(view.provisional for view in views),
+        source=submitted.source,
+    )
+
+
+def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
+    parts = [part for part in task.planned.parts if part.job == job]
+    return QpuTaskView(
+        tag=task.planned.tag,
+        qpu_task=task.qpu_task,
+        state=task.state,
+        starts=task.starts,
+        shots=sum(part.points * part.shots for part in parts),
+        planned_at=task.planned_at,
+        started_at=task.started_at,
+        ended_at=task.ended_at,
+        usage=shared_usage(task, job),
+        metadata=_own_metadata(task, job),
+        error=task.error if len(task.jobs) == 1 or task.error is None else _SHARED_ERROR,
+        late=task.late,
+        saved=_saved(task, job),
+        provisional=task.provisional,
+    )
+
+
+def _overlap(part: ev.Part, piece: ev.Part) -> int:
+    """Return how much two parts of one job have in common: shots, or points without shots."""
+    if part.pub != piece.pub:
+        return 0
+    points = min(part.end_point, piece.end_point) - max(part.first_point, piece.first_point)
+    shots = min(part.end_shot, piece.end_shot) - max(part.first_shot, piece.first_shot)
+    if not part.end_shot:
+        shots = 1
+    return max(0, points) * max(0, shots)
+
+
+def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
+    """Return what the backend told of a job's own PUBs, and of the device; not of other jobs'."""
+    if len(task.jobs) == 1:
+        return task.metadata
+    mine = [index for index, part in enumerate(task.planned.parts) if part.job == job]
+    told = {key: value for key, value in task.metadata.items() if key in _OF_THE_DEVICE}
+    for key in OF_EACH_PUB:
+        values = task.metadata.get(key)
+        if isinstance(values, list) and len(values) == len(task.planned.parts):
+            told[key] = [values[index] for index in mine]
+    return told
+
+
+def _saved(task: TaskRecord, job: JobId) -> float:
+    """Return what a job was spared: its price alone, as predicted, less its share of the charge."""
+    if task.state != "completed" and not task.late:
+        return 0.0
+    if not task.planned.alone:
+        return 0.0
+    charges = shared_usage(task, job).charges
+    return task.planned.alone[job] - sum(c.amount for c in charges if c.unit == task.planned.unit)
+
+
+def used_by(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> Usage:
+    """Return a job's part of what all its tasks used."""
+    job = record.submitted.job
+    return sum((shared_usage(tasks[tag], job) for tag in dict.fromkeys(record.tasks)), Usage())
+
+
+def shared_usage(task: TaskRecord, job: JobId) -> Usage:
+    """Return a job's part of what a task used, by `TaskRecord.share`."""
+    parts = [part for part in task.planned.parts if part.job == job]
+    if len(task.jobs) == 1:
+        return task.usage
+    share = task.share(job)
+    return Usage(
+        qpu_seconds=task.usage.qpu_seconds * share,
+        shots=sum(part.points * part.shots for part in parts),
+        circuits=sum(part.points for part in parts),
+        tasks=1 if job == task.jobs[0] else 0,
+        charges=tuple(Charge(amount=c.amount * share, unit=c.unit) for c in task.usage.charges),
+    )

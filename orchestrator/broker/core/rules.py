@@ -1,0 +1,64 @@
+"""What the site says about one QPU: its limits, how it is scheduled, measured and billed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from backends.metering import Metering
+from backends.timing import TimingModel
+from orchestrator.broker.core.closures import Calendar
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import Policy, Weighted
+
+__all__ = ["LeaseBounds", "QpuRules", "Rate", "occupied_seconds"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """At most so many starts within any stretch of so many seconds."""
+
+    starts: int
+    per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseBounds:
+    """The longest leases that the site grants: in all, and without a task at work."""
+
+    longest_s: float = 60.0
+    idle_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuRules:
+    """Everything about a QPU that decisions rest on, besides what happened on it.
+
+    slice_s: work longer than so many QPU-seconds is cut, so that others can go in between; None
+    cuts only where the machine's limits do. rate: None is no limit. leases: None grants none.
+    time_scale: seconds on the clock for each QPU-second. shares: by project, for fair share.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = field(default_factory=Weighted)
+    calendar: Calendar = field(default_factory=Calendar)
+    timing: TimingModel | None = None
+    metering: Metering = field(default_factory=Metering)
+    slice_s: float | None = None
+    rate: Rate | None = None
+    leases: LeaseBounds | None = field(default_factory=LeaseBounds)
+    time_scale: float = 1.0
+    shares: dict[str, float] = field(default_factory=dict)
+
+
+def occupied_seconds(clock_s: float, predicted_s: float | None, rules: QpuRules) -> float:
+    """Return the QPU-seconds that a task occupied which ran so long by the clock.
+
+    On a QPU whose clock is scaled they are at most what the whole task was predicted to take; one
+    that does not wait at all is taken to have been occupied for that long.
+    """
+    if rules.time_scale == 1.0:
+        return clock_s
+    if not rules.time_scale:
+        return predicted_s or 0.0
+    seconds = clock_s / rules.time_scale
+    return seconds if predicted_s is None else min(seconds, predicted_s)

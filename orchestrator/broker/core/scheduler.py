@@ -1,0 +1,389 @@
+"""What may start next on one QPU, and why: pure functions over its queue and its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+from backends.metering import Charge
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.job_queue import JobQueue
+from orchestrator.broker.core.leases import Lease
+from orchestrator.broker.core.packing import pack, subtract, thin, whole_parts
+from orchestrator.broker.core.policies import Account, QueuedJob, Situation
+from orchestrator.broker.core.prediction import (
+    Accuracy,
+    Load,
+    predicted_charge,
+    predicted_seconds,
+)
+from orchestrator.broker.core.records import JobRecord
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.views import JobId
+
+__all__ = [
+    "Decision",
+    "Desk",
+    "Planned",
+    "expected",
+    "next_decision",
+    "next_look",
+    "planned_alone",
+    "queued_as",
+]
+
+Decision = ev.LeaseClosed | ev.LeaseOpened | ev.TaskPlanned
+
+# So many jobs are tried in front of a window before the rest is left for after it.
+_BACKFILL_DEPTH = 1000
+# A slice works at least so many times as long as it takes to start, so little is lost by it.
+_SLICE_OVER_START = 10
+# A job of more tasks than this is not planned through; the rest is taken to be like the first.
+_MOST_PLANNED = 500
+_NAMED = 5
+# A shorter lease would be over before its first task has begun.
+_LEAST_LEASE_S, _LEAST_IDLE_S = 0.1, 0.01
+_NO_TIME = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(kw_only=True)
+class Desk:
+    """All that decisions about one QPU rest on.
+
+    busy: tasks at work there, those in doubt not counted; busy_for_lease: of them, the lease's.
+    starts: when its last tasks were planned. look: finds out what the policy looks at.
+    """
+
+    qpu: str
+    rules: QpuRules
+    queue: JobQueue
+    jobs: Mapping[JobId, JobRecord]
+    look: Callable[[], Situation]
+    accuracy: Accuracy = field(default_factory=Accuracy)
+    lease: Lease | None = None
+    busy: int = 0
+    busy_for_lease: int = 0
+    starts: Sequence[datetime] = ()
+    is_drained: bool = False
+
+    @cached_property
+    def situation(self) -> Situation:
+        """What the policy looks at. Who used how much is summed up only if something may start."""
+        return self.look()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One task of a job, as it would be if the job were alone on the QPU."""
+
+    parts: Sequence[ev.Part]
+    load: Load
+    seconds: float | None
+    charge: Charge
+
+
+def next_decision(desk: Desk, now: datetime) -> Decision | None:
+    """Return the next thing to do on a QPU; to be asked again once that is done."""
+    closed = _closed_lease(desk, now)
+    if closed is not None:
+        return closed
+    if desk.is_drained or not len(desk.queue) or not _may_start(desk, now):
+        return None
+    free_s = desk.rules.calendar.free_s(now)
+    if free_s <= 0 or desk.queue.shortest_s() > free_s:
+        return None
+    candidates = _candidates(desk)
+    passed: list[JobId] = []
+    for queued in candidates:
+        lead = desk.jobs[queued.job]
+        filling = _Filling(desk.rules, desk.accuracy, desk.jobs, free_s)
+        parts = filling.fill([lead])
+        if parts:
+            wish = lead.submitted.lease
+            if wish is not None and desk.lease is None and _grants(desk.rules):
+                return _opened(desk, lead.submitted, wish, now)
+            joined = _joined(desk, lead, candidates) if filling.may_share(lead) else []
+            if joined:
+                filling = _Filling(desk.rules, desk.accuracy, desk.jobs, free_s)
+                parts = filling.fill([lead, *joined])
+            return _planned(desk, filling.priced(parts), queued, passed, now)
+        passed.append(queued.job)
+        if len(passed) >= _BACKFILL_DEPTH:
+            return None
+    return None
+
+
+def next_look(desk: Desk, now: datetime) -> datetime | None:
+    """Return when something may start that may not now, though nothing happens until then."""
+    looks: list[datetime] = []
+    if desk.lease is not None:
+        looks.append(desk.lease.ends(desk.queue.holds_lease(desk.lease.opened.lease))[0])
+    if len(desk.queue) and not desk.is_drained:
+        rate = desk.rules.rate
+        if rate is not None and len(desk.starts) >= rate.starts:
+            looks.append(desk.starts[-rate.starts] + timedelta(seconds=rate.per_s))
+        closure = desk.rules.calendar.closure_at(now) or desk.rules.calendar.next_closure(now)
+        if closure is not None:
+            looks.append(closure.end)
+    return min((look for look in looks if look > now), default=None)
+
+
+def queued_as(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> QueuedJob:
+    """Return how a job is to be queued now, with what is left of it."""
+    submitted = record.submitted
+    first = _first_task(record, rules, accuracy)
+    scale = rules.time_scale
+    left = _weight(record.pending) / max(1, _weight_of_job(submitted))
+    seconds = submitted.predicted_s * left if submitted.predicted_s is not None else None
+    return QueuedJob(
+        job=submitted.job,
+        arrival=record.arrival,
+        account=Account(submitted.project, submitted.user),
+        priority=submitted.priority,
+        submitted_s=record.submitted_at.timestamp(),
+        seconds=(first.seconds or 0.0) if seconds is None else seconds,
+        least_s=(first.seconds or 0.0) * scale,
+        kind=submitted.payload_kind,
+        lease=submitted.lease.id if submitted.lease is not None else None,
+    )
+
+
+def planned_alone(job: ev.JobSubmitted, rules: QpuRules, accuracy: Accuracy) -> Iterator[Planned]:
+    """Yield the tasks that a job would be cut into if it were alone, at most a few thousand."""
+    record = JobRecord(submitted=job, arrival=0, submitted_at=_NO_TIME)
+    record.pending.extend(whole_parts(job))
+    for _ in range(_MOST_PLANNED):
+        if not record.pending:
+            return
+        task = _first_task(record, rules, accuracy)
+        for piece in task.parts:
+            record.take(piece, subtract)
+        yield task
+
+
+def expected(
+    job: ev.JobSubmitted, rules: QpuRules, accuracy: Accuracy
+) -> tuple[float | None, Charge]:
+    """Return the QPU-seconds a job will take and what it will be charged, if it is alone."""
+    seconds, amount, weight, unit = 0.0, 0.0, 0, rules.metering.unit
+    known = True
+    for task in planned_alone(job, rules, accuracy):
+        known = known and task.seconds is not None
+        seconds += task.seconds or 0.0
+        amount += task.charge.amount
+        weight += _weight(task.parts)
+    scale = _weight_of_job(job) / max(1, weight)
+    return (seconds * scale if known else None), Charge(amount=amount * scale, unit=unit)
+
+
+class _Filling:
+    """A task in the making: takes pieces while they fit before the next window, and in a slice."""
+
+    def __init__(
+        self,
+        rules: QpuRules,
+        accuracy: Accuracy,
+        jobs: Mapping[JobId, JobRecord],
+        free_s: float = float("inf"),
+    ) -> None:
+        self._rules, self._accuracy, self._jobs, self._free_s = rules, accuracy, jobs, free_s
+        self.load = Load()
+
+    def fill(self, records: Sequence[JobRecord]) -> Sequence[ev.Part]:
+        """Return the parts that fit, from the first job on; none if not even the first does."""
+        return pack(
+            (part for record in records for part in record.pending),
+            self._rules.limits,
+            slice_of=self._slice,
+            takes=self._takes,
+        )
+
+    def may_share(self, lead: JobRecord) -> bool:
+        """Whether others may join the task that this job leads."""
+        return self._rules.limits.coalesces and not lead.alone and lead.submitted.lease is None
+
+    def priced(self, parts: Sequence[ev.Part]) -> Planned:
+        """Return the task that was made, with what it is expected to take and cost."""
+        seconds = predicted_seconds(self.load, self._rules.timing, self._accuracy)
+        charge = predicted_charge(self.load, self._rules.metering, seconds)
+        return Planned(parts=parts, load=self.load, seconds=seconds, charge=charge)
+
+    def _takes(self, piece: ev.Part) -> bool:
+        grown = self.load.plus(piece, self._jobs[piece.job].submitted)
+        seconds = predicted_seconds(grown, self._rules.timing, self._accuracy)
+        if seconds is not None and seconds * self._rules.time_scale > self._free_s:
+            return False
+        most_s = _slice_s(self._rules, grown.num_qubits)
+        if self.load.circuits and most_s is not None and seconds is not None:
+            start_s = _start_s(self._rules, grown.num_qubits) * self._accuracy.factor
+            if seconds - start_s > most_s * (1 + 1e-9):
+                return False
+        self.load = grown
+        return True
+
+    def _slice(self, piece: ev.Part) -> ev.Part:
+        return _sliced(piece, self._jobs[piece.job].submitted, self._rules, self._accuracy)
+
+
+def _sliced(piece: ev.Part, job: ev.JobSubmitted, rules: QpuRules, accuracy: Accuracy) -> ev.Part:
+    shape = job.pubs[piece.pub]
+    num_qubits = shape.num_qubits or job.num_qubits
+    most_s = _slice_s(rules, num_qubits)
+    if most_s is None or rules.timing is None or not piece.shots:
+        return piece
+    one, two = (
+        rules.timing.duration_s(circuits=1, shots=n, num_qubits=num_qubits, depth=shape.depth)
+        for n in (1, 2)
+    )
+    per_shot_s = (two - one) * accuracy.factor
+    if per_shot_s <= 0:
+        return piece
+    return thin(piece, max(1, int(most_s / per_shot_s)), keep_shots=job.seed is not None)
+
+
+def _slice_s(rules: QpuRules, num_qubits: int) -> float | None:
+    """Return how long the work of one task may take, None without a bound."""
+    if rules.slice_s is None or rules.timing is None:
+        return None
+    return max(rules.slice_s, _SLICE_OVER_START * _start_s(rules, num_qubits))
+
+
+def _start_s(rules: QpuRules, num_qubits: int) -> float:
+    """Return the QPU-seconds that every task takes, whatever it runs."""
+    if rules.timing is None:
+        return 0.0
+    return rules.timing.duration_s(circuits=0, shots=0, num_qubits=num_qubits)
+
+
+def _first_task(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> Planned:
+    """Return the task that would be made of a job now, were it alone."""
+    filling = _Filling(rules, accuracy, {record.submitted.job: record})
+    parts = filling.fill([record])
+    return filling.priced(parts)
+
+
+def _weight(parts: Iterable[ev.Part]) -> int:
+    return sum(part.points * (part.shots or 1) for part in parts)
+
+
+def _weight_of_job(job: ev.JobSubmitted) -> int:
+    return sum(shape.points * (shape.shots or 1) for shape in job.pubs)
+
+
+def _closed_lease(desk: Desk, now: datetime) -> ev.LeaseClosed | None:
+    if desk.lease is None:
+        return None
+    opened = desk.lease.opened
+    at, reason = desk.lease.ends(desk.queue.holds_lease(opened.lease))
+    if at > now:
+        return None
+    return ev.LeaseClosed(lease=opened.lease, qpu=desk.qpu, reason=reason, at=at)
+
+
+def _may_start(desk: Desk, now: datetime) -> bool:
+    """Whether the QPU has room, and has not been started too often of late."""
+    most = desk.rules.limits.max_concurrent_tasks
+    if most is not None and desk.busy >= most:
+        return False
+    rate = desk.rules.rate
+    if rate is None or len(desk.starts) < rate.starts:
+        return True
+    return desk.starts[-rate.starts] + timedelta(seconds=rate.per_s) <= now
+
+
+def _candidates(desk: Desk) -> Iterator[QueuedJob]:
+    """Yield the jobs that may go now, in order; those of the lease that is open go first."""
+    if desk.lease is None:
+        return desk.queue.ordered(desk.situation)
+    lease = desk.lease.opened.lease
+    of_lease = desk.queue.of_lease(lease)
+    most = desk.rules.limits.max_concurrent_tasks
+    # One place is kept for the lease, whether it is used at the moment or not.
+    if most is not None and desk.busy - desk.busy_for_lease >= most - 1:
+        return iter(of_lease)
+    others = (q for q in desk.queue.ordered(desk.situation) if q.lease != lease)
+    return chain(of_lease, others)
+
+
+def _joined(desk: Desk, lead: JobRecord, following: Iterator[QueuedJob]) -> Sequence[JobRecord]:
+    """Return jobs that may share the lead's task, in order; more than fit, if there are more."""
+    limits, kind = desk.rules.limits, lead.submitted.payload_kind
+    most = limits.max_circuits or _BACKFILL_DEPTH
+    joined: list[JobRecord] = []
+    circuits = sum(part.circuits for part in lead.pending)
+    for queued in following:
+        if circuits >= most or len(joined) >= _BACKFILL_DEPTH:
+            break
+        record = desk.jobs[queued.job]
+        if queued.kind == kind and not record.alone and queued.lease is None:
+            joined.append(record)
+            circuits += sum(part.circuits for part in record.pending)
+    return joined
+
+
+def _grants(rules: QpuRules) -> bool:
+    # Where any number of tasks may run, there is nothing to keep.
+    return rules.leases is not None and rules.limits.max_concurrent_tasks is not None
+
+
+def _opened(desk: Desk, job: ev.JobSubmitted, wish: ev.LeaseWish, now: datetime) -> ev.LeaseOpened:
+    bounds = desk.rules.leases
+    assert bounds is not None
+    return ev.LeaseOpened(
+        lease=wish.id,
+        qpu=desk.qpu,
+        run=job.run,
+        project=job.project,
+        user=job.user,
+        until=now + timedelta(seconds=max(_LEAST_LEASE_S, min(wish.longest_s, bounds.longest_s))),
+        idle_s=max(_LEAST_IDLE_S, min(wish.idle_s, bounds.idle_s)),
+    )
+
+
+def _planned(
+    desk: Desk, task: Planned, lead: QueuedJob, passed: Sequence[JobId], now: datetime
+) -> ev.TaskPlanned:
+    rules, policy, record = desk.rules, desk.rules.policy, desk.jobs[lead.job]
+    why: dict[str, Any] = {"policy": policy.name, "queued": len(desk.queue)}
+    terms = policy.terms(lead, desk.situation)
+    if terms:
+        why["terms"] = {name: round(value, 4) for name, value in terms.items()}
+    waited_s = desk.situation.now_s - lead.submitted_s
+    if policy.longest_wait_s is not None and waited_s > policy.longest_wait_s:
+        why["overdue"] = True
+    if passed:
+        why["passed_over"] = {"jobs": list(passed[:_NAMED]), "count": len(passed)}
+        why["free_s"] = round(rules.calendar.free_s(now), 3)
+    lease = desk.lease.opened.lease if desk.lease is not None else None
+    mine = record.submitted.lease is not None and record.submitted.lease.id == lease
+    return ev.TaskPlanned(
+        tag=f"{lead.job}.{len(record.tasks)}",
+        qpu=desk.qpu,
+        parts=tuple(task.parts),
+        predicted_s=task.seconds,
+        alone=_alone(task.parts, desk),
+        unit=rules.metering.unit,
+        lease=lease if mine else None,
+        provisional=rules.calendar.is_provisional(now),
+        why=why,
+    )
+
+
+def _alone(parts: Sequence[ev.Part], desk: Desk) -> dict[str, float]:
+    """Return what each job's parts would cost in a task of their own; empty for one job."""
+    if len({part.job for part in parts}) == 1:
+        return {}
+    loads: dict[JobId, Load] = {}
+    for part in parts:
+        load = loads.get(part.job, Load())
+        loads[part.job] = load.plus(part, desk.jobs[part.job].submitted)
+    rules = desk.rules
+    charges = {}
+    for job, load in loads.items():
+        seconds = predicted_seconds(load, rules.timing, desk.accuracy)
+        charges[str(job)] = predicted_charge(load, rules.metering, seconds).amount
+    return charges if sum(charges.values()) > 0 else {}

@@ -1,0 +1,106 @@
+"""The broker's state cut short: open work alone, and each job that has ended by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.codec import from_plain, to_plain
+from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobView
+
+__all__ = ["EndedJob", "ended_job", "ended_jobs", "freeze", "missing_jobs", "thaw"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedJob:
+    """A job that is over, with its tasks: all that is needed to show it or to take it up again."""
+
+    job: JobRecord
+    tasks: tuple[TaskRecord, ...]
+
+    @property
+    def view(self) -> JobView:
+        """The job as the whole state would show it."""
+        return job_view(self.job, {task.planned.tag: task for task in self.tasks})
+
+
+def ended_jobs(state: BrokerState, *, before: datetime | None = None, most: int) -> list[JobId]:
+    """Return jobs that may be forgotten, the oldest submissions first.
+
+    before: leave those alone that ended later, because somebody may still wait for them.
+    """
+    over = (
+        job
+        for job, record in state.jobs.items()
+        if record.ended_at is not None
+        and record.state.is_final
+        and (before is None or record.ended_at < before)
+    )
+    return list(islice(over, most))
+
+
+def ended_job(state: BrokerState, job: JobId) -> EndedJob:
+    """Return a job that is over as it stands by itself."""
+    record = state.jobs[job]
+    tags = dict.fromkeys(record.tasks)
+    return EndedJob(job=record, tasks=tuple(state.tasks[tag] for tag in tags))
+
+
+def freeze(state: BrokerState, without: list[JobId]) -> dict[str, Any]:
+    """Return the state as JSON types, as it is once some jobs are forgotten.
+
+    Rules and the queues sorted by them are not part of it: they come from the site, not from history.
+    """
+    rest = replace(
+        state,
+        rules={},
+        queues={},
+        asleep=False,
+        jobs=dict(state.jobs),
+        tasks=dict(state.tasks),
+        past=dict(state.past),
+    )
+    rest.forget(without)
+    frozen: dict[str, Any] = to_plain(rest)
+    return frozen
+
+
+def thaw(frozen: dict[str, Any]) -> BrokerState:
+    """Return the state that `freeze` was given, less what it left out."""
+    state: BrokerState = from_plain(BrokerState, frozen)
+    if "books" not in frozen:  # written before there were budgets
+        state.books.take_over(state.past, state.jobs.values(), state.tasks)
+    return state
+
+
+def missing_jobs(state: BrokerState, event: ev.Event) -> list[JobId]:
+    """Return the forgotten jobs that must be recalled before the event can be applied.
+
+    A word about a task may come long after the end of its jobs. To be asked again when these
+    are recalled: only they may know who else had a part in the task.
+    """
+    match event:
+        case ev.JobResumed(job=job) | ev.JobCancelRequested(job=job):
+            return [] if job in state.jobs else [job]
+        case (
+            ev.TaskStarted(tag=tag)
+            | ev.TaskAdopted(tag=tag)
+            | ev.TaskCompleted(tag=tag)
+            | ev.TaskFailed(tag=tag)
+            | ev.TaskCancelled(tag=tag)
+            | ev.TaskUncertain(tag=tag)
+            | ev.TaskResolved(tag=tag)
+        ):
+            task = state.tasks.get(tag)
+            if task is not None:
+                over = task.ended_at is not None
+                return [job for job in task.jobs if job not in state.jobs] if over else []
+            lead = JobId(tag.rpartition(".")[0])  # a tag is the id of its first job and a number
+            return [] if lead in state.jobs else [lead]
+        case _:
+            return []

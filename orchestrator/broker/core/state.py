@@ -1,0 +1,426 @@
+"""The broker as a pure state machine: events in, events to record and commands out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from backends.api import Usage
+from backends.metering import Charge
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.budgets import Books
+from orchestrator.broker.core.commands import (
+    Command,
+    FindTask,
+    Outcome,
+    SettleJob,
+    StartTask,
+    StopTask,
+)
+from orchestrator.broker.core.job_queue import JobQueue
+from orchestrator.broker.core.packing import subtract, whole_parts
+from orchestrator.broker.core.policies import Account
+from orchestrator.broker.core.prediction import load_of, predicted_charge
+from orchestrator.broker.core.qpu_history import QpuHistory
+from orchestrator.broker.core.records import JobRecord, PastUse, TaskRecord, shared_usage, used_by
+from orchestrator.broker.core.rules import QpuRules, occupied_seconds
+from orchestrator.broker.core.scheduler import Desk, expected, next_decision, next_look, queued_as
+from orchestrator.broker.core.views import JobId
+
+__all__ = ["BrokerState", "replay"]
+
+
+@dataclass(slots=True)
+class BrokerState:
+    """All jobs and tasks of one ledger scope, and the decisions about them.
+
+    No I/O, clock or randomness: time arrives with the events, tags follow from job ids.
+    Replaying the events through `apply` gives the same state. past: what forgotten jobs used,
+    by project. rules, queues: of the QPUs that are served, from `configure`; they come from the
+    site, not from history. asleep: what an earlier process left is not looked for yet, so nothing
+    is decided until `BrokerOpened`.
+    """
+
+    rules: dict[str, QpuRules] = field(default_factory=dict)
+    queues: dict[str, JobQueue] = field(default_factory=dict)
+    asleep: bool = False
+    drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
+    jobs: dict[JobId, JobRecord] = field(default_factory=dict)
+    tasks: dict[str, TaskRecord] = field(default_factory=dict)
+    past: dict[str, PastUse] = field(default_factory=dict)
+    histories: dict[str, QpuHistory] = field(default_factory=dict)
+    books: Books = field(default_factory=Books)
+    _arrivals: int = 0
+    _waiting: dict[str, dict[JobId, int]] = field(default_factory=dict)
+    _open: dict[str, set[str]] = field(default_factory=dict)
+    _to_fail: list[str] = field(default_factory=list)
+
+    def configure(self, qpu: str, rules: QpuRules) -> None:
+        """Serve a QPU by these rules from now on."""
+        self.rules[qpu] = rules
+        queue = self.queues[qpu] = JobQueue(rules.policy)
+        for job in self._waiting.get(qpu, ()):
+            queue.put(queued_as(self.jobs[job], rules, self._history(qpu).accuracy))
+
+    def handle(self, event: ev.Event, now: datetime) -> Outcome:
+        """Apply an event, then plan whatever can start; return all of it.
+
+        A job that is there already was handed in twice before either was written: once is enough.
+        """
+        if isinstance(event, ev.JobSubmitted):
+            if event.job in self.jobs:
+                return Outcome()
+            event = self._admitted(event)
+        refused = self.books.refusal_of(event, self.jobs)
+        if refused is not None:
+            return Outcome(refused=refused)
+        if isinstance(event, ev.LeaseClosed):
+            if not self._history(event.qpu).has_lease(event.lease):
+                return Outcome()  # it had ended by itself
+            event = self._closing(event)
+        if isinstance(event, ev.TaskFailed | ev.TaskCancelled):
+            event = self._billed(event)
+        commands = self.apply(event, now)
+        self.asleep = self.asleep and not isinstance(event, ev.BrokerOpened)
+        return self._decided([event], commands, now)
+
+    def tick(self, now: datetime) -> Outcome:
+        """Plan what can start because time has passed."""
+        return self._decided([], [], now)
+
+    def next_look(self, now: datetime) -> datetime | None:
+        """Return when `tick` should be called at the latest, None if time alone changes nothing."""
+        looks = [next_look(self.desk(qpu, now), now) for qpu in self.rules if not self.asleep]
+        return min((look for look in looks if look is not None), default=None)
+
+    def _decided(self, recorded: list[ev.Event], commands: list[Command], now: datetime) -> Outcome:
+        for decision in self._decide(now) if not self.asleep else ():
+            recorded.append(decision)
+            commands += self.apply(decision, now)
+            if isinstance(decision, ev.TaskPlanned):
+                commands.append(StartTask(decision.tag))
+        return Outcome(events=tuple(recorded), commands=tuple(commands))
+
+    def _admitted(self, event: ev.JobSubmitted) -> ev.JobSubmitted:
+        """Note what the job is expected to take, which is then set aside for it."""
+        rules = self.rules.get(event.qpu)
+        if rules is None or event.source is not None:
+            return event
+        seconds, charge = expected(event, rules, self._history(event.qpu).accuracy)
+        return replace(event, predicted_s=seconds, reserved=charge)
+
+    def _billed(self, event: ev.TaskFailed | ev.TaskCancelled) -> ev.TaskFailed | ev.TaskCancelled:
+        """Add what the site bills for the time that a task occupied without a result."""
+        planned = self.tasks[event.tag].planned
+        rules = self.rules.get(planned.qpu)
+        if not event.usage.qpu_seconds or rules is None:
+            return event
+        seconds = occupied_seconds(event.usage.qpu_seconds, planned.predicted_s, rules)
+        metering = rules.metering
+        billed = (
+            metering.bills_failed if isinstance(event, ev.TaskFailed) else metering.bills_cancelled
+        )
+        charges: tuple[Charge, ...] = ()
+        if billed:
+            load = load_of(
+                planned.parts, {p.job: self.jobs[p.job].submitted for p in planned.parts}
+            )
+            charges = (predicted_charge(load, metering, seconds),)
+        return replace(event, usage=Usage(qpu_seconds=seconds, tasks=1, charges=charges))
+
+    def apply(self, event: ev.Event, now: datetime) -> list[Command]:
+        """Change the state by one event, deciding nothing new; used alone for replay."""
+        match event:
+            case ev.BrokerOpened():
+                return self._reopen(event)
+            case ev.JobSubmitted():
+                return self._submit(event, now)
+            case ev.JobResumed():
+                return self._resume(event, now)
+            case ev.JobCancelRequested():
+                return self._cancel(event, now)
+            case ev.TaskPlanned():
+                return self._plan(event, now)
+            case ev.TaskStarted() | ev.TaskAdopted():
+                return self._start(event, now)
+            case ev.TaskUncertain():
+                return self._doubt(event)
+            case ev.TaskResolved():
+                return self._resolve(event, now)
+            case ev.TaskCompleted() | ev.TaskFailed() | ev.TaskCancelled():
+                return self._end(event, now)
+            case _:
+                return self._operate(event, now)
+
+    def queued(self, qpu: str) -> dict[JobId, int]:
+        """Return the jobs that wait for a QPU, with their place in the order of arrival."""
+        return dict(self._waiting.get(qpu, {}))
+
+    def desk(self, qpu: str, now: datetime) -> Desk:
+        """Return what decisions about a QPU rest on now."""
+        history = self._history(qpu)
+        rules = self.rules[qpu]
+        # An uncertain task bars nobody: the QPU itself refuses a start while it is busy.
+        sure = [t for t in self._open.get(qpu, ()) if self.tasks[t].state != "uncertain"]
+        lease = history.lease.opened.lease if history.lease is not None else None
+        return Desk(
+            qpu=qpu,
+            rules=rules,
+            queue=self.queues[qpu],
+            jobs=self.jobs,
+            look=lambda: history.situation(now, rules.shares),
+            accuracy=history.accuracy,
+            lease=history.lease,
+            busy=len(sure),
+            busy_for_lease=sum(self.tasks[t].planned.lease == lease for t in sure) if lease else 0,
+            starts=history.starts,
+            is_drained=qpu in self.drained,
+        )
+
+    def open_tasks(self, qpu: str) -> frozenset[str]:
+        """Return the tags of tasks that are planned, running or uncertain on a QPU."""
+        return frozenset(self._open.get(qpu, ()))
+
+    def forget(self, jobs: Iterable[JobId]) -> None:
+        """Drop jobs that have ended, and the tasks that none but them had a part in."""
+        gone = [self.jobs[job] for job in jobs]
+        for record in gone:
+            self._account(record, 1)
+            del self.jobs[record.submitted.job]
+        for tag in dict.fromkeys(tag for record in gone for tag in record.tasks):
+            task = self.tasks.get(tag)
+            if task is not None and not any(job in self.jobs for job in task.jobs):
+                del self.tasks[tag]
+
+    def recall(self, record: JobRecord, tasks: Iterable[TaskRecord]) -> None:
+        """Take a forgotten job up again as it was; one that is there stays as it is."""
+        if record.submitted.job in self.jobs:
+            return
+        self.jobs[record.submitted.job] = record
+        for task in tasks:
+            self.tasks.setdefault(task.planned.tag, task)
+        self._account(record, -1)
+
+    def _account(self, record: JobRecord, sign: int) -> None:
+        project = record.submitted.project
+        past = self.past.pop(project, PastUse())
+        past = past.plus(used_by(record, self.tasks), sign)
+        if past.jobs:
+            self.past[project] = past
+
+    def _submit(self, event: ev.JobSubmitted, now: datetime) -> list[Command]:
+        record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
+        self._arrivals += 1
+        self.jobs[event.job] = record
+        if event.source is not None:
+            return self._settle(record, now)
+        record.pending.extend(whole_parts(event))
+        self._requeue(record)
+        return self._settle(record, now)
+
+    def _reopen(self, event: ev.BrokerOpened) -> list[Command]:
+        for record in self.jobs.values():
+            record.held = not event.resume and not record.state.is_final
+            self._reserve(record)
+            self._requeue(record)
+        # Planned tasks count too: the death may have come before or after their start.
+        return [FindTask(tag) for tags in self._open.values() for tag in sorted(tags)]
+
+    def _resume(self, event: ev.JobResumed, now: datetime) -> list[Command]:
+        record = self.jobs[event.job]
+        record.resume(event.calibration)
+        self._requeue(record)
+        return self._settle(record, now)
+
+    def _cancel(self, event: ev.JobCancelRequested, now: datetime) -> list[Command]:
+        record = self.jobs[event.job]
+        if record.state.is_final:
+            return []
+        record.cancel_requested = True
+        self._requeue(record)
+        stops: list[Command] = [StopTask(tag) for tag in self._private_tasks(record)]
+        return stops + self._settle(record, now)
+
+    def _plan(self, event: ev.TaskPlanned, now: datetime) -> list[Command]:
+        self.tasks[event.tag] = TaskRecord(planned=event, planned_at=now)
+        self._open.setdefault(event.qpu, set()).add(event.tag)
+        self._history(event.qpu).plan(event, now)
+        for piece in event.parts:
+            record = self.jobs[piece.job]
+            record.take(piece, subtract)
+            if event.tag not in record.open:
+                record.tasks.append(event.tag)
+            record.open.add(event.tag)
+        for job in self.tasks[event.tag].jobs:
+            self._requeue(self.jobs[job])
+        return []
+
+    def _start(self, event: ev.TaskStarted | ev.TaskAdopted, now: datetime) -> list[Command]:
+        task = self.tasks[event.tag]
+        task.start(event.qpu_task, now)
+        wanted = any(not self.jobs[job].cancel_requested for job in task.jobs)
+        return [] if wanted else [StopTask(event.tag)]
+
+    def _doubt(self, event: ev.TaskUncertain) -> list[Command]:
+        task = self.tasks[event.tag]
+        if task.ended_at is not None:
+            return []
+        task.state, task.error = "uncertain", event.reason
+        for job in task.jobs:
+            self.jobs[job].uncertain.add(event.tag)
+        rules = self.rules.get(task.planned.qpu)
+        match rules.limits.uncertain if rules else "ask":
+            case "fail":
+                self._to_fail.append(event.tag)
+                return []
+            case "adopt-wait":
+                return []
+            case _:
+                return [SettleJob(job) for job in task.jobs]
+
+    def _operate(self, event: ev.Event, now: datetime) -> list[Command]:
+        """Apply what is about a QPU or an account, not about a job."""
+        match event:
+            case ev.QpuDrained():
+                self.drained[event.qpu] = event
+            case ev.QpuResumed():
+                self.drained.pop(event.qpu, None)
+            case ev.LeaseOpened():
+                self._history(event.qpu).open_lease(event, now)
+            case ev.LeaseClosed():
+                self._history(event.qpu).close_lease(event)
+            case ev.CalibrationChanged():
+                return self._recalibrate(event, now)
+            case ev.BudgetSet():
+                self.books.set(event, self.jobs.values(), self.tasks)
+            case _:
+                raise ValueError(f"the state machine does not know {event.kind!r}")
+        return []
+
+    def _recalibrate(self, event: ev.CalibrationChanged, now: datetime) -> list[Command]:
+        """Give back what waits and was prepared for another calibration."""
+        here = [r for r in self.jobs.values() if r.submitted.qpu == event.qpu and not r.ended_at]
+        before = [event.before, *(record.submitted.calibration for record in here)]
+        self._history(event.qpu).recalibrate(event.calibration, before)
+        return [command for record in here for command in self._settle(record, now)]
+
+    def _resolve(self, event: ev.TaskResolved, now: datetime) -> list[Command]:
+        if event.verdict == "not-started":
+            return self._end(ev.TaskCancelled(tag=event.tag), now)
+        failed = ev.TaskFailed(tag=event.tag, error=event.reason, error_type="TaskUncertain")
+        for job in self.tasks[event.tag].jobs:
+            self.jobs[job].alone = True  # no second try: it may have run
+        return self._end(failed, now)
+
+    def _end(
+        self, event: ev.TaskCompleted | ev.TaskFailed | ev.TaskCancelled, now: datetime
+    ) -> list[Command]:
+        task = self.tasks[event.tag]
+        if task.ended_at is not None:  # a late word about a task that was already settled
+            if isinstance(event, ev.TaskCompleted) and task.may_come_late:
+                self._charge(task, now, -1)  # what it had occupied is part of what it used
+                task.late, task.usage = True, event.usage
+                self._charge(task, now)
+            return []
+        task.end(event, now)
+        self._open[task.planned.qpu].discard(event.tag)
+        still = {self.tasks[tag].planned.lease for tag in self._open[task.planned.qpu]}
+        self._history(task.planned.qpu).end(task, now, still_leased=task.planned.lease in still)
+        if task.usage.qpu_seconds or isinstance(event, ev.TaskCompleted):
+            self._charge(task, now)
+        shared = len(task.jobs) > 1
+        commands: list[Command] = []
+        for job in task.jobs:
+            record = self.jobs[job]
+            record.open.discard(event.tag)
+            record.uncertain.discard(event.tag)
+            if not isinstance(event, ev.TaskCompleted):
+                record.give_back(p for p in task.planned.parts if p.job == job)
+            if isinstance(event, ev.TaskFailed):
+                if shared and not record.alone:
+                    record.alone = True  # find out which of the coalesced jobs is at fault
+                else:
+                    record.failure = event
+                    commands += [StopTask(tag) for tag in self._private_tasks(record)]
+            waits = job in self._waiting.get(task.planned.qpu, ())
+            # What is left of a job stays as it is when a part of it is done.
+            if not isinstance(event, ev.TaskCompleted) or record.startable != waits:
+                self._requeue(record)
+            commands += self._settle(record, now)
+        return commands
+
+    def _settle(self, record: JobRecord, now: datetime) -> list[Command]:
+        if record.fail_if_outdated(self._history(record.submitted.qpu).outdated, self.tasks):
+            self._requeue(record)
+        self._reserve(record)
+        if not record.state.is_final or record.ended_at is not None:
+            return []
+        record.ended_at = now
+        return [SettleJob(record.submitted.job)]
+
+    def _charge(self, task: TaskRecord, now: datetime, sign: int = 1) -> None:
+        """Bill what a task used to its jobs' accounts, or take that back (sign -1)."""
+        for job in task.jobs:
+            record = self.jobs[job]
+            submitted, usage = record.submitted, shared_usage(task, job)
+            charges = [replace(charge, amount=sign * charge.amount) for charge in usage.charges]
+            self.books.charge(submitted, charges)
+            unit = submitted.reserved.unit if submitted.reserved is not None else None
+            record.charged += sum(c.amount for c in charges if c.unit == unit)
+            account = Account(submitted.project, submitted.user)
+            history = self._history(task.planned.qpu)
+            history.use_by(account, sign * usage.qpu_seconds, now)
+
+    def _reserve(self, record: JobRecord) -> None:
+        """Set aside for a job what is still to come, and no more."""
+        change = record.outstanding_now() - record.outstanding
+        if change:
+            record.outstanding += change
+            self.books.reserve(record.submitted, change)
+
+    def _private_tasks(self, record: JobRecord) -> list[str]:
+        """Open tasks that carry nothing of any other job, so they may be stopped."""
+        return sorted(tag for tag in record.open if len(self.tasks[tag].jobs) == 1)
+
+    def _requeue(self, record: JobRecord) -> None:
+        qpu, job = record.submitted.qpu, record.submitted.job
+        waiting, queue = self._waiting.setdefault(qpu, {}), self.queues.get(qpu)
+        if record.startable:
+            waiting[job] = record.arrival
+            if queue is not None:
+                queue.put(queued_as(record, self.rules[qpu], self._history(qpu).accuracy))
+        else:
+            waiting.pop(job, None)
+            if queue is not None:
+                queue.discard(job)
+
+    def _history(self, qpu: str) -> QpuHistory:
+        if qpu not in self.histories:
+            self.histories[qpu] = QpuHistory()
+        return self.histories[qpu]
+
+    def _closing(self, event: ev.LeaseClosed) -> ev.LeaseClosed:
+        queue, at_work = self.queues.get(event.qpu), self._open.get(event.qpu, ())
+        waiting = queue is not None and queue.holds_lease(event.lease)
+        return self._history(event.qpu).closing(event, waiting, [self.tasks[t] for t in at_work])
+
+    def _decide(self, now: datetime) -> Iterator[ev.Event]:
+        """Yield decisions, one at a time; the caller applies each before asking on."""
+        while self._to_fail:
+            tag = self._to_fail.pop()
+            reason = self.tasks[tag].error or "uncertain"
+            yield ev.TaskResolved(tag=tag, verdict="failed", by="rule fail", reason=reason)
+        for qpu in self.rules:
+            while (decision := next_decision(self.desk(qpu, now), now)) is not None:
+                if isinstance(decision, ev.LeaseClosed):
+                    decision = self._closing(decision)
+                yield decision
+
+
+def replay(recorded: Iterable[tuple[ev.Event, datetime]]) -> BrokerState:
+    """Fold recorded events into the state they led to."""
+    state = BrokerState()
+    for event, at in recorded:
+        state.apply(event, at)
+    return state

@@ -1,0 +1,142 @@
+"""What projects were charged in a month, and for what (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from orchestrator.broker.core.events import Event, LeaseClosed, LeaseOpened
+from orchestrator.broker.core.views import JobId, JobView, QpuTaskView
+
+__all__ = ["LeaseHeld", "StatementLine", "leases_held", "month_bounds", "statement"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementLine:
+    """What a project was charged in a month on one QPU, in one unit.
+
+    jobs, tasks: those with a part in it; a task that jobs of two projects share is in the lines of
+    both. shots, qpu_seconds, charged: this project's share of the tasks that completed; what
+    failed or was cancelled costs nothing. saved: what sharing tasks spared, against the predicted
+    price of a task of its own. leases that ended in the month: how many, and the seconds they kept
+    the QPU and worked on it.
+    """
+
+    project: str
+    month: str
+    qpu: str
+    unit: str
+    jobs: int
+    tasks: int
+    shots: int
+    qpu_seconds: float
+    charged: float
+    saved: float
+    leases: int
+    lease_held_s: float
+    lease_used_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseHeld:
+    """A lease that is over, with the project it was given to."""
+
+    project: str
+    closed: LeaseClosed
+
+
+@dataclass(slots=True)
+class _Sum:
+    jobs: set[JobId] = field(default_factory=set)
+    tasks: set[str] = field(default_factory=set)
+    shots: int = 0
+    qpu_seconds: float = 0.0
+    charged: float = 0.0
+    saved: float = 0.0
+    leases: int = 0
+    lease_held_s: float = 0.0
+    lease_used_s: float = 0.0
+
+    def add_task(self, job: JobView, task: QpuTaskView) -> None:
+        self.jobs.add(job.id)
+        self.tasks.add(task.tag)
+        self.shots += task.usage.shots
+        self.qpu_seconds += task.usage.qpu_seconds
+        self.saved += task.saved
+
+    def add_lease(self, lease: LeaseClosed) -> None:
+        self.leases += 1
+        self.lease_held_s += lease.held_s
+        self.lease_used_s += lease.used_s
+
+
+def month_bounds(month: str) -> tuple[datetime, datetime]:
+    """Return when a month, as ``2026-11``, begins and the next one does, in UTC.
+
+    Raises ``ValueError`` for what is no month.
+    """
+    begin = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
+    year, following = divmod(begin.year * 12 + begin.month, 12)
+    return begin, begin.replace(year=year, month=following + 1)
+
+
+def leases_held(events: Iterable[Event]) -> Iterator[LeaseHeld]:
+    """Yield the leases that are over, from the events that opened and closed them, in order."""
+    project: dict[str, str] = {}  # by QPU: it is kept for one loop at a time
+    for event in events:
+        match event:
+            case LeaseOpened():
+                project[event.qpu] = event.project
+            case LeaseClosed() if event.qpu in project:
+                yield LeaseHeld(project=project.pop(event.qpu), closed=event)
+
+
+def statement(
+    jobs: Iterable[JobView], leases: Iterable[LeaseHeld], month: str
+) -> list[StatementLine]:
+    """Return what was charged in a month, sorted by project, QPU and unit.
+
+    A task without a result counts if the site bills the time that it occupied. A task belongs to the
+    month that it ended in, a lease too; a task that was given up and
+    completed after all, to that in which it was given up. A task that was charged in two units
+    counts in the line of the first with its shots and seconds.
+    """
+    begin, end = month_bounds(month)
+    sums: dict[tuple[str, str, str], _Sum] = {}
+    for job in jobs:
+        for task in job.tasks:
+            counts = task.state == "completed" or task.late or task.usage.charges
+            if not counts or task.ended_at is None or not begin <= task.ended_at < end:
+                continue
+            charges = task.usage.charges
+            first = (job.project, job.qpu, charges[0].unit if charges else "")
+            sums.setdefault(first, _Sum()).add_task(job, task)
+            for charge in charges:
+                key = (job.project, job.qpu, charge.unit)
+                sums.setdefault(key, _Sum()).charged += charge.amount
+    for lease in leases:
+        if begin <= lease.closed.at < end:
+            mine = sorted(key for key in sums if key[:2] == (lease.project, lease.closed.qpu))
+            key = mine[0] if mine else (lease.project, lease.closed.qpu, "")
+            sums.setdefault(key, _Sum()).add_lease(lease.closed)
+    return [_line(key, month, total) for key, total in sorted(sums.items())]
+
+
+def _line(key: tuple[str, str, str], month: str, total: _Sum) -> StatementLine:
+    project, qpu, unit = key
+    return StatementLine(
+        project=project,
+        month=month,
+        qpu=qpu,
+        unit=unit,
+        jobs=len(total.jobs),
+        tasks=len(total.tasks),
+        shots=total.shots,
+        qpu_seconds=total.qpu_seconds,
+        charged=total.charged,
+        saved=total.saved,
+        leases=total.leases,
+        lease_held_s=total.lease_held_s,
+        lease_used_s=total.lease_used_s,
+    )

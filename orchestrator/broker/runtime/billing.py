@@ -1,0 +1,96 @@
+"""Budgets and statements of a site's broker: what an operator and the users see of the money."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from orchestrator.broker.client.status import ProjectUse
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.budgets import BudgetStatus, project_account
+from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
+from orchestrator.broker.ledger import Wanted
+from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
+
+__all__ = [
+    "UnitUnknown",
+    "all_uses",
+    "limited_projects",
+    "monthly_statement",
+    "project_budgets",
+    "set_budget",
+    "units",
+]
+
+
+class UnitUnknown(ValueError):
+    """No QPU of the site bills in this unit."""
+
+
+def units(broker: SiteBroker) -> list[str]:
+    """Return the units in which the site's QPUs bill, as far as these could be opened."""
+    state = broker.service.state
+    billed = {rules.metering.unit for rules in state.rules.values()}
+    used = {unit for budgets in state.books.accounts.values() for unit in budgets}
+    return sorted(billed | used)
+
+
+async def set_budget(
+    broker: SiteBroker, account: str, unit: str, amount: float | None, by: str
+) -> list[BudgetStatus]:
+    """Limit what an account may spend in all, None lifts the limit; return how it stands then.
+
+    What was spent before counts. Less than that may be given: then nothing more is accepted.
+    Raises `UnitUnknown`.
+    """
+    known = units(broker)
+    if unit not in known:
+        raise UnitUnknown(
+            f"no QPU here bills in {unit!r}; the units are: {', '.join(known) or 'none yet'}"
+        )
+    event = ev.BudgetSet(account=account, unit=unit, amount=amount, by=by)
+    await broker.service.post(event)
+    return broker.service.state.books.status(account)
+
+
+def project_budgets(broker: SiteBroker, project: str) -> list[BudgetStatus]:
+    """Return how a project stands in each unit it was charged or limited in."""
+    return broker.service.state.books.status(project_account(project))
+
+
+async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str, ProjectUse]:
+    """Return what each project used so far, those that have but a budget or members included.
+
+    members: projects that somebody's token is for.
+    """
+    uses = await broker.uses()
+    for project in (*limited_projects(broker), *members):
+        uses.setdefault(project, ProjectUse())
+    return uses
+
+
+def limited_projects(broker: SiteBroker) -> list[str]:
+    """Return the projects that have a budget."""
+    return sorted(
+        account.removeprefix("project:")
+        for account, budgets in broker.service.state.books.accounts.items()
+        if account.startswith("project:")
+        and any(budget.amount is not None for budget in budgets.values())
+    )
+
+
+async def monthly_statement(
+    broker: SiteBroker, month: str, projects: tuple[str, ...] | None
+) -> list[StatementLine]:
+    """Return what was charged in a month (UTC, as ``2026-11``); None for all projects."""
+    begin, end = month_bounds(month)
+    jobs = await broker.jobs(Wanted(projects=projects, since=begin, until=end))
+
+    def summed() -> list[StatementLine]:
+        kinds = (ev.LeaseOpened.kind, ev.LeaseClosed.kind)
+        events = (event for event, _ in broker.ledger.events(SERVICE_SCOPE, kinds))
+        held = leases_held(events)
+        mine = [lease for lease in held if projects is None or lease.project in projects]
+        return statement(jobs, mine, month)
+
+    return await asyncio.to_thread(summed)

@@ -1,0 +1,128 @@
+"""Payloads and results of jobs: at hand while they are needed, else read from the ledger."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qiskit.primitives import PrimitiveResult
+
+from backends.api import Result, Usage
+from backends.payloads import Payload, payload_from_bytes
+from backends.results import result_from_bytes, result_to_bytes
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.snapshot import EndedJob, ended_job
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.ledger import Ledger, LedgerError
+from orchestrator.broker.runtime.assembly import job_result, task_payload
+from orchestrator.broker.runtime.reuse import reuse_tag
+
+__all__ = ["AT_HAND_BYTES", "Contents"]
+
+# Larger payloads and results are read from the ledger when they are needed.
+AT_HAND_BYTES = 1 << 16
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Contents:
+    """What jobs carry in and out.
+
+    payloads: by job, read, or as small ones are stored; results: by tag of their tasks.
+    """
+
+    state: BrokerState
+    ledger: Ledger
+    payloads: dict[JobId, Payload | bytes] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+
+    def result(self, ended: EndedJob) -> PrimitiveResult[Any]:
+        """Return a completed job's result, put together from its tasks'; from any thread."""
+        submitted = ended.job.submitted
+        if submitted.reuse is not None and submitted.source is not None:
+            kept = self.ledger.result(reuse_tag(submitted.reuse.key))
+            return result_from_bytes(kept).native
+        pieces: list[tuple[ev.Part, Any]] = []
+        for task in ended.tasks:
+            if task.state == "completed":
+                tag = task.planned.tag
+                found = self.results.get(tag) or result_from_bytes(self.ledger.result(tag))
+                mine = zip(task.planned.parts, found.native, strict=True)
+                pieces += [(part, pub) for part, pub in mine if part.job == submitted.job]
+        return job_result(pieces, len(submitted.pubs), lambda: self._payload(submitted))
+
+    def source(self, key: str) -> JobId | None:
+        """Return the job whose result is kept for this key, None if there is none."""
+        try:
+            kept = result_from_bytes(self.ledger.result(reuse_tag(key)))
+        except LedgerError:
+            return None
+        return JobId(kept.metadata["job"])
+
+    def is_reusable(self, job: JobId) -> bool:
+        """Whether the result of a job that has ended may be kept for others of its key."""
+        record = self.state.jobs[job]
+        submitted = record.submitted
+        asked = submitted.reuse is not None and submitted.source is None
+        return asked and record.state is JobState.COMPLETED
+
+    def reusable(self, ended: Iterable[JobId]) -> dict[str, bytes]:
+        """Return what to keep, by tag, of jobs that `is_reusable` names; blocks."""
+        return {tag: data for job in ended for tag, data in self._kept_of(job).items()}
+
+    def _kept_of(self, job: JobId) -> dict[str, bytes]:
+        """Return a completed job's result under its key.
+
+        What ran under another calibration than it was handed in for, or outside the quality windows,
+        is not kept either.
+        """
+        reuse = self.state.jobs[job].submitted.reuse
+        assert reuse is not None
+        ended = ended_job(self.state, job)
+        done = [task.metadata for task in ended.tasks if task.state == "completed"]
+        if any(task.provisional for task in ended.tasks):
+            return {}
+        if any(m.get("calibration_id") != reuse.calibration for m in done):
+            return {}
+        try:
+            kept = Result(native=self.result(ended), usage=Usage(), metadata={"job": job})
+        except Exception as error:  # noqa: BLE001  # to keep it is a courtesy, and stops nothing
+            _log.warning("the result of job %s is not kept for reuse: %s", job, error)
+            return {}
+        return {reuse_tag(reuse.key): result_to_bytes(kept)}
+
+    def forget(self, job: JobId) -> None:
+        """Drop what only this job's result needed; the ledger still has it."""
+        self.payloads.pop(job, None)
+        record = self.state.jobs.get(job)
+        for tag in record.tasks if record else ():
+            if len(self.state.tasks[tag].jobs) == 1:
+                self.results.pop(tag, None)
+
+    def drop_refused(self, event: ev.Event | None) -> None:
+        """Drop the payload of a job that was not accepted."""
+        if isinstance(event, ev.JobSubmitted) and event.job not in self.state.jobs:
+            self.payloads.pop(event.job, None)
+
+    def put(self, job: JobId, payload: bytes) -> None:
+        """Have a small payload at hand; a large one is read from the ledger when it is needed."""
+        if len(payload) <= AT_HAND_BYTES:
+            self.payloads[job] = payload
+
+    def task_payload(self, parts: Sequence[ev.Part]) -> Payload:
+        """Return what a task of these parts carries; blocks, so not on the loop."""
+        jobs = dict.fromkeys(part.job for part in parts)
+        return task_payload(
+            parts, {job: self._payload(self.state.jobs[job].submitted) for job in jobs}
+        )
+
+    def _payload(self, submitted: ev.JobSubmitted) -> Payload:
+        """Return a job's payload, from the ledger if it is not at hand."""
+        at_hand = self.payloads.get(submitted.job)
+        if at_hand is None:
+            at_hand = self.ledger.payload(submitted.digest)
+        return payload_from_bytes(at_hand) if isinstance(at_hand, bytes) else at_hand

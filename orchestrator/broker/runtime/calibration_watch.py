@@ -1,0 +1,131 @@
+"""What a broker sees to while it runs: calibrations that change, and calendars that go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from backends.api import Backend, Target
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
+from orchestrator.broker.runtime.event_loop import BrokerService
+from orchestrator.broker.runtime.site_rules import SETTLING, calendar_of
+from orchestrator.config import ConfigError, QpuSettings
+
+__all__ = ["Upkeep"]
+
+_EVERY_S = 30.0
+_SHORTEST_S = 0.1
+_RENEWED_EVERY = timedelta(days=1)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Upkeep:
+    """Looks at each QPU every so often, and whenever a closure ends. Lives on the broker's loop.
+
+    every_s: seconds between looks.
+    """
+
+    service: BrokerService
+    every_s: float = _EVERY_S
+    _seen: dict[str, str] = field(default_factory=dict)
+    _looking: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def watch(self, settings: QpuSettings, backend: Backend) -> None:
+        """Look after a QPU from now on. Raises `LedgerError`, and what ``target`` raises."""
+        if settings.name in self._seen:
+            return
+        await self.note(settings.name, await asyncio.to_thread(backend.target))
+        self._looking.append(
+            asyncio.create_task(self._look_after(settings, backend, self.service.clock()))
+        )
+
+    async def note(self, qpu: str, target: Target) -> None:
+        """Tell the state machine if the QPU was calibrated anew. Raises `LedgerError`."""
+        calibration, before = target.calibration.id, self._seen.get(qpu, "")
+        if calibration == before:
+            return
+        self._seen[qpu] = calibration
+        if before or self._contradicts(qpu, calibration):
+            event = ev.CalibrationChanged(qpu=qpu, calibration=calibration, before=before)
+            try:
+                await self.service.post(event)
+            except LedgerError:  # it is to be told at the next look
+                del self._seen[qpu]
+                if before:
+                    self._seen[qpu] = before
+                raise
+
+    async def close(self) -> None:
+        """Stop looking."""
+        for task in self._looking:
+            task.cancel()
+        await asyncio.gather(*self._looking, return_exceptions=True)
+
+    def _contradicts(self, qpu: str, calibration: str) -> bool:
+        """Whether an earlier broker left something that holds another calibration for the QPU's."""
+        state = self.service.state
+        history = state.histories.get(qpu)
+        if history is not None and calibration in history.outdated:
+            return True
+        return any(
+            record.submitted.calibration not in ("", calibration)
+            for record in state.jobs.values()
+            if record.submitted.qpu == qpu and record.ended_at is None
+        )
+
+    async def _look_after(
+        self, settings: QpuSettings, backend: Backend, renewed_at: datetime
+    ) -> None:
+        stamp = None  # the file may have changed since the rules were made: the first look reads it
+        while True:
+            await asyncio.sleep(self._pause_s(settings.name))
+            before = self._seen.get(settings.name)
+            try:
+                target = await asyncio.to_thread(backend.target)
+            except Exception as error:  # noqa: BLE001  # a foreign backend; it is asked again
+                _log.info("QPU %s does not tell its target: %s", settings.name, error)
+                continue
+            try:
+                if self._seen.get(settings.name) == before:  # else somebody has looked later
+                    await self.note(settings.name, target)
+                now, found = self.service.clock(), await asyncio.to_thread(_stamp, settings)
+                if found != stamp or now - renewed_at >= _RENEWED_EVERY:
+                    renewed_at, stamp = now, found
+                    await self._renew(settings, target, now)
+            except LedgerUnwritable:
+                continue  # it will be; until then the broker stands still
+            except LedgerError:
+                return  # the broker has stopped, and says so itself
+
+    async def _renew(self, settings: QpuSettings, target: Target, now: datetime) -> None:
+        """Write the calendar out anew; one that cannot be read leaves the old one in force."""
+        try:
+            calendar = await asyncio.to_thread(calendar_of, settings, target, now)
+        except ConfigError as error:
+            _log.warning("QPU %s keeps the calendar it had: %s", settings.name, error)
+            return
+        rules = self.service.state.rules
+        rules[settings.name] = replace(rules[settings.name], calendar=calendar)
+        await self.service.post(None)
+
+    def _pause_s(self, qpu: str) -> float:
+        now = self.service.clock()
+        closure = self.service.state.rules[qpu].calendar.closure_at(now)
+        if closure is None:
+            return self.every_s
+        left_s = (closure.end - SETTLING - now).total_seconds()
+        return min(self.every_s, max(left_s, _SHORTEST_S))
+
+
+def _stamp(settings: QpuSettings) -> tuple[int, int] | None:
+    """Return what changes when the QPU's calendar file does; None without one."""
+    path = settings.schedule.calendar
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return (0, 0)
+    return None if found is None else (found.st_mtime_ns, found.st_size)

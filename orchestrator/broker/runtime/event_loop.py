@@ -1,0 +1,461 @@
+"""The asyncio shell around the state machine: writes events, then executes commands."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from backends.api import Backend, Result, TaskCancelled
+from backends.results import result_to_bytes
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.commands import Command, FindTask, SettleJob, StartTask, StopTask
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
+from orchestrator.broker.runtime.assembly import part_results
+from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
+from orchestrator.broker.runtime.commits import Commit
+from orchestrator.broker.runtime.qpu_driver import Execution, Received
+from orchestrator.broker.runtime.site_rules import qpu_rules
+from orchestrator.config import QpuSettings
+
+__all__ = ["BrokerService"]
+
+_CALL_THREADS = 16
+_WAIT_THREADS = 64
+# How long the word that a task started may wait for another event to share its commit.
+_QUIET_S = 0.2
+# A timer may fire a moment early by the wall clock.
+_LOOK_MARGIN_S = 0.001
+_LONGEST_LOOK_S = 3600.0
+_JOBS_PER_CHECKPOINT = 2000
+_RECALL_TRIES = 30
+_STALL_PAUSE_S = 1.0
+# So long those wait whose call is in the transaction that cannot be written.
+_STALLED_CALL_S = 10.0
+# So long after its end a job stays in memory: it may yet be asked for.
+_KEPT = timedelta(minutes=1)
+_log = logging.getLogger(__name__)
+
+# Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
+_Written = asyncio.Future[None] | Future[None]
+
+
+@dataclass(slots=True)
+class _Item:
+    """An event with what goes with it; without one, time has passed.
+
+    at: when it happened, for an event that waits for company; others happen as they are written.
+    """
+
+    event: ev.Event | None = None
+    at: datetime | None = None
+    payloads: Mapping[str, bytes] = field(default_factory=dict)
+    results: Mapping[str, bytes] = field(default_factory=dict)
+    written: _Written | None = None
+
+
+@dataclass(eq=False)
+class BrokerService:
+    """All that one broker does for one ledger scope. Lives on one event loop.
+
+    Events that arrive while a commit is under way share the next one (group commit).
+    writer: a thread for commits, where others must not wait for the disk; None commits on the
+    loop itself, which is quicker for one client.
+    checkpoint_every: after so many events, jobs that ended a while ago are moved out of memory
+    into rows of their own; None keeps all. Needs a writer.
+    keeps_trying: whether a transaction that cannot be written is tried again until it is, as on a full
+    disk that is cleared; meanwhile nothing starts, and calls are refused. Else the broker stops.
+    observe: told of every commit once its commands are under way; must be quick and not raise.
+    """
+
+    scope: str
+    ledger: Ledger
+    clock: Callable[[], datetime]
+    writer: Executor | None = None
+    checkpoint_every: int | None = None
+    keeps_trying: bool = False
+    observe: Callable[[Commit], None] | None = None
+    state: BrokerState = field(init=False)
+    contents: Contents = field(init=False)
+    _executions: dict[str, Execution] = field(default_factory=dict)
+    _inbox: list[_Item] = field(default_factory=list)
+    _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
+    _quiet_timer: asyncio.TimerHandle | None = None
+    _look: asyncio.TimerHandle | None = None
+    _settled: dict[JobId, JobState] = field(default_factory=dict)
+    _settling: threading.Lock = field(default_factory=threading.Lock)
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _broken: LedgerError | TaskCancelled | None = None
+    _stalled: LedgerError | None = None
+    _since_checkpoint: int = 0
+    _calls: ThreadPoolExecutor = field(init=False)
+    _waits: ThreadPoolExecutor = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take up what the ledger already holds; threads start when they are first used."""
+        self.state = self.ledger.restore(self.scope)
+        self.state.asleep = bool(self.state.jobs)
+        self.contents = Contents(self.state, self.ledger)
+        self._settled |= {j: r.state for j, r in self.state.jobs.items() if r.state.is_final}
+        self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
+        self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
+
+    def attach(self, settings: QpuSettings, backend: Backend) -> None:
+        """Drive a QPU from now on; its limits bound what is planned."""
+        qpu = settings.name
+        if qpu in self._executions:
+            return
+        rules = qpu_rules(settings, backend.target(), self.clock())
+        limits = rules.limits
+        most = min(limits.max_concurrent_tasks or _WAIT_THREADS, _WAIT_THREADS)
+        # Where any number of tasks may run there is nothing to keep for anybody.
+        leases = None if limits.max_concurrent_tasks is None else rules.leases
+        limits = replace(limits, max_concurrent_tasks=most)
+        self.state.configure(qpu, replace(rules, limits=limits, leases=leases))
+        self._executions[qpu] = Execution(
+            backend=backend,
+            can_find=limits.can_find,
+            report=self._report,
+            receive=self._receive,
+            calls=self._calls,
+            waits=self._waits,
+            longest_task_s=settings.longest_task_s,
+        )
+
+    async def post(
+        self, event: ev.Event | None, payloads: Mapping[str, bytes] | None = None
+    ) -> None:
+        """Hand in an event, None if only rules changed; return once durable, or `LedgerError`."""
+        written = asyncio.get_running_loop().create_future()
+        self.put(event, payloads or {}, written)
+        await written
+
+    def put(self, event: ev.Event | None, payloads: Mapping[str, bytes], written: _Written) -> None:
+        """Hand in an event on the loop; ``written`` is resolved when it is durable, or cannot be."""
+        self._put(_Item(event, payloads=payloads, written=written))
+
+    async def serve(self) -> None:
+        """Write and execute until cancelled."""
+        while True:
+            await self._wakeup.wait()
+            self._wakeup.clear()
+            if self._quiet_timer is not None:
+                self._quiet_timer.cancel()
+                self._quiet_timer = None
+            while self._inbox:
+                items, self._inbox = self._inbox, []
+                try:
+                    await self._write_then_execute(items)
+                    if self._checkpoint_is_due:
+                        await self.checkpoint()
+                except Exception as error:  # a fault of ours: accept nothing that nobody will write
+                    told = f"the broker has stopped: {type(error).__name__}: {error}"
+                    self._break(LedgerError(told), items)
+                    raise
+
+    async def checkpoint(self, most: int = _JOBS_PER_CHECKPOINT) -> None:
+        """Move at most so many jobs that ended a while ago out of memory, and store the state.
+
+        Not beside `serve`, which does this by itself. What cannot be stored stays where it is.
+        """
+        loop, before = asyncio.get_running_loop(), self.clock() - _KEPT
+        self._since_checkpoint = 0
+        try:
+            gone = await loop.run_in_executor(
+                self.writer,
+                lambda: self.ledger.checkpoint(self.scope, self.state, before=before, most=most),
+            )
+        except LedgerError as error:
+            _log.warning("no checkpoint was made: %s", error)
+            return
+        tags = [tag for job in gone for tag in self.state.jobs[job].tasks]
+        self.state.forget(gone)
+        for job in gone:
+            self.contents.payloads.pop(job, None)
+        for tag in tags:
+            if tag not in self.state.tasks:
+                self.contents.results.pop(tag, None)
+        with self._settling:
+            for job in gone:
+                self._settled.pop(job, None)
+
+    @property
+    def _checkpoint_is_due(self) -> bool:
+        # After a failed commit the state is ahead of the ledger, and must not be stored.
+        due = self.checkpoint_every and self._since_checkpoint >= self.checkpoint_every
+        return bool(due) and self._broken is None
+
+    @property
+    def failure(self) -> str | None:
+        """Why the broker accepts nothing now, None while it works."""
+        trouble = self._broken or self._stalled
+        return None if trouble is None else str(trouble)
+
+    def wait_for(self, job: JobId) -> Future[JobState]:
+        """Return a future of the job's next final, or uncertain, state; from any thread."""
+        waiter: Future[JobState] = Future()
+        with self._settling:
+            if self._broken is not None:
+                waiter.set_exception(self._broken)
+            elif job in self._settled:
+                waiter.set_result(self._settled[job])
+            else:
+                self._waiters.setdefault(job, []).append(waiter)
+        return waiter
+
+    async def close(self) -> None:
+        """End the work on every QPU; what still runs there is left to be found again."""
+        if self._look is not None:
+            self._look.cancel()
+        for task in tuple(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(
+            *(execution.close() for execution in self._executions.values()),
+            return_exceptions=True,
+        )
+        for pool in (self._calls, self._waits):
+            pool.shutdown(wait=False, cancel_futures=True)
+        self._dismiss(TaskCancelled("the broker was closed before the job had ended"))
+
+    def _receive(self, tag: str, result: Result) -> Received:
+        """Return a task's result with one PUB for each part, and its bytes; on a thread."""
+        result = part_results(self.state.tasks[tag].planned.parts, result)
+        return Received(result, result_to_bytes(result))
+
+    async def _report(self, event: ev.Event, received: Received | None) -> None:
+        results = {}
+        if isinstance(event, ev.TaskCompleted) and received is not None:
+            results[event.tag] = received.data
+            if len(received.data) <= AT_HAND_BYTES:
+                self.contents.results[event.tag] = received.result
+        quiet = isinstance(event, ev.TaskStarted)
+        self._put(_Item(event, at=self.clock() if quiet else None, results=results), quiet=quiet)
+
+    def _look_again(self, now: datetime) -> None:
+        """See to it that the state machine is asked again when time alone lets something start."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+        at = self.state.next_look(now)
+        if at is not None:
+            delay_s = min((at - now).total_seconds(), _LONGEST_LOOK_S)
+            loop = asyncio.get_running_loop()
+            self._look = loop.call_later(delay_s + _LOOK_MARGIN_S, self._put, _Item())
+
+    def _put(self, item: _Item, *, quiet: bool = False) -> None:
+        """Queue an event. A quiet one waits for company, since `find` can make up for it."""
+        if self._broken is not None:
+            if item.written is not None:
+                item.written.set_exception(self._broken)
+            return
+        if self._stalled is not None and item.written is not None:
+            item.written.set_exception(self._stalled)
+            return
+        self._inbox.append(item)
+        if not quiet:
+            self._wakeup.set()
+        elif self._quiet_timer is None:
+            loop = asyncio.get_running_loop()
+            self._quiet_timer = loop.call_later(_QUIET_S, self._wakeup.set)
+
+    async def _write_then_execute(self, items: list[_Item]) -> None:
+        try:
+            await self._recall_for(items)
+        except LedgerError as error:
+            self._break(error, items)
+            return
+        now = self.clock()
+        items, events, commands = self._handle(items, now)
+        self._look_again(now)
+        if not events:
+            self._follow(items, commands)
+            return
+        self._since_checkpoint += len(events)
+        ending = [c.job for c in commands if isinstance(c, SettleJob)]
+        entries = Entries(
+            events=events,
+            payloads={k: v for item in items for k, v in item.payloads.items()},
+            results={k: v for item in items for k, v in item.results.items()}
+            | await self._reusable(ending),
+        )
+        began = time.perf_counter()
+        failed: LedgerError | None = None
+        try:
+            await self._commit_at_last(entries, items)
+        except LedgerError as error:
+            failed = error
+        lasted_s = time.perf_counter() - began
+        if failed is None:
+            self._follow(items, commands)
+        else:
+            self._break(failed, items)
+        if self.observe is not None:
+            recorded = tuple(event for event, _ in events)
+            self.observe(Commit(events=recorded, at=now, duration_s=lasted_s, error=failed))
+
+    async def _reusable(self, ending: list[JobId]) -> dict[str, bytes]:
+        asked = [job for job in ending if self.contents.is_reusable(job)]
+        if not asked:
+            return {}
+        return await asyncio.to_thread(self.contents.reusable, asked)
+
+    def _handle(
+        self, items: list[_Item], now: datetime
+    ) -> tuple[list[_Item], list[tuple[ev.Event, datetime]], list[Command]]:
+        """Let the state machine decide; return what it accepted, and what follows from it."""
+        accepted: list[_Item] = []
+        events: list[tuple[ev.Event, datetime]] = []
+        commands: list[Command] = []
+        for item in items:
+            at = now if item.at is None else min(item.at, now)
+            outcome = self.state.handle(item.event, at) if item.event else self.state.tick(at)
+            if outcome.refused is not None:
+                if item.written is not None and not item.written.done():
+                    item.written.set_exception(outcome.refused)
+                self.contents.drop_refused(item.event)
+                continue
+            accepted.append(item)
+            events += [(event, at) for event in outcome.events]
+            commands += outcome.commands
+        return accepted, events, commands
+
+    async def _recall_for(self, items: list[_Item]) -> None:
+        """Take up the forgotten jobs that events are about. Raises `LedgerError` if it must."""
+        tries = 0
+        while True:
+            try:
+                for item in items:
+                    if item.event is None:
+                        continue
+                    self.ledger.recall_for(self.scope, self.state, item.event)
+                self._stalled = None
+                return
+            except LedgerError as error:  # a server that is away comes back, mostly
+                tries += 1
+                if self.keeps_trying:
+                    self._stall(error, items)
+                elif tries == _RECALL_TRIES:
+                    raise
+                await asyncio.sleep(_STALL_PAUSE_S)
+
+    def _follow(self, items: list[_Item], commands: list[Command]) -> None:
+        """Do what events that are on disk now led to."""
+        for item in items:
+            self._unsettle(item.event)
+        # Starts come first: those who handed work in may learn of it while it runs already.
+        for command in commands:
+            self._execute(command)
+        for item in items:
+            if item.written is not None and not item.written.done():
+                item.written.set_result(None)
+
+    def _unsettle(self, event: ev.Event | None) -> None:
+        """Let clients wait again for jobs that an event has set going once more."""
+        match event:
+            case ev.JobResumed(job=job):
+                jobs: tuple[JobId, ...] = (job,)
+            case ev.TaskResolved(tag=tag) | ev.TaskAdopted(tag=tag):
+                jobs = self.state.tasks[tag].jobs
+            case _:
+                return
+        with self._settling:
+            for job in jobs:
+                state = self.state.jobs[job].state
+                if not state.is_final and state is not JobState.UNCERTAIN:
+                    self._settled.pop(job, None)
+
+    async def _commit_at_last(self, entries: Entries, items: list[_Item]) -> None:
+        """Commit, however long it takes if that is what this broker does. Raises `LedgerError`.
+
+        The same transaction is tried again, so one that was written without an answer is found.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                await self._commit(entries)
+            except LedgerUnwritable as error:
+                if not self.keeps_trying:
+                    raise
+                self._stall(error, items if time.monotonic() - began > _STALLED_CALL_S else [])
+                await asyncio.sleep(_STALL_PAUSE_S)
+            else:
+                if self._stalled is not None:
+                    _log.warning("the ledger takes commits again; the broker goes on")
+                self._stalled = None
+                return
+
+    def _stall(self, error: LedgerError, items: list[_Item]) -> None:
+        """Accept nothing until a commit succeeds; give up waiting for those who have for long."""
+        if self._stalled is None:
+            _log.error("the broker stands still until the ledger can be written: %s", error)
+        self._stalled = LedgerUnwritable(
+            "the broker's ledger takes no commits now, so it accepts nothing; whether this call was "
+            "accepted shows when it is made again, for equal calls are one job. Operators see the "
+            "reason in the broker's log, and it goes on by itself once that is mended"
+        )
+        for item in [*items, *self._inbox]:
+            if item.written is not None and not item.written.done():
+                item.written.set_exception(self._stalled)
+        self._inbox = [item for item in self._inbox if item.written is None]
+
+    async def _commit(self, entries: Entries) -> None:
+        if self.writer is None:
+            self.ledger.append(self.scope, entries)
+            return
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self.writer, self.ledger.append, self.scope, entries)
+
+    def _break(self, error: LedgerError, items: list[_Item]) -> None:
+        """Stop accepting: what is not on disk must have no effect."""
+        for item in items + self._inbox:
+            if item.written is not None and not item.written.done():
+                item.written.set_exception(error)
+        self._inbox.clear()
+        self._dismiss(error)
+
+    def _dismiss(self, error: LedgerError | TaskCancelled) -> None:
+        """Tell all who wait, and who will, that nothing more is to come."""
+        with self._settling:
+            self._broken = error
+            waiting = [waiter for waiters in self._waiters.values() for waiter in waiters]
+            self._waiters.clear()
+        for waiter in waiting:
+            waiter.set_exception(error)
+
+    def _execute(self, command: Command) -> None:
+        match command:
+            case SettleJob(job):
+                state = self.state.jobs[job].state
+                with self._settling:
+                    self._settled[job] = state
+                    waiting = self._waiters.pop(job, [])
+                for waiter in waiting:
+                    waiter.set_result(state)
+            case StartTask(tag):
+                self._spawn(self._start(tag))
+            case FindTask(tag):
+                self._spawn(self._execution(tag).recover(tag))
+            case StopTask(tag):
+                self._spawn(self._execution(tag).stop(tag))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _start(self, tag: str) -> None:
+        parts = self.state.tasks[tag].planned.parts
+        await self._execution(tag).start(tag, lambda: self.contents.task_payload(parts))
+
+    def _execution(self, tag: str) -> Execution:
+        return self._executions[self.state.tasks[tag].planned.qpu]

@@ -1,0 +1,353 @@
+"""Carries out the broker's commands on one QPU and reports what happened as events."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from backends.api import (
+    Backend,
+    BackendError,
+    PayloadRejected,
+    QpuBusy,
+    QpuTaskId,
+    Result,
+    SessionId,
+    TaskFailed,
+    TaskState,
+    UnknownSession,
+    UnknownTask,
+    Usage,
+    Waitable,
+)
+from backends.payloads import Payload
+from orchestrator.broker.core import events as ev
+
+__all__ = ["Execution", "Received", "Report"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A task's result, and its bytes as the ledger keeps them."""
+
+    result: Result
+    data: bytes
+
+
+Report = Callable[[ev.Event, Received | None], Awaitable[None]]
+
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 1.0
+_POLL_SHARE = 0.03
+_LONGEST_POLL_S = 5.0
+_UNCERTAIN_PAUSE_S = 5.0
+_LONGEST_ASKED_S = 3600.0
+_WAIT_SLICE_S = 5.0
+_START_TRIES = 8
+_FOLLOW_TRIES = 60
+
+
+_Seen = tuple[TaskState, Received | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Began:
+    """A task that was started, and what was seen of it from the thread that did."""
+
+    task: QpuTaskId
+    seen: _Seen | None = None
+
+
+@dataclass(slots=True)
+class _Doubts:
+    """Whether a task that is being followed can still be believed to run.
+
+    told: it was reported uncertain, which happens once; what it does later still counts.
+    """
+
+    longest_task_s: float | None
+    since_s: float = field(default_factory=time.monotonic)
+    faults: int = 0
+    told: bool = False
+
+    @property
+    def poll_pause_s(self) -> float:
+        """Return the pause before the next look: a small share of the time that has passed.
+
+        So the end of a task is seen late by that share at most, however long it takes.
+        """
+        passed_s = time.monotonic() - self.since_s
+        return min(max(_FIRST_PAUSE_S, _POLL_SHARE * passed_s), _LONGEST_POLL_S)
+
+    def after(self, error: Exception | None) -> str | None:
+        """Return the reason why the task is in doubt after one more look, once."""
+        self.faults = self.faults + 1 if error is not None else 0
+        reason = None
+        if isinstance(error, UnknownTask) or self.faults == _FOLLOW_TRIES:
+            reason = f"its state cannot be read: {type(error).__name__}: {error}"
+        elif self.longest_task_s and time.monotonic() - self.since_s > self.longest_task_s:
+            reason = f"it has not ended within {self.longest_task_s:g} s"
+        if reason is None or self.told:
+            return None
+        self.told = True
+        return reason
+
+
+@dataclass(eq=False)
+class Execution:
+    """One QPU as the broker drives it. calls: threads for prompt calls; waits: for long ones.
+
+    receive: turns what the QPU returned for a task into what is kept; runs on a thread.
+    longest_task_s: a task that takes longer is in doubt: it is stuck, or its end was missed.
+    Nothing here decides anything about jobs: each method ends by reporting an event.
+    """
+
+    backend: Backend
+    can_find: bool
+    report: Report
+    receive: Callable[[str, Result], Received]
+    calls: Executor
+    waits: Executor
+    longest_task_s: float | None = None
+    _session: SessionId | None = None
+    _acquiring: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
+    _since: dict[str, float] = field(default_factory=dict)
+    _unwanted: set[str] = field(default_factory=set)
+    _spawned: asyncio.Future[None] | None = None
+    _stopping: asyncio.Future[None] | None = None
+
+    async def start(self, tag: str, read: Callable[[], Payload]) -> None:
+        """Start the task, whatever it takes, and follow it to its end.
+
+        read: returns its payload; runs on a thread, since it may take long.
+        """
+        payload = lru_cache(read)
+        pause, lost_answers = _FIRST_PAUSE_S, 0
+        while tag not in self._unwanted:
+            try:
+                began = await self._start_once(tag, payload)
+            except QpuBusy as error:
+                pause = await _rest(pause, error)
+            except UnknownSession as error:
+                self._session, lost_answers = None, lost_answers + 1
+                if lost_answers > _START_TRIES:
+                    await self._fail(tag, error)
+                    return
+                pause = await _rest(pause)
+            except Exception as error:  # noqa: BLE001  # a foreign backend may raise anything
+                lost_answers += 1
+                # Only a rejected payload has surely started nothing: there are sites that answer
+                # with an error and run the task all the same.
+                rejected = isinstance(error, PayloadRejected)
+                if not rejected and await self._adopt(tag):
+                    return
+                final = isinstance(error, BackendError) and not error.retryable
+                if final or lost_answers > _START_TRIES:
+                    await self._fail(tag, error)
+                    return
+                pause = await _rest(max(pause, 0.05), error)
+            else:
+                payload.cache_clear()  # it may be large, and the QPU has it
+                owner = self._owner(began.task)
+                if owner in (None, tag):
+                    await self.follow(tag, began.task, began.seen)
+                else:
+                    reason = f"the QPU called it {began.task!r}, which is task {owner}"
+                    await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
+                return
+        await self._settle(tag, ev.TaskCancelled(tag=tag), None)
+
+    async def recover(self, tag: str) -> None:
+        """After a restart: adopt the task if the backend has it, else give its parts back."""
+        if not await self._adopt(tag):
+            await self.report(ev.TaskCancelled(tag=tag), None)
+
+    async def stop(self, tag: str) -> None:
+        """Stop a running task; one whose start is under way is stopped when that is known."""
+        self._unwanted.add(tag)
+        if tag not in self._tasks:
+            return
+        for _ in range(_START_TRIES):
+            try:
+                await self._call(self.backend.stop, self._tasks[tag])
+                return
+            except UnknownTask:
+                return
+            except Exception:  # noqa: BLE001  # the follower reports how the task ended
+                await _rest(0.1)
+
+    async def follow(self, tag: str, task: QpuTaskId, seen: _Seen | None = None) -> None:
+        """Wait for the task's end and report it; a failed poll never starts anything.
+
+        A task that cannot be read for long is reported uncertain, and still looked for.
+        seen: what the thread that started the task has seen of it already.
+        """
+        self._note_task(tag, task)
+        doubts, pause = _Doubts(self.longest_task_s), _FIRST_PAUSE_S
+        while True:
+            error: Exception | None = None
+            try:
+                state, received = await self._await_end(tag, task) if seen is None else seen
+                seen = None
+                if await self._settle_if_ended(tag, state, received):
+                    return
+            except (TaskFailed, PayloadRejected) as failure:
+                await self._fail(tag, failure)
+                return
+            except Exception as fault:  # noqa: BLE001  # the task may well still run
+                error = fault
+            reason = doubts.after(error)
+            if reason is not None:
+                await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
+            if isinstance(error, UnknownTask):
+                return  # the QPU has nothing more to tell
+            if doubts.told:
+                await _rest(_UNCERTAIN_PAUSE_S, error)
+            elif error:
+                pause = await _rest(pause, error)
+            elif not isinstance(self.backend, Waitable):
+                await asyncio.sleep(doubts.poll_pause_s)
+
+    async def _settle_if_ended(self, tag: str, state: TaskState, received: Received | None) -> bool:
+        if state is TaskState.CANCELLED:
+            await self._settle(tag, ev.TaskCancelled(tag=tag, usage=self._occupied(tag)), None)
+        elif received is not None:
+            usage, metadata = received.result.usage, dict(received.result.metadata)
+            event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
+            await self._settle(tag, event, received)
+        else:
+            if state is TaskState.QUEUED:  # it occupies nothing yet
+                self._since[tag] = time.monotonic()
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Release the session and close the backend."""
+        try:
+            if self._session is not None:
+                await self._call(self.backend.release, self._session)
+        finally:
+            await self._call(self.backend.close)
+
+    async def _start_once(self, tag: str, payload: Callable[[], Payload]) -> _Began:
+        """Start the task and, if the backend can wait, look at it from the same thread."""
+        session, loop = await self._acquired(), asyncio.get_running_loop()
+
+        def started(task: QpuTaskId) -> None:
+            if self._owner(task) not in (None, tag):
+                return
+            self._note_task(tag, task)
+            self._spawned = asyncio.ensure_future(
+                self.report(ev.TaskStarted(tag=tag, qpu_task=task), None)
+            )
+
+        def run() -> _Began:
+            task = self.backend.start(session, payload(), tag)
+            loop.call_soon_threadsafe(started, task)
+            if not isinstance(self.backend, Waitable):
+                return _Began(task)
+            try:
+                return _Began(task, self._look(tag, task))
+            except Exception:  # noqa: BLE001  # the follower looks again, and counts the faults
+                return _Began(task)
+
+        return await loop.run_in_executor(self.waits, run)
+
+    async def _acquired(self) -> SessionId:
+        """Return the session that all tasks share, acquired by the first that needs it."""
+        if self._session is not None:
+            return self._session
+        async with self._acquiring:
+            if self._session is None:
+                self._session = await self._call(self.backend.acquire)
+            return self._session
+
+    def _owner(self, task: QpuTaskId) -> str | None:
+        """Return the open task that goes by this id on the QPU."""
+        return next((tag for tag, held in self._tasks.items() if held == task), None)
+
+    def _occupied(self, tag: str) -> Usage:
+        """Return the time for which a task is known to have been on the QPU."""
+        since = self._since.get(tag)
+        return Usage() if since is None else Usage(qpu_seconds=time.monotonic() - since)
+
+    def _note_task(self, tag: str, task: QpuTaskId) -> None:
+        self._tasks[tag] = task
+        self._since.setdefault(tag, time.monotonic())
+        if tag in self._unwanted:
+            self._stopping = asyncio.ensure_future(self.stop(tag))
+
+    async def _adopt(self, tag: str) -> bool:
+        """Look for the task; return False only if it was surely never started."""
+        pause = 0.05
+        while True:
+            try:
+                task = await self._call(self.backend.find, tag)
+                break
+            except Exception:  # noqa: BLE001  # without an answer nothing may be concluded
+                pause = await _rest(pause)
+        if task is not None:
+            await self.report(ev.TaskAdopted(tag=tag, qpu_task=task), None)
+            await self.follow(tag, task)
+            return True
+        if self.can_find:
+            return False
+        reason = "an answer was lost and this backend cannot look a task up by its tag"
+        await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
+        return True
+
+    async def _await_end(self, tag: str, task: QpuTaskId) -> _Seen:
+        """Look how the task stands, waiting a while if the backend can, and fetch its result."""
+        loop = asyncio.get_running_loop()
+        threads = self.waits if isinstance(self.backend, Waitable) else self.calls
+        return await loop.run_in_executor(threads, self._look, tag, task)
+
+    def _look(self, tag: str, task: QpuTaskId) -> _Seen:
+        """Run on a thread: waiting, fetching and encoding in one go saves changes of threads."""
+        if isinstance(self.backend, Waitable):
+            state = self.backend.wait(task, _WAIT_SLICE_S)
+        else:
+            state = self.backend.status(task)
+        if not state.is_final or state is TaskState.CANCELLED:
+            return state, None
+        result = self.backend.result(task)
+        try:
+            return state, self.receive(tag, result)
+        except Exception as error:  # a result that cannot be read now never can
+            raise TaskFailed(
+                f"the QPU returned a result that cannot be used: {type(error).__name__}: {error}"
+            ) from error
+
+    async def _fail(self, tag: str, error: Exception) -> None:
+        event = ev.TaskFailed(
+            tag=tag,
+            error=str(error),
+            error_type=type(error).__name__,
+            usage=self._occupied(tag),
+        )
+        await self._settle(tag, event, None)
+
+    async def _settle(self, tag: str, event: ev.Event, received: Received | None) -> None:
+        self._tasks.pop(tag, None)
+        self._since.pop(tag, None)
+        self._unwanted.discard(tag)
+        await self.report(event, received)
+
+    async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.calls, function, *arguments)
+
+
+async def _rest(pause_s: float, error: Exception | None = None) -> float:
+    """Sleep, as long as the device asks for if it does, and return the next, longer pause."""
+    asked = getattr(error, "retry_after_s", None)
+    await asyncio.sleep(pause_s if asked is None else min(max(asked, pause_s), _LONGEST_ASKED_S))
+    return max(pause_s, min(pause_s * 2, _LONGEST_PAUSE_S))

@@ -1,0 +1,465 @@
+"""One site's QPUs behind one ledger, for many clients: the service without its HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import ChainMap
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import IO, TypeVar
+
+from backends.api import (
+    Backend,
+    CalibrationChanged,
+    PayloadRejected,
+    QpuUnavailable,
+    Result,
+    Target,
+    Usage,
+)
+from backends.results import result_to_bytes
+from orchestrator.broker.client.protocol import Call, call_job_id
+from orchestrator.broker.client.status import (
+    JobUnknown,
+    NotUncertain,
+    Payer,
+    ProjectUse,
+    QpuStatus,
+    Slot,
+)
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.access import owned_name
+from orchestrator.broker.core.closures import Calendar
+from orchestrator.broker.core.explain import Explanation, explain
+from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
+from orchestrator.broker.core.snapshot import ended_job
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
+from orchestrator.broker.runtime.calibration_watch import Upkeep
+from orchestrator.broker.runtime.commits import Commit
+from orchestrator.broker.runtime.event_loop import BrokerService
+from orchestrator.broker.runtime.intake import CheckedPayload, Intake
+from orchestrator.broker.runtime.quotas import Quotas
+from orchestrator.broker.runtime.reuse import reuse_key
+from orchestrator.config import BrokerLimits, QpuSettings
+
+__all__ = [
+    "SERVICE_SCOPE",
+    "SiteBroker",
+]
+
+# The part of the ledger that the service owns.
+SERVICE_SCOPE = "service"
+_log = logging.getLogger(__name__)
+_CLOSE_S = 10.0
+_EVENTS_PER_CHECKPOINT = 5000
+# A ledger without a snapshot is folded whole, once; afterwards all that has ended is apart.
+_JOBS_AT_START = 100_000
+# So many jobs are looked at, and so many views made, before others have the event loop again:
+# 1 µs and 30 µs each.
+_LOOKED_AT, _VIEWED = 10_000, 500
+_Item = TypeVar("_Item")
+
+
+@dataclass(eq=False)
+class SiteBroker:
+    """All QPUs of a site for all its users. Lives on one event loop; `open` starts it.
+
+    open_backend: builds a QPU's backend, on a thread. One that cannot be built is shown as
+    unavailable with the reason and tried again when it is next asked for.
+    sharing: projects that use each other's results again, where a stage asks; others only their own.
+    observers: told of every commit, on the loop; see `BrokerService.observe`.
+    """
+
+    qpus: Mapping[str, QpuSettings]
+    ledger: Ledger
+    clock: Callable[[], datetime]
+    open_backend: Callable[[str], Backend]
+    observers: list[Callable[[Commit], None]] = field(default_factory=list)
+    sharing: frozenset[str] = frozenset()
+    intake: Intake = field(default_factory=Intake)
+    limits: BrokerLimits = field(default_factory=BrokerLimits)
+    service: BrokerService = field(init=False)
+    upkeep: Upkeep = field(init=False)
+    quotas: Quotas = field(init=False)
+    _backends: dict[str, Backend] = field(default_factory=dict)
+    _broken: dict[str, str] = field(default_factory=dict)
+    _arrivals: dict[JobId, asyncio.Future[JobState]] = field(default_factory=dict)
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _serving: asyncio.Task[None] | None = None
+    _writer: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
+    )
+
+    async def open(self) -> None:
+        """Take up what the ledger holds, open every QPU, and begin to work.
+
+        Raises ``LedgerError``. What an earlier process left open is looked for on its QPU.
+        """
+        loop = asyncio.get_running_loop()
+        self.service = await loop.run_in_executor(
+            self._writer,
+            lambda: BrokerService(
+                scope=SERVICE_SCOPE,
+                ledger=self.ledger,
+                clock=self.clock,
+                writer=self._writer,
+                checkpoint_every=_EVENTS_PER_CHECKPOINT,
+                keeps_trying=True,
+                observe=self._observe,
+            ),
+        )
+        self.quotas = Quotas(
+            limits=self.limits,
+            state=lambda: self.service.state,
+            free_bytes=lambda: self.ledger.free_bytes,
+        )
+        self.quotas.restore()
+        self.upkeep = Upkeep(self.service)
+        await self.service.checkpoint(most=_JOBS_AT_START)
+        self._serving = asyncio.create_task(self.service.serve())
+        for name in self.qpus:
+            with contextlib.suppress(QpuUnavailable):
+                await self.backend(name)
+        if self.service.state.asleep:
+            await self.service.post(ev.BrokerOpened(resume=True))
+
+    async def close(self) -> None:
+        """Stop working; what runs on a QPU goes on there and is found again by the next broker."""
+        self.intake.close()
+        if self._serving is None:
+            return
+        await self.upkeep.close()
+        self._serving.cancel()
+        await asyncio.wait([self._serving], timeout=_CLOSE_S)
+        await self.service.close()
+        self._writer.shutdown()
+
+    def _observe(self, commit: Commit) -> None:
+        for observer in self.observers:
+            try:
+                observer(commit)
+            except Exception:  # noqa: BLE001  # what only looks on must not end the work
+                _log.exception("an observer of the broker failed")
+
+    async def backend(self, qpu: str) -> Backend:
+        """Return a QPU's backend. Raises ``QpuUnavailable`` with the reason if it has none now."""
+        if qpu in self._backends:
+            return self._backends[qpu]
+        async with self._opening:
+            if qpu not in self._backends:
+                try:
+                    backend = await asyncio.to_thread(self.open_backend, qpu)
+                    self.service.attach(self.qpus[qpu], backend)
+                    await self.upkeep.watch(self.qpus[qpu], backend)
+                except Exception as error:
+                    self._broken[qpu] = f"{type(error).__name__}: {error}"
+                    # A vendor's words may hold an address or a secret: they are for operators.
+                    raise QpuUnavailable(
+                        f"QPU {qpu!r} cannot be opened now; an operator sees why in its status"
+                    ) from error
+                self._broken.pop(qpu, None)
+                self._backends[qpu] = backend
+            return self._backends[qpu]
+
+    async def target(self, qpu: str) -> Target:
+        """Return what a QPU accepts now. Raises ``QpuUnavailable``."""
+        return await asyncio.to_thread((await self.backend(qpu)).target)
+
+    async def take(self, call: Call, payer: Payer, body: IO[bytes]) -> tuple[JobView, bool]:
+        """Take a call in whose payload comes from a stranger; see `submit`.
+
+        Also raises ``PayloadRejected`` for bytes that are no payload, or take too much to read.
+        """
+        target = (await self.backend(call.qpu)).target()
+        return await self.submit(
+            call, payer, await self.intake.read(body, payer.user, call.qpu, target)
+        )
+
+    async def submit(
+        self, call: Call, payer: Payer, payload: CheckedPayload
+    ) -> tuple[JobView, bool]:
+        """Take a call in; return its job once it is durable, and whether it is a new one.
+
+        Raises ``PayloadRejected`` if the QPU can never run it, ``CalibrationChanged`` if it was
+        prepared for another calibration, ``QpuUnavailable``.
+        """
+        backend = await self.backend(call.qpu)
+        target = backend.target()
+        await self.upkeep.note(call.qpu, target)
+        job = call_job_id(call, payload.digest, payer.project)
+        service, known = self.service, await self._find(job)
+        is_known = known is not None and known.state not in (JobState.FAILED, JobState.CANCELLED)
+        if not is_known and call.calibration not in ("", target.calibration.id):
+            raise CalibrationChanged(
+                f"QPU {call.qpu!r} was calibrated anew: the job was transpiled for calibration "
+                f"{call.calibration}, and it is {target.calibration.id} now; transpile it again"
+            )
+        if payload.unfit is not None:
+            raise PayloadRejected(payload.unfit)
+        if is_known:
+            return await self.view(job), False
+        size = len(payload.data) if known is None else 0
+        now_s = self.clock().timestamp()
+        with self.quotas.admitted(job, payer.user, payer.project, size, now_s):
+            service.contents.put(job, payload.data)
+            if known is not None:
+                await service.post(ev.JobResumed(job=job, calibration=call.calibration))
+                return await self.view(job), False
+            submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
+            if call.reuse:
+                reuse = await self._reuse(call, payer.project, payload, target)
+                submitted = replace(submitted, reuse=reuse)
+            try:
+                await service.post(submitted, {payload.digest: payload.data})
+            except LedgerError:
+                service.contents.drop_refused(submitted)
+                raise
+        return await self.view(job), True
+
+    async def _reuse(
+        self, call: Call, project: str, payload: CheckedPayload, target: Target
+    ) -> ev.Reuse:
+        audience = "\x1fshared" if project in self.sharing else project
+        key = reuse_key(payload, self.qpus[call.qpu], target, audience)
+        source = await asyncio.to_thread(self.service.contents.source, key)
+        return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
+
+    async def view(self, job: JobId) -> JobView:
+        """Return a job as it is now. Raises `JobUnknown`."""
+        found = await self._find(job)
+        if found is None:
+            raise JobUnknown(f"no job {job!r}")
+        return found
+
+    async def jobs(self, wanted: Wanted) -> list[JobView]:
+        """Return the jobs of this service that are wanted, in order of submission.
+
+        They are those of one moment, each as it is when its view is made.
+        """
+        state = self.service.state
+        # What is in memory counts, also for jobs that are moved out of it this moment.
+        here, tasks = dict(state.jobs), _with_forgotten(state)
+        records = [
+            record
+            async for records in _slices(list(here.values()), _LOOKED_AT)
+            for record in records
+            if wanted.includes(record)
+        ]
+        records.sort(key=lambda record: record.submitted_at)
+        latest = records[-wanted.limit if wanted.limit else 0 :]
+        found = [
+            job_view(record, tasks)
+            async for records in _slices(latest, _VIEWED)
+            for record in records
+        ]
+        # What is stored apart has ended, so it is not looked through for what has not.
+        if state.past and (wanted.state is None or wanted.state.is_final):
+            of_ours = replace(wanted, scope=SERVICE_SCOPE)
+            return await asyncio.to_thread(
+                lambda: _merged(found, self.ledger.ended(of_ours), here, wanted.limit)
+            )
+        return found
+
+    async def _find(self, job: JobId) -> JobView | None:
+        state = self.service.state
+        if job in state.jobs:
+            return job_view(state.jobs[job], state.tasks)
+        if not state.past:
+            return None
+        ended = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
+        if job in state.jobs:  # taken up again meanwhile
+            return job_view(state.jobs[job], state.tasks)
+        return None if ended is None else ended.view
+
+    def is_waiting(self, job: JobView) -> bool:
+        """Whether a client is to wait on although the job is uncertain."""
+        rule = self.qpus[job.qpu].uncertain if job.qpu in self.qpus else "ask"
+        return job.state is JobState.UNCERTAIN and rule != "ask"
+
+    async def uses(self) -> dict[str, ProjectUse]:
+        """Return what each project used so far."""
+        state = self.service.state
+        records, tasks = list(state.jobs.values()), _with_forgotten(state)
+        uses = {
+            project: ProjectUse(jobs=past.jobs, usage=past.usage)
+            for project, past in state.past.items()
+        }
+        async for some in _slices(records, _VIEWED):
+            for job in (job_view(record, tasks) for record in some):
+                use = uses.setdefault(job.project, ProjectUse())
+                use.jobs += 1
+                use.open += not job.state.is_final
+                use.usage += job.usage
+        return uses
+
+    async def slots(self, since: datetime) -> list[Slot]:
+        """Return the tasks that were at work on QPUs since then, one entry for each job in them."""
+        jobs = await self.jobs(Wanted(since=since))
+        return await asyncio.to_thread(
+            lambda: [
+                Slot(job=job, task=task)
+                for job in jobs
+                for task in job.tasks
+                if task.started_at is not None and (task.ended_at is None or task.ended_at >= since)
+            ]
+        )
+
+    async def wait(self, job: JobId, timeout_s: float) -> JobView:
+        """Return the job when it has ended or is uncertain, or as it is when the time is up."""
+        if not (await self.view(job)).state.is_final and timeout_s > 0:
+            arrival = self._arrivals.get(job)
+            if arrival is None or arrival.done():
+                arrival = asyncio.wrap_future(self.service.wait_for(job))
+                self._arrivals[job] = arrival
+                arrival.add_done_callback(lambda _: self._arrivals.pop(job, None))
+            await asyncio.wait([arrival], timeout=timeout_s)
+            if arrival.done() and (error := arrival.exception()) is not None:
+                raise error
+        return await self.view(job)
+
+    async def result(self, job: JobId) -> bytes:
+        """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
+        state = self.service.state
+        if job in state.jobs:
+            ended = ended_job(state, job)
+        else:
+            stored = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
+            if stored is None:
+                raise JobUnknown(f"no job {job!r}")
+            ended = stored
+        contents = self.service.contents
+
+        def encoded() -> bytes:
+            return result_to_bytes(Result(native=contents.result(ended), usage=Usage()))
+
+        data = await asyncio.to_thread(encoded)
+        contents.forget(job)
+        return data
+
+    async def cancel(self, job: JobId) -> bool:
+        """Ask for a job's end, also on the QPU; return False if it was too late."""
+        if (await self.view(job)).state.is_final:
+            return False
+        await self.service.post(ev.JobCancelRequested(job=job))
+        return True
+
+    async def release(self, qpu: str, lease: str, user: str) -> None:
+        """Let a user's lease go before its time; one that has ended stays as it is."""
+        event = ev.LeaseClosed(
+            lease=owned_name(user, lease), qpu=qpu, reason="released", at=self.clock()
+        )
+        await self.service.post(event)
+
+    async def why(self, job: JobId) -> Explanation:
+        """Return why a job waits, or went when it did. Raises `JobUnknown`."""
+        await self.view(job)
+        state = self.service.state
+        if job in state.jobs:
+            return explain(state, job, self.clock())
+        ended = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
+        if ended is None:
+            raise JobUnknown(f"no job {job!r}")
+        alone = BrokerState()
+        alone.recall(ended.job, ended.tasks)
+        return replace(explain(alone, job, self.clock()), overtaken_by=None)
+
+    async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
+        """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""
+        seen = await self.view(job)
+        record = self.service.state.jobs.get(job)
+        uncertain = sorted(record.uncertain) if record is not None else []
+        if not uncertain:
+            raise NotUncertain(f"job {job} is {seen.state}; it has no uncertain task")
+        for tag in uncertain:
+            event = ev.TaskResolved(tag=tag, verdict=verdict, by=by, reason=reason)
+            await self.service.post(event)
+        return await self.view(job)
+
+    async def drain(self, qpu: str, by: str, reason: str) -> None:
+        """Start nothing further on a QPU; what runs goes on to its end."""
+        await self.service.post(ev.QpuDrained(qpu=qpu, by=by, reason=reason))
+
+    async def resume(self, qpu: str, by: str) -> None:
+        """Let a QPU take work again."""
+        await self.service.post(ev.QpuResumed(qpu=qpu, by=by))
+
+    def status(self, qpu: str) -> QpuStatus:
+        """Return how a QPU stands."""
+        state = self.service.state
+        drained, now = state.drained.get(qpu), self.clock()
+        calendar = state.rules[qpu].calendar if qpu in state.rules else Calendar()
+        closure = calendar.closure_at(now)
+        history = state.histories.get(qpu)
+        predicted = 0 if history is None else history.accuracy.tasks
+        return QpuStatus(
+            name=qpu,
+            backend=self.qpus[qpu].backend,
+            state="unavailable" if qpu in self._broken else "drained" if drained else "online",
+            reason=self._broken.get(qpu) or (drained.reason if drained else None),
+            queued=len(state.queued(qpu)),
+            open=len(state.open_tasks(qpu)),
+            closed=closure is not None,
+            closure=closure or calendar.next_closure(now),
+            predicted=predicted,
+            error=history.accuracy.error if history is not None and predicted else None,
+        )
+
+    async def fault(self) -> str | None:
+        """Return why no work can be accepted now, None while all is well."""
+        if self.service.failure is not None:
+            return self.service.failure
+        try:
+            await asyncio.to_thread(self.ledger.runs)
+        except LedgerError as error:
+            return str(error)
+        return None
+
+
+def _with_forgotten(state: BrokerState) -> Mapping[str, TaskRecord]:
+    """Return all tasks, those included that the state forgets from now on."""
+    return ChainMap(state.tasks, dict(state.tasks))
+
+
+async def _slices(items: Sequence[_Item], most: int) -> AsyncIterator[Sequence[_Item]]:
+    """Yield pieces of a list, and let others have the event loop after each."""
+    for first in range(0, len(items), most):
+        yield items[first : first + most]
+        await asyncio.sleep(0)
+
+
+def _merged(
+    found: list[JobView], ended: list[JobView], here: Mapping[JobId, JobRecord], limit: int | None
+) -> list[JobView]:
+    """Return jobs from memory and from the ledger, the latest of them, in order of submission."""
+    both = found + [view for view in ended if view.id not in here]
+    both.sort(key=lambda view: view.submitted_at)
+    return both[-limit if limit else 0 :]
+
+
+def _submitted(
+    job: JobId, call: Call, payer: Payer, payload: CheckedPayload, backend: str
+) -> ev.JobSubmitted:
+    return ev.JobSubmitted(
+        job=job,
+        run=call.run,
+        stage=call.stage,
+        call=call.occurrence,
+        qpu=call.qpu,
+        backend=backend,
+        payload_kind=payload.kind,
+        digest=payload.digest,
+        pubs=payload.pubs,
+        num_qubits=payload.num_qubits,
+        seed=call.seed,
+        lease=call.lease and replace(call.lease, id=owned_name(payer.user, call.lease.id)),
+        priority=call.priority,
+        project=payer.project,
+        user=payer.user,
+        calibration=call.calibration,
+    )

@@ -1,0 +1,106 @@
+"""A QPU's rules from what the site file says and what its backend publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from backends.api import Target
+from orchestrator.broker.core.closures import Calendar
+from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.policies import Policy, make_policy
+from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
+from orchestrator.broker.runtime.calendar_files import closures_of_file
+from orchestrator.broker.runtime.windows import quality_windows, windows_between
+from orchestrator.config import ConfigError, QpuSettings
+
+__all__ = [
+    "SETTLING",
+    "calendar_of",
+    "check_schedule",
+    "check_schedules",
+    "clock_scale",
+    "qpu_rules",
+]
+
+# So far back and ahead a calendar is written out. A service does so anew every day.
+_PAST = timedelta(days=2)
+_AHEAD = timedelta(days=60)
+# After a calibration the QPU stays closed until its new calibration has been read.
+SETTLING = timedelta(seconds=1)
+
+
+def check_schedule(settings: QpuSettings) -> Policy:
+    """Return the policy of a QPU. Raises `ConfigError` for one that there is not."""
+    schedule = settings.schedule
+    try:
+        return make_policy(schedule.policy, schedule.parameters)
+    except ValueError as error:
+        raise ConfigError(f"[qpu.{settings.name}.schedule]: {error}") from None
+
+
+def check_schedules(qpus: Iterable[QpuSettings], now: datetime) -> None:
+    """See that each QPU's schedule can be kept, before anything is started.
+
+    Raises `ConfigError` for a policy that there is not, or a calendar that cannot be read.
+    """
+    for settings in qpus:
+        check_schedule(settings)
+        if settings.schedule.calendar is not None:
+            closures_of_file(settings.schedule.calendar, now, now + _AHEAD)
+
+
+def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
+    """Return what decisions about a QPU rest on.
+
+    Raises `ConfigError` for a policy that there is not, or a calendar that cannot be read.
+    """
+    schedule = settings.schedule
+    time_scale = clock_scale(settings) if target.timing is not None else 1.0
+    return QpuRules(
+        limits=Limits.of(target, settings.uncertain),
+        policy=check_schedule(settings),
+        calendar=calendar_of(settings, target, now),
+        timing=target.timing,
+        metering=target.metering,
+        slice_s=schedule.slice_s or None,
+        rate=None
+        if schedule.rate is None
+        else Rate(starts=schedule.rate[0], per_s=schedule.rate[1]),
+        leases=_lease_bounds(schedule.lease),
+        time_scale=time_scale,
+        shares=dict(schedule.shares),
+    )
+
+
+def clock_scale(settings: QpuSettings) -> float:
+    """Return the seconds that pass for each QPU-second: a simulator's clock may be another."""
+    return float(settings.options.get("time_scale", 0.0)) if settings.backend == "aer" else 1.0
+
+
+def _lease_bounds(stated: tuple[float, float] | None) -> LeaseBounds | None:
+    if stated is None:
+        return None
+    longest_s, idle_s = stated
+    return LeaseBounds(longest_s=longest_s, idle_s=idle_s)
+
+
+def calendar_of(
+    settings: QpuSettings, target: Target | None, now: datetime, ahead: timedelta = _AHEAD
+) -> Calendar:
+    """Return a QPU's windows from two days ago on: of the site file, its calendar, its target.
+
+    Without a target its quality windows are missing, and closures are all there.
+    Raises `ConfigError` for a calendar that cannot be read.
+    """
+    schedule, since, until = settings.schedule, now - _PAST, now + ahead
+    windows = windows_between(schedule.windows, since, until)
+    if schedule.calendar is not None:
+        windows += closures_of_file(schedule.calendar, since, until)
+    if target and not any(window.kind == "quality" for window in schedule.windows):
+        windows += quality_windows(target.quality_windows, since, until)
+    return Calendar.of(
+        replace(window, end=window.end + SETTLING) if window.kind == "calibration" else window
+        for window in windows
+    )

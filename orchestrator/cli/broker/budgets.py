@@ -1,0 +1,173 @@
+"""Budgets and statements on the command line: what projects may spend, and what they did."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.broker.core.budgets import overdrawn
+from orchestrator.cli.broker.admin import open_service
+from orchestrator.cli.output import print_json, say, tabulate
+from orchestrator.config import ConfigError
+from orchestrator.config.budgets import budgets_of
+from orchestrator.visible_text import visible
+
+__all__ = ["StatementForm", "limit_project", "tell_projects", "tell_statement"]
+
+_MONTH = re.compile(r"2[0-9]{3}-(0[1-9]|1[0-2])")
+StatementForm = str  # "table", "csv" or "json"
+
+
+def tell_projects(site_file: Path | None, project: str | None, *, as_json: bool) -> None:
+    """Write what each project used and may still spend, or one alone."""
+    with open_service(site_file) as broker:
+        found = broker.projects()
+    if project is not None:
+        _refuse_unknown(project, found)
+        found = [use for use in found if use["project"] == project]
+    if as_json:
+        print_json(found)
+        return
+    rows = [row for use in found for row in _project_rows(use)]
+    columns = ("project", "jobs", "open", "shots", "QPU-seconds")
+    tabulate((*columns, "unit", "budget", "spent", "reserved", "left"), rows)
+
+
+def _refuse_unknown(project: str, uses: Sequence[Mapping[str, Any]]) -> None:
+    known = [use["project"] for use in uses]
+    if project not in known:
+        raise ConfigError(
+            f"no project {project!r} that this user may see; there are: "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
+def _project_rows(use: Mapping[str, Any]) -> list[list[Any]]:
+    """Return a row for each unit; what is the same in all stands in the first."""
+    head = [use["project"], use["jobs"], use["open"], use["shots"], round(use["qpu_seconds"], 3)]
+    keys = ("amount", "spent", "reserved")
+    stands = [[b["unit"], *(_rounded(b[key]) for key in keys), _left(b)] for b in use["budgets"]]
+    rows = [[*head, *one] for one in stands[:1]] or [[*head, "", None, None, None, None]]
+    return rows + [["", None, None, None, None, *one] for one in stands[1:]]
+
+
+def limit_project(
+    site_file: Path | None, project: str | None, budgets: Sequence[str], *, as_json: bool
+) -> None:
+    """Set or lift what a project may spend, and say so if nobody has heard of it yet.
+
+    Operators limit projects before their first job, so an unknown one is no mistake by itself.
+    """
+    if project is None:
+        raise ConfigError("--budget needs the project it is for: hpcqc broker projects PROJECT …")
+    wanted = budgets_of(budgets)
+    seen: dict[str, Any] = {}
+    with open_service(site_file) as broker:
+        known = [use["project"] for use in broker.projects()]
+        for unit, amount in wanted.items():
+            seen = broker.limit_project(project, unit, amount)
+    if as_json:
+        print_json(seen | {"known": project in known})
+        return
+    _tell_limits(project, wanted, {one["unit"]: one for one in seen["budgets"]})
+    if project not in known:
+        near = difflib.get_close_matches(project, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        say(f"nobody has a token for project {project!r}, and no job has named it yet{hint}")
+
+
+def _tell_limits(
+    project: str, units: Iterable[str], stands: Mapping[str, Mapping[str, Any]]
+) -> None:
+    for unit in units:
+        one = stands.get(unit, {"amount": None, "spent": 0.0, "reserved": 0.0, "left": None})
+        used = f"{one['spent']:.6g} spent, {one['reserved']:.6g} reserved"
+        limit = "has no limit" if one["amount"] is None else f"may spend {one['amount']:.6g}"
+        left = _left(one)
+        if isinstance(left, float):
+            used += f", {left:.6g} left"
+        elif left:
+            used += f", {left} {unit}"
+        say(f"{project} {limit} in {unit}: {used}")
+
+
+def _left(budget: Mapping[str, Any]) -> float | str | None:
+    """Return what is left: None without a limit, in words if more than all is gone."""
+    if budget["left"] is None:
+        return None
+    over = overdrawn(budget["amount"], budget["left"])
+    return f"overdrawn by {over:.6g}" if over else float(_rounded(max(0.0, budget["left"])))
+
+
+def tell_statement(
+    site_file: Path | None, project: str | None, month: str | None, form: StatementForm
+) -> None:
+    """Write what projects were charged in a month. Raises ``ConfigError`` for an unknown one."""
+    if month is not None and not _MONTH.fullmatch(month):
+        raise ConfigError(f"--month {month!r}; give a year and a month, such as 2026-11")
+    with open_service(site_file) as broker:
+        if project is not None:
+            _refuse_unknown(project, broker.projects())
+        lines = broker.statement(project, month)
+    if form == "json":
+        print_json(lines)
+    elif form == "csv":
+        _write_csv(lines)
+    elif not lines:
+        say("nothing was charged")
+    else:
+        _tabulate(lines)
+
+
+_COLUMNS = {
+    "project": "project",
+    "month": "month",
+    "qpu": "QPU",
+    "jobs": "jobs",
+    "tasks": "tasks",
+    "shots": "shots",
+    "qpu_seconds": "QPU-seconds",
+    "charged": "charged",
+    "unit": "unit",
+    "saved": "saved",
+    "leases": "leases",
+    "lease_held_s": "held s",
+    "lease_used_s": "used s",
+}
+
+
+def _write_csv(lines: Sequence[Mapping[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, list(_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _csv_cell(line[name]) for name in _COLUMNS} for line in lines)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Keep a spreadsheet from taking a name for a formula, and a sum's rounding from showing."""
+    if isinstance(value, float):
+        return f"{value:.6f}".rstrip("0").rstrip(".")
+    if not isinstance(value, str):
+        return value
+    text = visible(value, lines=False)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+def _tabulate(lines: Sequence[Mapping[str, Any]]) -> None:
+    tabulate(
+        list(_COLUMNS.values()), [[_rounded(line[name]) for name in _COLUMNS] for line in lines]
+    )
+    total: Counter[str] = Counter()
+    for line in lines:
+        if line["unit"]:
+            total[line["unit"]] += line["charged"]
+    say("charged in all: " + ", ".join(f"{amount:.6g} {unit}" for unit, amount in total.items()))
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value

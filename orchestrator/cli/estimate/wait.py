@@ -1,0 +1,118 @@
+"""How long the first task of a run will wait: for the QPU's calendar, and for others' work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.config import QpuSettings, Site, resolve_secrets
+from orchestrator.provenance.markup import duration_text
+from orchestrator.wording import counted
+
+if TYPE_CHECKING:
+    from backends.profiles import Profile
+    from orchestrator.broker.core.closures import Window
+
+__all__ = ["expected_wait", "wait_text"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Queue:
+    """What the broker tells of a QPU. seconds: of the jobs' work on it, None if not known.
+
+    stopped: the QPU's state where it takes nothing up for now.
+    """
+
+    jobs: int = 0
+    seconds: float | None = None
+    closures: tuple[Window, ...] = ()
+    stopped: str | None = None
+
+
+def expected_wait(
+    site: Site,
+    settings: QpuSettings,
+    profile: Profile | None,
+    longest_s: float,
+    *,
+    now: datetime,
+) -> dict[str, Any]:
+    """Return what keeps a run's first task, as JSON types.
+
+    jobs_ahead: that have not ended. waiting_s: seconds until the task may start, None if not known.
+    closed_until, closure: end and title of the closure that it must wait out; what the site file
+    and what the broker say both count. stopped: the QPU's state where it takes nothing up for now.
+    longest_s: QPU-seconds that must be free. Raises ``BrokerUnreachable``, ``BrokerRefused`` where
+    the site names a broker service, and ``ConfigError`` for a calendar that cannot be read.
+    """
+    from orchestrator.broker.core.closures import Calendar
+    from orchestrator.broker.runtime.site_rules import calendar_of, clock_scale
+
+    scale = clock_scale(settings)
+    target = None if profile is None else profile.target(settings.name)
+    calendar = calendar_of(settings, target, now)
+    queue = _Queue(seconds=0.0)
+    if site.broker.url is not None:
+        queue = _queue(site, site.broker.url, settings.name, profile)
+        calendar = Calendar.of((*calendar.closures, *queue.closures))
+    opens = calendar.fit(now, 0.0)
+    begins = calendar.fit(
+        opens + timedelta(seconds=(queue.seconds or 0.0) * scale), longest_s * scale
+    )
+    closure = next((one for one in calendar.closures if one.end in (begins, opens)), None)
+    known = queue.seconds is not None and queue.stopped is None
+    return {
+        "jobs_ahead": queue.jobs,
+        "waiting_s": round((begins - now).total_seconds(), 3) if known else None,
+        "closed_until": None if closure is None else closure.end.isoformat(timespec="seconds"),
+        "closure": None if closure is None else closure.title or closure.kind,
+        "stopped": queue.stopped,
+    }
+
+
+def wait_text(qpu: Mapping[str, Any]) -> str:
+    """Return what `expected_wait` told in one cell of a table."""
+    from orchestrator.broker.core.closures import in_utc
+
+    told = ["not known" if qpu["waiting_s"] is None else duration_text(qpu["waiting_s"])]
+    if qpu["waiting_s"] == 0:
+        told = ["no"]
+    if qpu["stopped"]:
+        told.append(f"the QPU is {qpu['stopped']}")
+    if qpu["closed_until"]:
+        until = in_utc(datetime.fromisoformat(qpu["closed_until"]))
+        told.append(f"closed until {until}: {qpu['closure']}")
+    if qpu["jobs_ahead"]:
+        told.append(f"{counted(qpu['jobs_ahead'], 'job')} ahead")
+    return ", ".join(told)
+
+
+def _queue(site: Site, url: str, qpu: str, profile: Profile | None) -> _Queue:
+    """Return the jobs that have not ended on a QPU, their QPU-seconds as far as one can tell.
+
+    Jobs that this user may not look at count as long as the others; not known if none may be seen.
+    """
+    from orchestrator.broker.client.admin import OperatorClient
+    from orchestrator.broker.client.http import qpu_statuses
+
+    with OperatorClient(url, token=resolve_secrets(site.broker.token)) as service:
+        found = [one for one in qpu_statuses(service.qpus()) if one.name == qpu]
+        seen = service.queue(qpu)
+    ahead = max(len(seen), *(one.queued + one.open for one in found), 0)
+    seconds = None if ahead else 0.0
+    if ahead and seen and profile is not None:
+        total = sum(
+            profile.timing.duration_s(
+                circuits=job["circuits"], shots=job["shots"], num_qubits=job["num_qubits"]
+            )
+            for job in seen
+        )
+        seconds = total * ahead / len(seen)
+    return _Queue(
+        jobs=ahead,
+        seconds=seconds,
+        closures=tuple(one.closure for one in found if one.closure is not None),
+        stopped=next((one.state for one in found if one.state != "online"), None),
+    )

@@ -1,0 +1,1 @@
+"""``hpcqc jobs`` and ``hpcqc why``."""

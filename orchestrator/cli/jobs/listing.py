@@ -1,0 +1,91 @@
+"""``hpcqc jobs``: what the ledger knows of quantum jobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from orchestrator.cli.jobs.source import job_of, jobs_of, ledger_path
+from orchestrator.cli.output import facts, print_json, say, tabulate
+from orchestrator.config import load_site
+from orchestrator.provenance.markup import cell_text, duration_text
+from orchestrator.provenance.record import job_document
+
+__all__ = ["tell_job", "tell_jobs"]
+
+_ID_SHOWN = 11
+
+
+def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
+    """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
+    site = load_site(site_file)
+    documents = [job_document(job) for job in jobs_of(site, run, limit + 1)]
+    shown = documents[-limit:]
+    if as_json:
+        print_json(shown)
+        return
+    if not shown:
+        of_run = f" of run {run!r}" if run else ""
+        say(f"no quantum jobs{of_run} in {site.broker.url or ledger_path(site.state_dir)}")
+        return
+    columns = ("job", "run", "QPU", "state", "submitted", "shots", "tasks", "took")
+    rows = [
+        [
+            job["id"][:_ID_SHOWN],  # the start of an id is enough to ask for a job
+            *(job[key] for key in ("run", "qpu")),
+            f"{job['state']}, provisional" if job["provisional"] else job["state"],
+            job["submitted_at"][:19].replace("T", " "),
+            job["shots"] or None,
+            job["slices"] if job["source"] is None else f"reused {job['source'][:_ID_SHOWN]}",
+            duration_text(job["duration_s"]),
+        ]
+        for job in shown
+    ]
+    tabulate(columns, rows)
+    if len(documents) > len(shown):
+        say(f"the latest {len(shown)}; --limit shows more", style="dim")
+
+
+def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
+    """Write one job with its tasks. Raises ``LedgerError`` if there is none of this id."""
+    site = load_site(site_file)
+    document = job_document(job_of(site, job))
+    if as_json:
+        print_json(document)
+        return
+    facts(_job_facts(document), title=f"job {document['id']}")
+    columns = ("task", "state", "starts", "shots", "started", "took", "method", "error")
+    tabulate(columns, [_task_row(task) for task in document["tasks"]])
+
+
+def _job_facts(job: dict[str, Any]) -> dict[str, Any]:
+    usage = job["usage"]
+    keys = ("state", "error", "qpu", "backend", "kind", "run", "stage", "pubs", "circuits")
+    return {
+        **{key: job[key] for key in keys},
+        "qubits": job["num_qubits"],
+        "shots": job["shots"] or None,
+        "seed": job["seed"],
+        "payload": job["digest"],
+        "submitted": job["submitted_at"],
+        "waited": duration_text(job["waited_s"]),
+        "took": duration_text(job["duration_s"]),
+        "on the device": duration_text(usage["qpu_seconds"]),
+        "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in usage["charges"].items()) or None,
+        "calibration": job["calibrations"] or None,
+        "provisional": "yes, it ran outside the quality windows" if job["provisional"] else None,
+        "result of": job["source"],
+    }
+
+
+def _task_row(task: dict[str, Any]) -> list[Any]:
+    return [
+        task["tag"],
+        task["state"],
+        task["starts"],
+        task["shots"],
+        (task["started_at"] or "-")[:19].replace("T", " "),
+        duration_text(task["duration_s"]),
+        task["metadata"].get("method"),
+        task["error"],
+    ]

@@ -1,0 +1,202 @@
+"""Quantum jobs as the site has them: of its broker service, or of the ledger on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Collection
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.config import ConfigError, Site, resolve_secrets
+
+if TYPE_CHECKING:
+    from orchestrator.broker.client.http import RemoteBroker
+    from orchestrator.broker.core.views import JobView
+    from orchestrator.broker.ledger import Ledger, Restored
+
+__all__ = [
+    "JobsOfRun",
+    "check_ledger",
+    "has_ledger",
+    "job_of",
+    "jobs_of",
+    "ledger_path",
+    "service_of",
+]
+
+# Who only looks does not wait for a service that is being restarted.
+_PATIENCE_S = 3.0
+
+
+def ledger_path(state_dir: Path) -> Path:
+    """Return where a site's ledger is."""
+    return state_dir / "ledger.sqlite"
+
+
+def has_ledger(state_dir: Path) -> bool:
+    """Whether a site's ledger is there. Raises ``LedgerError`` if one may not look."""
+    path = ledger_path(state_dir)
+    try:
+        return path.exists()
+    except OSError as error:  # a folder that one may not enter, a name that is too long
+        from orchestrator.broker.ledger import LedgerError
+
+        raise LedgerError(
+            f"ledger {path} cannot be opened: {error.strerror}; name another folder with "
+            "HPCQC_STATE_DIR"
+        ) from error
+
+
+def check_ledger(state_dir: Path) -> None:
+    """See that a ledger that is there can be used, or that one can be made. Raises ``LedgerError``."""
+    from orchestrator.broker.ledger import Ledger, LedgerError
+
+    if has_ledger(state_dir):
+        Ledger.open(ledger_path(state_dir)).close()
+        return
+    nearest = next(folder for folder in (state_dir, *state_dir.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise LedgerError(
+            f"ledger {ledger_path(state_dir)} cannot be made: {nearest} is not a folder one may "
+            "write to; name another with HPCQC_STATE_DIR"
+        )
+
+
+def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> list[JobView]:
+    """Return the latest jobs of a run, those made inside its workers included, or of all runs.
+
+    No ledger yet means no jobs. Raises ``LedgerError``, or what a service answers.
+    """
+    if site.broker.url is not None:
+        with closing(service_of(site, site.broker.url)) as service:
+            return service.jobs(run)[-limit if limit else 0 :]
+    if not has_ledger(site.state_dir):
+        return []
+    from orchestrator.broker.ledger import Ledger
+    from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
+
+    with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
+        # A service here, the agent's say, writes the jobs of all runs to its own scope.
+        return ledger.jobs(run, limit, services=[SERVICE_SCOPE])
+
+
+class JobsOfRun:
+    """A run's jobs, looked at again and again while it goes on; from any thread.
+
+    Keeps its connection, and reads from the ledger only what is new.
+    """
+
+    def __init__(self, site: Site, run: str) -> None:
+        """Take note; nothing is opened yet."""
+        self._site, self._run = site, run
+        self._service: RemoteBroker | None = None
+        self._ledger: Ledger | None = None
+        self._followed: dict[str, Restored] = {}
+        self._served: list[JobView] = []
+        self._jobs: list[JobView] = []
+        self._lock = threading.Lock()
+
+    def read(self) -> list[JobView]:
+        """Return the jobs as they are now. Raises as `jobs_of` does."""
+        with self._lock:
+            url = self._site.broker.url
+            if url is not None:
+                return self._opened(url).jobs(self._run)
+            if self._ledger is None:
+                if not has_ledger(self._site.state_dir):
+                    return []
+                self._open()
+            if self._catch_up():
+                self._jobs = self._folded()
+            return self._jobs
+
+    def standstills(self, qpus: Collection[str]) -> list[str]:
+        """Return why nothing starts on these QPUs now, a line for each of which that is so.
+
+        Nothing is said of what cannot be looked up now.
+        """
+        try:
+            if self._site.broker.url is None:
+                return self._closures(qpus)
+            with self._lock:
+                service = self._opened(self._site.broker.url)
+                found = [one.standstill for one in service.qpus() if one.name in qpus]
+            return [words for words in found if words is not None]
+        except (ValueError, RuntimeError) as error:  # a calendar, or a service that is away
+            logging.getLogger(__name__).info("%s", error)
+            return []
+
+    def close(self) -> None:
+        """Let the connection go; a later `read` makes a new one."""
+        with self._lock:
+            for opened in (self._service, self._ledger):
+                if opened is not None:
+                    opened.close()
+            self._service = self._ledger = None
+            self._followed.clear()
+
+    def _opened(self, url: str) -> RemoteBroker:
+        self._service = self._service or service_of(self._site, url)
+        return self._service
+
+    def _closures(self, qpus: Collection[str]) -> list[str]:
+        """Reckon from the site file, as the brokers in this run's processes do."""
+        from orchestrator.broker.runtime.site_rules import calendar_of
+
+        now = datetime.now(UTC)
+        known = {qpu: calendar_of(self._site.qpu(qpu), None, now) for qpu in qpus}
+        found = {qpu: calendar.closure_at(now) for qpu, calendar in known.items()}
+        return [closure.closed(qpu) for qpu, closure in found.items() if closure is not None]
+
+    def _open(self) -> None:
+        from orchestrator.broker.ledger import Ledger
+        from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
+
+        self._ledger = Ledger.open(ledger_path(self._site.state_dir))
+        # Where no service is configured, what one did for this run is past.
+        self._served = self._jobs = self._ledger.jobs(self._run, services=[SERVICE_SCOPE])
+
+    def _catch_up(self) -> bool:
+        """Read what is new; return whether anything is."""
+        assert self._ledger is not None
+        before = {scope: followed.seq for scope, followed in self._followed.items()}
+        for scope in self._ledger.runs():
+            if scope == self._run or scope.startswith(f"{self._run}~"):
+                followed = self._ledger.follow(scope, self._followed.get(scope))
+                self._followed[scope] = followed
+        return before != {scope: one.seq for scope, one in self._followed.items()}
+
+    def _folded(self) -> list[JobView]:
+        from orchestrator.broker.core.records import job_view
+
+        found = {job.id: job for job in self._served}
+        for followed in self._followed.values():
+            tasks = followed.state.tasks
+            found |= {job: job_view(one, tasks) for job, one in followed.state.jobs.items()}
+        return sorted(found.values(), key=lambda job: job.submitted_at)
+
+
+def job_of(site: Site, job: str) -> JobView:
+    """Return one job by its id or the unambiguous start of it. Raises as `jobs_of` does."""
+    if site.broker.url is not None:
+        with closing(service_of(site, site.broker.url)) as service:
+            return service.named(job)
+    path = ledger_path(site.state_dir)
+    if not has_ledger(site.state_dir):
+        raise ConfigError(f"no job {job!r}: there is no ledger at {path} yet")
+    from orchestrator.broker.ledger import Ledger
+
+    with closing(Ledger.open(path)) as ledger:
+        return ledger.job(job)
+
+
+def service_of(site: Site, url: str) -> RemoteBroker:
+    """Return a client of the site's service that does not wait long for it."""
+    from orchestrator.broker.client.http import RemoteBroker
+
+    token = resolve_secrets(site.broker.token)
+    return RemoteBroker(url, token=token, patience_s=_PATIENCE_S)

@@ -1,0 +1,1 @@
+"""``hpcqc run``, ``hpcqc runs`` and ``hpcqc clean``."""

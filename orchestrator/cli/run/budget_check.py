@@ -1,0 +1,123 @@
+"""In which units QPUs bill, so that a budget in another is told of before anything runs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.cli.output import print_warning
+from orchestrator.cli.run.target import stages_beside
+from orchestrator.config import ConfigError, QpuSettings, Site, resolve_secrets
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+__all__ = ["agree_with_service", "check_units", "qpus_of", "warn_of_units"]
+
+_PATIENCE_S = 3.0
+
+
+def check_units(site: Site, budgets: Iterable[str]) -> None:
+    """See that each unit is one that a QPU of the site bills in. Raises ``ConfigError``.
+
+    A broker service knows its QPUs better than the user's site file, and is asked when it is told
+    of the budget.
+    """
+    wanted = set(budgets)
+    if not wanted or site.broker.url is not None:
+        return
+    units: dict[str, str] = {}
+    for name, settings in site.qpus.items():
+        unit = _unit(settings)
+        if unit is not None:
+            units.setdefault(unit, name)
+        if wanted <= set(units):
+            return
+    listed = ", ".join(f"{unit} ({name})" for unit, name in sorted(units.items()))
+    raise ConfigError(
+        f"no QPU of this site bills in {min(wanted - set(units))!r}; "
+        f"the units are: {listed or 'none'}"
+    )
+
+
+def agree_with_service(site: Site, run: str, budgets: Mapping[str, float | None]) -> None:
+    """Tell the site's broker service, if it has one, what a run may cost.
+
+    Raises ``BrokerRefused`` for a unit that none of its QPUs bills in, ``BrokerUnreachable``.
+    """
+    if not budgets or site.broker.url is None:
+        return
+    from orchestrator.broker.client.http import RemoteBroker
+
+    token = resolve_secrets(site.broker.token)
+    service = RemoteBroker(site.broker.url, token=token, patience_s=_PATIENCE_S)
+    with closing(service):
+        for unit, amount in budgets.items():
+            service.limit_run(run, unit, amount)
+
+
+def qpus_of(flow: Flow[..., Any], default: QpuSettings) -> set[str]:
+    """Return the QPUs that the stages beside a flow are lent; the default one if there are none."""
+    stages = stages_beside(flow).values()
+    return {needs.where or default.name for needs in stages if needs.kind == "quantum"} or {
+        default.name
+    }
+
+
+def warn_of_units(site: Site, qpus: Iterable[str], budgets: Mapping[str, float | None]) -> None:
+    """Warn of each budget that limits nothing, for none of a run's QPUs bills in its unit.
+
+    Units of QPUs that cannot be opened now are not known, and then nothing is said.
+    """
+    limits = [unit for unit, amount in budgets.items() if amount is not None]
+    if not limits:
+        return
+    units = _units(site, sorted(qpus))
+    if None in units.values():
+        return
+    listed = ", ".join(f"{unit} ({qpu})" for qpu, unit in units.items())
+    for unit in sorted(set(limits) - set(units.values())):
+        print_warning(
+            f"the budget in {unit} limits nothing: the QPUs of this run bill in {listed}; only "
+            "what a function of the flow asks of another QPU, by its name, could count in it"
+        )
+
+
+def _units(site: Site, qpus: Iterable[str]) -> dict[str, str | None]:
+    """Return the unit of each QPU, as the broker service says if the site has one."""
+    if site.broker.url is None:
+        return {qpu: _unit(site.qpu(qpu)) for qpu in qpus}
+    from orchestrator.broker.client.http import RemoteBroker
+
+    token = resolve_secrets(site.broker.token)
+    with closing(RemoteBroker(site.broker.url, token=token, patience_s=_PATIENCE_S)) as service:
+        try:
+            return {qpu: service.target(qpu).metering.unit for qpu in qpus}
+        except Exception:  # noqa: BLE001  # it is told when the QPU is used
+            return dict.fromkeys(qpus)
+
+
+def _unit(settings: QpuSettings) -> str | None:
+    """Return the unit of a QPU, None for one that cannot be opened now."""
+    from backends import registry
+    from backends.profiles import ProfileError, load_profile
+
+    profile = settings.options.get("profile")
+    if settings.backend == "aer" and isinstance(profile, str):
+        try:
+            return load_profile(profile).metering.unit
+        except ProfileError:
+            return None
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            options = resolve_secrets(settings.options)
+            backend = registry.create(settings.backend, options, state_dir=Path(scratch))
+        except Exception:  # noqa: BLE001  # it is told when the QPU is used
+            return None
+        try:
+            return backend.target().metering.unit
+        finally:
+            backend.close()

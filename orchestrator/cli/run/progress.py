@@ -1,0 +1,212 @@
+"""Live progress of a run: its stages and quantum jobs, on the terminal or in plain lines."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any
+
+from orchestrator.cli.output import write
+from orchestrator.provenance.lanes import stage_name
+from orchestrator.visible_text import visible
+
+if TYPE_CHECKING:
+    from orchestrator.broker.core.views import JobView
+    from orchestrator.runs import StageSpan
+
+__all__ = ["JobLine", "Progress", "StageLine", "job_lines", "stage_lines"]
+
+_PLAIN_EVERY_S = 10.0
+_JOBS_EVERY_S = 1.0
+_STANDSTILLS_EVERY_S = 10.0
+_TABLE_EVERY_S = 0.25
+_JOBS_SHARE = 20  # reading the ledger may take a twentieth of the time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLine:
+    """Stages of one name. units: finished and total over their fan-outs."""
+
+    name: str
+    where: str
+    running: int
+    done: int
+    cached: int
+    failed: int
+    units: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLine:
+    """Quantum jobs of one QPU."""
+
+    qpu: str
+    queued: int
+    running: int
+    done: int
+    failed: int
+    shots: int
+
+
+def stage_lines(spans: Iterable[StageSpan]) -> list[StageLine]:
+    """Return one line per stage name, in order of first start."""
+    groups: dict[str, list[StageSpan]] = {}
+    for span in spans:
+        groups.setdefault(stage_name(span.name), []).append(span)
+    return [_stage_line(name, held) for name, held in groups.items()]
+
+
+def job_lines(jobs: Iterable[JobView]) -> list[JobLine]:
+    """Return one line per QPU."""
+    groups: dict[str, list[JobView]] = {}
+    for job in jobs:
+        groups.setdefault(job.qpu, []).append(job)
+    lines = []
+    for qpu, held in groups.items():
+        states = Counter(job.state.value for job in held)
+        bad = states["failed"] + states["cancelled"] + states["uncertain"]
+        lines.append(
+            JobLine(
+                qpu=qpu,
+                queued=states["queued"],
+                running=states["running"],
+                done=states["completed"],
+                failed=bad,
+                shots=sum(job.usage.shots for job in held),
+            )
+        )
+    return lines
+
+
+class Progress:
+    """Shows how far a run is: a live table on a terminal, now and then a line elsewhere.
+
+    Call `tick` often from one thread; it does as much as is due.
+    """
+
+    def __init__(
+        self,
+        spans: Callable[[], list[StageSpan]],
+        jobs: Callable[[], list[JobView]],
+        standstills: Callable[[Collection[str]], list[str]],
+        stream: IO[str],
+    ) -> None:
+        """Show on ``stream`` what ``spans``, and about once a second ``jobs``, return.
+
+        standstills: says why nothing starts on QPUs; asked now and then of those that are waited for.
+        """
+        self._spans, self._jobs, self._stream = spans, jobs, stream
+        self._standstills = standstills
+        self._live: Any = None
+        self._stages: list[StageLine] = []
+        self._known: list[JobLine] = []
+        self._still: list[str] = []
+        self._jobs_due = self._still_due = self._table_due = self._plain_due = 0.0
+        self._last = ""
+
+    def start(self) -> None:
+        """Begin showing."""
+        self._plain_due = time.monotonic() + _PLAIN_EVERY_S
+        if not self._stream.isatty():
+            return
+        from rich.console import Console
+        from rich.live import Live
+
+        self._live = Live(
+            console=Console(file=self._stream, highlight=False),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._live.start()
+
+    def tick(self) -> None:
+        """Refresh what is due."""
+        now = time.monotonic()
+        if now >= self._jobs_due or (self._live is None and now >= self._plain_due):
+            # Both at once: what one line says of stages and of jobs is of one moment.
+            self._stages = stage_lines(self._spans())
+            self._known = job_lines(self._jobs())
+            took = time.monotonic() - now
+            self._jobs_due = now + max(_JOBS_EVERY_S, _JOBS_SHARE * took)
+            self._look_at_qpus(now)
+        if self._live is not None and now >= self._table_due:
+            self._table_due = now + _TABLE_EVERY_S
+            self._live.update(self._table(), refresh=True)
+        if self._live is None and now >= self._plain_due:
+            self._plain_due = now + _PLAIN_EVERY_S
+            line = self._line()
+            if line and line != self._last:
+                self._last = line
+                write(f"{line}\n", self._stream)
+
+    def stop(self) -> None:
+        """Stop showing, and clear the live table; stopping twice does nothing."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _look_at_qpus(self, now: float) -> None:
+        waited_for = [line.qpu for line in self._known if line.queued or line.running]
+        if not waited_for:
+            self._still = []
+        elif now >= self._still_due:
+            self._still = self._standstills(waited_for)
+            self._still_due = now + _STANDSTILLS_EVERY_S
+
+    def _table(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        from orchestrator.cli.output import rich_table
+
+        columns = ("stage", "where", "running", "done", "cached", "failed", "units")
+        rows = [
+            (s.name, s.where, s.running, s.done, s.cached, s.failed, _units(s.units))
+            for s in self._stages
+        ]
+        parts = [rich_table(columns, rows)] if rows else []
+        if self._known:
+            headings = ("QPU", "jobs queued", "running", "done", "failed", "shots")
+            parts.append(
+                rich_table(
+                    headings,
+                    [(j.qpu, j.queued, j.running, j.done, j.failed, j.shots) for j in self._known],
+                )
+            )
+        return Group(*parts, *(Text(visible(line)) for line in self._still))
+
+    def _line(self) -> str:
+        parts = [
+            f"{s.name}: {s.running} running, {s.done + s.cached} done"
+            + (f", {s.failed} failed" if s.failed else "")
+            + (f" ({_units(s.units)} units)" if s.units else "")
+            for s in self._stages
+        ]
+        parts += [
+            f"QPU {j.qpu}: {j.queued} queued, {j.running} running, {j.done} done"
+            + (f", {j.failed} failed" if j.failed else "")
+            for j in self._known
+        ]
+        return "; ".join([*parts, *self._still])
+
+
+def _stage_line(name: str, spans: list[StageSpan]) -> StageLine:
+    states = Counter(span.state for span in spans)
+    units = [span.units for span in spans if span.units]
+    return StageLine(
+        name=name,
+        where=", ".join(dict.fromkeys(span.where for span in spans if span.where)),
+        running=states["running"],
+        done=states["completed"],
+        cached=states["cached"],
+        failed=states["failed"] + states["cancelled"],
+        units=(sum(u[0] for u in units), sum(u[1] for u in units)) if units else None,
+    )
+
+
+def _units(units: tuple[int, int] | None) -> str | None:
+    return f"{units[0]}/{units[1]}" if units else None

@@ -1,0 +1,1 @@
+"""``hpcqc qpu`` and ``hpcqc config``."""

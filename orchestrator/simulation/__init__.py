@@ -1,0 +1,52 @@
+"""What would happen if: the shipped scheduler on a workload, under a virtual clock."""
+
+from orchestrator.simulation.engine import Device, JobOutcome, Simulated, Simulation
+from orchestrator.simulation.metrics import (
+    SLOWDOWN_BOUND_S,
+    Ladder,
+    Metrics,
+    jain,
+    ladder,
+    measured,
+    slowdown,
+)
+from orchestrator.simulation.mix import Mix, made_up
+from orchestrator.simulation.study import Outcome, Study, alone, stretches
+from orchestrator.simulation.swf import QuantumRule, parse_swf, read_swf
+from orchestrator.simulation.workload import (
+    Arrival,
+    Workload,
+    WorkloadError,
+    first_jobs,
+    on_qpu,
+    with_load,
+)
+
+__all__ = [
+    "SLOWDOWN_BOUND_S",
+    "Arrival",
+    "Device",
+    "JobOutcome",
+    "Ladder",
+    "Metrics",
+    "Mix",
+    "Outcome",
+    "QuantumRule",
+    "Simulated",
+    "Simulation",
+    "Study",
+    "Workload",
+    "WorkloadError",
+    "alone",
+    "first_jobs",
+    "jain",
+    "ladder",
+    "made_up",
+    "measured",
+    "on_qpu",
+    "parse_swf",
+    "read_swf",
+    "slowdown",
+    "stretches",
+    "with_load",
+]
