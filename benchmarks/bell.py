@@ -8,7 +8,7 @@ from qiskit_aer.primitives import SamplerV2
 from benchmarks.environments import PeerFailed, run_other
 from benchmarks.rows import Row, interleaved, peer_failed
 from benchmarks.setting import scratch_run
-from orchestrator import open_qpu
+from hpcqc import open_qpu
 
 __all__ = ["measure"]
 

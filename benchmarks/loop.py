@@ -15,7 +15,7 @@ from qiskit_aer.primitives import EstimatorV2
 
 from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT, scratch_run
-from orchestrator import open_qpu
+from hpcqc import open_qpu
 
 __all__ = ["measure", "optimise"]
 

@@ -27,7 +27,7 @@ from backends.gates import without_moves
 from backends.profiles import Profile, load_profile, shipped
 from benchmarks.rows import Row, timed
 from benchmarks.setting import ROOT, scratch_run
-from orchestrator import open_qpu
+from hpcqc import open_qpu
 from orchestrator.transpile import Transpiler
 
 __all__ = ["measure"]

@@ -22,7 +22,7 @@ from backends.payloads import SamplerPayload
 from benchmarks.bell import bell
 from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT, scratch_run
-from orchestrator import open_qpu
+from hpcqc import open_qpu
 from orchestrator.broker.client.admin import OperatorClient
 from orchestrator.broker.client.http import Exchange, RemoteBroker
 from orchestrator.broker.client.protocol import Call

@@ -12,7 +12,7 @@ from prefect import flow
 from benchmarks.environments import PeerFailed, run_other
 from benchmarks.rows import Row, peer_failed
 from benchmarks.setting import scratch_run
-from orchestrator import classical, fan_out
+from hpcqc import classical, fan_out
 from orchestrator.resources import resources
 
 __all__ = ["measure"]

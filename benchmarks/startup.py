@@ -29,7 +29,7 @@ if __name__ == "__main__":
 """
 _STAGED = """
 from prefect import flow
-from orchestrator import classical
+from hpcqc import classical
 
 @classical
 def one():

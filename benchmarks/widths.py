@@ -18,7 +18,7 @@ from qiskit_aer.primitives import SamplerV2
 
 from benchmarks.rows import Row, timed
 from benchmarks.setting import ROOT, scratch_run
-from orchestrator import open_qpu
+from hpcqc import open_qpu
 
 __all__ = ["measure"]
 

@@ -7,7 +7,7 @@ import sys
 
 from qiskit import QuantumCircuit
 
-from orchestrator import Sampler, open_qpu, shutdown
+from hpcqc import Sampler, open_qpu, shutdown
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import flow
 
-from orchestrator import classical, fan_out
+from hpcqc import classical, fan_out
 
 THROWS = 1000
 

@@ -48,7 +48,7 @@ from flows._geometries import Curve, Geometry
 from flows._inputs import InputError, require_extra
 from flows._molecules import MOLECULES, Scan, built_in_curve, xyz_curve
 from flows._variational import GroundState, Plan, solve
-from orchestrator import Qpu, checked_by, classical, quantum
+from hpcqc import Qpu, checked_by, classical, quantum
 
 __all__ = ["Prepared", "Settings", "dissociation", "exact", "ground_state", "integrals", "plan_for"]
 

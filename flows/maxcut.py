@@ -31,7 +31,7 @@ from flows._graph_files import graph_of
 from flows._graphs import Cut, Graph, best_cut
 from flows._inputs import InputError
 from flows._qaoa import Search, Tuned, qaoa_circuit, tune
-from orchestrator import Qpu, checked_by, classical, quantum
+from hpcqc import Qpu, checked_by, classical, quantum
 from orchestrator.wording import counted
 
 __all__ = ["angles", "maxcut", "reference", "samples", "search_for"]

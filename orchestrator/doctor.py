@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from orchestrator.config import ConfigError, Site, load_site
 from orchestrator.config.environment import prefect_api_url
+from orchestrator.names import OUR_PACKAGES
 from orchestrator.wording import counted
 
 __all__ = [
@@ -78,7 +79,7 @@ def shadowing(folder: Path) -> None:
 
     Its own ``flows`` is fine: nothing of ours imports that name. Raises `ShadowError`.
     """
-    for name in ("orchestrator", "backends"):
+    for name in ("hpcqc", "orchestrator", "backends"):
         for candidate in (folder / name, folder / f"{name}.py"):
             is_package = candidate.is_dir() and any(candidate.glob("*.py"))
             if not (is_package or candidate.is_file()) or candidate.resolve().parent == _OURS:
@@ -115,7 +116,7 @@ def missing_extra(module: str) -> str:
     for extra, packages in _EXTRAS.items():
         if top in packages:
             return f"install the extra with: pip install 'hpcqc[{extra}]'"
-    if top in ("backends", "flows", "orchestrator"):
+    if top in OUR_PACKAGES:
         return f"hpcqc's own package {top!r} has no such module"
     return (
         "no module of that name is installed here; check its spelling, and install the package that "

@@ -1,10 +1,12 @@
-"""What names may be that people choose and others read: projects, runs, stages, leases."""
+"""Names: of our packages, and what names may be that people choose and others read."""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["EXPECTED", "LINE", "PROJECT", "RUN", "is_name"]
+__all__ = ["EXPECTED", "LINE", "OUR_PACKAGES", "PROJECT", "RUN", "is_name"]
+
+OUR_PACKAGES = ("backends", "flows", "hpcqc", "orchestrator")
 
 PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 RUN = r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,199}$"

@@ -257,7 +257,7 @@ def _heed_changes(run: Run, before: Mapping[str, str]) -> None:
         if now.get(name) != before.get(name):
             raise ConfigError(
                 f"{name} was {before.get(name)!r} when this process opened its run, and is "
-                f"{now.get(name)!r} now; call orchestrator.shutdown() first, or set it back"
+                f"{now.get(name)!r} now; call hpcqc.shutdown() first, or set it back"
             )
     named = now.get("HPCQC_QPU")
     if named != run.qpu:

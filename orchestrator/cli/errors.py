@@ -8,11 +8,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from orchestrator.cli.output import print_error, print_json
+from orchestrator.names import OUR_PACKAGES
 
 __all__ = ["FAILED", "MISTAKE", "end_with", "is_mistake", "place_of", "reason"]
 
 FAILED, MISTAKE = 1, 2
-_OURS = ("backends", "flows", "orchestrator")
 _GROUPS = ("hpcqc.flows", "orchestrator.backends")
 _FRAMES_SHOWN = 1
 
@@ -27,7 +27,7 @@ def is_mistake(error: BaseException, flow_folder: Path | None = None) -> bool:
     if not isinstance(error, ValueError):
         return False
     package = type(error).__module__.split(".")[0]
-    if package in _OURS or package in _plugins():
+    if package in OUR_PACKAGES or package in _plugins():
         return True
     if flow_folder is None or package == "builtins":
         return False
@@ -67,7 +67,7 @@ def end_with(error: Exception, *, as_json: bool) -> int:
     else:
         frame = traceback.extract_tb(error.__traceback__)[-_FRAMES_SHOWN:]
         # An error of ours says all there is to know; another's is known by where it arose.
-        ours = type(error).__module__.split(".")[0] in _OURS
+        ours = type(error).__module__.split(".")[0] in OUR_PACKAGES
         place = f" ({frame[0].filename}:{frame[0].lineno})" if frame and not ours else ""
         message, code, kind = f"{reason(error)}{place}", FAILED, "failure"
     print_error(message)

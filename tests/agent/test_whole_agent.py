@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 FLOW = """
 import time
 import neighbour
-from orchestrator import classical, quantum
+from hpcqc import classical, quantum
 from prefect import flow
 from qiskit import QuantumCircuit
 
@@ -71,7 +71,7 @@ def squared(item):
 """
 SPREAD = """
 import neighbour
-from orchestrator import classical, fan_out
+from hpcqc import classical, fan_out
 from prefect import flow
 
 @classical

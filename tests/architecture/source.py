@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("backends", "flows", "orchestrator")
+PACKAGES = ("backends", "flows", "hpcqc", "orchestrator")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

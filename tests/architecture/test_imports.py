@@ -75,7 +75,7 @@ def test_importing_does_nothing(tmp_path) -> None:
     state = tmp_path / "state"
     folder = tmp_path / "cwd"
     folder.mkdir()
-    names = [m.name for m in read_modules(packages=("backends", "orchestrator"))]
+    names = [m.name for m in read_modules(packages=("backends", "hpcqc", "orchestrator"))]
     names = [n for n in names if n not in WORKER_ONLY and not n.endswith("__main__")]
     done = _python(
         "-c",
@@ -93,7 +93,7 @@ def test_importing_does_nothing(tmp_path) -> None:
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("package", ["backends", "orchestrator"])
+@pytest.mark.parametrize("package", ["backends", "hpcqc", "orchestrator"])
 def test_a_package_alone_imports_neither_qiskit_nor_prefect(package) -> None:
     done = _python("-c", f"import sys, {package}\nprint(*{{n.split('.')[0] for n in sys.modules}})")
     assert done.returncode == 0, done.stderr

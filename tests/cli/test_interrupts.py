@@ -22,7 +22,7 @@ LOOP = """
 import time
 from prefect import flow
 from qiskit import QuantumCircuit
-from orchestrator import quantum
+from hpcqc import quantum
 
 
 @quantum

@@ -256,7 +256,7 @@ def test_a_flow_refuses_its_parameters_before_anything_is_there(refused, tmp_pat
         """
 from pathlib import Path
 from prefect import flow
-from orchestrator import checked_by
+from hpcqc import checked_by
 
 class NotEven(ValueError):
     pass

@@ -12,7 +12,7 @@ FLOW = """
 import numpy as np
 from prefect import flow
 from qiskit import QuantumCircuit
-from orchestrator import classical, quantum
+from hpcqc import classical, quantum
 
 
 @classical

@@ -21,7 +21,7 @@ FLOW = """
 from pathlib import Path
 from prefect import flow
 from qiskit import QuantumCircuit
-from orchestrator import Sampler, classical, quantum
+from hpcqc import Sampler, classical, quantum
 
 
 def mark(name):
@@ -144,7 +144,7 @@ def test_a_budget_that_limits_nothing_is_warned_of(
     module = ModuleType("priced")
     monkeypatch.setitem(sys.modules, "priced", module)
     exec(
-        "from prefect import flow\nfrom orchestrator import quantum\n"
+        "from prefect import flow\nfrom hpcqc import quantum\n"
         f"@quantum(qpu={where!r})\ndef asked(qpu): ...\n@flow\ndef priced(): ...\n",
         vars(module),
     )

@@ -59,7 +59,7 @@ def test_names_that_are_no_free_module_names(tmp_path, name) -> None:
     assert sys.modules["json"] is json
 
 
-@pytest.mark.parametrize("name", ["backends", "orchestrator"])
+@pytest.mark.parametrize("name", ["backends", "hpcqc", "orchestrator"])
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_a_folder_that_hides_ours_is_explained(tmp_path, name, kind) -> None:
     (tmp_path / "mine.py").write_text(FLOW.format(name="own"))

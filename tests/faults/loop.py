@@ -9,7 +9,7 @@ from pathlib import Path
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
-from orchestrator import open_qpu, shutdown
+from hpcqc import open_qpu, shutdown
 from orchestrator.config import load_site
 from orchestrator.runs import Run, activate
 

@@ -11,7 +11,8 @@ import pytest
 from prefect import flow
 from qiskit import QuantumCircuit
 
-from orchestrator import Sampler, classical, open_qpu, quantum, resources, runs
+from hpcqc import Sampler, classical, open_qpu, quantum
+from orchestrator import resources, runs
 from orchestrator.config import LocalCompute, QpuSettings, SecretRef, Site
 from orchestrator.runs import Run
 

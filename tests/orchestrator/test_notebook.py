@@ -7,7 +7,7 @@ import threading
 import pytest
 from prefect import flow
 
-from orchestrator import Sampler, classical, fan_out, on_qpu, open_qpu, quantum, shutdown
+from hpcqc import Sampler, classical, fan_out, on_qpu, open_qpu, quantum, shutdown
 from orchestrator.config import ConfigError
 from orchestrator.runs import current_run
 
@@ -98,7 +98,7 @@ def test_a_qpu_that_is_not_there_is_an_error_at_once(monkeypatch) -> None:
 def test_a_change_that_cannot_be_heeded_is_an_error(monkeypatch, tmp_path) -> None:
     first = current_run()
     monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "elsewhere"))
-    with pytest.raises(ConfigError, match=r"HPCQC_STATE_DIR was .*orchestrator.shutdown\(\)"):
+    with pytest.raises(ConfigError, match=r"HPCQC_STATE_DIR was .*hpcqc.shutdown\(\)"):
         current_run()
     shutdown()
     assert current_run().site.state_dir == tmp_path / "elsewhere"

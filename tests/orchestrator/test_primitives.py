@@ -15,7 +15,8 @@ from qiskit.providers import JobStatus
 from qiskit.quantum_info import SparsePauliOp
 
 from backends.api import PayloadRejected
-from orchestrator import Estimator, Sampler, open_qpu, resources, runs
+from hpcqc import Estimator, Sampler, open_qpu
+from orchestrator import resources, runs
 from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.provenance.values import json_value
 from orchestrator.resources import shutdown

@@ -10,7 +10,8 @@ import pytest
 from prefect import flow
 from qiskit import QuantumCircuit
 
-from orchestrator import Sampler, classical, open_qpu, quantum, resources, runs
+from hpcqc import Sampler, classical, open_qpu, quantum
+from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.config import LocalCompute, QpuSettings, Site

@@ -15,7 +15,8 @@ from backends.api import Target
 from backends.fake.backend import FakeBackend
 from backends.fake.script import read_script
 from backends.payloads import Payload
-from orchestrator import Sampler, open_qpu, resources, runs
+from hpcqc import Sampler, open_qpu
+from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.config import LocalCompute, QpuSettings, Site

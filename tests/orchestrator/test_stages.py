@@ -16,7 +16,7 @@ import pytest
 from prefect import flow, task
 from prefect.states import State
 
-from orchestrator import classical, fan_out, quantum
+from hpcqc import classical, fan_out, quantum
 from orchestrator.compute.fanout import FanOutError
 from orchestrator.runs import Run
 from orchestrator.stages import stage_needs
@@ -268,7 +268,7 @@ def test_a_script_without_a_main_guard_works(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             from prefect import flow
-            from orchestrator import classical, shutdown
+            from hpcqc import classical, shutdown
 
             FACTOR = 3
 

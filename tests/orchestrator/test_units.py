@@ -17,7 +17,8 @@ import pytest
 from prefect import flow
 from qiskit import QuantumCircuit
 
-from orchestrator import classical, fan_out, open_qpu, quantum, resources
+from hpcqc import classical, fan_out, open_qpu, quantum
+from orchestrator import resources
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.compute.fanout import FanOutError, Spread, fan_out_on

@@ -316,7 +316,7 @@ def test_mistakes_on_the_command_line_are_told_in_a_paragraph(service: Service) 
 FLOW = """
 from prefect import flow
 from qiskit import QuantumCircuit
-from orchestrator import quantum
+from hpcqc import quantum
 
 
 @quantum(retries=2)

@@ -20,7 +20,7 @@ from prefect import flow
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.quantum_info import SparsePauliOp
-from orchestrator import classical, open_qpu, quantum
+from hpcqc import classical, open_qpu, quantum
 
 
 @classical

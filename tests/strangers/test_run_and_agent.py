@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOW = """
 import time
 from pathlib import Path
-from orchestrator import classical, fan_out, quantum
+from hpcqc import classical, fan_out, quantum
 from prefect import flow
 from qiskit import QuantumCircuit
 

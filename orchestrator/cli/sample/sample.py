@@ -75,7 +75,8 @@ def sample_file(request: SampleRequest) -> Sampled:
 def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Site) -> Sampled:
     from qiskit.exceptions import QiskitError
 
-    from orchestrator import open_qpu, shutdown
+    from orchestrator.primitives import open_qpu
+    from orchestrator.resources import shutdown
 
     run_id = f"sample-{uuid.uuid4().hex[:12]}"
     run = runs.Run(id=run_id, site=site, qpu=qpu, resumable=False)

@@ -1,0 +1,111 @@
+"""hpcqc's public API: what a flow, a script or a notebook imports.
+
+Everything is loaded when it is first used, so that ``import hpcqc`` is free.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import backends  # noqa: F401  # before anybody imports Qiskit, see backends.permanent_thread
+
+if TYPE_CHECKING:
+    from backends.api import (
+        BackendError,
+        CalibrationChanged,
+        InsufficientMemory,
+        PayloadRejected,
+        QpuBusy,
+        QpuUnavailable,
+        TaskCancelled,
+        TaskFailed,
+    )
+    from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable
+    from orchestrator.broker.client.protocol import JobUncertain
+    from orchestrator.broker.core.budgets import BudgetExhausted
+    from orchestrator.broker.ledger import LedgerError
+    from orchestrator.broker.runtime.embedded import RunBusy
+    from orchestrator.compute.fanout import ClusterLost, FanOutError
+    from orchestrator.compute.local import ComputeError
+    from orchestrator.config import ConfigError
+    from orchestrator.inputs import InputRefused, checked_by
+    from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
+    from orchestrator.resources import BudgetOutOfReach, shutdown
+    from orchestrator.runs import on_qpu
+    from orchestrator.stages import classical, quantum
+    from orchestrator.units import fan_out
+
+__all__ = [
+    "BackendError",
+    "BrokerRefused",
+    "BrokerUnreachable",
+    "BudgetExhausted",
+    "BudgetOutOfReach",
+    "CalibrationChanged",
+    "ClusterLost",
+    "ComputeError",
+    "ConfigError",
+    "Estimator",
+    "FanOutError",
+    "InputRefused",
+    "InsufficientMemory",
+    "JobUncertain",
+    "LedgerError",
+    "PayloadRejected",
+    "Qpu",
+    "QpuBusy",
+    "QpuUnavailable",
+    "RunBusy",
+    "Sampler",
+    "TaskCancelled",
+    "TaskFailed",
+    "checked_by",
+    "classical",
+    "fan_out",
+    "on_qpu",
+    "open_qpu",
+    "quantum",
+    "shutdown",
+]
+
+_HOMES = {
+    "backends.api": (
+        "BackendError",
+        "CalibrationChanged",
+        "InsufficientMemory",
+        "PayloadRejected",
+        "QpuBusy",
+        "QpuUnavailable",
+        "TaskCancelled",
+        "TaskFailed",
+    ),
+    "orchestrator.broker.client.http": ("BrokerRefused", "BrokerUnreachable"),
+    "orchestrator.broker.client.protocol": ("JobUncertain",),
+    "orchestrator.broker.core.budgets": ("BudgetExhausted",),
+    "orchestrator.broker.ledger": ("LedgerError",),
+    "orchestrator.broker.runtime.embedded": ("RunBusy",),
+    "orchestrator.compute.fanout": ("ClusterLost", "FanOutError"),
+    "orchestrator.compute.local": ("ComputeError",),
+    "orchestrator.config": ("ConfigError",),
+    "orchestrator.inputs": ("InputRefused", "checked_by"),
+    "orchestrator.primitives": ("Estimator", "Qpu", "Sampler", "open_qpu"),
+    "orchestrator.resources": ("BudgetOutOfReach", "shutdown"),
+    "orchestrator.runs": ("on_qpu",),
+    "orchestrator.stages": ("classical", "quantum"),
+    "orchestrator.units": ("fan_out",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'hpcqc' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not."""
+    return sorted(__all__)
