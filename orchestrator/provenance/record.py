@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from backends.api import Usage
-from orchestrator.broker.core.views import JobView, QpuTaskView
+from orchestrator.broker.core.views import JobView, QpuTaskView, TaskState
 from orchestrator.config import ScheduleSettings, Site
 from orchestrator.provenance.values import json_value
 from orchestrator.runs import StageSpan
@@ -262,7 +262,7 @@ def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
 
     The rest passed in a queue of its own.
     """
-    if took_s is None or task.state != "completed":
+    if took_s is None or task.state is not TaskState.COMPLETED:
         return took_s
     return min(took_s, max(task.usage.qpu_seconds, task.metadata.get("simulation_s") or 0.0))
 

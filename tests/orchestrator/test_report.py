@@ -13,7 +13,7 @@ import pytest
 
 from backends.api import Usage
 from backends.metering import Charge
-from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView
+from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView, TaskState
 from orchestrator.config import SecretRef, load_site
 from orchestrator.provenance.charts import draw_gantt
 from orchestrator.provenance.folder import RunFolder
@@ -61,7 +61,7 @@ def task(number: int, start: float, end: float, unit: str) -> QpuTaskView:
     return QpuTaskView(
         tag=f"t{number}",
         qpu_task=f"x{number}",
-        state="completed",
+        state=TaskState.COMPLETED,
         starts=1,
         shots=200,
         planned_at=at(start),

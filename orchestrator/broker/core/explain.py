@@ -13,7 +13,7 @@ from orchestrator.broker.core.policies import QueuedJob
 from orchestrator.broker.core.records import JobRecord, TaskRecord
 from orchestrator.broker.core.scheduler import Desk
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobId, JobState, TaskState
 from orchestrator.wording import counted
 
 __all__ = ["Explanation", "TaskReason", "explain"]
@@ -195,7 +195,7 @@ def _likely_start(
     running_s = 0.0
     for tag in state.open_tasks(desk.qpu):
         task = state.tasks[tag]
-        if task.state == "uncertain":
+        if task.state is TaskState.UNCERTAIN:
             continue
         whole_s = (task.planned.predicted_s or 0.0) * desk.rules.time_scale
         since = task.started_at or task.planned_at
@@ -242,7 +242,7 @@ def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
     alone = planned.alone.get(job, 0.0)
     charged = [c.amount for c in task.usage.charges if c.unit == planned.unit]
     saved = max(0.0, 1 - charged[0] * task.share(job) / alone) if charged and alone else 0.0
-    done = task.state == "completed"
+    done = task.state is TaskState.COMPLETED
     return TaskReason(
         tag=planned.tag,
         planned_at=task.planned_at,

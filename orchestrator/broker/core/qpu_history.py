@@ -13,6 +13,7 @@ from orchestrator.broker.core.leases import Lease, LeaseUse
 from orchestrator.broker.core.policies import Account, Situation
 from orchestrator.broker.core.prediction import Accuracy
 from orchestrator.broker.core.records import TaskRecord
+from orchestrator.broker.core.views import TaskState
 
 __all__ = ["DecayedUse", "QpuHistory"]
 
@@ -124,7 +125,7 @@ class QpuHistory:
             lease.used_s += (now - max(task.planned_at, lease.opened_at)).total_seconds()
             if not still_leased:
                 lease.idle_since = now
-        if task.state == "completed":
+        if task.state is TaskState.COMPLETED:
             self.accuracy.learn(
                 predicted_s=task.planned.predicted_s,
                 actual_s=task.usage.qpu_seconds,

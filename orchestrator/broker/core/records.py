@@ -11,10 +11,11 @@ from typing import Any
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView
+from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView, TaskState
 
 __all__ = [
     "OF_EACH_PUB",
+    "InvalidTransition",
     "JobRecord",
     "PastUse",
     "TaskRecord",
@@ -30,16 +31,20 @@ OF_EACH_PUB = ("method", "seed")
 _SHARED_ERROR = "a task that was shared with other jobs failed; each is tried again by itself"
 
 
+class InvalidTransition(Exception):
+    """An event asks a qpu_task for a change that its state does not allow; the text has its history."""
+
+
 @dataclass(slots=True)
 class TaskRecord:
-    """A qpu_task from plan to end. state: planned, running, completed, failed, and so on.
+    """A qpu_task from plan to end.
 
     late: it completed after it had been given up; its usage counts, its result is not delivered.
     """
 
     planned: ev.TaskPlanned
     planned_at: datetime
-    state: str = "planned"
+    state: TaskState = TaskState.PLANNED
     qpu_task: str | None = None
     starts: int = 0
     started_at: datetime | None = None
@@ -59,35 +64,59 @@ class TaskRecord:
         """Whether the site does not vouch for its result; the QPU's own word comes first."""
         own = self.metadata.get("provisional")
         stated = self.planned.provisional if own is None else own or self.planned.provisional
-        return self.state == "completed" and bool(stated)
+        return self.state is TaskState.COMPLETED and bool(stated)
 
     def start(self, qpu_task: str, now: datetime) -> None:
         """Note that the backend runs it under this id."""
         if self.qpu_task != qpu_task:
             self.starts += 1
         self.qpu_task = qpu_task
-        if self.ended_at is None:
-            self.state = "running"
+        if not self.state.is_final:  # a late word that it started changes no end
+            self._become(TaskState.RUNNING)
         self.started_at = self.started_at or now
 
     def end(
         self, event: ev.TaskCompleted | ev.TaskFailed | ev.TaskCancelled, now: datetime
     ) -> None:
-        """Note how it ended."""
-        self.ended_at = now
+        """Note how it ended. Raises `InvalidTransition` if it had ended before."""
         match event:
             case ev.TaskCompleted():
-                self.state, self.usage, self.metadata = "completed", event.usage, event.metadata
-                self.error = None
+                self._become(TaskState.COMPLETED)
+                self.error, self.metadata = None, event.metadata
             case ev.TaskFailed():
-                self.state, self.error, self.usage = "failed", event.error, event.usage
+                self._become(TaskState.FAILED)
+                self.error = event.error
             case ev.TaskCancelled():
-                self.state, self.usage = "cancelled", event.usage
+                self._become(TaskState.CANCELLED)
+        self.ended_at, self.usage = now, event.usage
+
+    def doubt(self, reason: str) -> None:
+        """Note that nobody knows whether it started. Raises `InvalidTransition` after its end."""
+        self._become(TaskState.UNCERTAIN)
+        self.error = reason
+
+    def _become(self, state: TaskState) -> None:
+        if not self.state.may_become(state):
+            raise InvalidTransition(
+                f"task {self.planned.tag} cannot become {state}: {self.history()}"
+            )
+        self.state = state
+
+    def history(self) -> str:
+        """Return what happened to the task, on one line."""
+        steps = [f"planned {self.planned_at.isoformat()} on {self.planned.qpu}"]
+        if self.started_at is not None:
+            steps.append(f"started {self.started_at.isoformat()} as {self.qpu_task}")
+        if self.ended_at is not None:
+            steps.append(f"{self.state} {self.ended_at.isoformat()}")
+        elif self.state is not TaskState.PLANNED:
+            steps.append(f"{self.state} now")
+        return ", ".join(steps) + (f" ({self.error})" if self.error else "")
 
     @property
     def may_come_late(self) -> bool:
         """Whether it would be news that it completed after all."""
-        return self.state != "completed" and not self.late
+        return self.state is not TaskState.COMPLETED and not self.late
 
     def share(self, job: JobId) -> float:
         """Return a job's share of the task: in proportion to what it would cost alone.
@@ -168,7 +197,7 @@ class JobRecord:
         wanted = self.submitted.calibration
         if wanted not in outdated or not self.startable or self.open:
             return False
-        if any(tasks[tag].state == "completed" for tag in self.tasks):
+        if any(tasks[tag].state is TaskState.COMPLETED for tag in self.tasks):
             return False
         error = (
             f"the QPU {self.submitted.qpu!r} was calibrated anew while the job waited: it was "
@@ -300,7 +329,7 @@ def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
 
 def _saved(task: TaskRecord, job: JobId) -> float:
     """Return what a job was spared: its price alone, as predicted, less its share of the charge."""
-    if task.state != "completed" and not task.late:
+    if task.state is not TaskState.COMPLETED and not task.late:
         return 0.0
     if not task.planned.alone:
         return 0.0

@@ -23,10 +23,17 @@ from orchestrator.broker.core.packing import subtract, whole_parts
 from orchestrator.broker.core.policies import Account
 from orchestrator.broker.core.prediction import load_of, predicted_charge
 from orchestrator.broker.core.qpu_history import QpuHistory
-from orchestrator.broker.core.records import JobRecord, PastUse, TaskRecord, shared_usage, used_by
+from orchestrator.broker.core.records import (
+    InvalidTransition,
+    JobRecord,
+    PastUse,
+    TaskRecord,
+    shared_usage,
+    used_by,
+)
 from orchestrator.broker.core.rules import QpuRules, occupied_seconds
 from orchestrator.broker.core.scheduler import Desk, expected, next_decision, next_look, queued_as
-from orchestrator.broker.core.views import JobId
+from orchestrator.broker.core.views import JobId, TaskState
 
 __all__ = ["BrokerState", "replay"]
 
@@ -162,7 +169,9 @@ class BrokerState:
         history = self._history(qpu)
         rules = self.rules[qpu]
         # An uncertain task bars nobody: the QPU itself refuses a start while it is busy.
-        sure = [t for t in self._open.get(qpu, ()) if self.tasks[t].state != "uncertain"]
+        sure = [
+            t for t in self._open.get(qpu, ()) if self.tasks[t].state is not TaskState.UNCERTAIN
+        ]
         lease = history.lease.opened.lease if history.lease is not None else None
         return Desk(
             qpu=qpu,
@@ -243,6 +252,9 @@ class BrokerState:
         return stops + self._settle(record, now)
 
     def _plan(self, event: ev.TaskPlanned, now: datetime) -> list[Command]:
+        if event.tag in self.tasks:
+            history = self.tasks[event.tag].history()
+            raise InvalidTransition(f"task {event.tag} cannot be planned twice: {history}")
         self.tasks[event.tag] = TaskRecord(planned=event, planned_at=now)
         self._open.setdefault(event.qpu, set()).add(event.tag)
         self._history(event.qpu).plan(event, now)
@@ -266,7 +278,7 @@ class BrokerState:
         task = self.tasks[event.tag]
         if task.ended_at is not None:
             return []
-        task.state, task.error = "uncertain", event.reason
+        task.doubt(event.reason)
         for job in task.jobs:
             self.jobs[job].uncertain.add(event.tag)
         rules = self.rules.get(task.planned.qpu)

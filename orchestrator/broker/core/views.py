@@ -10,7 +10,7 @@ from typing import Any, NewType
 
 from backends.api import Usage
 
-__all__ = ["JobId", "JobState", "JobView", "QpuTaskView"]
+__all__ = ["JobId", "JobState", "JobView", "QpuTaskView", "TaskState"]
 
 JobId = NewType("JobId", str)
 
@@ -31,6 +31,26 @@ class JobState(StrEnum):
         return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
+class TaskState(StrEnum):
+    """Where a qpu_task (one start on a backend) is in its life."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    UNCERTAIN = "uncertain"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the task has ended."""
+        return self in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
+
+    def may_become(self, state: TaskState) -> bool:
+        """Whether the next state of a task in this state can be that one."""
+        return state is not TaskState.PLANNED and not self.is_final
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuTaskView:
     """One start on a backend.
@@ -48,7 +68,7 @@ class QpuTaskView:
 
     tag: str
     qpu_task: str | None
-    state: str
+    state: TaskState
     starts: int
     shots: int
     planned_at: datetime
