@@ -192,6 +192,21 @@ def test_a_day_later_the_calendar_is_written_out_anew(
     played(work)
 
 
+def test_rules_change_in_turn_with_the_events(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with serving(tmp_path, qpu()) as broker:
+            service = broker.service
+            before = service.state.rules["q"]
+            after = replace(before, shares={"chem": 2.0})
+            changing = asyncio.create_task(service.reconfigure("q", after))
+            await asyncio.sleep(0)  # handed in, and not looked at yet
+            assert service.state.rules["q"] == before
+            await changing
+            assert service.state.rules["q"] == after
+
+    played(work)
+
+
 def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,14 +230,12 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
                 changed = replace(target, calibration=replace(target.calibration, id="fake-9"))
                 with pytest.raises(LedgerUnwritable):
                     await broker.upkeep.note("q", changed)
-                broker.service.clock = lambda: now() + later
-                while rules["q"].calendar.closures[-1].end < last + later / 2:
-                    await asyncio.sleep(0.02)
+                broker.service.clock = lambda: now() + later  # renewal is due, and refused
+                await asyncio.sleep(0.2)
             await asyncio.gather(drain, return_exceptions=True)
             while await broker.fault() is not None:
                 await asyncio.sleep(0.01)
-            broker.service.clock = lambda: now() + 3 * later
-            while rules["q"].calendar.closures[-1].end < last + 2 * later:
+            while rules["q"].calendar.closures[-1].end < last + later / 2:
                 await asyncio.sleep(0.02)
             await broker.upkeep.note("q", changed)
             told = [event for event, _ in broker.ledger.events(SERVICE_SCOPE)]

@@ -94,8 +94,8 @@ class Upkeep:
                     await self.note(settings.name, target)
                 now, found = self.service.clock(), await asyncio.to_thread(_stamp, settings)
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:
-                    renewed_at, stamp = now, found
                     await self._renew(settings, target, now)
+                    renewed_at, stamp = now, found
             except LedgerUnwritable:
                 continue  # it will be; until then the broker stands still
             except LedgerError:
@@ -108,9 +108,8 @@ class Upkeep:
         except ConfigError as error:
             _log.warning("QPU %s keeps the calendar it had: %s", settings.name, error)
             return
-        rules = self.service.state.rules
-        rules[settings.name] = replace(rules[settings.name], calendar=calendar)
-        await self.service.post(None)
+        rules = self.service.state.rules[settings.name]
+        await self.service.reconfigure(settings.name, replace(rules, calendar=calendar))
 
     def _pause_s(self, qpu: str) -> float:
         now = self.service.clock()

@@ -16,6 +16,7 @@ from backends.api import Backend, Result, TaskCancelled
 from backends.results import result_to_bytes
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.commands import Command, FindTask, SettleJob, StartTask, StopTask
+from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobId, JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
@@ -50,12 +51,14 @@ _Written = asyncio.Future[None] | Future[None]
 
 @dataclass(slots=True)
 class _Item:
-    """An event with what goes with it; without one, time has passed.
+    """An event with what goes with it; without one, time has passed or rules have changed.
 
+    rules: the QPU's new rules, in force before the event and all after it.
     at: when it happened, for an event that waits for company; others happen as they are written.
     """
 
     event: ev.Event | None = None
+    rules: tuple[str, QpuRules] | None = None
     at: datetime | None = None
     payloads: Mapping[str, bytes] = field(default_factory=dict)
     results: Mapping[str, bytes] = field(default_factory=dict)
@@ -131,15 +134,22 @@ class BrokerService:
             longest_task_s=settings.longest_task_s,
         )
 
-    async def post(
-        self, event: ev.Event | None, payloads: Mapping[str, bytes] | None = None
-    ) -> None:
-        """Hand in an event, None if only rules changed; return once durable, or `LedgerError`."""
+    async def post(self, event: ev.Event, payloads: Mapping[str, bytes] | None = None) -> None:
+        """Hand in an event; return once it is durable. Raises `LedgerError`."""
         written = asyncio.get_running_loop().create_future()
         self.put(event, payloads or {}, written)
         await written
 
-    def put(self, event: ev.Event | None, payloads: Mapping[str, bytes], written: _Written) -> None:
+    async def reconfigure(self, qpu: str, rules: QpuRules) -> None:
+        """Schedule a QPU by other rules, in turn with the events; return once they are in force.
+
+        Raises `LedgerError`.
+        """
+        written = asyncio.get_running_loop().create_future()
+        self._put(_Item(rules=(qpu, rules), written=written))
+        await written
+
+    def put(self, event: ev.Event, payloads: Mapping[str, bytes], written: _Written) -> None:
         """Hand in an event on the loop; ``written`` is resolved when it is durable, or cannot be."""
         self._put(_Item(event, payloads=payloads, written=written))
 
@@ -318,6 +328,8 @@ class BrokerService:
         commands: list[Command] = []
         for item in items:
             at = now if item.at is None else min(item.at, now)
+            if item.rules is not None:
+                self.state.configure(*item.rules)
             outcome = self.state.handle(item.event, at) if item.event else self.state.tick(at)
             if outcome.refused is not None:
                 if item.written is not None and not item.written.done():
