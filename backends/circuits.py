@@ -103,6 +103,10 @@ def _check_sizes(data: bytes) -> None:
         raise PayloadRejected("not readable as QPY: it is cut short or damaged")
 
 
+_MOST_LAYERS = 4096
+_layers: dict[str, int] = {}  # by digest of the circuit
+
+
 @dataclass(frozen=True, eq=False)
 class FrozenCircuit:
     """A circuit in canonical form; nobody else holds it, so its digest stays true.
@@ -155,7 +159,12 @@ class FrozenCircuit:
     @cached_property
     def layers(self) -> int:
         """Depth in layers of gates: measurements, resets, delays and barriers do not count."""
-        depth: int = self.circuit.depth(_is_gate)
+        # A variational loop hands in one circuit over and over, and each time it is another object.
+        depth = _layers.get(self.digest)
+        if depth is None:
+            if len(_layers) >= _MOST_LAYERS:
+                _layers.clear()
+            depth = _layers[self.digest] = self.circuit.depth(_is_gate)
         return depth
 
     @property

@@ -428,3 +428,23 @@ def test_equal_digests_mean_equal_unitaries_columns_bits_and_timing(one, other):
         assert same(*meant)
     renamed = FrozenCircuit.of(cooked(one, run="another"))
     assert renamed.digest == frozen[0].digest, "names and ids do not count"
+
+
+def test_layers_are_counted_once_for_each_circuit(monkeypatch) -> None:
+    """A loop hands in an equal circuit again and again; the count goes by its exact bytes."""
+    counted = []
+    depth = QuantumCircuit.depth
+
+    def counting(circuit, *args):
+        counted.append(circuit)
+        return depth(circuit, *args)
+
+    monkeypatch.setattr(QuantumCircuit, "depth", counting)
+    for wires, expected in ((5, 6), (5, 6), (6, 7)):
+        circuit = QuantumCircuit(wires)
+        circuit.h(0)
+        for wire in range(wires - 1):
+            circuit.cx(wire, wire + 1)
+        circuit.rz(0.123, wires - 1)
+        assert FrozenCircuit.of(circuit).layers == expected
+    assert len(counted) == 2
