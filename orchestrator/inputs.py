@@ -17,11 +17,17 @@ class InputRefused(ValueError):
 
 
 def checked_by(check: Callable[[Mapping[str, Any]], object]) -> Callable[[F], F]:
-    """Let ``hpcqc run`` and ``hpcqc submit`` try a flow's parameters before they start it.
+    """Check a flow's parameters before ``hpcqc run`` and ``hpcqc submit`` start it.
 
-    Write it below ``@flow``. ``check`` gets all parameters by name, those not given with their
-    defaults, and raises a ``ValueError`` that says what is wrong; what it returns is ignored.
-    It runs in the user's shell: read files and compare numbers, no more.
+    Write it below ``@flow``. The check runs in the user's shell: read files and compare numbers,
+    no more.
+
+    Args:
+        check: takes all parameters by name, with the defaults of those not given, and raises a
+            ``ValueError`` that says what is wrong; its return value is ignored.
+
+    Returns:
+        A decorator that returns the function itself.
     """
 
     def note(function: F) -> F:

@@ -65,9 +65,15 @@ class Qpu:
         seed: int | None = None,
         reuse: bool = False,
     ) -> Sampler:
-        """Return a Qiskit ``SamplerV2`` on this QPU; equal seeds give equal counts.
+        """Return a Qiskit ``SamplerV2`` on this QPU.
 
-        reuse: take an equal job's result where there is one, at no cost; see `Sampler`.
+        Args:
+            default_shots: shots of a PUB that states none.
+            seed: for simulators; equal seeds give equal counts.
+            reuse: take an equal job's result, if there is one, at no cost; see `Sampler`.
+
+        Returns:
+            A sampler for this QPU.
         """
         return Sampler(self, default_shots=default_shots, seed=seed, reuse=reuse)
 
@@ -76,19 +82,32 @@ class Qpu:
     ) -> Estimator:
         """Return a Qiskit ``EstimatorV2`` on this QPU.
 
-        precision: standard error of each value; None is exact where the QPU can be.
-        reuse: as for `sampler`.
+        Args:
+            precision: standard error of each expectation value of a PUB that states none; None
+                is exact where the QPU can be.
+            seed: for simulators; equal seeds give equal values.
+            reuse: take an equal job's result, if there is one, at no cost; see `Sampler`.
+
+        Returns:
+            An estimator for this QPU.
         """
         return Estimator(self, default_precision=precision, seed=seed, reuse=reuse)
 
     @contextmanager
     def lease(self, *, longest_s: float = 60.0, idle_s: float = 2.0) -> Iterator[None]:
-        """Keep the QPU between the jobs of an iterative loop: what is sent inside goes first.
+        """Keep the QPU between the jobs of an iterative loop: jobs sent inside go first.
 
-        The first job queues like any other. When it starts, the lease begins: for ``longest_s``
-        seconds at the most, and until nothing of it has run for ``idle_s``, no other work is put
-        in between. Then the next job queues again, and may open another lease. The site's own
-        bounds hold where they are shorter, and all loops of a run share one lease of a QPU.
+        The first job queues like any other. When it starts, the lease begins, and no other job
+        starts until the lease ends. The next job then queues again, and may open another lease.
+        The site's bounds apply where they are shorter, and all loops of a run share one lease of
+        a QPU.
+
+        Args:
+            longest_s: the longest time the lease lasts, in seconds.
+            idle_s: the lease ends after this many seconds without a running job of the loop.
+
+        Raises:
+            ValueError: a time is not above 0.
         """
         if not (longest_s > 0 and idle_s > 0):
             raise ValueError(
@@ -159,11 +178,19 @@ def _let_go(broker: BrokerClient, qpu: str, lease: str) -> None:
 
 
 def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
-    """Return a QPU of the site, the run's default one for None.
+    """Open a QPU of the site.
 
-    stage: key of the stage that asks; left out, the one this code runs in, if any.
-    Raises ``ConfigError`` for a name the site does not have, ``LedgerError``, and whatever
-    the QPU's backend raises for its options.
+    Args:
+        name: the QPU's name; None is the run's default.
+        stage: key of the stage that asks; None is the stage this code runs in, if any.
+
+    Returns:
+        The QPU, with its target as of now.
+
+    Raises:
+        ConfigError: the site has no QPU of this name.
+        LedgerError: the ledger cannot be used.
+        QpuUnavailable: the QPU cannot be reached.
     """
     held = resources()
     settings = held.run.site.qpu(name or held.run.default_qpu)
@@ -209,10 +236,14 @@ class Sampler(BaseSamplerV2):
         seed: int | None = None,
         reuse: bool = False,
     ) -> None:
-        """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
+        """Choose a QPU; it is opened when it is used.
 
-        seed: for simulators; equal seeds give equal counts. reuse: take the result of an equal
-        job that completed before, in another run too; without a seed that is the very same counts.
+        Args:
+            qpu: the `Qpu` of a stage, or a QPU's name; None is the run's default.
+            default_shots: shots of a PUB that states none.
+            seed: for simulators; equal seeds give equal counts.
+            reuse: take the result of an equal job that completed before, in another run too;
+                without a seed these are the very same counts.
         """
         self._choice = _Choice(qpu)
         self._default_shots = default_shots
@@ -230,10 +261,20 @@ class Sampler(BaseSamplerV2):
         return self._default_shots
 
     def run(self, pubs: Iterable[Any], *, shots: int | None = None) -> QpuJob:
-        """Hand in sampler PUBs as one quantum job; return when it is durable.
+        """Submit sampler PUBs as one quantum job; return when the broker has stored it.
 
-        Raises ``PayloadRejected`` if a PUB is malformed or can never run on the target;
-        nothing is handed in then.
+        Args:
+            pubs: what Qiskit's ``SamplerPub.coerce`` takes: a circuit, or a tuple of a circuit,
+                parameter values of shape ``(..., num_parameters)`` and shots.
+            shots: shots of a PUB that states none; None is ``default_shots``.
+
+        Returns:
+            The job; its ``result()`` waits and returns Qiskit's ``PrimitiveResult``.
+
+        Raises:
+            PayloadRejected: a PUB is malformed or can never run on the QPU; nothing was submitted.
+            QpuUnavailable: the QPU cannot be reached.
+            BudgetExhausted: the job would cost more than the budget has left.
         """
         asked = self._default_shots if shots is None else shots
         payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._seed)
@@ -242,10 +283,10 @@ class Sampler(BaseSamplerV2):
 
 
 class Estimator(BaseEstimatorV2):
-    """Estimates observables on a QPU of the site; contract of Qiskit's ``BaseEstimatorV2``.
+    """Estimates observables on a QPU of the site. Same contract as Qiskit's ``BaseEstimatorV2``.
 
-    Where the QPU returns counts only, observables are measured basis by basis, with shots
-    that meet the precision asked for.
+    Where the QPU returns only counts, observables are measured basis by basis, with the shots
+    that the requested precision needs.
     """
 
     def __init__(
@@ -256,9 +297,14 @@ class Estimator(BaseEstimatorV2):
         seed: int | None = None,
         reuse: bool = False,
     ) -> None:
-        """Choose a QPU: one lent to a stage, a name, or the run's default. Opened when used.
+        """Choose a QPU; it is opened when it is used.
 
-        default_precision: None takes exact values where the QPU has them. reuse: as in `Sampler`.
+        Args:
+            qpu: the `Qpu` of a stage, or a QPU's name; None is the run's default.
+            default_precision: standard error of each expectation value of a PUB that states none;
+                None is exact where the QPU can be.
+            seed: for simulators; equal seeds give equal values.
+            reuse: take the result of an equal job that completed before, as in `Sampler`.
         """
         self._choice = _Choice(qpu)
         self._default_precision = default_precision
@@ -279,9 +325,20 @@ class Estimator(BaseEstimatorV2):
         return 0.0 if exact else _SAMPLED_PRECISION
 
     def run(self, pubs: Iterable[Any], *, precision: float | None = None) -> QpuJob:
-        """Hand in estimator PUBs as one quantum job; return when it is durable.
+        """Submit estimator PUBs as one quantum job; return when the broker has stored it.
 
-        Raises ``PayloadRejected`` as `Sampler.run` does.
+        Args:
+            pubs: what Qiskit's ``EstimatorPub.coerce`` takes: tuples of a circuit, observables,
+                parameter values of shape ``(..., num_parameters)`` and precision.
+            precision: standard error of a PUB that states none; None is ``default_precision``.
+
+        Returns:
+            The job; its ``result()`` waits and returns Qiskit's ``PrimitiveResult``.
+
+        Raises:
+            PayloadRejected: as `Sampler.run`.
+            QpuUnavailable: as `Sampler.run`.
+            BudgetExhausted: as `Sampler.run`.
         """
         asked = self.default_precision if precision is None else precision
         payload = EstimatorPayload.coerce(pubs, precision=asked, seed=self._seed)

@@ -207,9 +207,9 @@ def resources() -> Resources:
 
 
 def shutdown() -> None:
-    """Cancel open quantum jobs and end everything this process started for its run.
+    """Cancel open quantum jobs and end all processes that this process started for its run.
 
-    In a script or a notebook, what comes next is another run, on the site as it is found then.
+    In a script or a notebook, the next call begins another run, with the site file as it is then.
     """
     global _resources
     with _lock:

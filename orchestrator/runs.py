@@ -234,15 +234,19 @@ def _let_go() -> None:
 
 @contextmanager
 def on_qpu(name: str) -> Iterator[None]:
-    """Within, quantum stages that pin no QPU run on this one.
+    """Run the quantum stages of flows that are called inside on this QPU.
 
-    It holds for flows that are called inside, and for this thread and task only, so that two may
-    differ at the same time::
+    Stages that pin a QPU stay there. Other threads and tasks are not affected, so that two may
+    use different QPUs at the same time::
 
         with on_qpu("vlq"):
             noisy = agree()
 
-    Raises ``ConfigError`` for a name that the site does not have.
+    Args:
+        name: the QPU's name.
+
+    Raises:
+        ConfigError: the site has no QPU of this name.
     """
     before = _on_qpu.set(current_run().site.qpu(name).name)
     try:

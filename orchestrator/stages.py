@@ -120,9 +120,18 @@ def quantum(
 ) -> Any:
     """Make a function a quantum stage: a Prefect task that gets a `Qpu` as first argument.
 
-    qpu: pins a QPU of the site by name; without it the run's choice or the site's default is
-    taken. Everything ``prefect.task`` takes may be given too. Call the stage without the
-    first argument. Raises ``ValueError`` if the function is async or takes no argument.
+    Call the stage without the first argument.
+
+    Args:
+        fn: the function; None, as in ``@quantum(qpu="vlq")``, returns a decorator.
+        qpu: pins a QPU of the site by name; None is the run's choice, or the site's default.
+        **task_options: passed to ``prefect.task``.
+
+    Returns:
+        The Prefect task.
+
+    Raises:
+        ValueError: the function is async or takes no argument.
     """
     needs = StageNeeds(kind="quantum", where=qpu)
     if fn is None:

@@ -26,14 +26,25 @@ def fan_out(
     retries: int = 0,
     compute: str | None = None,
 ) -> list[T]:
-    """Apply a function to thousands of small items on the site's workers, in order.
+    """Apply a function to thousands of small items on the site's workers.
 
-    Call it inside a classical stage, a quantum stage or a flow. Units go straight to Dask,
-    without a task run each; a failing unit is tried ``retries`` times more; finished units
-    are kept, so that a restarted run computes only the rest. Raises ``FanOutError`` with the
-    first failure once every unit was tried. A unit that kills its worker fails, too; where a
-    classical stage waits on that worker it dies with it and is executed again, and after a few
-    times it fails with ``ComputeError``.
+    Call it inside a classical stage, a quantum stage or a flow. Each item is a unit of work that
+    goes to Dask without a Prefect task run of its own. Finished units are stored, so that a
+    restarted run computes only the rest. A unit that kills its worker fails; a classical stage
+    that waits on that worker is executed again.
+
+    Args:
+        function: what is applied to each item; it and the items must be picklable.
+        items: the inputs.
+        retries: how often a failed unit is tried again.
+        compute: a compute of the site by name; None is the stage's own, or the site's default.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        FanOutError: a unit failed; every unit was tried before.
+        ComputeError: the workers died again and again.
     """
     held = resources()
     context = stage_context() or _of_flow(held)
