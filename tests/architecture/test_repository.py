@@ -61,3 +61,14 @@ def _tracked():
         pytest.skip("not a git checkout")
     paths = [ROOT / name for name in listed.stdout.splitlines()]
     return [path for path in paths if path.is_file()]
+
+
+def test_what_tests_share_is_in_no_test_module() -> None:
+    importing = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("*.py")
+        if re.search(
+            r"^\s*(from|import) tests\.[\w.]*\btest_", path.read_text("utf-8"), re.MULTILINE
+        )
+    ]
+    assert importing == []

@@ -19,30 +19,10 @@ from backends.aer.spool import Spool
 from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
 from backends.frames import pack, unpack
 from backends.payloads import SamplerPayload
+from tests.backends.aer_payloads import bell, long_payload
 from tests.patience import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def bell(shots=200, seed=5, repeats=1):
-    circuit = QuantumCircuit(2)
-    circuit.h(0)
-    circuit.cx(0, 1)
-    circuit.measure_all()
-    return SamplerPayload.coerce([circuit] * repeats, shots=shots, seed=seed)
-
-
-def long_payload(shots=4000, seed=5):
-    """Seconds of work for one core: a noiseless circuit reset in the middle runs shot by shot."""
-    circuit = QuantumCircuit(12)
-    for layer in range(6):
-        for qubit in range(12):
-            circuit.ry(0.1 * (qubit + layer + 1), qubit)
-        for qubit in range(11):
-            circuit.cx(qubit, qubit + 1)
-        circuit.reset(layer)
-    circuit.measure_all()
-    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
 
 
 @pytest.fixture
@@ -157,7 +137,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from backends.aer import create
-from tests.backends.test_aer_faults import bell, long_payload
+from tests.backends.aer_payloads import bell, long_payload
 backend = create({{"processes": {processes}}}, state_dir=Path({folder!r}))
 session = backend.acquire()
 backend.wait(backend.start(session, bell(), "first"), 60)

@@ -32,7 +32,7 @@ from orchestrator.config import (
     load_site,
 )
 from tests.cli.conftest import Said
-from tests.cli.test_run import FLOW
+from tests.cli.flows import FLOW
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.service.calls import bell
 from tests.service.conftest import Service
 from tests.service.rooms import Room, room
-from tests.service.test_service import bell
 
 __all__ = ["room"]
 

@@ -22,9 +22,9 @@ from orchestrator.broker.client.http import BrokerRefused
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
 from tests.patience import PATIENCE_S, until
+from tests.service.calls import bell, call
 from tests.service.conftest import ROOT, Service, Start
 from tests.service.rooms import Room, open_room
-from tests.service.test_service import bell, call
 
 RUN_S = 0.05
 

@@ -21,8 +21,8 @@ from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import LedgerError
 from orchestrator.broker.runtime.commits import Commit
 from tests.patience import PATIENCE_S, until
+from tests.service.calls import bell, call
 from tests.service.conftest import Service, Start
-from tests.service.test_service import bell, call
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.service.calls import bell
 from tests.service.rooms import Room, room
-from tests.service.test_service import bell
 
 __all__ = ["room"]
 

@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.service.calls import OPERATIONS
 from tests.service.rooms import Room, room
 
 __all__ = ["room"]
@@ -26,22 +27,6 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-
-
-OPERATIONS = (
-    """
-DELETE /v1/leases
-GET /health|GET /metrics|GET /v1/budgets/projects|GET /v1/budgets/runs
-GET /v1/jobs|GET /v1/jobs/{job}|GET /v1/jobs/{job}/result
-GET /v1/jobs/{job}/why|GET /v1/projects|GET /v1/qpus|GET /v1/qpus/{qpu}/target
-GET /v1/statement|GET /v1/timeline|GET /v1/whoami
-POST /v1/budgets/projects|POST /v1/budgets/runs
-POST /v1/jobs|POST /v1/jobs/{job}/cancel|POST /v1/jobs/{job}/resolve
-POST /v1/qpus/{qpu}/drain|POST /v1/qpus/{qpu}/resume
-""".strip()
-    .replace("\n", "|")
-    .split("|")
-)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ import pytest
 import schemathesis
 
 from orchestrator.broker.api.guards import Limits
+from tests.service.calls import OPERATIONS, bell
 from tests.service.rooms import Room, open_room
-from tests.service.test_openapi import OPERATIONS
-from tests.service.test_service import bell
 
 ASKED = {"run": "r", "qpu": "fake"}
 UNKNOWN = "j" + "0" * 20

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.broker.api.peers import UnixPeer, UnixUsers, identity_of, peer_of
 from tests.patience import PATIENCE_S
+from tests.service.calls import request_head
 from tests.service.conftest import Service
 
 NOBODY = 65534
@@ -110,11 +111,6 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/1.1 ") else 0
 
 
-def head(path: str, host: str, *more: bytes, method: str = "GET") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1".encode(), b"Host: " + host.encode(), *more]
-    return b"\r\n".join([*lines, b"Connection: close", b"", b""])
-
-
 @pytest.fixture(scope="module")
 def open_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose socket any user can reach, as a site's is."""
@@ -136,8 +132,10 @@ def open_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_no_header_makes_a_caller_an_operator(open_service: Service) -> None:
     """Over TCP from loopback, as another user of the machine."""
     address = open_service.url.removeprefix("http://")
-    heads = [head("/v1/whoami", address, claim) for claim in CLAIMS]
-    heads += [head("/v1/qpus/fake/drain", address, claim, method="POST") for claim in CLAIMS]
+    heads = [request_head("/v1/whoami", address, claim) for claim in CLAIMS]
+    heads += [
+        request_head("/v1/qpus/fake/drain", address, claim, method="POST") for claim in CLAIMS
+    ]
     answers = ask_as(NOBODY, address, heads)
     assert [status(answer) for answer in answers] == [401] * len(heads), answers
 
@@ -151,14 +149,14 @@ def test_a_stranger_s_call_of_no_route_succeeds(open_service: Service, over: str
         "socket": open_service.socket,
         "token-only socket": f"unix:{open_service.place.with_name(TOKEN_ONLY)}",
     }[over]
-    [described] = ask_as(NOBODY, address, [head("/openapi.json", "localhost")])
+    [described] = ask_as(NOBODY, address, [request_head("/openapi.json", "localhost")])
     paths = json.loads(described.partition(b"\r\n\r\n")[2])["paths"]
     routes = [(m.upper(), path) for path, methods in paths.items() for m in methods]
     routes += [(m, "/v1/anything") for m in ("GET", "POST", "PUT", "OPTIONS", "TRACE")]
     routes.remove(("GET", "/health"))
     assert len(routes) > 20
     heads = [
-        head(path.format(job="j" + "0" * 20, qpu="fake"), "localhost", method=method)
+        request_head(path.format(job="j" + "0" * 20, qpu="fake"), "localhost", method=method)
         for method, path in routes
     ]
     answers = ask_as(NOBODY, address, heads)
@@ -179,11 +177,13 @@ def test_a_page_of_another_origin_with_a_rebound_name_gets_nothing(open_service:
     names = ["evil.example", f"evil.example:{port}", "localhost.evil.example", "0.0.0.0", "[::]"]
     names += ["127.0.0.1.nip.io", "", "localhost:x", "localhost:80:80", "127.0.0.2", "2130706433"]
     asked = [(page, name) for page in PAGES for name in names]
-    answers = ask_as(NOBODY, address, [head(page, name) for page, name in asked])
+    answers = ask_as(NOBODY, address, [request_head(page, name) for page, name in asked])
     for (page, name), answer in zip(asked, answers, strict=True):
         assert status(answer) in (400, 421), (page, name, answer)
         assert b"access-control" not in answer.lower()
-    good = [head(page, name) for page in PAGES[:4] for name in (address, f"LOCALHOST:{port}")]
+    good = [
+        request_head(page, name) for page in PAGES[:4] for name in (address, f"LOCALHOST:{port}")
+    ]
     assert {status(answer) for answer in ask_as(NOBODY, address, good)} == {200}
 
 
@@ -191,18 +191,20 @@ def test_a_page_of_another_origin_with_a_rebound_name_gets_nothing(open_service:
 def test_a_user_whom_the_system_does_not_know_is_a_stranger_on_a_socket_too(
     open_service: Service, uid: int
 ) -> None:
-    heads = [head("/v1/whoami", "localhost", claim) for claim in CLAIMS]
-    answers = ask_as(uid, open_service.socket, [head("/v1/whoami", "localhost"), *heads])
+    heads = [request_head("/v1/whoami", "localhost", claim) for claim in CLAIMS]
+    answers = ask_as(uid, open_service.socket, [request_head("/v1/whoami", "localhost"), *heads])
     assert {status(answer) for answer in answers} == {401}
 
 
 def test_a_known_user_on_a_socket_is_a_user_without_projects(open_service: Service) -> None:
     """The groups of the system are no projects where the site does not list them."""
-    [answer] = ask_as(1, open_service.socket, [head("/v1/whoami", "localhost", CLAIMS[0])])
+    [answer] = ask_as(1, open_service.socket, [request_head("/v1/whoami", "localhost", CLAIMS[0])])
     assert status(answer) == 200
     assert b'"role":"user","projects":[]' in answer
     [answer] = ask_as(
-        1, open_service.socket, [head("/v1/jobs?run=r&qpu=fake", "localhost", method="POST")]
+        1,
+        open_service.socket,
+        [request_head("/v1/jobs?run=r&qpu=fake", "localhost", method="POST")],
     )
     assert status(answer) == 403
     assert b"unix_groups" in answer
@@ -213,9 +215,9 @@ def test_peers_can_be_switched_off_for_one_socket(open_service: Service, uid: in
     """For a proxy, which is one peer for all of its clients."""
     assert open_service.place is not None
     place = open_service.place.with_name(TOKEN_ONLY)
-    [answer] = ask_as(uid, f"unix:{place}", [head("/v1/whoami", "localhost")])
+    [answer] = ask_as(uid, f"unix:{place}", [request_head("/v1/whoami", "localhost")])
     assert status(answer) == 401
-    [answer] = ask_as(uid, open_service.socket, [head("/v1/whoami", "localhost")])
+    [answer] = ask_as(uid, open_service.socket, [request_head("/v1/whoami", "localhost")])
     assert status(answer) == 200
 
 

@@ -20,8 +20,8 @@ from orchestrator.broker.api import guards, jobs
 from orchestrator.broker.api.guards import Limits
 from orchestrator.broker.api.jobs import _download
 from orchestrator.broker.client.content_digest import content_digest
+from tests.service.calls import bell
 from tests.service.rooms import Room, open_room, room
-from tests.service.test_service import bell
 
 __all__ = ["room"]
 

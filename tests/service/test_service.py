@@ -19,26 +19,10 @@ from orchestrator.cli.broker.admin import tell_queue, tell_status
 from orchestrator.cli.jobs.source import JobsOfRun
 from orchestrator.config import load_site
 from tests.patience import PATIENCE_S, until
+from tests.service.calls import bell, call, counts
 from tests.service.conftest import Service, ServiceEnded, Start
 
 pytestmark = pytest.mark.slow  # each test starts a service; what is inside has quick tests
-
-
-def bell(shots: int = 100, seed: int | None = 1) -> SamplerPayload:
-    circuit = QuantumCircuit(2)
-    circuit.h(0)
-    circuit.cx(0, 1)
-    circuit.measure_all()
-    return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
-
-
-def call(occurrence: int = 0, qpu: str = "fake", run: str = "r") -> Call:
-    return Call(run=run, stage=None, occurrence=occurrence, qpu=qpu)
-
-
-def counts(result: Any) -> dict[str, int]:
-    found: dict[str, int] = result[0].data.meas.get_counts()
-    return found
 
 
 def test_a_repeated_submission_is_the_same_job(service: Service) -> None:

@@ -26,8 +26,8 @@ from orchestrator.broker.client.admin import OperatorClient
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange
 from orchestrator.unix_sockets import LONGEST_PATH, listen_at
 from tests.patience import PATIENCE_S
+from tests.service.calls import request_head
 from tests.service.conftest import ROOT
-from tests.service.test_peers import head
 
 STRANGER = 64999
 LOCAL = "http://localhost"
@@ -203,7 +203,7 @@ def test_sockets_of_systemd_stay_open_while_the_broker_restarts(tmp_path: Path) 
             with socket.socket(socket.AF_UNIX) as early:
                 early.settimeout(60)
                 early.connect(str(paths[0]))
-                early.sendall(head("/health", "localhost"))
+                early.sendall(request_head("/health", "localhost"))
                 broker = start()
                 assert early.recv(1000).startswith(b"HTTP/1.1 200 ")
         broker.terminate()

@@ -20,9 +20,9 @@ import pytest
 from orchestrator.broker.client.http import RemoteBroker
 from orchestrator.broker.client.protocol import Call
 from tests.patience import until
+from tests.service.calls import bell
 from tests.service.conftest import Service, Start
 from tests.service.recorded_day import write_history
-from tests.service.test_service import bell
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 IMAGES = "STATUS_PAGE_IMAGES"

@@ -1,0 +1,36 @@
+"""Flows that several tests run."""
+
+__all__ = ["FLOW"]
+
+FLOW = """
+import numpy as np
+from prefect import flow
+from qiskit import QuantumCircuit
+from hpcqc import classical, quantum
+
+
+@classical
+def angle(i):
+    return np.pi / (i + 1)
+
+
+@quantum
+def share(qpu, theta, shots):
+    circuit = QuantumCircuit(1)
+    circuit.ry(theta, 0)
+    circuit.measure_all()
+    counts = qpu.sampler(seed=1).run([circuit], shots=shots).result()[0].data.meas.get_counts()
+    return counts.get("1", 0) / shots
+
+
+@flow
+def shares(points: int = 3, shots: int = 100):
+    print("the flow speaks")
+    values = [f.result() for f in share.map(angle.map(list(range(points))), shots=shots)]
+    return {
+        "summary": [f"{points} shares"],
+        "table": {"columns": ["i", "share"], "rows": [[i, v] for i, v in enumerate(values)]},
+        "plot": {"title": "shares", "x": list(range(points)), "series": [{"y": values}]},
+        "values": np.array(values),
+    }
+"""
