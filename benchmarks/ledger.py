@@ -19,9 +19,9 @@ from backends.api import Usage
 from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Entries, Ledger
 from orchestrator.broker.ledger.rows import EVENT_COLUMNS, row_of
+from orchestrator.identity import JobId
 
 __all__ = ["measure"]
 

@@ -16,7 +16,7 @@ from orchestrator.broker.core.commands import SettleJob, StartTask
 from orchestrator.broker.core.prediction import Load, predicted_seconds
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 from orchestrator.simulation.workload import Workload
 
 __all__ = ["Device", "JobOutcome", "Simulated", "Simulation"]

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.events import JobSubmitted
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 from orchestrator.simulation.engine import JobOutcome, Simulated
 
 __all__ = ["SLOWDOWN_BOUND_S", "Ladder", "Metrics", "jain", "ladder", "measured", "slowdown"]

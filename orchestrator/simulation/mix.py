@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.broker.core.events import JobSubmitted, PubShape
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 from orchestrator.simulation.workload import Arrival, Workload
 
 __all__ = ["Mix", "made_up"]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from orchestrator.broker.core.events import JobSubmitted, PubShape
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 from orchestrator.simulation.workload import Arrival, Workload, WorkloadError
 from orchestrator.text_files import TextFileError, lines_of, read_text
 from orchestrator.wording import counted

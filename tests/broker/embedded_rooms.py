@@ -9,8 +9,8 @@ from qiskit import QuantumCircuit
 from backends.fake import FakeBackend
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
+from orchestrator.identity import JobId
 from tests.patience import PATIENCE_S
 
 Open = Callable[..., EmbeddedBroker]

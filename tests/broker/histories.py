@@ -14,7 +14,8 @@ from orchestrator.broker.core.packing import Limits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
+from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 History = list[tuple[ev.Event, datetime]]

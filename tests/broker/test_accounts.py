@@ -26,7 +26,7 @@ from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.snapshot import ended_jobs, freeze, thaw
 from orchestrator.broker.core.state import BrokerState, replay
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 VLQ = Metering(kind="floor-per-task", unit="billed-s", per_shot_s=0.01, floor_s=0.9)

@@ -18,8 +18,8 @@ from backends.api import Result, Usage
 from backends.payloads import EstimatorPayload, SamplerPayload
 from orchestrator.broker.core.events import Part
 from orchestrator.broker.core.packing import Limits, pack, subtract
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.runtime.assembly import job_result, part_results, pub_shapes, task_payload
+from orchestrator.identity import JobId
 
 JOB = JobId("j")
 

@@ -16,7 +16,8 @@ from orchestrator.broker.core.packing import Limits
 from orchestrator.broker.core.policies import make_policy
 from orchestrator.broker.core.rules import QpuRules, Rate
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
+from orchestrator.identity import JobId
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)
 

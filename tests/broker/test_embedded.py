@@ -7,9 +7,10 @@ import threading
 import pytest
 
 from backends.api import TaskCancelled
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime import embedded
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
+from orchestrator.identity import JobId
 from tests.broker.embedded_rooms import Open, bell, call, counts_of, fake_of, starts
 from tests.patience import PATIENCE_S, until
 

@@ -17,7 +17,8 @@ from orchestrator.broker.core.packing import Limits
 from orchestrator.broker.core.policies import Shortest
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
+from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RULES = QpuRules(

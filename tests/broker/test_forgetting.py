@@ -16,13 +16,14 @@ from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
 from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.client.status import JobUnknown, Payer
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger, Wanted
 from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
+from orchestrator.identity import JobId
 
 JOBS = 25
 EVE = Payer(user="eve", project="deep")

@@ -11,7 +11,7 @@ from orchestrator.broker.core.packing import Limits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 from tests.broker.histories import submitted
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

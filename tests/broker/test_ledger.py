@@ -14,8 +14,9 @@ import sqlalchemy as sa
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import SCHEMA_VERSION, Entries, Ledger, LedgerError
+from orchestrator.identity import JobId
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 PART = ev.Part(job=JobId("j1"), pub=0, first_point=0, end_point=2, first_shot=0, end_shot=100)

@@ -18,8 +18,9 @@ from orchestrator.broker.core.packing import Limits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
-from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, Wanted
+from orchestrator.identity import JobId
 from tests.broker.histories import NOW, History, histories, submitted
 
 LATER = NOW + timedelta(hours=1)

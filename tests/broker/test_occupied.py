@@ -19,10 +19,10 @@ from orchestrator.broker.core.budgets import project_account
 from orchestrator.broker.core.policies import Account
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.runtime import qpu_driver as execution
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
+from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVE = Account("chem", "eve")

@@ -21,7 +21,7 @@ from orchestrator.broker.core.packing import (
     whole_parts,
 )
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 
 def part(points: int, shots: int, pub: int = 0) -> Part:

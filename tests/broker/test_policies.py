@@ -24,7 +24,7 @@ from orchestrator.broker.core.policies import (
     urgency,
 )
 from orchestrator.broker.core.qpu_history import QpuHistory
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 ACCOUNTS = [Account(project, user) for project in "pq" for user in "ab"]
 seconds = st.floats(0, 1e4).map(lambda value: round(value, 2))

@@ -26,8 +26,9 @@ from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
 from orchestrator.broker.core.state import BrokerState, replay
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.assembly import part_seed
+from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIMING = TimingModel(init_s=0.5, shot_s=1e-3)

@@ -16,9 +16,9 @@ from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.packing import Limits
 from orchestrator.broker.core.policies import POLICIES, Fifo, Shortest, make_policy
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.ledger.rows import Entries
+from orchestrator.identity import JobId
 from orchestrator.simulation import (
     Arrival,
     Mix,

@@ -18,12 +18,12 @@ from backends.profiles import load_profile
 from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.policies import make_policy
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, Payer, SiteBroker
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings, ScheduleSettings
+from orchestrator.identity import JobId
 from orchestrator.simulation import Arrival, Study, Workload, on_qpu
 from orchestrator.simulation.recorded import read_recorded
 from tests.patience import PATIENCE_S

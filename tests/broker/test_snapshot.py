@@ -24,7 +24,8 @@ from orchestrator.broker.core.snapshot import (
     thaw,
 )
 from orchestrator.broker.core.state import BrokerState, replay
-from orchestrator.broker.core.views import JobId, JobView
+from orchestrator.broker.core.views import JobView
+from orchestrator.identity import JobId
 from tests.broker.histories import NOW, History, histories, state_of, submitted
 
 

@@ -15,7 +15,8 @@ from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import FindTask, StartTask, replay
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
+from orchestrator.identity import JobId
 from tests.broker.histories import state_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

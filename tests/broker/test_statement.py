@@ -23,7 +23,7 @@ from orchestrator.broker.client.status import Payer
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import project_account
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
-from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import site_broker as host
@@ -31,6 +31,7 @@ from orchestrator.broker.runtime.billing import monthly_statement, set_budget
 from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
 from orchestrator.config import QpuSettings
+from orchestrator.identity import JobId
 from orchestrator.transpile import Transpiler
 from tests.patience import PATIENCE_S
 

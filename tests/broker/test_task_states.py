@@ -10,7 +10,8 @@ from backends.api import Usage
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.records import InvalidTransition, TaskRecord
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, TaskState
+from orchestrator.broker.core.views import TaskState
+from orchestrator.identity import JobId
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 FINAL = {TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED}

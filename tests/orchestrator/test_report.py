@@ -13,8 +13,9 @@ import pytest
 
 from backends.api import Usage
 from backends.metering import Charge
-from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView, TaskState
+from orchestrator.broker.core.views import JobState, JobView, QpuTaskView, TaskState
 from orchestrator.config import SecretRef, load_site
+from orchestrator.identity import JobId
 from orchestrator.provenance.charts import draw_gantt
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.lanes import stage_name, timeline_of

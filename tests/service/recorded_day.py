@@ -9,9 +9,9 @@ from random import Random
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import Entries, Ledger
 from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
+from orchestrator.identity import JobId
 
 __all__ = ["write_history"]
 

@@ -26,11 +26,11 @@ from backends.untrusted import PayloadLimits
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.prediction import Load
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.runtime.intake import CheckedPayload, Intake, IntakeLimits
 from orchestrator.broker.runtime.intake import pool as pool_module
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
+from orchestrator.identity import JobId
 from tests.service.rooms import open_room
 
 TARGET = script_target()

@@ -13,9 +13,9 @@ import pytest
 from orchestrator.broker.api import jobs as jobs_api
 from orchestrator.broker.api import operations
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.runtime import billing as bookkeeping
 from orchestrator.broker.runtime import site_broker as host
+from orchestrator.identity import JobId
 from tests.service.rooms import Room, open_room
 
 MANY = 3000

@@ -17,9 +17,9 @@ from backends.api import Usage
 from orchestrator.broker.api.logs import LineWriter, json_line, log_entries, text_line
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger import LedgerError
 from orchestrator.broker.runtime.commits import Commit
+from orchestrator.identity import JobId
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call
 from tests.service.conftest import Service, Start

@@ -21,9 +21,10 @@ from orchestrator.broker.client.status import JobUnknown, Payer
 from orchestrator.broker.core.access import Forbidden, Identity
 from orchestrator.broker.core.events import LeaseWish
 from orchestrator.broker.core.explain import Explanation
-from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Wanted
 from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.identity import JobId
 from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = ["Cancelled", "Resolution", "router"]

@@ -17,8 +17,8 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.codec import to_plain
 from orchestrator.broker.core.records import TaskRecord
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.runtime.commits import Commit
+from orchestrator.identity import JobId
 from orchestrator.visible_text import visible_json
 
 __all__ = [

@@ -17,10 +17,10 @@ from orchestrator.broker.api.parts import IDENTIFIED, Caller
 from orchestrator.broker.api.problems import declared
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.access import Forbidden
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.runtime.billing import limited_projects, project_budgets
 from orchestrator.broker.runtime.commits import Commit
 from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.identity import JobId
 
 __all__ = ["Metrics", "RequestCount", "install_metrics", "router"]
 

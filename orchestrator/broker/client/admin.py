@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
-from orchestrator.broker.client.http import MOST_JOBS, Exchange, is_whole_id, whole_id
+from orchestrator.broker.client.http import MOST_JOBS, Exchange, whole_id
+from orchestrator.identity import is_job_id
 
 __all__ = ["OperatorClient"]
 
@@ -98,7 +99,7 @@ class OperatorClient:
         return found
 
     def _whole(self, job: str) -> str:
-        if is_whole_id(job):
+        if is_job_id(job):
             return job
         jobs = self._exchange.ask("GET", "/v1/jobs", params={"limit": MOST_JOBS}).json()
         return whole_id(job, [known["id"] for known in jobs])

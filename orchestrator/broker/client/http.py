@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
@@ -21,8 +20,9 @@ from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.protocol import Call, JobUncertain
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.broker.core.views import JobId, JobView
+from orchestrator.broker.core.views import JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
+from orchestrator.identity import JobId, is_job_id
 from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ __all__ = [
     "BrokerUnreachable",
     "Exchange",
     "RemoteBroker",
-    "is_whole_id",
     "qpu_statuses",
     "whole_id",
 ]
@@ -308,7 +307,7 @@ class RemoteBroker:
 
     def named(self, job: str) -> JobView:
         """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
-        if is_whole_id(job):
+        if is_job_id(job):
             return self.view(JobId(job))
         jobs = {known.id: known for known in self.jobs()}
         return jobs[JobId(whole_id(job, jobs))]
@@ -342,11 +341,6 @@ class RemoteBroker:
 def qpu_statuses(stated: Any) -> list[QpuStatus]:
     """Read how QPUs stand, as a service writes it in JSON."""
     return _STATUSES.validate_python(stated)
-
-
-def is_whole_id(job: str) -> bool:
-    """Whether a text is an id and not the start of one."""
-    return re.fullmatch(r"j[0-9a-f]{20}", job) is not None
 
 
 def whole_id(job: str, known: Iterable[str]) -> str:

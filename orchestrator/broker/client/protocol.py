@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from backends import api
 from backends.api import BackendError, Target, TaskCancelled, TaskFailed, TaskNotFinished
 from orchestrator.broker.core.events import LeaseWish
-from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView
+from orchestrator.identity import CallKey, JobId
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
@@ -50,11 +49,17 @@ class Call:
 def call_job_id(call: Call, digest: str, project: str = "") -> JobId:
     """Return the idempotency key of a call as a job id: equal calls are the same job.
 
-    project: who pays; empty where one broker serves one process. Hashed as JSON, which no two
-    calls have in common whatever signs their names hold.
+    project: who pays; empty where one broker serves one process.
     """
-    text = json.dumps([call.run, call.stage, call.qpu, project, digest, call.occurrence])
-    return JobId("j" + hashlib.blake2b(text.encode(), digest_size=10).hexdigest())
+    key = CallKey(
+        run=call.run,
+        stage=call.stage,
+        qpu=call.qpu,
+        project=project,
+        digest=digest,
+        occurrence=call.occurrence,
+    )
+    return key.job
 
 
 def job_error(view: JobView) -> Exception:

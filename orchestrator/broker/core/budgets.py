@@ -10,7 +10,8 @@ from backends.metering import Charge
 from orchestrator.broker.core.access import escaped, owned_name, unescaped
 from orchestrator.broker.core.events import BudgetSet, Event, JobResumed, JobSubmitted
 from orchestrator.broker.core.records import JobRecord, PastUse, TaskRecord, job_view
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
+from orchestrator.identity import JobId
 
 __all__ = [
     "Books",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 __all__ = ["Command", "FindTask", "Outcome", "SettleJob", "StartTask", "StopTask"]
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core.codec import from_plain, to_plain
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 __all__ = [
     "BrokerOpened",

@@ -13,7 +13,8 @@ from orchestrator.broker.core.policies import QueuedJob
 from orchestrator.broker.core.records import JobRecord, TaskRecord
 from orchestrator.broker.core.scheduler import Desk
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState, TaskState
+from orchestrator.broker.core.views import JobState, TaskState
+from orchestrator.identity import JobId
 from orchestrator.wording import counted
 
 __all__ = ["Explanation", "TaskReason", "explain"]

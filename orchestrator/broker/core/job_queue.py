@@ -9,7 +9,7 @@ from typing import Any
 from sortedcontainers import SortedList
 
 from orchestrator.broker.core.policies import Account, Policy, QueuedJob, Situation
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 __all__ = ["JobQueue"]
 

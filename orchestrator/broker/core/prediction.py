@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from backends.metering import Charge, Metering
 from backends.timing import TimingModel
 from orchestrator.broker.core.events import JobSubmitted, Part
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 __all__ = ["Accuracy", "Load", "load_of", "predicted_charge", "predicted_seconds"]
 

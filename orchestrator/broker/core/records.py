@@ -11,7 +11,8 @@ from typing import Any
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.views import JobId, JobState, JobView, QpuTaskView, TaskState
+from orchestrator.broker.core.views import JobState, JobView, QpuTaskView, TaskState
+from orchestrator.identity import JobId
 
 __all__ = [
     "OF_EACH_PUB",

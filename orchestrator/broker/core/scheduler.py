@@ -23,7 +23,7 @@ from orchestrator.broker.core.prediction import (
 )
 from orchestrator.broker.core.records import JobRecord
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId, Tag
 
 __all__ = [
     "Decision",
@@ -361,7 +361,7 @@ def _planned(
     lease = desk.lease.opened.lease if desk.lease is not None else None
     mine = record.submitted.lease is not None and record.submitted.lease.id == lease
     return ev.TaskPlanned(
-        tag=f"{lead.job}.{len(record.tasks)}",
+        tag=str(Tag(lead.job, len(record.tasks))),
         qpu=desk.qpu,
         parts=tuple(task.parts),
         predicted_s=task.seconds,

@@ -11,7 +11,8 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.codec import from_plain, to_plain
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobView
+from orchestrator.broker.core.views import JobView
+from orchestrator.identity import IdentityError, JobId, Tag
 
 __all__ = ["EndedJob", "ended_job", "ended_jobs", "freeze", "missing_jobs", "thaw"]
 
@@ -100,7 +101,10 @@ def missing_jobs(state: BrokerState, event: ev.Event) -> list[JobId]:
             if task is not None:
                 over = task.ended_at is not None
                 return [job for job in task.jobs if job not in state.jobs] if over else []
-            lead = JobId(tag.rpartition(".")[0])  # a tag is the id of its first job and a number
+            try:
+                lead = Tag.parse(tag).job
+            except IdentityError:
+                return []  # there never was such a task
             return [] if lead in state.jobs else [lead]
         case _:
             return []

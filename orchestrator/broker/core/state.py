@@ -33,7 +33,8 @@ from orchestrator.broker.core.records import (
 )
 from orchestrator.broker.core.rules import QpuRules, occupied_seconds
 from orchestrator.broker.core.scheduler import Desk, expected, next_decision, next_look, queued_as
-from orchestrator.broker.core.views import JobId, TaskState
+from orchestrator.broker.core.views import TaskState
+from orchestrator.identity import JobId
 
 __all__ = ["BrokerState", "replay"]
 

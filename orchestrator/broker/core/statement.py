@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from orchestrator.broker.core.events import Event, LeaseClosed, LeaseOpened
-from orchestrator.broker.core.views import JobId, JobView, QpuTaskView, TaskState
+from orchestrator.broker.core.views import JobView, QpuTaskView, TaskState
+from orchestrator.identity import JobId
 
 __all__ = ["LeaseHeld", "StatementLine", "leases_held", "month_bounds", "statement"]
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NewType
+from typing import Any
 
 from backends.api import Usage
+from orchestrator.identity import JobId
 
-__all__ = ["JobId", "JobState", "JobView", "QpuTaskView", "TaskState"]
-
-JobId = NewType("JobId", str)
+__all__ = ["JobState", "JobView", "QpuTaskView", "TaskState"]
 
 
 class JobState(StrEnum):

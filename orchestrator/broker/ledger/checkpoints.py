@@ -15,11 +15,11 @@ from orchestrator.broker.core.codec import from_plain, to_plain
 from orchestrator.broker.core.events import BudgetSet, Event
 from orchestrator.broker.core.snapshot import EndedJob, ended_job, freeze, missing_jobs, thaw
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
 from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
 from orchestrator.broker.ledger.writer import Statement
+from orchestrator.identity import JobId
 
 __all__ = [
     "Restored",

@@ -9,11 +9,12 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from orchestrator.broker.core.records import JobRecord, job_view
-from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger.checkpoints import read_ended, restore
 from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
+from orchestrator.identity import JobId
 
 __all__ = ["Wanted", "find_job", "latest_jobs", "list_ended"]
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from orchestrator.broker.core.events import Event
 from orchestrator.broker.core.snapshot import EndedJob, ended_jobs
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobView
+from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger.backups import copy_file
 from orchestrator.broker.ledger.checkpoints import (
     Restored,
@@ -33,6 +33,7 @@ from orchestrator.broker.ledger.rows import Entries
 from orchestrator.broker.ledger.schema import check_file, open_tables
 from orchestrator.broker.ledger.tables import payloads, results
 from orchestrator.broker.ledger.writer import Writer
+from orchestrator.identity import JobId
 
 __all__ = ["Ledger"]
 

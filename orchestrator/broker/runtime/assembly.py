@@ -21,7 +21,7 @@ from backends.payloads import (
 )
 from orchestrator.broker.core.events import Part, PubShape
 from orchestrator.broker.core.records import OF_EACH_PUB
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 __all__ = ["job_result", "part_results", "part_seed", "pub_shapes", "task_payload"]
 

@@ -15,10 +15,10 @@ from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.snapshot import EndedJob, ended_job
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState, TaskState
+from orchestrator.broker.core.views import JobState, TaskState
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.runtime.assembly import job_result, task_payload
-from orchestrator.broker.runtime.reuse import reuse_tag
+from orchestrator.identity import JobId, reuse_tag
 
 __all__ = ["AT_HAND_BYTES", "Contents"]
 

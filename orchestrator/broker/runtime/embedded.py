@@ -20,13 +20,14 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import run_account
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import ended_job
-from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.assembly import pub_shapes
 from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.broker.runtime.event_loop import BrokerService
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import QpuSettings
+from orchestrator.identity import JobId
 
 __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 

@@ -18,7 +18,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.commands import Command, FindTask, SettleJob, StartTask, StopTask
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState
+from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.assembly import part_results
 from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
@@ -26,6 +26,7 @@ from orchestrator.broker.runtime.commits import Commit
 from orchestrator.broker.runtime.qpu_driver import Execution, Received
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
+from orchestrator.identity import JobId
 
 __all__ = ["BrokerService"]
 

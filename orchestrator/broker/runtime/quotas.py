@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId
 from orchestrator.config import BrokerLimits
+from orchestrator.identity import JobId
 
 __all__ = ["Quotas", "StorageFull", "TooManyJobs"]
 

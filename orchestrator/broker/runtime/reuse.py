@@ -12,7 +12,7 @@ from backends import registry
 from backends.api import Target
 from orchestrator.config import QpuSettings
 
-__all__ = ["reuse_key", "reuse_tag", "versions_of"]
+__all__ = ["reuse_key", "versions_of"]
 
 _PACKAGES = ("hpcqc", "qiskit", "qiskit-aer")
 # Options that change when a result comes, and not what it is.
@@ -50,11 +50,6 @@ def reuse_key(payload: _Content, settings: QpuSettings, target: Target, audience
     ]
     text = json.dumps(parts, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def reuse_tag(key: str) -> str:
-    """Return under which name the result for a key is kept, among those of tasks."""
-    return f"reuse.{key}"
 
 
 @functools.lru_cache(maxsize=64)

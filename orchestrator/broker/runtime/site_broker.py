@@ -38,7 +38,7 @@ from orchestrator.broker.core.explain import Explanation, explain
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobId, JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
 from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.broker.runtime.commits import Commit
@@ -47,6 +47,7 @@ from orchestrator.broker.runtime.intake import CheckedPayload, Intake
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import BrokerLimits, QpuSettings
+from orchestrator.identity import JobId, results_audience
 
 __all__ = [
     "SERVICE_SCOPE",
@@ -225,7 +226,7 @@ class SiteBroker:
     async def _reuse(
         self, call: Call, project: str, payload: CheckedPayload, target: Target
     ) -> ev.Reuse:
-        audience = "\x1fshared" if project in self.sharing else project
+        audience = results_audience(project, shares=project in self.sharing)
         key = reuse_key(payload, self.qpus[call.qpu], target, audience)
         source = await asyncio.to_thread(self.service.contents.source, key)
         return ev.Reuse(key=key, calibration=target.calibration.id, source=source)

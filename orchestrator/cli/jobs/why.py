@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.cli.jobs.source import job_of, ledger_path, service_of
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import ConfigError, Site, load_site
+from orchestrator.identity import Tag
 from orchestrator.provenance.markup import duration_text
 
 __all__ = ["tell_why"]
@@ -48,7 +49,7 @@ def tell_why(job: str, site_file: Path | None, *, as_json: bool) -> None:
 
 def _row(task: dict[str, Any]) -> list[Any]:
     return [
-        task["tag"].rpartition(".")[2],
+        str(Tag.parse(task["tag"]).number),
         str(task["planned_at"])[:19].replace("T", " "),
         task["policy"],
         duration_text(task["predicted_s"]),

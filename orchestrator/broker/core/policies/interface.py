@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from orchestrator.broker.core.views import JobId
+from orchestrator.identity import JobId
 
 __all__ = ["Account", "Policy", "QueuedJob", "Situation", "urgency"]
 
