@@ -203,7 +203,7 @@ def one_zygote(shared_zygote: SharedZygote, monkeypatch: pytest.MonkeyPatch) -> 
 
     Each backend imports Aer in a process of its own otherwise, which costs half a second.
     """
-    monkeypatch.setattr("backends.aer.crew.Spawner", shared_zygote.spawner)
+    monkeypatch.setattr("backends.aer.worker_pool.Spawner", shared_zygote.spawner)
     monkeypatch.setattr("backends.aer.preload", lambda: None)
 
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backends.aer.crew import Crew, CrewPlan, Ticket
 from backends.aer.device import device_target, join_parts
 from backends.aer.options import AerOptions, parse_options, usable_cores
 from backends.aer.orphans import ends_at, judged, stop_orphan
 from backends.aer.planning import Planner
 from backends.aer.spool import Record, Spool
+from backends.aer.worker_pool import PendingTask, WorkerPool, WorkerPoolPlan
 from backends.api import (
     BackendError,
     PayloadRejected,
@@ -75,11 +75,11 @@ class AerBackend:
             "cores": cores,
         }
         processes = options.processes or min(cores, _MOST_PROCESSES)
-        plan = CrewPlan(processes=processes, cores=cores, settings=settings)
-        self._crew = Crew(plan, self._spool, memory_left=self._planner.memory_left)
+        plan = WorkerPoolPlan(processes=processes, cores=cores, settings=settings)
+        self._pool = WorkerPool(plan, self._spool, memory_left=self._planner.memory_left)
         self._lock = threading.RLock()
         self._sessions: set[SessionId] = set()
-        self._tickets: dict[str, Ticket] = {}
+        self._pending: dict[str, PendingTask] = {}
         self._purged = False
 
     def target(self) -> Target:
@@ -100,7 +100,7 @@ class AerBackend:
 
     def prewarm(self) -> None:
         """Begin to start a worker process, which takes seconds; returns at once."""
-        self._crew.prewarm(1)
+        self._pool.prewarm(1)
 
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Queue a simulation; see ``Backend.start``. Also raises ``InsufficientMemory``."""
@@ -112,9 +112,9 @@ class AerBackend:
             if self._known(tag):
                 return QpuTaskId(_PREFIX + tag)
             self._refuse_when_full()
-            ticket = self._enqueue(payload, tag)
+            pending = self._enqueue(payload, tag)
             self._purge_once()
-        if ticket.state is TaskState.QUEUED:
+        if pending.state is TaskState.QUEUED:
             # Accepted means it will run, though this process die before a worker is free.
             self._spool.keep_payload(tag, payload.to_bytes())
         return QpuTaskId(_PREFIX + tag)
@@ -126,9 +126,9 @@ class AerBackend:
 
     def status(self, task: QpuTaskId) -> TaskState:
         """Return a task's state; on a scaled clock it runs until its modelled end."""
-        ticket = self._ticket_of(task)
-        if ticket is not None:
-            state, end = ticket.state, ticket.lot.facts["ends_at"]
+        pending = self._pending_task(task)
+        if pending is not None:
+            state, end = pending.state, pending.message.facts["ends_at"]
         else:
             record = self._record_of(task)
             state, end = record.state, ends_at(record)
@@ -139,10 +139,12 @@ class AerBackend:
     def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
         """Block until the task is final or the time is up; see ``Waitable``."""
         deadline = time.monotonic() + timeout_s
-        ticket = self._ticket_of(task)
-        if ticket is not None:
-            with ticket.changed:
-                ticket.changed.wait_for(lambda: ticket.state.is_final or ticket.adopted, timeout_s)
+        pending = self._pending_task(task)
+        if pending is not None:
+            with pending.changed:
+                pending.changed.wait_for(
+                    lambda: pending.state.is_final or pending.adopted, timeout_s
+                )
         while not (state := self.status(task)).is_final:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -157,12 +159,12 @@ class AerBackend:
             raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
         if state is TaskState.CANCELLED:
             raise TaskCancelled(f"{task} was cancelled")
-        ticket = self._ticket_of(task)
-        if ticket is not None:
-            reason, parts = ticket.reason, [ticket.parts[part] for part in sorted(ticket.parts)]
+        pending = self._pending_task(task)
+        if pending is not None:
+            reason, parts = pending.reason, [pending.parts[part] for part in sorted(pending.parts)]
             if sum(map(len, parts)) > _AT_HAND_BYTES:
                 with self._lock:
-                    self._tickets.pop(ticket.lot.tag, None)  # the spool still knows it
+                    self._pending.pop(pending.message.tag, None)  # the spool still knows it
         else:
             record = self._record_of(task)
             reason, parts = record.reason, [path.read_bytes() for path in record.results]
@@ -172,32 +174,34 @@ class AerBackend:
 
     def stop(self, task: QpuTaskId) -> None:
         """Cancel a task; its simulation is killed, not asked."""
-        ticket = self._ticket_of(task)
-        if ticket is not None:
-            self._crew.stop(ticket)
+        pending = self._pending_task(task)
+        if pending is not None:
+            self._pool.stop(pending)
         elif not self._record_of(task).state.is_final:
             stop_orphan(self._spool, _tag_of(task))
         if not self.status(task).is_final:  # simulated already, but not done by the device's clock
             with self._lock:
                 self._spool.cancel(_tag_of(task))
-                self._tickets.pop(_tag_of(task), None)  # the spool's word counts
+                self._pending.pop(_tag_of(task), None)  # the spool's word counts
 
     @property
     def pids(self) -> list[int]:
         """Process ids of the simulation processes there are now."""
-        return self._crew.pids
+        return self._pool.pids
 
     def close(self) -> None:
         """End all worker processes; tasks still open are cancelled."""
-        self._crew.close()
+        self._pool.close()
 
     def _known(self, tag: str) -> bool:
         self._take_up(tag)
-        return tag in self._tickets or self._spool.read(tag) is not None
+        return tag in self._pending or self._spool.read(tag) is not None
 
-    def _enqueue(self, payload: Payload, tag: str) -> Ticket:
+    def _enqueue(self, payload: Payload, tag: str) -> PendingTask:
         try:
-            ticket = self._planner.ticket(payload, tag, now=time.time(), lock=self._crew.lock)
+            pending = self._planner.pending_task(
+                payload, tag, now=time.time(), lock=self._pool.lock
+            )
         except BackendError:
             raise
         except Exception as error:
@@ -206,24 +210,24 @@ class AerBackend:
                 f"this cannot be simulated: {type(error).__name__}: {error}"
             ) from error
         self._forget_old()
-        self._tickets[tag] = ticket
-        self._crew.submit(ticket)
-        return ticket
+        self._pending[tag] = pending
+        self._pool.submit(pending)
+        return pending
 
     def _take_up(self, tag: str) -> None:
         """Queue a task again whose process died before a worker took it."""
-        if tag in self._tickets:
+        if tag in self._pending:
             return
         with self._lock:
-            waiting = None if tag in self._tickets else self._spool.waiting_payload(tag)
+            waiting = None if tag in self._pending else self._spool.waiting_payload(tag)
             if waiting is not None:
                 self._enqueue(payload_from_bytes(waiting), tag)
 
-    def _ticket_of(self, task: QpuTaskId) -> Ticket | None:
-        """Return the task's ticket unless another process has claimed the task."""
+    def _pending_task(self, task: QpuTaskId) -> PendingTask | None:
+        """Return a task of this process unless another process has claimed it."""
         self._take_up(_tag_of(task))
-        ticket = self._tickets.get(_tag_of(task))
-        return None if ticket is None or ticket.adopted else ticket
+        pending = self._pending.get(_tag_of(task))
+        return None if pending is None or pending.adopted else pending
 
     def _record_of(self, task: QpuTaskId) -> Record:
         record = judged(self._spool, _tag_of(task))
@@ -235,7 +239,7 @@ class AerBackend:
         most = self._target.max_concurrent_tasks
         if most is None:
             return
-        tasks = [QpuTaskId(_PREFIX + tag) for tag in self._tickets]
+        tasks = [QpuTaskId(_PREFIX + tag) for tag in self._pending]
         open_tasks = sum(not self.status(task).is_final for task in tasks)
         if open_tasks >= most:
             raise QpuBusy(
@@ -244,12 +248,12 @@ class AerBackend:
             )
 
     def _forget_old(self) -> None:
-        """Drop the oldest ended tickets; the spool still knows them."""
-        if len(self._tickets) < 2 * _TICKETS_KEPT:  # seldom, for it looks at all of them
+        """Drop the oldest ended tasks; the spool still knows them."""
+        if len(self._pending) < 2 * _TICKETS_KEPT:  # seldom, for it looks at all of them
             return
-        ended = [tag for tag, ticket in self._tickets.items() if ticket.state.is_final]
-        for tag in ended[: len(self._tickets) - _TICKETS_KEPT]:
-            del self._tickets[tag]
+        ended = [tag for tag, pending in self._pending.items() if pending.state.is_final]
+        for tag in ended[: len(self._pending) - _TICKETS_KEPT]:
+            del self._pending[tag]
 
     def _purge_once(self) -> None:
         if not self._purged:

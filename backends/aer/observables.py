@@ -15,11 +15,11 @@ from qiskit.primitives.containers.observables_array import ObservablesArray
 from backends.pauli_sums import PauliSum, expanded
 from backends.profiles import Readout
 
-__all__ = ["Panel", "misread", "panel_of"]
+__all__ = ["ObservableSet", "misread", "observable_set"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Panel:
+class ObservableSet:
     """The distinct observables of a PUB, reduced to the qubits any of them acts on.
 
     qubits: those qubits, lowest first. sums: over strings on these qubits only.
@@ -35,8 +35,8 @@ class Panel:
         """All strings that occur, each once."""
         return list(dict.fromkeys(itertools.chain.from_iterable(self.sums)))
 
-    def without(self, zeros: Collection[int]) -> Panel:
-        """Return the panel's values without these qubits, which are in |0⟩.
+    def without(self, zeros: Collection[int]) -> ObservableSet:
+        """Return the set's values without these qubits, which are in |0⟩.
 
         There ⟨I⟩ = ⟨Z⟩ = 1 and ⟨X⟩ = ⟨Y⟩ = 0.
         """
@@ -83,7 +83,7 @@ def misread(total: PauliSum, readout: Readout) -> PauliSum:
     return changed
 
 
-def panel_of(observables: Any, readout: Readout | None = None) -> Panel:
+def observable_set(observables: Any, readout: Readout | None = None) -> ObservableSet:
     """Collect the observables of a PUB (nested lists of {Pauli string: coefficient}).
 
     readout: the error of their measurement, None for a perfect one.
@@ -98,10 +98,12 @@ def panel_of(observables: Any, readout: Readout | None = None) -> Panel:
     return _narrowed([dict(key) for key in distinct], range(array.num_qubits), index)
 
 
-def _narrowed(sums: Sequence[PauliSum], qubits: Sequence[int], index: NDArray[np.int64]) -> Panel:
-    """Return the panel of sums over strings on ``qubits``, on those of them it acts on."""
+def _narrowed(
+    sums: Sequence[PauliSum], qubits: Sequence[int], index: NDArray[np.int64]
+) -> ObservableSet:
+    """Return the set of sums over strings on ``qubits``, on those of them it acts on."""
     support = sorted({q for total in sums for label in total for q in _support(label)})
-    return Panel(
+    return ObservableSet(
         qubits=tuple(qubits[q] for q in support),
         sums=tuple({_restricted(label, support): w for label, w in t.items()} for t in sums),
         index=index,

@@ -11,8 +11,8 @@ __all__ = [
     "SPLIT_S",
     "WIDE_LOG2",
     "Load",
-    "Pace",
     "Placement",
+    "ThreadingHeuristic",
     "place",
     "pub_seconds",
     "threads_for",
@@ -71,12 +71,16 @@ def pub_seconds(method: str, traits: Traits, *, points: int, shots: int, runs: i
 
 
 def place(
-    widest_log2: int, pieces: int, seconds: float, load: Load, pace: Pace | None = None
+    widest_log2: int,
+    pieces: int,
+    seconds: float,
+    load: Load,
+    heuristic: ThreadingHeuristic | None = None,
 ) -> Placement:
     """Choose parts and threads for one task.
 
     widest_log2: log2 of its largest state. pieces: into how many it can be cut. seconds:
-    estimated time of all of it. pace: decides where both ways keep most cores busy; without
+    estimated time of all of it. heuristic: decides where both ways keep most cores busy; without
     one, parts run beside each other, as they do while others want the cores.
     """
     worth = int(seconds / SPLIT_S)
@@ -85,13 +89,15 @@ def place(
     if widest_log2 < WIDE_LOG2 or threads == 1:
         return Placement(parts=parts, threads=1)
     idle_cores = 2 * parts <= threads
-    if idle_cores or (pace is not None and pace.prefers_threads(widest_log2, parts, threads)):
+    if idle_cores or (
+        heuristic is not None and heuristic.prefers_threads(widest_log2, parts, threads)
+    ):
         return Placement(parts=1, threads=threads)
     return Placement(parts=parts, threads=1)
 
 
 @dataclass(slots=True)
-class Pace:
+class ThreadingHeuristic:
     """Which way a machine runs wide states faster, learnt from what ran on it.
 
     Machines differ: where cores share a cache or a memory channel one simulation with threads

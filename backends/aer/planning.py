@@ -1,4 +1,4 @@
-"""From a payload to a ticket: method, memory, facts and weight of every PUB."""
+"""From a payload to a pending task: method, memory, facts and weight of every PUB."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import psutil
 
 from backends.aer.blocks import PubLoad, shot_blocks
 from backends.aer.costs import state_log2
-from backends.aer.crew import Ticket
 from backends.aer.device import device_facts, timeline
 from backends.aer.methods import (
     Traits,
@@ -26,7 +25,8 @@ from backends.aer.methods import (
 )
 from backends.aer.options import AerOptions
 from backends.aer.placement import pub_seconds
-from backends.aer.wire import Lot
+from backends.aer.wire import TaskMessage
+from backends.aer.worker_pool import PendingTask
 from backends.api import Target
 from backends.circuits import FrozenCircuit
 from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, Payload
@@ -56,7 +56,9 @@ class Planner:
         self._traits: OrderedDict[str, Traits] = OrderedDict()
         self._free_at = 0.0
 
-    def ticket(self, payload: Payload, tag: str, *, now: float, lock: threading.RLock) -> Ticket:
+    def pending_task(
+        self, payload: Payload, tag: str, *, now: float, lock: threading.RLock
+    ) -> PendingTask:
         """Plan one task. now: seconds since the epoch. Not for two threads at once.
 
         Raises ``InsufficientMemory`` or ``PayloadRejected``; nothing was started then.
@@ -89,9 +91,11 @@ class Planner:
             self._free_at = times.ends_at
         facts = device_facts(payload, width, self._target, times)
         seeds = tuple(load.seed for load in loads)
-        lot = Lot(tag=tag, payload=payload, methods=tuple(methods), seeds=seeds, facts=facts)
-        return Ticket(
-            lot=lot,
+        message = TaskMessage(
+            tag=tag, payload=payload, methods=tuple(methods), seeds=seeds, facts=facts
+        )
+        return PendingTask(
+            message=message,
             loads=loads,
             log2=log2,
             memory_bytes=memory,

@@ -19,7 +19,7 @@ from backends.aer.blocks import Block
 from backends.aer.cone import light_cone
 from backends.aer.cores import runnable_elsewhere
 from backends.aer.engine import Engine, Job, Program
-from backends.aer.observables import Panel, panel_of
+from backends.aer.observables import ObservableSet, observable_set
 from backends.aer.placement import threads_for
 from backends.aer.shots import bit_arrays, registers_of
 from backends.frames import array_from_frame
@@ -102,14 +102,14 @@ class PubRunner:
         )
 
     def _estimate(self, work: Work) -> PubResult:
-        program, panel = self._program(work, self._estimator_program)
+        program, observables = self._program(work, self._estimator_program)
         job = _job(work, 1)
-        table = _expectations(self._engine.run(program, work.flat_values, job), panel)
+        table = _expectations(self._engine.run(program, work.flat_values, job), observables)
         shape = work.values.shape[:-1]
         grid = np.arange(math.prod(shape)).reshape(shape) - work.block.first_point
-        points, sums = np.broadcast_arrays(grid, panel.index)
+        points, sums = np.broadcast_arrays(grid, observables.index)
         evs = np.zeros(points.shape)
-        if len(panel.sums):
+        if len(observables.sums):
             mine = (points >= 0) & (points < len(table))
             evs[mine] = table[points[mine], sums[mine]]
         bin_ = DataBin(evs=evs, stds=np.zeros(evs.shape), shape=evs.shape)
@@ -131,19 +131,19 @@ class PubRunner:
         cone, _ = light_cone(placed, ())
         return self._compiled(cone, work), registers_of(work.circuit)
 
-    def _estimator_program(self, work: Work) -> tuple[Program, Panel]:
+    def _estimator_program(self, work: Work) -> tuple[Program, ObservableSet]:
         from qiskit_aer.library import SaveExpectationValue
 
-        panel = panel_of(json.loads(work.observables), self._readout)
+        observables = observable_set(json.loads(work.observables), self._readout)
         placed, layout = self._engine.place(work.circuit)
-        at = {q: q if layout is None else layout[q] for q in panel.qubits}
+        at = {q: q if layout is None else layout[q] for q in observables.qubits}
         circuit, index = light_cone(placed, at.values())
-        panel = panel.without([q for q in panel.qubits if at[q] not in index])
-        for label, total in _saved(panel).items():
+        observables = observables.without([q for q in observables.qubits if at[q] not in index])
+        for label, total in _saved(observables).items():
             operator = SparsePauliOp.from_list(list(total.items()))
             save = SaveExpectationValue(operator, label=label)
-            circuit.append(save, [index[at[q]] for q in panel.qubits])
-        return self._compiled(circuit, work), panel
+            circuit.append(save, [index[at[q]] for q in observables.qubits])
+        return self._compiled(circuit, work), observables
 
     def _compiled(self, circuit: QuantumCircuit, work: Work) -> Program:
         return self._engine.compile(
@@ -151,25 +151,27 @@ class PubRunner:
         )
 
 
-def _saved(panel: Panel) -> dict[str, dict[str, float]]:
+def _saved(observables: ObservableSet) -> dict[str, dict[str, float]]:
     """Return what to save, by label: one observable as a whole, several string by string."""
-    if not panel.qubits:
+    if not observables.qubits:
         return {}
-    if len(panel.sums) == 1:
-        return {_LABEL: panel.sums[0]} if panel.sums[0] else {}
-    return {label: {label: 1.0} for label in panel.paulis}
+    if len(observables.sums) == 1:
+        return {_LABEL: observables.sums[0]} if observables.sums[0] else {}
+    return {label: {label: 1.0} for label in observables.paulis}
 
 
-def _expectations(points: list[Mapping[str, Any]], panel: Panel) -> NDArray[np.float64]:
+def _expectations(
+    points: list[Mapping[str, Any]], observables: ObservableSet
+) -> NDArray[np.float64]:
     """Return the value of each distinct observable at each point, shape (points, sums)."""
-    if not panel.qubits:  # nothing but identities
-        row = [sum(total.values()) for total in panel.sums]
+    if not observables.qubits:  # nothing but identities
+        row = [sum(total.values()) for total in observables.sums]
         return np.tile(np.array(row, dtype=float), (len(points), 1))
-    if len(panel.sums) == 1:
+    if len(observables.sums) == 1:
         return np.array([[float(data[_LABEL])] for data in points])
-    labels = panel.paulis
+    labels = observables.paulis
     table = np.array([[float(data[label]) for label in labels] for data in points])
-    return np.asarray(table @ panel.weights())
+    return np.asarray(table @ observables.weights())
 
 
 def _job(work: Work, shots: int) -> Job:

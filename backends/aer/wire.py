@@ -14,7 +14,7 @@ from backends.aer.blocks import Block
 from backends.frames import frame_from_array, pack
 from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, Payload
 
-__all__ = ["CircuitMemory", "Lot", "encode_task", "receive", "send"]
+__all__ = ["CircuitMemory", "TaskMessage", "encode_task", "receive", "send"]
 
 _LENGTH = struct.Struct("<Q")
 _CIRCUITS = 512
@@ -52,7 +52,7 @@ class CircuitMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lot:
+class TaskMessage:
     """One task as a worker gets it.
 
     methods, seeds: one per PUB. blocks: of each part. facts: kept with the result.
@@ -67,22 +67,22 @@ class Lot:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def encode_task(lot: Lot, part: int, memory: CircuitMemory) -> bytes:
+def encode_task(message: TaskMessage, part: int, memory: CircuitMemory) -> bytes:
     """Return the message that makes a worker run a part of a task.
 
     It carries the whole task, so that the worker can finish the other parts too if the
     parent dies; circuits the worker holds already are left out. Updates ``memory``.
     """
-    digests = list(dict.fromkeys(pub.circuit.digest for pub in lot.payload.pubs))
+    digests = list(dict.fromkeys(pub.circuit.digest for pub in message.payload.pubs))
     missing: dict[str, bytes] = {}
-    for circuit in (pub.circuit for pub in lot.payload.pubs):
+    for circuit in (pub.circuit for pub in message.payload.pubs):
         if circuit.digest not in memory:
             missing[circuit.digest] = circuit.qpy
             memory.add(circuit.digest)
     memory.use(digests)
     entries, frames = [], list(missing.values())
-    pubs: Sequence[FrozenSamplerPub | FrozenEstimatorPub] = lot.payload.pubs
-    for pub, method, seed in zip(pubs, lot.methods, lot.seeds, strict=True):
+    pubs: Sequence[FrozenSamplerPub | FrozenEstimatorPub] = message.payload.pubs
+    for pub, method, seed in zip(pubs, message.methods, message.seeds, strict=True):
         entry, frame = frame_from_array(pub.values)
         frames.append(frame)
         entries.append(
@@ -97,15 +97,15 @@ def encode_task(lot: Lot, part: int, memory: CircuitMemory) -> bytes:
         if isinstance(pub, FrozenEstimatorPub):
             frames.append(json.dumps(pub.observables).encode())
     header = {
-        "tag": lot.tag,
+        "tag": message.tag,
         "part": part,
-        "blocks": [[asdict(block) for block in blocks] for blocks in lot.blocks],
-        "threads": lot.threads,
-        "kind": lot.payload.kind,
+        "blocks": [[asdict(block) for block in blocks] for blocks in message.blocks],
+        "threads": message.threads,
+        "kind": message.payload.kind,
         "circuits": digests,
         "missing": list(missing),
         "pubs": entries,
-        "facts": lot.facts,
+        "facts": message.facts,
     }
     return pack(header, frames)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.agent.folder import AgentFolder, replace_json
-from orchestrator.agent.kept import Kept, Surroundings
+from orchestrator.agent.managed_process import ManagedProcess, Surroundings
 from orchestrator.agent.plan import AgentPlan
 from orchestrator.agent.policy import RestartPolicy
 from orchestrator.agent.processes import MARKER, Identity, end_marked
@@ -42,7 +42,7 @@ class Supervisor:
             logs=folder.log_path("supervisor").parent,
             policy=RestartPolicy(),
         )
-        self._kept = [Kept(child, around) for child in plan.children]
+        self._processes = [ManagedProcess(child, around) for child in plan.children]
         self._stop = threading.Event()
         self._since = datetime.now(UTC)
         self._written: dict[str, Any] = {}
@@ -63,9 +63,9 @@ class Supervisor:
 
     def _step(self) -> None:
         now = time.monotonic()
-        for kept in self._kept:
-            kept.step(now)
-        ready = self._was_ready or all(kept.is_ready for kept in self._kept)
+        for process in self._processes:
+            process.step(now)
+        ready = self._was_ready or all(process.is_ready for process in self._processes)
         self._write("ready" if ready else "starting")
         if ready and not self._was_ready:
             self._was_ready = True
@@ -75,9 +75,9 @@ class Supervisor:
     def _end(self) -> None:
         notify("STOPPING=1")
         self._write("stopping")
-        for kept in reversed(self._kept):
-            kept.begin_end()
-            kept.finish_end()
+        for process in reversed(self._processes):
+            process.begin_end()
+            process.finish_end()
         end_marked(self._folder.path, 0.5)
         self._write("stopped")
         _say("stopped")
@@ -89,7 +89,7 @@ class Supervisor:
             "since": self._since.isoformat(),
             **self._plan.about,
             "addresses": dict(self._plan.addresses),
-            "children": {kept.child.name: kept.document() for kept in self._kept},
+            "children": {process.child.name: process.document() for process in self._processes},
         }
         if document != self._written:
             self._folder.write_state(document)

@@ -82,7 +82,7 @@ def test_a_task_that_ended_holds_neither_its_payload_nor_a_large_result(aer):
     del payload
     gc.collect()
     assert circuit() is None
-    assert "held" not in aer._tickets
+    assert "held" not in aer._pending
     again = aer.result(task).native[0].data.meas  # from the spool
     np.testing.assert_array_equal(again.array, first.array)
     assert aer.status(task) is TaskState.COMPLETED
@@ -463,7 +463,7 @@ def test_a_task_that_the_device_still_works_on_can_be_stopped(tmp_path):
     backend = create(options, state_dir=tmp_path)
     native = transpile(measured(ghz(2)), target=backend.target().native, seed_transpiler=1)
     task = backend.start(backend.acquire(), SamplerPayload.coerce([native], shots=10), "tag")
-    until(lambda: backend._ticket_of(task).state.is_final)
+    until(lambda: backend._pending_task(task).state.is_final)
     assert backend.status(task) is TaskState.RUNNING, "simulated, but not over by the clock"
     backend.stop(task)
     assert backend.wait(task, PATIENCE_S) is TaskState.CANCELLED

@@ -13,7 +13,7 @@ import pytest
 from qiskit import QuantumCircuit
 
 from backends import registry
-from backends.aer import create, crew
+from backends.aer import create, worker_pool
 from backends.aer.spawner import SpawnFailed
 from backends.aer.spool import Spool
 from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
@@ -74,11 +74,11 @@ def test_a_process_that_dies_before_it_begins_costs_nothing(tmp_path):
 def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
     sent = []
 
-    def unreadable(lot, part, circuits):
+    def unreadable(message, part, circuits):
         sent.append(part)
         return b"no task"
 
-    monkeypatch.setattr("backends.aer.crew.encode_task", unreadable)
+    monkeypatch.setattr("backends.aer.worker_pool.encode_task", unreadable)
     task = backend.start(backend.acquire(), bell(), "doomed")
     assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
     with pytest.raises(TaskFailed, match="ended with exit code 1"):
@@ -87,14 +87,14 @@ def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
 
 
 def test_a_failed_task_does_not_tell_where_the_server_has_its_files(backend, monkeypatch):
-    encoded = crew.encode_task
+    encoded = worker_pool.encode_task
 
-    def wrong(lot, part, circuits):
-        header, frames = unpack(encoded(lot, part, circuits))
+    def wrong(message, part, circuits):
+        header, frames = unpack(encoded(message, part, circuits))
         header["blocks"][0][0]["unknown"] = 1
         return pack(header, frames)
 
-    monkeypatch.setattr(crew, "encode_task", wrong)
+    monkeypatch.setattr(worker_pool, "encode_task", wrong)
     task = backend.start(backend.acquire(), bell(), "wrong")
     assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
     with pytest.raises(TaskFailed, match=r"unexpected keyword.* \(\w+\.py:\d+\)") as failed:
@@ -136,7 +136,7 @@ _PARENT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from backends.aer import create
+from backends.aer import create, worker_pool
 from tests.backends.aer_payloads import bell, long_payload
 backend = create({{"processes": {processes}}}, state_dir=Path({folder!r}))
 session = backend.acquire()
@@ -218,14 +218,14 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     import threading
 
     from backends.aer.blocks import PubLoad, divide
-    from backends.aer.wire import CircuitMemory, Lot, encode_task, receive, send
+    from backends.aer.wire import CircuitMemory, TaskMessage, encode_task, receive, send
     from backends.aer.worker import Worker
 
     ours, theirs = socket.socketpair()
     payload = bell(repeats=4)
     facts = {"ends_at": None}
     load = PubLoad(points=1, shots=((0, payload.pubs[0].shots),), seed=1, seconds=1.0)
-    lot = Lot(
+    message = TaskMessage(
         tag="split",
         payload=payload,
         methods=("stabilizer",) * 4,
@@ -237,7 +237,7 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     thread = threading.Thread(target=Worker(theirs, settings).serve)
     thread.start()
     assert receive(ours) is not None  # it is ready
-    send(ours, encode_task(lot, 1, CircuitMemory()))
+    send(ours, encode_task(message, 1, CircuitMemory()))
     if heard:
         assert receive(ours) is not None  # its own part is done
     ours.close()
@@ -263,7 +263,7 @@ def test_the_first_backend_takes_the_preloaded_process(tmp_path):
     try:
         task = backend.start(backend.acquire(), bell(), "task")
         assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
-        assert backend._crew._spawner._zygote is waiting.process
+        assert backend._pool._spawner._zygote is waiting.process
         assert not sys.modules["backends.aer.launch"]._preloaded
     finally:
         backend.close()
@@ -319,9 +319,9 @@ def wide(count=4):
 
 def test_a_task_half_sent_goes_on_where_memory_has_gone(tmp_path, monkeypatch):
     backend = create({"processes": 2}, state_dir=tmp_path)
-    crew = backend._crew
-    monkeypatch.setattr(crew, "_room_for", lambda _: 2 if not crew._running else 0)
-    monkeypatch.setattr(type(crew._plan), "cores", 2, raising=False)
+    pool = backend._pool
+    monkeypatch.setattr(pool, "_room_for", lambda _: 2 if not pool._running else 0)
+    monkeypatch.setattr(type(pool._plan), "cores", 2, raising=False)
     task = backend.start(backend.acquire(), wide(), "t")
     until(lambda: backend.status(task).is_final)
     assert len(backend.result(task).native) == 4
@@ -330,14 +330,14 @@ def test_a_task_half_sent_goes_on_where_memory_has_gone(tmp_path, monkeypatch):
 
 def test_a_worker_that_is_there_does_it_alone_where_no_other_starts(tmp_path, monkeypatch):
     backend = create({"processes": 2}, state_dir=tmp_path)
-    session, crew = backend.acquire(), backend._crew
+    session, pool = backend.acquire(), backend._pool
     first = backend.start(session, bell(), "first")
     until(lambda: backend.status(first).is_final)
 
     def refused(*_):
         raise SpawnFailed("no more processes")
 
-    monkeypatch.setattr(crew._spawner, "spawn", refused)
+    monkeypatch.setattr(pool._spawner, "spawn", refused)
     tasks = [backend.start(session, wide(), f"t{number}") for number in range(3)]
     until(lambda: all(backend.status(task).is_final for task in tasks))
     assert [backend.status(task) for task in tasks] == [TaskState.COMPLETED] * 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backends.aer.placement import Load, Pace, Placement, place
+from backends.aer.placement import Load, Placement, ThreadingHeuristic, place
 
 IDLE = Load(cores=4, workers=4)
 WIDE, NARROW = 20, 12
@@ -37,29 +37,29 @@ def test_states_that_do_not_all_fit_into_memory_are_not_run_side_by_side() -> No
 
 @pytest.mark.parametrize(("threaded_s", "wins"), [(0.5, 4), (4.0, 1)])
 def test_both_ways_are_tried_and_the_faster_is_kept(threaded_s: float, wins: int) -> None:
-    pace, chosen = Pace(), []
+    heuristic, chosen = ThreadingHeuristic(), []
     for _ in range(40):
-        placement = place(WIDE, 4, 4 * SECOND, IDLE, pace)
+        placement = place(WIDE, 4, 4 * SECOND, IDLE, heuristic)
         chosen.append(placement.threads)
         if placement.is_wide:
-            pace.note(WIDE, placement, 4 * SECOND, 4 * threaded_s)
+            heuristic.note(WIDE, placement, 4 * SECOND, 4 * threaded_s)
         else:
             for _ in range(placement.parts):
-                pace.note(WIDE, placement, SECOND, 4 * SECOND)
+                heuristic.note(WIDE, placement, SECOND, 4 * SECOND)
     assert chosen[:2] == [1, 4]
     assert chosen[2:].count(wins) >= 35
     assert set(chosen[2:]) == {1, 4}  # the slower way is looked at again
 
 
 def test_one_width_teaches_nothing_about_another() -> None:
-    pace = Pace()
-    pace.note(WIDE, Placement(parts=1, threads=4), SECOND, 0.1)
-    pace.note(WIDE, Placement(parts=4, threads=1), SECOND, 9.0)
-    assert place(WIDE, 4, 4 * SECOND, IDLE, pace).threads == 4
-    assert place(WIDE + 1, 4, 4 * SECOND, IDLE, pace).threads == 1
+    heuristic = ThreadingHeuristic()
+    heuristic.note(WIDE, Placement(parts=1, threads=4), SECOND, 0.1)
+    heuristic.note(WIDE, Placement(parts=4, threads=1), SECOND, 9.0)
+    assert place(WIDE, 4, 4 * SECOND, IDLE, heuristic).threads == 4
+    assert place(WIDE + 1, 4, 4 * SECOND, IDLE, heuristic).threads == 1
 
 
 def test_a_part_of_no_expected_length_teaches_nothing() -> None:
-    pace = Pace()
-    pace.note(WIDE, Placement(parts=4, threads=1), 0.0, 1.0)
-    assert pace == Pace()
+    heuristic = ThreadingHeuristic()
+    heuristic.note(WIDE, Placement(parts=4, threads=1), 0.0, 1.0)
+    assert heuristic == ThreadingHeuristic()

@@ -11,15 +11,15 @@ from typing import Any
 
 from backends.aer.blocks import PubLoad, divide
 from backends.aer.cores import runnable_elsewhere
-from backends.aer.placement import WIDE_LOG2, Load, Pace, Placement, place
+from backends.aer.placement import WIDE_LOG2, Load, Placement, ThreadingHeuristic, place
 from backends.aer.process import WorkerProcess
 from backends.aer.spawner import Spawner
 from backends.aer.spool import Spool
-from backends.aer.wire import Lot, encode_task
+from backends.aer.wire import TaskMessage, encode_task
 from backends.api import TaskState
 from backends.payloads import SamplerPayload
 
-__all__ = ["Crew", "CrewPlan", "Ticket"]
+__all__ = ["PendingTask", "WorkerPool", "WorkerPoolPlan"]
 
 _BOOT_ATTEMPTS = 3
 _KILL_S = 2.0
@@ -29,8 +29,8 @@ _NOTHING = SamplerPayload(pubs=())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CrewPlan:
-    """What a crew may use. settings: given to every worker."""
+class WorkerPoolPlan:
+    """What a pool may use. settings: given to every worker."""
 
     processes: int
     cores: int
@@ -38,8 +38,8 @@ class CrewPlan:
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class Ticket:
-    """One task in this process. All but ``lot`` is guarded by the crew's lock.
+class PendingTask:
+    """One task in this process. All but ``message`` is guarded by the pool's lock.
 
     loads: of the PUBs, in order. log2: of the largest state. memory_bytes: of it.
     unsent: parts that no worker has yet; one until it is placed. sent_again: those whose worker
@@ -47,7 +47,7 @@ class Ticket:
     adopted: another process claimed the task first; the spool knows its state.
     """
 
-    lot: Lot
+    message: TaskMessage
     loads: Sequence[PubLoad]
     log2: int
     memory_bytes: int
@@ -67,27 +67,29 @@ class Ticket:
         return sum(load.seconds for load in self.loads)
 
 
-class Crew:
-    """Runs tickets on worker processes, first come first served, wide ones alone."""
+class WorkerPool:
+    """Runs tasks on worker processes, first come first served, wide ones alone."""
 
-    def __init__(self, plan: CrewPlan, spool: Spool, *, memory_left: Callable[[int], int]) -> None:
+    def __init__(
+        self, plan: WorkerPoolPlan, spool: Spool, *, memory_left: Callable[[int], int]
+    ) -> None:
         """memory_left: bytes a simulation may take while others hold so many."""
         self._plan = plan
         self._spool = spool
         self._spawner = Spawner(plan.settings)
         self._memory_left = memory_left
-        self._pace = Pace()
+        self._heuristic = ThreadingHeuristic()
         self.lock = threading.RLock()
         self._workers: list[WorkerProcess] = []
-        self._queue: deque[Ticket] = deque()
-        self._running: dict[str, Ticket] = {}
+        self._queue: deque[PendingTask] = deque()
+        self._running: dict[str, PendingTask] = {}
         self._failed_boots = 0
         self._closed = False
 
-    def submit(self, ticket: Ticket) -> None:
-        """Queue a ticket and start it at once if a worker is free."""
+    def submit(self, pending: PendingTask) -> None:
+        """Queue a task and start it at once if a worker is free."""
         with self.lock:
-            self._queue.append(ticket)
+            self._queue.append(pending)
             self._failed_boots = 0
             self._dispatch()
 
@@ -97,29 +99,29 @@ class Crew:
             for _ in range(min(processes, self._plan.processes) - len(self._workers)):
                 self._launch()
 
-    def stop(self, ticket: Ticket) -> None:
-        """Cancel a ticket, killing its simulation; one that has ended stays as it is."""
+    def stop(self, pending: PendingTask) -> None:
+        """Cancel a task, killing its simulation; one that has ended stays as it is."""
         with self.lock:
-            if ticket.state.is_final or ticket.adopted:
+            if pending.state.is_final or pending.adopted:
                 return
-            ticket.stopping = True
-            if ticket in self._queue:
-                self._queue.remove(ticket)
-            mine = [w for w in self._workers if w.part and w.part[0] == ticket.lot.tag]
+            pending.stopping = True
+            if pending in self._queue:
+                self._queue.remove(pending)
+            mine = [w for w in self._workers if w.part and w.part[0] == pending.message.tag]
             for worker in mine:
                 worker.kill()
         for worker in mine:
             worker.wait(_KILL_S)
         with self.lock:
-            self._end_stopped(ticket)
+            self._end_stopped(pending)
 
     def close(self) -> None:
         """End all workers; what was open is cancelled."""
         with self.lock:
             self._closed = True
-            open_tickets = [*self._queue, *self._running.values()]
-        for ticket in open_tickets:
-            self.stop(ticket)
+            open_tasks = [*self._queue, *self._running.values()]
+        for pending in open_tasks:
+            self.stop(pending)
         with self.lock:
             workers = tuple(self._workers)
         for worker in workers:
@@ -142,13 +144,13 @@ class Crew:
     def _dispatch(self) -> None:
         """Start what can start. The lock is held."""
         idle = deque(w for w in self._workers if w.ready and w.part is None)
-        for ticket in tuple(self._queue) if idle else ():
-            while idle and ticket.unsent and self._may_start(ticket):
-                if ticket.placement is None:
-                    self._place(ticket)
-                self._send_part(ticket, idle.popleft())
-            if not ticket.unsent:
-                self._queue.remove(ticket)
+        for pending in tuple(self._queue) if idle else ():
+            while idle and pending.unsent and self._may_start(pending):
+                if pending.placement is None:
+                    self._place(pending)
+                self._send_part(pending, idle.popleft())
+            if not pending.unsent:
+                self._queue.remove(pending)
         if self._failed_boots >= _BOOT_ATTEMPTS:
             return  # those that are there must do until the next task
         starting = sum(not w.ready for w in self._workers)
@@ -156,46 +158,46 @@ class Crew:
         for _ in range(min(room, sum(len(t.unsent) for t in self._queue) - starting)):
             self._launch()
 
-    def _may_start(self, ticket: Ticket) -> bool:
+    def _may_start(self, pending: PendingTask) -> bool:
         at_work = self._at_work()
         if not at_work:
             return True
         threaded = any(t.placement and t.placement.is_wide for t in at_work)
-        if ticket.log2 >= WIDE_LOG2 and threaded:
+        if pending.log2 >= WIDE_LOG2 and threaded:
             return False  # two teams of threads would stand in each other's way
-        return self._room_for(ticket) >= 1
+        return self._room_for(pending) >= 1
 
-    def _room_for(self, ticket: Ticket) -> int:
+    def _room_for(self, pending: PendingTask) -> int:
         """Return how many states of this size fit into memory beside those that run."""
-        if ticket.memory_bytes < _SMALL_BYTES:
+        if pending.memory_bytes < _SMALL_BYTES:
             return self._plan.processes
         taken = sum(running.memory_bytes for running in self._at_work())
-        return self._memory_left(taken) // ticket.memory_bytes
+        return self._memory_left(taken) // pending.memory_bytes
 
-    def _at_work(self) -> list[Ticket]:
-        """Return the ticket of each part that a worker runs now."""
+    def _at_work(self) -> list[PendingTask]:
+        """Return the task of each part that a worker runs now."""
         parts = [worker.part for worker in self._workers if worker.part is not None]
         return [self._running[tag] for tag, _ in parts if tag in self._running]
 
-    def _place(self, ticket: Ticket) -> None:
+    def _place(self, pending: PendingTask) -> None:
         load = Load(
             cores=self._plan.cores,
-            workers=min(self._plan.processes, max(1, self._room_for(ticket))),
-            busy=self._busy() if ticket.log2 >= WIDE_LOG2 else 0,
+            workers=min(self._plan.processes, max(1, self._room_for(pending))),
+            busy=self._busy() if pending.log2 >= WIDE_LOG2 else 0,
         )
-        pieces = sum(one.pieces for one in ticket.loads)
-        placement = place(ticket.log2, pieces, ticket.seconds, load, self._pace)
-        blocks = tuple(divide(ticket.loads, placement.parts))
+        pieces = sum(one.pieces for one in pending.loads)
+        placement = place(pending.log2, pieces, pending.seconds, load, self._heuristic)
+        blocks = tuple(divide(pending.loads, placement.parts))
         placement = replace(placement, parts=len(blocks))
-        ticket.placement, ticket.unsent = placement, list(range(placement.parts))
-        ticket.lot = replace(ticket.lot, blocks=blocks, threads=placement.threads)
-        ticket.state = TaskState.RUNNING
-        self._running[ticket.lot.tag] = ticket
+        pending.placement, pending.unsent = placement, list(range(placement.parts))
+        pending.message = replace(pending.message, blocks=blocks, threads=placement.threads)
+        pending.state = TaskState.RUNNING
+        self._running[pending.message.tag] = pending
 
-    def _send_part(self, ticket: Ticket, worker: WorkerProcess) -> None:
-        part = ticket.unsent.pop(0)
-        worker.part, worker.began = (ticket.lot.tag, part), time.monotonic()
-        worker.send(encode_task(ticket.lot, part, worker.circuits))
+    def _send_part(self, pending: PendingTask, worker: WorkerProcess) -> None:
+        part = pending.unsent.pop(0)
+        worker.part, worker.began = (pending.message.tag, part), time.monotonic()
+        worker.send(encode_task(pending.message, part, worker.circuits))
 
     def _busy(self) -> int:
         """Return the cores that others want: what the kernel sees, or our own that just began."""
@@ -216,36 +218,36 @@ class Crew:
 
     def _note(self, worker: WorkerProcess, header: dict[str, Any], data: bytes) -> None:
         worker.part = None
-        ticket = self._running.get(header["tag"])
-        if ticket is None:
+        pending = self._running.get(header["tag"])
+        if pending is None:
             return
         match header["op"]:
             case "done":
-                ticket.parts[header["part"]] = data
-                self._learn(ticket, time.monotonic() - worker.began)
-                if len(ticket.parts) == len(ticket.lot.blocks):
-                    self._end(ticket, TaskState.COMPLETED)
+                pending.parts[header["part"]] = data
+                self._learn(pending, time.monotonic() - worker.began)
+                if len(pending.parts) == len(pending.message.blocks):
+                    self._end(pending, TaskState.COMPLETED)
             case "failed":
-                self._end(ticket, TaskState.FAILED, header["reason"])
+                self._end(pending, TaskState.FAILED, header["reason"])
             case "taken":
-                ticket.adopted = True
-                self._forget(ticket)
-                ticket.changed.notify_all()
+                pending.adopted = True
+                self._forget(pending)
+                pending.changed.notify_all()
 
-    def _learn(self, ticket: Ticket, took_s: float) -> None:
+    def _learn(self, pending: PendingTask, took_s: float) -> None:
         """Keep in mind how fast a wide task was that had all the cores."""
-        placement = ticket.placement
+        placement = pending.placement
         if placement and 2 * max(placement.parts, placement.threads) > self._plan.cores > 1:
-            self._pace.note(ticket.log2, placement, ticket.seconds / placement.parts, took_s)
+            self._heuristic.note(pending.log2, placement, pending.seconds / placement.parts, took_s)
 
     def _bury(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         if worker.part is not None:
             tag, part = worker.part
-            ticket = self._running.get(tag)
+            pending = self._running.get(tag)
             # One that is being stopped is ended by `stop`, which knows why.
-            if ticket and not ticket.stopping and not self._take_from_spool(ticket):
-                self._lose(ticket, part, worker.reason)
+            if pending and not pending.stopping and not self._take_from_spool(pending):
+                self._lose(pending, part, worker.reason)
         if self._closed:
             return
         if not worker.ready:
@@ -256,53 +258,53 @@ class Crew:
         if not self._workers:
             self._launch()
 
-    def _lose(self, ticket: Ticket, part: int, reason: str) -> None:
-        """Fail a ticket whose part died with its worker, or send a part that never began again."""
-        record = self._spool.read(ticket.lot.tag)
+    def _lose(self, pending: PendingTask, part: int, reason: str) -> None:
+        """Fail a task whose part died with its worker, or send a part that never began again."""
+        record = self._spool.read(pending.message.tag)
         began = record is not None and any(claim.part == part for claim in record.claims)
-        if began or part in ticket.sent_again:
-            self._spool.fail(ticket.lot.tag, reason)
-            self._end(ticket, TaskState.FAILED, reason)
+        if began or part in pending.sent_again:
+            self._spool.fail(pending.message.tag, reason)
+            self._end(pending, TaskState.FAILED, reason)
             return
-        ticket.sent_again.add(part)
-        ticket.unsent.append(part)
-        if ticket not in self._queue:
-            self._queue.appendleft(ticket)
+        pending.sent_again.add(part)
+        pending.unsent.append(part)
+        if pending not in self._queue:
+            self._queue.appendleft(pending)
 
-    def _end_stopped(self, ticket: Ticket) -> None:
-        """Settle a ticket whose workers are dead; one may have had its result just before."""
-        if not ticket.state.is_final and not self._take_from_spool(ticket):
-            self._spool.cancel(ticket.lot.tag)
-            self._end(ticket, TaskState.CANCELLED)
+    def _end_stopped(self, pending: PendingTask) -> None:
+        """Settle a task whose workers are dead; one may have had its result just before."""
+        if not pending.state.is_final and not self._take_from_spool(pending):
+            self._spool.cancel(pending.message.tag)
+            self._end(pending, TaskState.CANCELLED)
 
     def _give_up(self, reason: str) -> None:
         """Fail what waits: workers do not even start."""
         self._failed_boots = 0
         while self._queue:
-            ticket = self._queue[0]
+            pending = self._queue[0]
             why = f"simulation processes do not start: {reason}"
-            self._spool.fail(ticket.lot.tag, why)
-            self._end(ticket, TaskState.FAILED, why)
+            self._spool.fail(pending.message.tag, why)
+            self._end(pending, TaskState.FAILED, why)
 
-    def _take_from_spool(self, ticket: Ticket) -> bool:
+    def _take_from_spool(self, pending: PendingTask) -> bool:
         """Use the record of a worker that finished but could not tell; False if there is none."""
-        record = self._spool.read(ticket.lot.tag)
+        record = self._spool.read(pending.message.tag)
         if record is None or not record.state.is_final:
             return False
         if record.state is TaskState.COMPLETED:
-            ticket.parts = {i: path.read_bytes() for i, path in enumerate(record.results)}
-        self._end(ticket, record.state, record.reason)
+            pending.parts = {i: path.read_bytes() for i, path in enumerate(record.results)}
+        self._end(pending, record.state, record.reason)
         return True
 
-    def _end(self, ticket: Ticket, state: TaskState, reason: str = "") -> None:
-        ticket.state, ticket.reason = state, reason
-        # Megabytes, perhaps, and many tickets are kept that have ended.
-        ticket.lot = replace(ticket.lot, payload=_NOTHING)
-        self._forget(ticket)
-        ticket.changed.notify_all()
+    def _end(self, pending: PendingTask, state: TaskState, reason: str = "") -> None:
+        pending.state, pending.reason = state, reason
+        # Megabytes, perhaps, and many tasks are kept that have ended.
+        pending.message = replace(pending.message, payload=_NOTHING)
+        self._forget(pending)
+        pending.changed.notify_all()
 
-    def _forget(self, ticket: Ticket) -> None:
-        """Let nothing more of a ticket start."""
-        self._running.pop(ticket.lot.tag, None)
-        if ticket in self._queue:
-            self._queue.remove(ticket)
+    def _forget(self, pending: PendingTask) -> None:
+        """Let nothing more of a task start."""
+        self._running.pop(pending.message.tag, None)
+        if pending in self._queue:
+            self._queue.remove(pending)

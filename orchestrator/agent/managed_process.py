@@ -19,7 +19,7 @@ from orchestrator.agent.lifeline import PARENT
 from orchestrator.agent.policy import RestartPolicy
 from orchestrator.agent.probes import answers
 
-__all__ = ["Kept", "Surroundings"]
+__all__ = ["ManagedProcess", "Surroundings"]
 
 _PATIENCE_S = 60.0
 _AGAIN_S = 0.05
@@ -35,7 +35,7 @@ class Surroundings:
     policy: RestartPolicy
 
 
-class Kept:
+class ManagedProcess:
     """A child that runs again whenever it has died, until it is told to end."""
 
     def __init__(self, child: Child, around: Surroundings) -> None:
@@ -60,7 +60,7 @@ class Kept:
         if self._process is not None:
             code = self._process.poll()
             if code is not None:
-                self._bury(code, now)
+                self._on_exit(code, now)
             elif self._silent_s(now) > self.child.hung_after_s:
                 self._signal(signal.SIGKILL)
         elif self._not_before is not None and now >= self._not_before:
@@ -135,7 +135,7 @@ class Kept:
             pause = _AGAIN_S if self._answered_at is None else _CHECK_EVERY_S
             time.sleep(max(0.0, pause - (time.monotonic() - began)))
 
-    def _bury(self, code: int, now: float) -> None:
+    def _on_exit(self, code: int, now: float) -> None:
         """Note a death, end what is left of the child's group, decide when to start again."""
         self._signal(signal.SIGKILL)
         self._process, self._last_exit = None, code
