@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from orchestrator.cli.errors import reason
+from orchestrator.application.errors import reason
 from orchestrator.cli.output import print_error
 from orchestrator.cli.streams import flush_output
 

@@ -8,7 +8,7 @@ import struct
 import pytest
 from qiskit import QuantumCircuit, qpy
 
-from orchestrator.cli.sample.circuit_files import CircuitFileError, read_circuit
+from orchestrator.application.circuit_files import CircuitFileError, read_circuit
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
 STD = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from backends.profiles import load_profile
+from orchestrator.application.dry_site import dry_qpu, dry_site
+from orchestrator.application.wait import expected_wait
 from orchestrator.broker.client import admin as operator
 from orchestrator.broker.client.admin import OperatorClient
-from orchestrator.cli.estimate.estimate import core_seconds, stated_error
-from orchestrator.cli.estimate.wait import expected_wait, wait_text
-from orchestrator.cli.run.dry_site import dry_qpu, dry_site
+from orchestrator.cli.estimate.estimate import core_seconds, stated_error, wait_text
 from orchestrator.config import (
     BrokerSettings,
     QpuSettings,

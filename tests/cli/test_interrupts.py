@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.cli.jobs.source import jobs_of
+from orchestrator.application.jobs import jobs_of
 from orchestrator.config import load_site
 from tests.architecture.source import ROOT
 from tests.patience import PATIENCE_S
@@ -198,7 +198,7 @@ def test_without_a_server_a_run_is_quiet_and_ends_its_own(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_server_ends_when_its_run_is_killed(tmp_path) -> None:
     code = (
-        "from orchestrator.cli.run.prefect_server import TemporaryServer\n"
+        "from orchestrator.application.prefect_server import TemporaryServer\n"
         "import time\nserver = TemporaryServer({})\nserver.start()\nserver.wait()\n"
         "print(server._process.pid, flush=True)\ntime.sleep(900)\n"
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from backends.api import Usage
+from orchestrator.application.jobs import JobsOfRun, jobs_of, ledger_path
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger
 from orchestrator.broker.ledger.reader import Reader
-from orchestrator.cli.jobs.source import JobsOfRun, jobs_of, ledger_path
 from orchestrator.cli.run.progress import Progress
 from orchestrator.config import Site, load_site
 from orchestrator.identity import JobId

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.application.jobs import check_ledger, jobs_of
 from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.cli.jobs.source import check_ledger, jobs_of
 from orchestrator.config import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
 

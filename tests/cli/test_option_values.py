@@ -11,8 +11,8 @@ from qiskit.circuit import Parameter
 
 from backends.api import PayloadRejected
 from backends.payloads import EstimatorPayload, SamplerPayload
+from orchestrator.application.parameters import ParameterError, bound_parameters
 from orchestrator.cli import app
-from orchestrator.cli.run.parameters import ParameterError, bound_parameters
 from orchestrator.doctor import missing_extra
 from orchestrator.wording import counted
 

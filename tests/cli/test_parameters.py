@@ -11,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from orchestrator.cli.run.parameters import ParameterError, assignments, bound_parameters, literal
+from orchestrator.application.parameters import (
+    ParameterError,
+    assignments,
+    bound_parameters,
+    literal,
+)
 
 
 class Basis(Enum):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cli.run.budget_check import check_units, qpus_of, warn_of_units
+from orchestrator.application.budget_check import check_units, idle_budgets, qpus_of
 from orchestrator.config import ConfigError, load_site
 from orchestrator.config.budgets import budgets_of, budgets_of_environment
 from orchestrator.provenance.report import stage_total
@@ -135,7 +135,6 @@ def test_a_unit_that_nobody_bills_in_is_refused_before_anything_starts(
     ],
 )
 def test_a_budget_that_limits_nothing_is_warned_of(
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     where: str | None,
     budgets: dict[str, float | None],
@@ -149,10 +148,9 @@ def test_a_budget_that_limits_nothing_is_warned_of(
         vars(module),
     )
     site = load_site(environ={"HPCQC_SITE": "built-in"})
-    warn_of_units(site, qpus_of(module.priced, site.qpu("vlq")), budgets)
-    seen = capsys.readouterr().err
-    assert told in seen
-    assert bool(told) == seen.startswith("Warning: ")
+    warnings = idle_budgets(site, qpus_of(module.priced, site.qpu("vlq")), budgets)
+    assert len(warnings) == bool(told)
+    assert told in "".join(warnings)
 
 
 def test_units_are_those_of_the_sites_qpus(tmp_path: Path) -> None:

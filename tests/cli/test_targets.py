@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from orchestrator.cli.run.target import TargetError, find_target, load_flow
+from orchestrator.application.target import TargetError, find_target, load_flow
 from orchestrator.doctor import ShadowError, shadowing
 from tests.architecture.source import ROOT
 

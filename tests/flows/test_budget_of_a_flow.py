@@ -11,8 +11,8 @@ pytest.importorskip("ffsim", reason="the chemistry extra is not installed")
 
 from flows.dissociation import dissociation
 from orchestrator import resources, runs
+from orchestrator.application.jobs import jobs_of
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.cli.jobs.source import jobs_of
 from orchestrator.config import LocalCompute, QpuSettings, Site
 from orchestrator.runs import Run
 

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
+from orchestrator.application.prefect_server import TemporaryServer
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange
-from orchestrator.cli.run.prefect_server import TemporaryServer
 from orchestrator.config.proxies import bypass_for_loopback, drop_unusable, proxy_variable
 from tests.architecture.source import ROOT
 from tests.patience import PATIENCE_S

@@ -13,7 +13,7 @@ from flows._fcidump import from_fcidump
 from flows._graph_files import from_file
 from flows._inputs import InputError
 from flows._xyz import from_xyz
-from orchestrator.cli.sample.circuit_files import CircuitFileError, read_circuit
+from orchestrator.application.circuit_files import CircuitFileError, read_circuit
 from orchestrator.config import load_site
 from orchestrator.config.secrets import SecretRef
 from orchestrator.simulation.swf import QuantumRule, read_swf

@@ -12,11 +12,11 @@ from qiskit import QuantumCircuit
 
 from backends.api import PayloadRejected, TaskCancelled, TaskFailed
 from backends.payloads import SamplerPayload
+from orchestrator.application.jobs import JobsOfRun
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, RemoteBroker
 from orchestrator.broker.client.protocol import Call, JobUncertain
 from orchestrator.broker.core.views import JobState
 from orchestrator.cli.broker.admin import tell_queue, tell_status
-from orchestrator.cli.jobs.source import JobsOfRun
 from orchestrator.config import load_site
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call, counts

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.agent.deployments import Deployments, FlowRunView, Source, attach
 from orchestrator.agent.folder import AgentError
+from orchestrator.application.budget_check import check_units, idle_budgets, qpus_of
+from orchestrator.application.errors import reason
+from orchestrator.application.parameters import assignments, bound_parameters
+from orchestrator.application.target import TargetError, find_target, load_flow
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.cli.agent.control import agent_folder
-from orchestrator.cli.errors import FAILED, reason
-from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.cli.run.budget_check import check_units, qpus_of, warn_of_units
+from orchestrator.cli.errors import FAILED
+from orchestrator.cli.output import facts, print_json, print_warning, say, tabulate
 from orchestrator.cli.run.clean import size_text
-from orchestrator.cli.run.parameters import assignments, bound_parameters
-from orchestrator.cli.run.target import TargetError, find_target, load_flow
 from orchestrator.config import load_site
 from orchestrator.config.budgets import budgets_of
 from orchestrator.config.loading import LAPTOP
@@ -79,7 +80,8 @@ def submit_and_tell(request: SubmitRequest) -> int:
     deployment, flow = _deployed(deployments, request.name)
     given = bound_parameters(flow.fn, texts)
     check_inputs(flow.fn, given)
-    warn_of_units(site, qpus_of(flow, site.qpu(request.qpu)), budgets)
+    for words in idle_budgets(site, qpus_of(flow, site.qpu(request.qpu)), budgets):
+        print_warning(words)
     parameters = flow.serialize_parameters(given)
     environment = {} if request.qpu is None else {"HPCQC_QPU": request.qpu}
     if request.budgets:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.estimate.wait import expected_wait, wait_text
+from orchestrator.application.dry_site import is_modelled
+from orchestrator.application.wait import expected_wait
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.cli.run.dry_site import is_modelled
 from orchestrator.cli.run.run import Finished, RunRequest, run_flow
 from orchestrator.config import QpuSettings, Site, load_site
 from orchestrator.config.environment import hand_down
@@ -24,7 +24,14 @@ from orchestrator.wording import counted
 if TYPE_CHECKING:
     from backends.profiles import Profile
 
-__all__ = ["DryRunFailed", "core_seconds", "estimate_flow", "stated_error", "tell_estimate"]
+__all__ = [
+    "DryRunFailed",
+    "core_seconds",
+    "estimate_flow",
+    "stated_error",
+    "tell_estimate",
+    "wait_text",
+]
 
 _HELD_OUT = re.compile(r"(\d+(?:\.\d+)?) % mean error on rows held out")
 
@@ -224,3 +231,20 @@ def _closing(estimate: Mapping[str, Any]) -> str:
             f"at a cost of {_cost(qpu)}"
         )
     return f"A run will take {'; '.join(told)}. Nothing was spent."
+
+
+def wait_text(qpu: Mapping[str, Any]) -> str:
+    """Return the expected wait of a QPU's row in one cell of a table."""
+    from orchestrator.broker.core.closures import in_utc
+
+    told = ["not known" if qpu["waiting_s"] is None else duration_text(qpu["waiting_s"])]
+    if qpu["waiting_s"] == 0:
+        told = ["no"]
+    if qpu["stopped"]:
+        told.append(f"the QPU is {qpu['stopped']}")
+    if qpu["closed_until"]:
+        until = in_utc(datetime.fromisoformat(qpu["closed_until"]))
+        told.append(f"closed until {until}: {qpu['closure']}")
+    if qpu["jobs_ahead"]:
+        told.append(f"{counted(qpu['jobs_ahead'], 'job')} ahead")
+    return ", ".join(told)

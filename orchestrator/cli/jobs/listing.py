@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.jobs.source import job_of, jobs_of, ledger_path
+from orchestrator.application.jobs import job_of, jobs_of, ledger_path
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import load_site
 from orchestrator.provenance.markup import cell_text, duration_text

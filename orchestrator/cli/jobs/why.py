@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.jobs.source import job_of, ledger_path, service_of
+from orchestrator.application.jobs import job_of, ledger_path, service_of
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import ConfigError, Site, load_site
 from orchestrator.identity import Tag

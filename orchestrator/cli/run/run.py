@@ -19,27 +19,35 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from orchestrator import runs
-from orchestrator.broker.runtime.site_rules import check_schedules
-from orchestrator.cli.errors import FAILED, MISTAKE, is_mistake, place_of, reason
-from orchestrator.cli.interrupts import end_after
-from orchestrator.cli.jobs.source import JobsOfRun, check_ledger
-from orchestrator.cli.run.budget_check import (
+from orchestrator.application.budget_check import (
     agree_with_service,
     check_units,
+    idle_budgets,
     qpus_of,
-    warn_of_units,
 )
-from orchestrator.cli.run.dry_site import dry_site
-from orchestrator.cli.run.flow_thread import FlowThread
-from orchestrator.cli.run.parameters import assignments, bound_parameters
-from orchestrator.cli.run.prefect_setup import (
+from orchestrator.application.dry_site import dry_site
+from orchestrator.application.errors import is_mistake, place_of, reason
+from orchestrator.application.flow_thread import FlowThread
+from orchestrator.application.jobs import JobsOfRun, check_ledger
+from orchestrator.application.parameters import assignments, bound_parameters
+from orchestrator.application.prefect_setup import (
     launch_server,
     logs_to_file,
     on_server,
     server_if_needed,
 )
+from orchestrator.application.target import (
+    LoadedFlow,
+    Target,
+    find_target,
+    load_flow,
+    stages_beside,
+)
+from orchestrator.broker.runtime.site_rules import check_schedules
+from orchestrator.cli.errors import FAILED, MISTAKE
+from orchestrator.cli.interrupts import end_after
+from orchestrator.cli.output import print_warning
 from orchestrator.cli.run.progress import Progress
-from orchestrator.cli.run.target import LoadedFlow, Target, find_target, load_flow, stages_beside
 from orchestrator.cli.streams import LastingStream
 from orchestrator.config import (
     ConfigError,
@@ -59,7 +67,7 @@ from orchestrator.provenance.record import RunFacts, RunStatus, merged_stages, r
 from orchestrator.retention import hold_run
 
 if TYPE_CHECKING:
-    from orchestrator.cli.run.prefect_server import TemporaryServer
+    from orchestrator.application.prefect_server import TemporaryServer
 
 __all__ = ["Finished", "RunRequest", "checked", "run_flow"]
 
@@ -172,7 +180,9 @@ def run_flow(request: RunRequest) -> Finished:
         _check_pins(plan.site, loaded)
         _try_backend(plan)
         agree_with_service(plan.site, plan.id, plan.budgets)
-        warn_of_units(plan.site, qpus_of(loaded.flow, plan.site.qpu(request.qpu)), plan.budgets)
+        used = qpus_of(loaded.flow, plan.site.qpu(request.qpu))
+        for words in idle_budgets(plan.site, used, plan.budgets):
+            print_warning(words)
         earlier = plan.folder.open(plan.id, plan.target.text)
         _check_broker(plan, earlier)
     except BaseException:

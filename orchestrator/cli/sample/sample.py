@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from backends.api import PayloadRejected
 from orchestrator import runs
+from orchestrator.application.circuit_files import read_circuit
+from orchestrator.application.jobs import JobsOfRun
 from orchestrator.cli.interrupts import end_after
-from orchestrator.cli.jobs.source import JobsOfRun
 from orchestrator.cli.output import print_json, say, tabulate
-from orchestrator.cli.sample.circuit_files import read_circuit
 from orchestrator.config import Site, load_site
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.record import job_document

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.errors import FAILED, MISTAKE, reason
+from orchestrator.application.errors import reason
+from orchestrator.cli.errors import FAILED, MISTAKE
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
 from orchestrator.config import BrokerLimits, QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.doctor import diagnose

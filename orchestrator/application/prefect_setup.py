@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator.cli.run.prefect_server import TemporaryServer
+from orchestrator.application.prefect_server import TemporaryServer
 from orchestrator.config.environment import (
     hand_down,
     prefect_api_url,

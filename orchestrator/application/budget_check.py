@@ -8,14 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.output import print_warning
-from orchestrator.cli.run.target import stages_beside
+from orchestrator.application.target import stages_beside
 from orchestrator.config import ConfigError, QpuSettings, Site, resolve_secrets
 
 if TYPE_CHECKING:
     from prefect import Flow
 
-__all__ = ["agree_with_service", "check_units", "qpus_of", "warn_of_units"]
+__all__ = ["agree_with_service", "check_units", "idle_budgets", "qpus_of"]
 
 _PATIENCE_S = 3.0
 
@@ -67,23 +66,23 @@ def qpus_of(flow: Flow[..., Any], default: QpuSettings) -> set[str]:
     }
 
 
-def warn_of_units(site: Site, qpus: Iterable[str], budgets: Mapping[str, float | None]) -> None:
-    """Warn of each budget that limits nothing, for none of a run's QPUs bills in its unit.
+def idle_budgets(site: Site, qpus: Iterable[str], budgets: Mapping[str, float | None]) -> list[str]:
+    """Return a warning for each budget that limits nothing: no QPU of the run bills in its unit.
 
-    Units of QPUs that cannot be opened now are not known, and then nothing is said.
+    Empty if the unit of a QPU is not known because it cannot be opened now.
     """
     limits = [unit for unit, amount in budgets.items() if amount is not None]
     if not limits:
-        return
+        return []
     units = _units(site, sorted(qpus))
     if None in units.values():
-        return
+        return []
     listed = ", ".join(f"{unit} ({qpu})" for qpu, unit in units.items())
-    for unit in sorted(set(limits) - set(units.values())):
-        print_warning(
-            f"the budget in {unit} limits nothing: the QPUs of this run bill in {listed}; only "
-            "what a function of the flow asks of another QPU, by its name, could count in it"
-        )
+    return [
+        f"the budget in {unit} limits nothing: the QPUs of this run bill in {listed}; only "
+        "what a function of the flow asks of another QPU, by its name, could count in it"
+        for unit in sorted(set(limits) - set(units.values()))
+    ]
 
 
 def _units(site: Site, qpus: Iterable[str]) -> dict[str, str | None]:

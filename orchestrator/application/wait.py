@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import QpuSettings, Site, resolve_secrets
-from orchestrator.provenance.markup import duration_text
-from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from backends.profiles import Profile
     from orchestrator.broker.core.closures import Window
 
-__all__ = ["expected_wait", "wait_text"]
+__all__ = ["expected_wait"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,23 +67,6 @@ def expected_wait(
         "closure": None if closure is None else closure.title or closure.kind,
         "stopped": queue.stopped,
     }
-
-
-def wait_text(qpu: Mapping[str, Any]) -> str:
-    """Return what `expected_wait` told in one cell of a table."""
-    from orchestrator.broker.core.closures import in_utc
-
-    told = ["not known" if qpu["waiting_s"] is None else duration_text(qpu["waiting_s"])]
-    if qpu["waiting_s"] == 0:
-        told = ["no"]
-    if qpu["stopped"]:
-        told.append(f"the QPU is {qpu['stopped']}")
-    if qpu["closed_until"]:
-        until = in_utc(datetime.fromisoformat(qpu["closed_until"]))
-        told.append(f"closed until {until}: {qpu['closure']}")
-    if qpu["jobs_ahead"]:
-        told.append(f"{counted(qpu['jobs_ahead'], 'job')} ahead")
-    return ", ".join(told)
 
 
 def _queue(site: Site, url: str, qpu: str, profile: Profile | None) -> _Queue:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from backends.api import PayloadRejected
 from backends.canonical import free_name, with_registers
 from backends.circuits import is_panic, load_qpy
-from orchestrator.cli.sample.circuit_sizes import SizeRefused, check_indices, check_registers
+from orchestrator.application.circuit_sizes import SizeRefused, check_indices, check_registers
 from orchestrator.text_files import TextFileError, decoded, lines_of, read_bytes, read_text
 
 if TYPE_CHECKING:
