@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         TaskCancelled,
         TaskFailed,
     )
+    from orchestrator.application.jobs import job, jobs, why
+    from orchestrator.application.statement import statement
     from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable
     from orchestrator.broker.client.protocol import JobUncertain
     from orchestrator.broker.core.budgets import BudgetExhausted
@@ -63,10 +65,14 @@ __all__ = [
     "checked_by",
     "classical",
     "fan_out",
+    "job",
+    "jobs",
     "on_qpu",
     "open_qpu",
     "quantum",
     "shutdown",
+    "statement",
+    "why",
 ]
 
 _HOMES = {
@@ -80,6 +86,8 @@ _HOMES = {
         "TaskCancelled",
         "TaskFailed",
     ),
+    "orchestrator.application.jobs": ("job", "jobs", "why"),
+    "orchestrator.application.statement": ("statement",),
     "orchestrator.broker.client.http": ("BrokerRefused", "BrokerUnreachable"),
     "orchestrator.broker.client.protocol": ("JobUncertain",),
     "orchestrator.broker.core.budgets": ("BudgetExhausted",),

@@ -11,25 +11,96 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config import ConfigError, Site, resolve_secrets
+from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+from orchestrator.identity import is_scope_of
 
 if TYPE_CHECKING:
     from orchestrator.broker.client.http import RemoteBroker
+    from orchestrator.broker.core.explain import Explanation
     from orchestrator.broker.core.views import JobView
     from orchestrator.broker.ledger import Ledger, Restored
 
 __all__ = [
     "JobsOfRun",
     "check_ledger",
+    "explanation_of",
     "has_ledger",
+    "job",
     "job_of",
+    "jobs",
     "jobs_of",
     "ledger_path",
     "service_of",
+    "why",
 ]
 
-# Who only looks does not wait for a service that is being restarted.
+# A look does not wait for a service that is being restarted.
 _PATIENCE_S = 3.0
+_ELSEWHERE = (
+    "its place in the queue and its likely start are known only to the process that its broker "
+    "lives in, while that runs; here is only what was recorded"
+)
+
+
+def jobs(
+    run: str | None = None, *, limit: int | None = None, site: Path | str | None = None
+) -> list[JobView]:
+    """Return quantum jobs, from the site's broker service or from the ledger on this machine.
+
+    Args:
+        run: Id of a run; its jobs include those made inside its workers. None for all runs.
+        limit: The latest so many; None for all that are known.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        The jobs in order of submission. No ledger yet means no jobs.
+
+    Raises:
+        ConfigError: The site file is wrong.
+        LedgerError: The ledger cannot be read.
+        BrokerUnreachable: The site's service does not answer.
+        BrokerRefused: The service refuses, for want of a valid token, for example.
+    """
+    return jobs_of(load_site(_path(site)), run, limit)
+
+
+def job(job: str, *, site: Path | str | None = None) -> JobView:
+    """Return one quantum job with its tasks.
+
+    Args:
+        job: The job's id, or the unambiguous start of it.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        The job as the site's broker service or the ledger on this machine knows it.
+
+    Raises:
+        ConfigError: The site file is wrong, or there is no ledger yet.
+        LedgerError: The ledger cannot be read, or has no job or several jobs of this id.
+        BrokerUnreachable: The site's service does not answer.
+        BrokerRefused: The service refuses, or knows no such job.
+    """
+    return job_of(load_site(_path(site)), job)
+
+
+def why(job: str | JobView, *, site: Path | str | None = None) -> Explanation:
+    """Return why a quantum job waits, why it ran when it did, and when it will probably run.
+
+    Args:
+        job: A job, its id, or the unambiguous start of the id.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        What the site's broker service says. Without a service, what the ledger recorded: the
+        queue itself is known only to the process that runs the job.
+
+    Raises:
+        ConfigError: The site file is wrong, or there is no ledger yet.
+        LedgerError: The ledger cannot be read, or has no job or several jobs of this id.
+        BrokerUnreachable: The site's service does not answer.
+        BrokerRefused: The service refuses, or knows no such job.
+    """
+    return explanation_of(load_site(_path(site)), job if isinstance(job, str) else job.id)
 
 
 def ledger_path(state_dir: Path) -> Path:
@@ -194,9 +265,32 @@ def job_of(site: Site, job: str) -> JobView:
         return ledger.job(job)
 
 
+def explanation_of(site: Site, job: str) -> Explanation:
+    """Return what can be said of a job by its id or the start of it. Raises as `jobs_of` does."""
+    if site.broker.url is not None:
+        with closing(service_of(site, site.broker.url)) as service:
+            return service.why(job)
+    from orchestrator.broker.core.explain import explain
+    from orchestrator.broker.ledger import Ledger
+    from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
+
+    view = job_of(site, job)
+    with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
+        scopes = [scope for scope in ledger.runs() if is_scope_of(scope, view.run)]
+        for scope in [*scopes, SERVICE_SCOPE]:
+            state = ledger.restore(scope)
+            if view.id in state.jobs or ledger.recall(scope, state, view.id):
+                return explain(state, view.id, datetime.now(UTC), _ELSEWHERE)
+    raise ConfigError(f"job {view.id} is not in the ledger any more")
+
+
 def service_of(site: Site, url: str) -> RemoteBroker:
     """Return a client of the site's service that does not wait long for it."""
     from orchestrator.broker.client.http import RemoteBroker
 
     token = resolve_secrets(site.broker.token)
     return RemoteBroker(url, token=token, patience_s=_PATIENCE_S)
+
+
+def _path(site: Path | str | None) -> Path | None:
+    return None if site is None else Path(site).expanduser()

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
+import hpcqc as api
 from backends.api import Usage
 from orchestrator.application.jobs import JobsOfRun, jobs_of, ledger_path
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
-from orchestrator.broker.ledger import Entries, Ledger
+from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.cli.run.progress import Progress
-from orchestrator.config import Site, load_site
+from orchestrator.config import ConfigError, Site, load_site
 from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -168,3 +169,28 @@ def test_jobs_that_a_service_kept_for_the_run_are_among_them(site: Site) -> None
     assert [one.id for one in jobs_of(site, "service")] == ["j1", "j2", "j4"]
     jobs.close()
     ledger.close()
+
+
+def test_jobs_and_reasons_are_typed(site: Site) -> None:
+    ledger = Ledger.open(ledger_path(site.state_dir))
+    append(ledger, "r", job(1, "r"), 1)
+    append(ledger, "other", job(2, "other")[:1], 2)
+    ledger.close()
+    assert [one.id for one in api.jobs()] == ["j1", "j2"]
+    assert [one.id for one in api.jobs("r")] == ["j1"]
+    (latest,) = api.jobs(limit=1)
+    assert latest == api.job("j2")
+    assert latest.state is JobState.QUEUED
+    found = api.why(latest)
+    assert found == api.why("j2")
+    assert found.state is JobState.QUEUED
+    assert "known only to the process" in found.waits_for[0]
+    (task,) = api.why("j1").tasks
+    assert task.tag == "j1.0"
+    with pytest.raises(LedgerError, match="'j3'"):
+        api.job("j3")
+
+
+def test_jobs_are_those_of_the_site_that_is_named(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.toml"):
+        api.jobs(site=tmp_path / "none.toml")

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from hpcqc import statement
 from orchestrator.broker.client.http import BrokerRefused
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
@@ -242,7 +243,9 @@ def test_a_client_is_told_and_a_restart_keeps_the_books(start_service: Start) ->
 
 
 @pytest.mark.slow
-def test_the_command_line_manages_projects_and_states_months(start_service: Start) -> None:
+def test_projects_are_managed_and_months_stated(
+    start_service: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = start_service(options="run_s = 0.05, coalesces = false")
     client = service.client(project="chem")
     client.result(client.submit(call(), bell()))
@@ -265,6 +268,9 @@ def test_the_command_line_manages_projects_and_states_months(start_service: Star
     assert float(line["charged"]) == pytest.approx(0.05)
     _, out, _ = hpcqc(service, "statement", "--month", month, "--json")
     assert json.loads(out)[0]["jobs"] == 1
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(service.state))
+    (typed,) = statement(month=month)
+    assert (typed.project, typed.jobs, typed.charged) == ("chem", 1, pytest.approx(0.05))
     _, out, _ = hpcqc(service, "statement")
     assert "charged in all: 0.05 qpu-s" in out
     assert hpcqc(service, "statement", "--month", "2020-01")[1].strip() == "nothing was charged"

@@ -166,7 +166,7 @@ def test_who_waits_while_a_qpu_is_closed_is_told_until_when(
     client = service.client()
     job = client.submit(call(), bell())
     words = "fake is closed for maintenance (cables) until 2999-01-01 00:00:20 UTC"
-    assert client.why(job)["waits_for"] == [f"QPU {words}"]
+    assert client.why(job).waits_for == (f"QPU {words}",)
     _, secret = service.tokens.add("bob", "user", ["optics"], now=datetime.now(UTC))
     monkeypatch.setenv("HPCQC_BROKER_URL", service.url)
     monkeypatch.setenv("HPCQC_BROKER_TOKEN", secret)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from orchestrator.broker.client.http import MOST_JOBS, Exchange, whole_id
+from orchestrator.broker.core.statement import StatementLine
 from orchestrator.identity import is_job_id
 
 __all__ = ["OperatorClient"]
@@ -89,14 +92,12 @@ class OperatorClient:
         found: dict[str, Any] = self._exchange.ask("POST", "/v1/budgets/projects", json=body).json()
         return found
 
-    def statement(self, project: str | None, month: str | None) -> list[dict[str, Any]]:
+    def statement(self, project: str | None, month: str | None) -> list[StatementLine]:
         """Return what projects were charged in a month, as ``2026-11``; None is this one."""
         asked = {"project": project, "month": month}
         given = {name: value for name, value in asked.items() if value is not None}
-        found: list[dict[str, Any]] = self._exchange.ask(
-            "GET", "/v1/statement", params=given
-        ).json()
-        return found
+        answer = self._exchange.ask("GET", "/v1/statement", params=given)
+        return TypeAdapter(list[StatementLine]).validate_json(answer.content)
 
     def _whole(self, job: str) -> str:
         if is_job_id(job):

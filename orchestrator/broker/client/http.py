@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from qiskit.primitives import PrimitiveResult
 
     from backends.payloads import Payload
+    from orchestrator.broker.core.explain import Explanation
 
 __all__ = [
     "MOST_JOBS",
@@ -287,10 +288,12 @@ class RemoteBroker:
         """See `BrokerClient.release`."""
         self._ask("DELETE", "/v1/leases", params={"qpu": qpu, "lease": lease})
 
-    def why(self, job: str) -> dict[str, Any]:
-        """Return why a job is where it is, as the API tells it. Raises `BrokerRefused`."""
-        found: dict[str, Any] = self._ask("GET", f"/v1/jobs/{self.named(job).id}/why").json()
-        return found
+    def why(self, job: str) -> Explanation:
+        """Return why a job waits, or went when it did. Raises `BrokerRefused`."""
+        from orchestrator.broker.core.explain import Explanation
+
+        answer = self._ask("GET", f"/v1/jobs/{self.named(job).id}/why")
+        return TypeAdapter(Explanation).validate_json(answer.content)
 
     def view(self, job: JobId) -> JobView:
         """See `BrokerClient.view`."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.application.service import open_service
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+from orchestrator.config import ConfigError
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = [
     "cancel_job",
     "change_qpu",
-    "open_service",
     "resolve_job",
     "tell_queue",
     "tell_status",
@@ -142,24 +142,3 @@ def resolve_job(
         print_json(seen)
     else:
         say(f"{seen['id']} is {seen['state']}")
-
-
-def open_service(site_file: Path | None) -> Any:
-    """Return the client of the site's service, to be used as a context."""
-    from orchestrator.broker.client.admin import OperatorClient
-
-    site = load_site(site_file)
-    return OperatorClient(_url(site), token=resolve_secrets(site.broker.token))
-
-
-def _url(site: Site) -> str:
-    """Return the service of the site: the one its file names, else one on this machine."""
-    if site.broker.url is not None:
-        return site.broker.url
-    socket = site.state_dir / "broker.sock"
-    if not socket.exists():
-        raise ConfigError(
-            f"no broker service: [broker] url is not set and there is no {socket}; "
-            "start one with 'hpcqc broker serve', or set HPCQC_BROKER_URL"
-        )
-    return f"unix:{socket}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import difflib
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from orchestrator.application.service import open_service
+from orchestrator.application.statement import check_project, statement
 from orchestrator.broker.core.budgets import overdrawn
-from orchestrator.cli.broker.admin import open_service
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import ConfigError
 from orchestrator.config.budgets import budgets_of
@@ -20,7 +21,6 @@ from orchestrator.visible_text import visible
 
 __all__ = ["StatementForm", "limit_project", "tell_projects", "tell_statement"]
 
-_MONTH = re.compile(r"2[0-9]{3}-(0[1-9]|1[0-2])")
 StatementForm = str  # "table", "csv" or "json"
 
 
@@ -29,7 +29,7 @@ def tell_projects(site_file: Path | None, project: str | None, *, as_json: bool)
     with open_service(site_file) as broker:
         found = broker.projects()
     if project is not None:
-        _refuse_unknown(project, found)
+        check_project(project, (use["project"] for use in found))
         found = [use for use in found if use["project"] == project]
     if as_json:
         print_json(found)
@@ -37,15 +37,6 @@ def tell_projects(site_file: Path | None, project: str | None, *, as_json: bool)
     rows = [row for use in found for row in _project_rows(use)]
     columns = ("project", "jobs", "open", "shots", "QPU-seconds")
     tabulate((*columns, "unit", "budget", "spent", "reserved", "left"), rows)
-
-
-def _refuse_unknown(project: str, uses: Sequence[Mapping[str, Any]]) -> None:
-    known = [use["project"] for use in uses]
-    if project not in known:
-        raise ConfigError(
-            f"no project {project!r} that this user may see; there are: "
-            f"{', '.join(known) or 'none'}"
-        )
 
 
 def _project_rows(use: Mapping[str, Any]) -> list[list[Any]]:
@@ -109,12 +100,7 @@ def tell_statement(
     site_file: Path | None, project: str | None, month: str | None, form: StatementForm
 ) -> None:
     """Write what projects were charged in a month. Raises ``ConfigError`` for an unknown one."""
-    if month is not None and not _MONTH.fullmatch(month):
-        raise ConfigError(f"--month {month!r}; give a year and a month, such as 2026-11")
-    with open_service(site_file) as broker:
-        if project is not None:
-            _refuse_unknown(project, broker.projects())
-        lines = broker.statement(project, month)
+    lines = [asdict(line) for line in statement(project, month, site=site_file)]
     if form == "json":
         print_json(lines)
     elif form == "csv":

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.application.jobs import job_of, jobs_of, ledger_path
+from orchestrator.application.jobs import job as job_named
+from orchestrator.application.jobs import jobs as jobs_known
+from orchestrator.application.jobs import ledger_path
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import load_site
 from orchestrator.provenance.markup import cell_text, duration_text
@@ -18,14 +20,15 @@ _ID_SHOWN = 11
 
 def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
     """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
-    site = load_site(site_file)
-    documents = [job_document(job) for job in jobs_of(site, run, limit + 1)]
+    known = jobs_known(run, limit=limit + 1, site=site_file)
+    documents = [job_document(job) for job in known]
     shown = documents[-limit:]
     if as_json:
         print_json(shown)
         return
     if not shown:
         of_run = f" of run {run!r}" if run else ""
+        site = load_site(site_file)
         say(f"no quantum jobs{of_run} in {site.broker.url or ledger_path(site.state_dir)}")
         return
     columns = ("job", "run", "QPU", "state", "submitted", "shots", "tasks", "took")
@@ -48,8 +51,7 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
 
 def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
     """Write one job with its tasks. Raises ``LedgerError`` if there is none of this id."""
-    site = load_site(site_file)
-    document = job_document(job_of(site, job))
+    document = job_document(job_named(job, site=site_file))
     if as_json:
         print_json(document)
         return
