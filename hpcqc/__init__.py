@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TaskFailed,
     )
     from orchestrator.application.jobs import job, jobs, why
+    from orchestrator.application.simulate import simulate
     from orchestrator.application.statement import statement
     from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable
     from orchestrator.broker.client.protocol import JobUncertain
@@ -71,6 +72,7 @@ __all__ = [
     "open_qpu",
     "quantum",
     "shutdown",
+    "simulate",
     "statement",
     "why",
 ]
@@ -87,6 +89,7 @@ _HOMES = {
         "TaskFailed",
     ),
     "orchestrator.application.jobs": ("job", "jobs", "why"),
+    "orchestrator.application.simulate": ("simulate",),
     "orchestrator.application.statement": ("statement",),
     "orchestrator.broker.client.http": ("BrokerRefused", "BrokerUnreachable"),
     "orchestrator.broker.client.protocol": ("JobUncertain",),

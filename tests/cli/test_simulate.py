@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hpcqc import ConfigError, simulate
+
 
 def test_policies_side_by_side(hpcqc, tmp_path) -> None:
     page = tmp_path / "study.html"
@@ -41,8 +43,8 @@ def test_a_workload_file(hpcqc, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "one of --ledger FILE, --swf FILE and --mix SEED"),
-        (("--mix", 1, "--swf", "x"), "one of --ledger"),
+        ((), "give one of ledger, swf and mix"),
+        (("--mix", 1, "--swf", "x"), "give one of ledger"),
         (("--mix", 1), "no timing model"),
         (("--mix", 1, "--profile", "vql"), "vlq"),
         (("--mix", 1, "--profile", "vlq", "--policy", "wieghted"), "did you mean 'weighted'"),
@@ -62,3 +64,21 @@ def test_mistakes(hpcqc, tmp_path, arguments, told) -> None:
     done = hpcqc("simulate", *arguments)
     assert done.code == 2
     assert told in " ".join(done.err.split())
+
+
+def test_metrics_are_typed() -> None:
+    seen: dict[str, int] = {}
+
+    def note(policy: str, done: int, jobs: int) -> None:
+        assert jobs == 40
+        seen[policy] = done
+
+    asked = ("fifo", "weighted:shortness=8")
+    found = simulate(mix=1, profile="vlq", limit=40, load=0.9, policies=asked, progress=note)
+    assert found.qpu == "vlq"
+    assert tuple(found.outcomes) == asked
+    assert set(seen) == set(asked)
+    assert all(outcome.metrics.jobs == 40 for outcome in found.outcomes.values())
+    assert found.outcomes["weighted:shortness=8"].policy.settings()["shortness"] == 8
+    with pytest.raises(ConfigError, match="ledger, swf and mix"):
+        simulate(profile="vlq")

@@ -142,7 +142,7 @@ def simulate(
     The jobs are those of a ledger, of a workload file, or made up. Each policy gets the same ones,
     at the same times; wait, slowdown, utilisation, fairness and cost are shown side by side.
     """
-    from orchestrator.cli.simulate.simulate import Amounts, SimulateRequest, Source, tell_simulation
+    from orchestrator.cli.simulate.simulate import tell_simulation
     from orchestrator.simulation import QuantumRule
 
     rule = QuantumRule(
@@ -150,21 +150,23 @@ def simulate(
         shots_per_second=shots_per_second,
         qubits=qubits,
     )
-    request = SimulateRequest(
-        source=Source(ledger=ledger, swf=swf, mix=mix, scope=scope, rule=rule),
-        amounts=Amounts(
-            load=load,
-            compress=compress,
-            limit=limit,
-            slice_s=slice_s,
-            short_s=short_s,
-            noise=noise,
-            seed=seed,
-        ),
-        policies=policy or (),
-        qpu=qpu,
-        profile=profile,
-        site_file=site,
-        overrides=setting or (),
-    )
-    tell_simulation(request, report, as_json=as_json)
+    asked = {
+        "ledger": ledger,
+        "swf": swf,
+        "mix": mix,
+        "scope": scope,
+        "rule": rule,
+        "policies": policy or (),
+        "qpu": qpu,
+        "profile": profile,
+        "limit": limit,
+        "load": load,
+        "compress": compress,
+        "slice_s": slice_s,
+        "short_s": short_s,
+        "noise": noise,
+        "seed": seed,
+        "site": site,
+        "settings": setting or (),
+    }
+    tell_simulation(asked, report, as_json=as_json)

@@ -1,0 +1,306 @@
+"""What a QPU's queue would have been like under other policies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.config import ConfigError, QpuSettings, Site, load_site, resolve_secrets
+from orchestrator.wording import counted
+
+if TYPE_CHECKING:
+    from backends.api import Target
+    from orchestrator.broker.core.policies import Policy
+    from orchestrator.broker.core.rules import QpuRules
+    from orchestrator.simulation import Outcome, QuantumRule, Study, Workload
+
+__all__ = ["Amounts", "PolicyStudy", "Source", "simulate"]
+
+_MIX_JOBS = 2000
+_LONGEST_CALENDAR = timedelta(days=3660)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the jobs come from; exactly one of the first three is set.
+
+    scope: of the ledger. rule: makes the quantum stage of a classical job.
+    """
+
+    ledger: Path | None = None
+    swf: Path | None = None
+    mix: int | None = None
+    scope: str | None = None
+    rule: QuantumRule | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """What of the workload, and how much of it at once; None leaves it as it is."""
+
+    load: float | None = None
+    compress: float | None = None
+    limit: int | None = None
+    slice_s: float | None = None
+    short_s: float = 10.0
+    noise: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyStudy:
+    """One workload under several policies. outcomes: by policy, as it was asked for."""
+
+    qpu: str
+    study: Study
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    source: Source
+    amounts: Amounts
+    qpu: str | None
+    profile: str | None
+
+
+def simulate(
+    *,
+    ledger: Path | str | None = None,
+    swf: Path | str | None = None,
+    mix: int | None = None,
+    scope: str | None = None,
+    rule: QuantumRule | None = None,
+    policies: Sequence[str] = (),
+    qpu: str | None = None,
+    profile: str | None = None,
+    limit: int | None = None,
+    load: float | None = None,
+    compress: float | None = None,
+    slice_s: float | None = None,
+    short_s: float = 10.0,
+    noise: float = 0.0,
+    seed: int = 0,
+    site: Path | str | None = None,
+    settings: Sequence[str] = (),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> PolicyStudy:
+    """Replay jobs under several policies, with the scheduler that ships and a virtual clock.
+
+    Give exactly one of ``ledger``, ``swf`` and ``mix``.
+
+    Args:
+        ledger: Ledger whose jobs are replayed as they were submitted.
+        swf: Standard Workload Format file, also compressed (``.gz``): a sampler call for each job.
+        mix: Seed of a made-up mix of short and long jobs.
+        scope: Of the ledger: a run's id, or ``"service"``; None for all.
+        rule: Makes the sampler call of a job of the SWF file; None for the usual rule.
+        policies: Such as ``"weighted:shortness=8,age=1"``; all policies if empty.
+        qpu: QPU of the site; None for the default one.
+        profile: Device profile to simulate instead of the QPU's own.
+        limit: The first so many jobs.
+        load: Pace at which jobs ask for this part of the QPU's time, above 0.
+        compress: Submit the jobs so many times as fast.
+        slice_s: Longest work of a task in seconds; 0 for no cut, None for the site's setting.
+        short_s: QPU-seconds up to which a job counts as short.
+        noise: Sigma of the log-normal factor, of median 1, on each task's time; at most 2.
+        seed: Of the noise.
+        site: Path of a site file; None for the one that the usual lookup finds.
+        settings: Changes to the site, such as ``"qpu.vlq.time_scale=1"``.
+        progress: Called with the policy, the jobs submitted so far, and all jobs.
+
+    Returns:
+        The workload, the QPU's rules, and for each policy its metrics and the jobs' times.
+
+    Raises:
+        ConfigError: An argument or the site file is wrong, or the QPU has no timing model.
+        WorkloadError: The jobs cannot be read, or the QPU can run none of them.
+        LedgerError: The ledger cannot be read.
+    """
+    from orchestrator.simulation import Study, stretches
+
+    source = Source(ledger=_path(ledger), swf=_path(swf), mix=mix, scope=scope, rule=rule)
+    amounts = Amounts(
+        load=load,
+        compress=compress,
+        limit=limit,
+        slice_s=slice_s,
+        short_s=short_s,
+        noise=noise,
+        seed=seed,
+    )
+    request = _Request(source=source, amounts=amounts, qpu=qpu, profile=profile)
+    _check(source, amounts)
+    chosen = _settings(load_site(_path(site), settings), request)
+    known = _policies(policies, chosen)
+    # Before the target: a wrong file is a mistake whatever QPU it would be replayed on.
+    recorded = _workload(request, chosen)
+    target = _target(chosen)
+    workload = _fitting(recorded, target, chosen)
+    rules = _rules(chosen, target, workload, amounts)
+    workload = _paced(workload, rules, amounts)
+    rules = replace(rules, calendar=_calendar(chosen, target, workload, rules))
+    stretched = stretches(seed, noise) if noise else None
+    study = Study(workload=workload, rules=rules, noise=stretched, short_s=short_s)
+    outcomes = {
+        label: study.under(policy, _counter(progress, label, len(workload.arrivals)))
+        for label, policy in known
+    }
+    return PolicyStudy(qpu=chosen.name, study=study, outcomes=outcomes)
+
+
+def _counter(
+    progress: Callable[[str, int, int], None] | None, label: str, jobs: int
+) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(label, done, jobs)
+
+
+def _path(path: Path | str | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
+
+
+def _check(source: Source, amounts: Amounts) -> None:
+    if sum(s is not None for s in (source.ledger, source.swf, source.mix)) != 1:
+        raise ConfigError(
+            "the source of the jobs is missing or given twice: give one of ledger, swf and mix"
+        )
+    if amounts.load is not None and amounts.compress is not None:
+        raise ConfigError("load and compress both set the pace; give one of them")
+    for name in ("load", "compress", "slice_s", "short_s", "noise"):
+        value, least = getattr(amounts, name), 0.0
+        if value is None or (value == 0 and name in ("slice_s", "noise", "short_s")):
+            continue
+        if not math.isfinite(value) or value <= least:
+            raise ConfigError(f"{name.removesuffix('_s')} {value:g}: give a number above 0")
+    if amounts.noise > 2:
+        raise ConfigError(f"noise {amounts.noise:g}: give a number of at most 2")
+
+
+def _settings(site: Site, request: _Request) -> QpuSettings:
+    """Return the QPU to simulate: the site's, or a profile served by the site's schedule."""
+    if request.profile is None:
+        return site.qpu(request.qpu)
+    named = site.qpu(request.qpu) if request.qpu is not None else None
+    settings = QpuSettings(
+        name=request.qpu or request.profile, backend="aer", options={"profile": request.profile}
+    )
+    return replace(settings, schedule=named.schedule) if named is not None else settings
+
+
+def _target(settings: QpuSettings) -> Target:
+    """Return what the QPU publishes; of a simulator with a profile, without opening it."""
+    profile = settings.options.get("profile")
+    if settings.backend == "aer" and isinstance(profile, str):
+        from backends.profiles import load_profile
+
+        target = load_profile(profile).target(settings.name)
+    else:
+        import tempfile
+
+        from backends import registry
+
+        with tempfile.TemporaryDirectory() as scratch:
+            options = resolve_secrets(settings.options)
+            backend = registry.create(settings.backend, options, state_dir=Path(scratch))
+            try:
+                target = backend.target()
+            finally:
+                backend.close()
+    if target.timing is None:
+        raise ConfigError(
+            f"QPU {settings.name!r} has no timing model, so nothing can be simulated on it; choose "
+            "a QPU with a profile, or a profile, such as vlq"
+        )
+    return target
+
+
+def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, Policy]]:
+    from orchestrator.broker.core.policies import POLICIES, make_policy
+
+    found = {}
+    for text in wanted or POLICIES:
+        name, _, pairs = text.partition(":")
+        schedule = settings.schedule
+        values = dict(schedule.parameters) if schedule.policy == name else {}
+        try:
+            for pair in filter(None, pairs.split(",")):
+                key, _, value = pair.partition("=")
+                values[key.strip()] = float(value)
+        except ValueError:
+            raise ConfigError(
+                f"policy {text!r}: write parameters as numbers, such as weighted:shortness=8,age=1"
+            ) from None
+        try:
+            found[text] = make_policy(name, values)
+        except ValueError as error:
+            raise ConfigError(f"policy {text!r}: {error}") from None
+    return list(found.items())
+
+
+def _workload(request: _Request, settings: QpuSettings) -> Workload:
+    from orchestrator.simulation import Mix, QuantumRule, first_jobs, made_up, read_swf
+
+    source, limit = request.source, request.amounts.limit
+    if source.ledger is not None:
+        from orchestrator.simulation.recorded import read_recorded
+
+        # On a profile alone everything goes that was recorded, whatever QPU it was for.
+        qpu = settings.name if request.profile is None or request.qpu is not None else None
+        workload = read_recorded(source.ledger, scope=source.scope, qpu=qpu)
+    elif source.swf is not None:
+        workload = read_swf(source.swf, source.rule or QuantumRule())
+    else:
+        assert source.mix is not None
+        workload = made_up(Mix(seed=source.mix, jobs=limit or _MIX_JOBS))
+    return first_jobs(workload, limit) if limit is not None else workload
+
+
+def _fitting(workload: Workload, target: Target, settings: QpuSettings) -> Workload:
+    """Return the jobs that the QPU can run at all, handed in to it."""
+    from orchestrator.simulation import Workload, on_qpu
+
+    most = target.num_qubits
+    fit = [
+        arrival
+        for arrival in workload.arrivals
+        if (most is None or arrival.job.num_qubits <= most)
+        and arrival.job.payload_kind in target.payload_kinds
+    ]
+    left, notes = len(workload.arrivals) - len(fit), workload.notes
+    if left:
+        notes = (*notes, f"{counted(left, 'job')} left out that {target.name} cannot run")
+    return on_qpu(Workload.of(workload.name, fit, notes), settings.name, settings.backend)
+
+
+def _rules(settings: QpuSettings, target: Target, workload: Workload, amounts: Amounts) -> QpuRules:
+    from orchestrator.broker.runtime.site_rules import qpu_rules
+
+    rules = qpu_rules(settings, target, workload.start)
+    if amounts.slice_s is not None:
+        rules = replace(rules, slice_s=amounts.slice_s or None)
+    return rules
+
+
+def _paced(workload: Workload, rules: QpuRules, amounts: Amounts) -> Workload:
+    from orchestrator.simulation import alone, with_load
+
+    if amounts.compress is not None:
+        return workload.compressed(amounts.compress)
+    if amounts.load is not None:
+        return with_load(workload, amounts.load, alone(rules))
+    return workload
+
+
+def _calendar(settings: QpuSettings, target: Target, workload: Workload, rules: QpuRules) -> Any:
+    """Return the windows for as long as the work may take, twice over, and two months more."""
+    from orchestrator.broker.runtime.site_rules import calendar_of
+    from orchestrator.simulation import alone
+
+    seconds = alone(rules)
+    asked_s = workload.span_s + 2 * sum(seconds(arrival.job) for arrival in workload.arrivals)
+    ahead = min(timedelta(seconds=min(asked_s, 1e9), days=60), _LONGEST_CALENDAR)
+    return calendar_of(settings, target, workload.start, ahead)
