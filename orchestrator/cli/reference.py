@@ -1,10 +1,11 @@
-"""The reference pages of the command line and of the configuration, made from the code.
+"""The reference of the command line, the configuration and run records, made from the code.
 
-``python -m orchestrator.cli.reference docs/reference`` writes them; a test compares.
+``python -m orchestrator.cli.reference docs/reference`` writes it; a test compares.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["cli_page", "config_page", "write_pages"]
+__all__ = ["cli_page", "config_page", "record_schema", "write_pages"]
 
 _MADE = "<!-- Made by `python -m orchestrator.cli.reference docs/reference`; do not edit. -->\n"
 
@@ -42,6 +43,10 @@ charges, method, seed, calibration and slices; there from the start, replaced at
 | `plot.png`, `gantt.png` | the pictures in it |
 | `run.log` | Prefect's log, warnings, and the traceback of a failure |
 | `stages.jsonl` | stages as they ended, one a line, so that a killed run keeps what it had |
+
+[run.schema.json](run.schema.json) is the JSON Schema of `run.json`. Its `version` rises when a
+change would break readers; records of earlier versions are still read. Readers should ignore keys
+that they do not know.
 
 A run that failed, was interrupted or was killed is continued by the same command with its
 `--run-id`: stages and quantum jobs that finished are not run again.
@@ -154,11 +159,21 @@ def config_page() -> str:
     return "\n".join(parts) + _LOOKUP + variables
 
 
+def record_schema() -> str:
+    """Return the JSON Schema of ``run.json``."""
+    from orchestrator.provenance.schema import RunRecord
+
+    schema = RunRecord.model_json_schema(mode="serialization")
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_pages(folder: Path) -> None:
-    """Write both pages."""
+    """Write both pages and the schema of run records."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cli.md").write_text(cli_page(), encoding="utf-8")
     (folder / "config.md").write_text(config_page(), encoding="utf-8")
+    (folder / "run.schema.json").write_text(record_schema(), encoding="utf-8")
 
 
 def _leaves(command: Any, path: str) -> list[tuple[str, Any]]:

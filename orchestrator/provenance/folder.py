@@ -6,18 +6,22 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from pydantic import ValidationError
+
 from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
 from orchestrator.provenance.lanes import timeline_of
 from orchestrator.provenance.outcome import Outcome, outcome_of
-from orchestrator.provenance.record import stage_document
+from orchestrator.provenance.reading import RecordError, read_record
+from orchestrator.provenance.record import recorded_stage
 from orchestrator.provenance.report import Pictures, report_html
+from orchestrator.provenance.schema import RecordedStage, RunRecord
 from orchestrator.provenance.values import json_text, json_value
 from orchestrator.runs import StageSpan
 
@@ -58,7 +62,7 @@ class RunFolder:
             f"cannot write the output folder {self.path}: {fault}; give another with --out"
         )
 
-    def open(self, run_id: str, target: str) -> dict[str, Any] | None:
+    def open(self, run_id: str, target: str) -> RunRecord | None:
         """Make or take the folder; return the record of this run's earlier attempt, if any.
 
         Raises `FolderError` if it cannot be written, belongs to another run, or is in use.
@@ -91,11 +95,10 @@ class RunFolder:
     def broker_of(self, run_id: str) -> str | None:
         """Return the broker's url that the record of this run names, None if there is none."""
         try:
-            record = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-            named = record["site"]["broker"]["url"] if record["id"] == run_id else None
-        except (OSError, ValueError, KeyError, TypeError):
+            record = read_record(self.path)
+        except RecordError:
             return None
-        return None if named is None else str(named)
+        return record.site.broker_url if record.id == run_id else None
 
     def note_stage(self, span: StageSpan) -> None:
         """Append a stage that has run to its end; others are left out. From any thread.
@@ -105,23 +108,23 @@ class RunFolder:
         """
         if span.ended_at is None or span.state == "cached":
             return
-        line = json.dumps(stage_document(span))
+        line = json.dumps(json_value(recorded_stage(span)))
         with self._writing, suppress(OSError):
             if self._stages is not None:
                 self._stages.write(line + "\n")
                 self._stages.flush()
 
-    def earlier_stages(self) -> list[dict[str, Any]]:
+    def earlier_stages(self) -> list[RecordedStage]:
         """Return the stages noted so far; a line that a kill cut short is left out."""
         stages = []
         for line in (self.path / "stages.jsonl").read_text(encoding="utf-8").splitlines():
             try:
-                stages.append(json.loads(line))
-            except json.JSONDecodeError:
+                stages.append(RecordedStage.model_validate_json(line))
+            except ValidationError:
                 continue
         return stages
 
-    def write_record(self, record: Mapping[str, Any]) -> None:
+    def write_record(self, record: RunRecord) -> None:
         """Replace ``run.json``."""
         self._replace("run.json", json_text(record).encode())
 
@@ -129,7 +132,7 @@ class RunFolder:
         """Write ``result.json``."""
         self._replace("result.json", json_text(result).encode())
 
-    def write_report(self, record: Mapping[str, Any], result: Any) -> Outcome:
+    def write_report(self, record: RunRecord, result: Any) -> Outcome:
         """Write ``report.html`` and the PNGs; return what of the result they show."""
         outcome = outcome_of(json_value(result))
         timeline = timeline_of(record)
@@ -186,21 +189,21 @@ def _opened_to_append(path: Path) -> IO[str]:
     return file
 
 
-def _earlier_record(path: Path, run_id: str, target: str) -> dict[str, Any] | None:
-    file = path / "run.json"
-    if not file.exists():
+def _earlier_record(path: Path, run_id: str, target: str) -> RunRecord | None:
+    if not (path / "run.json").exists():
         return None
     try:
-        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        known, before = str(record["id"]), str(record["target"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{file} is there and is no run record; give another --out") from error
-    if known != run_id:
+        record = read_record(path)
+    except RecordError as error:
+        raise FolderError(f"cannot write into {path}: {error}; or give another --out") from error
+    if record.id != run_id:
         raise FolderError(
-            f"{path} holds run {known!r}; continue it with --run-id {known}, or give another --out"
+            f"{path} holds run {record.id!r}; continue it with --run-id {record.id}, or give "
+            "another --out"
         )
-    if before != target:
+    if record.target != target:
         raise FolderError(
-            f"run {run_id!r} was started as {before!r}, not {target!r}; give another --run-id"
+            f"run {run_id!r} was started as {record.target!r}, not {target!r}; give another "
+            "--run-id"
         )
     return record

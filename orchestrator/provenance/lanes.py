@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import Any
+
+from orchestrator.provenance.schema import RecordedStage, RecordedTask, RunRecord
 
 __all__ = ["FAILED", "Bar", "Lane", "Timeline", "stage_name", "timeline_of"]
 
@@ -50,19 +51,19 @@ class Timeline:
         return tuple(dict.fromkeys(bar.label for lane in self.lanes for bar in lane.bars))
 
 
-def timeline_of(record: Mapping[str, Any]) -> Timeline:
-    """Lay out a run record (see `run_document`). What never started has no bar.
+def timeline_of(record: RunRecord) -> Timeline:
+    """Lay out a run. Work that never started has no bar.
 
     A QPU's bars are as long as it worked on a task. Work without an end, in a run that was cut
     short, lasts until the record's last instant. What overlaps gets rows of its own, up to a limit
     that keeps the picture readable.
     """
-    stages = [s for s in record["stages"] if s["state"] != "cached"]
+    stages = [stage for stage in record.stages if stage.state != "cached"]
     # Jobs may share a task.
-    found = {task["tag"]: (job, task) for job in record["jobs"] for task in job["tasks"]}
+    found = {task.tag: (job, task) for job in record.jobs for task in job.tasks}
     tasks = list(found.values())
-    work = [*stages, *(task for _, task in tasks)]
-    instants = [_instant(item[key]) for item in work for key in _EDGES if item[key]]
+    work: list[RecordedStage | RecordedTask] = [*stages, *(task for _, task in tasks)]
+    instants = [at for item in work for at in (item.started_at, item.ended_at) if at is not None]
     if not instants:
         return Timeline(lanes=())
     axis = _axis(record, instants)
@@ -71,45 +72,43 @@ def timeline_of(record: Mapping[str, Any]) -> Timeline:
     qpus: dict[str, list[Bar]] = {}
     workers = _worker_names(stages)
     for stage in stages:
-        bar = axis.bar(_as_run(stage), stage_name(stage["name"]))
-        if bar is not None and stage["kind"] == "quantum":
+        bar = axis.bar(stage_name(stage.name), stage.state, *_run_times(stage))
+        if stage.kind == "quantum":
             waiting.append(bar)
-        elif bar is not None:
-            place = stage["where"] or "classical stages"
-            classical.setdefault(workers.get(stage.get("worker"), place), []).append(bar)
+        else:
+            place = stage.where or "classical stages"
+            classical.setdefault(workers.get(stage.worker, place), []).append(bar)
     for job, task in tasks:
-        bar = axis.bar(_as_worked(task), f"{job['kind']} job")
-        if bar is not None:
-            qpus.setdefault(f"QPU {job['qpu']}", []).append(bar)
+        if task.started_at is not None:
+            times = _work_times(task, task.started_at)
+            bar = axis.bar(f"{job.kind} job", task.state, *times)
+            qpus.setdefault(f"QPU {job.qpu}", []).append(bar)
     lanes = [lane for name, bars in sorted(classical.items()) for lane in _packed(name, bars)]
     lanes += _packed("quantum stages", waiting, waits=True)
     lanes += [lane for name, bars in sorted(qpus.items()) for lane in _packed(name, bars)]
     return Timeline(lanes=tuple(lanes), length_s=axis.length_s, seams_s=axis.seams_s)
 
 
-def _as_worked(task: Mapping[str, Any]) -> Mapping[str, Any]:
+def _work_times(task: RecordedTask, start: datetime) -> tuple[datetime, datetime | None]:
     """Let the bar of a task begin when the QPU turned to it; it had it in a queue before."""
-    if not task["ended_at"] or task["worked_s"] is None:
-        return task
-    begun = _instant(task["ended_at"]) - timedelta(seconds=task["worked_s"])
-    return {**task, "started_at": begun.isoformat()}
+    if task.ended_at is None or task.worked_s is None:
+        return start, task.ended_at
+    return task.ended_at - timedelta(seconds=task.worked_s), task.ended_at
 
 
-def _as_run(stage: Mapping[str, Any]) -> Mapping[str, Any]:
+def _run_times(stage: RecordedStage) -> tuple[datetime, datetime | None]:
     """Let the bar of a stage last as long as a worker was at it, where that is known."""
-    ran_from, ran_until = stage.get("ran_from"), stage.get("ran_until")
-    if not (ran_from and ran_until):
-        return stage
-    return {**stage, "started_at": ran_from, "ended_at": ran_until}
+    if stage.ran_from is None or stage.ran_until is None:
+        return stage.started_at, stage.ended_at
+    return stage.ran_from, stage.ran_until
 
 
-def _worker_names(stages: Iterable[Mapping[str, Any]]) -> dict[str | None, str]:
+def _worker_names(stages: Iterable[RecordedStage]) -> dict[str | None, str]:
     """Number the workers of each compute in the order of their first work."""
     names: dict[str | None, str] = {}
-    for stage in sorted(stages, key=lambda stage: str(stage.get("ran_from") or "")):
-        worker = stage.get("worker")
-        if worker and worker not in names:
-            names[worker] = f"{stage['where']}, worker {len(names) + 1}"
+    for stage in sorted(stages, key=lambda stage: stage.ran_from or stage.started_at):
+        if stage.worker and stage.worker not in names:
+            names[stage.worker] = f"{stage.where}, worker {len(names) + 1}"
     return names
 
 
@@ -126,7 +125,6 @@ def stage_name(name: str) -> str:
 
 _HEX = set("0123456789abcdef")
 _MAX_ROWS = 10
-_EDGES = ("started_at", "ended_at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,29 +147,23 @@ class _Axis:
         passed = (min(max(instant, start), end) - start for start, end in self.attempts)
         return sum((one.total_seconds() for one in passed), start=0.0)
 
-    def bar(self, item: Mapping[str, Any], label: str) -> Bar | None:
-        if not item["started_at"]:
-            return None
-        start_s = self.place(_instant(item["started_at"]))
-        end = _instant(item["ended_at"]) if item["ended_at"] else self.attempts[-1][1]
+    def bar(self, label: str, state: str, start: datetime, end: datetime | None) -> Bar:
+        start_s = self.place(start)
+        end_s = self.place(end or self.attempts[-1][1])
         return Bar(
-            label=label,
-            start_s=start_s,
-            length_s=max(self.place(end) - start_s, 0.0),
-            state=str(item["state"]),
+            label=label, start_s=start_s, length_s=max(end_s - start_s, 0.0), state=str(state)
         )
 
 
-def _axis(record: Mapping[str, Any], instants: Sequence[datetime]) -> _Axis:
+def _axis(record: RunRecord, instants: Sequence[datetime]) -> _Axis:
     """Return a run's seconds. instants: of its work, which tell how long a killed attempt lasted."""
-    starts = [_instant(attempt["started_at"]) for attempt in record["attempts"]]
-    starts = starts or [_instant(record["started_at"])]
-    ends = [attempt["ended_at"] for attempt in record["attempts"]] or [record["ended_at"]]
+    starts = [attempt.started_at for attempt in record.attempts] or [record.started_at]
+    ends = [attempt.ended_at for attempt in record.attempts] or [record.ended_at]
     attempts = []
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
         later = starts[number + 1] if number + 1 < len(starts) else max(*instants, start)
         seen = [instant for instant in instants if start <= instant <= later]
-        attempts.append((start, _instant(end) if end else max(seen, default=start)))
+        attempts.append((start, end or max(seen, default=start)))
     return _Axis(attempts=tuple(attempts))
 
 
@@ -189,7 +181,3 @@ def _packed(name: str, bars: Iterable[Bar], *, waits: bool = False) -> list[Lane
         Lane(name=name if number == 0 else "", bars=tuple(row), waits=waits)
         for number, row in enumerate(rows)
     ]
-
-
-def _instant(text: str) -> datetime:
-    return datetime.fromisoformat(text)

@@ -1,34 +1,40 @@
-"""The record of a run as one JSON document, from what happened in it."""
+"""The record of a run, from what happened in it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskView, TaskState
 from orchestrator.config import ScheduleSettings, Site
+from orchestrator.provenance.schema import (
+    RecordedAttempt,
+    RecordedJob,
+    RecordedSite,
+    RecordedStage,
+    RecordedTask,
+    RecordedUsage,
+    RunRecord,
+    RunStatus,
+    RunUsage,
+)
 from orchestrator.provenance.values import json_value
 from orchestrator.runs import StageSpan
 
 __all__ = [
-    "SCHEMA",
     "RunFacts",
-    "RunStatus",
-    "job_document",
     "merged_stages",
-    "run_document",
+    "recorded_job",
+    "recorded_stage",
+    "run_record",
     "site_document",
-    "stage_document",
-    "usage_document",
 ]
 
-SCHEMA = "hpcqc-run/1"
 _SECRET_WORDS = ("token", "secret", "password", "credential", "apikey", "api_key")
-RunStatus = Literal["running", "completed", "failed", "interrupted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,94 +55,94 @@ class RunFacts:
     started_at: datetime
     ended_at: datetime | None = None
     error: str | None = None
-    attempts: Sequence[Mapping[str, Any]] = ()
+    attempts: Sequence[RecordedAttempt] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_document(
-    facts: RunFacts, stages: Iterable[Mapping[str, Any]], jobs: Iterable[JobView]
-) -> dict[str, Any]:
-    """Return the content of ``run.json``. stages: as `stage_document` or read back."""
+def run_record(
+    facts: RunFacts, stages: Iterable[RecordedStage], jobs: Iterable[JobView]
+) -> RunRecord:
+    """Return the record of a run. stages: as `merged_stages` returns them."""
     jobs = list(jobs)
-    documents = [job_document(job) for job in jobs]
-    of_stages = _by_stage(documents)
+    recorded = [recorded_job(job) for job in jobs]
+    of_stages = _by_stage(recorded)
     per_qpu: dict[str, Usage] = {}
     for job in jobs:
         per_qpu[job.qpu] = per_qpu.get(job.qpu, Usage()) + job.usage
-    return {
-        "schema": SCHEMA,
-        "id": facts.id,
-        "status": facts.status,
-        "error": facts.error,
-        "target": facts.target,
-        "flow": facts.flow,
-        "parameters": json_value(facts.parameters),
-        "qpu": facts.qpu,
-        "started_at": json_value(facts.started_at),
-        "ended_at": json_value(facts.ended_at),
-        "duration_s": _time_at_work(facts),
-        "usage": {
-            "total": usage_document(sum(per_qpu.values(), start=Usage())),
-            "per_qpu": {name: usage_document(usage) for name, usage in per_qpu.items()},
-        },
-        "stages": [_with_waits(stage, of_stages.get(stage["key"], ())) for stage in stages],
-        "jobs": documents,
-        "attempts": json_value(facts.attempts),
-        "site": site_document(facts.site),
-        "versions": json_value(facts.versions),
-        "machine": json_value(facts.machine),
-    }
+    return RunRecord(
+        id=facts.id,
+        status=facts.status,
+        error=facts.error,
+        target=facts.target,
+        flow=facts.flow,
+        parameters=json_value(facts.parameters),
+        qpu=facts.qpu,
+        started_at=facts.started_at,
+        ended_at=facts.ended_at,
+        duration_s=_time_at_work(facts),
+        usage=RunUsage(
+            total=_usage(sum(per_qpu.values(), start=Usage())),
+            per_qpu={name: _usage(usage) for name, usage in per_qpu.items()},
+        ),
+        stages=tuple(_with_waits(stage, of_stages.get(stage.key, ())) for stage in stages),
+        jobs=tuple(recorded),
+        attempts=tuple(facts.attempts),
+        site=RecordedSite.model_validate(site_document(facts.site)),
+        versions=dict(facts.versions),
+        machine=json_value(facts.machine),
+    )
 
 
-def stage_document(span: StageSpan) -> dict[str, Any]:
-    """Return one stage run as JSON."""
-    document: dict[str, Any] = json_value(span)
-    return {**document, "duration_s": _seconds(span.started_at, span.ended_at)}
+def recorded_stage(span: StageSpan) -> RecordedStage:
+    """Return one stage run."""
+    return RecordedStage(**_fields(span), duration_s=_seconds(span.started_at, span.ended_at))
 
 
 def merged_stages(
-    earlier: Iterable[Mapping[str, Any]], spans: Iterable[StageSpan]
-) -> list[dict[str, Any]]:
+    earlier: Iterable[RecordedStage], spans: Iterable[StageSpan]
+) -> list[RecordedStage]:
     """Join stages of earlier attempts with this one's, each once, in order of start.
 
     A stage found finished now shows as what it was when it ran, if that is known.
     """
-    known = {(str(s.get("key")), str(s.get("started_at"))): dict(s) for s in earlier}
-    finished = {s["key"] for s in known.values() if s["state"] == "completed"}
+    known = {(stage.key, stage.started_at): stage for stage in earlier}
+    finished = {stage.key for stage in known.values() if stage.state == "completed"}
     for span in spans:
         if span.state != "cached" or span.key not in finished:
-            document = stage_document(span)
-            known[document["key"], document["started_at"]] = document
-    return sorted(known.values(), key=lambda stage: str(stage.get("started_at")))
+            known[span.key, span.started_at] = recorded_stage(span)
+    return sorted(known.values(), key=lambda stage: stage.started_at)
 
 
-def job_document(job: JobView) -> dict[str, Any]:
-    """Return one quantum job as JSON, with its slices and how each was run."""
+def recorded_job(job: JobView) -> RecordedJob:
+    """Return one quantum job, with its slices and how each was run."""
     facts = [task.metadata for task in job.tasks]
-    document: dict[str, Any] = json_value(job)
-    document["usage"] = usage_document(job.usage)
-    document["tasks"] = [_task_document(task) for task in job.tasks]
-    return {
-        **document,
-        "slices": len(job.tasks),
-        "methods": _distinct(facts, "method"),
-        "calibrations": _distinct(facts, "calibration_id"),
-        "waited_s": _seconds(job.submitted_at, job.started_at),
-        "duration_s": _seconds(job.started_at, job.ended_at),
+    values = _fields(job) | {
+        "usage": _usage(job.usage),
+        "tasks": tuple(_recorded_task(task) for task in job.tasks),
     }
+    return RecordedJob(
+        **values,
+        slices=len(job.tasks),
+        methods=tuple(_distinct(facts, "method")),
+        calibrations=tuple(_distinct(facts, "calibration_id")),
+        waited_s=_seconds(job.submitted_at, job.started_at),
+        duration_s=_seconds(job.started_at, job.ended_at),
+    )
 
 
-def usage_document(usage: Usage) -> dict[str, Any]:
-    """Return a usage as JSON, its charges as a map from unit to amount."""
-    charges = {charge.unit: charge.amount for charge in (Usage() + usage).charges}
-    return {
-        "qpu_seconds": usage.qpu_seconds,
-        "shots": usage.shots,
-        "circuits": usage.circuits,
-        "tasks": usage.tasks,
-        "charges": charges,
-    }
+def _usage(usage: Usage) -> RecordedUsage:
+    return RecordedUsage(
+        qpu_seconds=usage.qpu_seconds,
+        shots=usage.shots,
+        circuits=usage.circuits,
+        tasks=usage.tasks,
+        charges={charge.unit: charge.amount for charge in (Usage() + usage).charges},
+    )
+
+
+def _fields(value: StageSpan | JobView | QpuTaskView) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def site_document(site: Site) -> dict[str, Any]:
@@ -201,42 +207,33 @@ def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _by_stage(jobs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _by_stage(jobs: Iterable[RecordedJob]) -> dict[str, list[RecordedJob]]:
     """Return jobs by the key of their stage, without the QPU that one opened by itself."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    found: dict[str, list[RecordedJob]] = {}
     for job in jobs:
-        stage = job["stage"] or ""
+        stage = job.stage or ""
         for key in {stage, stage.rpartition("@")[0] or stage}:
             found.setdefault(key, []).append(job)
     return found
 
 
-def _with_waits(stage: Mapping[str, Any], own: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _with_waits(stage: RecordedStage, own: Sequence[RecordedJob]) -> RecordedStage:
     """Add how long a stage worked, and how long it waited for a worker and for its QPU tasks.
 
     own: its jobs.
     """
-    start, end = _instant(stage["started_at"]), _instant(stage["ended_at"])
-    if start is None or end is None:
-        return {**stage, "worked_s": None, "waited_s": None}
-    ran_s = _seconds(_instant(stage.get("ran_from")), _instant(stage.get("ran_until")))
+    start, end = stage.started_at, stage.ended_at
+    if end is None:
+        return stage
+    ran_s = _seconds(stage.ran_from, stage.ran_until)
     waited_s = 0.0 if ran_s is None else (end - start).total_seconds() - ran_s
-    spans = [
-        (
-            max(_instant(job["submitted_at"]) or start, start),
-            min(_instant(job["ended_at"]) or end, end),
-        )
-        for job in own
-    ]
-    worked_s = sum(task["worked_s"] or 0.0 for job in own for task in job["tasks"])
+    spans = [(max(job.submitted_at, start), min(job.ended_at or end, end)) for job in own]
+    worked_s = sum(task.worked_s or 0.0 for job in own for task in job.tasks)
     waited_s += max(0.0, _covered_s(spans) - worked_s)
     total_s = (end - start).total_seconds()
     waited_s = min(max(waited_s, 0.0), total_s)
-    return {
-        **stage,
-        "worked_s": round(total_s - waited_s, 6),
-        "waited_s": round(waited_s, 6),
-    }
+    seconds = {"worked_s": round(total_s - waited_s, 6), "waited_s": round(waited_s, 6)}
+    return stage.model_copy(update=seconds)
 
 
 def _covered_s(spans: Iterable[tuple[datetime, datetime]]) -> float:
@@ -250,11 +247,13 @@ def _covered_s(spans: Iterable[tuple[datetime, datetime]]) -> float:
     return total
 
 
-def _task_document(task: QpuTaskView) -> dict[str, Any]:
-    document: dict[str, Any] = json_value(task)
-    document["usage"] = usage_document(task.usage)
+def _recorded_task(task: QpuTaskView) -> RecordedTask:
     took_s = _seconds(task.started_at, task.ended_at)
-    return {**document, "duration_s": took_s, "worked_s": _worked_s(task, took_s)}
+    values = _fields(task) | {
+        "usage": _usage(task.usage),
+        "metadata": json_value(task.metadata),
+    }
+    return RecordedTask(**values, duration_s=took_s, worked_s=_worked_s(task, took_s))
 
 
 def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
@@ -268,18 +267,13 @@ def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
 
 
 def _time_at_work(facts: RunFacts) -> float | None:
-    """Sum the attempts, for the time between them is nobody's; a killed one counts nothing."""
+    """Sum the attempts without the time between them; a killed one counts as 0."""
     if facts.ended_at is None:
         return None
-    spans = [(_instant(a.get("started_at")), _instant(a.get("ended_at"))) for a in facts.attempts]
-    known = [_seconds(start, end) for start, end in spans]
-    if not spans:
+    if not facts.attempts:
         return _seconds(facts.started_at, facts.ended_at)
+    known = [_seconds(attempt.started_at, attempt.ended_at) for attempt in facts.attempts]
     return round(sum(seconds for seconds in known if seconds is not None), 6)
-
-
-def _instant(value: Any) -> datetime | None:
-    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def _distinct(facts: Iterable[Mapping[str, Any]], key: str) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -21,12 +21,13 @@ from orchestrator.provenance.markup import (
     table,
 )
 from orchestrator.provenance.outcome import Outcome
+from orchestrator.provenance.schema import RecordedStage, RunRecord
+from orchestrator.provenance.values import json_value
 
 __all__ = ["Pictures", "page_html", "report_html", "stage_rows", "stage_total", "usage_rows"]
 
 _MAX_ROWS = 200
 _ALWAYS_SHOWN = ("job", "state", "waited", "took", "charged")
-_SECONDS, _SECONDS_TITLES = ("worked_s", "waited_s"), ("worked, s", "waited, s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,23 +38,23 @@ class Pictures:
     gantt: str | None = None
 
 
-def report_html(record: Mapping[str, Any], outcome: Outcome, pictures: Pictures) -> str:
-    """Return the page. record: as `run_document` gives it."""
-    title = f"{record['flow']} · {record['id']}"
+def report_html(record: RunRecord, outcome: Outcome, pictures: Pictures) -> str:
+    """Return the page."""
+    title = f"{record.flow} · {record.id}"
     parts = [
         _header(record),
         number_cards(_numbers(record)),
-        paragraphs([record["error"]], "summary error") if record["error"] else "",
+        paragraphs([record.error], "summary error") if record.error else "",
         paragraphs(outcome.summary),
         section("Result", _figure(pictures.plot, "Plot of the result"), *_result(outcome)),
         section("Work over time", _figure(pictures.gantt, "Gantt chart of the run")),
         section("QPU usage", _usage(record)),
         section("Stages", _stages(record)),
         section("Quantum jobs", _jobs(record)),
-        section("Parameters", facts_table(record["parameters"])),
+        section("Parameters", facts_table(record.parameters)),
         section("Where and with what", facts_table(_origin(record)), *_details(record)),
     ]
-    version = record["versions"].get("hpcqc", "")
+    version = record.versions.get("hpcqc", "")
     footer = f"Written by hpcqc {version}; run.json beside this page has everything."
     return page_html(title, parts, footer)
 
@@ -69,61 +70,62 @@ def page_html(title: str, parts: Iterable[str], footer: str = "Written by hpcqc.
     )
 
 
-def stage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
+def stage_rows(record: RunRecord) -> list[list[Any]]:
     """Return per stage name: name, kind, runs, completed, cached, failed, seconds, places.
 
     The seconds are two columns: at work, and waiting for a worker or a QPU.
     """
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for stage in record["stages"]:
-        groups.setdefault((stage_name(stage["name"]), stage["kind"]), []).append(stage)
+    groups: dict[tuple[str, str], list[RecordedStage]] = {}
+    for stage in record.stages:
+        groups.setdefault((stage_name(stage.name), stage.kind), []).append(stage)
     rows = []
     for (name, kind), runs in groups.items():
-        states = [run["state"] for run in runs]
+        states = [run.state for run in runs]
         failed = sum(state in ("failed", "cancelled") for state in states)
-        seconds = [round(sum(run[key] or 0.0 for run in runs), 3) for key in _SECONDS]
-        places = list(dict.fromkeys(run["where"] for run in runs if run["where"]))
+        worked_s = round(sum(run.worked_s or 0.0 for run in runs), 3)
+        waited_s = round(sum(run.waited_s or 0.0 for run in runs), 3)
+        places = list(dict.fromkeys(run.where for run in runs if run.where))
         done, cached = states.count("completed"), states.count("cached")
-        rows.append([name, kind, len(runs), done, cached, failed, *seconds, places])
+        rows.append([name, kind, len(runs), done, cached, failed, worked_s, waited_s, places])
     return rows
 
 
-def stage_total(record: Mapping[str, Any]) -> int:
+def stage_total(record: RunRecord) -> int:
     """Return how many stages there are: one that was tried again, or anew by a later attempt, is one."""
-    return len({stage["key"] for stage in record["stages"]})
+    return len({stage.key for stage in record.stages})
 
 
-def usage_rows(record: Mapping[str, Any]) -> list[list[Any]]:
+def usage_rows(record: RunRecord) -> list[list[Any]]:
     """Return per QPU: name, quantum jobs, qpu_tasks, circuits, shots, QPU-seconds, charges."""
     rows = []
-    for qpu, usage in record["usage"]["per_qpu"].items():
-        jobs = sum(job["qpu"] == qpu for job in record["jobs"])
-        charges = ", ".join(f"{cell_text(a)} {unit}" for unit, a in usage["charges"].items())
-        figures = [usage[key] for key in ("tasks", "circuits", "shots", "qpu_seconds")]
+    for qpu, usage in record.usage.per_qpu.items():
+        jobs = sum(job.qpu == qpu for job in record.jobs)
+        charges = ", ".join(f"{cell_text(a)} {unit}" for unit, a in usage.charges.items())
+        figures = [usage.tasks, usage.circuits, usage.shots, usage.qpu_seconds]
         rows.append([qpu, jobs, *figures, charges or None])
     return rows
 
 
-def _header(record: Mapping[str, Any]) -> str:
-    status = escape(record["status"])
+def _header(record: RunRecord) -> str:
+    status = escape(record.status)
     return (
-        f'<header><h1>{escape(record["flow"])} <span class="badge {status}">{status}</span></h1>\n'
-        f'<p class="sub">run <code>{escape(record["id"])}</code> · '
-        f"{escape(str(record['started_at'])[:19])} UTC · "
-        f"{escape(str(record['target']))} on QPU {escape(record['qpu'])}</p></header>"
+        f'<header><h1>{escape(record.flow)} <span class="badge {status}">{status}</span></h1>\n'
+        f'<p class="sub">run <code>{escape(record.id)}</code> · '
+        f"{escape(record.started_at.isoformat()[:19])} UTC · "
+        f"{escape(record.target)} on QPU {escape(record.qpu)}</p></header>"
     )
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, str]:
-    total = record["usage"]["total"]
+def _numbers(record: RunRecord) -> dict[str, str]:
+    total = record.usage.total
     numbers = {
-        "duration": duration_text(record["duration_s"]),
+        "duration": duration_text(record.duration_s),
         "stages": f"{stage_total(record):,}",
-        "quantum jobs": f"{len(record['jobs']):,}",
-        "shots": f"{total['shots']:,}",
-        "QPU time": duration_text(total["qpu_seconds"]),
+        "quantum jobs": f"{len(record.jobs):,}",
+        "shots": f"{total.shots:,}",
+        "QPU time": duration_text(total.qpu_seconds),
     }
-    for unit, amount in total["charges"].items():
+    for unit, amount in total.charges.items():
         numbers[f"charged, {unit}"] = cell_text(amount)
     return numbers
 
@@ -137,33 +139,43 @@ def _result(outcome: Outcome) -> list[str]:
     return parts
 
 
-def _usage(record: Mapping[str, Any]) -> str:
+def _usage(record: RunRecord) -> str:
     rows = usage_rows(record)
     columns = ("QPU", "jobs", "QPU tasks", "circuits", "shots", "QPU-seconds", "charged")
     return table(columns, rows) if rows else ""
 
 
-def _stages(record: Mapping[str, Any]) -> str:
+def _stages(record: RunRecord) -> str:
     rows = stage_rows(record)
-    columns = ("stage", "kind", "runs", "completed", "cached", "failed", *_SECONDS_TITLES, "where")
+    columns = (
+        "stage",
+        "kind",
+        "runs",
+        "completed",
+        "cached",
+        "failed",
+        "worked, s",
+        "waited, s",
+        "where",
+    )
     return table(columns, rows) if rows else ""
 
 
-def _jobs(record: Mapping[str, Any]) -> str:
-    jobs = record["jobs"]
+def _jobs(record: RunRecord) -> str:
+    jobs = record.jobs
     columns = ["job", "QPU", "kind", "state", "PUBs", "circuits", "qubits", "shots", "seed"]
     columns += ["slices", "method", "calibration", "waited", "took", "charged"]
     rows = [
         [
-            *(job[key] for key in ("id", "qpu", "kind")),
-            f"{job['state']}, provisional" if job.get("provisional") else job["state"],
-            *(job[key] for key in ("pubs", "circuits", "num_qubits", "shots", "seed")),
-            job["slices"] if not job.get("source") else f"reused from {job['source']}",
-            job["methods"] or None,
-            job["calibrations"] or None,
-            duration_text(job["waited_s"]),
-            duration_text(job["duration_s"]),
-            ", ".join(f"{cell_text(a)} {u}" for u, a in job["usage"]["charges"].items()) or None,
+            *(job.id, job.qpu, job.kind),
+            f"{job.state}, provisional" if job.provisional else str(job.state),
+            *(job.pubs, job.circuits, job.num_qubits, job.shots, job.seed),
+            f"reused from {job.source}" if job.source else job.slices,
+            job.methods or None,
+            job.calibrations or None,
+            duration_text(job.waited_s),
+            duration_text(job.duration_s),
+            ", ".join(f"{cell_text(a)} {u}" for u, a in job.usage.charges.items()) or None,
         ]
         for job in jobs[:_MAX_ROWS]
     ]
@@ -190,20 +202,20 @@ def _without_constants(
     return ", ".join(same), [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def _origin(record: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(record: RunRecord) -> dict[str, Any]:
     return {
-        "site": f"{record['site']['name']} ({record['site']['source']})",
-        **record["machine"],
-        "ledger in": record["site"]["state_dir"],
-        "attempts": len(record["attempts"]) or None,
+        "site": f"{record.site.name} ({record.site.source})",
+        **record.machine,
+        "ledger in": record.site.state_dir,
+        "attempts": len(record.attempts) or None,
     }
 
 
-def _details(record: Mapping[str, Any]) -> list[str]:
+def _details(record: RunRecord) -> list[str]:
     return [
-        folded("Versions", record["versions"]),
-        folded("QPUs of the site", record["site"]["qpu"]),
-        folded("Attempts", record["attempts"]),
+        folded("Versions", record.versions),
+        folded("QPUs of the site", json_value(record.site.qpu)),
+        folded("Attempts", json_value(record.attempts)),
     ]
 
 

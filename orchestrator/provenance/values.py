@@ -17,7 +17,7 @@ __all__ = ["json_text", "json_value"]
 def json_value(value: Any) -> Any:
     """Reduce a value to what JSON can say, without ever failing.
 
-    Arrays become nested lists, complex numbers ``{"real", "imag"}``, dates ISO 8601, bytes
+    Models of Pydantic become objects, arrays nested lists, complex numbers ``{"real", "imag"}``, dates ISO 8601, bytes
     ``{"base64"}``, NaN and infinities None; what is left becomes its ``str``.
 
     >>> json_value({"z": 1j, 2: (float("nan"), {3})})
@@ -34,6 +34,8 @@ def json_value(value: Any) -> Any:
             return [json_value(item) for item in sorted(value, key=repr)]
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: json_value(getattr(value, f.name)) for f in fields(value)}
+    if callable(getattr(value, "model_dump", None)) and not isinstance(value, type):  # Pydantic
+        return json_value(value.model_dump())
     if callable(getattr(value, "tolist", None)):  # NumPy arrays and scalars
         return json_value(value.tolist())
     return _scalar(value)

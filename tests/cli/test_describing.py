@@ -10,7 +10,7 @@ from backends.metering import Metering
 from backends.profiles import shipped
 from backends.timing import TimingModel
 from orchestrator.cli.broker import admin as broker_asking
-from orchestrator.cli.reference import cli_page, config_page
+from orchestrator.cli.reference import cli_page, config_page, record_schema
 from orchestrator.cli.site.qpu import metering_in_words, timing_in_words
 from orchestrator.doctor import missing_extra
 from tests.architecture.source import ROOT
@@ -210,7 +210,10 @@ def test_timing_in_words() -> None:
     assert timing_in_words(model) == words
 
 
-@pytest.mark.parametrize(("name", "page"), [("cli.md", cli_page), ("config.md", config_page)])
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("cli.md", cli_page), ("config.md", config_page), ("run.schema.json", record_schema)],
+)
 def test_the_reference_is_what_the_code_says(name, page) -> None:
     written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert written == page(), "run: python -m orchestrator.cli.reference docs/reference"

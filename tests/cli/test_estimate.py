@@ -31,6 +31,7 @@ from orchestrator.config import (
     WindowSettings,
     load_site,
 )
+from orchestrator.provenance.schema import RecordedStage
 from tests.cli.conftest import Said
 from tests.cli.flows import FLOW
 from tests.patience import PATIENCE_S
@@ -255,18 +256,24 @@ def test_a_window_of_the_site_file_counts_without_a_profile() -> None:
 
 
 def test_core_seconds_count_cores_and_fan_outs() -> None:
-    stage = {
-        "kind": "classical",
-        "ran_from": "2026-01-01T00:00:00+00:00",
-        "ran_until": "2026-01-01T00:00:10+00:00",
-        "cores": 1,
-        "units": None,
-    }
+    stage = RecordedStage(
+        key="k",
+        name="s",
+        kind="classical",
+        state="completed",
+        started_at=NOW,
+        ran_from=NOW,
+        ran_until=NOW + timedelta(seconds=10),
+    )
+
+    def changed(**values) -> RecordedStage:
+        return stage.model_copy(update=values)
+
     assert core_seconds([stage], 4) == 10
-    assert core_seconds([stage | {"cores": 3}], 4) == 30
-    assert core_seconds([stage | {"units": [9, 9]}], 4) == 40
-    assert core_seconds([stage | {"units": [2, 2]}, stage], 4) == 30
-    assert core_seconds([stage | {"kind": "quantum"}, stage | {"ran_until": None}], 4) == 0
+    assert core_seconds([changed(cores=3)], 4) == 30
+    assert core_seconds([changed(units=(9, 9))], 4) == 40
+    assert core_seconds([changed(units=(2, 2)), stage], 4) == 30
+    assert core_seconds([changed(kind="quantum"), changed(ran_until=None)], 4) == 0
 
 
 def test_the_error_to_expect_is_the_profiles_own() -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.architecture.source import ROOT
 from tests.cli.flows import FLOW
+
+RECORD = ROOT / "tests" / "orchestrator" / "records" / "version-1.json"
 
 FAILING = """
 from prefect import flow
@@ -196,8 +199,9 @@ def test_a_folder_in_the_way_is_explained(hpcqc, script) -> None:
 @pytest.mark.usefixtures("prefect_server")
 def test_a_folder_of_another_run_is_left_alone(hpcqc, script) -> None:
     Path("o").mkdir()
-    Path("o/run.json").write_text('{"id": "other", "target": "t"}')
+    text = RECORD.read_text().replace('"id": "coin-1"', '"id": "other"')
+    Path("o/run.json").write_text(text)
     said = hpcqc("run", script, "--out", "o")
     assert said.code == 2
     assert "holds run 'other'" in said.paragraph
-    assert Path("o/run.json").read_text() == '{"id": "other", "target": "t"}'
+    assert Path("o/run.json").read_text() == text

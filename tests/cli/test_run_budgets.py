@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from orchestrator.application.budget_check import check_units, idle_budgets, qpus_of
 from orchestrator.config import ConfigError, load_site
 from orchestrator.config.budgets import budgets_of, budgets_of_environment
+from orchestrator.provenance.reading import read_record
 from orchestrator.provenance.report import stage_total
 from orchestrator.stages import classical, quantum
 
@@ -88,8 +88,8 @@ def test_a_run_stops_at_its_budget_and_goes_on_with_more(hpcqc: Any, script: str
     assert marks.read_text().splitlines() == ["share 2", "share 3"]
     record = said.document
     assert len(record["result"]["summary"]) == 4
-    kept = json.loads(Path("hpcqc-runs/r1/run.json").read_text())
-    assert (stage_total(kept), len(kept["stages"])) == (4, 6)  # one of them failed twice before
+    kept = read_record(Path("hpcqc-runs/r1"))
+    assert (stage_total(kept), len(kept.stages)) == (4, 6)  # one of them failed twice before
     jobs = hpcqc("jobs", "--run", "r1", "--json").document
     assert sum(job["usage"]["charges"]["billed-s"] for job in jobs) == pytest.approx(3.6)
     assert all(task["starts"] == 1 for job in jobs for task in job["tasks"])

@@ -23,9 +23,9 @@ from orchestrator.provenance.outcome import outcome_of
 from orchestrator.provenance.record import (
     RunFacts,
     merged_stages,
-    run_document,
+    recorded_stage,
+    run_record,
     site_document,
-    stage_document,
 )
 from orchestrator.provenance.report import (
     Pictures,
@@ -34,6 +34,7 @@ from orchestrator.provenance.report import (
     stage_total,
     usage_rows,
 )
+from orchestrator.provenance.schema import VERSION, RecordedAttempt, RunRecord
 from orchestrator.provenance.values import json_text
 from orchestrator.runs import StageSpan
 
@@ -103,7 +104,12 @@ def job(name: str, qpu: str, tasks: tuple[QpuTaskView, ...]) -> JobView:
     )
 
 
-def record(**changes) -> dict:
+def attempt(start: float, end: float | None, status: str = "completed") -> RecordedAttempt:
+    ended_at = None if end is None else at(end)
+    return RecordedAttempt(started_at=at(start), ended_at=ended_at, status=status)
+
+
+def record(**changes) -> RunRecord:
     facts = RunFacts(
         id="r1",
         target="<b>.py:flow",
@@ -114,7 +120,7 @@ def record(**changes) -> dict:
         status="completed",
         started_at=at(0),
         ended_at=at(9),
-        attempts=[{"started_at": at(0), "ended_at": at(9), "status": "completed"}],
+        attempts=[attempt(0, 9)],
         versions={"hpcqc": "0.1.0"},
         machine={"host": "h", "cores": 2},
     )
@@ -129,52 +135,47 @@ def record(**changes) -> dict:
         job("j1", "vlq", (task(1, 2, 3, "billed-s"), task(2, 3, 5, "billed-s"))),
         job("j2", "piast-q", (task(3, 2, 3, "device-s"),)),
     ]
-    return run_document(replace(facts, **changes), merged_stages([], spans), jobs)
+    return run_record(replace(facts, **changes), merged_stages([], spans), jobs)
 
 
 def test_usage_is_summed_per_qpu_and_charges_per_unit() -> None:
-    usage = record()["usage"]
-    assert usage["per_qpu"]["vlq"]["charges"] == {"billed-s": 2.5}
-    assert usage["per_qpu"]["vlq"]["tasks"] == 2
-    assert usage["total"]["charges"] == {"billed-s": 2.5, "device-s": 1.25}
-    assert usage["total"]["shots"] == 600
+    usage = record().usage
+    assert usage.per_qpu["vlq"].charges == {"billed-s": 2.5}
+    assert usage.per_qpu["vlq"].tasks == 2
+    assert usage.total.charges == {"billed-s": 2.5, "device-s": 1.25}
+    assert usage.total.shots == 600
     assert usage_rows(record())[1] == ["piast-q", 1, 1, 1, 200, 0.5, "1.25 device-s"]
 
 
 def test_a_job_tells_its_slices_method_seed_and_calibration() -> None:
-    first = record()["jobs"][0]
-    assert (first["slices"], first["methods"], first["calibrations"]) == (
-        2,
-        ["stabilizer"],
-        ["c-1"],
-    )
-    assert (first["seed"], first["waited_s"], first["duration_s"]) == (7, 1.0, 3.0)
-    assert [t["duration_s"] for t in first["tasks"]] == [1.0, 2.0]
+    first = record().jobs[0]
+    assert (first.slices, first.methods, first.calibrations) == (2, ("stabilizer",), ("c-1",))
+    assert (first.seed, first.waited_s, first.duration_s) == (7, 1.0, 3.0)
+    assert [task.duration_s for task in first.tasks] == [1.0, 2.0]
 
 
 def test_a_record_is_json() -> None:
     document = record()
-    assert json.loads(json_text(document)) == document
+    assert RunRecord.model_validate_json(json_text(document)) == document
+    written = json.loads(json_text(document))
+    assert written["version"] == VERSION
+    assert written["started_at"] == "2026-03-01T12:00:00+00:00"
 
 
 def test_only_the_time_at_work_counts() -> None:
-    attempts = [
-        {"started_at": at(0).isoformat(), "ended_at": at(2).isoformat()},
-        {"started_at": at(100).isoformat(), "ended_at": None},
-        {"started_at": at(200), "ended_at": at(203)},
-    ]
-    assert record(attempts=attempts, ended_at=at(203))["duration_s"] == 5.0
-    assert record(status="running", ended_at=None)["duration_s"] is None
+    attempts = [attempt(0, 2), attempt(100, None), attempt(200, 203)]
+    assert record(attempts=attempts, ended_at=at(203)).duration_s == 5.0
+    assert record(status="running", ended_at=None).duration_s is None
 
 
 def test_stages_of_a_continued_run_show_once() -> None:
-    earlier = [stage_document(span("a", 0, 1)), stage_document(span("b", 1, 2, state="failed"))]
+    earlier = [recorded_stage(span("a", 0, 1)), recorded_stage(span("b", 1, 2, state="failed"))]
     now = [
         span("a", 50, 50, state="cached"),
         span("b", 51, 55),
         span("z", 52, 52, state="cached"),
     ]
-    shown = [(s["key"], s["state"]) for s in merged_stages(earlier, now)]
+    shown = [(s.key, s.state) for s in merged_stages(earlier, now)]
     assert shown == [("a", "completed"), ("b", "failed"), ("b", "completed"), ("z", "cached")]
 
 
@@ -209,13 +210,13 @@ def test_what_overlaps_gets_a_row_of_its_own() -> None:
 
 
 def test_nothing_that_ran_is_no_timeline() -> None:
-    empty = run_document(_facts_only(), [], [])
+    empty = run_record(_facts_only(), [], [])
     assert timeline_of(empty).lanes == ()
 
 
 def test_many_stages_stay_within_few_rows() -> None:
     spans = [span(f"s{i}", 0, 10) for i in range(300)]
-    document = run_document(_facts_only(), merged_stages([], spans), [])
+    document = run_record(_facts_only(), merged_stages([], spans), [])
     lanes = timeline_of(document).lanes
     assert len(lanes) == 10
     assert sum(len(lane.bars) for lane in lanes) == 300
@@ -241,7 +242,7 @@ def test_waiting_for_a_worker_is_no_work() -> None:
         span(f"s{i}", 0, i + 1, name=f"s-{i}", ran_from=at(i), ran_until=at(i + 1), worker="w")
         for i in range(12)
     ]
-    document = run_document(_facts_only(), merged_stages([], spans), [])
+    document = run_record(_facts_only(), merged_stages([], spans), [])
     ((*_, worked_s, waited_s, _where),) = stage_rows(document)
     assert (worked_s, waited_s) == (12.0, 66.0)
 
@@ -255,38 +256,38 @@ def test_waiting_for_a_qpu_is_no_work() -> None:
 def test_a_simulation_is_work_however_short_it_would_be_on_the_device() -> None:
     slow = replace(task(1, 2, 5, "billed-s"), metadata={"simulation_s": 2.75})
     spans = [span("b", 1, 6, kind="quantum", where="vlq")]
-    document = run_document(_facts_only(), merged_stages([], spans), [job("j1", "vlq", (slow,))])
-    stage = document["stages"][0]
-    assert (stage["worked_s"], stage["waited_s"]) == (3.75, 1.25)
+    document = run_record(_facts_only(), merged_stages([], spans), [job("j1", "vlq", (slow,))])
+    stage = document.stages[0]
+    assert (stage.worked_s, stage.waited_s) == (3.75, 1.25)
 
 
 def test_a_stage_waits_for_a_qpu_that_it_opened_itself() -> None:
     slow = replace(task(1, 2, 5, "billed-s"), metadata={"simulation_s": 2.75})
     own = job("j1", "vlq", (slow,))
     spans = [span("b", 1, 6, where="local")]
-    document = run_document(
+    document = run_record(
         _facts_only(), merged_stages([], spans), [replace(own, stage=f"{own.stage}@vlq-0a1b")]
     )
-    stage = document["stages"][0]
-    assert (stage["worked_s"], stage["waited_s"]) == (3.75, 1.25)
+    stage = document.stages[0]
+    assert (stage.worked_s, stage.waited_s) == (3.75, 1.25)
 
 
 def test_the_chart_begins_and_ends_with_the_run() -> None:
-    document = record(started_at=at(-4), attempts=[{"started_at": at(-4), "ended_at": at(9)}])
+    document = record(started_at=at(-4), attempts=[attempt(-4, 9)])
     timeline = timeline_of(document)
-    assert timeline.length_s == document["duration_s"] == 13.0
+    assert timeline.length_s == document.duration_s == 13.0
     first = min(bar.start_s for lane in timeline.lanes for bar in lane.bars)
     assert first == 4.0
 
 
 def test_no_time_passes_between_attempts() -> None:
     attempts = [
-        {"started_at": at(0), "ended_at": None},  # it was killed; its last stage ended at 2 s
-        {"started_at": at(100), "ended_at": at(110)},
+        attempt(0, None, "running"),  # it was killed; its last stage ended at 2 s
+        attempt(100, 110),
     ]
     spans = [span("a", 0, 2), span("b", 103, 105)]
     facts = replace(_facts_only(), attempts=attempts, ended_at=at(110))
-    timeline = timeline_of(run_document(facts, merged_stages([], spans), []))
+    timeline = timeline_of(run_record(facts, merged_stages([], spans), []))
     assert (timeline.length_s, timeline.seams_s) == (12.0, (2.0,))
     bars = [(bar.start_s, bar.length_s) for lane in timeline.lanes for bar in lane.bars]
     assert bars == [(0.0, 2.0), (5.0, 2.0)]
@@ -295,7 +296,7 @@ def test_no_time_passes_between_attempts() -> None:
 def test_a_task_of_two_jobs_is_one_bar() -> None:
     shared = task(1, 2, 3, "billed-s")
     jobs = [job("j1", "vlq", (shared,)), job("j2", "vlq", (shared,))]
-    (lane,) = timeline_of(run_document(_facts_only(), [], jobs)).lanes
+    (lane,) = timeline_of(run_record(_facts_only(), [], jobs)).lanes
     assert len(lane.bars) == 1
 
 
@@ -305,7 +306,7 @@ def test_the_shortest_work_can_be_seen(took_s) -> None:
     starts = {1: 2, 2: 1000}
     tasks = tuple(task(n, start, start + took_s, "billed-s") for n, start in starts.items())
     jobs = [job("j1", "vlq", tasks)]
-    svg = draw_gantt(timeline_of(run_document(facts, [], jobs))).svg
+    svg = draw_gantt(timeline_of(run_record(facts, [], jobs))).svg
     bars = re.search(r'PolyCollection_1">(.*?)</g>', svg, re.DOTALL)
     assert bars is not None
     paths = re.findall(r' d="([^"]*)"', bars[1])
@@ -317,22 +318,22 @@ def test_the_shortest_work_can_be_seen(took_s) -> None:
 
 def test_what_all_jobs_have_in_common_is_said_once() -> None:
     jobs = [job(f"j{i}", "vlq", (task(i, 2, 3 + i, "billed-s"),)) for i in range(3)]
-    page = Page(report_html(run_document(_facts_only(), [], jobs), outcome_of(None), Pictures()))
+    page = Page(report_html(run_record(_facts_only(), [], jobs), outcome_of(None), Pictures()))
     assert "Each: QPU vlq, kind sampler, PUBs 1, circuits 1, qubits 2, shots 200, " in page.words
     assert page.words.count("sampler") == 1
 
 
 def test_a_stage_that_a_later_attempt_ran_anew_is_one_stage() -> None:
-    earlier = [stage_document(span(key, 0, 1, state=s)) for key, s in DONE_AND_FAILED]
+    earlier = [recorded_stage(span(key, 0, 1, state=s)) for key, s in DONE_AND_FAILED]
     later = [span("a", 10, 10, state="cached"), span("b", 10, 12), span("c", 12, 13)]
     stages = merged_stages(earlier, later)
-    assert [(s["key"], s["state"]) for s in stages] == [
+    assert [(s.key, s.state) for s in stages] == [
         ("a", "completed"),
         ("b", "failed"),
         ("b", "completed"),
         ("c", "completed"),
     ]
-    assert stage_total({"stages": stages}) == 3
+    assert stage_total(record().model_copy(update={"stages": stages})) == 3
 
 
 class Page(HTMLParser):

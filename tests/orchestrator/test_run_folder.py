@@ -8,10 +8,26 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from orchestrator.config import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
+from orchestrator.provenance.record import RunFacts, run_record
 from orchestrator.runs import StageSpan
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+RECORD = run_record(
+    RunFacts(
+        id="r1",
+        target="t",
+        flow="f",
+        parameters={},
+        qpu="aer",
+        site=load_site(environ={"HOME": "/nowhere"}),
+        status="running",
+        started_at=START,
+    ),
+    [],
+    [],
+)
 
 
 def span(key: str, start_s: float, end_s: float | None, state: str = "completed") -> StageSpan:
@@ -31,20 +47,20 @@ def test_a_folder_belongs_to_one_run_and_one_process(tmp_path) -> None:
     assert first.open("r1", "t") is None
     with pytest.raises(FolderError, match="in use by another process"):
         RunFolder(tmp_path / "out").open("r1", "t")
-    first.write_record({"id": "r1", "target": "t", "status": "running"})
+    first.write_record(RECORD)
     first.close()
     with pytest.raises(FolderError, match=r"holds run 'r1'.*--run-id r1"):
         RunFolder(tmp_path / "out").open("r2", "t")
     with pytest.raises(FolderError, match=r"started as 't', not 'u'"):
         RunFolder(tmp_path / "out").open("r1", "u")
     again = RunFolder(tmp_path / "out")
-    assert again.open("r1", "t") == {"id": "r1", "target": "t", "status": "running"}
+    assert again.open("r1", "t") == RECORD
     again.close()
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path) -> None:
     (tmp_path / "run.json").write_text("[1, 2]")
-    with pytest.raises(FolderError, match="is no run record"):
+    with pytest.raises(FolderError, match="is not a run record"):
         RunFolder(tmp_path).open("r1", "t")
     assert (tmp_path / "run.json").read_text() == "[1, 2]"
 
@@ -68,10 +84,10 @@ def test_stages_survive_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
         file.write('{"key": "c", "sta')
     again = RunFolder(tmp_path)
     again.open("r1", "t")
-    assert [stage["key"] for stage in again.earlier_stages()] == ["a"]
+    assert [stage.key for stage in again.earlier_stages()] == ["a"]
     again.note_stage(span("d", 2, 3))
     again.close()
-    assert [stage["key"] for stage in again.earlier_stages()] == ["a", "d"]
+    assert [stage.key for stage in again.earlier_stages()] == ["a", "d"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a full disk is a small one that root mounts")
@@ -88,10 +104,10 @@ def test_a_full_disk_under_the_folder_is_one_sentence(tmp_path) -> None:
     try:
         folder = RunFolder(disk / "out")
         folder.open("r1", "t")
-        folder.write_record({"id": "r1"})
+        folder.write_record(RECORD)
         with pytest.raises(FolderError, match=r"result.json: No space left on device; .*--run-id"):
             folder.write_result("x" * 200_000)
-        folder.write_record({"id": "r1"})  # what did not fit was removed
+        folder.write_record(RECORD)  # what did not fit was removed
         folder.close()
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -23,6 +23,7 @@ from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from backends.profiles import Profile
+    from orchestrator.provenance.schema import RecordedJob, RecordedStage, RecordedUsage
 
 __all__ = [
     "DryRunFailed",
@@ -58,23 +59,22 @@ def estimate_flow(request: RunRequest) -> dict[str, Any]:
         shutil.rmtree(scratch, ignore_errors=True)
     if finished.code:
         place = f" ({finished.place})" if finished.place else ""
-        error = finished.record["error"]
+        error = finished.record.error
         raise DryRunFailed(f"the dry run of {request.target} failed: {error}{place}")
     return _document(request, site, finished)
 
 
-def core_seconds(stages: Sequence[Mapping[str, Any]], workers: int) -> float:
-    """Return the core-seconds of classical stages, as `stage_document` has them.
+def core_seconds(stages: Sequence[RecordedStage], workers: int) -> float:
+    """Return the core-seconds of classical stages.
 
     A stage that fans out is taken to have kept as many workers busy as it has units for.
     """
     total = 0.0
     for stage in stages:
-        if stage["kind"] != "classical" or not stage["ran_until"] or not stage["ran_from"]:
+        if stage.kind != "classical" or not stage.ran_until or not stage.ran_from:
             continue
-        ran = datetime.fromisoformat(stage["ran_until"]) - datetime.fromisoformat(stage["ran_from"])
-        wide = min(stage["units"][1], workers) if stage["units"] else 1
-        total += ran.total_seconds() * max(stage["cores"], wide)
+        wide = min(stage.units[1], workers) if stage.units else 1
+        total += (stage.ran_until - stage.ran_from).total_seconds() * max(stage.cores, wide)
     return total
 
 
@@ -94,42 +94,41 @@ def _document(request: RunRequest, site: Site, finished: Finished) -> dict[str, 
     from backends.aer.options import usable_cores
 
     record = finished.record
-    stages = record["stages"]
     workers = site.compute().workers or usable_cores()
     return {
         "target": request.target,
-        "parameters": record["parameters"],
+        "parameters": record.parameters,
         "qpus": [
-            _of_qpu(site, site.qpu(name), usage, [j for j in record["jobs"] if j["qpu"] == name])
-            for name, usage in record["usage"]["per_qpu"].items()
+            _of_qpu(site, site.qpu(name), usage, [j for j in record.jobs if j.qpu == name])
+            for name, usage in record.usage.per_qpu.items()
         ],
         "stages": [
             {"name": row[0], "kind": row[1], "runs": row[2], "dry_s": row[6]}
             for row in stage_rows(record)
         ],
-        "core_hours": core_seconds(stages, workers) / 3600,
-        "dry_run_s": record["duration_s"],
+        "core_hours": core_seconds(record.stages, workers) / 3600,
+        "dry_run_s": record.duration_s,
     }
 
 
 def _of_qpu(
-    site: Site, settings: QpuSettings, usage: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]
+    site: Site, settings: QpuSettings, usage: RecordedUsage, jobs: Sequence[RecordedJob]
 ) -> dict[str, Any]:
     profile = _profile(settings)
     modelled = profile is not None
-    longest_s = max((t["usage"]["qpu_seconds"] for j in jobs for t in j["tasks"]), default=0.0)
-    unseeded = sum(job["seed"] is None and job["shots"] > 0 for job in jobs)
+    longest_s = max((t.usage.qpu_seconds for j in jobs for t in j.tasks), default=0.0)
+    unseeded = sum(job.seed is None and job.shots > 0 for job in jobs)
     return {
         "qpu": settings.name,
         "backend": settings.backend,
         "profile": None if profile is None else profile.name,
         "jobs": len(jobs),
-        "tasks": usage["tasks"],
+        "tasks": usage.tasks,
         # As the jobs count them: a circuit whose shots are cut into tasks is in each of these.
-        "circuits": sum(job["circuits"] for job in jobs if not job["source"]),
-        "shots": usage["shots"],
-        "qpu_seconds": usage["qpu_seconds"] if modelled or settings.backend == "aer" else None,
-        "charges": usage["charges"] if modelled or settings.backend == "aer" else None,
+        "circuits": sum(job.circuits for job in jobs if not job.source),
+        "shots": usage.shots,
+        "qpu_seconds": usage.qpu_seconds if modelled or settings.backend == "aer" else None,
+        "charges": usage.charges if modelled or settings.backend == "aer" else None,
         "error_percent": None if profile is None else stated_error(profile.sources),
         **expected_wait(site, settings, profile, longest_s, now=datetime.now(UTC)),
         "unseeded_jobs": unseeded,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from orchestrator.application.jobs import ledger_path
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.config import load_site
 from orchestrator.provenance.markup import cell_text, duration_text
-from orchestrator.provenance.record import job_document
+from orchestrator.provenance.record import recorded_job
+from orchestrator.provenance.schema import RecordedJob, RecordedTask
 
 __all__ = ["tell_job", "tell_jobs"]
 
@@ -21,8 +23,8 @@ _ID_SHOWN = 11
 def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
     """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
     known = jobs_known(run, limit=limit + 1, site=site_file)
-    documents = [job_document(job) for job in known]
-    shown = documents[-limit:]
+    jobs = [recorded_job(job) for job in known]
+    shown = jobs[-limit:]
     if as_json:
         print_json(shown)
         return
@@ -34,60 +36,63 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
     columns = ("job", "run", "QPU", "state", "submitted", "shots", "tasks", "took")
     rows = [
         [
-            job["id"][:_ID_SHOWN],  # the start of an id is enough to ask for a job
-            *(job[key] for key in ("run", "qpu")),
-            f"{job['state']}, provisional" if job["provisional"] else job["state"],
-            job["submitted_at"][:19].replace("T", " "),
-            job["shots"] or None,
-            job["slices"] if job["source"] is None else f"reused {job['source'][:_ID_SHOWN]}",
-            duration_text(job["duration_s"]),
+            job.id[:_ID_SHOWN],  # the start of an id is enough to ask for a job
+            *(job.run, job.qpu),
+            f"{job.state}, provisional" if job.provisional else str(job.state),
+            _instant_text(job.submitted_at),
+            job.shots or None,
+            job.slices if job.source is None else f"reused {job.source[:_ID_SHOWN]}",
+            duration_text(job.duration_s),
         ]
         for job in shown
     ]
     tabulate(columns, rows)
-    if len(documents) > len(shown):
+    if len(jobs) > len(shown):
         say(f"the latest {len(shown)}; --limit shows more", style="dim")
 
 
 def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
     """Write one job with its tasks. Raises ``LedgerError`` if there is none of this id."""
-    document = job_document(job_named(job, site=site_file))
+    found = recorded_job(job_named(job, site=site_file))
     if as_json:
-        print_json(document)
+        print_json(found)
         return
-    facts(_job_facts(document), title=f"job {document['id']}")
+    facts(_job_facts(found), title=f"job {found.id}")
     columns = ("task", "state", "starts", "shots", "started", "took", "method", "error")
-    tabulate(columns, [_task_row(task) for task in document["tasks"]])
+    tabulate(columns, [_task_row(task) for task in found.tasks])
 
 
-def _job_facts(job: dict[str, Any]) -> dict[str, Any]:
-    usage = job["usage"]
-    keys = ("state", "error", "qpu", "backend", "kind", "run", "stage", "pubs", "circuits")
+def _job_facts(job: RecordedJob) -> dict[str, Any]:
+    names = ("state", "error", "qpu", "backend", "kind", "run", "stage", "pubs", "circuits")
     return {
-        **{key: job[key] for key in keys},
-        "qubits": job["num_qubits"],
-        "shots": job["shots"] or None,
-        "seed": job["seed"],
-        "payload": job["digest"],
-        "submitted": job["submitted_at"],
-        "waited": duration_text(job["waited_s"]),
-        "took": duration_text(job["duration_s"]),
-        "on the device": duration_text(usage["qpu_seconds"]),
-        "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in usage["charges"].items()) or None,
-        "calibration": job["calibrations"] or None,
-        "provisional": "yes, it ran outside the quality windows" if job["provisional"] else None,
-        "result of": job["source"],
+        **{name: getattr(job, name) for name in names},
+        "qubits": job.num_qubits,
+        "shots": job.shots or None,
+        "seed": job.seed,
+        "payload": job.digest,
+        "submitted": job.submitted_at.isoformat(),
+        "waited": duration_text(job.waited_s),
+        "took": duration_text(job.duration_s),
+        "on the device": duration_text(job.usage.qpu_seconds),
+        "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in job.usage.charges.items()) or None,
+        "calibration": job.calibrations or None,
+        "provisional": "yes, it ran outside the quality windows" if job.provisional else None,
+        "result of": job.source,
     }
 
 
-def _task_row(task: dict[str, Any]) -> list[Any]:
+def _task_row(task: RecordedTask) -> list[Any]:
     return [
-        task["tag"],
-        task["state"],
-        task["starts"],
-        task["shots"],
-        (task["started_at"] or "-")[:19].replace("T", " "),
-        duration_text(task["duration_s"]),
-        task["metadata"].get("method"),
-        task["error"],
+        task.tag,
+        task.state,
+        task.starts,
+        task.shots,
+        _instant_text(task.started_at),
+        duration_text(task.duration_s),
+        task.metadata.get("method"),
+        task.error,
     ]
+
+
+def _instant_text(instant: datetime | None) -> str:
+    return "-" if instant is None else f"{instant:%Y-%m-%d %H:%M:%S}"

@@ -63,7 +63,8 @@ from orchestrator.doctor import machine, versions
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.outcome import Outcome
-from orchestrator.provenance.record import RunFacts, RunStatus, merged_stages, run_document
+from orchestrator.provenance.record import RunFacts, merged_stages, run_record
+from orchestrator.provenance.schema import RecordedAttempt, RunRecord, RunStatus
 from orchestrator.retention import hold_run
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class Finished:
     """
 
     code: int
-    record: dict[str, Any]
+    record: RunRecord
     folder: Path
     outcome: Outcome
     value: Any = None
@@ -220,9 +221,9 @@ def _joined_to_agent(plan: _Plan) -> _Plan:
     return replace(checked(replace(plan.request, run_id=plan.id)), of_agent=True)
 
 
-def _check_broker(plan: _Plan, earlier: dict[str, Any] | None) -> None:
+def _check_broker(plan: _Plan, earlier: RunRecord | None) -> None:
     """Refuse to continue a run at a broker that does not know its jobs: they would run again."""
-    if not (earlier or {}).get("jobs"):
+    if earlier is None or not earlier.jobs:
         return
     before, now = plan.folder.broker_of(plan.id), plan.site.broker.url
     if before != now:
@@ -240,18 +241,17 @@ def _broker_name(url: str | None) -> str:
 class _Execution:
     """One process's work on a run."""
 
-    def __init__(self, plan: _Plan, ready: _Ready, earlier: dict[str, Any] | None) -> None:
+    def __init__(self, plan: _Plan, ready: _Ready, earlier: RunRecord | None) -> None:
         self._plan, self._ready = plan, ready
         self._seen: list[Any] = []
         self._ledger_jobs = JobsOfRun(plan.site, plan.id)
         self._earlier_stages = plan.folder.earlier_stages()
-        self._finished_before = (earlier or {}).get("status") == "completed"
+        self._finished_before = earlier is not None and earlier.status == "completed"
         self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.request.qpu, budgets=plan.budgets)
         self._run.observers.append(plan.folder.note_stage)
         now = datetime.now(UTC)
-        attempts = list((earlier or {}).get("attempts", ()))
-        first = (earlier or {}).get("started_at")
-        self._attempt = {"started_at": now, "ended_at": None, "status": "running"}
+        self._earlier_attempts = earlier.attempts if earlier else ()
+        self._attempt = RecordedAttempt(started_at=now, status="running")
         self._facts = RunFacts(
             id=plan.id,
             target=plan.target.text,
@@ -260,8 +260,7 @@ class _Execution:
             qpu=self._run.default_qpu,
             site=plan.site,
             status="running",
-            started_at=datetime.fromisoformat(first) if first else now,
-            attempts=[*attempts, self._attempt],
+            started_at=earlier.started_at if earlier else now,
             versions=versions(),
             machine=machine(),
         )
@@ -350,12 +349,18 @@ class _Execution:
         record = self._write("interrupted", "interrupted by the user")
         self._plan.folder.write_report(record, None)
 
-    def _write(self, status: RunStatus, error: str | None = None) -> dict[str, Any]:
+    def _write(self, status: RunStatus, error: str | None = None) -> RunRecord:
         ended = None if status == "running" else datetime.now(UTC)
-        self._attempt |= {"ended_at": ended, "status": status}
-        facts = replace(self._facts, status=status, error=error, ended_at=ended)
+        attempt = self._attempt.model_copy(update={"ended_at": ended, "status": status})
+        facts = replace(
+            self._facts,
+            status=status,
+            error=error,
+            ended_at=ended,
+            attempts=(*self._earlier_attempts, attempt),
+        )
         stages = merged_stages(self._earlier_stages, self._run.spans())
-        record = run_document(facts, stages, self._jobs())
+        record = run_record(facts, stages, self._jobs())
         self._plan.folder.write_record(record)
         return record
 

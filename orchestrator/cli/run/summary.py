@@ -12,6 +12,7 @@ from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from orchestrator.cli.run.run import Finished
+    from orchestrator.provenance.schema import RunRecord
 
 __all__ = ["tell"]
 
@@ -26,7 +27,7 @@ def tell(finished: Finished, *, as_json: bool) -> int:
     elif finished.code == 0:
         _tell_outcome(finished)
     if finished.code != 0:
-        print_error(str(record["error"]))
+        print_error(str(record.error))
         log = finished.folder / "run.log"
         hint = f"what is known is in {finished.folder}"
         say(f"{hint}; the traceback in {log.name}" if log.exists() else hint, stderr=True)
@@ -35,12 +36,11 @@ def tell(finished: Finished, *, as_json: bool) -> int:
 
 def _document(finished: Finished) -> dict[str, Any]:
     record = finished.record
-    keys = ("id", "status", "duration_s", "usage")
     kind = "mistake" if finished.code == MISTAKE else "failure"
-    error = {"kind": kind, "message": record["error"]} if finished.code else None
+    error = {"kind": kind, "message": record.error} if finished.code else None
     files = sorted(p.name for p in finished.folder.iterdir() if not p.name.startswith("."))
     return {
-        **{key: record[key] for key in keys},
+        **record.model_dump(include={"id", "status", "duration_s", "usage"}),
         "error": error,
         "folder": str(finished.folder),
         "files": files,
@@ -62,12 +62,12 @@ def _tell_outcome(finished: Finished) -> None:
         say(f"result: {cell_text(finished.value)}"[:2000])
     console = open_console()
     console.print()
-    stages, jobs = stage_total(record), len(record["jobs"])
+    stages, jobs = stage_total(record), len(record.jobs)
     before = _finished_before(record)
-    attempts = len(record["attempts"])
+    attempts = len(record.attempts)
     say(
         f"{counted(stages, 'stage')}{f' ({before} finished before)' if before else ''} and "
-        f"{counted(jobs, 'quantum job')} in {duration_text(record['duration_s'])}"
+        f"{counted(jobs, 'quantum job')} in {duration_text(record.duration_s)}"
         f"{f' over {attempts} attempts' if attempts > 1 else ''}",
         style="dim",
     )
@@ -84,13 +84,13 @@ def _tell_outcome(finished: Finished) -> None:
             say(f"  {file}")
 
 
-def _finished_before(record: dict[str, Any]) -> int:
+def _finished_before(record: RunRecord) -> int:
     """Count the stages that this attempt found finished."""
-    start = str(record["attempts"][-1]["started_at"])
+    start = record.attempts[-1].started_at
     found = {
-        stage["key"]
-        for stage in record["stages"]
-        if stage["state"] == "cached"
-        or (stage["state"] == "completed" and str(stage["ended_at"] or "") < start)
+        stage.key
+        for stage in record.stages
+        if stage.state == "cached"
+        or (stage.state == "completed" and stage.ended_at is not None and stage.ended_at < start)
     }
     return len(found)

@@ -17,12 +17,14 @@ from orchestrator.cli.interrupts import end_after
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import Site, load_site
 from orchestrator.provenance.markup import cell_text, duration_text
-from orchestrator.provenance.record import job_document
+from orchestrator.provenance.record import recorded_job
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
     from qiskit.circuit import ClassicalRegister
+
+    from orchestrator.provenance.schema import RecordedJob
 
 __all__ = ["CircuitRefused", "SampleRequest", "Sampled", "sample_file", "tell_sample"]
 
@@ -53,7 +55,7 @@ class Sampled:
     counts: Mapping[str, int]
     registers: Sequence[str]
     qpu: str
-    job: Mapping[str, Any]
+    job: RecordedJob
 
 
 def sample_file(request: SampleRequest) -> Sampled:
@@ -102,7 +104,7 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
             counts=_counts(circuit, result),
             registers=[register.name for register in _registers(circuit)],
             qpu=qpu,
-            job=job_document(job.view()),
+            job=recorded_job(job.view()),
         )
     except KeyboardInterrupt as interrupt:
         run.closing = True
@@ -134,13 +136,13 @@ def tell_sample(sampled: Sampled, *, top: int, as_json: bool) -> None:
     if left > 0:
         say(f"… {counted(left, 'more outcome')}; --top shows more, --json all")
     job = sampled.job
-    charges = ", ".join(f"{cell_text(a)} {u}" for u, a in job["usage"]["charges"].items())
-    method = ", ".join(map(str, job["methods"]))
+    charges = ", ".join(f"{cell_text(a)} {u}" for u, a in job.usage.charges.items())
+    method = ", ".join(map(str, job.methods))
     say(
-        f"{counted(shots, 'shot')} on QPU {sampled.qpu} in {counted(job['slices'], 'task')}"
+        f"{counted(shots, 'shot')} on QPU {sampled.qpu} in {counted(job.slices, 'task')}"
         f"{f', method {method}' if method else ''}; "
-        f"{duration_text(job['usage']['qpu_seconds'])} on the device, "
-        f"charged {charges or 'nothing'}; job {job['id']}",
+        f"{duration_text(job.usage.qpu_seconds)} on the device, "
+        f"charged {charges or 'nothing'}; job {job.id}",
         style="dim",
     )
 

@@ -1,0 +1,242 @@
+"""The record of a run, ``run.json``, as types.
+
+Readers ignore keys that they do not know. Keys that records did not always have are optional, so
+that a record stays readable; a change that breaks readers raises `VERSION`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from orchestrator.broker.core.views import JobState, TaskState
+from orchestrator.runs import StageState
+
+__all__ = [
+    "VERSION",
+    "RecordedAttempt",
+    "RecordedJob",
+    "RecordedQpu",
+    "RecordedSite",
+    "RecordedStage",
+    "RecordedTask",
+    "RecordedUsage",
+    "RunRecord",
+    "RunStatus",
+    "RunUsage",
+]
+
+VERSION: Final = 2
+RunStatus = Literal["running", "completed", "failed", "interrupted"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class RecordedUsage(_Part):
+    """What QPU tasks consumed."""
+
+    qpu_seconds: float = 0.0
+    """time on the device, measured or modelled by the QPU's profile"""
+    shots: int = 0
+    circuits: int = 0
+    """bound circuits executed"""
+    tasks: int = 0
+    charges: dict[str, float] = Field(default_factory=dict)
+    """amounts by unit"""
+
+
+class RecordedTask(_Part):
+    """One start on a backend: a slice of a job, or PUBs of several jobs together."""
+
+    tag: str
+    """name by which the backend finds the task; jobs that share a task name the same tag"""
+    qpu_task: str | None = None
+    """the backend's id of the task"""
+    state: TaskState
+    starts: int = 1
+    """how often the backend accepted it; more than 1 would be a fault"""
+    shots: int
+    """of this job, in this task"""
+    planned_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    usage: RecordedUsage
+    """this job's part of the task's usage"""
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    """how the backend ran it: method, calibration_id, …"""
+    error: str | None = None
+    late: bool = False
+    """it completed after it had been given up; its result was not used"""
+    saved: float = 0.0
+    """what the job saved by sharing the task, in the unit of its charges"""
+    provisional: bool = False
+    """it completed outside the times for which the site vouches for results"""
+    duration_s: float | None = None
+    """from start to end, with the time in a queue of the backend"""
+    worked_s: float | None = None
+    """how long the QPU, or its simulation, worked on it"""
+
+
+class RecordedJob(_Part):
+    """A quantum job: one call of a primitive's ``run``."""
+
+    id: str
+    qpu: str
+    backend: str
+    kind: str
+    """sampler or estimator"""
+    state: JobState
+    run: str
+    stage: str | None
+    """key of the stage that made the call, null outside a stage"""
+    call: int
+    """number of the call in its stage"""
+    digest: str
+    """of the payload"""
+    pubs: int
+    circuits: int
+    shots: int
+    """shots requested in all; 0 for an estimator that runs natively"""
+    num_qubits: int
+    seed: int | None
+    submitted_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    usage: RecordedUsage
+    tasks: tuple[RecordedTask, ...] = ()
+    error: str | None = None
+    error_type: str | None = None
+    """class of `backends.api`"""
+    project: str = ""
+    user: str = ""
+    provisional: bool = False
+    source: str | None = None
+    """the job whose result was used again; this one took and cost nothing"""
+    slices: int = 0
+    """number of its tasks"""
+    methods: tuple[JsonValue, ...] = ()
+    """simulation methods, each once"""
+    calibrations: tuple[JsonValue, ...] = ()
+    """ids of calibrations, each once"""
+    waited_s: float | None = None
+    """from submission to start"""
+    duration_s: float | None = None
+    """from start to end"""
+
+
+class RecordedStage(_Part):
+    """One run of a stage."""
+
+    key: str
+    """stable across reruns"""
+    name: str
+    kind: Literal["classical", "quantum"]
+    state: StageState
+    started_at: datetime
+    ended_at: datetime | None = None
+    where: str | None = None
+    """name of the compute or QPU"""
+    error: str | None = None
+    worker: str | None = None
+    """the worker that ran it"""
+    ran_from: datetime | None = None
+    """start on the worker"""
+    ran_until: datetime | None = None
+    """end on the worker"""
+    units: tuple[int, int] | None = None
+    """finished and total units of its fan-out, null without one"""
+    cores: int = 1
+    """cores that it may use"""
+    duration_s: float | None = None
+    worked_s: float | None = None
+    """its duration without `waited_s`"""
+    waited_s: float | None = None
+    """how long it waited for a worker and for its QPU tasks"""
+
+
+class RecordedAttempt(_Part):
+    """One process that worked on the run."""
+
+    started_at: datetime
+    ended_at: datetime | None = None
+    """null while it works, and for one that was killed"""
+    status: RunStatus
+
+
+class RecordedQpu(_Part):
+    """A QPU of the site, as configured."""
+
+    backend: str
+    uncertain: str = "ask"
+    longest_task_s: float | None = None
+    schedule: dict[str, JsonValue] = Field(default_factory=dict)
+    """as `[qpu.NAME.schedule]` of a site file"""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """of the backend; secrets show as where they are kept"""
+
+
+class RecordedSite(_Part):
+    """The site on which the run took place."""
+
+    name: str
+    source: str
+    """`built-in laptop`, or the path of the site file"""
+    state_dir: str
+    default_qpu: str
+    default_compute: str
+    keep_days: float | None = None
+    keep_gib: float | None = None
+    broker: dict[str, JsonValue] = Field(default_factory=dict)
+    """as `[broker]` of a site file"""
+    compute: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """by name, as `[compute.NAME]` of a site file"""
+    qpu: dict[str, RecordedQpu] = Field(default_factory=dict)
+    """by name"""
+
+    @property
+    def broker_url(self) -> str | None:
+        """Address of the broker service; None for the broker of the run's own process."""
+        url = self.broker.get("url")
+        return None if url is None else str(url)
+
+
+class RunUsage(_Part):
+    """What the jobs of the run consumed."""
+
+    total: RecordedUsage
+    per_qpu: dict[str, RecordedUsage]
+
+
+class RunRecord(_Part):
+    """A run: its parameters, site, versions, stages and quantum jobs. Times are UTC."""
+
+    version: Literal[2] = VERSION
+    """of this schema"""
+    id: str
+    status: RunStatus
+    error: str | None = None
+    """why the run failed, null otherwise"""
+    target: str
+    """the flow as it was named: `flows.maxcut`, `path/to/file.py:flow`"""
+    flow: str
+    parameters: dict[str, JsonValue]
+    qpu: str
+    """the run's default QPU"""
+    started_at: datetime
+    ended_at: datetime | None = None
+    duration_s: float | None = None
+    """sum of the attempts; a killed attempt counts as 0"""
+    usage: RunUsage
+    stages: tuple[RecordedStage, ...]
+    jobs: tuple[RecordedJob, ...]
+    attempts: tuple[RecordedAttempt, ...]
+    """in order"""
+    site: RecordedSite
+    versions: dict[str, str]
+    """of Python packages"""
+    machine: dict[str, JsonValue]
+    """host, cores and memory"""
