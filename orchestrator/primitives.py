@@ -27,7 +27,7 @@ from backends.validate import check_circuits
 from orchestrator.broker.client.protocol import BrokerClient, Call
 from orchestrator.broker.core.events import LeaseWish
 from orchestrator.compute.shipping import stage_context
-from orchestrator.qpu_jobs import HandingIn, QpuJob
+from orchestrator.qpu_jobs import QpuJob, Submission
 from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiled, Transpiler
 
@@ -279,7 +279,7 @@ class Sampler(BaseSamplerV2):
         asked = self._default_shots if shots is None else shots
         payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._seed)
         prepare = partial(_prepare_sampler, payload)
-        return QpuJob(HandingIn(self.qpu, self._seed, prepare, reuse=self._reuse))
+        return QpuJob(Submission(self.qpu, self._seed, prepare, reuse=self._reuse))
 
 
 class Estimator(BaseEstimatorV2):
@@ -345,11 +345,11 @@ class Estimator(BaseEstimatorV2):
         qpu = self.qpu
         if EstimatorPayload.kind in qpu.target.payload_kinds:
             native = partial(_prepare_estimator, payload)
-            return QpuJob(HandingIn(qpu, self._seed, native, reuse=self._reuse))
+            return QpuJob(Submission(qpu, self._seed, native, reuse=self._reuse))
         sampled, recombination = lower(payload)
         prepare = partial(_prepare_sampler, sampled, numbers=recombination.sources)
-        handing_in = HandingIn(qpu, self._seed, prepare, reuse=self._reuse)
-        return QpuJob(handing_in, finish=recombination.recombine)
+        submission = Submission(qpu, self._seed, prepare, reuse=self._reuse)
+        return QpuJob(submission, finish=recombination.recombine)
 
 
 def _prepare_sampler(

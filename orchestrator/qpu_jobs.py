@@ -20,7 +20,7 @@ from orchestrator.identity import JobId
 if TYPE_CHECKING:
     from orchestrator.primitives import Qpu
 
-__all__ = ["Finish", "HandingIn", "QpuJob"]
+__all__ = ["Finish", "QpuJob", "Submission"]
 
 # A QPU that is calibrated anew so often while one call waits is not waited for any longer.
 _PREPARED_AT_MOST = 10
@@ -37,7 +37,7 @@ _STATUS = {
 
 
 @dataclass(eq=False)
-class HandingIn:
+class Submission:
     """One primitive call, prepared for its QPU as it is, and anew when it has been calibrated."""
 
     qpu: Qpu
@@ -85,12 +85,12 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
     another job, when somebody asks for it.
     """
 
-    def __init__(self, handing_in: HandingIn, finish: Finish | None = None) -> None:
+    def __init__(self, submission: Submission, finish: Finish | None = None) -> None:
         """Hand a call in; ``finish`` turns the QPU's result into the primitive's."""
-        self._handing_in = handing_in
-        self._job = handing_in.first()
+        self._submission = submission
+        self._job = submission.first()
         super().__init__(self._job)
-        self._client = handing_in.qpu.broker
+        self._client = submission.qpu.broker
         self._lock = threading.Lock()
         self._finish = finish
         self._result: PrimitiveResult[Any] | None = None
@@ -154,4 +154,4 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
     def _hand_in_again(self, job: JobId, error: CalibrationChanged) -> None:
         with self._lock:
             if self._job == job and self._client.view(job).state is JobState.FAILED:
-                self._job = self._job_id = self._handing_in.again(error)
+                self._job = self._job_id = self._submission.again(error)

@@ -20,7 +20,7 @@ from orchestrator.provenance.markup import (
 )
 from orchestrator.provenance.outcome import Plot, Series
 from orchestrator.provenance.report import page_html
-from orchestrator.simulation import SLOWDOWN_BOUND_S, Ladder, Outcome, Study
+from orchestrator.simulation import SLOWDOWN_BOUND_S, Outcome, Study, Summary
 
 __all__ = ["figure_rows", "study_document", "study_pictures", "write_report"]
 
@@ -172,7 +172,7 @@ def _times(value: float) -> str:
     return f"{value:,.2f}"
 
 
-def _mean(values: Ladder | None) -> str:
+def _mean(values: Summary | None) -> str:
     return "-" if values is None else _times(values.mean)
 
 

@@ -3,12 +3,12 @@
 from orchestrator.simulation.engine import Device, JobOutcome, Simulated, Simulation
 from orchestrator.simulation.metrics import (
     SLOWDOWN_BOUND_S,
-    Ladder,
     Metrics,
+    Summary,
     jain,
-    ladder,
     measured,
     slowdown,
+    summarize,
 )
 from orchestrator.simulation.mix import Mix, made_up
 from orchestrator.simulation.study import Outcome, Study, alone, stretches
@@ -27,7 +27,6 @@ __all__ = [
     "Arrival",
     "Device",
     "JobOutcome",
-    "Ladder",
     "Metrics",
     "Mix",
     "Outcome",
@@ -35,12 +34,12 @@ __all__ = [
     "Simulated",
     "Simulation",
     "Study",
+    "Summary",
     "Workload",
     "WorkloadError",
     "alone",
     "first_jobs",
     "jain",
-    "ladder",
     "made_up",
     "measured",
     "on_qpu",
@@ -48,5 +47,6 @@ __all__ = [
     "read_swf",
     "slowdown",
     "stretches",
+    "summarize",
     "with_load",
 ]

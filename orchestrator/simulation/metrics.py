@@ -12,15 +12,23 @@ from orchestrator.broker.core.events import JobSubmitted
 from orchestrator.identity import JobId
 from orchestrator.simulation.engine import JobOutcome, Simulated
 
-__all__ = ["SLOWDOWN_BOUND_S", "Ladder", "Metrics", "jain", "ladder", "measured", "slowdown"]
+__all__ = [
+    "SLOWDOWN_BOUND_S",
+    "Metrics",
+    "Summary",
+    "jain",
+    "measured",
+    "slowdown",
+    "summarize",
+]
 
 # Below so many seconds a job's own length no longer counts, or the shortest would rule the mean.
 SLOWDOWN_BOUND_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ladder:
-    """How some values are spread."""
+class Summary:
+    """Mean, median, 95th percentile and maximum of some values."""
 
     mean: float = 0.0
     median: float = 0.0
@@ -42,10 +50,10 @@ class Metrics:
 
     jobs: int
     refused: int
-    wait_s: Ladder
-    slowdown: Ladder
-    short_slowdown: Ladder | None
-    long_slowdown: Ladder | None
+    wait_s: Summary
+    slowdown: Summary
+    short_slowdown: Summary | None
+    long_slowdown: Summary | None
     utilisation: float
     shooting: float
     fairness: float
@@ -56,12 +64,12 @@ class Metrics:
     most_queued: int = 0
 
 
-def ladder(values: Iterable[float]) -> Ladder:
+def summarize(values: Iterable[float]) -> Summary:
     """Return mean, median, 95th percentile (nearest rank) and maximum; zeros for no values."""
     ordered = sorted(values)
     if not ordered:
-        return Ladder()
-    return Ladder(
+        return Summary()
+    return Summary(
         mean=sum(ordered) / len(ordered),
         median=(ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2,
         p95=ordered[math.ceil(0.95 * len(ordered)) - 1],
@@ -113,10 +121,10 @@ def measured(
     return Metrics(
         jobs=len(ended),
         refused=len(seen.jobs) - len(ended),
-        wait_s=ladder(_wait_s(one) for one in ended),
-        slowdown=ladder(slow.values()),
-        short_slowdown=ladder(slow[one.job.job] for one in short) if short else None,
-        long_slowdown=ladder(slow[one.job.job] for one in long) if long else None,
+        wait_s=summarize(_wait_s(one) for one in ended),
+        slowdown=summarize(slow.values()),
+        short_slowdown=summarize(slow[one.job.job] for one in short) if short else None,
+        long_slowdown=summarize(slow[one.job.job] for one in long) if long else None,
         utilisation=seen.busy_s / open_s if open_s else 0.0,
         shooting=(seen.busy_s - seen.starting_s) / open_s if open_s else 0.0,
         fairness=jain(_speeds(ended, slow)),

@@ -17,7 +17,7 @@ from backends.results import result_from_bytes
 from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.client.status import JobUnknown, Payer
 from orchestrator.broker.core.views import JobState
-from orchestrator.broker.ledger import Ledger, Wanted
+from orchestrator.broker.ledger import JobFilter, Ledger
 from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.intake import CheckedPayload
@@ -78,13 +78,15 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
         assert len(site.service.state.jobs) < JOBS / 2
         assert len(site.service.state.tasks) < JOBS / 2
         assert len(site.service.contents.payloads) < JOBS / 2
-        assert [job.id for job in await site.jobs(Wanted())] == ids
-        assert [job.id for job in await site.jobs(Wanted(limit=3))] == ids[-3:]
-        assert await site.jobs(Wanted(projects=("shallow",))) == []
-        assert len(await site.jobs(Wanted(projects=("shallow", "deep"), qpu="q", run="r"))) == JOBS
-        assert len(await site.jobs(Wanted(state=JobState.COMPLETED))) == JOBS
-        assert await site.jobs(Wanted(state=JobState.FAILED)) == []
-        assert await site.jobs(Wanted(state=JobState.RUNNING)) == []
+        assert [job.id for job in await site.jobs(JobFilter())] == ids
+        assert [job.id for job in await site.jobs(JobFilter(limit=3))] == ids[-3:]
+        assert await site.jobs(JobFilter(projects=("shallow",))) == []
+        assert (
+            len(await site.jobs(JobFilter(projects=("shallow", "deep"), qpu="q", run="r"))) == JOBS
+        )
+        assert len(await site.jobs(JobFilter(state=JobState.COMPLETED))) == JOBS
+        assert await site.jobs(JobFilter(state=JobState.FAILED)) == []
+        assert await site.jobs(JobFilter(state=JobState.RUNNING)) == []
         for number, job in enumerate(ids):
             assert (await site.view(job)).state is JobState.COMPLETED
             data = await site.result(job)
@@ -103,7 +105,7 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
 
     async def later(site: SiteBroker) -> None:
         assert len(site.service.state.jobs) == 0
-        assert [job.id for job in await site.jobs(Wanted())] == ids
+        assert [job.id for job in await site.jobs(JobFilter())] == ids
         assert await run_job(site, 0) == ids[0]
         assert [task.starts for task in (await site.view(ids[0])).tasks] == [1]
 

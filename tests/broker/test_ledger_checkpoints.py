@@ -19,7 +19,7 @@ from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.broker.ledger import Entries, Ledger, LedgerError, Wanted
+from orchestrator.broker.ledger import Entries, JobFilter, Ledger, LedgerError
 from orchestrator.identity import JobId
 from tests.broker.histories import NOW, History, histories, submitted
 
@@ -117,7 +117,7 @@ def test_jobs_that_have_ended_are_found_by_what_they_are_of(service: Service) ->
     service.checkpoint()
 
     def ids(**wanted: object) -> list[str]:
-        return [job.id for job in service.ledger.ended(Wanted(**wanted))]  # type: ignore[arg-type]
+        return [job.id for job in service.ledger.ended(JobFilter(**wanted))]  # type: ignore[arg-type]
 
     assert ids() == ["j0", "j1", "j2", "j3", "j4", "j5"]
     assert ids(run="r1") == ["j1", "j3", "j5"]

@@ -217,7 +217,7 @@ class Scheduled(RuleBasedStateMachine):
         )
         lead = self.state.jobs[last.parts[0].job]
         waited_s = (self.now - lead.submitted_at).total_seconds()
-        if last.lease is not None or self.state.desk("q", self.now).lease is not None:
+        if last.lease is not None or self.state.context("q", self.now).lease is not None:
             return
         free_s = WINDOWS.free_s(self.now)
         for queued in self.state.queues["q"].in_arrival_order():
@@ -228,7 +228,7 @@ class Scheduled(RuleBasedStateMachine):
 
     @invariant()
     def a_lease_never_outlives_its_bound(self) -> None:
-        lease = self.state.desk("q", self.now).lease
+        lease = self.state.context("q", self.now).lease
         if lease is not None:
             assert self.now <= lease.opened.until
             assert lease.opened.until <= lease.opened_at + timedelta(seconds=30)

@@ -29,12 +29,12 @@ from orchestrator.simulation import (
     alone,
     first_jobs,
     jain,
-    ladder,
     made_up,
     on_qpu,
     parse_swf,
     read_swf,
     stretches,
+    summarize,
     with_load,
 )
 from orchestrator.simulation.recorded import read_recorded
@@ -149,9 +149,9 @@ def test_a_qpu_without_a_model_is_refused() -> None:
 
 
 def test_statistics() -> None:
-    assert ladder([]).most == 0.0
-    assert (ladder([4, 1, 3, 2]).median, ladder([1, 2, 3]).median) == (2.5, 2)
-    assert ladder(range(1, 101)).p95 == 95
+    assert summarize([]).most == 0.0
+    assert (summarize([4, 1, 3, 2]).median, summarize([1, 2, 3]).median) == (2.5, 2)
+    assert summarize(range(1, 101)).p95 == 95
     assert jain([2, 2]) == 1.0
     assert jain([]) == 1.0
 

@@ -22,7 +22,7 @@ from orchestrator.broker.core.access import Forbidden, Identity
 from orchestrator.broker.core.events import LeaseWish
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.broker.ledger import Wanted
+from orchestrator.broker.ledger import JobFilter
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.identity import JobId
 from orchestrator.names import LINE, PROJECT, RUN
@@ -143,7 +143,7 @@ async def listed(
 ) -> Response:
     """Return the latest jobs the caller may see, the oldest of them first."""
     projects = None if caller.is_operator else caller.projects
-    wanted = Wanted(run=run, projects=projects, qpu=qpu, state=state, limit=limit)
+    wanted = JobFilter(run=run, projects=projects, qpu=qpu, state=state, limit=limit)
     jobs = await broker.jobs(wanted)
     return written(await asyncio.to_thread(_VIEWS.dump_json, jobs))
 

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.broker.core.closures import in_utc
 from orchestrator.broker.core.policies import QueuedJob
 from orchestrator.broker.core.records import JobRecord, TaskRecord
-from orchestrator.broker.core.scheduler import Desk
+from orchestrator.broker.core.scheduler import SchedulingContext
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, TaskState
 from orchestrator.identity import JobId
@@ -112,59 +112,61 @@ def _queued(
 ) -> tuple[list[str], int | None, datetime | None]:
     """Return the reasons why a job's next task is not started, its place, and its likely start."""
     qpu = record.submitted.qpu
-    desk = state.desk(qpu, now)
+    context = state.context(qpu, now)
     wish = record.submitted.lease
-    reasons = list(_of_qpu(state, desk, now, None if wish is None else wish.id))
-    if record.submitted.job not in desk.queue:
+    reasons = list(_of_qpu(state, context, now, None if wish is None else wish.id))
+    if record.submitted.job not in context.queue:
         return reasons, None, None
     before = 0
     work_s = 0.0
-    scale = desk.rules.time_scale
-    for queued in _in_turn(desk):
+    scale = context.rules.time_scale
+    for queued in _in_turn(context):
         if queued.job == record.submitted.job:
             break
         before += 1
         work_s += queued.seconds * scale
-    mine = desk.queue[record.submitted.job]
-    free_s = desk.rules.calendar.free_s(now)
+    mine = context.queue[record.submitted.job]
+    free_s = context.rules.calendar.free_s(now)
     if 0 < free_s < mine.least_s:
-        closure = desk.rules.calendar.next_closure(now)
+        closure = context.rules.calendar.next_closure(now)
         assert closure is not None
         reasons.append(
             f"it takes about {mine.least_s:.3g} s and would not end before the {closure.kind} at "
             f"{in_utc(closure.start)}; shorter work may go first"
         )
     if before:
-        terms = desk.rules.policy.terms(mine, desk.situation)
+        terms = context.rules.policy.terms(mine, context.situation)
         listed = ", ".join(f"{name} {value:.3g}" for name, value in terms.items())
         urgency = f" (its urgency: {listed})" if listed else ""
         reasons.append(
             f"{before} job{'s go' if before > 1 else ' goes'} before it by policy "
-            f"{desk.rules.policy.name}{urgency}"
+            f"{context.rules.policy.name}{urgency}"
         )
-    start = None if desk.is_drained else _likely_start(state, desk, work_s, mine.least_s, now)
+    start = None if context.is_drained else _likely_start(state, context, work_s, mine.least_s, now)
     return reasons, before, start
 
 
-def _in_turn(desk: Desk) -> Iterator[QueuedJob]:
+def _in_turn(context: SchedulingContext) -> Iterator[QueuedJob]:
     """Yield what waits in the order it will go: jobs of an open lease first."""
-    lease = None if desk.lease is None else desk.lease.opened.lease
+    lease = None if context.lease is None else context.lease.opened.lease
     if lease is not None:
-        yield from desk.queue.of_lease(lease)
-    for queued in desk.queue.ordered(desk.situation):
+        yield from context.queue.of_lease(lease)
+    for queued in context.queue.ordered(context.situation):
         if lease is None or queued.lease != lease:
             yield queued
 
 
-def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> Iterator[str]:
+def _of_qpu(
+    state: BrokerState, context: SchedulingContext, now: datetime, mine: str | None
+) -> Iterator[str]:
     """mine: the job's own lease. Yield why the QPU starts nothing, or not just anything, now."""
-    rules = desk.rules
-    if desk.is_drained:
-        yield f"QPU {desk.qpu} is drained: {state.drained[desk.qpu].reason}"
+    rules = context.rules
+    if context.is_drained:
+        yield f"QPU {context.qpu} is drained: {state.drained[context.qpu].reason}"
     closure = rules.calendar.closure_at(now)
     if closure is not None:
-        yield f"QPU {closure.closed(desk.qpu)}"
-    lease = desk.lease
+        yield f"QPU {closure.closed(context.qpu)}"
+    lease = context.lease
     if lease is not None and lease.opened.lease != mine:
         until = lease.opened.until
         yield (
@@ -172,8 +174,8 @@ def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> 
             f"until the loop pauses for {lease.opened.idle_s:g} s"
         )
     rate = rules.rate
-    if rate is not None and len(desk.starts) >= rate.starts:
-        free = desk.starts[-rate.starts] + timedelta(seconds=rate.per_s)
+    if rate is not None and len(context.starts) >= rate.starts:
+        free = context.starts[-rate.starts] + timedelta(seconds=rate.per_s)
         if free > now:
             starts = counted(rate.starts, "start")
             yield (
@@ -181,38 +183,38 @@ def _of_qpu(state: BrokerState, desk: Desk, now: datetime, mine: str | None) -> 
                 f"{free:%H:%M:%S} UTC"
             )
     most = rules.limits.max_concurrent_tasks
-    if most is not None and desk.busy >= most:
+    if most is not None and context.busy >= most:
         yield (
-            f"the QPU is busy with {counted(desk.busy, 'task')}"
+            f"the QPU is busy with {counted(context.busy, 'task')}"
             if most > 1
             else "the QPU is busy with another task"
         )
 
 
 def _likely_start(
-    state: BrokerState, desk: Desk, work_s: float, length_s: float, now: datetime
+    state: BrokerState, context: SchedulingContext, work_s: float, length_s: float, now: datetime
 ) -> datetime | None:
     """Return when a task will begin, after the tasks at work and the jobs before it."""
     running_s = 0.0
-    for tag in state.open_tasks(desk.qpu):
+    for tag in state.open_tasks(context.qpu):
         task = state.tasks[tag]
         if task.state is TaskState.UNCERTAIN:
             continue
-        whole_s = (task.planned.predicted_s or 0.0) * desk.rules.time_scale
+        whole_s = (task.planned.predicted_s or 0.0) * context.rules.time_scale
         since = task.started_at or task.planned_at
         running_s += max(0.0, whole_s - (now - since).total_seconds())
-    most = desk.rules.limits.max_concurrent_tasks or 1
+    most = context.rules.limits.max_concurrent_tasks or 1
     left_s = (running_s + work_s) / most
     at = now
     # Work goes on between closures; what does not fit in front of one waits behind it.
     while True:
-        free_s = desk.rules.calendar.free_s(at)
+        free_s = context.rules.calendar.free_s(at)
         if left_s + length_s <= free_s:
             return at + timedelta(seconds=left_s)
         if math.isinf(free_s):
             return None
         left_s = max(0.0, left_s - free_s)
-        closure = desk.rules.calendar.closure_at(at) or desk.rules.calendar.next_closure(at)
+        closure = context.rules.calendar.closure_at(at) or context.rules.calendar.next_closure(at)
         assert closure is not None
         at = closure.end
 

@@ -27,8 +27,8 @@ from orchestrator.identity import JobId, Tag
 
 __all__ = [
     "Decision",
-    "Desk",
     "Planned",
+    "SchedulingContext",
     "expected",
     "next_decision",
     "next_look",
@@ -51,7 +51,7 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(kw_only=True)
-class Desk:
+class SchedulingContext:
     """All that decisions about one QPU rest on.
 
     busy: tasks at work there, those in doubt not counted; busy_for_lease: of them, the lease's.
@@ -86,47 +86,47 @@ class Planned:
     charge: Charge
 
 
-def next_decision(desk: Desk, now: datetime) -> Decision | None:
+def next_decision(context: SchedulingContext, now: datetime) -> Decision | None:
     """Return the next thing to do on a QPU; to be asked again once that is done."""
-    closed = _closed_lease(desk, now)
+    closed = _closed_lease(context, now)
     if closed is not None:
         return closed
-    if desk.is_drained or not len(desk.queue) or not _may_start(desk, now):
+    if context.is_drained or not len(context.queue) or not _may_start(context, now):
         return None
-    free_s = desk.rules.calendar.free_s(now)
-    if free_s <= 0 or desk.queue.shortest_s() > free_s:
+    free_s = context.rules.calendar.free_s(now)
+    if free_s <= 0 or context.queue.shortest_s() > free_s:
         return None
-    candidates = _candidates(desk)
+    candidates = _candidates(context)
     passed: list[JobId] = []
     for queued in candidates:
-        lead = desk.jobs[queued.job]
-        filling = _Filling(desk.rules, desk.accuracy, desk.jobs, free_s)
+        lead = context.jobs[queued.job]
+        filling = _Filling(context.rules, context.accuracy, context.jobs, free_s)
         parts = filling.fill([lead])
         if parts:
             wish = lead.submitted.lease
-            if wish is not None and desk.lease is None and _grants(desk.rules):
-                return _opened(desk, lead.submitted, wish, now)
-            joined = _joined(desk, lead, candidates) if filling.may_share(lead) else []
+            if wish is not None and context.lease is None and _grants(context.rules):
+                return _opened(context, lead.submitted, wish, now)
+            joined = _joined(context, lead, candidates) if filling.may_share(lead) else []
             if joined:
-                filling = _Filling(desk.rules, desk.accuracy, desk.jobs, free_s)
+                filling = _Filling(context.rules, context.accuracy, context.jobs, free_s)
                 parts = filling.fill([lead, *joined])
-            return _planned(desk, filling.priced(parts), queued, passed, now)
+            return _planned(context, filling.priced(parts), queued, passed, now)
         passed.append(queued.job)
         if len(passed) >= _BACKFILL_DEPTH:
             return None
     return None
 
 
-def next_look(desk: Desk, now: datetime) -> datetime | None:
+def next_look(context: SchedulingContext, now: datetime) -> datetime | None:
     """Return when something may start that may not now, though nothing happens until then."""
     looks: list[datetime] = []
-    if desk.lease is not None:
-        looks.append(desk.lease.ends(desk.queue.holds_lease(desk.lease.opened.lease))[0])
-    if len(desk.queue) and not desk.is_drained:
-        rate = desk.rules.rate
-        if rate is not None and len(desk.starts) >= rate.starts:
-            looks.append(desk.starts[-rate.starts] + timedelta(seconds=rate.per_s))
-        closure = desk.rules.calendar.closure_at(now) or desk.rules.calendar.next_closure(now)
+    if context.lease is not None:
+        looks.append(context.lease.ends(context.queue.holds_lease(context.lease.opened.lease))[0])
+    if len(context.queue) and not context.is_drained:
+        rate = context.rules.rate
+        if rate is not None and len(context.starts) >= rate.starts:
+            looks.append(context.starts[-rate.starts] + timedelta(seconds=rate.per_s))
+        closure = context.rules.calendar.closure_at(now) or context.rules.calendar.next_closure(now)
         if closure is not None:
             looks.append(closure.end)
     return min((look for look in looks if look > now), default=None)
@@ -274,51 +274,53 @@ def _weight_of_job(job: ev.JobSubmitted) -> int:
     return sum(shape.points * (shape.shots or 1) for shape in job.pubs)
 
 
-def _closed_lease(desk: Desk, now: datetime) -> ev.LeaseClosed | None:
-    if desk.lease is None:
+def _closed_lease(context: SchedulingContext, now: datetime) -> ev.LeaseClosed | None:
+    if context.lease is None:
         return None
-    opened = desk.lease.opened
-    at, reason = desk.lease.ends(desk.queue.holds_lease(opened.lease))
+    opened = context.lease.opened
+    at, reason = context.lease.ends(context.queue.holds_lease(opened.lease))
     if at > now:
         return None
-    return ev.LeaseClosed(lease=opened.lease, qpu=desk.qpu, reason=reason, at=at)
+    return ev.LeaseClosed(lease=opened.lease, qpu=context.qpu, reason=reason, at=at)
 
 
-def _may_start(desk: Desk, now: datetime) -> bool:
+def _may_start(context: SchedulingContext, now: datetime) -> bool:
     """Whether the QPU has room, and has not been started too often of late."""
-    most = desk.rules.limits.max_concurrent_tasks
-    if most is not None and desk.busy >= most:
+    most = context.rules.limits.max_concurrent_tasks
+    if most is not None and context.busy >= most:
         return False
-    rate = desk.rules.rate
-    if rate is None or len(desk.starts) < rate.starts:
+    rate = context.rules.rate
+    if rate is None or len(context.starts) < rate.starts:
         return True
-    return desk.starts[-rate.starts] + timedelta(seconds=rate.per_s) <= now
+    return context.starts[-rate.starts] + timedelta(seconds=rate.per_s) <= now
 
 
-def _candidates(desk: Desk) -> Iterator[QueuedJob]:
+def _candidates(context: SchedulingContext) -> Iterator[QueuedJob]:
     """Yield the jobs that may go now, in order; those of the lease that is open go first."""
-    if desk.lease is None:
-        return desk.queue.ordered(desk.situation)
-    lease = desk.lease.opened.lease
-    of_lease = desk.queue.of_lease(lease)
-    most = desk.rules.limits.max_concurrent_tasks
+    if context.lease is None:
+        return context.queue.ordered(context.situation)
+    lease = context.lease.opened.lease
+    of_lease = context.queue.of_lease(lease)
+    most = context.rules.limits.max_concurrent_tasks
     # One place is kept for the lease, whether it is used at the moment or not.
-    if most is not None and desk.busy - desk.busy_for_lease >= most - 1:
+    if most is not None and context.busy - context.busy_for_lease >= most - 1:
         return iter(of_lease)
-    others = (q for q in desk.queue.ordered(desk.situation) if q.lease != lease)
+    others = (q for q in context.queue.ordered(context.situation) if q.lease != lease)
     return chain(of_lease, others)
 
 
-def _joined(desk: Desk, lead: JobRecord, following: Iterator[QueuedJob]) -> Sequence[JobRecord]:
+def _joined(
+    context: SchedulingContext, lead: JobRecord, following: Iterator[QueuedJob]
+) -> Sequence[JobRecord]:
     """Return jobs that may share the lead's task, in order; more than fit, if there are more."""
-    limits, kind = desk.rules.limits, lead.submitted.payload_kind
+    limits, kind = context.rules.limits, lead.submitted.payload_kind
     most = limits.max_circuits or _BACKFILL_DEPTH
     joined: list[JobRecord] = []
     circuits = sum(part.circuits for part in lead.pending)
     for queued in following:
         if circuits >= most or len(joined) >= _BACKFILL_DEPTH:
             break
-        record = desk.jobs[queued.job]
+        record = context.jobs[queued.job]
         if queued.kind == kind and not record.alone and queued.lease is None:
             joined.append(record)
             circuits += sum(part.circuits for part in record.pending)
@@ -330,12 +332,14 @@ def _grants(rules: QpuRules) -> bool:
     return rules.leases is not None and rules.limits.max_concurrent_tasks is not None
 
 
-def _opened(desk: Desk, job: ev.JobSubmitted, wish: ev.LeaseWish, now: datetime) -> ev.LeaseOpened:
-    bounds = desk.rules.leases
+def _opened(
+    context: SchedulingContext, job: ev.JobSubmitted, wish: ev.LeaseWish, now: datetime
+) -> ev.LeaseOpened:
+    bounds = context.rules.leases
     assert bounds is not None
     return ev.LeaseOpened(
         lease=wish.id,
-        qpu=desk.qpu,
+        qpu=context.qpu,
         run=job.run,
         project=job.project,
         user=job.user,
@@ -345,27 +349,31 @@ def _opened(desk: Desk, job: ev.JobSubmitted, wish: ev.LeaseWish, now: datetime)
 
 
 def _planned(
-    desk: Desk, task: Planned, lead: QueuedJob, passed: Sequence[JobId], now: datetime
+    context: SchedulingContext,
+    task: Planned,
+    lead: QueuedJob,
+    passed: Sequence[JobId],
+    now: datetime,
 ) -> ev.TaskPlanned:
-    rules, policy, record = desk.rules, desk.rules.policy, desk.jobs[lead.job]
-    why: dict[str, Any] = {"policy": policy.name, "queued": len(desk.queue)}
-    terms = policy.terms(lead, desk.situation)
+    rules, policy, record = context.rules, context.rules.policy, context.jobs[lead.job]
+    why: dict[str, Any] = {"policy": policy.name, "queued": len(context.queue)}
+    terms = policy.terms(lead, context.situation)
     if terms:
         why["terms"] = {name: round(value, 4) for name, value in terms.items()}
-    waited_s = desk.situation.now_s - lead.submitted_s
+    waited_s = context.situation.now_s - lead.submitted_s
     if policy.longest_wait_s is not None and waited_s > policy.longest_wait_s:
         why["overdue"] = True
     if passed:
         why["passed_over"] = {"jobs": list(passed[:_NAMED]), "count": len(passed)}
         why["free_s"] = round(rules.calendar.free_s(now), 3)
-    lease = desk.lease.opened.lease if desk.lease is not None else None
+    lease = context.lease.opened.lease if context.lease is not None else None
     mine = record.submitted.lease is not None and record.submitted.lease.id == lease
     return ev.TaskPlanned(
         tag=str(Tag(lead.job, len(record.tasks))),
-        qpu=desk.qpu,
+        qpu=context.qpu,
         parts=tuple(task.parts),
         predicted_s=task.seconds,
-        alone=_alone(task.parts, desk),
+        alone=_alone(task.parts, context),
         unit=rules.metering.unit,
         lease=lease if mine else None,
         provisional=rules.calendar.is_provisional(now),
@@ -373,17 +381,17 @@ def _planned(
     )
 
 
-def _alone(parts: Sequence[ev.Part], desk: Desk) -> dict[str, float]:
+def _alone(parts: Sequence[ev.Part], context: SchedulingContext) -> dict[str, float]:
     """Return what each job's parts would cost in a task of their own; empty for one job."""
     if len({part.job for part in parts}) == 1:
         return {}
     loads: dict[JobId, Load] = {}
     for part in parts:
         load = loads.get(part.job, Load())
-        loads[part.job] = load.plus(part, desk.jobs[part.job].submitted)
-    rules = desk.rules
+        loads[part.job] = load.plus(part, context.jobs[part.job].submitted)
+    rules = context.rules
     charges = {}
     for job, load in loads.items():
-        seconds = predicted_seconds(load, rules.timing, desk.accuracy)
+        seconds = predicted_seconds(load, rules.timing, context.accuracy)
         charges[str(job)] = predicted_charge(load, rules.metering, seconds).amount
     return charges if sum(charges.values()) > 0 else {}

@@ -32,7 +32,13 @@ from orchestrator.broker.core.records import (
     used_by,
 )
 from orchestrator.broker.core.rules import QpuRules, occupied_seconds
-from orchestrator.broker.core.scheduler import Desk, expected, next_decision, next_look, queued_as
+from orchestrator.broker.core.scheduler import (
+    SchedulingContext,
+    expected,
+    next_decision,
+    next_look,
+    queued_as,
+)
 from orchestrator.broker.core.views import TaskState
 from orchestrator.identity import JobId
 
@@ -99,7 +105,7 @@ class BrokerState:
 
     def next_look(self, now: datetime) -> datetime | None:
         """Return when `tick` should be called at the latest, None if time alone changes nothing."""
-        looks = [next_look(self.desk(qpu, now), now) for qpu in self.rules if not self.asleep]
+        looks = [next_look(self.context(qpu, now), now) for qpu in self.rules if not self.asleep]
         return min((look for look in looks if look is not None), default=None)
 
     def _decided(self, recorded: list[ev.Event], commands: list[Command], now: datetime) -> Outcome:
@@ -165,7 +171,7 @@ class BrokerState:
         """Return the jobs that wait for a QPU, with their place in the order of arrival."""
         return dict(self._waiting.get(qpu, {}))
 
-    def desk(self, qpu: str, now: datetime) -> Desk:
+    def context(self, qpu: str, now: datetime) -> SchedulingContext:
         """Return what decisions about a QPU rest on now."""
         history = self._history(qpu)
         rules = self.rules[qpu]
@@ -174,7 +180,7 @@ class BrokerState:
             t for t in self._open.get(qpu, ()) if self.tasks[t].state is not TaskState.UNCERTAIN
         ]
         lease = history.lease.opened.lease if history.lease is not None else None
-        return Desk(
+        return SchedulingContext(
             qpu=qpu,
             rules=rules,
             queue=self.queues[qpu],
@@ -425,7 +431,7 @@ class BrokerState:
             reason = self.tasks[tag].error or "uncertain"
             yield ev.TaskResolved(tag=tag, verdict="failed", by="rule fail", reason=reason)
         for qpu in self.rules:
-            while (decision := next_decision(self.desk(qpu, now), now)) is not None:
+            while (decision := next_decision(self.context(qpu, now), now)) is not None:
                 if isinstance(decision, ev.LeaseClosed):
                     decision = self._closing(decision)
                 yield decision

@@ -2,7 +2,7 @@
 
 from orchestrator.broker.ledger.checkpoints import Restored
 from orchestrator.broker.ledger.errors import LedgerError, LedgerHeld, LedgerUnwritable
-from orchestrator.broker.ledger.listing import Wanted
+from orchestrator.broker.ledger.listing import JobFilter
 from orchestrator.broker.ledger.rows import Entries
 from orchestrator.broker.ledger.store import Ledger
 from orchestrator.broker.ledger.tables import SCHEMA_VERSION
@@ -10,10 +10,10 @@ from orchestrator.broker.ledger.tables import SCHEMA_VERSION
 __all__ = [
     "SCHEMA_VERSION",
     "Entries",
+    "JobFilter",
     "Ledger",
     "LedgerError",
     "LedgerHeld",
     "LedgerUnwritable",
     "Restored",
-    "Wanted",
 ]

@@ -16,14 +16,14 @@ from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
 from orchestrator.identity import JobId
 
-__all__ = ["Wanted", "find_job", "latest_jobs", "list_ended"]
+__all__ = ["JobFilter", "find_job", "latest_jobs", "list_ended"]
 
 _IDS_AT_ONCE = 500
 _Views = dict[tuple[str, JobId], JobView]  # by scope and id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class JobFilter:
     """Which jobs are asked for. limit: the latest N.
 
     since: those that ended then or later, or not yet; until: those submitted before.
@@ -53,7 +53,7 @@ class Wanted:
         )
 
 
-def list_ended(reader: Reader, wanted: Wanted) -> list[JobView]:
+def list_ended(reader: Reader, wanted: JobFilter) -> list[JobView]:
     """Return jobs that a checkpoint has moved out of the state, in order of submission."""
     return _in_order(_ended(reader, wanted))
 
@@ -66,7 +66,7 @@ def latest_jobs(
         return _in_order(_of_run(reader, run, limit, services))[-limit if limit else 0 :]
     found: _Views = {}
     if limit is None:
-        found |= _ended(reader, Wanted())
+        found |= _ended(reader, JobFilter())
         for scope in reader.scopes():
             found |= _in_state(reader, scope)
         return _in_order(found)
@@ -97,7 +97,7 @@ def find_job(reader: Reader, job: str) -> JobView:
     return view
 
 
-def _ended(reader: Reader, wanted: Wanted) -> _Views:
+def _ended(reader: Reader, wanted: JobFilter) -> _Views:
     query = sa.select(ended_jobs.c.scope, ended_jobs.c.id, ended_jobs.c.record)
     for column in ("scope", "run", "qpu"):
         value = getattr(wanted, column)
@@ -117,12 +117,12 @@ def _ended(reader: Reader, wanted: Wanted) -> _Views:
 
 def _of_run(reader: Reader, run: str, limit: int | None, services: Sequence[str]) -> _Views:
     """A run's jobs are in its own scope, in those of its workers, or in that of a service."""
-    found = _ended(reader, Wanted(run=run, limit=limit))
+    found = _ended(reader, JobFilter(run=run, limit=limit))
     shared = {row[0] for row in reader.rows(sa.select(snapshots.c.scope))}
     own = [s for s in reader.scopes() if s == run or s.startswith(f"{run}~")]
     for scope in own:
         if scope in shared:
-            found |= _ended(reader, Wanted(scope=scope, limit=limit))
+            found |= _ended(reader, JobFilter(scope=scope, limit=limit))
         found |= _in_state(reader, scope)
     for scope in shared.union(services).difference(own):
         found |= _in_state(reader, scope, run)  # one taken up again counts as it is now

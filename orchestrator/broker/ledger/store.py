@@ -26,7 +26,7 @@ from orchestrator.broker.ledger.checkpoints import (
     stored,
 )
 from orchestrator.broker.ledger.errors import LedgerError
-from orchestrator.broker.ledger.listing import Wanted, find_job, latest_jobs, list_ended
+from orchestrator.broker.ledger.listing import JobFilter, find_job, latest_jobs, list_ended
 from orchestrator.broker.ledger.place import Place, connected_engine, place_of
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.rows import Entries
@@ -184,7 +184,7 @@ class Ledger:
         """Return a job as a checkpoint stored it, None if none did."""
         return stored(self._reader, scope, job)
 
-    def ended(self, wanted: Wanted) -> list[JobView]:
+    def ended(self, wanted: JobFilter) -> list[JobView]:
         """Return jobs that checkpoints stored apart, in order of submission.
 
         One that was recalled since is in the state as well, and what it says there counts.

@@ -9,7 +9,7 @@ from orchestrator.broker.client.status import ProjectUse
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import BudgetStatus, project_account
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
-from orchestrator.broker.ledger import Wanted
+from orchestrator.broker.ledger import JobFilter
 from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
 
 __all__ = [
@@ -84,7 +84,7 @@ async def monthly_statement(
 ) -> list[StatementLine]:
     """Return what was charged in a month (UTC, as ``2026-11``); None for all projects."""
     begin, end = month_bounds(month)
-    jobs = await broker.jobs(Wanted(projects=projects, since=begin, until=end))
+    jobs = await broker.jobs(JobFilter(projects=projects, since=begin, until=end))
 
     def summed() -> list[StatementLine]:
         kinds = (ev.LeaseOpened.kind, ev.LeaseClosed.kind)

@@ -39,7 +39,7 @@ from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.broker.ledger import Ledger, LedgerError, Wanted
+from orchestrator.broker.ledger import JobFilter, Ledger, LedgerError
 from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.broker.runtime.commits import Commit
 from orchestrator.broker.runtime.event_loop import BrokerService
@@ -238,7 +238,7 @@ class SiteBroker:
             raise JobUnknown(f"no job {job!r}")
         return found
 
-    async def jobs(self, wanted: Wanted) -> list[JobView]:
+    async def jobs(self, wanted: JobFilter) -> list[JobView]:
         """Return the jobs of this service that are wanted, in order of submission.
 
         They are those of one moment, each as it is when its view is made.
@@ -301,7 +301,7 @@ class SiteBroker:
 
     async def slots(self, since: datetime) -> list[Slot]:
         """Return the tasks that were at work on QPUs since then, one entry for each job in them."""
-        jobs = await self.jobs(Wanted(since=since))
+        jobs = await self.jobs(JobFilter(since=since))
         return await asyncio.to_thread(
             lambda: [
                 Slot(job=job, task=task)
