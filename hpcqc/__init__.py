@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TaskFailed,
     )
     from orchestrator.application.jobs import job, jobs, why
+    from orchestrator.application.report import report
     from orchestrator.application.simulate import simulate
     from orchestrator.application.statement import statement
     from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from orchestrator.config import ConfigError
     from orchestrator.inputs import InputRefused, checked_by
     from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
+    from orchestrator.provenance.reading import RecordError, read_record
+    from orchestrator.provenance.schema import RunRecord
     from orchestrator.resources import BudgetOutOfReach, shutdown
     from orchestrator.runs import on_qpu
     from orchestrator.stages import classical, quantum
@@ -59,7 +62,9 @@ __all__ = [
     "Qpu",
     "QpuBusy",
     "QpuUnavailable",
+    "RecordError",
     "RunBusy",
+    "RunRecord",
     "Sampler",
     "TaskCancelled",
     "TaskFailed",
@@ -71,6 +76,8 @@ __all__ = [
     "on_qpu",
     "open_qpu",
     "quantum",
+    "read_record",
+    "report",
     "shutdown",
     "simulate",
     "statement",
@@ -89,6 +96,7 @@ _HOMES = {
         "TaskFailed",
     ),
     "orchestrator.application.jobs": ("job", "jobs", "why"),
+    "orchestrator.application.report": ("report",),
     "orchestrator.application.simulate": ("simulate",),
     "orchestrator.application.statement": ("statement",),
     "orchestrator.broker.client.http": ("BrokerRefused", "BrokerUnreachable"),
@@ -101,6 +109,8 @@ _HOMES = {
     "orchestrator.config": ("ConfigError",),
     "orchestrator.inputs": ("InputRefused", "checked_by"),
     "orchestrator.primitives": ("Estimator", "Qpu", "Sampler", "open_qpu"),
+    "orchestrator.provenance.reading": ("RecordError", "read_record"),
+    "orchestrator.provenance.schema": ("RunRecord",),
     "orchestrator.resources": ("BudgetOutOfReach", "shutdown"),
     "orchestrator.runs": ("on_qpu",),
     "orchestrator.stages": ("classical", "quantum"),

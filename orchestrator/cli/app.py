@@ -24,6 +24,7 @@ __all__ = [
     "options",
     "qpu_list",
     "qpu_show",
+    "report",
     "run",
     "sample",
 ]
@@ -262,6 +263,28 @@ def jobs(
         tell_job(job, site, as_json=as_json)
     else:
         tell_jobs(run, limit, site, as_json=as_json)
+
+
+@app.command()
+def report(
+    record: Annotated[
+        Path,
+        typer.Argument(
+            parser=path, metavar="RUN", help="The run.json of an earlier run, or its folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", parser=path, metavar="FILE", help="HTML file; report.html beside the record."
+        ),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Write the report of an earlier run again."""
+    from orchestrator.cli.run.report import report_and_tell
+
+    report_and_tell(record, out, as_json=as_json)
 
 
 @app.command()

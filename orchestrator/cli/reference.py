@@ -48,6 +48,9 @@ charges, method, seed, calibration and slices; there from the start, replaced at
 change would break readers; records of earlier versions are still read. Readers should ignore keys
 that they do not know.
 
+`hpcqc report RUN` writes `report.html` again from `run.json`, also from those of earlier versions,
+and from `result.json` if that is beside it.
+
 A run that failed, was interrupted or was killed is continued by the same command with its
 `--run-id`: stages and quantum jobs that finished are not run again.
 

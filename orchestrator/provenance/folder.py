@@ -6,21 +6,16 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic import ValidationError
 
-from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
-from orchestrator.provenance.lanes import timeline_of
-from orchestrator.provenance.outcome import Outcome, outcome_of
+from orchestrator.provenance.outcome import Outcome
 from orchestrator.provenance.reading import RecordError, read_record
 from orchestrator.provenance.record import recorded_stage
-from orchestrator.provenance.report import Pictures, report_html
+from orchestrator.provenance.report import draw_report
 from orchestrator.provenance.schema import RecordedStage, RunRecord
 from orchestrator.provenance.values import json_text, json_value
 from orchestrator.runs import StageSpan
@@ -134,28 +129,11 @@ class RunFolder:
 
     def write_report(self, record: RunRecord, result: Any) -> Outcome:
         """Write ``report.html`` and the PNGs; return what of the result they show."""
-        outcome = outcome_of(json_value(result))
-        timeline = timeline_of(record)
-        notes = list(outcome.notes)
-        plot = gantt = None
-        if outcome.plot is not None:
-            plot = self._picture("plot.png", partial(draw_plot, outcome.plot), notes)
-        if timeline.lanes:
-            gantt = self._picture("gantt.png", partial(draw_gantt, timeline), notes)
-        outcome = replace(outcome, notes=tuple(notes))
-        page = report_html(record, outcome, Pictures(plot=plot, gantt=gantt))
-        self._replace("report.html", page.encode(errors="backslashreplace"))
-        return outcome
-
-    def _picture(self, name: str, draw: Callable[[], Picture], notes: list[str]) -> str | None:
-        """Draw and write a picture; one that cannot be drawn is a note: the run is done."""
-        try:
-            picture = draw()
-        except Exception as error:  # noqa: BLE001 - the data is the user's, the errors Matplotlib's
-            notes.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
-            return None
-        self._replace(name, picture.png)
-        return picture.svg
+        report = draw_report(record, result)
+        for name, png in report.pictures.items():
+            self._replace(name, png)
+        self._replace("report.html", report.page)
+        return report.outcome
 
     def close(self) -> None:
         """Let another process have the folder; closing twice does nothing."""

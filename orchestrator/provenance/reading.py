@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator.provenance.schema import VERSION, RunRecord
+from orchestrator.text_files import TextFileError, read_text
 
 __all__ = ["RecordError", "read_record"]
 
@@ -38,14 +39,9 @@ def read_record(path: Path) -> RunRecord:
     """
     file = path / "run.json" if path.is_dir() else path
     try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecordError(f"there is no {file}; {_NOT_ONE}") from None
-    except OSError as error:
-        raise RecordError(f"cannot read {file}: {error.strerror}; {_NOT_ONE}") from error
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{file} is not a run record, but binary; {_NOT_ONE}") from error
-    return _record(file, text)
+        return _record(file, read_text(file))
+    except TextFileError as error:
+        raise RecordError(f"no run record: {error}") from error
 
 
 def _record(file: Path, text: str) -> RunRecord:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
-from orchestrator.provenance.lanes import stage_name
+from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
+from orchestrator.provenance.lanes import stage_name, timeline_of
 from orchestrator.provenance.markup import (
     cell_text,
     duration_text,
@@ -20,11 +21,20 @@ from orchestrator.provenance.markup import (
     section,
     table,
 )
-from orchestrator.provenance.outcome import Outcome
+from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.schema import RecordedStage, RunRecord
 from orchestrator.provenance.values import json_value
 
-__all__ = ["Pictures", "page_html", "report_html", "stage_rows", "stage_total", "usage_rows"]
+__all__ = [
+    "Pictures",
+    "Report",
+    "draw_report",
+    "page_html",
+    "report_html",
+    "stage_rows",
+    "stage_total",
+    "usage_rows",
+]
 
 _MAX_ROWS = 200
 _ALWAYS_SHOWN = ("job", "state", "waited", "took", "charged")
@@ -36,6 +46,44 @@ class Pictures:
 
     plot: str | None = None
     gantt: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A report. page: HTML; outcome: what it shows of the result; pictures: PNG by file name."""
+
+    page: bytes
+    outcome: Outcome
+    pictures: Mapping[str, bytes]
+
+
+def draw_report(record: RunRecord, result: Any, notes: Iterable[str] = ()) -> Report:
+    """Draw the pictures of a run and make its page.
+
+    result: what the flow returned. notes: on the result, to be shown beside it.
+    """
+    outcome = outcome_of(json_value(result))
+    timeline = timeline_of(record)
+    notes = [*notes, *outcome.notes]
+    drawn: dict[str, Picture] = {}
+    draws: dict[str, Callable[[], Picture]] = {}
+    if outcome.plot is not None:
+        draws["plot.png"] = partial(draw_plot, outcome.plot)
+    if timeline.lanes:
+        draws["gantt.png"] = partial(draw_gantt, timeline)
+    for name, draw in draws.items():
+        try:
+            drawn[name] = draw()
+        except Exception as error:  # noqa: BLE001 - the data is the user's, the errors Matplotlib's
+            notes.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
+    outcome = replace(outcome, notes=tuple(notes))
+    svgs = {name: picture.svg for name, picture in drawn.items()}
+    pictures = Pictures(plot=svgs.get("plot.png"), gantt=svgs.get("gantt.png"))
+    return Report(
+        page=report_html(record, outcome, pictures).encode(errors="backslashreplace"),
+        outcome=outcome,
+        pictures={name: picture.png for name, picture in drawn.items()},
+    )
 
 
 def report_html(record: RunRecord, outcome: Outcome, pictures: Pictures) -> str:
@@ -55,7 +103,7 @@ def report_html(record: RunRecord, outcome: Outcome, pictures: Pictures) -> str:
         section("Where and with what", facts_table(_origin(record)), *_details(record)),
     ]
     version = record.versions.get("hpcqc", "")
-    footer = f"Written by hpcqc {version}; run.json beside this page has everything."
+    footer = f"Run by hpcqc {version}; run.json has everything."
     return page_html(title, parts, footer)
 
 

@@ -1,0 +1,49 @@
+"""The report of an earlier run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from orchestrator.provenance.reading import read_record
+from orchestrator.provenance.report import draw_report
+from orchestrator.text_files import TextFileError, read_text
+
+__all__ = ["report"]
+
+
+def report(run: Path | str, *, out: Path | str | None = None) -> Path:
+    """Write the report of an earlier run again, from its record.
+
+    The report shows the result if ``result.json`` is beside the record. Other files of the run
+    stay as they are.
+
+    Args:
+        run: The run's folder, or its ``run.json``.
+        out: HTML file to write; None for ``report.html`` beside the record.
+
+    Returns:
+        Path of the written file.
+
+    Raises:
+        RecordError: There is no run record that this version can read.
+        OSError: The report cannot be written.
+    """
+    record = read_record(Path(run))
+    folder = Path(run) if Path(run).is_dir() else Path(run).parent
+    result: Any = None
+    notes: list[str] = []
+    if record.status == "completed":
+        result, notes = _result(folder / "result.json")
+    written = folder / "report.html" if out is None else Path(out)
+    written.write_bytes(draw_report(record, result, notes).page)
+    return written
+
+
+def _result(file: Path) -> tuple[Any, list[str]]:
+    """Return a run's result, or None and the reason why it is not shown."""
+    try:
+        return json.loads(read_text(file)), []
+    except (TextFileError, ValueError, RecursionError) as error:
+        return None, [f"the result is not shown: {error}"]
