@@ -209,6 +209,10 @@ class Target:
     coalesces: whether the broker should pack PUBs of several calls into one qpu_task.
     can_find: ``find`` is authoritative; None from it means the tag was never started.
     durable: a new backend instance with the same options still knows all its task ids.
+    clock_scale: seconds that pass for each QPU-second of ``timing``: 1 for a device, other values
+    for a simulated one, 0 for one whose tasks end at once.
+    native: the vendor's or Qiskit's own description, for its transpiler.
+    sources: where values are from, by dotted name (``"timing.init_s"``), for people.
     """
 
     name: str
@@ -231,7 +235,9 @@ class Target:
     timing: TimingModel | None = None
     quality_windows: tuple[QualityWindow, ...] = ()
     credential_lifetime_s: float | None = None
+    clock_scale: float = 1.0
     native: Any = field(default=None, compare=False, repr=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Backend(Protocol):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 from collections.abc import Mapping
+from contextlib import closing
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Protocol
 
-from backends.api import Backend
+from backends.api import Backend, Target
 
 __all__ = [
     "GROUP",
@@ -18,7 +21,9 @@ __all__ = [
     "UnknownBackend",
     "available",
     "create",
+    "describe",
     "preload",
+    "result_options",
 ]
 
 GROUP = "orchestrator.backends"
@@ -29,6 +34,15 @@ class BackendFactory(Protocol):
 
     It checks options and raises `BackendUnusable` or ``ValueError``; it opens no connection.
     ``state_dir`` is a private, existing folder in which a durable backend may keep task records.
+
+    A factory may also have, as attributes:
+
+    ``describe(options) -> Target``: the target of the QPU that the factory would return, with
+    the same checks, told without a process, a connection or a written file. The calibration may
+    be an earlier one. Without it, `describe` makes a backend and asks that.
+
+    ``neutral_options``: a set of names of options that change when a result comes, not what it
+    is. A run that is continued with another value finds its results again.
     """
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
@@ -55,6 +69,47 @@ def create(name: str, options: Mapping[str, Any], *, state_dir: Path) -> Backend
     Raises `UnknownBackend` with the names there are, or `BackendUnusable` when its package
     does not import (the message says which extra is missing) or it refuses its options.
     """
+    factory = _factory(name)
+    state_dir.mkdir(parents=True, exist_ok=True)
+    return factory(options, state_dir=state_dir)
+
+
+def describe(name: str, options: Mapping[str, Any]) -> Target:
+    """Return the target of the backend ``name`` with the site's options.
+
+    Factories without ``describe`` are asked for a backend, which is read and closed.
+    Raises what `create` raises, and ``BackendError`` from such a backend.
+    """
+    factory = _factory(name)
+    own = getattr(factory, "describe", None)
+    if own is not None:
+        target: Target = own(options)
+        return target
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        closing(factory(options, state_dir=Path(scratch))) as backend,
+    ):
+        return backend.target()
+
+
+def result_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options on which results of the backend ``name`` depend.
+
+    All of them, where the backend is not installed or does not import.
+    """
+    try:
+        neutral = _neutral_options(name)
+    except (UnknownBackend, BackendUnusable):
+        neutral = frozenset()
+    return {key: value for key, value in options.items() if key not in neutral}
+
+
+@lru_cache(maxsize=64)
+def _neutral_options(name: str) -> frozenset[str]:
+    return frozenset(getattr(_factory(name), "neutral_options", ()))
+
+
+def _factory(name: str) -> BackendFactory:
     points = available()
     if name not in points:
         near = difflib.get_close_matches(name, points, n=1)
@@ -69,8 +124,7 @@ def create(name: str, options: Mapping[str, Any], *, state_dir: Path) -> Backend
             f"backend {name!r} ({points[name].value}) does not import: {error}. "
             "Install the package or extra that provides it."
         ) from error
-    state_dir.mkdir(parents=True, exist_ok=True)
-    return factory(options, state_dir=state_dir)
+    return factory
 
 
 def preload(name: str) -> None:

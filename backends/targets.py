@@ -19,13 +19,22 @@ from backends.timing import TimingModel
 
 __all__ = ["target_from_json", "target_to_json"]
 
-_NESTED = ("calibration", "metering", "timing", "quality_windows", "payload_kinds", "native")
+_NESTED = (
+    "calibration",
+    "metering",
+    "timing",
+    "quality_windows",
+    "payload_kinds",
+    "native",
+    "sources",
+)
 
 
 def target_to_json(target: Target) -> dict[str, Any]:
     """Return everything a client needs to compile and check circuits, as JSON types.
 
-    Of ``native`` only a Qiskit target travels: gates, places, durations and errors.
+    Of ``native`` only a Qiskit target travels: gates, places, durations and errors. ``sources``
+    stay behind.
     """
     plain = {f.name: getattr(target, f.name) for f in fields(target) if f.name not in _NESTED}
     calibration = target.calibration

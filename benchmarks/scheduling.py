@@ -71,7 +71,7 @@ def rules_of(profile: str) -> QpuRules:
     return replace(
         qpu_rules(QpuSettings(name="q", backend="aer"), target, _NOW),
         calendar=Calendar(),
-        time_scale=1.0,
+        clock_scale=1.0,
     )
 
 

@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, r
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import ConfigError, Site, load_site
+from orchestrator.config import ConfigError, QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.config.environment import prefect_api_url
 from orchestrator.names import OUR_PACKAGES
 from orchestrator.wording import counted
@@ -273,7 +273,7 @@ def _prefect() -> Check:
 
 
 def _backends(site: Site) -> Iterator[Check]:
-    """Import every registered backend, and see that each QPU has one."""
+    """Import every registered backend, and see that each QPU has one that takes its options."""
     from backends import registry
 
     known = registry.available()
@@ -288,6 +288,14 @@ def _backends(site: Site) -> Iterator[Check]:
         if qpu.backend not in known:
             detail = f"no backend {qpu.backend!r}; installed are: {', '.join(known) or 'none'}"
             yield Check(name=f"QPU {qpu.name}", state="broken", detail=detail)
+            continue
+
+        def describe(settings: QpuSettings = qpu) -> str:
+            return registry.describe(settings.backend, resolve_secrets(settings.options)).name
+
+        described = _tried(f"QPU {qpu.name}", describe)
+        if described.state == "broken":
+            yield described
 
 
 def _schedules(site: Site) -> Check:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import IO, Literal
 
+from backends import registry
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import own_variables, qpu_from_environment
@@ -97,7 +98,7 @@ class Run:
         settings = self.site.qpus.get(name)
         if settings is None:
             return name
-        options = {k: v for k, v in settings.options.items() if k != "time_scale"}
+        options = registry.result_options(settings.backend, settings.options)
         text = json.dumps([settings.backend, options], sort_keys=True, default=repr)
         return f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from backends.aer.factory import create
 from backends.aer.launch import preload
 
 if TYPE_CHECKING:
-    from backends.aer.backend import AerBackend, create
+    from backends.aer.backend import AerBackend
 
 __all__ = ["AerBackend", "create", "preload"]
 
 
 def __getattr__(name: str) -> Any:
     """Load the backend, and Qiskit with it, when it is asked for: `preload` must not wait."""
-    if name in ("AerBackend", "create"):
-        from backends.aer import backend
+    if name == "AerBackend":
+        from backends.aer.backend import AerBackend
 
-        return getattr(backend, name)
+        return AerBackend
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,12 +6,10 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from backends.aer.device import device_target, join_parts
-from backends.aer.options import AerOptions, parse_options, usable_cores
+from backends.aer.options import AerOptions, usable_cores
 from backends.aer.orphans import ends_at, judged, stop_orphan
 from backends.aer.planning import Planner
 from backends.aer.spool import Record, Spool
@@ -36,7 +34,7 @@ from backends.results import result_from_bytes
 from backends.tags import check_tag, is_tag
 from backends.validate import check
 
-__all__ = ["AerBackend", "create"]
+__all__ = ["AerBackend"]
 
 _PREFIX = "aer-"
 _MOST_PROCESSES = 8
@@ -46,16 +44,6 @@ _TICKETS_KEPT = 256
 # Larger results are read from the spool if they are asked for again.
 _AT_HAND_BYTES = 1 << 16
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\"():]+/)+")
-
-
-def create(options: Mapping[str, Any], *, state_dir: Path) -> AerBackend:
-    """Return an Aer QPU with a site's options (see `AerOptions`).
-
-    state_dir: an existing folder; a later backend on it knows this one's tasks. Starts nothing.
-    Raises ``BackendUnusable`` for an unknown or wrong option, ``ProfileError`` for a profile
-    that is not there or does not parse.
-    """
-    return AerBackend(parse_options(options), state_dir=state_dir)
 
 
 class AerBackend:

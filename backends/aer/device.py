@@ -34,7 +34,7 @@ def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
     kinds = {"exact": _EXACT, "sampled": _SAMPLED}
     if options.profile is not None:
         profile = load_profile(options.profile)
-        target = replace(profile.target(), durable=True)
+        target = replace(profile.target(), durable=True, clock_scale=options.time_scale)
         if options.precision is not None:
             target = replace(target, payload_kinds=kinds[options.precision])
         return target, profile

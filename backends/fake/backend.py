@@ -47,15 +47,10 @@ from backends.payloads import (
 from backends.tags import check_tag
 from backends.validate import check
 
-__all__ = ["FakeBackend", "create"]
+__all__ = ["FakeBackend", "FakeFactory", "create"]
 
 _PREFIX = "fake-"
 _RETRY_AFTER_S = 0.1
-
-
-def create(options: Mapping[str, Any], *, state_dir: Path) -> FakeBackend:
-    """Return a fake QPU for options as in `read_script`."""
-    return FakeBackend(read_script(options), state_dir=state_dir)
 
 
 class FakeBackend:
@@ -266,6 +261,21 @@ class FakeBackend:
 
     def _lose(self, answer: BackendError) -> NoReturn:
         raise answer
+
+
+class FakeFactory:
+    """Makes fake QPUs, and describes them, from options as in `read_script`."""
+
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> FakeBackend:
+        """Return a fake QPU."""
+        return FakeBackend(read_script(options), state_dir=state_dir)
+
+    def describe(self, options: Mapping[str, Any]) -> Target:
+        """Return the scripted target before any start."""
+        return read_script(options).target
+
+
+create = FakeFactory()
 
 
 def _simulate(payload: Payload, seed: int) -> PrimitiveResult[Any]:

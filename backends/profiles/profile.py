@@ -163,4 +163,5 @@ class Profile:
             quality_windows=self.quality_windows,
             credential_lifetime_s=self.limits.credential_lifetime_s,
             native=native_target(self),
+            sources=self.sources,
         )

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from backends.profiles import Profile
 from backends.results import result_from_bytes, result_to_bytes
 from backends.testing.agreement import counts_follow_probabilities, kinds_for, values_are_exact
 from backends.testing.cases import compiled, lengthy_payload, scattered_bits, smallest_payload
+from backends.testing.effects import effects_of_block
 from backends.testing.physics import CHECKS, NotApplicable, Trial
 from backends.testing.random_circuits import Kinds
 from backends.testing.watched import Watched
@@ -76,6 +78,11 @@ class BackendConformance:
     def make_backend(cls, state_dir: Path) -> Backend:
         """Build the backend as a site would; called again, with the same options and folder."""
         raise NotImplementedError(f"{cls.__name__} must say how its backend is made")
+
+    @classmethod
+    def describe(cls) -> Target | None:
+        """Return the factory's ``describe`` for the options of `make_backend`; None if it has none."""
+        return None
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -144,8 +151,21 @@ class BackendConformance:
         assert target.calibration.id
         assert target.calibration.taken_at.tzinfo is not None, "times carry their zone"
         assert target.max_shots is None or target.max_shots >= 1
+        assert target.clock_scale >= 0
         assert target.max_circuits is None or target.max_circuits >= 1
         assert target.max_concurrent_tasks is None or target.max_concurrent_tasks >= 1
+
+    def test_describe_is_the_target_without_a_backend(self, backend: Backend) -> None:
+        """The factory tells the target, all but the calibration, and touches nothing for it."""
+        if self.describe() is None:
+            pytest.skip("the factory has no describe")
+        with effects_of_block() as effects:
+            described = self.describe()
+        assert not effects, f"describe() did: {effects}"
+        assert described is not None
+        target = backend.target()
+        described = replace(described, calibration=target.calibration)
+        assert described == target, f"describe() returned {described}, target() {target}"
 
     def test_a_task_lives_from_start_to_result(self, backend: Backend, session: SessionId) -> None:
         """States move forward to COMPLETED; the result is the same as often as it is read."""

@@ -35,18 +35,37 @@ from backends.metering import Metering
 from backends.payloads import FrozenSamplerPub, Payload, SamplerPayload
 from backends.validate import check
 
-__all__ = ["PlainVector", "create"]
+__all__ = ["Factory", "PlainVector", "create"]
 
 WIDEST = 12
 
 
-def create(options: Mapping[str, Any], *, state_dir: Path) -> PlainVector:  # noqa: ARG001  # keeps nothing
-    """Return the QPU. options: ``qubits``, at most 12. It keeps nothing in ``state_dir``."""
-    unknown = set(options) - {"qubits"}
-    qubits = options.get("qubits", WIDEST)
-    if unknown or not (isinstance(qubits, int) and 1 <= qubits <= WIDEST):
-        raise ValueError(f"options {dict(options)}; the only one is qubits, from 1 to {WIDEST}")
-    return PlainVector(qubits)
+class Factory:
+    """Makes QPUs, and describes them. options: ``qubits``, at most 12."""
+
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> PlainVector:  # noqa: ARG002
+        """Return the QPU, which keeps nothing in ``state_dir``."""
+        return PlainVector(self.describe(options))
+
+    def describe(self, options: Mapping[str, Any]) -> Target:
+        """Return what the QPU will publish."""
+        unknown = set(options) - {"qubits"}
+        qubits = options.get("qubits", WIDEST)
+        if unknown or not (isinstance(qubits, int) and 1 <= qubits <= WIDEST):
+            raise ValueError(f"options {dict(options)}; the only one is qubits, from 1 to {WIDEST}")
+        return Target(
+            name="plainvector",
+            num_qubits=qubits,
+            payload_kinds=frozenset({"sampler"}),
+            mid_circuit_measurement=False,
+            max_shots=100_000,
+            max_concurrent_tasks=None,
+            calibration=Calibration(id="exact", taken_at=datetime(2026, 1, 1, tzinfo=UTC)),
+            metering=Metering(),
+        )
+
+
+create = Factory()
 
 
 @dataclass(eq=False)
@@ -61,17 +80,8 @@ class Task:
 class PlainVector:
     """Samples circuits that measure once, at the end. Its tasks end with the process."""
 
-    def __init__(self, qubits: int) -> None:
-        self._target = Target(
-            name="plainvector",
-            num_qubits=qubits,
-            payload_kinds=frozenset({"sampler"}),
-            mid_circuit_measurement=False,
-            max_shots=100_000,
-            max_concurrent_tasks=None,
-            calibration=Calibration(id="exact", taken_at=datetime(2026, 1, 1, tzinfo=UTC)),
-            metering=Metering(),
-        )
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self._sessions: set[SessionId] = set()
         self._tasks: dict[QpuTaskId, Task] = {}
         self._lock = threading.Lock()

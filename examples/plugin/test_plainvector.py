@@ -4,6 +4,7 @@ from pathlib import Path
 
 from plainvector import PlainVector, create
 
+from backends.api import Target
 from backends.testing import BackendConformance
 
 
@@ -11,3 +12,7 @@ class TestPlainVector(BackendConformance):
     @classmethod
     def make_backend(cls, state_dir: Path) -> PlainVector:
         return create({}, state_dir=state_dir)
+
+    @classmethod
+    def describe(cls) -> Target:
+        return create.describe({})

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.application.target import stages_beside
@@ -69,7 +67,7 @@ def qpus_of(flow: Flow[..., Any], default: QpuSettings) -> set[str]:
 def idle_budgets(site: Site, qpus: Iterable[str], budgets: Mapping[str, float | None]) -> list[str]:
     """Return a warning for each budget that limits nothing: no QPU of the run bills in its unit.
 
-    Empty if the unit of a QPU is not known because it cannot be opened now.
+    Empty if the unit of a QPU is not known because its backend cannot tell it now.
     """
     limits = [unit for unit, amount in budgets.items() if amount is not None]
     if not limits:
@@ -100,23 +98,11 @@ def _units(site: Site, qpus: Iterable[str]) -> dict[str, str | None]:
 
 
 def _unit(settings: QpuSettings) -> str | None:
-    """Return the unit of a QPU, None for one that cannot be opened now."""
+    """Return the unit of a QPU, None if its backend cannot tell now."""
     from backends import registry
-    from backends.profiles import ProfileError, load_profile
 
-    profile = settings.options.get("profile")
-    if settings.backend == "aer" and isinstance(profile, str):
-        try:
-            return load_profile(profile).metering.unit
-        except ProfileError:
-            return None
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            options = resolve_secrets(settings.options)
-            backend = registry.create(settings.backend, options, state_dir=Path(scratch))
-        except Exception:  # noqa: BLE001  # it is told when the QPU is used
-            return None
-        try:
-            return backend.target().metering.unit
-        finally:
-            backend.close()
+    try:
+        options = resolve_secrets(settings.options)
+        return registry.describe(settings.backend, options).metering.unit
+    except Exception:  # noqa: BLE001  # it is told when the QPU is used
+        return None

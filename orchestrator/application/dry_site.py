@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from backends.simulator import stand_in
 from orchestrator.config import BrokerSettings, QpuSettings, Site
 
-__all__ = ["dry_qpu", "dry_site", "is_modelled"]
-
-_SIMULATOR = "aer"
+__all__ = ["dry_qpu", "dry_site"]
 
 
 def dry_site(site: Site, scratch: Path) -> Site:
@@ -27,16 +26,6 @@ def dry_qpu(settings: QpuSettings) -> QpuSettings:
 
     Windows, rates and leases go: they only make work wait, which a dry run need not. Slices stay.
     """
-    if settings.backend == _SIMULATOR:
-        options = {key: value for key, value in settings.options.items() if key != "time_scale"}
-    else:
-        # Other backends' options are their own; of secrets a simulator needs none.
-        profile = settings.options.get("profile")
-        options = {} if profile is None else {"profile": profile}
+    backend, options = stand_in(settings.backend, settings.options)
     schedule = replace(settings.schedule, windows=(), calendar=None, rate=None, lease=None)
-    return QpuSettings(name=settings.name, backend=_SIMULATOR, options=options, schedule=schedule)
-
-
-def is_modelled(settings: QpuSettings) -> bool:
-    """Whether there is a profile, and so a timing model, to tell the QPU's time by."""
-    return settings.options.get("profile") is not None
+    return QpuSettings(name=settings.name, backend=backend, options=options, schedule=schedule)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.simulator import simulated_device
 from orchestrator.config import ConfigError, QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.wording import counted
 
@@ -110,7 +111,7 @@ def simulate(
         noise: Sigma of the log-normal factor, of median 1, on each task's time; at most 2.
         seed: Of the noise.
         site: Path of a site file; None for the one that the usual lookup finds.
-        settings: Changes to the site, such as ``"qpu.vlq.time_scale=1"``.
+        settings: Changes to the site, such as ``"qpu.vlq.longest_task_s=60"``.
         progress: Called with the policy, the jobs submitted so far, and all jobs.
 
     Returns:
@@ -185,31 +186,16 @@ def _settings(site: Site, request: _Request) -> QpuSettings:
     if request.profile is None:
         return site.qpu(request.qpu)
     named = site.qpu(request.qpu) if request.qpu is not None else None
-    settings = QpuSettings(
-        name=request.qpu or request.profile, backend="aer", options={"profile": request.profile}
-    )
+    backend, options = simulated_device(request.profile)
+    settings = QpuSettings(name=request.qpu or request.profile, backend=backend, options=options)
     return replace(settings, schedule=named.schedule) if named is not None else settings
 
 
 def _target(settings: QpuSettings) -> Target:
-    """Return what the QPU publishes; of a simulator with a profile, without opening it."""
-    profile = settings.options.get("profile")
-    if settings.backend == "aer" and isinstance(profile, str):
-        from backends.profiles import load_profile
+    """Return what the QPU publishes."""
+    from backends import registry
 
-        target = load_profile(profile).target(settings.name)
-    else:
-        import tempfile
-
-        from backends import registry
-
-        with tempfile.TemporaryDirectory() as scratch:
-            options = resolve_secrets(settings.options)
-            backend = registry.create(settings.backend, options, state_dir=Path(scratch))
-            try:
-                target = backend.target()
-            finally:
-                backend.close()
+    target = registry.describe(settings.backend, resolve_secrets(settings.options))
     if target.timing is None:
         raise ConfigError(
             f"QPU {settings.name!r} has no timing model, so nothing can be simulated on it; choose "
@@ -272,7 +258,7 @@ def _fitting(workload: Workload, target: Target, settings: QpuSettings) -> Workl
     ]
     left, notes = len(workload.arrivals) - len(fit), workload.notes
     if left:
-        notes = (*notes, f"{counted(left, 'job')} left out that {target.name} cannot run")
+        notes = (*notes, f"{counted(left, 'job')} left out that {settings.name} cannot run")
     return on_qpu(Workload.of(workload.name, fit, notes), settings.name, settings.backend)
 
 

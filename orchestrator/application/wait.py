@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.config import QpuSettings, Site, resolve_secrets
 
 if TYPE_CHECKING:
-    from backends.profiles import Profile
+    from backends.api import Target
+    from backends.timing import TimingModel
     from orchestrator.broker.core.closures import Window
 
 __all__ = ["expected_wait"]
@@ -31,7 +32,7 @@ class _Queue:
 def expected_wait(
     site: Site,
     settings: QpuSettings,
-    profile: Profile | None,
+    target: Target,
     longest_s: float,
     *,
     now: datetime,
@@ -45,14 +46,13 @@ def expected_wait(
     the site names a broker service, and ``ConfigError`` for a calendar that cannot be read.
     """
     from orchestrator.broker.core.closures import Calendar
-    from orchestrator.broker.runtime.site_rules import calendar_of, clock_scale
+    from orchestrator.broker.runtime.site_rules import calendar_of
 
-    scale = clock_scale(settings)
-    target = None if profile is None else profile.target(settings.name)
+    scale = target.clock_scale
     calendar = calendar_of(settings, target, now)
     queue = _Queue(seconds=0.0)
     if site.broker.url is not None:
-        queue = _queue(site, site.broker.url, settings.name, profile)
+        queue = _queue(site, site.broker.url, settings.name, target.timing)
         calendar = Calendar.of((*calendar.closures, *queue.closures))
     opens = calendar.fit(now, 0.0)
     begins = calendar.fit(
@@ -69,7 +69,7 @@ def expected_wait(
     }
 
 
-def _queue(site: Site, url: str, qpu: str, profile: Profile | None) -> _Queue:
+def _queue(site: Site, url: str, qpu: str, timing: TimingModel | None) -> _Queue:
     """Return the jobs that have not ended on a QPU, their QPU-seconds as far as one can tell.
 
     Jobs that this user may not look at count as long as the others; not known if none may be seen.
@@ -82,9 +82,9 @@ def _queue(site: Site, url: str, qpu: str, profile: Profile | None) -> _Queue:
         seen = service.queue(qpu)
     ahead = max(len(seen), *(one.queued + one.open for one in found), 0)
     seconds = None if ahead else 0.0
-    if ahead and seen and profile is not None:
+    if ahead and seen and timing is not None:
         total = sum(
-            profile.timing.duration_s(
+            timing.duration_s(
                 circuits=job["circuits"], shots=job["shots"], num_qubits=job["num_qubits"]
             )
             for job in seen

@@ -53,7 +53,7 @@ _Setting = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Change one setting of the site, such as qpu.vlq.time_scale=1. Repeatable.",
+        help="Change one setting of the site, such as qpu.vlq.longest_task_s=60. Repeatable.",
     ),
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]

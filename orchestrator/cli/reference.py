@@ -96,7 +96,7 @@ stopped (`time_scale = 0`), and Dask on every core
 A file says everything: the laptop's QPUs are not added to it. `hpcqc config show` prints what is in
 force and where it was found, in the form of a file to start from.
 
-`--set KEY=VALUE` changes one setting for one command, `--set qpu.vlq.time_scale=1`; values are TOML,
+`--set KEY=VALUE` changes one setting for one command, `--set qpu.vlq.longest_task_s=60`; values are TOML,
 and plain text where they are not.
 
 An unknown key is an error that names the nearest one, and a file that is not TOML one with line and

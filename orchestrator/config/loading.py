@@ -6,10 +6,11 @@ import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.simulator import SIMULATOR, built_in_qpus
+from backends.site_options import SITE_OPTIONS
 from orchestrator.config.environment import (
     broker_from_environment,
     config_dir,
@@ -32,7 +33,7 @@ from orchestrator.wording import counted
 if TYPE_CHECKING:
     from orchestrator.config.schema import ScheduleSection, SiteFile
 
-__all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "load_site", "lookup", "shipped_profiles"]
+__all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "load_site", "lookup"]
 
 BUILT_IN = "built-in laptop"
 # In the place of a site file: the built-in laptop, whatever there is in the working folder.
@@ -49,7 +50,7 @@ def load_site(
 ) -> Site:
     """Read the site that applies: ``path``, else the usual lookup (see `lookup`).
 
-    overrides: ``"qpu.vlq.time_scale=0.5"``; values are TOML, or text where they are not.
+    overrides: ``"qpu.vlq.longest_task_s=60"``; values are TOML, or text where they are not.
     environ, folder: stand in for the process's environment and working folder.
     A site file says everything: QPUs of the built-in laptop are not added to it.
 
@@ -59,12 +60,12 @@ def load_site(
     found = lookup(path, environ=environ, folder=folder)
     source = BUILT_IN if found is None else str(found)
     raw = _laptop() if found is None else _read(found)
-    _anchor_profiles(raw, folder if found is None else found.parent.absolute())
+    _anchor_paths(raw, folder if found is None else found.parent.absolute())
     for override in overrides:
         _apply(raw, override)
     if overrides:
         source = f"{source} with {counted(len(overrides), 'override')}"
-        _anchor_profiles(raw, folder)
+        _anchor_paths(raw, folder)
 
     from orchestrator.config.schema import validated  # Pydantic costs 0.2 s; --help has no need
 
@@ -98,21 +99,10 @@ def lookup(
     return None
 
 
-def shipped_profiles() -> tuple[str, ...]:
-    """Return the names of the device profiles that come with hpcqc, sorted."""
-    profiles = files("backends").joinpath("profiles")
-    if not profiles.is_dir():
-        return ()
-    names = (entry.name for entry in profiles.iterdir())
-    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
-
-
 def _laptop() -> dict[str, Any]:
-    qpus: dict[str, Any] = {"aer": {"backend": "aer"}}
-    for name in shipped_profiles():
-        qpus[name] = {"backend": "aer", "profile": name, "time_scale": 0}
+    qpus = built_in_qpus()
     return {
-        "site": {"name": "laptop", "default_qpu": "aer"},
+        "site": {"name": "laptop", "default_qpu": next(iter(qpus))},
         "compute": {"local": {"kind": "local"}},
         "qpu": qpus,
     }
@@ -134,7 +124,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     parts = [part.strip() for part in key.split(".")]
     if not separator or len(parts) < 2 or not all(parts):
         raise ConfigError(
-            f"--set {override!r}: expected SECTION.KEY=VALUE, such as qpu.vlq.time_scale=0.5"
+            f"--set {override!r}: expected SECTION.KEY=VALUE, such as qpu.vlq.longest_task_s=60"
         )
     table = raw
     for depth, part in enumerate(parts[:-1], start=1):
@@ -153,21 +143,25 @@ def _toml_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
-def _anchor_profiles(raw: Mapping[str, Any], folder: Path) -> None:
-    """Make profile paths absolute: they are relative to the file (or folder) that names them."""
+def _anchor_paths(raw: Mapping[str, Any], folder: Path) -> None:
+    """Make paths absolute: they are relative to the file (or folder) that names them."""
     qpus = raw.get("qpu")
+    names = [option.name for option in SITE_OPTIONS if option.names_file]
     for section in qpus.values() if isinstance(qpus, dict) else ():
-        profile = section.get("profile") if isinstance(section, dict) else None
-        if isinstance(profile, str) and (os.sep in profile or profile.endswith(".toml")):
-            section["profile"] = str(folder / Path(profile).expanduser())
+        for name in names if isinstance(section, dict) else ():
+            text = section.get(name)
+            if isinstance(text, str) and (os.sep in text or text.endswith(".toml")):
+                section[name] = str(folder / Path(text).expanduser())
 
 
 def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
     if not checked.qpu:
-        raise ConfigError(f'{source} states no QPU; add at least [qpu.aer] with backend = "aer"')
+        raise ConfigError(
+            f'{source} states no QPU; add at least [qpu.{SIMULATOR}] with backend = "{SIMULATOR}"'
+        )
     qpus = {}
     for name, section in checked.qpu.items():
-        direct = {"profile": section.profile, "time_scale": section.time_scale}
+        direct = {option.name: getattr(section, option.name) for option in SITE_OPTIONS}
         given = {key: value for key, value in direct.items() if value is not None}
         twice = sorted(given.keys() & section.options.keys())
         if twice:

@@ -15,10 +15,12 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
+    create_model,
     field_validator,
     model_validator,
 )
 
+from backends.site_options import SITE_OPTIONS, SiteOption
 from orchestrator.config.site import ConfigError
 from orchestrator.names import PROJECT
 
@@ -209,16 +211,20 @@ class ScheduleSection(_Section):
         return None if value is False else value
 
 
-class QpuSection(_Section):
+def _site_option(option: SiteOption) -> Any:
+    number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    kind: Any = number if option.kind is float else str
+    return kind | None, Field(default=None, description=option.description)
+
+
+_site_options: dict[str, Any] = {option.name: _site_option(option) for option in SITE_OPTIONS}
+_SiteOptions: Any = create_model("_SiteOptions", __base__=_Section, **_site_options)
+
+
+class QpuSection(_SiteOptions):  # type: ignore[misc]
     """`[qpu.NAME]`: a quantum device, or something that behaves like one."""
 
     backend: str = Field(description="name of an installed backend; `hpcqc backends` lists them")
-    profile: str | None = Field(
-        default=None, description="device profile: a shipped one's name, or the path of a TOML file"
-    )
-    time_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        default=None, description="speed of a profile's clock: 0 never waits, 1 is real time"
-    )
     uncertain: Literal["ask", "fail", "adopt-wait"] = Field(
         default="ask",
         description="what becomes of a task that may or may not run: `ask` an operator, `fail` it, "

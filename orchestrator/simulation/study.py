@@ -50,7 +50,7 @@ class Study:
         most = min(limits.max_concurrent_tasks or _PLACES, _PLACES)
         # The virtual clock counts QPU-seconds, whatever they last on a rehearsal's clock.
         self.rules = replace(
-            self.rules, time_scale=1.0, limits=replace(limits, max_concurrent_tasks=most)
+            self.rules, clock_scale=1.0, limits=replace(limits, max_concurrent_tasks=most)
         )
         seconds = alone(self.rules)
         self._alone = {a.job.job: seconds(a.job) for a in self.workload.arrivals}

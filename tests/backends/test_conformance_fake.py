@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import pytest
 
 from backends.api import TaskState
@@ -11,16 +14,23 @@ from backends.testing.watched import Watched
 
 
 class TestFake(BackendConformance):
+    options: ClassVar = {"queue_s": 0.01, "run_s": 0.02, "max_shots": 5000}
+
     @classmethod
     def make_backend(cls, state_dir):
-        return create({"queue_s": 0.01, "run_s": 0.02, "max_shots": 5000}, state_dir=state_dir)
+        return create(cls.options, state_dir=state_dir)
 
-
-class TestDurableFake(BackendConformance):
     @classmethod
-    def make_backend(cls, state_dir):
-        options = {"durable": True, "max_concurrent_tasks": None, "payload_kinds": ["sampler"]}
-        return create(options, state_dir=state_dir)
+    def describe(cls):
+        return create.describe(cls.options)
+
+
+class TestDurableFake(TestFake):
+    options: ClassVar = {
+        "durable": True,
+        "max_concurrent_tasks": None,
+        "payload_kinds": ["sampler"],
+    }
 
 
 class Broken:
@@ -49,3 +59,24 @@ def test_the_suite_sees_a_result_that_comes_too_early(tmp_path) -> None:
     hasty = Watched(Broken(inner, result=lambda _task: inner.result(done)), 1.0)
     with pytest.raises(AssertionError, match="there is a result, and the task is running"):
         suite.test_an_early_result_is_refused(hasty, session)
+
+
+def test_the_suite_sees_that_the_description_is_another(tmp_path) -> None:
+    class Other(TestFake):
+        @classmethod
+        def describe(cls):
+            return replace(super().describe(), max_shots=1)
+
+    with pytest.raises(AssertionError, match="max_shots=1,"):
+        Other().test_describe_is_the_target_without_a_backend(create({}, state_dir=tmp_path))
+
+
+def test_the_suite_sees_that_describing_touches_something(tmp_path) -> None:
+    class Busy(TestFake):
+        @classmethod
+        def describe(cls):
+            (tmp_path / "note").write_text("was here")
+            return super().describe()
+
+    with pytest.raises(AssertionError, match=r"describe\(\) did: .*note"):
+        Busy().test_describe_is_the_target_without_a_backend(create({}, state_dir=tmp_path))

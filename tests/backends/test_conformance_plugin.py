@@ -25,6 +25,12 @@ def installed(tmp_path_factory):
     """Lay the plugin out as an installer would: its module and its metadata on the path."""
     place = tmp_path_factory.mktemp("site-packages")
     (place / "plainvector.py").write_bytes((PLUGIN / "plainvector.py").read_bytes())
+    (place / "plainer.py").write_text(
+        "import plainvector\nmade = []\n"
+        "def create(options, *, state_dir):\n"
+        "    made.append(state_dir)\n"
+        "    return plainvector.create(options, state_dir=state_dir)\n"
+    )
     metadata = place / "hpcqc_plainvector-0.1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text(
@@ -32,12 +38,14 @@ def installed(tmp_path_factory):
     )
     (metadata / "entry_points.txt").write_text(
         "[orchestrator.backends]\nplainvector = plainvector:create\nbroken = nowhere:create\n"
+        "plainer = plainer:create\n"
     )
     sys.path.insert(0, str(place))
     importlib.invalidate_caches()
     yield place
     sys.path.remove(str(place))
-    sys.modules.pop("plainvector", None)
+    for name in ("plainvector", "plainer"):
+        sys.modules.pop(name, None)
     importlib.invalidate_caches()
 
 
@@ -46,6 +54,10 @@ class TestPlugin(BackendConformance):
     @classmethod
     def make_backend(cls, state_dir):
         return registry.create("plainvector", {"qubits": 6}, state_dir=state_dir)
+
+    @classmethod
+    def describe(cls):
+        return registry.describe("plainvector", {"qubits": 6})
 
 
 def test_it_is_listed_without_being_imported(installed):
@@ -77,6 +89,14 @@ def test_a_backend_that_does_not_import_is_explained(installed, tmp_path):
 def test_an_unknown_backend_names_those_there_are(installed, tmp_path):
     with pytest.raises(registry.UnknownBackend, match=r"plainvector.*Did you mean 'plainvector'"):
         registry.create("plainvectr", {}, state_dir=tmp_path)
+
+
+def test_a_factory_that_cannot_describe_is_asked_for_a_backend(installed):
+    described = registry.describe("plainer", {"qubits": 3})
+    assert described == registry.describe("plainvector", {"qubits": 3})
+    (state_dir,) = sys.modules["plainer"].made
+    assert not state_dir.exists()
+    assert registry.result_options("plainer", {"qubits": 3}) == {"qubits": 3}
 
 
 @pytest.mark.slow

@@ -85,12 +85,12 @@ def test_a_slice_that_fits_goes_in_front_of_a_closure() -> None:
 def test_seconds_on_the_clock_count_not_those_of_the_model() -> None:
     q = rules(closures((5, 60)), slice_s=None)
     assert state_of(q, job("one", 1000)) == []
-    assert state_of(replace(q, time_scale=0.1), job("one", 1000)) != []
+    assert state_of(replace(q, clock_scale=0.1), job("one", 1000)) != []
 
 
 def test_not_even_instant_work_starts_while_the_qpu_is_closed() -> None:
     for timing, scale in ((None, 1.0), (TimingModel(init_s=1.0), 0.0)):
-        q = rules(closures((-1, 60)), timing=timing, time_scale=scale)
+        q = rules(closures((-1, 60)), timing=timing, clock_scale=scale)
         assert state_of(q, job("one", 10)) == []
         assert state_of(q, job("one", 10), now=after(60)) != []
 
@@ -129,7 +129,7 @@ def test_nothing_starts_that_cannot_end_and_everything_ends(
         at += free + closed
     calendar = closures(*spans)
     state = BrokerState()
-    state.configure("q", rules(calendar, time_scale=scale, slice_s=slice_s))
+    state.configure("q", rules(calendar, clock_scale=scale, slice_s=slice_s))
     now, running, ended = NOON, [], 0
     for number, n in enumerate(shots):
         running += planned(state.handle(job(f"j{number}", n), now).events)

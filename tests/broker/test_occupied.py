@@ -165,7 +165,7 @@ def test_ledgers_of_before_have_no_occupied_time() -> None:
 def test_a_scaled_clock_counts_qpu_seconds() -> None:
     timing = load_profile("vlq").timing
     for scale, seconds in ((1.0, 7.0), (0.5, 14.0), (0.01, None), (0.0, None)):
-        site = Site(rules(Metering(unit="s"), timing=timing, time_scale=scale))
+        site = Site(rules(Metering(unit="s"), timing=timing, clock_scale=scale))
         site.tell(job(shots=50_000))
         site.tell(ev.TaskStarted(tag="j.0", qpu_task="t"))
         predicted = site.state.tasks["j.0"].planned.predicted_s

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from backends.profiles import load_profile
+from backends import registry
+from backends.api import Target
 from orchestrator.application.dry_site import dry_qpu, dry_site
 from orchestrator.application.wait import expected_wait
 from orchestrator.broker.client import admin as operator
@@ -204,6 +205,11 @@ SHUT = {"start": NOW - timedelta(hours=1), "end": NOW + timedelta(hours=2)}
 JOB = {"circuits": 1, "shots": 100, "num_qubits": 2}
 
 
+def target_of(qpu: str) -> Target:
+    settings = load_site().qpu(qpu)
+    return registry.describe(settings.backend, settings.options)
+
+
 def _waits(
     monkeypatch: pytest.MonkeyPatch, qpu: dict[str, Any], jobs: Sequence[dict[str, Any]] = ()
 ) -> tuple[dict[str, Any], str]:
@@ -221,7 +227,7 @@ def _waits(
     monkeypatch.setattr(operator, "OperatorClient", Client)
     monkeypatch.setenv("HPCQC_SITE", "built-in")
     site = replace(load_site(), broker=BrokerSettings(url="http://127.0.0.1:9"))
-    told = expected_wait(site, site.qpu("vlq"), load_profile("vlq"), 1.0, now=NOW)
+    told = expected_wait(site, site.qpu("vlq"), target_of("vlq"), 1.0, now=NOW)
     return told, wait_text(told)
 
 
@@ -250,7 +256,7 @@ def test_a_window_of_the_site_file_counts_without_a_profile() -> None:
     site = load_site()
     shut = WindowSettings(kind="maintenance", start=SHUT["start"], end=SHUT["end"], title="pump")
     settings = replace(site.qpu("aer"), schedule=ScheduleSettings(windows=(shut,)))
-    told = expected_wait(site, settings, None, 0.0, now=NOW)
+    told = expected_wait(site, settings, target_of("aer"), 0.0, now=NOW)
     assert told["waiting_s"] == 7200
     assert "UTC: pump" in wait_text(told)
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.profiles import shipped
+from backends.simulator import shipped_profiles
 from orchestrator.cli.site.config import config_lines
 from orchestrator.config import (
     BrokerLimits,
@@ -28,7 +29,7 @@ from orchestrator.config import (
     resolve_secrets,
 )
 from orchestrator.config.environment import prefect_is_configured, state_dir
-from orchestrator.config.loading import BUILT_IN, LAPTOP, lookup, shipped_profiles
+from orchestrator.config.loading import BUILT_IN, LAPTOP, lookup
 
 MINIMAL = '[qpu.mine]\nbackend = "aer"\n'
 

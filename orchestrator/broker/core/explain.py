@@ -119,7 +119,7 @@ def _queued(
         return reasons, None, None
     before = 0
     work_s = 0.0
-    scale = context.rules.time_scale
+    scale = context.rules.clock_scale
     for queued in _in_turn(context):
         if queued.job == record.submitted.job:
             break
@@ -200,7 +200,7 @@ def _likely_start(
         task = state.tasks[tag]
         if task.state is TaskState.UNCERTAIN:
             continue
-        whole_s = (task.planned.predicted_s or 0.0) * context.rules.time_scale
+        whole_s = (task.planned.predicted_s or 0.0) * context.rules.clock_scale
         since = task.started_at or task.planned_at
         running_s += max(0.0, whole_s - (now - since).total_seconds())
     most = context.rules.limits.max_concurrent_tasks or 1

@@ -35,7 +35,7 @@ class QpuRules:
 
     slice_s: work longer than so many QPU-seconds is cut, so that others can go in between; None
     cuts only where the machine's limits do. rate: None is no limit. leases: None grants none.
-    time_scale: seconds on the clock for each QPU-second. shares: by project, for fair share.
+    clock_scale: seconds on the clock for each QPU-second. shares: by project, for fair share.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -46,7 +46,7 @@ class QpuRules:
     slice_s: float | None = None
     rate: Rate | None = None
     leases: LeaseBounds | None = field(default_factory=LeaseBounds)
-    time_scale: float = 1.0
+    clock_scale: float = 1.0
     shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -56,9 +56,9 @@ def occupied_seconds(clock_s: float, predicted_s: float | None, rules: QpuRules)
     On a QPU whose clock is scaled they are at most what the whole task was predicted to take; one
     that does not wait at all is taken to have been occupied for that long.
     """
-    if rules.time_scale == 1.0:
+    if rules.clock_scale == 1.0:
         return clock_s
-    if not rules.time_scale:
+    if not rules.clock_scale:
         return predicted_s or 0.0
-    seconds = clock_s / rules.time_scale
+    seconds = clock_s / rules.clock_scale
     return seconds if predicted_s is None else min(seconds, predicted_s)

@@ -136,7 +136,7 @@ def queued_as(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> QueuedJ
     """Return how a job is to be queued now, with what is left of it."""
     submitted = record.submitted
     first = _first_task(record, rules, accuracy)
-    scale = rules.time_scale
+    scale = rules.clock_scale
     left = _weight(record.pending) / max(1, _weight_of_job(submitted))
     seconds = submitted.predicted_s * left if submitted.predicted_s is not None else None
     return QueuedJob(
@@ -215,7 +215,7 @@ class _Filling:
     def _takes(self, piece: ev.Part) -> bool:
         grown = self.load.plus(piece, self._jobs[piece.job].submitted)
         seconds = predicted_seconds(grown, self._rules.timing, self._accuracy)
-        if seconds is not None and seconds * self._rules.time_scale > self._free_s:
+        if seconds is not None and seconds * self._rules.clock_scale > self._free_s:
             return False
         most_s = _slice_s(self._rules, grown.num_qubits)
         if self.load.circuits and most_s is not None and seconds is not None:

@@ -15,8 +15,6 @@ from orchestrator.config import QpuSettings
 __all__ = ["reuse_key", "versions_of"]
 
 _PACKAGES = ("hpcqc", "qiskit", "qiskit-aer")
-# Options that change when a result comes, and not what it is.
-_NO_MATTER = ("time_scale",)
 
 
 class _Content(Protocol):
@@ -36,7 +34,7 @@ def reuse_key(payload: _Content, settings: QpuSettings, target: Target, audience
     backend and options with method and noise; its calibration; and the versions of what computes.
     audience: a project whose results are its own, or what stands for those that share theirs.
     """
-    options = {key: value for key, value in settings.options.items() if key not in _NO_MATTER}
+    options = registry.result_options(settings.backend, settings.options)
     parts = [
         audience,
         payload.kind,

@@ -20,7 +20,6 @@ __all__ = [
     "calendar_of",
     "check_schedule",
     "check_schedules",
-    "clock_scale",
     "qpu_rules",
 ]
 
@@ -57,7 +56,6 @@ def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
     Raises `ConfigError` for a policy that there is not, or a calendar that cannot be read.
     """
     schedule = settings.schedule
-    time_scale = clock_scale(settings) if target.timing is not None else 1.0
     return QpuRules(
         limits=Limits.of(target, settings.uncertain),
         policy=check_schedule(settings),
@@ -69,14 +67,9 @@ def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
         if schedule.rate is None
         else Rate(starts=schedule.rate[0], per_s=schedule.rate[1]),
         leases=_lease_bounds(schedule.lease),
-        time_scale=time_scale,
+        clock_scale=target.clock_scale,
         shares=dict(schedule.shares),
     )
-
-
-def clock_scale(settings: QpuSettings) -> float:
-    """Return the seconds that pass for each QPU-second: a simulator's clock may be another."""
-    return float(settings.options.get("time_scale", 0.0)) if settings.backend == "aer" else 1.0
 
 
 def _lease_bounds(stated: tuple[float, float] | None) -> LeaseBounds | None:

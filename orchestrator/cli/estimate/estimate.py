@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -11,18 +12,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.application.dry_site import is_modelled
+from orchestrator.application.dry_site import dry_qpu
 from orchestrator.application.wait import expected_wait
 from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.cli.run.run import Finished, RunRequest, run_flow
-from orchestrator.config import QpuSettings, Site, load_site
+from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.config.environment import hand_down
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.report import stage_rows
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
-    from backends.profiles import Profile
+    from backends.api import Target
     from orchestrator.provenance.schema import RecordedJob, RecordedStage, RecordedUsage
 
 __all__ = [
@@ -91,10 +92,8 @@ def stated_error(sources: Mapping[str, str]) -> float | None:
 
 
 def _document(request: RunRequest, site: Site, finished: Finished) -> dict[str, Any]:
-    from backends.aer.options import usable_cores
-
     record = finished.record
-    workers = site.compute().workers or usable_cores()
+    workers = site.compute().workers or len(os.sched_getaffinity(0))
     return {
         "target": request.target,
         "parameters": record.parameters,
@@ -114,55 +113,60 @@ def _document(request: RunRequest, site: Site, finished: Finished) -> dict[str, 
 def _of_qpu(
     site: Site, settings: QpuSettings, usage: RecordedUsage, jobs: Sequence[RecordedJob]
 ) -> dict[str, Any]:
-    profile = _profile(settings)
-    modelled = profile is not None
+    dry = dry_qpu(settings)
+    replaced = dry.backend != settings.backend
+    target = _target(dry if replaced else settings, on_device=replaced)
+    modelled = target.timing is not None
     longest_s = max((t.usage.qpu_seconds for j in jobs for t in j.tasks), default=0.0)
     unseeded = sum(job.seed is None and job.shots > 0 for job in jobs)
     return {
         "qpu": settings.name,
         "backend": settings.backend,
-        "profile": None if profile is None else profile.name,
+        "profile": target.name if modelled else None,
         "jobs": len(jobs),
         "tasks": usage.tasks,
         # As the jobs count them: a circuit whose shots are cut into tasks is in each of these.
         "circuits": sum(job.circuits for job in jobs if not job.source),
         "shots": usage.shots,
-        "qpu_seconds": usage.qpu_seconds if modelled or settings.backend == "aer" else None,
-        "charges": usage.charges if modelled or settings.backend == "aer" else None,
-        "error_percent": None if profile is None else stated_error(profile.sources),
-        **expected_wait(site, settings, profile, longest_s, now=datetime.now(UTC)),
+        "qpu_seconds": None if replaced and not modelled else usage.qpu_seconds,
+        "charges": None if replaced and not modelled else usage.charges,
+        "error_percent": stated_error(target.sources),
+        **expected_wait(site, settings, target, longest_s, now=datetime.now(UTC)),
         "unseeded_jobs": unseeded,
-        "notes": _notes(settings, profile, unseeded),
+        "notes": _notes(settings, target, unseeded, replaced=replaced),
     }
 
 
-def _profile(settings: QpuSettings) -> Profile | None:
-    from backends.profiles import load_profile
+def _target(settings: QpuSettings, *, on_device: bool) -> Target:
+    """Describe a simulator; on_device: as the device that it replaces, whose clock runs."""
+    from backends import registry
 
-    return load_profile(settings.options["profile"]) if is_modelled(settings) else None
+    target = registry.describe(settings.backend, resolve_secrets(settings.options))
+    return replace(target, clock_scale=1.0) if on_device else target
 
 
-def _notes(settings: QpuSettings, profile: Profile | None, unseeded: int) -> list[str]:
+def _notes(settings: QpuSettings, target: Target, unseeded: int, *, replaced: bool) -> list[str]:
     notes = []
-    if settings.backend != "aer":
-        wearing = f"the simulator wearing profile {profile.name}" if profile else "an ideal one"
+    modelled = target.timing is not None
+    if replaced:
+        wearing = f"the simulator wearing profile {target.name}" if modelled else "an ideal one"
         notes.append(
             f"backend {settings.backend!r} was not asked; {wearing} stood in for it"
-            + ("" if profile else ", so limits, time and cost of the QPU are not known")
+            + ("" if modelled else ", so limits, time and cost of the QPU are not known")
         )
-    elif profile is None:
+    elif not modelled:
         notes.append("an ideal simulator: its time, and so its cost, is what this machine took")
-    if profile is not None:
-        error = stated_error(profile.sources)
+    if modelled:
+        error = stated_error(target.sources)
         notes.append(
-            f"QPU-seconds by the timing model of {profile.name}, "
+            f"QPU-seconds by the timing model of {target.name}, "
             + (
                 f"whose mean error on measured jobs is {error:g} %"
                 if error is not None
                 else "which is assumed: no measured jobs are known"
             )
         )
-        if profile.coalesces:
+        if target.coalesces:
             notes.append("jobs that wait together may share tasks and then cost less")
     if unseeded:
         notes.append(

@@ -396,21 +396,17 @@ def _check_pins(site: Site, loaded: LoadedFlow) -> None:
 
 
 def _try_backend(plan: _Plan) -> None:
-    """Build the QPU's backend once, if the flow looks quantum: Qiskit is loaded, or a QPU named.
+    """Check the QPU's backend and options, if the flow looks quantum: Qiskit is loaded, or a QPU named.
 
     A flow that needs none is spared Qiskit's import.
     """
     if plan.request.qpu is None and "qiskit" not in sys.modules:
         return
-    import tempfile
-
     from backends import registry
     from orchestrator.config import resolve_secrets
 
     settings = plan.site.qpu(plan.request.qpu)
-    with tempfile.TemporaryDirectory() as scratch:
-        options = resolve_secrets(settings.options)
-        registry.create(settings.backend, options, state_dir=Path(scratch)).close()
+    registry.describe(settings.backend, resolve_secrets(settings.options))
 
 
 def _shut_down() -> None:

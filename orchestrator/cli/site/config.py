@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from backends.site_options import SITE_OPTIONS
 from orchestrator.application.errors import reason
 from orchestrator.cli.errors import FAILED, MISTAKE
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
@@ -82,7 +82,7 @@ def config_lines(site: Site) -> list[str]:
     for name, qpu in document["qpu"].items():
         options = dict(qpu["options"])
         lines += ["", f"[qpu.{_key(name)}]", f"backend = {_value(qpu['backend'])}"]
-        direct = [key for key in ("profile", "time_scale") if key in options]
+        direct = [option.name for option in SITE_OPTIONS if option.name in options]
         lines += [f"{key} = {_value(options.pop(key))}" for key in direct]
         lines += _given({key: qpu[key] for key in ("uncertain", "longest_task_s")})
         if options:
@@ -135,9 +135,7 @@ def _fault(settings: QpuSettings) -> str | None:
 
     try:
         check_schedules([settings], datetime.now(UTC))
-        with tempfile.TemporaryDirectory() as scratch:
-            options = resolve_secrets(settings.options)
-            registry.create(settings.backend, options, state_dir=Path(scratch)).close()
+        registry.describe(settings.backend, resolve_secrets(settings.options))
     except (ValueError, BackendError) as error:
         return reason(error)
     return None

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.site_options import SITE_OPTIONS
 from orchestrator.cli.output import facts, print_json, tabulate
 from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.provenance.markup import cell_text, duration_text
@@ -58,10 +58,11 @@ def tell_qpus(site_file: Path | None, overrides: Sequence[str], *, as_json: bool
     rows = []
     for name, settings in shown.items():
         options = dict(settings["options"])
-        profile = options.pop("profile", None)
+        stated = [options.pop(option.name, None) for option in SITE_OPTIONS]
         default = "yes" if name == site.default_qpu else ""
-        rows.append([name, settings["backend"], profile, options or None, default])
-    columns = ("QPU", "backend", "profile", "options", "default")
+        rows.append([name, settings["backend"], *stated, options or None, default])
+    keys = [option.name for option in SITE_OPTIONS]
+    columns = ("QPU", "backend", *keys, "options", "default")
     tabulate(columns, rows, title=f"{site.name} ({site.source})")
 
 
@@ -70,13 +71,13 @@ def tell_qpu(name: str, site_file: Path | None, overrides: Sequence[str], *, as_
     site = load_site(site_file, overrides)
     settings = site.qpu(name)
     target = _target(settings)
-    sources = _sources(settings)
     if as_json:
-        print_json(_target_document(site, settings, target, sources))
+        print_json(_target_document(site, settings, target))
         return
     facts(_target_facts(settings, target), title=f"QPU {name}")
-    if sources:
-        tabulate(("value", "source"), list(sources.items()), title="Where the values come from")
+    if target.sources:
+        rows = list(target.sources.items())
+        tabulate(("value", "source"), rows, title="Where the values come from")
 
 
 def metering_in_words(metering: Metering) -> str:
@@ -125,37 +126,17 @@ def timing_in_words(timing: TimingModel | None) -> str | None:
 def _target(settings: QpuSettings) -> Target:
     from backends import registry
 
-    with tempfile.TemporaryDirectory() as scratch:
-        options = resolve_secrets(settings.options)
-        backend = registry.create(settings.backend, options, state_dir=Path(scratch))
-        try:
-            return backend.target()
-        finally:
-            backend.close()
+    return registry.describe(settings.backend, resolve_secrets(settings.options))
 
 
-def _sources(settings: QpuSettings) -> Mapping[str, str]:
-    profile = settings.options.get("profile")
-    if not isinstance(profile, str):
-        return {}
-    from backends.profiles import ProfileError, load_profile
-
-    try:
-        return load_profile(profile).sources
-    except ProfileError:  # another package's backend may mean something else by the word
-        return {}
-
-
-def _target_document(
-    site: Site, settings: QpuSettings, target: Target, sources: Mapping[str, str]
-) -> dict[str, Any]:
-    fields = [name for name in target.__dataclass_fields__ if name != "native"]
+def _target_document(site: Site, settings: QpuSettings, target: Target) -> dict[str, Any]:
+    fields = [n for n in target.__dataclass_fields__ if n not in ("native", "sources")]
     return {
         "name": settings.name,
         **site_document(site)["qpu"][settings.name],
         "target": {name: json_value(getattr(target, name)) for name in fields},
         "metering_in_words": metering_in_words(target.metering),
-        "sources": dict(sources),
+        "sources": dict(target.sources),
     }
 
 
@@ -165,7 +146,7 @@ def _target_facts(settings: QpuSettings, target: Target) -> dict[str, Any]:
     credentials = target.credential_lifetime_s
     return {
         "backend": settings.backend,
-        "profile": settings.options.get("profile"),
+        **{option.name: settings.options.get(option.name) for option in SITE_OPTIONS},
         "device": target.name if target.name != settings.name else None,
         "qubits": "as many as memory holds" if target.num_qubits is None else target.num_qubits,
         "unusable qubits": target.unusable_qubits or None,

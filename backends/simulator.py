@@ -1,0 +1,50 @@
+"""The simulator that every installation has: QPUs without a site file, and dry runs of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["SIMULATOR", "built_in_qpus", "shipped_profiles", "simulated_device", "stand_in"]
+
+# Name of the backend, and of its QPU on a machine without a site file.
+SIMULATOR = "aer"
+
+
+def shipped_profiles() -> tuple[str, ...]:
+    """Return the names of the device profiles that come with hpcqc, sorted."""
+    profiles = files("backends").joinpath("profiles")
+    if not profiles.is_dir():
+        return ()
+    names = (entry.name for entry in profiles.iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml")))
+
+
+def built_in_qpus() -> dict[str, dict[str, Any]]:
+    """Return the ``[qpu.NAME]`` tables of a machine without a site file.
+
+    First an ideal simulator named `SIMULATOR`, then one per shipped profile, its clock stopped.
+    """
+    devices = {
+        name: {"backend": SIMULATOR, "profile": name, "time_scale": 0}
+        for name in shipped_profiles()
+    }
+    return {SIMULATOR: {"backend": SIMULATOR}, **devices}
+
+
+def simulated_device(profile: str) -> tuple[str, dict[str, Any]]:
+    """Return backend and options of a simulated QPU with a device profile."""
+    return SIMULATOR, {"profile": profile}
+
+
+def stand_in(backend: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return backend and options of the simulator that replaces a QPU in a dry run.
+
+    It has the QPU's profile, if the options name one, and a stopped clock. Other options of
+    other backends, secrets among them, are left out.
+    """
+    if backend == SIMULATOR:
+        return SIMULATOR, {key: value for key, value in options.items() if key != "time_scale"}
+    profile = options.get("profile")
+    return SIMULATOR, {} if profile is None else {"profile": profile}
