@@ -27,6 +27,7 @@ from backends.validate import check_circuits
 from orchestrator.broker.client.protocol import BrokerClient, Call
 from orchestrator.broker.core.events import LeaseWish
 from orchestrator.compute.shipping import stage_context
+from orchestrator.identity import CallStage
 from orchestrator.qpu_jobs import QpuJob, Submission
 from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiled, Transpiler
@@ -135,11 +136,11 @@ class Qpu:
         that is retried, or in a run that is taken up again, it is the same job as before,
         as long as the QPU's settings are.
         """
-        stage = f"{self.stage or ''}@{self.identity}" if self.identity else self.stage
+        stage = CallStage(self.stage, self.identity).text
         return Call(
             run=self._held.run.id,
             stage=stage,
-            occurrence=self._held.turn_of(self.stage, f"{self.name}:{payload.digest}"),
+            occurrence=self._held.turn_of(self.stage, (self.name, payload.digest)),
             qpu=self.name,
             seed=seed,
             lease=_leases.get().get(self.name),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -15,6 +16,7 @@ from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.shipping import Execution, execution
 from orchestrator.config import resolve_secrets, shared_cluster
 from orchestrator.config.private import close_to_others
+from orchestrator.identity import Occurrences, Scope
 from orchestrator.runs import Run
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class Resources:
     _computes: dict[str, LocalDask | SharedDask] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
     _loops: dict[str, int] = field(default_factory=dict)
-    _calls: dict[str | None, dict[str, int]] = field(default_factory=dict)
+    _calls: dict[str | None, Occurrences] = field(default_factory=dict)
 
     def broker(self) -> BrokerClient:
         """Return the run's broker: the service its site names, else one in this process.
@@ -87,14 +89,12 @@ class Resources:
     def begin_stage(self, stage: str) -> None:
         """Count this stage's quantum calls from 0: it is executed, perhaps once more."""
         with self._lock:
-            self._calls[stage] = {}
+            self._calls[stage] = Occurrences()
 
-    def turn_of(self, stage: str | None, content: str) -> int:
+    def turn_of(self, stage: str | None, content: Hashable) -> int:
         """Return how many calls of this content the stage, or the run outside any, made before."""
         with self._lock:
-            seen = self._calls.setdefault(stage, {})
-            seen[content] = seen.get(content, 0) + 1
-            return seen[content] - 1
+            return self._calls.setdefault(stage, Occurrences()).next(content)
 
     def lease_begins(self, qpu: str) -> None:
         """Count one more loop that keeps a QPU."""
@@ -228,7 +228,7 @@ def _resources_of(here: Execution) -> Resources:
     with _lock:
         if here not in _on_worker:
             context = here.context
-            scope = f"{context.run}~{context.key}"
+            scope = str(Scope(context.run, context.key))
             if context.limited and context.site.broker.url is None:
                 raise BudgetOutOfReach(
                     "this run has a budget, which only one broker can keep, and a function on a "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -16,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from orchestrator.identity import IdentityError, ResultKey
+
 __all__ = ["StoredRun", "hold_run", "remove_stored", "runs_to_remove", "stored_runs"]
 
-_VALUE = re.compile(r"hpcqc-(?P<run>.+)-[0-9a-f]{16}-\d+")
 _DAY_S = 86400.0
 
 
@@ -124,9 +124,11 @@ def _files(state_dir: Path) -> Iterator[tuple[str, Path]]:
     """Yield the id of a run and one of its files, for every file."""
     with suppress(FileNotFoundError):
         for entry in os.scandir(state_dir / "results"):
-            match = _VALUE.fullmatch(entry.name)
-            if match is not None:
-                yield match["run"], Path(entry.path)
+            try:
+                run = ResultKey.parse(entry.name).run
+            except IdentityError:  # a file of Prefect's own
+                continue
+            yield run, Path(entry.path)
     units = state_dir / "units"
     for folder in units.iterdir() if units.is_dir() else ():
         for path in folder.rglob("*"):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -17,6 +15,7 @@ from backends import registry
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import own_variables, qpu_from_environment
+from orchestrator.identity import Occurrence, Occurrences, Scope, qpu_identity
 from orchestrator.retention import hold_run
 
 __all__ = ["Run", "StageSpan", "StageState", "activate", "current_run", "end_own", "on_qpu"]
@@ -69,14 +68,14 @@ class Run:
     closing: bool = False
     budgets: Mapping[str, float | None] = field(default_factory=dict)
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
-    _occurrences: dict[str, int] = field(default_factory=dict)
-    _keys: dict[str, str] = field(default_factory=dict)
-    _inner: dict[str, int] = field(default_factory=dict)
+    _stages: Occurrences = field(default_factory=Occurrences)
+    _keys: dict[Hashable, str] = field(default_factory=dict)
+    _inner: Occurrences = field(default_factory=Occurrences)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """Take the run's own id as the scope where none is given."""
-        self.scope = self.scope or self.id
+        """Take the run's own scope where none is given. Raises ``IdentityError`` for its id."""
+        self.scope = self.scope or str(Scope(self.id))
 
     @property
     def default_qpu(self) -> str:
@@ -99,8 +98,7 @@ class Run:
         if settings is None:
             return name
         options = registry.result_options(settings.backend, settings.options)
-        text = json.dumps([settings.backend, options], sort_keys=True, default=repr)
-        return f"{name}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+        return qpu_identity(name, settings.backend, options)
 
     def spans(self) -> list[StageSpan]:
         """Return every stage run so far, in order of start."""
@@ -145,35 +143,31 @@ class Run:
             for place in stale:
                 del self._spans[place]
 
-    def known_key(self, token: str) -> str | None:
+    def known_key(self, token: Hashable) -> str | None:
         """Return the key already given to this execution, None if there is none yet."""
         with self._lock:
             return self._keys.get(token)
 
-    def stage_key(self, base: str, token: str) -> str:
+    def stage_key(self, content: str, token: Hashable) -> str:
         """Return the stable key of a stage run: its content and how many equal ones came before.
 
-        base: name and digest of the inputs. token: names this execution (a task run id), so
-        that a retry of the same task run keeps its key.
+        content: digest of its name, code and inputs. token: names this execution (a task run
+        id), so that a retry of the same task run keeps its key.
         """
         with self._lock:
             if token not in self._keys:
-                number = self._occurrences.get(base, 0)
-                self._occurrences[base] = number + 1
-                self._keys[token] = f"{base}-{number}"
+                self._keys[token] = str(Occurrence(content, self._stages.next(content)))
             return self._keys[token]
 
-    def inner_token(self, execution: str, content: str) -> str:
-        """Name a stage that is called as a plain function inside a task run.
+    def inner_token(self, task_run: str, attempt: int, content: str) -> Hashable:
+        """Name a stage that is called as a plain function inside an attempt of a task run.
 
-        execution: one try of that task run, as ``ID:TRY``. The n-th equal call of each try gets
-        the same name, so that a retry meets what the try before it did.
+        The n-th equal call of each attempt gets the same name, so that a retry finds the jobs
+        of the attempt before it.
         """
         with self._lock:
-            place = f"{execution}/{content}"
-            number = self._inner.get(place, 0)
-            self._inner[place] = number + 1
-        return f"{execution.rpartition(':')[0]}/{content}/{number}"
+            number = self._inner.next((task_run, attempt, content))
+        return task_run, content, number
 
 
 _current: Run | None = None

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, ParamSpec, TypeVar, overload
@@ -27,6 +27,7 @@ from orchestrator.compute.shipping import (
     within,
 )
 from orchestrator.config.environment import silence_telemetry
+from orchestrator.identity import ResultKey
 from orchestrator.resources import resources
 from orchestrator.runs import Run, StageSpan, current_run
 
@@ -73,7 +74,7 @@ class StageKeyPolicy(CachePolicy):
         needs = stage_needs(task_ctx.task)
         if needs is not None:
             _note_cached(run, key, task_ctx, needs)
-        return f"hpcqc-{run.id}-{key}"
+        return str(ResultKey(run.id, key))
 
 
 @overload
@@ -277,10 +278,10 @@ def _key_and_name(
         return key, task_run.name
     recipe = f"{fn.__qualname__}\n{_source(fn)}\n{_lent(run, needs)}"
     content = _digest(recipe, value_digest(call))
-    token = uuid.uuid4().hex
+    token: Hashable = uuid.uuid4().hex
     if task_context is not None:
         around = task_context.task_run
-        token = run.inner_token(f"{around.id}:{around.run_count}", content)
+        token = run.inner_token(str(around.id), around.run_count, content)
     return run.stage_key(content, token), fn.__name__
 
 

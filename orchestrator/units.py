@@ -55,7 +55,7 @@ def fan_out(
 
     spread = Spread(
         context=context,
-        turn_of=lambda content: held.turn_of(context.key, f"unit:{content}"),
+        turn_of=lambda content: held.turn_of(context.key, ("unit", content)),
         retries=retries,
         progress=_throttled(tell),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
-from orchestrator.identity import is_scope_of
+from orchestrator.identity import SERVICE_SCOPE, is_scope_of
 
 if TYPE_CHECKING:
     from orchestrator.broker.client.http import RemoteBroker
@@ -148,7 +148,6 @@ def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> lis
     if not has_ledger(site.state_dir):
         return []
     from orchestrator.broker.ledger import Ledger
-    from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
 
     with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
         # A service here, the agent's say, writes the jobs of all runs to its own scope.
@@ -225,7 +224,6 @@ class JobsOfRun:
 
     def _open(self) -> None:
         from orchestrator.broker.ledger import Ledger
-        from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
 
         self._ledger = Ledger.open(ledger_path(self._site.state_dir))
         # Where no service is configured, what one did for this run is past.
@@ -236,7 +234,7 @@ class JobsOfRun:
         assert self._ledger is not None
         before = {scope: followed.seq for scope, followed in self._followed.items()}
         for scope in self._ledger.runs():
-            if scope == self._run or scope.startswith(f"{self._run}~"):
+            if is_scope_of(scope, self._run):
                 followed = self._ledger.follow(scope, self._followed.get(scope))
                 self._followed[scope] = followed
         return before != {scope: one.seq for scope, one in self._followed.items()}
@@ -272,7 +270,6 @@ def explanation_of(site: Site, job: str) -> Explanation:
             return service.why(job)
     from orchestrator.broker.core.explain import explain
     from orchestrator.broker.ledger import Ledger
-    from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
 
     view = job_of(site, job)
     with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:

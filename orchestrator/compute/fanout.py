@@ -15,6 +15,7 @@ import cloudpickle
 from orchestrator.compute.local import ComputeError, died
 from orchestrator.compute.recipe import function_digest, value_digest
 from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, guest
+from orchestrator.identity import Occurrence, UnitKey, units_file_name
 from orchestrator.wording import counted
 
 __all__ = ["ClusterLost", "FanOutError", "Progress", "Spread", "fan_out_on"]
@@ -69,7 +70,7 @@ class _Unit:
 
     def _one(self, name: str, item: Any) -> tuple[bool, Any]:
         # A key of its own, or two units that make equal quantum calls would make one.
-        context = replace(self.context, key=f"{self.context.key}~{name}")
+        context = replace(self.context, key=str(UnitKey(self.context.key, name)))
         for attempt in range(self.retries + 1):
             try:
                 return True, Shipment(self.data, context)(item)
@@ -209,8 +210,8 @@ class _Kept:
     @classmethod
     def open(cls, context: StageContext, recipe: str, names: Sequence[str]) -> _Kept:
         """Find what an earlier execution of the same stage finished with the same function."""
-        folder = context.keep_dir
-        kept = cls(None if folder is None else folder / f"{context.key}-{recipe}.units", names)
+        folder, name = context.keep_dir, units_file_name(context.key, recipe)
+        kept = cls(None if folder is None else folder / name, names)
         kept._read()
         return kept
 
@@ -250,4 +251,4 @@ class _Kept:
 def _names(recipe: str, units: Sequence[Any], turn_of: Callable[[str], int]) -> list[str]:
     """Return a name per unit, by its content and by how many equal ones came before."""
     contents = [value_digest((recipe, unit)) for unit in units]
-    return [f"{content}-{turn_of(content)}" for content in contents]
+    return [str(Occurrence(content, turn_of(content))) for content in contents]

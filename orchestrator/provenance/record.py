@@ -11,6 +11,7 @@ from typing import Any
 from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskView, TaskState
 from orchestrator.config import ScheduleSettings, Site
+from orchestrator.identity import CallStage
 from orchestrator.provenance.schema import (
     RecordedAttempt,
     RecordedJob,
@@ -212,7 +213,7 @@ def _by_stage(jobs: Iterable[RecordedJob]) -> dict[str, list[RecordedJob]]:
     found: dict[str, list[RecordedJob]] = {}
     for job in jobs:
         stage = job.stage or ""
-        for key in {stage, stage.rpartition("@")[0] or stage}:
+        for key in {stage, CallStage.parse(stage).stage or stage}:
             found.setdefault(key, []).append(job)
     return found
 

@@ -29,9 +29,9 @@ from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.billing import monthly_statement, set_budget
 from orchestrator.broker.runtime.intake import CheckedPayload
-from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
-from orchestrator.identity import JobId
+from orchestrator.identity import SERVICE_SCOPE, JobId
 from orchestrator.transpile import Transpiler
 from tests.patience import PATIENCE_S
 

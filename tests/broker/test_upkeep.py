@@ -23,8 +23,9 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
 from orchestrator.broker.runtime.intake import CheckedPayload
-from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
+from orchestrator.identity import SERVICE_SCOPE
 from tests.patience import PATIENCE_S
 
 PAYER = Payer(user="ada", project="p1")

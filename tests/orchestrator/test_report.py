@@ -15,7 +15,7 @@ from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskView, TaskState
 from orchestrator.config import SecretRef, load_site
-from orchestrator.identity import JobId
+from orchestrator.identity import CallStage, JobId
 from orchestrator.provenance.charts import draw_gantt
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.lanes import stage_name, timeline_of
@@ -261,13 +261,13 @@ def test_a_simulation_is_work_however_short_it_would_be_on_the_device() -> None:
     assert (stage.worked_s, stage.waited_s) == (3.75, 1.25)
 
 
-def test_a_stage_waits_for_a_qpu_that_it_opened_itself() -> None:
+@pytest.mark.parametrize("qpu", ["vlq", "vlq@night"])
+def test_a_stage_waits_for_a_qpu_that_it_opened_itself(qpu) -> None:
     slow = replace(task(1, 2, 5, "billed-s"), metadata={"simulation_s": 2.75})
     own = job("j1", "vlq", (slow,))
     spans = [span("b", 1, 6, where="local")]
-    document = run_record(
-        _facts_only(), merged_stages([], spans), [replace(own, stage=f"{own.stage}@vlq-0a1b")]
-    )
+    own = replace(own, stage=CallStage(own.stage, f"{qpu}-0a1b").text)
+    document = run_record(_facts_only(), merged_stages([], spans), [own])
     stage = document.stages[0]
     assert (stage.worked_s, stage.waited_s) == (3.75, 1.25)
 

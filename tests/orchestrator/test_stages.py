@@ -18,6 +18,7 @@ from prefect.states import State
 
 from hpcqc import classical, fan_out, quantum
 from orchestrator.compute.fanout import FanOutError
+from orchestrator.identity import Occurrences
 from orchestrator.runs import Run
 from orchestrator.stages import stage_needs
 from tests.patience import PATIENCE_S
@@ -115,7 +116,7 @@ def test_equal_calls_in_one_run_both_run_and_a_rerun_runs_neither(run: Run, mark
     assert twice() == [40, 40]
     assert len(list(marks.iterdir())) == 2
     # A process that takes the run up again begins to count its calls anew.
-    run._occurrences.clear()
+    run._stages = Occurrences()
     assert twice() == [40, 40]
     assert len(list(marks.iterdir())) == 2
     assert [s.state for s in run.spans() if s.name.startswith("leaves")][-2:] == ["cached"] * 2
@@ -222,7 +223,7 @@ def test_finished_units_are_not_computed_again(run: Run, marks: Path) -> None:
         wide()
     assert len(list(marks.iterdir())) == 9
     (marks.parent / "broken").unlink()
-    run._occurrences.clear()
+    run._stages = Occurrences()
     assert wide() == [n * n for n in range(8)]
     assert len(list(marks.iterdir())) == 10
 

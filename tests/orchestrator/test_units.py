@@ -24,6 +24,7 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.compute.fanout import FanOutError, Spread, fan_out_on
 from orchestrator.compute.recipe import function_digest
 from orchestrator.compute.shipping import StageContext
+from orchestrator.identity import Occurrences
 from orchestrator.runs import Run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -134,7 +135,7 @@ def test_functions_of_one_name_get_their_own_results(run: Run) -> None:
 
     expected = [[function(5), function(6)] for function in functions]
     assert several() == expected
-    run._occurrences.clear()
+    run._stages = Occurrences()
     assert several() == expected
 
 
@@ -269,7 +270,7 @@ def test_a_unit_that_is_tried_again_meets_its_job(run: Run, marks: Path, kind: s
     made = set(quantum_jobs(run)) - before
     assert len(made) == 2
     (marks.parent / "broken").unlink()
-    run._occurrences.clear()
+    run._stages = Occurrences()
     resources.resources()._calls.clear()  # as in another process
     assert set(call()) == made
     assert set(quantum_jobs(run)) - before == made
@@ -290,7 +291,7 @@ def test_a_unit_that_kills_its_worker_fails_alone(run: Run, marks: Path) -> None
     with pytest.raises(FanOutError, match=r"1 of 40 units failed.*number 7: ComputeError.*died"):
         wide()
     assert {path.name for path in marks.iterdir()} == {str(value) for value in range(40)}
-    run._occurrences.clear()
+    run._stages = Occurrences()
     (marks.parent / "mended").touch()
     for path in marks.iterdir():
         path.unlink()

@@ -10,8 +10,7 @@ from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger
-from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
-from orchestrator.identity import JobId
+from orchestrator.identity import SERVICE_SCOPE, JobId
 
 __all__ = ["write_history"]
 

@@ -29,8 +29,9 @@ from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
 from orchestrator.broker.runtime import event_loop as service_module
 from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
-from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import BrokerLimits, QpuSettings
+from orchestrator.identity import SERVICE_SCOPE
 from tests.postgres import PostgresServer
 from tests.service.conftest import Start
 from tests.service.rooms import open_room

@@ -22,7 +22,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.events import LeaseWish
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE
+from orchestrator.identity import SERVICE_SCOPE
 from tests.patience import PATIENCE_S
 from tests.service.conftest import ROOT, Service, Start
 

@@ -14,7 +14,7 @@ from orchestrator.broker.ledger.checkpoints import read_ended, restore
 from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, is_scope_of
 
 __all__ = ["JobFilter", "find_job", "latest_jobs", "list_ended"]
 
@@ -119,7 +119,7 @@ def _of_run(reader: Reader, run: str, limit: int | None, services: Sequence[str]
     """A run's jobs are in its own scope, in those of its workers, or in that of a service."""
     found = _ended(reader, JobFilter(run=run, limit=limit))
     shared = {row[0] for row in reader.rows(sa.select(snapshots.c.scope))}
-    own = [s for s in reader.scopes() if s == run or s.startswith(f"{run}~")]
+    own = [scope for scope in reader.scopes() if is_scope_of(scope, run)]
     for scope in own:
         if scope in shared:
             found |= _ended(reader, JobFilter(scope=scope, limit=limit))

@@ -10,7 +10,8 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import BudgetStatus, project_account
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.ledger import JobFilter
-from orchestrator.broker.runtime.site_broker import SERVICE_SCOPE, SiteBroker
+from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.identity import SERVICE_SCOPE
 
 __all__ = [
     "UnitUnknown",

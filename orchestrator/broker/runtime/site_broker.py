@@ -47,15 +47,12 @@ from orchestrator.broker.runtime.intake import CheckedPayload, Intake
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import BrokerLimits, QpuSettings
-from orchestrator.identity import JobId, results_audience
+from orchestrator.identity import SERVICE_SCOPE, JobId, results_audience
 
 __all__ = [
-    "SERVICE_SCOPE",
     "SiteBroker",
 ]
 
-# The part of the ledger that the service owns.
-SERVICE_SCOPE = "service"
 _log = logging.getLogger(__name__)
 _CLOSE_S = 10.0
 _EVENTS_PER_CHECKPOINT = 5000

@@ -60,6 +60,7 @@ from orchestrator.config.budgets import budgets_of
 from orchestrator.config.environment import hand_down, prepare_prefect, services_are_chosen
 from orchestrator.config.private import close_to_others
 from orchestrator.doctor import machine, versions
+from orchestrator.identity import dated_run_id
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.outcome import Outcome
@@ -443,4 +444,4 @@ def _output_aside(*, wanted: bool) -> Iterator[None]:
 
 
 def _new_id() -> str:
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    return dated_run_id(datetime.now(UTC), uuid.uuid4().hex[:6])

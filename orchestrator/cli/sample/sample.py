@@ -16,6 +16,7 @@ from orchestrator.application.jobs import JobsOfRun
 from orchestrator.cli.interrupts import end_after
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import Site, load_site
+from orchestrator.identity import sample_run_id
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.record import recorded_job
 from orchestrator.wording import counted
@@ -80,7 +81,7 @@ def _sample(circuit: QuantumCircuit, qpu: str, request: SampleRequest, site: Sit
     from orchestrator.primitives import open_qpu
     from orchestrator.resources import shutdown
 
-    run_id = f"sample-{uuid.uuid4().hex[:12]}"
+    run_id = sample_run_id(uuid.uuid4().hex[:12])
     run = runs.Run(id=run_id, site=site, qpu=qpu, resumable=False)
     runs.activate(run)
     try:
