@@ -15,7 +15,7 @@ from backends import registry
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import own_variables, qpu_from_environment
-from orchestrator.identity import Occurrence, Occurrences, Scope, qpu_identity
+from orchestrator.identity import Occurrence, Occurrences, Scope, checked_run_id, qpu_identity
 from orchestrator.retention import hold_run
 
 __all__ = ["Run", "StageSpan", "StageState", "activate", "current_run", "end_own", "on_qpu"]
@@ -75,7 +75,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Take the run's own scope where none is given. Raises ``IdentityError`` for its id."""
-        self.scope = self.scope or str(Scope(self.id))
+        self.scope = self.scope or str(Scope(checked_run_id(self.id)))
 
     @property
     def default_qpu(self) -> str:

@@ -240,7 +240,7 @@ def test_a_folder_of_something_else_is_left_alone(refused, tmp_path) -> None:
     assert (folder / "run.json").read_text() == "not a record of a run"
 
 
-@pytest.mark.parametrize("run_id", ["../up", "a b", "x" * 65])
+@pytest.mark.parametrize("run_id", ["../up", "a b", "x" * 65, "service"])
 def test_a_run_id_that_is_no_name(refused, run_id) -> None:
     assert "run id" in refused("run", "tiny.py", "--run-id", run_id)
 

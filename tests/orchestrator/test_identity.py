@@ -14,6 +14,7 @@ from qiskit import QuantumCircuit
 from hpcqc import Sampler, classical, open_qpu, quantum
 from orchestrator import resources, runs
 from orchestrator.config import LocalCompute, QpuSettings, SecretRef, Site
+from orchestrator.identity import IdentityError
 from orchestrator.runs import Run
 
 QPUS: Mapping[str, QpuSettings] = {
@@ -147,6 +148,12 @@ def test_a_secret_counts_by_where_it_is_kept(site: Site, monkeypatch: pytest.Mon
     run = again(site, token=SecretRef(source="env", where="TWO_TOKEN"))
     assert run.qpu_identity("one") not in identities
     assert run.qpu_identity("nowhere") == "nowhere"
+
+
+@pytest.mark.parametrize("run_id", ["service", "same~9f86d081884c7d65-0"])
+def test_no_run_takes_a_scope_of_another_run_or_of_a_service(site: Site, run_id: str) -> None:
+    with pytest.raises(IdentityError, match="invalid run id"):
+        Run(id=run_id, site=site)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -60,7 +60,7 @@ from orchestrator.config.budgets import budgets_of
 from orchestrator.config.environment import hand_down, prepare_prefect, services_are_chosen
 from orchestrator.config.private import close_to_others
 from orchestrator.doctor import machine, versions
-from orchestrator.identity import dated_run_id
+from orchestrator.identity import checked_run_id, dated_run_id
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.outcome import Outcome
@@ -140,6 +140,7 @@ def checked(request: RunRequest) -> _Plan:
         raise ConfigError(
             f"run id {run_id!r}; use up to 64 letters, digits, dots, dashes and underscores"
         )
+    checked_run_id(run_id)
     assignments(request.parameters)
     budgets = budgets_of(request.budgets)
     site = load_site(request.site_file, request.overrides)
