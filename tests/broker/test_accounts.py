@@ -17,20 +17,17 @@ from orchestrator.broker.core.budgets import (
     Books,
     BudgetExhausted,
     BudgetStatus,
-    project_account,
-    run_account,
-    run_of,
 )
 from orchestrator.broker.core.packing import Limits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.snapshot import ended_jobs, freeze, thaw
 from orchestrator.broker.core.state import BrokerState, replay
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, ProjectAccount, RunAccount, account_from_text
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 VLQ = Metering(kind="floor-per-task", unit="billed-s", per_shot_s=0.01, floor_s=0.9)
-CHEM = project_account("chem")
+CHEM = str(ProjectAccount("chem"))
 
 
 class Till:
@@ -94,7 +91,7 @@ def test_a_refusal_tells_what_was_asked_and_what_is_left() -> None:
     )
     assert "j3" not in till.state.jobs
     till.end("j1.0")
-    till.limit(0.5, run_account("r", "ada"))
+    till.limit(0.5, str(RunAccount("r", "ada")))
     assert str(till.submit("j4")) == (
         "the budget of project 'chem' does not cover this job on QPU 'q': it needs about 0.9 "
         "billed-s, and 0.2 of 2 billed-s are left (0.9 spent, 0.9 set aside for open jobs). "
@@ -176,15 +173,17 @@ def test_what_was_finished_meanwhile_is_given_whatever_is_left() -> None:
 
 def test_a_run_is_limited_for_its_own_user_alone() -> None:
     till = Till()
-    till.limit(0.0, run_account("r", "eve"))
+    till.limit(0.0, str(RunAccount("r", "eve")))
     assert till.submit("j1") is None
-    till.limit(0.0, run_account("r", "ada"))
+    till.limit(0.0, str(RunAccount("r", "ada")))
     assert till.submit("j2") is not None
     assert till.submit("j3", run="other") is None
     # Who chooses a run id as another's account is written still limits only themselves.
     assert till.submit("j4", user="eve", run="ada/r") is None
-    assert {run_of(run_account(run, user)) for run, user in _RUNS} == {(u, r) for r, u in _RUNS}
-    assert len({run_account(run, user) for run, user in _RUNS}) == len(_RUNS)
+    assert [account_from_text(str(RunAccount(*run))) for run in _RUNS] == [
+        RunAccount(*run) for run in _RUNS
+    ]
+    assert len({str(RunAccount(run, user)) for run, user in _RUNS}) == len(_RUNS)
 
 
 _RUNS = [("r", ""), ("r", "eve"), ("ada/r", "eve"), ("r", "eve@site"), ("eve/r", "ada")]
@@ -195,8 +194,8 @@ def test_what_a_run_spent_before_it_had_a_budget_counts() -> None:
     assert till.submit("j1") is None
     till.end("j1.0")
     assert till.submit("j2") is None
-    till.limit(2.5, run_account("r", "ada"))
-    stands = till.stands(run_account("r", "ada"))
+    till.limit(2.5, str(RunAccount("r", "ada")))
+    stands = till.stands(str(RunAccount("r", "ada")))
     assert (stands.spent, stands.reserved) == (0.9, 0.9)
     assert till.submit("j3") is not None
 
@@ -204,7 +203,7 @@ def test_what_a_run_spent_before_it_had_a_budget_counts() -> None:
 def test_books_are_the_same_after_a_restart_and_after_forgetting() -> None:
     till = Till()
     till.limit(5.0)
-    till.limit(3.0, run_account("r", "ada"))
+    till.limit(3.0, str(RunAccount("r", "ada")))
     for name in ("j1", "j2"):
         till.submit(name)
     till.end("j1.0")

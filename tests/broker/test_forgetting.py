@@ -15,7 +15,7 @@ from backends.fake import create
 from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
 from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.client.status import JobUnknown, Payer
+from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import JobFilter, Ledger
 from orchestrator.broker.runtime import event_loop as service
@@ -23,7 +23,7 @@ from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, Payer
 
 JOBS = 25
 EVE = Payer(user="eve", project="deep")

@@ -202,6 +202,9 @@ def test_the_latest_jobs_come_from_the_scopes_they_are_in(where: Path | str) -> 
     assert ledger.runs() == [f"run{number}" for number in range(6)]
     with pytest.raises(LedgerError, match="damaged"):
         ledger.jobs("run0")
+    append(ledger, "run1", [(ev.BudgetSet(account="chem", unit="s", amount=1.0, by="o"), _at(9))])
+    with pytest.raises(LedgerError, match="damaged"):
+        ledger.jobs("run1")
     ledger.close()
 
 

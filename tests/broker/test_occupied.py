@@ -15,17 +15,15 @@ from backends.fake.script import script_target
 from backends.metering import Metering
 from backends.profiles import load_profile
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import project_account
-from orchestrator.broker.core.policies import Account
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
 from orchestrator.broker.runtime import qpu_driver as execution
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, Payer, ProjectAccount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-EVE = Account("chem", "eve")
+EVE = Payer("chem", "eve")
 
 
 def rules(metering: Metering, **changes: object) -> QpuRules:
@@ -69,7 +67,7 @@ class Site:
         return sum(one.seconds for key, one in use.items() if key == "\x1f".join(EVE))
 
     def spent(self) -> float:
-        budgets = self.state.books.status(project_account("chem"))
+        budgets = self.state.books.status(str(ProjectAccount("chem")))
         return sum(budget.spent for budget in budgets)
 
 

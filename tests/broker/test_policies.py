@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.policies import (
     POLICIES,
-    Account,
     FairShare,
     Priority,
     QueuedJob,
@@ -24,9 +23,9 @@ from orchestrator.broker.core.policies import (
     urgency,
 )
 from orchestrator.broker.core.qpu_history import QpuHistory
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, Payer
 
-ACCOUNTS = [Account(project, user) for project in "pq" for user in "ab"]
+PAYERS = [Payer(project, user) for project in "pq" for user in "ab"]
 seconds = st.floats(0, 1e4).map(lambda value: round(value, 2))
 
 
@@ -38,7 +37,7 @@ def queued(draw, most: int = 25) -> list[QueuedJob]:
         QueuedJob(
             job=JobId(f"j{number}"),
             arrival=number,
-            account=draw(st.sampled_from(ACCOUNTS)),
+            payer=draw(st.sampled_from(PAYERS)),
             priority=draw(st.integers(-2, 2)),
             submitted_s=float(at),
             seconds=draw(seconds),
@@ -50,7 +49,7 @@ def queued(draw, most: int = 25) -> list[QueuedJob]:
 situations = st.builds(
     Situation,
     now_s=st.floats(100_000, 200_000),
-    use=st.dictionaries(st.sampled_from(ACCOUNTS), st.floats(0, 1e4)),
+    use=st.dictionaries(st.sampled_from(PAYERS), st.floats(0, 1e4)),
     shares=st.dictionaries(st.sampled_from("pq"), st.floats(0, 5)),
 )
 policies = st.sampled_from(sorted(POLICIES)).map(make_policy)
@@ -119,19 +118,19 @@ def test_ageing_bounds_how_long_a_priority_may_overtake(jobs, step, ageing_s) ->
 
 @given(st.floats(0, 1e4), st.floats(1, 1e4))
 def test_of_equal_shares_the_one_that_used_less_goes_first(less, more) -> None:
-    use = {Account("p", "a"): less, Account("q", "a"): less + more}
+    use = {Payer("p", "a"): less, Payer("q", "a"): less + more}
     situation, policy = Situation(now_s=1.0, use=use), FairShare()
-    assert policy.merit(Account("p", "a"), situation) > policy.merit(Account("q", "a"), situation)
-    new = Account("r", "z")
+    assert policy.merit(Payer("p", "a"), situation) > policy.merit(Payer("q", "a"), situation)
+    new = Payer("r", "z")
     assert policy.merit(new, situation) == 1.0
 
 
 def test_a_larger_share_makes_up_for_more_use() -> None:
-    use = {Account("p", "a"): 30.0, Account("q", "a"): 10.0}
+    use = {Payer("p", "a"): 30.0, Payer("q", "a"): 10.0}
     even = Situation(now_s=1.0, use=use, shares={"p": 3.0, "q": 1.0})
     merit = FairShare().merit
-    assert merit(Account("p", "a"), even) == pytest.approx(merit(Account("q", "a"), even))
-    assert merit(Account("p", "a"), replace(even, shares={"p": 0.0})) == 0.0
+    assert merit(Payer("p", "a"), even) == pytest.approx(merit(Payer("q", "a"), even))
+    assert merit(Payer("p", "a"), replace(even, shares={"p": 0.0})) == 0.0
 
 
 @given(queued(most=8))
@@ -154,9 +153,9 @@ def test_the_default_lets_a_short_job_overtake_for_four_hours_at_most() -> None:
 
 
 def test_use_loses_half_its_weight_every_seven_days() -> None:
-    history, account = QpuHistory(), Account("p", "a")
+    history, payer = QpuHistory(), Payer("p", "a")
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    history.use_by(account, 8.0, now)
-    history.use_by(account, 2.0, now + timedelta(days=7))
-    assert history.situation(now + timedelta(days=7), {}).use == {account: 6.0}
-    assert history.situation(now + timedelta(days=14), {}).use == {account: 3.0}
+    history.use_by(payer, 8.0, now)
+    history.use_by(payer, 2.0, now + timedelta(days=7))
+    assert history.situation(now + timedelta(days=7), {}).use == {payer: 6.0}
+    assert history.situation(now + timedelta(days=14), {}).use == {payer: 3.0}

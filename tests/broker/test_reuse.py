@@ -19,7 +19,6 @@ from backends.fake.script import script_target
 from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
 from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.client.status import Payer
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime import event_loop as service
@@ -30,6 +29,7 @@ from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
+from orchestrator.identity import Payer
 from tests.patience import PATIENCE_S
 
 Q = QpuSettings(name="q", backend="fake")

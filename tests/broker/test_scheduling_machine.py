@@ -16,7 +16,6 @@ from backends.metering import Metering
 from backends.payloads import SEED_STRIDE
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import project_account
 from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.commands import Outcome
 from orchestrator.broker.core.packing import SHOT_BLOCK, Limits
@@ -28,7 +27,7 @@ from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
 from orchestrator.broker.core.state import BrokerState, replay
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.assembly import part_seed
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, ProjectAccount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIMING = TimingModel(init_s=0.5, shot_s=1e-3)
@@ -79,7 +78,7 @@ class Scheduled(RuleBasedStateMachine):
         self.leases: dict[str, ev.LeaseOpened] = {}
         self.planned_at: list[datetime] = []
         self.feed(
-            ev.BudgetSet(account=project_account("a"), unit="billed-s", amount=BUDGET, by="o")
+            ev.BudgetSet(account=str(ProjectAccount("a")), unit="billed-s", amount=BUDGET, by="o")
         )
 
     def feed(self, event: ev.Event) -> Outcome:
@@ -237,7 +236,7 @@ class Scheduled(RuleBasedStateMachine):
     def billed_is_the_usage_of_completed_tasks(self) -> None:
         done = [task for task in self.state.tasks.values() if task.state == "completed"]
         billed = sum(charge.amount for task in done for charge in task.usage.charges)
-        accounts = [self.state.books.accounts.get(project_account(p), {}) for p in "abc"]
+        accounts = [self.state.books.accounts.get(str(ProjectAccount(p)), {}) for p in "abc"]
         spent = sum(account["billed-s"].spent for account in accounts if account)
         assert abs(spent - billed) < 1e-6
         views = [job_view(record, self.state.tasks) for record in self.state.jobs.values()]
@@ -248,7 +247,7 @@ class Scheduled(RuleBasedStateMachine):
     def budgets_hold(self) -> None:
         for account in self.state.books.accounts.values():
             assert account["billed-s"].reserved > -1e-6
-        of_a = self.state.books.accounts[project_account("a")]["billed-s"]
+        of_a = self.state.books.accounts[str(ProjectAccount("a"))]["billed-s"]
         # A task that failed is tried again, so a job may cost more slices than it had planned for.
         failed = any(task.state in ("failed", "cancelled") for task in self.state.tasks.values())
         assert failed or of_a.spent + of_a.reserved <= BUDGET + 1e-6

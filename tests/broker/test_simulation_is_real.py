@@ -20,10 +20,10 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.policies import make_policy
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.intake import CheckedPayload
-from orchestrator.broker.runtime.site_broker import Payer, SiteBroker
+from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings, ScheduleSettings
-from orchestrator.identity import SERVICE_SCOPE, JobId
+from orchestrator.identity import SERVICE_SCOPE, JobId, Payer
 from orchestrator.simulation import Arrival, Study, Workload, on_qpu
 from orchestrator.simulation.recorded import read_recorded
 from tests.patience import PATIENCE_S

@@ -19,9 +19,7 @@ from backends.metering import Metering
 from backends.payloads import SamplerPayload
 from backends.profiles import load_profile
 from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.client.status import Payer
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import project_account
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
@@ -31,7 +29,7 @@ from orchestrator.broker.runtime.billing import monthly_statement, set_budget
 from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
-from orchestrator.identity import SERVICE_SCOPE, JobId
+from orchestrator.identity import SERVICE_SCOPE, JobId, Payer, ProjectAccount
 from orchestrator.transpile import Transpiler
 from tests.patience import PATIENCE_S
 
@@ -100,7 +98,7 @@ async def a_day(site: SiteBroker, clock: Clock) -> None:
         made.append(view)
         return view.id
 
-    await set_budget(site, project_account("chem"), "billed-s", 100.0, "olga")
+    await set_budget(site, str(ProjectAccount("chem")), "billed-s", 100.0, "olga")
     await site.drain("vlq", "olga", "so that small jobs meet")
     small = [await submit("vlq", payer, shots=50) for payer in (ADA, BOB, ADA)]
     cancelled = await submit("vlq", BOB)
@@ -173,7 +171,7 @@ def test_the_statement_of_mixed_work_is_the_sum_of_the_sites_formulas(
         assert mine == [line for line in found["2026-11"] if line.project == "chem"]
         # The books hold the same sums as the statements.
         for project in ("chem", "optics"):
-            for stands in site.service.state.books.status(project_account(project)):
+            for stands in site.service.state.books.status(str(ProjectAccount(project))):
                 charged = sum(
                     line.charged
                     for lines in found.values()

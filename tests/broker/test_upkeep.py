@@ -18,14 +18,13 @@ from backends import registry
 from backends.api import CalibrationChanged
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.client.status import Payer
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
 from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
-from orchestrator.identity import SERVICE_SCOPE
+from orchestrator.identity import SERVICE_SCOPE, Payer
 from tests.patience import PATIENCE_S
 
 PAYER = Payer(user="ada", project="p1")

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from orchestrator import identity
 from orchestrator.broker.client.protocol import Call, call_job_id
-from orchestrator.broker.core.policies import Account
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.identity import (
     CallKey,
@@ -129,9 +128,9 @@ def test_equal_contents_are_numbered_in_their_order(contents: list[str]) -> None
 def test_uses_of_two_payers_are_never_added_up(pairs: list[tuple[str, str]]) -> None:
     history = QpuHistory()
     for seconds, pair in enumerate(pairs, start=1):
-        history.use_by(Account(*pair), seconds, _NOW)
+        history.use_by(Payer(*pair), seconds, _NOW)
     use = history.situation(_NOW, {}).use
-    assert use == {Account(*pair): n for n, pair in enumerate(pairs, start=1)}
+    assert use == {Payer(*pair): n for n, pair in enumerate(pairs, start=1)}
 
 
 @pytest.mark.parametrize(

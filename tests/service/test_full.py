@@ -20,9 +20,8 @@ from qiskit import QuantumCircuit
 from backends.fake import create
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.client.status import Payer
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import BudgetExhausted, project_account
+from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
@@ -31,7 +30,7 @@ from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import BrokerLimits, QpuSettings
-from orchestrator.identity import SERVICE_SCOPE
+from orchestrator.identity import SERVICE_SCOPE, Payer, ProjectAccount
 from tests.postgres import PostgresServer
 from tests.service.conftest import Start
 from tests.service.rooms import open_room
@@ -284,7 +283,9 @@ def test_a_call_that_is_refused_after_the_ledger_was_away_stops_nothing(
                 raise LedgerUnwritable("the server is away")
             recall(scope, state, event)
 
-        empty = ev.BudgetSet(account=project_account("chem"), unit="qpu-s", amount=0.0, by="olga")
+        empty = ev.BudgetSet(
+            account=str(ProjectAccount("chem")), unit="qpu-s", amount=0.0, by="olga"
+        )
         await site.service.post(empty)
         monkeypatch.setattr(site.ledger, "recall_for", away)
         with pytest.raises(LedgerUnwritable):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller
 from orchestrator.broker.api.problems import DECLARED, declared
 from orchestrator.broker.core.access import Forbidden
-from orchestrator.broker.core.budgets import BudgetStatus, project_account, run_account
+from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.core.statement import StatementLine
 from orchestrator.broker.runtime.billing import (
     limited_projects,
@@ -18,6 +18,7 @@ from orchestrator.broker.runtime.billing import (
     project_budgets,
     set_budget,
 )
+from orchestrator.identity import ProjectAccount, RunAccount
 from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = ["ProjectBudget", "ProjectLimit", "RunBudget", "RunLimit", "router"]
@@ -78,7 +79,7 @@ async def limit_project(broker: Broker, caller: Caller, body: ProjectLimit) -> P
     """Set or lift a project's budget in one unit; for operators."""
     if not caller.is_operator:
         raise Forbidden(f"user {caller.user!r} is no operator")
-    account = project_account(body.project)
+    account = str(ProjectAccount(body.project))
     budgets = await set_budget(broker, account, body.unit, body.amount, caller.user)
     return ProjectBudget(project=body.project, budgets=budgets)
 
@@ -88,7 +89,7 @@ async def shown_run(
     broker: Broker, caller: Caller, run: Annotated[str, Query(pattern=RUN)]
 ) -> RunBudget:
     """Return how a run of the caller's stands; another user's run of this id is another run."""
-    budgets = broker.service.state.books.status(run_account(run, caller.user))
+    budgets = broker.service.state.books.status(str(RunAccount(run, caller.user)))
     return RunBudget(run=run, budgets=budgets)
 
 
@@ -96,7 +97,7 @@ async def shown_run(
 async def limit_run(broker: Broker, caller: Caller, body: RunLimit) -> RunBudget:
     """Set or lift the budget of a run in one unit. Only the caller's own jobs count in it."""
     broker.quotas.admit_run_budget(caller.user, broker.clock().timestamp())
-    account = run_account(body.run, caller.user)
+    account = str(RunAccount(body.run, caller.user))
     budgets = await set_budget(broker, account, body.unit, body.amount, caller.user)
     return RunBudget(run=body.run, budgets=budgets)
 

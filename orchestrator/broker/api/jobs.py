@@ -17,14 +17,14 @@ from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, k
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.protocol import Call, job_error
-from orchestrator.broker.client.status import JobUnknown, Payer
+from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core.access import Forbidden, Identity
 from orchestrator.broker.core.events import LeaseWish
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, Payer
 from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = ["Cancelled", "Resolution", "router"]

@@ -1,4 +1,4 @@
-"""How a service and what it serves stand: QPUs, projects, tasks in time; and who pays."""
+"""How a service and what it serves stand: QPUs, projects, tasks in time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from backends.api import Usage
 from orchestrator.broker.core.closures import Window
 from orchestrator.broker.core.views import JobView, QpuTaskView
 
-__all__ = ["JobUnknown", "NotUncertain", "Payer", "ProjectUse", "QpuStatus", "Slot"]
+__all__ = ["JobUnknown", "NotUncertain", "ProjectUse", "QpuStatus", "Slot"]
 
 
 class JobUnknown(ValueError):
@@ -18,14 +18,6 @@ class JobUnknown(ValueError):
 
 class NotUncertain(ValueError):
     """The job has no uncertain task, so there is nothing to resolve."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payer:
-    """Who asks for a job, and which project pays for it."""
-
-    user: str
-    project: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,31 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Forbidden", "Identity", "Role", "escaped", "owned_name", "unescaped"]
+__all__ = ["Forbidden", "Identity", "Role"]
 
 Role = Literal["user", "operator"]
-
-
-def escaped(part: str, separator: str) -> str:
-    """Return a part of a joined name without the separator, so that the parts can be told apart.
-
-    A part that holds neither the separator nor ``%`` is itself.
-    """
-    return part.replace("%", "%25").replace(separator, f"%{ord(separator):02X}")
-
-
-def unescaped(part: str, separator: str) -> str:
-    """Return what `escaped` was given."""
-    return part.replace(f"%{ord(separator):02X}", separator).replace("%25", "%")
-
-
-def owned_name(user: str, name: str) -> str:
-    """Return a name that a user chose as a name among those of all users; no two are the same.
-
-    >>> owned_name("ada", "b/c"), owned_name("ada/b", "c")
-    ('ada/b/c', 'ada%2Fb/c')
-    """
-    return f"{escaped(user, '/')}/{name}"
 
 
 class Forbidden(ValueError):

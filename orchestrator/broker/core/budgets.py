@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 
 from backends.api import BackendError
 from backends.metering import Charge
-from orchestrator.broker.core.access import escaped, owned_name, unescaped
 from orchestrator.broker.core.events import BudgetSet, Event, JobResumed, JobSubmitted
 from orchestrator.broker.core.records import JobRecord, PastUse, TaskRecord, job_view
 from orchestrator.broker.core.views import JobState
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, ProjectAccount, RunAccount, account_from_text
 
 __all__ = [
     "Books",
@@ -19,9 +18,6 @@ __all__ = [
     "BudgetExhausted",
     "BudgetStatus",
     "overdrawn",
-    "project_account",
-    "run_account",
-    "run_of",
 ]
 
 # Sums of many small charges may be off by this part of them.
@@ -30,27 +26,6 @@ _ROUNDING = 1e-9
 
 class BudgetExhausted(BackendError, ValueError):
     """An account has less left than a job asks for; nothing was accepted."""
-
-
-def project_account(project: str) -> str:
-    """Return the name of a project's account."""
-    return f"project:{project}"
-
-
-def run_account(run: str, user: str = "") -> str:
-    """Return the name of a run's account: runs of one id are several where users are several.
-
-    Clients choose the ids of their runs, so a user limits only jobs of their own. The user is
-    empty where one broker serves one process.
-    """
-    return f"run:{owned_name(user, run)}" if user else f"run:{escaped(run, '/')}"
-
-
-def run_of(account: str) -> tuple[str, str]:
-    """Return the user and the run that a run's account belongs to."""
-    name = account.removeprefix("run:")
-    user, slash, run = name.partition("/")
-    return (unescaped(user, "/"), run) if slash else ("", unescaped(name, "/"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +70,12 @@ class Books:
         self, event: BudgetSet, jobs: Iterable[JobRecord], tasks: Mapping[str, TaskRecord]
     ) -> None:
         """Limit what an account may spend, or lift the limit."""
-        is_new = self.is_new_run(event.account)
+        account = self.new_run(event)
         self._budget(event.account, event.unit).amount = event.amount
-        if not is_new:
+        if account is None:
             return
-        _, run = run_of(event.account)
         for job in jobs:  # those that were there before the account was kept
-            if job.submitted.run != run or _accounts(job.submitted)[1] != event.account:
+            if _run_account(job.submitted) != account:
                 continue
             for charge in job_view(job, tasks).usage.charges:
                 self._budget(event.account, charge.unit).spent += charge.amount
@@ -117,13 +91,15 @@ class Books:
         """Begin with what projects were charged before books were kept. past: by project."""
         for project, used in past.items():
             for charge in used.usage.charges:
-                self._budget(project_account(project), charge.unit).spent += charge.amount
+                self._budget(str(ProjectAccount(project)), charge.unit).spent += charge.amount
         for job in jobs:
             self.charge(job.submitted, job_view(job, tasks).usage.charges)
 
-    def is_new_run(self, account: str) -> bool:
-        """Whether it is the account of a run that had no budget so far."""
-        return account.startswith("run:") and account not in self.accounts
+    def new_run(self, event: BudgetSet) -> RunAccount | None:
+        """Return the account of a run that gets its first budget, None for any other account."""
+        account = account_from_text(event.account)
+        is_kept = event.account in self.accounts
+        return account if isinstance(account, RunAccount) and not is_kept else None
 
     def status(self, account: str) -> list[BudgetStatus]:
         """Return how an account stands in each unit, sorted; units it never used are left out."""
@@ -209,16 +185,21 @@ def _slack(amount: float) -> float:
 
 
 def _accounts(job: JobSubmitted) -> tuple[str, str]:
-    return project_account(job.project), run_account(job.run, job.user)
+    return str(ProjectAccount(job.project)), str(_run_account(job))
 
 
-def _told(account: str, budget: Budget, asked: float, unit: str, qpu: str) -> str:
+def _run_account(job: JobSubmitted) -> RunAccount:
+    return RunAccount(job.run, job.user)
+
+
+def _told(name: str, budget: Budget, asked: float, unit: str, qpu: str) -> str:
     amount = budget.amount or 0.0
-    if account.startswith("run:"):
-        whose = f"run {run_of(account)[1]!r}"
+    account = account_from_text(name)
+    if isinstance(account, RunAccount):
+        whose = f"run {account.run!r}"
         remedy = "continue it with its run id and a higher --budget"
     else:
-        whose = f"project {account.removeprefix('project:')!r}"
+        whose = f"project {account.project!r}"
         remedy = "ask an operator to raise it"
     aside = f", {budget.reserved:.6g} set aside for open jobs" if budget.reserved > 0 else ""
     over = overdrawn(amount, budget.left)

@@ -8,19 +8,19 @@ from typing import Any
 
 from sortedcontainers import SortedList
 
-from orchestrator.broker.core.policies import Account, Policy, QueuedJob, Situation
-from orchestrator.identity import JobId
+from orchestrator.broker.core.policies import Policy, QueuedJob, Situation
+from orchestrator.identity import JobId, Payer
 
 __all__ = ["JobQueue"]
 
-_EVERYBODY = Account("", "")
+_EVERYBODY = Payer("", "")
 
 
 class JobQueue:
     """Adds and removes in O(log n); gives the first k in order in O(k log accounts + accounts).
 
-    Each account's jobs are sorted by the part of their urgency that stays; the part that changes
-    is the account's own, so time never asks for sorting anew.
+    Each payer's jobs are sorted by the part of their urgency that stays; the part that changes
+    is the payer's own, so time never asks for sorting anew.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -28,7 +28,7 @@ class JobQueue:
         self.policy = policy
         self._jobs: dict[JobId, QueuedJob] = {}
         self._keys: dict[JobId, tuple[float, int, JobId]] = {}
-        self._accounts: dict[Account, Any] = {}
+        self._payers: dict[Payer, Any] = {}
         self._arrivals: Any = SortedList()
         self._sizes: Any = SortedList()
         self._leases: dict[str, Any] = {}
@@ -51,10 +51,10 @@ class JobQueue:
         key = (-self.policy.standing(queued), queued.arrival, queued.job)
         self._jobs[queued.job] = queued
         self._keys[queued.job] = key
-        account = self._account(queued)
-        if account not in self._accounts:
-            self._accounts[account] = SortedList()
-        self._accounts[account].add(key)
+        payer = self._payer(queued)
+        if payer not in self._payers:
+            self._payers[payer] = SortedList()
+        self._payers[payer].add(key)
         self._arrivals.add((queued.arrival, queued.job))
         self._sizes.add((queued.least_s, queued.arrival, queued.job))
         if queued.lease is not None:
@@ -66,11 +66,11 @@ class JobQueue:
         queued = self._jobs.pop(job, None)
         if queued is None:
             return
-        account = self._account(queued)
-        mine = self._accounts[account]
+        payer = self._payer(queued)
+        mine = self._payers[payer]
         mine.remove(self._keys.pop(job))
         if not mine:
-            del self._accounts[account]
+            del self._payers[payer]
         self._arrivals.remove((queued.arrival, job))
         self._sizes.remove((queued.least_s, queued.arrival, job))
         if queued.lease is not None:
@@ -107,17 +107,17 @@ class JobQueue:
                     break
                 overdue.add(job)
                 yield self._jobs[job]
-        # An account's merit is added to keys that are sorted already: the sum stays sorted.
+        # A payer's merit is added to keys that are sorted already: the sum stays sorted.
         lines = [
-            _shifted(keys, self.policy.merit(account, situation))
-            for account, keys in self._accounts.items()
+            _shifted(keys, self.policy.merit(payer, situation))
+            for payer, keys in self._payers.items()
         ]
         for _, _, job in lines[0] if len(lines) == 1 else heapq.merge(*lines):
             if job not in overdue:
                 yield self._jobs[job]
 
-    def _account(self, queued: QueuedJob) -> Account:
-        return queued.account if self.policy.by_account else _EVERYBODY
+    def _payer(self, queued: QueuedJob) -> Payer:
+        return queued.payer if self.policy.by_payer else _EVERYBODY
 
 
 def _shifted(keys: Any, merit: float) -> Iterator[tuple[float, int, JobId]]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cache
 
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.access import escaped, unescaped
 from orchestrator.broker.core.leases import Lease, LeaseUse
-from orchestrator.broker.core.policies import Account, Situation
+from orchestrator.broker.core.policies import Situation
 from orchestrator.broker.core.prediction import Accuracy
 from orchestrator.broker.core.records import TaskRecord
 from orchestrator.broker.core.views import TaskState
+from orchestrator.identity import Payer
 
 __all__ = ["DecayedUse", "QpuHistory"]
 
@@ -38,19 +37,11 @@ class DecayedUse:
         return remaining
 
 
-_SEPARATOR = "\x1f"
-
-
-@cache
-def _account(key: str) -> Account:
-    return Account(*(unescaped(part, _SEPARATOR) for part in key.split(_SEPARATOR)))
-
-
 @dataclass(slots=True)
 class QpuHistory:
     """One QPU's lease, its last starts, who used it of late, and how good predictions were.
 
-    use: by project and user. lease_use: by project. outdated: calibrations it has no more.
+    use: by the text of the payer. lease_use: by project. outdated: calibrations it has no more.
     """
 
     lease: Lease | None = None
@@ -62,12 +53,12 @@ class QpuHistory:
 
     def situation(self, now: datetime, shares: dict[str, float]) -> Situation:
         """Return what a policy looks at."""
-        use = {_account(key): used.left_at(now) for key, used in self.use.items()}
+        use = {Payer.parse(key): used.left_at(now) for key, used in self.use.items()}
         return Situation(now_s=now.timestamp(), use=use, shares=shares)
 
-    def use_by(self, account: Account, seconds: float, now: datetime) -> None:
-        """Count QPU-seconds of an account."""
-        key = _SEPARATOR.join(escaped(part, _SEPARATOR) for part in account)
+    def use_by(self, payer: Payer, seconds: float, now: datetime) -> None:
+        """Count QPU-seconds of a payer."""
+        key = payer.text
         known = self.use.get(key)
         before = 0.0 if known is None else known.left_at(now)
         self.use[key] = DecayedUse(before + seconds, now)

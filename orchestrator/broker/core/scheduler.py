@@ -14,7 +14,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.leases import Lease
 from orchestrator.broker.core.packing import pack, subtract, thin, whole_parts
-from orchestrator.broker.core.policies import Account, QueuedJob, Situation
+from orchestrator.broker.core.policies import QueuedJob, Situation
 from orchestrator.broker.core.prediction import (
     Accuracy,
     Load,
@@ -23,7 +23,7 @@ from orchestrator.broker.core.prediction import (
 )
 from orchestrator.broker.core.records import JobRecord
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.identity import JobId, Tag
+from orchestrator.identity import JobId, Payer, Tag
 
 __all__ = [
     "Decision",
@@ -142,7 +142,7 @@ def queued_as(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> QueuedJ
     return QueuedJob(
         job=submitted.job,
         arrival=record.arrival,
-        account=Account(submitted.project, submitted.user),
+        payer=Payer(submitted.project, submitted.user),
         priority=submitted.priority,
         submitted_s=record.submitted_at.timestamp(),
         seconds=(first.seconds or 0.0) if seconds is None else seconds,

@@ -20,7 +20,6 @@ from orchestrator.broker.core.commands import (
 )
 from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.packing import subtract, whole_parts
-from orchestrator.broker.core.policies import Account
 from orchestrator.broker.core.prediction import load_of, predicted_charge
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.broker.core.records import (
@@ -40,7 +39,7 @@ from orchestrator.broker.core.scheduler import (
     queued_as,
 )
 from orchestrator.broker.core.views import TaskState
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, Payer
 
 __all__ = ["BrokerState", "replay"]
 
@@ -387,9 +386,9 @@ class BrokerState:
             self.books.charge(submitted, charges)
             unit = submitted.reserved.unit if submitted.reserved is not None else None
             record.charged += sum(c.amount for c in charges if c.unit == unit)
-            account = Account(submitted.project, submitted.user)
+            payer = Payer(submitted.project, submitted.user)
             history = self._history(task.planned.qpu)
-            history.use_by(account, sign * usage.qpu_seconds, now)
+            history.use_by(payer, sign * usage.qpu_seconds, now)
 
     def _reserve(self, record: JobRecord) -> None:
         """Set aside for a job what is still to come, and no more."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.core.budgets import run_of
 from orchestrator.broker.core.codec import from_plain, to_plain
 from orchestrator.broker.core.events import BudgetSet, Event
 from orchestrator.broker.core.snapshot import EndedJob, ended_job, freeze, missing_jobs, thaw
@@ -19,7 +18,7 @@ from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
 from orchestrator.broker.ledger.writer import Statement
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, RunAccount
 
 __all__ = [
     "Restored",
@@ -83,9 +82,11 @@ def catch_up(reader: Reader, scope: str, restored: Restored) -> int:
     """Apply the events that were written since; return how many there were."""
     count = 0
     for seq, event, at in reader.events(scope, restored.seq):
-        recall_for(reader, scope, restored.state, event)
         try:
+            recall_for(reader, scope, restored.state, event)
             restored.state.apply(event, at)
+        except LedgerError:
+            raise
         except (KeyError, ValueError) as error:
             raise reader.damage(f"what leads to event {seq}", error) from error
         restored.seq = seq
@@ -95,19 +96,21 @@ def catch_up(reader: Reader, scope: str, restored: Restored) -> int:
 
 def recall_for(reader: Reader, scope: str, state: BrokerState, event: Event) -> None:
     """Take up again the forgotten jobs that an event is about."""
-    if isinstance(event, BudgetSet) and state.books.is_new_run(event.account):
-        for job in _of_run(reader, scope, event.account):
+    account = state.books.new_run(event) if isinstance(event, BudgetSet) else None
+    if account is not None:
+        for job in _of_run(reader, scope, account):
             recall(reader, scope, state, job)
     while missing := missing_jobs(state, event):
         if not all(recall(reader, scope, state, job) for job in missing):
             return  # the event is about nothing there ever was, and applying it will say so
 
 
-def _of_run(reader: Reader, scope: str, account: str) -> list[JobId]:
+def _of_run(reader: Reader, scope: str, account: RunAccount) -> list[JobId]:
     """Return the jobs of a run that were stored apart; what they cost counts in its budget."""
-    user, run = run_of(account)
     query = sa.select(ended_jobs.c.id).where(
-        ended_jobs.c.scope == scope, ended_jobs.c.run == run, ended_jobs.c.user == user
+        ended_jobs.c.scope == scope,
+        ended_jobs.c.run == account.run,
+        ended_jobs.c.user == account.user,
     )
     return [JobId(row[0]) for row in reader.rows(query)]
 

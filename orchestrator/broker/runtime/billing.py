@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 from orchestrator.broker.client.status import ProjectUse
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import BudgetStatus, project_account
+from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.ledger import JobFilter
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.identity import SERVICE_SCOPE
+from orchestrator.identity import SERVICE_SCOPE, ProjectAccount, account_from_text
 
 __all__ = [
     "UnitUnknown",
@@ -56,7 +56,7 @@ async def set_budget(
 
 def project_budgets(broker: SiteBroker, project: str) -> list[BudgetStatus]:
     """Return how a project stands in each unit it was charged or limited in."""
-    return broker.service.state.books.status(project_account(project))
+    return broker.service.state.books.status(str(ProjectAccount(project)))
 
 
 async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str, ProjectUse]:
@@ -72,12 +72,12 @@ async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str,
 
 def limited_projects(broker: SiteBroker) -> list[str]:
     """Return the projects that have a budget."""
-    return sorted(
-        account.removeprefix("project:")
-        for account, budgets in broker.service.state.books.accounts.items()
-        if account.startswith("project:")
-        and any(budget.amount is not None for budget in budgets.values())
+    accounts = (
+        account_from_text(name)
+        for name, budgets in broker.service.state.books.accounts.items()
+        if any(budget.amount is not None for budget in budgets.values())
     )
+    return sorted(one.project for one in accounts if isinstance(one, ProjectAccount))
 
 
 async def monthly_statement(

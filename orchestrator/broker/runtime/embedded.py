@@ -17,7 +17,6 @@ from backends.api import Backend, Target, TaskCancelled
 from backends.payloads import Payload
 from orchestrator.broker.client.protocol import Call, call_job_id, job_error
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import run_account
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.views import JobState, JobView
@@ -27,7 +26,7 @@ from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.broker.runtime.event_loop import BrokerService
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import QpuSettings
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, RunAccount
 
 __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 
@@ -153,13 +152,13 @@ class EmbeddedBroker:
 
     def limit(self, unit: str, amount: float | None) -> None:
         """Let the run cost so much of a unit in all; None takes the limit away."""
-        account = run_account(self._run)
+        account = str(RunAccount(self._run))
         event = ev.BudgetSet(account=account, unit=unit, amount=amount, by="run")
         self._on_loop(self._running_service.post(event))
 
     def is_limited(self) -> bool:
         """Whether the run has a budget in any unit, set now or by an earlier process."""
-        budgets = self._running_service.state.books.status(run_account(self._run))
+        budgets = self._running_service.state.books.status(str(RunAccount(self._run)))
         return any(budget.amount is not None for budget in budgets)
 
     def _reuse(self, call: Call, payload: Payload) -> ev.Reuse | None:

@@ -26,13 +26,11 @@ from orchestrator.broker.client.protocol import Call, call_job_id
 from orchestrator.broker.client.status import (
     JobUnknown,
     NotUncertain,
-    Payer,
     ProjectUse,
     QpuStatus,
     Slot,
 )
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.access import owned_name
 from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.explain import Explanation, explain
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
@@ -47,7 +45,7 @@ from orchestrator.broker.runtime.intake import CheckedPayload, Intake
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import BrokerLimits, QpuSettings
-from orchestrator.identity import SERVICE_SCOPE, JobId, results_audience
+from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, Payer, results_audience
 
 __all__ = [
     "SiteBroker",
@@ -350,7 +348,7 @@ class SiteBroker:
     async def release(self, qpu: str, lease: str, user: str) -> None:
         """Let a user's lease go before its time; one that has ended stays as it is."""
         event = ev.LeaseClosed(
-            lease=owned_name(user, lease), qpu=qpu, reason="released", at=self.clock()
+            lease=str(OwnedName(user, lease)), qpu=qpu, reason="released", at=self.clock()
         )
         await self.service.post(event)
 
@@ -455,7 +453,7 @@ def _submitted(
         pubs=payload.pubs,
         num_qubits=payload.num_qubits,
         seed=call.seed,
-        lease=call.lease and replace(call.lease, id=owned_name(payer.user, call.lease.id)),
+        lease=call.lease and replace(call.lease, id=str(OwnedName(payer.user, call.lease.id))),
         priority=call.priority,
         project=payer.project,
         user=payer.user,

@@ -11,7 +11,6 @@ from typing import Any
 from orchestrator.broker.core.policies.fair_share import FairShare, fair_factor
 from orchestrator.broker.core.policies.fifo import Fifo
 from orchestrator.broker.core.policies.interface import (
-    Account,
     Policy,
     QueuedJob,
     Situation,
@@ -23,7 +22,6 @@ from orchestrator.broker.core.policies.weighted import Weighted
 
 __all__ = [
     "POLICIES",
-    "Account",
     "FairShare",
     "Fifo",
     "Policy",

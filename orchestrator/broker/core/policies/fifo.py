@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from orchestrator.broker.core.policies.interface import Account, QueuedJob, Situation
+from orchestrator.broker.core.policies.interface import QueuedJob, Situation
+from orchestrator.identity import Payer
 
 __all__ = ["Fifo"]
 
@@ -15,7 +16,7 @@ class Fifo:
     """``urgency = 0``: nothing but the order of arrival counts."""
 
     name: ClassVar[str] = "fifo"
-    by_account: ClassVar[bool] = False
+    by_payer: ClassVar[bool] = False
 
     @property
     def longest_wait_s(self) -> float | None:
@@ -27,9 +28,9 @@ class Fifo:
         del job
         return 0.0
 
-    def merit(self, account: Account, situation: Situation) -> float:
+    def merit(self, payer: Payer, situation: Situation) -> float:
         """Return 0."""
-        del account, situation
+        del payer, situation
         return 0.0
 
     def terms(self, job: QueuedJob, situation: Situation) -> dict[str, float]:

@@ -6,21 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, Payer
 
-__all__ = ["Account", "Policy", "QueuedJob", "Situation", "urgency"]
-
-
-class Account(NamedTuple):
-    """Who a job is for."""
-
-    project: str
-    user: str
+__all__ = ["Policy", "QueuedJob", "Situation", "urgency"]
 
 
-_NOBODY = Account("", "")
+_NOBODY = Payer("", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +27,7 @@ class QueuedJob:
 
     job: JobId
     arrival: int
-    account: Account = _NOBODY
+    payer: Payer = _NOBODY
     priority: int = 0
     submitted_s: float = 0.0
     seconds: float = 0.0
@@ -47,26 +40,26 @@ class QueuedJob:
 class Situation:
     """What all queued jobs have in common when a decision is made.
 
-    now_s: seconds since the epoch. use: QPU-seconds of each account, decayed with age.
+    now_s: seconds since the epoch. use: QPU-seconds of each payer, decayed with age.
     shares: what each project is entitled to, relative to the others; 1 if not named.
     """
 
     now_s: float
-    use: Mapping[Account, float] = field(default_factory=dict)
+    use: Mapping[Payer, float] = field(default_factory=dict)
     shares: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def use_of_projects(self) -> Mapping[str, float]:
         """Sum of use by project."""
         sums: dict[str, float] = {}
-        for account, used in self.use.items():
-            sums[account.project] = sums.get(account.project, 0.0) + used
+        for payer, used in self.use.items():
+            sums[payer.project] = sums.get(payer.project, 0.0) + used
         return sums
 
     @cached_property
     def users_of_projects(self) -> Mapping[str, int]:
         """How many users of each project used anything."""
-        return Counter(account.project for account in self.use)
+        return Counter(payer.project for payer in self.use)
 
     @cached_property
     def all_use(self) -> float:
@@ -83,12 +76,12 @@ class Policy(Protocol):
     """An order of the queue: the most urgent job first, the earlier one where two are equal.
 
     Urgency is a sum of two parts, so that a queue can be kept sorted while time passes: one that
-    stays as it is while a job waits, and one that all jobs of an account share. Whoever has waited
+    stays as it is while a job waits, and one that all jobs of a payer share. Whoever has waited
     longer than ``longest_wait_s`` goes before all others, in order of arrival.
     """
 
     name: ClassVar[str]
-    by_account: ClassVar[bool]
+    by_payer: ClassVar[bool]
 
     @property
     def longest_wait_s(self) -> float | None:
@@ -99,8 +92,8 @@ class Policy(Protocol):
         """Return the part of a job's urgency that does not change while it waits."""
         ...
 
-    def merit(self, account: Account, situation: Situation) -> float:
-        """Return the part that all jobs of an account share now."""
+    def merit(self, payer: Payer, situation: Situation) -> float:
+        """Return the part that all jobs of a payer share now."""
         ...
 
     def terms(self, job: QueuedJob, situation: Situation) -> dict[str, float]:
@@ -114,4 +107,4 @@ class Policy(Protocol):
 
 def urgency(policy: Policy, job: QueuedJob, situation: Situation) -> float:
     """Return how urgent a job is; only differences mean anything."""
-    return policy.standing(job) + policy.merit(job.account, situation)
+    return policy.standing(job) + policy.merit(job.payer, situation)

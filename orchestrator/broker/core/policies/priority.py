@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from orchestrator.broker.core.policies.interface import Account, QueuedJob, Situation
+from orchestrator.broker.core.policies.interface import QueuedJob, Situation
+from orchestrator.identity import Payer
 
 __all__ = ["Priority"]
 
@@ -21,7 +22,7 @@ class Priority:
     ageing_s: float = 600.0
 
     name: ClassVar[str] = "priority"
-    by_account: ClassVar[bool] = False
+    by_payer: ClassVar[bool] = False
 
     @property
     def longest_wait_s(self) -> float | None:
@@ -32,9 +33,9 @@ class Priority:
         """Return the urgency, counted from the epoch."""
         return job.priority - job.submitted_s / self.ageing_s
 
-    def merit(self, account: Account, situation: Situation) -> float:
+    def merit(self, payer: Payer, situation: Situation) -> float:
         """Return 0."""
-        del account, situation
+        del payer, situation
         return 0.0
 
     def terms(self, job: QueuedJob, situation: Situation) -> dict[str, float]:

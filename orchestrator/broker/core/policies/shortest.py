@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from orchestrator.broker.core.policies.interface import Account, QueuedJob, Situation
+from orchestrator.broker.core.policies.interface import QueuedJob, Situation
+from orchestrator.identity import Payer
 
 __all__ = ["Shortest"]
 
@@ -20,15 +21,15 @@ class Shortest:
     longest_wait_s: float | None = 14_400.0
 
     name: ClassVar[str] = "shortest"
-    by_account: ClassVar[bool] = False
+    by_payer: ClassVar[bool] = False
 
     def standing(self, job: QueuedJob) -> float:
         """Return the urgency."""
         return -job.seconds
 
-    def merit(self, account: Account, situation: Situation) -> float:
+    def merit(self, payer: Payer, situation: Situation) -> float:
         """Return 0."""
-        del account, situation
+        del payer, situation
         return 0.0
 
     def terms(self, job: QueuedJob, situation: Situation) -> dict[str, float]:

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from orchestrator.broker.core.policies.fair_share import fair_factor
-from orchestrator.broker.core.policies.interface import Account, QueuedJob, Situation
+from orchestrator.broker.core.policies.interface import QueuedJob, Situation
+from orchestrator.identity import Payer
 
 __all__ = ["Weighted"]
 
@@ -29,7 +30,7 @@ class Weighted:
     longest_wait_s: float | None = 14_400.0
 
     name: ClassVar[str] = "weighted"
-    by_account: ClassVar[bool] = True
+    by_payer: ClassVar[bool] = True
 
     def standing(self, job: QueuedJob) -> float:
         """Return all terms but fair share; age is counted from the epoch."""
@@ -39,16 +40,16 @@ class Weighted:
             + self.priority * job.priority
         )
 
-    def merit(self, account: Account, situation: Situation) -> float:
+    def merit(self, payer: Payer, situation: Situation) -> float:
         """Return the term of fair share."""
-        return self.fair_share * fair_factor(account, situation)
+        return self.fair_share * fair_factor(payer, situation)
 
     def terms(self, job: QueuedJob, situation: Situation) -> dict[str, float]:
         """Return each term with its weight."""
         return {
             "age": self.age * (situation.now_s - job.submitted_s) / 3600,
             "shortness": self.shortness * self._shortness(job),
-            "fair-share": self.fair_share * fair_factor(job.account, situation),
+            "fair-share": self.fair_share * fair_factor(job.payer, situation),
             "priority": self.priority * job.priority,
         }
 
