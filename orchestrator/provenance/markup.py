@@ -1,90 +1,45 @@
-"""Small pieces of HTML, everything in them escaped."""
+"""HTML from templates, everything in it escaped, and values as people read them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape as html_escape
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.provenance.values import json_value
 from orchestrator.visible_text import visible
 
-__all__ = [
-    "cell_text",
-    "duration_text",
-    "escape",
-    "facts_table",
-    "folded",
-    "number_cards",
-    "paragraphs",
-    "section",
-    "table",
-]
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["cell_text", "duration_text", "rendered", "templates"]
 
 
-def escape(text: str) -> str:
-    """Return a text as HTML, with what cannot be seen in it escaped."""
-    return html_escape(visible(text))
+def rendered(template: str, **values: Any) -> str:
+    """Return the page that a template of this package makes of values."""
+    return templates().get_template(template).render(values)
 
 
-def section(title: str, *parts: str) -> str:
-    """Return a headed section, nothing if it would be empty."""
-    body = "\n".join(part for part in parts if part)
-    return f"<section><h2>{escape(title)}</h2>\n{body}\n</section>" if body else ""
+@cache
+def templates() -> Environment:
+    """Return the templates: every value is escaped, and characters that cannot be seen shown."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Return a table; columns of numbers are set flush right."""
-    rows = [list(row) for row in rows]
-    numeric = [
-        bool(rows) and all(_is_number(row[i]) or row[i] is None for row in rows)
-        for i in range(len(columns))
-    ]
-    head = "".join(f"<th{_side(n)}>{escape(c)}</th>" for c, n in zip(columns, numeric, strict=True))
-    lines = [
-        "".join(
-            f"<td{_side(n)}>{escape(cell_text(cell))}</td>"
-            for cell, n in zip(row, numeric, strict=True)
-        )
-        for row in rows
-    ]
-    body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>"
+    found = Environment(
+        loader=PackageLoader("orchestrator.provenance"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: value if hasattr(value, "__html__") else visible(str(value)),
     )
-
-
-def facts_table(facts: Mapping[str, Any]) -> str:
-    """Return names and values as a two-column table, nothing for no facts."""
-    if not facts:
-        return ""
-    lines = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(cell_text(value))}</td></tr>\n"
-        for name, value in facts.items()
-    )
-    return f'<div class="scroll"><table><tbody>\n{lines}</tbody></table></div>'
-
-
-def number_cards(numbers: Mapping[str, str]) -> str:
-    """Return the run's main numbers as a row of cards."""
-    cards = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in numbers.items()
-    )
-    return f'<dl class="numbers">{cards}</dl>'
-
-
-def paragraphs(lines: Iterable[str], kind: str = "summary") -> str:
-    """Return lines of prose in a marked block, nothing for no lines."""
-    body = "".join(f"<p>{escape(line)}</p>" for line in lines)
-    return f'<div class="{kind}">{body}</div>' if body else ""
-
-
-def folded(title: str, value: Any) -> str:
-    """Return a JSON value that opens on a click."""
-    text = escape(json.dumps(value, indent=2, ensure_ascii=False))
-    return f"<details><summary>{escape(title)}</summary><pre>{text}</pre></details>"
+    found.filters |= {
+        "cell": cell_text,
+        "json": lambda value: json.dumps(json_value(value), indent=2, ensure_ascii=False),
+        "numeric": lambda rows: [_are_numbers(column) for column in zip(*rows, strict=True)],
+    }
+    return found
 
 
 def cell_text(value: Any) -> str:
@@ -122,9 +77,8 @@ def duration_text(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _side(numeric: bool) -> str:
-    return ' class="n"' if numeric else ""
+def _are_numbers(column: Sequence[Any]) -> bool:
+    return all(
+        value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+        for value in column
+    )

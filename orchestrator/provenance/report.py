@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from importlib.resources import files
+from functools import partial
 from typing import Any
 
 from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
 from orchestrator.provenance.lanes import stage_name, timeline_of
-from orchestrator.provenance.markup import (
-    cell_text,
-    duration_text,
-    escape,
-    facts_table,
-    folded,
-    number_cards,
-    paragraphs,
-    section,
-    table,
-)
+from orchestrator.provenance.markup import cell_text, duration_text, rendered
 from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.schema import RecordedStage, RunRecord
 from orchestrator.provenance.values import json_value
@@ -29,7 +18,6 @@ __all__ = [
     "Pictures",
     "Report",
     "draw_report",
-    "page_html",
     "report_html",
     "stage_rows",
     "stage_total",
@@ -88,33 +76,16 @@ def draw_report(record: RunRecord, result: Any, notes: Iterable[str] = ()) -> Re
 
 def report_html(record: RunRecord, outcome: Outcome, pictures: Pictures) -> str:
     """Return the page."""
-    title = f"{record.flow} · {record.id}"
-    parts = [
-        _header(record),
-        number_cards(_numbers(record)),
-        paragraphs([record.error], "summary error") if record.error else "",
-        paragraphs(outcome.summary),
-        section("Result", _figure(pictures.plot, "Plot of the result"), *_result(outcome)),
-        section("Work over time", _figure(pictures.gantt, "Gantt chart of the run")),
-        section("QPU usage", _usage(record)),
-        section("Stages", _stages(record)),
-        section("Quantum jobs", _jobs(record)),
-        section("Parameters", facts_table(record.parameters)),
-        section("Where and with what", facts_table(_origin(record)), *_details(record)),
-    ]
-    version = record.versions.get("hpcqc", "")
-    footer = f"Run by hpcqc {version}; run.json has everything."
-    return page_html(title, parts, footer)
-
-
-def page_html(title: str, parts: Iterable[str], footer: str = "Written by hpcqc.") -> str:
-    """Return a page that needs nothing but itself. parts: HTML; empty ones are left out."""
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
-        f"{body}\n<footer>{escape(footer)}</footer>\n</main>\n</body>\n</html>\n"
+    return rendered(
+        "run.html",
+        record=record,
+        outcome=outcome,
+        pictures=pictures,
+        numbers=_numbers(record),
+        usage=usage_rows(record),
+        stages=stage_rows(record),
+        jobs=_jobs(record),
+        origin=_origin(record),
     )
 
 
@@ -154,16 +125,6 @@ def usage_rows(record: RunRecord) -> list[list[Any]]:
     return rows
 
 
-def _header(record: RunRecord) -> str:
-    status = escape(record.status)
-    return (
-        f'<header><h1>{escape(record.flow)} <span class="badge {status}">{status}</span></h1>\n'
-        f'<p class="sub">run <code>{escape(record.id)}</code> · '
-        f"{escape(record.started_at.isoformat()[:19])} UTC · "
-        f"{escape(record.target)} on QPU {escape(record.qpu)}</p></header>"
-    )
-
-
 def _numbers(record: RunRecord) -> dict[str, str]:
     total = record.usage.total
     numbers = {
@@ -178,38 +139,8 @@ def _numbers(record: RunRecord) -> dict[str, str]:
     return numbers
 
 
-def _result(outcome: Outcome) -> list[str]:
-    parts = [paragraphs(outcome.notes)]
-    if outcome.table is not None:
-        parts.append(table(outcome.table.columns, outcome.table.rows))
-    if outcome.rest is not None:
-        parts.append(folded("Everything the flow returned besides", outcome.rest))
-    return parts
-
-
-def _usage(record: RunRecord) -> str:
-    rows = usage_rows(record)
-    columns = ("QPU", "jobs", "QPU tasks", "circuits", "shots", "QPU-seconds", "charged")
-    return table(columns, rows) if rows else ""
-
-
-def _stages(record: RunRecord) -> str:
-    rows = stage_rows(record)
-    columns = (
-        "stage",
-        "kind",
-        "runs",
-        "completed",
-        "cached",
-        "failed",
-        "worked, s",
-        "waited, s",
-        "where",
-    )
-    return table(columns, rows) if rows else ""
-
-
-def _jobs(record: RunRecord) -> str:
+def _jobs(record: RunRecord) -> dict[str, Any]:
+    """Return columns, rows and notes of the table of quantum jobs."""
     jobs = record.jobs
     columns = ["job", "QPU", "kind", "state", "PUBs", "circuits", "qubits", "shots", "seed"]
     columns += ["slices", "method", "calibration", "waited", "took", "charged"]
@@ -228,12 +159,12 @@ def _jobs(record: RunRecord) -> str:
         for job in jobs[:_MAX_ROWS]
     ]
     if not rows:
-        return ""
+        return {"columns": (), "rows": (), "notes": ()}
     same, columns, rows = _without_constants(columns, rows)
     left = len(jobs) - len(rows)
-    told = [f"Each: {same}."] if same else []
-    told += [f"{left:,} more in run.json."] if left > 0 else []
-    return table(columns, rows) + paragraphs(told, "sub")
+    notes = [f"Each: {same}."] if same else []
+    notes += [f"{left:,} more in run.json."] if left > 0 else []
+    return {"columns": columns, "rows": rows, "notes": notes}
 
 
 def _without_constants(
@@ -257,20 +188,3 @@ def _origin(record: RunRecord) -> dict[str, Any]:
         "ledger in": record.site.state_dir,
         "attempts": len(record.attempts) or None,
     }
-
-
-def _details(record: RunRecord) -> list[str]:
-    return [
-        folded("Versions", record.versions),
-        folded("QPUs of the site", json_value(record.site.qpu)),
-        folded("Attempts", json_value(record.attempts)),
-    ]
-
-
-def _figure(svg: str | None, label: str) -> str:
-    return f'<figure role="img" aria-label="{escape(label)}">{svg}</figure>' if svg else ""
-
-
-@cache
-def _style() -> str:
-    return files("orchestrator.provenance").joinpath("report.css").read_text(encoding="utf-8")

@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.provenance.charts import Picture, draw_plot
-from orchestrator.provenance.markup import (
-    duration_text,
-    escape,
-    facts_table,
-    paragraphs,
-    section,
-    table,
-)
+from orchestrator.provenance.markup import duration_text, rendered
 from orchestrator.provenance.outcome import Plot, Series
-from orchestrator.provenance.report import page_html
 from orchestrator.simulation import SLOWDOWN_BOUND_S, Outcome, Study, Summary
 
 __all__ = ["figure_rows", "study_document", "study_pictures", "write_report"]
@@ -133,8 +125,7 @@ def write_report(path: Path, study: Study, qpu: str, outcomes: _Labelled) -> Non
 
 
 def _page(study: Study, qpu: str, outcomes: _Labelled) -> str:
-    workload, pictures = study.workload, study_pictures(outcomes)
-    title = f"{workload.name} on {qpu}"
+    workload = study.workload
     facts = {
         "jobs": f"{len(workload.arrivals):,}",
         "from": f"{workload.start:%Y-%m-%d %H:%M} UTC",
@@ -147,25 +138,17 @@ def _page(study: Study, qpu: str, outcomes: _Labelled) -> str:
         [label, outcome.policy.name, outcome.policy.settings() or None]
         for label, outcome in outcomes
     ]
-    parts = [
-        (
-            f"<header><h1>{escape(title)}</h1>\n"
-            '<p class="sub">The shipped scheduler under a virtual clock, one policy after the other'
-            "</p></header>"
-        ),
-        paragraphs(workload.notes),
-        section(
-            "Side by side", table(["", *(label for label, _ in outcomes)], figure_rows(outcomes))
-        ),
-        *(
-            f'<figure role="img" aria-label="{escape(name)}">{picture.svg}</figure>'
-            for name, picture in pictures.items()
-        ),
-        section("What the figures mean", paragraphs(_WORDS, "words")),
-        section("Workload", facts_table({k: v for k, v in facts.items() if v is not None})),
-        section("Policies", table(("label", "policy", "parameters"), settings)),
-    ]
-    return page_html(title, parts)
+    return rendered(
+        "study.html",
+        title=f"{workload.name} on {qpu}",
+        workload=workload,
+        labels=["", *(label for label, _ in outcomes)],
+        figures=figure_rows(outcomes),
+        pictures=study_pictures(outcomes),
+        words=_WORDS,
+        workload_facts={k: v for k, v in facts.items() if v is not None},
+        policies=settings,
+    )
 
 
 def _times(value: float) -> str:

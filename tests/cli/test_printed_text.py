@@ -19,7 +19,7 @@ from orchestrator.broker.api.logs import json_line, log_entry, text_line
 from orchestrator.cli import output
 from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
 from orchestrator.cli.run.progress import Progress
-from orchestrator.provenance.markup import facts_table, folded, paragraphs, section, table
+from orchestrator.provenance.markup import templates
 from orchestrator.visible_text import visible, visible_json
 
 CLI = Path(output.__file__).parent
@@ -108,17 +108,22 @@ def test_a_line_of_the_log_is_one_safe_line(line: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "made",
+    "part",
     [
-        lambda: table([HOSTILE], [[HOSTILE]]),
-        lambda: facts_table({HOSTILE: HOSTILE}),
-        lambda: paragraphs([HOSTILE]),
-        lambda: folded(HOSTILE, {HOSTILE: HOSTILE}),
-        lambda: section(HOSTILE, "<p></p>"),
+        "{{ parts.table([text], [[text]]) }}",
+        "{{ parts.facts({text: text}) }}",
+        "{{ parts.paragraphs([text]) }}",
+        "{{ parts.folded(text, {text: text}) }}",
+        "{{ parts.figure('<svg></svg>', text) }}",
+        "{% call parts.section(text) %}<p></p>{% endcall %}",
     ],
 )
-def test_pages_show_what_would_act_on_their_reader(made: Any) -> None:
-    assert is_safe(made())
+def test_pages_show_what_would_act_on_their_reader(part: str) -> None:
+    template = templates().from_string('{% import "parts.html" as parts %}' + part)
+    made = template.render(text=HOSTILE + "<script>")
+    assert "right" in made
+    assert is_safe(made)
+    assert "<script>" not in made
 
 
 def test_a_file_with_such_a_name_is_named_safely(hpcqc, tmp_path) -> None:

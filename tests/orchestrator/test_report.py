@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -405,6 +406,31 @@ def test_ids_of_two_pictures_do_not_meet(tmp_path) -> None:
     clips = [set(re.findall(r'clipPath id="([^"]+)"', part)) for part in (plot, gantt)]
     assert clips[0]
     assert not clips[0] & clips[1]
+
+
+def test_no_text_of_a_record_acts_on_the_page() -> None:
+    """Every name, id and value that a record may hold is one that a page must escape."""
+    hostile = "<script>alert(1)</script>\x1b[2J"
+    fixed = {"version", "status", "state", "kind"}
+
+    def marked(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            names = {name: hostile + name for name in value}
+            if key not in ("per_qpu", "charges", "metadata", "parameters", "versions", "machine"):
+                names = {name: name for name in value}
+            return {names[name]: marked(item, name) for name, item in value.items()}
+        if isinstance(value, list):
+            return [marked(item, key) for item in value]
+        text = isinstance(value, str) and key not in fixed and not key.endswith("_at")
+        return hostile + value if text else value
+
+    document = marked(json.loads(json_text(record(error="e"))))
+    text = report_html(
+        RunRecord.model_validate(document), outcome_of({"table": RESULT["table"]}), Pictures()
+    )
+    assert "\x1b" not in text
+    assert text.count("&lt;script&gt;") > 50
+    assert "script" not in Page(text).tags
 
 
 def test_a_failed_run_has_a_page_too() -> None:
