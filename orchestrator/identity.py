@@ -40,6 +40,7 @@ __all__ = [
     "escaped",
     "is_job_id",
     "is_scope_of",
+    "lock_file_name",
     "qpu_identity",
     "results_audience",
     "reuse_tag",
@@ -220,6 +221,11 @@ def is_scope_of(scope: str, run: str) -> bool:
     [True, True, False, False]
     """
     return scope == run or scope.startswith(f"{run}{_INSIDE}")
+
+
+def lock_file_name(owner: str) -> str:
+    """Return the name of the file that a process locks while it has a run, or a scope, open."""
+    return f"{owner}.lock"
 
 
 @dataclass(frozen=True, slots=True)

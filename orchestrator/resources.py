@@ -16,7 +16,7 @@ from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.shipping import Execution, execution
 from orchestrator.config import resolve_secrets, shared_cluster
 from orchestrator.config.private import close_to_others
-from orchestrator.identity import Occurrences, Scope
+from orchestrator.identity import Occurrences, Scope, lock_file_name
 from orchestrator.runs import Run
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Resources:
             site = self.run.site
             if self._broker is None and site.broker.url is None:
                 # The file that a broker locks stays, so a run that has none has no budget either.
-                lock = site.state_dir / "runs" / f"{self.run.scope}.lock"
+                lock = site.state_dir / "runs" / lock_file_name(self.run.scope)
                 if self.run.budgets or lock.exists():
                     self.broker()
             return self._limited

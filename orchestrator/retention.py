@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from orchestrator.identity import IdentityError, ResultKey
+from orchestrator.identity import IdentityError, ResultKey, lock_file_name
 
 __all__ = ["StoredRun", "hold_run", "remove_stored", "runs_to_remove", "stored_runs"]
 
@@ -39,7 +39,7 @@ def hold_run(state_dir: Path, run: str) -> IO[str]:
     """Keep what a run has stored from being removed until the returned file is closed."""
     folder = state_dir / "active"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{run}.lock"
+    path = folder / lock_file_name(run)
     while True:
         file = path.open("a", encoding="ascii")
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -87,7 +87,7 @@ def runs_to_remove(
 
 def remove_stored(state_dir: Path, run: StoredRun) -> bool:
     """Remove what a run has stored; return False if a process works on it after all, or has since."""
-    path = state_dir / "active" / f"{run.id}.lock"
+    path = state_dir / "active" / lock_file_name(run.id)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="ascii") as file:
         try:
@@ -111,7 +111,7 @@ def _is_active(state_dir: Path, run: str) -> bool:
     looks = {"active": fcntl.LOCK_EX, "runs": fcntl.LOCK_SH}
     for folder, look in looks.items():
         try:
-            with (state_dir / folder / f"{run}.lock").open("r+", encoding="utf-8") as file:
+            with (state_dir / folder / lock_file_name(run)).open("r+", encoding="utf-8") as file:
                 fcntl.flock(file, look | fcntl.LOCK_NB)
         except FileNotFoundError:
             continue

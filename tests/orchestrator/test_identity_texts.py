@@ -35,6 +35,7 @@ from orchestrator.identity import (
     escaped,
     is_job_id,
     is_scope_of,
+    lock_file_name,
     qpu_identity,
     results_audience,
     reuse_tag,
@@ -187,6 +188,7 @@ def test_texts_in_old_ledgers_and_folders_are_what_they_were() -> None:
     assert identity.SERVICE_SCOPE == "service"
     assert str(UnitKey("flow", str(Occurrence("60", 1)))) == "flow~60-1"
     assert units_file_name("9f-0", "77") == "9f-0-77.units"
+    assert lock_file_name("scan~9f-0") == "scan~9f-0.lock"
     assert str(ResultKey("scan", "9f-0")) == "hpcqc-scan-9f-0"
     assert CallStage("9f-0", "vlq-77").text == "9f-0@vlq-77"
     assert CallStage(None, "vlq-77").text == "@vlq-77"

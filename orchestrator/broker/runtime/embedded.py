@@ -26,7 +26,7 @@ from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.broker.runtime.event_loop import BrokerService
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import QpuSettings
-from orchestrator.identity import JobId, RunAccount
+from orchestrator.identity import JobId, RunAccount, lock_file_name
 
 __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 
@@ -287,7 +287,7 @@ class EmbeddedBroker:
 def _lock_run(state_dir: Path, run: str) -> IO[str]:
     folder = state_dir / "runs"
     folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / f"{run}.lock").open("a+")
+    lock = (folder / lock_file_name(run)).open("a+")
     try:
         while not _locked(lock, fcntl.LOCK_EX):
             # Where a shared lock is granted, somebody only looks whether the run is open.

@@ -54,7 +54,7 @@ class Quotas:
     limits: BrokerLimits
     state: Callable[[], BrokerState]
     free_bytes: Callable[[], int | None]
-    _holders: dict[str, _Holder] = field(default_factory=dict)
+    _holders: dict[tuple[str, str], _Holder] = field(default_factory=dict)
     _arriving: Counter[JobId] = field(default_factory=Counter)
 
     def restore(self) -> None:
@@ -84,8 +84,8 @@ class Quotas:
     def _admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
         self._check_reserve(size)
         limits = self.limits
-        for whose, holder in self._of(user, project):
-            is_user = whose.startswith("user")
+        for (kind, name), holder in self._of(user, project):
+            whose, is_user = f"{kind} {name!r}", kind == "user"
             most = limits.open_jobs_per_user if is_user else limits.open_jobs_per_project
             if job in holder.jobs:
                 continue
@@ -113,11 +113,11 @@ class Quotas:
     def admit_run_budget(self, user: str, now_s: float) -> None:
         """Count a budget in that a user sets for a run, or raise `StorageFull`."""
         self._check_reserve(0)
-        whose, holder = self._of_user(user)
+        holder = self._of_user(user)[1]
         holder.forget(now_s - _DAY_S)
         if len(holder.budgets) >= self.limits.run_budgets_per_user:
             raise StorageFull(
-                f"{whose} set budgets of runs {len(holder.budgets)} times within a day, as often as "
+                f"user {user!r} set budgets of runs {len(holder.budgets)} times within a day, as often as "
                 "this site allows; set this one tomorrow, or run without a budget"
             )
         holder.budgets.append(now_s)
@@ -130,12 +130,12 @@ class Quotas:
                 "further is accepted until an operator makes room. Hand this in again later"
             )
 
-    def _of(self, user: str, project: str) -> list[tuple[str, _Holder]]:
-        whose = f"project {project!r}"
+    def _of(self, user: str, project: str) -> list[tuple[tuple[str, str], _Holder]]:
+        whose = ("project", project)
         return [self._of_user(user), (whose, self._holders.setdefault(whose, _Holder()))]
 
-    def _of_user(self, user: str) -> tuple[str, _Holder]:
-        whose = f"user {user!r}"
+    def _of_user(self, user: str) -> tuple[tuple[str, str], _Holder]:
+        whose = ("user", user)
         return whose, self._holders.setdefault(whose, _Holder())
 
     def _is_open(self, job: JobId) -> bool:

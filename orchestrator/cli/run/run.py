@@ -60,7 +60,7 @@ from orchestrator.config.budgets import budgets_of
 from orchestrator.config.environment import hand_down, prepare_prefect, services_are_chosen
 from orchestrator.config.private import close_to_others
 from orchestrator.doctor import machine, versions
-from orchestrator.identity import checked_run_id, dated_run_id
+from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.outcome import Outcome
@@ -214,7 +214,7 @@ def _joined_to_agent(plan: _Plan) -> _Plan:
     if offered is None:
         return plan
     before = plan.folder.broker_of(plan.id)
-    own_ledger = plan.site.state_dir / "runs" / f"{plan.id}.lock"
+    own_ledger = plan.site.state_dir / "runs" / lock_file_name(plan.id)
     if own_ledger.exists() or before not in (None, offered["HPCQC_BROKER_URL"]):
         return plan
     prepare_prefect(offered)
