@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
 
-__all__ = ["Charge", "Metering", "MeteringKind"]
-
-MeteringKind = Literal["qpu-seconds", "equivalent-qubit-seconds", "floor-per-task", "device-time"]
+__all__ = [
+    "FORMULAS",
+    "Charge",
+    "DeviceTime",
+    "EquivalentQubitSeconds",
+    "FloorPerTask",
+    "Metering",
+    "MeteringFormula",
+    "QpuSeconds",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,39 +25,131 @@ class Charge:
     unit: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metering:
-    """A site's metering formula for one qpu_task; the sum over tasks is the bill.
+class MeteringFormula(Protocol):
+    """What one qpu_task costs; the sum over tasks is the bill.
 
-    - ``qpu-seconds``: time on the QPU.
-    - ``equivalent-qubit-seconds``: t · n · T1q(reference)/T1q, n the qubits used
-      (Euro-Q-Exa; the ratio is ``gate_time_ratio``).
-    - ``floor-per-task``: max(shots · ``per_shot_s``, ``floor_s``) (VLQ).
-    - ``device-time``: time on the device with loading and re-initialisation (PIAST-Q).
-
-    bills_failed, bills_cancelled: whether the time that a task occupied the QPU is billed by the same
-    formula where it failed, or was cancelled while it ran.
+    A formula is a frozen dataclass whose fields are numbers, its parameters: a device profile
+    states them in ``[metering]``. It computes, and looks at no clock, file or random number.
+    Packages register formulas in the entry point group ``hpcqc.meterings`` by their ``kind``.
     """
 
-    kind: MeteringKind = "qpu-seconds"
-    unit: str = "qpu-s"
+    @property
+    def kind(self) -> str:
+        """Name of the formula; the same for all its parameters."""
+        ...
+
+    def amount(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> float:
+        """Return the amount for a task.
+
+        Args:
+            qpu_seconds: Its time on the QPU in seconds.
+            shots: All its shots.
+            num_qubits: Qubits that it used.
+        """
+        ...
+
+    def in_words(self) -> str:
+        """Return the formula with its parameters, for people."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuSeconds:
+    """Time on the QPU."""
+
+    kind: ClassVar[str] = "qpu-seconds"
+
+    def amount(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> float:
+        """Return the QPU-seconds."""
+        del shots, num_qubits
+        return qpu_seconds
+
+    def in_words(self) -> str:
+        """Return the formula for people."""
+        return "seconds on the QPU"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceTime:
+    """Time on the device with loading and re-initialisation (PIAST-Q)."""
+
+    kind: ClassVar[str] = "device-time"
+
+    def amount(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> float:
+        """Return the QPU-seconds, which include loading on such a device."""
+        del shots, num_qubits
+        return qpu_seconds
+
+    def in_words(self) -> str:
+        """Return the formula for people."""
+        return "seconds on the device, loading and initialisation included"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EquivalentQubitSeconds:
+    """t · n · T1q(reference)/T1q, n the qubits used (Euro-Q-Exa); the ratio is ``gate_time_ratio``."""
+
     gate_time_ratio: float = 1.0
+
+    kind: ClassVar[str] = "equivalent-qubit-seconds"
+
+    def amount(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> float:
+        """Return the equivalent qubit-seconds."""
+        del shots
+        return qpu_seconds * num_qubits * self.gate_time_ratio
+
+    def in_words(self) -> str:
+        """Return the formula for people."""
+        if self.gate_time_ratio == 1:
+            return "seconds on the QPU × qubits used"
+        ratio = f"{self.gate_time_ratio:g} (its gate time against the reference device's)"
+        return f"seconds on the QPU × qubits used × {ratio}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FloorPerTask:
+    """max(shots · ``per_shot_s``, ``floor_s``) for each task (VLQ)."""
+
     per_shot_s: float = 0.0
     floor_s: float = 0.0
+
+    kind: ClassVar[str] = "floor-per-task"
+
+    def amount(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> float:
+        """Return the seconds billed."""
+        del qpu_seconds, num_qubits
+        return max(shots * self.per_shot_s, self.floor_s)
+
+    def in_words(self) -> str:
+        """Return the formula for people."""
+        return f"per task: shots × {self.per_shot_s * 1e6:.4g} µs, at least {self.floor_s:g} s"
+
+
+FORMULAS: dict[str, type[MeteringFormula]] = {
+    formula.kind: formula
+    for formula in (QpuSeconds, EquivalentQubitSeconds, FloorPerTask, DeviceTime)
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metering:
+    """What a site bills for the tasks of a QPU: a formula, and the unit of its amounts.
+
+    bills_failed, bills_cancelled: whether the time that a task occupied the QPU is billed by the
+    same formula where it failed, or was cancelled while it ran.
+    """
+
+    formula: MeteringFormula = field(default_factory=QpuSeconds)
+    unit: str = "qpu-s"
     bills_failed: bool = False
     bills_cancelled: bool = False
 
-    def charge(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> Charge:
-        """Return what one qpu_task costs.
+    @property
+    def kind(self) -> str:
+        """Name of the formula."""
+        return self.formula.kind
 
-        qpu_seconds: its time on the QPU in seconds. shots: all its shots.
-        num_qubits: qubits it used.
-        """
-        match self.kind:
-            case "equivalent-qubit-seconds":
-                amount = qpu_seconds * num_qubits * self.gate_time_ratio
-            case "floor-per-task":
-                amount = max(shots * self.per_shot_s, self.floor_s)
-            case "qpu-seconds" | "device-time":
-                amount = qpu_seconds
+    def charge(self, *, qpu_seconds: float, shots: int, num_qubits: int) -> Charge:
+        """Return what one qpu_task costs; see `MeteringFormula.amount`."""
+        amount = self.formula.amount(qpu_seconds=qpu_seconds, shots=shots, num_qubits=num_qubits)
         return Charge(amount=amount, unit=self.unit)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Protocol
 
 from backends.api import Backend, Target
+from backends.plugins import PluginUnusable, UnknownPlugin, installed, load
 
 __all__ = [
     "GROUP",
@@ -60,7 +60,7 @@ class BackendUnusable(ValueError):
 
 def available() -> dict[str, EntryPoint]:
     """Return the registered backends by name, without importing them."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda p: p.name)}
+    return installed(GROUP)
 
 
 def create(name: str, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
@@ -110,20 +110,12 @@ def _neutral_options(name: str) -> frozenset[str]:
 
 
 def _factory(name: str) -> BackendFactory:
-    points = available()
-    if name not in points:
-        near = difflib.get_close_matches(name, points, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UnknownBackend(
-            f"no backend {name!r}; installed are: {', '.join(points) or 'none'}.{hint}"
-        )
     try:
-        factory: BackendFactory = points[name].load()
-    except ImportError as error:
-        raise BackendUnusable(
-            f"backend {name!r} ({points[name].value}) does not import: {error}. "
-            "Install the package or extra that provides it."
-        ) from error
+        factory: BackendFactory = load(GROUP, name, noun="backend")
+    except UnknownPlugin as error:
+        raise UnknownBackend(str(error)) from None
+    except PluginUnusable as error:
+        raise BackendUnusable(str(error)) from error
     return factory
 
 

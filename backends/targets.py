@@ -14,7 +14,7 @@ from qiskit.transpiler import Target as QiskitTarget
 
 from backends.api import Calibration, QualityWindow, Target
 from backends.gates import MOVE, MoveGate
-from backends.metering import Metering
+from backends.meterings import metering_from_json, metering_to_json
 from backends.timing import TimingModel
 
 __all__ = ["target_from_json", "target_to_json"]
@@ -46,7 +46,7 @@ def target_to_json(target: Target) -> dict[str, Any]:
             "taken_at": calibration.taken_at.isoformat(),
             "valid_until": _moment(calibration.valid_until),
         },
-        "metering": _fields(target.metering),
+        "metering": metering_to_json(target.metering),
         "timing": None if target.timing is None else _fields(target.timing),
         "quality_windows": [_fields(window) for window in target.quality_windows],
         "native": _native(target.native) if isinstance(target.native, QiskitTarget) else None,
@@ -68,7 +68,7 @@ def target_from_json(data: Mapping[str, Any]) -> Target:
                 taken_at=datetime.fromisoformat(calibration["taken_at"]),
                 valid_until=None if until is None else datetime.fromisoformat(until),
             ),
-            metering=Metering(**values.pop("metering")),
+            metering=metering_from_json(values.pop("metering")),
             timing=None if timing is None else TimingModel(**timing),
             quality_windows=tuple(QualityWindow(**window) for window in windows),
             native=None if native is None else _qiskit_target(native),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
 from typing import Any, cast, get_args
 
 from backends.api import QualityWindow
 from backends.error_rates import Coherence, depolarising_parameter
 from backends.gates import MOVE
-from backends.metering import Metering, MeteringKind
+from backends.metering import FORMULAS, Metering
+from backends.meterings import formula_class, formula_names
+from backends.plugins import PluginUnusable
 from backends.profiles.coupling import read_coupling
 from backends.profiles.profile import (
     GATE_QUBITS,
@@ -171,17 +174,29 @@ def _timing(table: Table) -> TimingModel:
 
 
 def _metering(table: Table) -> Metering:
+    kind = table.choice("kind", formula_names(), "qpu-seconds")
+    try:
+        formula = formula_class(kind)
+    except PluginUnusable as error:
+        raise table.fail("kind", str(error)) from error
+    # A parameter of another formula of ours is no mistake: earlier versions took them all.
+    for other in FORMULAS.values():
+        for field in fields(other):  # type: ignore[arg-type]
+            table.number(field.name, 0.0)
     metering = Metering(
-        kind=cast(MeteringKind, table.choice("kind", get_args(MeteringKind), "qpu-seconds")),
+        formula=formula(
+            **{f.name: table.number(f.name, _default(f)) for f in fields(formula)}  # type: ignore[arg-type]
+        ),
         unit=table.text("unit", "qpu-s"),
-        gate_time_ratio=table.number("gate_time_ratio", 1.0),
-        per_shot_s=table.number("per_shot_s", 0.0),
-        floor_s=table.number("floor_s", 0.0),
         bills_failed=table.flag("bills_failed", False),
         bills_cancelled=table.flag("bills_cancelled", False),
     )
     table.close()
     return metering
+
+
+def _default(parameter: Field[Any]) -> Any:
+    return ... if parameter.default is MISSING else parameter.default
 
 
 def _taken_at(table: Table) -> Any:

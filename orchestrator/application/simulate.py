@@ -205,7 +205,8 @@ def _target(settings: QpuSettings) -> Target:
 
 
 def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, Policy]]:
-    from orchestrator.broker.core.policies import POLICIES, make_policy
+    from orchestrator.broker.core.policies import POLICIES
+    from orchestrator.broker.runtime.policies import named_policy
 
     found = {}
     for text in wanted or POLICIES:
@@ -221,7 +222,7 @@ def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, P
                 f"policy {text!r}: write parameters as numbers, such as weighted:shortness=8,age=1"
             ) from None
         try:
-            found[text] = make_policy(name, values)
+            found[text] = named_policy(name, values)
         except ValueError as error:
             raise ConfigError(f"policy {text!r}: {error}") from None
     return list(found.items())

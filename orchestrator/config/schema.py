@@ -170,7 +170,8 @@ class ScheduleSection(_Section):
 
     policy: str = Field(
         default="weighted",
-        description="`fifo`, `priority`, `fair-share`, `shortest` or `weighted`",
+        description="`fifo`, `priority`, `fair-share`, `shortest`, `weighted`, or one that an "
+        "installed package registers",
     )
     parameters: dict[str, float] = Field(
         default_factory=dict, description="of the policy; its page lists them"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 import zipfile
@@ -14,6 +13,7 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.payloads import SamplerPayload
 from backends.testing import BackendConformance
+from tests.packages import installed_package
 from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,30 +23,25 @@ PLUGIN = ROOT / "examples" / "plugin"
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """Lay the plugin out as an installer would: its module and its metadata on the path."""
-    place = tmp_path_factory.mktemp("site-packages")
-    (place / "plainvector.py").write_bytes((PLUGIN / "plainvector.py").read_bytes())
-    (place / "plainer.py").write_text(
+    plainer = (
         "import plainvector\nmade = []\n"
         "def create(options, *, state_dir):\n"
         "    made.append(state_dir)\n"
         "    return plainvector.create(options, state_dir=state_dir)\n"
     )
-    metadata = place / "hpcqc_plainvector-0.1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: hpcqc-plainvector\nVersion: 0.1.0\n"
-    )
-    (metadata / "entry_points.txt").write_text(
-        "[orchestrator.backends]\nplainvector = plainvector:create\nbroken = nowhere:create\n"
-        "plainer = plainer:create\n"
-    )
-    sys.path.insert(0, str(place))
-    importlib.invalidate_caches()
-    yield place
-    sys.path.remove(str(place))
-    for name in ("plainvector", "plainer"):
-        sys.modules.pop(name, None)
-    importlib.invalidate_caches()
+    source = (PLUGIN / "plainvector.py").read_text(encoding="utf-8")
+    points = {
+        "plainvector": "plainvector:create",
+        "plainer": "plainer:create",
+        "broken": "nowhere:create",
+    }
+    with installed_package(
+        tmp_path_factory.mktemp("site-packages"),
+        "hpcqc-plainvector",
+        {"plainvector": source, "plainer": plainer},
+        {"orchestrator.backends": points},
+    ) as place:
+        yield place
 
 
 @pytest.mark.usefixtures("installed")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.api import Usage
-from backends.metering import Metering
+from backends.metering import FloorPerTask, Metering
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import (
     Books,
@@ -26,7 +26,7 @@ from orchestrator.broker.core.state import BrokerState, replay
 from orchestrator.identity import JobId, ProjectAccount, RunAccount, account_from_text
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
-VLQ = Metering(kind="floor-per-task", unit="billed-s", per_shot_s=0.01, floor_s=0.9)
+VLQ = Metering(formula=FloorPerTask(per_shot_s=0.01, floor_s=0.9), unit="billed-s")
 CHEM = str(ProjectAccount("chem"))
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backends.api import Usage
-from backends.metering import Charge, Metering
+from backends.metering import Charge, FloorPerTask, Metering
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
@@ -24,7 +24,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 RULES = QpuRules(
     policy=Shortest(),
     timing=TimingModel(init_s=1.0, shot_s=0.01),
-    metering=Metering(kind="floor-per-task", unit="billed-s", per_shot_s=0.01, floor_s=5.0),
+    metering=Metering(formula=FloorPerTask(per_shot_s=0.01, floor_s=5.0), unit="billed-s"),
 )
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from backends.api import Usage
-from backends.metering import Metering
+from backends.metering import FloorPerTask, Metering
 from backends.payloads import SEED_STRIDE
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
@@ -31,7 +31,7 @@ from orchestrator.identity import JobId, ProjectAccount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TIMING = TimingModel(init_s=0.5, shot_s=1e-3)
-METERING = Metering(kind="floor-per-task", unit="billed-s", per_shot_s=1e-3, floor_s=0.9)
+METERING = Metering(formula=FloorPerTask(per_shot_s=1e-3, floor_s=0.9), unit="billed-s")
 BUDGET = 60.0
 WINDOWS = Calendar.of(
     Window(start=NOW + timedelta(seconds=s), end=NOW + timedelta(seconds=s + 40))

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from backends.metering import Metering
+from backends.metering import EquivalentQubitSeconds, FloorPerTask, Metering
 from backends.profiles import shipped
 from backends.timing import TimingModel
 from orchestrator.cli.broker import admin as broker_asking
@@ -190,11 +190,11 @@ def test_which_extra_brings_a_module() -> None:
     [
         (Metering(), "seconds on the QPU; in qpu-s"),
         (
-            Metering(kind="floor-per-task", unit="billed-s", per_shot_s=4e-4, floor_s=0.9),
-            "per task: shots × 0.4 ms, at least 900 ms; in billed-s",
+            Metering(formula=FloorPerTask(per_shot_s=4e-4, floor_s=0.9), unit="billed-s"),
+            "per task: shots × 400 µs, at least 0.9 s; in billed-s",
         ),
         (
-            Metering(kind="equivalent-qubit-seconds", unit="eq-s", gate_time_ratio=2),
+            Metering(formula=EquivalentQubitSeconds(gate_time_ratio=2), unit="eq-s"),
             f"seconds on the QPU × qubits used × 2 {RATIO}; in eq-s",
         ),
     ],

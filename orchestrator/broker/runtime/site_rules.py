@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from backends.api import Target
 from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.packing import Limits
-from orchestrator.broker.core.policies import Policy, make_policy
+from orchestrator.broker.core.policies import Policy
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
 from orchestrator.broker.runtime.calendar_files import closures_of_file
+from orchestrator.broker.runtime.policies import named_policy
 from orchestrator.broker.runtime.windows import quality_windows, windows_between
 from orchestrator.config import ConfigError, QpuSettings
 
@@ -34,7 +35,7 @@ def check_schedule(settings: QpuSettings) -> Policy:
     """Return the policy of a QPU. Raises `ConfigError` for one that there is not."""
     schedule = settings.schedule
     try:
-        return make_policy(schedule.policy, schedule.parameters)
+        return named_policy(schedule.policy, schedule.parameters)
     except ValueError as error:
         raise ConfigError(f"[qpu.{settings.name}.schedule]: {error}") from None
 

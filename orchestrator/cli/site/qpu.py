@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.meterings import metering_to_json
 from backends.site_options import SITE_OPTIONS
 from orchestrator.cli.output import facts, print_json, tabulate
 from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
@@ -82,21 +83,7 @@ def tell_qpu(name: str, site_file: Path | None, overrides: Sequence[str], *, as_
 
 def metering_in_words(metering: Metering) -> str:
     """Return a metering formula as a sentence."""
-    match metering.kind:
-        case "equivalent-qubit-seconds":
-            ratio = "" if metering.gate_time_ratio == 1 else f" × {metering.gate_time_ratio:g}"
-            relative = " (its gate time against the reference device's)" if ratio else ""
-            formula = f"seconds on the QPU × qubits used{ratio}{relative}"
-        case "floor-per-task":
-            formula = (
-                f"per task: shots × {duration_text(metering.per_shot_s)}, "
-                f"at least {duration_text(metering.floor_s)}"
-            )
-        case "device-time":
-            formula = "seconds on the device, loading and initialisation included"
-        case "qpu-seconds":
-            formula = "seconds on the QPU"
-    return f"{formula}; in {metering.unit}"
+    return f"{metering.formula.in_words()}; in {metering.unit}"
 
 
 def timing_in_words(timing: TimingModel | None) -> str | None:
@@ -134,7 +121,8 @@ def _target_document(site: Site, settings: QpuSettings, target: Target) -> dict[
     return {
         "name": settings.name,
         **site_document(site)["qpu"][settings.name],
-        "target": {name: json_value(getattr(target, name)) for name in fields},
+        "target": {name: json_value(getattr(target, name)) for name in fields}
+        | {"metering": metering_to_json(target.metering)},
         "metering_in_words": metering_in_words(target.metering),
         "sources": dict(target.sources),
     }

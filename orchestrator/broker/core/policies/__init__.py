@@ -1,4 +1,4 @@
-"""Scheduling policies, each in a file of its own; one more is a file and a line in `POLICIES`."""
+"""Scheduling policies, each in a file of its own; further ones come from other packages."""
 
 from __future__ import annotations
 
@@ -40,14 +40,18 @@ POLICIES: Mapping[str, type[Any]] = {
 }
 
 
-def make_policy(name: str, settings: Mapping[str, Any] | None = None) -> Policy:
-    """Return a policy by name, its parameters as given.
+def make_policy(
+    name: str,
+    settings: Mapping[str, Any] | None = None,
+    policies: Mapping[str, type[Any]] = POLICIES,
+) -> Policy:
+    """Return one of the policies by name, its parameters as given.
 
     Raises ``ValueError`` that names the nearest policy or parameter.
     """
-    if name not in POLICIES:
-        raise ValueError(f"there is no policy {name!r}{_nearest(name, list(POLICIES))}")
-    known = [field.name for field in fields(POLICIES[name])]
+    if name not in policies:
+        raise ValueError(f"there is no policy {name!r}{_nearest(name, list(policies))}")
+    known = [field.name for field in fields(policies[name])]
     for key, value in (settings or {}).items():
         if key not in known:
             raise ValueError(f"policy {name} has no parameter {key!r}{_nearest(key, known)}")
@@ -57,7 +61,7 @@ def make_policy(name: str, settings: Mapping[str, Any] | None = None) -> Policy:
             raise ValueError(f"policy {name}: {key} = {value!r}; give a number of at least 0")
         if positive and value == 0:
             raise ValueError(f"policy {name}: {key} = 0; give a number of seconds above 0")
-    policy: Policy = POLICIES[name](**(settings or {}))
+    policy: Policy = policies[name](**(settings or {}))
     return policy
 
 

@@ -78,6 +78,10 @@ class Policy(Protocol):
     Urgency is a sum of two parts, so that a queue can be kept sorted while time passes: one that
     stays as it is while a job waits, and one that all jobs of a payer share. Whoever has waited
     longer than ``longest_wait_s`` goes before all others, in order of arrival.
+
+    A policy is a frozen dataclass whose fields are numbers, its parameters in the site file. It
+    looks at no clock, file or random number. Packages register policies in the entry point group
+    ``hpcqc.policies`` by their ``name``.
     """
 
     name: ClassVar[str]

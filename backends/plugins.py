@@ -1,0 +1,48 @@
+"""Objects that installed packages register by name: one entry point group for each kind."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+__all__ = ["PluginUnusable", "UnknownPlugin", "installed", "load", "unknown"]
+
+
+class UnknownPlugin(ValueError):
+    """No installed package registers this name in the group."""
+
+
+class PluginUnusable(ValueError):
+    """The name is registered, but its package does not import or holds something else."""
+
+
+def installed(group: str) -> dict[str, EntryPoint]:
+    """Return what is registered in a group, by name and sorted, without importing it."""
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
+
+
+def load(group: str, name: str, *, noun: str) -> Any:
+    """Import what a package registers under ``name``.
+
+    noun: what the group holds, for messages. Raises `UnknownPlugin`, `PluginUnusable`.
+    """
+    points = installed(group)
+    if name not in points:
+        raise unknown(name, points, noun=noun)
+    try:
+        return points[name].load()
+    except (ImportError, AttributeError) as error:
+        raise PluginUnusable(
+            f"{noun} {name!r} ({points[name].value}) does not import: {error}. "
+            "Install the package or extra that provides it."
+        ) from error
+
+
+def unknown(name: str, known: Iterable[str], *, noun: str) -> UnknownPlugin:
+    """Return the error for a name that is not among those known."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UnknownPlugin(f"no {noun} {name!r}; installed are: {', '.join(names) or 'none'}.{hint}")

@@ -1,0 +1,91 @@
+"""A policy of another package is chosen in a site file, decides, and is simulated."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from orchestrator.application.simulate import simulate
+from orchestrator.broker.runtime.site_rules import check_schedule, check_schedules
+from orchestrator.config import ConfigError, load_site
+from tests.packages import installed_package
+
+SOURCE = """
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongestFirst:
+    hour_s: float = 60.0
+    longest_wait_s: float | None = 14_400.0
+    name: ClassVar[str] = "longest-first"
+    by_account: ClassVar[bool] = False
+
+    def standing(self, job):
+        return job.seconds - self.hour_s * job.submitted_s / 3600
+
+    def merit(self, account, situation):
+        return 0.0
+
+    def terms(self, job, situation):
+        return {"seconds": job.seconds}
+
+    def settings(self):
+        return asdict(self)
+
+
+not_a_policy = len
+"""
+POINTS = {
+    "longest-first": "longestfirst:LongestFirst",
+    "odd": "longestfirst:not_a_policy",
+    "gone": "longestfirst:Missing",
+}
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Return what loads a site whose QPU has the schedule given."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+
+    def load(schedule: str):
+        path = tmp_path / "hpcqc.toml"
+        path.write_text(f'[qpu.q]\nbackend = "fake"\n[qpu.q.schedule]\n{schedule}\n')
+        return load_site(path)
+
+    modules = {"longestfirst": SOURCE}
+    with installed_package(packages, "hpcqc-longest", modules, {"hpcqc.policies": POINTS}):
+        yield load
+
+
+def test_a_site_file_names_it(site) -> None:
+    settings = site('policy = "longest-first"\nparameters = { hour_s = 30 }').qpu()
+    policy = check_schedule(settings)
+    assert (policy.name, policy.settings()["hour_s"]) == ("longest-first", 30)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ('policy = "longest"', ["no policy 'longest'", "fifo", "weighted", "longest-first, odd"]),
+        ('policy = "odd"', ["'odd'", "frozen dataclass", "standing"]),
+        ('policy = "gone"', ["'gone' (longestfirst:Missing)", "does not import"]),
+        ('policy = "longest-first"\nparameters = { hours = 1 }', ["'hours'", "'hour_s'"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_the_start(site, schedule, words) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_schedules(site(schedule).qpus.values(), datetime(2026, 11, 2, tzinfo=UTC))
+    assert all(word in str(caught.value) for word in ["[qpu.q.schedule]", *words])
+
+
+@pytest.mark.usefixtures("site")
+def test_it_is_simulated() -> None:
+    study = simulate(
+        mix=1, profile="vlq", limit=60, load=0.9, policies=["longest-first:hour_s=1", "shortest"]
+    )
+    longest, shortest = (one.metrics for one in study.outcomes.values())
+    assert longest.wait_s.mean > shortest.wait_s.mean
