@@ -21,12 +21,12 @@ class LongestFirst:
     hour_s: float = 60.0
     longest_wait_s: float | None = 14_400.0
     name: ClassVar[str] = "longest-first"
-    by_account: ClassVar[bool] = False
+    by_payer: ClassVar[bool] = False
 
     def standing(self, job):
         return job.seconds - self.hour_s * job.submitted_s / 3600
 
-    def merit(self, account, situation):
+    def merit(self, payer, situation):
         return 0.0
 
     def terms(self, job, situation):

@@ -12,7 +12,7 @@ from orchestrator.broker.core.policies import POLICIES, Policy, make_policy
 __all__ = ["GROUP", "named_policy"]
 
 GROUP = "hpcqc.policies"
-_METHODS = ("standing", "merit", "terms", "settings")
+_MEMBERS = ("name", "by_payer", "standing", "merit", "terms", "settings")
 
 
 def named_policy(name: str, parameters: Mapping[str, Any] | None = None) -> Policy:
@@ -31,10 +31,9 @@ def named_policy(name: str, parameters: Mapping[str, Any] | None = None) -> Poli
 
 def _class(name: str) -> type[Any]:
     found: Any = load(GROUP, name, noun="policy")
-    missing = [method for method in _METHODS if not callable(getattr(found, method, None))]
+    missing = [member for member in _MEMBERS if not hasattr(found, member)]
     if not is_dataclass(found) or not isinstance(found, type) or missing:
         raise PluginUnusable(
-            f"policy {name!r} is {found!r}; expected a frozen dataclass with the methods "
-            f"{', '.join(_METHODS)}"
+            f"policy {name!r} is {found!r}; expected a frozen dataclass with {', '.join(_MEMBERS)}"
         )
     return found
