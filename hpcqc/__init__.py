@@ -21,10 +21,14 @@ if TYPE_CHECKING:
         TaskCancelled,
         TaskFailed,
     )
+    from orchestrator.application.estimate import DryRunFailed, estimate
     from orchestrator.application.jobs import job, jobs, why
+    from orchestrator.application.parameters import ParameterError
     from orchestrator.application.report import report
+    from orchestrator.application.run import run_flow
     from orchestrator.application.simulate import simulate
     from orchestrator.application.statement import statement
+    from orchestrator.application.target import TargetError
     from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable
     from orchestrator.broker.client.protocol import JobUncertain
     from orchestrator.broker.core.budgets import BudgetExhausted
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from orchestrator.config import ConfigError
     from orchestrator.inputs import InputRefused, checked_by
     from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
+    from orchestrator.provenance.folder import FolderError
     from orchestrator.provenance.reading import RecordError, read_record
     from orchestrator.provenance.schema import RunRecord
     from orchestrator.resources import BudgetOutOfReach, shutdown
@@ -52,12 +57,15 @@ __all__ = [
     "ClusterLost",
     "ComputeError",
     "ConfigError",
+    "DryRunFailed",
     "Estimator",
     "FanOutError",
+    "FolderError",
     "InputRefused",
     "InsufficientMemory",
     "JobUncertain",
     "LedgerError",
+    "ParameterError",
     "PayloadRejected",
     "Qpu",
     "QpuBusy",
@@ -66,10 +74,12 @@ __all__ = [
     "RunBusy",
     "RunRecord",
     "Sampler",
+    "TargetError",
     "TaskCancelled",
     "TaskFailed",
     "checked_by",
     "classical",
+    "estimate",
     "fan_out",
     "job",
     "jobs",
@@ -78,6 +88,7 @@ __all__ = [
     "quantum",
     "read_record",
     "report",
+    "run_flow",
     "shutdown",
     "simulate",
     "statement",
@@ -95,10 +106,14 @@ _HOMES = {
         "TaskCancelled",
         "TaskFailed",
     ),
+    "orchestrator.application.estimate": ("DryRunFailed", "estimate"),
     "orchestrator.application.jobs": ("job", "jobs", "why"),
     "orchestrator.application.report": ("report",),
+    "orchestrator.application.parameters": ("ParameterError",),
+    "orchestrator.application.run": ("run_flow",),
     "orchestrator.application.simulate": ("simulate",),
     "orchestrator.application.statement": ("statement",),
+    "orchestrator.application.target": ("TargetError",),
     "orchestrator.broker.client.http": ("BrokerRefused", "BrokerUnreachable"),
     "orchestrator.broker.client.protocol": ("JobUncertain",),
     "orchestrator.broker.core.budgets": ("BudgetExhausted",),
@@ -111,6 +126,7 @@ _HOMES = {
     "orchestrator.primitives": ("Estimator", "Qpu", "Sampler", "open_qpu"),
     "orchestrator.provenance.reading": ("RecordError", "read_record"),
     "orchestrator.provenance.schema": ("RunRecord",),
+    "orchestrator.provenance.folder": ("FolderError",),
     "orchestrator.resources": ("BudgetOutOfReach", "shutdown"),
     "orchestrator.runs": ("on_qpu",),
     "orchestrator.stages": ("classical", "quantum"),

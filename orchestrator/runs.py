@@ -12,13 +12,24 @@ from datetime import UTC, datetime
 from typing import IO, Literal
 
 from backends import registry
+from backends.api import TaskCancelled
 from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import own_variables, qpu_from_environment
 from orchestrator.identity import Occurrence, Occurrences, Scope, checked_run_id, qpu_identity
 from orchestrator.retention import hold_run
 
-__all__ = ["Run", "StageSpan", "StageState", "activate", "current_run", "end_own", "on_qpu"]
+__all__ = [
+    "Run",
+    "StageSpan",
+    "StageState",
+    "activate",
+    "bind",
+    "current_run",
+    "end_own",
+    "is_activated",
+    "on_qpu",
+]
 
 StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 
@@ -175,6 +186,7 @@ _own_variables: Mapping[str, str] | None = None
 _own_hold: IO[str] | None = None
 _current_lock = threading.Lock()
 _on_qpu: ContextVar[str | None] = ContextVar("hpcqc_qpu", default=None)
+_bound: ContextVar[Run | None] = ContextVar("hpcqc_run", default=None)
 
 
 def activate(run: Run | None) -> None:
@@ -185,14 +197,28 @@ def activate(run: Run | None) -> None:
         _let_go()
 
 
+def is_activated() -> bool:
+    """Whether this process works for a run that was given to `activate`."""
+    return _current is not None and _own_variables is None
+
+
+def bind(run: Run) -> None:
+    """Let what this context calls belong to a run alone, so that nothing outlives its end."""
+    _bound.set(run)
+
+
 def current_run() -> Run:
     """Return the active run; without one, start one on the site found by the usual lookup.
 
     A run that was started so follows ``HPCQC_QPU`` from stage to stage. Raises ``ConfigError``
-    if another of its variables has changed, because its broker and workers are open already.
+    if another of its variables has changed, because its broker and workers are open already, and
+    ``TaskCancelled`` where `bind` names a run that has ended.
     """
     global _current, _own_variables, _own_hold
     with _current_lock:
+        bound = _bound.get()
+        if bound is not None and bound is not _current:
+            raise TaskCancelled(f"run {bound.id} has ended; nothing further is started")
         if _current is None:
             named = run_id_from_environment()
             run_id = named or uuid.uuid4().hex[:12]

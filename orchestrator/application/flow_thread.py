@@ -1,29 +1,34 @@
-"""A flow at work in a thread of its own, so that Ctrl-C is ours to answer."""
+"""A flow that runs in a thread of its own, so that Ctrl-C is ours to answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import ctypes
 import inspect
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from orchestrator import runs
+
 __all__ = ["FlowThread"]
 
 _LOOK_EVERY_S = 0.1
+_STOP_S = 10.0
 
 
 class FlowThread:
     """Runs a Prefect flow. Its value or its error is there when it is done."""
 
-    def __init__(self, flow: Any, parameters: Mapping[str, Any]) -> None:
-        """Prepare; `start` starts it."""
+    def __init__(self, flow: Any, parameters: Mapping[str, Any], run: runs.Run) -> None:
+        """Prepare; `start` starts it. Stages that the flow calls belong to the run alone."""
         self.value: Any = None
         self.error: BaseException | None = None
         self._call = (flow, dict(parameters))
         # Prefect keeps its settings in context variables, which a new thread would not have.
         context = contextvars.copy_context()
+        context.run(runs.bind, run)
         self._thread = threading.Thread(
             target=context.run, args=(self._work,), name="flow", daemon=True
         )
@@ -37,6 +42,19 @@ class FlowThread:
         while self._thread.is_alive():
             self._thread.join(_LOOK_EVERY_S)
             tick()
+
+    def stop(self, grace_s: float = 1.0, stop_s: float = _STOP_S) -> None:
+        """Return when the flow has ended, or after a while: a call into C cannot be interrupted.
+
+        Its quantum jobs and workers have been ended, so it ends by itself unless it is computing;
+        after the grace time a KeyboardInterrupt is raised in it.
+        """
+        self._thread.join(grace_s)
+        if self._thread.is_alive() and self._thread.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
+            )
+            self._thread.join(stop_s)
 
     def _work(self) -> None:
         flow, parameters = self._call

@@ -6,10 +6,10 @@ import difflib
 import inspect
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_type_hints
 
-__all__ = ["ParameterError", "assignments", "bound_parameters", "literal"]
+__all__ = ["ParameterError", "assignments", "bound_parameters", "checked_parameters", "literal"]
 
 
 _SHOWN = 60
@@ -52,6 +52,28 @@ def bound_parameters(function: Any, texts: Mapping[str, str]) -> dict[str, Any]:
     items between commas; the first that fits the annotation counts.
     Raises `ParameterError`.
     """
+    missing = _missing(function, texts)
+    if missing:
+        raise ParameterError(
+            f"the flow needs a value for: {', '.join(missing)}; give -p {missing[0]}=…"
+        )
+    hints = _hints(function)
+    return {name: _fitted(name, text, hints.get(name, Any)) for name, text in texts.items()}
+
+
+def checked_parameters(function: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values; their types are checked when the flow is called.
+
+    Raises `ParameterError` for one that is unknown or missing.
+    """
+    missing = _missing(function, values)
+    if missing:
+        raise ParameterError(f"the flow needs a value for: {', '.join(missing)}")
+    return dict(values)
+
+
+def _missing(function: Any, given: Collection[str]) -> list[str]:
+    """Return the names that need a value and have none. Raises `ParameterError` for an unknown one."""
     signature = inspect.signature(function)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     named = {
@@ -59,20 +81,14 @@ def bound_parameters(function: Any, texts: Mapping[str, str]) -> dict[str, Any]:
         for name, parameter in signature.parameters.items()
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
-    for name in texts:
+    for name in given:
         if name not in named and not takes_any:
             near = difflib.get_close_matches(name, named, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ParameterError(
                 f"the flow has no parameter {name!r}; it takes: {', '.join(named) or 'none'}.{hint}"
             )
-    missing = [n for n, p in named.items() if p.default is p.empty and n not in texts]
-    if missing:
-        raise ParameterError(
-            f"the flow needs a value for: {', '.join(missing)}; give -p {missing[0]}=…"
-        )
-    hints = _hints(function)
-    return {name: _fitted(name, text, hints.get(name, Any)) for name, text in texts.items()}
+    return [n for n, p in named.items() if p.default is p.empty and n not in given]
 
 
 def literal(text: str) -> Any:

@@ -94,7 +94,7 @@ class TemporaryServer:
         # A proxy of the environment cannot reach an address of this machine.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         deadline = time.monotonic() + _START_S
-        while time.monotonic() < deadline and self._is_alive():
+        while time.monotonic() < deadline and self.is_alive():
             try:
                 with direct.open(f"{self.api_url}/health", timeout=_START_S):
                     return
@@ -118,7 +118,8 @@ class TemporaryServer:
         if self._log is not None:
             self._log.close()
 
-    def _is_alive(self) -> bool:
+    def is_alive(self) -> bool:
+        """Whether the process is there."""
         return self._process is not None and self._process.poll() is None
 
     def _last_words(self) -> str:

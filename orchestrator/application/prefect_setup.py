@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from orchestrator.config.environment import (
     silence_telemetry,
 )
 
-__all__ = ["launch_server", "logs_to_file", "on_server", "server_if_needed"]
+__all__ = ["launch_server", "logs_to_file", "on_server", "prepare", "server_if_needed"]
 
 # What Prefect sets for a server that it starts for one process; there is nobody to see a UI.
 _SERVER = {
@@ -28,85 +30,136 @@ _SERVER = {
 }
 
 
-def launch_server(results: Path) -> TemporaryServer | None:
-    """Set Prefect's variables and start a server where none is configured. Import no Prefect.
+# What this process has started; another is made if it has died.
+_started: list[TemporaryServer] = []
 
-    results: where Prefect keeps what stages returned; beside the ledger, because a run that is
-    taken up again needs both.
 
-    Where the user has Prefect settings in files, return None: ask `server_if_needed` later.
-    """
+def prepare() -> None:
+    """Set the variables that Prefect reads when it is imported, unless the user has set them."""
     silence_telemetry()
-    prepare_prefect(
-        {
-            "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-            "PREFECT_LOCAL_STORAGE_PATH": str(results),
-        }
-    )
-    if prefect_api_url() is not None or prefect_is_configured():
+    prepare_prefect({"PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"})
+
+
+def launch_server() -> TemporaryServer | None:
+    """Start a Prefect server where none is configured, or return the one of this process.
+
+    Imports no Prefect: where only Prefect can tell, because the user has settings in files, return
+    None and ask `server_if_needed` later.
+    """
+    prepare()
+    if "prefect" in sys.modules:
+        return server_if_needed()
+    url = prefect_api_url()
+    if url not in (None, *_own_urls()) or (url is None and prefect_is_configured()):
         return None
-    return _start()
+    return _running()
 
 
 def server_if_needed() -> TemporaryServer | None:
     """Start a server if Prefect, which knows all settings by now, has found none."""
     from prefect.settings import PREFECT_API_URL
 
-    return _start() if PREFECT_API_URL.value() is None else None
+    return _running() if PREFECT_API_URL.value() in (None, *_own_urls()) else None
 
 
-def logs_to_file(path: Path) -> None:
+@contextmanager
+def logs_to_file(path: Path, *, for_good: bool = False) -> Iterator[None]:
     """Send what Prefect, Dask and warnings log to a file instead of the terminal.
 
-    What the user's own code has set up for its logs stays.
+    What the user's own code has set up for its logs stays. for_good: also after the block.
     """
     sink = logging.FileHandler(path, encoding="utf-8")
     sink.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s"))
     named = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-    for logger in (logging.root, *named):
-        for held in tuple(logger.handlers):
-            if type(held).__module__ == "prefect.logging.handlers" and hasattr(held, "stream"):
-                logger.removeHandler(held)
+    removed = [
+        (logger, handler)
+        for logger in (logging.root, *named)
+        for handler in tuple(logger.handlers)
+        if type(handler).__module__ == "prefect.logging.handlers" and hasattr(handler, "stream")
+    ]
+    for logger, handler in removed:
+        logger.removeHandler(handler)
     prefect = logging.getLogger("prefect")
-    prefect.propagate = False
-    for logger in (logging.root, prefect, logging.getLogger("prefect._internal")):
+    propagated, prefect.propagate = prefect.propagate, False
+    filed = (logging.root, prefect, logging.getLogger("prefect._internal"))
+    for logger in filed:
         logger.addHandler(sink)
+    shown = warnings.showwarning
     logging.captureWarnings(capture=True)
+    try:
+        yield
+    finally:
+        if not for_good:
+            for logger in filed:
+                logger.removeHandler(sink)
+            sink.close()
+            for logger, handler in removed:
+                logger.addHandler(handler)
+            prefect.propagate = propagated
+            if warnings.showwarning is not shown:
+                logging.captureWarnings(capture=False)
 
 
 @contextmanager
-def on_server(server: TemporaryServer | None, *, of_agent: bool) -> Iterator[None]:
-    """Run a block against a temporary server; None leaves the server as it is configured.
+def on_server(
+    server: TemporaryServer | None,
+    *,
+    agent: Mapping[str, str] | None,
+    results: Path,
+    keep_chosen: bool,
+) -> Iterator[None]:
+    """Run a block against a temporary server, or an agent's; None leaves the server as it is.
+
+    results: where Prefect keeps what stages return, beside the ledger, because a run that is
+    continued needs both. keep_chosen: unless the user has chosen another place.
 
     On a temporary server and on an agent's, the run is spared the second that ending Prefect's
     heartbeat takes: nobody watches for it.
     """
-    if server is None and not of_agent:
-        yield
-        return
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_LOCAL_STORAGE_PATH,
         PREFECT_LOGGING_TO_API_ENABLED,
+        get_current_settings,
         temporary_settings,
     )
 
-    updates: dict[Any, Any] = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+    updates: dict[Any, Any] = {}
+    chosen = "local_storage_path" in get_current_settings().results.model_fields_set
+    if not (chosen and keep_chosen):
+        updates[PREFECT_LOCAL_STORAGE_PATH] = results
     if server is not None:
         updates |= {
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
             PREFECT_API_URL: server.api_url,
             PREFECT_API_AUTH_STRING: server.password,
             PREFECT_LOGGING_TO_API_ENABLED: False,
+        }
+    elif agent is not None:
+        updates |= {
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+            PREFECT_API_URL: agent["PREFECT_API_URL"],
+            PREFECT_API_AUTH_STRING: agent.get("PREFECT_API_AUTH_STRING") or None,
         }
     with temporary_settings(updates=updates):
         yield
 
 
-def _start() -> TemporaryServer:
-    server = TemporaryServer(_SERVER)
-    server.start()
+def _own_urls() -> list[str]:
+    return [server.api_url for server in _started]
+
+
+def _running() -> TemporaryServer:
+    """Return the server of this process; start one if there is none or it has died."""
+    if _started and _started[-1].is_alive():
+        server = _started[-1]
+    else:
+        server = TemporaryServer(_SERVER)
+        server.start()
+        _started.append(server)
     # The logs are in the run's folder; nobody would ever read them from this server.
-    prepare_prefect({"PREFECT_API_URL": server.api_url, "PREFECT_LOGGING_TO_API_ENABLED": "false"})
-    hand_down({"PREFECT_API_AUTH_STRING": server.password})
+    prepare_prefect({"PREFECT_LOGGING_TO_API_ENABLED": "false"})
+    hand_down({"PREFECT_API_URL": server.api_url, "PREFECT_API_AUTH_STRING": server.password})
     return server

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GROUP",
-    "LoadedFlow",
     "Target",
     "TargetError",
     "find_target",
     "load_flow",
     "stages_beside",
+    "target_of",
 ]
 
 GROUP = "hpcqc.flows"
@@ -41,19 +41,33 @@ class TargetError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where a flow is: in a file, or behind an entry point. text: as the user gave it."""
+    """Where a flow is: in a file, behind an entry point, or in memory. text: as the user gave it."""
 
     text: str
     path: Path | None = None
     attribute: str | None = None
     entry_point: EntryPoint | None = None
+    flow: Flow[..., Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedFlow:
-    """A flow ready to be called."""
+def target_of(flow: Flow[..., Any] | str) -> Target:
+    """Return where a flow is: the flow itself, or one that `find_target` finds by its text.
 
-    flow: Flow[..., Any]
+    Raises `TargetError`.
+    """
+    if isinstance(flow, str):
+        return find_target(flow)
+    from prefect import Flow
+
+    if not isinstance(flow, Flow):
+        raise TargetError(
+            f"{flow!r} is {type(flow).__name__}, not a flow; give a function under @prefect.flow, "
+            "path/to/file.py:flow, or the name of a ready flow"
+        )
+    text = f"{flow.fn.__module__}:{flow.fn.__qualname__}"
+    code = getattr(flow.fn, "__code__", None)
+    path = None if code is None else Path(code.co_filename)
+    return Target(text=text, path=path if path and path.is_file() else None, flow=flow)
 
 
 def find_target(text: str) -> Target:
@@ -84,10 +98,12 @@ def find_target(text: str) -> Target:
     )
 
 
-def load_flow(target: Target) -> LoadedFlow:
+def load_flow(target: Target) -> Flow[..., Any]:
     """Import the flow. Raises `TargetError` saying what is missing or wrong, and where."""
     from prefect import Flow
 
+    if target.flow is not None:
+        return target.flow
     if target.entry_point is not None:
         foreign_flow(target.entry_point)
         with _explained(target):
@@ -99,7 +115,7 @@ def load_flow(target: Target) -> LoadedFlow:
         raise TargetError(
             f"{target.text} is {type(found).__name__}, not a flow; decorate it with @prefect.flow"
         )
-    return LoadedFlow(flow=found)
+    return found
 
 
 def stages_beside(flow: Flow[..., Any]) -> dict[str, StageNeeds]:
@@ -108,7 +124,8 @@ def stages_beside(flow: Flow[..., Any]) -> dict[str, StageNeeds]:
         return {}
     from orchestrator.stages import stage_needs
 
-    beside = vars(sys.modules[flow.fn.__module__])
+    module = sys.modules.get(flow.fn.__module__)
+    beside = flow.fn.__globals__ if module is None else vars(module)
     found = {name: stage_needs(value) for name, value in beside.items()}
     return {name: needs for name, needs in found.items() if needs is not None}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orchestrator.config import QpuSettings, Site, resolve_secrets
 
@@ -13,7 +13,23 @@ if TYPE_CHECKING:
     from backends.timing import TimingModel
     from orchestrator.broker.core.closures import Window
 
-__all__ = ["expected_wait"]
+__all__ = ["ExpectedWait", "expected_wait"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedWait:
+    """What keeps a run's first task.
+
+    jobs_ahead: jobs that have not ended. waiting_s: seconds until the task may start, None if not
+    known. closed_until, closure: end and title of the closure that it must wait out. stopped: the
+    QPU's state where it starts nothing for now.
+    """
+
+    jobs_ahead: int
+    waiting_s: float | None
+    closed_until: datetime | None
+    closure: str | None
+    stopped: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +52,9 @@ def expected_wait(
     longest_s: float,
     *,
     now: datetime,
-) -> dict[str, Any]:
-    """Return what keeps a run's first task, as JSON types.
+) -> ExpectedWait:
+    """Return what keeps a run's first task; the site file and the broker's calendar both count.
 
-    jobs_ahead: that have not ended. waiting_s: seconds until the task may start, None if not known.
-    closed_until, closure: end and title of the closure that it must wait out; what the site file
-    and what the broker say both count. stopped: the QPU's state where it takes nothing up for now.
     longest_s: QPU-seconds that must be free. Raises ``BrokerUnreachable``, ``BrokerRefused`` where
     the site names a broker service, and ``ConfigError`` for a calendar that cannot be read.
     """
@@ -60,13 +73,13 @@ def expected_wait(
     )
     closure = next((one for one in calendar.closures if one.end in (begins, opens)), None)
     known = queue.seconds is not None and queue.stopped is None
-    return {
-        "jobs_ahead": queue.jobs,
-        "waiting_s": round((begins - now).total_seconds(), 3) if known else None,
-        "closed_until": None if closure is None else closure.end.isoformat(timespec="seconds"),
-        "closure": None if closure is None else closure.title or closure.kind,
-        "stopped": queue.stopped,
-    }
+    return ExpectedWait(
+        jobs_ahead=queue.jobs,
+        waiting_s=round((begins - now).total_seconds(), 3) if known else None,
+        closed_until=None if closure is None else closure.end,
+        closure=None if closure is None else closure.title or closure.kind,
+        stopped=queue.stopped,
+    )
 
 
 def _queue(site: Site, url: str, qpu: str, timing: TimingModel | None) -> _Queue:

@@ -151,23 +151,26 @@ def run(
     as_json: _Json = False,
 ) -> None:
     """Run a flow and leave a folder with its record, result and report."""
-    from orchestrator.cli.run.run import RunRequest, run_flow
+    from orchestrator.application.parameters import assignments
+    from orchestrator.application.run import RunRequest
+    from orchestrator.cli.run.run import run_with_progress
     from orchestrator.cli.run.summary import tell
+    from orchestrator.config.budgets import budgets_of
 
     request = RunRequest(
-        target=target,
-        parameters=parameter or (),
+        flow=target,
+        parameters=assignments(parameter or ()),
+        as_text=True,
         qpu=qpu,
         site_file=site,
+        settings=setting or (),
         out=out,
-        overrides=setting or (),
         run_id=run_id,
-        budgets=budget or (),
+        budgets=budgets_of(budget or ()),
         verbose=verbose,
-        as_json=as_json,
         use_agent=agent,
     )
-    raise typer.Exit(tell(run_flow(request), as_json=as_json))
+    raise typer.Exit(tell(run_with_progress(request, as_json=as_json), as_json=as_json))
 
 
 @app.command()
@@ -188,19 +191,24 @@ def estimate(
     as_json: _Json = False,
 ) -> None:
     """Run a flow dry, on simulators, and say what a real run will use and cost."""
-    from orchestrator.cli.estimate.estimate import estimate_flow, tell_estimate
-    from orchestrator.cli.run.run import RunRequest
+    from orchestrator.application.estimate import dry_run
+    from orchestrator.application.parameters import assignments
+    from orchestrator.application.run import RunRequest
+    from orchestrator.cli.estimate.estimate import tell_estimate
+    from orchestrator.cli.run.run import HOOKS, output_aside
 
     request = RunRequest(
-        target=target,
-        parameters=parameter or (),
+        flow=target,
+        parameters=assignments(parameter or ()),
+        as_text=True,
         qpu=qpu,
         site_file=site,
-        overrides=setting or (),
+        settings=setting or (),
         verbose=verbose,
-        as_json=True,
     )
-    tell_estimate(estimate_flow(request), as_json=as_json)
+    with output_aside(wanted=True):
+        found = dry_run(request, HOOKS)
+    tell_estimate(found, as_json=as_json)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "budgets_from_environment",
     "config_dir",
     "hand_down",
+    "own_environment_kept",
     "own_variables",
     "prefect_api_url",
     "prefect_is_configured",
@@ -148,6 +150,22 @@ def silence_telemetry() -> None:
 def hand_down(values: Mapping[str, str]) -> None:
     """Set variables for this process's children, whatever they were before."""
     os.environ.update(values)
+
+
+@contextmanager
+def own_environment_kept() -> Iterator[None]:
+    """Set, after the block, our variables and Prefect's back to what they were before it."""
+    before = {name: os.environ[name] for name in _own_names()}
+    try:
+        yield
+    finally:
+        for name in _own_names():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _own_names() -> list[str]:
+    return [name for name in os.environ if name.startswith(("HPCQC_", "PREFECT_"))]
 
 
 def _xdg(variable: str, fallback: str, environ: Mapping[str, str] | None) -> Path:

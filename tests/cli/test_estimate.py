@@ -21,10 +21,11 @@ import pytest
 from backends import registry
 from backends.api import Target
 from orchestrator.application.dry_site import dry_qpu, dry_site
-from orchestrator.application.wait import expected_wait
+from orchestrator.application.estimate import core_seconds, stated_error
+from orchestrator.application.wait import ExpectedWait, expected_wait
 from orchestrator.broker.client import admin as operator
 from orchestrator.broker.client.admin import OperatorClient
-from orchestrator.cli.estimate.estimate import core_seconds, stated_error, wait_text
+from orchestrator.cli.estimate.estimate import wait_text
 from orchestrator.config import (
     BrokerSettings,
     QpuSettings,
@@ -212,7 +213,7 @@ def target_of(qpu: str) -> Target:
 
 def _waits(
     monkeypatch: pytest.MonkeyPatch, qpu: dict[str, Any], jobs: Sequence[dict[str, Any]] = ()
-) -> tuple[dict[str, Any], str]:
+) -> tuple[ExpectedWait, str]:
     """Return what a run on a QPU without a clock waits for, where a broker says this of it."""
 
     class Client(OperatorClient):
@@ -235,20 +236,20 @@ def test_a_closure_at_the_broker_is_waited_out(monkeypatch) -> None:
     shut = {key: at.isoformat() for key, at in SHUT.items()}
     closure = {"closed": True, "closure": {**shut, "kind": "maintenance", "title": "new pump"}}
     told, text = _waits(monkeypatch, closure, [JOB, JOB])
-    assert told["waiting_s"] == 7200
-    assert told["closed_until"] == SHUT["end"].isoformat(timespec="seconds")
+    assert told.waiting_s == 7200
+    assert told.closed_until == SHUT["end"]
     until = f"{SHUT['end']:%Y-%m-%d %H:%M:%S}"
     assert text.endswith(f"closed until {until} UTC: new pump, 2 jobs ahead")
     # Where nobody tells how long the others take, it is at least not before the closure's end.
     told, text = _waits(monkeypatch, closure | {"queued": 3})
-    assert told["waiting_s"] is None
+    assert told.waiting_s is None
     assert text == f"not known, closed until {until} UTC: new pump, 3 jobs ahead"
 
 
 def test_a_qpu_that_takes_nothing_up_makes_wait(monkeypatch) -> None:
     assert _waits(monkeypatch, {})[1] == "no"
     told, text = _waits(monkeypatch, {"state": "drained"}, [JOB])
-    assert told["waiting_s"] is None
+    assert told.waiting_s is None
     assert text == "not known, the QPU is drained, 1 job ahead"
 
 
@@ -257,7 +258,7 @@ def test_a_window_of_the_site_file_counts_without_a_profile() -> None:
     shut = WindowSettings(kind="maintenance", start=SHUT["start"], end=SHUT["end"], title="pump")
     settings = replace(site.qpu("aer"), schedule=ScheduleSettings(windows=(shut,)))
     told = expected_wait(site, settings, target_of("aer"), 0.0, now=NOW)
-    assert told["waiting_s"] == 7200
+    assert told.waiting_s == 7200
     assert "UTC: pump" in wait_text(told)
 
 

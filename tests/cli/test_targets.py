@@ -27,13 +27,13 @@ def clean_imports(monkeypatch):
 def test_one_flow_in_a_file_needs_no_name(tmp_path) -> None:
     (tmp_path / "mine.py").write_text(FLOW.format(name="only"))
     for text in (f"{tmp_path}/mine.py", f"{tmp_path}/mine.py:only"):
-        assert load_flow(find_target(text)).flow.name == "only"
+        assert load_flow(find_target(text)).name == "only"
 
 
 def test_a_flow_that_is_only_imported_is_not_the_file_s_own(tmp_path) -> None:
     (tmp_path / "neighbour.py").write_text(FLOW.format(name="other"))
     (tmp_path / "mine.py").write_text("from neighbour import other\n" + FLOW.format(name="own"))
-    assert load_flow(find_target(f"{tmp_path}/mine.py")).flow.name == "own"
+    assert load_flow(find_target(f"{tmp_path}/mine.py")).name == "own"
 
 
 @pytest.mark.parametrize("regular", [True, False])
@@ -47,7 +47,7 @@ def test_a_user_s_own_flows_folder_works(tmp_path, monkeypatch, regular) -> None
     (tmp_path / "mine.py").write_text(
         "from prefect import flow\nfrom flows.maxcut import VALUE\n@flow\ndef own(): return VALUE\n"
     )
-    assert load_flow(find_target(f"{tmp_path}/mine.py")).flow.fn() == 42
+    assert load_flow(find_target(f"{tmp_path}/mine.py")).fn() == 42
 
 
 @pytest.mark.parametrize("name", ["json.py", "my-flow.py"])
@@ -55,7 +55,7 @@ def test_names_that_are_no_free_module_names(tmp_path, name) -> None:
     import json
 
     (tmp_path / name).write_text(FLOW.format(name="own"))
-    assert load_flow(find_target(f"{tmp_path}/{name}")).flow.name == "own"
+    assert load_flow(find_target(f"{tmp_path}/{name}")).name == "own"
     assert sys.modules["json"] is json
 
 

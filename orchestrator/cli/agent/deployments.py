@@ -53,7 +53,7 @@ def deploy_and_tell(text: str, name: str | None, *, as_json: bool) -> None:
     """Deploy a flow. Raises ``AgentError`` and ``TargetError``."""
     target = find_target(text)
     deployments = attach(agent_folder())
-    flow = load_flow(target).flow
+    flow = load_flow(target)
     source = Source(text=text, file=target.path)
     chosen = name or (flow.name if target.path else text)
     if bad := sorted(set(chosen) & set("/%&<>")):
@@ -136,7 +136,7 @@ def _deployed(deployments: Deployments, name: str) -> tuple[UUID, Flow[..., Any]
     found = deployments.find(name)
     if found is not None:
         text = (found.job_variables or {}).get("env", {}).get("HPCQC_TARGET", name)
-        return found.id, load_flow(_found_again(found, text)).flow
+        return found.id, load_flow(_found_again(found, text))
     try:
         target = find_target(name)
     except TargetError as error:
@@ -147,7 +147,7 @@ def _deployed(deployments: Deployments, name: str) -> tuple[UUID, Flow[..., Any]
             f"no flow is deployed under the name {name!r}; deployed flows: "
             f"{', '.join(known) or 'none'}.{hint} Deploy it first with 'hpcqc deploy' ({error})"
         ) from error
-    flow = load_flow(target).flow
+    flow = load_flow(target)
     chosen = flow.name if target.path else name
     deployments.deploy(flow, Source(text=name, file=target.path), chosen)
     made = deployments.find(f"{flow.name}/{chosen}")

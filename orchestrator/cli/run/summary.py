@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.cli.errors import MISTAKE
+from orchestrator.cli.errors import FAILED, MISTAKE
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.report import stage_total, usage_rows
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
-    from orchestrator.cli.run.run import Finished
+    from orchestrator.application.run import RunResult
     from orchestrator.provenance.schema import RunRecord
 
 __all__ = ["tell"]
@@ -19,25 +19,32 @@ __all__ = ["tell"]
 _MAX_ROWS = 40
 
 
-def tell(finished: Finished, *, as_json: bool) -> int:
-    """Write a run's outcome; return its exit code."""
+def tell(finished: RunResult, *, as_json: bool) -> int:
+    """Print a run's outcome; return its exit code."""
     record = finished.record
     if as_json:
         print_json(_document(finished))
-    elif finished.code == 0:
+    elif finished.error is None:
         _tell_outcome(finished)
-    if finished.code != 0:
+    if finished.error is not None:
         print_error(str(record.error))
         log = finished.folder / "run.log"
         hint = f"what is known is in {finished.folder}"
         say(f"{hint}; the traceback in {log.name}" if log.exists() else hint, stderr=True)
-    return finished.code
+    return _exit_code(finished)
 
 
-def _document(finished: Finished) -> dict[str, Any]:
+def _exit_code(finished: RunResult) -> int:
+    """Return the exit code of a run."""
+    if finished.error is None:
+        return 0
+    return MISTAKE if finished.is_mistake else FAILED
+
+
+def _document(finished: RunResult) -> dict[str, Any]:
     record = finished.record
-    kind = "mistake" if finished.code == MISTAKE else "failure"
-    error = {"kind": kind, "message": record.error} if finished.code else None
+    kind = "mistake" if finished.is_mistake else "failure"
+    error = {"kind": kind, "message": record.error} if finished.error else None
     files = sorted(p.name for p in finished.folder.iterdir() if not p.name.startswith("."))
     return {
         **record.model_dump(include={"id", "status", "duration_s", "usage"}),
@@ -48,7 +55,7 @@ def _document(finished: Finished) -> dict[str, Any]:
     }
 
 
-def _tell_outcome(finished: Finished) -> None:
+def _tell_outcome(finished: RunResult) -> None:
     outcome, record = finished.outcome, finished.record
     if outcome.table is not None:
         shown = outcome.table.rows[:_MAX_ROWS]
