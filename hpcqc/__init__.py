@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from orchestrator.application.jobs import job, jobs, why
     from orchestrator.application.parameters import ParameterError
     from orchestrator.application.report import report
-    from orchestrator.application.run import run_flow
+    from orchestrator.application.run import RunResult, run_flow
     from orchestrator.application.simulate import simulate
     from orchestrator.application.statement import statement
     from orchestrator.application.target import TargetError
@@ -73,6 +73,7 @@ __all__ = [
     "RecordError",
     "RunBusy",
     "RunRecord",
+    "RunResult",
     "Sampler",
     "TargetError",
     "TaskCancelled",
@@ -110,7 +111,7 @@ _HOMES = {
     "orchestrator.application.jobs": ("job", "jobs", "why"),
     "orchestrator.application.report": ("report",),
     "orchestrator.application.parameters": ("ParameterError",),
-    "orchestrator.application.run": ("run_flow",),
+    "orchestrator.application.run": ("RunResult", "run_flow"),
     "orchestrator.application.simulate": ("simulate",),
     "orchestrator.application.statement": ("statement",),
     "orchestrator.application.target": ("TargetError",),

@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import inspect
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ class FlowThread:
         self.value: Any = None
         self.error: BaseException | None = None
         self._call = (flow, dict(parameters))
+        # A thread whose `join` was interrupted counts as dead in Python 3.11, whatever it does.
+        self._ended = threading.Event()
         # Prefect keeps its settings in context variables, which a new thread would not have.
         context = contextvars.copy_context()
         context.run(runs.bind, run)
@@ -39,8 +42,7 @@ class FlowThread:
 
     def wait(self, tick: Callable[[], None]) -> None:
         """Return when the flow is done, calling ``tick`` meanwhile. Ctrl-C gets through."""
-        while self._thread.is_alive():
-            self._thread.join(_LOOK_EVERY_S)
+        while not self._ended.wait(_LOOK_EVERY_S):
             tick()
 
     def stop(self, grace_s: float = 1.0, stop_s: float = _STOP_S) -> None:
@@ -49,12 +51,15 @@ class FlowThread:
         Its quantum jobs and workers have been ended, so it ends by itself unless it is computing;
         after the grace time a KeyboardInterrupt is raised in it.
         """
-        self._thread.join(grace_s)
-        if self._thread.is_alive() and self._thread.ident is not None:
+        ident = self._thread.ident
+        if ident is None:
+            return
+        deadline = time.monotonic() + stop_s
+        # More than one: code that cleans up may swallow it.
+        while not self._ended.wait(grace_s) and time.monotonic() < deadline:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread.ident), ctypes.py_object(KeyboardInterrupt)
+                ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt)
             )
-            self._thread.join(stop_s)
 
     def _work(self) -> None:
         flow, parameters = self._call
@@ -68,6 +73,8 @@ class FlowThread:
             self.value = value
         except BaseException as error:  # noqa: BLE001 - handed over to the waiting thread
             self.error = error
+        finally:
+            self._ended.set()
 
 
 async def _awaited(value: Any) -> Any:

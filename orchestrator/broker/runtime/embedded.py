@@ -86,9 +86,7 @@ class EmbeddedBroker:
         self._ledger = Ledger.open(self._state_dir / "ledger.sqlite")
         self._lock_file = _lock_run(self._state_dir, self._run)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-            target=self._loop.run_forever, name="hpcqc-broker", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run_loop, name="hpcqc-broker", daemon=True)
         self._thread.start()
         self._service = self._on_loop(self._start_service(self._ledger))
         for record in tuple(self._service.state.jobs.values()):
@@ -210,13 +208,17 @@ class EmbeddedBroker:
             self._on_loop(self._shut(self._service))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_CLOSE_S)
-            # Calls that came in meanwhile are told so, too.
-            self._loop.run_until_complete(asyncio.sleep(0))
-            self._loop.close()
         if self._ledger is not None:
             self._ledger.close()
         if self._lock_file is not None:
             self._lock_file.close()
+
+    def _run_loop(self) -> None:
+        """Run the event loop to its end in this thread: that of `close` may have one running."""
+        self._loop.run_forever()
+        # Calls that came in meanwhile are told so, too.
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
 
     @property
     def _running_service(self) -> BrokerService:
