@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+
+from backends.suggestions import did_you_mean
 
 __all__ = ["PluginUnusable", "UnknownPlugin", "installed", "load", "unknown"]
 
@@ -43,6 +44,5 @@ def load(group: str, name: str, *, noun: str) -> Any:
 def unknown(name: str, known: Iterable[str], *, noun: str) -> UnknownPlugin:
     """Return the error for a name that is not among those known."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UnknownPlugin(f"no {noun} {name!r}; installed are: {', '.join(names) or 'none'}.{hint}")
+    listed = ", ".join(names) or "none"
+    return UnknownPlugin(f"no {noun} {name!r}; installed are: {listed}{did_you_mean(name, names)}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from backends.suggestions import did_you_mean
 from flows._graphs import BUILT_IN, Graph
 from flows._inputs import InputError, SourceLine, is_whole, read_lines
 
@@ -30,11 +30,9 @@ def graph_of(source: str) -> Graph:
     if source in BUILT_IN:
         return BUILT_IN[source]
     if not any(c in source for c in "/\\.") and not Path(source).exists():
-        near = difflib.get_close_matches(source, BUILT_IN, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(
-            f"graph {source!r} is neither built in nor a file; {hint}expected a path or one of "
-            f"{', '.join(BUILT_IN)}"
+            f"graph {source!r} is neither built in nor a file; expected a path or one of "
+            f"{', '.join(BUILT_IN)}{did_you_mean(source, BUILT_IN)}"
         )
     return from_file(source)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from backends.suggestions import did_you_mean
 from flows._geometries import Curve, Geometry, split_bond, stretched, unbonded
 from flows._inputs import InputError
 from flows._xyz import from_xyz
@@ -149,11 +149,9 @@ def built_in_curve(name: str, scan: Scan) -> Curve:
     """Return the curve of a built-in molecule. Raises `InputError` for an unknown one."""
     molecule = MOLECULES.get(name.lower())
     if molecule is None:
-        near = difflib.get_close_matches(name.lower(), MOLECULES, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise InputError(
-            f"molecule {name!r} is not built in; {hint}expected one of {', '.join(MOLECULES)}, "
-            "or give xyz=FILE or fcidump=FILE"
+            f"molecule {name!r} is not built in; expected one of {', '.join(MOLECULES)}, "
+            f"or give xyz=FILE or fcidump=FILE{did_you_mean(name, MOLECULES)}"
         )
     if scan.atoms is not None or scan.scales is not None:
         raise InputError("atoms and scales belong to an XYZ file; give lengths=[…] or points=N")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from backends.registry import BackendUnusable
+from backends.suggestions import did_you_mean
 
 __all__ = ["METHODS", "AerOptions", "parse_options", "usable_cores"]
 
@@ -49,10 +49,9 @@ def parse_options(options: Mapping[str, Any]) -> AerOptions:
     names = [field.name for field in fields(AerOptions)]
     for name in options:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
             raise BackendUnusable(
-                f"unknown option {name!r} of backend 'aer'; did you mean {near[0]!r}? "
-                f"There are: {', '.join(names)}"
+                f"unknown option {name!r} of backend 'aer'; there are: {', '.join(names)}"
+                f"{did_you_mean(name, names)}"
             )
     for name, allowed in (("method", METHODS), ("precision", (*_PRECISIONS, None))):
         if name in options and options[name] not in allowed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from backends.api import Calibration, Target
 from backends.metering import Metering
 from backends.registry import BackendUnusable
+from backends.suggestions import did_you_mean
 
 __all__ = ["CALLS", "Fault", "FaultKind", "Script", "read_script", "script_target"]
 
@@ -98,9 +98,9 @@ def read_script(options: Mapping[str, Any]) -> Script:
     known = ("faults", *_SCRIPT_KEYS, *_TARGET_KEYS)
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
             raise BackendUnusable(
-                f"unknown option {name!r} of backend 'fake'; did you mean {near[0]!r}?"
+                f"unknown option {name!r} of backend 'fake'; there are: {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
             )
     changes = {key: _frozen(options[key]) for key in _TARGET_KEYS if key in options}
     if "payload_kinds" in changes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -12,6 +11,7 @@ from typing import Any
 from backends.profiles.parsing import parse_profile
 from backends.profiles.profile import Profile
 from backends.profiles.reading import ProfileError
+from backends.suggestions import did_you_mean
 
 __all__ = ["load_profile", "shipped"]
 
@@ -40,11 +40,9 @@ def load_profile(name_or_path: str) -> Profile:
         return _parse(text, str(path))
     names = shipped()
     if name_or_path not in names:
-        near = difflib.get_close_matches(name_or_path.lower(), names, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ProfileError(
-            f"no profile {name_or_path!r}; there are {', '.join(names)}.{hint} "
-            "For a file of your own, give its path, ending in .toml."
+            f"no profile {name_or_path!r}; there are {', '.join(names)}; for a file of your own, "
+            f"give its path, ending in .toml{did_you_mean(name_or_path, names)}"
         )
     resource = files("backends.profiles").joinpath(name_or_path + _SUFFIX)
     return _parse(resource.read_text(encoding="utf-8"), name_or_path + _SUFFIX)
@@ -72,9 +70,9 @@ def _sources(content: Mapping[str, Any], where: str) -> dict[str, str]:
     tables = {p.rsplit(".", n)[0] for p in values for n in range(p.count(".") + 1)}
     for path in stated:
         if path not in tables:
-            near = difflib.get_close_matches(path, sorted(tables), n=1, cutoff=0.0)
             raise ProfileError(
-                f"{where}: sources: {path!r} names no value of this file; did you mean {near[0]!r}?"
+                f"{where}: sources: {path!r} names no value of this file"
+                f"{did_you_mean(path, sorted(tables))}"
             )
     return found
 

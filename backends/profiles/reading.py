@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+
+from backends.suggestions import did_you_mean
 
 __all__ = ["ProfileError", "Table"]
 
@@ -113,6 +114,5 @@ class Table:
         """Raise for the first key nobody asked for, naming the nearest that exists."""
         for key in self._content:
             if key not in self._asked:
-                near = difflib.get_close_matches(key, self._asked, n=1, cutoff=0.0)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise self.fail(key, f"no such key{hint}")
+                known = f"; there are: {', '.join(self._asked)}" if self._asked else ""
+                raise self.fail(key, f"no such key{did_you_mean(key, self._asked) or known}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, get_type_hints
+
+from backends.suggestions import did_you_mean
 
 __all__ = ["ParameterError", "assignments", "bound_parameters", "checked_parameters", "literal"]
 
@@ -83,10 +84,9 @@ def _missing(function: Any, given: Collection[str]) -> list[str]:
     }
     for name in given:
         if name not in named and not takes_any:
-            near = difflib.get_close_matches(name, named, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ParameterError(
-                f"the flow has no parameter {name!r}; it takes: {', '.join(named) or 'none'}.{hint}"
+                f"the flow has no parameter {name!r}; it takes: {', '.join(named) or 'none'}"
+                f"{did_you_mean(name, named)}"
             )
     return [n for n, p in named.items() if p.default is p.empty and n not in given]
 

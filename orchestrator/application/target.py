@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.util
 import re
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from backends.suggestions import did_you_mean
 from orchestrator.doctor import foreign_flow, missing_extra, shadowing
 
 if TYPE_CHECKING:
@@ -90,11 +90,9 @@ def find_target(text: str) -> Target:
     known = {point.name: point for point in sorted(entry_points(group=GROUP), key=_by_name)}
     if text in known:
         return Target(text=text, entry_point=known[text])
-    near = difflib.get_close_matches(text, known, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise TargetError(
-        f"no flow {text!r}; ready flows are: {', '.join(known) or 'none'}.{hint} "
-        "For a flow of your own give path/to/file.py:flow"
+        f"no flow {text!r}; ready flows are: {', '.join(known) or 'none'}; for a flow of your own "
+        f"give path/to/file.py:flow{did_you_mean(text, known)}"
     )
 
 
@@ -155,9 +153,10 @@ def _decorated_flows(tree: ast.Module) -> list[str]:
 
 
 def _no_such_flow(file: str, attribute: str, flows: Sequence[str]) -> str:
-    near = difflib.get_close_matches(attribute, flows, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"{file} has no {attribute!r}; its flows are: {', '.join(flows) or 'none'}.{hint}"
+    return (
+        f"{file} has no {attribute!r}; its flows are: {', '.join(flows) or 'none'}"
+        f"{did_you_mean(attribute, flows)}"
+    )
 
 
 def _bound_names(tree: ast.Module) -> set[str]:

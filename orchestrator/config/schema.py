@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from ipaddress import ip_address
@@ -21,6 +20,7 @@ from pydantic import (
 )
 
 from backends.site_options import SITE_OPTIONS, SiteOption
+from backends.suggestions import did_you_mean
 from orchestrator.config.site import ConfigError
 from orchestrator.names import PROJECT
 
@@ -390,9 +390,8 @@ def _sentence(fault: Any) -> str:
     table = f"[{'.'.join(section)}]" if section else "the file"
     if fault["type"] == "extra_forbidden":
         allowed = _keys_of(section)
-        near = difflib.get_close_matches(key, allowed, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"it takes: {', '.join(allowed)}"
-        return f"unknown key {key!r} in {table}; {hint}"
+        hint = did_you_mean(key, allowed) or f"; it takes: {', '.join(allowed)}"
+        return f"unknown key {key!r} in {table}{hint}"
     if fault["type"] == "missing":
         return f"{table} lacks the key {key!r}"
     if fault["type"] == "value_error":  # a sentence of our own about a whole table

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from backends.suggestions import did_you_mean
 
 __all__ = [
     "BrokerLimits",
@@ -162,11 +163,9 @@ class Site:
         wanted = self.default_qpu if name is None else name
         if wanted in self.qpus:
             return self.qpus[wanted]
-        near = difflib.get_close_matches(wanted, self.qpus, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
             f"no QPU {wanted!r} at site {self.name!r} ({self.source}); "
-            f"it has: {', '.join(self.qpus)}.{hint}"
+            f"it has: {', '.join(self.qpus)}{did_you_mean(wanted, self.qpus)}"
         )
 
     def compute(self, name: str | None = None) -> LocalCompute:

@@ -227,7 +227,7 @@ def test_a_run_goes_to_the_qpu_that_was_asked_for(agent):
     run = agent("submit", "curve", "--qpu", "vlq", "-p", "points=1", "-p", "calls=1", "--wait")
     assert {job["qpu"] for job in agent("jobs", "--run", run["id"])} == {"vlq"}
     wrong = agent("submit", "curve", "--qpu", "vlk", code=2)
-    assert "Did you mean 'vlq'?" in wrong["error"]["message"]
+    assert "did you mean 'vlq'?" in wrong["error"]["message"]
 
 
 def test_a_site_file_where_it_is_submitted_from_is_not_the_agents(agent, tmp_path):
@@ -246,8 +246,8 @@ def test_mistakes_are_told_before_anything_is_submitted(agent):
     count = len(agent("runs"))
     for arguments, said in (
         (("submit", "kurve"), "no flow is deployed under the name 'kurve'; deployed flows: "),
-        (("submit", "kurve"), "Did you mean 'curve'?"),
-        (("submit", "curve", "-p", "point=2"), "Did you mean 'points'?"),
+        (("submit", "kurve"), "did you mean 'curve'?"),
+        (("submit", "curve", "-p", "point=2"), "did you mean 'points'?"),
         (("submit", "curve", "-p", "points=two"), "expected int"),
         (("deploy", "curve.py:kurve"), "its flows are: curve"),
         (("runs", "nonsense"), "no run with id"),

@@ -82,7 +82,7 @@ def test_a_backend_that_does_not_import_is_explained(installed, tmp_path):
 
 
 def test_an_unknown_backend_names_those_there_are(installed, tmp_path):
-    with pytest.raises(registry.UnknownBackend, match=r"plainvector.*Did you mean 'plainvector'"):
+    with pytest.raises(registry.UnknownBackend, match=r"plainvector.*did you mean 'plainvector'"):
         registry.create("plainvectr", {}, state_dir=tmp_path)
 
 

@@ -154,7 +154,7 @@ def test_fiqci_devices():
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(ProfileError, match="Did you mean 'vlq'") as caught:
+    with pytest.raises(ProfileError, match="did you mean 'vlq'") as caught:
         load_profile("VLQ2")
     assert all(name in str(caught.value) for name in shipped())
 

@@ -47,7 +47,7 @@ def test_a_workload_file(hpcqc, tmp_path) -> None:
         (("--mix", 1, "--swf", "x"), "give one of ledger"),
         (("--mix", 1), "no timing model"),
         (("--mix", 1, "--profile", "vql"), "vlq"),
-        (("--mix", 1, "--profile", "vlq", "--policy", "wieghted"), "Did you mean 'weighted'"),
+        (("--mix", 1, "--profile", "vlq", "--policy", "wieghted"), "did you mean 'weighted'"),
         (("--mix", 1, "--profile", "vlq", "--policy", "fifo:a"), "parameters as numbers"),
         (("--mix", 1, "--profile", "vlq", "--load", 0), "a number above 0"),
         (("--mix", 1, "--profile", "vlq", "--load", 1, "--compress", 2), "give one of them"),

@@ -168,7 +168,7 @@ def test_files_that_cannot_be_read(tmp_path, nowhere) -> None:
 
 def test_unknown_names_list_those_there_are(nowhere) -> None:
     site = load_site(**nowhere)
-    with pytest.raises(ConfigError, match=r"no QPU 'vql'.*aer, .*Did you mean 'vlq'\?"):
+    with pytest.raises(ConfigError, match=r"no QPU 'vql'.*aer, .*did you mean 'vlq'\?"):
         site.qpu("vql")
     with pytest.raises(ConfigError, match=r"no compute 'slurm'.*local"):
         site.compute("slurm")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.suggestions import did_you_mean
 from orchestrator.agent.deployments import Deployments, FlowRunView, Source, attach
 from orchestrator.agent.folder import AgentError
 from orchestrator.application.budget_check import check_units, idle_budgets, qpus_of
@@ -141,11 +141,10 @@ def _deployed(deployments: Deployments, name: str) -> tuple[UUID, Flow[..., Any]
         target = find_target(name)
     except TargetError as error:
         known = deployments.names()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise AgentError(
             f"no flow is deployed under the name {name!r}; deployed flows: "
-            f"{', '.join(known) or 'none'}.{hint} Deploy it first with 'hpcqc deploy' ({error})"
+            f"{', '.join(known) or 'none'}; deploy it first with 'hpcqc deploy' ({error})"
+            f"{did_you_mean(name, known)}"
         ) from error
     flow = load_flow(target)
     chosen = flow.name if target.path else name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from backends.suggestions import did_you_mean
 from orchestrator.application.service import open_service
 from orchestrator.application.statement import check_project, statement
 from orchestrator.broker.core.budgets import overdrawn
@@ -68,9 +68,10 @@ def limit_project(
         return
     _tell_limits(project, wanted, {one["unit"]: one for one in seen["budgets"]})
     if project not in known:
-        near = difflib.get_close_matches(project, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        say(f"nobody has a token for project {project!r}, and no job has named it yet{hint}")
+        say(
+            f"nobody has a token for project {project!r}, and no job has named it yet"
+            f"{did_you_mean(project, known)}"
+        )
 
 
 def _tell_limits(

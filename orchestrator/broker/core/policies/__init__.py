@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from backends.suggestions import did_you_mean
 from orchestrator.broker.core.policies.fair_share import FairShare, fair_factor
 from orchestrator.broker.core.policies.fifo import Fifo
 from orchestrator.broker.core.policies.interface import (
@@ -66,7 +66,5 @@ def make_policy(
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    return f"; there are: {', '.join(known)}" if known else "; it takes none"
+    listed = f"; there are: {', '.join(known)}" if known else "; it takes none"
+    return did_you_mean(word, known) or listed
