@@ -74,8 +74,8 @@ def next_event(state: BrokerState, draw: Callable[..., object]) -> ev.Event | No
     if of("running", "uncertain"):
         tag = pick(of("running", "uncertain"))
         ways += [lambda: ev.TaskCompleted(tag=tag, usage=usage, metadata={"method": ["m"]})] * 6 + [
-            lambda: ev.TaskFailed(tag=tag, error="broke", error_type="TaskFailed"),
-            lambda: ev.TaskCancelled(tag=tag),
+            lambda: ev.TaskErred(tag=tag, error="broke", error_type="TaskFailed"),
+            lambda: ev.TaskStopped(tag=tag),
             lambda: ev.TaskUncertain(tag=tag, reason="no answer"),
         ]
     if of("uncertain"):

@@ -112,10 +112,10 @@ def test_a_reservation_goes_with_the_end_of_the_job() -> None:
     assert till.stands().reserved == pytest.approx(0.9 + 2.0 + 0.9)
     till.end("j1.0")
     assert (till.stands().spent, till.stands().reserved) == pytest.approx((0.9, 2.9))
-    till.do(ev.TaskFailed(tag="j2.0", error="broke", error_type="TaskFailed"))
+    till.do(ev.TaskErred(tag="j2.0", error="broke", error_type="TaskFailed"))
     assert (till.stands().spent, till.stands().reserved) == pytest.approx((0.9, 0.9))
     till.do(ev.JobCancelRequested(job=JobId("j3")))
-    till.do(ev.TaskCancelled(tag="j3.0"))
+    till.do(ev.TaskStopped(tag="j3.0"))
     assert till.stands() == BudgetStatus(
         unit="billed-s", amount=10.0, spent=0.9, reserved=0.0, left=pytest.approx(9.1)
     )
@@ -125,7 +125,7 @@ def test_a_failed_job_comes_back_only_if_it_can_be_paid() -> None:
     till = Till()
     till.limit(1.0)
     assert till.submit("j1") is None
-    till.do(ev.TaskFailed(tag="j1.0", error="broke", error_type="TaskFailed"))
+    till.do(ev.TaskErred(tag="j1.0", error="broke", error_type="TaskFailed"))
     assert till.submit("j2") is None
     assert till.do(ev.JobResumed(job=JobId("j1"))) is not None
     assert till.state.jobs[JobId("j1")].state.is_final
@@ -141,7 +141,7 @@ def test_a_sliced_job_that_cost_more_than_foreseen_comes_back_for_money_alone() 
     till.limit(1.8)
     assert till.submit("j1", shots=20) is None
     till.end("j1.0", shots=200)  # 2.0, more than the whole was thought to take
-    till.do(ev.TaskFailed(tag="j1.1", error="broke", error_type="TaskFailed"))
+    till.do(ev.TaskErred(tag="j1.1", error="broke", error_type="TaskFailed"))
     assert till.do(ev.JobResumed(job=JobId("j1"))) is not None
     till.limit(3.0)
     assert till.do(ev.JobResumed(job=JobId("j1"))) is None
@@ -151,7 +151,7 @@ def test_a_job_whose_client_is_gone_has_nothing_set_aside_until_it_comes_back() 
     till = Till()
     till.limit(0.9)
     assert till.submit("j1") is None
-    till.do(ev.TaskCancelled(tag="j1.0"))
+    till.do(ev.TaskStopped(tag="j1.0"))
     till.do(ev.BrokerOpened(resume=False))
     assert till.state.jobs[JobId("j1")].held
     assert till.submit("j2") is None
@@ -259,7 +259,7 @@ def _step(till: Till, shots: dict[str, int], step: str, number: int) -> None:
     elif step == "end" and running:
         till.end(running[0], shots[running[0].partition(".")[0]])
     elif step == "fail" and running:
-        till.do(ev.TaskFailed(tag=running[0], error="broke", error_type="TaskFailed"))
+        till.do(ev.TaskErred(tag=running[0], error="broke", error_type="TaskFailed"))
     elif till.state.jobs:
         job = sorted(till.state.jobs)[number % len(till.state.jobs)]
         if step == "cancel":

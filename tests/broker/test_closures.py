@@ -155,7 +155,7 @@ def test_nothing_starts_that_cannot_end_and_everything_ends(
 
 
 def recalibrated(state: BrokerState, calibration: str, before: str = "") -> None:
-    event = ev.CalibrationChanged(qpu="q", calibration=calibration, before=before)
+    event = ev.QpuRecalibrated(qpu="q", calibration=calibration, before=before)
     state.handle(event, NOON)
 
 
@@ -183,7 +183,7 @@ def test_what_waits_for_an_old_calibration_is_given_back_and_what_runs_goes_on()
     assert state.jobs[JobId("late")].state is JobState.QUEUED
     # Nothing has run of a task that was never started, so it is given back as well.
     first = state.jobs[JobId("parted")].tasks[0]
-    state.handle(ev.TaskCancelled(tag=first), NOON)
+    state.handle(ev.TaskStopped(tag=first), NOON)
     assert state.jobs[JobId("parted")].state is JobState.FAILED
     recalibrated(state, "a", before="b")
     state.handle(ev.JobResumed(job=JobId("old")), NOON)

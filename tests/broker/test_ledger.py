@@ -38,7 +38,7 @@ HISTORY: list[ev.Event] = [
     ev.TaskPlanned(tag="j1.0", qpu="q", parts=(PART,)),
     ev.TaskAdopted(tag="j1.0", qpu_task="t"),
     ev.TaskUncertain(tag="j1.0", reason="no answer"),
-    ev.TaskFailed(tag="j1.0", error="broke", error_type="TaskFailed"),
+    ev.TaskErred(tag="j1.0", error="broke", error_type="TaskFailed"),
     ev.JobResumed(job=JobId("j1")),
     ev.TaskPlanned(tag="j1.1", qpu="q", parts=(PART,)),
     ev.TaskStarted(tag="j1.1", qpu_task="u"),

@@ -129,7 +129,7 @@ def test_jobs_that_have_ended_are_found_by_what_they_are_of(service: Service) ->
 
 def test_a_failed_job_that_was_forgotten_is_taken_up_again(service: Service) -> None:
     service.feed(submitted(1, [(1, 10)]))
-    service.feed(ev.TaskFailed(tag="j1.0", error="broke", error_type="TaskFailed"))
+    service.feed(ev.TaskErred(tag="j1.0", error="broke", error_type="TaskFailed"))
     service.checkpoint()
     assert not service.ledger.recall("service", service.state, JobId("j9"))
     service.feed(ev.JobResumed(job=JobId("j1")))
@@ -197,7 +197,7 @@ def test_the_latest_jobs_come_from_the_scopes_they_are_in(where: Path | str) -> 
     for number in range(6):
         append(ledger, f"run{number}", [(submitted(number, [(1, 1)]), _at(number))])
     # An older scope that makes no sense does not matter to whoever does not ask for it.
-    append(ledger, "run0", [(ev.TaskCancelled(tag="never planned"), _at(9))])
+    append(ledger, "run0", [(ev.TaskStopped(tag="never planned"), _at(9))])
     assert [job.id for job in ledger.jobs(limit=3)] == ["j3", "j4", "j5"]
     assert ledger.runs() == [f"run{number}" for number in range(6)]
     with pytest.raises(LedgerError, match="damaged"):

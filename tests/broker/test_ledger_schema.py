@@ -42,7 +42,7 @@ INSERT INTO events (scope, at, kind, tag, body)
 def test_a_ledger_and_its_copies_are_for_their_owner_alone(tmp_path: Path) -> None:
     path, copy = tmp_path / "ledger.sqlite", tmp_path / "copy.sqlite"
     ledger = Ledger.open(path)
-    ledger.append("run", Entries(events=[(ev.TaskCancelled(tag="t"), NOW)]))
+    ledger.append("run", Entries(events=[(ev.TaskStopped(tag="t"), NOW)]))
     ledger.backup(copy)
     modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
     assert modes == dict.fromkeys(modes, 0o600)
@@ -79,8 +79,8 @@ def migrate(where: Path | str, revision: str) -> None:
 
 def test_an_older_ledger_is_copied_and_upgraded(first: Path) -> None:
     ledger = Ledger.open(first)
-    assert [event for event, _ in ledger.events("r")] == [ev.TaskCancelled(tag="t")]
-    ledger.append("r", Entries(events=[(ev.TaskCancelled(tag="u"), NOW)]))
+    assert [event for event, _ in ledger.events("r")] == [ev.TaskStopped(tag="t")]
+    ledger.append("r", Entries(events=[(ev.TaskStopped(tag="u"), NOW)]))
     ledger.close()
     (copy,) = first.parent.glob("*backup*")
     assert copy.name == "ledger.schema-1.backup.sqlite"
@@ -165,3 +165,11 @@ def test_opening_a_ledger_of_this_version_does_not_load_alembic(tmp_path: Path) 
         "assert 'alembic' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
+
+
+def test_events_in_old_ledgers_are_read_by_their_kind() -> None:
+    failed = {"tag": "j1.0", "error": "it broke", "error_type": "TaskFailed"}
+    changed = {"qpu": "vlq", "calibration": "c2", "before": "c1"}
+    assert ev.event_from_json("task-failed", failed) == ev.TaskErred(**failed)
+    assert ev.event_from_json("task-cancelled", {"tag": "j1.0"}) == ev.TaskStopped(tag="j1.0")
+    assert ev.event_from_json("calibration-changed", changed) == ev.QpuRecalibrated(**changed)

@@ -99,15 +99,15 @@ def test_a_task_that_waits_at_the_qpu_occupies_nothing(monkeypatch: pytest.Monke
 
     asyncio.run(follow())
     (cancelled,) = ended
-    assert isinstance(cancelled, ev.TaskCancelled)
+    assert isinstance(cancelled, ev.TaskStopped)
     assert cancelled.usage.qpu_seconds == 200.0
 
 
 END = {
-    "failed": lambda s: ev.TaskFailed(
+    "failed": lambda s: ev.TaskErred(
         tag="j.0", error="x", error_type="TaskFailed", usage=Usage(qpu_seconds=s)
     ),
-    "cancelled": lambda s: ev.TaskCancelled(tag="j.0", usage=Usage(qpu_seconds=s)),
+    "cancelled": lambda s: ev.TaskStopped(tag="j.0", usage=Usage(qpu_seconds=s)),
 }
 
 
@@ -157,7 +157,7 @@ def test_ledgers_of_before_have_no_occupied_time() -> None:
     ended(site, "failed", 0.0)
     assert site.used_s() == site.spent() == 0.0
     read = ev.event_from_json("task-failed", {"tag": "t", "error": "x", "error_type": "TaskFailed"})
-    assert read == ev.TaskFailed(tag="t", error="x", error_type="TaskFailed")
+    assert read == ev.TaskErred(tag="t", error="x", error_type="TaskFailed")
 
 
 def test_a_scaled_clock_counts_qpu_seconds() -> None:

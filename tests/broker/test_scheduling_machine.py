@@ -184,8 +184,8 @@ class Scheduled(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, lost: bool) -> None:
         tag = data.draw(st.sampled_from(sorted(self.ends)))
         del self.ends[tag]
-        failed = ev.TaskFailed(tag=tag, error="broke", error_type="TaskFailed")
-        self.feed(ev.TaskCancelled(tag=tag) if lost else failed)
+        failed = ev.TaskErred(tag=tag, error="broke", error_type="TaskFailed")
+        self.feed(ev.TaskStopped(tag=tag) if lost else failed)
 
     @precondition(lambda self: self.state.jobs)
     @rule(data=st.data())

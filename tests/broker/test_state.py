@@ -96,8 +96,8 @@ class Broker(RuleBasedStateMachine):
         tag = data.draw(st.sampled_from(self.of_state("running", "uncertain")))
         events: dict[str, ev.Event] = {
             "complete": ev.TaskCompleted(tag=tag, usage=Usage(qpu_seconds=1.0, tasks=1)),
-            "fail": ev.TaskFailed(tag=tag, error="broke", error_type="TaskFailed"),
-            "cancel": ev.TaskCancelled(tag=tag),
+            "fail": ev.TaskErred(tag=tag, error="broke", error_type="TaskFailed"),
+            "cancel": ev.TaskStopped(tag=tag),
             "doubt": ev.TaskUncertain(tag=tag, reason="no answer"),
         }
         if end == "doubt":
@@ -151,7 +151,7 @@ class Broker(RuleBasedStateMachine):
             if isinstance(command, FindTask):
                 task = self.state.tasks[command.tag]
                 if task.qpu_task is None:
-                    self.feed(ev.TaskCancelled(tag=command.tag))
+                    self.feed(ev.TaskStopped(tag=command.tag))
                 else:
                     self.feed(ev.TaskAdopted(tag=command.tag, qpu_task=task.qpu_task))
 
@@ -235,10 +235,10 @@ def test_a_failed_coalesced_task_is_tried_again_job_by_job() -> None:
     done = state.handle(ev.TaskCompleted(tag="first.0", usage=Usage()), NOW)
     (shared,) = [e for e in done.events if isinstance(e, ev.TaskPlanned)]
     assert {part.job for part in shared.parts} == {"second", "third"}
-    failed = ev.TaskFailed(tag=shared.tag, error="bad circuit", error_type="TaskFailed")
+    failed = ev.TaskErred(tag=shared.tag, error="bad circuit", error_type="TaskFailed")
     (alone,) = [e for e in state.handle(failed, NOW).events if isinstance(e, ev.TaskPlanned)]
     assert {part.job for part in alone.parts} == {"second"}
-    failed = ev.TaskFailed(tag=alone.tag, error="bad circuit", error_type="TaskFailed")
+    failed = ev.TaskErred(tag=alone.tag, error="bad circuit", error_type="TaskFailed")
     (last,) = [e for e in state.handle(failed, NOW).events if isinstance(e, ev.TaskPlanned)]
     state.handle(ev.TaskCompleted(tag=last.tag, usage=Usage()), NOW)
     assert state.jobs[JobId("second")].state is JobState.FAILED
@@ -259,7 +259,7 @@ def test_a_retry_runs_only_the_parts_that_are_missing() -> None:
     state = state_of(q=Limits(max_shots=100))
     state.handle(submitted("j", [(1, 300)]), NOW)
     state.handle(ev.TaskCompleted(tag="j.0", usage=Usage()), NOW)
-    state.handle(ev.TaskFailed(tag="j.1", error="x", error_type="TaskFailed"), NOW)
+    state.handle(ev.TaskErred(tag="j.1", error="x", error_type="TaskFailed"), NOW)
     assert state.jobs[JobId("j")].state is JobState.FAILED
     state.handle(ev.JobResumed(job=JobId("j")), NOW)
     state.handle(ev.TaskCompleted(tag="j.2", usage=Usage()), NOW)
@@ -295,7 +295,7 @@ def test_jobs_in_one_task_are_told_nothing_of_each_other() -> None:
     for name in ("wait", "carol", "dora"):
         state.handle(submitted(name, [(1, 10)]), NOW)
     state.handle(ev.TaskCompleted(tag="wait.0", usage=Usage()), NOW)
-    failed = ev.TaskFailed(tag="carol.0", error="carol's ansatz is bad", error_type="TaskFailed")
+    failed = ev.TaskErred(tag="carol.0", error="carol's ansatz is bad", error_type="TaskFailed")
     state.handle(failed, NOW)
     (task, *_) = job_view(state.jobs[JobId("dora")], state.tasks).tasks
     assert "carol" not in str(task.error)

@@ -135,7 +135,7 @@ def formulas(ledger: Ledger, qpus: Mapping[str, QpuSettings]) -> dict[tuple[str,
                 jobs[event.job] = event
             case ev.TaskPlanned():
                 planned[event.tag] = event
-            case ev.TaskFailed() | ev.TaskCancelled():
+            case ev.TaskErred() | ev.TaskStopped():
                 ended[event.tag] = at
             case ev.TaskCompleted(tag=tag, usage=usage):
                 plan = planned[tag]

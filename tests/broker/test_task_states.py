@@ -34,14 +34,14 @@ def test_an_end_is_final_and_no_task_is_planned_again(before, after) -> None:
     "end",
     [
         ev.TaskCompleted(tag="j1.0", usage=Usage()),
-        ev.TaskFailed(tag="j1.0", error="no", error_type="TaskFailed"),
-        ev.TaskCancelled(tag="j1.0"),
+        ev.TaskErred(tag="j1.0", error="no", error_type="TaskFailed"),
+        ev.TaskStopped(tag="j1.0"),
     ],
 )
 def test_a_second_end_is_refused_with_the_history(end) -> None:
     record = task()
     record.start("backend-7", NOW + timedelta(seconds=1))
-    record.end(ev.TaskFailed(tag="j1.0", error="it broke", error_type="TaskFailed"), NOW)
+    record.end(ev.TaskErred(tag="j1.0", error="it broke", error_type="TaskFailed"), NOW)
     with pytest.raises(InvalidTransition) as refused:
         record.end(end, NOW)
     for words in ("j1.0", "planned 2026-05-04T12:00:00", "backend-7", "failed", "it broke"):
@@ -54,7 +54,7 @@ def test_a_second_end_is_refused_with_the_history(end) -> None:
 
 def test_a_late_start_is_counted_and_changes_no_end() -> None:
     record = task()
-    record.end(ev.TaskCancelled(tag="j1.0"), NOW)
+    record.end(ev.TaskStopped(tag="j1.0"), NOW)
     record.start("backend-7", NOW)
     assert (record.state, record.starts) == (TaskState.CANCELLED, 1)
 

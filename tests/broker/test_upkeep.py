@@ -239,7 +239,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
                 await asyncio.sleep(0.02)
             await broker.upkeep.note("q", changed)
             told = [event for event, _ in broker.ledger.events(SERVICE_SCOPE)]
-            news = [e.calibration for e in told if isinstance(e, ev.CalibrationChanged)]
+            news = [e.calibration for e in told if isinstance(e, ev.QpuRecalibrated)]
             assert news.count("fake-9") == 1
 
     played(work)

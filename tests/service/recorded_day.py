@@ -65,7 +65,7 @@ def past_job(
     )
     end: ev.Event = ev.TaskCompleted(tag=tag, usage=usage)
     if failed:
-        end = ev.TaskFailed(tag=tag, error="the cryostat warmed up", error_type="TaskFailed")
+        end = ev.TaskErred(tag=tag, error="the cryostat warmed up", error_type="TaskFailed")
     return [
         (submitted, at - timedelta(seconds=40)),
         (ev.TaskPlanned(tag=tag, qpu=qpu, parts=(part,)), at),

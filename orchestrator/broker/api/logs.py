@@ -221,10 +221,10 @@ def _fate(event: Any) -> tuple[str, str, _Entry]:
             return "info", "started", {"qpu_task": event.qpu_task, "found_again": True}
         case ev.TaskCompleted():
             return "info", "ended", {"state": "completed"}
-        case ev.TaskFailed():
+        case ev.TaskErred():
             facts = {"state": "failed", "error_type": event.error_type, "error": event.error}
             return "warning", "ended", facts
-        case ev.TaskCancelled():
+        case ev.TaskStopped():
             return "info", "ended", {"state": "cancelled"}
         case ev.TaskUncertain():
             return "warning", "uncertain", {"reason": event.reason}

@@ -178,7 +178,7 @@ class Metrics:
                 return ()
             case ev.TaskCompleted():
                 return self._charge(event)
-            case ev.TaskFailed(tag=tag) | ev.TaskCancelled(tag=tag) | ev.TaskResolved(tag=tag):
+            case ev.TaskErred(tag=tag) | ev.TaskStopped(tag=tag) | ev.TaskResolved(tag=tag):
                 task = self._broker.service.state.tasks.get(tag)
                 return () if task is None else task.jobs
             case _:

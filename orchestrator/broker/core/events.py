@@ -15,7 +15,6 @@ from orchestrator.identity import JobId
 __all__ = [
     "BrokerOpened",
     "BudgetSet",
-    "CalibrationChanged",
     "Event",
     "JobCancelRequested",
     "JobResumed",
@@ -27,15 +26,16 @@ __all__ = [
     "Part",
     "PubShape",
     "QpuDrained",
+    "QpuRecalibrated",
     "QpuResumed",
     "Reuse",
     "TaskAdopted",
-    "TaskCancelled",
     "TaskCompleted",
-    "TaskFailed",
+    "TaskErred",
     "TaskPlanned",
     "TaskResolved",
     "TaskStarted",
+    "TaskStopped",
     "TaskUncertain",
     "Verdict",
     "event_from_json",
@@ -260,8 +260,8 @@ class TaskCompleted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskFailed:
-    """The task ended without a result. error_type names the class of `backends.api`.
+class TaskErred:
+    """The task failed: it ended without a result. error_type names the class of `backends.api`.
 
     usage: QPU-seconds that it occupied, as far as they are known, and what is billed for them.
     """
@@ -274,10 +274,10 @@ class TaskFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskCancelled:
-    """The task was stopped, or was never started because nobody wanted it any more.
+class TaskStopped:
+    """The task was cancelled: stopped, or never started because nobody wanted it any more.
 
-    usage: as `TaskFailed` has it; nothing for a task that was never started.
+    usage: as `TaskErred` has it; nothing for a task that was never started.
     """
 
     kind: ClassVar[str] = "task-cancelled"
@@ -373,7 +373,7 @@ class BudgetSet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CalibrationChanged:
+class QpuRecalibrated:
     """The QPU was calibrated anew: what waits was prepared for a state it is not in any more.
 
     calibration: the id now; before: the one that was seen last, empty if none was.
@@ -394,8 +394,8 @@ Event = (
     | TaskStarted
     | TaskAdopted
     | TaskCompleted
-    | TaskFailed
-    | TaskCancelled
+    | TaskErred
+    | TaskStopped
     | TaskUncertain
     | TaskResolved
     | QpuDrained
@@ -403,7 +403,7 @@ Event = (
     | LeaseOpened
     | LeaseClosed
     | BudgetSet
-    | CalibrationChanged
+    | QpuRecalibrated
 )
 _TYPES: dict[str, type[Any]] = {one.kind: one for one in get_args(Event)}
 

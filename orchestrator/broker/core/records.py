@@ -76,18 +76,16 @@ class TaskRecord:
             self._become(TaskState.RUNNING)
         self.started_at = self.started_at or now
 
-    def end(
-        self, event: ev.TaskCompleted | ev.TaskFailed | ev.TaskCancelled, now: datetime
-    ) -> None:
+    def end(self, event: ev.TaskCompleted | ev.TaskErred | ev.TaskStopped, now: datetime) -> None:
         """Note how it ended. Raises `InvalidTransition` if it had ended before."""
         match event:
             case ev.TaskCompleted():
                 self._become(TaskState.COMPLETED)
                 self.error, self.metadata = None, event.metadata
-            case ev.TaskFailed():
+            case ev.TaskErred():
                 self._become(TaskState.FAILED)
                 self.error = event.error
-            case ev.TaskCancelled():
+            case ev.TaskStopped():
                 self._become(TaskState.CANCELLED)
         self.ended_at, self.usage = now, event.usage
 
@@ -149,7 +147,7 @@ class JobRecord:
     held: bool = False
     alone: bool = False
     cancel_requested: bool = False
-    failure: ev.TaskFailed | None = None
+    failure: ev.TaskErred | None = None
     ended_at: datetime | None = None
     charged: float = 0.0
     outstanding: float = 0.0
@@ -204,7 +202,7 @@ class JobRecord:
             f"the QPU {self.submitted.qpu!r} was calibrated anew while the job waited: it was "
             f"transpiled for calibration {wanted}; hand the circuits in again"
         )
-        self.failure = ev.TaskFailed(tag="", error=error, error_type="CalibrationChanged")
+        self.failure = ev.TaskErred(tag="", error=error, error_type="CalibrationChanged")
         return True
 
     def take(self, piece: ev.Part, subtract: Callable[[ev.Part, ev.Part], list[ev.Part]]) -> None:

@@ -92,8 +92,8 @@ def missing_jobs(state: BrokerState, event: ev.Event) -> list[JobId]:
             ev.TaskStarted(tag=tag)
             | ev.TaskAdopted(tag=tag)
             | ev.TaskCompleted(tag=tag)
-            | ev.TaskFailed(tag=tag)
-            | ev.TaskCancelled(tag=tag)
+            | ev.TaskErred(tag=tag)
+            | ev.TaskStopped(tag=tag)
             | ev.TaskUncertain(tag=tag)
             | ev.TaskResolved(tag=tag)
         ):

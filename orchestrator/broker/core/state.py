@@ -92,7 +92,7 @@ class BrokerState:
             if not self._history(event.qpu).has_lease(event.lease):
                 return Outcome()  # it had ended by itself
             event = self._closing(event)
-        if isinstance(event, ev.TaskFailed | ev.TaskCancelled):
+        if isinstance(event, ev.TaskErred | ev.TaskStopped):
             event = self._billed(event)
         commands = self.apply(event, now)
         self.asleep = self.asleep and not isinstance(event, ev.BrokerOpened)
@@ -123,7 +123,7 @@ class BrokerState:
         seconds, charge = expected(event, rules, self._history(event.qpu).accuracy)
         return replace(event, predicted_s=seconds, reserved=charge)
 
-    def _billed(self, event: ev.TaskFailed | ev.TaskCancelled) -> ev.TaskFailed | ev.TaskCancelled:
+    def _billed(self, event: ev.TaskErred | ev.TaskStopped) -> ev.TaskErred | ev.TaskStopped:
         """Add what the site bills for the time that a task occupied without a result."""
         planned = self.tasks[event.tag].planned
         rules = self.rules.get(planned.qpu)
@@ -132,7 +132,7 @@ class BrokerState:
         seconds = occupied_seconds(event.usage.qpu_seconds, planned.predicted_s, rules)
         metering = rules.metering
         billed = (
-            metering.bills_failed if isinstance(event, ev.TaskFailed) else metering.bills_cancelled
+            metering.bills_failed if isinstance(event, ev.TaskErred) else metering.bills_cancelled
         )
         charges: tuple[Charge, ...] = ()
         if billed:
@@ -161,7 +161,7 @@ class BrokerState:
                 return self._doubt(event)
             case ev.TaskResolved():
                 return self._resolve(event, now)
-            case ev.TaskCompleted() | ev.TaskFailed() | ev.TaskCancelled():
+            case ev.TaskCompleted() | ev.TaskErred() | ev.TaskStopped():
                 return self._end(event, now)
             case _:
                 return self._operate(event, now)
@@ -308,7 +308,7 @@ class BrokerState:
                 self._history(event.qpu).open_lease(event, now)
             case ev.LeaseClosed():
                 self._history(event.qpu).close_lease(event)
-            case ev.CalibrationChanged():
+            case ev.QpuRecalibrated():
                 return self._recalibrate(event, now)
             case ev.BudgetSet():
                 self.books.set(event, self.jobs.values(), self.tasks)
@@ -316,7 +316,7 @@ class BrokerState:
                 raise ValueError(f"the state machine does not know {event.kind!r}")
         return []
 
-    def _recalibrate(self, event: ev.CalibrationChanged, now: datetime) -> list[Command]:
+    def _recalibrate(self, event: ev.QpuRecalibrated, now: datetime) -> list[Command]:
         """Give back what waits and was prepared for another calibration."""
         here = [r for r in self.jobs.values() if r.submitted.qpu == event.qpu and not r.ended_at]
         before = [event.before, *(record.submitted.calibration for record in here)]
@@ -325,14 +325,14 @@ class BrokerState:
 
     def _resolve(self, event: ev.TaskResolved, now: datetime) -> list[Command]:
         if event.verdict == "not-started":
-            return self._end(ev.TaskCancelled(tag=event.tag), now)
-        failed = ev.TaskFailed(tag=event.tag, error=event.reason, error_type="TaskUncertain")
+            return self._end(ev.TaskStopped(tag=event.tag), now)
+        failed = ev.TaskErred(tag=event.tag, error=event.reason, error_type="TaskUncertain")
         for job in self.tasks[event.tag].jobs:
             self.jobs[job].alone = True  # no second try: it may have run
         return self._end(failed, now)
 
     def _end(
-        self, event: ev.TaskCompleted | ev.TaskFailed | ev.TaskCancelled, now: datetime
+        self, event: ev.TaskCompleted | ev.TaskErred | ev.TaskStopped, now: datetime
     ) -> list[Command]:
         task = self.tasks[event.tag]
         if task.ended_at is not None:  # a late word about a task that was already settled
@@ -355,7 +355,7 @@ class BrokerState:
             record.uncertain.discard(event.tag)
             if not isinstance(event, ev.TaskCompleted):
                 record.give_back(p for p in task.planned.parts if p.job == job)
-            if isinstance(event, ev.TaskFailed):
+            if isinstance(event, ev.TaskErred):
                 if shared and not record.alone:
                     record.alone = True  # find out which of the coalesced jobs is at fault
                 else:

@@ -50,7 +50,7 @@ class Upkeep:
             return
         self._seen[qpu] = calibration
         if before or self._contradicts(qpu, calibration):
-            event = ev.CalibrationChanged(qpu=qpu, calibration=calibration, before=before)
+            event = ev.QpuRecalibrated(qpu=qpu, calibration=calibration, before=before)
             try:
                 await self.service.post(event)
             except LedgerError:  # it is to be told at the next look

@@ -163,12 +163,12 @@ class Execution:
                     reason = f"the QPU called it {began.task!r}, which is task {owner}"
                     await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
                 return
-        await self._settle(tag, ev.TaskCancelled(tag=tag), None)
+        await self._settle(tag, ev.TaskStopped(tag=tag), None)
 
     async def recover(self, tag: str) -> None:
         """After a restart: adopt the task if the backend has it, else give its parts back."""
         if not await self._adopt(tag):
-            await self.report(ev.TaskCancelled(tag=tag), None)
+            await self.report(ev.TaskStopped(tag=tag), None)
 
     async def stop(self, tag: str) -> None:
         """Stop a running task; one whose start is under way is stopped when that is known."""
@@ -218,7 +218,7 @@ class Execution:
 
     async def _settle_if_ended(self, tag: str, state: TaskState, received: Received | None) -> bool:
         if state is TaskState.CANCELLED:
-            await self._settle(tag, ev.TaskCancelled(tag=tag, usage=self._occupied(tag)), None)
+            await self._settle(tag, ev.TaskStopped(tag=tag, usage=self._occupied(tag)), None)
         elif received is not None:
             usage, metadata = received.result.usage, dict(received.result.metadata)
             event = ev.TaskCompleted(tag=tag, usage=usage, metadata=metadata)
@@ -327,7 +327,7 @@ class Execution:
             ) from error
 
     async def _fail(self, tag: str, error: Exception) -> None:
-        event = ev.TaskFailed(
+        event = ev.TaskErred(
             tag=tag,
             error=str(error),
             error_type=type(error).__name__,
