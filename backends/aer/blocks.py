@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from backends.payloads import SEED_STRIDE, SEEDS
 
-__all__ = ["Block", "PubLoad", "divide", "shot_blocks"]
+__all__ = ["PubBlock", "PubLoad", "divide", "shot_blocks"]
 
 # Shots of one point that share a random stream. Aer gives consecutive shots consecutive seeds and
 # points a distance of 2113, so longer blocks of neighbouring points would share theirs.
@@ -37,7 +37,7 @@ class PubLoad:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class PubBlock:
     """Some points and shots of a PUB, run by one worker in one call. seed: of its first point."""
 
     pub: int
@@ -61,14 +61,14 @@ def shot_blocks(shots: int) -> tuple[tuple[int, int], ...]:
     return tuple(itertools.pairwise(edges))
 
 
-def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[Block, ...]]:
+def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[PubBlock, ...]]:
     """Return the blocks of each part, in order, so that parts take about equally long.
 
     There may be fewer parts than asked for, none of them empty. Which points share a block
     changes no counts: a point's random stream follows from its place.
     """
     total = sum(load.seconds for load in loads)
-    divided: list[list[Block]] = [[]]
+    divided: list[list[PubBlock]] = [[]]
     done = 0.0
     for pub, load in enumerate(loads):
         for number, (first, end) in enumerate(load.shots):
@@ -83,7 +83,7 @@ def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[Block, ...]]:
                 last = len(divided) == parts
                 taken = load.points - point if last else min(load.points - point, max(1, room))
                 divided[-1].append(
-                    Block(
+                    PubBlock(
                         pub=pub,
                         first_point=point,
                         end_point=point + taken,

@@ -16,7 +16,7 @@ from backends.metering import Metering
 from backends.payloads import FrozenSamplerPub, Payload
 from backends.profiles import Profile, load_profile
 
-__all__ = ["Timeline", "device_facts", "device_target", "join_parts", "timeline"]
+__all__ = ["TaskTimes", "device_facts", "device_target", "join_parts", "timeline"]
 
 # The ideal simulator never changes; a new revision would mean that equal seeds give new counts.
 _IDEAL = Calibration(id="ideal-2", taken_at=datetime(2026, 1, 1, tzinfo=UTC))
@@ -51,7 +51,7 @@ def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timeline:
+class TaskTimes:
     """When a task is on the device, in seconds since the epoch, and its modelled QPU-seconds."""
 
     begins_at: float
@@ -61,7 +61,7 @@ class Timeline:
 
 def timeline(
     payload: Payload, target: Target, *, now: float, free_at: float, time_scale: float
-) -> Timeline | None:
+) -> TaskTimes | None:
     """Return when the modelled device runs a payload; None for an ideal simulator.
 
     free_at: when the device has done what it was given before; it does one task at a time.
@@ -75,11 +75,11 @@ def timeline(
         depth=_mean_depth(payload),
     )
     begins = max(now, free_at) if time_scale else now
-    return Timeline(begins_at=begins, ends_at=begins + time_scale * duration, qpu_seconds=duration)
+    return TaskTimes(begins_at=begins, ends_at=begins + time_scale * duration, qpu_seconds=duration)
 
 
 def device_facts(
-    payload: Payload, num_qubits: int, target: Target, times: Timeline | None
+    payload: Payload, num_qubits: int, target: Target, times: TaskTimes | None
 ) -> dict[str, Any]:
     """Return what must be kept with a result to tell its usage and origin, as JSON.
 

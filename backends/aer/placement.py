@@ -10,7 +10,7 @@ from backends.aer.methods import Traits
 __all__ = [
     "SPLIT_S",
     "WIDE_LOG2",
-    "Load",
+    "MachineLoad",
     "Placement",
     "ThreadingHeuristic",
     "place",
@@ -32,7 +32,7 @@ _SHOT_S = 4e-7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class MachineLoad:
     """What there is to run on now.
 
     cores: of the machine. busy: of them, wanted by others. workers: there may be at most.
@@ -74,7 +74,7 @@ def place(
     widest_log2: int,
     pieces: int,
     seconds: float,
-    load: Load,
+    load: MachineLoad,
     heuristic: ThreadingHeuristic | None = None,
 ) -> Placement:
     """Choose parts and threads for one task.

@@ -15,7 +15,7 @@ from qiskit import QuantumCircuit
 from qiskit.primitives import DataBin, PubResult, SamplerPubResult
 from qiskit.quantum_info import SparsePauliOp
 
-from backends.aer.blocks import Block
+from backends.aer.blocks import PubBlock
 from backends.aer.cone import light_cone
 from backends.aer.cores import runnable_elsewhere
 from backends.aer.engine import Engine, Job, Program
@@ -42,7 +42,7 @@ class Work:
     kind: str
     digest: str
     circuit: QuantumCircuit
-    block: Block
+    block: PubBlock
     values: NDArray[np.float64]
     observables: bytes
     fields: Mapping[str, Any]
@@ -56,7 +56,9 @@ class Work:
         return flat[self.block.first_point : self.block.end_point]
 
     @classmethod
-    def read(cls, header: Mapping[str, Any], block: Block, frames: list[bytes], held: Any) -> Work:
+    def read(
+        cls, header: Mapping[str, Any], block: PubBlock, frames: list[bytes], held: Any
+    ) -> Work:
         """Take a block's PUB out of a task message. held: circuits by digest."""
         index = block.pub
         entry = header["pubs"][index]

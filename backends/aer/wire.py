@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from backends.aer.blocks import Block
+from backends.aer.blocks import PubBlock
 from backends.frames import frame_from_array, pack
 from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, Payload
 
@@ -62,7 +62,7 @@ class TaskMessage:
     payload: Payload
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
-    blocks: tuple[tuple[Block, ...], ...] = ()
+    blocks: tuple[tuple[PubBlock, ...], ...] = ()
     threads: int = 1
     facts: dict[str, Any] = field(default_factory=dict)
 

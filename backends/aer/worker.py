@@ -90,7 +90,7 @@ class Worker:
     def _simulate(self, header: dict[str, Any], frames: list[bytes], part: int) -> bytes:
         from qiskit.primitives import PrimitiveResult
 
-        from backends.aer.blocks import Block
+        from backends.aer.blocks import PubBlock
         from backends.aer.pubs import Work
         from backends.api import Result, Usage
         from backends.results import result_to_bytes
@@ -98,7 +98,7 @@ class Worker:
         started = time.perf_counter()
         native = PrimitiveResult(
             [
-                self._runner.run(Work.read(header, Block(**block), frames, self._circuits))
+                self._runner.run(Work.read(header, PubBlock(**block), frames, self._circuits))
                 for block in header["blocks"][part]
             ]
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from backends.aer.blocks import PubLoad, divide
 from backends.aer.cores import runnable_elsewhere
-from backends.aer.placement import WIDE_LOG2, Load, Placement, ThreadingHeuristic, place
+from backends.aer.placement import WIDE_LOG2, MachineLoad, Placement, ThreadingHeuristic, place
 from backends.aer.process import WorkerProcess
 from backends.aer.spawner import Spawner
 from backends.aer.spool import Spool
@@ -180,7 +180,7 @@ class WorkerPool:
         return [self._running[tag] for tag, _ in parts if tag in self._running]
 
     def _place(self, pending: PendingTask) -> None:
-        load = Load(
+        load = MachineLoad(
             cores=self._plan.cores,
             workers=min(self._plan.processes, max(1, self._room_for(pending))),
             busy=self._busy() if pending.log2 >= WIDE_LOG2 else 0,

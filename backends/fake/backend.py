@@ -34,7 +34,7 @@ from backends.api import (
     UnknownTask,
     Usage,
 )
-from backends.fake.records import FileRecords, MemoryRecords, Records, TaskRecord
+from backends.fake.records import FileRecords, MemoryRecords, Records, StartedTask
 from backends.fake.script import Script, read_script
 from backends.pauli_sums import expanded
 from backends.payloads import (
@@ -178,7 +178,7 @@ class FakeBackend:
         """Do nothing: there is no process or connection to free."""
 
     def _begin(self, payload: Payload, tag: str) -> None:
-        record = TaskRecord(
+        record = StartedTask(
             tag=tag,
             number=len(self._records.tags()) + 1,
             started_at=time.time(),
@@ -200,7 +200,7 @@ class FakeBackend:
         if most is not None and running >= most:
             raise QpuBusy(f"{running} tasks run, at most {most} may; start again later")
 
-    def _state(self, record: TaskRecord) -> TaskState:
+    def _state(self, record: StartedTask) -> TaskState:
         if record.stopped_at is not None:
             return TaskState.CANCELLED
         age_s = time.time() - record.started_at
@@ -210,13 +210,13 @@ class FakeBackend:
             return TaskState.RUNNING
         return TaskState.FAILED if record.number in self._script.fail else TaskState.COMPLETED
 
-    def _read(self, task: QpuTaskId) -> tuple[TaskRecord, bytes]:
+    def _read(self, task: QpuTaskId) -> tuple[StartedTask, bytes]:
         found = self._records.read(task.removeprefix(_PREFIX)) if "/" not in task else None
         if found is None or not task.startswith(_PREFIX):
             raise UnknownTask(f"no task {task!r} was ever started here")
         return found
 
-    def _run(self, record: TaskRecord, data: bytes) -> Result:
+    def _run(self, record: StartedTask, data: bytes) -> Result:
         payload = payload_from_bytes(data)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

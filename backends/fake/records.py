@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["FileRecords", "MemoryRecords", "Records", "TaskRecord"]
+__all__ = ["FileRecords", "MemoryRecords", "Records", "StartedTask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRecord:
+class StartedTask:
     """One started task. number: its order of start, from 1. Times in seconds since the epoch.
 
     seed: of PUBs that have none, so that the result is the same whenever it is computed.
@@ -33,11 +33,11 @@ class Records(Protocol):
         """All tags that were started."""
         ...
 
-    def read(self, tag: str) -> tuple[TaskRecord, bytes] | None:
+    def read(self, tag: str) -> tuple[StartedTask, bytes] | None:
         """Return a task's record and payload bytes."""
         ...
 
-    def write(self, record: TaskRecord, payload: bytes) -> None:
+    def write(self, record: StartedTask, payload: bytes) -> None:
         """Keep or replace a task's record."""
         ...
 
@@ -54,18 +54,18 @@ class MemoryRecords:
     """Records that end with the instance."""
 
     def __init__(self) -> None:
-        self._tasks: dict[str, tuple[TaskRecord, bytes]] = {}
+        self._tasks: dict[str, tuple[StartedTask, bytes]] = {}
         self._starts: dict[str, int] = {}
 
     def tags(self) -> list[str]:
         """All tags that were started."""
         return list(self._tasks)
 
-    def read(self, tag: str) -> tuple[TaskRecord, bytes] | None:
+    def read(self, tag: str) -> tuple[StartedTask, bytes] | None:
         """Return a task's record and payload bytes."""
         return self._tasks.get(tag)
 
-    def write(self, record: TaskRecord, payload: bytes) -> None:
+    def write(self, record: StartedTask, payload: bytes) -> None:
         """Keep or replace a task's record."""
         self._tasks[record.tag] = (record, payload)
 
@@ -88,16 +88,16 @@ class FileRecords:
         """All tags that were started."""
         return [path.stem for path in sorted(self._folder.glob("*.task"))]
 
-    def read(self, tag: str) -> tuple[TaskRecord, bytes] | None:
+    def read(self, tag: str) -> tuple[StartedTask, bytes] | None:
         """Return a task's record and payload bytes."""
         try:
             head, _, payload = self._path(tag).read_bytes().partition(b"\n")
         except FileNotFoundError:
             return None
         fields: dict[str, Any] = json.loads(head)
-        return TaskRecord(**fields), payload
+        return StartedTask(**fields), payload
 
-    def write(self, record: TaskRecord, payload: bytes) -> None:
+    def write(self, record: StartedTask, payload: bytes) -> None:
         """Keep or replace a task's record; a reader sees the old one or the new one."""
         self._folder.mkdir(parents=True, exist_ok=True)
         draft = self._path(record.tag).with_suffix(".draft")

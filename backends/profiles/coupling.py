@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from backends.profiles.reading import Table
+from backends.profiles.reading import TomlTable
 
 __all__ = ["Pairs", "lattice_pairs", "read_coupling"]
 
@@ -32,7 +32,7 @@ def lattice_pairs(rows: list[str]) -> tuple[int, Pairs]:
     return len(places), tuple(pairs)
 
 
-def read_coupling(device: Table, num_qubits: int) -> tuple[Pairs | None, int | None]:
+def read_coupling(device: TomlTable, num_qubits: int) -> tuple[Pairs | None, int | None]:
     """Return pairs (None for all to all or a star) and the index of a star's resonator."""
     value = device.raw("coupling")
     if value == "all":

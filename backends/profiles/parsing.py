@@ -22,7 +22,7 @@ from backends.profiles.profile import (
     Profile,
     Readout,
 )
-from backends.profiles.reading import ProfileError, Table
+from backends.profiles.reading import ProfileError, TomlTable
 from backends.timing import TimingModel
 
 __all__ = ["parse_profile"]
@@ -33,7 +33,7 @@ _CLOCK = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
 
 def parse_profile(content: Mapping[str, Any], *, where: str, sources: Mapping[str, str]) -> Profile:
     """Check everything in a file and return the profile. Raises `ProfileError`."""
-    top = Table(content, where=where)
+    top = TomlTable(content, where=where)
     top.raw("sources", {})
     device = top.table("device")
     num_qubits = device.whole("qubits")
@@ -72,7 +72,7 @@ def parse_profile(content: Mapping[str, Any], *, where: str, sources: Mapping[st
     return profile
 
 
-def _unusable(device: Table, num_qubits: int) -> tuple[int, ...]:
+def _unusable(device: TomlTable, num_qubits: int) -> tuple[int, ...]:
     listed = device.items("unusable_qubits", [])
     for qubit in listed:
         if type(qubit) is not int or not 0 <= qubit < num_qubits:
@@ -82,7 +82,7 @@ def _unusable(device: Table, num_qubits: int) -> tuple[int, ...]:
     return tuple(sorted(set(listed)))
 
 
-def _gates(table: Table) -> tuple[NativeGate, ...]:
+def _gates(table: TomlTable) -> tuple[NativeGate, ...]:
     gates = []
     for name in table.keys():  # noqa: SIM118  # a Table is no mapping
         if name not in GATE_QUBITS:
@@ -99,7 +99,7 @@ def _gates(table: Table) -> tuple[NativeGate, ...]:
     return tuple(gates)
 
 
-def _coherence(top: Table) -> tuple[Coherence | None, Coherence | None, bool]:
+def _coherence(top: TomlTable) -> tuple[Coherence | None, Coherence | None, bool]:
     """Return the coherence of qubits and of the resonator, and whether idle ones relax."""
     if "coherence" not in top:
         return None, None, False
@@ -118,7 +118,7 @@ def _coherence(top: Table) -> tuple[Coherence | None, Coherence | None, bool]:
     return found[0], found[1], idle
 
 
-def _readout(table: Table) -> Readout:
+def _readout(table: TomlTable) -> Readout:
     readout = Readout(
         zero_as_one=table.number("zero_as_one", top=1.0),
         one_as_zero=table.number("one_as_zero", top=1.0),
@@ -128,14 +128,14 @@ def _readout(table: Table) -> Readout:
     return readout
 
 
-def _payloads(limits: Table) -> frozenset[str]:
+def _payloads(limits: TomlTable) -> frozenset[str]:
     kinds = limits.items("payloads", ["sampler"])
     if not kinds or any(kind not in _PAYLOADS for kind in kinds):
         raise limits.fail("payloads", f"{kinds!r}; expected some of {', '.join(_PAYLOADS)}")
     return frozenset(kinds)
 
 
-def _limits(table: Table) -> Limits:
+def _limits(table: TomlTable) -> Limits:
     lifetime = table.raw("credential_lifetime_s", None)
     limits = Limits(
         shots_per_task=table.whole("shots_per_task", None),
@@ -147,7 +147,7 @@ def _limits(table: Table) -> Limits:
     return limits
 
 
-def _windows(top: Table) -> tuple[QualityWindow, ...]:
+def _windows(top: TomlTable) -> tuple[QualityWindow, ...]:
     windows = []
     for content in top.items("quality_windows", []):
         hours = content if isinstance(content, dict) else {}
@@ -162,7 +162,7 @@ def _windows(top: Table) -> tuple[QualityWindow, ...]:
     return tuple(windows)
 
 
-def _timing(table: Table) -> TimingModel:
+def _timing(table: TomlTable) -> TimingModel:
     names = ("init_s", "qubit_init_s", "shot_s", "qubit_shot_s", "layer_shot_s")
     model = TimingModel(
         **{name: table.number(name, 0.0) for name in names},
@@ -173,7 +173,7 @@ def _timing(table: Table) -> TimingModel:
     return model
 
 
-def _metering(table: Table) -> Metering:
+def _metering(table: TomlTable) -> Metering:
     kind = table.choice("kind", formula_names(), "qpu-seconds")
     try:
         formula = formula_class(kind)
@@ -199,7 +199,7 @@ def _default(parameter: Field[Any]) -> Any:
     return ... if parameter.default is MISSING else parameter.default
 
 
-def _taken_at(table: Table) -> Any:
+def _taken_at(table: TomlTable) -> Any:
     moment = table.moment("taken_at")
     table.close()
     return moment

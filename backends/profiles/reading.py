@@ -8,14 +8,14 @@ from typing import Any
 
 from backends.suggestions import did_you_mean
 
-__all__ = ["ProfileError", "Table"]
+__all__ = ["ProfileError", "TomlTable"]
 
 
 class ProfileError(ValueError):
     """A profile that does not exist, or a file that is no profile."""
 
 
-class Table:
+class TomlTable:
     """One TOML table. Every read names its key; `close` reports the keys nobody asked for.
 
     where: the file, for messages. path: dotted name of the table, empty for the top.
@@ -98,13 +98,13 @@ class Table:
             raise self.fail(key, f"{value!r}; expected a list in brackets")
         return value
 
-    def table(self, key: str, default: Any = ...) -> Table:
+    def table(self, key: str, default: Any = ...) -> TomlTable:
         """Return a table inside this one."""
         value = self.raw(key, default)
         path = f"{self._path}.{key}" if self._path else key
         if not isinstance(value, dict):
             raise self.fail(key, f"{value!r}; expected a table, written [{path}]")
-        return Table(value, where=self._where, path=path)
+        return TomlTable(value, where=self._where, path=path)
 
     def keys(self) -> tuple[str, ...]:
         """Return the keys there are, in the file's order."""

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
 
-__all__ = ["Deployments", "FlowRunView", "Source", "attach"]
+__all__ = ["Deployments", "FlowRunView", "FlowSource", "attach"]
 
 _EVERY_S = 0.5
 _MOST = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class FlowSource:
     """Where a flow is. text: as the user gave it; file: None for a flow of an installed package."""
 
     text: str
@@ -77,7 +77,7 @@ class Deployments:
     page: str
     site: Path | None
 
-    def deploy(self, flow: Flow[..., Any], source: Source, name: str) -> str:
+    def deploy(self, flow: Flow[..., Any], source: FlowSource, name: str) -> str:
         """Make a flow known under a name, or replace what was; return ``FLOW/NAME``."""
         from prefect.utilities.callables import parameter_schema
 
@@ -203,7 +203,7 @@ class Deployments:
         )
 
 
-def _entrypoint(flow: Flow[..., Any], source: Source) -> tuple[str, dict[str, Any]]:
+def _entrypoint(flow: Flow[..., Any], source: FlowSource) -> tuple[str, dict[str, Any]]:
     """Return where Prefect finds the flow, and the job variables that spare it looking."""
     name = flow.fn.__name__
     if source.file is None:
@@ -220,7 +220,7 @@ def _entrypoint(flow: Flow[..., Any], source: Source) -> tuple[str, dict[str, An
     return place, {"working_dir": str(folder), "env": environment}
 
 
-def _pull_steps(source: Source) -> list[dict[str, Any]]:
+def _pull_steps(source: FlowSource) -> list[dict[str, Any]]:
     """Return what a worker that is not ours needs to find the flow."""
     if source.file is None:
         return []

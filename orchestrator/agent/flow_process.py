@@ -16,7 +16,7 @@ from uuid import UUID
 from orchestrator.agent.flow_records import FlowRecords
 from orchestrator.agent.job_artifacts import BROKER_PAGE, JobArtifacts
 from orchestrator.agent.lifeline import PARENT, end_with
-from orchestrator.agent.processes import MARKER, Identity
+from orchestrator.agent.processes import MARKER, ProcessIdentity
 from orchestrator.config import load_site
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import process_environment, qpu_from_environment
@@ -34,7 +34,7 @@ def main() -> None:
     environment = process_environment()
     flow_run = environment["PREFECT__FLOW_RUN_ID"]
     records = FlowRecords(folder=Path(environment[MARKER]) / "flows")
-    records.add(flow_run, Identity.own())
+    records.add(flow_run, ProcessIdentity.own())
     # Whoever takes this run up must find it silent: no farewell to Prefect.
     end_with(int(environment[PARENT]), grace_s=0.0)
     entrypoint = environment.get("PREFECT__FLOW_ENTRYPOINT", "").rpartition(":")[0]

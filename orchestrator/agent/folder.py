@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.agent.processes import Identity
+from orchestrator.agent.processes import ProcessIdentity
 from orchestrator.config.private import close_to_others, write_private
 
 __all__ = ["AgentError", "AgentFolder", "AgentRunning", "replace_json"]
@@ -97,7 +97,7 @@ class AgentFolder:
             if not _locked(descriptor):
                 raise AgentRunning(self._holder_sentence())
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, json.dumps(Identity.own().document()).encode(), 0)
+            os.pwrite(descriptor, json.dumps(ProcessIdentity.own().document()).encode(), 0)
             yield
         finally:
             os.close(descriptor)
@@ -116,10 +116,12 @@ class AgentFolder:
             os.close(descriptor)
         return False
 
-    def holder(self) -> Identity | None:
+    def holder(self) -> ProcessIdentity | None:
         """Return who wrote itself into the lock last; it may be gone."""
         try:
-            return Identity.from_document(json.loads(self.lock_path.read_text(encoding="utf-8")))
+            return ProcessIdentity.from_document(
+                json.loads(self.lock_path.read_text(encoding="utf-8"))
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

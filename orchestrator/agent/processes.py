@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["MARKER", "Identity", "end_marked", "marked"]
+__all__ = ["MARKER", "ProcessIdentity", "end_marked", "marked"]
 
 # Every process of an agent has its folder under this name in its environment.
 MARKER = "HPCQC_AGENT_FOLDER"
@@ -20,7 +20,7 @@ _LOOK_EVERY_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class ProcessIdentity:
     """One process for all time: its number may be given to another, its start may not.
 
     started: clock ticks since the machine's boot; host, boot: which machine, since which boot.
@@ -32,22 +32,22 @@ class Identity:
     boot: str
 
     @staticmethod
-    def own() -> Identity:
+    def own() -> ProcessIdentity:
         """Return the identity of this process."""
-        return Identity.of(os.getpid())
+        return ProcessIdentity.of(os.getpid())
 
     @staticmethod
-    def of(pid: int) -> Identity:
+    def of(pid: int) -> ProcessIdentity:
         """Return a process's identity. Raises ``ProcessLookupError`` if there is none."""
         started = _start_ticks(pid)
         if started is None:
             raise ProcessLookupError(pid)
-        return Identity(pid=pid, started=started, host=os.uname().nodename, boot=_boot())
+        return ProcessIdentity(pid=pid, started=started, host=os.uname().nodename, boot=_boot())
 
     @staticmethod
-    def from_document(document: Mapping[str, Any]) -> Identity:
+    def from_document(document: Mapping[str, Any]) -> ProcessIdentity:
         """Read what `document` wrote. Raises ``KeyError`` or ``TypeError`` on anything else."""
-        return Identity(
+        return ProcessIdentity(
             pid=int(document["pid"]),
             started=int(document["started"]),
             host=str(document["host"]),

@@ -15,7 +15,7 @@ from orchestrator.agent.folder import AgentFolder, replace_json
 from orchestrator.agent.managed_process import ManagedProcess, Surroundings
 from orchestrator.agent.plan import AgentPlan
 from orchestrator.agent.policy import RestartPolicy
-from orchestrator.agent.processes import MARKER, Identity, end_marked
+from orchestrator.agent.processes import MARKER, ProcessIdentity, end_marked
 from orchestrator.config.environment import process_environment
 from orchestrator.visible_text import visible
 from orchestrator.wording import counted
@@ -85,7 +85,7 @@ class Supervisor:
     def _write(self, phase: str) -> None:
         document = {
             "phase": phase,
-            "supervisor": Identity.own().document(),
+            "supervisor": ProcessIdentity.own().document(),
             "since": self._since.isoformat(),
             **self._plan.about,
             "addresses": dict(self._plan.addresses),

@@ -38,7 +38,7 @@ from orchestrator.application.prefect_setup import (
     prepare,
     server_if_needed,
 )
-from orchestrator.application.target import Target, load_flow, stages_beside, target_of
+from orchestrator.application.target import FlowTarget, load_flow, stages_beside, target_of
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config import (
     ConfigError,
@@ -211,7 +211,7 @@ class _Plan:
     request: RunRequest
     id: str
     site: Site
-    target: Target
+    target: FlowTarget
     folder: RunFolder
     agent: Mapping[str, str] | None = None
 

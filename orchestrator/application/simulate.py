@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backends.api import Target
     from orchestrator.broker.core.policies import Policy
     from orchestrator.broker.core.rules import QpuRules
-    from orchestrator.simulation import Outcome, QuantumRule, Study, Workload
+    from orchestrator.simulation import PolicyOutcome, QuantumRule, Study, Workload
 
 __all__ = ["Amounts", "PolicyStudy", "Source", "simulate"]
 
@@ -58,7 +58,7 @@ class PolicyStudy:
 
     qpu: str
     study: Study
-    outcomes: Mapping[str, Outcome]
+    outcomes: Mapping[str, PolicyOutcome]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GROUP",
-    "Target",
+    "FlowTarget",
     "TargetError",
     "find_target",
     "load_flow",
@@ -40,7 +40,7 @@ class TargetError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class FlowTarget:
     """Where a flow is: in a file, behind an entry point, or in memory. text: as the user gave it."""
 
     text: str
@@ -50,7 +50,7 @@ class Target:
     flow: Flow[..., Any] | None = None
 
 
-def target_of(flow: Flow[..., Any] | str) -> Target:
+def target_of(flow: Flow[..., Any] | str) -> FlowTarget:
     """Return where a flow is: the flow itself, or one that `find_target` finds by its text.
 
     Raises `TargetError`.
@@ -67,10 +67,10 @@ def target_of(flow: Flow[..., Any] | str) -> Target:
     text = f"{flow.fn.__module__}:{flow.fn.__qualname__}"
     code = getattr(flow.fn, "__code__", None)
     path = None if code is None else Path(code.co_filename)
-    return Target(text=text, path=path if path and path.is_file() else None, flow=flow)
+    return FlowTarget(text=text, path=path if path and path.is_file() else None, flow=flow)
 
 
-def find_target(text: str) -> Target:
+def find_target(text: str) -> FlowTarget:
     """Tell where the flow is, without importing anything.
 
     ``path/to/file.py:flow`` and ``path/to/file.py`` are files; any other text is the name of a
@@ -86,17 +86,17 @@ def find_target(text: str) -> Target:
             raise TargetError(f"no file {path!r}; give path/to/file.py:flow")
         shadowing(file.parent)
         _check_source(text, file, attribute)
-        return Target(text=text, path=file, attribute=attribute or None)
+        return FlowTarget(text=text, path=file, attribute=attribute or None)
     known = {point.name: point for point in sorted(entry_points(group=GROUP), key=_by_name)}
     if text in known:
-        return Target(text=text, entry_point=known[text])
+        return FlowTarget(text=text, entry_point=known[text])
     raise TargetError(
         f"no flow {text!r}; ready flows are: {', '.join(known) or 'none'}; for a flow of your own "
         f"give path/to/file.py:flow{did_you_mean(text, known)}"
     )
 
 
-def load_flow(target: Target) -> Flow[..., Any]:
+def load_flow(target: FlowTarget) -> Flow[..., Any]:
     """Import the flow. Raises `TargetError` saying what is missing or wrong, and where."""
     from prefect import Flow
 
@@ -186,7 +186,7 @@ def _syntax_error(text: str, error: SyntaxError) -> str:
     return f"{text}: {error.msg} ({error.filename}, line {error.lineno})"
 
 
-def _import_file(target: Target, path: Path) -> ModuleType:
+def _import_file(target: FlowTarget, path: Path) -> ModuleType:
     """Import a file the way ``python file.py`` finds its neighbours: their folder comes first."""
     name = re.sub(r"\W", "_", path.stem)
     if name in sys.modules or name in sys.stdlib_module_names:
@@ -202,7 +202,7 @@ def _import_file(target: Target, path: Path) -> ModuleType:
     return module
 
 
-def _chosen(target: Target, module: ModuleType) -> Any:
+def _chosen(target: FlowTarget, module: ModuleType) -> Any:
     from prefect import Flow
 
     here = {
@@ -224,7 +224,7 @@ def _chosen(target: Target, module: ModuleType) -> Any:
 
 
 @contextmanager
-def _explained(target: Target) -> Iterator[None]:
+def _explained(target: FlowTarget) -> Iterator[None]:
     """Turn what an import raises into a `TargetError` that names file, line and remedy."""
     try:
         yield

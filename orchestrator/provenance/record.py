@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from backends.api import Usage
-from orchestrator.broker.core.views import JobView, QpuTaskView, TaskState
+from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
 from orchestrator.config import ScheduleSettings, Site
 from orchestrator.identity import CallStage
 from orchestrator.provenance.schema import (
@@ -262,7 +262,7 @@ def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
 
     The rest passed in a queue of its own.
     """
-    if took_s is None or task.state is not TaskState.COMPLETED:
+    if took_s is None or task.state is not QpuTaskState.COMPLETED:
         return took_s
     return min(took_s, max(task.usage.qpu_seconds, task.metadata.get("simulation_s") or 0.0))
 

@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from orchestrator.broker.core.views import JobState, TaskState
+from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.runs import StageState
 
 __all__ = [
@@ -56,7 +56,7 @@ class RecordedTask(_Part):
     """name by which the backend finds the task; jobs that share a task name the same tag"""
     qpu_task: str | None = None
     """the backend's id of the task"""
-    state: TaskState
+    state: QpuTaskState
     starts: int = 1
     """how often the backend accepted it; more than 1 would be a fault"""
     shots: int

@@ -12,11 +12,11 @@ from typing import Any
 from orchestrator.provenance.charts import Picture, draw_plot
 from orchestrator.provenance.markup import duration_text, rendered
 from orchestrator.provenance.outcome import Plot, Series
-from orchestrator.simulation import SLOWDOWN_BOUND_S, Outcome, Study, Summary
+from orchestrator.simulation import SLOWDOWN_BOUND_S, PolicyOutcome, Study, Summary
 
 __all__ = ["figure_rows", "study_document", "study_pictures", "write_report"]
 
-_Labelled = Sequence[tuple[str, Outcome]]
+_Labelled = Sequence[tuple[str, PolicyOutcome]]
 
 _POINTS = 200
 _LEAST_WAIT_S = 0.1
@@ -159,7 +159,7 @@ def _mean(values: Summary | None) -> str:
     return "-" if values is None else _times(values.mean)
 
 
-def _waits(outcome: Outcome) -> list[float]:
+def _waits(outcome: PolicyOutcome) -> list[float]:
     return [
         (job.started_at - job.submitted_at).total_seconds()
         for job in outcome.seen.jobs.values()
@@ -189,7 +189,7 @@ def _slowdowns(outcomes: _Labelled) -> list[Series]:
     return series
 
 
-def _present(label: str, outcome: Outcome) -> Series:
+def _present(label: str, outcome: PolicyOutcome) -> Series:
     jobs = outcome.seen.jobs.values()
     changes = sorted(
         [(job.submitted_at, 1) for job in jobs]

@@ -11,7 +11,7 @@ from orchestrator.simulation.metrics import (
     summarize,
 )
 from orchestrator.simulation.mix import Mix, made_up
-from orchestrator.simulation.study import Outcome, Study, alone, stretches
+from orchestrator.simulation.study import PolicyOutcome, Study, alone, stretches
 from orchestrator.simulation.swf import QuantumRule, parse_swf, read_swf
 from orchestrator.simulation.workload import (
     Arrival,
@@ -29,7 +29,7 @@ __all__ = [
     "JobOutcome",
     "Metrics",
     "Mix",
-    "Outcome",
+    "PolicyOutcome",
     "QuantumRule",
     "Simulated",
     "Simulation",

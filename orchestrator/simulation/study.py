@@ -15,14 +15,14 @@ from orchestrator.simulation.engine import Device, Simulated, Simulation
 from orchestrator.simulation.metrics import Metrics, measured
 from orchestrator.simulation.workload import Workload, WorkloadError
 
-__all__ = ["Outcome", "Study", "alone", "stretches"]
+__all__ = ["PolicyOutcome", "Study", "alone", "stretches"]
 
 # So many tasks at once where a QPU sets no limit; a service starts no more either.
 _PLACES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class PolicyOutcome:
     """What one policy made of the workload."""
 
     policy: Policy
@@ -55,7 +55,7 @@ class Study:
         seconds = alone(self.rules)
         self._alone = {a.job.job: seconds(a.job) for a in self.workload.arrivals}
 
-    def under(self, policy: Policy, tell: Callable[[int], None] | None = None) -> Outcome:
+    def under(self, policy: Policy, tell: Callable[[int], None] | None = None) -> PolicyOutcome:
         """Simulate one policy."""
         rules = replace(self.rules, policy=policy)
         assert rules.timing is not None
@@ -71,9 +71,9 @@ class Study:
             short_s=self.short_s,
             places=places,
         )
-        return Outcome(policy=policy, seen=seen, metrics=figures)
+        return PolicyOutcome(policy=policy, seen=seen, metrics=figures)
 
-    def all(self, policies: Sequence[Policy]) -> list[Outcome]:
+    def all(self, policies: Sequence[Policy]) -> list[PolicyOutcome]:
         """Simulate policies one after the other."""
         return [self.under(policy) for policy in policies]
 

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.agent.folder import AgentError, AgentFolder, AgentRunning, replace_json
 from orchestrator.agent.ports import listen
-from orchestrator.agent.processes import MARKER, Identity, end_marked, marked
+from orchestrator.agent.processes import MARKER, ProcessIdentity, end_marked, marked
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(900)"]
 
@@ -77,10 +77,12 @@ def test_an_unusable_folder_is_told(tmp_path):
 
 def test_a_process_is_told_from_another_with_its_number():
     with subprocess.Popen(SLEEP) as process:
-        identity = Identity.of(process.pid)
+        identity = ProcessIdentity.of(process.pid)
         assert identity.is_alive()
-        assert Identity.from_document(json.loads(json.dumps(identity.document()))) == identity
-        other = Identity(
+        assert (
+            ProcessIdentity.from_document(json.loads(json.dumps(identity.document()))) == identity
+        )
+        other = ProcessIdentity(
             pid=identity.pid, started=identity.started - 1, host=identity.host, boot=identity.boot
         )
         assert not other.is_alive()
@@ -89,7 +91,7 @@ def test_a_process_is_told_from_another_with_its_number():
         assert identity.signal(signal.SIGKILL)
     assert not identity.is_alive()
     with pytest.raises(ProcessLookupError):
-        Identity.of(process.pid)
+        ProcessIdentity.of(process.pid)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.agent.folder import AgentFolder, replace_json
 from orchestrator.agent.joining import agent_environment
-from orchestrator.agent.processes import Identity
+from orchestrator.agent.processes import ProcessIdentity
 from orchestrator.config import load_site
 
 
@@ -26,7 +26,7 @@ def test_a_site_file_that_was_changed_since_is_not_the_agents(tmp_path: Path) ->
         folder.write_state(
             {
                 "phase": "ready",
-                "supervisor": Identity.own().document(),
+                "supervisor": ProcessIdentity.own().document(),
                 "since": began.isoformat(),
                 "site": str(file),
                 "children": {},

@@ -79,6 +79,16 @@ def test_a_module_says_what_it_is_for(module: Module) -> None:
     assert (ast.get_docstring(module.tree) or "").strip(), f"{module.path} has no docstring"
 
 
+def test_no_two_public_classes_share_a_name() -> None:
+    found: dict[str, list[str]] = {}
+    for module in MODULES:
+        for node in module.tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(module.name)
+    shared = {name: modules for name, modules in found.items() if len(modules) > 1}
+    assert not shared, f"rename all but one of each: {shared}"
+
+
 def test_exceptions_from_the_rules_are_still_needed() -> None:
     known = {module.name for module in MODULES}
     assert set(ENVIRONMENT_READERS) <= known

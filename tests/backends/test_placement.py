@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from backends.aer.placement import Load, Placement, ThreadingHeuristic, place
+from backends.aer.placement import MachineLoad, Placement, ThreadingHeuristic, place
 
-IDLE = Load(cores=4, workers=4)
+IDLE = MachineLoad(cores=4, workers=4)
 WIDE, NARROW = 20, 12
 SECOND = 1.0
 
@@ -21,18 +21,20 @@ def test_narrow_pubs_are_split_where_it_is_worth_it(pubs: int, seconds: float, p
 
 def test_a_wide_pub_that_cannot_be_split_gets_the_free_cores() -> None:
     assert place(WIDE, 1, SECOND, IDLE) == Placement(parts=1, threads=4)
-    assert place(WIDE, 1, SECOND, Load(cores=4, workers=4, busy=2)).threads == 2
-    assert place(WIDE, 1, SECOND, Load(cores=4, workers=4, busy=9)).threads == 1
+    assert place(WIDE, 1, SECOND, MachineLoad(cores=4, workers=4, busy=2)).threads == 2
+    assert place(WIDE, 1, SECOND, MachineLoad(cores=4, workers=4, busy=9)).threads == 1
 
 
 def test_wide_pubs_that_leave_most_cores_idle_get_threads() -> None:
-    many = Load(cores=64, workers=64)
+    many = MachineLoad(cores=64, workers=64)
     assert place(WIDE, 32, 32 * SECOND, many) == Placement(parts=1, threads=64)
     assert place(WIDE, 33, 33 * SECOND, many) == Placement(parts=33, threads=1)
 
 
 def test_states_that_do_not_all_fit_into_memory_are_not_run_side_by_side() -> None:
-    assert place(WIDE, 8, 8 * SECOND, Load(cores=4, workers=1)) == Placement(parts=1, threads=4)
+    assert place(WIDE, 8, 8 * SECOND, MachineLoad(cores=4, workers=1)) == Placement(
+        parts=1, threads=4
+    )
 
 
 @pytest.mark.parametrize(("threaded_s", "wins"), [(0.5, 4), (4.0, 1)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
@@ -21,7 +21,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 History = list[tuple[ev.Event, datetime]]
 
 
-def state_of(**limits: Limits) -> BrokerState:
+def state_of(**limits: TaskLimits) -> BrokerState:
     """Return a broker that serves QPUs first in, first out, within these limits."""
     state = BrokerState()
     for qpu, bounds in limits.items():
@@ -103,7 +103,7 @@ def next_event(state: BrokerState, draw: Callable[..., object]) -> ev.Event | No
 def histories(draw: Callable[..., object]) -> History:
     """Draw what a broker with two QPUs could have written."""
     coalesces = bool(draw(st.booleans()))
-    limits = Limits(max_concurrent_tasks=2, max_shots=100, max_circuits=3, coalesces=coalesces)
+    limits = TaskLimits(max_concurrent_tasks=2, max_shots=100, max_circuits=3, coalesces=coalesces)
     state = state_of(q=limits, p=limits)
     history: History = []
     for step in range(int(draw(st.integers(5, 60)))):  # type: ignore[call-overload]

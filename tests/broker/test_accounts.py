@@ -18,7 +18,7 @@ from orchestrator.broker.core.budgets import (
     BudgetExhausted,
     BudgetStatus,
 )
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.snapshot import ended_jobs, freeze, thaw
@@ -35,7 +35,7 @@ class Till:
 
     def __init__(self, **limits: Any) -> None:
         self.rules = QpuRules(
-            limits=Limits(max_concurrent_tasks=1, **limits), policy=Fifo(), metering=VLQ
+            limits=TaskLimits(max_concurrent_tasks=1, **limits), policy=Fifo(), metering=VLQ
         )
         self.state = BrokerState()
         self.state.configure("q", self.rules)

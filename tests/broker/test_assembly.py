@@ -17,7 +17,7 @@ from qiskit.primitives import (
 from backends.api import Result, Usage
 from backends.payloads import EstimatorPayload, SamplerPayload
 from orchestrator.broker.core.events import Part
-from orchestrator.broker.core.packing import Limits, pack, subtract
+from orchestrator.broker.core.packing import TaskLimits, pack, subtract
 from orchestrator.broker.runtime.assembly import job_result, part_results, pub_shapes, task_payload
 from orchestrator.identity import JobId
 
@@ -32,7 +32,7 @@ def rotated() -> QuantumCircuit:
     return circuit
 
 
-def all_parts(payload: SamplerPayload, limits: Limits) -> list[Part]:
+def all_parts(payload: SamplerPayload, limits: TaskLimits) -> list[Part]:
     queue = [
         Part(job=JOB, pub=i, first_point=0, end_point=s.points, first_shot=0, end_shot=s.shots)
         for i, s in enumerate(pub_shapes(payload))
@@ -51,7 +51,7 @@ def test_merged_bits_stand_where_an_uncut_run_puts_them() -> None:
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, size=(6, 50, 1), dtype=np.uint8)
     pieces = []
-    for part in all_parts(payload, Limits(max_circuits=4, max_shots=20)):
+    for part in all_parts(payload, TaskLimits(max_circuits=4, max_shots=20)):
         block = truth[part.first_point : part.end_point, part.first_shot : part.end_shot]
         data = DataBin(c=BitArray(block, 2), shape=(part.points,))
         pieces.append((part, SamplerPubResult(data, metadata={})))
@@ -64,7 +64,7 @@ def test_a_cut_job_gives_the_distribution_of_an_uncut_one() -> None:
     angles = [0.0, np.pi / 3, np.pi]
     payload = SamplerPayload.coerce([(rotated(), [[a] for a in angles])], shots=4000, seed=11)
     pieces = []
-    for part in all_parts(payload, Limits(max_circuits=1, max_shots=300)):
+    for part in all_parts(payload, TaskLimits(max_circuits=1, max_shots=300)):
         task = task_payload([part], {JOB: payload})
         assert isinstance(task, SamplerPayload)
         (pub,) = task.pubs
@@ -81,7 +81,7 @@ def test_a_cut_job_gives_the_distribution_of_an_uncut_one() -> None:
 
 def test_parts_have_seeds_of_their_own_that_follow_from_the_pub() -> None:
     payload = SamplerPayload.coerce([(rotated(), [0.3])], shots=1000, seed=5)
-    parts = all_parts(payload, Limits(max_shots=100))
+    parts = all_parts(payload, TaskLimits(max_shots=100))
     seeds = [task_payload([part], {JOB: payload}).pubs[0].seed for part in parts]
     again = [task_payload([part], {JOB: payload}).pubs[0].seed for part in parts]
     assert seeds == again
@@ -90,7 +90,7 @@ def test_parts_have_seeds_of_their_own_that_follow_from_the_pub() -> None:
 
 def test_a_whole_pub_travels_unchanged() -> None:
     payload = SamplerPayload.coerce([(rotated(), [0.3])], shots=10, seed=5)
-    (part,) = all_parts(payload, Limits())
+    (part,) = all_parts(payload, TaskLimits())
     assert task_payload([part], {JOB: payload}).pubs[0] is payload.pubs[0]
 
 

@@ -12,7 +12,7 @@ from backends.api import Usage
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import make_policy
 from orchestrator.broker.core.rules import QpuRules, Rate
 from orchestrator.broker.core.state import BrokerState
@@ -32,7 +32,7 @@ def closures(*spans: tuple[float, float]) -> Calendar:
 
 def rules(calendar: Calendar, **changes: object) -> QpuRules:
     plain = QpuRules(
-        limits=Limits(max_concurrent_tasks=1),
+        limits=TaskLimits(max_concurrent_tasks=1),
         policy=make_policy("fifo", {}),
         calendar=calendar,
         timing=TimingModel(init_s=1.0, shot_s=0.01),
@@ -97,7 +97,9 @@ def test_not_even_instant_work_starts_while_the_qpu_is_closed() -> None:
 
 def test_a_rate_holds_over_any_stretch_and_says_when_to_look_again() -> None:
     state = BrokerState()
-    q = rules(Calendar(), rate=Rate(starts=2, per_s=10.0), limits=Limits(max_concurrent_tasks=None))
+    q = rules(
+        Calendar(), rate=Rate(starts=2, per_s=10.0), limits=TaskLimits(max_concurrent_tasks=None)
+    )
     state.configure("q", q)
     starts = []
     for number in range(5):

@@ -13,7 +13,7 @@ from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.explain import Explanation, explain
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Shortest
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
 from orchestrator.broker.core.state import BrokerState
@@ -155,7 +155,7 @@ def test_a_lease_of_others_is_told_without_their_names() -> None:
 
 
 def test_sharing_a_task_tells_what_it_saved() -> None:
-    state = served(replace(RULES, limits=Limits(coalesces=True)))
+    state = served(replace(RULES, limits=TaskLimits(coalesces=True)))
     submit(state, "first", 100)
     for name in ("a", "b", "c", "d"):
         submit(state, name, 10)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 from backends.api import Usage
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.commands import Outcome
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.commands import Effects
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules
 from orchestrator.broker.core.state import BrokerState
@@ -23,7 +23,7 @@ def at(seconds: float) -> datetime:
 
 def served(most: int = 1, leases: LeaseBounds | None = LeaseBounds()) -> BrokerState:  # noqa: B008
     state = BrokerState()
-    limits = Limits(max_concurrent_tasks=most)
+    limits = TaskLimits(max_concurrent_tasks=most)
     state.configure("q", QpuRules(limits=limits, policy=Fifo(), leases=leases))
     return state
 
@@ -39,11 +39,11 @@ def job(number: int, lease: str | None = None, project: str = "p") -> ev.JobSubm
     )
 
 
-def started(outcome: Outcome) -> list[str]:
+def started(outcome: Effects) -> list[str]:
     return [event.tag for event in outcome.events if isinstance(event, ev.TaskPlanned)]
 
 
-def ended(state: BrokerState, tag: str, seconds: float) -> Outcome:
+def ended(state: BrokerState, tag: str, seconds: float) -> Effects:
     return state.handle(ev.TaskCompleted(tag=tag, usage=Usage(qpu_seconds=1.0)), at(seconds))
 
 

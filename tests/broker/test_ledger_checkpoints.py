@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from backends.api import Usage
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
@@ -37,7 +37,7 @@ class Service:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.state = ledger.restore("service")
-        unlimited = Limits(max_concurrent_tasks=None)
+        unlimited = TaskLimits(max_concurrent_tasks=None)
         for qpu in "pq":
             self.state.configure(qpu, QpuRules(limits=unlimited, policy=Fifo()))
         self.now = NOW
@@ -148,7 +148,7 @@ def test_a_failed_job_that_was_forgotten_is_taken_up_again(service: Service) -> 
 
 
 def test_a_late_word_about_a_shared_task_reaches_all_its_jobs(service: Service) -> None:
-    service.state.configure("q", QpuRules(limits=Limits(coalesces=True), policy=Fifo()))
+    service.state.configure("q", QpuRules(limits=TaskLimits(coalesces=True), policy=Fifo()))
     for number in (1, 2, 3):
         service.feed(submitted(number, [(1, 10)]))
     service.feed(ev.TaskCompleted(tag="j1.0", usage=Usage()))

@@ -13,7 +13,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.events import Part, event_to_json
 from orchestrator.broker.core.packing import (
     SHOT_BLOCK,
-    Limits,
+    TaskLimits,
     cut,
     pack,
     subtract,
@@ -65,7 +65,7 @@ def test_packs_stay_within_limits_and_empty_the_queue(
 ) -> None:
     queue = [part(points, shots, pub) for pub, (points, shots) in enumerate(sizes)]
     expected = cells(queue)
-    limits = Limits(max_circuits=max_circuits, max_shots=max_shots)
+    limits = TaskLimits(max_circuits=max_circuits, max_shots=max_shots)
     packed: list[Part] = []
     while queue:
         pieces = list(pack(queue, limits))
@@ -105,7 +105,7 @@ def planned(*parts: Part) -> ev.TaskPlanned:
 def test_what_a_plan_writes_does_not_grow_with_the_shots() -> None:
     sizes = []
     for shots in (10, SHOT_BLOCK, 10**6, 10**9):
-        parts = pack(whole_parts(seeded(3, shots)), Limits(max_concurrent_tasks=None))
+        parts = pack(whole_parts(seeded(3, shots)), TaskLimits(max_concurrent_tasks=None))
         sizes.append(len(json.dumps(event_to_json(planned(*parts)))))
     assert max(sizes) < 300
 
@@ -166,4 +166,4 @@ def test_a_plan_with_a_part_for_each_block_is_still_read() -> None:
 
 def test_an_estimator_pub_is_never_cut() -> None:
     whole = part(points=50, shots=0)
-    assert pack([whole], Limits(max_circuits=1, max_shots=10)) == [whole]
+    assert pack([whole], TaskLimits(max_circuits=1, max_shots=10)) == [whole]

@@ -17,8 +17,8 @@ from backends.payloads import SEED_STRIDE
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
-from orchestrator.broker.core.commands import Outcome
-from orchestrator.broker.core.packing import SHOT_BLOCK, Limits
+from orchestrator.broker.core.commands import Effects
+from orchestrator.broker.core.packing import SHOT_BLOCK, TaskLimits
 from orchestrator.broker.core.policies import POLICIES, make_policy
 from orchestrator.broker.core.prediction import load_of
 from orchestrator.broker.core.qpu_history import QpuHistory
@@ -61,7 +61,9 @@ class Scheduled(RuleBasedStateMachine):
     ) -> None:
         bound = {"longest_wait_s": 60.0} if policy not in ("fifo", "priority") else {}
         self.rules = QpuRules(
-            limits=Limits(max_concurrent_tasks=most, max_circuits=circuits, coalesces=coalesces),
+            limits=TaskLimits(
+                max_concurrent_tasks=most, max_circuits=circuits, coalesces=coalesces
+            ),
             policy=make_policy(policy, bound),
             calendar=WINDOWS,
             timing=TIMING,
@@ -81,10 +83,10 @@ class Scheduled(RuleBasedStateMachine):
             ev.BudgetSet(account=str(ProjectAccount("a")), unit="billed-s", amount=BUDGET, by="o")
         )
 
-    def feed(self, event: ev.Event) -> Outcome:
+    def feed(self, event: ev.Event) -> Effects:
         return self.note(self.state.handle(event, self.now))
 
-    def note(self, outcome: Outcome) -> Outcome:
+    def note(self, outcome: Effects) -> Effects:
         self.history += [(event, self.now) for event in outcome.events]
         for event in outcome.events:
             if isinstance(event, ev.TaskPlanned):

@@ -13,7 +13,7 @@ from backends.profiles import load_profile
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import POLICIES, Fifo, Shortest, make_policy
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.ledger import Ledger
@@ -111,7 +111,7 @@ def test_leases_are_opened_and_run_out() -> None:
 def test_equal_runs_are_equal_and_every_job_ends(policy: str) -> None:
     target = load_profile("vlq").target()
     rules = QpuRules(
-        limits=Limits.of(target), timing=target.timing, metering=target.metering, slice_s=10.0
+        limits=TaskLimits.of(target), timing=target.timing, metering=target.metering, slice_s=10.0
     )
     jobs = on_qpu(made_up(Mix(seed=5, jobs=60)), "q", "aer")
     jobs = with_load(jobs, 1.5, alone(rules))
@@ -128,7 +128,7 @@ def test_equal_runs_are_equal_and_every_job_ends(policy: str) -> None:
 
 def test_coalesced_jobs_share_one_floor() -> None:
     target = load_profile("vlq").target()
-    rules = QpuRules(limits=Limits.of(target), timing=target.timing, metering=target.metering)
+    rules = QpuRules(limits=TaskLimits.of(target), timing=target.timing, metering=target.metering)
     jobs = workload(*((0, job(f"j{n:03}", 50)) for n in range(201)))
     seen = Study(workload=jobs, rules=rules).under(Fifo()).metrics
     assert (seen.jobs, seen.tasks) == (201, 3)

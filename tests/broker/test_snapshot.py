@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from backends.api import Usage
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.codec import from_plain, to_plain
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import (
     EndedJob,
@@ -124,7 +124,7 @@ def test_a_view_survives_json(history: History) -> None:
 
 
 def test_jobs_that_ended_a_moment_ago_may_be_kept() -> None:
-    state = state_of(q=Limits(max_concurrent_tasks=None))
+    state = state_of(q=TaskLimits(max_concurrent_tasks=None))
     for number in (1, 2):
         state.handle(submitted(number, [(1, 1)]), NOW)
         end = NOW + timedelta(minutes=number)
@@ -135,7 +135,7 @@ def test_jobs_that_ended_a_moment_ago_may_be_kept() -> None:
 
 
 def test_every_part_of_the_state_is_kept_but_what_comes_from_the_site() -> None:
-    state = state_of(q=Limits())
+    state = state_of(q=TaskLimits())
     state.handle(submitted(1, [(1, 1)]), NOW)
     state.handle(ev.QpuDrained(qpu="q", by="o", reason="r"), NOW)
     again = thaw(json.loads(json.dumps(freeze(state, []))))

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from backends.api import Usage
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.packing import Limits, UncertainRule
+from orchestrator.broker.core.packing import TaskLimits, UncertainRule
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.rules import QpuRules
@@ -56,7 +56,7 @@ class Broker(RuleBasedStateMachine):
         coalesces: bool,
         uncertain: UncertainRule,
     ) -> None:
-        self.limits = Limits(
+        self.limits = TaskLimits(
             max_concurrent_tasks=most,
             max_circuits=circuits,
             max_shots=shots,
@@ -228,7 +228,7 @@ TestBroker.settings = settings(max_examples=60, stateful_step_count=30, deadline
 
 
 def test_a_failed_coalesced_task_is_tried_again_job_by_job() -> None:
-    state = state_of(q=Limits(coalesces=True))
+    state = state_of(q=TaskLimits(coalesces=True))
     state.handle(submitted("first", [(1, 10)]), NOW)
     state.handle(submitted("second", [(1, 10)]), NOW)
     state.handle(submitted("third", [(1, 10)]), NOW)
@@ -246,7 +246,7 @@ def test_a_failed_coalesced_task_is_tried_again_job_by_job() -> None:
 
 
 def test_jobs_go_in_order_of_arrival() -> None:
-    state = state_of(q=Limits())
+    state = state_of(q=TaskLimits())
     order = [f"j{n}" for n in (5, 3, 8, 1)]
     for name in order:
         state.handle(submitted(name, [(1, 1)]), NOW)
@@ -256,7 +256,7 @@ def test_jobs_go_in_order_of_arrival() -> None:
 
 
 def test_a_retry_runs_only_the_parts_that_are_missing() -> None:
-    state = state_of(q=Limits(max_shots=100))
+    state = state_of(q=TaskLimits(max_shots=100))
     state.handle(submitted("j", [(1, 300)]), NOW)
     state.handle(ev.TaskCompleted(tag="j.0", usage=Usage()), NOW)
     state.handle(ev.TaskErred(tag="j.1", error="x", error_type="TaskFailed"), NOW)
@@ -269,11 +269,11 @@ def test_a_retry_runs_only_the_parts_that_are_missing() -> None:
 
 
 def test_nothing_is_decided_before_what_a_dead_broker_left_is_looked_for() -> None:
-    state = state_of(q=Limits())
+    state = state_of(q=TaskLimits())
     state.handle(submitted("first", [(1, 1)]), NOW)
     state.handle(submitted("second", [(1, 1)]), NOW)
     state.handle(ev.TaskCompleted(tag="first.0", usage=Usage()), NOW)
-    again = state_of(q=Limits())
+    again = state_of(q=TaskLimits())
     again.asleep = True
     for event in (submitted("third", [(1, 1)]), ev.QpuResumed(qpu="q", by="o")):
         assert not any(isinstance(c, StartTask) for c in again.handle(event, NOW).commands)
@@ -284,7 +284,7 @@ def test_nothing_is_decided_before_what_a_dead_broker_left_is_looked_for() -> No
 
 
 def test_jobs_in_one_task_are_told_nothing_of_each_other() -> None:
-    state = state_of(q=Limits(coalesces=True))
+    state = state_of(q=TaskLimits(coalesces=True))
     for name in ("lead", "alice", "bob"):
         state.handle(submitted(name, [(1, 10)]), NOW)
     state.handle(ev.TaskCompleted(tag="lead.0", usage=Usage()), NOW)

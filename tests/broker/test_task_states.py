@@ -10,11 +10,11 @@ from backends.api import Usage
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.records import InvalidTransition, TaskRecord
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import TaskState
+from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.identity import JobId
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
-FINAL = {TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED}
+FINAL = {QpuTaskState.COMPLETED, QpuTaskState.FAILED, QpuTaskState.CANCELLED}
 
 
 def task() -> TaskRecord:
@@ -22,10 +22,10 @@ def task() -> TaskRecord:
     return TaskRecord(planned=ev.TaskPlanned(tag="j1.0", qpu="q", parts=(part,)), planned_at=NOW)
 
 
-@pytest.mark.parametrize("before", TaskState)
-@pytest.mark.parametrize("after", TaskState)
+@pytest.mark.parametrize("before", QpuTaskState)
+@pytest.mark.parametrize("after", QpuTaskState)
 def test_an_end_is_final_and_no_task_is_planned_again(before, after) -> None:
-    allowed = before not in FINAL and after is not TaskState.PLANNED
+    allowed = before not in FINAL and after is not QpuTaskState.PLANNED
     assert before.may_become(after) is allowed
     assert before.is_final is (before in FINAL)
 
@@ -48,7 +48,7 @@ def test_a_second_end_is_refused_with_the_history(end) -> None:
         assert words in str(refused.value)
     with pytest.raises(InvalidTransition):
         record.doubt("after its end")
-    assert record.state is TaskState.FAILED
+    assert record.state is QpuTaskState.FAILED
     assert record.error == "it broke"
 
 
@@ -56,7 +56,7 @@ def test_a_late_start_is_counted_and_changes_no_end() -> None:
     record = task()
     record.end(ev.TaskStopped(tag="j1.0"), NOW)
     record.start("backend-7", NOW)
-    assert (record.state, record.starts) == (TaskState.CANCELLED, 1)
+    assert (record.state, record.starts) == (QpuTaskState.CANCELLED, 1)
 
 
 def test_a_tag_is_planned_once() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from backends.api import Usage
 from backends.metering import Charge
-from orchestrator.broker.core.views import JobState, JobView, QpuTaskView, TaskState
+from orchestrator.broker.core.views import JobState, JobView, QpuTaskState, QpuTaskView
 from orchestrator.config import SecretRef, load_site
 from orchestrator.identity import CallStage, JobId
 from orchestrator.provenance.charts import draw_gantt
@@ -64,7 +64,7 @@ def task(number: int, start: float, end: float, unit: str) -> QpuTaskView:
     return QpuTaskView(
         tag=f"t{number}",
         qpu_task=f"x{number}",
-        state=TaskState.COMPLETED,
+        state=QpuTaskState.COMPLETED,
         starts=1,
         shots=200,
         planned_at=at(start),

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from backends import registry
 from backends.api import Backend
 from orchestrator.broker.api.app import ApiSettings, create_app
-from orchestrator.broker.api.guards import Limits
+from orchestrator.broker.api.guards import RequestLimits
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.intake import Intake
@@ -112,7 +112,7 @@ class Room:
 def open_room(
     state: Path,
     *,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     run_s: float = 60.0,
     vendor_says: str = "",
     more: Mapping[str, Any] | None = None,
@@ -139,7 +139,7 @@ def open_room(
         intake=_BorrowingIntake(),
     )
     tokens = TokenFile(state / "tokens.json")
-    app = create_app(broker, ApiSettings(tokens=tokens.path, limits=limits or Limits()))
+    app = create_app(broker, ApiSettings(tokens=tokens.path, limits=limits or RequestLimits()))
     try:
         with Asker(app) as http:
             yield Room(app=app, http=http, tokens=tokens, state=state, headers=_headers(tokens))

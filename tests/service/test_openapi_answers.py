@@ -11,7 +11,7 @@ import httpx
 import pytest
 import schemathesis
 
-from orchestrator.broker.api.guards import Limits
+from orchestrator.broker.api.guards import RequestLimits
 from tests.service.calls import OPERATIONS, bell
 from tests.service.rooms import Room, open_room
 
@@ -143,9 +143,9 @@ def test_every_refusal_is_described(described: Described, tmp_path: Path) -> Non
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("limits", "code"),
-    [(Limits(body_bytes=10), 413), (Limits(requests_per_s=0.01, burst=1), 429)],
+    [(RequestLimits(body_bytes=10), 413), (RequestLimits(requests_per_s=0.01, burst=1), 429)],
 )
-def test_limits_are_described(tmp_path: Path, limits: Limits, code: int) -> None:
+def test_limits_are_described(tmp_path: Path, limits: RequestLimits, code: int) -> None:
     with open_room(tmp_path, limits=limits) as room:
         described = Described(room)
         for _ in range(2):

@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 
 from backends.frames import pack, unpack
 from orchestrator.broker.api import guards, jobs
-from orchestrator.broker.api.guards import Limits
+from orchestrator.broker.api.guards import RequestLimits
 from orchestrator.broker.api.jobs import _download
 from orchestrator.broker.client.content_digest import content_digest
 from tests.service.calls import bell
@@ -84,7 +84,7 @@ def test_names_cannot_break_out_of_a_header(room: Room) -> None:
 
 
 def test_bodies_are_neither_compressed_nor_larger_than_allowed(tmp_path: Path) -> None:
-    with open_room(tmp_path, limits=Limits(body_bytes=1000)) as small:
+    with open_room(tmp_path, limits=RequestLimits(body_bytes=1000)) as small:
         sent = {"params": ASKED, "headers": small.headers["owner"]}
         assert small.http.post("/v1/jobs", content=bytes(1001), **sent).status_code == 413
         zipped = small.headers["owner"] | {"Content-Encoding": "gzip"}
@@ -123,7 +123,7 @@ def test_a_user_has_few_large_bodies_under_way_and_small_ones_pass(tmp_path: Pat
         go.set()
         assert await asyncio.gather(*waiting, other) == [422] * 6
 
-    with open_room(tmp_path, limits=Limits(large_bodies=2)) as room:
+    with open_room(tmp_path, limits=RequestLimits(large_bodies=2)) as room:
         room.http.wait(ask(room))
         assert not room.app.state.gate._large._users
 
@@ -160,7 +160,7 @@ def test_a_user_has_two_long_lists_made_at_a_time(tmp_path: Path) -> None:
 
 
 def test_each_user_has_a_rate_whatever_their_tokens(tmp_path: Path) -> None:
-    with open_room(tmp_path, limits=Limits(requests_per_s=0.01, burst=3)) as slow:
+    with open_room(tmp_path, limits=RequestLimits(requests_per_s=0.01, burst=3)) as slow:
         found = [
             slow.http.get("/v1/whoami", headers=slow.headers["owner"]).status_code for _ in range(4)
         ]
@@ -174,7 +174,7 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
             yield b"x"
             await asyncio.sleep(0.1)
 
-    for limits in (Limits(body_s=0.02), Limits(whole_body_s=0.3)):
+    for limits in (RequestLimits(body_s=0.02), RequestLimits(whole_body_s=0.3)):
         with open_room(tmp_path, limits=limits) as room:
             sent = {"params": ASKED, "headers": room.headers["owner"]}
             for path in ("/v1/jobs", "/v1/budgets/runs", "/v1/whoami"):

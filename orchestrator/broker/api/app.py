@@ -13,11 +13,11 @@ from fastapi import FastAPI
 
 from orchestrator.broker.api import budgets, jobs, operations
 from orchestrator.broker.api.admission import Admission, local_hosts
-from orchestrator.broker.api.guards import Gate, Limits
+from orchestrator.broker.api.guards import Gate, RequestLimits
 from orchestrator.broker.api.metrics import install_metrics
 from orchestrator.broker.api.pages import install_pages
 from orchestrator.broker.api.peers import UnixUsers
-from orchestrator.broker.api.problems import Problem, install_problems
+from orchestrator.broker.api.problems import ProblemDetails, install_problems
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.runtime.site_broker import SiteBroker
 
@@ -35,7 +35,7 @@ class ApiSettings:
 
     tokens: Path
     on_ready: Callable[[], None] = lambda: None
-    limits: Limits = field(default_factory=Limits)
+    limits: RequestLimits = field(default_factory=RequestLimits)
     hosts: frozenset[str] = frozenset()
     unix_groups: frozenset[str] = frozenset()
 
@@ -94,7 +94,7 @@ def _declare(app: FastAPI) -> None:
         schema = made()
         if not known:
             parts = schema.setdefault("components", {}).setdefault("schemas", {})
-            parts["Problem"] = Problem.model_json_schema()
+            parts["Problem"] = ProblemDetails.model_json_schema()
             # FastAPI declares its own form for what it refuses; ours is the problem document.
             for name in ("HTTPValidationError", "ValidationError"):
                 parts.pop(name, None)

@@ -21,14 +21,14 @@ from orchestrator.broker.client.content_digest import digest_text
 from orchestrator.broker.core.access import Identity
 from orchestrator.broker.runtime.turns import Turns
 
-__all__ = ["Gate", "Limits", "read_body"]
+__all__ = ["Gate", "RequestLimits", "read_body"]
 
 _IN_MEMORY_BYTES = 1 << 20
 _USERS_REMEMBERED = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RequestLimits:
     """What one client may ask of the service.
 
     body_bytes: of a payload; json_bytes: of any other body; large_bodies: so many payloads of a user
@@ -53,7 +53,7 @@ class Gate:
     """
 
     tokens: TokenFile
-    limits: Limits
+    limits: RequestLimits
     clock: Callable[[], datetime]
     users: UnixUsers = field(default_factory=UnixUsers)
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from orchestrator.broker.runtime.commits import Commit
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.identity import JobId
 
-__all__ = ["Metrics", "RequestCount", "install_metrics", "router"]
+__all__ = ["BrokerMetrics", "RequestCount", "install_metrics", "router"]
 
 _LAG_PAUSE_S = 0.1
 _LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -47,13 +47,13 @@ async def metrics(caller: Caller, request: Request) -> Response:
     """Return the numbers of this process in Prometheus's text format; for operators."""
     if not caller.is_operator:
         raise Forbidden(f"user {caller.user!r} is no operator")
-    found: Metrics = request.app.state.metrics
+    found: BrokerMetrics = request.app.state.metrics
     return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def install_metrics(app: FastAPI, broker: SiteBroker) -> Metrics:
+def install_metrics(app: FastAPI, broker: SiteBroker) -> BrokerMetrics:
     """Count what the broker commits and the application answers; `Metrics.watch_lag` is extra."""
-    found = Metrics(broker)
+    found = BrokerMetrics(broker)
     broker.observers.append(found.observe)
     app.state.metrics = found
     app.include_router(router)
@@ -61,7 +61,7 @@ def install_metrics(app: FastAPI, broker: SiteBroker) -> Metrics:
     return found
 
 
-class Metrics:
+class BrokerMetrics:
     """The numbers of one application. Counters begin at 0 with the process, as Prometheus expects.
 
     What is open is read off the broker's state when it is asked for; that costs time for open

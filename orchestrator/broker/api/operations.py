@@ -197,7 +197,7 @@ async def timeline(
     return written(await asyncio.to_thread(_timeline, slots, caller))
 
 
-def _use(project: str, use: standing.ProjectUse, budgets: list[BudgetStatus]) -> ProjectUse:
+def _use(project: str, use: standing.ProjectTotals, budgets: list[BudgetStatus]) -> ProjectUse:
     return ProjectUse(
         project=project,
         jobs=use.jobs,
@@ -209,11 +209,11 @@ def _use(project: str, use: standing.ProjectUse, budgets: list[BudgetStatus]) ->
     )
 
 
-def _timeline(slots: Iterable[standing.Slot], identity: Identity) -> bytes:
+def _timeline(slots: Iterable[standing.TaskShare], identity: Identity) -> bytes:
     return _SLOTS.dump_json([_slot(slot, identity) for slot in slots])
 
 
-def _slot(slot: standing.Slot, identity: Identity) -> Slot:
+def _slot(slot: standing.TaskShare, identity: Identity) -> Slot:
     job, task = slot.job, slot.task
     known = identity.may_see(job.project)
     assert task.started_at is not None

@@ -25,7 +25,7 @@ __all__ = [
     "DECLARED",
     "PROBLEM",
     "ApiError",
-    "Problem",
+    "ProblemDetails",
     "declared",
     "install_problems",
     "problem_response",
@@ -37,7 +37,7 @@ _NAMED = ("lease", "project", "qpu", "stage")
 _SHOWN = 80
 
 
-class Problem(BaseModel):
+class ProblemDetails(BaseModel):
     """What went wrong. error_type: the class a client raises, one of `backends.api` or ours."""
 
     type: str = Field(default="about:blank", description="always about:blank")
@@ -185,7 +185,7 @@ def _response(
     status: int, detail: str, *, kind: str, headers: Mapping[str, str] = {}
 ) -> JSONResponse:
     title = _TITLES.get(status, "Error")
-    problem = Problem(title=title, status=status, detail=detail, error_type=kind)
+    problem = ProblemDetails(title=title, status=status, detail=detail, error_type=kind)
     return JSONResponse(
         problem.model_dump(), status_code=status, headers=dict(headers), media_type=PROBLEM
     )

@@ -9,7 +9,7 @@ from backends.api import Usage
 from orchestrator.broker.core.closures import Window
 from orchestrator.broker.core.views import JobView, QpuTaskView
 
-__all__ = ["JobUnknown", "NotUncertain", "ProjectUse", "QpuStatus", "Slot"]
+__all__ = ["JobUnknown", "NotUncertain", "ProjectTotals", "QpuStatus", "TaskShare"]
 
 
 class JobUnknown(ValueError):
@@ -52,7 +52,7 @@ class QpuStatus:
 
 
 @dataclass(slots=True)
-class ProjectUse:
+class ProjectTotals:
     """What a project used: jobs in all, of them still open, and the sum of their usage."""
 
     jobs: int = 0
@@ -61,7 +61,7 @@ class ProjectUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slot:
+class TaskShare:
     """A job's part in a task on a QPU."""
 
     job: JobView

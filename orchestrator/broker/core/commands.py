@@ -8,7 +8,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.identity import JobId
 
-__all__ = ["Command", "FindTask", "Outcome", "SettleJob", "StartTask", "StopTask"]
+__all__ = ["Command", "Effects", "FindTask", "SettleJob", "StartTask", "StopTask"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ Command = StartTask | FindTask | StopTask | SettleJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Effects:
     """What an event led to. events: to be durable before any of the commands is executed.
 
     refused: why a job was not accepted; then there is nothing else.

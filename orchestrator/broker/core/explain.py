@@ -13,7 +13,7 @@ from orchestrator.broker.core.policies import QueuedJob
 from orchestrator.broker.core.records import JobRecord, TaskRecord
 from orchestrator.broker.core.scheduler import SchedulingContext
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobState, TaskState
+from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.identity import JobId
 from orchestrator.wording import counted
 
@@ -198,7 +198,7 @@ def _likely_start(
     running_s = 0.0
     for tag in state.open_tasks(context.qpu):
         task = state.tasks[tag]
-        if task.state is TaskState.UNCERTAIN:
+        if task.state is QpuTaskState.UNCERTAIN:
             continue
         whole_s = (task.planned.predicted_s or 0.0) * context.rules.clock_scale
         since = task.started_at or task.planned_at
@@ -245,7 +245,7 @@ def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
     alone = planned.alone.get(job, 0.0)
     charged = [c.amount for c in task.usage.charges if c.unit == planned.unit]
     saved = max(0.0, 1 - charged[0] * task.share(job) / alone) if charged and alone else 0.0
-    done = task.state is TaskState.COMPLETED
+    done = task.state is QpuTaskState.COMPLETED
     return TaskReason(
         tag=planned.tag,
         planned_at=task.planned_at,

@@ -11,7 +11,7 @@ from orchestrator.broker.core.events import JobSubmitted, Part
 
 __all__ = [
     "SHOT_BLOCK",
-    "Limits",
+    "TaskLimits",
     "UncertainRule",
     "cut",
     "pack",
@@ -27,7 +27,7 @@ UncertainRule = Literal["ask", "fail", "adopt-wait"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class TaskLimits:
     """What bounds a qpu_task and how many may be open. None means unlimited.
 
     uncertain: what becomes of a task that may or may not run: ``ask`` an operator and tell the
@@ -42,7 +42,7 @@ class Limits:
     uncertain: UncertainRule = "ask"
 
     @classmethod
-    def of(cls, target: Target, uncertain: UncertainRule = "ask") -> Limits:
+    def of(cls, target: Target, uncertain: UncertainRule = "ask") -> TaskLimits:
         """Read the limits from what the backend publishes; the rule is the site's."""
         return cls(
             max_shots=target.max_shots,
@@ -133,7 +133,7 @@ def thin(part: Part, most: int, *, keep_shots: bool) -> Part:
 
 def pack(
     parts: Iterable[Part],
-    limits: Limits,
+    limits: TaskLimits,
     *,
     slice_of: Callable[[Part], Part] | None = None,
     takes: Callable[[Part], bool] | None = None,

@@ -11,7 +11,7 @@ from orchestrator.broker.core.leases import Lease, LeaseUse
 from orchestrator.broker.core.policies import Situation
 from orchestrator.broker.core.prediction import Accuracy
 from orchestrator.broker.core.records import TaskRecord
-from orchestrator.broker.core.views import TaskState
+from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.identity import Payer
 
 __all__ = ["DecayedUse", "QpuHistory"]
@@ -116,7 +116,7 @@ class QpuHistory:
             lease.used_s += (now - max(task.planned_at, lease.opened_at)).total_seconds()
             if not still_leased:
                 lease.idle_since = now
-        if task.state is TaskState.COMPLETED:
+        if task.state is QpuTaskState.COMPLETED:
             self.accuracy.learn(
                 predicted_s=task.planned.predicted_s,
                 actual_s=task.usage.qpu_seconds,

@@ -11,7 +11,7 @@ from typing import Any
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.views import JobState, JobView, QpuTaskView, TaskState
+from orchestrator.broker.core.views import JobState, JobView, QpuTaskState, QpuTaskView
 from orchestrator.identity import JobId
 
 __all__ = [
@@ -45,7 +45,7 @@ class TaskRecord:
 
     planned: ev.TaskPlanned
     planned_at: datetime
-    state: TaskState = TaskState.PLANNED
+    state: QpuTaskState = QpuTaskState.PLANNED
     qpu_task: str | None = None
     starts: int = 0
     started_at: datetime | None = None
@@ -65,7 +65,7 @@ class TaskRecord:
         """Whether the site does not vouch for its result; the QPU's own word comes first."""
         own = self.metadata.get("provisional")
         stated = self.planned.provisional if own is None else own or self.planned.provisional
-        return self.state is TaskState.COMPLETED and bool(stated)
+        return self.state is QpuTaskState.COMPLETED and bool(stated)
 
     def start(self, qpu_task: str, now: datetime) -> None:
         """Note that the backend runs it under this id."""
@@ -73,28 +73,28 @@ class TaskRecord:
             self.starts += 1
         self.qpu_task = qpu_task
         if not self.state.is_final:  # a late word that it started changes no end
-            self._become(TaskState.RUNNING)
+            self._become(QpuTaskState.RUNNING)
         self.started_at = self.started_at or now
 
     def end(self, event: ev.TaskCompleted | ev.TaskErred | ev.TaskStopped, now: datetime) -> None:
         """Note how it ended. Raises `InvalidTransition` if it had ended before."""
         match event:
             case ev.TaskCompleted():
-                self._become(TaskState.COMPLETED)
+                self._become(QpuTaskState.COMPLETED)
                 self.error, self.metadata = None, event.metadata
             case ev.TaskErred():
-                self._become(TaskState.FAILED)
+                self._become(QpuTaskState.FAILED)
                 self.error = event.error
             case ev.TaskStopped():
-                self._become(TaskState.CANCELLED)
+                self._become(QpuTaskState.CANCELLED)
         self.ended_at, self.usage = now, event.usage
 
     def doubt(self, reason: str) -> None:
         """Note that nobody knows whether it started. Raises `InvalidTransition` after its end."""
-        self._become(TaskState.UNCERTAIN)
+        self._become(QpuTaskState.UNCERTAIN)
         self.error = reason
 
-    def _become(self, state: TaskState) -> None:
+    def _become(self, state: QpuTaskState) -> None:
         if not self.state.may_become(state):
             raise InvalidTransition(
                 f"task {self.planned.tag} cannot become {state}: {self.history()}"
@@ -108,14 +108,14 @@ class TaskRecord:
             steps.append(f"started {self.started_at.isoformat()} as {self.qpu_task}")
         if self.ended_at is not None:
             steps.append(f"{self.state} {self.ended_at.isoformat()}")
-        elif self.state is not TaskState.PLANNED:
+        elif self.state is not QpuTaskState.PLANNED:
             steps.append(f"{self.state} now")
         return ", ".join(steps) + (f" ({self.error})" if self.error else "")
 
     @property
     def may_come_late(self) -> bool:
         """Whether it would be news that it completed after all."""
-        return self.state is not TaskState.COMPLETED and not self.late
+        return self.state is not QpuTaskState.COMPLETED and not self.late
 
     def share(self, job: JobId) -> float:
         """Return a job's share of the task: in proportion to what it would cost alone.
@@ -196,7 +196,7 @@ class JobRecord:
         wanted = self.submitted.calibration
         if wanted not in outdated or not self.startable or self.open:
             return False
-        if any(tasks[tag].state is TaskState.COMPLETED for tag in self.tasks):
+        if any(tasks[tag].state is QpuTaskState.COMPLETED for tag in self.tasks):
             return False
         error = (
             f"the QPU {self.submitted.qpu!r} was calibrated anew while the job waited: it was "
@@ -328,7 +328,7 @@ def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
 
 def _saved(task: TaskRecord, job: JobId) -> float:
     """Return what a job was spared: its price alone, as predicted, less its share of the charge."""
-    if task.state is not TaskState.COMPLETED and not task.late:
+    if task.state is not QpuTaskState.COMPLETED and not task.late:
         return 0.0
     if not task.planned.alone:
         return 0.0

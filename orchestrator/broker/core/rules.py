@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from backends.metering import Metering
 from backends.timing import TimingModel
 from orchestrator.broker.core.closures import Calendar
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Policy, Weighted
 
 __all__ = ["LeaseBounds", "QpuRules", "Rate", "occupied_seconds"]
@@ -38,7 +38,7 @@ class QpuRules:
     clock_scale: seconds on the clock for each QPU-second. shares: by project, for fair share.
     """
 
-    limits: Limits = field(default_factory=Limits)
+    limits: TaskLimits = field(default_factory=TaskLimits)
     policy: Policy = field(default_factory=Weighted)
     calendar: Calendar = field(default_factory=Calendar)
     timing: TimingModel | None = None

@@ -12,8 +12,8 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import Books
 from orchestrator.broker.core.commands import (
     Command,
+    Effects,
     FindTask,
-    Outcome,
     SettleJob,
     StartTask,
     StopTask,
@@ -38,7 +38,7 @@ from orchestrator.broker.core.scheduler import (
     next_look,
     queued_as,
 )
-from orchestrator.broker.core.views import TaskState
+from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.identity import JobId, Payer
 
 __all__ = ["BrokerState", "replay"]
@@ -76,21 +76,21 @@ class BrokerState:
         for job in self._waiting.get(qpu, ()):
             queue.put(queued_as(self.jobs[job], rules, self._history(qpu).accuracy))
 
-    def handle(self, event: ev.Event, now: datetime) -> Outcome:
+    def handle(self, event: ev.Event, now: datetime) -> Effects:
         """Apply an event, then plan whatever can start; return all of it.
 
         A job that is there already was handed in twice before either was written: once is enough.
         """
         if isinstance(event, ev.JobSubmitted):
             if event.job in self.jobs:
-                return Outcome()
+                return Effects()
             event = self._admitted(event)
         refused = self.books.refusal_of(event, self.jobs)
         if refused is not None:
-            return Outcome(refused=refused)
+            return Effects(refused=refused)
         if isinstance(event, ev.LeaseClosed):
             if not self._history(event.qpu).has_lease(event.lease):
-                return Outcome()  # it had ended by itself
+                return Effects()  # it had ended by itself
             event = self._closing(event)
         if isinstance(event, ev.TaskErred | ev.TaskStopped):
             event = self._billed(event)
@@ -98,7 +98,7 @@ class BrokerState:
         self.asleep = self.asleep and not isinstance(event, ev.BrokerOpened)
         return self._decided([event], commands, now)
 
-    def tick(self, now: datetime) -> Outcome:
+    def tick(self, now: datetime) -> Effects:
         """Plan what can start because time has passed."""
         return self._decided([], [], now)
 
@@ -107,13 +107,13 @@ class BrokerState:
         looks = [next_look(self.context(qpu, now), now) for qpu in self.rules if not self.asleep]
         return min((look for look in looks if look is not None), default=None)
 
-    def _decided(self, recorded: list[ev.Event], commands: list[Command], now: datetime) -> Outcome:
+    def _decided(self, recorded: list[ev.Event], commands: list[Command], now: datetime) -> Effects:
         for decision in self._decide(now) if not self.asleep else ():
             recorded.append(decision)
             commands += self.apply(decision, now)
             if isinstance(decision, ev.TaskPlanned):
                 commands.append(StartTask(decision.tag))
-        return Outcome(events=tuple(recorded), commands=tuple(commands))
+        return Effects(events=tuple(recorded), commands=tuple(commands))
 
     def _admitted(self, event: ev.JobSubmitted) -> ev.JobSubmitted:
         """Note what the job is expected to take, which is then set aside for it."""
@@ -176,7 +176,7 @@ class BrokerState:
         rules = self.rules[qpu]
         # An uncertain task bars nobody: the QPU itself refuses a start while it is busy.
         sure = [
-            t for t in self._open.get(qpu, ()) if self.tasks[t].state is not TaskState.UNCERTAIN
+            t for t in self._open.get(qpu, ()) if self.tasks[t].state is not QpuTaskState.UNCERTAIN
         ]
         lease = history.lease.opened.lease if history.lease is not None else None
         return SchedulingContext(

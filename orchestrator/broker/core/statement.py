@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from orchestrator.broker.core.events import Event, LeaseClosed, LeaseOpened
-from orchestrator.broker.core.views import JobView, QpuTaskView, TaskState
+from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
 from orchestrator.identity import JobId
 
 __all__ = ["LeaseHeld", "StatementLine", "leases_held", "month_bounds", "statement"]
@@ -107,7 +107,7 @@ def statement(
     sums: dict[tuple[str, str, str], _Sum] = {}
     for job in jobs:
         for task in job.tasks:
-            counts = task.state is TaskState.COMPLETED or task.late or task.usage.charges
+            counts = task.state is QpuTaskState.COMPLETED or task.late or task.usage.charges
             if not counts or task.ended_at is None or not begin <= task.ended_at < end:
                 continue
             charges = task.usage.charges

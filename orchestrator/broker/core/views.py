@@ -11,7 +11,7 @@ from typing import Any
 from backends.api import Usage
 from orchestrator.identity import JobId
 
-__all__ = ["JobState", "JobView", "QpuTaskView", "TaskState"]
+__all__ = ["JobState", "JobView", "QpuTaskState", "QpuTaskView"]
 
 
 class JobState(StrEnum):
@@ -30,7 +30,7 @@ class JobState(StrEnum):
         return self in (JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED)
 
 
-class TaskState(StrEnum):
+class QpuTaskState(StrEnum):
     """Where a qpu_task (one start on a backend) is in its life."""
 
     PLANNED = "planned"
@@ -43,11 +43,11 @@ class TaskState(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the task has ended."""
-        return self in (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
+        return self in (QpuTaskState.COMPLETED, QpuTaskState.FAILED, QpuTaskState.CANCELLED)
 
-    def may_become(self, state: TaskState) -> bool:
+    def may_become(self, state: QpuTaskState) -> bool:
         """Whether the next state of a task in this state can be that one."""
-        return state is not TaskState.PLANNED and not self.is_final
+        return state is not QpuTaskState.PLANNED and not self.is_final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class QpuTaskView:
 
     tag: str
     qpu_task: str | None
-    state: TaskState
+    state: QpuTaskState
     starts: int
     shots: int
     planned_at: datetime

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from orchestrator.broker.client.status import ProjectUse
+from orchestrator.broker.client.status import ProjectTotals
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
@@ -59,14 +59,14 @@ def project_budgets(broker: SiteBroker, project: str) -> list[BudgetStatus]:
     return broker.service.state.books.status(str(ProjectAccount(project)))
 
 
-async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str, ProjectUse]:
+async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str, ProjectTotals]:
     """Return what each project used so far, those that have but a budget or members included.
 
     members: projects that somebody's token is for.
     """
     uses = await broker.uses()
     for project in (*limited_projects(broker), *members):
-        uses.setdefault(project, ProjectUse())
+        uses.setdefault(project, ProjectTotals())
     return uses
 
 

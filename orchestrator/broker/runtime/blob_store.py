@@ -15,7 +15,7 @@ from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.snapshot import EndedJob, ended_job
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobState, TaskState
+from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.runtime.assembly import job_result, task_payload
 from orchestrator.identity import JobId, reuse_tag
@@ -48,7 +48,7 @@ class Contents:
             return result_from_bytes(kept).native
         pieces: list[tuple[ev.Part, Any]] = []
         for task in ended.tasks:
-            if task.state is TaskState.COMPLETED:
+            if task.state is QpuTaskState.COMPLETED:
                 tag = task.planned.tag
                 found = self.results.get(tag) or result_from_bytes(self.ledger.result(tag))
                 mine = zip(task.planned.parts, found.native, strict=True)
@@ -83,7 +83,7 @@ class Contents:
         reuse = self.state.jobs[job].submitted.reuse
         assert reuse is not None
         ended = ended_job(self.state, job)
-        done = [task.metadata for task in ended.tasks if task.state is TaskState.COMPLETED]
+        done = [task.metadata for task in ended.tasks if task.state is QpuTaskState.COMPLETED]
         if any(task.provisional for task in ended.tasks):
             return {}
         if any(m.get("calibration_id") != reuse.calibration for m in done):

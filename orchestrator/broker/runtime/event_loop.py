@@ -23,7 +23,7 @@ from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwri
 from orchestrator.broker.runtime.assembly import part_results
 from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
 from orchestrator.broker.runtime.commits import Commit
-from orchestrator.broker.runtime.qpu_driver import Execution, Received
+from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
 from orchestrator.identity import JobId
@@ -89,7 +89,7 @@ class BrokerService:
     observe: Callable[[Commit], None] | None = None
     state: BrokerState = field(init=False)
     contents: Contents = field(init=False)
-    _executions: dict[str, Execution] = field(default_factory=dict)
+    _executions: dict[str, QpuDriver] = field(default_factory=dict)
     _inbox: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class BrokerService:
         leases = None if limits.max_concurrent_tasks is None else rules.leases
         limits = replace(limits, max_concurrent_tasks=most)
         self.state.configure(qpu, replace(rules, limits=limits, leases=leases))
-        self._executions[qpu] = Execution(
+        self._executions[qpu] = QpuDriver(
             backend=backend,
             can_find=limits.can_find,
             report=self._report,
@@ -470,5 +470,5 @@ class BrokerService:
         parts = self.state.tasks[tag].planned.parts
         await self._execution(tag).start(tag, lambda: self.contents.task_payload(parts))
 
-    def _execution(self, tag: str) -> Execution:
+    def _execution(self, tag: str) -> QpuDriver:
         return self._executions[self.state.tasks[tag].planned.qpu]

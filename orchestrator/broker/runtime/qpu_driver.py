@@ -28,7 +28,7 @@ from backends.api import (
 from backends.payloads import Payload
 from orchestrator.broker.core import events as ev
 
-__all__ = ["Execution", "Received", "Report"]
+__all__ = ["QpuDriver", "Received", "Report"]
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class _Doubts:
 
 
 @dataclass(eq=False)
-class Execution:
+class QpuDriver:
     """One QPU as the broker drives it. calls: threads for prompt calls; waits: for long ones.
 
     receive: turns what the QPU returned for a task into what is kept; runs on a thread.

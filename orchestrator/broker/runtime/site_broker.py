@@ -26,9 +26,9 @@ from orchestrator.broker.client.protocol import Call, call_job_id
 from orchestrator.broker.client.status import (
     JobUnknown,
     NotUncertain,
-    ProjectUse,
+    ProjectTotals,
     QpuStatus,
-    Slot,
+    TaskShare,
 )
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar
@@ -278,28 +278,28 @@ class SiteBroker:
         rule = self.qpus[job.qpu].uncertain if job.qpu in self.qpus else "ask"
         return job.state is JobState.UNCERTAIN and rule != "ask"
 
-    async def uses(self) -> dict[str, ProjectUse]:
+    async def uses(self) -> dict[str, ProjectTotals]:
         """Return what each project used so far."""
         state = self.service.state
         records, tasks = list(state.jobs.values()), _with_forgotten(state)
         uses = {
-            project: ProjectUse(jobs=past.jobs, usage=past.usage)
+            project: ProjectTotals(jobs=past.jobs, usage=past.usage)
             for project, past in state.past.items()
         }
         async for some in _slices(records, _VIEWED):
             for job in (job_view(record, tasks) for record in some):
-                use = uses.setdefault(job.project, ProjectUse())
+                use = uses.setdefault(job.project, ProjectTotals())
                 use.jobs += 1
                 use.open += not job.state.is_final
                 use.usage += job.usage
         return uses
 
-    async def slots(self, since: datetime) -> list[Slot]:
+    async def slots(self, since: datetime) -> list[TaskShare]:
         """Return the tasks that were at work on QPUs since then, one entry for each job in them."""
         jobs = await self.jobs(JobFilter(since=since))
         return await asyncio.to_thread(
             lambda: [
-                Slot(job=job, task=task)
+                TaskShare(job=job, task=task)
                 for job in jobs
                 for task in job.tasks
                 if task.started_at is not None and (task.ended_at is None or task.ended_at >= since)

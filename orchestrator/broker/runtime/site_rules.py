@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from backends.api import Target
 from orchestrator.broker.core.closures import Calendar
-from orchestrator.broker.core.packing import Limits
+from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Policy
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
 from orchestrator.broker.runtime.calendar_files import closures_of_file
@@ -58,7 +58,7 @@ def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
     """
     schedule = settings.schedule
     return QpuRules(
-        limits=Limits.of(target, settings.uncertain),
+        limits=TaskLimits.of(target, settings.uncertain),
         policy=check_schedule(settings),
         calendar=calendar_of(settings, target, now),
         timing=target.timing,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.suggestions import did_you_mean
-from orchestrator.agent.deployments import Deployments, FlowRunView, Source, attach
+from orchestrator.agent.deployments import Deployments, FlowRunView, FlowSource, attach
 from orchestrator.agent.folder import AgentError
 from orchestrator.application.budget_check import check_units, idle_budgets, qpus_of
 from orchestrator.application.errors import reason
@@ -54,7 +54,7 @@ def deploy_and_tell(text: str, name: str | None, *, as_json: bool) -> None:
     target = find_target(text)
     deployments = attach(agent_folder())
     flow = load_flow(target)
-    source = Source(text=text, file=target.path)
+    source = FlowSource(text=text, file=target.path)
     chosen = name or (flow.name if target.path else text)
     if bad := sorted(set(chosen) & set("/%&<>")):
         raise AgentError(f"name {chosen!r} holds {bad[0]!r}; use none of / % & < >")
@@ -148,7 +148,7 @@ def _deployed(deployments: Deployments, name: str) -> tuple[UUID, Flow[..., Any]
         ) from error
     flow = load_flow(target)
     chosen = flow.name if target.path else name
-    deployments.deploy(flow, Source(text=name, file=target.path), chosen)
+    deployments.deploy(flow, FlowSource(text=name, file=target.path), chosen)
     made = deployments.find(f"{flow.name}/{chosen}")
     if made is None:
         raise AgentError(f"{name!r} was deployed and has been removed again; submit it once more")
