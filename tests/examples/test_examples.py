@@ -35,7 +35,9 @@ def _counts(text: str) -> dict[str, int]:
 
 
 def test_no_example_is_left_out() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"bell_on_any_qpu.py", "fan_out.py"}
+    scripts = {"bell_on_any_qpu.py", "fan_out.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == scripts
+    assert {path.name for path in EXAMPLES.glob("*.ipynb")} == {"notebook.ipynb"}
 
 
 def test_a_qiskit_script_runs_on_the_default_qpu_and_on_a_named_one(tmp_path: Path) -> None:
