@@ -21,11 +21,13 @@ if TYPE_CHECKING:
         TaskCancelled,
         TaskFailed,
     )
+    from orchestrator.application.circuit_files import CircuitFileError
     from orchestrator.application.estimate import DryRunFailed, estimate
     from orchestrator.application.jobs import job, jobs, why
     from orchestrator.application.parameters import ParameterError
     from orchestrator.application.report import report
     from orchestrator.application.run import RunResult, run_flow
+    from orchestrator.application.sample import CircuitRefused, sample
     from orchestrator.application.simulate import simulate
     from orchestrator.application.statement import statement
     from orchestrator.application.target import TargetError
@@ -54,6 +56,8 @@ __all__ = [
     "BudgetExhausted",
     "BudgetOutOfReach",
     "CalibrationChanged",
+    "CircuitFileError",
+    "CircuitRefused",
     "ClusterLost",
     "ComputeError",
     "ConfigError",
@@ -90,6 +94,7 @@ __all__ = [
     "read_record",
     "report",
     "run_flow",
+    "sample",
     "shutdown",
     "simulate",
     "statement",
@@ -107,11 +112,13 @@ _HOMES = {
         "TaskCancelled",
         "TaskFailed",
     ),
+    "orchestrator.application.circuit_files": ("CircuitFileError",),
     "orchestrator.application.estimate": ("DryRunFailed", "estimate"),
     "orchestrator.application.jobs": ("job", "jobs", "why"),
     "orchestrator.application.report": ("report",),
     "orchestrator.application.parameters": ("ParameterError",),
     "orchestrator.application.run": ("RunResult", "run_flow"),
+    "orchestrator.application.sample": ("CircuitRefused", "sample"),
     "orchestrator.application.simulate": ("simulate",),
     "orchestrator.application.statement": ("statement",),
     "orchestrator.application.target": ("TargetError",),

@@ -30,6 +30,7 @@ from orchestrator.application.dry_site import dry_site
 from orchestrator.application.errors import is_mistake, place_of, reason
 from orchestrator.application.flow_thread import FlowThread
 from orchestrator.application.jobs import JobsOfRun, check_ledger
+from orchestrator.application.one_run import one_run
 from orchestrator.application.parameters import bound_parameters, checked_parameters
 from orchestrator.application.prefect_setup import (
     launch_server,
@@ -85,7 +86,6 @@ __all__ = [
 ]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,16 +308,8 @@ def execute(request: RunRequest, hooks: RunHooks) -> RunResult:
     Raises ``ValueError`` subclasses while nothing has started yet; later failures are told in
     `RunResult`.
     """
-    if runs.is_activated() or not _one_at_a_time.acquire(blocking=False):
-        from orchestrator.broker.runtime.embedded import RunBusy
-
-        raise RunBusy(
-            "this process is running a flow; wait for its end, or call the flow as a function"
-        )
-    try:
+    with one_run():
         return _execute(request, hooks)
-    finally:
-        _one_at_a_time.release()
 
 
 def _execute(request: RunRequest, hooks: RunHooks) -> RunResult:

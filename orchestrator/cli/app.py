@@ -233,15 +233,16 @@ def sample(
     as_json: _Json = False,
 ) -> None:
     """Sample one circuit from a file and show the counts."""
-    from orchestrator.cli.sample.preload import load_ahead
+    from orchestrator.application.preload import load_ahead
 
     load_ahead(site, setting or (), qpu)
-    from orchestrator.cli.sample.sample import SampleRequest, sample_file, tell_sample
+    from orchestrator.application.sample import SampleRequest
+    from orchestrator.cli.sample.sample import sample_and_tell
 
     request = SampleRequest(
-        file=circuit, qpu=qpu, shots=shots, seed=seed, site_file=site, overrides=setting or ()
+        circuit=circuit, qpu=qpu, shots=shots, seed=seed, site_file=site, settings=setting or ()
     )
-    tell_sample(sample_file(request), top=top, as_json=as_json)
+    sample_and_tell(request, top=top, as_json=as_json)
 
 
 @app.command()

@@ -7,6 +7,8 @@ import pytest
 from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import Clbit, Qubit
 
+from hpcqc import CircuitFileError, CircuitRefused, sample
+
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
 BELL = QELIB + (
     "qreg q[3]; creg a[2]; creg b[1];\nh q[0]; cx q[0],q[1]; x q[2];\n"
@@ -101,9 +103,9 @@ def test_loose_bits_of_qpy_are_shown(hpcqc, tmp_path) -> None:
     [
         (QELIB + "qreg q[2];creg c[2];h q[0];", [], ["measures nothing", "measure_all"]),
         (QELIB + "qreg q[1];\nh q[0]", [], ["line 4, column"]),
-        (BELL, ["--shots", 0], ["--shots 0", "at least 1"]),
-        (BELL, ["--shots", -5], ["--shots -5"]),
-        (BELL, ["--seed", -1], ["--seed -1"]),
+        (BELL, ["--shots", 0], ["shots 0", "at least 1"]),
+        (BELL, ["--shots", -5], ["shots -5"]),
+        (BELL, ["--seed", -1], ["seed -1"]),
         (BELL, ["--qpu", "vql"], ["no QPU 'vql'", "mean 'vlq'"]),
         (
             QELIB + "qreg q[7];creg c[7];h q;measure q->c;",
@@ -177,7 +179,7 @@ def test_counts_of_registers_belong_together_shot_by_shot() -> None:
     from qiskit import ClassicalRegister, QuantumCircuit
     from qiskit.primitives import BitArray
 
-    from orchestrator.cli.sample.sample import _counts
+    from orchestrator.application.sample import _counts
 
     circuit = QuantumCircuit(ClassicalRegister(2, "a"), ClassicalRegister(10, "b"))
     rng = np.random.default_rng(1)
@@ -227,3 +229,21 @@ def test_a_backend_that_is_not_installed(hpcqc, bell, tmp_path) -> None:
     said = hpcqc("sample", bell)
     assert said.code == 2
     assert "no backend 'vendor'; installed are: aer" in said.paragraph
+
+
+@pytest.mark.usefixtures("one_zygote")
+def test_a_circuit_in_memory_is_sampled(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    circuit = QuantumCircuit(2)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.measure_all()
+    first = sample(circuit, shots=100, seed=7)
+    assert set(first.counts) <= {"00", "11"}
+    assert sum(first.counts.values()) == first.job.shots == 100
+    assert (first.registers, first.qpu) == (["meas"], "aer")
+    assert sample(circuit, shots=100, seed=7).counts == first.counts
+    with pytest.raises(CircuitRefused, match="shots 0"):
+        sample(circuit, shots=0)
+    with pytest.raises(CircuitFileError, match="none"):
+        sample("none.qasm")
