@@ -38,7 +38,7 @@ def test_the_shortest_task_starts_before_it_ends(opened: Open) -> None:
 
 
 def test_calls_that_arrive_together_share_a_task_where_that_pays(opened: Open) -> None:
-    broker = opened(coalesces=True, run_s=0.2)
+    broker = opened(coalesces=True, run_s=1.0)
     jobs = [broker.submit(call(n), bell(seed=n)) for n in range(6)]
     results = [counts_of(broker, job) for job in jobs]
     assert all(sum(counts.values()) == 100 for counts in results)

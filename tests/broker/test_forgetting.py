@@ -20,7 +20,7 @@ from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import JobFilter, Ledger
 from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import site_broker as host
-from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
 from orchestrator.identity import JobId, Payer

@@ -24,8 +24,8 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import reuse
 from orchestrator.broker.runtime import site_broker as host
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.broker.runtime.intake import CheckedPayload
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings

@@ -19,7 +19,7 @@ from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.policies import make_policy
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings, ScheduleSettings

@@ -21,7 +21,7 @@ from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
-from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.identity import SERVICE_SCOPE, Payer

@@ -26,7 +26,7 @@ from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
 from orchestrator.broker.runtime import event_loop as service_module
-from orchestrator.broker.runtime.intake import CheckedPayload
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import BrokerLimits, QpuSettings

@@ -26,7 +26,8 @@ from backends.untrusted import PayloadLimits
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.prediction import Load
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.runtime.intake import CheckedPayload, Intake, IntakeLimits
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.intake import Intake, IntakeLimits
 from orchestrator.broker.runtime.intake import pool as pool_module
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings

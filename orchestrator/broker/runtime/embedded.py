@@ -21,8 +21,9 @@ from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime.assembly import pub_shapes
+from orchestrator.broker.runtime.admission import job_submitted
 from orchestrator.broker.runtime.calibration_watch import Upkeep
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.event_loop import BrokerService
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import QpuSettings
@@ -120,29 +121,14 @@ class EmbeddedBroker:
     def submit(self, call: Call, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
         self.backend(call.qpu)
-        digest = payload.digest
-        job = call_job_id(call, digest)
-        submitted = ev.JobSubmitted(
-            job=job,
-            run=call.run,
-            stage=call.stage,
-            call=call.occurrence,
-            qpu=call.qpu,
-            backend=self._settings(call.qpu).backend,
-            payload_kind=payload.kind,
-            digest=digest,
-            pubs=pub_shapes(payload),
-            num_qubits=payload.num_qubits,
-            seed=call.seed,
-            lease=call.lease,
-            priority=call.priority,
-            calibration=call.calibration,
-            reuse=self._reuse(call, payload),
-        )
-        data = payload.to_bytes()  # here, for the loop serves other callers meanwhile
+        content = CheckedPayload.of(payload)  # here, for the loop serves other callers meanwhile
+        job = call_job_id(call, content.digest)
+        backend = self._settings(call.qpu).backend
+        reuse = self._reuse(call, content) if call.reuse else None
+        submitted = job_submitted(job, call, content, backend, reuse=reuse)
         written: Future[None] = Future()
         try:
-            self._loop.call_soon_threadsafe(self._accept, submitted, payload, data, written)
+            self._loop.call_soon_threadsafe(self._accept, submitted, payload, content.data, written)
         except RuntimeError as error:  # the loop is closed
             raise TaskCancelled(_CLOSED) from error
         written.result()
@@ -159,9 +145,7 @@ class EmbeddedBroker:
         budgets = self._running_service.state.books.status(str(RunAccount(self._run)))
         return any(budget.amount is not None for budget in budgets)
 
-    def _reuse(self, call: Call, payload: Payload) -> ev.Reuse | None:
-        if not call.reuse:
-            return None
+    def _reuse(self, call: Call, payload: CheckedPayload) -> ev.Reuse:
         target = self.backend(call.qpu).target()
         key = reuse_key(payload, self._settings(call.qpu), target, "")
         source = self._running_service.contents.source(key)

@@ -38,10 +38,12 @@ from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter, Ledger, LedgerError
+from orchestrator.broker.runtime.admission import job_submitted
 from orchestrator.broker.runtime.calibration_watch import Upkeep
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.commits import Commit
 from orchestrator.broker.runtime.event_loop import BrokerService
-from orchestrator.broker.runtime.intake import CheckedPayload, Intake
+from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import BrokerLimits, QpuSettings
@@ -207,10 +209,9 @@ class SiteBroker:
             if known is not None:
                 await service.post(ev.JobResumed(job=job, calibration=call.calibration))
                 return await self.view(job), False
-            submitted = _submitted(job, call, payer, payload, self.qpus[call.qpu].backend)
-            if call.reuse:
-                reuse = await self._reuse(call, payer.project, payload, target)
-                submitted = replace(submitted, reuse=reuse)
+            reuse = await self._reuse(call, payer.project, payload, target) if call.reuse else None
+            backend_name = self.qpus[call.qpu].backend
+            submitted = job_submitted(job, call, payload, backend_name, payer=payer, reuse=reuse)
             try:
                 await service.post(submitted, {payload.digest: payload.data})
             except LedgerError:
@@ -436,26 +437,3 @@ def _merged(
     both = found + [view for view in ended if view.id not in here]
     both.sort(key=lambda view: view.submitted_at)
     return both[-limit if limit else 0 :]
-
-
-def _submitted(
-    job: JobId, call: Call, payer: Payer, payload: CheckedPayload, backend: str
-) -> ev.JobSubmitted:
-    return ev.JobSubmitted(
-        job=job,
-        run=call.run,
-        stage=call.stage,
-        call=call.occurrence,
-        qpu=call.qpu,
-        backend=backend,
-        payload_kind=payload.kind,
-        digest=payload.digest,
-        pubs=payload.pubs,
-        num_qubits=payload.num_qubits,
-        seed=call.seed,
-        lease=call.lease and replace(call.lease, id=str(OwnedName(payer.user, call.lease.id))),
-        priority=call.priority,
-        project=payer.project,
-        user=payer.user,
-        calibration=call.calibration,
-    )

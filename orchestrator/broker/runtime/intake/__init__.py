@@ -1,6 +1,5 @@
 """Payloads from strangers: read, checked and encoded anew by processes that may die of it."""
 
-from orchestrator.broker.runtime.intake.checked import CheckedPayload
 from orchestrator.broker.runtime.intake.pool import Intake, IntakeLimits
 
-__all__ = ["CheckedPayload", "Intake", "IntakeLimits"]
+__all__ = ["Intake", "IntakeLimits"]

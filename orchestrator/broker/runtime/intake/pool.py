@@ -18,7 +18,7 @@ from typing import IO
 
 from backends.api import PayloadRejected, QpuUnavailable, Target
 from backends.targets import target_to_json
-from orchestrator.broker.runtime.intake.checked import CheckedPayload
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.intake.reader import ANSWER, BY_ITSELF, REQUEST
 from orchestrator.broker.runtime.turns import Turns
 

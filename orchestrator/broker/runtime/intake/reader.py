@@ -23,7 +23,7 @@ from typing import Any
 from backends.api import Target
 from backends.targets import target_from_json
 from backends.untrusted import PayloadLimits, payload_from_untrusted
-from orchestrator.broker.runtime.intake.checked import CheckedPayload, rejected
+from orchestrator.broker.runtime.checked_payload import CheckedPayload, rejected
 
 __all__ = ["ANSWER", "BY_ITSELF", "KILLED", "REQUEST", "main"]
 
