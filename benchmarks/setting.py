@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator import resources, runs
-from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 
 __all__ = ["scratch_run"]
@@ -32,7 +32,7 @@ def scratch_run(name: str, profiles: Sequence[str] = ()) -> Iterator[Run]:
             default_qpu="aer",
             default_compute="local",
             qpus={"aer": QpuSettings(name="aer", backend="aer", options={}), **devices},
-            computes={"local": LocalCompute(name="local")},
+            computes={"local": ComputeSettings(name="local")},
             state_dir=Path(folder) / "state",
             source="benchmarks",
         )

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from orchestrator.broker.core.budgets import BudgetExhausted
     from orchestrator.broker.ledger import LedgerError
     from orchestrator.broker.runtime.embedded import RunBusy
+    from orchestrator.compute.api import ComputeError, DemandNotMet
     from orchestrator.compute.fanout import ClusterLost, FanOutError
-    from orchestrator.compute.local import ComputeError
     from orchestrator.config import ConfigError
     from orchestrator.inputs import InputRefused, checked_by
     from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
@@ -61,6 +61,7 @@ __all__ = [
     "ClusterLost",
     "ComputeError",
     "ConfigError",
+    "DemandNotMet",
     "DryRunFailed",
     "Estimator",
     "FanOutError",
@@ -127,8 +128,8 @@ _HOMES = {
     "orchestrator.broker.core.budgets": ("BudgetExhausted",),
     "orchestrator.broker.ledger": ("LedgerError",),
     "orchestrator.broker.runtime.embedded": ("RunBusy",),
+    "orchestrator.compute.api": ("ComputeError", "DemandNotMet"),
     "orchestrator.compute.fanout": ("ClusterLost", "FanOutError"),
-    "orchestrator.compute.local": ("ComputeError",),
     "orchestrator.config": ("ConfigError",),
     "orchestrator.inputs": ("InputRefused", "checked_by"),
     "orchestrator.primitives": ("Estimator", "Qpu", "Sampler", "open_qpu"),

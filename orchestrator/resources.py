@@ -11,10 +11,9 @@ from weakref import WeakKeyDictionary
 
 from backends.api import TaskCancelled
 from orchestrator import runs
-from orchestrator.compute.local import LocalDask
-from orchestrator.compute.shared import SharedDask
+from orchestrator.compute.kinds import open_compute, settings_in_force
 from orchestrator.compute.shipping import Execution, execution
-from orchestrator.config import resolve_secrets, shared_cluster
+from orchestrator.config import resolve_secrets
 from orchestrator.config.private import close_to_others
 from orchestrator.identity import Occurrences, Scope, lock_file_name
 from orchestrator.runs import Run
@@ -22,7 +21,7 @@ from orchestrator.runs import Run
 if TYPE_CHECKING:
     from backends.api import Backend
     from orchestrator.broker.client.protocol import BrokerClient
-    from orchestrator.config import LocalCompute
+    from orchestrator.compute.api import Compute
     from orchestrator.transpile import Transpiler
 
 __all__ = ["UNITS_TOPIC", "BudgetOutOfReach", "Resources", "resources", "shutdown"]
@@ -44,7 +43,7 @@ class Resources:
     _lock: threading.RLock = field(default_factory=threading.RLock)
     _broker: BrokerClient | None = None
     _limited: bool = False
-    _computes: dict[str, LocalDask | SharedDask] = field(default_factory=dict)
+    _computes: dict[str, Compute] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
     _loops: dict[str, int] = field(default_factory=dict)
     _calls: dict[str | None, Occurrences] = field(default_factory=dict)
@@ -77,14 +76,15 @@ class Resources:
                     self.broker()
             return self._limited
 
-    def compute(self, name: str | None = None) -> LocalDask | SharedDask:
+    def compute(self, name: str | None = None) -> Compute:
         """Return workers of the site, its default ones for None; they start when used."""
-        settings = self.run.site.compute(name)
+        named = name or self.run.site.default_compute
         with self._lock:
-            if settings.name not in self._computes:
+            if named not in self._computes:
                 self._refuse_if_closing()
-                self._computes[settings.name] = self._workers(settings)
-            return self._computes[settings.name]
+                settings = settings_in_force(self.run.site, name)
+                self._computes[named] = open_compute(settings, self._listen)
+            return self._computes[named]
 
     def begin_stage(self, stage: str) -> None:
         """Count this stage's quantum calls from 0: it is executed, perhaps once more."""
@@ -134,13 +134,6 @@ class Resources:
     def _refuse_if_closing(self) -> None:
         if self.run.closing:
             raise TaskCancelled(f"run {self.run.id} is being ended; nothing further is started")
-
-    def _workers(self, settings: LocalCompute) -> LocalDask | SharedDask:
-        if settings.name == self.run.site.default_compute:
-            running = shared_cluster()
-            if running is not None:
-                return SharedDask(settings, running, on_connect=self._listen)
-        return LocalDask(settings, on_connect=self._listen)
 
     def _embedded(self) -> BrokerClient:
         from orchestrator.broker.runtime.embedded import EmbeddedBroker

@@ -7,8 +7,8 @@ import hashlib
 import inspect
 import uuid
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from prefect import Task
@@ -17,6 +17,8 @@ from prefect.context import TaskRunContext
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.compute.api import Demand
+from orchestrator.compute.kinds import check_demand, settings_in_force
 from orchestrator.compute.recipe import value_digest
 from orchestrator.compute.shipping import (
     Shipment,
@@ -26,6 +28,7 @@ from orchestrator.compute.shipping import (
     exhausted,
     within,
 )
+from orchestrator.config import size_bytes
 from orchestrator.config.environment import silence_telemetry
 from orchestrator.identity import ResultKey
 from orchestrator.resources import resources
@@ -42,12 +45,12 @@ _NEEDS = "__hpcqc_needs__"
 class StageNeeds:
     """What a stage declares. where: name of a compute or a QPU of the site, None for the default.
 
-    cores: threads that a classical function may use on its worker.
+    demand: what a classical function asks of its compute.
     """
 
     kind: Literal["classical", "quantum"]
     where: str | None = None
-    cores: int = 1
+    demand: Demand = field(default_factory=Demand)
 
 
 class StageKeyPolicy(CachePolicy):
@@ -81,26 +84,56 @@ class StageKeyPolicy(CachePolicy):
 def classical(fn: Callable[P, R], /) -> Task[P, R]: ...
 @overload
 def classical(
-    *, cores: int = ..., compute: str | None = ..., **task_options: Any
+    *,
+    cores: int = ...,
+    memory: str | None = ...,
+    gpus: int = ...,
+    nodes: int = ...,
+    walltime: timedelta | None = ...,
+    compute: str | None = ...,
+    **task_options: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def classical(
     fn: Callable[P, R] | None = None,
     /,
     *,
     cores: int = 1,
+    memory: str | None = None,
+    gpus: int = 0,
+    nodes: int = 1,
+    walltime: timedelta | None = None,
     compute: str | None = None,
     **task_options: Any,
 ) -> Any:
-    """Make a function a classical stage: a Prefect task whose body runs on a Dask worker.
+    """Make a function a classical stage: a Prefect task whose body runs on a compute's worker.
 
-    cores: threads it may use there. compute: a compute of the site by name, None for its
-    default. Everything ``prefect.task`` takes may be given too. The task itself stays in the
-    flow's process; the function must be picklable with its arguments and result, and must
-    not be async. Raises ``ValueError`` if it is, or if cores is below 1.
+    The task itself stays in the flow's process. The function must be picklable with its arguments
+    and result.
+
+    Args:
+        fn: The function, where the decorator is used without parentheses.
+        cores: Threads that it may use.
+        memory: Memory that it needs, such as ``"8 GiB"``; None for what a worker has.
+        gpus: GPUs that it needs on each node.
+        nodes: Machines that it needs.
+        walltime: Longest that it may take; None for what the compute grants.
+        compute: A compute of the site by name; None for its default.
+        task_options: Whatever ``prefect.task`` takes.
+
+    Returns:
+        The task, or a decorator where ``fn`` is left out.
+
+    Raises:
+        ValueError: The function is async, or an amount is invalid.
     """
-    if cores < 1:
-        raise ValueError(f"cores={cores}; a stage needs at least 1")
-    needs = StageNeeds(kind="classical", where=compute, cores=cores)
+    demand = Demand(
+        cores=cores,
+        memory=None if memory is None else size_bytes(memory),
+        gpus=gpus,
+        nodes=nodes,
+        walltime=walltime,
+    )
+    needs = StageNeeds(kind="classical", where=compute, demand=demand)
     if fn is None:
         return lambda function: _stage(function, needs, _ship, task_options)
     return _stage(fn, needs, _ship, task_options)
@@ -246,7 +279,7 @@ def _begin(
         state="running",
         started_at=datetime.now(UTC),
         where=needs.where or default,
-        cores=needs.cores,
+        cores=needs.demand.cores,
     )
     context = StageContext(
         run=run.id,
@@ -254,7 +287,7 @@ def _begin(
         site=run.site,
         qpu=run.chosen_qpu,
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
-        cores=needs.cores,
+        demand=needs.demand,
         lent=_lent(run, needs),
         limited=resources().is_limited(),
     )
@@ -292,6 +325,8 @@ def _ship(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
+    if needs.demand != Demand():
+        check_demand(fn.__name__, needs.demand, settings_in_force(context.site, needs.where))
     shipment = Shipment(_dump_once(fn), context)
     ran = resources().compute(needs.where).run(shipment, args, kwargs)
     current_run().note_worker(context.key, ran.worker, ran.started_at, ran.ended_at)

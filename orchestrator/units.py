@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 from orchestrator.compute.fanout import Progress, Spread, fan_out_on
-from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.shipping import StageContext, execution, stage_context
-from orchestrator.compute.visiting import own_paths
 from orchestrator.resources import UNITS_TOPIC, Resources, resources
 
 __all__ = ["fan_out"]
@@ -60,11 +57,7 @@ def fan_out(
         progress=_throttled(tell),
     )
     if not on_worker:
-        workers = held.compute(compute)
-        if isinstance(workers, SharedDask):
-            shared = replace(context, paths=own_paths())
-            spread = replace(spread, context=shared, again=workers.client)
-        return fan_out_on(workers.client(), function, items, spread)
+        return held.compute(compute).fan_out(function, items, spread)
     from distributed import worker_client
 
     with worker_client() as client:

@@ -583,14 +583,21 @@ class _Execution:
 
 
 def _check_pins(site: Site, flow: Flow[..., Any]) -> None:
-    """See that the site has what the stages beside the flow are pinned to. Raises `ConfigError`."""
+    """Check that the site has what the stages beside the flow are pinned to, and can give it.
+
+    Raises ``ConfigError``, ``DemandNotMet``, and what kinds of compute raise for their options.
+    """
     for name, needs in stages_beside(flow).items():
-        if needs.where is None:
-            continue
         try:
             _ = site.qpu(needs.where) if needs.kind == "quantum" else site.compute(needs.where)
         except ConfigError as error:
             raise ConfigError(f"stage {name!r} is pinned: {error}") from None
+        if needs.kind == "classical":
+            from orchestrator.compute.kinds import check_demand, open_compute, settings_in_force
+
+            settings = settings_in_force(site, needs.where)
+            open_compute(settings).close()
+            check_demand(name, needs.demand, settings)
 
 
 def _try_backend(plan: _Plan) -> None:

@@ -12,13 +12,13 @@ from typing import IO, Any, TypeVar
 
 import cloudpickle
 
-from orchestrator.compute.local import ComputeError, died
+from orchestrator.compute.api import ComputeError, Demand
 from orchestrator.compute.recipe import function_digest, value_digest
 from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, guest
 from orchestrator.identity import Occurrence, UnitKey, units_file_name
 from orchestrator.wording import counted
 
-__all__ = ["ClusterLost", "FanOutError", "Progress", "Spread", "fan_out_on"]
+__all__ = ["ClusterLost", "FanOutError", "Progress", "Spread", "died", "fan_out_on"]
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -94,7 +94,7 @@ def fan_out_on(
     kept = _Kept.open(spread.context, recipe, names)
     results: dict[int, Any] = dict(kept.finished)
     todo = [index for index in range(len(units)) if index not in results]
-    context = replace(spread.context, cores=1, lent="")
+    context = replace(spread.context, demand=Demand(), lent="")
     unit = _Unit(dump_by_value(function), context, spread.retries)
     named = list(zip(names, units, strict=True))
     failures: dict[int, Exception] = {}
@@ -113,6 +113,14 @@ def fan_out_on(
             f"the first is number {first}: {type(failures[first]).__name__}: {failures[first]}"
         ) from failures[first]
     return [results[index] for index in range(len(units))]
+
+
+def died(error: BaseException) -> ComputeError:
+    """Return what to report when Dask gave a function up because its workers died."""
+    return ComputeError(
+        "the worker process died every time this function ran; often it needs more "
+        f"memory than a worker has. Dask says: {error}"
+    )
 
 
 def _enduring(

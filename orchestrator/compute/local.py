@@ -7,19 +7,22 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+from orchestrator.compute.api import ComputeError, Demand
 from orchestrator.compute.credentials import DaskCredentials
+from orchestrator.compute.fanout import Spread, died, fan_out_on
 from orchestrator.compute.shipping import Ran, Shipment, run_timed
+from orchestrator.config import ComputeSettings, ConfigError, size_bytes
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from orchestrator.config import LocalCompute
+__all__ = ["LocalDask"]
 
-__all__ = ["ComputeError", "LocalDask", "died"]
+T = TypeVar("T")
 
 _START_S = 120
 _STOP_S = 5
@@ -34,25 +37,18 @@ _PINNED = (
 )
 
 
-class ComputeError(RuntimeError):
-    """The workers cannot be started, or they died too often under one function."""
-
-
-def died(error: BaseException) -> ComputeError:
-    """Return what to tell when Dask gave a function up because its workers died."""
-    return ComputeError(
-        "the worker process died every time this function ran; often it needs more "
-        f"memory than a worker has. Dask says: {error}"
-    )
-
-
 class LocalDask:
-    """A Dask cluster for one `LocalCompute`; nothing starts before `start` or `run`."""
+    """A `Compute` of Dask workers on this machine; nothing starts before `start` or `run`."""
 
     def __init__(
-        self, settings: LocalCompute, on_connect: Callable[[Client], None] | None = None
+        self, settings: ComputeSettings, on_connect: Callable[[Client], None] | None = None
     ) -> None:
         """Take note of the settings; ``on_connect`` is called once with the client."""
+        if settings.options:
+            raise ConfigError(
+                f"[compute.{settings.name}] options: kind 'local' takes none, and there are: "
+                f"{', '.join(settings.options)}"
+            )
         self._settings = settings
         self._on_connect = on_connect
         self._process: subprocess.Popen[str] | None = None
@@ -60,10 +56,25 @@ class LocalDask:
         self._lock = threading.Lock()
         self._closed = False
 
+    @staticmethod
+    def lacks(settings: ComputeSettings, demand: Demand) -> dict[str, str]:
+        """Return what one machine without a queue cannot give."""
+        lacking = {}
+        memory = 0 if demand.memory is None else _memory_per_worker(settings)
+        if demand.memory is not None and demand.memory > memory:
+            lacking["memory"] = (
+                f"a worker has {memory / 2**30:.3g} GiB; set memory_per_worker, or fewer workers"
+            )
+        if demand.gpus:
+            lacking["gpus"] = "its workers have none"
+        if demand.nodes > 1:
+            lacking["nodes"] = "it is one machine"
+        return lacking
+
     @property
     def workers(self) -> int:
         """How many worker processes there are."""
-        return self._settings.workers or len(os.sched_getaffinity(0))
+        return _workers(self._settings)
 
     def start(self) -> None:
         """Begin to start the workers; return at once."""
@@ -97,6 +108,12 @@ class LocalDask:
             raise died(error) from error
         except CancelledError as error:
             raise ComputeError("the workers were shut down while this function ran") from error
+
+    def fan_out(
+        self, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
+    ) -> list[T]:
+        """Apply a function to every item on the workers; see `Compute.fan_out`."""
+        return fan_out_on(self.client(), function, items, spread)
 
     def close(self) -> None:
         """End client, scheduler and workers; closing twice does nothing."""
@@ -147,6 +164,19 @@ class LocalDask:
         if self._on_connect is not None:
             self._on_connect(client)
         return client
+
+
+def _workers(settings: ComputeSettings) -> int:
+    return settings.workers or len(os.sched_getaffinity(0))
+
+
+def _memory_per_worker(settings: ComputeSettings) -> int:
+    if settings.memory_per_worker is not None:
+        return size_bytes(settings.memory_per_worker)
+    import psutil
+
+    machine: int = psutil.virtual_memory().total
+    return machine // _workers(settings)
 
 
 def _environment() -> dict[str, str]:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
+from orchestrator.compute.api import ComputeError, Demand
 from orchestrator.compute.credentials import security_from
-from orchestrator.compute.local import ComputeError
+from orchestrator.compute.fanout import Spread, died, fan_out_on
+from orchestrator.compute.local import LocalDask
 from orchestrator.compute.shipping import Ran, Shipment, guest, run_timed
 from orchestrator.compute.visiting import own_paths
+from orchestrator.config import ComputeSettings, ConfigError, SharedCluster, shared_cluster
 
 if TYPE_CHECKING:
     from distributed import Client, Security
 
-    from orchestrator.config import LocalCompute, SharedCluster
+__all__ = ["SharedDask", "SharedKind"]
 
-__all__ = ["SharedDask"]
+T = TypeVar("T")
 
 _PATIENCE_S = 180.0
 _TRY_S = 10.0
@@ -31,7 +34,7 @@ _MOST_LOSSES = 10
 
 
 class SharedDask:
-    """A running cluster, seen from one flow; does what a ``LocalDask`` does.
+    """A `Compute` on a running cluster, as one flow sees it.
 
     The cluster may be started again at any time: functions that were under way run again, and
     the next ones wait until it is back.
@@ -39,12 +42,11 @@ class SharedDask:
 
     def __init__(
         self,
-        settings: LocalCompute,
         cluster: SharedCluster,
         on_connect: Callable[[Client], None] | None = None,
     ) -> None:
         """Take note; ``on_connect`` is called with each client, one per life of the cluster."""
-        self._settings, self._cluster, self._on_connect = settings, cluster, on_connect
+        self._cluster, self._on_connect = cluster, on_connect
         self._client: Client | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -84,10 +86,7 @@ class SharedDask:
                 ran: Ran = client.submit(_run_packed, packed, paths, pure=False).result()
                 return ran
             except KilledWorker as error:
-                raise ComputeError(
-                    "the worker process died every time this function ran; often it needs more "
-                    f"memory than a worker has. Dask says: {error}"
-                ) from error
+                raise died(error) from error
             except (CancelledError, CommClosedError, OSError) as error:
                 if isinstance(error, OSError) and client.status == "running":
                     raise  # the function's own
@@ -95,6 +94,14 @@ class SharedDask:
         raise ComputeError(
             f"the Dask cluster at {self._cluster.address} was lost {_MOST_LOSSES} times"
         )
+
+    def fan_out(
+        self, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
+    ) -> list[T]:
+        """Apply a function to every item on the workers; see `Compute.fan_out`."""
+        visiting = replace(spread.context, paths=own_paths())
+        spread = replace(spread, context=visiting, again=self.client)
+        return fan_out_on(self.client(), function, items, spread)
 
     def close(self) -> None:
         """Let go of the cluster, which goes on; closing twice does nothing."""
@@ -146,6 +153,26 @@ class SharedDask:
 
         file = self._cluster.credentials
         return Security() if file is None else security_from(file)
+
+
+class SharedKind:
+    """The kind of the cluster that ``HPCQC_DASK_ADDRESS`` names; it has the workers of the table."""
+
+    def __call__(
+        self, settings: ComputeSettings, on_connect: Callable[[Client], None] | None = None
+    ) -> SharedDask:
+        """Return the cluster. Raises `ConfigError` if the environment names none."""
+        cluster = shared_cluster()
+        if cluster is None:
+            raise ConfigError(
+                f"[compute.{settings.name}] has kind 'shared', and HPCQC_DASK_ADDRESS names no "
+                "cluster; set it, or use kind 'local'"
+            )
+        return SharedDask(cluster, on_connect)
+
+    def lacks(self, settings: ComputeSettings, demand: Demand) -> dict[str, str]:
+        """Return what the cluster's workers cannot give: they are like local ones."""
+        return LocalDask.lacks(settings, demand)
 
 
 def _run_packed(packed: bytes, paths: tuple[str, ...]) -> Ran:

@@ -18,6 +18,7 @@ from typing import Any
 
 import cloudpickle
 
+from orchestrator.compute.api import Demand
 from orchestrator.compute.visiting import make_room, take_note
 
 __all__ = [
@@ -40,7 +41,7 @@ class StageContext:
     """What a function may want to know of the stage it runs in.
 
     key: stable over reruns. keep_dir: folder for finished items of a fan-out, None if the run
-    cannot be resumed. site, qpu: for primitives called inside a worker. cores: threads it may use.
+    cannot be resumed. site, qpu: for primitives called inside a worker. demand: what the stage asks for.
     lent: identity of the QPU that a quantum stage was lent, and that its key therefore covers.
     paths: where the user's own modules are; only for workers that several flows share.
     limited: whether the run has a budget.
@@ -51,7 +52,7 @@ class StageContext:
     site: Any
     qpu: str | None
     keep_dir: Path | None
-    cores: int = 1
+    demand: Demand = field(default_factory=Demand)
     lent: str = ""
     paths: tuple[str, ...] = ()
     limited: bool = False
@@ -178,11 +179,11 @@ class Shipment:
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         function = _load(self.data)
         with _executing(self.context), within(self.context):
-            if self.context.cores == 1:
+            if self.context.demand.cores == 1:
                 return exhausted(function(*args, **kwargs))
             from threadpoolctl import threadpool_limits
 
-            with threadpool_limits(self.context.cores):
+            with threadpool_limits(self.context.demand.cores):
                 return exhausted(function(*args, **kwargs))
 
 

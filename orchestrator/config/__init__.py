@@ -5,21 +5,24 @@ from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import SecretRef, resolve_secrets
 from orchestrator.config.shared_cluster import SharedCluster, shared_cluster
 from orchestrator.config.site import (
+    COMPUTE_KINDS,
     BrokerLimits,
     BrokerSettings,
+    ComputeSettings,
     ConfigError,
-    LocalCompute,
     QpuSettings,
     ScheduleSettings,
     Site,
     WindowSettings,
 )
+from orchestrator.config.sizes import size_bytes
 
 __all__ = [
+    "COMPUTE_KINDS",
     "BrokerLimits",
     "BrokerSettings",
+    "ComputeSettings",
     "ConfigError",
-    "LocalCompute",
     "QpuSettings",
     "ScheduleSettings",
     "SecretRef",
@@ -30,4 +33,5 @@ __all__ = [
     "resolve_secrets",
     "run_id_from_environment",
     "shared_cluster",
+    "size_bytes",
 ]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.plugins import installed, unknown
 from backends.simulator import SIMULATOR, built_in_qpus
 from backends.site_options import SITE_OPTIONS
 from orchestrator.config.environment import (
@@ -19,19 +20,21 @@ from orchestrator.config.environment import (
 )
 from orchestrator.config.secrets import SecretRef, reference_or_value
 from orchestrator.config.site import (
+    COMPUTE_KINDS,
     BrokerLimits,
     BrokerSettings,
+    ComputeSettings,
     ConfigError,
-    LocalCompute,
     QpuSettings,
     ScheduleSettings,
     Site,
     WindowSettings,
 )
+from orchestrator.config.sizes import size_bytes
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ScheduleSection, SiteFile
+    from orchestrator.config.schema import ComputeSection, ScheduleSection, SiteFile
 
 __all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "load_site", "lookup"]
 
@@ -39,6 +42,7 @@ BUILT_IN = "built-in laptop"
 # In the place of a site file: the built-in laptop, whatever there is in the working folder.
 LAPTOP = Path("built-in")
 FILE_NAME = "hpcqc.toml"
+_OWN_COMPUTES = ("local", "shared")
 
 
 def load_site(
@@ -155,6 +159,9 @@ def _anchor_paths(raw: Mapping[str, Any], folder: Path) -> None:
 
 
 def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
+    computes = {
+        name: _compute(name, section, source, folder) for name, section in checked.compute.items()
+    } or {"local": ComputeSettings(name="local")}
     if not checked.qpu:
         raise ConfigError(
             f'{source} states no QPU; add at least [qpu.{SIMULATOR}] with backend = "{SIMULATOR}"'
@@ -177,10 +184,6 @@ def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
             longest_task_s=section.longest_task_s,
             schedule=_schedule(section.schedule, folder),
         )
-    computes = {
-        name: LocalCompute(name=name, **section.model_dump(exclude={"kind"}))
-        for name, section in checked.compute.items()
-    } or {"local": LocalCompute(name="local")}
     return Site(
         name=checked.site.name or Path(source).stem,
         default_qpu=_default("qpu", checked.site.default_qpu, qpus, source),
@@ -191,6 +194,21 @@ def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
         source=source,
         keep_days=checked.site.keep_days,
         keep_gib=checked.site.keep_gib,
+    )
+
+
+def _compute(name: str, section: ComputeSection, source: str, folder: Path) -> ComputeSettings:
+    if section.kind not in _OWN_COMPUTES:
+        known = installed(COMPUTE_KINDS)
+        if section.kind not in known:
+            error = unknown(section.kind, [*_OWN_COMPUTES, *known], noun="compute kind")
+            raise ConfigError(f"{source}: [compute.{name}] kind = {section.kind!r}: {error}")
+    return ComputeSettings(
+        name=name,
+        kind=section.kind,
+        workers=section.workers,
+        memory_per_worker=section.memory_per_worker,
+        options=reference_or_value(section.options, folder),
     )
 
 
@@ -236,23 +254,11 @@ def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) 
             open_jobs_per_user=section.limits.open_jobs_per_user,
             open_jobs_per_project=section.limits.open_jobs_per_project,
             run_budgets_per_user=section.limits.run_budgets_per_user,
-            stored_per_user=_bytes(section.limits.stored_per_user),
-            stored_per_project=_bytes(section.limits.stored_per_project),
-            reserve=_bytes(section.limits.reserve),
+            stored_per_user=size_bytes(section.limits.stored_per_user),
+            stored_per_project=size_bytes(section.limits.stored_per_project),
+            reserve=size_bytes(section.limits.reserve),
         ),
     )
-
-
-def _bytes(size: str) -> int:
-    """Return a size that the schema took, such as ``4 GiB`` or ``500MB``, in bytes.
-
-    >>> _bytes("4 GiB"), _bytes("1.5kB"), _bytes("7 B")
-    (4294967296, 1500, 7)
-    """
-    number = size.strip().rstrip("B").rstrip("kKMGTi ")
-    unit = size.strip().removeprefix(number).strip()
-    base = 1024 if "i" in unit else 1000
-    return int(float(number) * base ** " KMGT".index(unit.upper()[0] if unit != "B" else " "))
 
 
 def _default(kind: str, stated: str | None, names: Mapping[str, Any], source: str) -> str:

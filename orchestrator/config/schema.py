@@ -22,6 +22,7 @@ from pydantic import (
 from backends.site_options import SITE_OPTIONS, SiteOption
 from backends.suggestions import did_you_mean
 from orchestrator.config.site import ConfigError
+from orchestrator.config.sizes import SIZE
 from orchestrator.names import PROJECT
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
 _BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
 _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$"
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
-_MEMORY = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
 
 
 def _are_texts(values: Iterable[Any]) -> bool:
@@ -77,14 +77,23 @@ class SiteSection(_Section):
 class ComputeSection(_Section):
     """`[compute.NAME]`: where classical stages run."""
 
-    kind: Literal["local"] = Field(default="local", description="`local`: Dask on this machine")
+    kind: str = Field(
+        default="local",
+        description="`local`: Dask on this machine; `shared`: the running Dask cluster that "
+        "`HPCQC_DASK_ADDRESS` names; or a kind that an installed package registers",
+    )
     workers: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="worker processes of one thread each; one per core if not given"
     )
-    memory_per_worker: Annotated[str, StringConstraints(pattern=_MEMORY)] | None = Field(
+    memory_per_worker: Annotated[str, StringConstraints(pattern=SIZE)] | None = Field(
         default=None,
         description="limit such as `4 GiB`; the machine's memory evenly if not given",
         examples=["'4 GiB'"],
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="anything else the kind takes; "
+        'a secret is `{ env = "NAME" }` or `{ file = "PATH" }`',
     )
 
 
@@ -247,7 +256,7 @@ class QpuSection(_SiteOptions):  # type: ignore[misc]
     )
 
 
-_Size = Annotated[str, StringConstraints(pattern=_MEMORY)]
+_Size = Annotated[str, StringConstraints(pattern=SIZE)]
 
 
 class LimitsSection(_Section):
@@ -398,8 +407,6 @@ def _sentence(fault: Any) -> str:
         return f"[{'.'.join(location)}]: {fault['ctx']['error']}"
     given = fault["input"]
     said = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
-    if location[0] == "compute" and key == "kind":
-        return f"{said}; this version knows only 'local'"
     example = _example(section, key)
     if fault["type"] == "string_pattern_mismatch" and example:
         return f"{said}; give one such as {example}"

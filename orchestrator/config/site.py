@@ -11,10 +11,11 @@ from typing import Any, Literal
 from backends.suggestions import did_you_mean
 
 __all__ = [
+    "COMPUTE_KINDS",
     "BrokerLimits",
     "BrokerSettings",
+    "ComputeSettings",
     "ConfigError",
-    "LocalCompute",
     "QpuSettings",
     "ScheduleSettings",
     "Site",
@@ -80,18 +81,24 @@ class QpuSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LocalCompute:
-    """Dask workers on this machine.
+# Entry point group of kinds of compute that other packages bring.
+COMPUTE_KINDS = "hpcqc.computes"
 
-    workers: processes of one thread each; None takes one per core this process may use.
-    memory_per_worker: such as ``"4 GiB"``; None shares the machine's memory evenly.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeSettings:
+    """A named compute of the site: its kind, and what workers it has.
+
+    workers: processes of one thread each; None lets the kind choose, and ``local`` takes one for
+    each core that this process may use. memory_per_worker: such as ``"4 GiB"``; None shares the
+    machine's memory evenly. options: of the kind; may hold `SecretRef` values.
     """
 
     name: str
-    kind: Literal["local"] = "local"
+    kind: str = "local"
     workers: int | None = None
     memory_per_worker: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +155,7 @@ class Site:
     default_qpu: str
     default_compute: str
     qpus: Mapping[str, QpuSettings]
-    computes: Mapping[str, LocalCompute]
+    computes: Mapping[str, ComputeSettings]
     state_dir: Path
     source: str
     broker: BrokerSettings = BrokerSettings()
@@ -168,7 +175,7 @@ class Site:
             f"it has: {', '.join(self.qpus)}{did_you_mean(wanted, self.qpus)}"
         )
 
-    def compute(self, name: str | None = None) -> LocalCompute:
+    def compute(self, name: str | None = None) -> ComputeSettings:
         """Return a compute by name, the default one for None.
 
         Raises `ConfigError` with the names there are.

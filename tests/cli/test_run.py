@@ -171,6 +171,17 @@ def test_a_stage_pinned_to_what_is_not_there(hpcqc, script) -> None:
     assert "stage 'share' is pinned: no QPU 'star'" in said.paragraph
 
 
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stage_that_asks_for_what_its_compute_lacks(hpcqc, script) -> None:
+    text = FLOW.replace("@classical\n", "@classical(gpus=2)\n")
+    assert text != FLOW
+    Path(script).write_text(text)
+    said = hpcqc("run", script)
+    assert said.code == 2
+    assert "asks for gpus = 2, which compute 'local' of kind 'local' cannot give" in said.paragraph
+    assert not Path("hpcqc-runs").exists()
+
+
 def test_a_ledger_of_a_newer_version_stops_a_run(hpcqc, script, isolated_state) -> None:
     import sqlite3
 

@@ -13,7 +13,7 @@ from flows.dissociation import dissociation
 from orchestrator import resources, runs
 from orchestrator.application.jobs import jobs_of
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -27,7 +27,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         default_qpu="vlq",
         default_compute="local",
         qpus={"vlq": QpuSettings(name="vlq", backend="aer", options=options)},
-        computes={"local": LocalCompute(name="local", workers=1)},
+        computes={"local": ComputeSettings(name="local", workers=1)},
         state_dir=tmp_path,
         source="test",
     )

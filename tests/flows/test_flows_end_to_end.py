@@ -15,7 +15,7 @@ from flows._inputs import InputError
 from flows.dissociation import Settings, dissociation, plan_for
 from flows.maxcut import maxcut
 from orchestrator import resources, runs
-from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 name="vlq", backend="aer", options={"profile": "vlq", "time_scale": 0}
             ),
         },
-        computes={"local": LocalCompute(name="local", workers=2)},
+        computes={"local": ComputeSettings(name="local", workers=2)},
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import resources, runs
-from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 
 
@@ -30,7 +30,7 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             "aer": QpuSettings(name="aer", backend="aer", options={}),
             "fake": QpuSettings(name="fake", backend="fake"),
         },
-        computes={"local": LocalCompute(name="local", workers=2)},
+        computes={"local": ComputeSettings(name="local", workers=2)},
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",
     )

@@ -18,8 +18,8 @@ from orchestrator.cli.site.config import config_lines
 from orchestrator.config import (
     BrokerLimits,
     BrokerSettings,
+    ComputeSettings,
     ConfigError,
-    LocalCompute,
     QpuSettings,
     ScheduleSettings,
     SecretRef,
@@ -121,7 +121,7 @@ def test_overrides_change_one_setting_each(tmp_path, nowhere) -> None:
         ('[qpu.a]\nbackend = "aer"\nproflie = "vlq"', ["'proflie' in [qpu.a]", "'profile'"]),
         ("[sites]", ["unknown key 'sites' in the file", "mean 'site'"]),
         ("[compute.local]\nworker = 2", ["unknown key 'worker' in [compute.local]", "'workers'"]),
-        ('[compute.c]\nkind = "slurm"', ["[compute.c] kind = 'slurm'", "only 'local'"]),
+        ('[compute.c]\nkind = "slurm"', ["[compute.c] kind = 'slurm'", "installed are: local"]),
         ("[compute.c]\nworkers = 0", ["[compute.c] workers = 0", "greater than or equal to 1"]),
         ("[compute.c]\nworkers = true", ["workers = true", "valid integer"]),
         ('[compute.c]\nmemory_per_worker = "4 gigs"', ["'4 gigs'", "'4 GiB'"]),
@@ -283,7 +283,7 @@ def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -
             ),
             "c": QpuSettings(name="c", backend="x", options=options),
         },
-        computes={"w": LocalCompute(name="w", workers=workers)},
+        computes={"w": ComputeSettings(name="w", workers=workers)},
         state_dir=state_dir(),
         source="",
         broker=BrokerSettings(

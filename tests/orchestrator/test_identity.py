@@ -13,7 +13,7 @@ from qiskit import QuantumCircuit
 
 from hpcqc import Sampler, classical, open_qpu, quantum
 from orchestrator import resources, runs
-from orchestrator.config import LocalCompute, QpuSettings, SecretRef, Site
+from orchestrator.config import ComputeSettings, QpuSettings, SecretRef, Site
 from orchestrator.identity import IdentityError
 from orchestrator.runs import Run
 
@@ -56,7 +56,7 @@ def site(tmp_path: Path) -> Site:
         default_qpu="one",
         default_compute="local",
         qpus=QPUS,
-        computes={"local": LocalCompute(name="local", workers=1)},
+        computes={"local": ComputeSettings(name="local", workers=1)},
         state_dir=tmp_path / "state",
         source="test",
     )

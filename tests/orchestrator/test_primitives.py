@@ -17,7 +17,7 @@ from qiskit.quantum_info import SparsePauliOp
 from backends.api import PayloadRejected
 from hpcqc import Estimator, Sampler, open_qpu
 from orchestrator import resources, runs
-from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.provenance.values import json_value
 from orchestrator.resources import shutdown
 from orchestrator.runs import Run
@@ -37,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         default_qpu="aer",
         default_compute="local",
         qpus={n: QpuSettings(name=n, backend="aer", options=o) for n, o in options.items()},
-        computes={"local": LocalCompute(name="local", workers=1)},
+        computes={"local": ComputeSettings(name="local", workers=1)},
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",
     )

@@ -14,7 +14,7 @@ from hpcqc import Sampler, classical, open_qpu, quantum
 from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
@@ -34,8 +34,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
             "slow": QpuSettings(name="slow", backend="fake", options={"run_s": 2.0}),
         },
         computes={
-            "one": LocalCompute(name="one", workers=1),
-            "two": LocalCompute(name="two", workers=2),
+            "one": ComputeSettings(name="one", workers=1),
+            "two": ComputeSettings(name="two", workers=2),
         },
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",

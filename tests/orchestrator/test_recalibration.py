@@ -19,7 +19,7 @@ from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.calibration_watch import Upkeep
-from orchestrator.config import LocalCompute, QpuSettings, Site
+from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S
 
@@ -68,7 +68,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wearing]
             default_qpu="q",
             default_compute="local",
             qpus={"q": QpuSettings(name="q", backend="fake")},
-            computes={"local": LocalCompute(name="local", workers=1)},
+            computes={"local": ComputeSettings(name="local", workers=1)},
             state_dir=tmp_path,
             source="test",
         ),

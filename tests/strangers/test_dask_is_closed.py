@@ -12,13 +12,13 @@ from distributed import Client, LocalCluster
 from orchestrator.compute.credentials import DaskCredentials, security_from
 from orchestrator.compute.local import LocalDask
 from orchestrator.compute.shared import SharedDask
-from orchestrator.config import ConfigError, LocalCompute, SharedCluster, shared_cluster
+from orchestrator.config import ComputeSettings, ConfigError, SharedCluster, shared_cluster
 from tests.strangers.stranger import answers, listening, need_strangers
 
 
 @pytest.fixture(scope="module")
 def dask():
-    compute = LocalDask(LocalCompute(name="local", workers=1))
+    compute = LocalDask(ComputeSettings(name="local", workers=1))
     yield compute
     compute.close()
 
@@ -72,7 +72,7 @@ def test_a_shared_cluster_is_used_with_its_credentials_alone(dask, tmp_path):
     pem = tmp_path / "dask.pem"
     DaskCredentials(certificate=security.tls_ca_file, key=security.tls_client_key).write(pem)
     assert stat.S_IMODE(pem.stat().st_mode) == 0o600
-    shared = SharedDask(LocalCompute(name="local"), SharedCluster(address=address, credentials=pem))
+    shared = SharedDask(SharedCluster(address=address, credentials=pem))
     assert shared.client().submit(sum, [1, 2]).result() == 3
     shared.close()
     other = tmp_path / "other.pem"

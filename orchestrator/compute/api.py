@@ -1,0 +1,116 @@
+"""What a compute is: where functions of classical stages run, and what one can ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from orchestrator.compute.fanout import Spread
+    from orchestrator.compute.shipping import Ran, Shipment
+    from orchestrator.config import ComputeSettings
+
+__all__ = ["Compute", "ComputeError", "ComputeKind", "Demand", "DemandNotMet"]
+
+T = TypeVar("T")
+
+
+class ComputeError(RuntimeError):
+    """The workers cannot be started, or they died too often under one function."""
+
+
+class DemandNotMet(ValueError):
+    """A stage asks for more than its compute can give."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What a classical stage asks of its compute.
+
+    cores: threads that the function may use. memory: bytes, None for what a worker has.
+    gpus: on each node. nodes: machines. walltime: longest that the function may take; None for
+    what the compute grants.
+    """
+
+    cores: int = 1
+    memory: int | None = None
+    gpus: int = 0
+    nodes: int = 1
+    walltime: timedelta | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for an amount below the least."""
+        least = {"cores": 1, "memory": 1, "gpus": 0, "nodes": 1}
+        for name, amount in ((name, getattr(self, name)) for name in least):
+            if amount is not None and amount < least[name]:
+                raise ValueError(f"{name}={amount}; a stage needs at least {least[name]}")
+        if self.walltime is not None and self.walltime <= timedelta(0):
+            raise ValueError(f"walltime={self.walltime}; a stage needs more than 0 seconds")
+
+
+class Compute(Protocol):
+    """Workers of a site, as one run sees them.
+
+    Calls may come from any thread. Functions run in processes that can import what this one can,
+    and never in this one.
+    """
+
+    def start(self) -> None:
+        """Begin to start the workers, and return at once; `run` and `fan_out` do so, too."""
+        ...
+
+    def run(self, shipment: Shipment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ran:
+        """Run a function with what its stage demands, and wait for its end.
+
+        Args:
+            shipment: The function. A worker calls ``run_timed(shipment, args, kwargs)``;
+                ``shipment.context.demand`` is what the stage asks for.
+            args: Arguments of the function.
+            kwargs: Keyword arguments of the function.
+
+        Returns:
+            The function's value, where it ran and when.
+
+        Raises:
+            ComputeError: The workers do not start, or died again and again under the function.
+            Exception: Whatever the function raised.
+        """
+        ...
+
+    def fan_out(
+        self, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
+    ) -> list[T]:
+        """Apply a function to every item, and return the results in the order of the items.
+
+        `orchestrator.compute.fanout.fan_out_on` does this on the workers of a Dask client.
+        Raises ``FanOutError`` once all items were tried and one failed, and `ComputeError`.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what was started here; closing twice does nothing."""
+        ...
+
+
+class ComputeKind(Protocol):
+    """What a package registers in the entry point group ``hpcqc.computes``: a kind of compute."""
+
+    def __call__(
+        self, settings: ComputeSettings, on_connect: Callable[[Any], None] | None = None
+    ) -> Compute:
+        """Return a compute for a site's ``[compute.NAME]``; nothing starts.
+
+        Args:
+            settings: The table; ``options`` are the kind's own.
+            on_connect: Called with each Dask client, if the kind has any, to follow fan-outs.
+
+        Raises:
+            ValueError: An option is unknown or invalid.
+        """
+        ...
+
+    def lacks(self, settings: ComputeSettings, demand: Demand) -> Mapping[str, str]:
+        """Return the fields of a demand that such a compute cannot meet, each with the reason."""
+        ...

@@ -1,0 +1,57 @@
+"""Kinds of compute by name: hpcqc's own, and those that installed packages register."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from backends.plugins import PluginUnusable, load
+from orchestrator.compute.api import Compute, ComputeKind, Demand, DemandNotMet
+from orchestrator.compute.local import LocalDask
+from orchestrator.compute.shared import SharedKind
+from orchestrator.config import COMPUTE_KINDS, ComputeSettings, Site, shared_cluster
+
+__all__ = ["check_demand", "open_compute", "settings_in_force"]
+
+_OWN: Mapping[str, ComputeKind] = {"local": LocalDask, "shared": SharedKind()}
+
+
+def settings_in_force(site: Site, name: str | None = None) -> ComputeSettings:
+    """Return the settings of a compute, the default one for None.
+
+    A running cluster that the environment names takes the place of local workers by default.
+    Raises `ConfigError` for a compute that the site lacks.
+    """
+    settings = site.compute(name)
+    if settings.name != site.default_compute or settings.kind != "local":
+        return settings
+    return settings if shared_cluster() is None else replace(settings, kind="shared")
+
+
+def open_compute(
+    settings: ComputeSettings, on_connect: Callable[[Any], None] | None = None
+) -> Compute:
+    """Return a compute as `ComputeKind` does. Also raises ``UnknownPlugin``, ``PluginUnusable``."""
+    return _kind(settings.kind)(settings, on_connect)
+
+
+def check_demand(stage: str, demand: Demand, settings: ComputeSettings) -> None:
+    """Raise `DemandNotMet` where a compute cannot give what a stage asks for."""
+    for resource, reason in _kind(settings.kind).lacks(settings, demand).items():
+        raise DemandNotMet(
+            f"stage {stage!r} asks for {resource} = {getattr(demand, resource)}, which compute "
+            f"{settings.name!r} of kind {settings.kind!r} cannot give: {reason}"
+        )
+
+
+def _kind(name: str) -> ComputeKind:
+    if name in _OWN:
+        return _OWN[name]
+    found: Any = load(COMPUTE_KINDS, name, noun="compute kind")
+    if not callable(found) or not callable(getattr(found, "lacks", None)):
+        raise PluginUnusable(
+            f"compute kind {name!r} is {found!r}; expected orchestrator.compute.api.ComputeKind"
+        )
+    kind: ComputeKind = found
+    return kind

@@ -1,0 +1,199 @@
+"""Every kind of compute passes the suite: local, shared, and one of another package."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import ClassVar
+
+import pytest
+
+from orchestrator.compute.api import Demand, DemandNotMet
+from orchestrator.compute.credentials import DaskCredentials
+from orchestrator.compute.kinds import check_demand, open_compute
+from orchestrator.compute.local import LocalDask
+from orchestrator.compute.shared import SharedKind
+from orchestrator.compute.testing import ComputeConformance
+from orchestrator.config import ComputeSettings, load_site
+from orchestrator.stages import classical, stage_needs
+from tests.packages import installed_package
+
+SOURCE = '''
+from distributed import Client, KilledWorker, LocalCluster
+
+from orchestrator.compute.api import ComputeError
+from orchestrator.compute.fanout import fan_out_on
+from orchestrator.compute.shipping import run_timed
+
+
+class PlainDask:
+    """Dask as it comes. options: ``most_hours``, the longest walltime."""
+
+    def __init__(self, settings, on_connect=None):
+        if set(settings.options) - {"most_hours"}:
+            raise ValueError(f"options {sorted(settings.options)}; there is: most_hours")
+        self._settings, self._on_connect = settings, on_connect
+        self._open, self._closed = None, False
+
+    @staticmethod
+    def lacks(settings, demand):
+        lacking = {"gpus": "it has none"} if demand.gpus else {}
+        hours = settings.options.get("most_hours", 1)
+        if demand.walltime is not None and demand.walltime.total_seconds() > hours * 3600:
+            lacking["walltime"] = f"the queue takes {hours} hours at the most"
+        return lacking
+
+    def start(self):
+        self._client()
+
+    def run(self, shipment, args, kwargs):
+        try:
+            return self._client().submit(run_timed, shipment, args, kwargs, pure=False).result()
+        except KilledWorker as error:
+            raise ComputeError(f"its worker died: {error}") from error
+
+    def fan_out(self, function, items, spread):
+        return fan_out_on(self._client(), function, items, spread)
+
+    def close(self):
+        self._closed = True
+        if self._open is not None:
+            client, cluster = self._open
+            self._open = None
+            client.close()
+            cluster.close()
+
+    def _client(self):
+        if self._closed:
+            raise ComputeError("closed")
+        if self._open is None:
+            cluster = LocalCluster(
+                n_workers=self._settings.workers, threads_per_worker=1, dashboard_address=None
+            )
+            self._open = Client(cluster, set_as_default=False), cluster
+            if self._on_connect is not None:
+                self._on_connect(self._open[0])
+        return self._open[0]
+'''
+
+
+class TestLocal(ComputeConformance):
+    kind = LocalDask
+    settings: ClassVar = ComputeSettings(name="local", workers=2)
+
+
+class TestShared(ComputeConformance):
+    """On the workers of a local one, which stand for those of the agent."""
+
+    kind = SharedKind()
+    settings: ClassVar = ComputeSettings(name="local", kind="shared", workers=2)
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def cluster(cls, tmp_path_factory):
+        running = LocalDask(ComputeSettings(name="local", workers=2))
+        client = running.client()
+        pem = tmp_path_factory.mktemp("pem") / "dask.pem"
+        security = client.security
+        DaskCredentials(certificate=security.tls_ca_file, key=security.tls_client_key).write(pem)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HPCQC_DASK_ADDRESS", client.scheduler.address)
+            patch.setenv("HPCQC_DASK_CREDENTIALS", str(pem))
+            yield
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    place = tmp_path_factory.mktemp("packages")
+    points = {"hpcqc.computes": {"plain-dask": "plaindask:PlainDask", "odd": "plaindask:Client"}}
+    with installed_package(place, "hpcqc-plaindask", {"plaindask": SOURCE}, points):
+        yield place
+
+
+@pytest.mark.usefixtures("package")
+class TestOfAnotherPackage(ComputeConformance):
+    settings: ClassVar = ComputeSettings(name="cluster", kind="plain-dask", workers=2)
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def load(cls, package):
+        from plaindask import PlainDask
+
+        cls.kind = PlainDask
+
+
+def site_with(tmp_path, compute: str):
+    path = tmp_path / "hpcqc.toml"
+    path.write_text(f'[qpu.q]\nbackend = "fake"\n[compute.big]\n{compute}\n')
+    return load_site(path)
+
+
+@pytest.mark.usefixtures("package")
+def test_a_site_file_names_it(tmp_path) -> None:
+    stated = 'kind = "plain-dask"\nworkers = 2\noptions = { most_hours = 2 }'
+    settings = site_with(tmp_path, stated).compute()
+    assert (settings.kind, settings.options) == ("plain-dask", {"most_hours": 2})
+    open_compute(settings).close()
+    check_demand("relax", Demand(walltime=timedelta(hours=2)), settings)
+    with pytest.raises(DemandNotMet) as caught:
+        check_demand("relax", Demand(walltime=timedelta(hours=3)), settings)
+    words = ["'relax'", "walltime = 3:00:00", "'big'", "'plain-dask'", "2 hours at the most"]
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("compute", "words"),
+    [
+        ('kind = "slurm"', ["no compute kind 'slurm'", "local, shared, odd, plain-dask"]),
+        ('kind = "odd"', ["'odd'", "ComputeKind"]),
+        ('kind = "plain-dask"\noptions = { hours = 2 }', ["there is: most_hours"]),
+        ("options = { queue = 'x' }", ["[compute.big] options", "'local' takes none", "queue"]),
+        ('kind = "shared"', ["HPCQC_DASK_ADDRESS names no cluster"]),
+    ],
+)
+def test_what_cannot_be_used_is_refused(tmp_path, compute, words) -> None:
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
+        open_compute(site_with(tmp_path, compute).compute())
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("demand", "words"),
+    [
+        (Demand(gpus=1), ["gpus = 1", "have none"]),
+        (Demand(nodes=2), ["nodes = 2", "one machine"]),
+        (Demand(memory=3 << 30), ["memory = 3221225472", "a worker has 2 GiB"]),
+    ],
+)
+def test_local_workers_refuse_what_they_lack(demand, words) -> None:
+    settings = ComputeSettings(name="mine", memory_per_worker="2 GiB")
+    check_demand("s", Demand(cores=2, memory=2 << 30, walltime=timedelta(days=9)), settings)
+    with pytest.raises(DemandNotMet, match="stage 's' asks for") as caught:
+        check_demand("s", demand, settings)
+    assert all(word in str(caught.value) for word in ["'mine' of kind 'local'", *words])
+
+
+@pytest.mark.parametrize(
+    ("amounts", "words"),
+    [
+        ({"cores": 0}, "cores=0"),
+        ({"gpus": -1}, "gpus=-1"),
+        ({"nodes": 0}, "nodes=0"),
+        ({"memory": "8 gigs"}, "'8 gigs' is not an amount of memory"),
+        ({"walltime": timedelta(0)}, "walltime=0:00:00"),
+    ],
+)
+def test_impossible_demands_are_refused_where_they_are_declared(amounts, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        classical(**amounts)
+
+
+def test_a_stage_declares_what_it_needs() -> None:
+    @classical(cores=2, memory="1.5 GiB", gpus=1, nodes=3, walltime=timedelta(hours=1))
+    def relax() -> None: ...
+
+    assert stage_needs(relax).demand == Demand(
+        cores=2, memory=3 << 29, gpus=1, nodes=3, walltime=timedelta(hours=1)
+    )
