@@ -1,0 +1,64 @@
+"""The temporary Prefect server of a process, its logs and its settings during a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_LOCAL_STORAGE_PATH,
+    temporary_settings,
+)
+
+from orchestrator.application import prefect_setup
+from orchestrator.application.prefect_setup import launch_server, logs_to_file, on_server
+
+
+def test_a_process_starts_one_server_and_another_when_that_has_died(monkeypatch) -> None:
+    monkeypatch.setattr(prefect_setup, "_started", [])
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        first = launch_server()
+        assert first is not None
+        assert launch_server() is first
+        # As where Prefect was imported after the first run had set the environment.
+        with temporary_settings(updates={PREFECT_API_URL: first.api_url}):
+            assert launch_server() is first
+            first.stop()
+            second = launch_server()
+    assert second is not None
+    assert second is not first
+    second.stop()
+
+
+def test_a_server_that_the_user_chose_is_used() -> None:
+    with temporary_settings(updates={PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert launch_server() is None
+
+
+def test_logs_and_warnings_are_filed_for_the_time_of_a_run(tmp_path: Path) -> None:
+    path, shown = tmp_path / "run.log", warnings.showwarning
+    loggers = (logging.root, logging.getLogger("prefect"))
+    before = [set(logger.handlers) for logger in loggers]
+    with logs_to_file(path), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.getLogger("prefect.flow_runs").warning("a word")
+        warnings.warn("another", UserWarning, stacklevel=1)
+    assert "a word" in path.read_text()
+    assert "another" in path.read_text()
+    assert [set(logger.handlers) for logger in loggers] == before
+    assert warnings.showwarning is shown
+
+
+def test_results_are_kept_beside_the_ledger_unless_the_user_chose_a_place(tmp_path: Path) -> None:
+    chosen, beside = tmp_path / "chosen", tmp_path / "results"
+
+    def storage(*, keep_chosen: bool) -> Path:
+        with on_server(None, agent=None, results=beside, keep_chosen=keep_chosen):
+            return PREFECT_LOCAL_STORAGE_PATH.value()
+
+    assert storage(keep_chosen=True) == beside
+    with temporary_settings(updates={PREFECT_LOCAL_STORAGE_PATH: chosen}):
+        assert storage(keep_chosen=True) == chosen
+        assert storage(keep_chosen=False) == beside
