@@ -130,11 +130,19 @@ class Qpu:
         self.target = self.broker.target(self.name)
 
     def call(self, payload: Payload, seed: int | None, *, reuse: bool = False) -> Call:
-        """Count a call of this content, and return it.
+        """Count a call of this content.
 
-        The n-th payload of one content in a stage is the n-th job of that content: in a stage
-        that is retried, or in a run that is taken up again, it is the same job as before,
-        as long as the QPU's settings are.
+        The n-th payload of one content in a stage is the n-th job of that content. In a stage
+        that is retried, or in a run that is continued, it is the same job as before, as long as
+        the QPU's settings are the same.
+
+        Args:
+            payload: what is to be submitted.
+            seed: of the job; None draws one.
+            reuse: whether the result of an equal, completed job will do.
+
+        Returns:
+            The call, as a broker takes it.
         """
         stage = CallStage(self.stage, self.identity).text
         return Call(
@@ -156,7 +164,14 @@ class Qpu:
         return "" if anywhere else self.target.calibration.id
 
     def serves(self, stage: str | None) -> bool:
-        """Whether it was opened for this stage, and what it was opened with is still open."""
+        """Whether it was opened for this stage, and what it was opened with is still open.
+
+        Args:
+            stage: key of a stage; None outside stages.
+
+        Returns:
+            False after `shutdown`, and for another stage.
+        """
         return self.stage == stage and self._held is resources()
 
     @property
