@@ -27,6 +27,7 @@ def main() -> int:
     known = blocks(page.read_text(encoding="utf-8"))
     script = Path(f"{page.stem.replace('-', '_')}_page.py").absolute()
     script.write_text(_python_with_page_lines(known), encoding="utf-8")
+    sys.path.insert(0, str(script.parent))  # as for a reader who starts Python in this folder
     namespace = {"__name__": "__main__", "__file__": str(script)}
     for block in known:
         if block.is_skipped or (block.is_slow and not with_slow):
