@@ -17,6 +17,8 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple, NewType
 
+from orchestrator.names import EXPECTED, RUN, is_name
+
 __all__ = [
     "SERVICE_SCOPE",
     "CallKey",
@@ -95,8 +97,8 @@ def sample_run_id(token: str) -> RunId:
 
 def checked_run_id(text: str) -> RunId:
     """Return a run id whose scope no other run and no broker service has. Raises `IdentityError`."""
-    if _INSIDE in text:
-        raise IdentityError(f"invalid run id {text!r}: use an id without {_INSIDE!r}")
+    if not is_name(text, RUN):
+        raise IdentityError(f"invalid run id {text!r}: {EXPECTED[RUN]}")
     if text == SERVICE_SCOPE:
         raise IdentityError(
             f"invalid run id {text!r}: the ledger keeps the jobs of a broker service under this "

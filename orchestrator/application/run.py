@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import sys
 import threading
@@ -84,8 +83,6 @@ __all__ = [
     "run_flow",
     "undisturbed",
 ]
-
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,10 +342,6 @@ def _checked(request: RunRequest) -> _Plan:
     """Check what can be checked without importing the flow. Raises ``ValueError`` subclasses."""
     target = target_of(request.flow)
     run_id = request.run_id or run_id_from_environment() or _new_id()
-    if not _RUN_ID.fullmatch(run_id):
-        raise ConfigError(
-            f"run id {run_id!r}; use up to 64 letters, digits, dots, dashes and underscores"
-        )
     checked_run_id(run_id)
     budgets_of(f"{'none' if a is None else a} {unit}" for unit, a in request.budgets.items())
     site = load_site(request.site_file, request.settings)
@@ -405,7 +398,7 @@ def _check_broker(plan: _Plan, earlier: RunRecord | None) -> None:
         raise ConfigError(
             f"run {plan.id!r} has its quantum jobs at {_broker_name(before)}, and would now use "
             f"{_broker_name(now)}, where they would run again; use the broker of before, or "
-            "another --run-id"
+            "another run id"
         )
 
 

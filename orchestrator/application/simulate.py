@@ -100,7 +100,7 @@ def simulate(
         mix: Seed of a made-up mix of short and long jobs.
         scope: Of the ledger: a run's id, or ``"service"``; None for all.
         rule: Makes the sampler call of a job of the SWF file; None for the usual rule.
-        policies: Such as ``"weighted:shortness=8,age=1"``; all policies if empty.
+        policies: Such as ``"weighted:shortness=8,age=1"``; all that are installed if empty.
         qpu: QPU of the site; None for the default one.
         profile: Device profile to simulate instead of the QPU's own.
         limit: The first so many jobs.
@@ -205,11 +205,10 @@ def _target(settings: QpuSettings) -> Target:
 
 
 def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, Policy]]:
-    from orchestrator.broker.core.policies import POLICIES
-    from orchestrator.broker.runtime.policies import named_policy
+    from orchestrator.broker.runtime.policies import known_policies, named_policy
 
     found = {}
-    for text in wanted or POLICIES:
+    for text in wanted or known_policies():
         name, _, pairs = text.partition(":")
         schedule = settings.schedule
         values = dict(schedule.parameters) if schedule.policy == name else {}

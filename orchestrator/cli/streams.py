@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from typing import IO, Any
 
 __all__ = ["LastingStream", "flush_output", "prepare_streams"]
@@ -51,7 +52,10 @@ def flush_output() -> OSError | None:
 
 
 class LastingStream:
-    """A stream whose reader may go: what is written then is lost, and the writer goes on."""
+    """A stream for several threads, whose reader may go away: later output is then discarded."""
+
+    # CPython 3.11 can crash when two threads write to one text stream, which two of these may share.
+    _writing = threading.RLock()
 
     def __init__(self, stream: IO[str]) -> None:
         """Stand in for a stream."""
@@ -61,19 +65,21 @@ class LastingStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write to the stream, or to nobody."""
-        try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            _mute(self._stream)
-            return len(text)
+        """Write to the stream; discard the text if nobody reads it any more."""
+        with self._writing:
+            try:
+                return self._stream.write(text)
+            except BrokenPipeError:
+                _mute(self._stream)
+                return len(text)
 
     def flush(self) -> None:
-        """Flush the stream; what its reader did not wait for is dropped."""
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            _mute(self._stream)
+        """Flush the stream; discard what it holds if nobody reads it any more."""
+        with self._writing:
+            try:
+                self._stream.flush()
+            except BrokenPipeError:
+                _mute(self._stream)
 
 
 def _mute(stream: IO[str]) -> None:

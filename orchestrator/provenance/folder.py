@@ -54,7 +54,7 @@ class RunFolder:
         except OSError as error:  # a folder above that one may not enter, a name that is too long
             fault = f"{error.strerror}"
         raise FolderError(
-            f"cannot write the output folder {self.path}: {fault}; give another with --out"
+            f"cannot write the output folder {self.path}: {fault}; choose another folder"
         )
 
     def open(self, run_id: str, target: str) -> RunRecord | None:
@@ -68,7 +68,7 @@ class RunFolder:
         except OSError as error:
             raise FolderError(
                 f"cannot write the output folder {self.path}: {error.strerror}; "
-                "give another with --out"
+                "choose another folder"
             ) from error
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,7 +76,7 @@ class RunFolder:
             lock_file.close()
             raise FolderError(
                 f"{self.path} is in use by another process of this run; wait for its end, "
-                "or give another --run-id"
+                "or choose another run id"
             ) from error
         try:
             earlier = _earlier_record(self.path, run_id, target)
@@ -153,8 +153,8 @@ class RunFolder:
             with suppress(OSError):
                 draft.unlink()
             raise FolderError(
-                f"cannot write {self.path / name}: {error.strerror}; mend that and continue the "
-                "run with its --run-id, which repeats nothing that has ended"
+                f"cannot write {self.path / name}: {error.strerror}; correct that and "
+                "continue the run under its id, which repeats nothing that has ended"
             ) from error
 
 
@@ -173,15 +173,15 @@ def _earlier_record(path: Path, run_id: str, target: str) -> RunRecord | None:
     try:
         record = read_record(path)
     except RecordError as error:
-        raise FolderError(f"cannot write into {path}: {error}; or give another --out") from error
+        raise FolderError(f"cannot write into {path}: {error}; or choose another folder") from error
     if record.id != run_id:
         raise FolderError(
-            f"{path} holds run {record.id!r}; continue it with --run-id {record.id}, or give "
-            "another --out"
+            f"{path} holds run {record.id!r}; continue it under that run id, or "
+            "choose another folder"
         )
     if record.target != target:
         raise FolderError(
-            f"run {run_id!r} was started as {record.target!r}, not {target!r}; give another "
-            "--run-id"
+            f"run {run_id!r} was started as {record.target!r}, not {target!r}; choose "
+            "another run id"
         )
     return record

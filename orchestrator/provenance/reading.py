@@ -15,8 +15,8 @@ __all__ = ["RecordError", "read_record"]
 
 _EARLIER = {"hpcqc-run/1": 1}  # what records had as "schema" before they had a version
 _RESTORE = (
-    "restore it, or continue the run with its --run-id and another --out, which repeats nothing "
-    "and writes the record again"
+    "restore it, or continue the run under its id in another folder, which repeats nothing and "
+    "writes the record again"
 )
 _NOT_ONE = "give the run.json that hpcqc run wrote, or its folder"
 

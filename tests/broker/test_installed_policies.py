@@ -89,3 +89,12 @@ def test_it_is_simulated() -> None:
     )
     longest, shortest = (one.metrics for one in study.outcomes.values())
     assert longest.wait_s.mean > shortest.wait_s.mean
+
+
+def test_a_study_of_all_policies_includes_installed_ones(tmp_path) -> None:
+    points = {"longest-first": POINTS["longest-first"]}
+    with installed_package(
+        tmp_path, "hpcqc-longest", {"longestfirst": SOURCE}, {"hpcqc.policies": points}
+    ):
+        study = simulate(mix=1, profile="vlq", limit=20)
+    assert {"fifo", "longest-first"} <= set(study.outcomes)

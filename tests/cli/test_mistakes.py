@@ -210,7 +210,7 @@ def test_a_folder_below_one_that_may_not_be_entered(tmp_path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(0)
-    with nobody(), pytest.raises(FolderError, match="Permission denied; give another with --out"):
+    with nobody(), pytest.raises(FolderError, match="Permission denied"):
         RunFolder(closed / "below" / "run").check()
     with nobody(), pytest.raises(LedgerError, match="Permission denied; name another"):
         check_ledger(closed / "state")
@@ -222,7 +222,7 @@ def test_a_folder_below_one_that_may_not_be_entered(tmp_path) -> None:
 
 def test_a_folder_whose_name_is_too_long(refused, hpcqc, monkeypatch) -> None:
     told = refused("run", "tiny.py", "--out", f"{'x' * 300}/below")
-    assert "File name too long; give another with --out" in told
+    assert "File name too long" in told
     monkeypatch.setenv("HPCQC_STATE_DIR", f"/tmp/{'x' * 300}")
     for command in (("run", "tiny.py"), ("jobs",), ("jobs", "j0"), ("sample", "bell.qasm")):
         assert "File name too long" in refused(*command)
@@ -240,7 +240,7 @@ def test_a_folder_of_something_else_is_left_alone(refused, tmp_path) -> None:
     assert (folder / "run.json").read_text() == "not a record of a run"
 
 
-@pytest.mark.parametrize("run_id", ["../up", "a b", "x" * 65, "service"])
+@pytest.mark.parametrize("run_id", ["../up", "a b", "x" * 201, "service"])
 def test_a_run_id_that_is_no_name(refused, run_id) -> None:
     assert "run id" in refused("run", "tiny.py", "--run-id", run_id)
 

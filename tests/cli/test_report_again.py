@@ -64,7 +64,7 @@ def test_a_damaged_result_is_a_note(hpcqc, folder) -> None:
         ("a thesis", "is not JSON"),
         ('{"title": "a thesis"}', "give the run.json that hpcqc run wrote"),
         ('{"version": 3}', "read it with a newer hpcqc"),
-        ('{"version": 2, "id": "r"}', "restore it, or continue the run with its --run-id"),
+        ('{"version": 2, "id": "r"}', "restore it, or continue the run"),
     ],
 )
 def test_other_files_are_refused_with_a_remedy(hpcqc, tmp_path, content, told) -> None:

@@ -149,7 +149,7 @@ def test_what_a_stage_refuses_is_the_user_s_to_change(hpcqc, script) -> None:
         (["--set", "qpu.aer.optoins.x=1"], ["'optoins'", "mean 'options'"]),
         (["--site", "none.toml"], ["--site names 'none.toml'"]),
         (["--out", "parts.py/o"], ["cannot write the output folder"]),
-        (["--run-id", "../up"], ["run id '../up'"]),
+        (["--run-id", "../up"], ["'../up'"]),
     ],
 )
 @pytest.mark.usefixtures("prefect_server")

@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from orchestrator.cli.streams import LastingStream
 from tests.architecture.source import ROOT
 
 ENCODINGS = {
@@ -137,3 +139,22 @@ def test_a_run_outlives_the_reader_of_its_output(tmp_path) -> None:
     assert done.stderr == b""
     assert (tmp_path / "it-ended").exists()
     assert json.loads((tmp_path / "o" / "run.json").read_text())["status"] == "completed"
+
+
+def test_threads_that_write_to_one_stream_keep_their_lines_whole(tmp_path) -> None:
+    lines = [f"{letter * 200}\n" for letter in "ab"]
+    with (tmp_path / "out").open("w", encoding="utf-8") as out:
+
+        def write(line: str) -> None:
+            stream = LastingStream(out)  # as a run's progress and the flow's own output have it
+            for _ in range(5000):
+                stream.write(line)
+                stream.flush()
+
+        threads = [threading.Thread(target=write, args=(line,)) for line in lines]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    written = (tmp_path / "out").read_text(encoding="utf-8").splitlines(keepends=True)
+    assert sorted(written) == sorted(lines * 5000)

@@ -150,7 +150,7 @@ def test_a_secret_counts_by_where_it_is_kept(site: Site, monkeypatch: pytest.Mon
     assert run.qpu_identity("nowhere") == "nowhere"
 
 
-@pytest.mark.parametrize("run_id", ["service", "same~9f86d081884c7d65-0"])
+@pytest.mark.parametrize("run_id", ["service", "same~9f86d081884c7d65-0", "a/b"])
 def test_no_run_takes_a_scope_of_another_run_or_of_a_service(site: Site, run_id: str) -> None:
     with pytest.raises(IdentityError, match="invalid run id"):
         Run(id=run_id, site=site)

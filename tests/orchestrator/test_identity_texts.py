@@ -151,6 +151,8 @@ def test_uses_of_two_payers_are_never_added_up(pairs: list[tuple[str, str]]) -> 
         (OwnedName.parse, "lease"),
         (account_from_text, "chem"),
         (checked_run_id, "a~b"),
+        (checked_run_id, "a/b"),
+        (checked_run_id, ""),
         (checked_run_id, "service"),
         (Scope, "a~b"),
         (lambda unit: UnitKey("a-0", unit), "b-0~c-0"),

@@ -49,7 +49,7 @@ def test_a_folder_belongs_to_one_run_and_one_process(tmp_path) -> None:
         RunFolder(tmp_path / "out").open("r1", "t")
     first.write_record(RECORD)
     first.close()
-    with pytest.raises(FolderError, match=r"holds run 'r1'.*--run-id r1"):
+    with pytest.raises(FolderError, match=r"holds run 'r1'"):
         RunFolder(tmp_path / "out").open("r2", "t")
     with pytest.raises(FolderError, match=r"started as 't', not 'u'"):
         RunFolder(tmp_path / "out").open("r1", "u")
@@ -105,7 +105,7 @@ def test_a_full_disk_under_the_folder_is_one_sentence(tmp_path) -> None:
         folder = RunFolder(disk / "out")
         folder.open("r1", "t")
         folder.write_record(RECORD)
-        with pytest.raises(FolderError, match=r"result.json: No space left on device; .*--run-id"):
+        with pytest.raises(FolderError, match=r"result.json: No space left on device"):
             folder.write_result("x" * 200_000)
         folder.write_record(RECORD)  # what did not fit was removed
         folder.close()

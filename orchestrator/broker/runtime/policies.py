@@ -9,10 +9,15 @@ from typing import Any
 from backends.plugins import PluginUnusable, installed, load, unknown
 from orchestrator.broker.core.policies import POLICIES, Policy, make_policy
 
-__all__ = ["GROUP", "named_policy"]
+__all__ = ["GROUP", "known_policies", "named_policy"]
 
 GROUP = "hpcqc.policies"
 _MEMBERS = ("name", "by_payer", "standing", "merit", "terms", "settings")
+
+
+def known_policies() -> list[str]:
+    """Return the names of all policies: the broker's own, then those of installed packages."""
+    return list(dict.fromkeys([*POLICIES, *installed(GROUP)]))
 
 
 def named_policy(name: str, parameters: Mapping[str, Any] | None = None) -> Policy:

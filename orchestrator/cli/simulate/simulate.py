@@ -27,12 +27,12 @@ def tell_simulation(asked: Mapping[str, Any], report: Path | None, *, as_json: b
 
     asked: arguments of `simulate`.
     """
-    from orchestrator.broker.core.policies import POLICIES
+    from orchestrator.broker.runtime.policies import known_policies
     from orchestrator.provenance.study import figure_rows, study_document, write_report
 
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"--report {report}: there is no folder {report.parent}")
-    with _progress(len(dict.fromkeys(asked["policies"] or POLICIES))) as progress:
+    with _progress(len(dict.fromkeys(asked["policies"] or known_policies()))) as progress:
         found = simulate(**asked, progress=progress)
     outcomes = list(found.outcomes.items())
     if report is not None:
