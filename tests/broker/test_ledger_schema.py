@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import subprocess
 import sys
@@ -170,6 +171,8 @@ def test_opening_a_ledger_of_this_version_does_not_load_alembic(tmp_path: Path) 
 def test_events_in_old_ledgers_are_read_by_their_kind() -> None:
     failed = {"tag": "j1.0", "error": "it broke", "error_type": "TaskFailed"}
     changed = {"qpu": "vlq", "calibration": "c2", "before": "c1"}
-    assert ev.event_from_json("task-failed", failed) == ev.TaskErred(**failed)
-    assert ev.event_from_json("task-cancelled", {"tag": "j1.0"}) == ev.TaskStopped(tag="j1.0")
-    assert ev.event_from_json("calibration-changed", changed) == ev.QpuRecalibrated(**changed)
+    assert ev.event_from_json("task-failed", json.dumps(failed)) == ev.TaskErred(**failed)
+    assert ev.event_from_json("task-cancelled", '{"tag": "j1.0"}') == ev.TaskStopped(tag="j1.0")
+    assert ev.event_from_json("calibration-changed", json.dumps(changed)) == ev.QpuRecalibrated(
+        **changed
+    )

@@ -156,7 +156,9 @@ def test_ledgers_of_before_have_no_occupied_time() -> None:
     site = Site(rules(Metering(unit="s", bills_failed=True)))
     ended(site, "failed", 0.0)
     assert site.used_s() == site.spent() == 0.0
-    read = ev.event_from_json("task-failed", {"tag": "t", "error": "x", "error_type": "TaskFailed"})
+    read = ev.event_from_json(
+        "task-failed", '{"tag": "t", "error": "x", "error_type": "TaskFailed"}'
+    )
     assert read == ev.TaskErred(tag="t", error="x", error_type="TaskFailed")
 
 

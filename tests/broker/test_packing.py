@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.events import Part, event_to_json
+from orchestrator.broker.core.codec import to_json
+from orchestrator.broker.core.events import Part
 from orchestrator.broker.core.packing import (
     SHOT_BLOCK,
     TaskLimits,
@@ -106,7 +106,7 @@ def test_what_a_plan_writes_does_not_grow_with_the_shots() -> None:
     sizes = []
     for shots in (10, SHOT_BLOCK, 10**6, 10**9):
         parts = pack(whole_parts(seeded(3, shots)), TaskLimits(max_concurrent_tasks=None))
-        sizes.append(len(json.dumps(event_to_json(planned(*parts)))))
+        sizes.append(len(to_json(planned(*parts))))
     assert max(sizes) < 300
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields
 from datetime import timedelta
 
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from backends.api import Usage
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.codec import from_plain, to_plain
+from orchestrator.broker.core.codec import from_json, to_json
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import (
@@ -40,22 +39,22 @@ class Archive:
         for event, at in history:
             while missing := missing_jobs(self.state, event):
                 for job in missing:
-                    ended = from_plain(EndedJob, json.loads(self.rows[job]))
+                    ended = from_json(EndedJob, self.rows[job])
                     self.state.recall(ended.job, ended.tasks)
             self.state.apply(event, at)
 
     def cut(self, most: int) -> None:
         gone = ended_jobs(self.state, most=most)
         for job in gone:
-            self.rows[job] = json.dumps(to_plain(ended_job(self.state, job)))
-        frozen = json.dumps(freeze(self.state, gone))
+            self.rows[job] = to_json(ended_job(self.state, job))
+        frozen = freeze(self.state, gone)
         self.state.forget(gone)
-        restored = thaw(json.loads(frozen))
+        restored = thaw(frozen)
         assert restored == self.state
         self.state = restored
 
     def views(self) -> dict[JobId, JobView]:
-        found = {job: from_plain(EndedJob, json.loads(row)).view for job, row in self.rows.items()}
+        found = {job: from_json(EndedJob, row).view for job, row in self.rows.items()}
         for job, record in self.state.jobs.items():
             found[job] = job_view(record, self.state.tasks)
         return found
@@ -120,7 +119,7 @@ def test_a_view_survives_json(history: History) -> None:
     state = replay(history)
     for record in state.jobs.values():
         view = job_view(record, state.tasks)
-        assert from_plain(JobView, json.loads(json.dumps(to_plain(view)))) == view
+        assert from_json(JobView, to_json(view)) == view
 
 
 def test_jobs_that_ended_a_moment_ago_may_be_kept() -> None:
@@ -138,7 +137,7 @@ def test_every_part_of_the_state_is_kept_but_what_comes_from_the_site() -> None:
     state = state_of(q=TaskLimits())
     state.handle(submitted(1, [(1, 1)]), NOW)
     state.handle(ev.QpuDrained(qpu="q", by="o", reason="r"), NOW)
-    again = thaw(json.loads(json.dumps(freeze(state, []))))
+    again = thaw(freeze(state, []))
     for field in fields(BrokerState):
         if field.name not in ("rules", "queues"):
             assert getattr(again, field.name) == getattr(state, field.name), field.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
@@ -24,6 +23,7 @@ from backends.frames import pack, unpack
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.untrusted import PayloadLimits
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.codec import to_json
 from orchestrator.broker.core.prediction import Load
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
@@ -292,4 +292,4 @@ def test_the_largest_job_is_a_bounded_amount_of_work_for_the_scheduler(
     assert outcome.refused is None
     # About 5 µs each: 50 ms are 10 000 of them.
     assert steps <= 10_000, "admission plans through too many tasks"
-    assert sum(len(json.dumps(ev.event_to_json(event))) for event in outcome.events) < 1 << 20
+    assert sum(len(to_json(event)) for event in outcome.events) < 1 << 20

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from backends.api import Usage
 from backends.metering import Charge
-from orchestrator.broker.core.codec import from_plain, to_plain
+from orchestrator.broker.core.codec import from_json
 from orchestrator.identity import JobId
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "TaskUncertain",
     "Verdict",
     "event_from_json",
-    "event_to_json",
 ]
 
 
@@ -408,15 +407,9 @@ Event = (
 _TYPES: dict[str, type[Any]] = {one.kind: one for one in get_args(Event)}
 
 
-def event_to_json(event: Event) -> dict[str, Any]:
-    """Return the event's fields as JSON types; its ``kind``, and what has its default, apart."""
-    plain: dict[str, Any] = to_plain(event)
-    return plain
-
-
-def event_from_json(kind: str, body: Mapping[str, Any]) -> Event:
+def event_from_json(kind: str, body: str) -> Event:
     """Rebuild an event. Raises ``ValueError`` for a kind this version does not know."""
     if kind not in _TYPES:
         raise ValueError(f"unknown event kind {kind!r}; this version knows {sorted(_TYPES)}")
-    event: Event = from_plain(_TYPES[kind], body)
+    event: Event = from_json(_TYPES[kind], body)
     return event

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from itertools import islice
-from typing import Any
 
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.codec import from_plain, to_plain
+from orchestrator.broker.core.codec import from_json, to_json
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
-from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.state import BrokerState, Recorded
 from orchestrator.broker.core.views import JobView
 from orchestrator.identity import IdentityError, JobId, Tag
 
@@ -52,29 +51,18 @@ def ended_job(state: BrokerState, job: JobId) -> EndedJob:
     return EndedJob(job=record, tasks=tuple(state.tasks[tag] for tag in tags))
 
 
-def freeze(state: BrokerState, without: list[JobId]) -> dict[str, Any]:
-    """Return the state as JSON types, as it is once some jobs are forgotten.
-
-    Rules and the queues sorted by them are not part of it: they come from the site, not from history.
-    """
-    rest = replace(
-        state,
-        rules={},
-        queues={},
-        asleep=False,
-        jobs=dict(state.jobs),
-        tasks=dict(state.tasks),
-        past=dict(state.past),
-    )
+def freeze(state: BrokerState, without: list[JobId]) -> str:
+    """Return the state as JSON, as it is once some jobs are forgotten."""
+    rest = replace(state, jobs=dict(state.jobs), tasks=dict(state.tasks), past=dict(state.past))
     rest.forget(without)
-    frozen: dict[str, Any] = to_plain(rest)
-    return frozen
+    return to_json(rest, Recorded)
 
 
-def thaw(frozen: dict[str, Any]) -> BrokerState:
-    """Return the state that `freeze` was given, less what it left out."""
-    state: BrokerState = from_plain(BrokerState, frozen)
-    if "books" not in frozen:  # written before there were budgets
+def thaw(text: str) -> BrokerState:
+    """Return the state that `freeze` was given, less what it left out. Raises ``ValueError``."""
+    recorded = from_json(Recorded, text)
+    state = BrokerState(**{one.name: getattr(recorded, one.name) for one in fields(Recorded)})
+    if not state.books.accounts:  # written before there were budgets
         state.books.take_over(state.past, state.jobs.values(), state.tasks)
     return state
 

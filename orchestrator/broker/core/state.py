@@ -41,23 +41,13 @@ from orchestrator.broker.core.scheduler import (
 from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.identity import JobId, Payer
 
-__all__ = ["BrokerState", "replay"]
+__all__ = ["BrokerState", "Recorded", "replay"]
 
 
-@dataclass(slots=True)
-class BrokerState:
-    """All jobs and tasks of one ledger scope, and the decisions about them.
+@dataclass(slots=True, kw_only=True)
+class Recorded:
+    """What the events of a scope have led to. past: what forgotten jobs used, by project."""
 
-    No I/O, clock or randomness: time arrives with the events, tags follow from job ids.
-    Replaying the events through `apply` gives the same state. past: what forgotten jobs used,
-    by project. rules, queues: of the QPUs that are served, from `configure`; they come from the
-    site, not from history. asleep: what an earlier process left is not looked for yet, so nothing
-    is decided until `BrokerOpened`.
-    """
-
-    rules: dict[str, QpuRules] = field(default_factory=dict)
-    queues: dict[str, JobQueue] = field(default_factory=dict)
-    asleep: bool = False
     drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
@@ -68,6 +58,21 @@ class BrokerState:
     _waiting: dict[str, dict[JobId, int]] = field(default_factory=dict)
     _open: dict[str, set[str]] = field(default_factory=dict)
     _to_fail: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class BrokerState(Recorded):
+    """All jobs and tasks of one ledger scope, and the decisions about them.
+
+    No I/O, clock or randomness: time arrives with the events, tags follow from job ids.
+    Replaying the events through `apply` gives the same state. rules, queues: of the QPUs that are
+    served, from `configure`; they come from the site, not from history. asleep: what an earlier
+    process left is not looked for yet, so nothing is decided until `BrokerOpened`.
+    """
+
+    rules: dict[str, QpuRules] = field(default_factory=dict)
+    queues: dict[str, JobQueue] = field(default_factory=dict)
+    asleep: bool = False
 
     def configure(self, qpu: str, rules: QpuRules) -> None:
         """Serve a QPU by these rules from now on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.core.codec import from_plain, to_plain
+from orchestrator.broker.core.codec import from_json, to_json
 from orchestrator.broker.core.events import BudgetSet, Event
 from orchestrator.broker.core.snapshot import EndedJob, ended_job, freeze, missing_jobs, thaw
 from orchestrator.broker.core.state import BrokerState
@@ -51,7 +50,7 @@ def checkpoint_statements(
         "scope": scope,
         "seq": reader.rows(query)[0][0] or 0,
         "at": now.timestamp(),
-        "state": _text(freeze(state, gone)),
+        "state": freeze(state, gone),
     }
     rows = [_row(scope, ended_job(state, job)) for job in gone]
     statements: list[Statement] = [(_replacing(reader, snapshots, ("scope",)), [frozen])]
@@ -137,8 +136,8 @@ def stored(reader: Reader, scope: str, job: str) -> EndedJob | None:
 def read_ended(reader: Reader, job: str, text: str) -> EndedJob:
     """Read what a row of ``ended_jobs`` holds. Raises `LedgerError`."""
     try:
-        return from_plain(EndedJob, json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return from_json(EndedJob, text)
+    except ValueError as error:
         raise reader.damage(f"job {job}", error) from error
 
 
@@ -146,8 +145,8 @@ def _thawed(reader: Reader, scope: str) -> Restored:
     query = sa.select(snapshots.c.seq, snapshots.c.state).where(snapshots.c.scope == scope)
     for seq, text in reader.rows(query):
         try:
-            return Restored(state=thaw(json.loads(text)), seq=seq)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return Restored(state=thaw(text), seq=seq)
+        except ValueError as error:
             raise reader.damage(f"the snapshot of {scope!r}", error) from error
     return Restored(state=BrokerState())
 
@@ -164,7 +163,7 @@ def _row(scope: str, ended: EndedJob) -> dict[str, Any]:
         "state": ended.job.state.value,
         "submitted_at": ended.job.submitted_at.timestamp(),
         "ended_at": ended_at.timestamp() if ended_at is not None else 0.0,
-        "record": _text(to_plain(ended)),
+        "record": to_json(ended),
     }
 
 
@@ -178,7 +177,3 @@ def _replacing(reader: Reader, table: sa.Table, key: Sequence[str]) -> sa.Execut
     others = {c.name: statement.excluded[c.name] for c in table.c if c.name not in key}
     replacing: sa.Executable = statement.on_conflict_do_update(index_elements=key, set_=others)
     return replacing
-
-
-def _text(plain: Any) -> str:
-    return json.dumps(plain, separators=(",", ":"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.broker.core.events import Event, event_from_json, event_to_json
+from orchestrator.broker.core.codec import to_json
+from orchestrator.broker.core.events import Event, event_from_json
 
 __all__ = ["EVENT_COLUMNS", "Entries", "event_of", "row_of"]
 
@@ -26,11 +26,10 @@ class Entries:
 
 def row_of(scope: str, event: Event, at: datetime) -> tuple[Any, ...]:
     """Return the values of `EVENT_COLUMNS`."""
-    body = event_to_json(event)
-    text = json.dumps(body, separators=(",", ":"))
-    return scope, at.timestamp(), event.kind, body.get("job"), body.get("tag"), text
+    job, tag = getattr(event, "job", None), getattr(event, "tag", None)
+    return scope, at.timestamp(), event.kind, job, tag, to_json(event)
 
 
 def event_of(kind: str, body: str, at: float) -> tuple[Event, datetime]:
     """Rebuild an event and its time. Raises ``ValueError`` if the row makes no sense."""
-    return event_from_json(kind, json.loads(body)), datetime.fromtimestamp(at, UTC)
+    return event_from_json(kind, body), datetime.fromtimestamp(at, UTC)
