@@ -26,7 +26,7 @@ from backends.sampling import lower
 from backends.validate import check_circuits
 from orchestrator.broker.client.protocol import BrokerClient, Call
 from orchestrator.broker.core.events import LeaseWish
-from orchestrator.compute.shipping import stage_context
+from orchestrator.compute.remote_call import stage_context
 from orchestrator.identity import CallStage
 from orchestrator.qpu_jobs import QpuJob, Submission
 from orchestrator.resources import Resources, resources
@@ -214,7 +214,7 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
     if stage is None and context is not None:
         stage = context.key
     identity = held.run.qpu_identity(settings.name)
-    if context is not None and (context.key, context.lent) == (stage, identity):
+    if context is not None and (context.key, context.qpu_identity) == (stage, identity):
         identity = ""
     target = held.broker().target(settings.name)
     return Qpu(settings.name, target, stage, identity, held)

@@ -14,7 +14,7 @@ from qiskit.providers import JobStatus
 from backends.api import CalibrationChanged
 from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.compute.waiting import yield_worker_slot
+from orchestrator.compute.remote_call import yield_worker_slot
 from orchestrator.identity import JobId
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.compute.api import Demand
+from orchestrator.compute.digests import value_digest
 from orchestrator.compute.kinds import check_demand, settings_in_force
-from orchestrator.compute.recipe import value_digest
-from orchestrator.compute.shipping import (
-    Shipment,
+from orchestrator.compute.remote_call import (
+    RemoteFunction,
     StageContext,
     dump_by_value,
     execution,
@@ -288,7 +288,7 @@ def _begin(
         qpu=run.chosen_qpu,
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         demand=needs.demand,
-        lent=_lent(run, needs),
+        qpu_identity=_qpu_identity(run, needs),
         limited=resources().is_limited(),
     )
     return span, context
@@ -309,7 +309,7 @@ def _key_and_name(
             content = _content(run, task_context.task, task_context.parameters)
             key = run.stage_key(content, str(task_run.id))
         return key, task_run.name
-    recipe = f"{fn.__qualname__}\n{_source(fn)}\n{_lent(run, needs)}"
+    recipe = f"{fn.__qualname__}\n{_source(fn)}\n{_qpu_identity(run, needs)}"
     content = _digest(recipe, value_digest(call))
     token: Hashable = uuid.uuid4().hex
     if task_context is not None:
@@ -327,8 +327,8 @@ def _ship(
 ) -> Any:
     if needs.demand != Demand():
         check_demand(fn.__name__, needs.demand, settings_in_force(context.site, needs.where))
-    shipment = Shipment(_dump_once(fn), context)
-    ran = resources().compute(needs.where).run(shipment, args, kwargs)
+    remote = RemoteFunction(_dump_once(fn), context)
+    ran = resources().compute(needs.where).run(remote, args, kwargs)
     current_run().note_worker(context.key, ran.worker, ran.started_at, ran.ended_at)
     return ran.value
 
@@ -355,11 +355,11 @@ def _dump_once(fn: Callable[..., Any]) -> bytes:
 def _content(run: Run, task: Task[..., Any], inputs: dict[str, Any]) -> str:
     """Return a digest of a stage's name, code and inputs, and of the QPU it is lent."""
     needs = stage_needs(task)
-    lent = "" if needs is None else _lent(run, needs)
+    lent = "" if needs is None else _qpu_identity(run, needs)
     return _digest(f"{task.name}\n{_source(task.fn)}\n{lent}", value_digest(inputs))
 
 
-def _lent(run: Run, needs: StageNeeds) -> str:
+def _qpu_identity(run: Run, needs: StageNeeds) -> str:
     """Return the identity of the QPU that a quantum stage is lent; a classical one has none."""
     return run.qpu_identity(needs.where or run.default_qpu) if needs.kind == "quantum" else ""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from orchestrator.compute.fanout import Progress, Spread, fan_out_on
-from orchestrator.compute.shipping import StageContext, execution, stage_context
+from orchestrator.compute.remote_call import StageContext, execution, stage_context
 from orchestrator.resources import UNITS_TOPIC, Resources, resources
 
 __all__ = ["fan_out"]

@@ -37,8 +37,7 @@ def main() -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     shape = Shape(**json.loads(sys.argv[1]))
-    from orchestrator.compute.credentials import DaskCredentials
-    from orchestrator.compute.nodes import open_cluster
+    from orchestrator.compute.nodes import DaskCredentials, open_cluster
 
     pair = DaskCredentials.make()
     pair.write(Path(shape.credentials))

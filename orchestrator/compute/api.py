@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from orchestrator.compute.fanout import Spread
-    from orchestrator.compute.shipping import Ran, Shipment
+    from orchestrator.compute.remote_call import RemoteFunction, RemoteResult
     from orchestrator.config import ComputeSettings
 
 __all__ = ["Compute", "ComputeError", "ComputeKind", "Demand", "DemandNotMet"]
@@ -61,12 +61,14 @@ class Compute(Protocol):
         """Begin to start the workers, and return at once; `run` and `fan_out` do so, too."""
         ...
 
-    def run(self, shipment: Shipment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ran:
+    def run(
+        self, remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> RemoteResult:
         """Run a function with what its stage demands, and wait for its end.
 
         Args:
-            shipment: The function. A worker calls ``run_timed(shipment, args, kwargs)``;
-                ``shipment.context.demand`` is what the stage asks for.
+            remote: The function. A worker calls ``run_timed(remote, args, kwargs)``;
+                ``remote.context.demand`` is what the stage asks for.
             args: Arguments of the function.
             kwargs: Keyword arguments of the function.
 

@@ -1,4 +1,4 @@
-"""A process of its own for Dask's scheduler and workers: ends when its parent does."""
+"""The process that runs a flow's Dask scheduler and workers; it ends when its parent does."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ def main() -> None:
     """Start a cluster as the JSON in argv[1] says, print how to reach it, run until stdin closes.
 
     In a process of its own because the workers are spawned, which would import the user's
-    script again, and because a flow killed outright must leave no worker behind. The credentials
+    script again, and because no worker may outlive a flow that is killed. The credentials
     go through the pipe to the parent and are in no file.
     """
     os.umask(0o077)  # what it writes is its owner's alone
     spec = json.loads(sys.argv[1])
-    from orchestrator.compute.credentials import DaskCredentials
-    from orchestrator.compute.nodes import open_cluster
+    from orchestrator.compute.nodes import DaskCredentials, open_cluster
 
     pair = DaskCredentials.make()
     with open_cluster(spec["workers"], spec["memory_per_worker"], pair.security()) as cluster:
-        reached = {
+        connection = {
             "address": cluster.scheduler_address,
             "certificate": pair.certificate,
             "key": pair.key,
         }
-        print(json.dumps(reached), flush=True)
+        print(json.dumps(connection), flush=True)
         sys.stdin.read()
 
 

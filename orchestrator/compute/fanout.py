@@ -1,4 +1,4 @@
-"""Thousands of small units inside one stage: straight to Dask, each finished one kept."""
+"""Fan-out of one function over thousands of items on Dask workers; finished units are stored."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from typing import IO, Any, TypeVar
 import cloudpickle
 
 from orchestrator.compute.api import ComputeError, Demand
-from orchestrator.compute.recipe import function_digest, value_digest
-from orchestrator.compute.shipping import Shipment, StageContext, dump_by_value, guest
+from orchestrator.compute.digests import function_digest, value_digest
+from orchestrator.compute.remote_call import (
+    RemoteFunction,
+    StageContext,
+    dump_by_value,
+    isolated_modules,
+)
 from orchestrator.identity import Occurrence, UnitKey, units_file_name
 from orchestrator.wording import counted
 
-__all__ = ["ClusterLost", "FanOutError", "Progress", "Spread", "died", "fan_out_on"]
+__all__ = ["ClusterLost", "FanOutError", "Progress", "Spread", "fan_out_on", "worker_died"]
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]
@@ -32,21 +37,21 @@ _MOST_LOSSES = 10
 
 
 class ClusterLost(ComputeError):
-    """Scheduler and workers are gone, and with them the units that were under way."""
+    """The scheduler and its workers ended while units were running."""
 
 
 class FanOutError(RuntimeError):
-    """Units failed after their retries, or killed their worker; all others are finished and kept."""
+    """Units failed after their retries, or killed their worker; all others are finished and stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """How units are spread. context: of whom they are part. retries: of each unit.
+    """How units are spread over workers.
 
-    turn_of: tells how many units of this content there were before, in this execution of the
-    stage; the n-th one is the same unit when the stage is executed again. progress: told the
-    number of units done, and of all. again: returns a client of the cluster when it has been
-    started anew; None where its loss is the end.
+    context: the stage they belong to. retries: of each unit. turn_of: number of earlier units with
+    this content in this execution of the stage; the n-th one is the same unit when the stage runs
+    again. progress: called with the number of finished units and of all. again: waits for a
+    restarted cluster and returns a client of it; None where a lost cluster is an error.
     """
 
     context: StageContext
@@ -58,22 +63,22 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """Runs a chunk of units on a worker; a failing unit is tried again, then reported."""
+    """A chunk of units, run on a worker; a failing unit is retried, then reported."""
 
     data: bytes
     context: StageContext
     retries: int
 
     def __call__(self, packed: bytes) -> list[tuple[bool, Any]]:
-        with guest(self.context.paths):
+        with isolated_modules(self.context.paths):
             return [self._one(name, item) for name, item in cloudpickle.loads(packed)]
 
     def _one(self, name: str, item: Any) -> tuple[bool, Any]:
-        # A key of its own, or two units that make equal quantum calls would make one.
+        # With one key, equal quantum calls of two units would be one job.
         context = replace(self.context, key=str(UnitKey(self.context.key, name)))
         for attempt in range(self.retries + 1):
             try:
-                return True, Shipment(self.data, context)(item)
+                return True, RemoteFunction(self.data, context)(item)
             except Exception as error:  # noqa: BLE001  # whatever a unit raises is reported
                 if attempt == self.retries:
                     return False, error
@@ -89,20 +94,22 @@ def fan_out_on(
     a restarted run computes only the rest. Raises `FanOutError` once all units were tried.
     """
     units = list(items)
-    recipe = function_digest(function)
-    names = _names(recipe, units, spread.turn_of)
-    kept = _Kept.open(spread.context, recipe, names)
-    results: dict[int, Any] = dict(kept.finished)
+    digest = function_digest(function)
+    contents = [value_digest((digest, unit)) for unit in units]
+    names = [str(Occurrence(content, spread.turn_of(content))) for content in contents]
+    folder, file = spread.context.keep_dir, units_file_name(spread.context.key, digest)
+    store = _UnitStore(None if folder is None else folder / file, names)
+    results = store.read()
     todo = [index for index in range(len(units)) if index not in results]
-    context = replace(spread.context, demand=Demand(), lent="")
+    context = replace(spread.context, demand=Demand(), qpu_identity="")
     unit = _Unit(dump_by_value(function), context, spread.retries)
     named = list(zip(names, units, strict=True))
     failures: dict[int, Exception] = {}
-    with kept:
+    with store:
         for indices, outcomes in _enduring(client, unit, named, todo, spread.again):
             for index, (fine, value) in zip(indices, outcomes, strict=True):
                 (results if fine else failures)[index] = value
-            kept.keep({i: results[i] for i in indices if i in results})
+            store.append({i: results[i] for i in indices if i in results})
             if spread.progress is not None:
                 spread.progress(len(results) + len(failures), len(units))
     if failures:
@@ -115,8 +122,8 @@ def fan_out_on(
     return [results[index] for index in range(len(units))]
 
 
-def died(error: BaseException) -> ComputeError:
-    """Return what to report when Dask gave a function up because its workers died."""
+def worker_died(error: BaseException) -> ComputeError:
+    """Return the error for a function whose workers died until Dask gave it up."""
     return ComputeError(
         "the worker process died every time this function ran; often it needs more "
         f"memory than a worker has. Dask says: {error}"
@@ -130,7 +137,7 @@ def _enduring(
     todo: Sequence[int],
     again: Callable[[], Any] | None,
 ) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
-    """Yield as `_stream` does; what a cluster that was lost still owed, the next one does."""
+    """Yield as `_stream` does; units of a lost cluster run on the restarted one."""
     owed = dict.fromkeys(todo)
     for loss in range(_MOST_LOSSES + 1):
         try:
@@ -162,7 +169,7 @@ def _stream(
     ended = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
     suspects: list[int] = []
     for future, outcomes in ended:
-        # What has arrived counts, though the worker that held it may have died since.
+        # An outcome that has arrived counts, even if its worker has died since.
         if future.status == "finished" or isinstance(outcomes, list):
             yield owner[future], outcomes
         elif _is_of_a_killed_worker(future, outcomes):
@@ -173,7 +180,7 @@ def _stream(
 def _one_by_one(
     client: Any, unit: _Unit, units: Sequence[tuple[str, Any]], suspects: Sequence[int]
 ) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
-    """Try alone the units that were at work, or waited, where a worker died: few are to blame."""
+    """Run one by one the units whose worker died, to find those that killed it."""
     killers = 0
     reason: Exception = ComputeError("its worker died, as those of other units did before it")
     for index in suspects:
@@ -185,12 +192,12 @@ def _one_by_one(
                 (outcome,) = future.result()
             elif _is_of_a_killed_worker(future, (type(ended), ended, None)):
                 killers += 1
-                outcome = (False, died(ended))
+                outcome = (False, worker_died(ended))
         yield [index], [outcome]
 
 
 def _is_of_a_killed_worker(future: Any, outcome: Any) -> bool:
-    """Whether a future that did not finish ended with its worker; raises what else ended it."""
+    """Whether a future ended because its worker was killed; raises any other reason."""
     from distributed import KilledWorker
 
     if future.status == "cancelled":
@@ -201,7 +208,7 @@ def _is_of_a_killed_worker(future: Any, outcome: Any) -> bool:
     raise error
 
 
-class _Kept:
+class _UnitStore:
     """Finished units in an append-only file; a torn last record is ignored.
 
     Fan-outs of one function in one stage share a file, also at the same time.
@@ -213,25 +220,30 @@ class _Kept:
         self._path = path
         self._names = names
         self._file: IO[bytes] | None = None
-        self.finished: dict[int, Any] = {}
 
-    @classmethod
-    def open(cls, context: StageContext, recipe: str, names: Sequence[str]) -> _Kept:
-        """Find what an earlier execution of the same stage finished with the same function."""
-        folder, name = context.keep_dir, units_file_name(context.key, recipe)
-        kept = cls(None if folder is None else folder / name, names)
-        kept._read()
-        return kept
+    def read(self) -> dict[int, Any]:
+        """Return results of earlier executions of the same stage, by the index of the unit."""
+        if self._path is None or not self._path.exists():
+            return {}
+        results: dict[str, Any] = {}
+        with self._lock, self._path.open("r+b") as file:
+            whole = 0
+            try:
+                while True:
+                    results.update(pickle.load(file))  # noqa: S301  # our own file, of this user
+                    whole = file.tell()
+            except Exception:  # noqa: BLE001  # half a pickle raises anything; at the end, EOFError
+                file.truncate(whole)
+        return {i: results[name] for i, name in enumerate(self._names) if name in results}
 
-    def keep(self, results: dict[int, Any]) -> None:
-        """Append finished units."""
+    def append(self, results: dict[int, Any]) -> None:
         if self._file is not None:
             record = cloudpickle.dumps([(self._names[i], value) for i, value in results.items()])
             with self._lock:
                 self._file.write(record)
                 self._file.flush()
 
-    def __enter__(self) -> _Kept:
+    def __enter__(self) -> _UnitStore:
         if self._path is not None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("ab")
@@ -240,23 +252,3 @@ class _Kept:
     def __exit__(self, *_: object) -> None:
         if self._file is not None:
             self._file.close()
-
-    def _read(self) -> None:
-        if self._path is None or not self._path.exists():
-            return
-        found: dict[str, Any] = {}
-        with self._lock, self._path.open("r+b") as file:
-            whole = 0
-            try:
-                while True:
-                    found.update(pickle.load(file))  # noqa: S301  # our own file, of this user
-                    whole = file.tell()
-            except Exception:  # noqa: BLE001  # half a pickle raises anything; at the end, EOFError
-                file.truncate(whole)
-        self.finished = {i: found[name] for i, name in enumerate(self._names) if name in found}
-
-
-def _names(recipe: str, units: Sequence[Any], turn_of: Callable[[str], int]) -> list[str]:
-    """Return a name per unit, by its content and by how many equal ones came before."""
-    contents = [value_digest((recipe, unit)) for unit in units]
-    return [str(Occurrence(content, turn_of(content))) for content in contents]

@@ -9,12 +9,12 @@ from typing import Any
 from backends.plugins import PluginUnusable, load
 from orchestrator.compute.api import Compute, ComputeKind, Demand, DemandNotMet
 from orchestrator.compute.local import LocalDask
-from orchestrator.compute.shared import SharedKind
+from orchestrator.compute.shared import SharedDask
 from orchestrator.config import COMPUTE_KINDS, ComputeSettings, Site, shared_cluster
 
 __all__ = ["check_demand", "open_compute", "settings_in_force"]
 
-_OWN: Mapping[str, ComputeKind] = {"local": LocalDask, "shared": SharedKind()}
+_OWN: Mapping[str, ComputeKind] = {"local": LocalDask, "shared": SharedDask}
 
 
 def settings_in_force(site: Site, name: str | None = None) -> ComputeSettings:

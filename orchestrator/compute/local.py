@@ -12,9 +12,8 @@ from concurrent.futures import CancelledError
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from orchestrator.compute.api import ComputeError, Demand
-from orchestrator.compute.credentials import DaskCredentials
-from orchestrator.compute.fanout import Spread, died, fan_out_on
-from orchestrator.compute.shipping import Ran, Shipment, run_timed
+from orchestrator.compute.fanout import Spread, fan_out_on, worker_died
+from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_timed
 from orchestrator.config import ComputeSettings, ConfigError, size_bytes
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class LocalDask:
     def __init__(
         self, settings: ComputeSettings, on_connect: Callable[[Client], None] | None = None
     ) -> None:
-        """Take note of the settings; ``on_connect`` is called once with the client."""
+        """Store the settings; ``on_connect`` is called once with the client."""
         if settings.options:
             raise ConfigError(
                 f"[compute.{settings.name}] options: kind 'local' takes none, and there are: "
@@ -58,7 +57,7 @@ class LocalDask:
 
     @staticmethod
     def lacks(settings: ComputeSettings, demand: Demand) -> dict[str, str]:
-        """Return what one machine without a queue cannot give."""
+        """Return what one machine without a batch system cannot give."""
         lacking = {}
         memory = 0 if demand.memory is None else _memory_per_worker(settings)
         if demand.memory is not None and demand.memory > memory:
@@ -73,7 +72,7 @@ class LocalDask:
 
     @property
     def workers(self) -> int:
-        """How many worker processes there are."""
+        """Number of worker processes."""
         return _workers(self._settings)
 
     def start(self) -> None:
@@ -91,7 +90,9 @@ class LocalDask:
                 self._client = self._connect()
             return self._client
 
-    def run(self, shipment: Shipment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ran:
+    def run(
+        self, remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> RemoteResult:
         """Run a function on a worker and wait for its end; its exceptions are raised here.
 
         A worker that dies is replaced and the function run again, a few times.
@@ -100,12 +101,12 @@ class LocalDask:
 
         client = self.client()
         # As two values, or Dask would take a function's `retries=` or `workers=` for its own.
-        future = client.submit(run_timed, shipment, args, kwargs, pure=False)
+        future = client.submit(run_timed, remote, args, kwargs, pure=False)
         try:
-            ran: Ran = future.result()
+            ran: RemoteResult = future.result()
             return ran
         except KilledWorker as error:
-            raise died(error) from error
+            raise worker_died(error) from error
         except CancelledError as error:
             raise ComputeError("the workers were shut down while this function ran") from error
 
@@ -151,15 +152,17 @@ class LocalDask:
         process = self._spawn()
         from distributed import Client
 
+        from orchestrator.compute.nodes import DaskCredentials
+
         assert process.stdout is not None
         line = _first_line(process.stdout)
         if not line:
             raise ComputeError(
                 f"the Dask workers did not start within {_START_S} s; run `hpcqc doctor`"
             )
-        reached = json.loads(line)
-        address = reached.pop("address")
-        security = DaskCredentials(**reached).security()
+        connection = json.loads(line)
+        address = connection.pop("address")
+        security = DaskCredentials(**connection).security()
         client = Client(address, security=security, set_as_default=False, timeout=30)
         if self._on_connect is not None:
             self._on_connect(client)
@@ -187,11 +190,11 @@ def _environment() -> dict[str, str]:
 
 
 def _first_line(stream: IO[str]) -> str:
-    found: list[str] = []
-    reader = threading.Thread(target=lambda: found.append(stream.readline()), daemon=True)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
     reader.start()
     reader.join(_START_S)
-    return found[0] if found else ""
+    return lines[0] if lines else ""
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -1,25 +1,65 @@
-"""Dask's scheduler and workers as we start them: over TLS alone, on loopback, without HTTP."""
+"""Dask clusters of hpcqc: TLS with one key pair, on loopback, without HTTP."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dask.config
 from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
 
-__all__ = ["open_cluster"]
+from orchestrator.config.private import write_private
+
+__all__ = ["DaskCredentials", "open_cluster", "security_from"]
 
 _HOST = "127.0.0.1"
 _CLOSE_S = 2
 _ERROR = 40  # logging.ERROR
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DaskCredentials:
+    """A key and the certificate that it signed itself, both as PEM text.
+
+    Scheduler, nannies, workers and clients of one cluster share them, and accept only a peer that
+    has them: TLS with authentication of both sides.
+    """
+
+    certificate: str
+    key: str
+
+    @staticmethod
+    def make() -> DaskCredentials:
+        """Return a new pair, valid for a year."""
+        made = Security.temporary()
+        return DaskCredentials(certificate=made.tls_ca_file, key=made.tls_client_key)
+
+    def security(self) -> Security:
+        """Return Dask's form of the pair, for every role."""
+        pair = {
+            f"tls_{role}_{part}": value
+            for role in ("client", "scheduler", "worker")
+            for part, value in (("cert", self.certificate), ("key", self.key))
+        }
+        return Security(require_encryption=True, tls_ca_file=self.certificate, **pair)
+
+    def write(self, path: Path) -> None:
+        """Replace the file; only its owner can read it."""
+        write_private(path, self.certificate + self.key)
+
+
+def security_from(path: Path) -> Security:
+    """Return Dask's form of a client's PEM file: its certificate, its key, the authority's."""
+    return Security(require_encryption=True, tls_ca_file=str(path), tls_client_cert=str(path))
+
+
 class _Scheduler(Scheduler):
-    """A scheduler without Dask's HTTP server, which knows no users."""
+    """A scheduler without Dask's HTTP server, which does not authenticate users."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Listen nowhere."""
@@ -39,10 +79,10 @@ def open_cluster(
     """Run a scheduler, and worker processes of one thread each, for the block.
 
     memory_limit: of each worker, None for its share of the machine. port: the scheduler's, 0 for
-    any free one. What workers spill to disk is in a folder that this user alone can enter.
+    any free one. Workers spill to a folder that this user alone can enter.
     """
-    # A worker that is away when its time is up is given up for good. On a busy machine 15 s are
-    # not enough to replace one that died, and with none left the flow would wait for ever.
+    # Dask drops a worker that is not replaced in this time. On a busy machine 15 s are too few, and
+    # without workers the flow would wait for ever.
     dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"})
     place = dask.config.get("temporary-directory")
     with tempfile.TemporaryDirectory(

@@ -12,9 +12,9 @@ import pytest
 
 from orchestrator.compute.api import Compute, ComputeError, ComputeKind, Demand
 from orchestrator.compute.fanout import FanOutError, Spread, fan_out_on
-from orchestrator.compute.shipping import (
-    Ran,
-    Shipment,
+from orchestrator.compute.remote_call import (
+    RemoteFunction,
+    RemoteResult,
     StageContext,
     dump_by_value,
     stage_context,
@@ -70,8 +70,8 @@ class ComputeConformance:
     def test_a_function_knows_what_its_stage_demands(self, compute: Compute) -> None:
         """The context of the stage travels with the function."""
         demand = Demand(cores=2)
-        shipment = Shipment(dump_by_value(_demand), _context(demand))
-        assert compute.run(shipment, (), {}).value == demand
+        remote = RemoteFunction(dump_by_value(_demand), _context(demand))
+        assert compute.run(remote, (), {}).value == demand
 
     def test_calls_come_from_many_threads(self, compute: Compute) -> None:
         """Each thread gets its own answer."""
@@ -130,8 +130,8 @@ class ComputeConformance:
         assert all(lacking.values())
 
 
-def _ran(compute: Compute, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Ran:
-    return compute.run(Shipment(dump_by_value(function), _context()), args, kwargs)
+def _ran(compute: Compute, function: Callable[..., Any], *args: Any, **kwargs: Any) -> RemoteResult:
+    return compute.run(RemoteFunction(dump_by_value(function), _context()), args, kwargs)
 
 
 def _context(demand: Demand | None = None) -> StageContext:

@@ -9,10 +9,10 @@ from typing import ClassVar
 import pytest
 
 from orchestrator.compute.api import Demand, DemandNotMet
-from orchestrator.compute.credentials import DaskCredentials
 from orchestrator.compute.kinds import check_demand, open_compute
 from orchestrator.compute.local import LocalDask
-from orchestrator.compute.shared import SharedKind
+from orchestrator.compute.nodes import DaskCredentials
+from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.testing import ComputeConformance
 from orchestrator.config import ComputeSettings, load_site
 from orchestrator.stages import classical, stage_needs
@@ -23,7 +23,7 @@ from distributed import Client, KilledWorker, LocalCluster
 
 from orchestrator.compute.api import ComputeError
 from orchestrator.compute.fanout import fan_out_on
-from orchestrator.compute.shipping import run_timed
+from orchestrator.compute.remote_call import run_timed
 
 
 class PlainDask:
@@ -46,9 +46,9 @@ class PlainDask:
     def start(self):
         self._client()
 
-    def run(self, shipment, args, kwargs):
+    def run(self, remote, args, kwargs):
         try:
-            return self._client().submit(run_timed, shipment, args, kwargs, pure=False).result()
+            return self._client().submit(run_timed, remote, args, kwargs, pure=False).result()
         except KilledWorker as error:
             raise ComputeError(f"its worker died: {error}") from error
 
@@ -85,7 +85,7 @@ class TestLocal(ComputeConformance):
 class TestShared(ComputeConformance):
     """On the workers of a local one, which stand for those of the agent."""
 
-    kind = SharedKind()
+    kind = SharedDask
     settings: ClassVar = ComputeSettings(name="local", kind="shared", workers=2)
 
     @pytest.fixture(scope="class", autouse=True)
@@ -150,7 +150,7 @@ def test_a_site_file_names_it(tmp_path) -> None:
         ('kind = "odd"', ["'odd'", "ComputeKind"]),
         ('kind = "plain-dask"\noptions = { hours = 2 }', ["there is: most_hours"]),
         ("options = { queue = 'x' }", ["[compute.big] options", "'local' takes none", "queue"]),
-        ('kind = "shared"', ["HPCQC_DASK_ADDRESS names no cluster"]),
+        ('kind = "shared"', ["HPCQC_DASK_ADDRESS"]),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path, compute, words) -> None:

@@ -21,9 +21,9 @@ from hpcqc import classical, fan_out, open_qpu, quantum
 from orchestrator import resources
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
+from orchestrator.compute.digests import function_digest
 from orchestrator.compute.fanout import FanOutError, Spread, fan_out_on
-from orchestrator.compute.recipe import function_digest
-from orchestrator.compute.shipping import StageContext
+from orchestrator.compute.remote_call import StageContext
 from orchestrator.identity import Occurrences
 from orchestrator.runs import Run
 
@@ -166,7 +166,7 @@ def test_a_functions_digest_is_the_same_in_every_process() -> None:
         from dataclasses import dataclass
         from enum import Enum
         from functools import partial
-        from orchestrator.compute.recipe import function_digest, value_digest
+        from orchestrator.compute.digests import function_digest, value_digest
 
         def outer(step, names={"b", "c", "d"}):
             def count(item, *, label="x"):

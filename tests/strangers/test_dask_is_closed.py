@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from distributed import Client, LocalCluster
 
-from orchestrator.compute.credentials import DaskCredentials, security_from
 from orchestrator.compute.local import LocalDask
+from orchestrator.compute.nodes import DaskCredentials, security_from
 from orchestrator.compute.shared import SharedDask
 from orchestrator.config import ComputeSettings, ConfigError, SharedCluster, shared_cluster
 from tests.strangers.stranger import answers, listening, need_strangers
@@ -66,13 +66,15 @@ def test_credentials_are_on_no_command_line_and_spilled_data_in_a_closed_folder(
 
 
 @pytest.mark.slow
-def test_a_shared_cluster_is_used_with_its_credentials_alone(dask, tmp_path):
+def test_a_shared_cluster_is_used_with_its_credentials_alone(dask, tmp_path, monkeypatch):
     address = dask.client().scheduler.address
     security = dask.client().security
     pem = tmp_path / "dask.pem"
     DaskCredentials(certificate=security.tls_ca_file, key=security.tls_client_key).write(pem)
     assert stat.S_IMODE(pem.stat().st_mode) == 0o600
-    shared = SharedDask(SharedCluster(address=address, credentials=pem))
+    monkeypatch.setenv("HPCQC_DASK_ADDRESS", address)
+    monkeypatch.setenv("HPCQC_DASK_CREDENTIALS", str(pem))
+    shared = SharedDask(ComputeSettings(name="local", kind="shared"))
     assert shared.client().submit(sum, [1, 2]).result() == 3
     shared.close()
     other = tmp_path / "other.pem"

@@ -1,4 +1,4 @@
-"""Functions on their way to a Dask worker: shipped by value, run under a stage's context."""
+"""Calls of a stage's functions on Dask workers: functions travel by value, with a context."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from typing import Any
 import cloudpickle
 
 from orchestrator.compute.api import Demand
-from orchestrator.compute.visiting import make_room, take_note
+from orchestrator.compute.module_isolation import activate_paths, note_file_times
 
 __all__ = [
     "Execution",
-    "Ran",
-    "Shipment",
+    "RemoteFunction",
+    "RemoteResult",
     "StageContext",
     "dump_by_value",
     "execution",
     "exhausted",
-    "guest",
+    "isolated_modules",
     "run_timed",
     "stage_context",
     "within",
+    "yield_worker_slot",
 ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """What a function may want to know of the stage it runs in.
+    """The stage that a function runs in.
 
     key: stable over reruns. keep_dir: folder for finished items of a fan-out, None if the run
-    cannot be resumed. site, qpu: for primitives called inside a worker. demand: what the stage asks for.
-    lent: identity of the QPU that a quantum stage was lent, and that its key therefore covers.
-    paths: where the user's own modules are; only for workers that several flows share.
-    limited: whether the run has a budget.
+    cannot be resumed. site, qpu: for primitives called on a worker. demand: of the stage.
+    qpu_identity: of a quantum stage's QPU, which its key covers. paths: folders of the user's
+    own modules; only for workers that several flows share. limited: whether the run has a budget.
     """
 
     run: str
@@ -53,14 +53,14 @@ class StageContext:
     qpu: str | None
     keep_dir: Path | None
     demand: Demand = field(default_factory=Demand)
-    lent: str = ""
+    qpu_identity: str = ""
     paths: tuple[str, ...] = ()
     limited: bool = False
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Execution:
-    """One go at a shipped function on a worker. ending: what it opened there, closed at its end."""
+    """One execution of a function on a worker. ending: closes what the function opened there."""
 
     context: StageContext
     ending: ExitStack = field(default_factory=ExitStack)
@@ -68,14 +68,14 @@ class Execution:
 
 _context: ContextVar[StageContext | None] = ContextVar("hpcqc_stage", default=None)
 _execution: ContextVar[Execution | None] = ContextVar("hpcqc_execution", default=None)
-_at_work: list[Execution] = []
+_running: list[Execution] = []
 _registration = threading.Lock()
 
 
 def stage_context() -> StageContext | None:
     """Return the context of the stage this code runs in, None outside of one."""
     here = _context.get()
-    if here is None and _at_work:
+    if here is None and _running:
         around = execution()
         here = None if around is None else around.context
     return here
@@ -84,17 +84,17 @@ def stage_context() -> StageContext | None:
 def execution() -> Execution | None:
     """Return the execution on a worker that this code is part of, None in the flow's process.
 
-    A thread that a function started by itself knows no context; it belongs to the execution
-    that is at work here. Raises ``RuntimeError`` if there are several.
+    A thread that a function started has no context; it belongs to the execution that is running
+    here. Raises ``RuntimeError`` if there are several.
     """
     here = _execution.get()
-    if here is not None or not _at_work:
+    if here is not None or not _running:
         return here
-    several = tuple(_at_work)
+    several = tuple(_running)
     if len(several) > 1:
         raise RuntimeError(
-            f"{len(several)} functions are at work on this worker, and this thread does not know "
-            "whose it is; start it with contextvars.copy_context().run"
+            f"{len(several)} functions are running on this worker, and this thread has no context "
+            "that tells them apart; start it with contextvars.copy_context().run"
         )
     return several[0] if several else None
 
@@ -119,16 +119,15 @@ def dump_by_value(function: Callable[..., Any]) -> bytes:
     while isinstance(inner, partial):
         inner = inner.func
     module = sys.modules.get(getattr(inner, "__module__", "") or "")
-    by_value = isinstance(module, ModuleType) and not _is_installed(module)
     with _registration:
+        if module is None or module.__name__ == "__main__" or _is_installed(module):
+            return bytes(cloudpickle.dumps(function))
         # Registered only while pickling: results that Prefect keeps must stay by reference.
-        if by_value and module is not None and module.__name__ != "__main__":
-            cloudpickle.register_pickle_by_value(module)
+        cloudpickle.register_pickle_by_value(module)
         try:
             return bytes(cloudpickle.dumps(function))
         finally:
-            if by_value and module is not None and module.__name__ != "__main__":
-                cloudpickle.unregister_pickle_by_value(module)
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def _is_installed(module: ModuleType) -> bool:
@@ -151,21 +150,21 @@ def _load(data: bytes) -> Callable[..., Any]:
 
 
 @contextmanager
-def guest(paths: Sequence[str]) -> Iterator[None]:
-    """Run a block, on a worker that flows share, with the modules of one of them as they are now."""
+def isolated_modules(paths: Sequence[str]) -> Iterator[None]:
+    """Run a block with the modules in these folders as they are now; without folders, as it is."""
     if not paths:
         yield
         return
-    if make_room(paths):
+    if activate_paths(paths):
         _load.cache_clear()
     try:
         yield
     finally:
-        take_note()
+        note_file_times()
 
 
 @dataclass(frozen=True, slots=True)
-class Shipment:
+class RemoteFunction:
     """A function as bytes, callable on a worker like the function itself."""
 
     data: bytes
@@ -173,7 +172,7 @@ class Shipment:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function under its context, with its share of threads; close what it opened."""
-        with guest(self.context.paths):
+        with isolated_modules(self.context.paths):
             return self._call(args, kwargs)
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -188,7 +187,7 @@ class Shipment:
 
 
 def exhausted(value: Any) -> Any:
-    """Return the list of what a generator yields, since no generator leaves its process."""
+    """Return a generator's items as a list, since generators cannot be pickled."""
     return list(value) if inspect.isgenerator(value) else value
 
 
@@ -196,18 +195,18 @@ def exhausted(value: Any) -> Any:
 def _executing(context: StageContext) -> Iterator[None]:
     here = Execution(context)
     token = _execution.set(here)
-    _at_work.append(here)
+    _running.append(here)
     try:
         with here.ending:
             yield
     finally:
-        _at_work.remove(here)
+        _running.remove(here)
         _execution.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """What a function returned on a worker, which worker it was, and from when to when."""
+class RemoteResult:
+    """What a function returned on a worker, and where and when it ran."""
 
     value: Any
     worker: str
@@ -215,8 +214,28 @@ class Ran:
     ended_at: datetime
 
 
-def run_timed(shipment: Shipment, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ran:
-    """Run a shipment where this is called and tell when: it queues before, its answer after."""
+def run_timed(
+    remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> RemoteResult:
+    """Run a function here and note when, without its time in queues."""
     started_at = datetime.now(UTC)
-    value = shipment(*args, **kwargs)
-    return Ran(value, f"worker {os.getpid()}", started_at, datetime.now(UTC))
+    value = remote(*args, **kwargs)
+    return RemoteResult(value, f"worker {os.getpid()}", started_at, datetime.now(UTC))
+
+
+@contextmanager
+def yield_worker_slot() -> Iterator[None]:
+    """Secede from the worker's thread pool for the block; does nothing outside a worker."""
+    # Another thread may be importing distributed this moment, and importing one of its modules
+    # meanwhile fails. A worker has imported all of it.
+    thread_state = getattr(sys.modules.get("distributed.worker"), "thread_state", None)
+    if not hasattr(thread_state, "execution_state"):
+        yield
+        return
+    import distributed
+
+    distributed.secede()
+    try:
+        yield
+    finally:
+        distributed.rejoin()

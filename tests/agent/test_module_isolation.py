@@ -13,15 +13,15 @@ from tests.patience import PATIENCE_S
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from orchestrator.compute.visiting import make_room, own_paths, take_note
+from orchestrator.compute.module_isolation import activate_paths, own_paths, note_file_times
 
 first, second = Path(sys.argv[1]) / "first", Path(sys.argv[1]) / "second"
 said = []
 
 def visit(folder):
-    forgot = make_room((str(folder),))
+    forgot = activate_paths((str(folder),))
     import same_name
-    take_note()
+    note_file_times()
     said.append([forgot, same_name.VALUE])
     del same_name
 
