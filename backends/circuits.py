@@ -13,9 +13,9 @@ from functools import cached_property
 from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import CircuitInstruction
 
-from backends.api import PayloadRejected
 from backends.canonical import canonical, canonical_qpy
 from backends.delays import delays_as_numbers
+from backends.errors import PayloadRejected
 from backends.qpy_outline import MOST_BITS
 
 __all__ = ["FrozenCircuit", "is_panic", "load_qpy"]

@@ -41,7 +41,7 @@ from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.exceptions import QiskitError
 from qiskit.quantum_info import Clifford, Operator
 
-from backends.api import PayloadRejected
+from backends.errors import PayloadRejected
 
 __all__ = ["MOVE", "MoveGate", "inline_definitions", "is_own", "without_moves"]
 

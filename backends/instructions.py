@@ -17,7 +17,7 @@ from qiskit.circuit.classical import expr, types
 from qiskit.circuit.library import PauliEvolutionGate
 from qiskit.exceptions import QiskitError
 
-from backends.api import PayloadRejected
+from backends.errors import PayloadRejected
 
 __all__ = ["check_for_device", "check_instructions"]
 

@@ -17,8 +17,8 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.observables_array import ObservablesArray
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
-from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
+from backends.errors import PayloadRejected
 from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
 from backends.gates import inline_definitions
 from backends.pub_faults import check_names, fault_of

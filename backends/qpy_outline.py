@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from backends.api import PayloadRejected
+from backends.errors import PayloadRejected
 
 __all__ = ["MOST_BITS", "Bounds", "check_qpy", "put_in_order"]
 

@@ -14,8 +14,8 @@ from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult
 from qiskit.primitives.containers.observables_array import ObservablesArray
 
-from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
+from backends.errors import PayloadRejected
 from backends.pauli_bases import MeasuredBasis, measured_bases
 from backends.payloads import (
     MOST_SHOTS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from backends.api import PayloadRejected
+from backends.errors import PayloadRejected
 
 __all__ = ["check_tag", "is_tag"]
 

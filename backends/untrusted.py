@@ -13,8 +13,8 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Gate, Instruction
 from qiskit.circuit.library import PauliEvolutionGate
 
-from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit, is_panic
+from backends.errors import PayloadRejected
 from backends.frames import FrameError, array_from_frame, unpack
 from backends.payloads import (
     MOST_SHOTS,

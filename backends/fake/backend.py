@@ -72,7 +72,7 @@ class FakeBackend:
     >>> payload = SamplerPayload.coerce([bell], shots=100, seed=1)
     >>> qpu.start(session, payload, "tag-1")
     Traceback (most recent call last):
-    backends.api.QpuUnavailable: the answer to start number 1 was lost
+    backends.errors.QpuUnavailable: the answer to start number 1 was lost
     >>> task = qpu.find("tag-1")
     >>> sorted(qpu.result(task).native[0].data.meas.get_counts())
     ['00', '11']
