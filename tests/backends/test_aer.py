@@ -20,6 +20,7 @@ from backends.aer import create
 from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.registry import BackendUnusable
+from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.usefixtures("one_zygote")  # but for `aer`, which has its own
@@ -198,7 +199,7 @@ def test_exact_values_through_what_mixes_come_from_a_density_matrix(run, tmp_pat
     assert result.metadata["method"] == ["density_matrix", "density_matrix", "statevector"]
     np.testing.assert_allclose([r.data.evs for r in result.native], [0, 0, -0.28], atol=1e-9)
     fixed = create({"method": "statevector"}, state_dir=tmp_path)
-    with pytest.raises(PayloadRejected, match="one random trajectory through resets"):
+    with pytest.raises(PayloadRejected, match=naming("statevector", "density_matrix")):
         fixed.start(fixed.acquire(), EstimatorPayload.coerce(pubs[:1]), "tag")
 
 
@@ -341,7 +342,7 @@ def test_a_state_too_large_is_refused_before_it_starts(tmp_path):
     backend = create({"memory_bytes": 2**24}, state_dir=tmp_path)
     session = backend.acquire()
     circuit = measured(quantum_volume(28, 1, seed=1))
-    with pytest.raises(InsufficientMemory, match=r"28 qubits needs 4294967296 bytes.*at most 20"):
+    with pytest.raises(InsufficientMemory, match=naming(28, 4294967296, 20)):
         backend.start(session, SamplerPayload.coerce([circuit], shots=1), "big")
     assert backend.find("big") is None
     assert backend.pids == []
@@ -355,18 +356,18 @@ def test_a_state_beyond_all_machines_is_told_as_a_power(tmp_path, qubits):
     circuit = QuantumCircuit(qubits)
     circuit.t(range(qubits))
     payload = SamplerPayload.coerce([measured(circuit)], shots=1)
-    with pytest.raises(InsufficientMemory, match=rf"needs 2\^{qubits + 4} bytes, ") as caught:
+    with pytest.raises(InsufficientMemory, match=naming(f"2^{qubits + 4}")) as caught:
         backend.start(backend.acquire(), payload, "wide")
     assert len(str(caught.value)) < 300
     noisy = create({"method": "density_matrix"}, state_dir=tmp_path)
-    with pytest.raises(InsufficientMemory, match=rf"needs 2\^{2 * qubits + 4} bytes, "):
+    with pytest.raises(InsufficientMemory, match=naming(f"2^{2 * qubits + 4}")):
         noisy.start(noisy.acquire(), payload, "wide")
 
 
 def test_a_tableau_too_large_is_refused_before_it_starts(tmp_path):
     backend = create({"memory_bytes": 2**28}, state_dir=tmp_path)
     payload = SamplerPayload.coerce([measured(ghz(3000))], shots=1)
-    with pytest.raises(InsufficientMemory, match=r"stabilizer of 3000 .* at most 2896 qubits, or"):
+    with pytest.raises(InsufficientMemory, match=naming("stabilizer", 3000, 2896)):
         backend.start(backend.acquire(), payload, "wide")
 
 
@@ -375,7 +376,7 @@ def test_a_tableau_too_large_is_refused_before_it_starts(tmp_path):
 )
 def test_more_shots_than_memory_holds_are_refused_before_they_start(tmp_path, pub):
     backend = create({"memory_bytes": 2**30}, state_dir=tmp_path)
-    with pytest.raises(InsufficientMemory, match=r"shots need \d+ bytes .*ask for fewer shots"):
+    with pytest.raises(InsufficientMemory, match=naming("shots", 2**30 - 128)):
         backend.start(backend.acquire(), SamplerPayload.coerce([pub]), "many")
     assert backend.find("many") is None
     assert backend.pids == []
@@ -388,7 +389,7 @@ def test_what_planning_trips_over_is_refused_and_not_tried_again(tmp_path, monke
         raise OverflowError("too large")
 
     monkeypatch.setattr("backends.aer.planning.pub_seconds", trip)
-    with pytest.raises(PayloadRejected, match="OverflowError: too large"):
+    with pytest.raises(PayloadRejected, match=naming("OverflowError", "too large")):
         backend.start(backend.acquire(), SamplerPayload.coerce([measured(ghz(2))], shots=1), "t")
     assert backend.find("t") is None
 
@@ -423,15 +424,15 @@ def test_prepared_states_and_matrices_are_simulated(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metod": "automatic"}, "did you mean 'method'"),
-        ({"method": "magic"}, "'magic'; use one of: automatic"),
+        ({"metod": "automatic"}, "'method'"),
+        ({"method": "magic"}, naming("magic", "automatic")),
         # Samples a T gate between two H, and a CX, half and half; 85 % is right.
-        ({"method": "extended_stabilizer"}, "use one of: automatic"),
-        ({"memory_bytes": 0}, "memory_bytes = 0"),
-        ({"processes": True}, "processes = True"),
-        ({"time_scale": -1}, "time_scale = -1"),
-        ({"profile": ""}, "profile = ''"),
-        ({"precision": "vague"}, "use one of: exact, sampled"),
+        ({"method": "extended_stabilizer"}, "automatic"),
+        ({"memory_bytes": 0}, naming("memory_bytes", 0)),
+        ({"processes": True}, naming("processes", True)),
+        ({"time_scale": -1}, naming("time_scale", -1)),
+        ({"profile": ""}, naming("profile", "''")),
+        ({"precision": "vague"}, naming("vague", "exact", "sampled")),
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, message):
@@ -453,7 +454,7 @@ def test_sampled_precision_takes_no_estimator_payloads(tmp_path):
     backend = create({"precision": "sampled"}, state_dir=tmp_path)
     assert backend.target().payload_kinds == {"sampler"}
     payload = EstimatorPayload.coerce([(ghz(2), "ZZ")])
-    with pytest.raises(PayloadRejected, match="lower it"):
+    with pytest.raises(PayloadRejected, match="estimator"):
         backend.start(backend.acquire(), payload, "tag")
     backend.close()
 
@@ -509,7 +510,7 @@ def test_a_scaled_clock_keeps_the_device_busy(tmp_path):
     payload = SamplerPayload.coerce([native], shots=10, seed=1)
     began = time.monotonic()
     task = backend.start(session, payload, "one")
-    with pytest.raises(QpuBusy, match="at most 1"):
+    with pytest.raises(QpuBusy, match=naming(1)):
         backend.start(session, payload, "two")
     assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
     assert time.monotonic() - began >= 0.4 * 2.6

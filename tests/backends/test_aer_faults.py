@@ -20,6 +20,7 @@ from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
 from backends.frames import pack, unpack
 from backends.payloads import SamplerPayload
 from tests.backends.aer_payloads import bell, long_payload
+from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def test_a_killed_simulation_fails_its_task_and_no_other(backend, tmp_path):
     other = backend.start(session, bell(), "other")
     os.kill(claims(tmp_path, "doomed")[0].pid, signal.SIGKILL)
     assert backend.wait(doomed, 30) is TaskState.FAILED
-    with pytest.raises(TaskFailed, match=r"killed by signal 9 SIGKILL \(out of memory\?\)"):
+    with pytest.raises(TaskFailed, match=naming("SIGKILL", "memory")):
         backend.result(doomed)
     assert backend.wait(other, PATIENCE_S) is TaskState.COMPLETED
     again = backend.start(session, bell(), "again")
@@ -81,7 +82,7 @@ def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
     monkeypatch.setattr("backends.aer.worker_pool.encode_task", unreadable)
     task = backend.start(backend.acquire(), bell(), "doomed")
     assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
-    with pytest.raises(TaskFailed, match="ended with exit code 1"):
+    with pytest.raises(TaskFailed, match=naming("exit code", 1)):
         backend.result(task)
     assert sent == [0, 0]
 
@@ -97,7 +98,7 @@ def test_a_failed_task_does_not_tell_where_the_server_has_its_files(backend, mon
     monkeypatch.setattr(worker_pool, "encode_task", wrong)
     task = backend.start(backend.acquire(), bell(), "wrong")
     assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
-    with pytest.raises(TaskFailed, match=r"unexpected keyword.* \(\w+\.py:\d+\)") as failed:
+    with pytest.raises(TaskFailed, match=r"unknown.*\(\w+\.py:\d+\)") as failed:
         backend.result(task)
     assert "/" not in str(failed.value)
 
@@ -196,7 +197,7 @@ def test_a_task_that_died_with_its_parent_has_failed(tmp_path, backend):
     until(lambda: gone(claim.pid))
     task = backend.find("task-0")
     assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
-    with pytest.raises(TaskFailed, match="died together with its parent"):
+    with pytest.raises(TaskFailed, match="parent"):
         backend.result(task)
 
 
@@ -252,7 +253,7 @@ def test_workers_that_cannot_start_fail_the_task(tmp_path, backend, monkeypatch)
     monkeypatch.setattr("backends.aer.launch._BOOT", "raise SystemExit('no licence')")
     task = backend.start(backend.acquire(), bell(), "task")
     assert backend.wait(task, PATIENCE_S) is TaskState.FAILED
-    with pytest.raises(TaskFailed, match=r"do not start: .*no licence"):
+    with pytest.raises(TaskFailed, match="no licence"):
         backend.result(task)
 
 

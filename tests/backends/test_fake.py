@@ -19,6 +19,7 @@ from backends.api import (
 from backends.fake import create
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.registry import BackendUnusable
+from tests.errors import naming
 
 
 def bell(shots=20, seed=None):
@@ -36,7 +37,7 @@ def make(tmp_path, **options):
 
 def test_a_refused_start_began_nothing(tmp_path):
     qpu, session = make(tmp_path, faults=[{"call": "start", "on": [1]}])
-    with pytest.raises(QpuUnavailable, match="start number 1"):
+    with pytest.raises(QpuUnavailable, match=naming("start", 1)):
         qpu.start(session, bell(), "t")
     assert qpu.find("t") is None
     assert qpu.starts == {}
@@ -91,7 +92,7 @@ def test_tasks_fail_and_hang_by_their_number(tmp_path):
     qpu, session = make(tmp_path, fail=[2], stuck=[3], max_concurrent_tasks=None)
     first, second, third = (qpu.start(session, bell(), f"t{n}") for n in range(3))
     assert qpu.status(first) is TaskState.COMPLETED
-    with pytest.raises(TaskFailed, match="task 2 fails by script"):
+    with pytest.raises(TaskFailed, match=naming(2)):
         qpu.result(second)
     assert qpu.status(third) is TaskState.RUNNING
     qpu.stop(third)
@@ -145,7 +146,7 @@ def test_physics_is_exact_and_seeded(tmp_path):
 
 def test_limits_of_the_target_are_kept(tmp_path):
     qpu, session = make(tmp_path, max_shots=10, num_qubits=1)
-    with pytest.raises(PayloadRejected, match="1 qubits"):
+    with pytest.raises(PayloadRejected, match=naming(1)):
         qpu.start(session, bell(), "t")
 
 
@@ -155,7 +156,7 @@ def test_limits_of_the_target_are_kept(tmp_path):
         ({"faultz": []}, "'faults'"),
         ({"faults": [{"call": "dance"}]}, "call"),
         ({"faults": [{"call": "start", "kind": "odd"}]}, "kind"),
-        ({"faults": [{"call": "start", "when": 1}]}, "give call"),
+        ({"faults": [{"call": "start", "when": 1}]}, naming("when")),
     ],
 )
 def test_a_wrong_script_is_refused(tmp_path, options, message):

@@ -12,6 +12,7 @@ from backends.meterings import formula_class
 from backends.plugins import PluginUnusable
 from backends.profiles import ProfileError, load_profile
 from backends.targets import target_from_json, target_to_json
+from tests.errors import naming
 from tests.packages import installed_package
 
 SOURCE = """
@@ -96,7 +97,7 @@ def test_a_client_without_the_package_reads_the_target(tmp_path, package) -> Non
     formula_class.cache_clear()
     read = target_from_json(json.loads(sent)).metering
     assert (read.kind, read.unit) == ("shot-price", "credits")
-    with pytest.raises(PluginUnusable, match="'shot-price' is not installed here"):
+    with pytest.raises(PluginUnusable, match=naming("shot-price")):
         read.charge(**USE)
     assert target_to_json(target_from_json(json.loads(sent))) == json.loads(sent)
 

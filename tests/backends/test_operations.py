@@ -42,6 +42,7 @@ from backends.lowering import NativeCompiler
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload, payload_from_bytes
 from backends.profiles import load_profile
 from backends.validate import check_circuits
+from tests.errors import naming
 
 THETA = Parameter("θ")
 LOSS = Kraus([[[1, 0], [0, 0.6]], [[0, 0.8], [0, 0]]]).to_instruction()
@@ -366,38 +367,42 @@ def inside_a_gate(circuit: QuantumCircuit) -> None:
 
 
 REFUSED: list[tuple[Callable[[QuantumCircuit], Any], str]] = [
-    (lambda c: c.add_var("flag", expr.lift(c.clbits[0])), "variable 'flag'.*Parameter"),
-    (lambda c: c.add_input("given", types.Bool()), "variable 'given'"),
-    (inner_variable, "variable 'inner'"),
-    (lambda c: c.delay(c.add_stretch("slack"), 0), "variable 'slack'"),
-    (lambda c: c.delay(THETA, 0, "us"), "a circuit for each length"),
-    (lambda c: c.append(Delay(expr.mul(expr.lift(Duration.ns(9)), 2.0)), [0]), "delay whose"),
-    (lambda c: c.save_statevector(), "'save_statevector' is known to AerSimulator alone"),
-    (lambda c: c.save_expectation_value(Pauli("Z"), [0]), "'save_expval'"),
-    (lambda c: c.set_statevector([1, 0, 0, 0]), "'set_statevector'"),
-    (inside_a_gate, "'save_statevector'"),
-    (boxed_with(duration=100, unit="ns"), "box with a duration"),
-    (boxed_with(annotations=[Twirl()]), "box with a duration or annotations"),
-    (lambda c: c.append(library.RVGate(THETA, 0.1, 0.2), [0]), "'rv' with the free .*'θ'.*bind it"),
-    (lambda c: c.append(library.HamiltonianGate(np.eye(2), THETA), [0]), "'hamiltonian' with"),
-    (when(lambda c: expr.cast(c, types.Bool())), "compare it: expr.not_equal"),
-    (when(expr.logic_not), "compare it: expr.not_equal"),
-    (when(lambda c: expr.index(c, 0)), "uses Index.*Test single bits"),
-    (when(lambda c: expr.equal(expr.add(c, 1), 2)), "uses ADD"),
-    (when(lambda c: expr.equal(expr.shift_left(c, 1), 2)), "uses SHIFT_LEFT"),
-    (when(lambda c: expr.less(expr.lift(0.5), 1.5)), "uses Value on Float"),
-    (chosen, "switch over an expression"),
+    (lambda c: c.add_var("flag", expr.lift(c.clbits[0])), naming("flag", "Parameter")),
+    (lambda c: c.add_input("given", types.Bool()), naming("given")),
+    (inner_variable, naming("inner")),
+    (lambda c: c.delay(c.add_stretch("slack"), 0), naming("slack")),
+    (lambda c: c.delay(THETA, 0, "us"), naming("delay")),
+    (lambda c: c.append(Delay(expr.mul(expr.lift(Duration.ns(9)), 2.0)), [0]), naming("delay")),
+    (lambda c: c.save_statevector(), naming("save_statevector")),
+    (lambda c: c.save_expectation_value(Pauli("Z"), [0]), naming("save_expval")),
+    (lambda c: c.set_statevector([1, 0, 0, 0]), naming("set_statevector")),
+    (inside_a_gate, naming("save_statevector")),
+    (boxed_with(duration=100, unit="ns"), naming("box", "duration")),
+    (boxed_with(annotations=[Twirl()]), naming("box", "annotations")),
+    (lambda c: c.append(library.RVGate(THETA, 0.1, 0.2), [0]), naming("rv", "θ", "bind")),
+    (
+        lambda c: c.append(library.HamiltonianGate(np.eye(2), THETA), [0]),
+        naming("hamiltonian", "θ"),
+    ),
+    (when(lambda c: expr.cast(c, types.Bool())), naming("expr.not_equal")),
+    (when(expr.logic_not), naming("expr.not_equal")),
+    (when(lambda c: expr.index(c, 0)), naming("Index")),
+    (when(lambda c: expr.equal(expr.add(c, 1), 2)), naming("ADD")),
+    (when(lambda c: expr.equal(expr.shift_left(c, 1), 2)), naming("SHIFT_LEFT")),
+    (when(lambda c: expr.less(expr.lift(0.5), 1.5)), naming("Float")),
+    (chosen, naming("switch")),
 ]
 
 
-@pytest.mark.parametrize(("change", "words"), REFUSED)
+@pytest.mark.parametrize(("change", "named"), REFUSED)
 def test_what_no_qpu_does_is_refused_at_the_door(
-    change: Callable[[QuantumCircuit], Any], words: str
+    change: Callable[[QuantumCircuit], Any], named: str
 ) -> None:
     circuit = changed(change)
     values = [0.5] * circuit.num_parameters
-    with pytest.raises(PayloadRejected, match=f"PUB 0: (?s:.*){words}"):
+    with pytest.raises(PayloadRejected, match=named) as refused:
         SamplerPayload.coerce([(circuit, values)], shots=1)
+    assert str(refused.value).startswith("PUB 0: ")
 
 
 ONCE, MIDDLE = load_profile("vlq").target(), load_profile("helmi").target()
@@ -407,10 +412,10 @@ SITE = load_profile("euro-q-exa").target()
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (when(lambda c: (c, 1)), "'if_else' depends on a measurement, and vlq measures once"),
-        (lambda c: c.reset(0), "reset, or initialized, and vlq cannot"),
-        (lambda c: c.initialize([0, 1], 0), "reset, or initialized, and vlq cannot"),
-        (lambda c: c.append(LOSS, [0]), "'kraus' is a channel"),
+        (when(lambda c: (c, 1)), naming("if_else", "vlq")),
+        (lambda c: c.reset(0), naming("reset", "vlq")),
+        (lambda c: c.initialize([0, 1], 0), naming("reset", "vlq")),
+        (lambda c: c.append(LOSS, [0]), naming("kraus")),
     ],
 )
 def test_what_a_device_cannot_do_is_refused_by_what_it_is(
@@ -423,9 +428,9 @@ def test_what_a_device_cannot_do_is_refused_by_what_it_is(
 @pytest.mark.parametrize("target", [MIDDLE, SITE], ids=["here", "at the site"])
 def test_a_jump_out_of_a_loop_is_refused_before_a_device_gets_it(target: Any) -> None:
     payload = SamplerPayload.coerce([left_early()], shots=1)
-    with pytest.raises(PayloadRejected, match="no 'break_loop'; write the loop with a condition"):
+    with pytest.raises(PayloadRejected, match=naming("break_loop")):
         check_circuits(payload, target)
-    with pytest.raises(PayloadRejected, match="no 'break_loop'"):
+    with pytest.raises(PayloadRejected, match=naming("break_loop")):
         NativeCompiler(target).compile(left_early())
 
 

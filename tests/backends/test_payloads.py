@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
@@ -13,6 +11,7 @@ from qiskit.quantum_info import SparsePauliOp
 from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
 from backends.payloads import EstimatorPayload, SamplerPayload, payload_from_bytes
+from tests.errors import naming
 
 
 def bell(measured=True):
@@ -96,26 +95,26 @@ def test_a_payload_is_a_private_copy():
     ("pubs", "shots", "message"),
     [
         ([], 10, "empty"),
-        (bell(), 10, "write [circuit]"),
+        (bell(), 10, naming("[circuit]")),
         ([bell(measured=False)], 10, "measure_all"),
         ([bell()], 0, "shots 0"),
         ([bell()], -5, "shots -5"),
         ([bell()], 1.5, "shots 1.5"),
         ([bell()], True, "shots True"),
-        ([bell()], 10**9 + 1, "PUB 0: 1000000001 shots of one circuit; give at most 1000000000"),
+        ([bell()], 10**9 + 1, naming("PUB 0", 10**9 + 1, 10**9)),
         ([turned()], 10, "PUB 0"),
-        ([(twice_turned(), [0.1, 0.2, 0.3])], 10, "values have 3 in the last dimension; the"),
-        ([bell(), (turned(), [float("nan")])], 10, "PUB 1: NaN or infinite values for θ"),
+        ([(twice_turned(), [0.1, 0.2, 0.3])], 10, naming("PUB 0", 3)),
+        ([bell(), (turned(), [float("nan")])], 10, naming("PUB 1", "θ")),
         ([(turned(), [float("inf")])], 10, "infinite"),
         (["not a circuit"], 10, "PUB 0"),
-        ([bell(), named("size")], 10, "PUB 1: a classical register is called 'size'"),
+        ([bell(), named("size")], 10, naming("PUB 1", "size")),
         ([(turned(), np.zeros((0, 1)))], 10, "empty"),
-        ([(bell(), np.empty((0, 0)))], 10, "PUB 0: parameter values of shape (0, 0) are empty"),
-        ([bell(), (turned(), np.empty((3, 0, 1)))], 10, "PUB 1: parameter values of shape (3, 0"),
+        ([(bell(), np.empty((0, 0)))], 10, naming("PUB 0", "(0, 0)")),
+        ([bell(), (turned(), np.empty((3, 0, 1)))], 10, naming("PUB 1", "(3, 0, 1)")),
     ],
 )
 def test_malformed_sampler_pubs_are_refused(pubs, shots, message):
-    with pytest.raises(PayloadRejected, match=re.escape(message)):
+    with pytest.raises(PayloadRejected, match=message):
         SamplerPayload.coerce(pubs, shots=shots)
 
 
@@ -127,12 +126,12 @@ def test_malformed_sampler_pubs_are_refused(pubs, shots, message):
         ((bell(measured=False), "ZZ"), float("nan"), "precision nan"),
         ((bell(measured=False), {"ZZ": float("nan")}), 0.1, "coefficient"),
         ((bell(measured=False), SparsePauliOp(["ZZ"], [1j])), 0.1, "PUB 0"),
-        ((bell(measured=False), "ZZ", np.empty((0, 0))), 0.1, "are empty"),
-        ((bell(measured=False), [], None), 0.1, "with the observables given are empty"),
+        ((bell(measured=False), "ZZ", np.empty((0, 0))), 0.1, "empty"),
+        ((bell(measured=False), [], None), 0.1, "empty"),
     ],
 )
 def test_malformed_estimator_pubs_are_refused(pub, precision, message):
-    with pytest.raises(PayloadRejected, match=re.escape(message)):
+    with pytest.raises(PayloadRejected, match=message):
         EstimatorPayload.coerce([pub], precision=precision)
 
 
@@ -160,9 +159,9 @@ def test_equal_circuits_in_a_call_get_seeds_of_their_own():
 
 @pytest.mark.parametrize("seed", [-1, 1.5, 2**63, True, "1", np.float64(3), np.int8(-1)])
 def test_a_seed_is_a_whole_number_that_a_simulator_can_take(seed):
-    with pytest.raises(PayloadRejected, match=r"seed .*from 0 to 2\^63 - 1"):
+    with pytest.raises(PayloadRejected, match=naming("seed", "2^63 - 1")):
         SamplerPayload.coerce([bell()], shots=1, seed=seed)
-    with pytest.raises(PayloadRejected, match=r"seed .*from 0 to 2\^63 - 1"):
+    with pytest.raises(PayloadRejected, match=naming("seed", "2^63 - 1")):
         EstimatorPayload.coerce([(bell(measured=False), "ZZ")], seed=seed)
 
 

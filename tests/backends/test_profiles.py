@@ -12,6 +12,7 @@ from backends.gates import MoveGate
 from backends.profiles import Profile, ProfileError, load_profile, shipped
 from backends.profiles.coupling import lattice_pairs
 from backends.profiles.profile import GATE_QUBITS
+from tests.errors import naming
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = """
@@ -154,7 +155,7 @@ def test_fiqci_devices():
 
 
 def test_an_unknown_name_lists_those_there_are():
-    with pytest.raises(ProfileError, match="did you mean 'vlq'") as caught:
+    with pytest.raises(ProfileError, match=naming("VLQ2", "vlq")) as caught:
         load_profile("VLQ2")
     assert all(name in str(caught.value) for name in shipped())
 
@@ -178,7 +179,7 @@ def test_a_profile_may_take_estimator_payloads(tmp_path):
 
 
 def test_a_missing_file_is_explained():
-    with pytest.raises(ProfileError, match=r"nowhere\.toml.*cannot be read"):
+    with pytest.raises(ProfileError, match=naming("nowhere.toml")):
         load_profile("nowhere.toml")
 
 
@@ -260,7 +261,7 @@ def test_depolarising_makes_up_what_relaxation_leaves():
     floor = thermal_error(120e-9, [coherence] * 2)
     assert depolarising_parameter(floor, 120e-9, [coherence] * 2) == pytest.approx(0, abs=1e-9)
     assert depolarising_parameter(0.015, 1.0, [None, None]) == pytest.approx(0.02)
-    with pytest.raises(ValueError, match="relaxation alone"):
+    with pytest.raises(ValueError, match="relaxation"):
         depolarising_parameter(floor / 2, 120e-9, [coherence] * 2)
 
 

@@ -17,6 +17,7 @@ from backends.api import PayloadRejected
 from backends.pauli_bases import measured_bases
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.sampling import lower
+from tests.errors import naming
 
 
 def sampled(payload: SamplerPayload, seed: int = 1) -> PrimitiveResult:
@@ -180,13 +181,13 @@ def test_registers_that_exist_are_left_alone():
 @pytest.mark.parametrize(
     ("pub", "precision", "message"),
     [
-        ((circuit(0), "ZZZ"), 0.0, "give a precision > 0"),
-        ((circuit(0), "ZZZ"), 1e-6, r"1e\+12 shots.*give a precision ≥ 3.2e-05"),
-        ((circuit(0).measure_all(inplace=False), "ZZZ"), 0.1, "must not measure"),
+        ((circuit(0), "ZZZ"), 0.0, "precision > 0"),
+        ((circuit(0), "ZZZ"), 1e-6, naming("1e+12", "3.2e-05")),
+        ((circuit(0).measure_all(inplace=False), "ZZZ"), 0.1, "measure"),
     ],
 )
 def test_what_cannot_be_sampled_is_refused(pub, precision, message):
-    with pytest.raises(PayloadRejected, match="PUB 0: .*" + message):
+    with pytest.raises(PayloadRejected, match=message):
         lower(EstimatorPayload.coerce([pub], precision=precision))
 
 

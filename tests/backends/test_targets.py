@@ -42,7 +42,7 @@ def test_a_target_is_the_same_after_the_wire(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [{"native": 3}, {"metering": {"kind": 1, "x": 2}}, {"extra": 1}])
 def test_anything_else_is_refused(damage: dict[str, object], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a target"):
+    with pytest.raises(ValueError, match="target"):
         target_from_json(target_to_json(target_of("vlq", tmp_path)) | damage)
-    with pytest.raises(ValueError, match="not a target"):
+    with pytest.raises(ValueError, match="target"):
         target_from_json({"name": "x"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +13,7 @@ from backends.fake.script import script_target
 from backends.gates import MoveGate
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.validate import check, check_circuits, check_limits
+from tests.errors import naming
 
 LINE = replace(
     script_target(), name="line", num_qubits=3, native_gates=("r", "cz"), coupling=((0, 1), (1, 2))
@@ -54,16 +54,16 @@ def test_what_fits_passes():
 
 
 @pytest.mark.parametrize(
-    ("circuit", "target", "message"),
+    ("circuit", "target", "named"),
     [
-        (line_circuit((0, 4), width=5), LINE, "uses qubit 4, line has 3 qubits (0 to 2)"),
-        (line_circuit((0, 2)), LINE, "'cz' on qubits [0, 2], which line does not couple"),
-        (line_circuit((0, 1), gate="cx"), LINE, "gate 'cx' is not native to line"),
-        (line_circuit((0, 1)), STAR, "qubit 2 of star is out of use"),
+        (line_circuit((0, 4), width=5), LINE, naming("PUB 0", 4, "line", 3)),
+        (line_circuit((0, 2)), LINE, naming("PUB 0", "cz", "[0, 2]", "line")),
+        (line_circuit((0, 1), gate="cx"), LINE, naming("PUB 0", "cx", "line")),
+        (line_circuit((0, 1)), STAR, naming("PUB 0", 2, "star")),
     ],
 )
-def test_what_can_never_run_is_refused(circuit, target, message):
-    with pytest.raises(PayloadRejected, match="PUB 0: .*" + re.escape(message)):
+def test_what_can_never_run_is_refused(circuit, target, named):
+    with pytest.raises(PayloadRejected, match=named):
         check_circuits(sampler(circuit), target)
 
 
@@ -71,7 +71,7 @@ def test_a_star_has_no_direct_pairs():
     circuit = QuantumCircuit(4, 1)
     circuit.cz(0, 1)
     circuit.measure(0, 0)
-    with pytest.raises(PayloadRejected, match=r"every two-qubit gate is \(qubit, 3\)"):
+    with pytest.raises(PayloadRejected, match=naming("(qubit, 3)")):
         check_circuits(sampler(circuit), STAR)
 
 
@@ -80,7 +80,7 @@ def test_a_site_that_transpiles_counts_qubits_only():
     circuit = QuantumCircuit(3)
     circuit.h([0, 1, 2])
     circuit.measure_all()
-    with pytest.raises(PayloadRejected, match="uses 3 qubits, star has 2"):
+    with pytest.raises(PayloadRejected, match=naming(3, "star", 2)):
         check_circuits(sampler(circuit), site)
 
 
@@ -89,14 +89,14 @@ def test_measuring_in_the_middle_needs_a_device_that_can():
     circuit.measure(0, 0)
     circuit.x(0)
     circuit.measure(1, 1)
-    with pytest.raises(PayloadRejected, match="'x' comes after a measurement"):
+    with pytest.raises(PayloadRejected, match=naming("x", "measurement")):
         check_circuits(sampler(circuit), script_target())
     check_circuits(sampler(circuit), replace(script_target(), mid_circuit_measurement=True))
     branching = QuantumCircuit(1, 1)
     branching.measure(0, 0)
     with branching.if_test((branching.clbits[0], True)):
         branching.x(0)
-    with pytest.raises(PayloadRejected, match="if_else"):
+    with pytest.raises(PayloadRejected, match=naming("if_else")):
         check_circuits(sampler(branching), script_target())
 
 
@@ -105,16 +105,16 @@ def test_gates_inside_branches_are_checked_too():
     circuit.measure(0, 0)
     with circuit.if_test((circuit.clbits[0], True)):
         circuit.cz(0, 2)
-    with pytest.raises(PayloadRejected, match=r"qubits \[0, 2\]"):
+    with pytest.raises(PayloadRejected, match=naming("[0, 2]")):
         check_circuits(sampler(circuit), replace(LINE, mid_circuit_measurement=True))
 
 
 def test_limits_are_for_one_task():
     target = replace(script_target(), max_shots=5, max_circuits=1)
-    with pytest.raises(PayloadRejected, match="10 shots, fake takes at most 5 per task"):
+    with pytest.raises(PayloadRejected, match=naming(10, "fake", 5)):
         check_limits(sampler(line_circuit()), target)
     two = SamplerPayload.coerce([line_circuit()] * 2, shots=5)
-    with pytest.raises(PayloadRejected, match="2 circuits in one task, fake takes at most 1"):
+    with pytest.raises(PayloadRejected, match=naming(2, "fake", 1)):
         check_limits(two, target)
 
 
@@ -122,9 +122,9 @@ def test_foreign_kinds_are_told_apart():
     counts_only = replace(script_target(), payload_kinds=frozenset({"sampler"}))
     circuit = QuantumCircuit(1)
     estimate = EstimatorPayload.coerce([(circuit, "Z")])
-    with pytest.raises(PayloadRejected, match=r"foreign payload of kind .estimator..*lower"):
+    with pytest.raises(PayloadRejected, match=naming("estimator", "fake")):
         check(estimate, counts_only)
-    with pytest.raises(PayloadRejected, match="foreign payload of type dict; fake takes"):
+    with pytest.raises(PayloadRejected, match=naming("dict", "fake")):
         check({}, script_target())
     measured = QuantumCircuit(1, 1)
     measured.measure(0, 0)

@@ -123,7 +123,7 @@ def test_a_delay_of_no_known_length_is_refused_before_anything_runs(name, delay,
         circuit.append(delay, [0])
         circuit.measure(0, 0)
     target = load_profile(name).target()
-    with pytest.raises(PayloadRejected, match=r"give a (number|finite)"):
+    with pytest.raises(PayloadRejected, match="delay"):
         check_delays(circuit, target)
     check_delays(circuit, dataclasses.replace(target, native=None))  # an ideal simulator
 

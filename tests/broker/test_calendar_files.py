@@ -12,6 +12,7 @@ import pytest
 from orchestrator.broker.runtime.calendar_files import closures_of_file
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config import ConfigError, QpuSettings, ScheduleSettings
+from tests.errors import naming
 
 
 def at(text: str) -> datetime:
@@ -73,13 +74,9 @@ def test_events_of_an_icalendar_file(
 def test_a_calendar_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     missing, broken = tmp_path / "none.ics", tmp_path / "broken.ics"
     broken.write_text("this is no calendar")
-    for path, words in (
-        (missing, "cannot read the calendar"),
-        (broken, "is not an iCalendar file"),
-    ):
-        with pytest.raises(ConfigError, match=words) as told:
+    for path in (missing, broken):
+        with pytest.raises(ConfigError, match=naming(path)):
             closures_of_file(path, at("2026-10-01"), at("2026-12-01"))
-        assert str(path) in str(told.value)
 
 
 BERLIN = """BEGIN:VTIMEZONE
@@ -150,7 +147,7 @@ def test_a_zone_defined_in_one_file_is_not_known_in_another(tmp_path: Path) -> N
     east = offset.replace("+0200", "+0900").replace("+0100", "+0900")
     assert read(written(tmp_path, event, head=offset)) == [("10-24 21:00", "10-25 04:00")]
     assert read(written(tmp_path, event, head=east)) == [("10-24 14:00", "10-24 20:00")]
-    with pytest.raises(ConfigError, match="'Customized Time Zone'"):
+    with pytest.raises(ConfigError, match=naming("Customized Time Zone")):
         read(written(tmp_path, event))
 
 
@@ -182,7 +179,7 @@ def test_a_zone_that_nobody_knows_is_refused_when_the_site_file_is_checked(
 
 def test_a_default_zone_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, EVENTS["floating"], head="X-WR-TIMEZONE:CEST\n")
-    with pytest.raises(ConfigError, match=r"X-WR-TIMEZONE names the time zone 'CEST'"):
+    with pytest.raises(ConfigError, match=naming("X-WR-TIMEZONE", "CEST")):
         read(path)
 
 
@@ -335,18 +332,21 @@ def test_every_later_occurrence_may_be_moved(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("event", "said"),
     [
-        ("SUMMARY:x\nDTEND:20261101T080000Z", "event 'x' has no DTSTART"),
-        ("SUMMARY:x\nDTSTART:20261101T080000Z\nDTEND:20261101T070000Z", "before it begins"),
-        ("DTSTART:20261101T080000Z\nDURATION:-PT1H", "event '0@site' ends .* before it begins"),
-        ("DTSTART;VALUE=DATE:20261102\nDTEND;VALUE=DATE:20261101", "before it begins"),
-        ("DTSTART;VALUE=DATE:20261102\nDTEND:20261103T080000Z", "begins with a day"),
-        ("DTSTART:20261101T080000Z\nDTEND:20261101T090000Z\nDURATION:PT1H", "keep one"),
-        ("DTSTART:20261101T080000Z\nDTSTART:20261102T080000Z", "more than one DTSTART"),
-        ("DTSTART:20261101T080000Z\nnonsense", "line that cannot be read"),
+        ("SUMMARY:x\nDTEND:20261101T080000Z", naming("x", "DTSTART")),
+        ("SUMMARY:x\nDTSTART:20261101T080000Z\nDTEND:20261101T070000Z", naming("x", "ends")),
+        ("DTSTART:20261101T080000Z\nDURATION:-PT1H", naming("0@site", "ends")),
+        ("DTSTART;VALUE=DATE:20261102\nDTEND;VALUE=DATE:20261101", naming("0@site", "ends")),
+        ("DTSTART;VALUE=DATE:20261102\nDTEND:20261103T080000Z", naming("0@site", "day")),
+        (
+            "DTSTART:20261101T080000Z\nDTEND:20261101T090000Z\nDURATION:PT1H",
+            naming("0@site", "DTEND", "DURATION"),
+        ),
+        ("DTSTART:20261101T080000Z\nDTSTART:20261102T080000Z", naming("0@site", "DTSTART")),
+        ("DTSTART:20261101T080000Z\nnonsense", "line"),
         ("DTSTART:20261301T080000Z", "20261301T080000Z"),
         ("DTSTART:20261101T080000Z\nDURATION:6H", "6H"),
         ("DTSTART:20261101T080000Z\nDURATION:PT", "PT"),
-        ("DTSTART:20261101T080000Z\nDTEND:20261101T090000Z\nRRULE:FREQ=SECONDLY", "every second"),
+        ("DTSTART:20261101T080000Z\nDTEND:20261101T090000Z\nRRULE:FREQ=SECONDLY", "second"),
         ("DTSTART:20261101T080000Z\nDTEND:20261101T090000Z\nRRULE:FREQ=OFTEN", "OFTEN|frequency"),
         ("DTSTART:20261101T080000Z\nDTEND:20261101T090000Z\nEXRULE:FREQ=DAILY", "EXDATE"),
     ],
@@ -374,7 +374,7 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         b"\0" + whole,
     ):
         path.write_bytes(data)
-        with pytest.raises(ConfigError, match=str(path)):
+        with pytest.raises(ConfigError, match=naming(path)):
             read(path)
 
 

@@ -24,6 +24,7 @@ from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
 from orchestrator.identity import JobId, Payer
+from tests.errors import naming
 
 JOBS = 25
 EVE = Payer(user="eve", project="deep")
@@ -173,7 +174,7 @@ def test_a_ledger_that_cannot_be_read_holds_everything_up_until_it_can_be(
 
         with monkeypatch.context() as patched:
             patched.setattr(site.ledger, "recall_for", away)
-            with pytest.raises(service.LedgerError, match="equal calls are one job"):
+            with pytest.raises(service.LedgerError, match="one job"):
                 await run_job(site, 1)
             assert "takes no commits now" in (site.service.failure or "")
         await asyncio.sleep(0.1)
@@ -199,7 +200,7 @@ def test_a_fault_of_the_broker_itself_is_told_to_all(
             for number in range(1, 4):
                 await run_job(site, number)
 
-        with pytest.raises(service.LedgerError, match="has stopped: ZeroDivisionError: oh"):
+        with pytest.raises(service.LedgerError, match=naming("ZeroDivisionError", "oh")):
             await go_on()
         assert site._serving is not None
         assert isinstance(site._serving.exception(), ZeroDivisionError)

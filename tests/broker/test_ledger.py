@@ -17,6 +17,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import SCHEMA_VERSION, Entries, Ledger, LedgerError
 from orchestrator.identity import JobId
+from tests.errors import naming
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 PART = ev.Part(job=JobId("j1"), pub=0, first_point=0, end_point=2, first_shot=0, end_shot=100)
@@ -75,7 +76,7 @@ def test_jobs_are_folded_with_tasks_and_usage(where: Path | str) -> None:
     assert [task.state for task in job.tasks] == ["failed", "completed"]
     assert job.usage.charges == (Charge(amount=0.9, unit="billed-s"),)
     assert job.tasks[1].metadata == {"method": ["stabilizer"]}
-    with pytest.raises(LedgerError, match="no job 'nope'"):
+    with pytest.raises(LedgerError, match=naming("nope")):
         ledger.job("nope")
     ledger.close()
 
@@ -85,7 +86,7 @@ def test_blobs_are_kept_by_name_and_written_once(where: Path | str) -> None:
     ledger.append("r", Entries(events=[], payloads={"d": b"one"}, results={"t": b"two"}))
     ledger.append("r", Entries(events=[], payloads={"d": b"other"}))
     assert (ledger.payload("d"), ledger.result("t")) == (b"one", b"two")
-    with pytest.raises(LedgerError, match="no payload x"):
+    with pytest.raises(LedgerError, match=naming("payload", "x")):
         ledger.payload("x")
     ledger.close()
 
@@ -96,7 +97,7 @@ def test_a_ledger_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> Non
     with sqlite3.connect(path) as connection:
         connection.execute("UPDATE meta SET value = ?", (str(SCHEMA_VERSION + 3),))
     before = path.read_bytes()
-    with pytest.raises(LedgerError, match=rf"schema {SCHEMA_VERSION + 3}.*newer hpcqc"):
+    with pytest.raises(LedgerError, match=naming(SCHEMA_VERSION + 3, "newer")):
         Ledger.open(path)
     assert path.read_bytes() == before
 
@@ -104,7 +105,7 @@ def test_a_ledger_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> Non
 def test_a_file_that_is_no_ledger_is_refused_untouched(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"this is a diary, not a database" * 100)
-    with pytest.raises(LedgerError, match="cannot be opened"):
+    with pytest.raises(LedgerError, match=naming(path)):
         Ledger.open(path)
     assert path.read_bytes().startswith(b"this is a diary")
 
@@ -119,7 +120,7 @@ def test_a_full_disk_is_an_error_and_changes_nothing(tmp_path: Path) -> None:
     writer.execute(sa.text(f"PRAGMA max_page_count = {pages}"))
     writer.commit()
     full = Entries(events=[(HISTORY[1], NOW)], payloads={"d": b"x" * 1_000_000})
-    with pytest.raises(LedgerError, match=r"cannot be written.*full"):
+    with pytest.raises(LedgerError, match="full"):
         ledger.append("r", full)
     assert [event for event, _ in ledger.events("r")] == [HISTORY[0]]
     ledger.close()
@@ -139,11 +140,11 @@ def test_a_file_may_be_named_by_a_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("sqlite://", "names no file"),
-        ("sqlite:///:memory:", "names no file"),
-        ("mysql://user:secret@host/db", "sqlite or postgresql"),
-        ("secret no url", "cannot be read"),
-        ("postgresql://user:secret@127.0.0.1:1/db?connect_timeout=2", "cannot be opened"),
+        ("sqlite://", "file"),
+        ("sqlite:///:memory:", "file"),
+        ("mysql://user:secret@host/db", naming("sqlite", "postgresql")),
+        ("secret no url", "URL"),
+        ("postgresql://user:secret@127.0.0.1:1/db?connect_timeout=2", "127.0.0.1"),
     ],
 )
 def test_a_url_that_leads_nowhere_is_refused_without_its_password(url: str, words: str) -> None:
@@ -154,7 +155,7 @@ def test_a_url_that_leads_nowhere_is_refused_without_its_password(url: str, word
 
 def test_a_missing_driver_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(LedgerError, match=r"pip install 'hpcqc\[postgresql\]'"):
+    with pytest.raises(LedgerError, match=naming("hpcqc[postgresql]")):
         Ledger.open("postgresql://host/db")
 
 
@@ -163,7 +164,7 @@ def test_a_database_of_something_else_is_left_alone(where: Path | str) -> None:
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         connection.execute(sa.text("CREATE TABLE events (what VARCHAR)"))
-    with pytest.raises(LedgerError, match=r"no hpcqc ledger.*events"):
+    with pytest.raises(LedgerError, match=naming("events")):
         Ledger.open(where)
     with engine.connect() as connection:
         assert sa.inspect(connection).get_table_names() == ["events"]
@@ -175,7 +176,7 @@ def test_a_database_that_another_program_holds_is_named_so(tmp_path: Path) -> No
     ledger = Ledger.open(path, patience_s=0.2)
     other = sqlite3.connect(path)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(LedgerError, match=r"cannot be written.*locked.*0\.2 s"):
+    with pytest.raises(LedgerError, match=naming("locked", "0.2 s")):
         ledger.append("r", entries(HISTORY[0]))
     assert list(ledger.events("r")) == []
     other.rollback()

@@ -22,6 +22,7 @@ from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, JobFilter, Ledger, LedgerError
 from orchestrator.identity import JobId
 from tests.broker.histories import NOW, History, histories, submitted
+from tests.errors import naming
 
 LATER = NOW + timedelta(hours=1)
 
@@ -180,7 +181,7 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
                 "BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
             )
         )
-    with pytest.raises(LedgerError, match="cannot be written: disk is full"):
+    with pytest.raises(LedgerError, match="full"):
         service.checkpoint()
     with engine.begin() as connection:
         assert connection.execute(sa.text("SELECT * FROM snapshots")).all() == []
@@ -215,10 +216,10 @@ def test_a_job_is_found_by_the_start_of_its_id(service: Service) -> None:
     service.run(1)
     assert service.ledger.job("j2").id == "j21"
     assert service.ledger.job("j1").id == "j1"  # exactly, though others begin so
-    with pytest.raises(LedgerError, match=r"ambiguous: j1, j12, j13, j21"):
+    with pytest.raises(LedgerError, match=naming("j", "j1", "j12", "j13", "j21")):
         service.ledger.job("j")
     for nothing in ("j3", "j1%", "J2"):
-        with pytest.raises(LedgerError, match="no job"):
+        with pytest.raises(LedgerError, match=naming(nothing)):
             service.ledger.job(nothing)
 
 

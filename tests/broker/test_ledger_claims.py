@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerHeld
+from tests.errors import naming
 from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +53,7 @@ def test_a_second_service_is_told_who_the_first_is(
     where: Path | str, holder: subprocess.Popen[str]
 ) -> None:
     ledger = Ledger.open(where)
-    with pytest.raises(LedgerHeld, match=rf"process {holder.pid} on .+ since \d{{4}}-"):
+    with pytest.raises(LedgerHeld, match=rf"{holder.pid}.* \d{{4}}-"):
         ledger.claim_service()
     ledger.append("some run", OPENED)  # as a broker embedded in a run, it goes on
     assert ledger.runs() == ["some run"]
@@ -68,7 +69,7 @@ def test_a_killed_service_is_succeeded_at_once(
     holder.wait()
     ledger.claim_service("the second")
     third = Ledger.open(where)
-    with pytest.raises(LedgerHeld, match="the second"):
+    with pytest.raises(LedgerHeld, match=naming("the second")):
         third.claim_service()
     ledger.close()
     third.claim_service()
@@ -87,7 +88,7 @@ def test_a_claim_lasts_until_its_ledger_is_closed(where: Path | str) -> None:
 def test_a_place_that_takes_no_lock_is_an_error(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "ledger.sqlite")
     (tmp_path / "ledger.sqlite.lock").mkdir()
-    with pytest.raises(LedgerError, match="cannot be claimed"):
+    with pytest.raises(LedgerError, match=naming(tmp_path / "ledger.sqlite.lock")):
         ledger.claim_service()
     ledger.close()
 

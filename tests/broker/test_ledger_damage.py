@@ -16,6 +16,7 @@ from backends.api import Usage
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from tests.broker.histories import submitted
+from tests.errors import naming
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -86,7 +87,7 @@ def test_a_broken_file_is_refused_and_its_backup_named(
     ledger.close()
     harm(path)
     broken = path.read_bytes()
-    with pytest.raises(LedgerError, match=r"left as it is.*copy .*ledger.day-2.backup.sqlite to"):
+    with pytest.raises(LedgerError, match=naming("ledger.day-2.backup.sqlite")):
         use_all(path)
     assert path.read_bytes() == broken
     path.unlink()
@@ -99,7 +100,7 @@ def test_a_broken_file_is_refused_and_its_backup_named(
 
 def test_a_broken_file_without_a_backup_is_refused_too(path: Path) -> None:
     truncate(path)
-    with pytest.raises(LedgerError, match="no backup beside it"):
+    with pytest.raises(LedgerError, match="backup"):
         use_all(path)
 
 
@@ -132,7 +133,7 @@ def test_a_row_that_makes_no_sense_is_named(path: Path) -> None:
     connection.close()
     ledger = Ledger.open(path)
     for ask in (lambda: list(ledger.events("r")), lambda: ledger.restore("r"), ledger.jobs):
-        with pytest.raises(LedgerError, match=r"damaged: event 7 cannot be read.*no backup"):
+        with pytest.raises(LedgerError, match=naming(7, "backup")):
             ask()
     ledger.close()
 
@@ -171,9 +172,9 @@ def test_a_copy_made_while_others_write_is_whole(tmp_path: Path) -> None:
 def test_a_copy_overwrites_nothing(path: Path, tmp_path: Path) -> None:
     ledger = Ledger.open(path)
     for there in (path, tmp_path):
-        with pytest.raises(LedgerError, match="there already"):
+        with pytest.raises(LedgerError, match=naming(there)):
             ledger.backup(there)
-    with pytest.raises(LedgerError, match="cannot be copied"):
+    with pytest.raises(LedgerError, match=naming("no such folder")):
         ledger.backup(tmp_path / "no such folder" / "copy.sqlite")
     assert [p.name for p in tmp_path.iterdir() if "unfinished" in p.name] == []
     ledger.close()

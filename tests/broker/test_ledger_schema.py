@@ -21,6 +21,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import SCHEMA_VERSION, Entries, Ledger, LedgerError
 from orchestrator.broker.ledger import schema as ledger_schema
 from orchestrator.broker.ledger.tables import metadata
+from tests.errors import naming
 from tests.patience import PATIENCE_S
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -135,7 +136,7 @@ def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(
 
     with monkeypatch.context() as patch:
         patch.setattr(command, "upgrade", broken)
-        with pytest.raises(LedgerError, match="cannot be opened: disk I/O error"):
+        with pytest.raises(LedgerError, match=naming("disk I/O error")):
             Ledger.open(first)
     with sqlite3.connect(first) as connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
@@ -151,7 +152,7 @@ def test_an_upgrade_without_room_for_a_copy_does_not_begin(
         return first.parent / "no such folder" / "copy"
 
     monkeypatch.setattr(ledger_schema, "free_name", full)
-    with pytest.raises(LedgerError, match="cannot be copied"):
+    with pytest.raises(LedgerError, match=naming("no such folder")):
         Ledger.open(first)
     with sqlite3.connect(first) as connection:
         assert connection.execute("SELECT value FROM meta").fetchall() == [("1",)]

@@ -30,6 +30,7 @@ from orchestrator.config import (
 )
 from orchestrator.config.environment import prefect_is_configured, state_dir
 from orchestrator.config.loading import BUILT_IN, LAPTOP, lookup
+from tests.errors import naming
 
 MINIMAL = '[qpu.mine]\nbackend = "aer"\n'
 
@@ -150,27 +151,27 @@ def test_what_is_wrong_is_named_with_its_file_and_remedy(tmp_path, nowhere, text
 
 @pytest.mark.parametrize("override", ["workers", "=1", "a=1", "qpu..x=1", "site.name.deep=1"])
 def test_an_override_of_another_form_is_refused(nowhere, override) -> None:
-    with pytest.raises(ConfigError, match="--set"):
+    with pytest.raises(ConfigError, match=naming("--set", override)):
         load_site(overrides=[override], **nowhere)
 
 
 def test_files_that_cannot_be_read(tmp_path, nowhere) -> None:
-    with pytest.raises(ConfigError, match=r"--site names .*not a file"):
+    with pytest.raises(ConfigError, match=naming("--site", tmp_path / "none.toml")):
         load_site(tmp_path / "none.toml", **nowhere)
     environ = nowhere["environ"] | {"HPCQC_SITE": str(tmp_path)}
-    with pytest.raises(ConfigError, match="HPCQC_SITE names"):
+    with pytest.raises(ConfigError, match=naming("HPCQC_SITE", tmp_path)):
         load_site(environ=environ, folder=tmp_path)
     latin = tmp_path / "l.toml"
     latin.write_bytes(b"# \xe9\n")
-    with pytest.raises(ConfigError, match="not UTF-8"):
+    with pytest.raises(ConfigError, match="UTF-8"):
         load_site(latin, **nowhere)
 
 
 def test_unknown_names_list_those_there_are(nowhere) -> None:
     site = load_site(**nowhere)
-    with pytest.raises(ConfigError, match=r"no QPU 'vql'.*aer, .*did you mean 'vlq'\?"):
+    with pytest.raises(ConfigError, match=naming("vql", "aer", "vlq")):
         site.qpu("vql")
-    with pytest.raises(ConfigError, match=r"no compute 'slurm'.*local"):
+    with pytest.raises(ConfigError, match=naming("slurm", "local")):
         site.compute("slurm")
 
 
@@ -196,10 +197,10 @@ def test_secrets_are_read_late_and_never_shown(tmp_path, nowhere) -> None:
 
 @pytest.mark.parametrize("reference", [SecretRef(source="env", where="NO_SUCH_TOKEN")])
 def test_a_secret_that_is_not_there(reference, tmp_path) -> None:
-    with pytest.raises(ConfigError, match="NO_SUCH_TOKEN is not set"):
+    with pytest.raises(ConfigError, match=naming("NO_SUCH_TOKEN")):
         reference.resolve({})
     missing = SecretRef(source="file", where=str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="cannot read the secret file"):
+    with pytest.raises(ConfigError, match=naming(tmp_path / "none")):
         missing.resolve()
 
 

@@ -16,6 +16,7 @@ from orchestrator import resources, runs
 from orchestrator.config import ComputeSettings, QpuSettings, SecretRef, Site
 from orchestrator.identity import IdentityError
 from orchestrator.runs import Run
+from tests.errors import naming
 
 QPUS: Mapping[str, QpuSettings] = {
     "one": QpuSettings(name="one", backend="fake"),
@@ -152,7 +153,7 @@ def test_a_secret_counts_by_where_it_is_kept(site: Site, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("run_id", ["service", "same~9f86d081884c7d65-0", "a/b"])
 def test_no_run_takes_a_scope_of_another_run_or_of_a_service(site: Site, run_id: str) -> None:
-    with pytest.raises(IdentityError, match="invalid run id"):
+    with pytest.raises(IdentityError, match=naming("run id", run_id)):
         Run(id=run_id, site=site)
 
 

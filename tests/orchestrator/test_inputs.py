@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.inputs import InputRefused, check_inputs, checked_by
+from tests.errors import naming
 
 
 def test_a_check_gets_what_was_given_and_the_defaults_of_the_rest() -> None:
@@ -32,7 +33,7 @@ def test_what_a_check_raises_is_told_as_a_refusal() -> None:
 
     assert flow(-1) == -1  # the check is hpcqc's to call, the flow itself is untouched
     check_inputs(flow, {"a": 1})
-    with pytest.raises(InputRefused, match="a 0: expected a positive number"):
+    with pytest.raises(InputRefused, match=naming("a", 0)):
         check_inputs(flow, {"a": 0})
 
 

@@ -10,6 +10,7 @@ from prefect import flow
 from hpcqc import Sampler, classical, fan_out, on_qpu, open_qpu, quantum, shutdown
 from orchestrator.config import ConfigError
 from orchestrator.runs import current_run
+from tests.errors import naming
 
 
 @quantum
@@ -88,17 +89,17 @@ def test_the_choice_holds_on_workers() -> None:
 
 
 def test_a_qpu_that_is_not_there_is_an_error_at_once(monkeypatch) -> None:
-    with pytest.raises(ConfigError, match="no QPU 'vql'"), on_qpu("vql"):
+    with pytest.raises(ConfigError, match=naming("vql")), on_qpu("vql"):
         pass
     monkeypatch.setenv("HPCQC_QPU", "vql")
-    with pytest.raises(ConfigError, match="no QPU 'vql'"):
+    with pytest.raises(ConfigError, match=naming("vql")):
         current_run()
 
 
 def test_a_change_that_cannot_be_heeded_is_an_error(monkeypatch, tmp_path) -> None:
     first = current_run()
     monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "elsewhere"))
-    with pytest.raises(ConfigError, match=r"HPCQC_STATE_DIR was .*hpcqc.shutdown\(\)"):
+    with pytest.raises(ConfigError, match=naming("HPCQC_STATE_DIR", "hpcqc.shutdown()")):
         current_run()
     shutdown()
     assert current_run().site.state_dir == tmp_path / "elsewhere"

@@ -21,6 +21,7 @@ from orchestrator.config import ComputeSettings, QpuSettings, Site
 from orchestrator.provenance.values import json_value
 from orchestrator.resources import shutdown
 from orchestrator.runs import Run
+from tests.errors import naming
 
 
 @pytest.fixture(scope="module")
@@ -158,12 +159,12 @@ def test_estimates_on_devices_that_only_count(qpu: str) -> None:
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        (lambda: Sampler().run([]), "list of PUBs is empty"),
-        (lambda: Sampler().run([ghz()]), "measures nothing"),
-        (lambda: Sampler().run([measured(ghz())], shots=0), "shots 0"),
-        (lambda: Sampler().run([measured(ghz())], shots=-3), "shots -3"),
-        (lambda: Sampler().run(measured(ghz())), r"write \[circuit\]"),
-        (lambda: Sampler("piast-q").run([measured(ghz(21))]), "21"),
+        (lambda: Sampler().run([]), "empty"),
+        (lambda: Sampler().run([ghz()]), "measure"),
+        (lambda: Sampler().run([measured(ghz())], shots=0), naming("shots", 0)),
+        (lambda: Sampler().run([measured(ghz())], shots=-3), naming("shots", -3)),
+        (lambda: Sampler().run(measured(ghz())), naming("[circuit]")),
+        (lambda: Sampler("piast-q").run([measured(ghz(21))]), naming(21)),
         (lambda: Estimator().run([(ghz(), "Z")]), "qubits"),
         (lambda: Estimator("vlq").run([(ghz(), "ZZZ")], precision=0.0), "precision"),
         (lambda: Estimator().run([(ghz(), "ZZZ")], precision=float("nan")), "precision"),
@@ -180,7 +181,7 @@ def test_unbound_nan_and_miscounted_parameters_are_refused() -> None:
     circuit.ry(theta, 0)
     for pub, complaint in [
         (measured(circuit), "parameters"),
-        ((measured(circuit), [float("nan")]), r"NaN.*theta"),
+        ((measured(circuit), [float("nan")]), naming("PUB 0", "theta")),
         ((measured(ghz()), [0.1]), "PUB 0"),
     ]:
         with pytest.raises(PayloadRejected, match=complaint):
@@ -216,8 +217,8 @@ def test_a_primitive_uses_an_equal_result_again_if_it_is_told_to() -> None:
 def test_a_circuit_that_does_not_fit_is_named_by_its_number(qpu: str) -> None:
     wide = QuantumCircuit(60)
     wide.h(range(60))
-    with pytest.raises(PayloadRejected, match=r"^PUB 1: the circuit \w+ 60 qubits"):
+    with pytest.raises(PayloadRejected, match=naming("PUB 1", 60)):
         Sampler(qpu).run([measured(ghz()), measured(wide)], shots=10)
     wide_pub = (wide, "Z" * 60)
-    with pytest.raises(PayloadRejected, match=r"^PUB 1: the circuit \w+ 60 qubits"):
+    with pytest.raises(PayloadRejected, match=naming("PUB 1", 60)):
         Estimator(qpu).run([(ghz(), ["ZZI", "XXX"]), wide_pub], precision=0.1)

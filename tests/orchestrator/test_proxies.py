@@ -16,6 +16,7 @@ from orchestrator.application.prefect_server import TemporaryServer
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange
 from orchestrator.config.proxies import bypass_for_loopback, drop_unusable, proxy_variable
 from tests.architecture.source import ROOT
+from tests.errors import naming
 from tests.patience import PATIENCE_S
 
 EVERY_CASE = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
@@ -75,14 +76,14 @@ def test_a_broker_elsewhere_is_asked_through_the_site_s_proxy(listener, monkeypa
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     exchange = Exchange("http://broker.invalid", token=None, patience_s=0.0)
-    with pytest.raises(BrokerUnreachable, match=r"NO_PROXY \(HTTP_PROXY is set\)"):
+    with pytest.raises(BrokerUnreachable, match=naming("NO_PROXY", "HTTP_PROXY")):
         exchange.ask("GET", "/health")
     exchange.close()
 
 
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9")
-    with pytest.raises(BrokerRefused, match=r"cannot be asked: ALL_PROXY: "):
+    with pytest.raises(BrokerRefused, match=naming("ALL_PROXY")):
         Exchange("http://broker.invalid", token=None, patience_s=0.0)
 
 

@@ -20,6 +20,7 @@ from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.retention import hold_run, remove_stored, runs_to_remove, stored_runs
 from orchestrator.runs import activate, current_run
 from tests.architecture.source import ROOT
+from tests.errors import naming
 from tests.patience import PATIENCE_S
 
 DAY = 86400
@@ -143,5 +144,5 @@ def test_a_look_at_a_run_does_not_keep_it_from_starting(state, monkeypatch) -> N
         with starting.result(PATIENCE_S):
             monkeypatch.setattr(retention, "fcntl", fcntl)
             assert [run.id for run in stored_runs(state) if run.active] == ["a"]
-            with pytest.raises(RunBusy, match="is being worked on by process"):
+            with pytest.raises(RunBusy, match=naming("a", os.getpid())):
                 embedded._lock_run(state, "a")

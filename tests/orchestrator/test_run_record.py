@@ -10,6 +10,7 @@ import pytest
 from orchestrator.provenance.reading import RecordError, read_record
 from orchestrator.provenance.schema import VERSION
 from orchestrator.provenance.values import json_value
+from tests.errors import naming
 
 EARLIER = Path(__file__).parent / "records" / "version-1.json"
 # Added to version 1 after the first records of it were written.
@@ -100,5 +101,5 @@ def test_other_files_are_refused(tmp_path, content, told) -> None:
 
 def test_binary_files_are_refused(tmp_path) -> None:
     (tmp_path / "run.json").write_bytes(b"\x89PNG\xff")
-    with pytest.raises(RecordError, match=r"no run record: .*not UTF-8"):
+    with pytest.raises(RecordError, match=naming("run.json", "UTF-8")):
         read_record(tmp_path)

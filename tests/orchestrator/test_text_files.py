@@ -19,6 +19,7 @@ from orchestrator.config.secrets import SecretRef
 from orchestrator.simulation.swf import QuantumRule, read_swf
 from orchestrator.simulation.workload import WorkloadError
 from orchestrator.text_files import TextFileError, lines_of, read_text
+from tests.errors import naming
 
 TEXT = "one α\ntwo\n"
 FORMS = {
@@ -74,25 +75,25 @@ def test_only_ends_of_lines_end_lines() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "named"),
     [
-        (b"fine\nf\xe9e\n", "line 2: byte 6 is not UTF-8 text; save the file as UTF-8"),
-        ("a b\nb c\n".encode("utf-16-le"), "line 1: a NUL character"),
-        (b"\xff\xfea", "line 1: byte 2 is not UTF-16-LE text"),
-        (b"text\n\0\n", "line 2: a NUL character"),
-        (gzip.compress(b"text" * 100)[:-9], "damaged gzip file"),
-        (b"\x1f\x8bnot really", "damaged gzip file"),
+        (b"fine\nf\xe9e\n", naming("line 2", "byte 6", "UTF-8")),
+        ("a b\nb c\n".encode("utf-16-le"), naming("line 1", "NUL")),
+        (b"\xff\xfea", naming("line 1", "byte 2", "UTF-16-LE")),
+        (b"text\n\0\n", naming("line 2", "NUL")),
+        (gzip.compress(b"text" * 100)[:-9], naming("gzip")),
+        (b"\x1f\x8bnot really", naming("gzip")),
     ],
 )
 def test_what_is_no_text_is_refused_by_every_reader(
-    tmp_path: Path, data: bytes, words: str
+    tmp_path: Path, data: bytes, named: str
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
-    with pytest.raises(TextFileError, match=words):
+    with pytest.raises(TextFileError, match=named):
         read_text(path)
     for read in (from_xyz, from_fcidump, from_file):
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=named):
             read(str(path))
     if b"\xe9" not in data:  # comments of older circuits and workloads are in Latin-1
         with pytest.raises(CircuitFileError):

@@ -10,6 +10,7 @@ from backends.gates import MoveGate, without_moves
 from backends.profiles import load_profile
 from orchestrator.transpile.conformity import conforms
 from orchestrator.transpile.moves import insert_moves
+from tests.errors import naming
 
 STAR = load_profile("vlq").target()
 
@@ -115,11 +116,11 @@ def test_control_flow_and_other_gates_are_refused():
     branching = QuantumCircuit(2, 1)
     with branching.if_test((branching.clbits[0], 1)):
         branching.cz(0, 1)
-    with pytest.raises(PayloadRejected, match="control flow"):
+    with pytest.raises(PayloadRejected, match="control"):
         insert_moves(branching, 2)
     swapping = QuantumCircuit(2)
     swapping.swap(0, 1)
-    with pytest.raises(PayloadRejected, match="'swap'"):
+    with pytest.raises(PayloadRejected, match=naming("swap")):
         insert_moves(swapping, 2)
 
 

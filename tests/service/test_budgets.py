@@ -22,6 +22,7 @@ from hpcqc import statement
 from orchestrator.broker.client.http import BrokerRefused
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
+from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call
 from tests.service.conftest import ROOT, Service, Start
@@ -227,15 +228,15 @@ def test_a_client_is_told_and_a_restart_keeps_the_books(start_service: Start) ->
     client.result(client.submit(call(), bell()))
     client.limit_run("r", "qpu-s", 0.12)
     client.result(client.submit(call(1), bell()))
-    with pytest.raises(BudgetExhausted, match=r"0\.02 of 0\.12 qpu-s are left \(0\.1 spent\)"):
+    with pytest.raises(BudgetExhausted, match=naming("0.02", "0.12", "0.1", "qpu-s")):
         client.submit(call(2), bell())
-    with pytest.raises(BrokerRefused, match="no QPU here bills in 'euro'"):
+    with pytest.raises(BrokerRefused, match=naming("euro")):
         client.limit_run("r", "euro", 1.0)
     client.close()
     service.kill()
     again = start_service(options="run_s = 0.05, coalesces = false")
     client = again.client()
-    with pytest.raises(BudgetExhausted, match=r"0\.02 of 0\.12"):
+    with pytest.raises(BudgetExhausted, match=naming("0.02", "0.12")):
         client.submit(call(2), bell())
     client.limit_run("r", "qpu-s", 0.2)
     client.result(client.submit(call(2), bell()))

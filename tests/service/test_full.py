@@ -31,6 +31,7 @@ from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, Payer, ProjectAccount
+from tests.errors import naming
 from tests.postgres import PostgresServer
 from tests.service.conftest import Start
 from tests.service.rooms import open_room
@@ -84,11 +85,11 @@ def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> Non
         await site.drain("q", "olga", "full")
         first = await hand_in(site, 0)
         await hand_in(site, 1)
-        with pytest.raises(TooManyJobs, match=r"user 'ada' has 2 open jobs.*cancel some"):
+        with pytest.raises(TooManyJobs, match=naming("ada", 2)):
             await hand_in(site, 2)
         assert (await hand_in(site, 1)).id, "a call that comes again is no further job"
         await hand_in(site, 0, BOB)
-        with pytest.raises(TooManyJobs, match="project 'chem' has 3 open jobs"):
+        with pytest.raises(TooManyJobs, match=naming("chem", 3)):
             await hand_in(site, 1, BOB)
         await site.cancel(first.id)
         await site.wait(first.id, 30)
@@ -122,10 +123,10 @@ def test_what_is_stored_within_a_day_is_limited(tmp_path: Path) -> None:
     async def work(site: SiteBroker) -> None:
         for number in range(2):
             await site.wait((await hand_in(site, number)).id, 30)
-        with pytest.raises(StorageFull, match=r"user 'ada' handed in .* stores at most"):
+        with pytest.raises(StorageFull, match=naming("ada")):
             await hand_in(site, 2)
         await hand_in(site, 0, BOB)
-        with pytest.raises(StorageFull, match="project 'chem'"):
+        with pytest.raises(StorageFull, match=naming("chem")):
             await hand_in(site, 1, BOB)
         site.clock = lambda: datetime(2100, 1, 1, tzinfo=UTC)
         await hand_in(site, 3)
@@ -139,7 +140,7 @@ def test_a_reserve_of_the_disk_is_left_to_jobs_that_run(tmp_path: Path) -> None:
         free = 10**6
         site.quotas.free_bytes = lambda: free
         site.quotas.limits = replace(NO_LIMITS, reserve=10**6)
-        with pytest.raises(StorageFull, match="disk is nearly full") as refused:
+        with pytest.raises(StorageFull, match="disk") as refused:
             await hand_in(site, 1)
         assert str(tmp_path) not in str(refused.value)
         assert (await site.wait(running.id, 30)).state is JobState.COMPLETED
@@ -220,7 +221,7 @@ def test_the_broker_goes_on_when_its_ledger_can_be_written_again(
         while ledger.tries < 5:
             await asyncio.sleep(0.01)
         assert await site.fault()
-        with pytest.raises(LedgerUnwritable, match="equal calls are one job") as refused:
+        with pytest.raises(LedgerUnwritable, match="one job") as refused:
             await hand_in(site, 3)
         assert "/secret" not in str(refused.value)
         ledger.failing = False

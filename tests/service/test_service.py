@@ -18,6 +18,7 @@ from orchestrator.broker.client.protocol import Call, JobUncertain
 from orchestrator.broker.core.views import JobState
 from orchestrator.cli.broker.admin import tell_queue, tell_status
 from orchestrator.config import load_site
+from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call, counts
 from tests.service.conftest import Service, ServiceEnded, Start
@@ -56,9 +57,9 @@ def test_what_cannot_run_is_refused_with_its_class(service: Service) -> None:
     client = service.client()
     wide = QuantumCircuit(30)
     wide.measure_all()
-    with pytest.raises(PayloadRejected, match="uses qubit 29, fake has 10"):
+    with pytest.raises(PayloadRejected, match=naming(29, "fake", 10)):
         client.submit(call(), SamplerPayload.coerce([wide], shots=1))
-    with pytest.raises(BrokerRefused, match=r"no QPU 'nowhere'; there are: fake, aer, vlq"):
+    with pytest.raises(BrokerRefused, match=naming("nowhere", "fake", "aer", "vlq")):
         client.submit(call(qpu="nowhere"), bell())
     client.close()
 
@@ -67,7 +68,7 @@ def test_a_failed_task_says_why_and_is_tried_again_when_asked(start_service: Sta
     service = start_service(options="fail = [1]")
     client = service.client()
     job = client.submit(call(), bell())
-    with pytest.raises(TaskFailed, match="fails by script"):
+    with pytest.raises(TaskFailed, match="script"):
         client.result(job)
     assert client.submit(call(), bell()) == job
     assert sum(counts(client.result(job)).values()) == 100
@@ -131,9 +132,7 @@ def test_a_stopped_service_leaves_running_tasks_to_the_next_one(start_service: S
 
 def test_two_services_on_one_ledger_are_one_too_many(service: Service) -> None:
     second = Service(state=service.state, site=service.site)
-    with pytest.raises(
-        ServiceEnded, match=r"Error: ledger .* is served by another broker \(process"
-    ):
+    with pytest.raises(ServiceEnded, match=r"Error: .*process \d+"):
         second.start()
     client = service.client()
     assert sum(counts(client.result(client.submit(call(), bell()))).values()) == 100
@@ -149,7 +148,7 @@ def test_a_drained_qpu_starts_nothing_until_it_is_resumed(service: Service) -> N
     assert (drained["state"], drained["reason"]) == ("drained", "warm-up")
     client = service.client()
     job = client.submit(call(), bell())
-    with pytest.raises(TimeoutError, match="has not ended"):
+    with pytest.raises(TimeoutError, match=naming(job)):
         client.result(job, 0.5)
     assert service.starts() == {}
     assert http.post("/v1/qpus/fake/resume").json()["state"] == "online"
@@ -194,7 +193,7 @@ def test_an_operator_resolves_what_is_uncertain(
     service = start_service(options=options)
     client = service.client()
     job = client.submit(call(), bell())
-    with pytest.raises(JobUncertain, match="cannot look a task up"):
+    with pytest.raises(JobUncertain, match="tag"):
         client.result(job)
     with httpx.Client(
         transport=httpx.HTTPTransport(uds=str(service.state / "broker.sock")),
@@ -209,7 +208,9 @@ def test_an_operator_resolves_what_is_uncertain(
 
 
 def test_no_service_is_told_in_one_sentence(tmp_path: Any) -> None:
-    with pytest.raises(BrokerUnreachable, match=r"no answer from the broker at unix:.*start it"):
+    with pytest.raises(
+        BrokerUnreachable, match=naming(f"unix:{tmp_path / 'nothing.sock'}", "start")
+    ):
         RemoteBroker(f"unix:{tmp_path / 'nothing.sock'}", patience_s=0.2).open()
 
 
