@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows._active_space import Integrals, converged
+from flows._active_space import Integrals, KnownRepulsion, converged
 from flows._inputs import InputError, SourceLine, read_lines
-from flows._repulsion import KnownRepulsion
 
 __all__ = ["from_fcidump", "mean_field"]
 

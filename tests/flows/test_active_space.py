@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("pyscf", reason="the chemistry extra is not installed")
 
 from flows._active_space import (
+    KnownRepulsion,
     SpaceChoice,
     active_space,
     converged,
@@ -20,7 +21,6 @@ from flows._active_space import (
 from flows._geometries import Geometry
 from flows._inputs import InputError
 from flows._molecules import MOLECULES
-from flows._repulsion import KnownRepulsion
 
 OH = Geometry(symbols=("O", "H"), positions=((0, 0, 0), (0, 0, 0.97)), x=0, label="OH")
 

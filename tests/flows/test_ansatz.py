@@ -15,10 +15,9 @@ from qiskit.quantum_info import Statevector
 from scipy.sparse import csr_matrix
 
 from flows._active_space import SpaceChoice, active_space, exact_energy, molecular
-from flows._ansatz import build
-from flows._fermions import Excitation, Problem, encode
+from flows._fermions import Excitation, Problem, Support, encode
 from flows._molecules import MOLECULES
-from flows._paulis import Support
+from flows._variational import build
 
 
 @cache

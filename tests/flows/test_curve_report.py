@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from flows._curve_report import CurvePoint, report
+from flows.dissociation import CurvePoint, report
 
 POINT = CurvePoint(
     x=1.5,

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from flows._geometries import Geometry, split_bond, stretched
 from flows._inputs import InputError
-from flows._molecules import MOLECULES, Scan, built_in_curve, xyz_curve
-from flows._xyz import from_xyz
+from flows._molecules import MOLECULES, Scan, built_in_curve, from_xyz, xyz_curve
 
 WATER = "3\nwater\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"
 METHANOL = """6

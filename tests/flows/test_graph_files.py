@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows._graph_files import from_file
+from flows._graphs import from_file
 from flows._inputs import InputError
 
 SQUARE = {(1, 2), (2, 3), (3, 4), (1, 4)}

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows._graph_files import from_file, graph_of
-from flows._graphs import BUILT_IN, Graph, best_cut
+from flows._graphs import BUILT_IN, Graph, best_cut, from_file, graph_of
 from flows._inputs import InputError
 
 

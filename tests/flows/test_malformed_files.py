@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from flows._fcidump import from_fcidump
-from flows._graph_files import from_file, graph_of
-from flows._graphs import BUILT_IN
+from flows._graphs import BUILT_IN, from_file, graph_of
 from flows._inputs import InputError
-from flows._xyz import from_xyz
+from flows._molecules import from_xyz
 
 WATER = "3\nwater\nO 0.0 0.0 0.117\n1 0.0 0.757 -0.469 extra\nh 0.0 -0.757 -0.469\n"
 TWO_ORBITALS = (

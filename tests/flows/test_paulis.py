@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qiskit.quantum_info import SparsePauliOp, random_pauli_list
 
-from flows._paulis import PauliSum, Support
+from flows._fermions import PauliSum, Support
 
 
 def _operator(seed: int, qubits: int, terms: int = 12) -> SparsePauliOp:

@@ -12,9 +12,8 @@ import pytest
 from qiskit.primitives import StatevectorEstimator
 
 from flows._graphs import BUILT_IN, Graph, best_cut
-from flows._qaoa import cost, qaoa_circuit, tune
 from flows.maxcut import angles as find_angles
-from flows.maxcut import search_for
+from flows.maxcut import cost, qaoa_circuit, search_for, tune
 
 H2_EXACT = -1.137306  # Hartree; STO-3G at 0.735 Å, in every textbook
 
@@ -57,8 +56,8 @@ def test_the_quantum_stage_finds_hydrogen_on_any_estimator(hydrogen: Any) -> Non
 
 
 def test_parameter_shifts_give_the_slope_of_finite_differences(hydrogen: Any) -> None:
-    from flows._ansatz import build
-    from flows._paulis import Support
+    from flows._fermions import Support
+    from flows._variational import build
 
     problem = hydrogen.problem
     support = Support(problem.reference, [e.flip for e in problem.excitations])

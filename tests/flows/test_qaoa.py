@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows._graphs import BUILT_IN, Graph, best_cut
-from flows._qaoa import Search, cost, qaoa_circuit, ramp, tune
-from flows.maxcut import search_for
+from flows.maxcut import Search, cost, qaoa_circuit, ramp, search_for, tune
 from tests.flows.statevector import Estimator, amplitudes
 
 WEIGHTED = Graph(

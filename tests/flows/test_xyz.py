@@ -9,8 +9,7 @@ import pytest
 
 from flows._geometries import Geometry, split_bond, stretched
 from flows._inputs import InputError
-from flows._molecules import Scan, xyz_curve
-from flows._xyz import from_xyz
+from flows._molecules import Scan, from_xyz, xyz_curve
 
 BOHR_A = 0.529177210903  # CODATA 2018
 

@@ -10,9 +10,9 @@ import pytest
 
 from backends.profiles.loading import load_profile
 from flows._fcidump import from_fcidump
-from flows._graph_files import from_file
+from flows._graphs import from_file
 from flows._inputs import InputError
-from flows._xyz import from_xyz
+from flows._molecules import from_xyz
 from orchestrator.application.circuit_files import CircuitFileError, read_circuit
 from orchestrator.config import load_site
 from orchestrator.config.secrets import SecretRef
