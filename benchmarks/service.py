@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from benchmarks.bell import bell
 from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT, scratch_run
 from hpcqc import open_qpu
-from orchestrator.broker.client.admin import OperatorClient
 from orchestrator.broker.client.http import Exchange, RemoteBroker
 from orchestrator.broker.client.protocol import Call
 
@@ -59,10 +58,10 @@ def measure() -> list[Row]:
     with _service() as (url, pid):
         waiting = _waiting(url, pid)  # first: later its memory would be what others have left
         client = RemoteBroker(url).open()
-        with OperatorClient(url, token=None) as operator:
-            operator.change_qpu("device", "drain", {"reason": "only submissions"})
+        with closing(RemoteBroker(url)) as operator:
+            operator.drain("device", "only submissions")
             rate = _spread(url, "submit", _SUBMISSIONS)
-            operator.change_qpu("device", "resume", None)
+            operator.resume("device")
         _wait_until_done(client)
         rows = [
             Row(
@@ -169,8 +168,8 @@ def _warm_call(url: str) -> Row:
 def _waiting(url: str, pid: int) -> list[Row]:
     """Let many calls wait at once; look at the event loop's pauses and at the process's memory."""
     client, process = RemoteBroker(url).open(), psutil.Process(pid)
-    with OperatorClient(url, token=None) as operator, ThreadPoolExecutor(_WAITING) as threads:
-        operator.change_qpu("device", "drain", {"reason": "calls are to wait"})
+    with closing(RemoteBroker(url)) as operator, ThreadPoolExecutor(_WAITING) as threads:
+        operator.drain("device", "calls are to wait")
         payload = _payload()
         calls = (Call(run="wait", stage=None, occurrence=n, qpu="device") for n in range(_WAITING))
         jobs = [client.submit(call, payload) for call in calls]
@@ -178,7 +177,7 @@ def _waiting(url: str, pid: int) -> list[Row]:
         results = [threads.submit(client.result, job) for job in jobs]
         time.sleep(_WAIT_S)
         memory, after = process.memory_info().rss - memory, _pauses(url)
-        operator.change_qpu("device", "resume", None)
+        operator.resume("device")
         for result in results:
             result.result(60)
     client.close()

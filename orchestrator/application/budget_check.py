@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.application.service import service_at
 from orchestrator.application.target import stages_beside
 from orchestrator.config import ConfigError, QpuSettings, Site, resolve_secrets
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from prefect import Flow
 
 __all__ = ["agree_with_service", "check_units", "idle_budgets", "qpus_of"]
-
-_PATIENCE_S = 3.0
 
 
 def check_units(site: Site, budgets: Iterable[str]) -> None:
@@ -47,11 +46,7 @@ def agree_with_service(site: Site, run: str, budgets: Mapping[str, float | None]
     """
     if not budgets or site.broker.url is None:
         return
-    from orchestrator.broker.client.http import RemoteBroker
-
-    token = resolve_secrets(site.broker.token)
-    service = RemoteBroker(site.broker.url, token=token, patience_s=_PATIENCE_S)
-    with closing(service):
+    with closing(service_at(site, site.broker.url)) as service:
         for unit, amount in budgets.items():
             service.limit_run(run, unit, amount)
 
@@ -87,10 +82,7 @@ def _units(site: Site, qpus: Iterable[str]) -> dict[str, str | None]:
     """Return the unit of each QPU, as the broker service says if the site has one."""
     if site.broker.url is None:
         return {qpu: _unit(site.qpu(qpu)) for qpu in qpus}
-    from orchestrator.broker.client.http import RemoteBroker
-
-    token = resolve_secrets(site.broker.token)
-    with closing(RemoteBroker(site.broker.url, token=token, patience_s=_PATIENCE_S)) as service:
+    with closing(service_at(site, site.broker.url)) as service:
         try:
             return {qpu: service.target(qpu).metering.unit for qpu in qpus}
         except Exception:  # noqa: BLE001  # it is told when the QPU is used

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+from orchestrator.application.service import service_at
+from orchestrator.config import ConfigError, Site, load_site
 from orchestrator.identity import SERVICE_SCOPE, is_scope_of
 
 if TYPE_CHECKING:
@@ -30,12 +31,9 @@ __all__ = [
     "jobs",
     "jobs_of",
     "ledger_path",
-    "service_of",
     "why",
 ]
 
-# A look does not wait for a service that is being restarted.
-_PATIENCE_S = 3.0
 _ELSEWHERE = (
     "its place in the queue and its likely start are known only to the process that its broker "
     "lives in, while that runs; here is only what was recorded"
@@ -143,7 +141,7 @@ def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> lis
     No ledger yet means no jobs. Raises ``LedgerError``, or what a service answers.
     """
     if site.broker.url is not None:
-        with closing(service_of(site, site.broker.url)) as service:
+        with closing(service_at(site, site.broker.url)) as service:
             return service.jobs(run)[-limit if limit else 0 :]
     if not has_ledger(site.state_dir):
         return []
@@ -210,7 +208,7 @@ class JobsOfRun:
             self._followed.clear()
 
     def _opened(self, url: str) -> RemoteBroker:
-        self._service = self._service or service_of(self._site, url)
+        self._service = self._service or service_at(self._site, url)
         return self._service
 
     def _closures(self, qpus: Collection[str]) -> list[str]:
@@ -252,7 +250,7 @@ class JobsOfRun:
 def job_of(site: Site, job: str) -> JobView:
     """Return one job by its id or the unambiguous start of it. Raises as `jobs_of` does."""
     if site.broker.url is not None:
-        with closing(service_of(site, site.broker.url)) as service:
+        with closing(service_at(site, site.broker.url)) as service:
             return service.named(job)
     path = ledger_path(site.state_dir)
     if not has_ledger(site.state_dir):
@@ -266,7 +264,7 @@ def job_of(site: Site, job: str) -> JobView:
 def explanation_of(site: Site, job: str) -> Explanation:
     """Return what can be said of a job by its id or the start of it. Raises as `jobs_of` does."""
     if site.broker.url is not None:
-        with closing(service_of(site, site.broker.url)) as service:
+        with closing(service_at(site, site.broker.url)) as service:
             return service.why(job)
     from orchestrator.broker.core.explain import explain
     from orchestrator.broker.ledger import Ledger
@@ -279,14 +277,6 @@ def explanation_of(site: Site, job: str) -> Explanation:
             if view.id in state.jobs or ledger.recall(scope, state, view.id):
                 return explain(state, view.id, datetime.now(UTC), _ELSEWHERE)
     raise ConfigError(f"job {view.id} is not in the ledger any more")
-
-
-def service_of(site: Site, url: str) -> RemoteBroker:
-    """Return a client of the site's service that does not wait long for it."""
-    from orchestrator.broker.client.http import RemoteBroker
-
-    token = resolve_secrets(site.broker.token)
-    return RemoteBroker(url, token=token, patience_s=_PATIENCE_S)
 
 
 def _path(site: Path | str | None) -> Path | None:

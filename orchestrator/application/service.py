@@ -1,4 +1,4 @@
-"""The site's broker service, as a process that asks and does not wait reaches it."""
+"""The site's broker service, for requests that do not wait for one that is away."""
 
 from __future__ import annotations
 
@@ -8,27 +8,32 @@ from typing import TYPE_CHECKING
 from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
 
 if TYPE_CHECKING:
-    from orchestrator.broker.client.admin import OperatorClient
+    from orchestrator.broker.client.http import RemoteBroker
 
-__all__ = ["open_service"]
+__all__ = ["open_service", "service_at"]
+
+_PATIENCE_S = 3.0
 
 
-def open_service(site_file: Path | None) -> OperatorClient:
-    """Return the client of the site's service, to be used as a context. Raises ``ConfigError``."""
-    from orchestrator.broker.client.admin import OperatorClient
+def open_service(site_file: Path | None) -> RemoteBroker:
+    """Return a client of the site's service: the one its file names, else one on this machine.
 
+    Raises ``ConfigError`` if there is none.
+    """
     site = load_site(site_file)
-    return OperatorClient(_url(site), token=resolve_secrets(site.broker.token))
-
-
-def _url(site: Site) -> str:
-    """Return the service of the site: the one its file names, else one on this machine."""
     if site.broker.url is not None:
-        return site.broker.url
+        return service_at(site, site.broker.url)
     socket = site.state_dir / "broker.sock"
     if not socket.exists():
         raise ConfigError(
             f"no broker service: [broker] url is not set and there is no {socket}; "
             "start one with 'hpcqc broker serve', or set HPCQC_BROKER_URL"
         )
-    return f"unix:{socket}"
+    return service_at(site, f"unix:{socket}")
+
+
+def service_at(site: Site, url: str) -> RemoteBroker:
+    """Return a client of a service of this site."""
+    from orchestrator.broker.client.http import RemoteBroker
+
+    return RemoteBroker(url, token=resolve_secrets(site.broker.token), patience_s=_PATIENCE_S)

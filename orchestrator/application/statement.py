@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,9 @@ def statement(
     """
     if month is not None and not _MONTH.fullmatch(month):
         raise ConfigError(f"month {month!r}; give a year and a month, such as 2026-11")
-    with open_service(None if site is None else Path(site).expanduser()) as broker:
+    with closing(open_service(None if site is None else Path(site).expanduser())) as broker:
         if project is not None:
-            check_project(project, (use["project"] for use in broker.projects()))
+            check_project(project, (use.project for use in broker.projects()))
         return broker.statement(project, month)
 
 

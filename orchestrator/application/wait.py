@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from orchestrator.config import QpuSettings, Site, resolve_secrets
+from orchestrator.application.service import service_at
+from orchestrator.config import QpuSettings, Site
 
 if TYPE_CHECKING:
     from backends.api import Target
@@ -87,19 +89,14 @@ def _queue(site: Site, url: str, qpu: str, timing: TimingModel | None) -> _Queue
 
     Jobs that this user may not look at count as long as the others; not known if none may be seen.
     """
-    from orchestrator.broker.client.admin import OperatorClient
-    from orchestrator.broker.client.http import qpu_statuses
-
-    with OperatorClient(url, token=resolve_secrets(site.broker.token)) as service:
-        found = [one for one in qpu_statuses(service.qpus()) if one.name == qpu]
+    with closing(service_at(site, url)) as service:
+        found = [one for one in service.qpus() if one.name == qpu]
         seen = service.queue(qpu)
     ahead = max(len(seen), *(one.queued + one.open for one in found), 0)
     seconds = None if ahead else 0.0
     if ahead and seen and timing is not None:
         total = sum(
-            timing.duration_s(
-                circuits=job["circuits"], shots=job["shots"], num_qubits=job["num_qubits"]
-            )
+            timing.duration_s(circuits=job.circuits, shots=job.shots, num_qubits=job.num_qubits)
             for job in seen
         )
         seconds = total * ahead / len(seen)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import TypeAdapter
 
 from backends.metering import EquivalentQubitSeconds, FloorPerTask, Metering
 from backends.profiles import shipped
 from backends.timing import TimingModel
+from orchestrator.broker.client.models import Health
+from orchestrator.broker.client.status import QpuStatus
 from orchestrator.cli.broker import admin as broker_asking
 from orchestrator.cli.reference import cli_page, config_page, record_schema
 from orchestrator.cli.site.qpu import metering_in_words, timing_in_words
@@ -230,16 +233,14 @@ class Service:
 
     def __init__(self, **facts) -> None:
         vlq = {"name": "vlq", "backend": "aer", "state": "online", "reason": None}
-        self.qpu = {**vlq, "queued": 0, "open": 0, **facts}
+        stated = {**vlq, "queued": 0, "open": 0, **facts}
+        self.qpu = TypeAdapter(QpuStatus).validate_python(stated)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
         pass
 
     def health(self):
-        return {"status": "ok", "reason": None, "version": "1"}
+        return Health(status="ok", reason=None, ledger="ok", qpus={}, queued=0, version="1")
 
     def qpus(self):
         return [self.qpu]

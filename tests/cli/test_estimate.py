@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from backends import registry
 from backends.api import Target
 from orchestrator.application.dry_site import dry_qpu, dry_site
 from orchestrator.application.estimate import core_seconds, stated_error
 from orchestrator.application.wait import ExpectedWait, expected_wait
-from orchestrator.broker.client import admin as operator
-from orchestrator.broker.client.admin import OperatorClient
+from orchestrator.broker.client import http
+from orchestrator.broker.client.http import RemoteBroker
+from orchestrator.broker.client.status import QpuStatus
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.cli.estimate.estimate import wait_text
 from orchestrator.config import (
     BrokerSettings,
@@ -33,6 +36,7 @@ from orchestrator.config import (
     WindowSettings,
     load_site,
 )
+from orchestrator.identity import JobId
 from orchestrator.provenance.schema import RecordedStage
 from tests.cli.conftest import Said
 from tests.cli.flows import FLOW
@@ -203,7 +207,23 @@ def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 SHUT = {"start": NOW - timedelta(hours=1), "end": NOW + timedelta(hours=2)}
-JOB = {"circuits": 1, "shots": 100, "num_qubits": 2}
+JOB = JobView(
+    id=JobId("j0"),
+    qpu="vlq",
+    backend="aer",
+    kind="sampler",
+    state=JobState.QUEUED,
+    run="r",
+    stage=None,
+    call=0,
+    digest="d",
+    pubs=1,
+    circuits=1,
+    shots=100,
+    num_qubits=2,
+    seed=None,
+    submitted_at=NOW,
+)
 
 
 def target_of(qpu: str) -> Target:
@@ -212,20 +232,21 @@ def target_of(qpu: str) -> Target:
 
 
 def _waits(
-    monkeypatch: pytest.MonkeyPatch, qpu: dict[str, Any], jobs: Sequence[dict[str, Any]] = ()
+    monkeypatch: pytest.MonkeyPatch, qpu: dict[str, Any], jobs: Sequence[JobView] = ()
 ) -> tuple[ExpectedWait, str]:
     """Return what a run on a QPU without a clock waits for, where a broker says this of it."""
 
-    class Client(OperatorClient):
-        def qpus(self) -> list[dict[str, Any]]:
-            stands = {"name": "vlq", "backend": "aer", "state": "online", "reason": None}
-            return [stands | {"queued": len(jobs), "open": 0} | qpu]
+    class Client(RemoteBroker):
+        def qpus(self) -> list[QpuStatus]:
+            stated = {"name": "vlq", "backend": "aer", "state": "online", "reason": None}
+            stated |= {"queued": len(jobs), "open": 0} | qpu
+            return [TypeAdapter(QpuStatus).validate_python(stated)]
 
-        def queue(self, qpu: str | None) -> list[dict[str, Any]]:
+        def queue(self, qpu: str | None = None) -> list[JobView]:
             assert qpu == "vlq"
             return list(jobs)
 
-    monkeypatch.setattr(operator, "OperatorClient", Client)
+    monkeypatch.setattr(http, "RemoteBroker", Client)
     monkeypatch.setenv("HPCQC_SITE", "built-in")
     site = replace(load_site(), broker=BrokerSettings(url="http://127.0.0.1:9"))
     told = expected_wait(site, site.qpu("vlq"), target_of("vlq"), 1.0, now=NOW)

@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
 
 from backends.api import TaskFailed
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client.admin import OperatorClient
 from orchestrator.broker.client.http import Exchange, RemoteBroker
 from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core.events import LeaseWish
@@ -108,7 +108,7 @@ class Campaign:
         asking = Exchange(service.socket, token=None, patience_s=3)
         project = asking.ask("GET", "/v1/whoami").json()["projects"][0]
         asking.close()
-        with OperatorClient(service.socket, token=None) as operator:
+        with closing(RemoteBroker(service.socket)) as operator:
             for unit in UNITS:
                 operator.limit_project(project, unit, BUDGET)
         return service
@@ -176,11 +176,11 @@ def jobs_of(service: Service) -> list[JobView]:
 
 def budgets_of(service: Service) -> dict[str, dict[str, float]]:
     """Return how each budget stands, by unit."""
-    with OperatorClient(service.socket, token=None) as operator:
+    with closing(RemoteBroker(service.socket)) as operator:
         return {
-            budget["unit"]: budget
+            budget.unit: asdict(budget)
             for project in operator.projects()
-            for budget in project["budgets"]
+            for budget in project.budgets
         }
 
 

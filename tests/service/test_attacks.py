@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 
 import httpx
@@ -18,7 +18,7 @@ from qiskit.circuit import Parameter
 
 from backends.frames import pack, unpack
 from backends.payloads import EstimatorPayload, SamplerPayload
-from orchestrator.broker.client.admin import OperatorClient
+from orchestrator.broker.client.http import RemoteBroker
 from orchestrator.broker.client.protocol import Call
 from tests.service.conftest import Service, Start
 
@@ -121,9 +121,9 @@ def test_a_service_outlives_every_payload_that_was_made_to_end_it(start_service:
         with httpx.Client(base_url=service.url, headers=headers, timeout=600) as raw:
             answers.append(raw.post(f"/v1/jobs?run=x&qpu=aer&call={number}", content=data))
 
-    with OperatorClient(service.socket, token=None) as operator:
+    with closing(RemoteBroker(service.socket)) as operator:
         # What is accepted stays queued: simulating it is honest work, and not the service's.
-        operator.change_qpu("aer", "drain", {"reason": "attacked"})
+        operator.drain("aer", "attacked")
     client = service.client()
     circuit = QuantumCircuit(2)
     circuit.h(0)

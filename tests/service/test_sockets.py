@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from orchestrator.agent.folder import AgentError
 from orchestrator.agent.ports import listen_unix
 from orchestrator.broker.api.listening import Listener, ListenError
 from orchestrator.broker.client import http as remote
-from orchestrator.broker.client.admin import OperatorClient
-from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange
+from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange, RemoteBroker
+from orchestrator.broker.client.models import Health
 from orchestrator.unix_sockets import LONGEST_PATH, listen_at
 from tests.errors import naming
 from tests.patience import PATIENCE_S
@@ -96,7 +96,8 @@ def test_nor_to_one_in_a_folder_that_anybody_could_have_made(public: Path) -> No
     folder = public / "hpcqc"
     with another_listens(folder / "broker.sock", str(folder)) as listening:
         told = pytest.raises(BrokerRefused, match=naming(folder))
-        with OperatorClient(f"unix:{folder / 'broker.sock'}", token="secret") as client, told:
+        client = RemoteBroker(f"unix:{folder / 'broker.sock'}", token="secret", patience_s=3)
+        with closing(client), told:
             client.health()
         assert listening.stdout is not None
         assert listening.stdout.readline() == "b''\n"
@@ -125,12 +126,16 @@ def test_a_question_of_health_carries_no_token() -> None:
     with socket.create_server(("127.0.0.1", 0)) as squatter:
         squatter.settimeout(60)
         url = f"http://127.0.0.1:{squatter.getsockname()[1]}"
-        with OperatorClient(url, token="hpcqc_secret") as client:
+        with closing(RemoteBroker(url, token="hpcqc_secret")) as client:
             asking = threading.Thread(target=client.health)
             asking.start()
             connection, _ = squatter.accept()
             asked = connection.recv(65536)
-            body = b'{"status": "ok"}'
+            body = (
+                Health(status="ok", reason=None, ledger="ok", qpus={}, queued=0, version="1")
+                .model_dump_json()
+                .encode()
+            )
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             asking.join(PATIENCE_S)
             connection.close()

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller
 from orchestrator.broker.api.problems import DECLARED, declared
+from orchestrator.broker.client.models import ProjectBudget
 from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.core.statement import StatementLine
@@ -21,7 +22,7 @@ from orchestrator.broker.runtime.billing import (
 from orchestrator.identity import ProjectAccount, RunAccount
 from orchestrator.names import LINE, PROJECT, RUN
 
-__all__ = ["ProjectBudget", "ProjectLimit", "RunBudget", "RunLimit", "router"]
+__all__ = ["ProjectLimit", "RunBudget", "RunLimit", "router"]
 
 _MONTH = r"^2[0-9]{3}-(0[1-9]|1[0-2])$"
 _Amount = Annotated[
@@ -45,13 +46,6 @@ class RunLimit(BaseModel):
     run: _Run
     unit: _Unit
     amount: _Amount
-
-
-class ProjectBudget(BaseModel):
-    """How a project stands, in each unit that it was charged or limited in."""
-
-    project: str
-    budgets: list[BudgetStatus]
 
 
 class RunBudget(BaseModel):

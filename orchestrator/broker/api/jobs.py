@@ -16,6 +16,7 @@ from orchestrator.broker.api.guards import Gate, read_body
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client.content_digest import content_digest
+from orchestrator.broker.client.models import Cancelled
 from orchestrator.broker.client.protocol import Call, job_error
 from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core.access import Forbidden, Identity
@@ -27,7 +28,7 @@ from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.identity import JobId, Payer
 from orchestrator.names import LINE, PROJECT, RUN
 
-__all__ = ["Cancelled", "Resolution", "router"]
+__all__ = ["Resolution", "router"]
 
 _BYTES = "application/octet-stream"
 _CHUNK_BYTES = 1 << 18
@@ -43,14 +44,6 @@ _Wait = Annotated[
 ]
 _Run = Annotated[str, Query(pattern=RUN, description="id of a run")]
 _Qpu = Annotated[str, Query(min_length=1, max_length=200, pattern=LINE)]
-
-
-class Cancelled(BaseModel):
-    """What became of a wish to cancel. too_late: the job had ended before."""
-
-    job: str
-    too_late: bool
-    state: JobState
 
 
 class Resolution(BaseModel):

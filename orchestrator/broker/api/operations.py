@@ -16,13 +16,14 @@ from backends.targets import target_to_json
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.client import status as standing
+from orchestrator.broker.client.models import Health, ProjectUse, Whoami
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.access import Forbidden, Identity
 from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.runtime.billing import all_uses, project_budgets
 from orchestrator.names import LINE
 
-__all__ = ["Drain", "Health", "ProjectUse", "Released", "Slot", "Whoami", "health_router", "router"]
+__all__ = ["Drain", "Released", "Slot", "health_router", "router"]
 
 _QpuName = Annotated[
     str, Query(min_length=1, max_length=200, pattern=LINE, description="name of a QPU")
@@ -33,33 +34,10 @@ _LeaseName = Annotated[
 _Qpu = Annotated[str, Path(max_length=200, pattern=LINE, description="name of a QPU")]
 
 
-class Whoami(BaseModel):
-    """The caller as the broker knows them."""
-
-    user: str
-    role: Literal["user", "operator"]
-    projects: list[str]
-
-
 class Drain(BaseModel):
     """Why a QPU takes no further work."""
 
     reason: str = Field(min_length=1, max_length=1000, pattern=LINE)
-
-
-class ProjectUse(BaseModel):
-    """What a project used. charges: by unit, each site bills in its own.
-
-    budgets: in each unit that it was charged or limited in, what is spent, set aside and left.
-    """
-
-    project: str
-    jobs: int
-    open: int
-    shots: int
-    qpu_seconds: float
-    charges: dict[str, float]
-    budgets: list[BudgetStatus]
 
 
 class Slot(BaseModel):
@@ -79,17 +57,6 @@ class Released(BaseModel):
     """A lease that is over."""
 
     lease: str
-
-
-class Health(BaseModel):
-    """Whether the broker can do its work: the ledger takes commits, and QPUs are there."""
-
-    status: Literal["ok", "degraded", "failing"]
-    reason: str | None
-    ledger: str
-    qpus: dict[str, str]
-    queued: int
-    version: str
 
 
 _SLOTS = TypeAdapter(list[Slot])

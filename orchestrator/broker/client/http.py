@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import httpcore
 import httpx
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from orchestrator.broker.client.content_digest import content_digest
+from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
 from orchestrator.broker.client.protocol import Call, JobUncertain
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.broker.core.views import JobView
+from orchestrator.broker.core.statement import StatementLine
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
 from orchestrator.identity import JobId, is_job_id
 from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
@@ -32,19 +35,11 @@ if TYPE_CHECKING:
     from backends.payloads import Payload
     from orchestrator.broker.core.explain import Explanation
 
-__all__ = [
-    "MOST_JOBS",
-    "BrokerRefused",
-    "BrokerUnreachable",
-    "Exchange",
-    "RemoteBroker",
-    "qpu_statuses",
-    "whole_id",
-]
+__all__ = ["BrokerRefused", "BrokerUnreachable", "Exchange", "RemoteBroker"]
 
 _log = logging.getLogger(__name__)
-_VIEW, _VIEWS = TypeAdapter(JobView), TypeAdapter(list[JobView])
-_STATUSES = TypeAdapter(list[QpuStatus])
+_T = TypeVar("_T")
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 _POLL_S, _SHORT_POLL_S = 30.0, 1.0
 # A service gives a user 256 at most (a quarter); further requests of one client wait for their turn.
 _MOST_CONNECTIONS = 128
@@ -53,7 +48,7 @@ _SLACK_S = 20.0
 _PATIENCE_S = 900.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 5.0
 # What one listing may hold; the service's own bound.
-MOST_JOBS = 10000
+_MOST_JOBS = 10000
 _TOO_MANY = 429
 _LATER = (_TOO_MANY, 502, 503, 504)
 
@@ -206,7 +201,7 @@ class RemoteBroker:
         Raises `BrokerUnreachable`, `BrokerRefused`.
         """
         try:
-            self._ask("GET", "/v1/whoami")
+            self.whoami()
         except Exception:
             self._exchange.close()
             raise
@@ -281,8 +276,18 @@ class RemoteBroker:
 
     def cancel(self, job: JobId) -> bool:
         """See `BrokerClient.cancel`."""
-        self._settle(job)
-        return not self._ask("POST", f"/v1/jobs/{job}/cancel").json()["too_late"]
+        return not self.cancel_named(job).too_late
+
+    def cancel_named(self, job: str) -> Cancelled:
+        """Cancel a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
+        whole = self._whole_id(job)
+        self._settle(whole)
+        return self._post(Cancelled, f"/v1/jobs/{whole}/cancel")
+
+    def resolve(self, job: str, verdict: Literal["failed", "not-started"], reason: str) -> JobView:
+        """Settle an uncertain job by its id or the unambiguous start of it."""
+        body = {"verdict": verdict, "reason": reason}
+        return self._post(JobView, f"/v1/jobs/{self._whole_id(job)}/resolve", body)
 
     def release(self, qpu: str, lease: str) -> None:
         """See `BrokerClient.release`."""
@@ -292,28 +297,76 @@ class RemoteBroker:
         """Return why a job waits, or went when it did. Raises `BrokerRefused`."""
         from orchestrator.broker.core.explain import Explanation
 
-        answer = self._ask("GET", f"/v1/jobs/{self.named(job).id}/why")
-        return TypeAdapter(Explanation).validate_json(answer.content)
+        return self._get(Explanation, f"/v1/jobs/{self._whole_id(job)}/why")
 
     def view(self, job: JobId) -> JobView:
         """See `BrokerClient.view`."""
-        return _VIEW.validate_json(self._ask("GET", f"/v1/jobs/{job}").content)
+        return self._get(JobView, f"/v1/jobs/{job}")
 
-    def jobs(self, run: str | None = None) -> list[JobView]:
-        """Return the jobs of a run, or all that the caller may see, in order of submission."""
-        asked = {"limit": MOST_JOBS} | ({} if run is None else {"run": run})
-        return _VIEWS.validate_json(self._ask("GET", "/v1/jobs", params=asked).content)
+    def jobs(
+        self, run: str | None = None, *, qpu: str | None = None, state: JobState | None = None
+    ) -> list[JobView]:
+        """Return the jobs that the caller may see, in order of submission.
+
+        run, qpu, state: only jobs of this run, on this QPU, in this state.
+        """
+        asked = {"limit": _MOST_JOBS, "run": run, "qpu": qpu, "state": state}
+        return self._get(list[JobView], "/v1/jobs", **asked)
+
+    def queue(self, qpu: str | None = None) -> list[JobView]:
+        """Return the jobs that have not ended, in order of submission."""
+        states = [state for state in JobState if not state.is_final]
+        found = [job for state in states for job in self.jobs(qpu=qpu, state=state)]
+        latest = {job.id: job for job in found}  # one may change its state between two requests
+        return sorted(latest.values(), key=lambda job: job.submitted_at)
+
+    def whoami(self) -> Whoami:
+        """Return the caller as the service knows them."""
+        return self._get(Whoami, "/v1/whoami")
+
+    def health(self) -> Health:
+        """Return the service's own report, also where it is failing; the token is not sent."""
+        answer = self._ask("GET", "/health", any_status=True, anonymous=True)
+        return self._read(Health, answer)
 
     def qpus(self) -> list[QpuStatus]:
-        """Return how each QPU of the service stands."""
-        return qpu_statuses(self._ask("GET", "/v1/qpus").json())
+        """Return the status of each QPU of the service."""
+        return self._get(list[QpuStatus], "/v1/qpus")
+
+    def drain(self, qpu: str, reason: str) -> QpuStatus:
+        """Start nothing further on a QPU."""
+        return self._post(QpuStatus, f"/v1/qpus/{qpu}/drain", {"reason": reason})
+
+    def resume(self, qpu: str) -> QpuStatus:
+        """Let a drained QPU take work again."""
+        return self._post(QpuStatus, f"/v1/qpus/{qpu}/resume")
+
+    def projects(self) -> list[ProjectUse]:
+        """Return what each project used."""
+        return self._get(list[ProjectUse], "/v1/projects")
+
+    def limit_project(self, project: str, unit: str, amount: float | None) -> ProjectBudget:
+        """Set a project's budget in one unit; None lifts it."""
+        body = {"project": project, "unit": unit, "amount": amount}
+        return self._post(ProjectBudget, "/v1/budgets/projects", body)
+
+    def statement(
+        self, project: str | None = None, month: str | None = None
+    ) -> list[StatementLine]:
+        """Return what projects were charged in a month such as ``2026-11``; None is this month."""
+        return self._get(list[StatementLine], "/v1/statement", project=project, month=month)
 
     def named(self, job: str) -> JobView:
         """Return a job by its id or the unambiguous start of it. Raises `BrokerRefused`."""
         if is_job_id(job):
             return self.view(JobId(job))
-        jobs = {known.id: known for known in self.jobs()}
-        return jobs[JobId(whole_id(job, jobs))]
+        found = [known for known in self.jobs() if known.id.startswith(job)]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise BrokerRefused(f"no job {job!r} that this user may see")
+        listed = ", ".join(known.id for known in found[:5])
+        raise BrokerRefused(f"job {job!r} is ambiguous: {listed}")
 
     def cancel_all(self) -> int:
         """Cancel the jobs this client still waits for; return how many were open."""
@@ -329,6 +382,26 @@ class RemoteBroker:
             _log.warning("open quantum jobs could not be cancelled: %s", error)
         self._exchange.close()
 
+    def _whole_id(self, job: str) -> JobId:
+        return JobId(job) if is_job_id(job) else self.named(job).id
+
+    def _get(self, kind: type[_T], path: str, **params: Any) -> _T:
+        given = {name: value for name, value in params.items() if value is not None}
+        return self._read(kind, self._ask("GET", path, params=given))
+
+    def _post(self, kind: type[_T], path: str, body: Mapping[str, Any] | None = None) -> _T:
+        return self._read(kind, self._ask("POST", path, json=body))
+
+    def _read(self, kind: type[_T], answer: httpx.Response) -> _T:
+        try:
+            found: _T = _adapter(kind).validate_json(answer.content)
+        except ValidationError as error:
+            raise BrokerRefused(
+                f"the broker at {self.url} gave an answer that this version cannot read: "
+                f"{error.errors()[0]['msg']}; use the same version of hpcqc on both sides"
+            ) from None
+        return found
+
     def _poll_s(self) -> float:
         """Return how long one request may wait: less where more jobs than connections wait."""
         with self._lock:
@@ -339,21 +412,6 @@ class RemoteBroker:
     def _settle(self, job: JobId) -> None:
         with self._lock:
             self._open_jobs.discard(job)
-
-
-def qpu_statuses(stated: Any) -> list[QpuStatus]:
-    """Read how QPUs stand, as a service writes it in JSON."""
-    return _STATUSES.validate_python(stated)
-
-
-def whole_id(job: str, known: Iterable[str]) -> str:
-    """Return the one known id that begins so. Raises `BrokerRefused` for none, or several."""
-    found = [name for name in known if name.startswith(job)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        raise BrokerRefused(f"no job {job!r} that this user may see")
-    raise BrokerRefused(f"job {job!r} is ambiguous: {', '.join(found[:5])}")
 
 
 class _Patience:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic_core import to_jsonable_python
 
 from orchestrator.application.service import open_service
 from orchestrator.cli.output import facts, print_json, say, tabulate
@@ -27,24 +30,22 @@ _ID_SHOWN = 11
 
 def tell_status(site_file: Path | None, *, as_json: bool) -> int:
     """Write how the service and its QPUs stand; return the exit code, 1 if it is not well."""
-    from orchestrator.broker.client.http import qpu_statuses
-
-    with open_service(site_file) as broker:
+    with closing(open_service(site_file)) as broker:
         health, qpus = broker.health(), broker.qpus()
     if as_json:
-        print_json({"url": broker.url, "health": health, "qpus": qpus})
+        print_json(to_jsonable_python({"url": broker.url, "health": health, "qpus": qpus}))
     else:
         facts(
             {
                 "broker": broker.url,
-                "status": health["status"],
-                "reason": health["reason"],
-                "version": health["version"],
+                "status": health.status,
+                "reason": health.reason,
+                "version": health.version,
             }
         )
         columns = ("QPU", "backend", "state", "queued", "open tasks", "reason")
-        tabulate((*columns, "calendar", "predictions"), map(_status_row, qpu_statuses(qpus)))
-    return 0 if health["status"] == "ok" else 1
+        tabulate((*columns, "calendar", "predictions"), map(_status_row, qpus))
+    return 0 if health.status == "ok" else 1
 
 
 def _status_row(qpu: QpuStatus) -> list[Any]:
@@ -69,24 +70,21 @@ def _status_row(qpu: QpuStatus) -> list[Any]:
 
 def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> None:
     """Write the jobs that have not ended: those one may see, and of all others their number."""
-    from orchestrator.broker.client.http import qpu_statuses
-
-    with open_service(site_file) as broker:
-        jobs, qpus = broker.queue(qpu), qpu_statuses(broker.qpus())
+    with closing(open_service(site_file)) as broker:
+        jobs, qpus = broker.queue(qpu), broker.qpus()
     asked = [one for one in qpus if qpu in (None, one.name)]
     if qpu is not None and not asked and not jobs:
         raise ConfigError(
             f"no QPU {qpu!r} at {broker.url}; it has: {', '.join(one.name for one in qpus) or 'none'}"
         )
     if as_json:
-        print_json(jobs)
+        print_json(to_jsonable_python(jobs))
         return
     rows = [
         [
-            job["id"][:_ID_SHOWN],
-            *(job[key] for key in ("qpu", "state", "project", "user", "run")),
-            str(job["submitted_at"])[:19].replace("T", " "),
-            job["shots"] or None,
+            *(job.id[:_ID_SHOWN], job.qpu, job.state, job.project, job.user, job.run),
+            f"{job.submitted_at:%Y-%m-%d %H:%M:%S}",
+            job.shots or None,
         ]
         for job in jobs
     ]
@@ -105,29 +103,27 @@ def tell_queue(site_file: Path | None, qpu: str | None, *, as_json: bool) -> Non
             say(one.standstill)
 
 
-def change_qpu(
-    site_file: Path | None, qpu: str, verb: str, body: dict[str, Any] | None, *, as_json: bool
-) -> None:
-    """Drain a QPU, or let it take work again."""
-    with open_service(site_file) as broker:
-        seen = broker.change_qpu(qpu, verb, body)
+def change_qpu(site_file: Path | None, qpu: str, *, drain: str | None, as_json: bool) -> None:
+    """Drain a QPU for a reason, or let it take work again."""
+    with closing(open_service(site_file)) as broker:
+        seen = broker.resume(qpu) if drain is None else broker.drain(qpu, drain)
     if as_json:
-        print_json(seen)
+        print_json(to_jsonable_python(seen))
     else:
-        open_tasks = f"; {counted(seen['open'], 'task')} still open" if seen["open"] else ""
-        say(f"{qpu} is {seen['state']}{open_tasks}")
+        open_tasks = f"; {counted(seen.open, 'task')} still open" if seen.open else ""
+        say(f"{qpu} is {seen.state}{open_tasks}")
 
 
 def cancel_job(site_file: Path | None, job: str, *, as_json: bool) -> None:
     """Cancel a job."""
-    with open_service(site_file) as broker:
+    with closing(open_service(site_file)) as broker:
         seen = broker.cancel_named(job)
     if as_json:
-        print_json(seen)
-    elif seen["too_late"]:
-        say(f"{seen['job']} had ended already: it is {seen['state']}")
+        print_json(to_jsonable_python(seen))
+    elif seen.too_late:
+        say(f"{seen.job} had ended already: it is {seen.state}")
     else:
-        say(f"{seen['job']} is being cancelled; it is {seen['state']}")
+        say(f"{seen.job} is being cancelled; it is {seen.state}")
 
 
 def resolve_job(
@@ -136,9 +132,10 @@ def resolve_job(
     """Settle an uncertain job."""
     if verdict not in _VERDICTS:
         raise ConfigError(f"--as {verdict!r}; expected one of: {', '.join(_VERDICTS)}")
-    with open_service(site_file) as broker:
-        seen = broker.resolve(job, verdict, reason)
+    settled: Literal["failed", "not-started"] = "failed" if verdict == "failed" else "not-started"
+    with closing(open_service(site_file)) as broker:
+        seen = broker.resolve(job, settled, reason)
     if as_json:
-        print_json(seen)
+        print_json(to_jsonable_python(seen))
     else:
-        say(f"{seen['id']} is {seen['state']}")
+        say(f"{seen.id} is {seen.state}")

@@ -6,18 +6,24 @@ import csv
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
 
 from backends.suggestions import did_you_mean
 from orchestrator.application.service import open_service
 from orchestrator.application.statement import check_project, statement
-from orchestrator.broker.core.budgets import overdrawn
+from orchestrator.broker.core.budgets import BudgetStatus, overdrawn
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config import ConfigError
 from orchestrator.config.budgets import budgets_of
 from orchestrator.visible_text import visible
+
+if TYPE_CHECKING:
+    from orchestrator.broker.client.models import ProjectUse
 
 __all__ = ["StatementForm", "limit_project", "tell_projects", "tell_statement"]
 
@@ -26,24 +32,25 @@ StatementForm = str  # "table", "csv" or "json"
 
 def tell_projects(site_file: Path | None, project: str | None, *, as_json: bool) -> None:
     """Write what each project used and may still spend, or one alone."""
-    with open_service(site_file) as broker:
+    with closing(open_service(site_file)) as broker:
         found = broker.projects()
     if project is not None:
-        check_project(project, (use["project"] for use in found))
-        found = [use for use in found if use["project"] == project]
+        check_project(project, (use.project for use in found))
+        found = [use for use in found if use.project == project]
     if as_json:
-        print_json(found)
+        print_json(to_jsonable_python(found))
         return
     rows = [row for use in found for row in _project_rows(use)]
     columns = ("project", "jobs", "open", "shots", "QPU-seconds")
     tabulate((*columns, "unit", "budget", "spent", "reserved", "left"), rows)
 
 
-def _project_rows(use: Mapping[str, Any]) -> list[list[Any]]:
+def _project_rows(use: ProjectUse) -> list[list[Any]]:
     """Return a row for each unit; what is the same in all stands in the first."""
-    head = [use["project"], use["jobs"], use["open"], use["shots"], round(use["qpu_seconds"], 3)]
-    keys = ("amount", "spent", "reserved")
-    stands = [[b["unit"], *(_rounded(b[key]) for key in keys), _left(b)] for b in use["budgets"]]
+    head = [use.project, use.jobs, use.open, use.shots, round(use.qpu_seconds, 3)]
+    stands = [
+        [b.unit, *map(_rounded, (b.amount, b.spent, b.reserved)), _left(b)] for b in use.budgets
+    ]
     rows = [[*head, *one] for one in stands[:1]] or [[*head, "", None, None, None, None]]
     return rows + [["", None, None, None, None, *one] for one in stands[1:]]
 
@@ -58,15 +65,13 @@ def limit_project(
     if project is None:
         raise ConfigError("--budget needs the project it is for: hpcqc broker projects PROJECT …")
     wanted = budgets_of(budgets)
-    seen: dict[str, Any] = {}
-    with open_service(site_file) as broker:
-        known = [use["project"] for use in broker.projects()]
-        for unit, amount in wanted.items():
-            seen = broker.limit_project(project, unit, amount)
+    with closing(open_service(site_file)) as broker:
+        known = [use.project for use in broker.projects()]
+        seen = [broker.limit_project(project, unit, amount) for unit, amount in wanted.items()][-1]
     if as_json:
-        print_json(seen | {"known": project in known})
+        print_json(to_jsonable_python(seen) | {"known": project in known})
         return
-    _tell_limits(project, wanted, {one["unit"]: one for one in seen["budgets"]})
+    _tell_limits(project, wanted, {one.unit: one for one in seen.budgets})
     if project not in known:
         say(
             f"nobody has a token for project {project!r}, and no job has named it yet"
@@ -74,13 +79,12 @@ def limit_project(
         )
 
 
-def _tell_limits(
-    project: str, units: Iterable[str], stands: Mapping[str, Mapping[str, Any]]
-) -> None:
+def _tell_limits(project: str, units: Iterable[str], stands: Mapping[str, BudgetStatus]) -> None:
     for unit in units:
-        one = stands.get(unit, {"amount": None, "spent": 0.0, "reserved": 0.0, "left": None})
-        used = f"{one['spent']:.6g} spent, {one['reserved']:.6g} reserved"
-        limit = "has no limit" if one["amount"] is None else f"may spend {one['amount']:.6g}"
+        nothing = BudgetStatus(unit=unit, amount=None, spent=0.0, reserved=0.0, left=None)
+        one = stands.get(unit, nothing)
+        used = f"{one.spent:.6g} spent, {one.reserved:.6g} reserved"
+        limit = "has no limit" if one.amount is None else f"may spend {one.amount:.6g}"
         left = _left(one)
         if isinstance(left, float):
             used += f", {left:.6g} left"
@@ -89,12 +93,12 @@ def _tell_limits(
         say(f"{project} {limit} in {unit}: {used}")
 
 
-def _left(budget: Mapping[str, Any]) -> float | str | None:
+def _left(budget: BudgetStatus) -> float | str | None:
     """Return what is left: None without a limit, in words if more than all is gone."""
-    if budget["left"] is None:
+    if budget.amount is None or budget.left is None:
         return None
-    over = overdrawn(budget["amount"], budget["left"])
-    return f"overdrawn by {over:.6g}" if over else float(_rounded(max(0.0, budget["left"])))
+    over = overdrawn(budget.amount, budget.left)
+    return f"overdrawn by {over:.6g}" if over else float(_rounded(max(0.0, budget.left)))
 
 
 def tell_statement(

@@ -89,7 +89,7 @@ def drain(
     """Start nothing further on a QPU; what runs there ends as it would. For operators."""
     from orchestrator.cli.broker.admin import change_qpu
 
-    change_qpu(site, qpu, "drain", {"reason": reason}, as_json=as_json)
+    change_qpu(site, qpu, drain=reason, as_json=as_json)
 
 
 @broker.command()
@@ -99,7 +99,7 @@ def resume(
     """Let a drained QPU take work again. For operators."""
     from orchestrator.cli.broker.admin import change_qpu
 
-    change_qpu(site, qpu, "resume", None, as_json=as_json)
+    change_qpu(site, qpu, drain=None, as_json=as_json)
 
 
 @broker.command()
