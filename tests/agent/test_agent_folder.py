@@ -14,6 +14,7 @@ import pytest
 from orchestrator.agent.folder import AgentError, AgentFolder, AgentRunning, replace_json
 from orchestrator.agent.ports import listen
 from orchestrator.agent.processes import MARKER, ProcessIdentity, end_marked, marked
+from tests.errors import naming
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(900)"]
 
@@ -28,7 +29,7 @@ def folder(tmp_path):
 def test_a_second_holder_is_refused_and_told_who_holds_it(folder):
     with folder.held():
         assert folder.is_held()
-        with pytest.raises(AgentRunning, match=rf"process {os.getpid()} on "), folder.held():
+        with pytest.raises(AgentRunning, match=naming(os.getpid())), folder.held():
             pass
     assert not folder.is_held()
     with folder.held():
@@ -71,7 +72,7 @@ def test_only_its_user_may_look_into_the_folder(folder):
 
 def test_an_unusable_folder_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(AgentError, match="HPCQC_STATE_DIR"):
+    with pytest.raises(AgentError, match=naming("HPCQC_STATE_DIR")):
         AgentFolder(path=tmp_path / "file" / "agent").prepare()
 
 
@@ -116,7 +117,7 @@ def test_marked_processes_are_found_and_ended(tmp_path):
 def test_a_port_that_was_asked_for_and_is_taken_is_told():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(AgentError, match=rf"port {port} .* taken .* --prefect-port"):
+        with pytest.raises(AgentError, match=naming(port, "--prefect-port")):
             listen(port, 0, "--prefect-port")
         free = listen(0, port, "--prefect-port")
         assert free.port != port

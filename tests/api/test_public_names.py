@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import hpcqc
+from tests.errors import naming
 
 
 @pytest.mark.parametrize("name", hpcqc.__all__)
@@ -28,5 +29,5 @@ def test_names_are_listed_without_being_loaded() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'Sampelr'"):
+    with pytest.raises(AttributeError, match=naming("Sampelr")):
         _ = hpcqc.Sampelr

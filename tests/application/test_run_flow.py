@@ -16,6 +16,7 @@ import hpcqc
 from backends.api import TaskCancelled
 from orchestrator import runs
 from orchestrator.config import load_site
+from tests.errors import naming
 
 FAKE = '[site]\ndefault_qpu = "f"\n[qpu.f]\nbackend = "fake"\n'
 
@@ -54,7 +55,7 @@ def test_a_run_id_given_again_continues_the_run() -> None:
     assert hpcqc.run_flow(add, {"a": 2}, run_id="sum").value == 3
     again = hpcqc.run_flow(add, {"a": 2}, run_id="sum")
     assert [attempt.status for attempt in again.record.attempts] == ["completed"] * 2
-    with pytest.raises(hpcqc.FolderError, match="was started as"):
+    with pytest.raises(hpcqc.FolderError, match=naming("sum", "add", "divide")):
         hpcqc.run_flow(divide, {"by": 1}, run_id="sum")
 
 
@@ -79,7 +80,7 @@ def test_a_flow_that_fails_is_a_result_where_that_is_wanted() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "words"),
-    [({"a": 1, "c": 2}, "no parameter 'c'"), ({}, "needs a value for: a")],
+    [({"a": 1, "c": 2}, naming("c")), ({}, naming("a"))],
 )
 def test_unknown_and_missing_parameters_start_nothing(
     here: Path, parameters: dict[str, int], words: str
@@ -158,7 +159,7 @@ def test_one_run_at_a_time() -> None:
     def outer() -> None:
         hpcqc.run_flow(add, {"a": 1})
 
-    with pytest.raises(hpcqc.RunBusy, match="is running a flow"):
+    with pytest.raises(hpcqc.RunBusy, match="running"):
         hpcqc.run_flow(outer)
 
 
@@ -177,10 +178,10 @@ def test_the_environment_is_afterwards_as_it_was(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_budget_that_limits_nothing_is_a_warning() -> None:
-    with pytest.warns(UserWarning, match="the budget in qpu-s limits nothing") as seen:
+    with pytest.warns(UserWarning, match=naming("qpu-s")) as seen:
         hpcqc.run_flow(add, {"a": 1}, qpu="vlq", budgets={"qpu-s": 5.0})
     assert seen[0].filename == __file__
-    with pytest.raises(hpcqc.ConfigError, match="amount and its unit"):
+    with pytest.raises(hpcqc.ConfigError, match=naming("qpu-s", "-1.0")):
         hpcqc.run_flow(add, {"a": 1}, budgets={"qpu-s": -1.0})
 
 
@@ -193,7 +194,7 @@ def test_nothing_is_started_for_a_run_that_has_ended() -> None:
     runs.activate(run)
     assert context.run(runs.current_run) is run
     runs.activate(None)
-    with pytest.raises(TaskCancelled, match="run r has ended"):
+    with pytest.raises(TaskCancelled, match=naming("r", "ended")):
         context.run(runs.current_run)
 
 

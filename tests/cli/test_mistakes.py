@@ -18,6 +18,7 @@ from orchestrator.application.jobs import check_ledger, jobs_of
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.config import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
+from tests.errors import naming
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
 STD = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
@@ -212,10 +213,10 @@ def test_a_folder_below_one_that_may_not_be_entered(tmp_path) -> None:
     closed.chmod(0)
     with nobody(), pytest.raises(FolderError, match="Permission denied"):
         RunFolder(closed / "below" / "run").check()
-    with nobody(), pytest.raises(LedgerError, match="Permission denied; name another"):
+    with nobody(), pytest.raises(LedgerError, match=naming("Permission denied", closed / "state")):
         check_ledger(closed / "state")
     site = replace(load_site(), state_dir=closed / "state")
-    with nobody(), pytest.raises(LedgerError, match="Permission denied; name another"):
+    with nobody(), pytest.raises(LedgerError, match=naming("Permission denied", closed / "state")):
         jobs_of(site)
     closed.chmod(0o700)
 

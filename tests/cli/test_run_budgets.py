@@ -16,6 +16,7 @@ from orchestrator.config.budgets import budgets_of, budgets_of_environment
 from orchestrator.provenance.reading import read_record
 from orchestrator.provenance.report import stage_total
 from orchestrator.stages import classical, quantum
+from tests.errors import naming
 
 FLOW = """
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_units_are_those_of_the_sites_qpus(tmp_path: Path) -> None:
     site = tmp_path / "hpcqc.toml"
     site.write_text('[site]\ndefault_qpu = "f"\n[qpu.f]\nbackend = "fake"\n')
     check_units(load_site(site), ["qpu-s"])
-    with pytest.raises(ConfigError, match=r"in 'eqs'; the units are: qpu-s \(f\)"):
+    with pytest.raises(ConfigError, match=naming("eqs", "qpu-s", "f")):
         check_units(load_site(site), ["eqs"])
 
 
@@ -168,7 +169,7 @@ def test_budgets_are_read_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
         "eqs": None,
     }
     for text in ("10", "", "ten s", "-1 s", "nan s", "inf s"):
-        with pytest.raises(ConfigError, match="give an amount and its unit"):
+        with pytest.raises(ConfigError, match=naming("amount", "unit")):
             budgets_of([text])
     monkeypatch.setenv("HPCQC_BUDGET", "10 billed-s, 5 qpu-s")
     assert budgets_of_environment() == {"billed-s": 10.0, "qpu-s": 5.0}

@@ -8,6 +8,7 @@ from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import Clbit, Qubit
 
 from hpcqc import CircuitFileError, CircuitRefused, sample
+from tests.errors import naming
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
 BELL = QELIB + (
@@ -243,7 +244,7 @@ def test_a_circuit_in_memory_is_sampled(tmp_path, monkeypatch) -> None:
     assert sum(first.counts.values()) == first.job.shots == 100
     assert (first.registers, first.qpu) == (["meas"], "aer")
     assert sample(circuit, shots=100, seed=7).counts == first.counts
-    with pytest.raises(CircuitRefused, match="shots 0"):
+    with pytest.raises(CircuitRefused, match=naming("shots", 0)):
         sample(circuit, shots=0)
-    with pytest.raises(CircuitFileError, match="none"):
+    with pytest.raises(CircuitFileError, match=naming("none.qasm")):
         sample("none.qasm")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcqc import ConfigError, simulate
+from tests.errors import naming
 
 
 def test_policies_side_by_side(hpcqc, tmp_path) -> None:
@@ -80,5 +81,5 @@ def test_metrics_are_typed() -> None:
     assert set(seen) == set(asked)
     assert all(outcome.metrics.jobs == 40 for outcome in found.outcomes.values())
     assert found.outcomes["weighted:shortness=8"].policy.settings()["shortness"] == 8
-    with pytest.raises(ConfigError, match="ledger, swf and mix"):
+    with pytest.raises(ConfigError, match=naming("ledger", "swf", "mix")):
         simulate(profile="vlq")

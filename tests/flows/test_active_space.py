@@ -21,6 +21,7 @@ from flows._active_space import (
 from flows._geometries import Geometry
 from flows._inputs import InputError
 from flows._molecules import MOLECULES
+from tests.errors import naming
 
 OH = Geometry(symbols=("O", "H"), positions=((0, 0, 0), (0, 0, 0.97)), x=0, label="OH")
 
@@ -118,10 +119,10 @@ def test_a_triplet_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("choice", "said"),
     [
-        (SpaceChoice(charge=10), "leaves 0 electrons"),
-        (SpaceChoice(spin=1), "expected an even number from 0 to 10"),
-        (SpaceChoice(charge=1, spin=0), "expected an odd number"),
-        (SpaceChoice(spin=-2), "expected an even number"),
+        (SpaceChoice(charge=10), naming(10, 0)),
+        (SpaceChoice(spin=1), naming("even", 0, 10)),
+        (SpaceChoice(charge=1, spin=0), "odd"),
+        (SpaceChoice(spin=-2), "even"),
     ],
 )
 def test_charge_and_spin_must_fit(choice: SpaceChoice, said: str) -> None:
@@ -132,12 +133,12 @@ def test_charge_and_spin_must_fit(choice: SpaceChoice, said: str) -> None:
 @pytest.mark.parametrize(
     ("electrons", "orbitals", "said"),
     [
-        (3, 3, "expected an even number from 2 to 10"),
-        (12, 6, "expected an even number"),
-        (0, 2, "expected an even number"),
-        (4, 1, "from 2 to 4 orbitals"),
-        (4, 5, "from 2 to 4 orbitals"),
-        (-2, None, "expected an even number"),
+        (3, 3, naming("even", 2, 10)),
+        (12, 6, "even"),
+        (0, 2, "even"),
+        (4, 1, naming("orbitals", 2, 4)),
+        (4, 5, naming("orbitals", 2, 4)),
+        (-2, None, "even"),
     ],
 )
 def test_a_space_must_fit_the_molecule(electrons: int, orbitals: int | None, said: str) -> None:
@@ -148,7 +149,7 @@ def test_a_space_must_fit_the_molecule(electrons: int, orbitals: int | None, sai
 
 def test_a_space_too_large_for_this_flow_is_refused() -> None:
     whole = molecular(MOLECULES["n2"].geometry(1.1), SpaceChoice())
-    with pytest.raises(InputError, match="at most 8 orbitals"):
+    with pytest.raises(InputError, match=naming("8 orbitals")):
         active_space(whole, SpaceChoice(electrons=14, orbitals=10))
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flows._geometries import Geometry, split_bond, stretched
 from flows._inputs import InputError
 from flows._molecules import MOLECULES, Scan, built_in_curve, from_xyz, xyz_curve
+from tests.errors import naming
 
 WATER = "3\nwater\nO 0 0 0.1173\nH 0 0.7572 -0.4692\nH 0 -0.7572 -0.4692\n"
 METHANOL = """6
@@ -61,17 +62,17 @@ def test_atomic_numbers_case_and_further_columns_are_taken(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
-        ("two\n\nH 0 0 0\n", 1, "number of atoms"),
-        ("0\n\n", 1, "number of atoms"),
-        ("H 0 0 0\nH 0 0 1\n", 1, "number of atoms"),
-        ("2\n\nH 0 0 0\n", 3, "the file ends after 1"),
-        ("2\n\nH 0 0 0\nH 0 0\n", 4, "symbol and three coordinates"),
-        ("2\n\nH 0 0 0\nH 0 0 one\n", 4, "symbol and three coordinates"),
-        ("2\n\nH 0 0 0\nH 0 0 nan\n", 4, "not finite"),
+        ("two\n\nH 0 0 0\n", 1, "atoms"),
+        ("0\n\n", 1, "atoms"),
+        ("H 0 0 0\nH 0 0 1\n", 1, "atoms"),
+        ("2\n\nH 0 0 0\n", 3, naming(1)),
+        ("2\n\nH 0 0 0\nH 0 0\n", 4, "coordinates"),
+        ("2\n\nH 0 0 0\nH 0 0 one\n", 4, "coordinates"),
+        ("2\n\nH 0 0 0\nH 0 0 nan\n", 4, "finite"),
         ("2\n\nH 0 0 0\nQq 0 0 1\n", 4, "element"),
         ("2\n\nH 0 0 0\n99 0 0 1\n", 4, "element"),
-        ("2\n\nH 0 0 0\nH 0 0 0.01\n", 4, "elsewhere than the one on line 3"),
-        ("1\n\nH 0 0 0\nrubbish\n", 4, "number of atoms"),
+        ("2\n\nH 0 0 0\nH 0 0 0.01\n", 4, "line 3$|on line 3"),
+        ("1\n\nH 0 0 0\nrubbish\n", 4, "atoms"),
     ],
 )
 def test_a_malformed_file_names_line_and_expectation(
@@ -83,7 +84,7 @@ def test_a_malformed_file_names_line_and_expectation(
 
 
 def test_frames_must_hold_the_same_atoms(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="frame 1 has atoms He"):
+    with pytest.raises(InputError, match=naming("frame 1", "He")):
         from_xyz(_file(tmp_path, "1\n\nH 0 0 0\n1\n\nHe 0 0 0\n"))
 
 
@@ -108,13 +109,13 @@ def test_a_ring_cannot_be_stretched(tmp_path: Path) -> None:
     ring = _read(tmp_path, TRIANGLE)
     with pytest.raises(InputError, match="ring"):
         stretched(ring, (0, 1), 2.0)
-    with pytest.raises(InputError, match="no bond"):
+    with pytest.raises(InputError, match="bond"):
         split_bond(ring)
 
 
 @pytest.mark.parametrize("atoms", [(0, 0), (0, 3), (-1, 1)])
 def test_atoms_must_be_of_the_molecule(atoms: tuple[int, int], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="numbered from 0 to 2"):
+    with pytest.raises(InputError, match=naming(0, 2)):
         xyz_curve(_file(tmp_path, WATER), Scan(atoms=atoms))
 
 
@@ -143,9 +144,9 @@ def test_several_frames_are_the_points(tmp_path: Path) -> None:
     curve = xyz_curve(_file(tmp_path, text), Scan())
     assert [p.x for p in curve.points] == [0.7, 0.9, 1.3]
     assert [p.label for p in curve.points] == ["r0.7", "r0.9", "r1.3"]
-    with pytest.raises(InputError, match="3 frames are the points"):
+    with pytest.raises(InputError, match=naming(3)):
         xyz_curve(_file(tmp_path, text), Scan(points=4))
-    with pytest.raises(InputError, match="two different atoms"):
+    with pytest.raises(InputError, match="different"):
         xyz_curve(_file(tmp_path, text), Scan(atoms=(0, 2)))
 
 
@@ -170,20 +171,20 @@ def test_water_is_bent() -> None:
 
 
 def test_an_unknown_molecule_lists_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"h2, h4.*; did you mean 'lih'\?"):
+    with pytest.raises(InputError, match=naming("lihh", "h2", "h4", "lih")):
         built_in_curve("lihh", Scan())
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"lengths": []}, "at least one"),
+        ({"lengths": []}, "one"),
         ({"lengths": [1.0, -1.0]}, "positive"),
         ({"lengths": [float("nan")]}, "positive"),
         ({"scales": [0.0]}, "positive"),
-        ({"points": 0}, "≥ 1"),
-        ({"points": 3, "lengths": [1.0]}, "exclude each other"),
-        ({"atoms": [0]}, "two of them"),
+        ({"points": 0}, naming(1)),
+        ({"points": 3, "lengths": [1.0]}, naming("points", "lengths")),
+        ({"atoms": [0]}, "two"),
     ],
 )
 def test_a_scan_refuses_what_no_curve_can_have(values: dict, said: str) -> None:
@@ -192,5 +193,5 @@ def test_a_scan_refuses_what_no_curve_can_have(values: dict, said: str) -> None:
 
 
 def test_atoms_and_scales_need_a_file() -> None:
-    with pytest.raises(InputError, match="XYZ file"):
+    with pytest.raises(InputError, match="XYZ"):
         built_in_curve("h2", Scan(atoms=(0, 1)))

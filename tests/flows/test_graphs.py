@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flows._graphs import BUILT_IN, Graph, best_cut, from_file, graph_of
 from flows._inputs import InputError
+from tests.errors import naming
 
 
 def _file(folder: Path, text: str) -> str:
@@ -76,15 +77,15 @@ def test_a_first_edge_of_numbers_is_no_header_among_its_like(tmp_path: Path) -> 
     [
         ("a b\na\n", 2, "'u v' or 'u v weight'"),
         ("a b 1 2\n", 1, "'u v' or 'u v weight'"),
-        ("a b 1\nb c heavy\n", 2, "number as weight"),
-        ("a b 1\nb c inf\n", 2, "not finite"),
-        ("a b\nc c\n", 2, "two different nodes"),
-        ("a b\nb c\nb a\n", 3, "line 1 has the same"),
-        ("3 2\n1 2 1\n2 4 1\n", 3, "nodes from 1 to 3"),
-        ("3 2\n1 2 1\n0 3 1\n", 3, "nodes from 1 to 3"),
-        ("3 5\n1 2 1\n2 3 1\n", 1, "the number of edges that follow, 2"),
+        ("a b 1\nb c heavy\n", 2, "weight"),
+        ("a b 1\nb c inf\n", 2, "finite"),
+        ("a b\nc c\n", 2, "different"),
+        ("a b\nb c\nb a\n", 3, naming("line 1")),
+        ("3 2\n1 2 1\n2 4 1\n", 3, naming("nodes", 1, 3)),
+        ("3 2\n1 2 1\n0 3 1\n", 3, naming("nodes", 1, 3)),
+        ("3 5\n1 2 1\n2 3 1\n", 1, naming(2)),
         ("3 2\n1 2 1\n2 x 1\n", 3, "'u v weight'"),
-        ("3 2\n1 2 1\n2 1 1\n", 3, "line 2 has the same"),
+        ("3 2\n1 2 1\n2 1 1\n", 3, naming("line 2")),
     ],
 )
 def test_a_malformed_file_names_line_and_expectation(
@@ -96,19 +97,19 @@ def test_a_malformed_file_names_line_and_expectation(
 
 
 def test_a_file_of_comments_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="only comments"):
+    with pytest.raises(InputError, match="comments"):
         from_file(_file(tmp_path, "# nothing\n"))
 
 
 def test_a_graph_of_zero_weights_has_nothing_to_cut(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="every weight is 0"):
+    with pytest.raises(InputError, match="weight"):
         from_file(_file(tmp_path, "a b 0\nb c 0.0\n"))
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(InputError, match=r"ring-10.*; did you mean 'petersen'\?"):
+    with pytest.raises(InputError, match=naming("ring-10", "petersen")):
         graph_of("peterson")
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=naming("folder/none.txt")):
         graph_of("folder/none.txt")
 
 

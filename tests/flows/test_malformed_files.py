@@ -11,6 +11,7 @@ from flows._fcidump import from_fcidump
 from flows._graphs import BUILT_IN, from_file, graph_of
 from flows._inputs import InputError
 from flows._molecules import from_xyz
+from tests.errors import naming
 
 WATER = "3\nwater\nO 0.0 0.0 0.117\n1 0.0 0.757 -0.469 extra\nh 0.0 -0.757 -0.469\n"
 TWO_ORBITALS = (
@@ -73,7 +74,7 @@ def test_gset_counts_nodes_from_one_and_keeps_lonely_ones(tmp_path: Path) -> Non
 
 def test_built_in_graphs_by_name() -> None:
     assert graph_of("petersen") is BUILT_IN["petersen"]
-    with pytest.raises(InputError, match=r"mobius-12.*; did you mean 'petersen'\?"):
+    with pytest.raises(InputError, match=naming("mobius-12", "petersen")):
         graph_of("peterson")
 
 
@@ -98,7 +99,7 @@ FCIDUMP_MISTAKES = [
     ("&FCI NORB=2,NELEC=5\n&END\n", 1, "NELEC from 1 to 4"),
     ("&FCI NORB=2,NELEC=2,MS2=1\n&END\n", 1, "MS2"),
     ("&FCI NORB=2,NELEC=2,UHF=.TRUE.\n&END\n", 1, "spin-restricted"),
-    (HEADER + "0.5 1 1 0\n", 3, "four orbital numbers"),
+    (HEADER + "0.5 1 1 0\n", 3, "orbital"),
     (HEADER + "half 1 1 0 0\n", 3, "real value"),
     (HEADER + "0.5 1 1 0 0\ninf 1 1 0 0\n", 4, "not finite"),
     (HEADER + "0.5 3 1 0 0\n", 3, "from 0 to 2"),
@@ -106,15 +107,15 @@ FCIDUMP_MISTAKES = [
 ]
 GRAPH_MISTAKES = [
     ("a b\nc\n", 2, "'u v' or 'u v weight'"),
-    ("a b heavy\n", 1, "number as weight"),
+    ("a b heavy\n", 1, "weight"),
     ("a b inf\n", 1, "not finite"),
-    ("a b\na a\n", 2, "two different nodes"),
-    ("a b\n# between\nb a\n", 3, "line 1 has the same two nodes"),
-    ("3 2\n1 2 1\n", 1, "edges that follow, 1"),
-    ("1 1\n1 2 1\n", 1, "at least two nodes"),
+    ("a b\na a\n", 2, "different"),
+    ("a b\n# between\nb a\n", 3, "line 1"),
+    ("3 2\n1 2 1\n", 1, ", 1"),
+    ("1 1\n1 2 1\n", 1, "two nodes"),
     ("3 1\n1 4 1\n", 2, "nodes from 1 to 3"),
     ("3 1\n1 two 1\n", 2, "nodes from 1 to 3"),
-    ("3 2\n1 2 1\n1 1 1\n", 3, "two different nodes"),
+    ("3 2\n1 2 1\n1 1 1\n", 3, "different"),
 ]
 READERS = {"xyz": from_xyz, "fcidump": from_fcidump, "graph": from_file}
 MISTAKES = [
@@ -145,9 +146,9 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path, kind: str) -> None:
     binary.write_bytes(b"2\n\n\xff\xfe")
     for path, expected in (
         (str(tmp_path / "nowhere.txt"), "no such file"),
-        (_file(tmp_path, "blank", " \n\n"), "file is empty"),
-        (str(binary), "byte 3 is not UTF-8"),
-        (str(tmp_path), "cannot be read"),
+        (_file(tmp_path, "blank", " \n\n"), "empty"),
+        (str(binary), naming("byte 3", "UTF-8")),
+        (str(tmp_path), naming("Is a directory")),
     ):
         with pytest.raises(InputError, match=expected) as caught:
             READERS[kind](path)
@@ -156,9 +157,9 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path, kind: str) -> None:
 
 def test_what_only_a_whole_file_can_be_wrong_in(tmp_path: Path) -> None:
     for kind, text, expected in (
-        ("xyz", "1\n\nH 0 0 0\n1\n\nHe 0 0 0\n", "frame 1 has atoms He, frame 0 has H"),
-        ("fcidump", HEADER + "0.5 0 0 0 0\n", "no integrals after the header"),
-        ("graph", "# nothing\n% here\n", "only comments"),
+        ("xyz", "1\n\nH 0 0 0\n1\n\nHe 0 0 0\n", naming("frame 1", "He", "frame 0", "H")),
+        ("fcidump", HEADER + "0.5 0 0 0 0\n", "integrals"),
+        ("graph", "# nothing\n% here\n", "comments"),
     ):
         path = _file(tmp_path, f"whole.{kind}", text)
         with pytest.raises(InputError, match=expected) as caught:

@@ -10,6 +10,7 @@ import pytest
 from flows._geometries import Geometry, split_bond, stretched
 from flows._inputs import InputError
 from flows._molecules import Scan, from_xyz, xyz_curve
+from tests.errors import naming
 
 BOHR_A = 0.529177210903  # CODATA 2018
 
@@ -58,22 +59,22 @@ def test_columns_are_those_that_the_comment_names(
         ("Properties=species:S:1:pos:R:3:tags:I:1", 3, "5 columns"),
         ("Properties=species:S:1:Z:I:1:pos:R:3", 3, "5 columns"),
         ('Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3', 2, 'pbc="F F F"'),
-        ('Lattice="9 0 0 0 9 0 0 0 9" pbc="T T F"', 2, "not a periodic cell"),
-        ('pbc="T F F"', 2, "not a periodic cell"),
-        ("pbc=[True, False, False]", 2, "not a periodic cell"),
-        ("units=nm", 2, "units=angstrom or units=bohr"),
-        ("units: nm", 2, "not 'nm'"),
-        ("hydrogen, unit: pm", 2, "not 'pm'"),
+        ('Lattice="9 0 0 0 9 0 0 0 9" pbc="T T F"', 2, "periodic"),
+        ('pbc="T F F"', 2, "periodic"),
+        ("pbc=[True, False, False]", 2, "periodic"),
+        ("units=nm", 2, naming("units=angstrom", "units=bohr")),
+        ("units: nm", 2, naming("nm")),
+        ("hydrogen, unit: pm", 2, naming("pm")),
         ("0 3", 2, "multiplicity 2"),
         ("-1 1", 2, "charge 0"),
-        ("coordinates in nm", 2, "Å or Bohr"),
-        ("converted from Bohr", 2, "not clear"),
-        ("in Å, not in Bohr", 2, "not clear"),
-        ("energy in a.u.", 2, "not clear"),
+        ("coordinates in nm", 2, "Bohr"),
+        ("converted from Bohr", 2, "clear"),
+        ("in Å, not in Bohr", 2, "clear"),
+        ("energy in a.u.", 2, "clear"),
         ("spin=1", 2, "multiplicity=N"),
-        ("charge=1", 2, "give charge=1 to the flow"),
-        ("Charge: -1", 2, "give charge=-1 to the flow"),
-        ("multiplicity 3", 2, "give spin=2 to the flow"),
+        ("charge=1", 2, naming("charge=1")),
+        ("Charge: -1", 2, naming("charge=-1")),
+        ("multiplicity 3", 2, naming("spin=2")),
     ],
 )
 def test_what_a_comment_says_and_nothing_heeds_is_refused(
@@ -128,9 +129,9 @@ def test_coordinates_in_bohr_are_converted_and_it_is_said(comment: str, tmp_path
 
 def test_a_stated_charge_and_multiplicity_that_are_computed_are_right(tmp_path: Path) -> None:
     path = _file(tmp_path, "1\ncharge=1 multiplicity=4\nN 0 0 0\n")
-    with pytest.raises(InputError, match="give spin=3"):
+    with pytest.raises(InputError, match=naming("spin=3")):
         from_xyz(path, charge=1)
-    with pytest.raises(InputError, match="give charge=1"):
+    with pytest.raises(InputError, match=naming("charge=1")):
         from_xyz(path, spin=3)
     assert from_xyz(path, charge=1, spin=3)[0].symbols == ("N",)
 
@@ -145,13 +146,13 @@ def test_symbols_with_labels_and_isotopes(word: str, symbol: str, tmp_path: Path
 
 @pytest.mark.parametrize("word", ["0", "X", "Xx", "Bq", "Gh", "H-Bq", "@H", "13C", "H+", "Og", "Q"])
 def test_what_is_no_nucleus_is_refused(word: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="an element from H to Xe") as caught:
+    with pytest.raises(InputError, match=naming(word, "H", "Xe")) as caught:
         _read(tmp_path, "", f"{word} 0 0 0")
     assert ("ghost" in str(caught.value)) == (word in ("0", "X", "Xx", "Bq", "Gh", "Q"))
 
 
 def test_a_column_that_counts_is_not_taken_for_elements(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"line 3: .*first column counts the atoms"):
+    with pytest.raises(InputError, match=naming("line 3", "column")):
         _read(tmp_path, "", "1 8 0 0 0", "2 1 0 0 1")
     assert _read(tmp_path, "", "1 0 0 0 0.3", "1 0 0 1 0.3").symbols == ("H", "H")
 
@@ -195,5 +196,5 @@ def test_only_atoms_without_bonds_are_joined_to_their_nearest_neighbours(tmp_pat
 def test_a_ring_of_atoms_without_bonds_stays_a_ring(tmp_path: Path) -> None:
     angles = np.arange(6) * np.pi / 3
     atoms = "".join(f"H {0.9 * np.cos(a):.6f} {0.9 * np.sin(a):.6f} 0\n" for a in angles)
-    with pytest.raises(InputError, match="without breaking a ring"):
+    with pytest.raises(InputError, match="ring"):
         xyz_curve(_file(tmp_path, f"6\nring\n{atoms}"), Scan())
