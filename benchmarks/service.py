@@ -24,7 +24,7 @@ from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT, scratch_run
 from hpcqc import open_qpu
 from orchestrator.broker.client.http import Exchange, RemoteBroker
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 
 __all__ = ["measure"]
 
@@ -144,7 +144,7 @@ def _warm_call(url: str) -> Row:
     payload, number = SamplerPayload.coerce([bell()], shots=1024), iter(range(10**6))
 
     def through() -> None:
-        call = Call(run="warm", stage=None, occurrence=next(number), qpu="aer")
+        call = JobRequest(run="warm", stage=None, call=next(number), qpu="aer")
         client.result(client.submit(call, payload))
 
     with scratch_run("service"):
@@ -171,7 +171,7 @@ def _waiting(url: str, pid: int) -> list[Row]:
     with closing(RemoteBroker(url)) as operator, ThreadPoolExecutor(_WAITING) as threads:
         operator.drain("device", "calls are to wait")
         payload = _payload()
-        calls = (Call(run="wait", stage=None, occurrence=n, qpu="device") for n in range(_WAITING))
+        calls = (JobRequest(run="wait", stage=None, call=n, qpu="device") for n in range(_WAITING))
         jobs = [client.submit(call, payload) for call in calls]
         memory, before = process.memory_info().rss, _pauses(url)
         results = [threads.submit(client.result, job) for job in jobs]
@@ -265,7 +265,7 @@ class _Client:
         start = time.time()
         for n in range(self.each):
             run = f"{self.verb}-{self.number}"
-            job = client.submit(Call(run=run, stage=None, occurrence=n, qpu=self.qpu), payload)
+            job = client.submit(JobRequest(run=run, stage=None, call=n, qpu=self.qpu), payload)
             if self.verb == "result":
                 client.result(job)
         print(json.dumps([start, time.time()]), flush=True)

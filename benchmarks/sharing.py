@@ -15,8 +15,7 @@ from qiskit.circuit import Parameter
 from backends.aer import create
 from backends.payloads import SamplerPayload
 from benchmarks.rows import Row
-from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config import QpuSettings, ScheduleSettings
 
@@ -73,15 +72,15 @@ def _walk(schedule: ScheduleSettings, *, beside: bool) -> tuple[float, float]:
     with _broker(schedule) as broker:
         long = None
         if beside:
-            call = Call(run="long", stage=None, occurrence=0, qpu="vlq", seed=1)
+            call = JobRequest(run="long", stage=None, call=0, qpu="vlq", seed=1)
             long = broker.submit(call, _rotation(1.0, _LONG_SHOTS))
         took = []
         for number in range(_STEPS):
             began = time.perf_counter()
-            call = Call(
+            call = JobRequest(
                 run="loop",
                 stage=None,
-                occurrence=number,
+                call=number,
                 qpu="vlq",
                 seed=1,
                 lease=LeaseWish(id="loop", longest_s=60.0, idle_s=5.0),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from types import MappingProxyType
 from typing import Any
 
@@ -24,8 +25,8 @@ from backends.payloads import (
 )
 from backends.sampling import lower
 from backends.validate import check_circuits
-from orchestrator.broker.client.protocol import BrokerClient, Call
-from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.client.protocol import BrokerClient
+from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.compute.remote_call import stage_context
 from orchestrator.identity import CallStage
 from orchestrator.qpu_jobs import QpuJob, Submission
@@ -110,7 +111,7 @@ class Qpu:
         Raises:
             ValueError: a time is not above 0.
         """
-        if not (longest_s > 0 and idle_s > 0):
+        if not (0 < longest_s < inf and 0 < idle_s < inf):
             raise ValueError(
                 f"lease of longest_s = {longest_s!r}, idle_s = {idle_s!r}; give seconds above 0"
             )
@@ -129,8 +130,10 @@ class Qpu:
         """Ask anew what it accepts. Raises ``QpuUnavailable``."""
         self.target = self.broker.target(self.name)
 
-    def call(self, payload: Payload, seed: int | None, *, reuse: bool = False) -> Call:
-        """Count a call of this content.
+    def request(
+        self, payload: Payload, *, seed: int | None = None, may_reuse: bool = False
+    ) -> JobRequest:
+        """Count a call of this content and return what a broker is asked for.
 
         The n-th payload of one content in a stage is the n-th job of that content. In a stage
         that is retried, or in a run that is continued, it is the same job as before, as long as
@@ -139,22 +142,21 @@ class Qpu:
         Args:
             payload: what is to be submitted.
             seed: of the job; None draws one.
-            reuse: whether the result of an equal, completed job will do.
+            may_reuse: whether the result of an equal, completed job will do.
 
         Returns:
-            The call, as a broker takes it.
+            The request, as a broker takes it.
         """
-        stage = CallStage(self.stage, self.identity).text
-        return Call(
+        return JobRequest(
             run=self._held.run.id,
-            stage=stage,
-            occurrence=self._held.turn_of(self.stage, (self.name, payload.digest)),
+            stage=CallStage(self.stage, self.identity).text,
+            call=self._held.turn_of(self.stage, (self.name, payload.digest)),
             qpu=self.name,
             seed=seed,
             lease=_leases.get().get(self.name),
             priority=self._held.run.site.broker.priority,
             calibration=self.calibration,
-            reuse=reuse,
+            may_reuse=may_reuse,
         )
 
     @property

@@ -12,7 +12,7 @@ from qiskit.primitives import BasePrimitiveJob, PrimitiveResult
 from qiskit.providers import JobStatus
 
 from backends.api import CalibrationChanged
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.compute.remote_call import yield_worker_slot
 from orchestrator.identity import JobId
@@ -45,7 +45,7 @@ class Submission:
     prepare: Callable[[Qpu], Any]
     reuse: bool = False
     left: int = _PREPARED_AT_MOST
-    call: Call | None = None
+    request: JobRequest | None = None
     digest: str = ""
 
     def first(self) -> JobId:
@@ -68,14 +68,12 @@ class Submission:
 
     def _submit(self) -> JobId:
         payload = self.prepare(self.qpu)
-        if self.call is None or payload.digest != self.digest:
-            self.call, self.digest = (
-                self.qpu.call(payload, self.seed, reuse=self.reuse),
-                payload.digest,
-            )
+        if self.request is None or payload.digest != self.digest:
+            self.request = self.qpu.request(payload, seed=self.seed, may_reuse=self.reuse)
+            self.digest = payload.digest
         else:  # the circuits are good for the new calibration, too: it is the same job
-            self.call = replace(self.call, calibration=self.qpu.calibration)
-        return self.qpu.broker.submit(self.call, payload)
+            self.request = replace(self.request, calibration=self.qpu.calibration)
+        return self.qpu.broker.submit(self.request, payload)
 
 
 class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):

@@ -8,7 +8,7 @@ from qiskit import QuantumCircuit
 
 from backends.fake import FakeBackend
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.identity import JobId
 from tests.patience import PATIENCE_S
@@ -27,8 +27,8 @@ def bell(shots: int = 100, seed: int = 1) -> SamplerPayload:
     return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
 
 
-def call(occurrence: int = 0) -> Call:
-    return Call(run="run", stage=None, occurrence=occurrence, qpu="q")
+def call(occurrence: int = 0) -> JobRequest:
+    return JobRequest(run="run", stage=None, call=occurrence, qpu="q")
 
 
 def fake_of(broker: EmbeddedBroker) -> FakeBackend:

@@ -10,13 +10,13 @@ from qiskit import QuantumCircuit
 
 from backends.fake import create
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config import QpuSettings
 
 EARLIER = "0123456789abcdef0123456789abcdef"
-CALL = Call(run="r", stage=None, occurrence=0, qpu="q")
+CALL = JobRequest(run="r", stage=None, call=0, qpu="q")
 
 
 def broker_on(folder: Path) -> EmbeddedBroker:

@@ -13,6 +13,7 @@ from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.explain import Explanation, explain
+from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Shortest
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
@@ -37,7 +38,7 @@ def served(rules: QpuRules = RULES) -> BrokerState:
 def submit(
     state: BrokerState, name: str, shots: int, *, seconds: float = 0, lease: str | None = None
 ) -> None:
-    wish = None if lease is None else ev.LeaseWish(id=lease, longest_s=60, idle_s=2)
+    wish = None if lease is None else LeaseWish(id=lease, longest_s=60, idle_s=2)
     job = ev.JobSubmitted(
         job=JobId(name),
         run="r",

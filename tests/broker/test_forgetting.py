@@ -14,8 +14,8 @@ from qiskit import QuantumCircuit
 from backends.fake import create
 from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
-from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.client.status import JobUnknown
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import JobFilter, Ledger
 from orchestrator.broker.runtime import event_loop as service
@@ -23,11 +23,10 @@ from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
-from orchestrator.identity import JobId, Payer
+from orchestrator.identity import JobId
 from tests.errors import naming
 
 JOBS = 25
-EVE = Payer(user="eve", project="deep")
 Work = Callable[[SiteBroker], Awaitable[Any]]
 
 
@@ -67,8 +66,8 @@ def at_a_site(where: Path | str, work: Work, **options: object) -> Any:
 
 
 async def run_job(site: SiteBroker, number: int) -> JobId:
-    call = Call(run="r", stage=f"s{number}", occurrence=0, qpu="q", seed=None)
-    view, _ = await site.submit(call, EVE, CheckedPayload.of(payload(number + 1)))
+    call = JobRequest(run="r", stage=f"s{number}", qpu="q", project="deep")
+    view, _ = await site.submit(call, "eve", CheckedPayload.of(payload(number + 1)))
     return (await site.wait(view.id, 20)).id
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from backends.api import Usage
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.commands import Effects
+from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import LeaseBounds, QpuRules
@@ -30,13 +32,8 @@ def served(most: int = 1, leases: LeaseBounds | None = LeaseBounds()) -> BrokerS
 
 def job(number: int, lease: str | None = None, project: str = "p") -> ev.JobSubmitted:
     plain = submitted(4 * number + 1, [(1, 10)])
-    wish = None if lease is None else ev.LeaseWish(id=lease, longest_s=600, idle_s=600)
-    return ev.JobSubmitted(
-        **{f: getattr(plain, f) for f in plain.__slots__ if f not in ("job", "lease", "project")},
-        job=JobId(f"j{number}"),
-        lease=wish,
-        project=project,
-    )
+    wish = None if lease is None else LeaseWish(id=lease, longest_s=600, idle_s=600)
+    return replace(plain, job=JobId(f"j{number}"), lease=wish, project=project)
 
 
 def started(outcome: Effects) -> list[str]:

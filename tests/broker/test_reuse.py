@@ -18,7 +18,7 @@ from backends.fake import create
 from backends.fake.script import script_target
 from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime import event_loop as service
@@ -29,7 +29,6 @@ from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
-from orchestrator.identity import Payer
 from tests.patience import PATIENCE_S
 
 Q = QpuSettings(name="q", backend="fake")
@@ -59,7 +58,7 @@ def embedded(folder: Path, run: str, **options: object) -> EmbeddedBroker:
 def ask(
     broker: EmbeddedBroker, run: str, asked: SamplerPayload, *, again: bool = True
 ) -> tuple[JobView, bytes]:
-    job = broker.submit(Call(run=run, stage=None, occurrence=0, qpu="q", reuse=again), asked)
+    job = broker.submit(JobRequest(run=run, stage=None, call=0, qpu="q", may_reuse=again), asked)
     found = bits(broker.result(job, PATIENCE_S))
     return broker.view(job), found
 
@@ -107,7 +106,7 @@ def test_a_result_of_another_calibration_is_neither_kept_nor_found(tmp_path: Pat
     with closing(embedded(tmp_path, "one", drift_every=1)) as broker:
         first, _ = ask(broker, "one", payload())
         job = broker.submit(
-            Call(run="one", stage="s", occurrence=0, qpu="q", reuse=True), payload()
+            JobRequest(run="one", stage="s", call=0, qpu="q", may_reuse=True), payload()
         )
         broker.result(job, PATIENCE_S)
         assert broker.view(job).source is None, "the calibration has changed meanwhile"
@@ -117,7 +116,7 @@ def test_a_result_of_another_calibration_is_neither_kept_nor_found(tmp_path: Pat
 def test_a_failed_job_leaves_nothing(tmp_path: Path) -> None:
     with closing(embedded(tmp_path, "one", fail=[1])) as broker:
         job = broker.submit(
-            Call(run="one", stage=None, occurrence=0, qpu="q", reuse=True), payload()
+            JobRequest(run="one", stage=None, call=0, qpu="q", may_reuse=True), payload()
         )
         with pytest.raises(TaskFailed):
             broker.result(job, PATIENCE_S)
@@ -181,10 +180,8 @@ def at_a_site(where: Path, work: Callable[[SiteBroker], Awaitable[Any]]) -> Any:
 
 
 async def paid_by(site: SiteBroker, project: str, stage: str) -> JobView:
-    call = Call(run="r", stage=stage, occurrence=0, qpu="q", reuse=True)
-    view, _ = await site.submit(
-        call, Payer(user="eve", project=project), CheckedPayload.of(payload())
-    )
+    call = JobRequest(run="r", stage=stage, qpu="q", project=project, may_reuse=True)
+    view, _ = await site.submit(call, "eve", CheckedPayload.of(payload()))
     return await site.wait(view.id, 20)
 
 

@@ -18,6 +18,7 @@ from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.commands import Effects
+from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import SHOT_BLOCK, TaskLimits
 from orchestrator.broker.core.policies import POLICIES, make_policy
 from orchestrator.broker.core.prediction import load_of
@@ -147,7 +148,7 @@ class Scheduled(RuleBasedStateMachine):
             seed=seed,
             project=project,
             priority=priority,
-            lease=None if lease is None else ev.LeaseWish(id=lease, longest_s=99, idle_s=99),
+            lease=None if lease is None else LeaseWish(id=lease, longest_s=99, idle_s=99),
         )
         outcome = self.feed(job)
         assert (outcome.refused is None) == (job.job in self.state.jobs)

@@ -13,6 +13,7 @@ from backends.profiles import load_profile
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import POLICIES, Fifo, Shortest, make_policy
 from orchestrator.broker.core.rules import QpuRules
@@ -98,7 +99,7 @@ def test_closures_are_no_time_that_could_be_used() -> None:
 
 
 def test_leases_are_opened_and_run_out() -> None:
-    wish = ev.LeaseWish(id="loop", longest_s=60.0, idle_s=5.0)
+    wish = LeaseWish(id="loop", longest_s=60.0, idle_s=5.0)
     loop = [(t, job(f"l{t}", 0, lease=wish)) for t in (0, 2)]
     jobs = workload(*loop, (0.5, job("other", 9000)))
     seen = Study(workload=jobs, rules=RULES).under(Fifo())

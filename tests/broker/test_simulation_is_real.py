@@ -15,8 +15,8 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.payloads import SamplerPayload
 from backends.profiles import load_profile
-from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.policies import make_policy
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
@@ -31,7 +31,6 @@ from tests.patience import PATIENCE_S
 JOBS, SEED, SCALE = 12, 39, 0.15
 # On the virtual clock: a job may come so late, or the QPU be free so late.
 JITTER_S = 0.4
-WARM = Payer(user="", project="")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -74,17 +73,19 @@ async def serve(policy: str, path: Path) -> None:
     )
     await site.open()
     try:
-        warm = Call(run="warm", stage=None, occurrence=0, qpu="vlq")
+        warm = JobRequest(run="warm", stage=None, call=0, qpu="vlq")
         first, _ = await site.submit(
-            warm, WARM, CheckedPayload.of(payload(10))
+            warm, "", CheckedPayload.of(payload(10))
         )  # the simulator is loaded by it
         await site.wait(first.id, PATIENCE_S)
         loop = asyncio.get_running_loop()
         start, ids = loop.time(), []
         for number, (at_s, shots, payer) in enumerate(seeded()):
             await asyncio.sleep(start + SCALE * at_s - loop.time())
-            call = Call(run="r", stage=f"s{number}", occurrence=0, qpu="vlq")
-            ids.append((await site.submit(call, payer, CheckedPayload.of(payload(shots))))[0].id)
+            call = JobRequest(run="r", stage=f"s{number}", qpu="vlq", project=payer.project)
+            ids.append(
+                (await site.submit(call, payer.user, CheckedPayload.of(payload(shots))))[0].id
+            )
         for job in ids:
             await site.wait(job, PATIENCE_S)
     finally:

@@ -12,7 +12,7 @@ from qiskit.circuit import Parameter
 
 from backends.aer import create
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.config import QpuSettings, ScheduleSettings
@@ -34,7 +34,7 @@ def run(folder: Path, payload: SamplerPayload, slice_s: float) -> tuple[Any, Job
         settings=lambda name: settings,
     ).open()
     try:
-        job = broker.submit(Call(run="r", stage=None, occurrence=0, qpu="vlq", seed=7), payload)
+        job = broker.submit(JobRequest(run="r", stage=None, call=0, qpu="vlq", seed=7), payload)
         return broker.result(job, timeout_s=PATIENCE_S), broker.view(job)
     finally:
         broker.close()

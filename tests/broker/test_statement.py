@@ -18,8 +18,8 @@ from backends.api import Backend, Target, Usage
 from backends.metering import Metering
 from backends.payloads import SamplerPayload
 from backends.profiles import load_profile
-from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
@@ -91,9 +91,9 @@ async def a_day(site: SiteBroker, clock: Clock) -> None:
     made: list[JobView] = []
 
     async def submit(qpu: str, payer: Payer, qubits: int = 2, shots: int = 100) -> JobId:
-        call = Call(run="r", stage=None, occurrence=len(made), qpu=qpu)
+        call = JobRequest(run="r", call=len(made), qpu=qpu, project=payer.project)
         view, _ = await site.submit(
-            call, payer, CheckedPayload.of(payload(targets[qpu], qubits, shots))
+            call, payer.user, CheckedPayload.of(payload(targets[qpu], qubits, shots))
         )
         made.append(view)
         return view.id
@@ -238,8 +238,8 @@ def test_what_a_run_spent_counts_though_its_jobs_were_forgotten(
     async def work(site: SiteBroker) -> None:
         target = await site.target("fake")
         for number in range(10):
-            call = Call(run="r", stage=None, occurrence=number, qpu="fake")
-            view, _ = await site.submit(call, ADA, CheckedPayload.of(payload(target, 2, 10)))
+            call = JobRequest(run="r", call=number, qpu="fake", project="chem")
+            view, _ = await site.submit(call, "ada", CheckedPayload.of(payload(target, 2, 10)))
             await site.wait(view.id, 20)
         assert len(site.service.state.jobs) < 9
         await set_budget(site, "run:ada/r", "qpu-s", 0.05, "ada")

@@ -17,18 +17,17 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.api import CalibrationChanged
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
-from orchestrator.identity import SERVICE_SCOPE, Payer
+from orchestrator.identity import SERVICE_SCOPE
 from tests.errors import naming
 from tests.patience import PATIENCE_S
 
-PAYER = Payer(user="ada", project="p1")
 _calls = itertools.count()
 
 
@@ -71,8 +70,8 @@ async def submit(broker: SiteBroker, name: str = "q", **more: Any) -> JobView:
     circuit.x(0)
     circuit.measure_all()
     payload = SamplerPayload.coerce([circuit], shots=10, seed=1)
-    call = Call(run="r", stage=None, occurrence=next(_calls), qpu=name, **more)
-    return (await broker.submit(call, PAYER, CheckedPayload.of(payload)))[0]
+    call = JobRequest(run="r", call=next(_calls), qpu=name, project="p1", **more)
+    return (await broker.submit(call, "ada", CheckedPayload.of(payload)))[0]
 
 
 async def ended(broker: SiteBroker, *jobs: JobView) -> list[JobView]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import identity
-from orchestrator.broker.client.protocol import Call, call_job_id
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.identity import (
     CallKey,
@@ -164,18 +165,18 @@ def test_a_text_of_another_kind_is_refused(parse: Callable[[str], Any], text: st
 
 
 def test_a_stage_without_a_name_is_another_than_none() -> None:
-    with_none = Call(run="r", stage=None, occurrence=0, qpu="q")
-    with_empty = Call(run="r", stage="", occurrence=0, qpu="q")
-    assert call_job_id(with_none, "d") != call_job_id(with_empty, "d")
-    moved = Call(run="r\x1fs", stage="t", occurrence=0, qpu="q")
-    other = Call(run="r", stage="s\x1ft", occurrence=0, qpu="q")
-    assert call_job_id(moved, "d") != call_job_id(other, "d")
+    with_none = JobRequest(run="r", stage=None, call=0, qpu="q")
+    with_empty = JobRequest(run="r", stage="", call=0, qpu="q")
+    assert with_none.job_id("d") != with_empty.job_id("d")
+    moved = JobRequest(run="r\x1fs", stage="t", call=0, qpu="q")
+    other = JobRequest(run="r", stage="s\x1ft", call=0, qpu="q")
+    assert moved.job_id("d") != other.job_id("d")
 
 
 def test_texts_in_old_ledgers_and_folders_are_what_they_were() -> None:
-    call = Call(run="r", stage="s@vlq-77", occurrence=2, qpu="vlq")
-    assert call_job_id(call, "d") == "j21f49f765290f66edbf4"
-    assert call_job_id(call, "d", "chem") == "j91b07138a7b0c7051155"
+    call = JobRequest(run="r", stage="s@vlq-77", call=2, qpu="vlq")
+    assert call.job_id("d") == "j21f49f765290f66edbf4"
+    assert replace(call, project="chem").job_id("d") == "j91b07138a7b0c7051155"
     assert str(Tag(JobId("j00"), 3)) == "j00.3"
     assert reuse_tag("77") == "reuse.77"
     assert results_audience("chem", shares=False) == "chem"

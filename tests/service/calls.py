@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from qiskit import QuantumCircuit
 
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 
-__all__ = ["OPERATIONS", "bell", "call", "counts", "request_head"]
+__all__ = ["OPERATIONS", "bell", "call", "counts", "job_head", "request_head"]
 
 # Every operation of the service's description.
 OPERATIONS = (
@@ -36,8 +37,13 @@ def bell(shots: int = 100, seed: int | None = 1) -> SamplerPayload:
     return SamplerPayload.coerce([circuit], shots=shots, seed=seed)
 
 
-def call(occurrence: int = 0, qpu: str = "fake", run: str = "r") -> Call:
-    return Call(run=run, stage=None, occurrence=occurrence, qpu=qpu)
+def call(occurrence: int = 0, qpu: str = "fake", run: str = "r") -> JobRequest:
+    return JobRequest(run=run, stage=None, call=occurrence, qpu=qpu)
+
+
+def job_head(**asked: Any) -> dict[str, str]:
+    """Return the header of a job that is handed in: on the QPU ``fake`` if none is named."""
+    return {"Job-Request": json.dumps({"run": "r", "qpu": "fake"} | asked)}
 
 
 def counts(result: Any) -> dict[str, int]:

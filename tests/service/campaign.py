@@ -25,8 +25,7 @@ import psutil
 from backends.api import TaskFailed
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client.http import Exchange, RemoteBroker
-from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.views import JobView
 from tests.service.conftest import ROOT, SITE, Service
 
@@ -58,7 +57,7 @@ def loop(url: str, run: str, out: str, calls: int) -> None:
         sent = alone if qpu == "vlq" else circuit
         payload = SamplerPayload.coerce([(sent, [angle])], shots=SHOTS[qpu], seed=11)
         wish = LeaseWish(id=run, longest_s=2.0, idle_s=0.05) if number % 2 else None
-        call = Call(run=run, stage=None, occurrence=number, qpu=qpu, seed=11, lease=wish)
+        call = JobRequest(run=run, stage=None, call=number, qpu=qpu, seed=11, lease=wish)
         while True:
             try:
                 result = client.result(client.submit(call, payload))

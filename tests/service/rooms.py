@@ -26,6 +26,7 @@ from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config import QpuSettings
 from tests.patience import PATIENCE_S
+from tests.service.calls import job_head
 
 __all__ = ["Asker", "Room", "open_room"]
 
@@ -80,7 +81,13 @@ class Asker:
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
 
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def request(
+        self, method: str, path: str, *, asked: Mapping[str, Any] | None = None, **options: Any
+    ) -> httpx.Response:
+        """Send a request. asked: the job of one to POST /v1/jobs."""
+        if asked is not None:
+            options["headers"] = {**(options.get("headers") or {}), **job_head(**asked)}
+
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(
                 transport=self._transport, base_url="http://localhost"

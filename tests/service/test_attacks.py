@@ -19,7 +19,8 @@ from qiskit.circuit import Parameter
 from backends.frames import pack, unpack
 from backends.payloads import EstimatorPayload, SamplerPayload
 from orchestrator.broker.client.http import RemoteBroker
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
+from tests.service.calls import job_head
 from tests.service.conftest import Service, Start
 
 MOST_MEMORY_BYTES = 400 << 20
@@ -119,7 +120,9 @@ def test_a_service_outlives_every_payload_that_was_made_to_end_it(start_service:
 
     def attack(number: int, data: bytes) -> None:
         with httpx.Client(base_url=service.url, headers=headers, timeout=600) as raw:
-            answers.append(raw.post(f"/v1/jobs?run=x&qpu=aer&call={number}", content=data))
+            answers.append(
+                raw.post("/v1/jobs", content=data, headers=job_head(qpu="aer", call=number))
+            )
 
     with closing(RemoteBroker(service.socket)) as operator:
         # What is accepted stays queued: simulating it is honest work, and not the service's.
@@ -138,7 +141,7 @@ def test_a_service_outlives_every_payload_that_was_made_to_end_it(start_service:
         for thread in attacks:
             thread.start()
         for number in range(20):
-            call = Call(run="ada", stage=None, occurrence=number, qpu="fake")
+            call = JobRequest(run="ada", stage=None, call=number, qpu="fake")
             job = client.submit(call, SamplerPayload.coerce([circuit], shots=10, seed=number))
             assert client.result(job, timeout_s=300)[0].data.meas.num_shots == 10
         for thread in attacks:
@@ -173,7 +176,7 @@ def test_a_service_lets_go_of_the_circuits_of_jobs_that_ran(start_service: Start
     with watched(service) as seen:
         for number in range(60):
             job = client.submit(
-                Call(run="large", stage=None, occurrence=number, qpu="aer"), payload
+                JobRequest(run="large", stage=None, call=number, qpu="aer"), payload
             )
             assert client.result(job, timeout_s=300)[0].data.c.num_shots == 1
     client.close()

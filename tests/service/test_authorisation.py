@@ -23,7 +23,7 @@ PAYLOAD = bell(seed=5).to_bytes()
 # {job} is the owner's; it is at work, so it has no result (202) and is not uncertain (409).
 TABLE: dict[tuple[str, str], tuple[dict[str, Any], tuple[int, int, int]]] = {
     ("POST", "/v1/jobs"): (
-        {"params": {"run": "r", "qpu": "fake", "project": "chem"}, "content": PAYLOAD},
+        {"asked": {"run": "r", "qpu": "fake", "project": "chem"}, "content": PAYLOAD},
         (200, 403, 201),
     ),
     ("GET", "/v1/jobs"): ({}, (200, 200, 200)),
@@ -61,7 +61,7 @@ def test_users_may_not_push_ahead(room: Room) -> None:
     for caller, priority, status in (("owner", 1, 403), ("owner", -1, 201), ("operator", 1, 201)):
         asked = {"run": f"p{priority}{caller}", "qpu": "fake", "priority": priority}
         answer = room.http.post(
-            "/v1/jobs", params=asked, content=PAYLOAD, headers=room.headers[caller]
+            "/v1/jobs", asked=asked, content=PAYLOAD, headers=room.headers[caller]
         )
         assert answer.status_code == status, answer.text
 
@@ -70,9 +70,7 @@ def test_users_may_not_push_ahead(room: Room) -> None:
 def job(room: Room) -> str:
     """A job of the owner's that goes on."""
     asked = {"run": "r", "qpu": "fake"}
-    answer = room.http.post(
-        "/v1/jobs", params=asked, content=PAYLOAD, headers=room.headers["owner"]
-    )
+    answer = room.http.post("/v1/jobs", asked=asked, content=PAYLOAD, headers=room.headers["owner"])
     assert answer.status_code == 201, answer.text
     return str(answer.json()["id"])
 
@@ -127,9 +125,7 @@ def test_lists_hold_nothing_of_others(room: Room, job: str) -> None:
 
 def test_a_project_is_paid_with_by_its_members_alone(room: Room) -> None:
     asked = {"run": "r", "qpu": "fake", "project": "optics"}
-    answer = room.http.post(
-        "/v1/jobs", params=asked, content=PAYLOAD, headers=room.headers["owner"]
-    )
+    answer = room.http.post("/v1/jobs", asked=asked, content=PAYLOAD, headers=room.headers["owner"])
     assert answer.status_code == 403
     assert "theirs: chem, qml" in answer.json()["detail"]
 
@@ -137,9 +133,7 @@ def test_a_project_is_paid_with_by_its_members_alone(room: Room) -> None:
 def test_equal_calls_of_other_projects_are_other_jobs(room: Room, job: str) -> None:
     """A job's id follows from what was asked, with the project that pays: it cannot be taken."""
     asked = {"run": "r", "qpu": "fake"}
-    answer = room.http.post(
-        "/v1/jobs", params=asked, content=PAYLOAD, headers=room.headers["other"]
-    )
+    answer = room.http.post("/v1/jobs", asked=asked, content=PAYLOAD, headers=room.headers["other"])
     assert answer.status_code == 201
     assert answer.json()["id"] != job
 

@@ -24,7 +24,7 @@ from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
-from tests.service.calls import bell, call
+from tests.service.calls import bell, call, job_head
 from tests.service.conftest import ROOT, Service, Start
 from tests.service.rooms import Room, open_room
 
@@ -44,7 +44,7 @@ def ask(room: Room, method: str, path: str, caller: str = "operator", **options:
 
 def submit(room: Room, number: int, caller: str = "owner", **changes: Any) -> Any:
     asked = {"run": "r", "qpu": "fake", "call": number} | changes
-    return ask(room, "POST", "/v1/jobs", caller, params=asked, content=bell().to_bytes())
+    return ask(room, "POST", "/v1/jobs", caller, asked=asked, content=bell().to_bytes())
 
 
 def finish(room: Room, answer: Any) -> None:
@@ -97,9 +97,8 @@ def test_calls_that_come_together_do_not_overspend(room: Room) -> None:
                 *(
                     client.post(
                         "/v1/jobs",
-                        params={"run": "r", "qpu": "fake", "call": number},
                         content=bell().to_bytes(),
-                        headers=room.headers["owner"],
+                        headers=room.headers["owner"] | job_head(call=number),
                     )
                     for number in range(1, 13)
                 )

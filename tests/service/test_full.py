@@ -19,9 +19,9 @@ from qiskit import QuantumCircuit
 
 from backends.fake import create
 from backends.payloads import SamplerPayload
-from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
@@ -74,8 +74,8 @@ def at_a_site(
 
 
 async def hand_in(site: SiteBroker, number: int = 0, payer: Payer = ADA) -> JobView:
-    made = Call(run=payer.user, stage=None, occurrence=number, qpu="q")
-    return (await site.submit(made, payer, CheckedPayload.of(payload())))[0]
+    made = JobRequest(run=payer.user, call=number, qpu="q", project=payer.project)
+    return (await site.submit(made, payer.user, CheckedPayload.of(payload())))[0]
 
 
 def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> None:
@@ -159,7 +159,8 @@ def test_refusals_of_a_full_service_are_problem_documents(tmp_path: Path) -> Non
 
         def ask(number: int) -> httpx.Response:
             return room.http.post(
-                f"/v1/jobs?run=r&qpu=fake&call={number}",
+                "/v1/jobs",
+                asked={"run": "r", "qpu": "fake", "call": number},
                 headers=room.headers["owner"],
                 content=payload().to_bytes(),
             )
@@ -355,7 +356,7 @@ def test_a_full_disk_refuses_work_and_loses_nothing(start_service: Start, small_
     process = service.process
     assert process is not None
     client = service.client()
-    call = Call(run="r", stage=None, occurrence=0, qpu="fake")
+    call = JobRequest(run="r", stage=None, call=0, qpu="fake")
     running = client.submit(call, payload())
     ballast = small_disk / "ballast"
     with ballast.open("wb") as file:
@@ -372,7 +373,7 @@ def test_a_full_disk_refuses_work_and_loses_nothing(start_service: Start, small_
         assert str(small_disk) not in refused.text
         ballast.unlink()
         assert client.result(running, timeout_s=120)[0].data.meas.num_shots == 10
-        second = client.submit(replace(call, occurrence=1), payload())
+        second = client.submit(replace(call, call=1), payload())
         assert client.result(second, timeout_s=120)[0].data.meas.num_shots == 10
         assert raw.get("/health").status_code == 200
     client.close()

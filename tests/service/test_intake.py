@@ -33,6 +33,7 @@ from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings
 from orchestrator.identity import JobId
 from tests.errors import naming
+from tests.service.calls import job_head
 from tests.service.rooms import open_room
 
 TARGET = script_target()
@@ -239,13 +240,14 @@ def test_the_service_itself_never_reads_a_payload(
             monkeypatch.setattr(place, never)
         for number, data in enumerate((small, large_bytes)):
             answer = room.http.post(
-                f"/v1/jobs?run=r&qpu=fake&call={number}",
+                "/v1/jobs",
+                asked={"run": "r", "qpu": "fake", "call": number},
                 headers=room.headers["owner"],
                 content=data,
             )
             assert answer.status_code == 201, answer.text
         refused = room.http.post(
-            "/v1/jobs?run=r&qpu=fake", headers=room.headers["owner"], content=b"HQC1 and no more"
+            "/v1/jobs", headers=room.headers["owner"] | job_head(), content=b"HQC1 and no more"
         )
         assert refused.status_code == 422
         assert refused.headers["content-type"] == "application/problem+json"

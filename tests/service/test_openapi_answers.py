@@ -57,21 +57,21 @@ def described(tmp_path: Path) -> Iterator[Described]:
 @pytest.mark.filterwarnings("ignore")  # Schemathesis's own
 def test_every_operation_succeeds_as_described(described: Described) -> None:
     ask, data = described.ask, bell().to_bytes()
-    done = ask("POST /v1/jobs", params=ASKED, content=data).json()["id"]
+    done = ask("POST /v1/jobs", asked=ASKED, content=data).json()["id"]
     assert ask("GET /v1/jobs/{job}", job=done, params={"wait_s": 20}).json()["state"] == "completed"
     assert ask("GET /v1/jobs/{job}/result", job=done).status_code == 200
     assert ask("GET /v1/jobs/{job}/why", job=done).json()["tasks"][0]["policy"] == "weighted"
     lease = ask("DELETE /v1/leases", params={"qpu": "fake", "lease": "loop"})
     assert lease.json() == {"lease": "loop"}
-    assert ask("POST /v1/jobs", params=ASKED, content=data).status_code == 200
-    doubtful = ask("POST /v1/jobs", params=ASKED | {"call": 1}, content=data).json()["id"]
+    assert ask("POST /v1/jobs", asked=ASKED, content=data).status_code == 200
+    doubtful = ask("POST /v1/jobs", asked=ASKED | {"call": 1}, content=data).json()["id"]
     seen = ask("GET /v1/jobs/{job}", job=doubtful, params={"wait_s": 20}).json()
     assert seen["state"] == "uncertain"
     word = {"verdict": "failed", "reason": "the device's log has nothing"}
     seen = ask("POST /v1/jobs/{job}/resolve", job=doubtful, json=word).json()
     assert seen["state"] == "failed"
     assert ask("POST /v1/qpus/{qpu}/drain", qpu="fake", json={"reason": "cooling"}).json()["reason"]
-    waits = ask("POST /v1/jobs", params=ASKED | {"call": 2}, content=data).json()["id"]
+    waits = ask("POST /v1/jobs", asked=ASKED | {"call": 2}, content=data).json()["id"]
     assert ask("GET /v1/jobs/{job}/result", job=waits).status_code == 202
     assert ask("POST /v1/jobs/{job}/cancel", job=waits).json()["too_late"] is False
     assert ask("POST /v1/jobs/{job}/cancel", job=done).json()["too_late"] is True
@@ -94,7 +94,7 @@ def test_every_operation_succeeds_as_described(described: Described) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_every_refusal_is_described(described: Described, tmp_path: Path) -> None:
     ask, data = described.ask, bell().to_bytes()
-    theirs = ask("POST /v1/jobs", "owner", params=ASKED, content=data).json()["id"]
+    theirs = ask("POST /v1/jobs", "owner", asked=ASKED, content=data).json()["id"]
     for name in OPERATIONS:
         if name != "GET /health":
             body = {"verdict": "failed", "reason": "x"}
@@ -118,26 +118,26 @@ def test_every_refusal_is_described(described: Described, tmp_path: Path) -> Non
         ask("POST /v1/qpus/{qpu}/drain", "owner", qpu="fake", json={"reason": "x"}),
         ask("POST /v1/qpus/{qpu}/resume", "owner", qpu="fake"),
         ask("GET /metrics", "owner"),
-        ask("POST /v1/jobs", "owner", params=ASKED | {"project": "optics"}, content=data),
+        ask("POST /v1/jobs", "owner", asked=ASKED | {"project": "optics"}, content=data),
     ]
     assert {answer.status_code for answer in refused} == {403}
     none = {"unit": "qpu-s", "amount": 0.0}
     for name, whose in (("projects", {"project": "ops"}), ("runs", {"run": "r"})):
         assert ask(f"POST /v1/budgets/{name}", json=whose | none).status_code == 200
-        poor = ask("POST /v1/jobs", params=ASKED | {"call": 9}, content=data)
+        poor = ask("POST /v1/jobs", asked=ASKED | {"call": 9}, content=data)
         assert (poor.status_code, poor.json()["error_type"]) == (402, "BudgetExhausted")
         ask(f"POST /v1/budgets/{name}", json=whose | {"unit": "qpu-s", "amount": None})
         wrong = ask(f"POST /v1/budgets/{name}", json=whose | {"unit": "euro", "amount": 1})
         assert "no QPU here bills in 'euro'; the units are: qpu-s" in wrong.json()["detail"]
     assert ask("GET /v1/statement", params={"month": "soon"}).status_code == 422
     assert ask("GET /v1/budgets/runs").status_code == 422
-    cancelled = ask("POST /v1/jobs", params=ASKED | {"call": 7}, content=data).json()["id"]
+    cancelled = ask("POST /v1/jobs", asked=ASKED | {"call": 7}, content=data).json()["id"]
     ask("POST /v1/jobs/{job}/cancel", job=cancelled)
     ask("GET /v1/jobs/{job}", job=cancelled, params={"wait_s": 20})
     assert ask("GET /v1/qpus/{qpu}/target", qpu="broken").status_code == 503
-    assert ask("POST /v1/jobs", params=ASKED, content=b"no payload").status_code == 422
+    assert ask("POST /v1/jobs", asked=ASKED, content=b"no payload").status_code == 422
     zipped = {"Content-Encoding": "gzip"}
-    assert ask("POST /v1/jobs", params=ASKED, content=data, headers=zipped).status_code == 415
+    assert ask("POST /v1/jobs", asked=ASKED, content=data, headers=zipped).status_code == 415
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -149,6 +149,6 @@ def test_limits_are_described(tmp_path: Path, limits: RequestLimits, code: int) 
     with open_room(tmp_path, limits=limits) as room:
         described = Described(room)
         for _ in range(2):
-            answer = described.ask("POST /v1/jobs", params=ASKED, content=bell().to_bytes())
+            answer = described.ask("POST /v1/jobs", asked=ASKED, content=bell().to_bytes())
         assert answer.status_code == code
         assert answer.json()["detail"]

@@ -204,7 +204,14 @@ def test_a_known_user_on_a_socket_is_a_user_without_projects(open_service: Servi
     [answer] = ask_as(
         1,
         open_service.socket,
-        [request_head("/v1/jobs?run=r&qpu=fake", "localhost", method="POST")],
+        [
+            request_head(
+                "/v1/jobs",
+                "localhost",
+                b'Job-Request: {"run": "r", "qpu": "fake"}',
+                method="POST",
+            )
+        ],
     )
     assert status(answer) == 403
     assert b"unix_groups" in answer

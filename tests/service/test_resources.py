@@ -46,10 +46,10 @@ def test_bodies_of_any_size_leave_the_memory_small(service: Service) -> None:
     process = psutil.Process(service.process.pid)
     _, secret = service.tokens.add("ada", "user", ["chem"], now=datetime.now(UTC))
     for token in ("", f"Authorization: Bearer {secret}\r\n"):
-        for target in ("/v1/budgets/runs", "/v1/jobs?run=r&qpu=fake", "/health", "/none"):
+        for target in ("/v1/budgets/runs", "/v1/jobs", "/health", "/none"):
             with socket.create_connection(address_of(service), timeout=PATIENCE_S) as connection:
                 head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\n{token}"
-                head += "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+                head += 'Job-Request: {"run":"r","qpu":"fake"}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n'
                 connection.sendall(head.encode())
                 chunks(connection, 400 << 20)
             assert process.memory_info().rss < _MOST_BYTES, target
@@ -66,7 +66,7 @@ def test_bodies_that_never_come_hold_no_place(service: Service) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
     heads = [
         b"POST /v1/budgets/runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
-        b"POST /v1/jobs?run=r&qpu=fake HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n",
+        b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n",
         b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ",
     ]

@@ -20,7 +20,7 @@ from orchestrator.broker.api import guards, jobs
 from orchestrator.broker.api.guards import RequestLimits
 from orchestrator.broker.api.jobs import _download
 from orchestrator.broker.client.content_digest import content_digest
-from tests.service.calls import bell
+from tests.service.calls import bell, job_head
 from tests.service.rooms import Room, open_room, room
 
 __all__ = ["room"]
@@ -41,7 +41,7 @@ def test_a_token_is_in_no_answer_ledger_or_log(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     secret = room.headers["owner"]["Authorization"].removeprefix("Bearer ")
-    sent = {"params": ASKED, "headers": room.headers["owner"]}
+    sent = {"asked": ASKED, "headers": room.headers["owner"]}
     answers = [
         room.http.post("/v1/jobs", content=bell().to_bytes(), **sent),
         room.http.post("/v1/jobs", content=b"no payload", **sent),
@@ -77,7 +77,7 @@ def test_pages_serve_their_own_folder_alone(room: Room, path: str) -> None:
 def test_names_cannot_break_out_of_a_header(room: Room) -> None:
     asked = ASKED | {"run": "r\r\nSet-Cookie: a=b"}
     answer = room.http.post(
-        "/v1/jobs", params=asked, content=bell().to_bytes(), headers=room.headers["owner"]
+        "/v1/jobs", asked=asked, content=bell().to_bytes(), headers=room.headers["owner"]
     )
     assert "set-cookie" not in answer.headers
     assert "\n" not in answer.headers.get("location", "")
@@ -85,10 +85,10 @@ def test_names_cannot_break_out_of_a_header(room: Room) -> None:
 
 def test_bodies_are_neither_compressed_nor_larger_than_allowed(tmp_path: Path) -> None:
     with open_room(tmp_path, limits=RequestLimits(body_bytes=1000)) as small:
-        sent = {"params": ASKED, "headers": small.headers["owner"]}
+        sent = {"asked": ASKED, "headers": small.headers["owner"]}
         assert small.http.post("/v1/jobs", content=bytes(1001), **sent).status_code == 413
         zipped = small.headers["owner"] | {"Content-Encoding": "gzip"}
-        answer = small.http.post("/v1/jobs", params=ASKED, content=b"x", headers=zipped)
+        answer = small.http.post("/v1/jobs", asked=ASKED, content=b"x", headers=zipped)
         assert answer.status_code == 415
 
 
@@ -108,7 +108,7 @@ def test_a_user_has_few_large_bodies_under_way_and_small_ones_pass(tmp_path: Pat
 
     async def ask(room: Room) -> None:
         async def send(content: bytes | AsyncIterator[bytes], who: str) -> int:
-            sent = {"params": ASKED, "headers": room.headers[who], "content": content}
+            sent = {"headers": room.headers[who] | job_head(), "content": content}
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(room.app), base_url="http://localhost"
             ) as client:
@@ -176,7 +176,7 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
 
     for limits in (RequestLimits(body_s=0.02), RequestLimits(whole_body_s=0.3)):
         with open_room(tmp_path, limits=limits) as room:
-            sent = {"params": ASKED, "headers": room.headers["owner"]}
+            sent = {"asked": ASKED, "headers": room.headers["owner"]}
             for path in ("/v1/jobs", "/v1/budgets/runs", "/v1/whoami"):
                 answer = room.http.post(path, content=drops(), **sent)
                 told = (answer.status_code, answer.json()["detail"])
@@ -199,7 +199,7 @@ def test_nothing_is_unpickled(room: Room, tmp_path: Path) -> None:
     (tmp_path / "sprung").unlink()
     whole = bell().to_bytes()
     for body in (trap, whole + trap, whole.replace(b"QISKIT", trap[:6]), _swapped(whole, trap)):
-        sent = {"params": ASKED, "headers": room.headers["owner"]}
+        sent = {"asked": ASKED, "headers": room.headers["owner"]}
         assert room.http.post("/v1/jobs", content=body, **sent).status_code == 422
     assert not (tmp_path / "sprung").exists()
 
@@ -254,7 +254,7 @@ def test_a_disk_without_room_refuses_bodies_and_withholds_no_result(
 
     monkeypatch.setattr(guards, "SpooledTemporaryFile", full)
     answer = room.http.post(
-        "/v1/jobs?run=r&qpu=fake", content=bytes(1 << 16), headers=room.headers["owner"]
+        "/v1/jobs", asked=ASKED, content=bytes(1 << 16), headers=room.headers["owner"]
     )
     assert (answer.status_code, answer.json()["error_type"]) == (507, "StorageFull")
     monkeypatch.setattr(jobs, "TemporaryFile", full)
@@ -289,7 +289,9 @@ def test_what_a_vendor_says_of_a_broken_qpu_is_for_operators_alone(tmp_path: Pat
             answers = [
                 room.http.get("/v1/qpus", headers=headers),
                 room.http.get("/v1/qpus/broken/target", headers=headers),
-                room.http.post("/v1/jobs?run=r&qpu=broken", headers=headers, content=b"x"),
+                room.http.post(
+                    "/v1/jobs", asked=ASKED | {"qpu": "broken"}, headers=headers, content=b"x"
+                ),
                 room.http.get("/health"),
             ]
             states = {qpu["name"]: qpu["state"] for qpu in answers[0].json()}

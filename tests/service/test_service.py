@@ -14,7 +14,8 @@ from backends.api import PayloadRejected, TaskCancelled, TaskFailed
 from backends.payloads import SamplerPayload
 from orchestrator.application.jobs import JobsOfRun
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, RemoteBroker
-from orchestrator.broker.client.protocol import Call, JobUncertain
+from orchestrator.broker.client.protocol import JobUncertain
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
 from orchestrator.cli.broker.admin import tell_queue, tell_status
 from orchestrator.config import load_site
@@ -215,7 +216,7 @@ def test_no_service_is_told_in_one_sentence(tmp_path: Any) -> None:
 
 
 def test_a_result_is_used_again(service: Service) -> None:
-    asked = [Call(run="r", stage=None, occurrence=n, qpu="fake", reuse=True) for n in range(3)]
+    asked = [JobRequest(run="r", stage=None, call=n, qpu="fake", may_reuse=True) for n in range(3)]
     client = service.client()
     first = client.submit(asked[0], bell())
     found = counts(client.result(first))

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from orchestrator.broker.client.http import RemoteBroker
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 from tests.patience import until
 from tests.service.calls import bell
 from tests.service.conftest import Service, Start
@@ -99,7 +99,7 @@ def site(start_service: Start, tmp_path: Path) -> Iterator[Site]:
 
 
 def submit(client: RemoteBroker, run: str, occurrence: int, stage: str = "ground_state-0") -> str:
-    call = Call(run=run, stage=stage, occurrence=occurrence, qpu="fake")
+    call = JobRequest(run=run, stage=stage, call=occurrence, qpu="fake")
     return str(client.submit(call, bell(2000)))
 
 

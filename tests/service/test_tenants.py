@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.broker.client.http import RemoteBroker
-from orchestrator.broker.client.protocol import Call
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.ledger import Ledger
 from tests.backends.lookalikes import PAIRS, payloads
 from tests.patience import PATIENCE_S
@@ -26,7 +26,7 @@ def test_the_second_tenant_gets_their_own_counts(service: Service, raw: bool) ->
     for pair in PAIRS:
         sent = []
         for tenant, (payload, expected) in zip(tenants, payloads(pair, raw=raw), strict=True):
-            call = Call(run=pair, stage=None, occurrence=0, qpu="aer", reuse=True)
+            call = JobRequest(run=pair, stage=None, call=0, qpu="aer", may_reuse=True)
             job = tenant.submit(call, payload)
             sent.append((tenant, job, expected))
             digests.add(payload.digest)

@@ -17,9 +17,8 @@ from qiskit.circuit import Parameter
 
 from backends.payloads import SamplerPayload
 from orchestrator.broker.client.http import RemoteBroker
-from orchestrator.broker.client.protocol import Call
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger
 from orchestrator.identity import SERVICE_SCOPE
@@ -51,10 +50,10 @@ def walk(client: RemoteBroker, steps: int) -> list[float]:
     angle, took = 0.3, []
     for number in range(steps):
         began = time.monotonic()
-        call = Call(
+        call = JobRequest(
             run="loop",
             stage=None,
-            occurrence=number,
+            call=number,
             qpu="vlq",
             seed=3,
             lease=LeaseWish(id="loop", longest_s=60, idle_s=5),
@@ -85,7 +84,7 @@ def test_a_loop_and_a_long_job_both_get_on(site: Service, tmp_path: Path) -> Non
     ada, _ = client_of(site, "ada")
     bob, bobs_secret = client_of(site, "bob")
     long = bob.submit(
-        Call(run="long", stage=None, occurrence=0, qpu="vlq", seed=1), rotation(1.0, 400_000)
+        JobRequest(run="long", stage=None, call=0, qpu="vlq", seed=1), rotation(1.0, 400_000)
     )
     while not bob.view(long).tasks:
         time.sleep(0.01)

@@ -5,28 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, TypeAdapter
+from pydantic import BaseModel, Field, Json, TypeAdapter
 
 from orchestrator.broker.api.guards import Gate, read_body
 from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled
-from orchestrator.broker.client.protocol import Call, job_error
+from orchestrator.broker.client.protocol import job_error
 from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core.access import Forbidden, Identity
-from orchestrator.broker.core.events import LeaseWish
 from orchestrator.broker.core.explain import Explanation
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.identity import JobId, Payer
-from orchestrator.names import LINE, PROJECT, RUN
+from orchestrator.identity import JobId
+from orchestrator.names import LINE, RUN
 
 __all__ = ["Resolution", "router"]
 
@@ -42,8 +43,6 @@ _Job = Annotated[str, Path(pattern=r"^j[0-9a-f]{20}$", description="id of a job"
 _Wait = Annotated[
     float, Query(ge=0, le=_LONGEST_WAIT_S, description="wait so long for its end, in seconds")
 ]
-_Run = Annotated[str, Query(pattern=RUN, description="id of a run")]
-_Qpu = Annotated[str, Query(min_length=1, max_length=200, pattern=LINE)]
 
 
 class Resolution(BaseModel):
@@ -79,49 +78,21 @@ async def submit(
     broker: Broker,
     caller: Caller,
     request: Request,
-    run: _Run,
-    qpu: _Qpu,
-    call: Annotated[int, Query(ge=0, le=2**31, description="equal calls made before")] = 0,
-    stage: Annotated[str | None, Query(max_length=200, pattern=LINE)] = None,
-    seed: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-    project: Annotated[str | None, Query(pattern=PROJECT, description="who pays")] = None,
-    priority: Annotated[
-        int, Query(ge=-100, le=100, description="higher goes first; above 0 for operators")
-    ] = 0,
-    lease: Annotated[
-        str | None,
-        Query(min_length=1, max_length=300, pattern=LINE, description="loop that keeps the QPU"),
-    ] = None,
-    lease_longest_s: Annotated[float, Query(gt=0, le=86_400)] = 60.0,
-    lease_idle_s: Annotated[float, Query(gt=0, le=3600)] = 2.0,
-    calibration: Annotated[
-        str, Query(max_length=200, pattern=LINE, description="transpiled for this one")
-    ] = "",
-    reuse: Annotated[bool, Query(description="whether an equal job's result will do")] = False,
+    asked: Annotated[
+        Json[JobRequest], Header(alias="Job-Request", description="the job, as ASCII JSON")
+    ],
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
-    paying = caller.paying(project)
-    if priority > 0 and not caller.is_operator:
-        raise Forbidden(f"priority {priority}: only an operator raises it; give 0, or less to wait")
-    known_qpu(broker, qpu)
-    made = Call(
-        run=run,
-        stage=stage,
-        occurrence=call,
-        qpu=qpu,
-        seed=seed,
-        lease=None
-        if lease is None
-        else LeaseWish(id=lease, longest_s=lease_longest_s, idle_s=lease_idle_s),
-        priority=priority,
-        calibration=calibration,
-        reuse=reuse,
-    )
-    payer = Payer(user=caller.user, project=paying)
+    asked = replace(asked, project=caller.paying(asked.project or None))
+    if asked.priority > 0 and not caller.is_operator:
+        raise Forbidden(
+            f"priority {asked.priority}: only an operator raises it; give 0, or less to wait"
+        )
+    known_qpu(broker, asked.qpu)
     gate: Gate = request.app.state.gate
     async with gate.place(caller.user, request):
         with await read_body(request) as body:
-            job, new = await broker.take(made, payer, body)
+            job, new = await broker.take(asked, caller.user, body)
     return written(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
 
 

@@ -155,7 +155,8 @@ def _read(error: Exception) -> tuple[int, str]:
 def _fault(fault: Mapping[str, Any]) -> str:
     expected = EXPECTED.get(fault.get("ctx", {}).get("pattern", ""))
     if expected is not None:
-        what, given = str(fault["loc"][-1]), repr(fault["input"])
+        place = [str(part) for part in fault["loc"][1:] if part != "Job-Request"]
+        what, given = " ".join(place), repr(fault["input"])
         noun = "run id" if what == "run" else f"{what} name" if what in _NAMED else what
         shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
         return f"invalid {noun} {shown}: {expected}"

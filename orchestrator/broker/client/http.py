@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -19,9 +20,10 @@ from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
-from orchestrator.broker.client.protocol import Call, JobUncertain
+from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.statement import StatementLine
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
@@ -216,32 +218,19 @@ class RemoteBroker:
     def prewarm(self, qpu: str) -> None:
         """See `BrokerClient.prewarm`; the service has its QPUs ready."""
 
-    def submit(self, call: Call, payload: Payload) -> JobId:
+    def submit(self, request: JobRequest, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
-        asked: dict[str, Any] = {
-            "run": call.run,
-            "stage": call.stage,
-            "call": call.occurrence,
-            "qpu": call.qpu,
-            "seed": call.seed,
-            "project": self._project,
-            "priority": call.priority or None,
-            "calibration": call.calibration or None,
-            "reuse": True if call.reuse else None,
-        }
-        if call.lease is not None:
-            asked["lease"] = call.lease.id
-            asked["lease_longest_s"] = call.lease.longest_s
-            asked["lease_idle_s"] = call.lease.idle_s
+        if self._project is not None:
+            request = replace(request, project=self._project)
         body = payload.to_bytes()
         answer = self._ask(
             "POST",
             "/v1/jobs",
-            params={name: value for name, value in asked.items() if value is not None},
             content=body,
             headers={
                 "Content-Type": "application/octet-stream",
                 "Content-Digest": content_digest(body),
+                "Job-Request": request.to_json(),
             },
         )
         job = JobId(answer.json()["id"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from backends import api
 from backends.api import BackendError, Target, TaskCancelled, TaskFailed, TaskNotFinished
-from orchestrator.broker.core.events import LeaseWish
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.identity import CallKey, JobId
+from orchestrator.identity import JobId
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
@@ -17,49 +16,13 @@ if TYPE_CHECKING:
 
     from backends.payloads import Payload
 
-__all__ = ["BrokerClient", "Call", "JobUncertain", "call_job_id", "job_error"]
+__all__ = ["BrokerClient", "JobUncertain", "job_error"]
 
 
 class JobUncertain(BackendError):
     """Whether the job runs, or ran, on the QPU cannot be known; it is not started again."""
 
     retryable: ClassVar[bool] = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """Who calls a primitive. occurrence: how many equal payloads this stage sent before.
-
-    lease: the loop it belongs to, if one keeps the QPU. priority: for policies that look at it.
-    calibration: id of the one that its circuits were transpiled for, empty if for none.
-    reuse: whether the result of an equal job, of an earlier run too, will do.
-    """
-
-    run: str
-    stage: str | None
-    occurrence: int
-    qpu: str
-    seed: int | None = None
-    lease: LeaseWish | None = None
-    priority: int = 0
-    calibration: str = ""
-    reuse: bool = False
-
-
-def call_job_id(call: Call, digest: str, project: str = "") -> JobId:
-    """Return the idempotency key of a call as a job id: equal calls are the same job.
-
-    project: who pays; empty where one broker serves one process.
-    """
-    key = CallKey(
-        run=call.run,
-        stage=call.stage,
-        qpu=call.qpu,
-        project=project,
-        digest=digest,
-        occurrence=call.occurrence,
-    )
-    return key.job
 
 
 def job_error(view: JobView) -> Exception:
@@ -89,10 +52,10 @@ class BrokerClient(Protocol):
         """Let a QPU get ready for its first task, if it is slow to start; returns at once."""
         ...
 
-    def submit(self, call: Call, payload: Payload) -> JobId:
+    def submit(self, request: JobRequest, payload: Payload) -> JobId:
         """Hand in a job and return once it is durable.
 
-        A call that was handed in before, by this process or one that died, is the same job:
+        A request that was handed in before, by this process or one that died, is the same job:
         it is not started again while it runs or once it is completed. A failed or cancelled
         one is tried again with what is missing.
         """

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core.codec import from_json
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.identity import JobId
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
     "LeaseClosed",
     "LeaseEnd",
     "LeaseOpened",
-    "LeaseWish",
     "Part",
     "PubShape",
     "QpuDrained",
@@ -122,19 +122,6 @@ class BrokerOpened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseWish:
-    """What an iterative loop asks for: to keep the QPU between its jobs, within bounds.
-
-    id: the same for all jobs of the loop. longest_s, idle_s: as `Lease` has them; the site's
-    own bounds hold where they are shorter.
-    """
-
-    id: str
-    longest_s: float
-    idle_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
     """A result may be used again. key: digest of what it depends on; calibration: one of that.
 
@@ -147,37 +134,27 @@ class Reuse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobSubmitted:
+class JobSubmitted(JobRequest):
     """A client handed in one primitive call; its payload is stored under ``digest``.
 
-    project: who pays; user: who asked. Both are empty where one broker serves one process.
-    priority: what the user gave it, higher goes first where the policy looks at it.
-    lease: set where the job belongs to a loop that keeps the QPU between its jobs.
+    project and user, who asked, are empty where one broker serves one process.
     predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
     was known, and what was set aside for it from its budgets.
-    calibration: id of the one that its circuits were prepared for; empty where any will do.
     reuse: set where the stage asked for it; with a source, the job is complete as it comes.
     """
 
     kind: ClassVar[str] = "job-submitted"
+    run: str  # earlier brokers did not check it
+    project: str = ""
     job: JobId
-    run: str
-    stage: str | None
-    call: int
-    qpu: str
     backend: str
     payload_kind: str
     digest: str
     pubs: tuple[PubShape, ...]
     num_qubits: int
-    seed: int | None
-    project: str = ""
     user: str = ""
-    priority: int = 0
-    lease: LeaseWish | None = None
     predicted_s: float | None = None
     reserved: Charge | None = None
-    calibration: str = ""
     reuse: Reuse | None = None
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_queue import JobQueue
+from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.leases import Lease
 from orchestrator.broker.core.packing import pack, subtract, thin, whole_parts
 from orchestrator.broker.core.policies import QueuedJob, Situation
@@ -333,7 +334,7 @@ def _grants(rules: QpuRules) -> bool:
 
 
 def _opened(
-    context: SchedulingContext, job: ev.JobSubmitted, wish: ev.LeaseWish, now: datetime
+    context: SchedulingContext, job: ev.JobSubmitted, wish: LeaseWish, now: datetime
 ) -> ev.LeaseOpened:
     bounds = context.rules.leases
     assert bounds is not None

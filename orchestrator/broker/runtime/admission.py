@@ -1,56 +1,45 @@
-"""From a call and its payload to the event that begins a job: one way, for every broker."""
+"""From a request and its payload to the event that begins a job: one way, for every broker."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
-from orchestrator.broker.client.protocol import Call
-from orchestrator.broker.core.events import JobSubmitted, LeaseWish, Reuse
+from orchestrator.broker.core.events import JobSubmitted, Reuse
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.identity import JobId, OwnedName, Payer
+from orchestrator.identity import OwnedName
 
-__all__ = ["NOBODY", "job_submitted"]
+__all__ = ["job_submitted"]
 
-# Where one broker serves one process, nobody is told apart and nobody pays.
-NOBODY = Payer(user="", project="")
+_REQUEST = tuple(field.name for field in fields(JobRequest))
 
 
 def job_submitted(
-    job: JobId,
-    call: Call,
+    request: JobRequest,
     payload: CheckedPayload,
     backend: str,
     *,
-    payer: Payer = NOBODY,
+    user: str = "",
     reuse: Reuse | None = None,
 ) -> JobSubmitted:
     """Return the event of a new job.
 
-    backend: what drives the QPU. reuse: set where an equal job's result will do.
+    backend: what drives the QPU. user: empty where one broker serves one process. reuse: set where
+    an equal job's result will do.
     """
+    asked: dict[str, Any] = {name: getattr(request, name) for name in _REQUEST}
+    if request.lease is not None and user:  # users cannot join each other's leases
+        owned = str(OwnedName(user, request.lease.id))
+        asked["lease"] = replace(request.lease, id=owned)
     return JobSubmitted(
-        job=job,
-        run=call.run,
-        stage=call.stage,
-        call=call.occurrence,
-        qpu=call.qpu,
+        **asked,
+        job=request.job_id(payload.digest),
         backend=backend,
         payload_kind=payload.kind,
         digest=payload.digest,
         pubs=payload.pubs,
         num_qubits=payload.num_qubits,
-        seed=call.seed,
-        lease=_owned(call.lease, payer.user),
-        priority=call.priority,
-        project=payer.project,
-        user=payer.user,
-        calibration=call.calibration,
+        user=user,
         reuse=reuse,
     )
-
-
-def _owned(lease: LeaseWish | None, user: str) -> LeaseWish | None:
-    """Prefix a lease with its user, so that users cannot join each other's leases."""
-    if lease is None or not user:
-        return lease
-    return replace(lease, id=str(OwnedName(user, lease.id)))

@@ -15,8 +15,9 @@ from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
 from backends.api import Backend, Target, TaskCancelled
 from backends.payloads import Payload
-from orchestrator.broker.client.protocol import Call, call_job_id, job_error
+from orchestrator.broker.client.protocol import job_error
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.views import JobState, JobView
@@ -118,21 +119,20 @@ class EmbeddedBroker:
         if isinstance(backend, Prewarmable):
             backend.prewarm()
 
-    def submit(self, call: Call, payload: Payload) -> JobId:
+    def submit(self, request: JobRequest, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
-        self.backend(call.qpu)
+        self.backend(request.qpu)
         content = CheckedPayload.of(payload)  # here, for the loop serves other callers meanwhile
-        job = call_job_id(call, content.digest)
-        backend = self._settings(call.qpu).backend
-        reuse = self._reuse(call, content) if call.reuse else None
-        submitted = job_submitted(job, call, content, backend, reuse=reuse)
+        reuse = self._reuse(request, content) if request.may_reuse else None
+        backend = self._settings(request.qpu).backend
+        submitted = job_submitted(request, content, backend, reuse=reuse)
         written: Future[None] = Future()
         try:
             self._loop.call_soon_threadsafe(self._accept, submitted, payload, content.data, written)
         except RuntimeError as error:  # the loop is closed
             raise TaskCancelled(_CLOSED) from error
         written.result()
-        return job
+        return submitted.job
 
     def limit(self, unit: str, amount: float | None) -> None:
         """Let the run cost so much of a unit in all; None takes the limit away."""
@@ -145,9 +145,9 @@ class EmbeddedBroker:
         budgets = self._running_service.state.books.status(str(RunAccount(self._run)))
         return any(budget.amount is not None for budget in budgets)
 
-    def _reuse(self, call: Call, payload: CheckedPayload) -> ev.Reuse:
-        target = self.backend(call.qpu).target()
-        key = reuse_key(payload, self._settings(call.qpu), target, "")
+    def _reuse(self, request: JobRequest, payload: CheckedPayload) -> ev.Reuse:
+        target = self.backend(request.qpu).target()
+        key = reuse_key(payload, self._settings(request.qpu), target, "")
         source = self._running_service.contents.source(key)
         return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 

@@ -22,7 +22,6 @@ from backends.api import (
     Usage,
 )
 from backends.results import result_to_bytes
-from orchestrator.broker.client.protocol import Call, call_job_id
 from orchestrator.broker.client.status import (
     JobUnknown,
     NotUncertain,
@@ -33,6 +32,7 @@ from orchestrator.broker.client.status import (
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.explain import Explanation, explain
+from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.state import BrokerState
@@ -47,7 +47,7 @@ from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config import BrokerLimits, QpuSettings
-from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, Payer, results_audience
+from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audience
 
 __all__ = [
     "SiteBroker",
@@ -169,34 +169,33 @@ class SiteBroker:
         """Return what a QPU accepts now. Raises ``QpuUnavailable``."""
         return await asyncio.to_thread((await self.backend(qpu)).target)
 
-    async def take(self, call: Call, payer: Payer, body: IO[bytes]) -> tuple[JobView, bool]:
-        """Take a call in whose payload comes from a stranger; see `submit`.
+    async def take(self, request: JobRequest, user: str, body: IO[bytes]) -> tuple[JobView, bool]:
+        """Take a job in whose payload comes from a stranger; see `submit`.
 
         Also raises ``PayloadRejected`` for bytes that are no payload, or take too much to read.
         """
-        target = (await self.backend(call.qpu)).target()
-        return await self.submit(
-            call, payer, await self.intake.read(body, payer.user, call.qpu, target)
-        )
+        target = (await self.backend(request.qpu)).target()
+        payload = await self.intake.read(body, user, request.qpu, target)
+        return await self.submit(request, user, payload)
 
     async def submit(
-        self, call: Call, payer: Payer, payload: CheckedPayload
+        self, request: JobRequest, user: str, payload: CheckedPayload
     ) -> tuple[JobView, bool]:
-        """Take a call in; return its job once it is durable, and whether it is a new one.
+        """Take a job in; return its job once it is durable, and whether it is a new one.
 
         Raises ``PayloadRejected`` if the QPU can never run it, ``CalibrationChanged`` if it was
         prepared for another calibration, ``QpuUnavailable``.
         """
-        backend = await self.backend(call.qpu)
+        backend = await self.backend(request.qpu)
         target = backend.target()
-        await self.upkeep.note(call.qpu, target)
-        job = call_job_id(call, payload.digest, payer.project)
+        await self.upkeep.note(request.qpu, target)
+        job = request.job_id(payload.digest)
         service, known = self.service, await self._find(job)
         is_known = known is not None and known.state not in (JobState.FAILED, JobState.CANCELLED)
-        if not is_known and call.calibration not in ("", target.calibration.id):
+        if not is_known and request.calibration not in ("", target.calibration.id):
             raise CalibrationChanged(
-                f"QPU {call.qpu!r} was calibrated anew: the job was transpiled for calibration "
-                f"{call.calibration}, and it is {target.calibration.id} now; transpile it again"
+                f"QPU {request.qpu!r} was calibrated anew: the job was transpiled for calibration "
+                f"{request.calibration}, and it is {target.calibration.id} now; transpile it again"
             )
         if payload.unfit is not None:
             raise PayloadRejected(payload.unfit)
@@ -204,14 +203,14 @@ class SiteBroker:
             return await self.view(job), False
         size = len(payload.data) if known is None else 0
         now_s = self.clock().timestamp()
-        with self.quotas.admitted(job, payer.user, payer.project, size, now_s):
+        with self.quotas.admitted(job, user, request.project, size, now_s):
             service.contents.put(job, payload.data)
             if known is not None:
-                await service.post(ev.JobResumed(job=job, calibration=call.calibration))
+                await service.post(ev.JobResumed(job=job, calibration=request.calibration))
                 return await self.view(job), False
-            reuse = await self._reuse(call, payer.project, payload, target) if call.reuse else None
-            backend_name = self.qpus[call.qpu].backend
-            submitted = job_submitted(job, call, payload, backend_name, payer=payer, reuse=reuse)
+            reuse = await self._reuse(request, payload, target) if request.may_reuse else None
+            backend_name = self.qpus[request.qpu].backend
+            submitted = job_submitted(request, payload, backend_name, user=user, reuse=reuse)
             try:
                 await service.post(submitted, {payload.digest: payload.data})
             except LedgerError:
@@ -220,10 +219,11 @@ class SiteBroker:
         return await self.view(job), True
 
     async def _reuse(
-        self, call: Call, project: str, payload: CheckedPayload, target: Target
+        self, request: JobRequest, payload: CheckedPayload, target: Target
     ) -> ev.Reuse:
+        project = request.project
         audience = results_audience(project, shares=project in self.sharing)
-        key = reuse_key(payload, self.qpus[call.qpu], target, audience)
+        key = reuse_key(payload, self.qpus[request.qpu], target, audience)
         source = await asyncio.to_thread(self.service.contents.source, key)
         return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
