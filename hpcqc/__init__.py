@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from orchestrator.inputs import InputRefused, checked_by
     from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
     from orchestrator.provenance.folder import FolderError
-    from orchestrator.provenance.reading import RecordError, read_record
-    from orchestrator.provenance.schema import RunRecord
+    from orchestrator.provenance.schema import RecordError, RunRecord, read_record
     from orchestrator.resources import BudgetOutOfReach, shutdown
     from orchestrator.runs import on_qpu
     from orchestrator.stages import classical, quantum
@@ -133,8 +132,7 @@ _HOMES = {
     "orchestrator.config": ("ConfigError",),
     "orchestrator.inputs": ("InputRefused", "checked_by"),
     "orchestrator.primitives": ("Estimator", "Qpu", "Sampler", "open_qpu"),
-    "orchestrator.provenance.reading": ("RecordError", "read_record"),
-    "orchestrator.provenance.schema": ("RunRecord",),
+    "orchestrator.provenance.schema": ("RecordError", "RunRecord", "read_record"),
     "orchestrator.provenance.folder": ("FolderError",),
     "orchestrator.resources": ("BudgetOutOfReach", "shutdown"),
     "orchestrator.runs": ("on_qpu",),

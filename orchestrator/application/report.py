@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from orchestrator.provenance.reading import read_record
 from orchestrator.provenance.report import draw_report
+from orchestrator.provenance.schema import read_record
 from orchestrator.text_files import TextFileError, read_text
 
 __all__ = ["report"]
@@ -16,8 +16,8 @@ __all__ = ["report"]
 def report(run: Path | str, *, out: Path | str | None = None) -> Path:
     """Write the report of an earlier run again, from its record.
 
-    The report shows the result if ``result.json`` is beside the record. Other files of the run
-    stay as they are.
+    Plot, table and summary of the result are in the record; the report shows the rest of the
+    result if ``result.json`` is beside it. Other files of the run stay as they are.
 
     Args:
         run: The run's folder, or its ``run.json``.
@@ -42,8 +42,8 @@ def report(run: Path | str, *, out: Path | str | None = None) -> Path:
 
 
 def _result(file: Path) -> tuple[Any, list[str]]:
-    """Return a run's result, or None and the reason why it is not shown."""
+    """Return a run's result, or None and a note why it is not shown."""
     try:
         return json.loads(read_text(file)), []
     except (TextFileError, ValueError, RecursionError) as error:
-        return None, [f"the result is not shown: {error}"]
+        return None, [f"the rest of the result is not shown: {error}"]

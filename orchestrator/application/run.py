@@ -60,9 +60,10 @@ from orchestrator.doctor import machine, versions
 from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
-from orchestrator.provenance.outcome import Outcome
+from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.record import RunFacts, merged_stages, run_record
 from orchestrator.provenance.schema import RecordedAttempt, RunRecord, RunStatus
+from orchestrator.provenance.values import json_value
 from orchestrator.retention import hold_run
 
 if TYPE_CHECKING:
@@ -492,9 +493,10 @@ class _Execution:
     def _conclude(self, value: Any, error: BaseException | None) -> RunResult:
         folder = self._plan.folder
         if error is None:
-            folder.write_result(value)
-            record = self._write("completed")
-            outcome = folder.write_report(record, value)
+            result = json_value(value)
+            folder.write_result(result)
+            record = self._write("completed", outcome=outcome_of(result))
+            outcome = folder.write_report(record, result)
             return RunResult(
                 id=self._plan.id,
                 status="completed",
@@ -540,13 +542,16 @@ class _Execution:
         record = self._write("interrupted", "interrupted by the user")
         self._plan.folder.write_report(record, None)
 
-    def _write(self, status: RunStatus, error: str | None = None) -> RunRecord:
+    def _write(
+        self, status: RunStatus, error: str | None = None, outcome: Outcome | None = None
+    ) -> RunRecord:
         ended = None if status == "running" else datetime.now(UTC)
         attempt = self._attempt.model_copy(update={"ended_at": ended, "status": status})
         facts = replace(
             self._facts,
             status=status,
             error=error,
+            outcome=outcome,
             ended_at=ended,
             attempts=(*self._earlier_attempts, attempt),
         )

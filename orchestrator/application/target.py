@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from backends.plugins import installed
 from backends.suggestions import did_you_mean
 from orchestrator.doctor import foreign_flow, missing_extra, shadowing
 
@@ -87,7 +88,7 @@ def find_target(text: str) -> FlowTarget:
         shadowing(file.parent)
         _check_source(text, file, attribute)
         return FlowTarget(text=text, path=file, attribute=attribute or None)
-    known = {point.name: point for point in sorted(entry_points(group=GROUP), key=_by_name)}
+    known = installed(GROUP)
     if text in known:
         return FlowTarget(text=text, entry_point=known[text])
     raise TargetError(
@@ -248,7 +249,3 @@ def _last_line(error: BaseException, path: Path | None) -> str:
             line = trace.tb_lineno
         trace = trace.tb_next
     return f" (line {line})" if line else ""
-
-
-def _by_name(point: EntryPoint) -> str:
-    return point.name

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from backends.plugins import installed
 from orchestrator.cli.agent import commands as agent_commands
 from orchestrator.cli.broker.commands import broker
 from orchestrator.cli.option_values import path, real, whole
@@ -44,6 +45,13 @@ app.add_typer(_config, name="config")
 app.add_typer(broker, name="broker")
 app.add_typer(agent_commands.agent, name="agent")
 
+_Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET",
+        help=f"{', '.join(installed('hpcqc.flows'))}, or path/to/file.py:flow.",
+    ),
+]
 _Site = Annotated[
     Path | None,
     typer.Option("--site", parser=path, metavar="FILE", help="Site file instead of the one found."),
@@ -115,12 +123,7 @@ def options(
 
 @app.command()
 def run(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET", help="flows.dissociation, flows.maxcut, or path/to/file.py:flow."
-        ),
-    ],
+    target: _Target,
     parameter: _Parameters = None,
     qpu: _Qpu = None,
     site: _Site = None,
@@ -175,12 +178,7 @@ def run(
 
 @app.command()
 def estimate(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET", help="flows.dissociation, flows.maxcut, or path/to/file.py:flow."
-        ),
-    ],
+    target: _Target,
     parameter: _Parameters = None,
     qpu: _Qpu = None,
     site: _Site = None,

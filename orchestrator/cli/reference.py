@@ -48,8 +48,9 @@ charges, method, seed, calibration and slices; there from the start, replaced at
 change would break readers; records of earlier versions are still read. Readers should ignore keys
 that they do not know.
 
-`hpcqc report RUN` writes `report.html` again from `run.json`, also from those of earlier versions,
-and from `result.json` if that is beside it.
+`hpcqc report RUN` writes `report.html` again from `run.json` alone, also from those of earlier
+versions. Plot, table and summary of the result are in the record; the rest of the result is shown if
+`result.json` is beside it.
 
 A run that failed, was interrupted or was killed is continued by the same command with its
 `--run-id`: stages and quantum jobs that finished are not run again.
@@ -73,7 +74,8 @@ Anything: `result.json` holds it, with arrays as lists and NaN as null. If it is
 }
 ```
 
-`style` is `line` or `points`; a series may have `y_error`, one standard error per value.
+`style` is `line` or `points`; a series may have `y_error`, one standard error per value. A `plot` of
+any other form is a figure of Matplotlib, or an SVG document as text; it is kept as `plot.svg`.
 """
 
 _SITE = """\

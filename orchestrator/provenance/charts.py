@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.provenance.lanes import FAILED, Lane, Timeline
+from orchestrator.provenance.gantt import FAILED, Lane, Timeline
 from orchestrator.provenance.outcome import Plot, Series
 
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ _ROLES = {
     "'DejaVu Sans'": "var(--sans)",
 }
 _MAX_VECTOR_BARS = 1500
-_LEAST_SHARE = 0.0025  # of the picture's width, two pixels: shorter work would not be seen
+_LEAST_SHARE = 0.0025  # of the picture's width: two pixels, so that the shortest work is visible
 _FONT = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "font.size": 10}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One figure twice. svg: to be put inline into HTML, its colours CSS variables."""
+    """One figure twice. svg: for inline use in HTML; its colours are CSS variables."""
 
     svg: str
     png: bytes
 
 
 def draw_plot(plot: Plot) -> Picture:
-    """Draw a result's diagram; missing values are gaps. Raises ValueError if it cannot."""
+    """Draw a plot; missing values are gaps. Raises what Matplotlib raises."""
 
     def draw(axes: Axes) -> None:
         for index, series in enumerate(plot.series):
@@ -64,7 +64,7 @@ def draw_plot(plot: Plot) -> Picture:
 
 
 def draw_gantt(timeline: Timeline) -> Picture:
-    """Draw who did what when: classical stages, quantum stages, then what the QPUs ran."""
+    """Draw classical stages, quantum stages and the tasks of QPUs over time."""
     colors = {label: _PALETTE[i % len(_PALETTE)] for i, label in enumerate(timeline.labels)}
     many = sum(len(lane.bars) for lane in timeline.lanes) > _MAX_VECTOR_BARS
 
@@ -94,6 +94,7 @@ def draw_gantt(timeline: Timeline) -> Picture:
 
 
 def _draw_series(axes: Axes, series: Series, color: str) -> None:
+    x = list(range(len(series.y)) if series.x is None else series.x)
     y = [float("nan") if value is None else value for value in series.y]
     look: dict[str, Any] = {"color": color, "label": series.label or None}
     if series.style == "points":
@@ -101,10 +102,10 @@ def _draw_series(axes: Axes, series: Series, color: str) -> None:
     else:
         look |= {"linewidth": 1.8}
     if series.y_error is None:
-        axes.plot(list(series.x), y, **look)
+        axes.plot(x, y, **look)
         return
     errors = [0.0 if value is None else abs(value) for value in series.y_error]
-    axes.errorbar(list(series.x), y, yerr=errors, capsize=3, **look)
+    axes.errorbar(x, y, yerr=errors, capsize=3, **look)
 
 
 def _draw_lane(
@@ -118,7 +119,7 @@ def _draw_lane(
         (row - 0.36, 0.72),
         facecolors=[_FAIL if bar.state in FAILED else colors[bar.label] for bar in lane.bars],
         alpha=0.35 if lane.waits else 0.9,
-        # A line around a narrow bar would be all there is to see of it.
+        # A line around a narrow bar would hide it.
         linewidth=[0.4 if bar.length_s > 4 * least_s else 0.0 for bar in lane.bars],
         edgecolor="none" if many else _PAPER,
         rasterized=many,

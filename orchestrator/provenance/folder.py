@@ -13,10 +13,9 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from orchestrator.provenance.outcome import Outcome
-from orchestrator.provenance.reading import RecordError, read_record
 from orchestrator.provenance.record import recorded_stage
 from orchestrator.provenance.report import draw_report
-from orchestrator.provenance.schema import RecordedStage, RunRecord
+from orchestrator.provenance.schema import RecordedStage, RecordError, RunRecord, read_record
 from orchestrator.provenance.values import json_text, json_value
 from orchestrator.runs import StageSpan
 
@@ -128,7 +127,7 @@ class RunFolder:
         self._replace("result.json", json_text(result).encode())
 
     def write_report(self, record: RunRecord, result: Any) -> Outcome:
-        """Write ``report.html`` and the PNGs; return what of the result they show."""
+        """Write ``report.html`` and the pictures; return what of the result they show."""
         report = draw_report(record, result)
         for name, png in report.pictures.items():
             self._replace(name, png)

@@ -1,54 +1,131 @@
-"""What of a flow's return value can be drawn and tabulated."""
+"""The parts of a flow's result that reports show: plot, table and summary."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-__all__ = ["Outcome", "Plot", "Series", "Table", "outcome_of"]
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    JsonValue,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+__all__ = ["Outcome", "Plot", "RecordPart", "Series", "Table", "outcome_of"]
+
+_Number = Annotated[float, Strict()]
+_Text = Annotated[str, BeforeValidator(str)]
+_Scale = Literal["linear", "log"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Series:
-    """One line or cloud of points; None where there is no value. y_error: standard errors."""
+class RecordPart(BaseModel):
+    """A part of a run record; its attributes' docstrings are in the published schema."""
 
-    label: str
-    x: tuple[float | str, ...]
-    y: tuple[float | None, ...]
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Series(RecordPart):
+    """One line or cloud of points of a plot."""
+
+    label: _Text = ""
+    x: tuple[float | str, ...] | None = None
+    """numbers, or names of categories; null counts from 0"""
+    y: tuple[_Number | None, ...]
+    """null where there is no value"""
     style: Literal["line", "points"] = "line"
-    y_error: tuple[float | None, ...] | None = None
+    y_error: tuple[_Number | None, ...] | None = None
+    """standard errors"""
+
+    @field_validator("x", mode="before")
+    @classmethod
+    def _of_one_type(cls, x: Any) -> Any:
+        is_named = isinstance(x, list | tuple) and any(isinstance(item, str) for item in x)
+        return [str(item) for item in x] if is_named else x
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        for name, values in (("x", self.x), ("y_error", self.y_error)):
+            if values is not None and len(values) != len(self.y):
+                raise ValueError(f"{len(values)} values of {name} for {len(self.y)} of y")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
-    """One diagram."""
+class Plot(RecordPart):
+    """One diagram of lines and points."""
 
-    title: str
-    x_label: str
-    y_label: str
+    title: _Text = ""
+    x_label: _Text = ""
+    y_label: _Text = ""
     series: tuple[Series, ...]
-    x_scale: Literal["linear", "log"] = "linear"
-    y_scale: Literal["linear", "log"] = "linear"
+    x_scale: _Scale = "linear"
+    y_scale: _Scale = "linear"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_shared_x(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not isinstance(data.get("series"), list):
+            return data
+        shared = {"x": data.get("x")}
+        series = [{**shared, **one} if isinstance(one, Mapping) else one for one in data["series"]]
+        return {**data, "series": series}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(RecordPart):
     """Rows of cells under named columns."""
 
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
+    columns: tuple[_Text, ...]
+    rows: tuple[tuple[JsonValue, ...], ...]
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        for number, row in enumerate(self.rows, start=1):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"row {number} has {len(row)} cells for {len(self.columns)} columns"
+                )
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The parts of a result that people look at. notes: what was there but had no usable form."""
+class Outcome(RecordPart):
+    """The parts of a flow's result that reports show."""
 
-    plot: Plot | None = None
+    plot: Plot | str | None = None
+    """lines and points, or an SVG document that the flow has drawn"""
     table: Table | None = None
     summary: tuple[str, ...] = ()
-    rest: Any = None
     notes: tuple[str, ...] = ()
+    """why a part of the result is not shown"""
+
+    def rest(self, result: Any) -> Any:
+        """Return the result without the parts that are shown; None if nothing is left."""
+        if not isinstance(result, Mapping):
+            return result
+        shown = [name for name in _PARTS if getattr(self, name)]
+        return {key: value for key, value in result.items() if key not in shown} or None
+
+
+def _svg(text: Any) -> str:
+    if not isinstance(text, str) or "<svg" not in text[:2000]:
+        raise ValueError("expected an SVG document")
+    return text
+
+
+def _lines(summary: Any) -> Any:
+    return summary.splitlines() if isinstance(summary, str) else summary
+
+
+_PARTS: Mapping[str, TypeAdapter[Any]] = {
+    "plot": TypeAdapter(Plot),
+    "table": TypeAdapter(Table),
+    "summary": TypeAdapter(Annotated[tuple[_Text, ...], BeforeValidator(_lines)]),
+}
+_SVG: TypeAdapter[str] = TypeAdapter(Annotated[str, BeforeValidator(_svg)])
 
 
 def outcome_of(result: Any) -> Outcome:
@@ -61,88 +138,19 @@ def outcome_of(result: Any) -> Outcome:
          "table": {"columns": [...], "rows": [[...]]},
          "summary": ["a line", ...]}
 
-    Everything else is in ``rest``. A part of another form becomes a note, never an error: a
-    finished run must not fail for its picture.
+    ``plot`` may also be an SVG document as text. A part of another form becomes a note, never an
+    error: a finished run must not fail for its picture.
     """
-    if not isinstance(result, Mapping):
-        return Outcome(rest=result)
-    notes: list[str] = []
-    parts: dict[str, Any] = {"plot": None, "table": None, "summary": ()}
-    readers = {"plot": _plot, "table": _table, "summary": _summary}
-    rest = dict(result)
-    for name, read in readers.items():
-        if name in result:
-            try:
-                parts[name] = read(result[name])
-                del rest[name]
-            except (KeyError, TypeError, ValueError) as error:
-                reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-                notes.append(f"the result's {name!r} is not of the form hpcqc draws: {reason}")
-    return Outcome(**parts, rest=rest or None, notes=tuple(notes))
-
-
-def _plot(data: Mapping[str, Any]) -> Plot:
-    if not isinstance(data, Mapping):
-        raise TypeError(f"it is {type(data).__name__}, not a mapping")
-    common_errors = data.get("y_error")
-    series = []
-    for index, entry in enumerate(_sequence(data["series"], "series")):
-        if not isinstance(entry, Mapping):
-            raise TypeError(f"series {index} is {type(entry).__name__}, not a mapping")
-        errors = entry.get("y_error", common_errors if index == 0 else None)
-        series.append(_series(entry, entry.get("x", data.get("x")), errors))
-    return Plot(
-        title=str(data.get("title", "")),
-        x_label=str(data.get("x_label", "")),
-        y_label=str(data.get("y_label", "")),
-        series=tuple(series),
-    )
-
-
-def _series(entry: Mapping[str, Any], x: Any, errors: Any) -> Series:
-    label = str(entry.get("label", ""))
-    y = tuple(_number(item) for item in _sequence(entry["y"], "y"))
-    x = tuple(range(len(y))) if x is None else tuple(_sequence(x, "x"))
-    if len(x) != len(y):
-        raise ValueError(f"series {label!r} has {len(y)} values for {len(x)} places")
-    if errors is not None:
-        errors = tuple(_number(item) for item in _sequence(errors, "y_error"))
-        if len(errors) != len(y):
-            raise ValueError(f"series {label!r} has {len(errors)} errors for {len(y)} values")
-    texts = any(isinstance(item, str) for item in x)
-    places = tuple(str(item) if texts else float(item) for item in x)
-    style = entry.get("style", "line")
-    if style not in ("line", "points"):
-        raise ValueError(f"style {style!r}; give 'line' or 'points'")
-    return Series(label=label, x=places, y=y, style=style, y_error=errors)
-
-
-def _table(data: Mapping[str, Any]) -> Table:
-    if not isinstance(data, Mapping):
-        raise TypeError(f"it is {type(data).__name__}, not a mapping")
-    columns = tuple(str(column) for column in _sequence(data["columns"], "columns"))
-    rows = tuple(tuple(_sequence(row, "row")) for row in _sequence(data["rows"], "rows"))
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(columns):
-            raise ValueError(f"row {number} has {len(row)} cells for {len(columns)} columns")
-    return Table(columns=columns, rows=rows)
-
-
-def _summary(data: Any) -> tuple[str, ...]:
-    if isinstance(data, str):
-        return tuple(data.splitlines())
-    return tuple(str(line) for line in _sequence(data, "summary"))
-
-
-def _sequence(value: Any, name: str) -> Sequence[Any]:
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} is {type(value).__name__}, not a list")
-    return value
-
-
-def _number(value: Any) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} is not a number")
-    return float(value)
+    parts: dict[str, Any] = {"notes": ()}
+    for name, form in _PARTS.items() if isinstance(result, Mapping) else ():
+        if name not in result:
+            continue
+        form = _SVG if name == "plot" and isinstance(result[name], str) else form  # noqa: PLW2901
+        try:
+            parts[name] = form.validate_python(result[name])
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            place = ".".join(map(str, (name, *fault["loc"])))
+            reason = fault["msg"].removeprefix("Value error, ")
+            parts["notes"] += (f"the result's {place!r} is not shown: {reason}",)
+    return Outcome(**parts)

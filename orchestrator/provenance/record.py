@@ -12,6 +12,7 @@ from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
 from orchestrator.config import ScheduleSettings, Site
 from orchestrator.identity import CallStage
+from orchestrator.provenance.outcome import Outcome
 from orchestrator.provenance.schema import (
     RecordedAttempt,
     RecordedJob,
@@ -43,7 +44,7 @@ class RunFacts:
     """What is known of a run besides its stages and quantum jobs.
 
     attempts: one entry per process that worked on the run, the last one being this.
-    versions: package to version. machine: host, cores, memory.
+    outcome: of the flow's result. versions: package to version. machine: host, cores, memory.
     """
 
     id: str
@@ -56,6 +57,7 @@ class RunFacts:
     started_at: datetime
     ended_at: datetime | None = None
     error: str | None = None
+    outcome: Outcome | None = None
     attempts: Sequence[RecordedAttempt] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
@@ -92,6 +94,7 @@ def run_record(
         site=RecordedSite.model_validate(site_document(facts.site)),
         versions=dict(facts.versions),
         machine=json_value(facts.machine),
+        outcome=facts.outcome,
     )
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
-from orchestrator.provenance.lanes import stage_name, timeline_of
+from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.markup import cell_text, duration_text, rendered
 from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.schema import RecordedStage, RunRecord
-from orchestrator.provenance.values import json_value
 
 __all__ = [
     "Pictures",
@@ -30,7 +30,7 @@ _ALWAYS_SHOWN = ("job", "state", "waited", "took", "charged")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pictures:
-    """Inline SVG for the report; None where there is nothing to draw."""
+    """HTML of the report's pictures; None where there is nothing to draw."""
 
     plot: str | None = None
     gantt: str | None = None
@@ -38,7 +38,7 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A report. page: HTML; outcome: what it shows of the result; pictures: PNG by file name."""
+    """A report. page: HTML; outcome: what it shows of the result; pictures: PNG or SVG by name."""
 
     page: bytes
     outcome: Outcome
@@ -48,38 +48,49 @@ class Report:
 def draw_report(record: RunRecord, result: Any, notes: Iterable[str] = ()) -> Report:
     """Draw the pictures of a run and make its page.
 
-    result: what the flow returned. notes: on the result, to be shown beside it.
+    result: what the flow returned, in JSON types. notes: on the result, shown beside it.
     """
-    outcome = outcome_of(json_value(result))
+    outcome = record.outcome or outcome_of(result)
     timeline = timeline_of(record)
     notes = [*notes, *outcome.notes]
-    drawn: dict[str, Picture] = {}
+    html: dict[str, str] = {}
+    files: dict[str, bytes] = {}
     draws: dict[str, Callable[[], Picture]] = {}
-    if outcome.plot is not None:
-        draws["plot.png"] = partial(draw_plot, outcome.plot)
+    if isinstance(outcome.plot, str):
+        html["plot"], files["plot.svg"] = _image(outcome.plot), _bytes(outcome.plot)
+    elif outcome.plot is not None:
+        draws["plot"] = partial(draw_plot, outcome.plot)
     if timeline.lanes:
-        draws["gantt.png"] = partial(draw_gantt, timeline)
+        draws["gantt"] = partial(draw_gantt, timeline)
     for name, draw in draws.items():
         try:
-            drawn[name] = draw()
+            picture = draw()
         except Exception as error:  # noqa: BLE001 - the data is the user's, the errors Matplotlib's
-            notes.append(f"{name} could not be drawn: {type(error).__name__}: {error}")
-    outcome = replace(outcome, notes=tuple(notes))
-    svgs = {name: picture.svg for name, picture in drawn.items()}
-    pictures = Pictures(plot=svgs.get("plot.png"), gantt=svgs.get("gantt.png"))
-    return Report(
-        page=report_html(record, outcome, pictures).encode(errors="backslashreplace"),
-        outcome=outcome,
-        pictures={name: picture.png for name, picture in drawn.items()},
-    )
+            notes.append(f"{name}.png could not be drawn: {type(error).__name__}: {error}")
+        else:
+            html[name], files[f"{name}.png"] = picture.svg, picture.png
+    outcome = outcome.model_copy(update={"notes": tuple(notes)})
+    page = report_html(record, outcome, Pictures(**html), outcome.rest(result))
+    return Report(page=_bytes(page), outcome=outcome, pictures=files)
 
 
-def report_html(record: RunRecord, outcome: Outcome, pictures: Pictures) -> str:
-    """Return the page."""
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="backslashreplace")
+
+
+def _image(svg: str) -> str:
+    """Return a flow's own SVG document as an image: inline, its scripts would run."""
+    data = base64.b64encode(_bytes(svg)).decode("ascii")
+    return f'<img src="data:image/svg+xml;base64,{data}" alt="">'
+
+
+def report_html(record: RunRecord, outcome: Outcome, pictures: Pictures, rest: Any = None) -> str:
+    """Return the page. rest: parts of the result that the outcome lacks."""
     return rendered(
         "run.html",
         record=record,
         outcome=outcome,
+        rest=rest,
         pictures=pictures,
         numbers=_numbers(record),
         usage=usage_rows(record),

@@ -1,4 +1,4 @@
-"""The record of a run, ``run.json``, as types.
+"""The record of a run, ``run.json``: its types, and how it is read.
 
 Readers ignore keys that they do not know. Keys that records did not always have are optional, so
 that a record stays readable; a change that breaks readers raises `VERSION`.
@@ -6,16 +6,21 @@ that a record stays readable; a change that breaks readers raises `VERSION`.
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field, JsonValue, ValidationError
 
 from orchestrator.broker.core.views import JobState, QpuTaskState
+from orchestrator.provenance.outcome import Outcome, RecordPart
 from orchestrator.runs import StageState
+from orchestrator.text_files import TextFileError, read_text
 
 __all__ = [
     "VERSION",
+    "RecordError",
     "RecordedAttempt",
     "RecordedJob",
     "RecordedQpu",
@@ -26,17 +31,20 @@ __all__ = [
     "RunRecord",
     "RunStatus",
     "RunUsage",
+    "read_record",
 ]
 
 VERSION: Final = 2
 RunStatus = Literal["running", "completed", "failed", "interrupted"]
+_EARLIER = {"hpcqc-run/1": 1}  # what records had as "schema" before they had a version
+_RESTORE = (
+    "restore it, or continue the run under its id in another folder, which repeats nothing and "
+    "writes the record again"
+)
+_NOT_ONE = "give the run.json that hpcqc run wrote, or its folder"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-
-class RecordedUsage(_Part):
+class RecordedUsage(RecordPart):
     """What QPU tasks consumed."""
 
     qpu_seconds: float = 0.0
@@ -49,7 +57,7 @@ class RecordedUsage(_Part):
     """amounts by unit"""
 
 
-class RecordedTask(_Part):
+class RecordedTask(RecordPart):
     """One start on a backend: a slice of a job, or PUBs of several jobs together."""
 
     tag: str
@@ -81,7 +89,7 @@ class RecordedTask(_Part):
     """how long the QPU, or its simulation, worked on it"""
 
 
-class RecordedJob(_Part):
+class RecordedJob(RecordPart):
     """A quantum job: one call of a primitive's ``run``."""
 
     id: str
@@ -128,7 +136,7 @@ class RecordedJob(_Part):
     """from start to end"""
 
 
-class RecordedStage(_Part):
+class RecordedStage(RecordPart):
     """One run of a stage."""
 
     key: str
@@ -158,7 +166,7 @@ class RecordedStage(_Part):
     """how long it waited for a worker and for its QPU tasks"""
 
 
-class RecordedAttempt(_Part):
+class RecordedAttempt(RecordPart):
     """One process that worked on the run."""
 
     started_at: datetime
@@ -167,7 +175,7 @@ class RecordedAttempt(_Part):
     status: RunStatus
 
 
-class RecordedQpu(_Part):
+class RecordedQpu(RecordPart):
     """A QPU of the site, as configured."""
 
     backend: str
@@ -179,7 +187,7 @@ class RecordedQpu(_Part):
     """of the backend; secrets show as where they are kept"""
 
 
-class RecordedSite(_Part):
+class RecordedSite(RecordPart):
     """The site on which the run took place."""
 
     name: str
@@ -204,14 +212,14 @@ class RecordedSite(_Part):
         return None if url is None else str(url)
 
 
-class RunUsage(_Part):
+class RunUsage(RecordPart):
     """What the jobs of the run consumed."""
 
     total: RecordedUsage
     per_qpu: dict[str, RecordedUsage]
 
 
-class RunRecord(_Part):
+class RunRecord(RecordPart):
     """A run: its parameters, site, versions, stages and quantum jobs. Times are UTC."""
 
     version: Literal[2] = VERSION
@@ -240,3 +248,63 @@ class RunRecord(_Part):
     """of Python packages"""
     machine: dict[str, JsonValue]
     """host, cores and memory"""
+    outcome: Outcome | None = None
+    """of the flow's result, what reports show; null if the run did not complete"""
+
+
+class RecordError(ValueError):
+    """A file is not a run record that can be read; the message says what to do."""
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a run record.
+
+    Args:
+        path: A ``run.json``, or the folder of a run.
+
+    Returns:
+        The record. Those of earlier versions are converted.
+
+    Raises:
+        RecordError: The file is missing, damaged, of a newer version, or not a run record.
+    """
+    file = path / "run.json" if path.is_dir() else path
+    try:
+        return _record(file, read_text(file))
+    except TextFileError as error:
+        raise RecordError(f"no run record: {error}") from error
+
+
+def _record(file: Path, text: str) -> RunRecord:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(
+            f"{file} is not JSON ({error}); if it was a run record, {_RESTORE}; else {_NOT_ONE}"
+        ) from error
+    version = _version(document)
+    if version is None:
+        raise RecordError(f"{file} is not a run record: it has no version; {_NOT_ONE}")
+    if version > VERSION:
+        writer = document.get("versions")
+        needed = writer.get("hpcqc") if isinstance(writer, dict) else None
+        by = f"hpcqc {needed}, which wrote it," if needed else "a newer hpcqc"
+        raise RecordError(
+            f"{file} is a run record of version {version}, and this hpcqc reads versions up to "
+            f"{VERSION}; read it with {by} or update this one"
+        )
+    try:
+        return RunRecord.model_validate({**document, "version": VERSION})
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise RecordError(
+            f"{file} is a damaged run record: {place}: {fault['msg']}; {_RESTORE}"
+        ) from error
+
+
+def _version(document: Any) -> int | None:
+    if not isinstance(document, dict):
+        return None
+    version = document.get("version", _EARLIER.get(str(document.get("schema"))))
+    return version if type(version) is int and version > 0 else None

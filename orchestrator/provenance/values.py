@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import math
 from collections.abc import Mapping, Set
@@ -17,8 +18,9 @@ __all__ = ["json_text", "json_value"]
 def json_value(value: Any) -> Any:
     """Reduce a value to what JSON can say, without ever failing.
 
-    Models of Pydantic become objects, arrays nested lists, complex numbers ``{"real", "imag"}``, dates ISO 8601, bytes
-    ``{"base64"}``, NaN and infinities None; what is left becomes its ``str``.
+    Models of Pydantic become objects, arrays nested lists, complex numbers ``{"real", "imag"}``,
+    dates ISO 8601, bytes ``{"base64"}``, figures of Matplotlib SVG documents, NaN and infinities
+    None; any other value becomes its ``str``.
 
     >>> json_value({"z": 1j, 2: (float("nan"), {3})})
     {'z': {'real': 0.0, 'imag': 1.0}, '2': [None, [3]]}
@@ -38,6 +40,8 @@ def json_value(value: Any) -> Any:
         return json_value(value.model_dump())
     if callable(getattr(value, "tolist", None)):  # NumPy arrays and scalars
         return json_value(value.tolist())
+    if callable(getattr(value, "savefig", None)) and not isinstance(value, type):
+        return _svg(value)
     return _scalar(value)
 
 
@@ -56,6 +60,15 @@ def json_text(value: Any, *, ascii_only: bool = False) -> str:
     except UnicodeEncodeError:
         return json.dumps(reduced, indent=2) + "\n"
     return text
+
+
+def _svg(figure: Any) -> str:
+    document = io.StringIO()
+    try:
+        figure.savefig(document, format="svg")
+    except Exception as error:  # noqa: BLE001 - the figure is the user's, the errors Matplotlib's
+        return f"{figure} cannot be drawn: {type(error).__name__}: {error}"
+    return document.getvalue()
 
 
 def _scalar(value: Any) -> Any:

@@ -47,14 +47,17 @@ def test_a_record_alone_is_enough(hpcqc, tmp_path) -> None:
     said = hpcqc("report", "copy.json", "--out", "page.html", "--json")
     assert said.document == {"report": "page.html"}
     page = (tmp_path / "page.html").read_text()
-    assert "the result is not shown: result.json: no such file" in page
+    assert "the rest of the result is not shown: result.json: no such file" in page
     assert page.count("<svg") == 1
 
 
 def test_a_damaged_result_is_a_note(hpcqc, folder) -> None:
     (folder / "result.json").write_text('{"summary": ["cut')
     assert hpcqc("report", "run").code == 0
-    assert "the result is not shown: Unterminated string" in (folder / "report.html").read_text()
+    assert (
+        "the rest of the result is not shown: Unterminated string"
+        in (folder / "report.html").read_text()
+    )
 
 
 @pytest.mark.parametrize(

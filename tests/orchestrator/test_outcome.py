@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
 from orchestrator.broker.core.views import JobState
 from orchestrator.provenance.outcome import outcome_of
@@ -18,27 +19,28 @@ from orchestrator.provenance.values import json_text, json_value
 @pytest.mark.parametrize(
     ("part", "note"),
     [
-        ({"plot": {"series": [{"y": [1]}], "x": [1, 2]}}, "1 values for 2 places"),
-        ({"plot": {"x": [1]}}, "no 'series'"),
-        ({"plot": {"series": [{"y": ["a"]}]}}, "'a' is not a number"),
-        ({"plot": {"series": [{"y": [1], "style": "dots"}]}}, "style 'dots'"),
-        ({"plot": {"series": [{"y": [1], "y_error": []}]}}, "0 errors for 1 values"),
+        ({"plot": {"series": [{"y": [1]}], "x": [1, 2]}}, "2 values of x for 1"),
+        ({"plot": {"x": [1]}}, "'plot.series'"),
+        ({"plot": {"series": [{"y": ["a"]}]}}, "'plot.series.0.y.0'"),
+        ({"plot": {"series": [{"y": [1], "style": "dots"}]}}, "'plot.series.0.style'"),
+        ({"plot": {"series": [{"y": [1], "y_error": []}]}}, "0 values of y_error for 1"),
         ({"plot": [1]}, "the result's 'plot'"),
         ({"table": {"columns": ["a"], "rows": [[1, 2]]}}, "row 1 has 2 cells for 1 columns"),
-        ({"table": {"columns": "ab", "rows": []}}, "columns is str"),
-        ({"summary": 3}, "summary is int"),
+        ({"table": {"columns": "ab", "rows": []}}, "'table.columns'"),
+        ({"summary": 3}, "'summary'"),
+        ({"plot": "a thousand words"}, "SVG"),
     ],
 )
 def test_parts_of_another_form_are_noted_and_kept(part, note) -> None:
     outcome = outcome_of(part)
     assert note in outcome.notes[0]
     assert (outcome.plot, outcome.table, outcome.summary) == (None, None, ())
-    assert outcome.rest == part
+    assert outcome.rest(part) == part
 
 
 @pytest.mark.parametrize("result", [None, 3, [1, 2], "text"])
 def test_any_result_will_do(result) -> None:
-    assert outcome_of(result).rest == result
+    assert outcome_of(result).rest(result) == result
 
 
 class Odd:
@@ -97,3 +99,19 @@ def test_every_value_has_a_strict_json_form(value) -> None:
     again = json.loads(json_text(value), parse_constant=refuse)
     assert again == json_value(value)
     assert json_value(again) == again
+
+
+def test_a_figure_becomes_an_svg_document() -> None:
+    figure = Figure()
+    figure.add_subplot().plot([1, 2])
+    outcome = outcome_of(json_value({"plot": figure, "points": 2}))
+    assert isinstance(outcome.plot, str)
+    assert outcome.plot.rstrip().endswith("</svg>")
+    assert outcome.rest({"plot": outcome.plot, "points": 2}) == {"points": 2}
+
+
+def test_a_figure_that_cannot_be_drawn_is_noted() -> None:
+    figure = Figure()
+    figure.text(0, 0, r"$\frac$")
+    (note,) = outcome_of(json_value({"plot": figure})).notes
+    assert "SVG" in note

@@ -19,7 +19,7 @@ from orchestrator.config import SecretRef, load_site
 from orchestrator.identity import CallStage, JobId
 from orchestrator.provenance.charts import draw_gantt
 from orchestrator.provenance.folder import RunFolder
-from orchestrator.provenance.lanes import stage_name, timeline_of
+from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.outcome import outcome_of
 from orchestrator.provenance.record import (
     RunFacts,

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.provenance.reading import RecordError, read_record
-from orchestrator.provenance.schema import VERSION
+from orchestrator.provenance.schema import VERSION, RecordError, read_record
 from orchestrator.provenance.values import json_value
 from tests.errors import naming
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.cli.output import write
-from orchestrator.provenance.lanes import stage_name
+from orchestrator.provenance.gantt import stage_name
 from orchestrator.visible_text import visible
 
 if TYPE_CHECKING:

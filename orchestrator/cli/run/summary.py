@@ -84,7 +84,7 @@ def _tell_outcome(finished: RunResult) -> None:
             f"{duration_text(seconds)} on the device, charged {charged or 'nothing'}",
             style="dim",
         )
-    names = ("report.html", "plot.png", "gantt.png", "result.json", "run.json")
+    names = ("report.html", "plot.png", "plot.svg", "gantt.png", "result.json", "run.json")
     for name in names:
         file = finished.folder / name
         if file.exists():

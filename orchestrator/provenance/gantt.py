@@ -12,6 +12,8 @@ from orchestrator.provenance.schema import RecordedStage, RecordedTask, RunRecor
 __all__ = ["FAILED", "Bar", "Lane", "Timeline", "stage_name", "timeline_of"]
 
 FAILED = frozenset({"failed", "cancelled", "uncertain"})
+_HEX = set("0123456789abcdef")
+_MAX_ROWS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +39,8 @@ class Lane:
 class Timeline:
     """All rows: computes first, then quantum stages, then QPUs.
 
-    length_s: of the run, without the time between its attempts. seams_s: where a later attempt
-    goes on.
+    length_s: of the run, without the time between its attempts. seams_s: where later attempts
+    begin.
     """
 
     lanes: tuple[Lane, ...]
@@ -47,21 +49,20 @@ class Timeline:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What there is to tell apart by colour, in order of appearance."""
+        """The labels of all bars, in order of appearance."""
         return tuple(dict.fromkeys(bar.label for lane in self.lanes for bar in lane.bars))
 
 
 def timeline_of(record: RunRecord) -> Timeline:
     """Lay out a run. Work that never started has no bar.
 
-    A QPU's bars are as long as it worked on a task. Work without an end, in a run that was cut
-    short, lasts until the record's last instant. What overlaps gets rows of its own, up to a limit
-    that keeps the picture readable.
+    A QPU's bars are as long as it worked on a task. Work without an end, in a run that was
+    killed, lasts until the record's last instant. Overlapping work gets several rows, up to a
+    limit that keeps the picture readable.
     """
     stages = [stage for stage in record.stages if stage.state != "cached"]
     # Jobs may share a task.
-    found = {task.tag: (job, task) for job in record.jobs for task in job.tasks}
-    tasks = list(found.values())
+    tasks = list({task.tag: (job, task) for job in record.jobs for task in job.tasks}.values())
     work: list[RecordedStage | RecordedTask] = [*stages, *(task for _, task in tasks)]
     instants = [at for item in work for at in (item.started_at, item.ended_at) if at is not None]
     if not instants:
@@ -90,14 +91,14 @@ def timeline_of(record: RunRecord) -> Timeline:
 
 
 def _work_times(task: RecordedTask, start: datetime) -> tuple[datetime, datetime | None]:
-    """Let the bar of a task begin when the QPU turned to it; it had it in a queue before."""
+    """Return when the QPU worked on a task, without the task's time in the QPU's queue."""
     if task.ended_at is None or task.worked_s is None:
         return start, task.ended_at
     return task.ended_at - timedelta(seconds=task.worked_s), task.ended_at
 
 
 def _run_times(stage: RecordedStage) -> tuple[datetime, datetime | None]:
-    """Let the bar of a stage last as long as a worker was at it, where that is known."""
+    """Return when a worker ran a stage, where that is known."""
     if stage.ran_from is None or stage.ran_until is None:
         return stage.started_at, stage.ended_at
     return stage.ran_from, stage.ran_until
@@ -123,13 +124,9 @@ def stage_name(name: str) -> str:
     return stem if dash and stem and counted else name
 
 
-_HEX = set("0123456789abcdef")
-_MAX_ROWS = 10
-
-
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """Seconds of a run by the clock. attempts: when each began and ended, in order."""
+    """The seconds of a run. attempts: when each began and ended, in order."""
 
     attempts: tuple[tuple[datetime, datetime], ...]
 
@@ -143,7 +140,7 @@ class _Axis:
         return sum((end - start).total_seconds() for start, end in self.attempts)
 
     def place(self, instant: datetime) -> float:
-        """Return the second of the run at an instant; between attempts none passes."""
+        """Return the second of the run at an instant; the time between attempts does not count."""
         passed = (min(max(instant, start), end) - start for start, end in self.attempts)
         return sum((one.total_seconds() for one in passed), start=0.0)
 
@@ -156,14 +153,14 @@ class _Axis:
 
 
 def _axis(record: RunRecord, instants: Sequence[datetime]) -> _Axis:
-    """Return a run's seconds. instants: of its work, which tell how long a killed attempt lasted."""
+    """Return a run's axis. instants: of its work; the last one in a killed attempt is its end."""
     starts = [attempt.started_at for attempt in record.attempts] or [record.started_at]
     ends = [attempt.ended_at for attempt in record.attempts] or [record.ended_at]
     attempts = []
     for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
         later = starts[number + 1] if number + 1 < len(starts) else max(*instants, start)
-        seen = [instant for instant in instants if start <= instant <= later]
-        attempts.append((start, end or max(seen, default=start)))
+        within = [instant for instant in instants if start <= instant <= later]
+        attempts.append((start, end or max(within, default=start)))
     return _Axis(attempts=tuple(attempts))
 
 
