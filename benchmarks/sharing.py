@@ -17,7 +17,7 @@ from backends.payloads import SamplerPayload
 from benchmarks.rows import Row
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config import QpuSettings, ScheduleSettings
+from orchestrator.config import LeaseBounds, QpuSettings, ScheduleSettings
 
 __all__ = ["measure"]
 
@@ -28,7 +28,7 @@ _STEP_SHOTS = 500
 _CLASSICAL_S = 0.05
 _LONG_SHOTS = 500_000
 _FIFO = ScheduleSettings(policy="fifo", slice_s=0.0, lease=None)
-_SHIPPED = ScheduleSettings(lease=(6.0, 0.5))
+_SHIPPED = ScheduleSettings(lease=LeaseBounds(longest_s=6.0, idle_s=0.5))
 
 
 def measure() -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from backends.simulator import stand_in
@@ -13,11 +12,12 @@ __all__ = ["dry_qpu", "dry_site"]
 
 def dry_site(site: Site, scratch: Path) -> Site:
     """Return the site with every QPU simulated, a broker per run, and its state in ``scratch``."""
-    return replace(
-        site,
-        qpus={name: dry_qpu(settings) for name, settings in site.qpus.items()},
-        broker=BrokerSettings(),
-        state_dir=scratch / "state",
+    return site.model_copy(
+        update={
+            "qpus": {name: dry_qpu(settings) for name, settings in site.qpus.items()},
+            "broker": BrokerSettings(),
+            "state_dir": scratch / "state",
+        }
     )
 
 
@@ -27,5 +27,7 @@ def dry_qpu(settings: QpuSettings) -> QpuSettings:
     Windows, rates and leases go: they only make work wait, which a dry run need not. Slices stay.
     """
     backend, options = stand_in(settings.backend, settings.options)
-    schedule = replace(settings.schedule, windows=(), calendar=None, rate=None, lease=None)
+    schedule = settings.schedule.model_copy(
+        update={"window": [], "calendar": None, "rate": None, "lease": None}
+    )
     return QpuSettings(name=settings.name, backend=backend, options=options, schedule=schedule)

@@ -188,7 +188,7 @@ def _settings(site: Site, request: _Request) -> QpuSettings:
     named = site.qpu(request.qpu) if request.qpu is not None else None
     backend, options = simulated_device(request.profile)
     settings = QpuSettings(name=request.qpu or request.profile, backend=backend, options=options)
-    return replace(settings, schedule=named.schedule) if named is not None else settings
+    return settings if named is None else settings.model_copy(update={"schedule": named.schedule})
 
 
 def _target(settings: QpuSettings) -> Target:

@@ -126,17 +126,16 @@ def cli_page() -> str:
 
 def config_page() -> str:
     """Return the Markdown of every key of a site file and every environment variable."""
+    from orchestrator.config.bounds import LeaseBounds, Rate
     from orchestrator.config.environment import VARIABLES
-    from orchestrator.config.schema import (
-        BrokerSection,
-        ComputeSection,
-        LeaseSection,
-        LimitsSection,
-        QpuSection,
-        RateSection,
-        ScheduleSection,
-        SiteSection,
-        WindowSection,
+    from orchestrator.config.site import (
+        BrokerLimits,
+        BrokerSettings,
+        ComputeTable,
+        QpuTable,
+        ScheduleSettings,
+        SiteTable,
+        WindowSettings,
     )
 
     example = (
@@ -149,15 +148,15 @@ def config_page() -> str:
         "# Configuration\n",
         _SITE,
         example,
-        _section_part("[site]", SiteSection),
-        _section_part("[compute.NAME]", ComputeSection),
-        _section_part("[qpu.NAME]", QpuSection),
-        _section_part("[qpu.NAME.schedule]", ScheduleSection),
-        _section_part("[qpu.NAME.schedule.rate]", RateSection),
-        _section_part("[qpu.NAME.schedule.lease]", LeaseSection),
-        _section_part("[[qpu.NAME.schedule.window]]", WindowSection),
-        _section_part("[broker]", BrokerSection),
-        _section_part("[broker.limits]", LimitsSection),
+        _section_part("[site]", SiteTable),
+        _section_part("[compute.NAME]", ComputeTable),
+        _section_part("[qpu.NAME]", QpuTable),
+        _section_part("[qpu.NAME.schedule]", ScheduleSettings),
+        _section_part("[qpu.NAME.schedule.rate]", Rate),
+        _section_part("[qpu.NAME.schedule.lease]", LeaseBounds),
+        _section_part("[[qpu.NAME.schedule.window]]", WindowSettings),
+        _section_part("[broker]", BrokerSettings),
+        _section_part("[broker.limits]", BrokerLimits),
     ]
     rows = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in VARIABLES.items())
     variables = f"\n## Environment variables\n\n| variable | means |\n|---|---|\n{rows}"
@@ -219,8 +218,10 @@ def _section_part(title: str, model: type[BaseModel]) -> str:
     lines = [f"## `{title}`\n", "| key | type | default | means |", "|---|---|---|---|"]
     schema = model.model_json_schema()
     for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else _default(field.default)
         kind = _kind(schema["properties"][name])
+        default = "required" if field.is_required() else _default(field.default)
+        if kind == "text" and isinstance(field.default, int):  # a size, kept as bytes
+            default = _default((field.examples or [""])[0].strip("'"))
         lines.append(f"| `{name}` | {kind} | {default} | {field.description} |")
     return "\n".join([*lines, ""])
 
@@ -229,9 +230,7 @@ def _kind(schema: dict[str, Any]) -> str:
     if "const" in schema:
         return "text"
     options = [schema, *schema.get("anyOf", ())]
-    if any("$ref" in option for option in options):
-        return "table"
-    names = [option["type"] for option in options if option.get("type", "null") != "null"]
+    names = ["object" if "$ref" in one else one.get("type", "null") for one in options]
     known = {
         "array": "list",
         "integer": "whole number",
@@ -239,7 +238,7 @@ def _kind(schema: dict[str, Any]) -> str:
         "object": "table",
         "string": "text",
     }
-    return known[names[0]]
+    return next(known[name] for name in names if name != "null")
 
 
 def _default(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from backends.plugins import PluginUnusable, load
@@ -26,7 +25,7 @@ def settings_in_force(site: Site, name: str | None = None) -> ComputeSettings:
     settings = site.compute(name)
     if settings.name != site.default_compute or settings.kind != "local":
         return settings
-    return settings if shared_cluster() is None else replace(settings, kind="shared")
+    return settings if shared_cluster() is None else settings.model_copy(update={"kind": "shared"})
 
 
 def open_compute(

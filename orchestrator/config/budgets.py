@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from orchestrator.config.environment import budgets_from_environment
-from orchestrator.config.site import ConfigError
+from orchestrator.config.errors import ConfigError
 
 __all__ = ["budgets_of", "budgets_of_environment"]
 

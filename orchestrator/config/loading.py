@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from backends.plugins import installed, unknown
 from backends.simulator import SIMULATOR, built_in_qpus
 from backends.site_options import SITE_OPTIONS
+from backends.suggestions import did_you_mean
 from orchestrator.config.environment import (
     broker_from_environment,
     config_dir,
     site_file,
     state_dir,
 )
+from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef, reference_or_value
-from orchestrator.config.site import (
-    COMPUTE_KINDS,
-    BrokerLimits,
-    BrokerSettings,
-    ComputeSettings,
-    ConfigError,
-    QpuSettings,
-    ScheduleSettings,
-    Site,
-    WindowSettings,
-)
-from orchestrator.config.sizes import size_bytes
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
-    from orchestrator.config.schema import ComputeSection, ScheduleSection, SiteFile
+    from pydantic import BaseModel
+
+    from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
 
 __all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "load_site", "lookup"]
 
@@ -64,19 +55,15 @@ def load_site(
     found = lookup(path, environ=environ, folder=folder)
     source = BUILT_IN if found is None else str(found)
     raw = _laptop() if found is None else _read(found)
-    _anchor_paths(raw, folder if found is None else found.parent.absolute())
+    home = folder if found is None else found.parent.absolute()
+    _anchor_paths(raw, home)
     for override in overrides:
         _apply(raw, override)
     if overrides:
         source = f"{source} with {counted(len(overrides), 'override')}"
         _anchor_paths(raw, folder)
-
-    from orchestrator.config.schema import validated  # Pydantic costs 0.2 s; --help has no need
-
-    checked = validated(raw, source)
-    secrets_folder = folder if found is None else found.parent.absolute()
-    site = _site(checked, source, secrets_folder, state_dir(environ))
-    return replace(site, broker=_broker(checked, secrets_folder, environ))
+    _refer_to_secrets(raw, home)
+    return _site(raw, source, environ)
 
 
 def lookup(
@@ -147,118 +134,105 @@ def _toml_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text
 
 
+def _tables(raw: Any, *names: str) -> Iterator[dict[str, Any]]:
+    """Yield the tables at a path, ``*`` for every name; what is not a table is left out."""
+    if not names:
+        yield from [raw] if isinstance(raw, dict) else ()
+    elif isinstance(raw, dict):
+        for inner in raw.values() if names[0] == "*" else [raw.get(names[0])]:
+            yield from _tables(inner, *names[1:])
+
+
 def _anchor_paths(raw: Mapping[str, Any], folder: Path) -> None:
     """Make paths absolute: they are relative to the file (or folder) that names them."""
-    qpus = raw.get("qpu")
-    names = [option.name for option in SITE_OPTIONS if option.names_file]
-    for section in qpus.values() if isinstance(qpus, dict) else ():
-        for name in names if isinstance(section, dict) else ():
-            text = section.get(name)
+    for table in _tables(raw, "qpu", "*"):
+        for name in [option.name for option in SITE_OPTIONS if option.names_file]:
+            text = table.get(name)
             if isinstance(text, str) and (os.sep in text or text.endswith(".toml")):
-                section[name] = str(folder / Path(text).expanduser())
+                table[name] = str(folder / Path(text).expanduser())
 
 
-def _site(checked: SiteFile, source: str, folder: Path, state: Path) -> Site:
+def _refer_to_secrets(raw: Mapping[str, Any], folder: Path) -> None:
+    """Put a `SecretRef` for each reference, and make the paths of calendars absolute."""
+    places = [
+        *((table, "options") for kind in ("qpu", "compute") for table in _tables(raw, kind, "*")),
+        *((table, key) for table in _tables(raw, "broker") for key in ("token", "ledger")),
+    ]
+    for table, key in places:
+        if key in table:
+            table[key] = reference_or_value(table[key], folder)
+    for schedule in _tables(raw, "qpu", "*", "schedule"):
+        if isinstance(schedule.get("calendar"), str):
+            schedule["calendar"] = folder / schedule["calendar"]
+
+
+def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None) -> Site:
+    from pydantic import ValidationError
+
+    from orchestrator.config.site import ComputeSettings, Site, SiteFile
+
+    try:
+        checked = SiteFile.model_validate(raw)
+    except ValidationError as error:
+        faults = [_sentence(fault) for fault in error.errors()]
+        raise ConfigError(f"{source}: {'; '.join(faults)}") from None
     computes = {
-        name: _compute(name, section, source, folder) for name, section in checked.compute.items()
+        name: ComputeSettings(name=name, **dict(table)) for name, table in checked.compute.items()
     } or {"local": ComputeSettings(name="local")}
+    for settings in computes.values():
+        _check_kind(settings, source)
     if not checked.qpu:
         raise ConfigError(
             f'{source} states no QPU; add at least [qpu.{SIMULATOR}] with backend = "{SIMULATOR}"'
         )
-    qpus = {}
-    for name, section in checked.qpu.items():
-        direct = {option.name: getattr(section, option.name) for option in SITE_OPTIONS}
-        given = {key: value for key, value in direct.items() if value is not None}
-        twice = sorted(given.keys() & section.options.keys())
-        if twice:
-            raise ConfigError(
-                f"{source}: [qpu.{name}] gives {twice[0]!r} twice, once in its options; keep one"
-            )
-        options = reference_or_value({**section.options, **given}, folder)
-        qpus[name] = QpuSettings(
-            name=name,
-            backend=section.backend,
-            options=options,
-            uncertain=section.uncertain,
-            longest_task_s=section.longest_task_s,
-            schedule=_schedule(section.schedule, folder),
-        )
+    qpus = {name: _qpu(name, table, source) for name, table in checked.qpu.items()}
+    site = checked.site
     return Site(
-        name=checked.site.name or Path(source).stem,
-        default_qpu=_default("qpu", checked.site.default_qpu, qpus, source),
-        default_compute=_default("compute", checked.site.default_compute, computes, source),
+        **dict(site)
+        | {
+            "name": site.name or Path(source).stem,
+            "default_qpu": _default("qpu", site.default_qpu, qpus, source),
+            "default_compute": _default("compute", site.default_compute, computes, source),
+        },
         qpus=qpus,
         computes=computes,
-        state_dir=state,
+        state_dir=state_dir(environ),
         source=source,
-        keep_days=checked.site.keep_days,
-        keep_gib=checked.site.keep_gib,
+        broker=_broker(checked.broker, environ),
     )
 
 
-def _compute(name: str, section: ComputeSection, source: str, folder: Path) -> ComputeSettings:
-    if section.kind not in _OWN_COMPUTES:
-        known = installed(COMPUTE_KINDS)
-        if section.kind not in known:
-            error = unknown(section.kind, [*_OWN_COMPUTES, *known], noun="compute kind")
-            raise ConfigError(f"{source}: [compute.{name}] kind = {section.kind!r}: {error}")
-    return ComputeSettings(
-        name=name,
-        kind=section.kind,
-        workers=section.workers,
-        memory_per_worker=section.memory_per_worker,
-        options=reference_or_value(section.options, folder),
-    )
+def _qpu(name: str, table: BaseModel, source: str) -> QpuSettings:
+    """Return a QPU whose options hold those that have a key of their own in its table."""
+    from orchestrator.config.site import QpuSettings
 
-
-def _schedule(section: ScheduleSection, folder: Path) -> ScheduleSettings:
-    lease, rate = section.lease, section.rate
-    windows = [
-        WindowSettings(**window.model_dump(exclude={"weekdays"}), weekdays=tuple(window.weekdays))
-        for window in section.window
-    ]
-    return ScheduleSettings(
-        policy=section.policy,
-        parameters=section.parameters,
-        slice_s=section.slice_s,
-        rate=None if rate is None else (rate.starts, rate.per_s),
-        lease=None if lease is None else (lease.longest_s, lease.idle_s),
-        shares=section.shares,
-        windows=tuple(windows),
-        calendar=None if section.calendar is None else folder / section.calendar,
-    )
-
-
-def _broker(checked: SiteFile, folder: Path, environ: Mapping[str, str] | None) -> BrokerSettings:
-    """Return the file's broker; a url in the environment, with its token, comes before it."""
-    section = checked.broker
-    url, variable = broker_from_environment(environ)
-    held = reference_or_value(section.token, folder)
-    if section.token is not None and not isinstance(held, SecretRef):
+    stated = dict(table)
+    direct = {one.name: stated.pop(one.name) for one in SITE_OPTIONS}
+    given = {key: value for key, value in direct.items() if value is not None}
+    twice = sorted(given.keys() & stated["options"].keys())
+    if twice:
         raise ConfigError(
-            "[broker] token is a secret; give a reference instead, "
-            'such as { env = "HPCQC_BROKER_TOKEN" } or { file = "PATH" }'
+            f"{source}: [qpu.{name}] gives {twice[0]!r} twice, once in its options; keep one"
         )
-    return BrokerSettings(
-        url=url or section.url,
-        token=SecretRef(source="env", where=variable) if variable else held,
-        project=section.project,
-        priority=section.priority,
-        ledger=reference_or_value(section.ledger, folder),
-        share_results=tuple(section.share_results),
-        unix_groups=tuple(section.unix_groups),
-        hosts=tuple(section.hosts),
-        proxies=tuple(section.proxies),
-        limits=BrokerLimits(
-            open_jobs_per_user=section.limits.open_jobs_per_user,
-            open_jobs_per_project=section.limits.open_jobs_per_project,
-            run_budgets_per_user=section.limits.run_budgets_per_user,
-            stored_per_user=size_bytes(section.limits.stored_per_user),
-            stored_per_project=size_bytes(section.limits.stored_per_project),
-            reserve=size_bytes(section.limits.reserve),
-        ),
-    )
+    return QpuSettings(name=name, **stated | {"options": {**stated["options"], **given}})
+
+
+def _check_kind(settings: ComputeSettings, source: str) -> None:
+    from orchestrator.config.site import COMPUTE_KINDS
+
+    if settings.kind in _OWN_COMPUTES:
+        return
+    known = installed(COMPUTE_KINDS)
+    if settings.kind not in known:
+        error = unknown(settings.kind, [*_OWN_COMPUTES, *known], noun="compute kind")
+        raise ConfigError(f"{source}: [compute.{settings.name}] kind = {settings.kind!r}: {error}")
+
+
+def _broker(stated: BrokerSettings, environ: Mapping[str, str] | None) -> BrokerSettings:
+    """Return the file's broker; a url in the environment, with its token, comes before it."""
+    url, variable = broker_from_environment(environ)
+    token = SecretRef(source="env", where=variable) if variable else stated.token
+    return stated.model_copy(update={"url": url or stated.url, "token": token})
 
 
 def _default(kind: str, stated: str | None, names: Mapping[str, Any], source: str) -> str:
@@ -272,3 +246,59 @@ def _default(kind: str, stated: str | None, names: Mapping[str, Any], source: st
     if stated not in names:
         raise ConfigError(f"{source}: [site] default_{kind} = {stated!r} is not one of: {listed}")
     return stated
+
+
+# What Pydantic would call by the names of Python types.
+_KINDS = {"model_type": "a table", "dict_type": "a table", "path_type": "a path"}
+
+
+def _sentence(fault: Any) -> str:
+    location = [str(part) for part in fault["loc"]]
+    *section, key = location
+    table = f"[{'.'.join(section)}]" if section else "the file"
+    if fault["type"] == "extra_forbidden":
+        allowed = list(_model_of(section).model_fields)
+        hint = did_you_mean(key, allowed) or f"; it takes: {', '.join(allowed)}"
+        return f"unknown key {key!r} in {table}{hint}"
+    if fault["type"] == "missing":
+        return f"{table} lacks the key {key!r}"
+    if fault["type"] == "value_error":  # a sentence of our own about a whole table
+        return f"[{'.'.join(location)}]: {fault['ctx']['error']}"
+    given = fault["input"]
+    said = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
+    example = _example(section, key)
+    if fault["type"] in ("string_pattern_mismatch", "size") and example:
+        return f"{said}; give one such as {example}"
+    expectation = _KINDS.get(fault["type"]) or fault["msg"].removeprefix("Input should be ")
+    return f"{said}; it should be {expectation}{', such as ' * bool(example)}{example}"
+
+
+def _example(section: list[str], key: str) -> str:
+    """Return what could stand for a key, as TOML; nothing where that is not known."""
+    fields = _model_of(section).model_fields
+    named = next((name for name in (key, *reversed(section)) if name in fields), None)
+    if named is None:
+        return ""
+    examples, default = fields[named].examples, fields[named].default
+    known = default if isinstance(default, (int, float)) and default else ""
+    return str(examples[0]) if examples else f"{known:g}" if known else ""
+
+
+def _model_of(section: list[str]) -> type[BaseModel]:
+    """Return what a table is: names of tables and places in lists lead to the next model."""
+    from orchestrator.config.site import SiteFile
+
+    model: type[BaseModel] = SiteFile
+    for part in section:
+        field = model.model_fields.get(part)
+        model = (field and _table_in(field.annotation)) or model
+    return model
+
+
+def _table_in(annotation: Any) -> type[BaseModel] | None:
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = (_table_in(argument) for argument in get_args(annotation))
+    return next((table for table in inner if table is not None), None)

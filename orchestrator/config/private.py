@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.config.site import ConfigError
+from orchestrator.config.errors import ConfigError
 
 __all__ = ["close_to_others", "write_private"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config.environment import process_environment
-from orchestrator.config.site import ConfigError
+from orchestrator.config.errors import ConfigError
 
 __all__ = ["SecretRef", "reference_or_value", "resolve_secrets"]
 

@@ -1,154 +1,415 @@
-"""What a site is once it has been read: frozen values, nothing left to check."""
+"""What a site file may say, and what a site is once it has been read: one model for both."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import available_timezones
 
+from pydantic import (
+    BeforeValidator,
+    Field,
+    Strict,
+    StringConstraints,
+    create_model,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from backends.site_options import SITE_OPTIONS, SiteOption
 from backends.suggestions import did_you_mean
+from orchestrator.config.bounds import ConfigTable, LeaseBounds, Rate
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.secrets import SecretRef
+from orchestrator.names import PROJECT
 
 __all__ = [
     "COMPUTE_KINDS",
     "BrokerLimits",
     "BrokerSettings",
     "ComputeSettings",
-    "ConfigError",
+    "ComputeTable",
     "QpuSettings",
+    "QpuTable",
     "ScheduleSettings",
     "Site",
+    "SiteFile",
+    "SiteTable",
     "WindowSettings",
+    "size_bytes",
 ]
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the file, the value and the remedy."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowSettings:
-    """A window of a QPU's calendar: once, or at the same hours of every day, or of some weekdays.
-
-    start, end: of a window that comes once, with their time zone. daily: ``"HH:MM-HH:MM"`` in
-    ``zone``; weekdays: such as ``("mon", "thu")``, every day if empty.
-    """
-
-    kind: Literal["maintenance", "calibration", "quality"] = "maintenance"
-    title: str = ""
-    start: datetime | None = None
-    end: datetime | None = None
-    daily: str | None = None
-    weekdays: tuple[str, ...] = ()
-    zone: str = "UTC"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleSettings:
-    """How a QPU's queue is served.
-
-    parameters: of the policy. slice_s: QPU-seconds of a slice, 0 for no slices. rate: starts, and
-    the seconds they are counted in. lease: longest and idle seconds, None for no leases. shares:
-    of projects. calendar: an iCalendar file with closures, beside the windows.
-    """
-
-    policy: str = "weighted"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    slice_s: float = 10.0
-    rate: tuple[int, float] | None = None
-    lease: tuple[float, float] | None = (60.0, 2.0)
-    shares: Mapping[str, float] = field(default_factory=dict)
-    windows: tuple[WindowSettings, ...] = ()
-    calendar: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QpuSettings:
-    """A named QPU of the site: which backend drives it, with which options.
-
-    options: what the backend's factory gets; may hold `SecretRef` values, which
-    `resolve_secrets` turns into text just before the backend is made.
-    uncertain: what becomes of a task that may or may not run; longest_task_s: after which time a
-    running one is in doubt, too. schedule: who goes first there, and when.
-    """
-
-    name: str
-    backend: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    uncertain: Literal["ask", "fail", "adopt-wait"] = "ask"
-    longest_task_s: float | None = None
-    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
-
 
 # Entry point group of kinds of compute that other packages bring.
 COMPUTE_KINDS = "hpcqc.computes"
+_BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
+_HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$"
+_HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
+# What a size looks like, for the schema of a site file.
+_SIZE = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComputeSettings:
-    """A named compute of the site: its kind, and what workers it has.
+def size_bytes(size: str) -> int:
+    """Return a size such as ``4 GiB`` or ``500MB`` in bytes. Raises ``ValueError``.
 
-    workers: processes of one thread each; None lets the kind choose, and ``local`` takes one for
-    each core that this process may use. memory_per_worker: such as ``"4 GiB"``; None shares the
-    machine's memory evenly. options: of the kind; may hold `SecretRef` values.
+    >>> size_bytes("4 GiB"), size_bytes("1.5kB"), size_bytes("7 B")
+    (4294967296, 1500, 7)
     """
+    if not re.match(_SIZE, size):
+        raise ValueError(f"{size!r} is not an amount of memory; give one such as '4 GiB'")
+    number = size.strip().rstrip("B").rstrip("kKMGTi ")
+    unit = size.strip().removeprefix(number).strip()
+    base = 1024 if "i" in unit else 1000
+    return int(float(number) * base ** " KMGT".index(unit.upper()[0] if unit != "B" else " "))
+
+
+class SiteTable(ConfigTable):
+    """`[site]`: the place as a whole."""
+
+    name: str | None = Field(
+        default=None, description="name of the site; the file's name if not given"
+    )
+    default_qpu: str | None = Field(
+        default=None, description="QPU used where nothing names one; may be left out if only one"
+    )
+    default_compute: str | None = Field(
+        default=None, description="compute used by classical stages; may be left out if only one"
+    )
+    keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="`hpcqc clean` removes what runs stored that were not used for so many days",
+    )
+    keep_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="`hpcqc clean` removes what the oldest runs stored, beyond so many GiB in all",
+    )
+
+
+class ComputeTable(ConfigTable):
+    """`[compute.NAME]`: where classical stages run."""
+
+    kind: str = Field(
+        default="local",
+        description="`local`: Dask on this machine; `shared`: the running Dask cluster that "
+        "`HPCQC_DASK_ADDRESS` names; or a kind that an installed package registers",
+    )
+    workers: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="worker processes of one thread each; one per core if not given"
+    )
+    memory_per_worker: Annotated[str, StringConstraints(pattern=_SIZE)] | None = Field(
+        default=None,
+        description="limit such as `4 GiB`; the machine's memory evenly if not given",
+        examples=["'4 GiB'"],
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="anything else the kind takes; "
+        'a secret is `{ env = "NAME" }` or `{ file = "PATH" }`',
+    )
+
+
+class ComputeSettings(ComputeTable):
+    """A named compute. options: may hold `SecretRef` values."""
 
     name: str
-    kind: str = "local"
-    workers: int | None = None
-    memory_per_worker: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerLimits:
-    """What users and projects may have at a service at a time, and what its disk must keep free.
-
-    stored_per_user, stored_per_project: bytes of payloads within a day; reserve: bytes.
-    run_budgets_per_user: budgets set for runs within a day.
-    """
-
-    open_jobs_per_user: int = 10_000
-    open_jobs_per_project: int = 50_000
-    run_budgets_per_user: int = 2_000
-    stored_per_user: int = 4 << 30
-    stored_per_project: int = 16 << 30
-    reserve: int = 256 << 20
+_Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BrokerSettings:
-    """Where quantum jobs go: a service that many flows share, or none, for one of the flow's own.
+class WindowSettings(ConfigTable):
+    """`[[qpu.NAME.schedule.window]]`: when a QPU is closed, or its results are vouched for."""
 
-    url: ``http://HOST:PORT`` or ``unix:PATH``; None runs a broker in the flow's process.
-    token: a `SecretRef`; None over a Unix socket, whose peer is known.
-    project: who pays for this site's jobs, None for the user's first one. priority: of this
-    site's jobs, where a policy looks at it. ledger: what a service started from this site keeps
-    its record in, a SQLAlchemy URL or a `SecretRef` to one; None for SQLite in the state folder.
-    share_results: projects that use each other's results again. unix_groups: those that are
-    projects. hosts: names of the service in Host headers. proxies: addresses of reverse proxies.
-    limits: of users and projects at a service.
-    """
+    kind: Literal["maintenance", "calibration", "quality"] = Field(
+        default="maintenance",
+        description="nothing runs during `maintenance` and `calibration`; "
+        "results outside `quality` windows, if there are any, are provisional",
+    )
+    title: str = Field(default="", description="what users are told")
+    start: datetime | None = Field(default=None, description="of a window that comes once")
+    end: datetime | None = Field(default=None, description="of a window that comes once")
+    daily: Annotated[str, StringConstraints(pattern=_HOURS)] | None = Field(
+        default=None,
+        description="`HH:MM-HH:MM`, for one that comes every day; may go over midnight, and the "
+        "same hour twice, with `weekdays`, is a whole day from then on",
+        examples=["'08:00-09:30'"],
+    )
+    weekdays: list[_Weekday] = Field(
+        default_factory=list, description="of a daily window: only these days (`mon` to `sun`)"
+    )
+    zone: str = Field(default="UTC", description="time zone of `daily`, such as `Europe/Prague`")
 
-    url: str | None = None
-    token: Any = None
-    project: str | None = None
-    priority: int = 0
-    ledger: Any = None
-    share_results: tuple[str, ...] = ()
-    unix_groups: tuple[str, ...] = ()
-    hosts: tuple[str, ...] = ()
-    proxies: tuple[str, ...] = ()
-    limits: BrokerLimits = BrokerLimits()
+    @model_validator(mode="after")
+    def _says_when(self) -> Self:
+        once = self.start is not None and self.end is not None
+        if (self.daily is not None) == once or (self.start is None) != (self.end is None):
+            raise ValueError("give either start and end, or daily")
+        if self.start is not None and self.end is not None:
+            if self.start.tzinfo is None or self.end.tzinfo is None:
+                raise ValueError("start and end need a time zone, such as 2026-12-01T08:00:00Z")
+            if self.end <= self.start:
+                raise ValueError("end must come after start")
+        if self.weekdays and self.daily is None:
+            raise ValueError("weekdays belong to a daily window")
+        begin, _, end = (self.daily or "").partition("-")
+        if self.daily is not None and begin == end and len(set(self.weekdays)) in (0, 7):
+            raise ValueError(
+                f"daily = {self.daily!r} is all day, every day; give two hours, such as "
+                "'03:00-03:30', or the weekdays that it is meant for"
+            )
+        if self.zone not in available_timezones():
+            raise ValueError(f"zone {self.zone!r} is not known; give one such as 'Europe/Prague'")
+        return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
+class ScheduleSettings(ConfigTable):
+    """`[qpu.NAME.schedule]`: who goes first on a QPU, and when it is open."""
+
+    policy: str = Field(
+        default="weighted",
+        description="`fifo`, `priority`, `fair-share`, `shortest`, `weighted`, or one that an "
+        "installed package registers",
+    )
+    parameters: dict[str, float] = Field(
+        default_factory=dict, description="of the policy; its page lists them"
+    )
+    slice_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=10.0,
+        description="QPU-seconds after which a longer job lets others in between; less than ten "
+        "times what a start takes works as that; 0 never cuts",
+    )
+    rate: Rate | None = Field(
+        default=None,
+        description="`{ starts = 10, per_s = 60 }`: how often it may be started",
+        examples=["{ starts = 10, per_s = 60 }"],
+    )
+    # None stands for `false`: Pydantic would tell of a union by the names of its Python types.
+    lease: LeaseBounds | None = Field(
+        default_factory=LeaseBounds,
+        description="bounds of leases for iterative loops; `false` grants none",
+        examples=["{ longest_s = 60, idle_s = 2 }, or false, which grants none"],
+    )
+    shares: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="what projects are entitled to; 1 for one not named",
+        examples=["{ chemistry = 2 }"],
+    )
+    window: list[WindowSettings] = Field(
+        default_factory=list,
+        description="`[[qpu.NAME.schedule.window]]` tables, see below",
+        examples=["tables that begin with [[qpu.NAME.schedule.window]]"],
+    )
+    calendar: Annotated[Path, Strict(False)] | None = Field(
+        default=None, description="an iCalendar file (`.ics`); its events are maintenance"
+    )
+
+    @field_validator("lease", mode="before")
+    @classmethod
+    def _none_for_false(cls, value: Any) -> Any:
+        return None if value is False else value
+
+    @field_serializer("lease")
+    def _false_for_none(self, value: LeaseBounds | None) -> Any:
+        return False if value is None else value.model_dump()
+
+
+class _Qpu(ConfigTable):
+    """`[qpu.NAME]`: a quantum device, or something that behaves like one."""
+
+    backend: str = Field(description="name of an installed backend; `hpcqc backends` lists them")
+    uncertain: Literal["ask", "fail", "adopt-wait"] = Field(
+        default="ask",
+        description="what becomes of a task that may or may not run: `ask` an operator, `fail` it, "
+        "or `adopt-wait`, which waits until it is found",
+    )
+    longest_task_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="seconds after which a running task is in doubt; never, if not given",
+    )
+    schedule: ScheduleSettings = Field(
+        default_factory=ScheduleSettings,
+        description="who goes first, and when it is open",
+        examples=["{ policy = 'fifo' }"],
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="anything else the backend takes; "
+        'a secret is `{ env = "NAME" }` or `{ file = "PATH" }`',
+    )
+
+
+class QpuSettings(_Qpu):
+    """A named QPU. options: with those of `SITE_OPTIONS`; may hold `SecretRef` values."""
+
+    name: str
+
+
+def _site_option(option: SiteOption) -> Any:
+    number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    kind: Any = number if option.kind is float else str
+    return kind | None, Field(default=None, description=option.description)
+
+
+_site_options: dict[str, Any] = {option.name: _site_option(option) for option in SITE_OPTIONS}
+QpuTable: Any = create_model("QpuTable", __base__=_Qpu, __doc__=_Qpu.__doc__, **_site_options)
+
+
+def _bytes_of(size: Any) -> Any:
+    if not isinstance(size, str):
+        return size
+    try:
+        return size_bytes(size)
+    except ValueError:
+        raise PydanticCustomError("size", "an amount") from None
+
+
+_Size = Annotated[int, Field(ge=0), BeforeValidator(_bytes_of, json_schema_input_type=str)]
+
+
+class BrokerLimits(ConfigTable):
+    """`[broker.limits]`: what users and projects may have at a service at a time."""
+
+    open_jobs_per_user: Annotated[int, Field(ge=1)] = Field(
+        default=10_000, description="jobs of one user that have not ended; a further one gets 429"
+    )
+    open_jobs_per_project: Annotated[int, Field(ge=1)] = Field(
+        default=50_000, description="jobs of one project that have not ended"
+    )
+    run_budgets_per_user: Annotated[int, Field(ge=1)] = Field(
+        default=2_000,
+        description="how often one user may set the budget of a run within a day, since the service "
+        "started; then 507",
+    )
+    stored_per_user: _Size = Field(
+        default=4 << 30,
+        description="payloads that one user may hand in within a day, since the service started; a "
+        "further one gets 507",
+        examples=["'4 GiB'"],
+    )
+    stored_per_project: _Size = Field(
+        default=16 << 30,
+        description="payloads that one project may hand in within a day",
+        examples=["'16 GiB'"],
+    )
+    reserve: _Size = Field(
+        default=256 << 20,
+        description="room that submissions leave on the disk of the ledger's file, so that jobs which "
+        "run can be recorded; PostgreSQL watches its own",
+        examples=["'256 MiB'"],
+    )
+
+
+class BrokerSettings(ConfigTable):
+    """`[broker]`: the service that many flows share; without one each flow has its own."""
+
+    url: Annotated[str, StringConstraints(pattern=_BROKER_URL)] | None = Field(
+        default=None,
+        description="`http://HOST:PORT` or `unix:PATH` of a running service; "
+        "without it, a broker in the flow's own process",
+        examples=["'http://localhost:8700' or 'unix:/run/hpcqc/broker.sock'"],
+    )
+    token: SecretRef | None = Field(
+        default=None,
+        description='token of the user, as a reference: `{ env = "NAME" }` or `{ file = "PATH" }`; '
+        "not needed over a Unix socket",
+        examples=["{ env = 'HPCQC_BROKER_TOKEN' }"],
+    )
+    project: Annotated[str, StringConstraints(pattern=PROJECT)] | None = Field(
+        default=None,
+        description="the project that pays for the jobs; without it, the user's first one",
+        examples=["'chemistry'"],
+    )
+    priority: Annotated[int, Field(ge=-100, le=100)] = Field(
+        default=0,
+        description="of the jobs, from -100 to 100; policies may look at it, and a service takes more "
+        "than 0 from operators alone",
+    )
+    share_results: list[Annotated[str, StringConstraints(pattern=PROJECT)]] = Field(
+        default_factory=list,
+        description="projects of the service that use each other's results again where a stage "
+        "asks for that; any other project finds its own alone",
+        examples=["['chemistry', 'teaching']"],
+    )
+    unix_groups: list[Annotated[str, StringConstraints(pattern=PROJECT)]] = Field(
+        default_factory=list,
+        description="Unix groups that are projects of the service: their members pay with them over "
+        "a Unix socket; no other group is a project",
+        examples=["['chemistry', 'teaching']"],
+    )
+    hosts: list[Annotated[str, StringConstraints(pattern=_HOST)]] = Field(
+        default_factory=list,
+        description="names by which clients of the service address it, beside `localhost` and the "
+        "name of its machine; requests for any other are refused",
+        examples=["['broker.hilltop.example']"],
+    )
+    proxies: list[str] = Field(
+        default_factory=list,
+        description="addresses of reverse proxies before the service, which may hold as many "
+        "connections as all clients together",
+        examples=["['10.0.0.5']"],
+    )
+    limits: BrokerLimits = Field(
+        default_factory=BrokerLimits,
+        description="`[broker.limits]`, see below",
+        examples=["{ open_jobs_per_user = 1000 }"],
+    )
+    ledger: str | SecretRef | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the service's ledger, or a reference to one; "
+        "SQLite in the state folder if not given",
+    )
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_addresses(cls, value: list[str]) -> list[str]:
+        for address in value:
+            try:
+                ip_address(address)
+            except ValueError:
+                raise ValueError(
+                    f"proxies has {address!r}, which is not an IP address; give one such as '10.0.0.5'"
+                ) from None
+        return value
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _is_reference(cls, value: Any) -> Any:
+        if value is None or isinstance(value, SecretRef):
+            return value
+        raise ValueError(
+            "a token is a secret; give a reference instead, "
+            'such as { env = "HPCQC_BROKER_TOKEN" } or { file = "PATH" }'
+        )
+
+    @field_validator("ledger", mode="before")
+    @classmethod
+    def _is_url_or_reference(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str | SecretRef):
+            return value
+        raise ValueError(
+            f"{value!r} is no SQLAlchemy URL, such as 'postgresql+psycopg://HOST/hpcqc', nor a "
+            "reference to one, such as { env = 'NAME' } or { file = 'PATH' }"
+        )
+
+
+class SiteFile(ConfigTable):
+    """A whole `hpcqc.toml`."""
+
+    site: SiteTable = Field(default_factory=SiteTable)
+    compute: dict[str, ComputeTable] = Field(default_factory=dict)
+    qpu: dict[str, QpuTable] = Field(default_factory=dict)
+    broker: BrokerSettings = Field(default_factory=BrokerSettings)
+
+
+class Site(SiteTable):
     """One place where flows run: its QPUs, its compute, and where state is kept.
 
     source: where this came from, ``"built-in laptop"`` or the file's path.
-    keep_days, keep_gib: what ``hpcqc clean`` leaves of what runs have stored; None is no limit.
     """
 
     name: str
@@ -158,9 +419,7 @@ class Site:
     computes: Mapping[str, ComputeSettings]
     state_dir: Path
     source: str
-    broker: BrokerSettings = BrokerSettings()
-    keep_days: float | None = None
-    keep_gib: float | None = None
+    broker: BrokerSettings = Field(default_factory=BrokerSettings)
 
     def qpu(self, name: str | None = None) -> QpuSettings:
         """Return a QPU by name, the default one for None.

@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
-from orchestrator.config import ScheduleSettings, Site
+from orchestrator.config import Site
 from orchestrator.identity import CallStage
 from orchestrator.provenance.outcome import Outcome
 from orchestrator.provenance.schema import (
@@ -166,29 +166,12 @@ def site_document(site: Site) -> dict[str, Any]:
                 "backend": qpu.backend,
                 "uncertain": qpu.uncertain,
                 "longest_task_s": qpu.longest_task_s,
-                "schedule": _schedule_document(qpu.schedule),
+                "schedule": json_value(qpu.schedule),
                 "options": json_value(_without_secrets(qpu.options)),
             }
             for name, qpu in site.qpus.items()
         },
     }
-
-
-def _schedule_document(schedule: ScheduleSettings) -> dict[str, Any]:
-    """Return a schedule as a site file has it; null where nothing was given."""
-    rate, lease = schedule.rate, schedule.lease
-    document: dict[str, Any] = {
-        "policy": schedule.policy,
-        "parameters": schedule.parameters,
-        "slice_s": schedule.slice_s,
-        "rate": rate and {"starts": rate[0], "per_s": rate[1]},
-        "lease": {"longest_s": lease[0], "idle_s": lease[1]} if lease else False,
-        "shares": schedule.shares,
-        "calendar": schedule.calendar,
-        "window": schedule.windows,
-    }
-    shown: dict[str, Any] = json_value(document)
-    return shown
 
 
 def _without_password(ledger: Any) -> Any:

@@ -14,9 +14,10 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import make_policy
-from orchestrator.broker.core.rules import QpuRules, Rate
+from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState
+from orchestrator.config import Rate
 from orchestrator.identity import JobId
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)

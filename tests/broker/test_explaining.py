@@ -16,9 +16,10 @@ from orchestrator.broker.core.explain import Explanation, explain
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Shortest
-from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
+from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState
+from orchestrator.config import LeaseBounds, Rate
 from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

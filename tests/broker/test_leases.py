@@ -11,8 +11,9 @@ from orchestrator.broker.core.commands import Effects
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
-from orchestrator.broker.core.rules import LeaseBounds, QpuRules
+from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState
+from orchestrator.config import LeaseBounds
 from orchestrator.identity import JobId
 from tests.broker.histories import submitted
 

@@ -143,13 +143,18 @@ def test_every_part_of_the_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         "no seed": reuse_key(payload(), Q, target, "chem"),
         "calibration": reuse_key(payload(seed=1), Q, recalibrated, "chem"),
         "project": reuse_key(payload(seed=1), Q, target, "qml"),
-        "QPU": reuse_key(payload(seed=1), replace(Q, name="p"), target, "chem"),
-        "backend": reuse_key(payload(seed=1), replace(Q, backend="aer"), target, "chem"),
+        "QPU": reuse_key(payload(seed=1), Q.model_copy(update={"name": "p"}), target, "chem"),
+        "backend": reuse_key(
+            payload(seed=1), Q.model_copy(update={"backend": "aer"}), target, "chem"
+        ),
         "method": reuse_key(
-            payload(seed=1), replace(Q, options={"method": "statevector"}), target, "chem"
+            payload(seed=1),
+            Q.model_copy(update={"options": {"method": "statevector"}}),
+            target,
+            "chem",
         ),
         "noise": reuse_key(
-            payload(seed=1), replace(Q, options={"profile": "helmi"}), target, "chem"
+            payload(seed=1), Q.model_copy(update={"options": {"profile": "helmi"}}), target, "chem"
         ),
     }
     monkeypatch.setattr(reuse, "versions_of", lambda _: ("another",))

@@ -24,10 +24,11 @@ from orchestrator.broker.core.policies import POLICIES, make_policy
 from orchestrator.broker.core.prediction import load_of
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.broker.core.records import job_view
-from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
+from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.assembly import part_seed
+from orchestrator.config import LeaseBounds, Rate
 from orchestrator.identity import JobId, ProjectAccount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -23,7 +23,7 @@ from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.config import QpuSettings, ScheduleSettings, WindowSettings
+from orchestrator.config import QpuSettings, Rate, ScheduleSettings, WindowSettings
 from orchestrator.identity import SERVICE_SCOPE
 from tests.errors import naming
 from tests.patience import PATIENCE_S
@@ -87,7 +87,7 @@ def test_work_goes_on_by_itself_when_a_closure_ends_and_others_are_not_held_up(
 ) -> None:
     async def work() -> None:
         window = closed(-1, 3.0, title="filling helium")
-        async with serving(tmp_path, qpu(windows=(window,)), qpu("other")) as broker:
+        async with serving(tmp_path, qpu(window=[window]), qpu("other")) as broker:
             status = broker.status("q")
             assert status.closed
             assert status.closure is not None
@@ -108,7 +108,7 @@ def test_work_goes_on_by_itself_when_a_closure_ends_and_others_are_not_held_up(
 
 def test_a_rate_is_kept_and_work_goes_on_when_it_allows(tmp_path: Path) -> None:
     async def work() -> None:
-        async with serving(tmp_path, qpu(rate=(2, 0.5))) as broker:
+        async with serving(tmp_path, qpu(rate=Rate(starts=2, per_s=0.5))) as broker:
             jobs = await ended(broker, *[await submit(broker) for _ in range(5)])
             assert {job.state for job in jobs} == {JobState.COMPLETED}
             at = sorted(job.tasks[0].planned_at for job in jobs)
@@ -121,7 +121,7 @@ def test_a_rate_is_kept_and_work_goes_on_when_it_allows(tmp_path: Path) -> None:
 def test_results_outside_quality_windows_are_provisional(tmp_path: Path) -> None:
     async def work() -> None:
         good, bad = closed(-60, 60, kind="quality"), closed(60, 120, kind="quality")
-        async with serving(tmp_path, qpu(windows=(good,)), qpu("bad", windows=(bad,))) as broker:
+        async with serving(tmp_path, qpu(window=[good]), qpu("bad", window=[bad])) as broker:
             jobs = await ended(broker, await submit(broker), await submit(broker, "bad"))
             assert [job.provisional for job in jobs] == [False, True]
             assert jobs[1].tasks[0].provisional
@@ -182,7 +182,7 @@ def test_a_day_later_the_calendar_is_written_out_anew(
 
     async def work() -> None:
         daily = WindowSettings(daily="03:00-04:00")
-        async with serving(tmp_path, qpu(windows=(daily,))) as broker:
+        async with serving(tmp_path, qpu(window=[daily])) as broker:
             last = broker.service.state.rules["q"].calendar.closures[-1].end
             later = timedelta(days=30)
             broker.service.clock = lambda: now() + later
@@ -218,7 +218,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
 
     async def work() -> None:
         daily = WindowSettings(daily="03:00-04:00")
-        async with serving(tmp_path, qpu(windows=(daily,))) as broker:
+        async with serving(tmp_path, qpu(window=[daily])) as broker:
             rules, later = broker.service.state.rules, timedelta(days=30)
             last = rules["q"].calendar.closures[-1].end
             with monkeypatch.context() as full:
@@ -257,7 +257,7 @@ def test_a_service_gives_back_what_waits_when_its_qpu_is_calibrated_anew(
     monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
 
     async def work() -> None:
-        drifting = replace(qpu(), options={"drift_every": 1, "run_s": 0.6})
+        drifting = qpu().model_copy(update={"options": {"drift_every": 1, "run_s": 0.6}})
         async with serving(tmp_path, drifting) as broker:
             first = await submit(broker, calibration="fake-0")
             while (await broker.target("q")).calibration.id != "fake-1":  # its start made it so

@@ -32,7 +32,7 @@ def test_a_daily_window_comes_every_day_also_over_midnight() -> None:
 
 
 def test_weekdays_are_those_on_which_a_window_begins() -> None:
-    friday = WindowSettings(daily="22:00-06:00", weekdays=("fri",))
+    friday = WindowSettings(daily="22:00-06:00", weekdays=["fri"])
     assert between(friday, "2026-11-01", "2026-11-15") == [
         ("06 22:00", "07 06:00"),
         ("13 22:00", "14 06:00"),
@@ -40,7 +40,7 @@ def test_weekdays_are_those_on_which_a_window_begins() -> None:
 
 
 def test_the_same_hour_twice_is_a_whole_day() -> None:
-    saturday = WindowSettings(daily="00:00-00:00", weekdays=("sat",))
+    saturday = WindowSettings(daily="00:00-00:00", weekdays=["sat"])
     assert between(saturday, "2026-11-01", "2026-11-10") == [("07 00:00", "08 00:00")]
 
 

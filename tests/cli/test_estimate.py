@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from orchestrator.cli.estimate.estimate import wait_text
 from orchestrator.config import (
     BrokerSettings,
     QpuSettings,
+    Rate,
     ScheduleSettings,
     WindowSettings,
     load_site,
@@ -193,7 +193,7 @@ def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
         name="far",
         backend="vendor",
         options={"profile": "helmi", "token": "secret", "time_scale": 1.0},
-        schedule=ScheduleSettings(slice_s=3.0, rate=(1, 60.0)),
+        schedule=ScheduleSettings(slice_s=3.0, rate=Rate(starts=1, per_s=60.0)),
     )
     dry = dry_qpu(real)
     assert (dry.backend, dry.options) == ("aer", {"profile": "helmi"})
@@ -248,7 +248,7 @@ def _waits(
 
     monkeypatch.setattr(http, "RemoteBroker", Client)
     monkeypatch.setenv("HPCQC_SITE", "built-in")
-    site = replace(load_site(), broker=BrokerSettings(url="http://127.0.0.1:9"))
+    site = load_site().model_copy(update={"broker": BrokerSettings(url="http://127.0.0.1:9")})
     told = expected_wait(site, site.qpu("vlq"), target_of("vlq"), 1.0, now=NOW)
     return told, wait_text(told)
 
@@ -277,7 +277,7 @@ def test_a_qpu_that_takes_nothing_up_makes_wait(monkeypatch) -> None:
 def test_a_window_of_the_site_file_counts_without_a_profile() -> None:
     site = load_site()
     shut = WindowSettings(kind="maintenance", start=SHUT["start"], end=SHUT["end"], title="pump")
-    settings = replace(site.qpu("aer"), schedule=ScheduleSettings(windows=(shut,)))
+    settings = site.qpu("aer").model_copy(update={"schedule": ScheduleSettings(window=[shut])})
     told = expected_wait(site, settings, target_of("aer"), 0.0, now=NOW)
     assert told.waiting_s == 7200
     assert "UTC: pump" in wait_text(told)

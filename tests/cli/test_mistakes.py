@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -215,7 +214,7 @@ def test_a_folder_below_one_that_may_not_be_entered(tmp_path) -> None:
         RunFolder(closed / "below" / "run").check()
     with nobody(), pytest.raises(LedgerError, match=naming("Permission denied", closed / "state")):
         check_ledger(closed / "state")
-    site = replace(load_site(), state_dir=closed / "state")
+    site = load_site().model_copy(update={"state_dir": closed / "state"})
     with nobody(), pytest.raises(LedgerError, match=naming("Permission denied", closed / "state")):
         jobs_of(site)
     closed.chmod(0o700)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -20,7 +19,9 @@ from orchestrator.config import (
     BrokerSettings,
     ComputeSettings,
     ConfigError,
+    LeaseBounds,
     QpuSettings,
+    Rate,
     ScheduleSettings,
     SecretRef,
     Site,
@@ -250,7 +251,7 @@ daily = st.builds(
     WindowSettings,
     title=st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=9),
     daily=st.just("23:30-01:15"),
-    weekdays=st.sampled_from([(), ("mon", "fri")]),
+    weekdays=st.sampled_from([[], ["mon", "fri"]]),
     zone=st.sampled_from(["UTC", "Europe/Prague"]),
 )
 schedules = st.builds(
@@ -258,10 +259,10 @@ schedules = st.builds(
     policy=st.sampled_from(["fifo", "weighted"]),
     parameters=st.dictionaries(names, positive, max_size=2),
     slice_s=st.just(0.0) | positive,
-    rate=st.none() | st.tuples(st.integers(1, 1000), positive),
-    lease=st.none() | positive.map(lambda seconds: (seconds, seconds / 2)),
+    rate=st.none() | st.builds(Rate, starts=st.integers(1, 1000), per_s=positive),
+    lease=st.none() | positive.map(lambda s: LeaseBounds(longest_s=s, idle_s=s / 2)),
     shares=st.dictionaries(names, positive, max_size=2),
-    windows=st.lists(once | daily, max_size=3).map(tuple),
+    window=st.lists(once | daily, max_size=3),
     calendar=st.none() | st.just(Path("/site/star.ics")),
 )
 
@@ -293,7 +294,7 @@ def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -
             project="p",
             priority=-5,
             ledger="sqlite:////ledger.sqlite",
-            share_results=("p", "q"),
+            share_results=["p", "q"],
             limits=BrokerLimits(open_jobs_per_user=3, reserve=1_500_000),
         ),
     )
@@ -301,7 +302,7 @@ def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -
         file.write("\n".join(config_lines(site)))
         file.flush()
         again = load_site(Path(file.name))
-    assert again == replace(site, source=file.name)
+    assert again == site.model_copy(update={"source": file.name})
 
 
 def test_the_built_in_laptop_may_be_asked_for_beside_a_site_file(tmp_path: Path) -> None:

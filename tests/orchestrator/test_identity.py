@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +73,8 @@ def fresh() -> Iterator[None]:
 def again(site: Site, qpu: str | None = None, **options: Any) -> Run:
     """Take a run up as another process would, perhaps with other settings of QPU ``one``."""
     resources.shutdown()
-    qpus = {**site.qpus, "one": replace(site.qpus["one"], options=options)}
-    run = Run(id="same", site=replace(site, qpus=qpus), qpu=qpu)
+    qpus = {**site.qpus, "one": site.qpus["one"].model_copy(update={"options": options})}
+    run = Run(id="same", site=site.model_copy(update={"qpus": qpus}), qpu=qpu)
     runs.activate(run)
     return run
 

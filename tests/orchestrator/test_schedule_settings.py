@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.cli.site.config import tell_config_check
-from orchestrator.config import ConfigError, load_site
+from orchestrator.config import ConfigError, LeaseBounds, load_site
 from tests.patience import PATIENCE_S
 
 HEAD = '[qpu.q]\nbackend = "fake"\n[qpu.q.schedule]\n'
@@ -77,11 +77,10 @@ def test_a_mistake_names_what_was_given_and_what_was_expected(
 
 
 @pytest.mark.parametrize(
-    ("text", "lease"), [("lease = { longest_s = 1 }", (1.0, 2.0)), ("lease = false", None)]
+    ("text", "lease"),
+    [("lease = { longest_s = 1 }", LeaseBounds(longest_s=1.0)), ("lease = false", None)],
 )
-def test_leases_may_be_short_or_none(
-    text: str, lease: tuple[float, float] | None, tmp_path: Path
-) -> None:
+def test_leases_may_be_short_or_none(text: str, lease: LeaseBounds | None, tmp_path: Path) -> None:
     (tmp_path / "hpcqc.toml").write_text(HEAD + text)
     assert load_site(tmp_path / "hpcqc.toml").qpu().schedule.lease == lease
 

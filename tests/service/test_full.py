@@ -40,6 +40,10 @@ ADA, BOB = Payer(user="ada", project="chem"), Payer(user="bob", project="chem")
 NO_LIMITS = BrokerLimits(reserve=0)
 
 
+def some_limits(**stated: int) -> BrokerLimits:
+    return NO_LIMITS.model_copy(update=stated)
+
+
 def payload(shots: int = 10) -> SamplerPayload:
     circuit = QuantumCircuit(1)
     circuit.measure_all()
@@ -79,7 +83,7 @@ async def hand_in(site: SiteBroker, number: int = 0, payer: Payer = ADA) -> JobV
 
 
 def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> None:
-    limits = replace(NO_LIMITS, open_jobs_per_user=2, open_jobs_per_project=3)
+    limits = some_limits(open_jobs_per_user=2, open_jobs_per_project=3)
 
     async def work(site: SiteBroker) -> None:
         await site.drain("q", "olga", "full")
@@ -113,12 +117,12 @@ def test_calls_in_flight_do_not_exceed_the_limit_together(tmp_path: Path) -> Non
         assert sum(isinstance(one, TooManyJobs) for one in answers) == 10
         assert len(site.service.state.jobs) == 2
 
-    at_a_site(tmp_path, work, limits=replace(NO_LIMITS, open_jobs_per_user=2))
+    at_a_site(tmp_path, work, limits=some_limits(open_jobs_per_user=2))
 
 
 def test_what_is_stored_within_a_day_is_limited(tmp_path: Path) -> None:
     size = len(payload().to_bytes())
-    limits = replace(NO_LIMITS, stored_per_user=2 * size, stored_per_project=3 * size)
+    limits = some_limits(stored_per_user=2 * size, stored_per_project=3 * size)
 
     async def work(site: SiteBroker) -> None:
         for number in range(2):
@@ -139,7 +143,7 @@ def test_a_reserve_of_the_disk_is_left_to_jobs_that_run(tmp_path: Path) -> None:
         running = await hand_in(site)
         free = 10**6
         site.quotas.free_bytes = lambda: free
-        site.quotas.limits = replace(NO_LIMITS, reserve=10**6)
+        site.quotas.limits = some_limits(reserve=10**6)
         with pytest.raises(StorageFull, match="disk") as refused:
             await hand_in(site, 1)
         assert str(tmp_path) not in str(refused.value)
@@ -166,11 +170,11 @@ def test_refusals_of_a_full_service_are_problem_documents(tmp_path: Path) -> Non
             )
 
         assert ask(0).status_code == 201
-        quotas.limits = replace(NO_LIMITS, open_jobs_per_user=1)
+        quotas.limits = some_limits(open_jobs_per_user=1)
         busy = ask(1)
         assert (busy.status_code, busy.json()["error_type"]) == (429, "TooManyJobs")
         assert busy.headers["retry-after"]
-        quotas.limits = replace(NO_LIMITS, stored_per_user=1)
+        quotas.limits = some_limits(stored_per_user=1)
         full = ask(1)
         assert (full.status_code, full.json()["title"]) == (507, "No room")
         assert full.headers["content-type"] == "application/problem+json"
@@ -179,7 +183,7 @@ def test_refusals_of_a_full_service_are_problem_documents(tmp_path: Path) -> Non
 def test_the_budgets_that_a_user_sets_for_runs_are_limited(tmp_path: Path) -> None:
     with open_room(tmp_path) as room:
         site = room.app.state.broker
-        site.quotas.limits = replace(NO_LIMITS, run_budgets_per_user=3)
+        site.quotas.limits = some_limits(run_budgets_per_user=3)
 
         def limit(run: str, who: str = "owner") -> httpx.Response:
             body = {"run": run, "unit": "qpu-s", "amount": 1.0}
@@ -249,7 +253,7 @@ def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
-    limits = replace(NO_LIMITS, stored_per_user=2 * len(payload().to_bytes()))
+    limits = some_limits(stored_per_user=2 * len(payload().to_bytes()))
 
     async def work(site: SiteBroker) -> None:
         ledger = Unwritable(site.ledger)

@@ -173,15 +173,13 @@ def _of_qpu(
             f"the QPU is leased to an iterative loop until {until:%H:%M:%S} UTC at the latest, or "
             f"until the loop pauses for {lease.opened.idle_s:g} s"
         )
-    rate = rules.rate
-    if rate is not None and len(context.starts) >= rate.starts:
-        free = context.starts[-rate.starts] + timedelta(seconds=rate.per_s)
-        if free > now:
-            starts = counted(rate.starts, "start")
-            yield (
-                f"the machine takes {starts} in {rate.per_s:g} s; the next one is at "
-                f"{free:%H:%M:%S} UTC"
-            )
+    free_at = rules.next_start(context.starts)
+    if rules.rate is not None and free_at is not None and free_at > now:
+        starts = counted(rules.rate.starts, "start")
+        yield (
+            f"the machine takes {starts} in {rules.rate.per_s:g} s; the next one is at "
+            f"{free_at:%H:%M:%S} UTC"
+        )
     most = rules.limits.max_concurrent_tasks
     if most is not None and context.busy >= most:
         yield (

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from backends.metering import Metering
 from backends.timing import TimingModel
 from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Policy, Weighted
+from orchestrator.config.bounds import LeaseBounds, Rate
 
-__all__ = ["LeaseBounds", "QpuRules", "Rate", "occupied_seconds"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """At most so many starts within any stretch of so many seconds."""
-
-    starts: int
-    per_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseBounds:
-    """The longest leases that the site grants: in all, and without a task at work."""
-
-    longest_s: float = 60.0
-    idle_s: float = 2.0
+__all__ = ["QpuRules", "occupied_seconds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +35,12 @@ class QpuRules:
     leases: LeaseBounds | None = field(default_factory=LeaseBounds)
     clock_scale: float = 1.0
     shares: dict[str, float] = field(default_factory=dict)
+
+    def next_start(self, starts: Sequence[datetime]) -> datetime | None:
+        """Return when the rate admits one more start after these; None if it did all along."""
+        if self.rate is None or len(starts) < self.rate.starts:
+            return None
+        return starts[-self.rate.starts] + timedelta(seconds=self.rate.per_s)
 
 
 def occupied_seconds(clock_s: float, predicted_s: float | None, rules: QpuRules) -> float:

@@ -124,9 +124,9 @@ def next_look(context: SchedulingContext, now: datetime) -> datetime | None:
     if context.lease is not None:
         looks.append(context.lease.ends(context.queue.holds_lease(context.lease.opened.lease))[0])
     if len(context.queue) and not context.is_drained:
-        rate = context.rules.rate
-        if rate is not None and len(context.starts) >= rate.starts:
-            looks.append(context.starts[-rate.starts] + timedelta(seconds=rate.per_s))
+        free_at = context.rules.next_start(context.starts)
+        if free_at is not None:
+            looks.append(free_at)
         closure = context.rules.calendar.closure_at(now) or context.rules.calendar.next_closure(now)
         if closure is not None:
             looks.append(closure.end)
@@ -290,10 +290,8 @@ def _may_start(context: SchedulingContext, now: datetime) -> bool:
     most = context.rules.limits.max_concurrent_tasks
     if most is not None and context.busy >= most:
         return False
-    rate = context.rules.rate
-    if rate is None or len(context.starts) < rate.starts:
-        return True
-    return context.starts[-rate.starts] + timedelta(seconds=rate.per_s) <= now
+    free_at = context.rules.next_start(context.starts)
+    return free_at is None or free_at <= now
 
 
 def _candidates(context: SchedulingContext) -> Iterator[QueuedJob]:

@@ -10,7 +10,7 @@ from backends.api import Target
 from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Policy
-from orchestrator.broker.core.rules import LeaseBounds, QpuRules, Rate
+from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.runtime.calendar_files import closures_of_file
 from orchestrator.broker.runtime.policies import named_policy
 from orchestrator.broker.runtime.windows import quality_windows, windows_between
@@ -64,20 +64,11 @@ def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
         timing=target.timing,
         metering=target.metering,
         slice_s=schedule.slice_s or None,
-        rate=None
-        if schedule.rate is None
-        else Rate(starts=schedule.rate[0], per_s=schedule.rate[1]),
-        leases=_lease_bounds(schedule.lease),
+        rate=schedule.rate,
+        leases=schedule.lease,
         clock_scale=target.clock_scale,
         shares=dict(schedule.shares),
     )
-
-
-def _lease_bounds(stated: tuple[float, float] | None) -> LeaseBounds | None:
-    if stated is None:
-        return None
-    longest_s, idle_s = stated
-    return LeaseBounds(longest_s=longest_s, idle_s=idle_s)
 
 
 def calendar_of(
@@ -89,10 +80,10 @@ def calendar_of(
     Raises `ConfigError` for a calendar that cannot be read.
     """
     schedule, since, until = settings.schedule, now - _PAST, now + ahead
-    windows = windows_between(schedule.windows, since, until)
+    windows = windows_between(schedule.window, since, until)
     if schedule.calendar is not None:
         windows += closures_of_file(schedule.calendar, since, until)
-    if target and not any(window.kind == "quality" for window in schedule.windows):
+    if target and not any(window.kind == "quality" for window in schedule.window):
         windows += quality_windows(target.quality_windows, since, until)
     return Calendar.of(
         replace(window, end=window.end + SETTLING) if window.kind == "calibration" else window

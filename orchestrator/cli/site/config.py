@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -106,7 +105,7 @@ def _limit_lines(limits: BrokerLimits) -> list[str]:
             f'{name} = "{value} B"'
             if name.startswith(("stored", "reserve"))
             else f"{name} = {value}"
-            for name, value in asdict(limits).items()
+            for name, value in limits
         ),
     ]
 

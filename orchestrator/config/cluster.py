@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config.environment import process_environment
-from orchestrator.config.site import ConfigError
+from orchestrator.config.errors import ConfigError
 
 __all__ = ["SharedCluster", "shared_cluster"]
 
