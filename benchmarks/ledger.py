@@ -20,7 +20,7 @@ from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger
-from orchestrator.broker.ledger.rows import EVENT_COLUMNS, row_of
+from orchestrator.broker.ledger.tables import EVENT_COLUMNS, row_of
 from orchestrator.identity import JobId
 
 __all__ = ["measure"]

@@ -22,7 +22,7 @@ from orchestrator.broker.core.budgets import (
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.snapshot import ended_jobs, freeze, thaw
+from orchestrator.broker.core.snapshot import forgettable, freeze, thaw
 from orchestrator.broker.core.state import BrokerState, replay
 from orchestrator.identity import JobId, ProjectAccount, RunAccount, account_from_text
 
@@ -210,7 +210,7 @@ def test_books_are_the_same_after_a_restart_and_after_forgetting() -> None:
     till.end("j1.0")
     before = till.state.books
     assert replay(till.history).books == before
-    gone = ended_jobs(till.state, most=10)
+    gone = forgettable(till.state, most=10)
     assert gone == ["j1"]
     thawed = thaw(freeze(till.state, gone))
     assert thawed.books == before

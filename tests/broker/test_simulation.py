@@ -18,7 +18,7 @@ from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import POLICIES, Fifo, Shortest, make_policy
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.ledger.rows import Entries
+from orchestrator.broker.ledger.tables import Entries
 from orchestrator.identity import JobId
 from orchestrator.simulation import (
     Arrival,

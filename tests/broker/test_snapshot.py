@@ -17,7 +17,7 @@ from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import (
     EndedJob,
     ended_job,
-    ended_jobs,
+    forgettable,
     freeze,
     missing_jobs,
     thaw,
@@ -44,7 +44,7 @@ class Archive:
             self.state.apply(event, at)
 
     def cut(self, most: int) -> None:
-        gone = ended_jobs(self.state, most=most)
+        gone = forgettable(self.state, most=most)
         for job in gone:
             self.rows[job] = to_json(ended_job(self.state, job))
         frozen = freeze(self.state, gone)
@@ -128,9 +128,9 @@ def test_jobs_that_ended_a_moment_ago_may_be_kept() -> None:
         state.handle(submitted(number, [(1, 1)]), NOW)
         end = NOW + timedelta(minutes=number)
         state.handle(ev.TaskCompleted(tag=f"j{number}.0", usage=Usage()), end)
-    assert ended_jobs(state, before=NOW + timedelta(minutes=2), most=9) == ["j1"]
-    assert ended_jobs(state, most=9) == ["j1", "j2"]
-    assert ended_jobs(state, most=1) == ["j1"]
+    assert forgettable(state, before=NOW + timedelta(minutes=2), most=9) == ["j1"]
+    assert forgettable(state, most=9) == ["j1", "j2"]
+    assert forgettable(state, most=1) == ["j1"]
 
 
 def test_every_part_of_the_state_is_kept_but_what_comes_from_the_site() -> None:

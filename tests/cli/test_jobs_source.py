@@ -138,7 +138,7 @@ def test_what_was_read_once_is_not_read_again(site: Site, monkeypatch: pytest.Mo
     for number in range(20):
         append(ledger, "r", job(number, "r"), number)
     jobs, seen = JobsOfRun(site, "r"), []
-    read = Reader.events
+    read = Reader.numbered_events
 
     def counted(self: Reader, scope: str, after: int = 0):
         for event in read(self, scope, after):
@@ -146,7 +146,7 @@ def test_what_was_read_once_is_not_read_again(site: Site, monkeypatch: pytest.Mo
             yield event
 
     assert len(jobs.read()) == 20
-    monkeypatch.setattr(Reader, "events", counted)
+    monkeypatch.setattr(Reader, "numbered_events", counted)
     append(ledger, "r", job(20, "r"), 20)
     assert len(jobs.read()) == 21
     assert jobs.read() is jobs.read()

@@ -13,7 +13,7 @@ from orchestrator.broker.core.state import BrokerState, Recorded
 from orchestrator.broker.core.views import JobView
 from orchestrator.identity import IdentityError, JobId, Tag
 
-__all__ = ["EndedJob", "ended_job", "ended_jobs", "freeze", "missing_jobs", "thaw"]
+__all__ = ["EndedJob", "ended_job", "forgettable", "freeze", "missing_jobs", "thaw"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class EndedJob:
         return job_view(self.job, {task.planned.tag: task for task in self.tasks})
 
 
-def ended_jobs(state: BrokerState, *, before: datetime | None = None, most: int) -> list[JobId]:
+def forgettable(state: BrokerState, *, before: datetime | None = None, most: int) -> list[JobId]:
     """Return jobs that may be forgotten, the oldest submissions first.
 
     before: leave those alone that ended later, because somebody may still wait for them.

@@ -1,11 +1,10 @@
 """The append-only record of everything a broker did; all else is folded from it."""
 
-from orchestrator.broker.ledger.checkpoints import Restored
-from orchestrator.broker.ledger.errors import LedgerError, LedgerHeld, LedgerUnwritable
 from orchestrator.broker.ledger.listing import JobFilter
-from orchestrator.broker.ledger.rows import Entries
+from orchestrator.broker.ledger.place import LedgerError, LedgerHeld, LedgerUnwritable
+from orchestrator.broker.ledger.reader import Restored
 from orchestrator.broker.ledger.store import Ledger
-from orchestrator.broker.ledger.tables import SCHEMA_VERSION
+from orchestrator.broker.ledger.tables import SCHEMA_VERSION, Entries
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from orchestrator.broker.core.records import JobRecord, job_view
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.broker.ledger.checkpoints import read_ended, restore
-from orchestrator.broker.ledger.errors import LedgerError
+from orchestrator.broker.ledger.place import LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.broker.ledger.tables import ended_jobs, events, snapshots
 from orchestrator.identity import JobId, is_scope_of
@@ -67,7 +66,7 @@ def latest_jobs(
     found: _Views = {}
     if limit is None:
         found |= _ended(reader, JobFilter())
-        for scope in reader.scopes():
+        for scope in reader.runs():
             found |= _in_state(reader, scope)
         return _in_order(found)
     wanted: dict[str, list[JobId]] = {}
@@ -88,7 +87,7 @@ def find_job(reader: Reader, job: str) -> JobView:
     found = exact or found
     if len(found) != 1:
         many = ", ".join(sorted(name for _, name in found)[:5])
-        name = reader.place.name
+        name = reader.name
         raise LedgerError(
             f"job {job!r} is ambiguous: {many}" if found else f"no job {job!r} in {name}"
         )
@@ -119,7 +118,7 @@ def _of_run(reader: Reader, run: str, limit: int | None, services: Sequence[str]
     """A run's jobs are in its own scope, in those of its workers, or in that of a service."""
     found = _ended(reader, JobFilter(run=run, limit=limit))
     shared = {row[0] for row in reader.rows(sa.select(snapshots.c.scope))}
-    own = [scope for scope in reader.scopes() if is_scope_of(scope, run)]
+    own = [scope for scope in reader.runs() if is_scope_of(scope, run)]
     for scope in own:
         if scope in shared:
             found |= _ended(reader, JobFilter(scope=scope, limit=limit))
@@ -146,14 +145,14 @@ def _these(reader: Reader, scope: str, jobs: list[JobId]) -> _Views:
 
 
 def _views(reader: Reader, query: sa.Select[tuple[str, str, str]]) -> _Views:
-    found = [(scope, read_ended(reader, job, text)) for scope, job, text in reader.rows(query)]
+    found = [(scope, reader.read_ended(job, text)) for scope, job, text in reader.rows(query)]
     # Jobs of one commit have one time; sorting by time leaves them in this order.
     found.sort(key=lambda pair: pair[1].job.arrival)
     return {(scope, ended.job.submitted.job): ended.view for scope, ended in found}
 
 
 def _in_state(reader: Reader, scope: str, run: str | None = None) -> _Views:
-    state = restore(reader, scope).state
+    state = reader.restore(scope)
     return {
         (scope, job): job_view(record, state.tasks)
         for job, record in state.jobs.items()

@@ -1,17 +1,101 @@
-"""Where a ledger is kept, a file or a PostgreSQL database, and how to connect to it."""
+"""Where a ledger is kept: its address, its lock, copies of its file, and what can be wrong with it."""
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
+import os
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.ledger.backups import newest_backup
-from orchestrator.broker.ledger.errors import LedgerError
+from orchestrator.broker.ledger.tables import meta
 
-__all__ = ["Place", "connected_engine", "place_of"]
+__all__ = [
+    "LedgerError",
+    "LedgerHeld",
+    "LedgerUnwritable",
+    "Place",
+    "claim_file",
+    "claim_on_server",
+    "connected_engine",
+    "copy_file",
+    "database_words",
+    "free_name",
+    "held_error",
+    "is_damage",
+    "newest_backup",
+    "note_holder",
+    "place_of",
+]
+
+# SQLite's words for a file that is not, or is no longer, what it wrote.
+_DAMAGE = ("malformed", "not a database", "file is encrypted", "disk image")
+
+
+class LedgerError(ValueError):
+    """The ledger cannot be opened, read or written; nothing was changed in it."""
+
+
+class LedgerUnwritable(LedgerError):
+    """A transaction could not be written now; the same one may be tried again."""
+
+
+class LedgerHeld(LedgerError):
+    """Another broker serves this ledger."""
+
+
+def database_words(error: Exception) -> str:
+    """Return what the database itself said, on one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def is_damage(words: str) -> bool:
+    """Whether SQLite says that the file itself is broken."""
+    return any(word in words for word in _DAMAGE)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Make a consistent copy while others write. Raises `LedgerError`; then there is none."""
+    if target.exists():
+        raise LedgerError(f"{target} is there already and was left as it is; name another file")
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    try:
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
+        with closing(sqlite3.connect(source)) as read, closing(sqlite3.connect(unfinished)) as copy:
+            read.backup(copy)
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.rename(target)
+    except (sqlite3.Error, OSError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise LedgerError(
+            f"ledger {source} cannot be copied to {target}: {database_words(error)}"
+        ) from error
+
+
+def free_name(path: Path, why: str) -> Path:
+    """Return a name beside the ledger under which `newest_backup` finds a copy."""
+    for number in range(1, 1000):
+        more = f"-{number}" if number > 1 else ""
+        name = path.with_name(f"{path.stem}.{why}{more}.backup{path.suffix}")
+        if not name.exists():
+            return name
+    raise LedgerError(f"there are a thousand backups of {path}; remove some")
+
+
+def newest_backup(path: Path) -> Path | None:
+    """Return the copy beside the ledger that was made last, ``NAME….backup…``."""
+    found = [p for p in path.parent.glob(f"{path.stem}*backup*") if p.is_file()]
+    whole = [p for p in found if not p.name.endswith((".unfinished", "-wal", "-shm"))]
+    return max(whole, key=lambda backup: backup.stat().st_mtime, default=None)
+
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
 # Neither a transaction nor a claim may outlive a client that vanished without a word.
@@ -101,3 +185,66 @@ def _configure(connection: Any, _record: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+_HOLDER = "service_holder"
+
+
+def claim_file(path: Path, holder: str) -> IO[str]:
+    """Lock the file beside a ledger; the lock goes with the process, or when it is closed.
+
+    Raises `LedgerHeld` with what the other holder wrote about itself, `LedgerError` if there
+    can be no such file.
+    """
+    lock_path = path.with_name(f"{path.name}.lock")
+    try:
+        lock = lock_path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise LedgerError(f"ledger {path} cannot be claimed: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        held_by = lock.read().strip()
+        lock.close()
+        raise held_error(str(path), held_by) from error
+    lock.truncate(0)
+    lock.write(holder)
+    lock.flush()
+    return lock
+
+
+def claim_on_server(connection: sa.Connection) -> str | None:
+    """Take the advisory lock of this database's ledger, held as long as the connection.
+
+    Return None once it is ours, or what its holder wrote about itself.
+    """
+    with connection.begin():
+        schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
+        taken = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_key(schema)))).scalar()
+        if taken:
+            return None
+        query = sa.select(meta.c.value).where(meta.c.key == _HOLDER)
+        written = connection.execute(query).scalar()
+    return str(json.loads(written)) if written else ""
+
+
+def note_holder(connection: sa.Connection, holder: str) -> None:
+    """Write who holds the lock, for those who ask for it in vain."""
+    with connection.begin():
+        connection.execute(meta.delete().where(meta.c.key == _HOLDER))
+        connection.execute(meta.insert(), {"key": _HOLDER, "value": json.dumps(holder)})
+
+
+def held_error(name: str, holder: str) -> LedgerHeld:
+    """Return the error that says who serves the ledger."""
+    return LedgerHeld(
+        f"ledger {name} is served by another broker ({holder or 'it has not said which'}); "
+        "use that one, or end it first"
+    )
+
+
+def _key(schema: Any) -> int:
+    """Return a number of PostgreSQL's advisory locks; these are told apart by database."""
+    digest = hashlib.blake2b(f"hpcqc ledger {schema}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from orchestrator.broker.ledger.backups import copy_file, free_name, newest_backup
-from orchestrator.broker.ledger.errors import LedgerError, database_words, is_damage
-from orchestrator.broker.ledger.place import Place
-from orchestrator.broker.ledger.reader import Reader
+from orchestrator.broker.ledger.place import (
+    LedgerError,
+    Place,
+    copy_file,
+    database_words,
+    free_name,
+    is_damage,
+    newest_backup,
+)
 from orchestrator.broker.ledger.tables import SCHEMA_VERSION, meta, metadata
 
-__all__ = ["alone", "check_file", "open_tables"]
+__all__ = ["alone", "open_tables"]
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _LOCK = 0x68706371  # "hpcq": whoever makes or changes tables holds this lock of PostgreSQL's
@@ -40,17 +45,6 @@ def open_tables(place: Place, engine: sa.Engine) -> None:
         else:
             advice = f"It was left as it is; {place.remedy}."
         raise LedgerError(f"ledger {place.name} cannot be opened: {words}. {advice}") from error
-
-
-def check_file(reader: Reader) -> None:
-    """Let SQLite read all of its file. Raises `LedgerError` if it is damaged."""
-    if not reader.is_file:
-        return
-    found = [row[0] for row in reader.rows(sa.text("PRAGMA quick_check(3)"))]
-    if found != ["ok"]:
-        what = "; ".join(" ".join(text.split()) for text in found)
-        place = reader.place
-        raise LedgerError(f"ledger {place.name} is damaged: {what}. {place.after_damage()}")
 
 
 def _refuse_emptied(place: Place, path: Path) -> None:

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.core.events import Event
-from orchestrator.broker.core.snapshot import EndedJob, ended_jobs
+from orchestrator.broker.core.codec import to_json
+from orchestrator.broker.core.snapshot import EndedJob, ended_job, forgettable, freeze
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobView
-from orchestrator.broker.ledger.backups import copy_file
-from orchestrator.broker.ledger.checkpoints import (
-    Restored,
-    catch_up,
-    checkpoint_statements,
-    recall,
-    recall_for,
-    restore,
-    stored,
-)
-from orchestrator.broker.ledger.errors import LedgerError
 from orchestrator.broker.ledger.listing import JobFilter, find_job, latest_jobs, list_ended
-from orchestrator.broker.ledger.place import Place, connected_engine, place_of
+from orchestrator.broker.ledger.place import (
+    LedgerError,
+    Place,
+    connected_engine,
+    copy_file,
+    place_of,
+)
 from orchestrator.broker.ledger.reader import Reader
-from orchestrator.broker.ledger.rows import Entries
-from orchestrator.broker.ledger.schema import check_file, open_tables
-from orchestrator.broker.ledger.tables import payloads, results
-from orchestrator.broker.ledger.writer import Writer
+from orchestrator.broker.ledger.schema import open_tables
+from orchestrator.broker.ledger.tables import Entries, ended_jobs, events, snapshots
+from orchestrator.broker.ledger.writer import Statement, Writer
 from orchestrator.identity import JobId
 
 __all__ = ["Ledger"]
@@ -41,17 +35,13 @@ _PATIENCE_S = 30.0
 _JOBS_PER_CHECKPOINT = 2000
 
 
-class Ledger:
-    """One ledger. Several processes may write to it, each its own scope (a run's id).
-
-    name: for messages; path: its file, None on a server.
-    """
+class Ledger(Reader):
+    """One ledger. Several processes may write to it, each its own scope (a run's id)."""
 
     def __init__(self, place: Place, engine: sa.Engine, patience_s: float) -> None:
         """Wrap a checked engine; use `open` instead."""
-        self._engine, self._reader = engine, Reader(place, engine)
+        super().__init__(place, engine)
         self._writer = Writer(place, engine, patience_s)
-        self.name, self.path = place.name, place.path
 
     @classmethod
     def open(cls, where: Path | str, *, patience_s: float = _PATIENCE_S) -> Ledger:
@@ -101,23 +91,6 @@ class Ledger:
         """
         self._writer.append(scope, entries)
 
-    def events(self, scope: str, kinds: Sequence[str] = ()) -> Iterator[tuple[Event, datetime]]:
-        """Yield the events of a scope, or of some kinds, in order. Raises `LedgerError`."""
-        for _, event, at in self._reader.events(scope, kinds=kinds):
-            yield event, at
-
-    def payload(self, digest: str) -> bytes:
-        """Return stored payload bytes. Raises `LedgerError` if there are none."""
-        return self._blob(payloads.c.data, payloads.c.digest == digest, f"payload {digest}")
-
-    def result(self, tag: str) -> bytes:
-        """Return the stored result of a task. Raises `LedgerError` if there is none."""
-        return self._blob(results.c.data, results.c.tag == tag, f"result of task {tag}")
-
-    def runs(self) -> list[str]:
-        """Return the ids of all runs, the oldest first."""
-        return self._reader.scopes()
-
     def jobs(
         self, run: str | None = None, limit: int | None = None, services: Sequence[str] = ()
     ) -> list[JobView]:
@@ -127,25 +100,11 @@ class Ledger:
         services keep for it. services: scopes of those, besides such as made a checkpoint.
         limit: how many at most; only the scopes they are in are read.
         """
-        return latest_jobs(self._reader, run, limit, services)
+        return latest_jobs(self, run, limit, services)
 
     def job(self, job: str) -> JobView:
         """Return one job by its id or by the unambiguous start of it. Raises `LedgerError`."""
-        return find_job(self._reader, job)
-
-    def restore(self, scope: str) -> BrokerState:
-        """Return a scope's state, from its latest snapshot and what was written after that.
-
-        Jobs that were forgotten before the snapshot are not in it; see `recall`.
-        """
-        return restore(self._reader, scope).state
-
-    def follow(self, scope: str, restored: Restored | None = None) -> Restored:
-        """Bring a state up to what is written by now; None begins with the whole scope."""
-        if restored is None:
-            return restore(self._reader, scope)
-        catch_up(self._reader, scope, restored)
-        return restored
+        return find_job(self, job)
 
     def checkpoint(
         self,
@@ -164,39 +123,28 @@ class Ledger:
         and `append` may not be called. A service makes one when it opens its scope: by that it
         is known to hold jobs of several runs. Raises `LedgerError`; nothing was stored then.
         """
-        gone = ended_jobs(state, before=before, most=most)
+        gone = forgettable(state, before=before, most=most)
         now = datetime.now(UTC)
-        self._writer.execute(checkpoint_statements(self._reader, scope, state, gone, now))
+        query = sa.select(sa.func.max(events.c.seq)).where(events.c.scope == scope)
+        frozen = {
+            "scope": scope,
+            "seq": self.rows(query)[0][0] or 0,
+            "at": now.timestamp(),
+            "state": freeze(state, gone),
+        }
+        rows = [_row(scope, ended_job(state, job)) for job in gone]
+        statements: list[Statement] = [(self._replacing(snapshots, "scope"), [frozen])]
+        if rows:
+            statements.append((self._replacing(ended_jobs, "id", "scope"), rows))
+        self._writer.execute(statements)
         return gone
-
-    def recall(self, scope: str, state: BrokerState, job: JobId) -> bool:
-        """Take a forgotten job up into the state again; return whether there is such a job."""
-        return recall(self._reader, scope, state, job)
-
-    def recall_for(self, scope: str, state: BrokerState, event: Event) -> None:
-        """Take up the forgotten jobs that an event is about, before it is handled.
-
-        Costs nothing but a look into the state where none is needed.
-        """
-        recall_for(self._reader, scope, state, event)
-
-    def ended_job(self, scope: str, job: JobId) -> EndedJob | None:
-        """Return a job as a checkpoint stored it, None if none did."""
-        return stored(self._reader, scope, job)
 
     def ended(self, wanted: JobFilter) -> list[JobView]:
         """Return jobs that checkpoints stored apart, in order of submission.
 
         One that was recalled since is in the state as well, and what it says there counts.
         """
-        return list_ended(self._reader, wanted)
-
-    def verify(self) -> None:
-        """Read the whole file and see that it is sound: 10 ms a megabyte; nothing on a server.
-
-        Raises `LedgerError` that names the newest backup, if there is one.
-        """
-        check_file(self._reader)
+        return list_ended(self, wanted)
 
     def backup(self, target: Path) -> None:
         """Copy the ledger to a file that is not there yet, while it is in use.
@@ -216,8 +164,29 @@ class Ledger:
         self._writer.close()
         self._engine.dispose()
 
-    def _blob(self, column: Any, condition: Any, what: str) -> bytes:
-        rows = self._reader.rows(sa.select(column).where(condition))
-        if not rows:
-            raise LedgerError(f"ledger {self.name} holds no {what}")
-        return bytes(rows[0][0])
+    def _replacing(self, table: sa.Table, *key: str) -> sa.Executable:
+        insert: Any  # SQLite's and PostgreSQL's inserts are alike and have no type in common
+        if self.is_file:
+            from sqlalchemy.dialects.sqlite import insert
+        else:
+            from sqlalchemy.dialects.postgresql import insert
+        statement = insert(table)
+        others = {c.name: statement.excluded[c.name] for c in table.c if c.name not in key}
+        replacing: sa.Executable = statement.on_conflict_do_update(index_elements=key, set_=others)
+        return replacing
+
+
+def _row(scope: str, ended: EndedJob) -> dict[str, Any]:
+    submitted, ended_at = ended.job.submitted, ended.job.ended_at
+    return {
+        "id": submitted.job,
+        "scope": scope,
+        "run": submitted.run,
+        "project": submitted.project,
+        "user": submitted.user,
+        "qpu": submitted.qpu,
+        "state": ended.job.state.value,
+        "submitted_at": ended.job.submitted_at.timestamp(),
+        "ended_at": ended_at.timestamp() if ended_at is not None else 0.0,
+        "record": to_json(ended),
+    }

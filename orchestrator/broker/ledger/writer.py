@@ -10,16 +10,25 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from orchestrator.broker.ledger.claims import claim_file, claim_on_server, held_error, note_holder
-from orchestrator.broker.ledger.errors import (
+from orchestrator.broker.ledger.place import (
     LedgerError,
     LedgerUnwritable,
+    Place,
+    claim_file,
+    claim_on_server,
     database_words,
+    held_error,
     is_damage,
+    note_holder,
 )
-from orchestrator.broker.ledger.place import Place
-from orchestrator.broker.ledger.rows import EVENT_COLUMNS, Entries, row_of
-from orchestrator.broker.ledger.tables import events, payloads, results
+from orchestrator.broker.ledger.tables import (
+    EVENT_COLUMNS,
+    Entries,
+    events,
+    payloads,
+    results,
+    row_of,
+)
 
 __all__ = ["Statement", "Writer"]
 
