@@ -8,10 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -58,15 +57,19 @@ def curve(points: int = 2, calls: int = 3, pause: float = 0.0):
 NEIGHBOUR = """
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 STEP = 0.7
 
 @dataclass(frozen=True)
 class Item:
     number: int
+    done: str
 
 def squared(item):
     time.sleep(0.3)
+    with Path(item.done).open("a") as file:
+        file.write(f"{item.number}\\n")
     return item.number ** 2
 """
 SPREAD = """
@@ -75,13 +78,13 @@ from hpcqc import classical, fan_out
 from prefect import flow
 
 @classical
-def inside(count):
-    return sum(fan_out(neighbour.squared, [neighbour.Item(k) for k in range(count)]))
+def inside(count, done):
+    return sum(fan_out(neighbour.squared, [neighbour.Item(k, done) for k in range(count)]))
 
 @flow
-def spread(count: int = 40):
-    outside = fan_out(neighbour.squared, [neighbour.Item(k) for k in range(count)])
-    return [sum(outside), inside(count)]
+def spread(done: str, count: int = 40):
+    outside = fan_out(neighbour.squared, [neighbour.Item(k, done) for k in range(count)])
+    return [sum(outside), inside(count, done)]
 """
 SLOW = ("-p", "points=4", "-p", "calls=3", "-p", "pause=0.5")
 
@@ -141,14 +144,13 @@ class Agent:
 
     def until(self, run: str, *wanted: str) -> None:
         """Return when Prefect says that the run is in one of these states."""
-        state, deadline = "", time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
+
+        def state() -> str:
             with contextlib.suppress(OSError):  # while the server is away
-                state = self.api(f"/flow_runs/{run}")["state"]["name"]
-            if state in wanted:
-                return
-            time.sleep(0.1)
-        pytest.fail(f"{state}\n{self.logs()}")
+                return str(self.api(f"/flow_runs/{run}")["state"]["name"])
+            return ""
+
+        until(lambda: state() in wanted, lambda: f"{state()}\n{self.logs()}", pause_s=0.1)
 
     def ended(self, run: str) -> dict[str, Any]:
         self.until(run, "Completed", "Failed")
@@ -295,13 +297,19 @@ def test_killing_any_process_costs_only_time(agent, expected, victim):
     until(agent.healthy)
 
 
+def until_more(file: Path, lines: int, story: Callable[[], object]) -> None:
+    before = len(file.read_text().splitlines())
+    until(lambda: len(file.read_text().splitlines()) >= before + lines, story)
+
+
 def test_units_are_spread_again_when_dask_is_killed(agent):
+    done = agent.flows / "done.txt"
+    done.touch()
     agent("deploy", "spread.py:spread")
-    run = agent("submit", "spread")["id"]
-    agent.until(run, "Running")
+    run = agent("submit", "spread", "-p", f"done={done}")["id"]
     for _ in range(2):
         until(agent.healthy)
-        time.sleep(6)  # some units are done by then, whichever; all must be in the end
+        until_more(done, 5, agent.logs)
         os.kill(agent.pid("dask"), signal.SIGKILL)
     found = agent.ended(run)
     assert found["result"] == [sum(k**2 for k in range(40))] * 2, f"{found}\n{agent.logs()}"

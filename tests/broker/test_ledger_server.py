@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
+from tests.patience import until
 from tests.postgres import PostgresServer
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
@@ -74,9 +77,11 @@ def test_a_server_that_restarts_meanwhile_is_waited_for(
     ledger = Ledger.open(postgres_url)
     ledger.append("r", entries(0))
     postgres_server.stop()
+    tries: list[object] = []
+    sa.event.listen(sa.Engine, "do_connect", lambda *details: tries.append(details))
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(ledger.append, "r", entries(1))
-        time.sleep(1.0)
+        until(lambda: len(tries) >= 2 or written.done())
         assert not written.done()
         postgres_server.start()
         written.result()
@@ -146,8 +151,7 @@ def _shut(end: socket.socket) -> None:
 def wire(
     postgres_server: PostgresServer, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Wire, Callable[..., Ledger]]]:
-    folder = postgres_server.folder / f"w{time.monotonic_ns()}"
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix="w", dir=postgres_server.folder))
     line = Wire(folder, postgres_server.folder)
     url = postgres_url.replace(str(postgres_server.folder), str(folder))
     yield line, lambda **options: Ledger.open(url, **options)

@@ -27,8 +27,12 @@ def main(run: str, out: str) -> None:
     sampler = open_qpu().sampler(seed=11)
     angle, path = 0.3, []
     print("started", flush=True)
-    for _ in range(CALLS):
-        counts = sampler.run([(circuit, [angle])], shots=500).result()[0].data.meas.get_counts()
+    for number in range(CALLS):
+        print(f"begun {number}", flush=True)
+        job = sampler.run([(circuit, [angle])], shots=500)
+        print(f"submitted {number}", flush=True)
+        counts = job.result()[0].data.meas.get_counts()
+        print(f"completed {number}", flush=True)
         angle += counts.get("11", 0) / 500 + 0.1
         path.append(round(angle, 6))
     Path(out).write_text(json.dumps(path))

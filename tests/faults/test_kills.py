@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger
+from tests.faults.loop import CALLS
 from tests.patience import PATIENCE_S
 
 LOOP = Path(__file__).with_name("loop.py")
@@ -44,11 +44,13 @@ def starts_per_task(ledger: Ledger, run: str) -> Counter[str]:
     )
 
 
-def run_with_kills(out: Path, moments: list[float]) -> int:
+def run_with_kills(out: Path, moments: list[str]) -> int:
+    """Kill the run once after each of the lines that it prints, then let it end."""
     kills = 0
     for moment in moments:
         process = begin("killed", out)
-        time.sleep(moment)
+        assert process.stdout is not None
+        assert any(line.strip() == moment for line in process.stdout), process.communicate()[1]
         process.kill()
         process.communicate()
         kills += process.returncode == -signal.SIGKILL
@@ -77,7 +79,7 @@ def test_a_loop_killed_and_run_again_ends_as_if_nothing_had_happened(
 ) -> None:
     process = begin("whole", tmp_path / "whole.json")
     process.communicate(timeout=PATIENCE_S)
-    kills = run_with_kills(tmp_path / "killed.json", [0.02, 0.09])
+    kills = run_with_kills(tmp_path / "killed.json", ["submitted 2", "completed 9"])
     assert kills >= 1
     check(isolated_state, tmp_path / "killed.json", tmp_path / "whole.json")
 
@@ -86,7 +88,9 @@ def test_a_loop_killed_and_run_again_ends_as_if_nothing_had_happened(
 def test_many_kills_at_random_moments(isolated_state: Path, tmp_path: Path) -> None:
     process = begin("whole", tmp_path / "whole.json")
     process.communicate(timeout=PATIENCE_S)
-    moments = [random.Random(5).uniform(0.0, 0.12) for _ in range(12)]
+    chance = random.Random(5)
+    numbers = sorted(chance.sample(range(CALLS - 5), 12))
+    moments = [f"{chance.choice(('begun', 'submitted', 'completed'))} {n}" for n in numbers]
     kills = run_with_kills(tmp_path / "killed.json", moments)
     assert kills >= 6
     check(isolated_state, tmp_path / "killed.json", tmp_path / "whole.json")
