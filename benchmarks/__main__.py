@@ -26,6 +26,7 @@ NAMES = (
     "sharing",
     "prediction",
     "scheduling",
+    "reading",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("hpcqc", "prefect", "qiskit", "qiskit-aer", "dask", "distributed", "numpy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -10,8 +11,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests.patience import until
 from tests.postgres import MISSING, PostgresServer, server_folder
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ QUIET = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "MPLBACKEND": "Agg",
 }
-SERVER_START_S = 300.0
 _numbers = itertools.count()
 
 
@@ -228,13 +227,12 @@ def postgres_url(postgres_server: PostgresServer) -> str:
 
 
 def _wait_until_healthy(server: PrefectServer, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + SERVER_START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            with urllib.request.urlopen(f"{server.api_url}/health", timeout=1):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    pytest.fail(f"the Prefect server did not start:\n{server.log.read_text()[-2000:]}")
+    def healthy_or_ended() -> bool:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"{server.api_url}/health", timeout=1).close()
+            return True
+        return process.poll() is not None
+
+    until(healthy_or_ended, server.log.read_text, pause_s=0.05)
+    if process.poll() is not None:
+        pytest.fail(f"the Prefect server did not start:\n{server.log.read_text()[-2000:]}")

@@ -8,12 +8,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 import uuid
 from pathlib import Path
 
+from tests.patience import until
+
 MISSING = "PostgreSQL's server is not installed; as root: sh .ci/install-system-packages"
-_START_S = 300.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,12 +57,15 @@ class PostgresServer:
                 preexec_fn=_end_with_parent,  # noqa: PLW1509  # one system call, no lock
                 **self._user,
             )
-        deadline = time.monotonic() + _START_S
         ready = [str(self._programs / "pg_isready"), "-q", "-h", str(self.folder)]
-        while subprocess.run(ready, check=False).returncode:
-            if time.monotonic() > deadline or self._process.poll() is not None:
-                raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text()[-2000:]}")
-            time.sleep(0.05)
+
+        def answered_or_ended() -> bool:
+            answered = subprocess.run(ready, check=False).returncode == 0
+            return answered or self._process.poll() is not None
+
+        until(answered_or_ended, self._log.read_text, pause_s=0.05)
+        if self._process.poll() is not None:
+            raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text()[-2000:]}")
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT in order, SIGQUIT as in a crash."""

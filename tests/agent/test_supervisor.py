@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from orchestrator.agent.control import AgentStatus, status_of, stop_agent
 from orchestrator.agent.folder import AgentFolder
 from orchestrator.agent.processes import MARKER, end_marked, marked
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 SUPERVISED = Path(__file__).with_name("supervised.py")
 
@@ -47,13 +46,13 @@ def supervise(folder) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         process.wait(PATIENCE_S)
 
 
-def until(folder: AgentFolder, wanted: Callable[[AgentStatus], bool]) -> AgentStatus:
-    deadline = time.monotonic() + PATIENCE_S
-    while time.monotonic() < deadline:
-        if wanted(status := status_of(folder)):
-            return status
-        time.sleep(0.02)
-    pytest.fail(f"{status_of(folder)}\n{folder.log_path('supervisor').read_text()}")
+def status_when(folder: AgentFolder, wanted: Callable[[AgentStatus], bool]) -> AgentStatus:
+    def wanted_status() -> AgentStatus | None:
+        status = status_of(folder)
+        return status if wanted(status) else None
+
+    log = folder.log_path("supervisor")
+    return until(wanted_status, lambda: f"{status_of(folder)}\n{log.read_text()}")
 
 
 def healthy(status: AgentStatus) -> bool:
@@ -62,11 +61,11 @@ def healthy(status: AgentStatus) -> bool:
 
 def test_what_dies_is_started_again_and_nothing_is_left(folder, supervise):
     supervisor = supervise()
-    before = until(folder, healthy)
+    before = status_when(folder, healthy)
     assert before.pid == supervisor.pid
     for name in ("one", "two"):
         os.kill(before.children[name]["pid"], signal.SIGKILL)
-    after = until(
+    after = status_when(
         folder, lambda s: s.is_healthy and all(c["restarts"] == 1 for c in s.children.values())
     )
     for name in ("one", "two"):
@@ -82,17 +81,14 @@ def test_what_dies_is_started_again_and_nothing_is_left(folder, supervise):
 
 def test_children_end_with_a_supervisor_that_is_killed(folder, supervise):
     supervisor = supervise()
-    before = until(folder, healthy)
+    before = status_when(folder, healthy)
     supervisor.kill()
     supervisor.wait()
-    deadline = time.monotonic() + PATIENCE_S
-    while (left := marked(folder.path)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert left == []
+    until(lambda: not marked(folder.path), lambda: marked(folder.path))
     assert status_of(folder).phase == "stopped"
 
     again = supervise()
-    after = until(folder, healthy)
+    after = status_when(folder, healthy)
     assert after.pid == again.pid != before.pid
 
 
@@ -100,12 +96,12 @@ def test_children_end_with_a_supervisor_that_is_killed(folder, supervise):
 def test_the_next_supervisor_ends_what_will_not_end(folder, supervise):
     """A child that is stopped cannot notice that its supervisor is gone."""
     supervisor = supervise()
-    stopped = until(folder, healthy).children["one"]["pid"]
+    stopped = status_when(folder, healthy).children["one"]["pid"]
     os.kill(stopped, signal.SIGSTOP)
     supervisor.kill()
     supervisor.wait()
     supervise()
-    until(folder, healthy)
+    status_when(folder, healthy)
     assert stopped not in {process.pid for process in marked(folder.path)}
 
 

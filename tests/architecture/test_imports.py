@@ -1,11 +1,10 @@
-"""What happens on import: nothing, and little enough that `hpcqc --help` answers at once."""
+"""What happens on import: nothing, and little for `hpcqc --help`."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ from tests.patience import PATIENCE_S
 # Module -> why the parent process never imports it.
 WORKER_ONLY: dict[str, str] = {}
 
-HELP_CPU_S = 0.5
+MOST_HELP_MODULES = 320
 needs_command_line = pytest.mark.skipif(
     importlib.util.find_spec("orchestrator.cli") is None, reason="there is no command line yet"
 )
@@ -37,12 +36,14 @@ def test_help_imports_neither_qiskit_nor_prefect() -> None:
         "import sys\nsys.argv = ['hpcqc', '--help']\n"
         "from orchestrator.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "print('MODULES', *sorted({name.split('.')[0] for name in sys.modules}))\n"
+        "print('MODULES', *sys.modules)\n"
     )
     done = _python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
-    loaded = set(done.stdout.split("MODULES ")[1].split())
+    modules = done.stdout.split("MODULES ")[1].split()
+    assert len(modules) < MOST_HELP_MODULES, "each costs a millisecond before the first word"
+    loaded = {name.split(".")[0] for name in modules}
     heavy = {
         "dask",
         "distributed",
@@ -54,19 +55,6 @@ def test_help_imports_neither_qiskit_nor_prefect() -> None:
         "scipy",
     }
     assert not loaded & (heavy | {"qiskit", "qiskit_aer", "sqlalchemy"})
-
-
-@needs_command_line
-def test_help_answers_at_once() -> None:
-    """Processor time, not wall time: a busy machine must not fail it."""
-    times = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = _python("-m", "orchestrator.cli", "--help")
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert done.returncode == 0, done.stderr
-        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(times) < HELP_CPU_S, times
 
 
 @pytest.mark.slow

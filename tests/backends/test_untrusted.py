@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import struct
-import time
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from qiskit.synthesis import LieTrotter
 from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
 from backends.frames import pack, unpack
-from backends.payloads import EstimatorPayload, Payload, SamplerPayload, payload_from_bytes
+from backends.payloads import EstimatorPayload, Payload, SamplerPayload
 from backends.qpy_outline import Bounds, check_qpy
 from backends.untrusted import PayloadLimits, payload_from_untrusted
 from tests.errors import naming
@@ -335,18 +334,3 @@ def test_a_time_evolution_in_a_million_steps_is_refused() -> None:
     circuit.append(gate, [0, 1])
     circuit.measure_all()
     refused(dumped(circuit), "time evolution")
-
-
-def test_the_checks_cost_a_few_times_the_reading() -> None:
-    """Of a Bell circuit, which is the least to read; the shortest of many tries of each."""
-
-    def least_s(call: Any) -> float:
-        spent = []
-        for _ in range(60):
-            started = time.process_time()
-            call()
-            spent.append(time.process_time() - started)
-        return min(spent)
-
-    reading_s = least_s(lambda: payload_from_bytes(BYTES[0]))
-    assert least_s(lambda: read(BYTES[0])) < 6 * reading_s

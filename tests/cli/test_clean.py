@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,7 +15,7 @@ def results(isolated_state):
     for run, age_days in (("old", 31), ("new", 1)):
         path = folder / f"hpcqc-{run}-0123456789abcdef-0"
         path.write_bytes(b"x" * 2048)
-        at = time.time() - age_days * 86400
+        at = datetime.now(UTC).timestamp() - age_days * 86400
         os.utime(path, (at, at))
     return folder
 

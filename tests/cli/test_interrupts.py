@@ -7,16 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator.application.jobs import jobs_of
+from orchestrator.broker.core.views import JobView
 from orchestrator.config import load_site
 from tests.architecture.source import ROOT
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 LOOP = """
 import time
@@ -59,17 +60,26 @@ def begin(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def wait_for_jobs(process: subprocess.Popen[str], count: int) -> None:
+    wait_for_ledger(process, lambda jobs: states(jobs).count("completed") >= count, "r1")
+
+
+def wait_for_ledger(
+    process: subprocess.Popen[str], wanted: Callable[[list[JobView]], bool], run: str | None = None
+) -> None:
     site = load_site()
-    deadline = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < deadline:
+
+    def wanted_or_ended() -> bool:
         try:
-            if sum(job.state == "completed" for job in jobs_of(site, "r1")) >= count:
-                return
-        except ValueError:
-            pass  # read while it was being made
-        time.sleep(0.05)
-    process.kill()
-    pytest.fail(f"no {count} jobs in time: {process.communicate()}")
+            return process.poll() is not None or wanted(jobs_of(site, run))
+        except ValueError:  # read while it was being made
+            return False
+
+    until(wanted_or_ended, pause_s=0.05)
+    assert process.poll() is None, process.communicate()
+
+
+def states(jobs: list[JobView]) -> list[str]:
+    return [job.state for job in jobs]
 
 
 def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -122,14 +132,7 @@ def test_an_interrupted_sample_leaves_nothing_behind(tmp_path, number, code, wor
         start_new_session=True,
     )
     site = load_site()
-    deadline = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            if any(job.state == "running" for job in jobs_of(site)):
-                break
-        except ValueError:
-            pass  # read while it was being made
-        time.sleep(0.05)
+    wait_for_ledger(process, lambda jobs: "running" in states(jobs))
     children = family(process)
     process.send_signal(number)
     out, err = process.communicate(timeout=PATIENCE_S)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from orchestrator.identity import Occurrences
 from orchestrator.runs import Run
 from orchestrator.stages import stage_needs
 from tests.errors import naming
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -194,10 +193,7 @@ def test_units_keep_their_order_and_report_progress(run: Run) -> None:
         return sums()
 
     assert wide() == sum(n * n for n in range(300))
-    deadline = time.monotonic() + PATIENCE_S
-    while run.spans()[-1].units != (300, 300) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert run.spans()[-1].units == (300, 300)
+    until(lambda: run.spans()[-1].units == (300, 300), lambda: run.spans()[-1])
 
 
 def test_units_may_be_spread_from_the_flow_itself(run: Run) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -87,18 +86,16 @@ def bombs() -> list[bytes]:
 
 @contextmanager
 def watched(service: Service) -> Iterator[dict[str, float]]:
-    """Note the service's largest memory, and the longest wait for its health, while it works."""
+    """Record the service's largest memory and how often it was healthy, while the block runs."""
     assert service.process is not None
     process, done = psutil.Process(service.process.pid), threading.Event()
-    seen = {"bytes": 0.0, "health_s": 0.0, "healthy": 0.0}
+    seen = {"bytes": 0.0, "healthy": 0.0}
 
     def look() -> None:
         transport = httpx.HTTPTransport(uds=service.socket.removeprefix("unix:"))
         with httpx.Client(transport=transport, base_url="http://localhost", timeout=120) as raw:
             while not done.wait(0.1):
-                began = time.monotonic()
                 seen["healthy"] += raw.get("/health").status_code == 200
-                seen["health_s"] = max(seen["health_s"], time.monotonic() - began)
                 seen["bytes"] = max(seen["bytes"], process.memory_info().rss)
 
     watching = threading.Thread(target=look)
@@ -147,7 +144,7 @@ def test_a_service_outlives_every_payload_that_was_made_to_end_it(start_service:
         for thread in attacks:
             thread.join()
     client.close()
-    print(f"\nmemory {seen['bytes'] / 2**20:.0f} MiB, health within {seen['health_s']:.2f} s")
+    print(f"\nmemory {seen['bytes'] / 2**20:.0f} MiB")
     assert service.process is not None
     assert service.process.poll() is None
     assert seen["bytes"] < MOST_MEMORY_BYTES

@@ -22,7 +22,7 @@ from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger
 from orchestrator.identity import SERVICE_SCOPE
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tests.service.conftest import ROOT, Service, Start
 
 pytestmark = pytest.mark.slow
@@ -45,11 +45,10 @@ def rotation(angle: float, shots: int) -> SamplerPayload:
     return SamplerPayload.coerce([(circuit, [angle])], shots=shots, seed=3)
 
 
-def walk(client: RemoteBroker, steps: int) -> list[float]:
-    """Be a loop: each angle follows from the counts of the step before. Return seconds per step."""
-    angle, took = 0.3, []
+def walk(client: RemoteBroker, steps: int) -> None:
+    """Run a loop in which each angle follows from the counts of the step before."""
+    angle = 0.3
     for number in range(steps):
-        began = time.monotonic()
         call = JobRequest(
             run="loop",
             stage=None,
@@ -61,8 +60,6 @@ def walk(client: RemoteBroker, steps: int) -> list[float]:
         result = client.result(client.submit(call, rotation(angle, 500)), timeout_s=PATIENCE_S)
         angle += 0.05 + result[0].data.meas.get_counts().get("1", 0) / 5000
         time.sleep(0.02)
-        took.append(time.monotonic() - began)
-    return took
 
 
 @pytest.fixture
@@ -86,8 +83,7 @@ def test_a_loop_and_a_long_job_both_get_on(site: Service, tmp_path: Path) -> Non
     long = bob.submit(
         JobRequest(run="long", stage=None, call=0, qpu="vlq", seed=1), rotation(1.0, 400_000)
     )
-    while not bob.view(long).tasks:
-        time.sleep(0.01)
+    until(lambda: bob.view(long).tasks)
     looping = threading.Thread(target=walk, args=(ada, STEPS), daemon=True)
     looping.start()
     told = set()

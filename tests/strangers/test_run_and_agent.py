@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import psutil
 import pytest
 
 from orchestrator.agent.processes import marked
+from tests.patience import until
 from tests.strangers.stranger import (
     answers,
     as_stranger,
@@ -187,20 +187,13 @@ def is_server(process: psutil.Process) -> bool:
     return "prefect_server.py" in " ".join(process.cmdline())
 
 
-def until(there: Path, process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + 400
-    while not there.exists():
-        assert process is None or process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_stranger_gets_nothing_of_a_run(place):
     gate = place.folder / "gate"
     gate.mkdir()
     out = ("--out", str(place.folder / "out"))
     with place.begin("run", "toss.py:toss", "-p", f"gate={gate}", *out) as running:
-        until(gate / "reached", running)
+        until(lambda: (gate / "reached").exists() or running.poll() is not None, pause_s=0.1)
+        assert running.poll() is None, running.communicate()[0]
         ports, named = listening([running.pid])
         assert named == [], "no Unix socket has a name"
         servers = [port for port, command in ports.items() if "prefect_server.py" in str(command)]
