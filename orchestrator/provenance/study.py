@@ -83,7 +83,7 @@ def study_document(study: Study, qpu: str, outcomes: _Labelled) -> dict[str, Any
             {
                 "label": label,
                 "policy": outcome.policy.name,
-                "settings": outcome.policy.settings(),
+                "settings": outcome.settings,
                 **asdict(outcome.metrics),
             }
             for label, outcome in outcomes
@@ -135,8 +135,7 @@ def _page(study: Study, qpu: str, outcomes: _Labelled) -> str:
         "closures": len(study.rules.calendar.closures) or None,
     }
     settings = [
-        [label, outcome.policy.name, outcome.policy.settings() or None]
-        for label, outcome in outcomes
+        [label, outcome.policy.name, outcome.settings or None] for label, outcome in outcomes
     ]
     return rendered(
         "study.html",

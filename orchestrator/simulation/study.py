@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from orchestrator.broker.core.events import JobSubmitted
 from orchestrator.broker.core.policies import Policy
@@ -28,6 +29,12 @@ class PolicyOutcome:
     policy: Policy
     seen: Simulated
     metrics: Metrics
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The policy's parameters."""
+        policy: Any = self.policy
+        return asdict(policy)
 
 
 @dataclass(slots=True)

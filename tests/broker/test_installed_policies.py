@@ -12,7 +12,7 @@ from orchestrator.config import ConfigError, load_site
 from tests.packages import installed_package
 
 SOURCE = """
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 
@@ -23,17 +23,14 @@ class LongestFirst:
     name: ClassVar[str] = "longest-first"
     by_payer: ClassVar[bool] = False
 
-    def standing(self, job):
+    def job_score(self, job):
         return job.seconds - self.hour_s * job.submitted_s / 3600
 
-    def merit(self, payer, situation):
+    def account_score(self, payer, situation):
         return 0.0
 
     def terms(self, job, situation):
         return {"seconds": job.seconds}
-
-    def settings(self):
-        return asdict(self)
 
 
 not_a_policy = len
@@ -64,7 +61,7 @@ def site(tmp_path):
 def test_a_site_file_names_it(site) -> None:
     settings = site('policy = "longest-first"\nparameters = { hour_s = 30 }').qpu()
     policy = check_schedule(settings)
-    assert (policy.name, policy.settings()["hour_s"]) == ("longest-first", 30)
+    assert (policy.name, policy.hour_s) == ("longest-first", 30)
 
 
 @pytest.mark.parametrize(

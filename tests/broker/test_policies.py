@@ -14,16 +14,21 @@ from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.policies import (
     POLICIES,
     FairShare,
+    Policy,
     Priority,
     QueuedJob,
     Shortest,
     Situation,
     Weighted,
     make_policy,
-    urgency,
 )
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.identity import JobId, Payer
+
+
+def urgency(policy: Policy, job: QueuedJob, situation: Situation) -> float:
+    return policy.job_score(job) + policy.account_score(job.payer, situation)
+
 
 PAYERS = [Payer(project, user) for project in "pq" for user in "ab"]
 seconds = st.floats(0, 1e4).map(lambda value: round(value, 2))
@@ -120,9 +125,11 @@ def test_ageing_bounds_how_long_a_priority_may_overtake(jobs, step, ageing_s) ->
 def test_of_equal_shares_the_one_that_used_less_goes_first(less, more) -> None:
     use = {Payer("p", "a"): less, Payer("q", "a"): less + more}
     situation, policy = Situation(now_s=1.0, use=use), FairShare()
-    assert policy.merit(Payer("p", "a"), situation) > policy.merit(Payer("q", "a"), situation)
+    assert policy.account_score(Payer("p", "a"), situation) > policy.account_score(
+        Payer("q", "a"), situation
+    )
     new = Payer("r", "z")
-    assert policy.merit(new, situation) == 1.0
+    assert policy.account_score(new, situation) == 1.0
 
 
 def test_a_larger_share_makes_up_for_more_use() -> None:

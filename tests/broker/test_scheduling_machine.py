@@ -223,7 +223,7 @@ class Scheduled(RuleBasedStateMachine):
         if last.lease is not None or self.state.context("q", self.now).lease is not None:
             return
         free_s = WINDOWS.free_s(self.now)
-        for queued in self.state.queues["q"].in_arrival_order():
+        for queued in [self.state.queues["q"][job] for job in self.state.queued("q")]:
             if self.now.timestamp() - queued.submitted_s > bound_s and queued.least_s <= free_s:
                 # It may be overtaken by another that is overdue, too, and came earlier.
                 assert waited_s > bound_s

@@ -80,6 +80,6 @@ def test_metrics_are_typed() -> None:
     assert tuple(found.outcomes) == asked
     assert set(seen) == set(asked)
     assert all(outcome.metrics.jobs == 40 for outcome in found.outcomes.values())
-    assert found.outcomes["weighted:shortness=8"].policy.settings()["shortness"] == 8
+    assert found.outcomes["weighted:shortness=8"].policy.shortness == 8
     with pytest.raises(ConfigError, match=naming("ledger", "swf", "mix")):
         simulate(profile="vlq")

@@ -48,7 +48,7 @@ class JobQueue:
     def put(self, queued: QueuedJob) -> None:
         """Add a job, in the place of what was said of it before."""
         self.discard(queued.job)
-        key = (-self.policy.standing(queued), queued.arrival, queued.job)
+        key = (-self.policy.job_score(queued), queued.arrival, queued.job)
         self._jobs[queued.job] = queued
         self._keys[queued.job] = key
         payer = self._payer(queued)
@@ -92,10 +92,6 @@ class JobQueue:
         least: float = self._sizes[0][0] if self._sizes else 0.0
         return least
 
-    def in_arrival_order(self) -> Iterator[QueuedJob]:
-        """Yield the jobs as they came."""
-        return (self._jobs[job] for _, job in self._arrivals)
-
     def ordered(self, situation: Situation) -> Iterator[QueuedJob]:
         """Yield the jobs in the order they should go; nothing may be added or removed meanwhile."""
         overdue: set[JobId] = set()
@@ -107,9 +103,9 @@ class JobQueue:
                     break
                 overdue.add(job)
                 yield self._jobs[job]
-        # A payer's merit is added to keys that are sorted already: the sum stays sorted.
+        # An account's score is added to keys that are sorted already: the sum stays sorted.
         lines = [
-            _shifted(keys, self.policy.merit(payer, situation))
+            _shifted(keys, self.policy.account_score(payer, situation))
             for payer, keys in self._payers.items()
         ]
         for _, _, job in lines[0] if len(lines) == 1 else heapq.merge(*lines):
@@ -120,5 +116,5 @@ class JobQueue:
         return queued.payer if self.policy.by_payer else _EVERYBODY
 
 
-def _shifted(keys: Any, merit: float) -> Iterator[tuple[float, int, JobId]]:
-    return ((key - merit, arrival, job) for key, arrival, job in keys)
+def _shifted(keys: Any, score: float) -> Iterator[tuple[float, int, JobId]]:
+    return ((key - score, arrival, job) for key, arrival, job in keys)

@@ -12,7 +12,7 @@ from orchestrator.broker.core.policies import POLICIES, Policy, make_policy
 __all__ = ["GROUP", "known_policies", "named_policy"]
 
 GROUP = "hpcqc.policies"
-_MEMBERS = ("name", "by_payer", "standing", "merit", "terms", "settings")
+_MEMBERS = ("name", "by_payer", "longest_wait_s", "job_score", "account_score", "terms")
 
 
 def known_policies() -> list[str]:
