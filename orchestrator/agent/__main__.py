@@ -7,7 +7,7 @@ import sys
 
 from orchestrator.agent.control import run_agent
 from orchestrator.agent.folder import AgentError
-from orchestrator.agent.settings import AgentSettings
+from orchestrator.agent.plan import AgentSettings
 
 if __name__ == "__main__":
     os.umask(0o077)  # what it writes is its owner's alone

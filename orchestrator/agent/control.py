@@ -1,36 +1,48 @@
-"""Starting, watching and stopping an agent from another process."""
+"""Starting, using and stopping an agent from another process."""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from orchestrator.agent.folder import AgentError, AgentFolder
-from orchestrator.agent.plan import planned
+from orchestrator.agent.plan import AgentSettings, planned
 from orchestrator.agent.processes import MARKER, end_marked, marked
-from orchestrator.agent.settings import AgentSettings
 from orchestrator.agent.supervisor import Supervisor, end_leftovers
+from orchestrator.config import Site
 from orchestrator.config.environment import process_environment
+from orchestrator.config.loading import BUILT_IN
 
-__all__ = ["AgentFailed", "AgentStatus", "run_agent", "start_agent", "status_of", "stop_agent"]
+__all__ = [
+    "AgentFailed",
+    "AgentStatus",
+    "agent_environment",
+    "run_agent",
+    "start_agent",
+    "status_of",
+    "stop_agent",
+]
 
 _LOOK_EVERY_S = 0.05
 _STOP_S = 60.0
 
 
 class AgentFailed(RuntimeError):
-    """The agent did not come up, or did not end."""
+    """The agent did not become ready, or did not end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentStatus:
-    """An agent as seen from outside.
+    """The state of an agent.
 
     phase: ``starting``, ``ready``, ``stopping``, or ``stopped``, where none is running.
     processes: how many processes of it there are, flows included. pool: its work pool in
@@ -50,38 +62,38 @@ class AgentStatus:
 
     @property
     def is_healthy(self) -> bool:
-        """Whether the agent and each of its children are at work."""
+        """Whether the agent and each of its children are running."""
         states = [child.get("state") for child in self.children.values()]
         return self.phase == "ready" and all(state == "ready" for state in states)
 
 
 def run_agent(settings: AgentSettings) -> None:
-    """Be the agent until SIGTERM. Raises `AgentError` where it cannot begin."""
+    """Run the agent in this process until SIGTERM. Raises `AgentError` if it cannot start."""
     folder = settings.folder
     folder.prepare()
-    with folder.held():
+    with folder.locked():
         folder.turn_logs()
         end_leftovers(folder)
         plan = planned(settings)
         try:
             Supervisor(folder, plan).run()
         finally:
-            for listening in plan.held:
+            for listening in plan.sockets:
                 listening.close()
 
 
 def start_agent(
-    settings: AgentSettings, tell: Callable[[AgentStatus], None], timeout_s: float
+    settings: AgentSettings, report: Callable[[AgentStatus], None], timeout_s: float
 ) -> AgentStatus:
     """Start an agent that stays when this process ends; return when it is ready.
 
-    tell: called with each change on the way. Raises `AgentError` where it cannot begin,
-    and `AgentFailed` when it takes longer than ``timeout_s``; then it is stopped.
+    report: called with each change until then. Raises `AgentError` if it cannot start, and
+    `AgentFailed` if it is not ready within ``timeout_s``; then it is stopped.
     """
     folder = settings.folder
     folder.prepare()
-    if folder.is_held():
-        with folder.held():  # raises, saying who has it
+    if folder.is_locked():
+        with folder.locked():  # raises, naming its owner
             pass
     log = folder.log_path("supervisor")
     with log.open("ab") as out:
@@ -95,74 +107,95 @@ def start_agent(
             start_new_session=True,
         )
     try:
-        return _until_ready(folder, process, tell, time.monotonic() + timeout_s)
+        return _until_ready(folder, process, report, time.monotonic() + timeout_s)
     except KeyboardInterrupt:
         stop_agent(folder)
         raise
 
 
 def status_of(folder: AgentFolder) -> AgentStatus:
-    """Return how the agent on this folder is."""
-    said = folder.read_state()
-    addresses = said.get("addresses") or {}
-    if not folder.is_held():
-        count = len(marked(folder.path))
-        return AgentStatus(
-            phase="stopped", folder=folder.path, addresses=addresses, processes=count
-        )
-    holder = folder.holder()
-    current = holder is not None and said.get("supervisor") == holder.document()
-    return AgentStatus(
-        phase=str(said.get("phase")) if current else "starting",
-        folder=folder.path,
-        pid=holder.pid if holder else None,
-        host=holder.host if holder else None,
-        since=said.get("since") if current else None,
-        addresses=addresses if current else {},
-        children=said.get("children", {}) if current else {},
-        processes=len(marked(folder.path)),
-        pool=str(said.get("pool")),
-        site=Path(said["site"]) if said.get("site") else None,
-    )
+    """Return the state of the agent on this folder."""
+    return replace(_reported(folder), processes=len(marked(folder.path)))
 
 
 def stop_agent(folder: AgentFolder) -> AgentStatus:
-    """End the agent and everything it started; return what there was before.
+    """End the agent and every process of it; return its state before.
 
-    Also ends what an agent left that was killed. Raises `AgentError` if it runs on another
+    Also ends the processes that a killed agent left. Raises `AgentError` if it runs on another
     machine, and `AgentFailed` if it does not end.
     """
     before = status_of(folder)
-    holder = folder.holder()
-    if folder.is_held() and holder is not None:
-        if not holder.is_here:
-            raise AgentError(f"the agent runs on {holder.host}; stop it there")
-        holder.signal(signal.SIGTERM)
+    owner = folder.owner()
+    if folder.is_locked() and owner is not None:
+        if not owner.is_here:
+            raise AgentError(f"the agent runs on {owner.host}; stop it there")
+        owner.signal(signal.SIGTERM)
         deadline = time.monotonic() + _STOP_S
-        while folder.is_held():
+        while folder.is_locked():
             if time.monotonic() > deadline:
-                holder.signal(signal.SIGKILL)
+                owner.signal(signal.SIGKILL)
                 deadline += _STOP_S
             time.sleep(_LOOK_EVERY_S)
-        # It lets go of the folder as its last act; it may end in peace.
-        while holder.is_alive() and time.monotonic() < deadline:
+        # It unlocks the folder last of all; let it end by itself.
+        while owner.is_alive() and time.monotonic() < deadline:
             time.sleep(_LOOK_EVERY_S)
     end_marked(folder.path, 0.0)
     return before
 
 
+def agent_environment(site: Site) -> Mapping[str, str] | None:
+    """Return the variables that point a run at the agent of its state folder.
+
+    They name the agent's Prefect server, broker and Dask, and what admits this user to them.
+    None if no agent is ready there, or if it serves another site, or this one as it was before
+    its file was changed.
+    """
+    folder = AgentFolder(path=site.state_dir / "agent")
+    status = _reported(folder)
+    if not status.is_healthy or status.host != os.uname().nodename:
+        return None
+    if not _same_site(site, status.site, str(status.since)):
+        return None
+    try:
+        found = json.loads(folder.flow_environment_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # an agent of an earlier version
+        return None
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def _reported(folder: AgentFolder) -> AgentStatus:
+    """Return what the agent itself wrote about its state, without the number of its processes."""
+    state = folder.read_state()
+    addresses = state.get("addresses") or {}
+    if not folder.is_locked():
+        return AgentStatus(phase="stopped", folder=folder.path, addresses=addresses)
+    owner = folder.owner()
+    current = owner is not None and state.get("supervisor") == asdict(owner)
+    return AgentStatus(
+        phase=str(state.get("phase")) if current else "starting",
+        folder=folder.path,
+        pid=owner.pid if owner else None,
+        host=owner.host if owner else None,
+        since=state.get("since") if current else None,
+        addresses=addresses if current else {},
+        children=state.get("children", {}) if current else {},
+        pool=str(state.get("pool")),
+        site=Path(state["site"]) if state.get("site") else None,
+    )
+
+
 def _until_ready(
     folder: AgentFolder,
     process: subprocess.Popen[bytes],
-    tell: Callable[[AgentStatus], None],
+    report: Callable[[AgentStatus], None],
     deadline: float,
 ) -> AgentStatus:
-    told = None
+    reported = None
     while True:
         status = status_of(folder)
-        if status.pid == process.pid and status != told:
-            tell(status)
-            told = status
+        if status.pid == process.pid and status != reported:
+            report(status)
+            reported = status
             if status.phase == "ready":
                 return status
         if (code := process.poll()) is not None:
@@ -178,10 +211,23 @@ def _until_ready(
 
 
 def _failure(folder: AgentFolder, code: int) -> Exception:
-    """Say why a supervisor ended: a mistake is the last line of its log, and its code is 2."""
+    """Return why a supervisor ended: after a mistake, code 2, its log's last line says it."""
     log = folder.log_path("supervisor")
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    last = lines[-1] if lines else "it said nothing"
+    last = lines[-1] if lines else "its log is empty"
     if code == 2:
         return AgentError(last)
     return AgentFailed(f"the agent ended with code {code}: {last} (see {log})")
+
+
+def _same_site(site: Site, served: Path | None, since: str) -> bool:
+    """Whether the agent serves this site. since: when it began, and read the site's file."""
+    if served is None:
+        return site.source == BUILT_IN
+    file = Path(site.source)
+    if site.source == BUILT_IN or file.resolve() != served.resolve():
+        return False
+    try:
+        return file.stat().st_mtime <= datetime.fromisoformat(since).timestamp()
+    except (OSError, ValueError):
+        return False

@@ -1,4 +1,4 @@
-"""Flows on the agent: ordinary Prefect deployments on its work pool, and their runs."""
+"""Flows on the agent: Prefect deployments on its work pool, and their runs."""
 
 from __future__ import annotations
 

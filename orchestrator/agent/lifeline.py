@@ -1,41 +1,72 @@
-"""Ends this process when the one it works for is gone, however that one ended."""
+"""Child processes that end when their parent does, however that one ended.
+
+``python -m orchestrator.agent.lifeline PARENT GRACE_S MODULE [ARGUMENT …]`` runs a module as one.
+"""
 
 from __future__ import annotations
 
 import os
+import runpy
 import select
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import IO
 
-__all__ = ["PARENT", "end_with"]
+__all__ = ["PARENT", "end_with", "start_module"]
 
-# Under which a process tells those it starts whom they work for.
+# The variable with the process id of the parent.
 PARENT = "HPCQC_AGENT_PARENT"
 _LOOK_EVERY_S = 0.2
+
+
+def start_module(
+    module: str,
+    arguments: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    output: IO[bytes],
+    sockets: Collection[int] = (),
+    grace_s: float,
+) -> subprocess.Popen[bytes]:
+    """Run a module in a process and a session of its own, which ends when this process does.
+
+    environment: all its variables. sockets: descriptors that it inherits. grace_s: as in `end_with`.
+    """
+    own = str(os.getpid())
+    # -P: modules in the working folder do not shadow installed ones.
+    command = [sys.executable, "-P", "-m", "orchestrator.agent.lifeline", own, str(grace_s)]
+    return subprocess.Popen(
+        [*command, module, *arguments],
+        env={**environment, PARENT: own},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=tuple(sockets),
+        start_new_session=True,
+    )
 
 
 def end_with(parent: int, grace_s: float) -> None:
     """Watch a process from a thread; when it is gone, end this one.
 
-    parent: the number of this process's parent, as that one told it. This process gets SIGTERM
+    parent: the id of this process's parent, as that one stated it. This process gets SIGTERM
     and, if it is still there after ``grace_s``, SIGKILL, with its group if it leads one. Without
-    a grace there is no SIGTERM: nothing more is said or done.
+    a grace there is no SIGTERM.
     """
-    handle = _open(parent)
+    try:
+        handle = os.pidfd_open(parent)
+    except OSError:  # a kernel without them, or no such process
+        handle = None
     if os.getppid() != parent:  # gone already: orphans are given another parent
         _end(grace_s)
         return
     threading.Thread(
         target=_watch, args=(parent, handle, grace_s), name="lifeline", daemon=True
     ).start()
-
-
-def _open(parent: int) -> int | None:
-    try:
-        return os.pidfd_open(parent)
-    except OSError:  # a kernel without them, or no such process
-        return None
 
 
 def _watch(parent: int, handle: int | None, grace_s: float) -> None:
@@ -54,3 +85,15 @@ def _end(grace_s: float) -> None:
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _main() -> None:
+    os.umask(0o077)  # files that it writes are readable by their owner alone
+    parent, grace_s, module, *arguments = sys.argv[1:]
+    end_with(int(parent), float(grace_s))
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _main()

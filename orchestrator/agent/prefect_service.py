@@ -1,4 +1,4 @@
-"""The agent's Prefect server: on a socket it inherits, with its database in the agent's folder.
+"""A Prefect server on a socket that it inherits: the agent's, or a temporary one for one process.
 
 ``python -m orchestrator.agent.prefect_service DESCRIPTOR``. Its password comes by the environment.
 """
@@ -9,16 +9,16 @@ import socket
 import sys
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.agent.ports import HOST
 from orchestrator.garbage import collect_seldom
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["OPENING_PATH", "create_app", "main"]
+__all__ = ["HOST", "OPENING_PATH", "create_app", "main"]
 
+HOST = "127.0.0.1"
 OPENING_PATH = "/hpcqc"
-# Hands the password behind the link's #, which browsers send to nobody, to Prefect's own page:
+# Passes the password after the link's #, which browsers send to nobody, to Prefect's own page:
 # it keeps one under this name, in base 64.
 _OPENING_PAGE = """<!doctype html><meta charset="utf-8"><title>Prefect of the hpcqc agent</title>
 <meta name="referrer" content="no-referrer"><script>
@@ -30,8 +30,7 @@ location.replace("/");
 def create_app() -> ASGIApp:
     """Return Prefect's application for requests to this machine by its own names.
 
-    A page that a browser has under another name, though it comes from here (DNS rebinding), gets
-    no answer.
+    A page that a browser loaded from here under another name (DNS rebinding) gets no answer.
     """
     from prefect.server.api.server import create_app as prefect_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware

@@ -1,14 +1,13 @@
-"""Processes that can be told apart: by identity, and by the folder of the agent they belong to."""
+"""Processes by identity, and by the folder of the agent that they belong to."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -21,7 +20,7 @@ _LOOK_EVERY_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """One process for all time: its number may be given to another, its start may not.
+    """One process, unlike its number, which the system may give to a later one.
 
     started: clock ticks since the machine's boot; host, boot: which machine, since which boot.
     """
@@ -45,18 +44,12 @@ class ProcessIdentity:
         return ProcessIdentity(pid=pid, started=started, host=os.uname().nodename, boot=_boot())
 
     @staticmethod
-    def from_document(document: Mapping[str, Any]) -> ProcessIdentity:
-        """Read what `document` wrote. Raises ``KeyError`` or ``TypeError`` on anything else."""
-        return ProcessIdentity(
-            pid=int(document["pid"]),
-            started=int(document["started"]),
-            host=str(document["host"]),
-            boot=str(document["boot"]),
-        )
-
-    def document(self) -> dict[str, Any]:
-        """Return this as a JSON object."""
-        return {"pid": self.pid, "started": self.started, "host": self.host, "boot": self.boot}
+    def read(path: Path) -> ProcessIdentity | None:
+        """Return the identity in a file, as JSON; None if the file holds none."""
+        try:
+            return ProcessIdentity(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
 
     @property
     def is_here(self) -> bool:
@@ -89,7 +82,7 @@ def marked(folder: Path) -> list[psutil.Process]:
     me = psutil.Process()
     spared = {me.pid, *(parent.pid for parent in me.parents())}
     found = []
-    # What may not be looked at, because it is another user's or gone meanwhile, is None.
+    # Information of other users' processes, and of those that have ended meanwhile, is None.
     for process in psutil.process_iter(["status", "environ"]):
         if process.pid in spared or process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
@@ -99,11 +92,11 @@ def marked(folder: Path) -> list[psutil.Process]:
 
 
 def end_marked(folder: Path, patience_s: float, *, spare_backends: bool = False) -> int:
-    """End what is left of the agent on this folder; return how many processes that were.
+    """End the remaining processes of the agent on this folder; return how many there were.
 
-    They are given ``patience_s`` to end by themselves, then are told to, then are killed.
-    spare_backends: leave the processes of backends alone. What they accepted they finish, and
-    the next broker finds it (decision 0005).
+    They get ``patience_s`` to end by themselves, then SIGTERM, then SIGKILL. spare_backends: leave
+    the processes of backends alone. They finish the tasks that they accepted, and the next broker
+    finds these (decision 0005).
     """
 
     def left(wait_s: float) -> list[psutil.Process]:
@@ -117,11 +110,11 @@ def end_marked(folder: Path, patience_s: float, *, spare_backends: bool = False)
     found = left(patience_s)
     count = len(found)
     for process in found:
-        _tell(process, signal.SIGTERM)
+        _signal(process, signal.SIGTERM)
     while found:
         found = left(2.0)
         for process in found:
-            _tell(process, signal.SIGKILL)
+            _signal(process, signal.SIGKILL)
     return count
 
 
@@ -132,7 +125,7 @@ def _is_backend(process: psutil.Process) -> bool:
         return False
 
 
-def _tell(process: psutil.Process, number: int) -> None:
+def _signal(process: psutil.Process, number: int) -> None:
     try:
         process.send_signal(number)  # psutil compares start times before it does
     except (psutil.Error, OSError):

@@ -1,26 +1,46 @@
-"""Prefect as a run needs it: no telemetry, no chatter on the terminal, a server if there is none."""
+"""Prefect as a run needs it: no telemetry, no output on the terminal, a server if there is none."""
 
 from __future__ import annotations
 
+import atexit
 import logging
+import secrets
+import socket
+import subprocess
 import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from orchestrator.application.prefect_server import TemporaryServer
+from orchestrator.agent.lifeline import start_module
+from orchestrator.agent.prefect_service import HOST
 from orchestrator.config.environment import (
     hand_down,
     prefect_api_url,
     prefect_is_configured,
     prepare_prefect,
+    process_environment,
     silence_telemetry,
 )
 
-__all__ = ["launch_server", "logs_to_file", "on_server", "prepare", "server_if_needed"]
+__all__ = [
+    "ServerError",
+    "TemporaryServer",
+    "launch_server",
+    "logs_to_file",
+    "on_server",
+    "prepare",
+    "server_if_needed",
+]
 
+_START_S = 120.0
+_STOP_S = 5.0
 # What Prefect sets for a server that it starts for one process; there is nobody to see a UI.
 _SERVER = {
     "PREFECT_UI_ENABLED": "0",
@@ -30,7 +50,99 @@ _SERVER = {
 }
 
 
-# What this process has started; another is made if it has died.
+class ServerError(RuntimeError):
+    """The temporary server did not start."""
+
+
+class TemporaryServer:
+    """A Prefect server that ends with this process, however that ends; its log is not shown.
+
+    Prefect would start one itself, but only after it was imported, with its errors on the user's
+    terminal. password: which every client must send. It listens on a socket made here, so its
+    address is known, and free, from the start.
+    """
+
+    def __init__(self, extra_environment: Mapping[str, str]) -> None:
+        """Prepare a server; `start` starts it."""
+        self._extra = dict(extra_environment)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: IO[bytes] | None = None
+        self.api_url = ""
+        self.password = secrets.token_urlsafe(32)
+
+    def start(self) -> None:
+        """Start the process and return at once; `api_url` is set from here on.
+
+        Raises `ServerError` if this machine has no loopback interface.
+        """
+        try:
+            listening = socket.create_server((HOST, 0))
+            socket.create_connection(listening.getsockname(), timeout=_START_S).close()
+        except OSError as error:
+            raise ServerError(
+                f"{HOST} cannot be reached ({error.strerror}), and Prefect's server, Dask "
+                "and the simulators need it; bring the loopback interface up (ip link set lo up)"
+            ) from error
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the server runs
+        page = f"http://{HOST}:{listening.getsockname()[1]}"
+        private = {
+            "PREFECT_SERVER_API_AUTH_STRING": self.password,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": page,
+        }
+        # In a session of its own: Ctrl-C is for the run, which ends the server when it is done.
+        self._process = start_module(
+            "orchestrator.agent.prefect_service",
+            [str(listening.fileno())],
+            environment={**process_environment(), **self._extra, **private},
+            output=self._log,
+            sockets=(listening.fileno(),),
+            grace_s=0.0,
+        )
+        self.api_url = f"{page}/api"
+        listening.close()
+        # Registered before Prefect is imported, so it runs after Prefect's own exit handlers.
+        atexit.register(self.stop)
+
+    def wait(self) -> None:
+        """Return when the server answers. Raises `ServerError` with the end of its log."""
+        # A proxy of the environment cannot reach an address of this machine.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + _START_S
+        while time.monotonic() < deadline and self.is_alive():
+            try:
+                with direct.open(f"{self.api_url}/health", timeout=_START_S):
+                    return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.05)
+        raise ServerError(f"Prefect's temporary server did not start: {self._last_words()}")
+
+    def stop(self) -> None:
+        """End the server and wait for its end; stopping twice does nothing."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if self._log is not None:
+            self._log.close()
+
+    def is_alive(self) -> bool:
+        """Whether the process is running."""
+        return self._process is not None and self._process.poll() is None
+
+    def _last_words(self) -> str:
+        if self._log is None:
+            return "it was not started"
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "its log is empty"
+
+
+# The servers of this process; another is started if the last one has died.
 _started: list[TemporaryServer] = []
 
 

@@ -32,6 +32,7 @@ from orchestrator.application.jobs import JobsOfRun, check_ledger
 from orchestrator.application.one_run import one_run
 from orchestrator.application.parameters import bound_parameters, checked_parameters
 from orchestrator.application.prefect_setup import (
+    TemporaryServer,
     launch_server,
     logs_to_file,
     on_server,
@@ -69,7 +70,6 @@ from orchestrator.retention import hold_run
 if TYPE_CHECKING:
     from prefect import Flow
 
-    from orchestrator.application.prefect_server import TemporaryServer
     from orchestrator.broker.core.views import JobView
     from orchestrator.runs import StageSpan
 
@@ -375,7 +375,7 @@ def _joined_to_agent(plan: _Plan) -> _Plan:
         return plan
     if not os.access(plan.site.state_dir / "agent", os.F_OK):  # False for a name too long
         return plan
-    from orchestrator.agent.joining import agent_environment
+    from orchestrator.agent.control import agent_environment
 
     offered = agent_environment(plan.site)
     if offered is None:

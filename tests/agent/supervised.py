@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from orchestrator.agent.children import Child, HttpProbe
 from orchestrator.agent.folder import AgentFolder
-from orchestrator.agent.plan import AgentPlan
-from orchestrator.agent.ports import free_port
+from orchestrator.agent.plan import AgentPlan, Child, HttpProbe, free_port
 from orchestrator.agent.supervisor import Supervisor, end_leftovers
 
 
 def child(name: str) -> Child:
-    port = free_port(0, 0, "")
+    port = free_port()
     return Child(
         name=name,
         title=name,
@@ -27,7 +25,7 @@ def child(name: str) -> Child:
 if __name__ == "__main__":
     folder = AgentFolder(path=Path(sys.argv[1]) / "agent")
     folder.prepare()
-    with folder.held():
+    with folder.locked():
         end_leftovers(folder)
         plan = AgentPlan(children=(child("one"), child("two")), addresses={}, environment={})
         Supervisor(folder, plan).run()

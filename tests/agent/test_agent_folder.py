@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from orchestrator.agent.folder import AgentError, AgentFolder, AgentRunning, replace_json
-from orchestrator.agent.ports import listen
+from orchestrator.agent.plan import listen
 from orchestrator.agent.processes import MARKER, ProcessIdentity, end_marked, marked
 from tests.errors import naming
 
@@ -27,12 +27,12 @@ def folder(tmp_path):
 
 
 def test_a_second_holder_is_refused_and_told_who_holds_it(folder):
-    with folder.held():
-        assert folder.is_held()
-        with pytest.raises(AgentRunning, match=naming(os.getpid())), folder.held():
+    with folder.locked():
+        assert folder.is_locked()
+        with pytest.raises(AgentRunning, match=naming(os.getpid())), folder.locked():
             pass
-    assert not folder.is_held()
-    with folder.held():
+    assert not folder.is_locked()
+    with folder.locked():
         pass
 
 
@@ -40,24 +40,24 @@ def test_a_holder_that_was_killed_holds_nothing(folder):
     script = (
         "import sys, time; from pathlib import Path\n"
         "from orchestrator.agent.folder import AgentFolder\n"
-        "with AgentFolder(path=Path(sys.argv[1])).held():\n    print('held', flush=True)\n"
+        "with AgentFolder(path=Path(sys.argv[1])).locked():\n    print('held', flush=True)\n"
         "    time.sleep(900)\n"
     )
     command = [sys.executable, "-c", script, str(folder.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
-        assert folder.is_held()
+        assert folder.is_locked()
         holder.kill()
-    assert not folder.is_held()
-    left = folder.holder()
+    assert not folder.is_locked()
+    left = folder.owner()
     assert left is not None
     assert left.pid == holder.pid
     assert not left.is_alive()
 
 
 def test_what_is_said_is_replaced_as_a_whole(folder):
-    folder.write_state({"phase": "ready"})
+    replace_json(folder.state_path, {"phase": "ready"})
     assert folder.read_state() == {"phase": "ready"}
     folder.state_path.write_text("{torn")
     assert folder.read_state() == {}
@@ -76,13 +76,12 @@ def test_an_unusable_folder_is_told(tmp_path):
         AgentFolder(path=tmp_path / "file" / "agent").prepare()
 
 
-def test_a_process_is_told_from_another_with_its_number():
+def test_a_process_is_told_from_another_with_its_number(tmp_path):
     with subprocess.Popen(SLEEP) as process:
         identity = ProcessIdentity.of(process.pid)
         assert identity.is_alive()
-        assert (
-            ProcessIdentity.from_document(json.loads(json.dumps(identity.document()))) == identity
-        )
+        replace_json(tmp_path / "p.json", asdict(identity))
+        assert ProcessIdentity.read(tmp_path / "p.json") == identity
         other = ProcessIdentity(
             pid=identity.pid, started=identity.started - 1, host=identity.host, boot=identity.boot
         )

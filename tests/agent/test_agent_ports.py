@@ -6,10 +6,7 @@ import socket
 
 import pytest
 
-from orchestrator.agent.children import HttpProbe
-from orchestrator.agent.plan import planned
-from orchestrator.agent.probes import answers
-from orchestrator.agent.settings import AgentSettings
+from orchestrator.agent.plan import AgentSettings, HttpProbe, planned
 
 
 def test_the_broker_s_sockets_stay_open_while_it_is_away(tmp_path) -> None:
@@ -24,16 +21,17 @@ def test_the_broker_s_sockets_stay_open_while_it_is_away(tmp_path) -> None:
     assert place.stat().st_mode & 0o777 == 0o600
     with socket.socket(socket.AF_UNIX) as early, socket.create_connection(("127.0.0.1", port)):
         early.connect(str(place))  # both wait for the next broker
-    assert set(broker.sockets.values()) == {held.descriptor for held in plan.held}
-    assert broker.arguments[-4:] == ("--listen", "fd:{api}", "--listen", "fd:{page}")
-    for held in plan.held:
-        held.close()
+    assert set(broker.sockets) == {listening.descriptor for listening in plan.sockets}
+    api, page = broker.sockets
+    assert broker.arguments[-2:] == (f"--listen=fd:{api}", f"--listen=fd:{page}")
+    for listening in plan.sockets:
+        listening.close()
     assert not place.exists()
 
 
 def test_a_probe_asks_over_a_unix_socket(tmp_path) -> None:
     probe = HttpProbe(url="http://localhost/health", socket=tmp_path / "b.sock")
-    assert not answers(probe, 1.0)
+    assert not probe.answers(1.0)
     import threading
 
     with socket.socket(socket.AF_UNIX) as listening:
@@ -51,5 +49,5 @@ def test_a_probe_asks_over_a_unix_socket(tmp_path) -> None:
 
             thread = threading.Thread(target=serve)
             thread.start()
-            assert answers(probe, 60.0) is well
+            assert probe.answers(60.0) is well
             thread.join()

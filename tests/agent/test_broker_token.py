@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.agent.broker_token import page_token
+from orchestrator.agent.plan import page_token
 from orchestrator.broker.api.tokens import TokenFile
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

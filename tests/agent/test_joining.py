@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from orchestrator.agent.control import agent_environment
 from orchestrator.agent.folder import AgentFolder, replace_json
-from orchestrator.agent.joining import agent_environment
 from orchestrator.agent.processes import ProcessIdentity
 from orchestrator.config import load_site
 
@@ -22,15 +23,16 @@ def test_a_site_file_that_was_changed_since_is_not_the_agents(tmp_path: Path) ->
     folder.prepare()
     variables = {"HPCQC_BROKER_URL": "unix:/run/b.sock"}
     replace_json(folder.flow_environment_path, variables)
-    with folder.held():
-        folder.write_state(
+    with folder.locked():
+        replace_json(
+            folder.state_path,
             {
                 "phase": "ready",
-                "supervisor": ProcessIdentity.own().document(),
+                "supervisor": asdict(ProcessIdentity.own()),
                 "since": began.isoformat(),
                 "site": str(file),
                 "children": {},
-            }
+            },
         )
         assert agent_environment(site) == variables
         os.utime(file, (began.timestamp() + 60,) * 2)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.agent.policy import RestartPolicy
-from orchestrator.agent.recovery import killed_by_signal
+from orchestrator.agent.supervisor import RestartPolicy
+from orchestrator.agent.worker import killed_by_signal
 
 times = st.lists(st.floats(0, 1000), max_size=50).map(sorted)
 

@@ -201,7 +201,7 @@ def test_without_a_server_a_run_is_quiet_and_ends_its_own(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_server_ends_when_its_run_is_killed(tmp_path) -> None:
     code = (
-        "from orchestrator.application.prefect_server import TemporaryServer\n"
+        "from orchestrator.application.prefect_setup import TemporaryServer\n"
         "import time\nserver = TemporaryServer({})\nserver.start()\nserver.wait()\n"
         "print(server._process.pid, flush=True)\ntime.sleep(900)\n"
     )

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from orchestrator.application.prefect_server import TemporaryServer
+from orchestrator.application.prefect_setup import TemporaryServer
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange
 from orchestrator.config.proxies import bypass_for_loopback, drop_unusable, proxy_variable
 from tests.architecture.source import ROOT

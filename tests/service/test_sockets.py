@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from orchestrator.agent.folder import AgentError
-from orchestrator.agent.ports import listen_unix
+from orchestrator.agent.plan import listen_unix
 from orchestrator.broker.api.listening import Listener, ListenError
 from orchestrator.broker.client import http as remote
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange, RemoteBroker

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import websockets
 
-from orchestrator.application.prefect_server import TemporaryServer
+from orchestrator.application.prefect_setup import TemporaryServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

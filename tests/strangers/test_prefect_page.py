@@ -11,9 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from orchestrator.agent.plan import planned
-from orchestrator.agent.probes import answers
-from orchestrator.agent.settings import AgentSettings
+from orchestrator.agent.plan import AgentSettings, planned
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -29,15 +27,15 @@ def pages(tmp_path_factory):
     plan = planned(settings)
     child = next(child for child in plan.children if child.name == "prefect")
     process = subprocess.Popen(
-        [sys.executable, "-m", child.module, str(child.sockets["listening"])],
+        [sys.executable, "-m", child.module, *child.arguments],
         env={**os.environ, **plan.environment, **child.environment},
-        pass_fds=tuple(child.sockets.values()),
+        pass_fds=tuple(child.sockets),
     )
-    assert answers(child.probe, 200)
+    assert child.probe.answers(200)
     yield plan.addresses
     process.terminate()
     process.wait(30)
-    for listening in plan.held:
+    for listening in plan.sockets:
         listening.socket.close()
 
 

@@ -20,7 +20,7 @@ from orchestrator.agent.control import (
     stop_agent,
 )
 from orchestrator.agent.folder import AgentError, AgentFolder
-from orchestrator.agent.settings import AgentSettings, default_flows
+from orchestrator.agent.plan import AgentSettings
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.cli.output import facts, print_json, say, tabulate, write
 from orchestrator.config import load_site
@@ -142,7 +142,7 @@ def _settings(request: StartRequest) -> AgentSettings:
         prefect_url=configured,
         broker_url=site.broker.url,
         pool=request.pool or ("hpcqc" if configured is None else private),
-        flows=request.flows or default_flows(),
+        flows=request.flows or max(2, len(os.sched_getaffinity(0))),
         prefect_port=request.prefect_port,
         broker_port=request.broker_port,
     )
