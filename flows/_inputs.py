@@ -11,14 +11,7 @@ from pathlib import Path
 
 from orchestrator.text_files import TextFileError, lines_of, read_text
 
-__all__ = [
-    "InputError",
-    "MissingExtra",
-    "SourceLine",
-    "is_whole",
-    "read_lines",
-    "require_extra",
-]
+__all__ = ["InputError", "MissingExtra", "SourceLine", "is_whole", "read_lines", "require_extra"]
 
 # Stricter than Python's own: no underscores, no digits of other scripts.
 _REAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([EeDd][+-]?\d+)?", re.ASCII)

@@ -6,7 +6,7 @@ import socket
 import threading
 from typing import IO, Any
 
-from backends.aer.spawner import Spawner
+from backends.aer.process import Spawner
 
 __all__ = ["SharedZygote"]
 

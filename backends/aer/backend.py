@@ -9,8 +9,7 @@ import uuid
 from pathlib import Path
 
 from backends.aer.device import device_target, join_parts
-from backends.aer.options import AerOptions, usable_cores
-from backends.aer.orphans import ends_at, judged, stop_orphan
+from backends.aer.factory import AerOptions, usable_cores
 from backends.aer.planning import Planner
 from backends.aer.spool import Record, Spool
 from backends.aer.worker_pool import PendingTask, WorkerPool, WorkerPoolPlan
@@ -119,7 +118,7 @@ class AerBackend:
             state, end = pending.state, pending.message.facts["ends_at"]
         else:
             record = self._record_of(task)
-            state, end = record.state, ends_at(record)
+            state, end = record.state, record.ends_at
         if state is TaskState.COMPLETED and end is not None and time.time() < end:
             return TaskState.RUNNING
         return state
@@ -166,7 +165,7 @@ class AerBackend:
         if pending is not None:
             self._pool.stop(pending)
         elif not self._record_of(task).state.is_final:
-            stop_orphan(self._spool, _tag_of(task))
+            self._spool.stop_orphan(_tag_of(task))
         if not self.status(task).is_final:  # simulated already, but not done by the device's clock
             with self._lock:
                 self._spool.cancel(_tag_of(task))
@@ -218,7 +217,7 @@ class AerBackend:
         return None if pending is None or pending.adopted else pending
 
     def _record_of(self, task: QpuTaskId) -> Record:
-        record = judged(self._spool, _tag_of(task))
+        record = self._spool.judge(_tag_of(task))
         if record is None:
             raise UnknownTask(f"no task {task!r} was ever started here")
         return record

@@ -9,8 +9,8 @@ from typing import Any
 
 from qiskit.primitives import PrimitiveResult
 
-from backends.aer.joining import joined
-from backends.aer.options import AerOptions
+from backends.aer.blocks import joined
+from backends.aer.factory import AerOptions
 from backends.api import Calibration, QualityWindow, Result, Target, Usage
 from backends.metering import Metering
 from backends.payloads import FrozenSamplerPub, Payload

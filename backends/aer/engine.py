@@ -14,21 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
-from qiskit.circuit import Parameter
+from qiskit.circuit import (
+    CircuitError,
+    CircuitInstruction,
+    ControlFlowOp,
+    Parameter,
+    ParameterExpression,
+    Store,
+    SwitchCaseOp,
+)
+from qiskit.circuit._classical_resource_map import VariableMapper
 from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
 from qiskit.transpiler import PassManager
 from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
-from backends.aer.angles import Angles, angles_of
-from backends.aer.control_flow import with_shared_bits
 from backends.gates import inline_definitions, without_moves
 from backends.lowering import NativeCompiler
 from backends.noise import DeviceNoise, device_noise
 from backends.payloads import SEED_STRIDE, SEEDS
 from backends.profiles import Profile
 
-__all__ = ["Engine", "Job", "Program", "SimulationFailed"]
+__all__ = ["Angles", "Engine", "Job", "Program", "SimulationFailed"]
 
 _Floats = NDArray[np.float64]
 _STRUCTURE = ("barrier", "delay", "measure", "reset", "save_expval", "store")
@@ -82,7 +89,7 @@ class Engine:
             self._site = NativeCompiler(profile.target()) if profile.site_transpiles else None
 
     def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...] | None]:
-        """Transpile as the site would, and let relax what waits, as the device does.
+        """Transpile as the site would, and let waiting qubits relax, as the device does.
 
         Also return where each virtual qubit ended, None where the site does not transpile.
         """
@@ -108,11 +115,11 @@ class Engine:
 
         if self._device is not None:
             circuit = self._device.damped(inline_definitions(circuit))
-        (inlined,) = compile_circuit([with_shared_bits(_lower(circuit, method))])
+        (inlined,) = compile_circuit([_with_shared_bits(_lower(circuit, method))])
         # Assembly sets the parameters of a CU gate to 0, in the gate itself.
         native, index_maps = assemble_circuits([inlined.copy()])
         native[0].circ_id = 0
-        angles = angles_of(inlined, index_maps[0] if index_maps else None, parameters)
+        angles = _angles_of(inlined, index_maps[0] if index_maps else None, parameters)
         config = generate_aer_config([inlined], self._options)
         config.library_dir = self._library
         # Circuits come as their light cones; Aer's own removal of idle qubits leaves
@@ -181,7 +188,7 @@ def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
 
 
 def _without_delays(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Leave out what waits: an ideal qubit does not change meanwhile."""
+    """Leave out delays, during which an ideal qubit does not change."""
     if all(instruction.name != "delay" for instruction in circuit.data):
         return circuit
     prompt = circuit.copy_empty_like()
@@ -201,5 +208,179 @@ def _known(method: str) -> frozenset[str]:
 
 def _reason(output: Mapping[str, Any]) -> str:
     statuses = [str(r.get("status", "")) for r in output.get("results", ())]
-    told = [s for s in statuses if s and s != "DONE"] or [str(output.get("status", "no reason"))]
-    return "Aer: " + "; ".join(dict.fromkeys(told))
+    reasons = [s for s in statuses if s and s != "DONE"]
+    return "Aer: " + "; ".join(dict.fromkeys(reasons or [str(output.get("status", "no reason"))]))
+
+
+# Position of the global phase in Aer's lists.
+_GLOBAL_PHASE = (-1, -1)
+_Position = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Angles:
+    """The parameterised positions of an assembled circuit: angle = offset + slope · values.
+
+    positions: (instruction, parameter) in Aer's count. slopes: shape (positions, parameters).
+    curved: positions whose expression is not affine, evaluated point by point.
+    """
+
+    positions: tuple[_Position, ...]
+    slopes: _Floats
+    offsets: _Floats
+    curved: tuple[tuple[_Position, ParameterExpression], ...]
+    parameters: tuple[Parameter, ...]
+
+    def __bool__(self) -> bool:
+        """Whether any angle depends on parameters."""
+        return bool(self.positions or self.curved)
+
+    def bind(self, values: _Floats) -> list[tuple[_Position, list[float]]]:
+        """Return every position with its angles. values: shape (points, parameters)."""
+        angles = (values @ self.slopes.T + self.offsets).T.tolist()
+        bound = list(zip(self.positions, angles, strict=True))
+        for position, expression in self.curved:
+            names = expression.parameters
+            columns = {p: values[:, i] for i, p in enumerate(self.parameters) if p in names}
+            bound.append(
+                (
+                    position,
+                    [
+                        float(expression.bind({p: float(c[i]) for p, c in columns.items()}))
+                        for i in range(len(values))
+                    ],
+                )
+            )
+        return bound
+
+
+def _angles_of(
+    circuit: QuantumCircuit, index_map: Sequence[int] | None, parameters: Iterable[Parameter]
+) -> Angles:
+    """Find the parameterised positions of a circuit.
+
+    index_map: Aer's instruction number of each of the circuit's, None where they agree.
+    parameters: the columns of the values, which may be more than the circuit has.
+    """
+    parameters = tuple(parameters)
+    column = {parameter: i for i, parameter in enumerate(parameters)}
+    positions, slopes, offsets, curved = [], [], [], []
+    for position, expression in _expressions(circuit, index_map):
+        affine = _affine(expression, column)
+        if affine is None:
+            curved.append((position, expression))
+        else:
+            positions.append(position)
+            slopes.append(affine[0])
+            offsets.append(affine[1])
+    return Angles(
+        positions=tuple(positions),
+        slopes=np.array(slopes, dtype=float).reshape(len(positions), len(parameters)),
+        offsets=np.array(offsets, dtype=float),
+        curved=tuple(curved),
+        parameters=parameters,
+    )
+
+
+def _expressions(
+    circuit: QuantumCircuit, index_map: Sequence[int] | None
+) -> list[tuple[_Position, ParameterExpression]]:
+    places = [(_GLOBAL_PHASE, circuit.global_phase)]
+    for index, instruction in enumerate(circuit.data):
+        number = index_map[index] if index_map else index
+        for place, value in enumerate(instruction.operation.params):
+            places.append(((number, place), value))
+    return [
+        (place, value)
+        for place, value in places
+        if isinstance(value, ParameterExpression) and value.parameters
+    ]
+
+
+def _affine(
+    expression: ParameterExpression, column: dict[Parameter, int]
+) -> tuple[_Floats, float] | None:
+    """Return slope and offset of an affine expression, None for any other."""
+    slope = np.zeros(len(column))
+    if isinstance(expression, Parameter):
+        slope[column[expression]] = 1.0
+        return slope, 0.0
+    for parameter in expression.parameters:
+        gradient = expression.gradient(parameter)
+        if isinstance(gradient, ParameterExpression):
+            if gradient.parameters:
+                return None
+            gradient = gradient.numeric()
+        if isinstance(gradient, complex):
+            return None
+        slope[column[parameter]] = float(gradient)
+    offset = _value(expression, 0.0)
+    if offset is None:
+        return None
+    # A gradient can hide a jump (sign, abs); two more points tell such a function apart.
+    for point in (-1.234567, 2.345678):
+        value = _value(expression, point)
+        if value is None or abs(value - offset - point * slope.sum()) > 1e-9 * (1 + abs(value)):
+            return None
+    return slope, offset
+
+
+def _value(expression: ParameterExpression, point: float) -> float | None:
+    """Evaluate with every parameter at ``point``; None where it is complex or not defined."""
+    try:
+        value = expression.bind(dict.fromkeys(expression.parameters, point)).numeric()
+    except (ArithmeticError, CircuitError):
+        return None
+    return None if isinstance(value, complex) else float(value)
+
+
+def _with_shared_bits(circuit: QuantumCircuit) -> QuantumCircuit:
+    """Return an equal circuit whose blocks, at every depth, are made of its own bits.
+
+    A circuit that was read from QPY has blocks with bits of their own. Aer finds the bits of a
+    condition inside such a block only where a register tells which they are.
+    """
+    if not any(step.is_control_flow() for step in circuit.data):
+        return circuit
+    shared: QuantumCircuit = circuit.copy_empty_like()
+    for step in circuit.data:
+        if step.is_control_flow():
+            blocks = [_placed(block, step, circuit) for block in step.operation.blocks]
+            step = step.replace(operation=step.operation.replace_blocks(blocks))  # noqa: PLW2901
+        shared._append(step)  # noqa: SLF001  # its wires are known
+    return shared
+
+
+def _placed(
+    block: QuantumCircuit, step: CircuitInstruction, around: QuantumCircuit
+) -> QuantumCircuit:
+    """Return a block of ``step`` on the step's own wires and bits, and so its blocks."""
+    bits = set(step.clbits)
+    registers = [register for register in around.cregs if bits.issuperset(register)]
+    placed = QuantumCircuit(list(step.qubits), list(step.clbits), *registers)
+    placed.global_phase = block.global_phase
+    wires = dict(zip(block.qubits, step.qubits, strict=True))
+    outer = dict(zip(block.clbits, step.clbits, strict=True))
+    mapper = VariableMapper(placed.cregs, outer, {}, add_register=placed.add_register)
+    for inner in block.data:
+        moved = inner.replace(
+            qubits=[wires[qubit] for qubit in inner.qubits],
+            clbits=[outer[bit] for bit in inner.clbits],
+        )
+        if inner.is_control_flow():
+            moved = moved.replace(operation=_renamed(inner.operation, mapper))
+        elif isinstance(inner.operation, Store):
+            sides = inner.operation.lvalue, inner.operation.rvalue
+            moved = moved.replace(operation=Store(*map(mapper.map_expr, sides)))
+        placed._append(moved)  # noqa: SLF001
+    return _with_shared_bits(placed)
+
+
+def _renamed(operation: ControlFlowOp, mapper: VariableMapper) -> ControlFlowOp:
+    """Return an operation whose condition or target is on the outer bits."""
+    renamed = operation.replace_blocks(operation.blocks)
+    if isinstance(operation, SwitchCaseOp):
+        renamed.target = mapper.map_target(operation.target)
+    elif getattr(operation, "condition", None) is not None:
+        renamed.condition = mapper.map_condition(operation.condition)
+    return renamed

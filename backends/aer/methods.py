@@ -1,4 +1,4 @@
-"""Which simulation method a PUB gets, and the memory that method needs: pure functions."""
+"""Which simulation method a PUB gets, and what that method costs in time and memory (pure)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from qiskit import QuantumCircuit
 from qiskit.circuit import CircuitInstruction, Gate, Instruction, Qubit
 
-from backends.aer.costs import density_is_cheaper
 from backends.api import InsufficientMemory, PayloadRejected
 from backends.payloads import FrozenSamplerPub
 
@@ -16,12 +15,52 @@ __all__ = [
     "check_memory",
     "check_samples",
     "choose_method",
+    "density_is_cheaper",
     "draws_each_shot",
+    "gate_seconds",
     "memory_needed",
     "samples_needed",
-    "state_bytes_log2",
+    "state_log2",
     "traits_of",
 ]
+
+# Seconds for a gate with its noise, and for each amplitude; measured on random circuits of one-
+# and two-qubit gates. A density matrix takes a superoperator where a trajectory takes a gate.
+_GATE_S = {"statevector": 1.4e-6, "density_matrix": 6e-6}
+_AMPLITUDE_S = {"statevector": 2.5e-9, "density_matrix": 3.5e-9}
+_OTHER_GATE_S = 4e-7
+# 256 MiB: a machine with less memory must choose the same way, so that counts are the same.
+_WIDEST_DENSITY = 12
+
+
+def state_log2(method: str, num_qubits: int) -> int:
+    """Return log2 of the amplitudes a simulation holds; 0 where it holds no vector."""
+    match method:
+        case "statevector":
+            return num_qubits
+        case "density_matrix":
+            return 2 * num_qubits
+        case _:
+            return 0
+
+
+def gate_seconds(method: str, num_qubits: int) -> float:
+    """Return the seconds that one gate takes, to within a factor of 3."""
+    if method not in _GATE_S:
+        return _OTHER_GATE_S
+    return _GATE_S[method] + _AMPLITUDE_S[method] * 2.0 ** state_log2(method, num_qubits)
+
+
+def density_is_cheaper(num_qubits: int, shots: int) -> bool:
+    """Whether one density matrix costs less than a trajectory for each shot.
+
+    It depends on nothing but circuit and shots: the two forms give other counts for one seed.
+    """
+    if num_qubits > _WIDEST_DENSITY:
+        return False
+    density_s = gate_seconds("density_matrix", num_qubits)
+    return density_s <= shots * gate_seconds("statevector", num_qubits)
+
 
 _PURE = frozenset({"barrier", "delay", "measure", "store"})
 # What Aer's stabilizer simulates whatever the angles; rotations by multiples of π/2 are left
@@ -49,6 +88,7 @@ _CLIFFORD = frozenset(
         "z",
     ]
 )
+_AMPLITUDE_LOG2 = 4  # complex128 is 2^4 bytes
 _TABLEAU_BYTES = 32  # per qubit squared, as Aer itself reckons
 _SHOT_BYTES = 128  # measured: 104 to 120, however wide the circuit
 _COPIES = 6  # the array, its frame and its message; again where they are read
@@ -167,16 +207,11 @@ def memory_needed(method: str, num_qubits: int) -> int:
     """
     match method:
         case "statevector" | "density_matrix":
-            return 1 << min(_LARGEST_LOG2, state_bytes_log2(method, num_qubits))
+            return 1 << min(_LARGEST_LOG2, _AMPLITUDE_LOG2 + state_log2(method, num_qubits))
         case "stabilizer":
             return _TABLEAU_BYTES * num_qubits**2
         case _:
             return 0
-
-
-def state_bytes_log2(method: str, num_qubits: int) -> int:
-    """Return log2 of the bytes of a statevector or a density matrix."""
-    return 4 + num_qubits * (2 if method == "density_matrix" else 1)  # complex128: 2^4 bytes
 
 
 def samples_needed(pub: FrozenSamplerPub) -> tuple[int, int]:
@@ -196,12 +231,12 @@ def check_memory(method: str, num_qubits: int, available_bytes: int) -> None:
     if needed <= available_bytes:
         return
     vector = method in ("statevector", "density_matrix")
-    told = _size(needed)
+    shown = _size(needed)
     if vector and needed > _READABLE_BYTES:
-        told = f"2^{state_bytes_log2(method, num_qubits)} bytes"
+        shown = f"2^{_AMPLITUDE_LOG2 + state_log2(method, num_qubits)} bytes"
     remedy = "method 'matrix_product_state', " if vector else ""
     raise InsufficientMemory(
-        f"a {method.replace('_', ' ')} of {num_qubits} qubits needs {told}, "
+        f"a {method.replace('_', ' ')} of {num_qubits} qubits needs {shown}, "
         f"available are {_size(available_bytes)}; use at most "
         f"{_most_qubits(method, available_bytes)} qubits, {remedy}or a machine with more memory"
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from backends.aer.blocks import PubLoad, shot_blocks
-from backends.aer.costs import state_log2
 from backends.aer.device import device_facts, timeline
+from backends.aer.factory import AerOptions
 from backends.aer.methods import (
     Traits,
     check_memory,
@@ -21,9 +21,9 @@ from backends.aer.methods import (
     draws_each_shot,
     memory_needed,
     samples_needed,
+    state_log2,
     traits_of,
 )
-from backends.aer.options import AerOptions
 from backends.aer.placement import pub_seconds
 from backends.aer.wire import TaskMessage
 from backends.aer.worker_pool import PendingTask

@@ -5,28 +5,145 @@ from __future__ import annotations
 import json
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
-from qiskit.primitives import DataBin, PubResult, SamplerPubResult
+from qiskit.circuit import Clbit, Qubit
+from qiskit.primitives import BitArray, DataBin, PubResult, SamplerPubResult
 from qiskit.quantum_info import SparsePauliOp
 
 from backends.aer.blocks import PubBlock
-from backends.aer.cone import light_cone
-from backends.aer.cores import runnable_elsewhere
 from backends.aer.engine import Engine, Job, Program
 from backends.aer.observables import ObservableSet, observable_set
-from backends.aer.placement import threads_for
-from backends.aer.shots import bit_arrays, registers_of
+from backends.aer.placement import runnable_elsewhere, threads_for
 from backends.frames import array_from_frame
-from backends.payloads import EstimatorPayload
+from backends.payloads import SEED_STRIDE, SEEDS, EstimatorPayload
 from backends.profiles import Readout
 
 __all__ = ["PubRunner", "Work"]
+
+
+def _light_cone(
+    circuit: QuantumCircuit, observed: Collection[int]
+) -> tuple[QuantumCircuit, dict[int, int]]:
+    """Return the instructions that classical bits or observed qubits depend on, and their qubits.
+
+    Every instruction left out preserves the trace, so it cannot change what is read elsewhere;
+    left out are also measurements that a later one overwrites unread. The circuit keeps its
+    classical bits, registers and variables; it has one idle qubit if nothing is left. The
+    second value is the new index of each qubit that is left: an observed qubit without one is
+    still in its initial state.
+
+    Aer does this too, but then evaluates observables on the wrong qubits (qiskit-aer #2442),
+    and the readout errors of all measurements into one bit add up where it samples them.
+    """
+    needed = {circuit.qubits[index] for index in observed}
+    touched: set[Qubit] = set()
+    measured: set[Qubit] = set()  # of what is kept, a measurement comes next on these
+    overwritten: set[Clbit] = set()
+    steps = []
+    for step in reversed(circuit.data):
+        if step.name == "barrier":
+            continue
+        unread = step.name == "measure" and step.clbits[0] in overwritten
+        if unread and step.qubits[0] in measured:
+            continue
+        # Without qubits it writes a variable.
+        reads = (step.clbits or not step.qubits) and not unread
+        if not reads and needed.isdisjoint(step.qubits):
+            continue
+        if step.name == "measure":
+            measured.add(step.qubits[0])
+            overwritten.add(step.clbits[0])
+        else:
+            measured.difference_update(step.qubits)
+            if reads:
+                overwritten.clear()
+        needed.update(step.qubits)
+        touched.update(step.qubits)
+        steps.append(step)
+    qubits = [qubit for qubit in circuit.qubits if qubit in touched]
+    cone = QuantumCircuit(qubits or circuit.qubits[:1], circuit.clbits, *circuit.cregs)
+    cone.global_phase = circuit.global_phase
+    for variable in circuit.iter_vars():
+        cone.add_uninitialized_var(variable)
+    for step in reversed(steps):
+        cone.append(step)
+    return cone, {circuit.find_bit(qubit).index: new for new, qubit in enumerate(qubits)}
+
+
+_Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Register:
+    """A classical register. bits: where its bits are among the circuit's, lowest first."""
+
+    name: str
+    bits: tuple[int, ...]
+
+
+def _registers_of(circuit: QuantumCircuit) -> tuple[_Register, ...]:
+    """Return the classical registers, the fields of the sampler's result."""
+    index = {bit: i for i, bit in enumerate(circuit.clbits)}
+    return tuple(
+        _Register(name=register.name, bits=tuple(index[bit] for bit in register))
+        for register in circuit.cregs
+    )
+
+
+def _bit_arrays(
+    counts: Sequence[Mapping[str, int]],
+    registers: Sequence[_Register],
+    shape: tuple[int, ...],
+    seed: int,
+) -> dict[str, BitArray]:
+    """Return one `BitArray` of the given shape per register.
+
+    counts: one mapping of hexadecimal outcome to number of shots per point, all with equally
+    many shots. Aer tells how often an outcome came, not when; the shots of a point are
+    independent, so they are put into an order drawn from the point's seed. seed: of the first.
+    """
+    shots = sum(counts[0].values())
+    total = 1 + max((bit for register in registers for bit in register.bits), default=0)
+    arrays = {
+        r.name: np.empty((len(counts), shots, (len(r.bits) + 7) // 8), dtype=np.uint8)
+        for r in registers
+    }
+    for point, tally in enumerate(counts):
+        order = np.random.default_rng((seed + SEED_STRIDE * point) % SEEDS)
+        outcomes = _bytes(tally, (total + 7) // 8)
+        ranks = np.repeat(np.arange(len(tally)), np.fromiter(tally.values(), dtype=np.int64))
+        order.shuffle(ranks)
+        for register in registers:
+            arrays[register.name][point] = _select(outcomes, register.bits, total)[ranks]
+    return {
+        r.name: BitArray(
+            arrays[r.name].reshape(*shape, shots, arrays[r.name].shape[-1]), len(r.bits)
+        )
+        for r in registers
+    }
+
+
+def _bytes(tally: Mapping[str, int], size: int) -> _Bytes:
+    """Return the outcomes as big-endian bytes, one row each."""
+    mask = (1 << (8 * size)) - 1
+    joined = b"".join((int(key, 16) & mask).to_bytes(size, "big") for key in tally)
+    return np.frombuffer(joined, dtype=np.uint8).reshape(len(tally), size)
+
+
+def _select(outcomes: _Bytes, bits: tuple[int, ...], total: int) -> _Bytes:
+    """Pick a register's bits out of whole outcomes, packed as `BitArray` wants them."""
+    if bits == tuple(range(total)):
+        return outcomes
+    table = np.unpackbits(outcomes[:, ::-1], axis=1, bitorder="little")
+    chosen = np.packbits(table[:, bits], axis=1, bitorder="little")
+    return chosen[:, ::-1]
+
 
 _PROGRAMS = 256
 _LABEL = "sum"
@@ -97,7 +214,7 @@ class PubRunner:
         points = self._engine.run(program, work.flat_values, job)
         counts = [data.get("counts", {"0x0": job.shots}) for data in points]
         shape = (len(counts),)
-        fields = bit_arrays(counts, registers, shape, job.seed)
+        fields = _bit_arrays(counts, registers, shape, job.seed)
         return SamplerPubResult(
             DataBin(**fields, shape=shape),
             metadata={"shots": work.fields["shots"], **_facts(work)},
@@ -130,8 +247,8 @@ class PubRunner:
 
     def _sampler_program(self, work: Work) -> tuple[Program, Any]:
         placed, _ = self._engine.place(work.circuit)
-        cone, _ = light_cone(placed, ())
-        return self._compiled(cone, work), registers_of(work.circuit)
+        cone, _ = _light_cone(placed, ())
+        return self._compiled(cone, work), _registers_of(work.circuit)
 
     def _estimator_program(self, work: Work) -> tuple[Program, ObservableSet]:
         from qiskit_aer.library import SaveExpectationValue
@@ -139,7 +256,7 @@ class PubRunner:
         observables = observable_set(json.loads(work.observables), self._readout)
         placed, layout = self._engine.place(work.circuit)
         at = {q: q if layout is None else layout[q] for q in observables.qubits}
-        circuit, index = light_cone(placed, at.values())
+        circuit, index = _light_cone(placed, at.values())
         observables = observables.without([q for q in observables.qubits if at[q] not in index])
         for label, total in _saved(observables).items():
             operator = SparsePauliOp.from_list(list(total.items()))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import time
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from backends.api import TaskState
+from backends.results import result_from_bytes
 
 __all__ = ["Claim", "Record", "Spool", "identity", "is_alive"]
 
 _KEEP_S = 14 * 24 * 3600.0
+_DEATH_S = 2.0
+_LOST = "the simulation process died together with its parent before it had a result"
 
 
 def identity(pid: int) -> str:
@@ -69,6 +73,31 @@ class Record:
     claims: tuple[Claim, ...] = ()
     results: tuple[Path, ...] = ()
     reason: str = ""
+
+    @property
+    def unfinished(self) -> list[Claim]:
+        """The claims of parts that have no result."""
+        done = {path.name.partition("of")[0] for path in self.results}
+        return [claim for claim in self.claims if str(claim.part) not in done]
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether all its parts are done or claimed by a live process.
+
+        A part that no process has claimed is run by a process that has claimed another part.
+        """
+        unfinished = self.unfinished
+        if any(not is_alive(claim.claimer) for claim in unfinished):
+            return False
+        return bool(unfinished) or any(is_alive(claim.claimer) for claim in self.claims)
+
+    @property
+    def ends_at(self) -> float | None:
+        """When the modelled device ends a completed task; None without a clock."""
+        if self.state is not TaskState.COMPLETED:
+            return None
+        end = result_from_bytes(self.results[0].read_bytes()).metadata["ends_at"]
+        return None if end is None else float(end)
 
 
 class Spool:
@@ -133,6 +162,33 @@ class Spool:
         found = tuple(results[name] for name in expected if name in results)
         state = TaskState.COMPLETED if len(found) == len(expected) else TaskState.RUNNING
         return Record(state=state, claims=claims, results=found)
+
+    def judge(self, tag: str) -> Record | None:
+        """Read a task's record; a running one without a live process fails, for good."""
+        record = self.read(tag)
+        if record is None or record.state is not TaskState.RUNNING or record.has_worker:
+            return record
+        # It may have ended between the look at its files and the look at its process.
+        record = self.read(tag)
+        if record is None or record.state is not TaskState.RUNNING:
+            return record
+        self.fail(tag, _LOST)
+        return Record(state=TaskState.FAILED, claims=record.claims, reason=_LOST)
+
+    def stop_orphan(self, tag: str) -> None:
+        """Kill the processes of a task whose parent is dead, then record that it was cancelled."""
+        record = self.read(tag)
+        claims = record.unfinished if record else []
+        for claim in claims:
+            if is_alive(claim.claimer):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(claim.pid, signal.SIGKILL)
+        deadline = time.monotonic() + _DEATH_S
+        while time.monotonic() < deadline and any(is_alive(c.claimer) for c in claims):
+            time.sleep(0.005)
+        record = self.read(tag)
+        if record is not None and not record.state.is_final:
+            self.cancel(tag)
 
     def purge(self) -> None:
         """Remove records older than two weeks."""

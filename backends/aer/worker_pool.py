@@ -10,10 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from backends.aer.blocks import PubLoad, divide
-from backends.aer.cores import runnable_elsewhere
-from backends.aer.placement import WIDE_LOG2, MachineLoad, Placement, ThreadingHeuristic, place
-from backends.aer.process import WorkerProcess
-from backends.aer.spawner import Spawner
+from backends.aer.placement import (
+    WIDE_LOG2,
+    MachineLoad,
+    Placement,
+    ThreadingHeuristic,
+    place,
+    runnable_elsewhere,
+)
+from backends.aer.process import Spawner, WorkerProcess
 from backends.aer.spool import Spool
 from backends.aer.wire import TaskMessage, encode_task
 from backends.api import TaskState

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from backends.aer.options import AerOptions
+from backends.aer.factory import AerOptions
 from backends.fake.script import Script
 from backends.registry import available
 from backends.site_options import SITE_OPTIONS

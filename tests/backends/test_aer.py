@@ -17,7 +17,6 @@ from qiskit.quantum_info import Pauli, SparsePauliOp, Statevector
 from qiskit_aer.library import SaveExpectationValue
 
 from backends.aer import create
-from backends.aer.orphans import ends_at
 from backends.aer.spool import Spool
 from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
 from backends.payloads import EstimatorPayload, SamplerPayload
@@ -513,7 +512,7 @@ def test_a_scaled_clock_keeps_the_device_busy(tmp_path):
     with pytest.raises(QpuBusy, match=naming(1)):
         backend.start(session, payload, "two")
     assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
-    end = ends_at(Spool(tmp_path / "tasks").read("one"))
+    end = Spool(tmp_path / "tasks").read("one").ends_at
     assert began + 0.4 * 2.6 <= end <= datetime.now(UTC).timestamp()
     backend.start(session, payload, "two")
     backend.close()

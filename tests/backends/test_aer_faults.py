@@ -14,7 +14,7 @@ from qiskit import QuantumCircuit
 
 from backends import registry
 from backends.aer import create, worker_pool
-from backends.aer.spawner import SpawnFailed
+from backends.aer.process import SpawnFailed
 from backends.aer.spool import Spool
 from backends.api import TaskCancelled, TaskFailed, TaskState, UnknownTask
 from backends.frames import pack, unpack

@@ -11,8 +11,7 @@ from qiskit.circuit import Parameter
 
 from backends.aer import create
 from backends.aer.blocks import PubLoad, divide, shot_blocks
-from backends.aer.costs import density_is_cheaper
-from backends.aer.methods import choose_method, draws_each_shot, traits_of
+from backends.aer.methods import choose_method, density_is_cheaper, draws_each_shot, traits_of
 from backends.payloads import EstimatorPayload, SamplerPayload
 from tests.patience import PATIENCE_S
 
