@@ -68,7 +68,7 @@ def test_a_site_file_names_it(site) -> None:
     ("schedule", "words"),
     [
         ('policy = "longest"', ["no policy 'longest'", "fifo", "weighted", "longest-first, odd"]),
-        ('policy = "odd"', ["'odd'", "frozen dataclass", "standing"]),
+        ('policy = "odd"', ["'odd'", "frozen dataclass", "job_score"]),
         ('policy = "gone"', ["'gone' (longestfirst:Missing)", "does not import"]),
         ('policy = "longest-first"\nparameters = { hours = 1 }', ["'hours'", "'hour_s'"]),
     ],

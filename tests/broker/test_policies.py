@@ -135,9 +135,9 @@ def test_of_equal_shares_the_one_that_used_less_goes_first(less, more) -> None:
 def test_a_larger_share_makes_up_for_more_use() -> None:
     use = {Payer("p", "a"): 30.0, Payer("q", "a"): 10.0}
     even = Situation(now_s=1.0, use=use, shares={"p": 3.0, "q": 1.0})
-    merit = FairShare().merit
-    assert merit(Payer("p", "a"), even) == pytest.approx(merit(Payer("q", "a"), even))
-    assert merit(Payer("p", "a"), replace(even, shares={"p": 0.0})) == 0.0
+    score = FairShare().account_score
+    assert score(Payer("p", "a"), even) == pytest.approx(score(Payer("q", "a"), even))
+    assert score(Payer("p", "a"), replace(even, shares={"p": 0.0})) == 0.0
 
 
 @given(queued(most=8))
