@@ -19,9 +19,8 @@ from backends.profiles import load_profile
 from benchmarks.rows import Row, timed
 from benchmarks.setting import ROOT
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.policies import Fifo, Weighted
-from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings

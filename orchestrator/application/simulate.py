@@ -232,7 +232,7 @@ def _workload(request: _Request, settings: QpuSettings) -> Workload:
 
     source, limit = request.source, request.amounts.limit
     if source.ledger is not None:
-        from orchestrator.simulation.recorded import read_recorded
+        from orchestrator.simulation.sources import read_recorded
 
         # On a profile alone everything goes that was recorded, whatever QPU it was for.
         qpu = settings.name if request.profile is None or request.qpu is not None else None

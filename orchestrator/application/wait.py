@@ -13,7 +13,7 @@ from orchestrator.config import QpuSettings, Site
 if TYPE_CHECKING:
     from backends.api import Target
     from backends.timing import TimingModel
-    from orchestrator.broker.core.closures import Window
+    from orchestrator.broker.core.rules import Window
 
 __all__ = ["ExpectedWait", "expected_wait"]
 
@@ -60,7 +60,7 @@ def expected_wait(
     longest_s: QPU-seconds that must be free. Raises ``BrokerUnreachable``, ``BrokerRefused`` where
     the site names a broker service, and ``ConfigError`` for a calendar that cannot be read.
     """
-    from orchestrator.broker.core.closures import Calendar
+    from orchestrator.broker.core.rules import Calendar
     from orchestrator.broker.runtime.site_rules import calendar_of
 
     scale = target.clock_scale

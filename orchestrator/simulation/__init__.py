@@ -10,9 +10,8 @@ from orchestrator.simulation.metrics import (
     slowdown,
     summarize,
 )
-from orchestrator.simulation.mix import Mix, made_up
+from orchestrator.simulation.sources import Mix, QuantumRule, made_up, parse_swf, read_swf
 from orchestrator.simulation.study import PolicyOutcome, Study, alone, stretches
-from orchestrator.simulation.swf import QuantumRule, parse_swf, read_swf
 from orchestrator.simulation.workload import (
     Arrival,
     Workload,

@@ -12,10 +12,9 @@ from backends.api import Usage
 from backends.metering import Metering
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.commands import SettleJob, StartTask
 from orchestrator.broker.core.prediction import Load, predicted_seconds
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.state import BrokerState, SettleJob, StartTask
 from orchestrator.identity import JobId
 from orchestrator.simulation.workload import Workload
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.events import JobSubmitted
+from orchestrator.broker.core.rules import Calendar
 from orchestrator.identity import JobId
 from orchestrator.simulation.engine import JobOutcome, Simulated
 

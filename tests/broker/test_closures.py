@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from backends.api import Usage
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import make_policy
-from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState
 from orchestrator.config import Rate

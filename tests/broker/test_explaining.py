@@ -11,12 +11,11 @@ from backends.api import Usage
 from backends.metering import Charge, FloorPerTask, Metering
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.explain import Explanation, explain
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Shortest
-from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState
 from orchestrator.config import LeaseBounds, Rate

@@ -7,12 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 from backends.api import Usage
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.commands import Effects
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.state import BrokerState, Effects
 from orchestrator.config import LeaseBounds
 from orchestrator.identity import JobId
 from tests.broker.histories import submitted

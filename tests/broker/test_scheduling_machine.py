@@ -16,16 +16,14 @@ from backends.metering import FloorPerTask, Metering
 from backends.payloads import SEED_STRIDE
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.closures import Calendar, Window
-from orchestrator.broker.core.commands import Effects
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import SHOT_BLOCK, TaskLimits
 from orchestrator.broker.core.policies import POLICIES, make_policy
 from orchestrator.broker.core.prediction import load_of
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.broker.core.records import job_view
-from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.state import BrokerState, replay
+from orchestrator.broker.core.rules import Calendar, QpuRules, Window
+from orchestrator.broker.core.state import BrokerState, Effects, replay
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.assembly import part_seed
 from orchestrator.config import LeaseBounds, Rate

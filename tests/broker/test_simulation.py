@@ -12,11 +12,10 @@ from backends.metering import Metering
 from backends.profiles import load_profile
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.closures import Calendar, Window
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import POLICIES, Fifo, Shortest, make_policy
-from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.ledger.tables import Entries
 from orchestrator.identity import JobId
@@ -38,7 +37,7 @@ from orchestrator.simulation import (
     summarize,
     with_load,
 )
-from orchestrator.simulation.recorded import read_recorded
+from orchestrator.simulation.sources import read_recorded
 from tests.errors import naming
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -25,7 +25,7 @@ from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config import QpuSettings, ScheduleSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, Payer
 from orchestrator.simulation import Arrival, Study, Workload, on_qpu
-from orchestrator.simulation.recorded import read_recorded
+from orchestrator.simulation.sources import read_recorded
 from tests.patience import PATIENCE_S
 
 JOBS, SEED, SCALE = 12, 39, 0.15

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.broker.core.closures import Calendar, Window
+from orchestrator.broker.core.rules import Calendar, Window
 from orchestrator.broker.runtime.windows import windows_between
 from orchestrator.config import WindowSettings
 

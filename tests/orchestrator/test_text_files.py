@@ -16,7 +16,7 @@ from flows._molecules import from_xyz
 from orchestrator.application.circuit_files import CircuitFileError, read_circuit
 from orchestrator.config import load_site
 from orchestrator.config.secrets import SecretRef
-from orchestrator.simulation.swf import QuantumRule, read_swf
+from orchestrator.simulation.sources import QuantumRule, read_swf
 from orchestrator.simulation.workload import WorkloadError
 from orchestrator.text_files import TextFileError, lines_of, read_text
 from tests.errors import naming

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backends.api import Usage
-from orchestrator.broker.core.closures import Window
+from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.views import JobView, QpuTaskView
 
 __all__ = ["JobUnknown", "NotUncertain", "ProjectTotals", "QpuStatus", "TaskShare"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from orchestrator.broker.core.closures import in_utc
 from orchestrator.broker.core.policies import QueuedJob
 from orchestrator.broker.core.records import JobRecord, TaskRecord
+from orchestrator.broker.core.rules import in_utc
 from orchestrator.broker.core.scheduler import SchedulingContext
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, QpuTaskState

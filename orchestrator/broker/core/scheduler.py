@@ -13,7 +13,6 @@ from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.job_request import LeaseWish
-from orchestrator.broker.core.leases import Lease
 from orchestrator.broker.core.packing import pack, subtract, thin, whole_parts
 from orchestrator.broker.core.policies import QueuedJob, Situation
 from orchestrator.broker.core.prediction import (
@@ -22,6 +21,7 @@ from orchestrator.broker.core.prediction import (
     predicted_charge,
     predicted_seconds,
 )
+from orchestrator.broker.core.qpu_history import Lease
 from orchestrator.broker.core.records import JobRecord
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.identity import JobId, Payer, Tag

@@ -9,15 +9,7 @@ from datetime import datetime
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import Books
-from orchestrator.broker.core.commands import (
-    Command,
-    Effects,
-    FindTask,
-    SettleJob,
-    StartTask,
-    StopTask,
-)
+from orchestrator.broker.core.budgets import Books, BudgetExhausted
 from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.packing import subtract, whole_parts
 from orchestrator.broker.core.prediction import load_of, predicted_charge
@@ -41,7 +33,60 @@ from orchestrator.broker.core.scheduler import (
 from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.identity import JobId, Payer
 
-__all__ = ["BrokerState", "Recorded", "replay"]
+__all__ = [
+    "BrokerState",
+    "Command",
+    "Effects",
+    "FindTask",
+    "Recorded",
+    "SettleJob",
+    "StartTask",
+    "StopTask",
+    "replay",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class StartTask:
+    """Call the backend's ``start`` for a planned task."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class FindTask:
+    """Ask the backend whether the tag was started; adopt it, or start it if it was not."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopTask:
+    """Ask the backend to stop the task."""
+
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettleJob:
+    """The job is final, or uncertain: tell those who wait for it."""
+
+    job: JobId
+
+
+Command = StartTask | FindTask | StopTask | SettleJob
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """What an event led to. events: to be durable before any of the commands is executed.
+
+    refused: why a job was not accepted; then there is nothing else.
+    """
+
+    events: tuple[ev.Event, ...] = ()
+    commands: tuple[Command, ...] = ()
+    refused: BudgetExhausted | None = None
 
 
 @dataclass(slots=True, kw_only=True)

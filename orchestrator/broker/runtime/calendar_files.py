@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from orchestrator.broker.core.closures import Window
+from orchestrator.broker.core.rules import Window
 from orchestrator.config import ConfigError
 from orchestrator.text_files import TextFileError, lines_of, read_text
 

@@ -15,9 +15,15 @@ from typing import Any
 from backends.api import Backend, Result, TaskCancelled
 from backends.results import result_to_bytes
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.commands import Command, FindTask, SettleJob, StartTask, StopTask
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.state import (
+    BrokerState,
+    Command,
+    FindTask,
+    SettleJob,
+    StartTask,
+    StopTask,
+)
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.assembly import part_results

@@ -30,10 +30,10 @@ from orchestrator.broker.client.status import (
     TaskShare,
 )
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.explain import Explanation, explain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
+from orchestrator.broker.core.rules import Calendar
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView

@@ -7,10 +7,9 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from backends.api import Target
-from orchestrator.broker.core.closures import Calendar
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Policy
-from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.rules import Calendar, QpuRules
 from orchestrator.broker.runtime.calendar_files import closures_of_file
 from orchestrator.broker.runtime.policies import named_policy
 from orchestrator.broker.runtime.windows import quality_windows, windows_between

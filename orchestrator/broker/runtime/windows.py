@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 from backends.api import QualityWindow
-from orchestrator.broker.core.closures import Window
+from orchestrator.broker.core.rules import Window
 from orchestrator.config import WindowSettings
 
 __all__ = ["quality_windows", "windows_between"]

@@ -49,7 +49,7 @@ def tell_status(site_file: Path | None, *, as_json: bool) -> int:
 
 
 def _status_row(qpu: QpuStatus) -> list[Any]:
-    from orchestrator.broker.core.closures import in_utc
+    from orchestrator.broker.core.rules import in_utc
 
     state, calendar, closure = str(qpu.state), None, qpu.closure
     if closure is not None and not qpu.closed:

@@ -78,7 +78,7 @@ def _closing(estimate: Estimate) -> str:
 
 def wait_text(wait: ExpectedWait) -> str:
     """Return the expected wait in one cell of a table."""
-    from orchestrator.broker.core.closures import in_utc
+    from orchestrator.broker.core.rules import in_utc
 
     words = ["not known" if wait.waiting_s is None else duration_text(wait.waiting_s)]
     if wait.waiting_s == 0:

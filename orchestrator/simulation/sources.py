@@ -1,9 +1,11 @@
-"""Workloads in the Standard Workload Format, a quantum stage made up for each job by a rule."""
+"""Where workloads come from: a seeded mix, a ledger, or a file in the Standard Workload Format."""
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,7 +16,109 @@ from orchestrator.simulation.workload import Arrival, Workload, WorkloadError
 from orchestrator.text_files import TextFileError, lines_of, read_text
 from orchestrator.wording import counted
 
-__all__ = ["QuantumRule", "parse_swf", "read_swf"]
+__all__ = [
+    "Mix",
+    "QuantumRule",
+    "made_up",
+    "parse_swf",
+    "read_recorded",
+    "read_swf",
+]
+
+_MIX_START = datetime(2026, 1, 5, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """How a mix is made: both kinds come at random times (Poisson), each at its own pace.
+
+    jobs: in all. short: the part of them that is short: one circuit of 100 to 2000 shots, of one of
+    ``users`` people of project ``interactive``. The others are a sweep of 20 to 100 circuits of
+    1000 to 8000 shots, of one of three people of project ``batch``. mean_gap_s: between two jobs.
+    """
+
+    seed: int
+    jobs: int = 2000
+    short: float = 0.9
+    users: int = 12
+    mean_gap_s: float = 15.0
+
+
+def made_up(mix: Mix) -> Workload:
+    """Return the jobs; equal settings give equal ones."""
+    return Workload.of(
+        f"mix {mix.seed}",
+        _arrivals(mix),
+        (
+            (
+                f"made up with seed {mix.seed}: {mix.short:.0%} short jobs of one circuit, 100 to 2000 "
+                "shots; the others sweeps of 20 to 100 circuits, 1000 to 8000 shots each"
+            ),
+        ),
+    )
+
+
+def _arrivals(mix: Mix) -> Iterator[Arrival]:
+    dice, at_s = random.Random(mix.seed), 0.0
+    for number in range(mix.jobs):
+        at_s += dice.expovariate(1 / mix.mean_gap_s)
+        is_short = dice.random() < mix.short
+        points = 1 if is_short else dice.randint(20, 100)
+        shots = dice.randint(100, 2000) if is_short else dice.randint(1000, 8000)
+        user = dice.randrange(mix.users if is_short else 3)
+        name = f"mix{number:06d}"
+        job = JobSubmitted(
+            job=JobId(name),
+            run=name,
+            stage=None,
+            call=0,
+            qpu="",
+            backend="",
+            payload_kind="sampler",
+            digest=name,
+            pubs=(PubShape(points=points, shots=shots, num_qubits=5, depth=20),),
+            num_qubits=5,
+            seed=None,
+            project="interactive" if is_short else "batch",
+            user=f"user{user}",
+        )
+        yield Arrival(at=_MIX_START + timedelta(seconds=at_s), job=job)
+
+
+def read_recorded(path: Path, *, scope: str | None = None, qpu: str | None = None) -> Workload:
+    """Return the jobs of a ledger, of one scope or all, for one QPU or all.
+
+    Their times stay as they were, also of jobs that really waited for others to end. Raises
+    `WorkloadError` if there is no such file, scope or job; ``LedgerError``.
+    """
+    from orchestrator.broker.ledger import Ledger  # SQLAlchemy is slow to load
+
+    if not path.is_file():  # opening would make one
+        raise WorkloadError(f"there is no ledger {path}; give the file, such as ledger.sqlite")
+    arrivals: dict[str, Arrival] = {}
+    elsewhere: Counter[str] = Counter()
+    with closing(Ledger.open(path)) as ledger:
+        scopes = ledger.runs()
+        if scope is not None and scope not in scopes:
+            raise WorkloadError(
+                f"ledger {path} has no scope {scope!r}; it has: {', '.join(scopes[:10]) or 'none'}"
+            )
+        for name in [scope] if scope is not None else scopes:
+            for event, at in ledger.events(name):
+                if not isinstance(event, JobSubmitted):
+                    continue
+                if qpu not in (None, event.qpu):
+                    elsewhere[event.qpu] += 1
+                    continue
+                # What was expected and set aside then, the simulated broker finds out by itself.
+                job = replace(event, predicted_s=None, reserved=None)
+                arrivals.setdefault(event.job, Arrival(at=at, job=job))
+    notes = ["as recorded, the times at which jobs were handed in unchanged"]
+    if elsewhere:
+        others = ", ".join(f"{name} ({count:,})" for name, count in sorted(elsewhere.items()))
+        notes.append(f"jobs for other QPUs left out: {others}")
+    return Workload.of(path.name, arrivals.values(), notes)
+
 
 _FIELDS = 18
 _FOUND_WRONG = 3
