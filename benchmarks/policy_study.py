@@ -12,17 +12,9 @@ from benchmarks.scheduling import rules_of
 from benchmarks.setting import ROOT
 from orchestrator.broker.core.policies import POLICIES, make_policy
 from orchestrator.provenance.study import figure_rows, study_pictures
-from orchestrator.simulation import (
-    Mix,
-    QuantumRule,
-    Study,
-    Workload,
-    alone,
-    made_up,
-    on_qpu,
-    read_swf,
-    with_load,
-)
+from orchestrator.simulation.sources import Mix, QuantumRule, made_up, read_swf
+from orchestrator.simulation.study import Study, alone
+from orchestrator.simulation.workload import Workload, on_qpu, with_load
 
 __all__ = ["main"]
 

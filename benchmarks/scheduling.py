@@ -23,8 +23,10 @@ from orchestrator.broker.core.policies import Fifo, Weighted
 from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config import QpuSettings
-from orchestrator.simulation import Mix, Study, Workload, alone, made_up, on_qpu, with_load
+from orchestrator.config.site import QpuSettings
+from orchestrator.simulation.sources import Mix, made_up
+from orchestrator.simulation.study import Study, alone
+from orchestrator.simulation.workload import Workload, on_qpu, with_load
 
 __all__ = ["measure"]
 
@@ -39,7 +41,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from benchmarks.scheduling import rules_of
 from orchestrator.broker.core.policies import Weighted
-from orchestrator.simulation import QuantumRule, Study, alone, on_qpu, read_swf, with_load
+from orchestrator.simulation.sources import QuantumRule, read_swf
+from orchestrator.simulation.study import Study, alone
+from orchestrator.simulation.workload import on_qpu, with_load
 start = time.perf_counter()
 rules = rules_of("vlq")
 log = on_qpu(read_swf(Path(sys.argv[1]), QuantumRule()), "q", "aer")

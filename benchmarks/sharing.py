@@ -17,7 +17,8 @@ from backends.payloads import SamplerPayload
 from benchmarks.rows import Row
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config import LeaseBounds, QpuSettings, ScheduleSettings
+from orchestrator.config.bounds import LeaseBounds
+from orchestrator.config.site import QpuSettings, ScheduleSettings
 
 __all__ = ["measure"]
 

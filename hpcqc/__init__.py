@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from orchestrator.broker.runtime.embedded import RunBusy
     from orchestrator.compute.api import ComputeError, DemandNotMet
     from orchestrator.compute.fanout import ClusterLost, FanOutError
-    from orchestrator.config import ConfigError
+    from orchestrator.config.errors import ConfigError
     from orchestrator.inputs import InputRefused, checked_by
     from orchestrator.primitives import Estimator, Qpu, Sampler, open_qpu
     from orchestrator.provenance.folder import FolderError
@@ -129,7 +129,7 @@ _HOMES = {
     "orchestrator.broker.runtime.embedded": ("RunBusy",),
     "orchestrator.compute.api": ("ComputeError", "DemandNotMet"),
     "orchestrator.compute.fanout": ("ClusterLost", "FanOutError"),
-    "orchestrator.config": ("ConfigError",),
+    "orchestrator.config.errors": ("ConfigError",),
     "orchestrator.inputs": ("InputRefused", "checked_by"),
     "orchestrator.primitives": ("Estimator", "Qpu", "Sampler", "open_qpu"),
     "orchestrator.provenance.schema": ("RecordError", "RunRecord", "read_record"),

@@ -14,8 +14,11 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, r
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import ConfigError, QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.config.environment import prefect_api_url
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import QpuSettings, Site
 from orchestrator.names import OUR_PACKAGES
 from orchestrator.wording import counted
 

@@ -13,8 +13,8 @@ from backends.api import TaskCancelled
 from orchestrator import runs
 from orchestrator.compute.kinds import open_compute, settings_in_force
 from orchestrator.compute.remote_call import Execution, execution
-from orchestrator.config import resolve_secrets
 from orchestrator.config.private import close_to_others
+from orchestrator.config.secrets import resolve_secrets
 from orchestrator.identity import Occurrences, Scope, lock_file_name
 from orchestrator.runs import Run
 

@@ -13,9 +13,15 @@ from typing import IO, Literal
 
 from backends import registry
 from backends.api import TaskCancelled
-from orchestrator.config import ConfigError, Site, load_site, run_id_from_environment
 from orchestrator.config.budgets import budgets_of_environment
-from orchestrator.config.environment import own_variables, qpu_from_environment
+from orchestrator.config.environment import (
+    own_variables,
+    qpu_from_environment,
+    run_id_from_environment,
+)
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
 from orchestrator.identity import Occurrence, Occurrences, Scope, checked_run_id, qpu_identity
 from orchestrator.retention import hold_run
 

@@ -28,8 +28,8 @@ from orchestrator.compute.remote_call import (
     exhausted,
     within,
 )
-from orchestrator.config import size_bytes
 from orchestrator.config.environment import silence_telemetry
+from orchestrator.config.site import size_bytes
 from orchestrator.identity import ResultKey
 from orchestrator.resources import resources
 from orchestrator.runs import Run, StageSpan, current_run

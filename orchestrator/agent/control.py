@@ -18,9 +18,9 @@ from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.plan import AgentSettings, planned
 from orchestrator.agent.processes import MARKER, end_marked, marked
 from orchestrator.agent.supervisor import Supervisor, end_leftovers
-from orchestrator.config import Site
 from orchestrator.config.environment import process_environment
 from orchestrator.config.loading import BUILT_IN
+from orchestrator.config.site import Site
 
 __all__ = [
     "AgentFailed",

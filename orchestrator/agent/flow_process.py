@@ -21,14 +21,14 @@ from uuid import UUID
 from orchestrator.agent.folder import FlowRecords
 from orchestrator.agent.lifeline import PARENT, end_with
 from orchestrator.agent.processes import MARKER, ProcessIdentity
-from orchestrator.config import load_site
 from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import process_environment, qpu_from_environment
+from orchestrator.config.loading import load_site
 from orchestrator.retention import hold_run
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.views import JobView
-    from orchestrator.config import Site
+    from orchestrator.config.site import Site
     from orchestrator.runs import StageSpan
 
 __all__ = ["BROKER_PAGE", "JobArtifacts", "jobs_markdown", "main"]

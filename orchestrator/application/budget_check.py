@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.application.service import service_at
 from orchestrator.application.target import stages_beside
-from orchestrator.config import ConfigError, QpuSettings, Site, resolve_secrets
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import QpuSettings, Site
 
 if TYPE_CHECKING:
     from prefect import Flow

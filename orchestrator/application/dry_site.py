@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backends.simulator import stand_in
-from orchestrator.config import BrokerSettings, QpuSettings, Site
+from orchestrator.config.site import BrokerSettings, QpuSettings, Site
 
 __all__ = ["dry_qpu", "dry_site"]
 

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.application.dry_site import dry_qpu
 from orchestrator.application.run import RunHooks, RunRequest, RunResult, execute, undisturbed
 from orchestrator.application.wait import ExpectedWait, expected_wait
-from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
 from orchestrator.config.environment import qpu_from_environment
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import QpuSettings, Site
 from orchestrator.provenance.report import stage_rows
 from orchestrator.wording import counted
 

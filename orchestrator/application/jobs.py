@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.application.service import service_at
-from orchestrator.config import ConfigError, Site, load_site
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
 from orchestrator.identity import SERVICE_SCOPE, is_scope_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ def load_ahead(site_file: Path | None, overrides: Sequence[str], qpu: str | None
     broker service, the QPUs are loaded there.
     """
     from backends import registry
-    from orchestrator.config import load_site
+    from orchestrator.config.loading import load_site
 
     site = load_site(site_file, overrides)
     settings = site.qpu(qpu)

@@ -41,22 +41,20 @@ from orchestrator.application.prefect_setup import (
 )
 from orchestrator.application.target import FlowTarget, load_flow, stages_beside, target_of
 from orchestrator.broker.runtime.site_rules import check_schedules
-from orchestrator.config import (
-    ConfigError,
-    Site,
-    load_site,
-    run_id_from_environment,
-    shared_cluster,
-)
 from orchestrator.config.budgets import budgets_of
+from orchestrator.config.cluster import shared_cluster
 from orchestrator.config.environment import (
     hand_down,
     own_environment_kept,
     prepare_prefect,
     qpu_from_environment,
+    run_id_from_environment,
     services_are_chosen,
 )
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
 from orchestrator.config.private import close_to_others
+from orchestrator.config.site import Site
 from orchestrator.doctor import machine, versions
 from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
@@ -606,7 +604,7 @@ def _try_backend(plan: _Plan) -> None:
     if plan.request.qpu is None and "qiskit" not in sys.modules:
         return
     from backends import registry
-    from orchestrator.config import resolve_secrets
+    from orchestrator.config.secrets import resolve_secrets
 
     settings = plan.site.qpu(plan.request.qpu)
     registry.describe(settings.backend, resolve_secrets(settings.options))

@@ -14,8 +14,9 @@ from orchestrator import runs
 from orchestrator.application.circuit_files import read_circuit
 from orchestrator.application.jobs import JobsOfRun
 from orchestrator.application.one_run import one_run
-from orchestrator.config import Site, load_site
 from orchestrator.config.environment import qpu_from_environment
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
 from orchestrator.identity import sample_run_id
 from orchestrator.provenance.record import recorded_job
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import Site
 
 if TYPE_CHECKING:
     from orchestrator.broker.client.http import RemoteBroker

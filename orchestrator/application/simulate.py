@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.simulator import simulated_device
-from orchestrator.config import ConfigError, QpuSettings, Site, load_site, resolve_secrets
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import QpuSettings, Site
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from backends.api import Target
     from orchestrator.broker.core.policies import Policy
     from orchestrator.broker.core.rules import QpuRules
-    from orchestrator.simulation import PolicyOutcome, QuantumRule, Study, Workload
+    from orchestrator.simulation.sources import QuantumRule
+    from orchestrator.simulation.study import PolicyOutcome, Study
+    from orchestrator.simulation.workload import Workload
 
 __all__ = ["Amounts", "PolicyStudy", "Source", "simulate"]
 
@@ -122,7 +127,7 @@ def simulate(
         WorkloadError: The jobs cannot be read, or the QPU can run none of them.
         LedgerError: The ledger cannot be read.
     """
-    from orchestrator.simulation import Study, stretches
+    from orchestrator.simulation.study import Study, stretches
 
     source = Source(ledger=_path(ledger), swf=_path(swf), mix=mix, scope=scope, rule=rule)
     amounts = Amounts(
@@ -228,7 +233,8 @@ def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, P
 
 
 def _workload(request: _Request, settings: QpuSettings) -> Workload:
-    from orchestrator.simulation import Mix, QuantumRule, first_jobs, made_up, read_swf
+    from orchestrator.simulation.sources import Mix, QuantumRule, made_up, read_swf
+    from orchestrator.simulation.workload import first_jobs
 
     source, limit = request.source, request.amounts.limit
     if source.ledger is not None:
@@ -247,7 +253,7 @@ def _workload(request: _Request, settings: QpuSettings) -> Workload:
 
 def _fitting(workload: Workload, target: Target, settings: QpuSettings) -> Workload:
     """Return the jobs that the QPU can run at all, handed in to it."""
-    from orchestrator.simulation import Workload, on_qpu
+    from orchestrator.simulation.workload import Workload, on_qpu
 
     most = target.num_qubits
     fit = [
@@ -272,7 +278,8 @@ def _rules(settings: QpuSettings, target: Target, workload: Workload, amounts: A
 
 
 def _paced(workload: Workload, rules: QpuRules, amounts: Amounts) -> Workload:
-    from orchestrator.simulation import alone, with_load
+    from orchestrator.simulation.study import alone
+    from orchestrator.simulation.workload import with_load
 
     if amounts.compress is not None:
         return workload.compressed(amounts.compress)
@@ -284,7 +291,7 @@ def _paced(workload: Workload, rules: QpuRules, amounts: Amounts) -> Workload:
 def _calendar(settings: QpuSettings, target: Target, workload: Workload, rules: QpuRules) -> Any:
     """Return the windows for as long as the work may take, twice over, and two months more."""
     from orchestrator.broker.runtime.site_rules import calendar_of
-    from orchestrator.simulation import alone
+    from orchestrator.simulation.study import alone
 
     seconds = alone(rules)
     asked_s = workload.span_s + 2 * sum(seconds(arrival.job) for arrival in workload.arrivals)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from orchestrator.application.service import service_at
-from orchestrator.config import QpuSettings, Site
+from orchestrator.config.site import QpuSettings, Site
 
 if TYPE_CHECKING:
     from backends.api import Target

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from orchestrator.compute.fanout import Spread
     from orchestrator.compute.remote_call import RemoteFunction, RemoteResult
-    from orchestrator.config import ComputeSettings
+    from orchestrator.config.site import ComputeSettings
 
 __all__ = ["Compute", "ComputeError", "ComputeKind", "Demand", "DemandNotMet"]
 

@@ -14,7 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 from orchestrator.compute.api import ComputeError, Demand
 from orchestrator.compute.fanout import Spread, fan_out_on, worker_died
 from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_timed
-from orchestrator.config import ComputeSettings, ConfigError, size_bytes
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import ComputeSettings, size_bytes
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -21,7 +21,9 @@ from orchestrator.compute.remote_call import (
     isolated_modules,
     run_timed,
 )
-from orchestrator.config import ComputeSettings, ConfigError, shared_cluster
+from orchestrator.config.cluster import shared_cluster
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import ComputeSettings
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -19,7 +19,7 @@ from orchestrator.compute.remote_call import (
     dump_by_value,
     stage_context,
 )
-from orchestrator.config import ComputeSettings
+from orchestrator.config.site import ComputeSettings
 
 __all__ = ["ComputeConformance"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
-from orchestrator.config import Site
+from orchestrator.config.site import Site
 from orchestrator.identity import CallStage
 from orchestrator.provenance.outcome import Outcome
 from orchestrator.provenance.schema import (

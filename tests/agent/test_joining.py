@@ -10,7 +10,7 @@ from pathlib import Path
 from orchestrator.agent.control import agent_environment
 from orchestrator.agent.folder import AgentFolder, replace_json
 from orchestrator.agent.processes import ProcessIdentity
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 
 
 def test_a_site_file_that_was_changed_since_is_not_the_agents(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from prefect import flow, task
 import hpcqc
 from backends.api import TaskCancelled
 from orchestrator import runs
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from tests.errors import naming
 
 FAKE = '[site]\ndefault_qpu = "f"\n[qpu.f]\nbackend = "fake"\n'

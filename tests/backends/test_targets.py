@@ -11,7 +11,7 @@ from qiskit import QuantumCircuit
 from backends import registry
 from backends.circuits import FrozenCircuit
 from backends.targets import target_from_json, target_to_json
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from orchestrator.transpile import Transpiler
 
 

@@ -13,7 +13,7 @@ from backends.fake import create
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime import embedded
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 from tests.broker.embedded_rooms import Open
 
 

@@ -16,7 +16,7 @@ from orchestrator.broker.core.policies import make_policy
 from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState
-from orchestrator.config import Rate
+from orchestrator.config.bounds import Rate
 from orchestrator.identity import JobId
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC)

@@ -18,7 +18,7 @@ from orchestrator.broker.core.policies import Shortest
 from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState
-from orchestrator.config import LeaseBounds, Rate
+from orchestrator.config.bounds import LeaseBounds, Rate
 from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -22,7 +22,7 @@ from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
 from tests.errors import naming
 

@@ -8,7 +8,8 @@ import pytest
 
 from orchestrator.application.simulate import simulate
 from orchestrator.broker.runtime.site_rules import check_schedule, check_schedules
-from orchestrator.config import ConfigError, load_site
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
 from tests.packages import installed_package
 
 SOURCE = """

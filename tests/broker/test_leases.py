@@ -12,7 +12,7 @@ from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, Effects
-from orchestrator.config import LeaseBounds
+from orchestrator.config.bounds import LeaseBounds
 from orchestrator.identity import JobId
 from tests.broker.histories import submitted
 

@@ -28,7 +28,7 @@ from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
 
 Q = QpuSettings(name="q", backend="fake")

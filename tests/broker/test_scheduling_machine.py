@@ -26,7 +26,7 @@ from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState, Effects, replay
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.assembly import part_seed
-from orchestrator.config import LeaseBounds, Rate
+from orchestrator.config.bounds import LeaseBounds, Rate
 from orchestrator.identity import JobId, ProjectAccount
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

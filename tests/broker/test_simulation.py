@@ -19,25 +19,24 @@ from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.ledger.tables import Entries
 from orchestrator.identity import JobId
-from orchestrator.simulation import (
-    Arrival,
+from orchestrator.simulation.metrics import jain, summarize
+from orchestrator.simulation.sources import (
     Mix,
     QuantumRule,
-    Study,
+    made_up,
+    parse_swf,
+    read_recorded,
+    read_swf,
+)
+from orchestrator.simulation.study import Study, alone, stretches
+from orchestrator.simulation.workload import (
+    Arrival,
     Workload,
     WorkloadError,
-    alone,
     first_jobs,
-    jain,
-    made_up,
     on_qpu,
-    parse_swf,
-    read_swf,
-    stretches,
-    summarize,
     with_load,
 )
-from orchestrator.simulation.sources import read_recorded
 from tests.errors import naming
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -22,10 +22,11 @@ from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config import QpuSettings, ScheduleSettings
+from orchestrator.config.site import QpuSettings, ScheduleSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, Payer
-from orchestrator.simulation import Arrival, Study, Workload, on_qpu
 from orchestrator.simulation.sources import read_recorded
+from orchestrator.simulation.study import Study
+from orchestrator.simulation.workload import Arrival, Workload, on_qpu
 from tests.patience import PATIENCE_S
 
 JOBS, SEED, SCALE = 12, 39, 0.15

@@ -28,7 +28,7 @@ from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.billing import monthly_statement, set_budget
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, Payer, ProjectAccount
 from orchestrator.transpile import Transpiler
 from tests.patience import PATIENCE_S

@@ -23,7 +23,8 @@ from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.config import QpuSettings, Rate, ScheduleSettings, WindowSettings
+from orchestrator.config.bounds import Rate
+from orchestrator.config.site import QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.identity import SERVICE_SCOPE
 from tests.errors import naming
 from tests.patience import PATIENCE_S

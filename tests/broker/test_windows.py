@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from orchestrator.broker.core.rules import Calendar, Window
 from orchestrator.broker.runtime.windows import windows_between
-from orchestrator.config import WindowSettings
+from orchestrator.config.site import WindowSettings
 
 
 def at(text: str) -> datetime:

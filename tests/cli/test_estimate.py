@@ -27,14 +27,9 @@ from orchestrator.broker.client.http import RemoteBroker
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.cli.estimate.estimate import wait_text
-from orchestrator.config import (
-    BrokerSettings,
-    QpuSettings,
-    Rate,
-    ScheduleSettings,
-    WindowSettings,
-    load_site,
-)
+from orchestrator.config.bounds import Rate
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import BrokerSettings, QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.identity import JobId
 from orchestrator.provenance.schema import RecordedStage
 from tests.cli.conftest import Said

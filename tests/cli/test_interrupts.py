@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.application.jobs import jobs_of
 from orchestrator.broker.core.views import JobView
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from tests.architecture.source import ROOT
 from tests.patience import PATIENCE_S, until
 

@@ -16,7 +16,9 @@ from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError
 from orchestrator.broker.ledger.reader import Reader
 from orchestrator.cli.run.progress import Progress
-from orchestrator.config import ConfigError, Site, load_site
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
 from orchestrator.identity import JobId
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

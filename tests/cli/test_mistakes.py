@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.application.jobs import check_ledger, jobs_of
 from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
 from tests.errors import naming
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from orchestrator.application.budget_check import check_units, idle_budgets, qpus_of
-from orchestrator.config import ConfigError, load_site
 from orchestrator.config.budgets import budgets_of, budgets_of_environment
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
 from orchestrator.provenance.report import stage_total
 from orchestrator.provenance.schema import read_record
 from orchestrator.stages import classical, quantum

@@ -61,7 +61,7 @@ def test_a_page_plays_with_its_long_parts(page: Path, tmp_path: Path) -> None:
 
 @each_page
 def test_site_files_load(page: Path, tmp_path: Path) -> None:
-    from orchestrator.config import load_site
+    from orchestrator.config.loading import load_site
 
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.language != "toml" or block.is_skipped:

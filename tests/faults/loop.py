@@ -10,7 +10,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
 from hpcqc import open_qpu, shutdown
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from orchestrator.runs import Run, activate
 
 CALLS = 25

@@ -13,7 +13,7 @@ from flows.dissociation import dissociation
 from orchestrator import resources, runs
 from orchestrator.application.jobs import jobs_of
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.config import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.errors import naming
 

@@ -15,7 +15,7 @@ from flows._inputs import InputError
 from flows.dissociation import Settings, dissociation, plan_for
 from flows.maxcut import maxcut
 from orchestrator import resources, runs
-from orchestrator.config import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.errors import naming
 

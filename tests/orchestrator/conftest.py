@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import resources, runs
-from orchestrator.config import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 
 

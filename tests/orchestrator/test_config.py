@@ -14,23 +14,20 @@ from hypothesis import strategies as st
 from backends.profiles import shipped
 from backends.simulator import shipped_profiles
 from orchestrator.cli.site.config import config_lines
-from orchestrator.config import (
+from orchestrator.config.bounds import LeaseBounds, Rate
+from orchestrator.config.environment import prefect_is_configured, state_dir
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import BUILT_IN, LAPTOP, load_site, lookup
+from orchestrator.config.secrets import SecretRef, resolve_secrets
+from orchestrator.config.site import (
     BrokerLimits,
     BrokerSettings,
     ComputeSettings,
-    ConfigError,
-    LeaseBounds,
     QpuSettings,
-    Rate,
     ScheduleSettings,
-    SecretRef,
     Site,
     WindowSettings,
-    load_site,
-    resolve_secrets,
 )
-from orchestrator.config.environment import prefect_is_configured, state_dir
-from orchestrator.config.loading import BUILT_IN, LAPTOP, lookup
 from tests.errors import naming
 
 MINIMAL = '[qpu.mine]\nbackend = "aer"\n'

@@ -12,7 +12,8 @@ from qiskit import QuantumCircuit
 
 from hpcqc import Sampler, classical, open_qpu, quantum
 from orchestrator import resources, runs
-from orchestrator.config import ComputeSettings, QpuSettings, SecretRef, Site
+from orchestrator.config.secrets import SecretRef
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.identity import IdentityError
 from orchestrator.runs import Run
 from tests.errors import naming

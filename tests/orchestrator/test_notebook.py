@@ -8,7 +8,7 @@ import pytest
 from prefect import flow
 
 from hpcqc import Sampler, classical, fan_out, on_qpu, open_qpu, quantum, shutdown
-from orchestrator.config import ConfigError
+from orchestrator.config.errors import ConfigError
 from orchestrator.runs import current_run
 from tests.errors import naming
 

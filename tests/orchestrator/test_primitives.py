@@ -17,7 +17,7 @@ from qiskit.quantum_info import SparsePauliOp
 from backends.api import PayloadRejected
 from hpcqc import Estimator, Sampler, open_qpu
 from orchestrator import resources, runs
-from orchestrator.config import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.provenance.values import json_value
 from orchestrator.resources import shutdown
 from orchestrator.runs import Run

@@ -14,7 +14,7 @@ from hpcqc import Sampler, classical, open_qpu, quantum
 from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.config import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.config import ConfigError
+from orchestrator.config.errors import ConfigError
 from orchestrator.config.private import close_to_others
 from tests.errors import naming
 

@@ -19,7 +19,7 @@ from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.calibration_watch import Upkeep
-from orchestrator.config import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S
 

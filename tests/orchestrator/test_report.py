@@ -15,7 +15,8 @@ import pytest
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskState, QpuTaskView
-from orchestrator.config import SecretRef, load_site
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import SecretRef
 from orchestrator.identity import CallStage, JobId
 from orchestrator.provenance.charts import draw_gantt
 from orchestrator.provenance.folder import RunFolder

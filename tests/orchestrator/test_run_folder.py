@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
 from orchestrator.provenance.record import RunFacts, run_record
 from orchestrator.runs import StageSpan

@@ -11,7 +11,9 @@ import pytest
 
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.cli.site.config import tell_config_check
-from orchestrator.config import ConfigError, LeaseBounds, load_site
+from orchestrator.config.bounds import LeaseBounds
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
 from tests.patience import PATIENCE_S
 
 HEAD = '[qpu.q]\nbackend = "fake"\n[qpu.q.schedule]\n'

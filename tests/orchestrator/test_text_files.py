@@ -14,7 +14,7 @@ from flows._graphs import from_file
 from flows._inputs import InputError
 from flows._molecules import from_xyz
 from orchestrator.application.circuit_files import CircuitFileError, read_circuit
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import SecretRef
 from orchestrator.simulation.sources import QuantumRule, read_swf
 from orchestrator.simulation.workload import WorkloadError

@@ -24,7 +24,7 @@ from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
 from tests.service.calls import job_head
 

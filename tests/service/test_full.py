@@ -29,7 +29,7 @@ from orchestrator.broker.runtime import event_loop as service_module
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.broker.runtime.site_broker import SiteBroker
-from orchestrator.config import BrokerLimits, QpuSettings
+from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, Payer, ProjectAccount
 from tests.errors import naming
 from tests.postgres import PostgresServer

@@ -18,7 +18,7 @@ from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
 from orchestrator.cli.broker.admin import tell_queue, tell_status
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call, counts

@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from orchestrator.broker.core.rules import Window
-from orchestrator.config import ConfigError
+from orchestrator.config.errors import ConfigError
 from orchestrator.text_files import TextFileError, lines_of, read_text
 
 __all__ = ["closures_of_file"]

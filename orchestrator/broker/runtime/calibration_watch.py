@@ -12,7 +12,8 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.event_loop import BrokerService
 from orchestrator.broker.runtime.site_rules import SETTLING, calendar_of
-from orchestrator.config import ConfigError, QpuSettings
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import QpuSettings
 
 __all__ = ["Upkeep"]
 

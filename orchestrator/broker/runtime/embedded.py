@@ -27,7 +27,7 @@ from orchestrator.broker.runtime.calibration_watch import Upkeep
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.event_loop import BrokerService
 from orchestrator.broker.runtime.reuse import reuse_key
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId, RunAccount, lock_file_name
 
 __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]

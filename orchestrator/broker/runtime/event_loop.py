@@ -31,7 +31,7 @@ from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
 from orchestrator.broker.runtime.commits import Commit
 from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
 from orchestrator.broker.runtime.site_rules import qpu_rules
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
 
 __all__ = ["BrokerService"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.config import BrokerLimits
+from orchestrator.config.site import BrokerLimits
 from orchestrator.identity import JobId
 
 __all__ = ["Quotas", "StorageFull", "TooManyJobs"]

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from backends import registry
 from backends.api import Target
-from orchestrator.config import QpuSettings
+from orchestrator.config.site import QpuSettings
 
 __all__ = ["reuse_key", "versions_of"]
 

@@ -46,7 +46,7 @@ from orchestrator.broker.runtime.event_loop import BrokerService
 from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
-from orchestrator.config import BrokerLimits, QpuSettings
+from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audience
 
 __all__ = [

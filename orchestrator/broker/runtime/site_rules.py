@@ -13,7 +13,8 @@ from orchestrator.broker.core.rules import Calendar, QpuRules
 from orchestrator.broker.runtime.calendar_files import closures_of_file
 from orchestrator.broker.runtime.policies import named_policy
 from orchestrator.broker.runtime.windows import quality_windows, windows_between
-from orchestrator.config import ConfigError, QpuSettings
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import QpuSettings
 
 __all__ = [
     "SETTLING",

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from backends.api import QualityWindow
 from orchestrator.broker.core.rules import Window
-from orchestrator.config import WindowSettings
+from orchestrator.config.site import WindowSettings
 
 __all__ = ["quality_windows", "windows_between"]
 

@@ -23,9 +23,8 @@ from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.plan import AgentSettings
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.cli.output import facts, print_json, say, tabulate, write
-from orchestrator.config import load_site
 from orchestrator.config.environment import prefect_api_url, prefect_is_configured, state_dir
-from orchestrator.config.loading import lookup
+from orchestrator.config.loading import load_site, lookup
 from orchestrator.wording import counted
 
 __all__ = [

@@ -10,7 +10,7 @@ from pydantic_core import to_jsonable_python
 
 from orchestrator.application.service import open_service
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.config import ConfigError
+from orchestrator.config.errors import ConfigError
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:

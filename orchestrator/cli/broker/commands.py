@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.option_values import path, whole
-from orchestrator.config import ConfigError
+from orchestrator.config.errors import ConfigError
 
 __all__ = ["broker"]
 

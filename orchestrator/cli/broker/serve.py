@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.cli.output import print_json, say, tabulate
-from orchestrator.config import ConfigError, Site, load_site, resolve_secrets
 from orchestrator.config.environment import process_environment
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
 from orchestrator.config.private import close_to_others
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import Site
 
 __all__ = [
     "TokenRequest",

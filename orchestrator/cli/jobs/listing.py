@@ -10,7 +10,7 @@ from orchestrator.application.jobs import job as job_named
 from orchestrator.application.jobs import jobs as jobs_known
 from orchestrator.application.jobs import ledger_path
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.record import recorded_job
 from orchestrator.provenance.schema import RecordedJob, RecordedTask

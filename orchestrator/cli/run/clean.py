@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.cli.output import print_json, say, tabulate
-from orchestrator.config import load_site
+from orchestrator.config.loading import load_site
 from orchestrator.retention import StoredRun, remove_stored, runs_to_remove, stored_runs
 
 __all__ = ["CleanRequest", "clean_and_tell", "size_text"]

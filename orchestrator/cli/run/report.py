@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.application.report import report
 from orchestrator.cli.output import print_json, say
-from orchestrator.config import ConfigError
+from orchestrator.config.errors import ConfigError
 
 __all__ = ["report_and_tell"]
 

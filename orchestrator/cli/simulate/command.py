@@ -143,7 +143,7 @@ def simulate(
     at the same times; wait, slowdown, utilisation, fairness and cost are shown side by side.
     """
     from orchestrator.cli.simulate.simulate import tell_simulation
-    from orchestrator.simulation import QuantumRule
+    from orchestrator.simulation.sources import QuantumRule
 
     rule = QuantumRule(
         circuits_per_processor=circuits_per_processor,

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.application.simulate import simulate
 from orchestrator.cli.output import print_json, say, tabulate, write
-from orchestrator.config import ConfigError
+from orchestrator.config.errors import ConfigError
 from orchestrator.wording import counted
 
 __all__ = ["tell_simulation"]

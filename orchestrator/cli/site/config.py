@@ -12,7 +12,9 @@ from backends.site_options import SITE_OPTIONS
 from orchestrator.application.errors import reason
 from orchestrator.cli.errors import FAILED, MISTAKE
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
-from orchestrator.config import BrokerLimits, QpuSettings, Site, load_site, resolve_secrets
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import BrokerLimits, QpuSettings, Site
 from orchestrator.doctor import diagnose
 from orchestrator.provenance.record import site_document
 

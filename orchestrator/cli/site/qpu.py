@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from backends.meterings import metering_to_json
 from backends.site_options import SITE_OPTIONS
 from orchestrator.cli.output import facts, print_json, tabulate
-from orchestrator.config import QpuSettings, Site, load_site, resolve_secrets
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import QpuSettings, Site
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.provenance.record import site_document
 from orchestrator.provenance.values import json_value
