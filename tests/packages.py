@@ -1,4 +1,4 @@
-"""Packages of others, laid out in a folder as an installer would."""
+"""Packages of others, laid out in a folder as an installer would; sources are in tests/additions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def addition(name: str) -> dict[str, str]:
+    """Return the module of tests/additions as ``installed_package`` takes it."""
+    source = Path(__file__).with_name("additions") / f"{name}.py"
+    return {name: source.read_text(encoding="utf-8")}
 
 
 @contextmanager

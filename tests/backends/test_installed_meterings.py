@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 
 import pytest
 
@@ -12,26 +11,10 @@ from backends.meterings import formula_class
 from backends.plugins import PluginUnusable
 from backends.profiles import ProfileError, load_profile
 from backends.targets import target_from_json, target_to_json
+from tests.backends.profile_files import profile_with
 from tests.errors import naming
-from tests.packages import installed_package
+from tests.packages import addition, installed_package
 
-SOURCE = """
-from dataclasses import dataclass
-from typing import ClassVar
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShotPrice:
-    per_task: float
-    per_shot: float = 0.0
-    kind: ClassVar[str] = "shot-price"
-
-    def amount(self, *, qpu_seconds, shots, num_qubits):
-        return self.per_task + shots * self.per_shot
-
-    def in_words(self):
-        return f"{self.per_task:g} per task"
-"""
 POINTS = {"shot-price": "shotprice:ShotPrice", "misnamed": "shotprice:ShotPrice"}
 USE = {"qpu_seconds": 2.0, "shots": 1000, "num_qubits": 5}
 
@@ -42,24 +25,9 @@ def package(tmp_path):
     place = tmp_path / "packages"
     place.mkdir()
     group = {"hpcqc.meterings": POINTS}
-    with installed_package(place, "hpcqc-shotprice", {"shotprice": SOURCE}, group):
+    with installed_package(place, "hpcqc-shotprice", addition("shotprice"), group):
         yield place
     formula_class.cache_clear()
-
-
-def profile_with(tmp_path, metering: str) -> str:
-    text = files("backends.profiles").joinpath("helmi.toml").read_text(encoding="utf-8")
-    start = text.index("[metering]")
-    end = text.index("[", start + 1)
-    path = tmp_path / "own.toml"
-    path.write_text(
-        text[:start]
-        + f"[metering]\n{metering}\n"
-        + text[end:].replace(
-            '"metering.bills_cancelled" = "assumed: FiQCI excepts failed jobs alone"\n', ""
-        )
-    )
-    return str(path)
 
 
 @pytest.mark.usefixtures("package")

@@ -10,32 +10,8 @@ from orchestrator.application.simulate import simulate
 from orchestrator.broker.runtime.site_rules import check_schedule, check_schedules
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from tests.packages import installed_package
+from tests.packages import addition, installed_package
 
-SOURCE = """
-from dataclasses import dataclass
-from typing import ClassVar
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LongestFirst:
-    hour_s: float = 60.0
-    longest_wait_s: float | None = 14_400.0
-    name: ClassVar[str] = "longest-first"
-    by_payer: ClassVar[bool] = False
-
-    def job_score(self, job):
-        return job.seconds - self.hour_s * job.submitted_s / 3600
-
-    def account_score(self, payer, situation):
-        return 0.0
-
-    def terms(self, job, situation):
-        return {"seconds": job.seconds}
-
-
-not_a_policy = len
-"""
 POINTS = {
     "longest-first": "longestfirst:LongestFirst",
     "odd": "longestfirst:not_a_policy",
@@ -54,7 +30,7 @@ def site(tmp_path):
         path.write_text(f'[qpu.q]\nbackend = "fake"\n[qpu.q.schedule]\n{schedule}\n')
         return load_site(path)
 
-    modules = {"longestfirst": SOURCE}
+    modules = addition("longestfirst")
     with installed_package(packages, "hpcqc-longest", modules, {"hpcqc.policies": POINTS}):
         yield load
 
@@ -92,7 +68,7 @@ def test_it_is_simulated() -> None:
 def test_a_study_of_all_policies_includes_installed_ones(tmp_path) -> None:
     points = {"longest-first": POINTS["longest-first"]}
     with installed_package(
-        tmp_path, "hpcqc-longest", {"longestfirst": SOURCE}, {"hpcqc.policies": points}
+        tmp_path, "hpcqc-longest", addition("longestfirst"), {"hpcqc.policies": points}
     ):
         study = simulate(mix=1, profile="vlq", limit=20)
     assert {"fifo", "longest-first"} <= set(study.outcomes)

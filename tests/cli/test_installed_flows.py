@@ -14,21 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.packages import installed_package
-
-SOURCE = """
-from matplotlib.figure import Figure
-from prefect import flow
-
-
-@flow
-def rose(petals: int = 5):
-    figure = Figure()
-    axes = figure.add_subplot(projection="polar")
-    axes.bar(range(petals), [1.0] * petals)
-    axes.set_title("a rose", gid="title")
-    return {"plot": figure, "summary": [f"{petals} petals"], "petals": petals}
-"""
+from tests.packages import addition, installed_package
 
 
 def hpcqc(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +32,7 @@ def images(page: Path) -> list[bytes]:
 def place(tmp_path):
     (tmp_path / "package").mkdir()
     points = {"hpcqc.flows": {"rose": "roses:rose"}}
-    with installed_package(tmp_path / "package", "hpcqc-roses", {"roses": SOURCE}, points) as made:
+    with installed_package(tmp_path / "package", "hpcqc-roses", addition("roses"), points) as made:
         yield made
 
 
