@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,7 @@ from flows._inputs import InputError
 
 __all__ = [
     "ActiveSpace",
-    "Integrals",
-    "KnownRepulsion",
-    "MolecularRepulsion",
-    "Repulsion",
+    "MeanField",
     "SpaceChoice",
     "active_space",
     "converged",
@@ -25,58 +22,6 @@ __all__ = [
     "molecular",
     "unpaired_electrons",
 ]
-
-
-class Repulsion(Protocol):
-    """Two-body integrals over n orbitals, in chemists' order and Hartree, as far as asked for."""
-
-    def field(self, inner: slice) -> NDArray[np.float64]:
-        """Return what pairs of electrons in some orbitals do to one electron, shape (n, n)."""
-
-    def among(self, window: slice) -> NDArray[np.float64]:
-        """Return the integrals among some orbitals, four indices of the window's length."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class KnownRepulsion:
-    """All integrals, shape (n, n, n, n)."""
-
-    integrals: NDArray[np.float64]
-
-    def field(self, inner: slice) -> NDArray[np.float64]:
-        """See `Repulsion`."""
-        coulomb = np.einsum("iipq->pq", self.integrals[inner, inner])
-        exchange = np.einsum("ipqi->pq", self.integrals[inner, :, :, inner])
-        return np.asarray(2 * coulomb - exchange)
-
-    def among(self, window: slice) -> NDArray[np.float64]:
-        """See `Repulsion`."""
-        return self.integrals[window, window, window, window].copy()
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class MolecularRepulsion:
-    """Integrals of a molecule's mean field (PySCF), transformed when they are asked for.
-
-    All n^4 of them would take 8 GB at 178 orbitals, and a space needs few.
-    """
-
-    mean_field: Any
-
-    def field(self, inner: slice) -> NDArray[np.float64]:
-        """See `Repulsion`. J and K of the inner electrons' density, never their integrals."""
-        orbitals = np.asarray(self.mean_field.mo_coeff)
-        filled = orbitals[:, inner]
-        coulomb, exchange = self.mean_field.get_jk(self.mean_field.mol, 2 * filled @ filled.T)
-        return np.asarray(orbitals.T @ (coulomb - exchange / 2) @ orbitals, dtype=float)
-
-    def among(self, window: slice) -> NDArray[np.float64]:
-        """See `Repulsion`."""
-        from pyscf import ao2mo
-
-        orbitals = np.asarray(self.mean_field.mo_coeff)[:, window]
-        packed = ao2mo.kernel(self.mean_field.mol, orbitals)
-        return np.asarray(ao2mo.restore(1, packed, orbitals.shape[1]))
 
 
 _LARGEST = 8
@@ -99,28 +44,37 @@ class SpaceChoice:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Integrals:
-    """A Hamiltonian over n spatial orbitals and a mean field for it.
-
-    one_body: shape (n, n), in Hartree over the orbitals of the mean field, lowest first; so
-    is two_body. nelec: electrons with spin up and down.
-    """
+class MeanField:
+    """A mean field of PySCF, of a molecule or of a file, its orbitals lowest first."""
 
     label: str
-    one_body: NDArray[np.float64]
-    two_body: Repulsion
-    constant: float
-    nelec: tuple[int, int]
-    hf_energy: float
+    field: Any
     core_orbitals: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def nelec(self) -> tuple[int, int]:
+        """Electrons with spin up and down."""
+        up, down = self.field.mol.nelec
+        return int(up), int(down)
+
+    @property
+    def orbitals(self) -> NDArray[np.float64]:
+        """The orbitals as columns over the basis functions."""
+        return np.asarray(self.field.mo_coeff)
+
+    @property
+    def hf_energy(self) -> float:
+        """The energy in Hartree."""
+        return float(self.field.e_tot)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ActiveSpace:
-    """`Integrals` cut down to a few orbitals; the inner electrons are in ``constant``.
+    """Integrals over a few orbitals, in Hartree; the inner electrons are in ``constant``.
 
-    cut_from: electrons and orbitals of the whole.
+    nelec: electrons with spin up and down. two_body: in chemists' order. cut_from: electrons and
+    orbitals of the whole.
     """
 
     label: str
@@ -138,7 +92,7 @@ class ActiveSpace:
         return len(self.one_body)
 
 
-def molecular(geometry: Geometry, choice: SpaceChoice) -> Integrals:
+def molecular(geometry: Geometry, choice: SpaceChoice) -> MeanField:
     """Run restricted Hartree-Fock (open-shell if spin asks for it) for one geometry.
 
     Second-order SCF follows when the usual iteration does not converge; a mean field that
@@ -150,16 +104,8 @@ def molecular(geometry: Geometry, choice: SpaceChoice) -> Integrals:
 
     molecule = _molecule(geometry, choice)
     field, notes = converged(scf.ROHF(molecule) if molecule.spin else scf.RHF(molecule))
-    orbitals = np.asarray(field.mo_coeff)
-    return Integrals(
-        label=geometry.label,
-        one_body=np.asarray(orbitals.T @ field.get_hcore() @ orbitals, dtype=float),
-        two_body=MolecularRepulsion(mean_field=field),
-        constant=float(molecule.energy_nuc()),
-        nelec=(int(molecule.nelec[0]), int(molecule.nelec[1])),
-        hf_energy=float(field.e_tot),
-        core_orbitals=geometry.core_orbitals,
-        notes=notes,
+    return MeanField(
+        label=geometry.label, field=field, core_orbitals=geometry.core_orbitals, notes=notes
     )
 
 
@@ -226,36 +172,47 @@ def converged(field: Any) -> tuple[Any, tuple[str, ...]]:
     return second, ("Hartree-Fock did NOT converge; its orbitals were used all the same.",)
 
 
-def active_space(integrals: Integrals, choice: SpaceChoice) -> ActiveSpace:
+def active_space(whole: MeanField, choice: SpaceChoice) -> ActiveSpace:
     """Cut out the orbitals around the Fermi level and fold the inner electrons in.
 
     By default all orbitals outside closed inner shells if they are at most five, else four
     orbitals with four electrons (three if their number is odd). Raises `InputError` if the
     electrons and orbitals asked for do not fit the molecule.
     """
-    electrons, orbitals = _sizes(integrals, choice)
-    up, down = integrals.nelec
+    electrons, orbitals = _sizes(whole, choice)
+    up, down = whole.nelec
     core = (up + down - electrons) // 2
     window = slice(core, core + orbitals)
-    inner = slice(0, core)
-    h1 = integrals.one_body
-    mean = h1 + integrals.two_body.field(inner) if core else h1
+    field, all_orbitals = whole.field, whole.orbitals
+    h1 = mean = all_orbitals.T @ field.get_hcore() @ all_orbitals
+    if core:
+        inner = all_orbitals[:, :core]
+        coulomb, exchange = field.get_jk(field.mol, 2 * inner @ inner.T)
+        mean = h1 + all_orbitals.T @ (coulomb - exchange / 2) @ all_orbitals
     return ActiveSpace(
-        label=integrals.label,
+        label=whole.label,
         one_body=mean[window, window].copy(),
-        two_body=integrals.two_body.among(window),
-        constant=integrals.constant + float(np.trace((h1 + mean)[inner, inner])),
+        two_body=_repulsion(field, all_orbitals[:, window]),
+        constant=float(field.energy_nuc() + np.trace((h1 + mean)[:core, :core])),
         nelec=(up - core, down - core),
-        hf_energy=integrals.hf_energy,
+        hf_energy=whole.hf_energy,
         cut_from=(up + down, len(h1)),
-        notes=integrals.notes,
+        notes=whole.notes,
     )
 
 
-def _sizes(integrals: Integrals, choice: SpaceChoice) -> tuple[int, int]:
-    total, unpaired = sum(integrals.nelec), integrals.nelec[0] - integrals.nelec[1]
-    count = len(integrals.one_body)
-    outer = min(integrals.core_orbitals, integrals.nelec[1])
+def _repulsion(field: Any, orbitals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the integrals among some orbitals; all n⁴ would take 8 GB at 178 orbitals."""
+    from pyscf import ao2mo
+
+    source = field.mol if field._eri is None else field._eri  # noqa: SLF001 - a file has no more
+    return np.asarray(ao2mo.restore(1, ao2mo.kernel(source, orbitals), orbitals.shape[1]))
+
+
+def _sizes(whole: MeanField, choice: SpaceChoice) -> tuple[int, int]:
+    total, unpaired = sum(whole.nelec), whole.nelec[0] - whole.nelec[1]
+    count = whole.orbitals.shape[1]
+    outer = min(whole.core_orbitals, whole.nelec[1])
     electrons, orbitals = choice.electrons, choice.orbitals
     if electrons is None and orbitals is None and count - outer <= _ALL_UP_TO:
         electrons, orbitals = total - 2 * outer, count - outer
@@ -263,13 +220,13 @@ def _sizes(integrals: Integrals, choice: SpaceChoice) -> tuple[int, int]:
         electrons = min(total, max(4 - total % 2, unpaired))
     if orbitals is None:
         orbitals = min(_DEFAULT_ORBITALS, count - (total - electrons) // 2)
-    _check_sizes(electrons, orbitals, integrals)
+    _check_sizes(electrons, orbitals, whole)
     return electrons, orbitals
 
 
-def _check_sizes(electrons: int, orbitals: int, integrals: Integrals) -> None:
-    total, unpaired = sum(integrals.nelec), integrals.nelec[0] - integrals.nelec[1]
-    count = len(integrals.one_body)
+def _check_sizes(electrons: int, orbitals: int, whole: MeanField) -> None:
+    total, unpaired = sum(whole.nelec), whole.nelec[0] - whole.nelec[1]
+    count = whole.orbitals.shape[1]
     asked = f"active space of {electrons} electrons in {orbitals} orbitals"
     if not 1 <= electrons <= total or (total - electrons) % 2 or electrons < unpaired:
         parity = "an even" if total % 2 == 0 else "an odd"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows._active_space import Integrals, KnownRepulsion, converged
+from flows._active_space import MeanField, converged
 from flows._inputs import InputError, SourceLine, read_lines
 
-__all__ = ["from_fcidump", "mean_field"]
+__all__ = ["FileIntegrals", "from_fcidump", "mean_field"]
 
 _MOST_ORBITALS = 50  # two-body integrals of 50 MB
 _TOLERANCE = 1e-8  # Hartree; programs write equal integrals with different rounding errors
@@ -47,8 +47,23 @@ class _Entry:
     values: list[str]
 
 
-def from_fcidump(path: str) -> Integrals:
-    """Read a real, spin-restricted FCIDUMP file; ``hf_energy`` is NaN until `mean_field`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileIntegrals:
+    """A Hamiltonian over the n orbitals of a file, in Hartree.
+
+    one_body: shape (n, n). two_body: shape (n, n, n, n), in chemists' order. nelec: electrons with
+    spin up and down.
+    """
+
+    label: str
+    one_body: NDArray[np.float64]
+    two_body: NDArray[np.float64]
+    constant: float
+    nelec: tuple[int, int]
+
+
+def from_fcidump(path: str) -> FileIntegrals:
+    """Read a real, spin-restricted FCIDUMP file.
 
     MS2 is the number of unpaired electrons. Integrals have the eightfold symmetry of real
     orbitals: equal ones may be given once, or several times with one value. Orbital energies
@@ -73,13 +88,12 @@ def from_fcidump(path: str) -> Integrals:
             f"{Path(path)}: no integrals after the header; expected 'value i j k l' lines"
         )
     up = (electrons + unpaired) // 2
-    return Integrals(
+    return FileIntegrals(
         label=Path(path).name,
         one_body=read.one_body,
-        two_body=KnownRepulsion(integrals=read.two_body),
+        two_body=read.two_body,
         constant=read.constant,
         nelec=(up, electrons - up),
-        hf_energy=float("nan"),
     )
 
 
@@ -264,7 +278,7 @@ def _record(line: SourceLine, orbitals: int) -> tuple[float, tuple[int, int, int
     return value, (i, j, k, m)
 
 
-def mean_field(integrals: Integrals) -> Integrals:
+def mean_field(integrals: FileIntegrals) -> MeanField:
     """Run Hartree-Fock in the orbitals of a file, which may come in any order and kind.
 
     The result is over canonical orbitals, lowest first, so that an active space around the
@@ -274,7 +288,6 @@ def mean_field(integrals: Integrals) -> Integrals:
 
     up, down = integrals.nelec
     count = len(integrals.one_body)
-    repulsion = integrals.two_body.among(slice(None))
     molecule: Any = gto.M(verbose=0)
     molecule.nelectron, molecule.spin = up + down, up - down
     molecule.incore_anyway = True
@@ -282,15 +295,7 @@ def mean_field(integrals: Integrals) -> Integrals:
     field.get_hcore = lambda *_: integrals.one_body
     field.get_ovlp = lambda *_: np.eye(count)
     field.energy_nuc = lambda *_: integrals.constant
-    field._eri = ao2mo.restore(8, repulsion, count)  # noqa: SLF001 - PySCF's own recipe
+    field._eri = ao2mo.restore(8, integrals.two_body, count)  # noqa: SLF001 - PySCF's own recipe
     field.init_guess = "1e"
     field, notes = converged(field)
-    orbitals = field.mo_coeff
-    transformed = ao2mo.restore(1, ao2mo.kernel(repulsion, orbitals), count)
-    return replace(
-        integrals,
-        one_body=orbitals.T @ integrals.one_body @ orbitals,
-        two_body=KnownRepulsion(integrals=transformed),
-        hf_energy=float(field.e_tot),
-        notes=notes,
-    )
+    return MeanField(label=integrals.label, field=field, notes=notes)

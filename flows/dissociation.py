@@ -34,14 +34,13 @@ from prefect import flow, unmapped
 
 from flows._active_space import (
     ActiveSpace,
-    Integrals,
     SpaceChoice,
     active_space,
     exact_energy,
     molecular,
     unpaired_electrons,
 )
-from flows._fcidump import from_fcidump, mean_field
+from flows._fcidump import FileIntegrals, from_fcidump, mean_field
 from flows._fermions import Problem, encode
 from flows._geometries import Curve, Geometry
 from flows._inputs import InputError, require_extra
@@ -235,9 +234,9 @@ class Prepared:
 
 
 @classical
-def integrals(source: Geometry | Integrals, choice: SpaceChoice) -> Prepared:
+def integrals(source: Geometry | FileIntegrals, choice: SpaceChoice) -> Prepared:
     """Compute the Hamiltonian of an active space: Hartree-Fock, integrals, qubits."""
-    whole = mean_field(source) if isinstance(source, Integrals) else molecular(source, choice)
+    whole = mean_field(source) if isinstance(source, FileIntegrals) else molecular(source, choice)
     space = active_space(whole, choice)
     return Prepared(space=space, problem=encode(space))
 
@@ -287,7 +286,7 @@ def plan_for(has_exact: bool, settings: Settings) -> Plan:
 class _Inputs:
     """What the parameters say, read and checked."""
 
-    sources: Sequence[Geometry | Integrals]
+    sources: Sequence[Geometry | FileIntegrals]
     choice: SpaceChoice
     settings: Settings
     name: str = ""
@@ -382,7 +381,7 @@ def _fitting(curve: Curve, choice: SpaceChoice) -> SpaceChoice:
 
 
 def _computed(
-    sources: Sequence[Geometry | Integrals], choice: SpaceChoice, settings: Settings
+    sources: Sequence[Geometry | FileIntegrals], choice: SpaceChoice, settings: Settings
 ) -> tuple[list[CurvePoint], ActiveSpace]:
     """Run all stages, each as soon as its input is there."""
     prepared = integrals.map(sources, unmapped(choice))
