@@ -1,24 +1,157 @@
-"""Circuits for a target, compiled once and remembered."""
+"""Circuits for a target: left as they are, unrolled or compiled, each once."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import lru_cache
+from typing import Final, Generic, TypeVar
 
 from qiskit import QuantumCircuit
+from qiskit.circuit.equivalence_library import SessionEquivalenceLibrary
+from qiskit.circuit.exceptions import CircuitError
+from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
+from qiskit.transpiler import PassManager
+from qiskit.transpiler.exceptions import TranspilerError
+from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis
 
-from backends.api import Target
+from backends.api import PayloadRejected, Target
 from backends.circuits import FrozenCircuit
-from backends.lowering import NativeCompiler
-from orchestrator.transpile.conformity import conforms
+from backends.gates import MOVE, inline_definitions, is_own
+from backends.lowering import NativeCompiler, usable_qubits
 from orchestrator.transpile.moves import insert_moves
-from orchestrator.transpile.unrolling import AER_GATES, knows_all, standard_gates, unroll
 
-__all__ = ["Transpiled", "Transpiler"]
+__all__ = ["AER_GATES", "Transpiled", "Transpiler", "conforms", "standard_gates", "unroll"]
+
+_STRUCTURE: Final = frozenset(
+    {
+        *("barrier", "delay", "measure", "reset", "store"),
+        *("break_loop", "continue_loop", "for_loop", "if_else", "switch_case", "while_loop"),
+    }
+)
+
+_AER_NAMES = """
+ccx ccz cp crx cry crz cswap csx cu cu1 cu2 cu3 cx cy cz diagonal ecr h id initialize kraus mcp
+mcphase mcr mcrx mcry mcrz mcswap mcsx mcu mcu1 mcu2 mcu3 mcx mcy mcz p pauli
+quantum_channel r rx rxx ry ryy rz rzx rzz s sdg superop swap sx sxdg t tdg u u1 u2 u3 unitary
+x y z
+"""
+
+# What Aer's simulator takes as it is. Data, because the process that asks never imports Aer.
+# Not its multiplexer: Qiskit writes a UCGate to QPY and cannot read it back.
+AER_GATES: Final = frozenset(_AER_NAMES.split()) | _STRUCTURE
+
+
+@lru_cache(maxsize=1)
+def standard_gates() -> frozenset[str]:
+    """Return what OpenQASM can express: Qiskit's standard gates, and instructions like measure."""
+    return frozenset(get_standard_gate_name_mapping()) | _STRUCTURE
+
+
+def _knows_all(circuit: QuantumCircuit, known: frozenset[str]) -> bool:
+    """Whether every instruction is known, inside control flow too, and is what its name says."""
+    for step in circuit.data:
+        if step.name not in known:
+            return False
+        if step.is_standard_gate():
+            continue
+        if not is_own(step.operation):
+            return False
+        if step.is_control_flow() and not all(
+            _knows_all(block, known) for block in step.operation.blocks
+        ):
+            return False
+    return True
+
+
+def unroll(circuit: QuantumCircuit, known: frozenset[str]) -> QuantumCircuit:
+    """Return an equal circuit of known instructions; one that needs nothing is returned itself.
+
+    Wires, registers and parameters stay. Raises `PayloadRejected` for an instruction that has
+    no definition.
+    """
+    if _knows_all(circuit, known):
+        return circuit
+    try:
+        unrolled: QuantumCircuit = _passes(known).run(inline_definitions(circuit))
+    except (TranspilerError, CircuitError) as error:
+        raise PayloadRejected(
+            f"the circuit holds an instruction that cannot be written with known gates: "
+            f"{error.message}"
+        ) from error
+    unknown = sorted(set(unrolled.count_ops()) - known)
+    if unknown:
+        raise PayloadRejected(
+            f"instruction {unknown[0]!r} is not known and has no definition; define it by gates"
+        )
+    return unrolled
+
+
+def _passes(known: frozenset[str]) -> PassManager:
+    names = sorted(known)
+    equivalences = SessionEquivalenceLibrary
+    return PassManager(
+        [
+            HighLevelSynthesis(equivalence_library=equivalences, basis_gates=names),
+            BasisTranslator(equivalences, names),
+        ]
+    )
+
+
+_Steps = list[tuple[str, tuple[int, ...]]]
+
+
+def conforms(circuit: QuantumCircuit, target: Target) -> bool:
+    """Whether every gate is native, on usable and coupled qubits; on a star, MOVEs pair up.
+
+    Its wires then count as the device's own. Control flow never conforms: compiling decides.
+    """
+    known = {"barrier", "delay", "measure", *(target.native_gates or ())}
+    if target.mid_circuit_measurement:
+        known.add("reset")
+    if not all(step.name in known and is_own(step.operation) for step in circuit.data):
+        return False
+    number = {bit: i for i, bit in enumerate(circuit.qubits)}
+    steps: _Steps = [
+        (step.name, tuple(number[bit] for bit in step.qubits))
+        for step in circuit.data
+        if step.name != "barrier"
+    ]
+    if target.resonator is not None:
+        return _fit_star(steps, usable_qubits(target), target.resonator)
+    return _fit_pairs(steps, usable_qubits(target), target.coupling)
+
+
+def _fit_pairs(
+    steps: _Steps, usable: Iterable[int], coupling: Iterable[tuple[int, int]] | None
+) -> bool:
+    alive = set(usable)
+    coupled = None if coupling is None else {frozenset(pair) for pair in coupling}
+    return all(
+        alive.issuperset(qubits)
+        and (len(qubits) < 2 or coupled is None or frozenset(qubits) in coupled)
+        for _, qubits in steps
+    )
+
+
+def _fit_star(steps: _Steps, usable: Iterable[int], resonator: int) -> bool:
+    alive = set(usable)
+    inside: int | None = None
+    for name, qubits in steps:
+        qubit = qubits[0]
+        if qubit not in alive or (len(qubits) > 1 and qubits[1] != resonator):
+            return False
+        if name == MOVE:
+            if inside not in (None, qubit):
+                return False
+            inside = qubit if inside is None else None
+        elif inside == qubit or (len(qubits) > 1 and inside is None):
+            return False
+    return inside is None
+
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
@@ -44,7 +177,7 @@ class Transpiled:
     def of(
         cls, original: FrozenCircuit, made: QuantumCircuit, layout: tuple[int, ...] | None = None
     ) -> Transpiled:
-        """Take what was made of a circuit; one that was made of nothing is the original."""
+        """Return a transpiled circuit, of which ``made`` may be the original itself."""
         if made is original.circuit:
             columns = tuple(range(made.num_parameters))
             return cls(circuit=original, layout=layout, columns=columns)
@@ -54,11 +187,11 @@ class Transpiled:
 
 
 class Transpiler:
-    """Makes circuits fit targets; any thread may ask, equal questions are answered once.
+    """Makes circuits fit targets, from any thread, each pair of circuit and target once.
 
-    A circuit is compiled anew when its content, the target's gates, coupling or usable
-    qubits, or the target's calibration differ. Equal questions give circuits of equal digest
-    in every process. The least recently used of ``capacity`` circuits is forgotten.
+    A circuit is compiled again for a target whose gates, coupling, usable qubits or calibration
+    differ. Every process makes circuits of equal digests. Beyond ``capacity`` circuits, the least
+    recently used one is dropped.
     """
 
     def __init__(self, *, capacity: int = _CACHED_CIRCUITS) -> None:
@@ -76,7 +209,7 @@ class Transpiler:
         """
         if target.native_gates is None or target.site_transpiles:
             known = AER_GATES if target.native_gates is None else standard_gates()
-            if knows_all(circuit.circuit, known):
+            if _knows_all(circuit.circuit, known):
                 return Transpiled.of(circuit, circuit.circuit)
             unrolled = (circuit.digest, ("unrolled", target.site_transpiles))
             return self._circuits.get(
@@ -100,7 +233,7 @@ class Transpiler:
 
 
 def _fingerprint(target: Target) -> tuple[object, ...]:
-    """Return all of a target that a compiled circuit depends on."""
+    """Return the parts of a target that a compiled circuit depends on."""
     return (
         target.name,
         target.num_qubits,
@@ -114,10 +247,7 @@ def _fingerprint(target: Target) -> tuple[object, ...]:
 
 
 class _Once(Generic[_Key, _Value]):
-    """A bounded memory in which a value is made once, while others who want it wait.
-
-    A value whose making failed is forgotten; those who waited get the same error.
-    """
+    """A bounded cache that makes each value once, while other threads wait for it or its error."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity

@@ -20,8 +20,7 @@ from backends.lowering import usable_qubits
 from backends.metering import Metering
 from backends.profiles import load_profile
 from orchestrator.transpile import Transpiler
-from orchestrator.transpile.conformity import conforms
-from orchestrator.transpile.unrolling import AER_GATES, standard_gates, unroll
+from orchestrator.transpile.transpiler import AER_GATES, conforms, standard_gates, unroll
 from tests.errors import naming
 
 ROOT = Path(__file__).resolve().parents[2]

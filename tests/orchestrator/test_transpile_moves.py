@@ -8,8 +8,8 @@ from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
 from backends.gates import MoveGate, without_moves
 from backends.profiles import load_profile
-from orchestrator.transpile.conformity import conforms
 from orchestrator.transpile.moves import insert_moves
+from orchestrator.transpile.transpiler import conforms
 from tests.errors import naming
 
 STAR = load_profile("vlq").target()
