@@ -139,7 +139,6 @@ class Occurrence:
     number: int
 
     def __str__(self) -> str:
-        """Return the text."""
         return f"{self.content}-{self.number}"
 
     @classmethod
@@ -165,12 +164,10 @@ class UnitKey:
     unit: str
 
     def __post_init__(self) -> None:
-        """Refuse a unit that would read as a unit inside another."""
         if _INSIDE in self.unit:
             raise IdentityError(f"invalid unit {self.unit!r}: expected CONTENT-NUMBER")
 
     def __str__(self) -> str:
-        """Return the text."""
         return f"{self.stage}{_INSIDE}{self.unit}"
 
     @classmethod
@@ -201,12 +198,10 @@ class Scope:
     key: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a run whose scope would read as one inside another run."""
         if _INSIDE in self.run:
             raise IdentityError(f"invalid run id {self.run!r}: use an id without {_INSIDE!r}")
 
     def __str__(self) -> str:
-        """Return the text."""
         return f"{self.run}{_INSIDE}{self.key}" if self.key else self.run
 
     @classmethod
@@ -242,7 +237,6 @@ class ResultKey:
     stage: str
 
     def __str__(self) -> str:
-        """Return the text."""
         return f"hpcqc-{self.run}-{self.stage}"
 
     @classmethod
@@ -330,7 +324,6 @@ class Tag:
     number: int
 
     def __str__(self) -> str:
-        """Return the text."""
         return f"{self.job}.{self.number}"
 
     @classmethod
@@ -396,7 +389,6 @@ class OwnedName:
     name: str
 
     def __str__(self) -> str:
-        """Return the text."""
         return f"{escaped(self.user, '/')}/{self.name}"
 
     @classmethod
@@ -419,7 +411,6 @@ class ProjectAccount:
     project: str
 
     def __str__(self) -> str:
-        """Return the text."""
         return f"{_PROJECT}{self.project}"
 
 
@@ -437,7 +428,6 @@ class RunAccount:
     user: str = ""
 
     def __str__(self) -> str:
-        """Return the text."""
         owned = OwnedName(self.user, self.run) if self.user else escaped(self.run, "/")
         return f"{_RUN}{owned}"
 

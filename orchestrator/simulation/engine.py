@@ -95,7 +95,6 @@ class Simulation:
     """
 
     def __init__(self, workload: Workload, rules: QpuRules, device: Device) -> None:
-        """Prepare a broker that serves the QPU; time does not run yet."""
         self._workload, self._device = workload, device
         self._qpu = workload.arrivals[0].job.qpu
         self._state = BrokerState()

@@ -149,7 +149,6 @@ class QuantumRule:
         )
 
     def __str__(self) -> str:
-        """Return the rule as a sentence."""
         return (
             f"each job has one sampler call of {self.circuits_per_processor:g} circuits for each of its "
             f"processors, with {self.shots_per_second:g} shots for each second of its run time, at "

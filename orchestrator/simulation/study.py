@@ -52,7 +52,6 @@ class Study:
     _alone: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Find out how long each job would take by itself. Raises `WorkloadError`."""
         limits = self.rules.limits
         most = min(limits.max_concurrent_tasks or _PLACES, _PLACES)
         # The virtual clock counts QPU-seconds, whatever they last on a rehearsal's clock.

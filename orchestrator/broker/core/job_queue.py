@@ -24,7 +24,6 @@ class JobQueue:
     """
 
     def __init__(self, policy: Policy) -> None:
-        """Begin empty."""
         self.policy = policy
         self._jobs: dict[JobId, QueuedJob] = {}
         self._keys: dict[JobId, tuple[float, int, JobId]] = {}
@@ -34,15 +33,12 @@ class JobQueue:
         self._leases: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        """How many jobs wait."""
         return len(self._jobs)
 
     def __contains__(self, job: JobId) -> bool:
-        """Whether a job waits here."""
         return job in self._jobs
 
     def __getitem__(self, job: JobId) -> QueuedJob:
-        """Return a job that waits here."""
         return self._jobs[job]
 
     def put(self, queued: QueuedJob) -> None:

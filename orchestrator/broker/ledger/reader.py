@@ -53,7 +53,6 @@ class Reader:
     """
 
     def __init__(self, place: Place, engine: sa.Engine) -> None:
-        """Take note; nothing is connected yet."""
         self.place, self.name, self.path = place, place.name, place.path
         self._engine = engine
 

@@ -39,7 +39,6 @@ class Ledger(Reader):
     """One ledger. Several processes may write to it, each its own scope (a run's id)."""
 
     def __init__(self, place: Place, engine: sa.Engine, patience_s: float) -> None:
-        """Wrap a checked engine; use `open` instead."""
         super().__init__(place, engine)
         self._writer = Writer(place, engine, patience_s)
 

@@ -57,7 +57,6 @@ class Writer:
     """One connection, made when it is first needed, that commits one transaction at a time."""
 
     def __init__(self, place: Place, engine: sa.Engine, patience_s: float) -> None:
-        """Take note; nothing is connected yet."""
         self._place, self._engine, self._patience_s = place, engine, patience_s
         self._on_server = place.path is None
         self._connection: sa.Connection | None = None
