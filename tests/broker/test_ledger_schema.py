@@ -19,7 +19,7 @@ from alembic.migration import MigrationContext
 
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import SCHEMA_VERSION, Entries, Ledger, LedgerError
-from orchestrator.broker.ledger import schema as ledger_schema
+from orchestrator.broker.ledger import tables as ledger_schema
 from orchestrator.broker.ledger.tables import metadata
 from tests.errors import naming
 from tests.patience import PATIENCE_S

@@ -11,8 +11,10 @@ import sqlalchemy as sa
 
 from orchestrator.broker.core.codec import from_json
 from orchestrator.broker.core.events import BudgetSet, Event
+from orchestrator.broker.core.records import JobRecord, job_view
 from orchestrator.broker.core.snapshot import EndedJob, missing_jobs, thaw
 from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger.place import LedgerError, Place, database_words, is_damage
 from orchestrator.broker.ledger.tables import (
     ended_jobs,
@@ -22,11 +24,13 @@ from orchestrator.broker.ledger.tables import (
     results,
     snapshots,
 )
-from orchestrator.identity import JobId
+from orchestrator.identity import JobId, is_scope_of
 
-__all__ = ["Reader", "Restored"]
+__all__ = ["JobFilter", "Reader", "Restored"]
 
 _PAGE = 5000
+_IDS_AT_ONCE = 500
+_Views = dict[tuple[str, JobId], JobView]  # by scope and id
 
 # The oldest event of each scope, found by leaping from scope to scope through the index.
 _SCOPES = sa.text(
@@ -44,6 +48,37 @@ class Restored:
 
     state: BrokerState
     seq: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs are asked for. limit: the latest N.
+
+    since: those that ended then or later, or not yet; until: those submitted before.
+
+    projects: jobs of these alone; None for those of all.
+    """
+
+    scope: str | None = None
+    run: str | None = None
+    projects: tuple[str, ...] | None = None
+    qpu: str | None = None
+    state: JobState | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    limit: int | None = None
+
+    def includes(self, record: JobRecord) -> bool:
+        """Whether a job that is in a state is asked for, whatever the limit."""
+        submitted = record.submitted
+        return (
+            self.run in (None, submitted.run)
+            and (self.projects is None or submitted.project in self.projects)
+            and self.qpu in (None, submitted.qpu)
+            and self.state in (None, record.state)
+            and (self.since is None or record.ended_at is None or record.ended_at >= self.since)
+            and (self.until is None or record.submitted_at < self.until)
+        )
 
 
 class Reader:
@@ -197,11 +232,54 @@ class Reader:
             what = "; ".join(" ".join(text.split()) for text in found)
             raise LedgerError(f"ledger {self.name} is damaged: {what}. {self.place.after_damage()}")
 
-    def starts_with(self, column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
-        """Return the condition that a column starts with a text, such that an index serves."""
-        if self.is_file:
-            return sa.and_(column >= text, column < text + "\U0010ffff")
-        return column.startswith(text, autoescape=True)
+    def jobs(
+        self, run: str | None = None, limit: int | None = None, services: Sequence[str] = ()
+    ) -> list[JobView]:
+        """Return the latest jobs of a run, or of all runs, in order of submission.
+
+        A run's jobs are those in its own scope and its workers' (``RUN~…``), and those that
+        services keep for it. services: scopes of those, besides such as made a checkpoint.
+        limit: how many at most; only the scopes they are in are read.
+        """
+        if run is not None:
+            return _in_order(self._of_run(run, limit, services))[-limit if limit else 0 :]
+        found: _Views = {}
+        if limit is None:
+            found |= self._ended(JobFilter())
+            for scope in self.runs():
+                found |= self._in_state(scope)
+            return _in_order(found)
+        wanted: dict[str, list[JobId]] = {}
+        for job, scope in self._last_submissions(limit):
+            wanted.setdefault(scope, []).append(JobId(job))
+        for scope, jobs in wanted.items():
+            found |= self._these(scope, jobs)
+        return _in_order(found)
+
+    def job(self, job: str) -> JobView:
+        """Return one job by its id or by the unambiguous start of it. Raises `LedgerError`."""
+        query = sa.select(events.c.scope, events.c.job).where(
+            events.c.kind == "job-submitted", self._starts_with(events.c.job, job)
+        )
+        found = {(row[0], row[1]) for row in self.rows(query.limit(_IDS_AT_ONCE))}
+        exact = {pair for pair in found if pair[1] == job}
+        found = exact or found
+        if len(found) != 1:
+            many = ", ".join(sorted(name for _, name in found)[:5])
+            name = self.name
+            raise LedgerError(
+                f"job {job!r} is ambiguous: {many}" if found else f"no job {job!r} in {name}"
+            )
+        scope, name = found.pop()
+        (view,) = self._these(scope, [JobId(name)]).values()
+        return view
+
+    def ended(self, wanted: JobFilter) -> list[JobView]:
+        """Return jobs that checkpoints stored apart, in order of submission.
+
+        One that was recalled since is in the state as well, and what it says there counts.
+        """
+        return _in_order(self._ended(wanted))
 
     def _catch_up(self, scope: str, restored: Restored) -> None:
         """Apply the events that were written since."""
@@ -230,9 +308,83 @@ class Reader:
             raise LedgerError(f"ledger {self.name} holds no {what}")
         return bytes(rows[0][0])
 
+    def _starts_with(self, column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:
+        """Return the condition that a column starts with a text, such that an index serves."""
+        if self.is_file:
+            return sa.and_(column >= text, column < text + "\U0010ffff")
+        return column.startswith(text, autoescape=True)
+
+    def _ended(self, wanted: JobFilter) -> _Views:
+        query = sa.select(ended_jobs.c.scope, ended_jobs.c.id, ended_jobs.c.record)
+        for column in ("scope", "run", "qpu"):
+            value = getattr(wanted, column)
+            if value is not None:
+                query = query.where(ended_jobs.c[column] == value)
+        if wanted.state is not None:
+            query = query.where(ended_jobs.c.state == wanted.state.value)
+        if wanted.projects is not None:
+            query = query.where(ended_jobs.c.project.in_(wanted.projects))
+        if wanted.since is not None:
+            query = query.where(ended_jobs.c.ended_at >= wanted.since.timestamp())
+        if wanted.until is not None:
+            query = query.where(ended_jobs.c.submitted_at < wanted.until.timestamp())
+        query = query.order_by(ended_jobs.c.submitted_at.desc()).limit(wanted.limit)
+        return self._views(query)
+
+    def _of_run(self, run: str, limit: int | None, services: Sequence[str]) -> _Views:
+        """A run's jobs are in its own scope, in those of its workers, or in that of a service."""
+        found = self._ended(JobFilter(run=run, limit=limit))
+        shared = {row[0] for row in self.rows(sa.select(snapshots.c.scope))}
+        own = [scope for scope in self.runs() if is_scope_of(scope, run)]
+        for scope in own:
+            if scope in shared:
+                found |= self._ended(JobFilter(scope=scope, limit=limit))
+            found |= self._in_state(scope)
+        for scope in shared.union(services).difference(own):
+            found |= self._in_state(scope, run)  # one taken up again counts as it is now
+        return found
+
+    def _these(self, scope: str, jobs: list[JobId]) -> _Views:
+        """Return some jobs of a scope. A row of one that was taken up again is out of date."""
+        there = self._in_state(scope)
+        found = {(scope, job): there[scope, job] for job in jobs if (scope, job) in there}
+        ended = [job for job in jobs if (scope, job) not in there]
+        for first in range(0, len(ended), _IDS_AT_ONCE):
+            found |= self._views(
+                sa.select(ended_jobs.c.scope, ended_jobs.c.id, ended_jobs.c.record).where(
+                    ended_jobs.c.scope == scope,
+                    ended_jobs.c.id.in_(ended[first : first + _IDS_AT_ONCE]),
+                ),
+            )
+        return found
+
+    def _views(self, query: sa.Select[tuple[str, str, str]]) -> _Views:
+        found = [(scope, self.read_ended(job, text)) for scope, job, text in self.rows(query)]
+        # Jobs of one commit have one time; sorting by time leaves them in this order.
+        found.sort(key=lambda pair: pair[1].job.arrival)
+        return {(scope, ended.job.submitted.job): ended.view for scope, ended in found}
+
+    def _in_state(self, scope: str, run: str | None = None) -> _Views:
+        state = self.restore(scope)
+        return {
+            (scope, job): job_view(record, state.tasks)
+            for job, record in state.jobs.items()
+            if run is None or record.submitted.run == run
+        }
+
+    def _last_submissions(self, limit: int) -> list[tuple[str, str]]:
+        # Written so that the index of all submissions does not tempt the planner to sort them.
+        kind = events.c.kind.concat("") == "job-submitted"
+        query = sa.select(events.c.job, events.c.scope).where(kind).order_by(events.c.seq.desc())
+        return [(row[0], row[1]) for row in self.rows(query.limit(limit))]
+
     def _damage(self, what: str, error: Exception) -> LedgerError:
         """Return the error to raise when stored data makes no sense."""
         return LedgerError(
             f"ledger {self.name} is damaged: {what} cannot be read "
             f"({type(error).__name__}: {error}). {self.place.after_damage()}"
         )
+
+
+def _in_order(views: _Views) -> list[JobView]:
+    return sorted(views.values(), key=lambda view: view.submitted_at)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ import sqlalchemy as sa
 from orchestrator.broker.core.codec import to_json
 from orchestrator.broker.core.snapshot import EndedJob, ended_job, forgettable, freeze
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobView
-from orchestrator.broker.ledger.listing import JobFilter, find_job, latest_jobs, list_ended
 from orchestrator.broker.ledger.place import (
     LedgerError,
     Place,
@@ -24,8 +21,7 @@ from orchestrator.broker.ledger.place import (
     place_of,
 )
 from orchestrator.broker.ledger.reader import Reader
-from orchestrator.broker.ledger.schema import open_tables
-from orchestrator.broker.ledger.tables import Entries, ended_jobs, events, snapshots
+from orchestrator.broker.ledger.tables import Entries, ended_jobs, events, open_tables, snapshots
 from orchestrator.broker.ledger.writer import Statement, Writer
 from orchestrator.identity import JobId
 
@@ -90,21 +86,6 @@ class Ledger(Reader):
         """
         self._writer.append(scope, entries)
 
-    def jobs(
-        self, run: str | None = None, limit: int | None = None, services: Sequence[str] = ()
-    ) -> list[JobView]:
-        """Return the latest jobs of a run, or of all runs, in order of submission.
-
-        A run's jobs are those in its own scope and its workers' (``RUN~…``), and those that
-        services keep for it. services: scopes of those, besides such as made a checkpoint.
-        limit: how many at most; only the scopes they are in are read.
-        """
-        return latest_jobs(self, run, limit, services)
-
-    def job(self, job: str) -> JobView:
-        """Return one job by its id or by the unambiguous start of it. Raises `LedgerError`."""
-        return find_job(self, job)
-
     def checkpoint(
         self,
         scope: str,
@@ -137,13 +118,6 @@ class Ledger(Reader):
             statements.append((self._replacing(ended_jobs, "id", "scope"), rows))
         self._writer.execute(statements)
         return gone
-
-    def ended(self, wanted: JobFilter) -> list[JobView]:
-        """Return jobs that checkpoints stored apart, in order of submission.
-
-        One that was recalled since is in the state as well, and what it says there counts.
-        """
-        return list_ended(self, wanted)
 
     def backup(self, target: Path) -> None:
         """Copy the ledger to a file that is not there yet, while it is in use.

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import sqlalchemy as sa
 
 from orchestrator.broker.ledger.place import (
     LedgerError,
+    LedgerHeld,
     LedgerUnwritable,
     Place,
-    claim_file,
-    claim_on_server,
     database_words,
-    held_error,
     is_damage,
-    note_holder,
 )
 from orchestrator.broker.ledger.tables import (
     EVENT_COLUMNS,
     Entries,
     events,
+    meta,
     payloads,
     results,
     row_of,
@@ -32,6 +34,7 @@ from orchestrator.broker.ledger.tables import (
 
 __all__ = ["Statement", "Writer"]
 
+_HOLDER = "service_holder"
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
 _NOTICED_S = 2.0
@@ -110,12 +113,12 @@ class Writer:
         """See `Ledger.claim_service`."""
         if self._place.path is not None:
             if self._lock is None:
-                self._lock = claim_file(self._place.path.resolve(), holder)
+                self._lock = _claim_file(self._place.path.resolve(), holder)
             return
         self._drop()
         self._holder = holder  # from now on, to connect is to claim
         try:
-            self._persist(lambda connection: note_holder(connection, holder))
+            self._persist(lambda connection: _note_holder(connection, holder))
         except LedgerError:
             self._holder = None
             raise
@@ -157,10 +160,10 @@ class Writer:
         # A server takes a moment to notice that the holder, or a connection of ours, is dead.
         deadline = time.monotonic() + _NOTICED_S
         try:
-            while (held_by := claim_on_server(connection)) is not None:
+            while (held_by := _claim_on_server(connection)) is not None:
                 mine = held_by == self._holder
                 if time.monotonic() > deadline + (self._patience_s if mine else 0.0):
-                    raise held_error(self._place.name, held_by)
+                    raise _held_error(self._place.name, held_by)
                 time.sleep(_FIRST_PAUSE_S)
         except BaseException:
             connection.invalidate()
@@ -257,3 +260,63 @@ def _compiled(table: sa.Table, engine: sa.Engine, columns: Sequence[str]) -> str
     text = str(table.insert().inline().compile(engine, column_keys=list(columns)))
     # What is stored by the name of its content need not be stored twice.
     return text if table is events else f"{text} ON CONFLICT DO NOTHING"
+
+
+def _claim_file(path: Path, holder: str) -> IO[str]:
+    """Lock the file beside a ledger; the lock goes with the process, or when it is closed.
+
+    Raises `LedgerHeld` with what the other holder wrote about itself, `LedgerError` if there
+    can be no such file.
+    """
+    lock_path = path.with_name(f"{path.name}.lock")
+    try:
+        lock = lock_path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise LedgerError(f"ledger {path} cannot be claimed: {error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        held_by = lock.read().strip()
+        lock.close()
+        raise _held_error(str(path), held_by) from error
+    lock.truncate(0)
+    lock.write(holder)
+    lock.flush()
+    return lock
+
+
+def _claim_on_server(connection: sa.Connection) -> str | None:
+    """Take the advisory lock of this database's ledger, held as long as the connection.
+
+    Return None once it is ours, or what its holder wrote about itself.
+    """
+    with connection.begin():
+        schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
+        taken = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_key(schema)))).scalar()
+        if taken:
+            return None
+        query = sa.select(meta.c.value).where(meta.c.key == _HOLDER)
+        written = connection.execute(query).scalar()
+    return str(json.loads(written)) if written else ""
+
+
+def _note_holder(connection: sa.Connection, holder: str) -> None:
+    """Write who holds the lock, for those who ask for it in vain."""
+    with connection.begin():
+        connection.execute(meta.delete().where(meta.c.key == _HOLDER))
+        connection.execute(meta.insert(), {"key": _HOLDER, "value": json.dumps(holder)})
+
+
+def _held_error(name: str, holder: str) -> LedgerHeld:
+    """Return the error that says who serves the ledger."""
+    return LedgerHeld(
+        f"ledger {name} is served by another broker ({holder or 'it has not said which'}); "
+        "use that one, or end it first"
+    )
+
+
+def _key(schema: Any) -> int:
+    """Return a number of PostgreSQL's advisory locks; these are told apart by database."""
+    digest = hashlib.blake2b(f"hpcqc ledger {schema}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)

@@ -1,4 +1,4 @@
-"""What Alembic runs: the revisions, on a connection that `schema` has begun a transaction on."""
+"""What Alembic runs: the revisions, on a connection that `tables` has begun a transaction on."""
 
 from __future__ import annotations
 
