@@ -14,7 +14,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, r
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config.environment import prefect_api_url
+from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
@@ -261,7 +261,7 @@ def _ledger(site: Site) -> Check:
 
 
 def _prefect() -> Check:
-    url = prefect_api_url()
+    url = variable("PREFECT_API_URL")
     if url is None:
         return Check(name="prefect server", state="ok", detail="a temporary one for each run")
     import urllib.request

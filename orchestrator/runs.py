@@ -13,11 +13,10 @@ from typing import IO, Literal
 
 from backends import registry
 from backends.api import TaskCancelled
-from orchestrator.config.budgets import budgets_of_environment
 from orchestrator.config.environment import (
+    budgets_of_environment,
     own_variables,
-    qpu_from_environment,
-    run_id_from_environment,
+    variable,
 )
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
@@ -226,12 +225,12 @@ def current_run() -> Run:
         if bound is not None and bound is not _current:
             raise TaskCancelled(f"run {bound.id} has ended; nothing further is started")
         if _current is None:
-            named = run_id_from_environment()
+            named = variable("HPCQC_RUN_ID")
             run_id = named or uuid.uuid4().hex[:12]
             _current = Run(
                 id=run_id,
                 site=load_site(),
-                qpu=qpu_from_environment(),
+                qpu=variable("HPCQC_QPU"),
                 budgets=budgets_of_environment(),
                 resumable=named is not None,
             )

@@ -21,8 +21,7 @@ from uuid import UUID
 from orchestrator.agent.folder import FlowRecords
 from orchestrator.agent.lifeline import PARENT, end_with
 from orchestrator.agent.processes import MARKER, ProcessIdentity
-from orchestrator.config.budgets import budgets_of_environment
-from orchestrator.config.environment import process_environment, qpu_from_environment
+from orchestrator.config.environment import budgets_of_environment, process_environment, variable
 from orchestrator.config.loading import load_site
 from orchestrator.retention import hold_run
 
@@ -161,7 +160,7 @@ def _run(flow_run: str, site: Site) -> None:
     from orchestrator import runs
 
     run = runs.Run(
-        id=flow_run, site=site, qpu=qpu_from_environment(), budgets=budgets_of_environment()
+        id=flow_run, site=site, qpu=variable("HPCQC_QPU"), budgets=budgets_of_environment()
     )
     artifacts = JobArtifacts(
         UUID(flow_run),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from orchestrator.application.dry_site import dry_qpu
 from orchestrator.application.run import RunHooks, RunRequest, RunResult, execute, undisturbed
 from orchestrator.application.wait import ExpectedWait, expected_wait
-from orchestrator.config.environment import qpu_from_environment
+from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import QpuSettings, Site
@@ -129,7 +129,7 @@ def estimate(
     request = RunRequest(
         flow=flow,
         parameters=dict(parameters or {}),
-        qpu=qpu or qpu_from_environment(),
+        qpu=qpu or variable("HPCQC_QPU"),
         site_file=None if site is None else Path(site).expanduser(),
         settings=settings,
         verbose=verbose,

@@ -22,11 +22,11 @@ from orchestrator.agent.lifeline import start_module
 from orchestrator.agent.prefect_service import HOST
 from orchestrator.config.environment import (
     hand_down,
-    prefect_api_url,
     prefect_is_configured,
     prepare_prefect,
     process_environment,
     silence_telemetry,
+    variable,
 )
 
 __all__ = [
@@ -161,7 +161,7 @@ def launch_server() -> TemporaryServer | None:
     prepare()
     if "prefect" in sys.modules:
         return server_if_needed()
-    url = prefect_api_url()
+    url = variable("PREFECT_API_URL")
     if url not in (None, *_own_urls()) or (url is None and prefect_is_configured()):
         return None
     return _running()

@@ -41,15 +41,14 @@ from orchestrator.application.prefect_setup import (
 )
 from orchestrator.application.target import FlowTarget, load_flow, stages_beside, target_of
 from orchestrator.broker.runtime.site_rules import check_schedules
-from orchestrator.config.budgets import budgets_of
-from orchestrator.config.cluster import shared_cluster
 from orchestrator.config.environment import (
+    budgets_of,
     hand_down,
     own_environment_kept,
     prepare_prefect,
-    qpu_from_environment,
-    run_id_from_environment,
     services_are_chosen,
+    shared_cluster,
+    variable,
 )
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
@@ -271,7 +270,7 @@ def run_flow(
     request = RunRequest(
         flow=flow,
         parameters=dict(parameters or {}),
-        qpu=qpu or qpu_from_environment(),
+        qpu=qpu or variable("HPCQC_QPU"),
         site_file=None if site is None else Path(site).expanduser(),
         settings=settings,
         out=None if out is None else Path(out).expanduser(),
@@ -340,7 +339,7 @@ def _execute(request: RunRequest, hooks: RunHooks) -> RunResult:
 def _checked(request: RunRequest) -> _Plan:
     """Check what can be checked without importing the flow. Raises ``ValueError`` subclasses."""
     target = target_of(request.flow)
-    run_id = request.run_id or run_id_from_environment() or _new_id()
+    run_id = request.run_id or variable("HPCQC_RUN_ID") or _new_id()
     checked_run_id(run_id)
     budgets_of(f"{'none' if a is None else a} {unit}" for unit, a in request.budgets.items())
     site = load_site(request.site_file, request.settings)

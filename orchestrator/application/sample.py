@@ -14,7 +14,7 @@ from orchestrator import runs
 from orchestrator.application.circuit_files import read_circuit
 from orchestrator.application.jobs import JobsOfRun
 from orchestrator.application.one_run import one_run
-from orchestrator.config.environment import qpu_from_environment
+from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.identity import sample_run_id
@@ -115,7 +115,7 @@ def sample(
     """
     request = SampleRequest(
         circuit=Path(circuit).expanduser() if isinstance(circuit, str) else circuit,
-        qpu=qpu or qpu_from_environment(),
+        qpu=qpu or variable("HPCQC_QPU"),
         shots=shots,
         seed=seed,
         site_file=None if site is None else Path(site).expanduser(),

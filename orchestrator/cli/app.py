@@ -158,7 +158,7 @@ def run(
     from orchestrator.application.run import RunRequest
     from orchestrator.cli.run.run import run_with_progress
     from orchestrator.cli.run.summary import tell
-    from orchestrator.config.budgets import budgets_of
+    from orchestrator.config.environment import budgets_of
 
     request = RunRequest(
         flow=target,

@@ -9,7 +9,7 @@ from backends.plugins import PluginUnusable, load
 from orchestrator.compute.api import Compute, ComputeKind, Demand, DemandNotMet
 from orchestrator.compute.local import LocalDask
 from orchestrator.compute.shared import SharedDask
-from orchestrator.config.cluster import shared_cluster
+from orchestrator.config.environment import shared_cluster
 from orchestrator.config.site import COMPUTE_KINDS, ComputeSettings, Site
 
 __all__ = ["check_demand", "open_compute", "settings_in_force"]

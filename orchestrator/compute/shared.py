@@ -21,7 +21,7 @@ from orchestrator.compute.remote_call import (
     isolated_modules,
     run_timed,
 )
-from orchestrator.config.cluster import shared_cluster
+from orchestrator.config.environment import shared_cluster
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import ComputeSettings
 

@@ -1,30 +1,36 @@
-"""The environment variables hpcqc heeds; no other module reads them."""
+"""The environment variables hpcqc heeds, what they mean, and where Prefect finds its own; no other module reads them."""
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+
+from orchestrator.config.errors import ConfigError
 
 __all__ = [
     "VARIABLES",
+    "SharedCluster",
     "broker_from_environment",
-    "budgets_from_environment",
+    "budgets_of",
+    "budgets_of_environment",
     "config_dir",
     "hand_down",
     "own_environment_kept",
     "own_variables",
-    "prefect_api_url",
     "prefect_is_configured",
     "prepare_prefect",
     "process_environment",
-    "qpu_from_environment",
-    "run_id_from_environment",
     "services_are_chosen",
+    "shared_cluster",
     "silence_telemetry",
     "site_file",
     "state_dir",
+    "variable",
 ]
 
 VARIABLES: Mapping[str, str] = {
@@ -52,55 +58,36 @@ def process_environment(environ: Mapping[str, str] | None = None) -> Mapping[str
     return os.environ if environ is None else environ
 
 
+def variable(name: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """Return one of `VARIABLES`, None if it is unset or empty."""
+    assert name in VARIABLES
+    return process_environment(environ).get(name) or None
+
+
 def own_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the variables of ours that are set and not empty."""
-    known = process_environment(environ)
-    return {
-        name: known[name] for name in VARIABLES if name.startswith("HPCQC_") and known.get(name)
-    }
-
-
-def run_id_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the run id that ``HPCQC_RUN_ID`` asks for, None if it is unset or empty."""
-    return process_environment(environ).get("HPCQC_RUN_ID") or None
+    ours = (name for name in VARIABLES if name.startswith("HPCQC_"))
+    return {name: value for name in ours if (value := variable(name, environ)) is not None}
 
 
 def broker_from_environment(
     environ: Mapping[str, str] | None = None,
 ) -> tuple[str | None, str | None]:
     """Return the broker service's url, and which variable holds its token; None for what is unset."""
-    known = process_environment(environ)
     token = "HPCQC_BROKER_TOKEN"
-    return known.get("HPCQC_BROKER_URL") or None, token if known.get(token) else None
-
-
-def qpu_from_environment(environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the QPU that ``HPCQC_QPU`` names, None if it is unset or empty."""
-    return process_environment(environ).get("HPCQC_QPU") or None
-
-
-def budgets_from_environment(environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return the budgets that ``HPCQC_BUDGET`` lists, as they stand there."""
-    listed = process_environment(environ).get("HPCQC_BUDGET") or ""
-    return [text for text in listed.split(",") if text.strip()]
+    return variable("HPCQC_BROKER_URL", environ), token if variable(token, environ) else None
 
 
 def site_file(environ: Mapping[str, str] | None = None) -> Path | None:
     """Return the site file that ``HPCQC_SITE`` names, None if it is unset or empty."""
-    named = process_environment(environ).get("HPCQC_SITE")
+    named = variable("HPCQC_SITE", environ)
     return Path(named).expanduser() if named else None
-
-
-def prefect_api_url(environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the Prefect server in use, None where a temporary one will be started."""
-    return process_environment(environ).get("PREFECT_API_URL") or None
 
 
 def services_are_chosen(environ: Mapping[str, str] | None = None) -> bool:
     """Whether the user has named a Prefect server, a broker or a Dask scheduler to use."""
-    known = process_environment(environ)
     named = ("PREFECT_API_URL", "HPCQC_BROKER_URL", "HPCQC_DASK_ADDRESS")
-    return any(known.get(name) for name in named) or prefect_is_configured(environ)
+    return any(variable(name, environ) for name in named) or prefect_is_configured(environ)
 
 
 def prefect_is_configured(
@@ -127,7 +114,7 @@ def config_dir(environ: Mapping[str, str] | None = None) -> Path:
 
 def state_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Return the folder for what must outlive a run (XDG base directories)."""
-    named = process_environment(environ).get("HPCQC_STATE_DIR")
+    named = variable("HPCQC_STATE_DIR", environ)
     if named:
         return Path(named).expanduser().absolute()
     return _xdg("XDG_STATE_HOME", ".local/state", environ)
@@ -184,3 +171,79 @@ def _mentions_prefect(path: Path) -> bool:
     if path.name == "prefect.toml":
         return True
     return "PREFECT_" in text or "[tool.prefect" in text
+
+
+_OPEN = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedCluster:
+    """A running cluster. credentials: this user's PEM file, None for one that asks for none."""
+
+    address: str
+    credentials: Path | None
+
+
+def shared_cluster(environ: Mapping[str, str] | None = None) -> SharedCluster | None:
+    """Return the cluster that ``HPCQC_DASK_ADDRESS`` names, None if it is unset or empty.
+
+    Raises `ConfigError` for a cluster without authentication, unless ``HPCQC_DASK_CREDENTIALS``
+    accepts one, and for credentials that are not there or that other users may read.
+    """
+    address = variable("HPCQC_DASK_ADDRESS", environ)
+    if address is None:
+        return None
+    named = variable("HPCQC_DASK_CREDENTIALS", environ)
+    if named == _OPEN:
+        return SharedCluster(address=address, credentials=None)
+    if not address.startswith("tls://") or not named:
+        raise ConfigError(
+            f"HPCQC_DASK_ADDRESS names {address!r} without credentials, and whoever reaches such a "
+            "cluster runs code as its owner; start it with TLS, give its tls:// address, and name "
+            "your PEM file in HPCQC_DASK_CREDENTIALS (`none` accepts a cluster without)"
+        )
+    file = Path(named).expanduser()
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+    except OSError as error:
+        raise ConfigError(
+            f"HPCQC_DASK_CREDENTIALS names {named!r}, which cannot be read: {error.strerror}; name "
+            "a PEM file with your certificate, its key and the authority's certificate"
+        ) from error
+    if mode & 0o077:
+        raise ConfigError(
+            f"other users may use the credentials in {named!r} (mode {mode:04o}); "
+            f"run `chmod 600 {named}`"
+        )
+    return SharedCluster(address=address, credentials=file)
+
+
+def budgets_of(texts: Iterable[str]) -> dict[str, float | None]:
+    """Read budgets by unit; ``none billed-s`` is no limit, of two in one unit the last counts.
+
+    Raises ``ConfigError``.
+
+    >>> budgets_of(["10 billed-s", "none qpu-s"])
+    {'billed-s': 10.0, 'qpu-s': None}
+    """
+    return dict(_budget(text) for text in texts)
+
+
+def budgets_of_environment() -> dict[str, float | None]:
+    """Read the budgets that ``HPCQC_BUDGET`` holds. Raises ``ConfigError``."""
+    return budgets_of(text for text in (variable("HPCQC_BUDGET") or "").split(",") if text.strip())
+
+
+def _budget(text: str) -> tuple[str, float | None]:
+    amount, _, unit = text.strip().partition(" ")
+    unit = unit.strip()
+    try:
+        value = None if amount == "none" else float(amount)
+    except ValueError:
+        value = -1.0
+    if not unit or (value is not None and not (math.isfinite(value) and value >= 0)):
+        raise ConfigError(
+            f"budget {text!r}; give an amount and its unit, such as '10 billed-s', or "
+            "'none billed-s' for no limit"
+        )
+    return unit, value

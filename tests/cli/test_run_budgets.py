@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.application.budget_check import check_units, idle_budgets, qpus_of
-from orchestrator.config.budgets import budgets_of, budgets_of_environment
+from orchestrator.config.environment import budgets_of, budgets_of_environment
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.provenance.report import stage_total

@@ -23,7 +23,7 @@ from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.plan import AgentSettings
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.cli.output import facts, print_json, say, tabulate, write
-from orchestrator.config.environment import prefect_api_url, prefect_is_configured, state_dir
+from orchestrator.config.environment import prefect_is_configured, state_dir, variable
 from orchestrator.config.loading import load_site, lookup
 from orchestrator.wording import counted
 
@@ -149,7 +149,7 @@ def _settings(request: StartRequest) -> AgentSettings:
 
 def _configured_server() -> str | None:
     """Return the Prefect server that the user has configured, None if there is none."""
-    if (named := prefect_api_url()) is not None:
+    if (named := variable("PREFECT_API_URL")) is not None:
         return named
     if not prefect_is_configured():
         return None

@@ -20,7 +20,7 @@ from orchestrator.cli.agent.control import agent_folder
 from orchestrator.cli.errors import FAILED
 from orchestrator.cli.output import facts, print_json, print_warning, say, tabulate
 from orchestrator.cli.run.clean import size_text
-from orchestrator.config.budgets import budgets_of
+from orchestrator.config.environment import budgets_of
 from orchestrator.config.loading import LAPTOP, load_site
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.markup import duration_text

@@ -18,7 +18,7 @@ from orchestrator.application.service import open_service
 from orchestrator.application.statement import check_project, statement
 from orchestrator.broker.core.budgets import BudgetStatus, overdrawn
 from orchestrator.cli.output import print_json, say, tabulate
-from orchestrator.config.budgets import budgets_of
+from orchestrator.config.environment import budgets_of
 from orchestrator.config.errors import ConfigError
 from orchestrator.visible_text import visible
 
