@@ -109,7 +109,7 @@ def _broker(schedule: ScheduleSettings) -> Iterator[EmbeddedBroker]:
             run="r",
             state_dir=folder,
             open_backend=lambda name: create(_OPTIONS, state_dir=folder / name),
-            settings=lambda _name: settings,
+            qpus={"vlq": settings},
         ).open()
         try:
             yield broker

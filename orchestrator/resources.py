@@ -142,7 +142,7 @@ class Resources:
             run=self.run.scope,
             state_dir=self.run.site.state_dir,
             open_backend=self._open_backend,
-            settings=self.run.site.qpu,
+            qpus=self.run.site.qpus,
         ).open()
         for unit, amount in self.run.budgets.items():
             broker.limit(unit, amount)

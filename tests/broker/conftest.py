@@ -43,7 +43,7 @@ def opened(where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             run="run",
             state_dir=tmp_path,
             open_backend=lambda name: create(options, state_dir=folder),
-            settings=lambda name: settings,
+            qpus={"q": settings},
         )
         brokers.append(broker)
         return broker.open()

@@ -24,7 +24,7 @@ def broker_on(folder: Path) -> EmbeddedBroker:
         run="r",
         state_dir=folder,
         open_backend=lambda _: create({}, state_dir=folder),
-        settings=lambda _: QpuSettings(name="q", backend="fake"),
+        qpus={"q": QpuSettings(name="q", backend="fake")},
     ).open()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from backends.api import PayloadRejected, TaskFailed, UnknownSession
 from orchestrator.broker.client.protocol import JobUncertain
+from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger, LedgerError
@@ -166,7 +167,7 @@ def test_a_clock_that_jumps_changes_no_outcome(
     opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = opened(max_shots=30)
-    service = broker._service
+    service = broker._broker.service
     assert service is not None
     days = iter([0, -400, 900, -1, 5000] * 20)
     service.clock = lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=next(days))
@@ -204,12 +205,12 @@ def test_a_failed_task_is_tried_again_only_when_the_client_asks(opened: Open) ->
     assert set(starts(broker).values()) == {1}
 
 
-def test_what_the_target_refuses_keeps_its_class_and_reason(opened: Open) -> None:
+def test_what_the_target_can_never_run_is_no_job(opened: Open) -> None:
     broker = opened(num_qubits=1)
-    job = broker.submit(call(), bell())
     with pytest.raises(PayloadRejected, match="qubit"):
-        broker.result(job, PATIENCE_S)
-    assert broker.view(job).state is JobState.FAILED
+        broker.submit(call(), bell())
+    with pytest.raises(JobUnknown):
+        broker.view(call().job_id(bell().digest))
     assert sum(starts(broker).values()) == 0
 
 
@@ -234,7 +235,7 @@ def test_a_task_of_a_dead_broker_is_adopted(opened: Open, where: Path | str) -> 
 def test_a_ledger_that_cannot_be_written_stops_everything_and_says_so(opened: Open) -> None:
     broker = opened(run_s=0.3)
     job = broker.submit(call(), bell())
-    service = broker._service
+    service = broker._broker.service
     assert service is not None
 
     def full(scope: str, entries: object) -> None:

@@ -18,16 +18,16 @@ from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import JobFilter, Ledger
+from orchestrator.broker.runtime import broker as host
 from orchestrator.broker.runtime import event_loop as service
-from orchestrator.broker.runtime import site_broker as host
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
 from tests.errors import naming
 
 JOBS = 25
-Work = Callable[[SiteBroker], Awaitable[Any]]
+Work = Callable[[Broker], Awaitable[Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def at_a_site(where: Path | str, work: Work, **options: object) -> Any:
 
     async def live() -> Any:
         ledger = Ledger.open(where)
-        site = SiteBroker(
+        site = Broker(
             qpus={"q": QpuSettings(name="q", backend="fake")},
             ledger=ledger,
             clock=lambda: datetime.now(UTC),
@@ -65,14 +65,14 @@ def at_a_site(where: Path | str, work: Work, **options: object) -> Any:
     return asyncio.run(live())
 
 
-async def run_job(site: SiteBroker, number: int) -> JobId:
+async def run_job(site: Broker, number: int) -> JobId:
     call = JobRequest(run="r", stage=f"s{number}", qpu="q", project="deep")
     view, _ = await site.submit(call, "eve", CheckedPayload.of(payload(number + 1)))
     return (await site.wait(view.id, 20)).id
 
 
 def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None:
-    async def work(site: SiteBroker) -> list[JobId]:
+    async def work(site: Broker) -> list[JobId]:
         began = datetime.now(UTC)
         ids = [await run_job(site, number) for number in range(JOBS)]
         assert len(site.service.state.jobs) < JOBS / 2
@@ -103,7 +103,7 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
 
     ids = at_a_site(where, work)
 
-    async def later(site: SiteBroker) -> None:
+    async def later(site: Broker) -> None:
         assert len(site.service.state.jobs) == 0
         assert [job.id for job in await site.jobs(JobFilter())] == ids
         assert await run_job(site, 0) == ids[0]
@@ -113,7 +113,7 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
 
 
 def test_a_failed_job_that_was_forgotten_is_tried_again(where: Path | str) -> None:
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         failed = await run_job(site, 0)
         assert (await site.view(failed)).state is JobState.FAILED
         for number in range(1, JOBS):
@@ -131,7 +131,7 @@ def test_a_failed_job_that_was_forgotten_is_tried_again(where: Path | str) -> No
 
 
 def test_a_call_handed_in_twice_at_once_is_one_job(where: Path | str) -> None:
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         found = await asyncio.gather(*(run_job(site, 0) for _ in range(5)))
         assert len(set(found)) == 1
         assert [task.starts for task in (await site.view(found[0])).tasks] == [1]
@@ -142,7 +142,7 @@ def test_a_call_handed_in_twice_at_once_is_one_job(where: Path | str) -> None:
 def test_after_a_failed_commit_nothing_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         await run_job(site, 0)
 
         def fail(*_: object) -> None:
@@ -165,7 +165,7 @@ def test_a_ledger_that_cannot_be_read_holds_everything_up_until_it_can_be(
 ) -> None:
     monkeypatch.setattr(service, "_STALL_PAUSE_S", 0.01)
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         await run_job(site, 0)
 
         def away(*_: object) -> None:
@@ -186,7 +186,7 @@ def test_a_ledger_that_cannot_be_read_holds_everything_up_until_it_can_be(
 def test_a_fault_of_the_broker_itself_is_told_to_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         await run_job(site, 0)
 
         def broken(*_: object, **__: object) -> None:

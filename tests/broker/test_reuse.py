@@ -21,13 +21,13 @@ from backends.results import result_from_bytes
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.runtime import broker as host
 from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import reuse
-from orchestrator.broker.runtime import site_broker as host
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.reuse import reuse_key
-from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
 
@@ -51,7 +51,7 @@ def embedded(folder: Path, run: str, **options: object) -> EmbeddedBroker:
         run=run,
         state_dir=folder,
         open_backend=lambda _: create(options, state_dir=folder),
-        settings=lambda _: Q,
+        qpus={"q": Q},
     ).open()
 
 
@@ -163,12 +163,12 @@ def test_every_part_of_the_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(others.values())) == len(others)
 
 
-def at_a_site(where: Path, work: Callable[[SiteBroker], Awaitable[Any]]) -> Any:
+def at_a_site(where: Path, work: Callable[[Broker], Awaitable[Any]]) -> Any:
     """Let a service live as long as some work takes; ``chem`` and ``qml`` share results."""
 
     async def live() -> Any:
         with closing(Ledger.open(where)) as ledger:
-            site = SiteBroker(
+            site = Broker(
                 qpus={"q": Q},
                 ledger=ledger,
                 clock=lambda: datetime.now(UTC),
@@ -184,14 +184,14 @@ def at_a_site(where: Path, work: Callable[[SiteBroker], Awaitable[Any]]) -> Any:
     return asyncio.run(live())
 
 
-async def paid_by(site: SiteBroker, project: str, stage: str) -> JobView:
+async def paid_by(site: Broker, project: str, stage: str) -> JobView:
     call = JobRequest(run="r", stage=stage, qpu="q", project=project, may_reuse=True)
     view, _ = await site.submit(call, "eve", CheckedPayload.of(payload()))
     return await site.wait(view.id, 20)
 
 
 def test_projects_share_results_only_if_all_of_them_do(tmp_path: Path) -> None:
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         chem = await paid_by(site, "chem", "a")
         optics = await paid_by(site, "optics", "a")
         assert chem.source is None
@@ -215,10 +215,10 @@ def test_the_result_outlives_its_source_and_the_service(
     monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 1)
     where = tmp_path / "ledger.sqlite"
 
-    async def first(site: SiteBroker) -> JobView:
+    async def first(site: Broker) -> JobView:
         return await paid_by(site, "chem", "a")
 
-    async def second(site: SiteBroker) -> tuple[JobView, bytes]:
+    async def second(site: Broker) -> tuple[JobView, bytes]:
         assert not site.service.state.jobs, "the source is forgotten"
         view = await paid_by(site, "chem", "b")
         return view, bits(result_from_bytes(await site.result(view.id)).native)

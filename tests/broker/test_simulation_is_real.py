@@ -19,8 +19,8 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.policies import make_policy
 from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config.site import QpuSettings, ScheduleSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, Payer
@@ -66,7 +66,7 @@ async def serve(policy: str, path: Path) -> None:
     """Hand the workload to a real broker at scaled times, and wait for its end."""
     ledger = Ledger.open(path)
     settings = settings_of(policy)
-    site = SiteBroker(
+    site = Broker(
         qpus={"vlq": settings},
         ledger=ledger,
         clock=lambda: datetime.now(UTC),

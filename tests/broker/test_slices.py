@@ -31,7 +31,7 @@ def run(folder: Path, payload: SamplerPayload, slice_s: float) -> tuple[Any, Job
         run="r",
         state_dir=folder,
         open_backend=lambda name: create(options, state_dir=folder / name),
-        settings=lambda name: settings,
+        qpus={"vlq": settings},
     ).open()
     try:
         job = broker.submit(JobRequest(run="r", stage=None, call=0, qpu="vlq", seed=7), payload)

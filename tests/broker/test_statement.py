@@ -23,11 +23,11 @@ from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.runtime import broker as host
 from orchestrator.broker.runtime import event_loop as service
-from orchestrator.broker.runtime import site_broker as host
 from orchestrator.broker.runtime.billing import monthly_statement, set_budget
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, Payer, ProjectAccount
 from orchestrator.transpile import Transpiler
@@ -60,13 +60,13 @@ def site_settings() -> dict[str, QpuSettings]:
     return qpus | {"fake": QpuSettings(name="fake", backend="fake", options=FAKE_OPTIONS)}
 
 
-def open_site(folder: Path, clock: Clock, qpus: Mapping[str, QpuSettings]) -> SiteBroker:
+def open_site(folder: Path, clock: Clock, qpus: Mapping[str, QpuSettings]) -> Broker:
     def open_backend(qpu: str) -> Backend:
         settings = qpus[qpu]
         return registry.create(settings.backend, settings.options, state_dir=folder / qpu)
 
     ledger = Ledger.open(folder / "ledger.sqlite")
-    return SiteBroker(qpus=qpus, ledger=ledger, clock=clock, open_backend=open_backend)
+    return Broker(qpus=qpus, ledger=ledger, clock=clock, open_backend=open_backend)
 
 
 def payload(target: Target, qubits: int, shots: int) -> SamplerPayload:
@@ -85,7 +85,7 @@ def payload(target: Target, qubits: int, shots: int) -> SamplerPayload:
     return SamplerPayload(pubs=tuple(pubs))
 
 
-async def a_day(site: SiteBroker, clock: Clock) -> None:
+async def a_day(site: Broker, clock: Clock) -> None:
     """Work of two projects on four QPUs over the end of a month."""
     targets = {qpu: await site.target(qpu) for qpu in site.qpus}
     made: list[JobView] = []
@@ -162,7 +162,7 @@ def test_the_statement_of_mixed_work_is_the_sum_of_the_sites_formulas(
         monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 5)
     clock, qpus = Clock(datetime(2026, 11, 30, 12, tzinfo=UTC)), site_settings()
 
-    async def work(site: SiteBroker) -> dict[str, list[StatementLine]]:
+    async def work(site: Broker) -> dict[str, list[StatementLine]]:
         await a_day(site, clock)
         if forgetful:
             assert len(site.service.state.jobs) < 9
@@ -213,7 +213,7 @@ def in_a_site(
     folder: Path,
     clock: Clock,
     qpus: Mapping[str, QpuSettings],
-    work: Callable[[SiteBroker], Awaitable[Any]],
+    work: Callable[[Broker], Awaitable[Any]],
 ) -> Any:
     async def live() -> Any:
         site = open_site(folder, clock, qpus)
@@ -235,7 +235,7 @@ def test_what_a_run_spent_counts_though_its_jobs_were_forgotten(
     qpus = {"fake": QpuSettings(name="fake", backend="fake", options={"run_s": 0.01})}
     clock = Clock(datetime(2026, 11, 24, tzinfo=UTC))
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         target = await site.target("fake")
         for number in range(10):
             call = JobRequest(run="r", call=number, qpu="fake", project="chem")

@@ -21,8 +21,8 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config.bounds import Rate
 from orchestrator.config.site import QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.identity import SERVICE_SCOPE
@@ -47,10 +47,10 @@ def closed(start_s: float, end_s: float, **more: Any) -> WindowSettings:
 
 
 @asynccontextmanager
-async def serving(folder: Path, *qpus: QpuSettings) -> AsyncIterator[SiteBroker]:
+async def serving(folder: Path, *qpus: QpuSettings) -> AsyncIterator[Broker]:
     ledger = Ledger.open(folder / "ledger.sqlite")
     by_name = {one.name: one for one in qpus}
-    broker = SiteBroker(
+    broker = Broker(
         qpus=by_name,
         ledger=ledger,
         clock=now,
@@ -66,7 +66,7 @@ async def serving(folder: Path, *qpus: QpuSettings) -> AsyncIterator[SiteBroker]
         ledger.close()
 
 
-async def submit(broker: SiteBroker, name: str = "q", **more: Any) -> JobView:
+async def submit(broker: Broker, name: str = "q", **more: Any) -> JobView:
     circuit = QuantumCircuit(1)
     circuit.x(0)
     circuit.measure_all()
@@ -75,7 +75,7 @@ async def submit(broker: SiteBroker, name: str = "q", **more: Any) -> JobView:
     return (await broker.submit(call, "ada", CheckedPayload.of(payload)))[0]
 
 
-async def ended(broker: SiteBroker, *jobs: JobView) -> list[JobView]:
+async def ended(broker: Broker, *jobs: JobView) -> list[JobView]:
     return [await broker.wait(job.id, PATIENCE_S) for job in jobs]
 
 
@@ -141,7 +141,7 @@ OPEN = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//s//EN\r\nEND:VCALENDAR\r\n"
 def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
 
     async def work() -> None:
         file = tmp_path / "q.ics"
@@ -163,7 +163,7 @@ def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
 def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
 
     async def work() -> None:
         file = tmp_path / "q.ics"
@@ -179,7 +179,7 @@ def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(
 def test_a_day_later_the_calendar_is_written_out_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
 
     async def work() -> None:
         daily = WindowSettings(daily="03:00-04:00")
@@ -211,7 +211,7 @@ def test_rules_change_in_turn_with_the_events(tmp_path: Path) -> None:
 def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
     monkeypatch.setattr("orchestrator.broker.runtime.event_loop._STALL_PAUSE_S", 0.01)
 
     def away(*_: Any) -> None:
@@ -230,7 +230,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
                 target = await broker.target("q")
                 changed = replace(target, calibration=replace(target.calibration, id="fake-9"))
                 with pytest.raises(LedgerUnwritable):
-                    await broker.upkeep.note("q", changed)
+                    await broker.watch.note("q", changed)
                 broker.service.clock = lambda: now() + later  # renewal is due, and refused
                 await asyncio.sleep(0.2)
             await asyncio.gather(drain, return_exceptions=True)
@@ -238,7 +238,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
                 await asyncio.sleep(0.01)
             while rules["q"].calendar.closures[-1].end < last + later / 2:
                 await asyncio.sleep(0.02)
-            await broker.upkeep.note("q", changed)
+            await broker.watch.note("q", changed)
             told = [event for event, _ in broker.ledger.events(SERVICE_SCOPE)]
             news = [e.calibration for e in told if isinstance(e, ev.QpuRecalibrated)]
             assert news.count("fake-9") == 1
@@ -247,15 +247,15 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
 
 
 def _often(service: Any) -> Any:
-    from orchestrator.broker.runtime.calibration_watch import Upkeep
+    from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
 
-    return Upkeep(service, every_s=0.05)
+    return CalibrationWatch(service, every_s=0.05)
 
 
 def test_a_service_gives_back_what_waits_when_its_qpu_is_calibrated_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.site_broker.Upkeep", _often)
+    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
 
     async def work() -> None:
         drifting = qpu().model_copy(update={"options": {"drift_every": 1, "run_s": 0.6}})

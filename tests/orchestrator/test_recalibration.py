@@ -18,7 +18,7 @@ from backends.payloads import Payload
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
 from orchestrator.broker.core.views import JobState
-from orchestrator.broker.runtime.calibration_watch import Upkeep
+from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S
@@ -59,7 +59,8 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wearing]
     qpu = Wearing(read_script(OPTIONS), state_dir=tmp_path)
     monkeypatch.setattr(registry, "create", lambda *_, **__: qpu)
     monkeypatch.setattr(
-        "orchestrator.broker.runtime.embedded.Upkeep", lambda service: Upkeep(service, every_s=0.03)
+        "orchestrator.broker.runtime.broker.CalibrationWatch",
+        lambda service: CalibrationWatch(service, every_s=0.03),
     )
     run = Run(
         id="drift",

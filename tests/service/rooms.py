@@ -22,8 +22,8 @@ from orchestrator.broker.api.app import ApiSettings, create_app
 from orchestrator.broker.api.guards import RequestLimits
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.ledger import Ledger
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.intake import Intake
-from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
 from tests.service.calls import job_head
@@ -138,7 +138,7 @@ def open_room(
             raise RuntimeError(vendor_says)
         return registry.create("fake", options, state_dir=state / qpu)
 
-    broker = SiteBroker(
+    broker = Broker(
         qpus={name: QpuSettings(name=name, backend="fake", options=options) for name in names},
         ledger=ledger,
         clock=lambda: datetime.now(UTC),

@@ -26,9 +26,9 @@ from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
 from orchestrator.broker.runtime import event_loop as service_module
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
-from orchestrator.broker.runtime.site_broker import SiteBroker
 from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, Payer, ProjectAccount
 from tests.errors import naming
@@ -52,7 +52,7 @@ def payload(shots: int = 10) -> SamplerPayload:
 
 def at_a_site(
     folder: Path,
-    work: Callable[[SiteBroker], Any],
+    work: Callable[[Broker], Any],
     *,
     limits: BrokerLimits = NO_LIMITS,
     where: Path | str | None = None,
@@ -61,7 +61,7 @@ def at_a_site(
     async def live() -> Any:
         ledger = Ledger.open(where or folder / "ledger.sqlite", patience_s=1.0)
         with closing(ledger):
-            site = SiteBroker(
+            site = Broker(
                 qpus={"q": QpuSettings(name="q", backend="fake")},
                 ledger=ledger,
                 clock=lambda: datetime.now(UTC),
@@ -77,7 +77,7 @@ def at_a_site(
     return asyncio.run(live())
 
 
-async def hand_in(site: SiteBroker, number: int = 0, payer: Payer = ADA) -> JobView:
+async def hand_in(site: Broker, number: int = 0, payer: Payer = ADA) -> JobView:
     made = JobRequest(run=payer.user, call=number, qpu="q", project=payer.project)
     return (await site.submit(made, payer.user, CheckedPayload.of(payload())))[0]
 
@@ -85,7 +85,7 @@ async def hand_in(site: SiteBroker, number: int = 0, payer: Payer = ADA) -> JobV
 def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> None:
     limits = some_limits(open_jobs_per_user=2, open_jobs_per_project=3)
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         await site.drain("q", "olga", "full")
         first = await hand_in(site, 0)
         await hand_in(site, 1)
@@ -101,7 +101,7 @@ def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> Non
 
     at_a_site(tmp_path, work, limits=limits)
 
-    async def again(site: SiteBroker) -> None:
+    async def again(site: Broker) -> None:
         with pytest.raises(TooManyJobs):
             await hand_in(site, 3)
 
@@ -109,7 +109,7 @@ def test_open_jobs_of_a_user_and_of_a_project_are_limited(tmp_path: Path) -> Non
 
 
 def test_calls_in_flight_do_not_exceed_the_limit_together(tmp_path: Path) -> None:
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         await site.drain("q", "olga", "full")
         calls = (hand_in(site, number) for number in range(12))
         answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -124,7 +124,7 @@ def test_what_is_stored_within_a_day_is_limited(tmp_path: Path) -> None:
     size = len(payload().to_bytes())
     limits = some_limits(stored_per_user=2 * size, stored_per_project=3 * size)
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         for number in range(2):
             await site.wait((await hand_in(site, number)).id, 30)
         with pytest.raises(StorageFull, match=naming("ada")):
@@ -139,7 +139,7 @@ def test_what_is_stored_within_a_day_is_limited(tmp_path: Path) -> None:
 
 
 def test_a_reserve_of_the_disk_is_left_to_jobs_that_run(tmp_path: Path) -> None:
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         running = await hand_in(site)
         free = 10**6
         site.quotas.free_bytes = lambda: free
@@ -218,7 +218,7 @@ def test_the_broker_goes_on_when_its_ledger_can_be_written_again(
 ) -> None:
     monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         ledger = Unwritable(site.ledger)
         running = await hand_in(site)
         ledger.failing = True
@@ -255,7 +255,7 @@ def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(
     monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
     limits = some_limits(stored_per_user=2 * len(payload().to_bytes()))
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         ledger = Unwritable(site.ledger)
         ledger.failing = True
         first = asyncio.ensure_future(site.drain("q", "olga", "to begin the stall"))
@@ -264,6 +264,7 @@ def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(
         for _ in range(5):
             with pytest.raises(LedgerUnwritable):
                 await hand_in(site)
+        await asyncio.sleep(0)
         assert not site.service.contents.payloads
         ledger.failing = False
         await asyncio.gather(first, return_exceptions=True)
@@ -279,7 +280,7 @@ def test_a_call_that_is_refused_after_the_ledger_was_away_stops_nothing(
 ) -> None:
     monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         recall, left = site.ledger.recall_for, 3
 
         def away(scope: str, state: BrokerState, event: ev.Event) -> None:
@@ -313,7 +314,7 @@ def test_a_server_that_goes_away_for_long_stops_nothing(
 ) -> None:
     monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.05)
 
-    async def work(site: SiteBroker) -> None:
+    async def work(site: Broker) -> None:
         first = await hand_in(site)
         postgres_server.stop(signal.SIGKILL)
         call = asyncio.ensure_future(hand_in(site, 1))

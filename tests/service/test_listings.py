@@ -14,7 +14,7 @@ from orchestrator.broker.api import jobs as jobs_api
 from orchestrator.broker.api import operations
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.runtime import billing as bookkeeping
-from orchestrator.broker.runtime import site_broker as host
+from orchestrator.broker.runtime import broker as host
 from orchestrator.identity import JobId
 from tests.service.rooms import Room, open_room
 

@@ -18,7 +18,7 @@ from orchestrator.broker.api.logs import LineWriter, json_line, log_entries, tex
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.ledger import LedgerError
-from orchestrator.broker.runtime.commits import Commit
+from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.identity import JobId
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call

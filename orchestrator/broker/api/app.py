@@ -19,7 +19,7 @@ from orchestrator.broker.api.pages import install_pages
 from orchestrator.broker.api.peers import UnixUsers
 from orchestrator.broker.api.problems import ProblemDetails, install_problems
 from orchestrator.broker.api.tokens import TokenFile
-from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.broker.runtime.broker import Broker
 
 __all__ = ["ApiSettings", "create_app"]
 
@@ -40,7 +40,7 @@ class ApiSettings:
     unix_groups: frozenset[str] = frozenset()
 
 
-def create_app(broker: SiteBroker, settings: ApiSettings) -> FastAPI:
+def create_app(broker: Broker, settings: ApiSettings) -> FastAPI:
     """Return the application. The broker is opened when it starts and closed when it ends."""
 
     @asynccontextmanager

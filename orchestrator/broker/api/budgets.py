@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller
+from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Caller, ServedBroker
 from orchestrator.broker.api.problems import DECLARED, declared
 from orchestrator.broker.client.models import ProjectBudget
 from orchestrator.broker.core.access import Forbidden
@@ -59,7 +59,7 @@ router = APIRouter(prefix="/v1", tags=["budgets"], responses=DECLARED, dependenc
 
 
 @router.get("/budgets/projects")
-async def listed(broker: Broker, caller: Caller) -> list[ProjectBudget]:
+async def listed(broker: ServedBroker, caller: Caller) -> list[ProjectBudget]:
     """Return the projects that have a budget and that the caller may see, and how they stand."""
     return [
         ProjectBudget(project=project, budgets=project_budgets(broker, project))
@@ -69,7 +69,7 @@ async def listed(broker: Broker, caller: Caller) -> list[ProjectBudget]:
 
 
 @router.post("/budgets/projects")
-async def limit_project(broker: Broker, caller: Caller, body: ProjectLimit) -> ProjectBudget:
+async def limit_project(broker: ServedBroker, caller: Caller, body: ProjectLimit) -> ProjectBudget:
     """Set or lift a project's budget in one unit; for operators."""
     if not caller.is_operator:
         raise Forbidden(f"user {caller.user!r} is no operator")
@@ -80,7 +80,7 @@ async def limit_project(broker: Broker, caller: Caller, body: ProjectLimit) -> P
 
 @router.get("/budgets/runs")
 async def shown_run(
-    broker: Broker, caller: Caller, run: Annotated[str, Query(pattern=RUN)]
+    broker: ServedBroker, caller: Caller, run: Annotated[str, Query(pattern=RUN)]
 ) -> RunBudget:
     """Return how a run of the caller's stands; another user's run of this id is another run."""
     budgets = broker.service.state.books.status(str(RunAccount(run, caller.user)))
@@ -88,7 +88,7 @@ async def shown_run(
 
 
 @router.post("/budgets/runs", responses=declared(507))
-async def limit_run(broker: Broker, caller: Caller, body: RunLimit) -> RunBudget:
+async def limit_run(broker: ServedBroker, caller: Caller, body: RunLimit) -> RunBudget:
     """Set or lift the budget of a run in one unit. Only the caller's own jobs count in it."""
     broker.quotas.admit_run_budget(caller.user, broker.clock().timestamp())
     account = str(RunAccount(body.run, caller.user))
@@ -98,7 +98,7 @@ async def limit_run(broker: Broker, caller: Caller, body: RunLimit) -> RunBudget
 
 @router.get("/statement", dependencies=[IN_TURN])
 async def stated(
-    broker: Broker,
+    broker: ServedBroker,
     caller: Caller,
     month: Annotated[
         str | None, Query(pattern=_MONTH, description="as 2026-11, in UTC; this one if left out")

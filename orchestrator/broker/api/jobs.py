@@ -14,7 +14,14 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, Json, TypeAdapter
 
 from orchestrator.broker.api.guards import Gate, read_body
-from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
+from orchestrator.broker.api.parts import (
+    IDENTIFIED,
+    IN_TURN,
+    Caller,
+    ServedBroker,
+    known_qpu,
+    written,
+)
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled
@@ -25,7 +32,7 @@ from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter
-from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.identity import JobId
 from orchestrator.names import LINE, RUN
 
@@ -75,7 +82,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, depende
     },
 )
 async def submit(
-    broker: Broker,
+    broker: ServedBroker,
     caller: Caller,
     request: Request,
     asked: Annotated[
@@ -98,7 +105,7 @@ async def submit(
 
 @router.get("", response_model=list[JobView], dependencies=[IN_TURN])
 async def listed(
-    broker: Broker,
+    broker: ServedBroker,
     caller: Caller,
     run: Annotated[str | None, Query(pattern=RUN)] = None,
     state: JobState | None = None,
@@ -113,7 +120,7 @@ async def listed(
 
 
 @router.get("/{job}", response_model=JobView)
-async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
+async def shown(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
     """Return a job, at its end if that comes within ``wait_s``."""
     seen = await _own(broker, caller, job)
     return written(_VIEW.dump_json(await broker.wait(seen.id, wait_s)))
@@ -131,7 +138,7 @@ async def shown(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) 
         **declared(409),
     },
 )
-async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
+async def result(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
     """Return the result once it is there; 409 for a job that ended, or stands, without one."""
     seen = await broker.wait((await _own(broker, caller, job)).id, wait_s)
     if seen.state is JobState.COMPLETED:
@@ -143,14 +150,14 @@ async def result(broker: Broker, caller: Caller, job: _Job, wait_s: _Wait = 0.0)
 
 
 @router.get("/{job}/why", response_model=Explanation)
-async def why(broker: Broker, caller: Caller, job: _Job) -> Response:
+async def why(broker: ServedBroker, caller: Caller, job: _Job) -> Response:
     """Return why a job waits, why it went when it did, and when it will probably run."""
     seen = await _own(broker, caller, job)
     return written(_WHY.dump_json(await broker.why(seen.id)))
 
 
 @router.post("/{job}/cancel")
-async def cancel(broker: Broker, caller: Caller, job: _Job) -> Cancelled:
+async def cancel(broker: ServedBroker, caller: Caller, job: _Job) -> Cancelled:
     """Ask for a job's end, on the QPU too; says so if it was too late."""
     seen = await _own(broker, caller, job)
     accepted = await broker.cancel(seen.id)
@@ -159,7 +166,9 @@ async def cancel(broker: Broker, caller: Caller, job: _Job) -> Cancelled:
 
 
 @router.post("/{job}/resolve", responses=declared(409))
-async def resolve(broker: Broker, caller: Caller, job: _Job, resolution: Resolution) -> JobView:
+async def resolve(
+    broker: ServedBroker, caller: Caller, job: _Job, resolution: Resolution
+) -> JobView:
     """Settle a job's uncertain tasks; for operators."""
     if not caller.is_operator:
         raise Forbidden("only an operator resolves uncertain jobs")
@@ -167,7 +176,7 @@ async def resolve(broker: Broker, caller: Caller, job: _Job, resolution: Resolut
     return await broker.resolve(seen.id, resolution.verdict, caller.user, resolution.reason)
 
 
-async def _own(broker: SiteBroker, identity: Identity, job: str) -> JobView:
+async def _own(broker: Broker, identity: Identity, job: str) -> JobView:
     """Return a job the caller may see; another's is as unknown as one that never was."""
     seen = await broker.view(JobId(job))
     if not identity.may_see(seen.project):

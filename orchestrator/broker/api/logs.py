@@ -17,7 +17,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.codec import to_plain
 from orchestrator.broker.core.records import TaskRecord
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.runtime.commits import Commit
+from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.identity import JobId
 from orchestrator.visible_text import visible_json
 

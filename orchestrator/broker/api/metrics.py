@@ -18,8 +18,8 @@ from orchestrator.broker.api.problems import declared
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.runtime.billing import limited_projects, project_budgets
-from orchestrator.broker.runtime.commits import Commit
-from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.broker.runtime.broker import Broker
+from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.identity import JobId
 
 __all__ = ["BrokerMetrics", "RequestCount", "install_metrics", "router"]
@@ -51,7 +51,7 @@ async def metrics(caller: Caller, request: Request) -> Response:
     return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def install_metrics(app: FastAPI, broker: SiteBroker) -> BrokerMetrics:
+def install_metrics(app: FastAPI, broker: Broker) -> BrokerMetrics:
     """Count what the broker commits and the application answers; `Metrics.watch_lag` is extra."""
     found = BrokerMetrics(broker)
     broker.observers.append(found.observe)
@@ -68,7 +68,7 @@ class BrokerMetrics:
     work alone, however long the ledger is.
     """
 
-    def __init__(self, broker: SiteBroker) -> None:
+    def __init__(self, broker: Broker) -> None:
         """Name all series in a registry of their own."""
         self.registry = CollectorRegistry()
         self._broker = broker

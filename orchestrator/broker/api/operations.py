@@ -13,7 +13,14 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
 from backends.targets import target_to_json
-from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Broker, Caller, known_qpu, written
+from orchestrator.broker.api.parts import (
+    IDENTIFIED,
+    IN_TURN,
+    Caller,
+    ServedBroker,
+    known_qpu,
+    written,
+)
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.client import status as standing
 from orchestrator.broker.client.models import Health, ProjectUse, Whoami
@@ -67,7 +74,7 @@ router = APIRouter(prefix="/v1", tags=["operations"], responses=DECLARED, depend
 
 
 @health_router.get("/health", response_model=Health, responses={503: {"model": Health}})
-async def health(broker: Broker, request: Request) -> Response:
+async def health(broker: ServedBroker, request: Request) -> Response:
     """200 while work is accepted, 503 when not even the ledger is there."""
     states = {name: broker.status(name) for name in broker.qpus}
     missing = [s.name for s in states.values() if s.state == "unavailable"]
@@ -98,7 +105,7 @@ async def whoami(caller: Caller) -> Whoami:
 
 
 @router.get("/qpus")
-async def qpus(broker: Broker, caller: Caller) -> list[QpuStatus]:
+async def qpus(broker: ServedBroker, caller: Caller) -> list[QpuStatus]:
     """Return all QPUs and how they stand; why one cannot be opened is for operators alone."""
     states = [broker.status(name) for name in broker.qpus]
     return [
@@ -110,14 +117,14 @@ async def qpus(broker: Broker, caller: Caller) -> list[QpuStatus]:
 
 
 @router.get("/qpus/{qpu}/target")
-async def target(broker: Broker, qpu: _Qpu) -> dict[str, Any]:
+async def target(broker: ServedBroker, qpu: _Qpu) -> dict[str, Any]:
     """Return what a QPU accepts now."""
     known_qpu(broker, qpu)
     return target_to_json(await broker.target(qpu))
 
 
 @router.post("/qpus/{qpu}/drain")
-async def drain(broker: Broker, caller: Caller, qpu: _Qpu, body: Drain) -> QpuStatus:
+async def drain(broker: ServedBroker, caller: Caller, qpu: _Qpu, body: Drain) -> QpuStatus:
     """Start nothing further on a QPU; for operators."""
     _refuse_users(caller)
     known_qpu(broker, qpu)
@@ -126,7 +133,7 @@ async def drain(broker: Broker, caller: Caller, qpu: _Qpu, body: Drain) -> QpuSt
 
 
 @router.post("/qpus/{qpu}/resume")
-async def resume(broker: Broker, caller: Caller, qpu: _Qpu) -> QpuStatus:
+async def resume(broker: ServedBroker, caller: Caller, qpu: _Qpu) -> QpuStatus:
     """Let a QPU take work again; for operators."""
     _refuse_users(caller)
     known_qpu(broker, qpu)
@@ -135,7 +142,9 @@ async def resume(broker: Broker, caller: Caller, qpu: _Qpu) -> QpuStatus:
 
 
 @router.delete("/leases")
-async def release(broker: Broker, caller: Caller, qpu: _QpuName, lease: _LeaseName) -> Released:
+async def release(
+    broker: ServedBroker, caller: Caller, qpu: _QpuName, lease: _LeaseName
+) -> Released:
     """Let a lease of the caller's go before its time; one that has ended stays as it is."""
     known_qpu(broker, qpu)
     await broker.release(qpu, lease, caller.user)
@@ -143,7 +152,7 @@ async def release(broker: Broker, caller: Caller, qpu: _QpuName, lease: _LeaseNa
 
 
 @router.get("/projects", dependencies=[IN_TURN])
-async def projects(broker: Broker, caller: Caller, request: Request) -> list[ProjectUse]:
+async def projects(broker: ServedBroker, caller: Caller, request: Request) -> list[ProjectUse]:
     """Return what each project used that the caller may see: of jobs, budgets and tokens."""
     entries = request.app.state.gate.tokens.entries()
     members = {project for entry in entries for project in entry.projects}
@@ -156,7 +165,7 @@ async def projects(broker: Broker, caller: Caller, request: Request) -> list[Pro
 
 @router.get("/timeline", response_model=list[Slot], dependencies=[IN_TURN])
 async def timeline(
-    broker: Broker, caller: Caller, hours: Annotated[float, Query(gt=0, le=24 * 31)] = 24.0
+    broker: ServedBroker, caller: Caller, hours: Annotated[float, Query(gt=0, le=24 * 31)] = 24.0
 ) -> Response:
     """Return the tasks of all QPUs in the last hours; whose they are only to whom may know."""
     since = broker.clock() - timedelta(hours=hours)

@@ -9,13 +9,13 @@ from fastapi import Depends, Request, Response
 
 from orchestrator.broker.api.problems import ApiError
 from orchestrator.broker.core.access import Identity
-from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.broker.runtime.broker import Broker
 
-__all__ = ["IDENTIFIED", "IN_TURN", "Broker", "Caller", "known_qpu", "written"]
+__all__ = ["IDENTIFIED", "IN_TURN", "Caller", "ServedBroker", "known_qpu", "written"]
 
 
-async def _broker(request: Request) -> SiteBroker:
-    broker: SiteBroker = request.app.state.broker
+async def _broker(request: Request) -> Broker:
+    broker: Broker = request.app.state.broker
     return broker
 
 
@@ -24,7 +24,7 @@ async def _caller(request: Request) -> Identity:
     return identity
 
 
-Broker = Annotated[SiteBroker, Depends(_broker)]
+ServedBroker = Annotated[Broker, Depends(_broker)]
 # For whole routers: no endpoint of theirs is reached by a stranger.
 IDENTIFIED = Depends(_caller)
 Caller = Annotated[Identity, IDENTIFIED]
@@ -39,7 +39,7 @@ async def _in_turn(request: Request, caller: Caller) -> AsyncIterator[None]:
 IN_TURN = Depends(_in_turn)
 
 
-def known_qpu(broker: SiteBroker, qpu: str) -> None:
+def known_qpu(broker: Broker, qpu: str) -> None:
     """Raise `ApiError` 404 for a QPU that the site does not have."""
     if qpu not in broker.qpus:
         listed = ", ".join(broker.qpus)

@@ -10,7 +10,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.ledger import JobFilter
-from orchestrator.broker.runtime.site_broker import SiteBroker
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.identity import SERVICE_SCOPE, ProjectAccount, account_from_text
 
 __all__ = [
@@ -28,7 +28,7 @@ class UnitUnknown(ValueError):
     """No QPU of the site bills in this unit."""
 
 
-def units(broker: SiteBroker) -> list[str]:
+def units(broker: Broker) -> list[str]:
     """Return the units in which the site's QPUs bill, as far as these could be opened."""
     state = broker.service.state
     billed = {rules.metering.unit for rules in state.rules.values()}
@@ -37,7 +37,7 @@ def units(broker: SiteBroker) -> list[str]:
 
 
 async def set_budget(
-    broker: SiteBroker, account: str, unit: str, amount: float | None, by: str
+    broker: Broker, account: str, unit: str, amount: float | None, by: str
 ) -> list[BudgetStatus]:
     """Limit what an account may spend in all, None lifts the limit; return how it stands then.
 
@@ -54,12 +54,12 @@ async def set_budget(
     return broker.service.state.books.status(account)
 
 
-def project_budgets(broker: SiteBroker, project: str) -> list[BudgetStatus]:
+def project_budgets(broker: Broker, project: str) -> list[BudgetStatus]:
     """Return how a project stands in each unit it was charged or limited in."""
     return broker.service.state.books.status(str(ProjectAccount(project)))
 
 
-async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str, ProjectTotals]:
+async def all_uses(broker: Broker, members: Iterable[str] = ()) -> dict[str, ProjectTotals]:
     """Return what each project used so far, those that have but a budget or members included.
 
     members: projects that somebody's token is for.
@@ -70,7 +70,7 @@ async def all_uses(broker: SiteBroker, members: Iterable[str] = ()) -> dict[str,
     return uses
 
 
-def limited_projects(broker: SiteBroker) -> list[str]:
+def limited_projects(broker: Broker) -> list[str]:
     """Return the projects that have a budget."""
     accounts = (
         account_from_text(name)
@@ -81,7 +81,7 @@ def limited_projects(broker: SiteBroker) -> list[str]:
 
 
 async def monthly_statement(
-    broker: SiteBroker, month: str, projects: tuple[str, ...] | None
+    broker: Broker, month: str, projects: tuple[str, ...] | None
 ) -> list[StatementLine]:
     """Return what was charged in a month (UTC, as ``2026-11``); None for all projects."""
     begin, end = month_bounds(month)

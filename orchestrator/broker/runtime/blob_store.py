@@ -18,6 +18,7 @@ from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.runtime.assembly import job_result, task_payload
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.identity import JobId, reuse_tag
 
 __all__ = ["AT_HAND_BYTES", "Contents"]
@@ -103,15 +104,17 @@ class Contents:
             if len(self.state.tasks[tag].jobs) == 1:
                 self.results.pop(tag, None)
 
-    def drop_refused(self, event: ev.Event | None) -> None:
+    def drop_unknown(self, job: JobId) -> None:
         """Drop the payload of a job that was not accepted."""
-        if isinstance(event, ev.JobSubmitted) and event.job not in self.state.jobs:
-            self.payloads.pop(event.job, None)
+        if job not in self.state.jobs:
+            self.payloads.pop(job, None)
 
-    def put(self, job: JobId, payload: bytes) -> None:
-        """Have a small payload at hand; a large one is read from the ledger when it is needed."""
-        if len(payload) <= AT_HAND_BYTES:
-            self.payloads[job] = payload
+    def put(self, job: JobId, payload: CheckedPayload) -> None:
+        """Have a payload at hand; the bytes of a large one are read from the ledger when needed."""
+        if payload.payload is not None:
+            self.payloads[job] = payload.payload
+        elif len(payload.data) <= AT_HAND_BYTES:
+            self.payloads[job] = payload.data
 
     def task_payload(self, parts: Sequence[ev.Part]) -> Payload:
         """Return what a task of these parts carries; blocks, so not on the loop."""

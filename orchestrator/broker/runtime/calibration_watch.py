@@ -1,4 +1,4 @@
-"""What a broker sees to while it runs: calibrations that change, and calendars that go on."""
+"""Watches each QPU for new calibrations and changes of its calendar while a broker runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.broker.runtime.site_rules import SETTLING, calendar_of
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import QpuSettings
 
-__all__ = ["Upkeep"]
+__all__ = ["CalibrationWatch"]
 
 _EVERY_S = 30.0
 _SHORTEST_S = 0.1
@@ -24,50 +24,52 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Upkeep:
-    """Looks at each QPU every so often, and whenever a closure ends. Lives on the broker's loop.
+class CalibrationWatch:
+    """Reads each QPU's target every ``every_s`` seconds, and whenever a closure ends.
 
-    every_s: seconds between looks.
+    Lives on the broker's loop. _calibrations: the last id that was read, by QPU.
     """
 
     service: BrokerService
     every_s: float = _EVERY_S
-    _seen: dict[str, str] = field(default_factory=dict)
-    _looking: list[asyncio.Task[None]] = field(default_factory=list)
+    _calibrations: dict[str, str] = field(default_factory=dict)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def watch(self, settings: QpuSettings, backend: Backend) -> None:
-        """Look after a QPU from now on. Raises `LedgerError`, and what ``target`` raises."""
-        if settings.name in self._seen:
+        """Watch a QPU from now on. Raises `LedgerError`, and what ``target`` raises."""
+        if settings.name in self._calibrations:
             return
         await self.note(settings.name, await asyncio.to_thread(backend.target))
-        self._looking.append(
-            asyncio.create_task(self._look_after(settings, backend, self.service.clock()))
-        )
+        self._tasks.append(asyncio.create_task(self._poll(settings, backend, self.service.clock())))
 
     async def note(self, qpu: str, target: Target) -> None:
-        """Tell the state machine if the QPU was calibrated anew. Raises `LedgerError`."""
-        calibration, before = target.calibration.id, self._seen.get(qpu, "")
+        """Post an event if the QPU was calibrated anew. Raises `LedgerError`."""
+        calibration, before = target.calibration.id, self._calibrations.get(qpu, "")
         if calibration == before:
             return
-        self._seen[qpu] = calibration
+        self._calibrations[qpu] = calibration
         if before or self._contradicts(qpu, calibration):
             event = ev.QpuRecalibrated(qpu=qpu, calibration=calibration, before=before)
             try:
                 await self.service.post(event)
-            except LedgerError:  # it is to be told at the next look
-                del self._seen[qpu]
+            except LedgerError:  # post it after the next reading
+                del self._calibrations[qpu]
                 if before:
-                    self._seen[qpu] = before
+                    self._calibrations[qpu] = before
                 raise
 
+    def is_known(self, qpu: str, target: Target) -> bool:
+        """Whether `note` would do nothing; from any thread."""
+        return self._calibrations.get(qpu) == target.calibration.id
+
     async def close(self) -> None:
-        """Stop looking."""
-        for task in self._looking:
+        """Stop all polling."""
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._looking, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _contradicts(self, qpu: str, calibration: str) -> bool:
-        """Whether an earlier broker left something that holds another calibration for the QPU's."""
+        """Whether an earlier broker left a job or a history of another calibration."""
         state = self.service.state
         history = state.histories.get(qpu)
         if history is not None and calibration in history.outdated:
@@ -78,32 +80,32 @@ class Upkeep:
             if record.submitted.qpu == qpu and record.ended_at is None
         )
 
-    async def _look_after(
-        self, settings: QpuSettings, backend: Backend, renewed_at: datetime
-    ) -> None:
-        stamp = None  # the file may have changed since the rules were made: the first look reads it
+    async def _poll(self, settings: QpuSettings, backend: Backend, renewed_at: datetime) -> None:
+        stamp = None  # the file may have changed since the rules were made
         while True:
             await asyncio.sleep(self._pause_s(settings.name))
-            before = self._seen.get(settings.name)
+            before = self._calibrations.get(settings.name)
             try:
                 target = await asyncio.to_thread(backend.target)
             except Exception as error:  # noqa: BLE001  # a foreign backend; it is asked again
-                _log.info("QPU %s does not tell its target: %s", settings.name, error)
+                _log.info("the target of QPU %s cannot be read: %s", settings.name, error)
                 continue
             try:
-                if self._seen.get(settings.name) == before:  # else somebody has looked later
+                if (
+                    self._calibrations.get(settings.name) == before
+                ):  # else `note` was called meanwhile
                     await self.note(settings.name, target)
                 now, found = self.service.clock(), await asyncio.to_thread(_stamp, settings)
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:
                     await self._renew(settings, target, now)
                     renewed_at, stamp = now, found
             except LedgerUnwritable:
-                continue  # it will be; until then the broker stands still
+                continue  # until it can be written
             except LedgerError:
-                return  # the broker has stopped, and says so itself
+                return  # the broker has stopped
 
     async def _renew(self, settings: QpuSettings, target: Target, now: datetime) -> None:
-        """Write the calendar out anew; one that cannot be read leaves the old one in force."""
+        """Expand the calendar anew; the old one stays in force if that fails."""
         try:
             calendar = await asyncio.to_thread(calendar_of, settings, target, now)
         except ConfigError as error:

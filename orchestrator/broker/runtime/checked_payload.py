@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 from backends.api import PayloadRejected, Target
 from backends.frames import pack, unpack
@@ -19,6 +19,7 @@ class CheckedPayload:
     """A payload that was read once, in its canonical bytes.
 
     unfit: why the QPU that it is meant for can never run it, None if it can.
+    payload: as it was read, where that was in this process.
     """
 
     kind: str
@@ -27,6 +28,7 @@ class CheckedPayload:
     pubs: tuple[PubShape, ...]
     data: bytes
     unfit: str | None = None
+    payload: Payload | None = field(default=None, compare=False)
 
     @classmethod
     def of(cls, payload: Payload, target: Target | None = None) -> CheckedPayload:
@@ -45,6 +47,7 @@ class CheckedPayload:
             pubs=pub_shapes(payload),
             data=payload.to_bytes(),
             unfit=unfit,
+            payload=payload,
         )
 
     def to_bytes(self) -> bytes:

@@ -1,4 +1,4 @@
-"""A broker inside the flow's own process, for one run, over a ledger file it may share."""
+"""The broker of one run, in a thread of the flow's own process."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 
-from backends.api import Backend, Target, TaskCancelled
+from backends.api import Backend, QpuUnavailable, Target, TaskCancelled
 from backends.payloads import Payload
 from orchestrator.broker.client.protocol import job_error
+from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import JobRequest
-from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime.admission import job_submitted
-from orchestrator.broker.runtime.calibration_watch import Upkeep
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.broker.runtime.event_loop import BrokerService
-from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId, RunAccount, lock_file_name
 
@@ -34,7 +32,7 @@ __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 
 T = TypeVar("T")
 _CLOSE_S = 5.0
-_LOOK_S = 0.001
+_LOCK_PAUSE_S = 0.001
 _CLOSED = "the broker of this run is closed"
 
 
@@ -52,10 +50,10 @@ class RunBusy(ValueError):
 
 
 class EmbeddedBroker:
-    """The broker of one run in this process (see `BrokerClient` for the calls).
+    """A `Broker` on a thread of this process, with the lock of its run; any thread may call.
 
-    open_backend: builds the backend of a QPU by name, when it is first used; also called for
-    QPUs on which tasks of an earlier, dead process may still run. settings: of a QPU by name.
+    See `BrokerClient` for the calls. open_backend: builds the backend of a QPU by name, when it is
+    first used; also called for QPUs on which tasks of an earlier, dead process may still run.
     """
 
     def __init__(
@@ -64,19 +62,17 @@ class EmbeddedBroker:
         run: str,
         state_dir: Path,
         open_backend: Callable[[str], Backend],
-        settings: Callable[[str], QpuSettings],
+        qpus: Mapping[str, QpuSettings],
     ) -> None:
         """Take note of the arguments; `open` does the work."""
         self._run = run
         self._state_dir = state_dir
         self._open_backend = open_backend
-        self._settings = settings
-        self._backends: dict[str, Backend] = {}
-        self._lock = threading.Lock()
+        self._qpus = qpus
         self._closed = False
         self._lock_file: IO[str] | None = None
         self._ledger: Ledger | None = None
-        self._service: BrokerService | None = None
+        self._broker: Broker | None = None
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread
 
@@ -90,24 +86,26 @@ class EmbeddedBroker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="hpcqc-broker", daemon=True)
         self._thread.start()
-        self._service = self._on_loop(self._start_service(self._ledger))
-        for record in tuple(self._service.state.jobs.values()):
-            if record.open:
-                self.backend(record.submitted.qpu)
-        if self._service.state.asleep:
-            self._on_loop(self._service.post(ev.BrokerOpened(resume=False)))
+        self._broker = Broker(
+            qpus=self._qpus,
+            ledger=self._ledger,
+            clock=lambda: datetime.now(UTC),
+            open_backend=self._open_backend,
+            scope=self._run,
+            limits=None,
+        )
+        with _own_words():
+            self._on_loop(self._broker.open_embedded())
         return self
 
     def backend(self, qpu: str) -> Backend:
         """Return the backend of a QPU, built at its first use and shared from then on."""
-        with self._lock:
-            if qpu not in self._backends:
-                if self._closed:
-                    raise TaskCancelled(_CLOSED)
-                backend = self._open_backend(qpu)
-                self._on_loop(self._attach(qpu, backend))
-                self._backends[qpu] = backend
-            return self._backends[qpu]
+        broker = self._running
+        opened = broker.opened(qpu)
+        if opened is not None:
+            return opened
+        with _own_words():
+            return self._on_loop(broker.backend(qpu))
 
     def target(self, qpu: str) -> Target:
         """See `BrokerClient.target`."""
@@ -121,39 +119,41 @@ class EmbeddedBroker:
 
     def submit(self, request: JobRequest, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
-        self.backend(request.qpu)
-        content = CheckedPayload.of(payload)  # here, for the loop serves other callers meanwhile
-        reuse = self._reuse(request, content) if request.may_reuse else None
-        backend = self._settings(request.qpu).backend
-        submitted = job_submitted(request, content, backend, reuse=reuse)
+        target = self.target(request.qpu)
+        checked = CheckedPayload.of(payload, target)  # here: the loop serves other callers
+        broker = self._running
+        if not broker.watch.is_known(request.qpu, target):
+            self._on_loop(broker.watch.note(request.qpu, target))
+        reuse = broker.reuse(request, checked, target) if request.may_reuse else None
         written: Future[None] = Future()
+
+        def admit() -> None:
+            try:
+                self._running.admit(request, "", checked, target, reuse, written)
+            except Exception as error:  # noqa: BLE001  # raised to the caller below
+                written.set_exception(error)
+
         try:
-            self._loop.call_soon_threadsafe(self._accept, submitted, payload, content.data, written)
+            self._loop.call_soon_threadsafe(admit)
         except RuntimeError as error:  # the loop is closed
             raise TaskCancelled(_CLOSED) from error
         written.result()
-        return submitted.job
+        return request.job_id(checked.digest)
 
     def limit(self, unit: str, amount: float | None) -> None:
         """Let the run cost so much of a unit in all; None takes the limit away."""
         account = str(RunAccount(self._run))
         event = ev.BudgetSet(account=account, unit=unit, amount=amount, by="run")
-        self._on_loop(self._running_service.post(event))
+        self._on_loop(self._running.service.post(event))
 
     def is_limited(self) -> bool:
         """Whether the run has a budget in any unit, set now or by an earlier process."""
-        budgets = self._running_service.state.books.status(str(RunAccount(self._run)))
+        budgets = self._running.service.state.books.status(str(RunAccount(self._run)))
         return any(budget.amount is not None for budget in budgets)
-
-    def _reuse(self, request: JobRequest, payload: CheckedPayload) -> ev.Reuse:
-        target = self.backend(request.qpu).target()
-        key = reuse_key(payload, self._settings(request.qpu), target, "")
-        source = self._running_service.contents.source(key)
-        return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""
-        service = self._running_service
+        service = self._running.service
         service.wait_for(job).result(timeout_s)
         view = self.view(job)
         if view.state is not JobState.COMPLETED:
@@ -164,23 +164,24 @@ class EmbeddedBroker:
 
     def cancel(self, job: JobId) -> bool:
         """See `BrokerClient.cancel`."""
-        return self._on_loop(self._cancel(job))
+        return self._on_loop(self._running.cancel(job))
 
     def release(self, qpu: str, lease: str) -> None:
         """See `BrokerClient.release`."""
-        event = ev.LeaseClosed(lease=lease, qpu=qpu, reason="released", at=datetime.now(UTC))
-        self._on_loop(self._running_service.post(event))
+        self._on_loop(self._running.release(qpu, lease))
 
     def view(self, job: JobId) -> JobView:
         """See `BrokerClient.view`."""
-        state = self._running_service.state
-        return job_view(state.jobs[job], state.tasks)
+        view = self._running.view_at_hand(job)
+        if view is None:
+            raise JobUnknown(f"no job {job!r}")
+        return view
 
     def cancel_all(self) -> int:
         """Cancel every open job; return how many there were."""
-        if self._service is None or self._closed:
+        if self._broker is None or self._closed:
             return 0
-        jobs = [job for job, record in self._service.state.jobs.items() if not record.held]
+        jobs = [job for job, record in self._broker.service.state.jobs.items() if not record.held]
         return sum(self.cancel(job) for job in jobs)
 
     def close(self) -> None:
@@ -188,8 +189,8 @@ class EmbeddedBroker:
         if self._closed:
             return
         self._closed = True
-        if self._service is not None:
-            self._on_loop(self._shut(self._service))
+        if self._broker is not None:
+            self._on_loop(self._broker.close(cancel_s=_CLOSE_S))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_CLOSE_S)
         if self._ledger is not None:
@@ -205,61 +206,10 @@ class EmbeddedBroker:
         self._loop.close()
 
     @property
-    def _running_service(self) -> BrokerService:
-        if self._service is None or self._closed:
+    def _running(self) -> Broker:
+        if self._broker is None or self._closed:
             raise TaskCancelled(_CLOSED)
-        return self._service
-
-    async def _start_service(self, ledger: Ledger) -> BrokerService:
-        service = BrokerService(scope=self._run, ledger=ledger, clock=lambda: datetime.now(UTC))
-        self._serving = asyncio.ensure_future(service.serve())
-        self._upkeep = Upkeep(service)
-        return service
-
-    async def _attach(self, qpu: str, backend: Backend) -> None:
-        self._running_service.attach(self._settings(qpu), backend)
-        await self._upkeep.watch(self._settings(qpu), backend)
-
-    def _accept(
-        self, submitted: ev.JobSubmitted, payload: Payload, data: bytes, written: Future[None]
-    ) -> None:
-        """Take a call in, on the loop; a coroutine would cost each call a tenth of a millisecond."""
-        try:
-            service = self._running_service
-            record = service.state.jobs.get(submitted.job)
-            if record is None:
-                service.contents.payloads[submitted.job] = payload
-                service.put(submitted, {submitted.digest: data}, written)
-            elif record.held or record.state in (JobState.FAILED, JobState.CANCELLED):
-                service.contents.payloads[submitted.job] = payload
-                resumed = ev.JobResumed(job=submitted.job, calibration=submitted.calibration)
-                service.put(resumed, {}, written)
-            else:
-                written.set_result(None)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told
-            written.set_exception(error)
-
-    async def _cancel(self, job: JobId) -> bool:
-        service = self._running_service
-        if service.state.jobs[job].state.is_final:
-            return False
-        await service.post(ev.JobCancelRequested(job=job))
-        return True
-
-    async def _shut(self, service: BrokerService) -> None:
-        await self._upkeep.close()
-        open_jobs = [
-            job
-            for job, record in service.state.jobs.items()
-            if not record.state.is_final and not record.held
-        ]
-        waiters = [asyncio.wrap_future(service.wait_for(job)) for job in open_jobs]
-        posts = [service.post(ev.JobCancelRequested(job=job)) for job in open_jobs]
-        if open_jobs:
-            await asyncio.gather(*posts, return_exceptions=True)
-            await asyncio.wait(waiters, timeout=_CLOSE_S)
-        self._serving.cancel()
-        await service.close()
+        return self._broker
 
     def _on_loop(self, work: Coroutine[Any, Any, T]) -> T:
         try:
@@ -270,15 +220,24 @@ class EmbeddedBroker:
         return waiting.result()
 
 
+@contextmanager
+def _own_words() -> Iterator[None]:
+    """Raise why a QPU cannot be opened: the user of the process is its operator."""
+    try:
+        yield
+    except QpuUnavailable as error:
+        raise error.__cause__ or error from None
+
+
 def _lock_run(state_dir: Path, run: str) -> IO[str]:
     folder = state_dir / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / lock_file_name(run)).open("a+")
     try:
         while not _locked(lock, fcntl.LOCK_EX):
-            # Where a shared lock is granted, somebody only looks whether the run is open.
+            # Where a shared lock is granted, another process only checks whether the run is open.
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            time.sleep(_LOOK_S)
+            time.sleep(_LOCK_PAUSE_S)
     except OSError as error:
         lock.seek(0)
         holder = lock.read().strip() or "unknown"

@@ -28,13 +28,12 @@ from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.assembly import part_results
 from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
-from orchestrator.broker.runtime.commits import Commit
 from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
 
-__all__ = ["BrokerService"]
+__all__ = ["BrokerService", "Commit"]
 
 _CALL_THREADS = 16
 _WAIT_THREADS = 64
@@ -54,6 +53,16 @@ _log = logging.getLogger(__name__)
 
 # Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
 _Written = asyncio.Future[None] | Future[None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """Events that were written in one transaction, or could not be, and then ``error`` says why."""
+
+    events: tuple[ev.Event, ...]
+    at: datetime
+    duration_s: float
+    error: LedgerError | None = None
 
 
 @dataclass(slots=True)
@@ -341,7 +350,6 @@ class BrokerService:
             if outcome.refused is not None:
                 if item.written is not None and not item.written.done():
                     item.written.set_exception(outcome.refused)
-                self.contents.drop_refused(item.event)
                 continue
             accepted.append(item)
             events += [(event, at) for event in outcome.events]

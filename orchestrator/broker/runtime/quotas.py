@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from orchestrator.broker.core.state import BrokerState
@@ -64,24 +63,12 @@ class Quotas:
                 for _, holder in self._of(record.submitted.user, record.submitted.project):
                     holder.jobs.add(job)
 
-    @contextmanager
-    def admitted(
-        self, job: JobId, user: str, project: str, size: int, now_s: float
-    ) -> Iterator[None]:
-        """Count a job in that is stored inside, or raise `TooManyJobs` or `StorageFull`.
+    def admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
+        """Count a job that is about to be stored, until `arrived` is called for it.
 
-        A call that is made again, since the ledger could not be written, is counted once.
+        A call that is made again, since the ledger could not be written, is counted once. Raises
+        `TooManyJobs`, `StorageFull`.
         """
-        self._admit(job, user, project, size, now_s)
-        self._arriving[job] += 1
-        try:
-            yield
-        finally:
-            self._arriving[job] -= 1
-            if not self._arriving[job]:
-                del self._arriving[job]
-
-    def _admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
         self._check_reserve(size)
         limits = self.limits
         for (kind, name), holder in self._of(user, project):
@@ -109,6 +96,13 @@ class Quotas:
                 holder.stored.append((now_s, size))
                 holder.stored_bytes += size
             holder.jobs.add(job)
+        self._arriving[job] += 1
+
+    def arrived(self, job: JobId) -> None:
+        """Note that the job is known to the state machine, or is not stored after all."""
+        self._arriving[job] -= 1
+        if not self._arriving[job]:
+            del self._arriving[job]
 
     def admit_run_budget(self, user: str, now_s: float) -> None:
         """Count a budget in that a user sets for a run, or raise `StorageFull`."""

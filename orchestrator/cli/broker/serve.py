@@ -98,14 +98,14 @@ def _tell_ready(broker: Any) -> dict[str, int]:
 def _broker(site: Site, ledger: Any) -> Any:
     from backends import registry
     from backends.api import Backend
-    from orchestrator.broker.runtime.site_broker import SiteBroker
+    from orchestrator.broker.runtime.broker import Broker
 
     def open_backend(qpu: str) -> Backend:
         settings = site.qpu(qpu)
         options = resolve_secrets(settings.options)
         return registry.create(settings.backend, options, state_dir=site.state_dir / "qpus" / qpu)
 
-    return SiteBroker(
+    return Broker(
         qpus=site.qpus,
         ledger=ledger,
         clock=lambda: datetime.now(UTC),

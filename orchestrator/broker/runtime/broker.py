@@ -1,4 +1,4 @@
-"""One site's QPUs behind one ledger, for many clients: the service without its HTTP."""
+"""The broker: one ledger scope and its QPUs, for one run in its process or for a site's users."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import contextlib
 import logging
 from collections import ChainMap
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from backends.api import (
     Backend,
@@ -34,24 +34,21 @@ from orchestrator.broker.core.explain import Explanation, explain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.rules import Calendar
-from orchestrator.broker.core.snapshot import ended_job
+from orchestrator.broker.core.snapshot import EndedJob, ended_job
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter, Ledger, LedgerError
-from orchestrator.broker.runtime.admission import job_submitted
-from orchestrator.broker.runtime.calibration_watch import Upkeep
+from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.broker.runtime.commits import Commit
-from orchestrator.broker.runtime.event_loop import BrokerService
+from orchestrator.broker.runtime.event_loop import BrokerService, Commit
 from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
+from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audience
 
-__all__ = [
-    "SiteBroker",
-]
+__all__ = ["Broker"]
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 10.0
@@ -61,82 +58,128 @@ _JOBS_AT_START = 100_000
 # So many jobs are looked at, and so many views made, before others have the event loop again:
 # 1 µs and 30 µs each.
 _LOOKED_AT, _VIEWED = 10_000, 500
+_REQUEST = tuple(one.name for one in fields(JobRequest))
 _Item = TypeVar("_Item")
 
 
 @dataclass(eq=False)
-class SiteBroker:
-    """All QPUs of a site for all its users. Lives on one event loop; `open` starts it.
+class Broker:
+    """Admits jobs to QPUs, shows and ends them. Lives on one event loop; `open` starts it.
 
     open_backend: builds a QPU's backend, on a thread. One that cannot be built is shown as
     unavailable with the reason and tried again when it is next asked for.
+    scope: the part of the ledger that it owns. A service's jobs go on by themselves after a restart,
+    a run's when they are asked for again.
+    observers: called with every commit, on the loop; see `BrokerService.observe`.
+    limits: what users may have at a time; None where one process is the only user.
     sharing: projects that use each other's results again, where a stage asks; others only their own.
-    observers: told of every commit, on the loop; see `BrokerService.observe`.
+    intake: reads the payloads of users, who are not trusted.
     """
 
     qpus: Mapping[str, QpuSettings]
     ledger: Ledger
     clock: Callable[[], datetime]
     open_backend: Callable[[str], Backend]
+    scope: str = SERVICE_SCOPE
     observers: list[Callable[[Commit], None]] = field(default_factory=list)
+    limits: BrokerLimits | None = field(default_factory=BrokerLimits)
     sharing: frozenset[str] = frozenset()
     intake: Intake = field(default_factory=Intake)
-    limits: BrokerLimits = field(default_factory=BrokerLimits)
     service: BrokerService = field(init=False)
-    upkeep: Upkeep = field(init=False)
+    watch: CalibrationWatch = field(init=False)
     quotas: Quotas = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
     _arrivals: dict[JobId, asyncio.Future[JobState]] = field(default_factory=dict)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _serving: asyncio.Task[None] | None = None
-    _writer: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
-    )
+    _writer: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
-        """Take up what the ledger holds, open every QPU, and begin to work.
+        """Take up what the ledger holds, open every QPU, and begin to work as a service.
 
         Raises ``LedgerError``. What an earlier process left open is looked for on its QPU.
         """
-        loop = asyncio.get_running_loop()
-        self.service = await loop.run_in_executor(
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
+        self.service = await asyncio.get_running_loop().run_in_executor(
             self._writer,
-            lambda: BrokerService(
-                scope=SERVICE_SCOPE,
-                ledger=self.ledger,
-                clock=self.clock,
-                writer=self._writer,
-                checkpoint_every=_EVENTS_PER_CHECKPOINT,
-                keeps_trying=True,
-                observe=self._observe,
+            lambda: self._new_service(
+                writer=self._writer, checkpoint_every=_EVENTS_PER_CHECKPOINT, keeps_trying=True
             ),
         )
-        self.quotas = Quotas(
-            limits=self.limits,
-            state=lambda: self.service.state,
-            free_bytes=lambda: self.ledger.free_bytes,
-        )
-        self.quotas.restore()
-        self.upkeep = Upkeep(self.service)
         await self.service.checkpoint(most=_JOBS_AT_START)
-        self._serving = asyncio.create_task(self.service.serve())
+        self._begin()
         for name in self.qpus:
             with contextlib.suppress(QpuUnavailable):
                 await self.backend(name)
-        if self.service.state.asleep:
-            await self.service.post(ev.BrokerOpened(resume=True))
+        await self._resume(resume=True)
 
-    async def close(self) -> None:
-        """Stop working; what runs on a QPU goes on there and is found again by the next broker."""
+    async def open_embedded(self) -> None:
+        """Take up what the ledger holds and begin to work for one process.
+
+        It commits on the loop, and opens only QPUs with tasks of an earlier, dead process.
+        Raises ``LedgerError``, ``QpuUnavailable``.
+        """
+        self.service = self._new_service()
+        self._begin()
+        for record in tuple(self.service.state.jobs.values()):
+            if record.open:
+                await self.backend(record.submitted.qpu)
+        await self._resume(resume=False)
+
+    def _new_service(self, **options: Any) -> BrokerService:
+        return BrokerService(
+            scope=self.scope,
+            ledger=self.ledger,
+            clock=self.clock,
+            observe=self._observe if self.observers else None,
+            **options,
+        )
+
+    def _begin(self) -> None:
+        if self.limits is not None:
+            self.quotas = Quotas(
+                limits=self.limits,
+                state=lambda: self.service.state,
+                free_bytes=lambda: self.ledger.free_bytes,
+            )
+            self.quotas.restore()
+        self.watch = CalibrationWatch(self.service)
+        self._serving = asyncio.ensure_future(self.service.serve())
+
+    async def _resume(self, *, resume: bool) -> None:
+        if self.service.state.asleep:
+            await self.service.post(ev.BrokerOpened(resume=resume))
+
+    async def close(self, cancel_s: float | None = None) -> None:
+        """Stop working; what runs on a QPU goes on there and is found again by the next broker.
+
+        cancel_s: cancel all open jobs before, and wait so long for their end.
+        """
         self.intake.close()
         if self._serving is None:
             return
-        await self.upkeep.close()
+        await self.watch.close()
+        if cancel_s is not None:
+            await self._cancel_open(cancel_s)
         self._serving.cancel()
         await asyncio.wait([self._serving], timeout=_CLOSE_S)
         await self.service.close()
-        self._writer.shutdown()
+        if self._writer is not None:
+            self._writer.shutdown()
+
+    async def _cancel_open(self, patience_s: float) -> None:
+        service = self.service
+        jobs = [
+            job
+            for job, record in service.state.jobs.items()
+            if not record.state.is_final and not record.held
+        ]
+        if jobs:
+            ends = [asyncio.wrap_future(service.wait_for(job)) for job in jobs]
+            posts = [service.post(ev.JobCancelRequested(job=job)) for job in jobs]
+            await asyncio.gather(*posts, return_exceptions=True)
+            await asyncio.wait(ends, timeout=patience_s)
 
     def _observe(self, commit: Commit) -> None:
         for observer in self.observers:
@@ -145,16 +188,21 @@ class SiteBroker:
             except Exception:  # noqa: BLE001  # what only looks on must not end the work
                 _log.exception("an observer of the broker failed")
 
+    def opened(self, qpu: str) -> Backend | None:
+        """Return the backend of a QPU that is open; from any thread."""
+        return self._backends.get(qpu)
+
     async def backend(self, qpu: str) -> Backend:
-        """Return a QPU's backend. Raises ``QpuUnavailable`` with the reason if it has none now."""
+        """Return a QPU's backend, opened at its first use.
+
+        Raises ``QpuUnavailable`` if it has none now; the cause is not for users.
+        """
         if qpu in self._backends:
             return self._backends[qpu]
         async with self._opening:
             if qpu not in self._backends:
                 try:
-                    backend = await asyncio.to_thread(self.open_backend, qpu)
-                    self.service.attach(self.qpus[qpu], backend)
-                    await self.upkeep.watch(self.qpus[qpu], backend)
+                    backend = await self._opened(qpu)
                 except Exception as error:
                     self._broken[qpu] = f"{type(error).__name__}: {error}"
                     # A vendor's words may hold an address or a secret: they are for operators.
@@ -165,12 +213,21 @@ class SiteBroker:
                 self._backends[qpu] = backend
             return self._backends[qpu]
 
+    async def _opened(self, qpu: str) -> Backend:
+        if qpu not in self.qpus:
+            listed = ", ".join(self.qpus)
+            raise ConfigError(f"the site has no QPU {qpu!r}; it has: {listed or 'none'}")
+        backend = await asyncio.to_thread(self.open_backend, qpu)
+        self.service.attach(self.qpus[qpu], backend)
+        await self.watch.watch(self.qpus[qpu], backend)
+        return backend
+
     async def target(self, qpu: str) -> Target:
         """Return what a QPU accepts now. Raises ``QpuUnavailable``."""
         return await asyncio.to_thread((await self.backend(qpu)).target)
 
     async def take(self, request: JobRequest, user: str, body: IO[bytes]) -> tuple[JobView, bool]:
-        """Take a job in whose payload comes from a stranger; see `submit`.
+        """Submit a job whose payload comes from a user who is not trusted; see `submit`.
 
         Also raises ``PayloadRejected`` for bytes that are no payload, or take too much to read.
         """
@@ -181,58 +238,122 @@ class SiteBroker:
     async def submit(
         self, request: JobRequest, user: str, payload: CheckedPayload
     ) -> tuple[JobView, bool]:
-        """Take a job in; return its job once it is durable, and whether it is a new one.
-
-        Raises ``PayloadRejected`` if the QPU can never run it, ``CalibrationChanged`` if it was
-        prepared for another calibration, ``QpuUnavailable``.
-        """
-        backend = await self.backend(request.qpu)
-        target = backend.target()
-        await self.upkeep.note(request.qpu, target)
+        """Admit a job; return it once it is durable, and whether it is a new one. See `admit`."""
+        target = (await self.backend(request.qpu)).target()
+        await self.watch.note(request.qpu, target)
         job = request.job_id(payload.digest)
-        service, known = self.service, await self._find(job)
-        is_known = known is not None and known.state not in (JobState.FAILED, JobState.CANCELLED)
-        if not is_known and request.calibration not in ("", target.calibration.id):
+        reuse = None
+        if request.may_reuse:
+            reuse = await asyncio.to_thread(self.reuse, request, payload, target)
+        ended = None if job in self.service.state.jobs else await self._ended(job)
+        written = asyncio.get_running_loop().create_future()
+        new = self.admit(request, user, payload, target, reuse, written, ended)
+        await written
+        return await self.view(job), new
+
+    def admit(
+        self,
+        request: JobRequest,
+        user: str,
+        payload: CheckedPayload,
+        target: Target,
+        reuse: ev.Reuse | None,
+        written: asyncio.Future[None] | Future[None],
+        ended: EndedJob | None = None,
+    ) -> bool:
+        """Admit a job on the loop; ``written`` is resolved when it is durable, or cannot be.
+
+        A plain function: a coroutine would cost each call of a run a tenth of a millisecond.
+
+        Args:
+            request: what is asked.
+            user: who asks, empty where one process is the only user.
+            payload: checked against the target.
+            target: what the QPU accepts now.
+            reuse: as `reuse` returned it.
+            written: of this loop, or of another thread.
+            ended: the same job, if it is in the ledger alone.
+
+        Returns:
+            Whether it is a new job. One that failed, or was cancelled, goes on with what is missing.
+
+        Raises:
+            CalibrationChanged: the job was prepared for another calibration.
+            PayloadRejected: the QPU can never run it.
+            TooManyJobs: the user or the project has too many open jobs.
+            StorageFull: the payload has no room.
+        """
+        service, job = self.service, request.job_id(payload.digest)
+        known = service.state.jobs.get(job) or (None if ended is None else ended.job)
+        goes_on = known is not None and not (
+            known.held or known.state in (JobState.FAILED, JobState.CANCELLED)
+        )
+        if not goes_on and request.calibration not in ("", target.calibration.id):
             raise CalibrationChanged(
                 f"QPU {request.qpu!r} was calibrated anew: the job was transpiled for calibration "
                 f"{request.calibration}, and it is {target.calibration.id} now; transpile it again"
             )
         if payload.unfit is not None:
             raise PayloadRejected(payload.unfit)
-        if is_known:
-            return await self.view(job), False
-        size = len(payload.data) if known is None else 0
-        now_s = self.clock().timestamp()
-        with self.quotas.admitted(job, user, request.project, size, now_s):
-            service.contents.put(job, payload.data)
-            if known is not None:
-                await service.post(ev.JobResumed(job=job, calibration=request.calibration))
-                return await self.view(job), False
-            reuse = await self._reuse(request, payload, target) if request.may_reuse else None
-            backend_name = self.qpus[request.qpu].backend
-            submitted = job_submitted(request, payload, backend_name, user=user, reuse=reuse)
-            try:
-                await service.post(submitted, {payload.digest: payload.data})
-            except LedgerError:
-                service.contents.drop_refused(submitted)
-                raise
-        return await self.view(job), True
+        if goes_on:
+            written.set_result(None)
+            return False
+        if self.limits is not None:
+            size = len(payload.data) if known is None else 0
+            now_s = self.clock().timestamp()
+            self.quotas.admit(job, user, request.project, size, now_s)
+            written.add_done_callback(lambda _: self.quotas.arrived(job))
+        service.contents.put(job, payload)
+        if known is not None:
+            resumed = ev.JobResumed(job=job, calibration=request.calibration)
+            service.put(resumed, {}, written)
+            return False
+        service.put(
+            self._submitted(request, user, payload, reuse), {payload.digest: payload.data}, written
+        )
+        written.add_done_callback(lambda _: service.contents.drop_unknown(job))
+        return True
 
-    async def _reuse(
-        self, request: JobRequest, payload: CheckedPayload, target: Target
-    ) -> ev.Reuse:
+    def _submitted(
+        self, request: JobRequest, user: str, payload: CheckedPayload, reuse: ev.Reuse | None
+    ) -> ev.JobSubmitted:
+        asked: dict[str, Any] = {name: getattr(request, name) for name in _REQUEST}
+        if request.lease is not None:
+            asked["lease"] = replace(request.lease, id=_owned(user, request.lease.id))
+        return ev.JobSubmitted(
+            **asked,
+            job=request.job_id(payload.digest),
+            backend=self.qpus[request.qpu].backend,
+            payload_kind=payload.kind,
+            digest=payload.digest,
+            pubs=payload.pubs,
+            num_qubits=payload.num_qubits,
+            user=user,
+            reuse=reuse,
+        )
+
+    def reuse(self, request: JobRequest, payload: CheckedPayload, target: Target) -> ev.Reuse:
+        """Return under which key a result is used again, and whose result there is; blocks."""
         project = request.project
         audience = results_audience(project, shares=project in self.sharing)
         key = reuse_key(payload, self.qpus[request.qpu], target, audience)
-        source = await asyncio.to_thread(self.service.contents.source, key)
+        source = self.service.contents.source(key)
         return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     async def view(self, job: JobId) -> JobView:
         """Return a job as it is now. Raises `JobUnknown`."""
-        found = await self._find(job)
+        found = self.view_at_hand(job)
+        if found is None:
+            ended = await self._ended(job)
+            found = self.view_at_hand(job) or (None if ended is None else ended.view)
         if found is None:
             raise JobUnknown(f"no job {job!r}")
         return found
+
+    def view_at_hand(self, job: JobId) -> JobView | None:
+        """Return a job that is in memory; from any thread."""
+        state = self.service.state
+        return job_view(state.jobs[job], state.tasks) if job in state.jobs else None
 
     async def jobs(self, wanted: JobFilter) -> list[JobView]:
         """Return the jobs of this service that are wanted, in order of submission.
@@ -257,22 +378,17 @@ class SiteBroker:
         ]
         # What is stored apart has ended, so it is not looked through for what has not.
         if state.past and (wanted.state is None or wanted.state.is_final):
-            of_ours = replace(wanted, scope=SERVICE_SCOPE)
+            of_ours = replace(wanted, scope=self.scope)
             return await asyncio.to_thread(
                 lambda: _merged(found, self.ledger.ended(of_ours), here, wanted.limit)
             )
         return found
 
-    async def _find(self, job: JobId) -> JobView | None:
-        state = self.service.state
-        if job in state.jobs:
-            return job_view(state.jobs[job], state.tasks)
-        if not state.past:
+    async def _ended(self, job: JobId) -> EndedJob | None:
+        """Return a job that is in the ledger alone."""
+        if not self.service.state.past:
             return None
-        ended = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
-        if job in state.jobs:  # taken up again meanwhile
-            return job_view(state.jobs[job], state.tasks)
-        return None if ended is None else ended.view
+        return await asyncio.to_thread(self.ledger.ended_job, self.scope, job)
 
     def is_waiting(self, job: JobView) -> bool:
         """Whether a client is to wait on although the job is uncertain."""
@@ -322,22 +438,26 @@ class SiteBroker:
 
     async def result(self, job: JobId) -> bytes:
         """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
-        state = self.service.state
-        if job in state.jobs:
-            ended = ended_job(state, job)
-        else:
-            stored = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
-            if stored is None:
-                raise JobUnknown(f"no job {job!r}")
-            ended = stored
-        contents = self.service.contents
+        ended = await self._over(job)
 
         def encoded() -> bytes:
-            return result_to_bytes(Result(native=contents.result(ended), usage=Usage()))
+            return result_to_bytes(
+                Result(native=self.service.contents.result(ended), usage=Usage())
+            )
 
         data = await asyncio.to_thread(encoded)
-        contents.forget(job)
+        self.service.contents.forget(job)
         return data
+
+    async def _over(self, job: JobId) -> EndedJob:
+        """Return a job that has ended. Raises `JobUnknown`."""
+        state = self.service.state
+        if job in state.jobs:
+            return ended_job(state, job)
+        ended = await self._ended(job)
+        if ended is None:
+            raise JobUnknown(f"no job {job!r}")
+        return ended
 
     async def cancel(self, job: JobId) -> bool:
         """Ask for a job's end, also on the QPU; return False if it was too late."""
@@ -346,22 +466,18 @@ class SiteBroker:
         await self.service.post(ev.JobCancelRequested(job=job))
         return True
 
-    async def release(self, qpu: str, lease: str, user: str) -> None:
-        """Let a user's lease go before its time; one that has ended stays as it is."""
-        event = ev.LeaseClosed(
-            lease=str(OwnedName(user, lease)), qpu=qpu, reason="released", at=self.clock()
-        )
+    async def release(self, qpu: str, lease: str, user: str = "") -> None:
+        """End a user's lease before its time; one that has ended stays as it is."""
+        owned = _owned(user, lease)
+        event = ev.LeaseClosed(lease=owned, qpu=qpu, reason="released", at=self.clock())
         await self.service.post(event)
 
     async def why(self, job: JobId) -> Explanation:
         """Return why a job waits, or went when it did. Raises `JobUnknown`."""
-        await self.view(job)
         state = self.service.state
         if job in state.jobs:
             return explain(state, job, self.clock())
-        ended = await asyncio.to_thread(self.ledger.ended_job, SERVICE_SCOPE, job)
-        if ended is None:
-            raise JobUnknown(f"no job {job!r}")
+        ended = await self._over(job)
         alone = BrokerState()
         alone.recall(ended.job, ended.tasks)
         return replace(explain(alone, job, self.clock()), overtaken_by=None)
@@ -416,6 +532,11 @@ class SiteBroker:
         except LedgerError as error:
             return str(error)
         return None
+
+
+def _owned(user: str, lease: str) -> str:
+    """Return a lease's id with its user, so that users cannot join each other's leases."""
+    return str(OwnedName(user, lease)) if user else lease
 
 
 def _with_forgotten(state: BrokerState) -> Mapping[str, TaskRecord]:
