@@ -13,6 +13,7 @@ from backends.fake import create
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime import embedded
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
+from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.config.site import QpuSettings
 from tests.broker.embedded_rooms import Open
 
@@ -35,7 +36,9 @@ def opened(where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(embedded, "Ledger", SimpleNamespace(open=lambda _: Ledger.open(where)))
     brokers: list[EmbeddedBroker] = []
 
-    def open_broker(rules: dict[str, Any] | None = None, **options: Any) -> EmbeddedBroker:
+    def open_broker(
+        rules: dict[str, Any] | None = None, pacing: Pacing = STANDARD_PACING, **options: Any
+    ) -> EmbeddedBroker:
         folder = tmp_path / "q"
         folder.mkdir(exist_ok=True)
         settings = QpuSettings(name="q", backend="fake", options=options, **(rules or {}))
@@ -44,6 +47,7 @@ def opened(where: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             state_dir=tmp_path,
             open_backend=lambda name: create(options, state_dir=folder),
             qpus={"q": settings},
+            pacing=pacing,
         )
         brokers.append(broker)
         return broker.open()

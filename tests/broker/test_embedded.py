@@ -8,8 +8,8 @@ import pytest
 
 from backends.api import TaskCancelled
 from orchestrator.broker.core.views import JobState
-from orchestrator.broker.runtime import embedded
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
+from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.identity import JobId
 from tests.broker.embedded_rooms import Open, bell, call, counts_of, fake_of, starts
 from tests.patience import PATIENCE_S, until
@@ -84,11 +84,8 @@ def test_closing_cancels_what_is_open_and_frees_those_who_wait(opened: Open) -> 
     assert freed_by_closing(broker, broker.submit(call(), bell()))
 
 
-def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedded, "_CLOSE_S", 0.2)
-    broker = opened(run_s=60)
+def test_those_who_wait_are_freed_even_if_the_backend_does_not_stop(opened: Open) -> None:
+    broker = opened(pacing=Pacing(close_s=0.2), run_s=60)
     fake_of(broker).stop = lambda task: None  # type: ignore[method-assign]
     assert freed_by_closing(broker, broker.submit(call(), bell()))
 

@@ -15,7 +15,7 @@ from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.broker.runtime import qpu_driver as execution
+from orchestrator.broker.runtime.pacing import Pacing
 from tests.broker.embedded_rooms import Open, bell, call, counts_of, die, fake_of, starts
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
@@ -86,12 +86,9 @@ def test_an_uncertain_task_bars_nobody_from_the_qpu(opened: Open) -> None:
     assert broker.view(doubtful).state is JobState.UNCERTAIN
 
 
-def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution, "_FOLLOW_TRIES", 3)
-    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
-    broker = opened(faults=[{"call": "status", "on": list(range(1, 9))}])
+def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(opened: Open) -> None:
+    pacing = Pacing(unread_looks=3, doubtful_s=0.05)
+    broker = opened(pacing=pacing, faults=[{"call": "status", "on": list(range(1, 9))}])
     job = broker.submit(call(), bell())
     with pytest.raises(JobUncertain, match="state"):
         broker.result(job, PATIENCE_S)
@@ -100,11 +97,8 @@ def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(
     assert sum(starts(broker).values()) == 1
 
 
-def test_a_stuck_task_is_in_doubt_after_its_time(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
-    broker = opened(stuck=[1], rules={"longest_task_s": 0.2})
+def test_a_stuck_task_is_in_doubt_after_its_time(opened: Open) -> None:
+    broker = opened(pacing=Pacing(doubtful_s=0.05), stuck=[1], rules={"longest_task_s": 0.2})
     job = broker.submit(call(), bell())
     with pytest.raises(JobUncertain, match=naming("0.2 s")):
         broker.result(job, PATIENCE_S)
@@ -112,10 +106,13 @@ def test_a_stuck_task_is_in_doubt_after_its_time(
 
 
 def test_by_rule_a_doubtful_task_fails_and_its_late_end_is_only_recorded(
-    opened: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    opened: Open, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
-    broker = opened(run_s=0.6, rules={"longest_task_s": 0.2, "uncertain": "fail"})
+    broker = opened(
+        pacing=Pacing(doubtful_s=0.05),
+        run_s=0.6,
+        rules={"longest_task_s": 0.2, "uncertain": "fail"},
+    )
     job = broker.submit(call(), bell())
     with pytest.raises(TaskFailed, match=naming("0.2 s")):
         broker.result(job, PATIENCE_S)
@@ -126,11 +123,12 @@ def test_by_rule_a_doubtful_task_fails_and_its_late_end_is_only_recorded(
     assert sum(starts(broker).values()) == 1
 
 
-def test_by_rule_the_client_waits_until_a_doubtful_task_is_found(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(execution, "_UNCERTAIN_PAUSE_S", 0.05)
-    broker = opened(run_s=0.6, rules={"longest_task_s": 0.2, "uncertain": "adopt-wait"})
+def test_by_rule_the_client_waits_until_a_doubtful_task_is_found(opened: Open) -> None:
+    broker = opened(
+        pacing=Pacing(doubtful_s=0.05),
+        run_s=0.6,
+        rules={"longest_task_s": 0.2, "uncertain": "adopt-wait"},
+    )
     job = broker.submit(call(), bell())
     until(lambda: broker.view(job).state is JobState.UNCERTAIN)
     assert sum(counts_of(broker, job).values()) == 100
@@ -163,9 +161,7 @@ def test_two_tasks_of_one_id_are_not_taken_for_each_other(
     assert sorted(starts(broker).values()) == [1, 1]
 
 
-def test_a_clock_that_jumps_changes_no_outcome(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_that_jumps_changes_no_outcome(opened: Open) -> None:
     broker = opened(max_shots=30)
     service = broker._broker.service
     assert service is not None

@@ -18,10 +18,10 @@ from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import JobFilter, Ledger
-from orchestrator.broker.runtime import broker as host
 from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
 from tests.errors import naming
@@ -30,11 +30,8 @@ JOBS = 25
 Work = Callable[[Broker], Awaitable[Any]]
 
 
-@pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget at once what has ended, and store a snapshot every few events."""
-    monkeypatch.setattr(service, "_KEPT", timedelta(0))
-    monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 10)
+# Forget at once what has ended, and store a snapshot every few events.
+FORGETFUL = Pacing(ended_s=0.0, checkpoint_events=10, stalled_s=0.01)
 
 
 def payload(shots: int) -> SamplerPayload:
@@ -54,6 +51,7 @@ def at_a_site(where: Path | str, work: Work, **options: object) -> Any:
             ledger=ledger,
             clock=lambda: datetime.now(UTC),
             open_backend=lambda _: create({"coalesces": False, **options}, state_dir=Path()),
+            pacing=FORGETFUL,
         )
         await site.open()
         try:
@@ -163,7 +161,6 @@ def test_after_a_failed_commit_nothing_is_stored(
 def test_a_ledger_that_cannot_be_read_holds_everything_up_until_it_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_STALL_PAUSE_S", 0.01)
 
     async def work(site: Broker) -> None:
         await run_job(site, 0)

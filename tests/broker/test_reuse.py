@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ from backends.results import result_from_bytes
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime import broker as host
-from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime import reuse
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
+from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
@@ -163,7 +162,11 @@ def test_every_part_of_the_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(set(others.values())) == len(others)
 
 
-def at_a_site(where: Path, work: Callable[[Broker], Awaitable[Any]]) -> Any:
+def at_a_site(
+    where: Path,
+    work: Callable[[Broker], Awaitable[Any]],
+    pacing: Pacing = STANDARD_PACING,
+) -> Any:
     """Let a service live as long as some work takes; ``chem`` and ``qml`` share results."""
 
     async def live() -> Any:
@@ -174,6 +177,7 @@ def at_a_site(where: Path, work: Callable[[Broker], Awaitable[Any]]) -> Any:
                 clock=lambda: datetime.now(UTC),
                 open_backend=lambda _: create({}, state_dir=Path()),
                 sharing=frozenset({"chem", "qml"}),
+                pacing=pacing,
             )
             await site.open()
             try:
@@ -208,12 +212,8 @@ def test_projects_share_results_only_if_all_of_them_do(tmp_path: Path) -> None:
     at_a_site(tmp_path / "ledger.sqlite", work)
 
 
-def test_the_result_outlives_its_source_and_the_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "_KEPT", timedelta(0))
-    monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 1)
-    where = tmp_path / "ledger.sqlite"
+def test_the_result_outlives_its_source_and_the_service(tmp_path: Path) -> None:
+    where, forgetful = tmp_path / "ledger.sqlite", Pacing(ended_s=0.0, checkpoint_events=1)
 
     async def first(site: Broker) -> JobView:
         return await paid_by(site, "chem", "a")
@@ -223,6 +223,6 @@ def test_the_result_outlives_its_source_and_the_service(
         view = await paid_by(site, "chem", "b")
         return view, bits(result_from_bytes(await site.result(view.id)).native)
 
-    source = at_a_site(where, first)
-    again, _ = at_a_site(where, second)
+    source = at_a_site(where, first, forgetful)
+    again, _ = at_a_site(where, second, forgetful)
     assert again.source == source.id

@@ -23,11 +23,10 @@ from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime import broker as host
-from orchestrator.broker.runtime import event_loop as service
 from orchestrator.broker.runtime.billing import monthly_statement, set_budget
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, Payer, ProjectAccount
 from orchestrator.transpile import Transpiler
@@ -60,13 +59,18 @@ def site_settings() -> dict[str, QpuSettings]:
     return qpus | {"fake": QpuSettings(name="fake", backend="fake", options=FAKE_OPTIONS)}
 
 
-def open_site(folder: Path, clock: Clock, qpus: Mapping[str, QpuSettings]) -> Broker:
+def open_site(
+    folder: Path,
+    clock: Clock,
+    qpus: Mapping[str, QpuSettings],
+    pacing: Pacing = STANDARD_PACING,
+) -> Broker:
     def open_backend(qpu: str) -> Backend:
         settings = qpus[qpu]
         return registry.create(settings.backend, settings.options, state_dir=folder / qpu)
 
     ledger = Ledger.open(folder / "ledger.sqlite")
-    return Broker(qpus=qpus, ledger=ledger, clock=clock, open_backend=open_backend)
+    return Broker(qpus=qpus, ledger=ledger, clock=clock, open_backend=open_backend, pacing=pacing)
 
 
 def payload(target: Target, qubits: int, shots: int) -> SamplerPayload:
@@ -155,11 +159,9 @@ def formulas(ledger: Ledger, qpus: Mapping[str, QpuSettings]) -> dict[tuple[str,
 @pytest.mark.slow
 @pytest.mark.parametrize("forgetful", [False, True])
 def test_the_statement_of_mixed_work_is_the_sum_of_the_sites_formulas(
-    tmp_path: Path, forgetful: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forgetful: bool
 ) -> None:
-    if forgetful:
-        monkeypatch.setattr(service, "_KEPT", timedelta(0))
-        monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 5)
+    pacing = Pacing(ended_s=0.0, checkpoint_events=5) if forgetful else STANDARD_PACING
     clock, qpus = Clock(datetime(2026, 11, 30, 12, tzinfo=UTC)), site_settings()
 
     async def work(site: Broker) -> dict[str, list[StatementLine]]:
@@ -182,7 +184,7 @@ def test_the_statement_of_mixed_work_is_the_sum_of_the_sites_formulas(
                 assert stands.reserved == pytest.approx(0.0, abs=1e-9)
         return found
 
-    months = in_a_site(tmp_path, clock, qpus, work)
+    months = in_a_site(tmp_path, clock, qpus, work, pacing)
     ledger = Ledger.open(tmp_path / "ledger.sqlite")
     expected = formulas(ledger, qpus)
     ledger.close()
@@ -214,9 +216,10 @@ def in_a_site(
     clock: Clock,
     qpus: Mapping[str, QpuSettings],
     work: Callable[[Broker], Awaitable[Any]],
+    pacing: Pacing = STANDARD_PACING,
 ) -> Any:
     async def live() -> Any:
-        site = open_site(folder, clock, qpus)
+        site = open_site(folder, clock, qpus, pacing)
         await site.open()
         try:
             return await work(site)
@@ -227,11 +230,7 @@ def in_a_site(
     return asyncio.run(live())
 
 
-def test_what_a_run_spent_counts_though_its_jobs_were_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "_KEPT", timedelta(0))
-    monkeypatch.setattr(host, "_EVENTS_PER_CHECKPOINT", 4)
+def test_what_a_run_spent_counts_though_its_jobs_were_forgotten(tmp_path: Path) -> None:
     qpus = {"fake": QpuSettings(name="fake", backend="fake", options={"run_s": 0.01})}
     clock = Clock(datetime(2026, 11, 24, tzinfo=UTC))
 
@@ -245,7 +244,7 @@ def test_what_a_run_spent_counts_though_its_jobs_were_forgotten(
         await set_budget(site, "run:ada/r", "qpu-s", 0.05, "ada")
         assert site.service.state.books.status("run:ada/r")[0].spent == pytest.approx(0.1)
 
-    in_a_site(tmp_path, clock, qpus, work)
+    in_a_site(tmp_path, clock, qpus, work, Pacing(ended_s=0.0, checkpoint_events=4))
     ledger = Ledger.open(tmp_path / "ledger.sqlite")
     restored = ledger.restore(SERVICE_SCOPE).books.status("run:ada/r")
     ledger.close()

@@ -23,6 +23,7 @@ from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger, LedgerUnwritable
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.config.bounds import Rate
 from orchestrator.config.site import QpuSettings, ScheduleSettings, WindowSettings
 from orchestrator.identity import SERVICE_SCOPE
@@ -57,6 +58,7 @@ async def serving(folder: Path, *qpus: QpuSettings) -> AsyncIterator[Broker]:
         open_backend=lambda name: registry.create(
             "fake", by_name[name].options, state_dir=folder / name
         ),
+        pacing=Pacing(watch_s=0.05, stalled_s=0.01),
     )
     await broker.open()
     try:
@@ -139,9 +141,8 @@ OPEN = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//s//EN\r\nEND:VCALENDAR\r\n"
 
 
 def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
 
     async def work() -> None:
         file = tmp_path / "q.ics"
@@ -160,10 +161,7 @@ def test_a_changed_calendar_counts_and_one_that_breaks_does_not(
     played(work)
 
 
-def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
+def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(tmp_path: Path) -> None:
 
     async def work() -> None:
         file = tmp_path / "q.ics"
@@ -176,10 +174,7 @@ def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(
     played(work)
 
 
-def test_a_day_later_the_calendar_is_written_out_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
+def test_a_day_later_the_calendar_is_written_out_anew(tmp_path: Path) -> None:
 
     async def work() -> None:
         daily = WindowSettings(daily="03:00-04:00")
@@ -211,8 +206,6 @@ def test_rules_change_in_turn_with_the_events(tmp_path: Path) -> None:
 def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
-    monkeypatch.setattr("orchestrator.broker.runtime.event_loop._STALL_PAUSE_S", 0.01)
 
     def away(*_: Any) -> None:
         raise LedgerUnwritable("the disk is full")
@@ -246,16 +239,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
     played(work)
 
 
-def _often(service: Any) -> Any:
-    from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
-
-    return CalibrationWatch(service, every_s=0.05)
-
-
-def test_a_service_gives_back_what_waits_when_its_qpu_is_calibrated_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.broker.runtime.broker.CalibrationWatch", _often)
+def test_a_service_gives_back_what_waits_when_its_qpu_is_calibrated_anew(tmp_path: Path) -> None:
 
     async def work() -> None:
         drifting = qpu().model_copy(update={"options": {"drift_every": 1, "run_s": 0.6}})

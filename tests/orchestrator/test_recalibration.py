@@ -60,7 +60,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wearing]
     monkeypatch.setattr(registry, "create", lambda *_, **__: qpu)
     monkeypatch.setattr(
         "orchestrator.broker.runtime.broker.CalibrationWatch",
-        lambda service: CalibrationWatch(service, every_s=0.03),
+        lambda service, every_s: CalibrationWatch(service, every_s=0.03),
     )
     run = Run(
         id="drift",

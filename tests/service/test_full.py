@@ -25,14 +25,15 @@ from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Entries, Ledger, LedgerUnwritable
-from orchestrator.broker.runtime import event_loop as service_module
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, Payer, ProjectAccount
 from tests.errors import naming
 from tests.postgres import PostgresServer
+from tests.service.calls import job_head
 from tests.service.conftest import Start
 from tests.service.rooms import open_room
 
@@ -67,6 +68,7 @@ def at_a_site(
                 clock=lambda: datetime.now(UTC),
                 open_backend=lambda _: create(options, state_dir=folder),
                 limits=limits,
+                pacing=Pacing(stalled_s=0.01),
             )
             await site.open()
             try:
@@ -213,10 +215,7 @@ class Unwritable:
         self.append(scope, entries)
 
 
-def test_the_broker_goes_on_when_its_ledger_can_be_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
+def test_the_broker_goes_on_when_its_ledger_can_be_written_again(tmp_path: Path) -> None:
 
     async def work(site: Broker) -> None:
         ledger = Unwritable(site.ledger)
@@ -249,10 +248,7 @@ def test_the_broker_goes_on_when_its_ledger_can_be_written_again(
     at_a_site(tmp_path, work, run_s=0.05)
 
 
-def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
+def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(tmp_path: Path) -> None:
     limits = some_limits(stored_per_user=2 * len(payload().to_bytes()))
 
     async def work(site: Broker) -> None:
@@ -278,7 +274,6 @@ def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(
 def test_a_call_that_is_refused_after_the_ledger_was_away_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.01)
 
     async def work(site: Broker) -> None:
         recall, left = site.ledger.recall_for, 3
@@ -310,9 +305,7 @@ def test_a_server_that_goes_away_for_long_stops_nothing(
     tmp_path: Path,
     postgres_server: PostgresServer,
     postgres_url: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(service_module, "_STALL_PAUSE_S", 0.05)
 
     async def work(site: Broker) -> None:
         first = await hand_in(site)
@@ -373,7 +366,7 @@ def test_a_full_disk_refuses_work_and_loses_nothing(start_service: Start, small_
             pass
     transport = httpx.HTTPTransport(uds=service.socket.removeprefix("unix:"))
     with httpx.Client(transport=transport, base_url="http://localhost", timeout=60) as raw:
-        refused = raw.post("/v1/jobs?run=r&qpu=fake&call=1", content=payload().to_bytes())
+        refused = raw.post("/v1/jobs", content=payload().to_bytes(), headers=job_head(call=1))
         assert refused.status_code in (503, 507)
         assert str(small_disk) not in refused.text
         ballast.unlink()

@@ -42,6 +42,7 @@ from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.event_loop import BrokerService, Commit
 from orchestrator.broker.runtime.intake import Intake
+from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config.errors import ConfigError
@@ -51,8 +52,6 @@ from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audie
 __all__ = ["Broker"]
 
 _log = logging.getLogger(__name__)
-_CLOSE_S = 10.0
-_EVENTS_PER_CHECKPOINT = 5000
 # A ledger without a snapshot is folded whole, once; afterwards all that has ended is apart.
 _JOBS_AT_START = 100_000
 # So many jobs are looked at, and so many views made, before others have the event loop again:
@@ -85,6 +84,7 @@ class Broker:
     limits: BrokerLimits | None = field(default_factory=BrokerLimits)
     sharing: frozenset[str] = frozenset()
     intake: Intake = field(default_factory=Intake)
+    pacing: Pacing = STANDARD_PACING
     service: BrokerService = field(init=False)
     watch: CalibrationWatch = field(init=False)
     quotas: Quotas = field(init=False)
@@ -104,7 +104,9 @@ class Broker:
         self.service = await asyncio.get_running_loop().run_in_executor(
             self._writer,
             lambda: self._new_service(
-                writer=self._writer, checkpoint_every=_EVENTS_PER_CHECKPOINT, keeps_trying=True
+                writer=self._writer,
+                checkpoint_every=self.pacing.checkpoint_events,
+                keeps_trying=True,
             ),
         )
         await self.service.checkpoint(most=_JOBS_AT_START)
@@ -133,6 +135,7 @@ class Broker:
             ledger=self.ledger,
             clock=self.clock,
             observe=self._observe if self.observers else None,
+            pacing=self.pacing,
             **options,
         )
 
@@ -144,7 +147,7 @@ class Broker:
                 free_bytes=lambda: self.ledger.free_bytes,
             )
             self.quotas.restore()
-        self.watch = CalibrationWatch(self.service)
+        self.watch = CalibrationWatch(self.service, every_s=self.pacing.watch_s)
         self._serving = asyncio.ensure_future(self.service.serve())
 
     async def _resume(self, *, resume: bool) -> None:
@@ -163,7 +166,7 @@ class Broker:
         if cancel_s is not None:
             await self._cancel_open(cancel_s)
         self._serving.cancel()
-        await asyncio.wait([self._serving], timeout=_CLOSE_S)
+        await asyncio.wait([self._serving], timeout=self.pacing.close_s)
         await self.service.close()
         if self._writer is not None:
             self._writer.shutdown()

@@ -17,7 +17,6 @@ from orchestrator.config.site import QpuSettings
 
 __all__ = ["CalibrationWatch"]
 
-_EVERY_S = 30.0
 _SHORTEST_S = 0.1
 _RENEWED_EVERY = timedelta(days=1)
 _log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class CalibrationWatch:
     """
 
     service: BrokerService
-    every_s: float = _EVERY_S
+    every_s: float
     _calibrations: dict[str, str] = field(default_factory=dict)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 

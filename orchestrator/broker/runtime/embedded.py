@@ -25,13 +25,13 @@ from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId, RunAccount, lock_file_name
 
 __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 
 T = TypeVar("T")
-_CLOSE_S = 5.0
 _LOCK_PAUSE_S = 0.001
 _CLOSED = "the broker of this run is closed"
 
@@ -63,12 +63,14 @@ class EmbeddedBroker:
         state_dir: Path,
         open_backend: Callable[[str], Backend],
         qpus: Mapping[str, QpuSettings],
+        pacing: Pacing = STANDARD_PACING,
     ) -> None:
         """Take note of the arguments; `open` does the work."""
         self._run = run
         self._state_dir = state_dir
         self._open_backend = open_backend
         self._qpus = qpus
+        self._pacing = pacing
         self._closed = False
         self._lock_file: IO[str] | None = None
         self._ledger: Ledger | None = None
@@ -93,6 +95,7 @@ class EmbeddedBroker:
             open_backend=self._open_backend,
             scope=self._run,
             limits=None,
+            pacing=self._pacing,
         )
         with _own_words():
             self._on_loop(self._broker.open_embedded())
@@ -190,9 +193,9 @@ class EmbeddedBroker:
             return
         self._closed = True
         if self._broker is not None:
-            self._on_loop(self._broker.close(cancel_s=_CLOSE_S))
+            self._on_loop(self._broker.close(cancel_s=self._pacing.close_s))
             self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(_CLOSE_S)
+            self._thread.join(self._pacing.close_s)
         if self._ledger is not None:
             self._ledger.close()
         if self._lock_file is not None:

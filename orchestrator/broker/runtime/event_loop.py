@@ -28,6 +28,7 @@ from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.assembly import part_results
 from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
+from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
 from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config.site import QpuSettings
@@ -44,11 +45,8 @@ _LOOK_MARGIN_S = 0.001
 _LONGEST_LOOK_S = 3600.0
 _JOBS_PER_CHECKPOINT = 2000
 _RECALL_TRIES = 30
-_STALL_PAUSE_S = 1.0
 # So long those wait whose call is in the transaction that cannot be written.
 _STALLED_CALL_S = 10.0
-# So long after its end a job stays in memory: it may yet be asked for.
-_KEPT = timedelta(minutes=1)
 _log = logging.getLogger(__name__)
 
 # Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
@@ -102,6 +100,7 @@ class BrokerService:
     checkpoint_every: int | None = None
     keeps_trying: bool = False
     observe: Callable[[Commit], None] | None = None
+    pacing: Pacing = STANDARD_PACING
     state: BrokerState = field(init=False)
     contents: Contents = field(init=False)
     _executions: dict[str, QpuDriver] = field(default_factory=dict)
@@ -148,6 +147,7 @@ class BrokerService:
             calls=self._calls,
             waits=self._waits,
             longest_task_s=settings.longest_task_s,
+            pacing=self.pacing,
         )
 
     async def post(self, event: ev.Event, payloads: Mapping[str, bytes] | None = None) -> None:
@@ -193,7 +193,10 @@ class BrokerService:
 
         Not beside `serve`, which does this by itself. What cannot be stored stays where it is.
         """
-        loop, before = asyncio.get_running_loop(), self.clock() - _KEPT
+        loop, before = (
+            asyncio.get_running_loop(),
+            self.clock() - timedelta(seconds=self.pacing.ended_s),
+        )
         self._since_checkpoint = 0
         try:
             gone = await loop.run_in_executor(
@@ -373,7 +376,7 @@ class BrokerService:
                     self._stall(error, items)
                 elif tries == _RECALL_TRIES:
                     raise
-                await asyncio.sleep(_STALL_PAUSE_S)
+                await asyncio.sleep(self.pacing.stalled_s)
 
     def _follow(self, items: list[_Item], commands: list[Command]) -> None:
         """Do what events that are on disk now led to."""
@@ -414,7 +417,7 @@ class BrokerService:
                 if not self.keeps_trying:
                     raise
                 self._stall(error, items if time.monotonic() - began > _STALLED_CALL_S else [])
-                await asyncio.sleep(_STALL_PAUSE_S)
+                await asyncio.sleep(self.pacing.stalled_s)
             else:
                 if self._stalled is not None:
                     _log.warning("the ledger takes commits again; the broker goes on")

@@ -27,6 +27,7 @@ from backends.api import (
 )
 from backends.payloads import Payload
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 
 __all__ = ["QpuDriver", "Received", "Report"]
 
@@ -47,11 +48,9 @@ _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 1.0
 _POLL_SHARE = 0.03
 _LONGEST_POLL_S = 5.0
-_UNCERTAIN_PAUSE_S = 5.0
 _LONGEST_ASKED_S = 3600.0
 _WAIT_SLICE_S = 5.0
 _START_TRIES = 8
-_FOLLOW_TRIES = 60
 
 
 _Seen = tuple[TaskState, Received | None]
@@ -73,6 +72,7 @@ class _Doubts:
     """
 
     longest_task_s: float | None
+    unread_looks: int
     since_s: float = field(default_factory=time.monotonic)
     faults: int = 0
     told: bool = False
@@ -90,7 +90,7 @@ class _Doubts:
         """Return the reason why the task is in doubt after one more look, once."""
         self.faults = self.faults + 1 if error is not None else 0
         reason = None
-        if isinstance(error, UnknownTask) or self.faults == _FOLLOW_TRIES:
+        if isinstance(error, UnknownTask) or self.faults == self.unread_looks:
             reason = f"its state cannot be read: {type(error).__name__}: {error}"
         elif self.longest_task_s and time.monotonic() - self.since_s > self.longest_task_s:
             reason = f"it has not ended within {self.longest_task_s:g} s"
@@ -116,6 +116,7 @@ class QpuDriver:
     calls: Executor
     waits: Executor
     longest_task_s: float | None = None
+    pacing: Pacing = STANDARD_PACING
     _session: SessionId | None = None
     _acquiring: asyncio.Lock = field(default_factory=asyncio.Lock)
     _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
@@ -191,7 +192,7 @@ class QpuDriver:
         seen: what the thread that started the task has seen of it already.
         """
         self._note_task(tag, task)
-        doubts, pause = _Doubts(self.longest_task_s), _FIRST_PAUSE_S
+        doubts, pause = _Doubts(self.longest_task_s, self.pacing.unread_looks), _FIRST_PAUSE_S
         while True:
             error: Exception | None = None
             try:
@@ -210,7 +211,7 @@ class QpuDriver:
             if isinstance(error, UnknownTask):
                 return  # the QPU has nothing more to tell
             if doubts.told:
-                await _rest(_UNCERTAIN_PAUSE_S, error)
+                await _rest(self.pacing.doubtful_s, error)
             elif error:
                 pause = await _rest(pause, error)
             elif not isinstance(self.backend, Waitable):
