@@ -1,0 +1,179 @@
+"""The generated parts of the reference: commands, configuration keys, profiles, the run schema.
+
+``python docs/reference/generate.py`` writes them between the markers of the pages; a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+from typer.main import get_command
+
+from backends.profiles import Profile, load_profile, shipped
+from orchestrator.cli.app import app
+from orchestrator.config.bounds import LeaseBounds, Rate
+from orchestrator.config.environment import VARIABLES
+from orchestrator.config.site import (
+    BrokerLimits,
+    BrokerSettings,
+    ComputeTable,
+    QpuTable,
+    ScheduleSettings,
+    SiteTable,
+    WindowSettings,
+)
+from orchestrator.provenance.schema import RunRecord
+
+__all__ = ["pages"]
+
+_FOLDER = Path(__file__).parent
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "[site]": SiteTable,
+    "[compute.NAME]": ComputeTable,
+    "[qpu.NAME]": QpuTable,
+    "[qpu.NAME.schedule]": ScheduleSettings,
+    "[qpu.NAME.schedule.rate]": Rate,
+    "[qpu.NAME.schedule.lease]": LeaseBounds,
+    "[[qpu.NAME.schedule.window]]": WindowSettings,
+    "[broker]": BrokerSettings,
+    "[broker.limits]": BrokerLimits,
+}
+_KINDS = {
+    "array": "list",
+    "integer": "whole number",
+    "number": "number",
+    "object": "table",
+    "string": "text",
+}
+
+
+def pages() -> dict[str, str]:
+    """Return the content that each file of the reference should have, by its name."""
+    root = get_command(app)
+    commands = "\n".join((f"{root.help}\n", *(_command(*leaf) for leaf in _leaves(root, "hpcqc"))))
+    keys = "\n".join(_section(title, model) for title, model in _SECTIONS.items())
+    variables = _table(("variable", "means"), [(f"`{k}`", text) for k, text in VARIABLES.items()])
+    profiles = [_profile(load_profile(name)) for name in shipped()]
+    schema = RunRecord.model_json_schema(mode="serialization")
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return {
+        "cli.md": _renewed("cli.md", commands=commands),
+        "config.md": _renewed("config.md", keys=keys, variables=variables),
+        "profiles.md": _renewed(
+            "profiles.md", profiles=_table(tuple(profiles[0]), [one.values() for one in profiles])
+        ),
+        "run.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def _renewed(page: str, **parts: str) -> str:
+    """Return a page with its generated parts replaced."""
+    text = (_FOLDER / page).read_text(encoding="utf-8")
+    for name, part in parts.items():
+        begin = f"<!-- {name}: made by docs/reference/generate.py; do not edit -->\n"
+        head, _, rest = text.partition(begin)
+        _, end, tail = rest.partition("<!-- end -->")
+        if not end:
+            raise ValueError(f"{page}: expected a part that begins with {begin!r}")
+        text = f"{head}{begin}{part}{end}{tail}"
+    return text
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
+    head, *body = (f"| {' | '.join(row)} |\n" for row in (columns, *rows))
+    return "".join((head, "|" + "---|" * len(columns) + "\n", *body))
+
+
+def _leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    children = getattr(command, "commands", None)
+    if not children:
+        yield path, command
+    for name, child in (children or {}).items():
+        yield from _leaves(child, f"{path} {name}")
+
+
+def _command(path: str, command: Any) -> str:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+    names = [p.metavar or p.name.upper() for p in arguments]
+    rows = [(f"`{name}`", p.help or "") for name, p in zip(names, arguments, strict=True)]
+    rows += [(_option_name(p), _option_text(p)) for p in options]
+    usage = " ".join((path, *names, "[OPTIONS]"))
+    return f"## {path}\n\n{command.help}\n\n    {usage}\n\n" + (
+        _table(("", ""), rows) if rows else ""
+    )
+
+
+def _option_name(option: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in option.opts)
+    return names if option.is_flag else f"{names} `{option.metavar}`"
+
+
+def _option_text(option: Any) -> str:
+    text = option.help or ""
+    default = option.default
+    shown = isinstance(default, int) and not isinstance(default, bool)
+    return f"{text} Default: {default}." if shown else text
+
+
+def _section(title: str, model: type[BaseModel]) -> str:
+    properties = model.model_json_schema()["properties"]
+    rows = []
+    for name, field in model.model_fields.items():
+        kind = _kind(properties[name])
+        default = "required" if field.is_required() else _default(field.default)
+        if kind == "text" and isinstance(field.default, int):  # a size, kept as bytes
+            default = _default((field.examples or [""])[0].strip("'"))
+        rows.append((f"`{name}`", kind, default, field.description or ""))
+    return f"## `{title}`\n\n" + _table(("key", "type", "default", "means"), rows)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "const" in schema:
+        return "text"
+    options = [schema, *schema.get("anyOf", ())]
+    names = ["object" if "$ref" in one else one.get("type", "null") for one in options]
+    return next(_KINDS[name] for name in names if name != "null")
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, str) and value:
+        return f'`"{value}"`'
+    return f"`{value:g}`" if isinstance(value, float) else ""
+
+
+def _profile(profile: Profile) -> dict[str, str]:
+    seconds = profile.timing.duration_s(
+        circuits=1, shots=200, num_qubits=min(profile.num_qubits, 5)
+    )
+    usable = profile.num_qubits - len(profile.unusable_qubits)
+    wrong = (profile.readout.zero_as_one + profile.readout.one_as_zero) / 2
+    errors = (f"{gate.name} {100 * gate.error:.3g} %" for gate in profile.gates if gate.error)
+    coupling = "all to all" if profile.coupling is None else f"{len(profile.coupling)} pairs"
+    return {
+        "profile": f"`{profile.name}`",
+        "qubits": f"{usable} of {profile.num_qubits}" if profile.unusable_qubits else str(usable),
+        "coupling": coupling if profile.resonator is None else "star through a resonator",
+        "native gates": ", ".join(gate.name for gate in profile.gates),
+        "errors": ", ".join(errors),
+        "readout error": f"{100 * wrong:.3g} %",
+        "site transpiles": "yes" if profile.site_transpiles else "no",
+        "shots per task": _limit(profile.limits.shots_per_task),
+        "circuits per task": _limit(profile.limits.circuits_per_task),
+        "tasks at once": _limit(profile.limits.concurrent_tasks),
+        "200 shots take": f"{seconds:.3g} s",
+        "metering": f"{profile.metering.kind} ({profile.metering.unit})",
+    }
+
+
+def _limit(value: int | None) -> str:
+    return "–" if value is None else f"{value:_}".replace("_", " ")
+
+
+if __name__ == "__main__":
+    for name, content in pages().items():
+        (_FOLDER / name).write_text(content, encoding="utf-8")
