@@ -178,7 +178,7 @@ def test_refusals_of_a_full_service_are_problem_documents(tmp_path: Path) -> Non
         assert busy.headers["retry-after"]
         quotas.limits = some_limits(stored_per_user=1)
         full = ask(1)
-        assert (full.status_code, full.json()["title"]) == (507, "No room")
+        assert (full.status_code, full.json()["error_type"]) == (507, "StorageFull")
         assert full.headers["content-type"] == "application/problem+json"
 
 

@@ -275,7 +275,7 @@ def test_a_fault_of_the_broker_is_a_problem_document_without_its_words(
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json() == {
             "type": "about:blank",
-            "title": "Fault of the broker",
+            "title": "Internal Server Error",
             "status": 500,
             "detail": "the broker failed on this request; its log says why",
             "error_type": "Fault",
