@@ -58,10 +58,14 @@ def interruptible() -> Iterator[None]:
 
 def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
     """Return the interrupt that an error or an exit came from, None if there is none."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, KeyboardInterrupt):
-        seen = seen.__cause__ or seen.__context__
-    return seen
+    chain: list[BaseException] = []
+    behind: BaseException | None = error
+    while behind is not None and behind not in chain:  # errors may refer to each other
+        if isinstance(behind, KeyboardInterrupt):
+            return behind
+        chain.append(behind)
+        behind = behind.__cause__ or behind.__context__
+    return None
 
 
 def report_interrupt(interrupt: KeyboardInterrupt, words: str = "") -> int:

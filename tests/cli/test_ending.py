@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from orchestrator.cli.interrupts import interrupt_behind
+
 _SCRIPT = """
 import atexit, os, sys
 
@@ -49,3 +51,12 @@ def test_a_tool_that_watches_the_process_gets_its_end() -> None:
     ended = _end("--version", before='atexit.register(print, "watcher")')
     assert ended.stdout.splitlines()[-3:] == ["late handler", "watcher", "taken apart"]
     assert ended.returncode == 0
+
+
+def test_errors_that_refer_to_each_other_hide_no_interrupt_and_stop_nothing() -> None:
+    one, other = ValueError("one"), KeyError("other")
+    one.__cause__, other.__context__ = other, one
+    assert interrupt_behind(one) is None
+    stopped = KeyboardInterrupt()
+    other.__cause__ = stopped
+    assert interrupt_behind(one) is stopped

@@ -229,7 +229,8 @@ def _own_words() -> Iterator[None]:
     try:
         yield
     except QpuUnavailable as error:
-        raise error.__cause__ or error from None
+        cause, error.__cause__ = error.__cause__, None  # else each error is behind the other
+        raise cause or error from None
 
 
 def _lock_run(state_dir: Path, run: str) -> IO[str]:
