@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FrameError", "array_from_frame", "frame_from_array", "pack", "unpack"]
+__all__ = ["FrameError", "array_from_frame", "frame_from_array", "json_safe", "pack", "unpack"]
 
 _MAGIC = b"HQC1"
 _COUNT = struct.Struct("<I")
@@ -53,6 +53,21 @@ def unpack(data: bytes) -> tuple[Any, list[bytes]]:
         return json.loads(frames[0]), frames[1:]
     except (struct.error, IndexError, json.JSONDecodeError) as error:
         raise FrameError(f"damaged container of {len(data)} bytes: {error}") from error
+
+
+def json_safe(value: Any) -> Any:
+    """Reduce metadata to JSON types; what has no JSON form becomes its ``str``."""
+    if isinstance(value, Mapping):
+        return {str(k): json_safe(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_safe(v) for v in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return value
 
 
 def frame_from_array(array: NDArray[Any]) -> tuple[dict[str, Any], bytes]:

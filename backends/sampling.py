@@ -24,7 +24,7 @@ from backends.payloads import (
     FrozenSamplerPub,
     SamplerPayload,
 )
-from backends.validate import check_unmeasured
+from backends.payloads.circuit_checks import check_unmeasured
 
 __all__ = ["Recombination", "lower"]
 

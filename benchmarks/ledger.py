@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backends.api import Usage
+from backends.shapes import ItemShape
 from benchmarks.rows import Row, interleaved
 from benchmarks.setting import ROOT
 from orchestrator.broker.core import events as ev
@@ -171,7 +172,7 @@ def _submitted(number: int) -> ev.JobSubmitted:
         backend="aer",
         payload_kind="sampler",
         digest=f"{number:064x}",
-        pubs=(ev.PubShape(points=1, shots=100),),
+        pubs=(ItemShape(points=1, shots=100),),
         num_qubits=8,
         seed=7,
         project="chemistry",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from backends.untrusted import PayloadLimits, payload_from_untrusted
 from qiskit import QuantumCircuit
 
 from backends.payloads import SamplerPayload, payload_from_bytes
-from backends.untrusted import PayloadLimits, payload_from_untrusted
 from benchmarks.rows import Row, interleaved
 
 __all__ = ["measure"]

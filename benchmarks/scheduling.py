@@ -16,6 +16,7 @@ from typing import Any
 
 from backends.api import Usage
 from backends.profiles import load_profile
+from backends.shapes import ItemShape
 from benchmarks.rows import Row, timed
 from benchmarks.setting import ROOT
 from orchestrator.broker.core import events as ev
@@ -230,7 +231,7 @@ def _window_row() -> Row:
 def _coalescing_row() -> Row:
     rules = rules_of("vlq")
     workload = on_qpu(made_up(Mix(seed=1, jobs=1000, short=1.0, mean_gap_s=1e-4)), "q", "aer")
-    shape = ev.PubShape(points=1, shots=50, num_qubits=5)
+    shape = ItemShape(points=1, shots=50, num_qubits=5)
     workload = replace(
         workload,
         arrivals=tuple(replace(a, job=replace(a.job, pubs=(shape,))) for a in workload.arrivals),

@@ -23,8 +23,8 @@ from backends.payloads import (
     SamplerPayload,
     Values,
 )
+from backends.payloads.circuit_checks import check_pubs
 from backends.sampling import lower
-from backends.validate import check_circuits
 from orchestrator.broker.client.protocol import BrokerClient
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.compute.remote_call import stage_context
@@ -381,7 +381,7 @@ def _prepare_sampler(
         values = _columns(pub.values, transpiled.columns)
         pubs.append(replace(pub, circuit=transpiled.circuit, values=values))
     prepared = SamplerPayload(pubs=tuple(pubs))
-    check_circuits(prepared, qpu.target, numbers)
+    check_pubs(prepared, qpu.target, numbers)
     return prepared
 
 
@@ -399,7 +399,7 @@ def _prepare_estimator(payload: EstimatorPayload, qpu: Qpu) -> EstimatorPayload:
             replace(pub, circuit=transpiled.circuit, values=values, observables=observables)
         )
     prepared = EstimatorPayload(pubs=tuple(pubs))
-    check_circuits(prepared, qpu.target)
+    check_pubs(prepared, qpu.target, unmeasured=True)
     return prepared
 
 

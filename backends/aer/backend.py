@@ -28,7 +28,7 @@ from backends.api import (
     UnknownSession,
     UnknownTask,
 )
-from backends.payloads import Payload, payload_from_bytes
+from backends.payloads import Payload, PubPayload, payload_from_bytes
 from backends.results import result_from_bytes
 from backends.tags import check_tag, is_tag
 from backends.validate import check
@@ -95,6 +95,7 @@ class AerBackend:
             raise UnknownSession(f"session {session!r} is not open; call acquire() first")
         check_tag(tag)
         check(payload, self._target)
+        assert isinstance(payload, PubPayload)  # as is all that its target takes
         with self._lock:
             if self._known(tag):
                 return QpuTaskId(_PREFIX + tag)
@@ -184,7 +185,7 @@ class AerBackend:
         self._take_up(tag)
         return tag in self._pending or self._spool.read(tag) is not None
 
-    def _enqueue(self, payload: Payload, tag: str) -> PendingTask:
+    def _enqueue(self, payload: PubPayload, tag: str) -> PendingTask:
         try:
             pending = self._planner.pending_task(
                 payload, tag, now=time.time(), lock=self._pool.lock
@@ -208,7 +209,9 @@ class AerBackend:
         with self._lock:
             waiting = None if tag in self._pending else self._spool.waiting_payload(tag)
             if waiting is not None:
-                self._enqueue(payload_from_bytes(waiting), tag)
+                payload = payload_from_bytes(waiting)
+                assert isinstance(payload, PubPayload)
+                self._enqueue(payload, tag)
 
     def _pending_task(self, task: QpuTaskId) -> PendingTask | None:
         """Return a task of this process unless another process has claimed it."""

@@ -13,7 +13,7 @@ from backends.aer.blocks import joined
 from backends.aer.factory import AerOptions
 from backends.api import Calibration, QualityWindow, Result, Target, Usage
 from backends.metering import Metering
-from backends.payloads import FrozenSamplerPub, Payload
+from backends.payloads import PubPayload
 from backends.profiles import Profile, load_profile
 
 __all__ = ["TaskTimes", "device_facts", "device_target", "join_parts", "timeline"]
@@ -60,7 +60,7 @@ class TaskTimes:
 
 
 def timeline(
-    payload: Payload, target: Target, *, now: float, free_at: float, time_scale: float
+    payload: PubPayload, target: Target, *, now: float, free_at: float, time_scale: float
 ) -> TaskTimes | None:
     """Return when the modelled device runs a payload; None for an ideal simulator.
 
@@ -79,7 +79,7 @@ def timeline(
 
 
 def device_facts(
-    payload: Payload, num_qubits: int, target: Target, times: TaskTimes | None
+    payload: PubPayload, num_qubits: int, target: Target, times: TaskTimes | None
 ) -> dict[str, Any]:
     """Return what must be kept with a result to tell its usage and origin, as JSON.
 
@@ -127,13 +127,10 @@ def _usage(facts: Mapping[str, Any], metering: Metering) -> Usage:
     )
 
 
-def _mean_depth(payload: Payload) -> float:
+def _mean_depth(payload: PubPayload) -> float:
     """Return the layers of gates per circuit, weighted with what each circuit runs."""
-    weights = [
-        pub.points * (pub.shots if isinstance(pub, FrozenSamplerPub) else 1) for pub in payload.pubs
-    ]
-    depths = [pub.circuit.layers for pub in payload.pubs]
-    layers = sum(w * d for w, d in zip(weights, depths, strict=True))
+    weights = [shape.points * (shape.shots or 1) for shape in payload.shapes]
+    layers = sum(w * shape.depth for w, shape in zip(weights, payload.shapes, strict=True))
     return float(layers) / max(1, sum(weights))
 
 

@@ -29,7 +29,7 @@ from backends.aer.wire import TaskMessage
 from backends.aer.worker_pool import PendingTask
 from backends.api import Target
 from backends.circuits import FrozenCircuit
-from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, Payload
+from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, PubPayload
 from backends.profiles import Profile
 
 __all__ = ["Planner"]
@@ -57,7 +57,7 @@ class Planner:
         self._free_at = 0.0
 
     def pending_task(
-        self, payload: Payload, tag: str, *, now: float, lock: threading.RLock
+        self, payload: PubPayload, tag: str, *, now: float, lock: threading.RLock
     ) -> PendingTask:
         """Plan one task. now: seconds since the epoch. Not for two threads at once.
 
@@ -127,7 +127,7 @@ class Planner:
                 continue
         return max(0, free)
 
-    def _checked_samples(self, payload: Payload, *, beside: int) -> int:
+    def _checked_samples(self, payload: PubPayload, *, beside: int) -> int:
         """Return the bytes of a payload's outcomes. beside: bytes of the largest state."""
         needs = [samples_needed(p) for p in payload.pubs if isinstance(p, FrozenSamplerPub)]
         needed = max((work for work, _ in needs), default=0) + sum(kept for _, kept in needs)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from backends.aer.launch import launch, take_preloaded
-from backends.aer.wire import CircuitMemory, receive, send
+from backends.aer.wire import receive, send
 from backends.frames import FrameError, unpack
 
 __all__ = ["SpawnFailed", "Spawner", "WorkerProcess"]
@@ -145,7 +145,6 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self.pid: int | None = None
-        self.circuits = CircuitMemory()
         self.ready = False
         self.part: tuple[str, int] | None = None
         self.began = 0.0

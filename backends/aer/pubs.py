@@ -20,8 +20,7 @@ from backends.aer.blocks import PubBlock
 from backends.aer.engine import Engine, Job, Program
 from backends.aer.observables import ObservableSet, observable_set
 from backends.aer.placement import runnable_elsewhere, threads_for
-from backends.frames import array_from_frame
-from backends.payloads import SEED_STRIDE, SEEDS, EstimatorPayload
+from backends.payloads import SEED_STRIDE, SEEDS, FrozenEstimatorPub, FrozenSamplerPub
 from backends.profiles import Readout
 
 __all__ = ["PubRunner", "Work"]
@@ -151,46 +150,20 @@ _LABEL = "sum"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A block of a PUB as it came over the wire.
+    """A block of a PUB, and how it is to run. seed: of the whole PUB."""
 
-    values: of all the PUB's points. observables: JSON text, empty for a sampler PUB.
-    """
-
-    kind: str
-    digest: str
-    circuit: QuantumCircuit
+    pub: FrozenSamplerPub | FrozenEstimatorPub
     block: PubBlock
-    values: NDArray[np.float64]
-    observables: bytes
-    fields: Mapping[str, Any]
+    method: str
+    seed: int
     threads: int
 
     @property
     def flat_values(self) -> NDArray[np.float64]:
         """The block's parameter points, shape (points, parameters)."""
-        *shape, parameters = self.values.shape
-        flat = self.values.reshape(math.prod(shape), parameters)
+        *shape, parameters = self.pub.values.shape
+        flat = self.pub.values.reshape(math.prod(shape), parameters)
         return flat[self.block.first_point : self.block.end_point]
-
-    @classmethod
-    def read(
-        cls, header: Mapping[str, Any], block: PubBlock, frames: list[bytes], held: Any
-    ) -> Work:
-        """Take a block's PUB out of a task message. held: circuits by digest."""
-        index = block.pub
-        entry = header["pubs"][index]
-        estimator = header["kind"] == EstimatorPayload.kind
-        position = len(header["missing"]) + index * (2 if estimator else 1)
-        return cls(
-            kind=header["kind"],
-            digest=entry["circuit"],
-            circuit=held[entry["circuit"]],
-            block=block,
-            values=array_from_frame(entry["values"], frames[position]),
-            observables=frames[position + 1] if estimator else b"",
-            fields=entry,
-            threads=header["threads"],
-        )
 
 
 class PubRunner:
@@ -200,16 +173,16 @@ class PubRunner:
         """readout: how measurement lies; expectation values are those it would give."""
         self._engine = engine
         self._readout = readout
-        self._programs: OrderedDict[tuple[str, bytes, str], tuple[Program, Any]] = OrderedDict()
+        self._programs: OrderedDict[tuple[str, str, str], tuple[Program, Any]] = OrderedDict()
 
     def run(self, work: Work) -> PubResult:
         """Return a block's result, for `joined`. Raises ``SimulationFailed``."""
-        if work.kind == EstimatorPayload.kind:
-            return self._estimate(work)
-        return self._sample(work)
+        if isinstance(work.pub, FrozenEstimatorPub):
+            return self._estimate(work, work.pub)
+        return self._sample(work, work.pub)
 
-    def _sample(self, work: Work) -> PubResult:
-        program, registers = self._program(work, self._sampler_program)
+    def _sample(self, work: Work, pub: FrozenSamplerPub) -> PubResult:
+        program, registers = self._program(work, "", self._sampler_program)
         job = _job(work, work.block.end_shot - work.block.first_shot)
         points = self._engine.run(program, work.flat_values, job)
         counts = [data.get("counts", {"0x0": job.shots}) for data in points]
@@ -217,14 +190,15 @@ class PubRunner:
         fields = _bit_arrays(counts, registers, shape, job.seed)
         return SamplerPubResult(
             DataBin(**fields, shape=shape),
-            metadata={"shots": work.fields["shots"], **_facts(work)},
+            metadata={"shots": pub.shots, **_facts(work)},
         )
 
-    def _estimate(self, work: Work) -> PubResult:
-        program, observables = self._program(work, self._estimator_program)
+    def _estimate(self, work: Work, pub: FrozenEstimatorPub) -> PubResult:
+        wanted = json.dumps(pub.observables)
+        program, observables = self._program(work, wanted, self._estimator_program)
         job = _job(work, 1)
         table = _expectations(self._engine.run(program, work.flat_values, job), observables)
-        shape = work.values.shape[:-1]
+        shape = pub.values.shape[:-1]
         grid = np.arange(math.prod(shape)).reshape(shape) - work.block.first_point
         points, sums = np.broadcast_arrays(grid, observables.index)
         evs = np.zeros(points.shape)
@@ -232,12 +206,10 @@ class PubRunner:
             mine = (points >= 0) & (points < len(table))
             evs[mine] = table[points[mine], sums[mine]]
         bin_ = DataBin(evs=evs, stds=np.zeros(evs.shape), shape=evs.shape)
-        return PubResult(
-            bin_, metadata={"target_precision": work.fields["precision"], **_facts(work)}
-        )
+        return PubResult(bin_, metadata={"target_precision": pub.precision, **_facts(work)})
 
-    def _program(self, work: Work, build: Any) -> tuple[Program, Any]:
-        key = (work.digest, work.observables, work.fields["method"])
+    def _program(self, work: Work, observables: str, build: Any) -> tuple[Program, Any]:
+        key = (work.pub.circuit.digest, observables, work.method)
         if key not in self._programs:
             self._programs[key] = build(work)
             if len(self._programs) > _PROGRAMS:
@@ -246,15 +218,16 @@ class PubRunner:
         return self._programs[key]
 
     def _sampler_program(self, work: Work) -> tuple[Program, Any]:
-        placed, _ = self._engine.place(work.circuit)
+        placed, _ = self._engine.place(work.pub.circuit.circuit)
         cone, _ = _light_cone(placed, ())
-        return self._compiled(cone, work), _registers_of(work.circuit)
+        return self._compiled(cone, work), _registers_of(work.pub.circuit.circuit)
 
     def _estimator_program(self, work: Work) -> tuple[Program, ObservableSet]:
         from qiskit_aer.library import SaveExpectationValue
 
-        observables = observable_set(json.loads(work.observables), self._readout)
-        placed, layout = self._engine.place(work.circuit)
+        assert isinstance(work.pub, FrozenEstimatorPub)
+        observables = observable_set(work.pub.observables, self._readout)
+        placed, layout = self._engine.place(work.pub.circuit.circuit)
         at = {q: q if layout is None else layout[q] for q in observables.qubits}
         circuit, index = _light_cone(placed, at.values())
         observables = observables.without([q for q in observables.qubits if at[q] not in index])
@@ -265,9 +238,8 @@ class PubRunner:
         return self._compiled(circuit, work), observables
 
     def _compiled(self, circuit: QuantumCircuit, work: Work) -> Program:
-        return self._engine.compile(
-            circuit, method=work.fields["method"], parameters=work.circuit.parameters
-        )
+        parameters = work.pub.circuit.circuit.parameters
+        return self._engine.compile(circuit, method=work.method, parameters=parameters)
 
 
 def _saved(observables: ObservableSet) -> dict[str, dict[str, float]]:
@@ -295,7 +267,7 @@ def _expectations(
 
 def _job(work: Work, shots: int) -> Job:
     return Job(
-        method=work.fields["method"],
+        method=work.method,
         threads=threads_for(work.threads, runnable_elsewhere()) if work.threads > 1 else 1,
         shots=shots,
         seed=work.block.seed,
@@ -305,8 +277,8 @@ def _job(work: Work, shots: int) -> Job:
 def _facts(work: Work) -> dict[str, Any]:
     """Return how the PUB was run, and what `joined` needs to know of the block."""
     return {
-        "method": work.fields["method"],
-        "seed": work.fields["seed"],
+        "method": work.method,
+        "seed": work.seed,
         "block": asdict(work.block),
-        "shape": list(work.values.shape[:-1]),
+        "shape": list(work.pub.values.shape[:-1]),
     }

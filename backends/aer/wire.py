@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from backends.aer.blocks import PubBlock
-from backends.frames import frame_from_array, pack
-from backends.payloads import FrozenEstimatorPub, FrozenSamplerPub, Payload
+from backends.frames import pack
+from backends.payloads import PubPayload
 
-__all__ = ["CircuitMemory", "TaskMessage", "encode_task", "receive", "send"]
+__all__ = ["TaskMessage", "encode_task", "receive", "send"]
 
 _LENGTH = struct.Struct("<Q")
-_CIRCUITS = 512
-
-
-class CircuitMemory:
-    """The digests of the circuits a worker holds; both ends keep one and stay in step.
-
-    They evict alike because they see the same digests in the same order.
-    """
-
-    def __init__(self, capacity: int = _CIRCUITS) -> None:
-        self._capacity = capacity
-        self._held: OrderedDict[str, Any] = OrderedDict()
-
-    def __contains__(self, digest: str) -> bool:
-        return digest in self._held
-
-    def __getitem__(self, digest: str) -> Any:
-        return self._held[digest]
-
-    def use(self, digests: Sequence[str]) -> None:
-        """Mark circuits as just used, then forget the oldest beyond the capacity.
-
-        A task may use more circuits than the capacity; the surplus goes after the task.
-        """
-        for digest in digests:
-            self._held.move_to_end(digest)
-        while len(self._held) > max(self._capacity, len(digests)):
-            self._held.popitem(last=False)
-
-    def add(self, digest: str, value: Any = None) -> None:
-        """Hold a circuit; `use` decides later what goes."""
-        self._held[digest] = value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +24,7 @@ class TaskMessage:
     """
 
     tag: str
-    payload: Payload
+    payload: PubPayload
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     blocks: tuple[tuple[PubBlock, ...], ...] = ()
@@ -67,53 +32,21 @@ class TaskMessage:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def encode_task(message: TaskMessage, part: int, memory: CircuitMemory) -> bytes:
-    """Return the message that makes a worker run a part of a task.
+def encode_task(message: TaskMessage, part: int) -> bytes:
+    """Return the message that makes a worker run a part of a task: a header and the payload's bytes.
 
-    It carries the whole task, so that the worker can finish the other parts too if the
-    parent dies; circuits the worker holds already are left out. Updates ``memory``.
+    It carries the whole task, so that the worker can finish the other parts too if the parent dies.
     """
-    digests = list(dict.fromkeys(pub.circuit.digest for pub in message.payload.pubs))
-    missing: dict[str, bytes] = {}
-    for circuit in (pub.circuit for pub in message.payload.pubs):
-        if circuit.digest not in memory:
-            missing[circuit.digest] = circuit.qpy
-            memory.add(circuit.digest)
-    memory.use(digests)
-    entries, frames = [], list(missing.values())
-    pubs: Sequence[FrozenSamplerPub | FrozenEstimatorPub] = message.payload.pubs
-    for pub, method, seed in zip(pubs, message.methods, message.seeds, strict=True):
-        entry, frame = frame_from_array(pub.values)
-        frames.append(frame)
-        entries.append(
-            {
-                "circuit": pub.circuit.digest,
-                "values": entry,
-                "method": method,
-                "seed": seed,
-                **_fields(pub),
-            }
-        )
-        if isinstance(pub, FrozenEstimatorPub):
-            frames.append(json.dumps(pub.observables).encode())
     header = {
         "tag": message.tag,
         "part": part,
+        "methods": message.methods,
+        "seeds": message.seeds,
         "blocks": [[asdict(block) for block in blocks] for blocks in message.blocks],
         "threads": message.threads,
-        "kind": message.payload.kind,
-        "circuits": digests,
-        "missing": list(missing),
-        "pubs": entries,
         "facts": message.facts,
     }
-    return pack(header, frames)
-
-
-def _fields(pub: FrozenSamplerPub | FrozenEstimatorPub) -> dict[str, Any]:
-    if isinstance(pub, FrozenSamplerPub):
-        return {"shots": pub.shots}
-    return {"precision": pub.precision}
+    return pack(header, [message.payload.to_bytes()])
 
 
 def send(connection: socket.socket, message: bytes) -> None:

@@ -202,7 +202,7 @@ class WorkerPool:
     def _send_part(self, pending: PendingTask, worker: WorkerProcess) -> None:
         part = pending.unsent.pop(0)
         worker.part, worker.began = (pending.message.tag, part), time.monotonic()
-        worker.send(encode_task(pending.message, part, worker.circuits))
+        worker.send(encode_task(pending.message, part))
 
     def _busy(self) -> int:
         """Return the cores that others want: what the kernel sees, or our own that just began."""

@@ -41,6 +41,7 @@ from backends.payloads import (
     FrozenEstimatorPub,
     FrozenSamplerPub,
     Payload,
+    PubPayload,
     SamplerPayload,
     payload_from_bytes,
 )
@@ -218,6 +219,7 @@ class FakeBackend:
 
     def _run(self, record: StartedTask, data: bytes) -> Result:
         payload = payload_from_bytes(data)
+        assert isinstance(payload, PubPayload)  # as is all that its target takes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             native = _simulate(payload, record.seed)
@@ -278,7 +280,7 @@ class FakeFactory:
 create = FakeFactory()
 
 
-def _simulate(payload: Payload, seed: int) -> PrimitiveResult[Any]:
+def _simulate(payload: PubPayload, seed: int) -> PrimitiveResult[Any]:
     """Run every PUB with its own seed, as Qiskit's reference primitives do."""
     results = []
     pubs: Sequence[FrozenSamplerPub | FrozenEstimatorPub] = payload.pubs

@@ -1,5 +1,7 @@
 """The suite that says when a backend is right; needs pytest."""
 
 from backends.testing.conformance import BackendConformance
+from backends.testing.kinds import PayloadCases
+from backends.testing.physics import NotApplicable, Trial
 
-__all__ = ["BackendConformance"]
+__all__ = ["BackendConformance", "NotApplicable", "PayloadCases", "Trial"]

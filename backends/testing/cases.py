@@ -10,17 +10,19 @@ from qiskit.circuit import ClassicalRegister, Clbit, Parameter
 
 from backends.api import Target
 from backends.lowering import NativeCompiler
-from backends.payloads import EstimatorPayload, Payload, SamplerPayload
+from backends.payloads import EstimatorPayload, SamplerPayload
 
 __all__ = [
     "Native",
     "bell",
     "compiled",
     "ghz",
-    "lengthy_payload",
+    "lengthy_estimates",
+    "lengthy_samples",
     "placed_observable",
     "scattered_bits",
-    "smallest_payload",
+    "smallest_estimate",
+    "smallest_sample",
     "turned",
 ]
 
@@ -74,34 +76,45 @@ def compiled(
     return NativeCompiler(target).compile(circuit)
 
 
-def smallest_payload(target: Target, native: Native, *, shots: int = 20) -> Payload:
-    """Return the least that a target accepts: one shot circuit, or one expectation value."""
+def smallest_sample(target: Target, native: Native, shots: int) -> SamplerPayload:
+    """Return one circuit of one gate and one measurement."""
     circuit = QuantumCircuit(1)
     circuit.rx(math.pi, 0)
-    if SamplerPayload.kind in target.payload_kinds:
-        circuit.measure_all()
-        return SamplerPayload.coerce([native(circuit, target)[0]], shots=shots)
+    circuit.measure_all()
+    return SamplerPayload.coerce([native(circuit, target)[0]], shots=shots)
+
+
+def smallest_estimate(target: Target, native: Native, shots: int) -> EstimatorPayload:
+    """Return one expectation value."""
+    del shots
+    circuit = QuantumCircuit(1)
+    circuit.rx(math.pi, 0)
     placed, layout = native(circuit, target)
     return EstimatorPayload.coerce([(placed, placed_observable({"Z": 1.0}, placed, layout))])
 
 
-def lengthy_payload(target: Target, native: Native) -> Payload:
-    """Return work on one qubit that takes as long as a target lets it, within reason.
+def lengthy_samples(target: Target, native: Native) -> SamplerPayload:
+    """Return some ten thousand gates and shots on one qubit, or what fits into one task."""
+    circuit, pubs = _many_turns(target)
+    circuit.measure_all()
+    shots = min(_LENGTHY_SHOTS, target.max_shots or _LENGTHY_SHOTS)
+    return SamplerPayload.coerce([native(circuit, target)[0]] * pubs, shots=shots)
 
-    That is some ten thousand gates and shots, or what fits into one task.
-    """
-    pubs = min(_LENGTHY_PUBS, target.max_circuits or _LENGTHY_PUBS)
+
+def lengthy_estimates(target: Target, native: Native) -> EstimatorPayload:
+    """Return expectation values of some thousand gates on one qubit, or what fits into one task."""
+    circuit, pubs = _many_turns(target)
+    placed, layout = native(circuit, target)
+    observable = placed_observable({"Z": 1.0}, placed, layout)
+    return EstimatorPayload.coerce([(placed, observable)] * pubs)
+
+
+def _many_turns(target: Target) -> tuple[QuantumCircuit, int]:
     circuit = QuantumCircuit(1)
     for turn in range(_LENGTHY_TURNS):
         circuit.rx(math.pi / (turn + 2), 0)
         circuit.rz(math.pi / (turn + 3), 0)
-    if SamplerPayload.kind in target.payload_kinds:
-        circuit.measure_all()
-        shots = min(_LENGTHY_SHOTS, target.max_shots or _LENGTHY_SHOTS)
-        return SamplerPayload.coerce([native(circuit, target)[0]] * pubs, shots=shots)
-    placed, layout = native(circuit, target)
-    observable = placed_observable({"Z": 1.0}, placed, layout)
-    return EstimatorPayload.coerce([(placed, observable)] * pubs)
+    return circuit, min(_LENGTHY_PUBS, target.max_circuits or _LENGTHY_PUBS)
 
 
 def placed_observable(

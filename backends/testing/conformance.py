@@ -31,13 +31,20 @@ from backends.api import (
     UnknownTask,
     Waitable,
 )
-from backends.payloads import Payload, SamplerPayload, payload_from_bytes
+from backends.payloads import (
+    Payload,
+    SamplerPayload,
+    kind_names,
+    payload_from_bytes,
+    payload_kind,
+)
 from backends.profiles import Profile
 from backends.results import result_from_bytes, result_to_bytes
 from backends.testing.agreement import counts_follow_probabilities, kinds_for, values_are_exact
-from backends.testing.cases import compiled, lengthy_payload, scattered_bits, smallest_payload
+from backends.testing.cases import compiled, scattered_bits
 from backends.testing.effects import effects_of_block
-from backends.testing.physics import CHECKS, NotApplicable, Trial
+from backends.testing.kinds import PayloadCases, cases_of, checks
+from backends.testing.physics import NotApplicable, Trial
 from backends.testing.random_circuits import Kinds
 from backends.testing.watched import Watched
 
@@ -117,11 +124,13 @@ class BackendConformance:
 
     def smallest(self, backend: Backend) -> Payload:
         """Return the least work that the backend accepts."""
-        return smallest_payload(backend.target(), self.native)
+        target = backend.target()
+        return _cases(target).smallest(target, self.native, 20)
 
     def lengthy(self, backend: Backend) -> Payload:
         """Return work that is still under way when the next call comes, if that can be."""
-        return lengthy_payload(backend.target(), self.native)
+        target = backend.target()
+        return _cases(target).lengthy(target, self.native)
 
     def finished(self, backend: Backend, task: QpuTaskId) -> TaskState:
         """Poll until the task has ended; checks that states only move forward."""
@@ -146,7 +155,7 @@ class BackendConformance:
         target = backend.target()
         assert target.name
         assert target.payload_kinds
-        assert target.payload_kinds <= {"sampler", "estimator"}
+        assert target.payload_kinds <= set(kind_names())
         assert target.num_qubits is None or target.num_qubits >= 1
         assert target.calibration.id
         assert target.calibration.taken_at.tzinfo is not None, "times carry their zone"
@@ -174,33 +183,35 @@ class BackendConformance:
         assert isinstance(task, str)
         assert self.finished(backend, task) is TaskState.COMPLETED
         result = backend.result(task)
-        assert len(result.native) == len(payload.pubs)
+        assert len(payload_kind(payload.kind).items(result.native)) == len(payload.shapes)
         assert backend.status(task) is TaskState.COMPLETED
         again = backend.result(task)
-        assert result_to_bytes(again) == result_to_bytes(result), "a result is read, not made anew"
+        assert _same(again, result, payload), "a result is read, not made anew"
 
     def test_usage_tells_what_ran(self, backend: Backend, session: SessionId) -> None:
         """Usage counts one task, its circuits and its shots."""
         payload = self.smallest(backend)
         usage = self.ran(backend, session, payload).usage
         assert usage.tasks == 1
-        assert usage.circuits == payload.circuits
+        assert usage.circuits == sum(shape.points for shape in payload.shapes)
         assert usage.qpu_seconds >= 0
         assert all(charge.amount >= 0 and charge.unit for charge in usage.charges)
-        if isinstance(payload, SamplerPayload):
-            assert usage.shots == payload.shots
+        if all(shape.shots for shape in payload.shapes):
+            assert usage.shots == sum(shape.points * shape.shots for shape in payload.shapes)
 
     def test_a_result_survives_serialisation(self, backend: Backend, session: SessionId) -> None:
         """Results and metadata can travel between processes."""
-        result = self.ran(backend, session, self.smallest(backend))
+        payload = self.smallest(backend)
+        result = self.ran(backend, session, payload)
         json.dumps(dict(result.metadata))
-        copy = result_from_bytes(result_to_bytes(result))
-        assert result_to_bytes(copy) == result_to_bytes(result)
+        copy = result_from_bytes(result_to_bytes(result, payload.kind))
+        assert _same(copy, result, payload)
 
     def test_a_payload_that_travelled_runs_too(self, backend: Backend, session: SessionId) -> None:
         """A payload read back from bytes is as good as the first."""
         payload = payload_from_bytes(self.smallest(backend).to_bytes())
-        assert len(self.ran(backend, session, payload).native) == 1
+        assert payload.digest == self.smallest(backend).digest
+        self.ran(backend, session, payload)
 
     def test_every_measured_bit_is_returned(self, backend: Backend, session: SessionId) -> None:
         """Bits of several registers, and of none, are in the result."""
@@ -303,13 +314,14 @@ class BackendConformance:
         target = backend.target()
         if target.max_shots is None:
             pytest.skip("the target has no limit of shots")
-        payload = smallest_payload(target, self.native, shots=target.max_shots + 1)
+        payload = _cases(target).smallest(target, self.native, target.max_shots + 1)
         with pytest.raises(PayloadRejected):
             backend.start(session, payload, _tag())
 
     def test_an_early_result_is_refused(self, backend: Backend, session: SessionId) -> None:
         """A result before the end raises ``TaskNotFinished``, never something half done."""
-        task = backend.start(session, self.lengthy(backend), _tag())
+        payload = self.lengthy(backend)
+        task = backend.start(session, payload, _tag())
         early: Result | None = None
         try:
             early = backend.result(task)
@@ -319,7 +331,7 @@ class BackendConformance:
             state = backend.status(task)
             assert state is TaskState.COMPLETED, f"there is a result, and the task is {state}"
         final = backend.result(task)
-        assert early is None or result_to_bytes(early) == result_to_bytes(final)
+        assert early is None or _same(early, final, payload)
 
     def test_two_threads_may_poll(self, backend: Backend, session: SessionId) -> None:
         """Calls may come from several threads at once."""
@@ -372,13 +384,14 @@ class BackendConformance:
         if not backend.target().durable:
             pytest.skip("the target does not say that its tasks outlive it")
         tag = _tag()
-        task = backend.start(session, self.smallest(backend), tag)
+        payload = self.smallest(backend)
+        task = backend.start(session, payload, tag)
         self.finished(backend, task)
         other = factory()
         try:
             assert other.find(tag) == task
             assert other.status(task) is TaskState.COMPLETED
-            assert _outcomes(other.result(task)) == _outcomes(backend.result(task))
+            assert _same(other.result(task), backend.result(task), payload)
             session = other.acquire()
             assert other.start(session, self.smallest(backend), tag) == task
         finally:
@@ -401,11 +414,19 @@ class BackendConformance:
             profile=self.profile,
         )
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run the checks of every installed payload kind."""
+        if "kind" in metafunc.fixturenames:
+            found = checks()
+            names = [check.__name__ for _, check in found]
+            metafunc.parametrize(("kind", "check"), found, ids=names)
+
     def test_physics(
-        self, backend: Backend, session: SessionId, check: Callable[[Trial], None]
+        self, backend: Backend, session: SessionId, kind: str, check: Callable[[Trial], None]
     ) -> None:
         """Known states give what quantum mechanics says, within shot noise and ``noise``."""
+        if kind not in backend.target().payload_kinds:
+            pytest.skip(f"the target takes no {kind} payloads")
         try:
             check(self.trial(backend, session))
         except NotApplicable as reason:
@@ -445,9 +466,10 @@ def _tag() -> str:
     return f"conformance-{uuid.uuid4().hex}"
 
 
-def _outcomes(result: Result) -> list[dict[str, object]]:
-    """Return a result's data in a form that compares."""
-    return [
-        {name: getattr(value, "array", value).tolist() for name, value in pub.data.items()}
-        for pub in result.native
-    ]
+def _cases(target: Target) -> PayloadCases:
+    """Return the cases of the first kind that a target takes."""
+    return cases_of(next(kind for kind in kind_names() if kind in target.payload_kinds))
+
+
+def _same(one: Result, other: Result, payload: Payload) -> bool:
+    return result_to_bytes(one, payload.kind) == result_to_bytes(other, payload.kind)

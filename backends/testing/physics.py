@@ -15,7 +15,8 @@ from backends.profiles import Profile
 from backends.testing.cases import Native, bell, ghz, placed_observable, turned
 
 __all__ = [
-    "CHECKS",
+    "ESTIMATOR_CHECKS",
+    "SAMPLER_CHECKS",
     "NotApplicable",
     "Trial",
     "bell_qubits_agree",
@@ -134,10 +135,10 @@ def estimates_are_right(trial: Trial) -> None:
     assert second.data.evs.shape == angles.shape
 
 
-CHECKS: tuple[Callable[[Trial], None], ...] = (
+SAMPLER_CHECKS: tuple[Callable[[Trial], None], ...] = (
     bell_qubits_agree,
     ghz_neighbours_agree,
     qubits_keep_their_order,
     broadcast_points_keep_their_shape,
-    estimates_are_right,
 )
+ESTIMATOR_CHECKS: tuple[Callable[[Trial], None], ...] = (estimates_are_right,)

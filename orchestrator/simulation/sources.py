@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from orchestrator.broker.core.events import JobSubmitted, PubShape
+from backends.shapes import ItemShape
+from orchestrator.broker.core.events import JobSubmitted
 from orchestrator.identity import JobId
 from orchestrator.simulation.workload import Arrival, Workload, WorkloadError
 from orchestrator.text_files import TextFileError, lines_of, read_text
@@ -76,7 +77,7 @@ def _arrivals(mix: Mix) -> Iterator[Arrival]:
             backend="",
             payload_kind="sampler",
             digest=name,
-            pubs=(PubShape(points=points, shots=shots, num_qubits=5, depth=20),),
+            pubs=(ItemShape(points=points, shots=shots, num_qubits=5, depth=20),),
             num_qubits=5,
             seed=None,
             project="interactive" if is_short else "batch",
@@ -140,9 +141,9 @@ class QuantumRule:
     least_shots: int = 100
     qubits: int = 5
 
-    def shape(self, run_s: float, processors: int) -> PubShape:
+    def shape(self, run_s: float, processors: int) -> ItemShape:
         """Return the PUB of a job."""
-        return PubShape(
+        return ItemShape(
             points=max(1, round(self.circuits_per_processor * processors)),
             shots=max(self.least_shots, round(self.shots_per_second * run_s)),
             num_qubits=self.qubits,

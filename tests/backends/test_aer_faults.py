@@ -75,7 +75,7 @@ def test_a_process_that_dies_before_it_begins_costs_nothing(tmp_path):
 def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
     sent = []
 
-    def unreadable(message, part, circuits):
+    def unreadable(message, part):
         sent.append(part)
         return b"no task"
 
@@ -90,8 +90,8 @@ def test_a_task_that_no_process_survives_reading_fails(backend, monkeypatch):
 def test_a_failed_task_does_not_tell_where_the_server_has_its_files(backend, monkeypatch):
     encoded = worker_pool.encode_task
 
-    def wrong(message, part, circuits):
-        header, frames = unpack(encoded(message, part, circuits))
+    def wrong(message, part):
+        header, frames = unpack(encoded(message, part))
         header["blocks"][0][0]["unknown"] = 1
         return pack(header, frames)
 
@@ -219,7 +219,7 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     import threading
 
     from backends.aer.blocks import PubLoad, divide
-    from backends.aer.wire import CircuitMemory, TaskMessage, encode_task, receive, send
+    from backends.aer.wire import TaskMessage, encode_task, receive, send
     from backends.aer.worker import Worker
 
     ours, theirs = socket.socketpair()
@@ -238,7 +238,7 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
     thread = threading.Thread(target=Worker(theirs, settings).serve)
     thread.start()
     assert receive(ours) is not None  # it is ready
-    send(ours, encode_task(message, 1, CircuitMemory()))
+    send(ours, encode_task(message, 1))
     if heard:
         assert receive(ours) is not None  # its own part is done
     ours.close()

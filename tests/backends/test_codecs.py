@@ -17,10 +17,10 @@ from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult, Sam
 from backends import circuits
 from backends.api import PayloadRejected, Result, Usage
 from backends.circuits import FrozenCircuit, load_qpy
-from backends.frames import FrameError, array_from_frame, frame_from_array, pack, unpack
+from backends.frames import FrameError, array_from_frame, frame_from_array, json_safe, pack, unpack
 from backends.metering import Charge
 from backends.payloads import EstimatorPayload, SamplerPayload, payload_from_bytes
-from backends.results import json_safe, result_from_bytes, result_to_bytes
+from backends.results import result_from_bytes, result_to_bytes
 from tests.errors import naming
 
 json_values = st.recursive(
@@ -140,7 +140,7 @@ def result():
 
 
 def test_results_survive_the_journey():
-    copy = result_from_bytes(result_to_bytes(result()))
+    copy = result_from_bytes(result_to_bytes(result(), "sampler"))
     assert copy.usage == result().usage
     assert copy.metadata == {"method": ["statevector"]}
     first, second = copy.native
@@ -153,7 +153,7 @@ def test_results_survive_the_journey():
 
 
 def test_damaged_results_are_told():
-    data = result_to_bytes(result())
+    data = result_to_bytes(result(), "sampler")
     for damaged in (data[:-1], data[:20], b"", pack({"pubs": [{}]})):
         with pytest.raises(FrameError):
             result_from_bytes(damaged)
@@ -190,10 +190,10 @@ def sampled(points, shots, outcomes):
 @pytest.mark.parametrize(("points", "shots"), [((), 100_000), ((2, 3), 20_000)])
 def test_many_shots_travel_as_counts(points, shots):
     whole = sampled(points, shots, outcomes=50)
-    data = result_to_bytes(whole)
+    data = result_to_bytes(whole, "sampler")
     assert len(data) < 10_000
     copy = result_from_bytes(data)
-    assert result_to_bytes(copy) == data
+    assert result_to_bytes(copy, "sampler") == data
     ours, theirs = whole.native[0].data, copy.native[0].data
     assert list(theirs) == ["a", "b"]
     for index in np.ndindex(*points) if points else [None]:
@@ -211,14 +211,14 @@ def test_few_shots_or_many_outcomes_keep_their_order():
     many = SamplerPubResult(DataBin(a=BitArray(random, 64), shape=()))
     for pub in (sampled((), 1000, outcomes=50).native[0], many):
         whole = Result(native=PrimitiveResult([pub]), usage=Usage())
-        copy = result_from_bytes(result_to_bytes(whole))
+        copy = result_from_bytes(result_to_bytes(whole, "sampler"))
         for name in pub.data:
             assert np.array_equal(copy.native[0].data[name].array, pub.data[name].array)
 
 
 def test_counts_that_do_not_add_up_are_told():
-    header, frames = unpack(result_to_bytes(sampled((), 400_000, outcomes=50)))
-    header["pubs"][0]["counts"]["shots"] += 1
+    header, frames = unpack(result_to_bytes(sampled((), 400_000, outcomes=50), "sampler"))
+    header["native"]["pubs"][0]["counts"]["shots"] += 1
     with pytest.raises(FrameError, match=naming(400001)):
         result_from_bytes(pack(header, frames))
 

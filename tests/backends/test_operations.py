@@ -41,7 +41,7 @@ from backends.api import PayloadRejected
 from backends.lowering import NativeCompiler
 from backends.payloads import EstimatorPayload, Payload, SamplerPayload, payload_from_bytes
 from backends.profiles import load_profile
-from backends.validate import check_circuits
+from backends.validate import check_fits
 from tests.errors import naming
 
 THETA = Parameter("θ")
@@ -429,7 +429,7 @@ def test_what_a_device_cannot_do_is_refused_by_what_it_is(
 def test_a_jump_out_of_a_loop_is_refused_before_a_device_gets_it(target: Any) -> None:
     payload = SamplerPayload.coerce([left_early()], shots=1)
     with pytest.raises(PayloadRejected, match=naming("break_loop")):
-        check_circuits(payload, target)
+        check_fits(payload, target)
     with pytest.raises(PayloadRejected, match=naming("break_loop")):
         NativeCompiler(target).compile(left_early())
 

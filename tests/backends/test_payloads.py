@@ -197,5 +197,5 @@ def test_points_are_counted_without_building_observables(shape, monkeypatch):
     payload = EstimatorPayload.coerce([(bell(measured=False), observables)])
     copy = payload_from_bytes(payload.to_bytes())
     expected = payload.pubs[0].observables_array.size
-    monkeypatch.setattr("backends.payloads.ObservablesArray", None)
+    monkeypatch.setattr("backends.payloads.estimator.ObservablesArray", None)
     assert copy.pubs[0].points == expected == int(np.prod(shape))

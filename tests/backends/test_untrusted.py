@@ -31,9 +31,14 @@ from qiskit.synthesis import LieTrotter
 from backends.api import PayloadRejected
 from backends.circuits import FrozenCircuit
 from backends.frames import pack, unpack
-from backends.payloads import EstimatorPayload, Payload, SamplerPayload
+from backends.payloads import (
+    EstimatorPayload,
+    Payload,
+    PayloadLimits,
+    SamplerPayload,
+    payload_from_untrusted,
+)
 from backends.qpy_outline import Bounds, check_qpy
-from backends.untrusted import PayloadLimits, payload_from_untrusted
 from tests.errors import naming
 
 LIMITS = PayloadLimits()

@@ -12,7 +12,7 @@ from backends.api import PayloadRejected
 from backends.fake.script import script_target
 from backends.gates import MoveGate
 from backends.payloads import EstimatorPayload, SamplerPayload
-from backends.validate import check, check_circuits, check_limits
+from backends.validate import check, check_fits
 from tests.errors import naming
 
 LINE = replace(
@@ -64,7 +64,7 @@ def test_what_fits_passes():
 )
 def test_what_can_never_run_is_refused(circuit, target, named):
     with pytest.raises(PayloadRejected, match=named):
-        check_circuits(sampler(circuit), target)
+        check_fits(sampler(circuit), target)
 
 
 def test_a_star_has_no_direct_pairs():
@@ -72,7 +72,7 @@ def test_a_star_has_no_direct_pairs():
     circuit.cz(0, 1)
     circuit.measure(0, 0)
     with pytest.raises(PayloadRejected, match=naming("(qubit, 3)")):
-        check_circuits(sampler(circuit), STAR)
+        check_fits(sampler(circuit), STAR)
 
 
 def test_a_site_that_transpiles_counts_qubits_only():
@@ -81,7 +81,7 @@ def test_a_site_that_transpiles_counts_qubits_only():
     circuit.h([0, 1, 2])
     circuit.measure_all()
     with pytest.raises(PayloadRejected, match=naming(3, "star", 2)):
-        check_circuits(sampler(circuit), site)
+        check_fits(sampler(circuit), site)
 
 
 def test_measuring_in_the_middle_needs_a_device_that_can():
@@ -90,14 +90,14 @@ def test_measuring_in_the_middle_needs_a_device_that_can():
     circuit.x(0)
     circuit.measure(1, 1)
     with pytest.raises(PayloadRejected, match=naming("x", "measurement")):
-        check_circuits(sampler(circuit), script_target())
-    check_circuits(sampler(circuit), replace(script_target(), mid_circuit_measurement=True))
+        check_fits(sampler(circuit), script_target())
+    check_fits(sampler(circuit), replace(script_target(), mid_circuit_measurement=True))
     branching = QuantumCircuit(1, 1)
     branching.measure(0, 0)
     with branching.if_test((branching.clbits[0], True)):
         branching.x(0)
     with pytest.raises(PayloadRejected, match=naming("if_else")):
-        check_circuits(sampler(branching), script_target())
+        check_fits(sampler(branching), script_target())
 
 
 def test_gates_inside_branches_are_checked_too():
@@ -106,16 +106,16 @@ def test_gates_inside_branches_are_checked_too():
     with circuit.if_test((circuit.clbits[0], True)):
         circuit.cz(0, 2)
     with pytest.raises(PayloadRejected, match=naming("[0, 2]")):
-        check_circuits(sampler(circuit), replace(LINE, mid_circuit_measurement=True))
+        check_fits(sampler(circuit), replace(LINE, mid_circuit_measurement=True))
 
 
 def test_limits_are_for_one_task():
     target = replace(script_target(), max_shots=5, max_circuits=1)
     with pytest.raises(PayloadRejected, match=naming(10, "fake", 5)):
-        check_limits(sampler(line_circuit()), target)
+        check(sampler(line_circuit()), target)
     two = SamplerPayload.coerce([line_circuit()] * 2, shots=5)
     with pytest.raises(PayloadRejected, match=naming(2, "fake", 1)):
-        check_limits(two, target)
+        check(two, target)
 
 
 def test_foreign_kinds_are_told_apart():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from backends.api import Usage
 from backends.metering import Charge
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
@@ -39,7 +40,7 @@ def submitted(number: int, pubs: list[tuple[int, int]]) -> ev.JobSubmitted:
         backend="fake",
         payload_kind="sampler",
         digest=str(number),
-        pubs=tuple(ev.PubShape(points=p, shots=s) for p, s in pubs),
+        pubs=tuple(ItemShape(points=p, shots=s) for p, s in pubs),
         num_qubits=2,
         seed=None,
         project=f"project{number % 2}",

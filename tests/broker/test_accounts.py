@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from backends.api import Usage
 from backends.metering import FloorPerTask, Metering
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import (
     Books,
@@ -61,7 +62,7 @@ class Till:
             "backend": "fake",
             "payload_kind": "sampler",
             "digest": name,
-            "pubs": (ev.PubShape(points=1, shots=shots),),
+            "pubs": (ItemShape(points=1, shots=shots),),
             "num_qubits": 1,
             "seed": None,
             "project": "chem",

@@ -9,19 +9,18 @@ from qiskit.circuit import Parameter
 from qiskit.primitives import (
     BitArray,
     DataBin,
-    PrimitiveResult,
     SamplerPubResult,
     StatevectorSampler,
 )
 
-from backends.api import Result, Usage
-from backends.payloads import EstimatorPayload, SamplerPayload
+from backends.payloads import SamplerPayload, payload_kind
 from orchestrator.broker.core.events import Part
 from orchestrator.broker.core.packing import TaskLimits, pack, subtract
-from orchestrator.broker.runtime.assembly import job_result, part_results, pub_shapes, task_payload
+from orchestrator.broker.core.records import by_part
 from orchestrator.identity import JobId
 
 JOB = JobId("j")
+KIND = payload_kind("sampler")
 
 
 def rotated() -> QuantumCircuit:
@@ -35,7 +34,7 @@ def rotated() -> QuantumCircuit:
 def all_parts(payload: SamplerPayload, limits: TaskLimits) -> list[Part]:
     queue = [
         Part(job=JOB, pub=i, first_point=0, end_point=s.points, first_shot=0, end_shot=s.shots)
-        for i, s in enumerate(pub_shapes(payload))
+        for i, s in enumerate(payload.shapes)
     ]
     parts: list[Part] = []
     while queue:
@@ -55,7 +54,7 @@ def test_merged_bits_stand_where_an_uncut_run_puts_them() -> None:
         block = truth[part.first_point : part.end_point, part.first_shot : part.end_shot]
         data = DataBin(c=BitArray(block, 2), shape=(part.points,))
         pieces.append((part, SamplerPubResult(data, metadata={})))
-    merged = job_result(reversed(pieces), 1, lambda: payload)
+    merged = KIND.merge(pieces[::-1], lambda: payload)
     assert merged[0].data.c.shape == (2, 3)
     assert np.array_equal(merged[0].data.c.array, truth.reshape(2, 3, 50, 1))
 
@@ -65,14 +64,14 @@ def test_a_cut_job_gives_the_distribution_of_an_uncut_one() -> None:
     payload = SamplerPayload.coerce([(rotated(), [[a] for a in angles])], shots=4000, seed=11)
     pieces = []
     for part in all_parts(payload, TaskLimits(max_circuits=1, max_shots=300)):
-        task = task_payload([part], {JOB: payload})
+        task = KIND.assemble([(payload, part)])
         assert isinstance(task, SamplerPayload)
         (pub,) = task.pubs
         assert pub.shots <= 300
         assert pub.points == 1
         result = StatevectorSampler(seed=pub.seed).run([pub.to_qiskit()]).result()
         pieces.append((part, result[0]))
-    merged = job_result(pieces, 1, lambda: payload)
+    merged = KIND.merge(pieces, lambda: payload)
     for index, angle in enumerate(angles):
         counts = merged[0].data.c[index].get_counts()
         assert sum(counts.values()) == 4000
@@ -82,8 +81,8 @@ def test_a_cut_job_gives_the_distribution_of_an_uncut_one() -> None:
 def test_parts_have_seeds_of_their_own_that_follow_from_the_pub() -> None:
     payload = SamplerPayload.coerce([(rotated(), [0.3])], shots=1000, seed=5)
     parts = all_parts(payload, TaskLimits(max_shots=100))
-    seeds = [task_payload([part], {JOB: payload}).pubs[0].seed for part in parts]
-    again = [task_payload([part], {JOB: payload}).pubs[0].seed for part in parts]
+    seeds = [KIND.assemble([(payload, part)]).pubs[0].seed for part in parts]
+    again = [KIND.assemble([(payload, part)]).pubs[0].seed for part in parts]
     assert seeds == again
     assert len(set(seeds)) == len(seeds)
 
@@ -91,17 +90,7 @@ def test_parts_have_seeds_of_their_own_that_follow_from_the_pub() -> None:
 def test_a_whole_pub_travels_unchanged() -> None:
     payload = SamplerPayload.coerce([(rotated(), [0.3])], shots=10, seed=5)
     (part,) = all_parts(payload, TaskLimits())
-    assert task_payload([part], {JOB: payload}).pubs[0] is payload.pubs[0]
-
-
-def test_jobs_of_two_kinds_cannot_share_a_task() -> None:
-    circuit = QuantumCircuit(1)
-    estimator = EstimatorPayload.coerce([(circuit, "Z")])
-    sampler = SamplerPayload.coerce([(rotated(), [0.3])], shots=10)
-    one = Part(job=JOB, pub=0, first_point=0, end_point=1, first_shot=0, end_shot=10)
-    other = Part(job=JobId("e"), pub=0, first_point=0, end_point=1, first_shot=0, end_shot=0)
-    with pytest.raises(ValueError, match="sampler"):
-        task_payload([one, other], {JOB: sampler, JobId("e"): estimator})
+    assert KIND.assemble([(payload, part)]).pubs[0] is payload.pubs[0]
 
 
 def test_a_part_of_many_blocks_runs_as_blocks_and_is_one_result() -> None:
@@ -109,7 +98,9 @@ def test_a_part_of_many_blocks_runs_as_blocks_and_is_one_result() -> None:
     part = Part(
         job=JOB, pub=0, first_point=0, end_point=2, first_shot=0, end_shot=20_000, block=8192
     )
-    task = task_payload([part], {JOB: payload})
+    blocks = part.by_block()
+    task = KIND.assemble([(payload, block) for block in blocks])
+    assert isinstance(task, SamplerPayload)
     assert [pub.shots for pub in task.pubs] == [8192, 8192, 3616]
     assert task.pubs[0].seed == payload.pubs[0].seed
     assert len({pub.seed for pub in task.pubs}) == 3
@@ -122,14 +113,13 @@ def test_a_part_of_many_blocks_runs_as_blocks_and_is_one_result() -> None:
         )
         for first in range(0, 20_000, 8192)
     ]
-    result = Result(
-        native=PrimitiveResult(runs, metadata={}),
-        usage=Usage(),
-        metadata={"seed": [7, 8, 9], "workers": [1]},
-    )
-    folded = part_results([part], result)
-    assert folded.metadata == {"seed": [7], "workers": [1]}
-    (pub,) = folded.native
+    metadata = {"seed": [7, 8, 9], "workers": [1]}
+    assert by_part(metadata, [part]) == {"seed": [7], "workers": [1]}
+
+    def unread() -> SamplerPayload:
+        raise AssertionError("no point was cut off, so the payload need not be read")
+
+    (pub,) = KIND.merge(list(zip(blocks, runs, strict=True)), unread)
     assert pub.metadata["shots"] == 20_000
     assert np.array_equal(pub.data.c.array, truth)
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.api import Usage
+from backends.shapes import ItemShape
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.packing import TaskLimits
@@ -50,7 +51,7 @@ def job(name: str, shots: int, calibration: str = "") -> ev.JobSubmitted:
         backend="fake",
         payload_kind="sampler",
         digest=name,
-        pubs=(ev.PubShape(points=1, shots=shots),),
+        pubs=(ItemShape(points=1, shots=shots),),
         num_qubits=2,
         seed=None,
         calibration=calibration,

@@ -9,6 +9,7 @@ import pytest
 
 from backends.api import Usage
 from backends.metering import Charge, FloorPerTask, Metering
+from backends.shapes import ItemShape
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.explain import Explanation, explain
@@ -48,7 +49,7 @@ def submit(
         backend="fake",
         payload_kind="sampler",
         digest=name,
-        pubs=(ev.PubShape(points=1, shots=shots),),
+        pubs=(ItemShape(points=1, shots=shots),),
         num_qubits=2,
         seed=None,
         lease=wish,

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from backends.api import Usage
 from backends.metering import Charge
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import SCHEMA_VERSION, Entries, Ledger, LedgerError
@@ -32,7 +33,7 @@ HISTORY: list[ev.Event] = [
         backend="aer",
         payload_kind="sampler",
         digest="d",
-        pubs=(ev.PubShape(points=2, shots=100),),
+        pubs=(ItemShape(points=2, shots=100),),
         num_qubits=3,
         seed=4,
     ),

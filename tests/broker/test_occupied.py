@@ -14,6 +14,7 @@ from backends.api import QpuTaskId, TaskState, Usage
 from backends.fake.script import script_target
 from backends.metering import Metering
 from backends.profiles import load_profile
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import BrokerState, replay
@@ -41,7 +42,7 @@ def job(name: str = "j", shots: int = 100) -> ev.JobSubmitted:
         backend="fake",
         payload_kind="sampler",
         digest="d",
-        pubs=(ev.PubShape(points=1, shots=shots, num_qubits=2),),
+        pubs=(ItemShape(points=1, shots=shots, num_qubits=2),),
         num_qubits=2,
         seed=None,
         project="chem",

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.codec import to_json
 from orchestrator.broker.core.events import Part
@@ -92,7 +93,7 @@ def seeded(points: int, shots: int) -> ev.JobSubmitted:
         backend="fake",
         payload_kind="sampler",
         digest="d",
-        pubs=(ev.PubShape(points=points, shots=shots),),
+        pubs=(ItemShape(points=points, shots=shots),),
         num_qubits=2,
         seed=1,
     )

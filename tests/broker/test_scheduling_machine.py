@@ -14,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from backends.api import Usage
 from backends.metering import FloorPerTask, Metering
 from backends.payloads import SEED_STRIDE
+from backends.payloads.sampler import piece_seed
+from backends.shapes import ItemShape
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import LeaseWish
@@ -25,7 +27,6 @@ from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.core.state import BrokerState, Effects, replay
 from orchestrator.broker.core.views import JobState
-from orchestrator.broker.runtime.assembly import part_seed
 from orchestrator.config.bounds import LeaseBounds, Rate
 from orchestrator.identity import JobId, ProjectAccount
 
@@ -142,7 +143,7 @@ class Scheduled(RuleBasedStateMachine):
             backend="fake",
             payload_kind="sampler",
             digest="d",
-            pubs=tuple(ev.PubShape(points=p, shots=s) for p, s in pubs),
+            pubs=tuple(ItemShape(points=p, shots=s) for p, s in pubs),
             num_qubits=2,
             seed=seed,
             project=project,
@@ -302,7 +303,7 @@ def counts(seed: int, parts: list[ev.Part]) -> Counter[tuple[int, int, int]]:
     """Toss coins as a simulator does: point by point, each with the seed that follows."""
     merged: Counter[tuple[int, int, int]] = Counter()
     for part in (block for whole_part in parts for block in whole_part.by_block()):
-        start = part_seed(seed + part.pub, part)
+        start = piece_seed(seed + part.pub, part)
         assert start is not None
         for place in range(part.points):
             coins = np.random.default_rng(start + SEED_STRIDE * place).integers(0, 2, part.shots)
@@ -327,7 +328,7 @@ def test_tossing_coins_tells_slices_of_another_lattice_apart() -> None:
             backend="fake",
             payload_kind="sampler",
             digest="d",
-            pubs=(ev.PubShape(points=1, shots=20_000),),
+            pubs=(ItemShape(points=1, shots=20_000),),
             num_qubits=2,
             seed=1,
         )

@@ -10,6 +10,7 @@ import pytest
 
 from backends.metering import Metering
 from backends.profiles import load_profile
+from backends.shapes import ItemShape
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import LeaseWish
@@ -47,7 +48,7 @@ RULES = QpuRules(timing=TimingModel(init_s=1.0, shot_s=1e-3), metering=Metering(
 def job(name: str, shots: int, user: str = "u", **more: object) -> ev.JobSubmitted:
     return ev.JobSubmitted(
         job=JobId(name), run=name, stage=None, call=0, qpu="q", backend="aer", digest=name,
-        payload_kind="sampler", pubs=(ev.PubShape(points=1, shots=shots),), num_qubits=2,
+        payload_kind="sampler", pubs=(ItemShape(points=1, shots=shots),), num_qubits=2,
         seed=None, project="p", user=user, **more,
     )  # fmt: skip
 
@@ -171,8 +172,8 @@ def test_a_workload_file_is_read_by_its_rule() -> None:
     read = parse_swf(text, "f.swf", rule)
     early, late = read.arrivals
     assert early.at == datetime.fromtimestamp(749458803 + 5, UTC)
-    assert early.job.pubs == (ev.PubShape(points=16, shots=50, num_qubits=3),)
-    assert late.job.pubs == (ev.PubShape(points=8, shots=300, num_qubits=3),)
+    assert early.job.pubs == (ItemShape(points=16, shots=50, num_qubits=3),)
+    assert late.job.pubs == (ItemShape(points=8, shots=300, num_qubits=3),)
     assert (late.job.user, late.job.project) == ("user7", "group2")
 
 
@@ -204,10 +205,10 @@ def test_lines_of_partial_executions_are_parts_of_one_job() -> None:
     read = parse_swf(text, "f.swf", QuantumRule(least_shots=1))
     found = {a.job.run: ((a.at - read.start).total_seconds(), a.job.pubs[0]) for a in read.arrivals}
     assert found == {
-        "1": (0, ev.PubShape(points=4, shots=60, num_qubits=5)),
-        "2": (10, ev.PubShape(points=8, shots=12, num_qubits=5)),
-        "3": (20, ev.PubShape(points=4, shots=11, num_qubits=5)),
-        "5": (40, ev.PubShape(points=4, shots=50, num_qubits=5)),
+        "1": (0, ItemShape(points=4, shots=60, num_qubits=5)),
+        "2": (10, ItemShape(points=8, shots=12, num_qubits=5)),
+        "3": (20, ItemShape(points=4, shots=11, num_qubits=5)),
+        "5": (40, ItemShape(points=4, shots=50, num_qubits=5)),
     }
     told = "; ".join(read.notes)
     assert "7 partial executions taken as parts of 4 jobs" in told

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from backends.api import Usage
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.packing import TaskLimits, UncertainRule
 from orchestrator.broker.core.policies import Fifo
@@ -32,7 +33,7 @@ def submitted(name: str, pubs: list[tuple[int, int]], kind: str = "sampler") -> 
         backend="fake",
         payload_kind=kind,
         digest=name,
-        pubs=tuple(ev.PubShape(points=p, shots=s) for p, s in pubs),
+        pubs=tuple(ItemShape(points=p, shots=s) for p, s in pubs),
         num_qubits=2,
         seed=None,
     )

@@ -10,6 +10,7 @@ import pytest
 
 import hpcqc as api
 from backends.api import Usage
+from backends.shapes import ItemShape
 from orchestrator.application.jobs import JobsOfRun, jobs_of, ledger_path
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.views import JobState
@@ -36,7 +37,7 @@ def job(number: int, run: str) -> list[ev.Event]:
         backend="aer",
         payload_kind="sampler",
         digest=str(number),
-        pubs=(ev.PubShape(points=1, shots=9),),
+        pubs=(ItemShape(points=1, shots=9),),
         num_qubits=2,
         seed=None,
     )

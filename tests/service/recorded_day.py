@@ -8,6 +8,7 @@ from random import Random
 
 from backends.api import Usage
 from backends.metering import Charge
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import Entries, Ledger
 from orchestrator.identity import SERVICE_SCOPE, JobId
@@ -49,7 +50,7 @@ def past_job(
         backend="fake" if qpu == "fake" else "aer",
         payload_kind="sampler",
         digest="0" * 64,
-        pubs=(ev.PubShape(points=1, shots=1000),),
+        pubs=(ItemShape(points=1, shots=1000),),
         num_qubits=2,
         seed=None,
         project=project,

@@ -20,8 +20,8 @@ from qiskit import QuantumCircuit
 from backends.api import PayloadRejected, QpuUnavailable
 from backends.fake.script import script_target
 from backends.frames import pack, unpack
-from backends.payloads import EstimatorPayload, SamplerPayload
-from backends.untrusted import PayloadLimits
+from backends.payloads import EstimatorPayload, PayloadLimits, SamplerPayload
+from backends.shapes import ItemShape
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.codec import to_json
 from orchestrator.broker.core.prediction import Load
@@ -233,8 +233,8 @@ def test_the_service_itself_never_reads_a_payload(
         for place in (
             "qiskit.qpy.load",
             "backends.circuits.load_qpy",
-            "backends.payloads.unpack",
-            "backends.untrusted.payload_from_untrusted",
+            "backends.payloads.registry.unpack",
+            "backends.payloads.registry.payload_from_untrusted",
             "orchestrator.broker.runtime.blob_store.payload_from_bytes",
         ):
             monkeypatch.setattr(place, never)
@@ -258,13 +258,13 @@ def test_the_service_itself_never_reads_a_payload(
 @pytest.mark.parametrize(
     "shapes",
     [
-        [ev.PubShape(points=1, shots=1000, num_qubits=2, depth=2.0)] * PayloadLimits().pubs,
-        [ev.PubShape(points=10**6, shots=1000, num_qubits=2, depth=2.0)],
-        [ev.PubShape(points=1, shots=10**9, num_qubits=2, depth=2.0)],
+        [ItemShape(points=1, shots=1000, num_qubits=2, depth=2.0)] * PayloadLimits().items,
+        [ItemShape(points=10**6, shots=1000, num_qubits=2, depth=2.0)],
+        [ItemShape(points=1, shots=10**9, num_qubits=2, depth=2.0)],
     ],
 )
 def test_the_largest_job_is_a_bounded_amount_of_work_for_the_scheduler(
-    monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any], shapes: list[ev.PubShape]
+    monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any], shapes: list[ItemShape]
 ) -> None:
     steps = 0
     plus = Load.plus

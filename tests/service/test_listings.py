@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from backends.shapes import ItemShape
 from orchestrator.broker.api import jobs as jobs_api
 from orchestrator.broker.api import operations
 from orchestrator.broker.core import events as ev
@@ -39,7 +40,7 @@ def fill(room: Room) -> None:
                 backend="fake",
                 payload_kind="sampler",
                 digest="d",
-                pubs=(ev.PubShape(points=1, shots=1, num_qubits=1, depth=1.0),),
+                pubs=(ItemShape(points=1, shots=1, num_qubits=1, depth=1.0),),
                 num_qubits=1,
                 seed=1,
                 project="p",

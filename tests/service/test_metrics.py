@@ -14,6 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.api import Usage
+from backends.shapes import ItemShape
 from orchestrator.broker.api.logs import LineWriter, json_line, log_entries, text_line
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.state import BrokerState
@@ -136,7 +137,7 @@ def submitted(job: str = "j1", **changes: Any) -> ev.JobSubmitted:
         "backend": "aer",
         "payload_kind": "sampler",
         "digest": "d",
-        "pubs": (ev.PubShape(points=1, shots=10),),
+        "pubs": (ItemShape(points=1, shots=10),),
         "num_qubits": 1,
         "seed": None,
         "project": "p",

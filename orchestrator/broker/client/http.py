@@ -32,7 +32,6 @@ from orchestrator.unix_sockets import UnixSocketError, check_listener, check_pat
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
-    from qiskit.primitives import PrimitiveResult
 
     from backends.payloads import Payload
     from orchestrator.broker.core.explain import Explanation
@@ -246,7 +245,7 @@ class RemoteBroker:
         body = {"run": run, "unit": unit, "amount": amount}
         self._ask("POST", "/v1/budgets/runs", json=body)
 
-    def result(self, job: JobId, timeout_s: float | None = None) -> PrimitiveResult[Any]:
+    def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
@@ -467,7 +466,7 @@ def _problem(answer: httpx.Response) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _native(answer: httpx.Response) -> PrimitiveResult[Any]:
+def _native(answer: httpx.Response) -> Any:
     stated = answer.headers.get("content-digest")
     if stated is not None and stated != content_digest(answer.content):
         raise BrokerRefused("a result arrived damaged: it is not what its Content-Digest says")

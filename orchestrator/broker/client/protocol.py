@@ -12,7 +12,6 @@ from orchestrator.identity import JobId
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
-    from qiskit.primitives import PrimitiveResult
 
     from backends.payloads import Payload
 
@@ -61,7 +60,7 @@ class BrokerClient(Protocol):
         """
         ...
 
-    def result(self, job: JobId, timeout_s: float | None = None) -> PrimitiveResult[Any]:
+    def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """Wait for the job and return its result.
 
         Raises ``TaskFailed`` or the backend's own error class with the reason,

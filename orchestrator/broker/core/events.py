@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Literal, get_args
 
 from backends.api import Usage
 from backends.metering import Charge
+from backends.shapes import ItemShape, Piece
 from orchestrator.broker.core.codec import from_json
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.identity import JobId
@@ -24,7 +25,6 @@ __all__ = [
     "LeaseEnd",
     "LeaseOpened",
     "Part",
-    "PubShape",
     "QpuDrained",
     "QpuRecalibrated",
     "QpuResumed",
@@ -48,65 +48,10 @@ LeaseEnd = Literal["time", "idle", "released"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PubShape:
-    """Size of a PUB: parameter points, and shots per point (0 for a native estimator).
-
-    num_qubits: that its circuit uses, 0 for those of the job; depth: its layers of gates. Both
-    are what the QPU's timing model asks for.
-    """
-
-    points: int
-    shots: int
-    num_qubits: int = 0
-    depth: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A rectangle of a PUB's work: points [first_point, end_point) × shots [first_shot, end_shot).
-
-    An estimator PUB has no shots and is never cut: end_shot is 0. block: with a seed, the shots
-    from one multiple of it to the next share a random stream; 0 where all of the part's shots do.
-    """
+class Part(Piece):
+    """A piece of a job's payload."""
 
     job: JobId
-    pub: int
-    first_point: int
-    end_point: int
-    first_shot: int
-    end_shot: int
-    block: int = 0
-
-    @property
-    def points(self) -> int:
-        """Parameter points covered."""
-        return self.end_point - self.first_point
-
-    @property
-    def shots(self) -> int:
-        """Shots per point covered."""
-        return self.end_shot - self.first_shot
-
-    @property
-    def circuits(self) -> int:
-        """Circuits that a task runs for it: one for each point and block of shots."""
-        if not self.block:
-            return self.points
-        return self.points * (-(-self.end_shot // self.block) - self.first_shot // self.block)
-
-    def block_end(self, blocks: int) -> int:
-        """Return the shot before which so many blocks end; the part's last one without blocks."""
-        if not self.block:
-            return self.end_shot
-        return min(self.end_shot, (self.first_shot // self.block + blocks) * self.block)
-
-    def by_block(self) -> tuple[Part, ...]:
-        """Return the part cut between all its blocks, in order."""
-        pieces, rest = [], self
-        while rest.block and rest.end_shot > (end := rest.block_end(1)):
-            pieces.append(replace(rest, end_shot=end))
-            rest = replace(rest, first_shot=end)
-        return (*pieces, rest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +95,7 @@ class JobSubmitted(JobRequest):
     backend: str
     payload_kind: str
     digest: str
-    pubs: tuple[PubShape, ...]
+    pubs: tuple[ItemShape, ...]
     num_qubits: int
     user: str = ""
     predicted_s: float | None = None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 from backends.api import Usage
@@ -15,11 +16,11 @@ from orchestrator.broker.core.views import JobState, JobView, QpuTaskState, QpuT
 from orchestrator.identity import JobId
 
 __all__ = [
-    "OF_EACH_PUB",
     "InvalidTransition",
     "JobRecord",
     "PastUse",
     "TaskRecord",
+    "by_part",
     "job_view",
     "shared_usage",
     "used_by",
@@ -27,8 +28,8 @@ __all__ = [
 
 # What jobs of different users may be told of a task that they share.
 _OF_THE_DEVICE = ("calibration_id", "profile", "provisional")
-# Metadata of a task that state one value for each of its PUBs.
-OF_EACH_PUB = ("method", "seed")
+# Metadata of a task that state one value for each item of its payload.
+_OF_EACH_ITEM = ("method", "seed")
 _SHARED_ERROR = "a task that was shared with other jobs failed; each is tried again by itself"
 
 
@@ -319,11 +320,26 @@ def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
         return task.metadata
     mine = [index for index, part in enumerate(task.planned.parts) if part.job == job]
     told = {key: value for key, value in task.metadata.items() if key in _OF_THE_DEVICE}
-    for key in OF_EACH_PUB:
+    for key in _OF_EACH_ITEM:
         values = task.metadata.get(key)
         if isinstance(values, list) and len(values) == len(task.planned.parts):
             told[key] = [values[index] for index in mine]
     return told
+
+
+def by_part(metadata: Mapping[str, Any], parts: Sequence[ev.Part]) -> dict[str, Any]:
+    """Return a task's metadata with one value for each part, where it ran one item per block.
+
+    What the metadata state for each item is that of the part's first block.
+    """
+    firsts = list(accumulate((len(part.by_block()) for part in parts), initial=0))
+    count = firsts.pop()
+    return {
+        key: [value[first] for first in firsts]
+        if key in _OF_EACH_ITEM and isinstance(value, list) and len(value) == count
+        else value
+        for key, value in metadata.items()
+    }
 
 
 def _saved(task: TaskRecord, job: JobId) -> float:

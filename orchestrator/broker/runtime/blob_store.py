@@ -7,17 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qiskit.primitives import PrimitiveResult
-
 from backends.api import Result, Usage
-from backends.payloads import Payload, payload_from_bytes
+from backends.payloads import Payload, payload_from_bytes, payload_kind
 from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.packing import whole_parts
 from orchestrator.broker.core.snapshot import EndedJob, ended_job
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.ledger import Ledger, LedgerError
-from orchestrator.broker.runtime.assembly import job_result, task_payload
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.identity import JobId, reuse_tag
 
@@ -41,20 +39,37 @@ class Contents:
     payloads: dict[JobId, Payload | bytes] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
 
-    def result(self, ended: EndedJob) -> PrimitiveResult[Any]:
+    def result(self, ended: EndedJob) -> Any:
         """Return a completed job's result, put together from its tasks'; from any thread."""
         submitted = ended.job.submitted
         if submitted.reuse is not None and submitted.source is not None:
             kept = self.ledger.result(reuse_tag(submitted.reuse.key))
             return result_from_bytes(kept).native
+        kind = payload_kind(submitted.payload_kind)
         pieces: list[tuple[ev.Part, Any]] = []
         for task in ended.tasks:
             if task.state is QpuTaskState.COMPLETED:
                 tag = task.planned.tag
                 found = self.results.get(tag) or result_from_bytes(self.ledger.result(tag))
-                mine = zip(task.planned.parts, found.native, strict=True)
-                pieces += [(part, pub) for part, pub in mine if part.job == submitted.job]
-        return job_result(pieces, len(submitted.pubs), lambda: self._payload(submitted))
+                items = kind.items(found.native)
+                # Before there were other kinds, a result was stored with one item for each part.
+                ran: Sequence[ev.Part] = task.planned.parts
+                if len(items) != len(ran):
+                    ran = _blocks(ran)
+                mine = zip(ran, items, strict=True)
+                pieces += [(piece, item) for piece, item in mine if piece.job == submitted.job]
+        return kind.merge(pieces, lambda: self._payload(submitted))
+
+    def encoded_result(self, ended: EndedJob) -> bytes:
+        """Return the bytes of a completed job's result: the task's, where there was no other work."""
+        submitted = ended.job.submitted
+        if submitted.reuse is not None and submitted.source is not None:
+            return self.ledger.result(reuse_tag(submitted.reuse.key))
+        done = [task for task in ended.tasks if task.state is QpuTaskState.COMPLETED]
+        if len(done) == 1 and _is_all_of(submitted, done[0].planned.parts):
+            return self.ledger.result(done[0].planned.tag)
+        result = Result(native=self.result(ended), usage=Usage())
+        return result_to_bytes(result, submitted.payload_kind)
 
     def source(self, key: str) -> JobId | None:
         """Return the job whose result is kept for this key, None if there is none."""
@@ -94,7 +109,7 @@ class Contents:
         except Exception as error:  # noqa: BLE001  # to keep it is a courtesy, and stops nothing
             _log.warning("the result of job %s is not kept for reuse: %s", job, error)
             return {}
-        return {reuse_tag(reuse.key): result_to_bytes(kept)}
+        return {reuse_tag(reuse.key): result_to_bytes(kept, ended.job.submitted.payload_kind)}
 
     def forget(self, job: JobId) -> None:
         """Drop what only this job's result needed; the ledger still has it."""
@@ -118,10 +133,15 @@ class Contents:
 
     def task_payload(self, parts: Sequence[ev.Part]) -> Payload:
         """Return what a task of these parts carries; blocks, so not on the loop."""
-        jobs = dict.fromkeys(part.job for part in parts)
-        return task_payload(
-            parts, {job: self._payload(self.state.jobs[job].submitted) for job in jobs}
-        )
+        jobs = {part.job: self.state.jobs[part.job].submitted for part in parts}
+        payloads = {job: self._payload(submitted) for job, submitted in jobs.items()}
+        first = jobs[parts[0].job]
+        if _is_all_of(first, parts):
+            return payloads[first.job]
+        if len(kinds := {submitted.payload_kind for submitted in jobs.values()}) > 1:
+            raise ValueError(f"a task has parts of payloads of several kinds: {sorted(kinds)}")
+        kind = payload_kind(first.payload_kind)
+        return kind.assemble([(payloads[piece.job], piece) for piece in _blocks(parts)])
 
     def _payload(self, submitted: ev.JobSubmitted) -> Payload:
         """Return a job's payload, from the ledger if it is not at hand."""
@@ -129,3 +149,13 @@ class Contents:
         if at_hand is None:
             at_hand = self.ledger.payload(submitted.digest)
         return payload_from_bytes(at_hand) if isinstance(at_hand, bytes) else at_hand
+
+
+def _blocks(parts: Sequence[ev.Part]) -> list[ev.Part]:
+    """Return the piece that each item of a task's payload runs."""
+    return [block for part in parts for block in part.by_block()]
+
+
+def _is_all_of(submitted: ev.JobSubmitted, parts: Sequence[ev.Part]) -> bool:
+    """Whether a task of these parts runs a job's payload as it was submitted."""
+    return list(parts) == whole_parts(submitted) == _blocks(parts)

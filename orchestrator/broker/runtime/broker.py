@@ -17,11 +17,8 @@ from backends.api import (
     CalibrationChanged,
     PayloadRejected,
     QpuUnavailable,
-    Result,
     Target,
-    Usage,
 )
-from backends.results import result_to_bytes
 from orchestrator.broker.client.status import (
     JobUnknown,
     NotUncertain,
@@ -442,13 +439,7 @@ class Broker:
     async def result(self, job: JobId) -> bytes:
         """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
         ended = await self._over(job)
-
-        def encoded() -> bytes:
-            return result_to_bytes(
-                Result(native=self.service.contents.result(ended), usage=Usage())
-            )
-
-        data = await asyncio.to_thread(encoded)
+        data = await asyncio.to_thread(self.service.contents.encoded_result, ended)
         self.service.contents.forget(job)
         return data
 

@@ -7,9 +7,8 @@ from dataclasses import astuple, dataclass, field
 from backends.api import PayloadRejected, Target
 from backends.frames import pack, unpack
 from backends.payloads import Payload
-from backends.validate import check_circuits, check_kind
-from orchestrator.broker.core.events import PubShape
-from orchestrator.broker.runtime.assembly import pub_shapes
+from backends.shapes import ItemShape
+from backends.validate import check_fits
 
 __all__ = ["CheckedPayload", "rejected"]
 
@@ -25,7 +24,7 @@ class CheckedPayload:
     kind: str
     digest: str
     num_qubits: int
-    pubs: tuple[PubShape, ...]
+    pubs: tuple[ItemShape, ...]
     data: bytes
     unfit: str | None = None
     payload: Payload | None = field(default=None, compare=False)
@@ -36,15 +35,14 @@ class CheckedPayload:
         unfit = None
         if target is not None:
             try:
-                check_kind(payload, target)
-                check_circuits(payload, target)
+                check_fits(payload, target)
             except PayloadRejected as error:
                 unfit = str(error)
         return cls(
             kind=payload.kind,
             digest=payload.digest,
             num_qubits=payload.num_qubits,
-            pubs=pub_shapes(payload),
+            pubs=payload.shapes,
             data=payload.to_bytes(),
             unfit=unfit,
             payload=payload,
@@ -68,7 +66,7 @@ class CheckedPayload:
         if "rejected" in header:
             raise PayloadRejected(header["rejected"])
         pubs = tuple(
-            PubShape(points=points, shots=shots, num_qubits=width, depth=depth)
+            ItemShape(points=points, shots=shots, num_qubits=width, depth=depth)
             for points, shots, width, depth in header.pop("pubs")
         )
         return cls(**header, pubs=pubs, data=frames[0])

@@ -13,8 +13,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from backends.api import Backend, Result, TaskCancelled
+from backends.payloads import payload_kind
 from backends.results import result_to_bytes
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.records import by_part
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.state import (
     BrokerState,
@@ -26,7 +28,6 @@ from orchestrator.broker.core.state import (
 )
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
-from orchestrator.broker.runtime.assembly import part_results
 from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
@@ -257,9 +258,21 @@ class BrokerService:
         self._dismiss(TaskCancelled("the broker was closed before the job had ended"))
 
     def _receive(self, tag: str, result: Result) -> Received:
-        """Return a task's result with one PUB for each part, and its bytes; on a thread."""
-        result = part_results(self.state.tasks[tag].planned.parts, result)
-        return Received(result, result_to_bytes(result))
+        """Return a task's result and its bytes; on a thread."""
+        task = self.state.tasks[tag]
+        kind = next(
+            self.state.jobs[job].submitted.payload_kind
+            for job in task.jobs
+            if job in self.state.jobs
+        )
+        items = len(payload_kind(kind).items(result.native))
+        expected = sum(len(part.by_block()) for part in task.planned.parts)
+        if items != expected:
+            raise ValueError(f"it has {items} results for {expected} items")
+        data = result_to_bytes(result, kind)
+        return Received(
+            replace(result, metadata=by_part(result.metadata, task.planned.parts)), data
+        )
 
     async def _report(self, event: ev.Event, received: Received | None) -> None:
         results = {}

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from backends.api import Target
+from backends.payloads import PayloadLimits, load_kinds, payload_from_untrusted
 from backends.targets import target_from_json
-from backends.untrusted import PayloadLimits, payload_from_untrusted
 from orchestrator.broker.runtime.checked_payload import CheckedPayload, rejected
 
 __all__ = ["ANSWER", "BY_ITSELF", "KILLED", "REQUEST", "main"]
@@ -50,6 +50,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     control = socket.socket(fileno=0)
     readers = _Readers()
+    load_kinds()
     gc.collect()
     gc.freeze()  # what is imported stays shared between the readers
     while True:

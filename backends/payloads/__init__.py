@@ -1,0 +1,36 @@
+"""What a backend's ``start`` carries: payloads of any kind, and those of Qiskit's primitives."""
+
+from backends.payloads.estimator import EstimatorPayload, FrozenEstimatorPub
+from backends.payloads.kind import Payload, PayloadKind, PayloadLimits
+from backends.payloads.pubs import SEEDS, PubPayload, Values
+from backends.payloads.registry import (
+    kind_names,
+    load_kinds,
+    payload_from_bytes,
+    payload_from_untrusted,
+    payload_kind,
+)
+from backends.payloads.sampler import MOST_SHOTS, SEED_STRIDE, FrozenSamplerPub, SamplerPayload
+from backends.shapes import ItemShape, Piece
+
+__all__ = [
+    "MOST_SHOTS",
+    "SEEDS",
+    "SEED_STRIDE",
+    "EstimatorPayload",
+    "FrozenEstimatorPub",
+    "FrozenSamplerPub",
+    "ItemShape",
+    "Payload",
+    "PayloadKind",
+    "PayloadLimits",
+    "Piece",
+    "PubPayload",
+    "SamplerPayload",
+    "Values",
+    "kind_names",
+    "load_kinds",
+    "payload_from_bytes",
+    "payload_from_untrusted",
+    "payload_kind",
+]
