@@ -1,8 +1,7 @@
 """Device profiles: real QPUs as data, for a simulator to wear."""
 
-from backends.profiles.loading import load_profile, shipped
+from backends.profiles.files import ProfileError, load_profile, shipped
 from backends.profiles.profile import Limits, NativeGate, PrecisionRule, Profile, Readout
-from backends.profiles.reading import ProfileError
 
 __all__ = [
     "Limits",

@@ -13,8 +13,10 @@ from backends.error_rates import Coherence
 from backends.metering import Metering
 from backends.timing import TimingModel
 
-__all__ = ["GATE_QUBITS", "Limits", "NativeGate", "PrecisionRule", "Profile", "Readout"]
+__all__ = ["GATE_QUBITS", "Limits", "NativeGate", "Pairs", "PrecisionRule", "Profile", "Readout"]
 
+# Qubits that are neighbours, the smaller number first.
+Pairs = tuple[tuple[int, int], ...]
 PrecisionRule = Literal["sampled", "exact"]
 
 # Part of the calibration id: results of a profile from before delays relaxed are not used again.
@@ -75,7 +77,7 @@ class Profile:
     title: str
     num_qubits: int
     unusable_qubits: tuple[int, ...] = ()
-    coupling: tuple[tuple[int, int], ...] | None
+    coupling: Pairs | None
     resonator: int | None = None
     gates: tuple[NativeGate, ...]
     coherence: Coherence | None = None

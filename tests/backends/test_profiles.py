@@ -10,7 +10,7 @@ from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from backends.error_rates import Coherence, depolarising_parameter, thermal_error
 from backends.gates import MoveGate
 from backends.profiles import Profile, ProfileError, load_profile, shipped
-from backends.profiles.coupling import lattice_pairs
+from backends.profiles.files import lattice_pairs
 from backends.profiles.profile import GATE_QUBITS
 from tests.errors import naming
 
@@ -192,10 +192,20 @@ def test_a_missing_file_is_explained():
         ("[readout]", "[limits]\nshot_per_task = 1\n[readout]", "did you mean 'shots_per_task'"),
         ("qubits = 2", 'qubits = "two"', "'two'; expected a whole number"),
         ("qubits = 2", "qubits = 3.5", "3.5; expected a whole number"),
+        ("qubits = 2", "qubits = 0", "0; expected a whole number ≥ 1"),
         ("qubits = 2", "qubits = true", "True; expected a whole number"),
-        ("error = 0.01 ", 'error = "1 %" ', "gates.cz.error: '1 %'; expected a number from 0 to 1"),
+        ("error = 0.01 ", 'error = "1 %" ', "gates.cz.error: '1 %'; expected a number"),
         ("error = 0.01 ", "error = 1.5 ", "expected a number from 0 to 1"),
         ("error = 0.01 ", "error = nan ", "expected a number from 0 to 1"),
+        ("error = 0.01 ", "error = -0.5 ", "gates.cz.error: -0.5; expected a number ≥ 0"),
+        ("[readout]", "[timing]\nshot_s = -1\n[readout]", "timing.shot_s: -1; expected a number"),
+        (
+            "[readout]",
+            "[timing]\nshot_s = true\n[readout]",
+            "timing.shot_s: True; expected a number",
+        ),
+        ("[readout]", "[timing]\nshots_s = 1\n[readout]", "timing.shots_s: no such key; did you"),
+        ("[readout]", "coherence = 1\n[readout]", "1; expected a table"),
         ("error = 0.01 ", "errors = 0.01 ", "gates.cz.error: is missing"),
         ("cz = {", "zz = {", "no such gate"),
         ("[[0, 1]]", "[[0, 2]]", "pairs of different qubits below 2"),
@@ -207,7 +217,7 @@ def test_a_missing_file_is_explained():
         ("[readout]", "[coherence]\nt1_s = 1e-6\nt2_s = 1e-6\n[readout]", "relaxation alone"),
         ("[readout]", '[metering]\nkind = "per-shot"\n[readout]', "expected one of qpu-seconds"),
         ("[readout]", "[limits]\ncoalesces = 1\n[readout]", "1; expected true or false"),
-        ("[readout]", '[limits]\npayloads = ["pulse"]\n[readout]', "some of sampler, estimator"),
+        ("[readout]", '[limits]\npayloads = ["pulse"]\n[readout]', "'sampler' or 'estimator'"),
         ("[readout]", '[[quality_windows]]\nstart = "8h"\nend = "9h"\n[readout]', "HH:MM"),
         ("2026-11-01T00:00:00Z", "2026-11-01T00:00:00", "date and time with offset"),
         ("[readout]", '[sources]\n"gates.rz" = "a paper"\n[readout]', "did you mean 'gates.r'"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.profiles.loading import load_profile
+from backends.profiles import load_profile
 from flows._fcidump import from_fcidump
 from flows._graphs import from_file
 from flows._inputs import InputError
