@@ -9,7 +9,9 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, requires, version
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +58,7 @@ class ShadowError(ValueError):
     """A folder or file of the user's has the name of one of our packages and comes first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """One finding. ``broken`` means that runs will fail; ``note`` is worth knowing."""
 
@@ -67,12 +69,12 @@ class Check:
 
 def diagnose(site_file: Path | None = None) -> list[Check]:
     """Look at everything a run needs; nothing is changed, and nothing is raised."""
-    checks = [_python(), *_packages(), *_extras(), _cores(), _memory(), *_shadows()]
+    checks = [_python(), *_packages(), *_extras(), _cores(), _memory(), _shadows()]
     try:
         site = load_site(site_file)
     except ConfigError as error:
-        return [*checks, Check(name="site", state="broken", detail=str(error))]
-    checks.append(Check(name="site", state="ok", detail=f"{site.name} ({site.source})"))
+        return [*checks, Check("site", "broken", str(error))]
+    checks.append(Check("site", "ok", f"{site.name} ({site.source})"))
     checks += [_state_dir(site), _ledger(site), _prefect(), *_backends(site), _schedules(site)]
     return checks
 
@@ -155,7 +157,7 @@ def _python() -> Check:
     detail = f"{platform.python_version()} at {sys.executable}"
     if not good:
         detail += "; 3.11 to 3.13 are supported"
-    return Check(name="python", state="ok" if good else "broken", detail=detail)
+    return Check("python", "ok" if good else "broken", detail)
 
 
 def _packages() -> Iterator[Check]:
@@ -166,12 +168,12 @@ def _packages() -> Iterator[Check]:
         wanted = requires("hpcqc") or []
     except PackageNotFoundError:
         yield Check(
-            name="hpcqc",
-            state="note",
-            detail="runs from a source folder, not installed; ready flows have no names then",
+            "hpcqc",
+            "note",
+            "runs from a source folder, not installed; ready flows have no names then",
         )
         return
-    yield Check(name="hpcqc", state="ok", detail=version("hpcqc"))
+    yield Check("hpcqc", "ok", version("hpcqc"))
     for text in wanted:
         try:
             requirement = Requirement(text)
@@ -183,25 +185,25 @@ def _packages() -> Iterator[Check]:
         try:
             have = distribution(requirement.name).version
         except PackageNotFoundError:
-            yield Check(name=name, state="broken", detail=f"not installed; needs {requirement}")
+            yield Check(name, "broken", f"not installed; needs {requirement}")
             continue
         good = requirement.specifier.contains(have, prereleases=True)
         detail = have if good else f"{have}; needs {requirement.specifier}"
-        yield Check(name=name, state="ok" if good else "broken", detail=detail)
+        yield Check(name, "ok" if good else "broken", detail)
 
 
 def _extras() -> Iterator[Check]:
     for extra, packages in _EXTRAS.items():
         absent = [name for name in packages if importlib.util.find_spec(name) is None]
         yield Check(
-            name=f"extra {extra}",
-            state="note" if absent else "ok",
-            detail=missing_extra(absent[0]) if absent else ", ".join(packages),
+            f"extra {extra}",
+            "note" if absent else "ok",
+            missing_extra(absent[0]) if absent else ", ".join(packages),
         )
 
 
 def _cores() -> Check:
-    return Check(name="cores", state="ok", detail=f"{len(os.sched_getaffinity(0))} usable")
+    return Check("cores", "ok", f"{len(os.sched_getaffinity(0))} usable")
 
 
 def _memory() -> Check:
@@ -209,18 +211,17 @@ def _memory() -> Check:
 
     free, total = (getattr(psutil.virtual_memory(), key) / 2**30 for key in ("available", "total"))
     detail = f"{free:.1f} GiB free of {total:.1f}"
-    if free < _MIN_MEMORY_GIB:
-        return Check(name="memory", state="note", detail=f"{detail}; a flow takes 1 to 2")
-    return Check(name="memory", state="ok", detail=detail)
+    if free >= _MIN_MEMORY_GIB:
+        return Check("memory", "ok", detail)
+    return Check("memory", "note", f"{detail}; a flow takes 1 to 2")
 
 
-def _shadows() -> Iterator[Check]:
+def _shadows() -> Check:
     try:
         shadowing(Path.cwd())
     except ShadowError as error:
-        yield Check(name="shadowing", state="broken", detail=str(error))
-    else:
-        yield Check(name="shadowing", state="ok", detail="no folder here hides hpcqc's packages")
+        return Check("shadowing", "broken", str(error))
+    return Check("shadowing", "ok", "no folder here hides hpcqc's packages")
 
 
 def _state_dir(site: Site) -> Check:
@@ -234,13 +235,13 @@ def _state_dir(site: Site) -> Check:
             pass
     except OSError as error:
         return Check(
-            name="state folder",
-            state="broken",
-            detail=f"{folder} cannot be written: {error.strerror}; set HPCQC_STATE_DIR",
+            "state folder",
+            "broken",
+            f"{folder} cannot be written: {error.strerror}; set HPCQC_STATE_DIR",
         )
     free = shutil.disk_usage(existing).free / 2**30
     state: Literal["ok", "note"] = "ok" if free >= _MIN_FREE_GIB else "note"
-    return Check(name="state folder", state=state, detail=f"{folder}, {free:.1f} GiB free")
+    return Check("state folder", state, f"{folder}, {free:.1f} GiB free")
 
 
 def _ledger(site: Site) -> Check:
@@ -251,11 +252,8 @@ def _ledger(site: Site) -> Check:
             return f"none yet; the first job makes {path}"
         from orchestrator.broker.ledger import Ledger
 
-        ledger = Ledger.open(path)
-        try:
+        with closing(Ledger.open(path)) as ledger:
             return f"{path}, {counted(len(ledger.runs()), 'run')}"
-        finally:
-            ledger.close()
 
     return _tried("ledger", look)
 
@@ -263,7 +261,7 @@ def _ledger(site: Site) -> Check:
 def _prefect() -> Check:
     url = variable("PREFECT_API_URL")
     if url is None:
-        return Check(name="prefect server", state="ok", detail="a temporary one for each run")
+        return Check("prefect server", "ok", "a temporary one for each run")
     import urllib.request
 
     def look() -> str:
@@ -281,24 +279,26 @@ def _backends(site: Site) -> Iterator[Check]:
 
     known = registry.available()
     for name, point in known.items():
-
-        def load(point: EntryPoint = point) -> str:
-            point.load()
-            return point.value
-
-        yield _tried(f"backend {name}", load)
+        yield _tried(f"backend {name}", partial(_loaded, point))
     for qpu in site.qpus.values():
         if qpu.backend not in known:
             detail = f"no backend {qpu.backend!r}; installed are: {', '.join(known) or 'none'}"
-            yield Check(name=f"QPU {qpu.name}", state="broken", detail=detail)
+            yield Check(f"QPU {qpu.name}", "broken", detail)
             continue
-
-        def describe(settings: QpuSettings = qpu) -> str:
-            return registry.describe(settings.backend, resolve_secrets(settings.options)).name
-
-        described = _tried(f"QPU {qpu.name}", describe)
+        described = _tried(f"QPU {qpu.name}", partial(_described, qpu))
         if described.state == "broken":
             yield described
+
+
+def _loaded(point: EntryPoint) -> str:
+    point.load()
+    return point.value
+
+
+def _described(settings: QpuSettings) -> str:
+    from backends import registry
+
+    return registry.describe(settings.backend, resolve_secrets(settings.options)).name
 
 
 def _schedules(site: Site) -> Check:
@@ -310,13 +310,13 @@ def _schedules(site: Site) -> Check:
     try:
         check_schedules(site.qpus.values(), datetime.now(UTC))
     except ConfigError as error:
-        return Check(name="schedules", state="broken", detail=str(error))
-    return Check(name="schedules", state="ok", detail=f"of {counted(len(site.qpus), 'QPU')}")
+        return Check("schedules", "broken", str(error))
+    return Check("schedules", "ok", f"of {counted(len(site.qpus), 'QPU')}")
 
 
 def _tried(name: str, look: Callable[[], str], fault: str = "") -> Check:
     try:
-        return Check(name=name, state="ok", detail=look())
+        return Check(name, "ok", look())
     except Exception as error:  # noqa: BLE001 - a doctor reports every fault and has none
         detail = f"{fault}: {error}" if fault else f"{type(error).__name__}: {error}"
-        return Check(name=name, state="broken", detail=detail)
+        return Check(name, "broken", detail)

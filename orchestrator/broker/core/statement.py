@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from orchestrator.broker.core.events import Event, LeaseClosed, LeaseOpened
-from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
+from orchestrator.broker.core.views import JobView, QpuTaskState
 from orchestrator.identity import JobId
 
 __all__ = ["LeaseHeld", "StatementLine", "leases_held", "month_bounds", "statement"]
@@ -30,13 +32,13 @@ class StatementLine:
     unit: str
     jobs: int
     tasks: int
-    shots: int
-    qpu_seconds: float
-    charged: float
-    saved: float
-    leases: int
-    lease_held_s: float
-    lease_used_s: float
+    shots: int = 0
+    qpu_seconds: float = 0.0
+    charged: float = 0.0
+    saved: float = 0.0
+    leases: int = 0
+    lease_held_s: float = 0.0
+    lease_used_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,27 +51,11 @@ class LeaseHeld:
 
 @dataclass(slots=True)
 class _Sum:
+    """figures: sums by field of the line."""
+
     jobs: set[JobId] = field(default_factory=set)
     tasks: set[str] = field(default_factory=set)
-    shots: int = 0
-    qpu_seconds: float = 0.0
-    charged: float = 0.0
-    saved: float = 0.0
-    leases: int = 0
-    lease_held_s: float = 0.0
-    lease_used_s: float = 0.0
-
-    def add_task(self, job: JobView, task: QpuTaskView) -> None:
-        self.jobs.add(job.id)
-        self.tasks.add(task.tag)
-        self.shots += task.usage.shots
-        self.qpu_seconds += task.usage.qpu_seconds
-        self.saved += task.saved
-
-    def add_lease(self, lease: LeaseClosed) -> None:
-        self.leases += 1
-        self.lease_held_s += lease.held_s
-        self.lease_used_s += lease.used_s
+    figures: Any = field(default_factory=Counter)
 
 
 def month_bounds(month: str) -> tuple[datetime, datetime]:
@@ -104,7 +90,7 @@ def statement(
     counts in the line of the first with its shots and seconds.
     """
     begin, end = month_bounds(month)
-    sums: dict[tuple[str, str, str], _Sum] = {}
+    sums: defaultdict[tuple[str, str, str], _Sum] = defaultdict(_Sum)
     for job in jobs:
         for task in job.tasks:
             counts = task.state is QpuTaskState.COMPLETED or task.late or task.usage.charges
@@ -112,32 +98,29 @@ def statement(
                 continue
             charges = task.usage.charges
             first = (job.project, job.qpu, charges[0].unit if charges else "")
-            sums.setdefault(first, _Sum()).add_task(job, task)
+            total = sums[first]
+            total.jobs.add(job.id)
+            total.tasks.add(task.tag)
+            usage = task.usage
+            total.figures.update(shots=usage.shots, qpu_seconds=usage.qpu_seconds, saved=task.saved)
             for charge in charges:
-                key = (job.project, job.qpu, charge.unit)
-                sums.setdefault(key, _Sum()).charged += charge.amount
+                sums[job.project, job.qpu, charge.unit].figures.update(charged=charge.amount)
     for lease in leases:
         if begin <= lease.closed.at < end:
             mine = sorted(key for key in sums if key[:2] == (lease.project, lease.closed.qpu))
             key = mine[0] if mine else (lease.project, lease.closed.qpu, "")
-            sums.setdefault(key, _Sum()).add_lease(lease.closed)
-    return [_line(key, month, total) for key, total in sorted(sums.items())]
-
-
-def _line(key: tuple[str, str, str], month: str, total: _Sum) -> StatementLine:
-    project, qpu, unit = key
-    return StatementLine(
-        project=project,
-        month=month,
-        qpu=qpu,
-        unit=unit,
-        jobs=len(total.jobs),
-        tasks=len(total.tasks),
-        shots=total.shots,
-        qpu_seconds=total.qpu_seconds,
-        charged=total.charged,
-        saved=total.saved,
-        leases=total.leases,
-        lease_held_s=total.lease_held_s,
-        lease_used_s=total.lease_used_s,
-    )
+            sums[key].figures.update(
+                leases=1, lease_held_s=lease.closed.held_s, lease_used_s=lease.closed.used_s
+            )
+    return [
+        StatementLine(
+            project=project,
+            month=month,
+            qpu=qpu,
+            unit=unit,
+            jobs=len(total.jobs),
+            tasks=len(total.tasks),
+            **total.figures,
+        )
+        for (project, qpu, unit), total in sorted(sums.items(), key=lambda item: item[0])
+    ]
