@@ -21,8 +21,7 @@ from orchestrator.agent.lifeline import start_module
 from orchestrator.agent.plan import AgentPlan, Child
 from orchestrator.agent.processes import MARKER, ProcessIdentity, end_marked
 from orchestrator.config.environment import process_environment
-from orchestrator.visible_text import visible
-from orchestrator.wording import counted
+from orchestrator.wording import counted, visible
 
 __all__ = ["ManagedProcess", "RestartPolicy", "Supervisor", "end_leftovers", "notify"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from traceback import walk_tb
 from typing import IO, TYPE_CHECKING, Any
 
-from orchestrator.visible_text import visible, visible_json
+from orchestrator.wording import visible, visible_json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.provenance.values import json_value
-from orchestrator.visible_text import visible
+from orchestrator.wording import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.provenance.charts import Picture, draw_plot
 from orchestrator.provenance.markup import duration_text, rendered
 from orchestrator.provenance.outcome import Plot, Series
-from orchestrator.simulation.metrics import SLOWDOWN_BOUND_S, Summary
+from orchestrator.simulation.engine import SLOWDOWN_BOUND_S, Summary
 from orchestrator.simulation.study import PolicyOutcome, Study
 
 __all__ = ["figure_rows", "study_document", "study_pictures", "write_report"]

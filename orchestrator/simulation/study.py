@@ -12,8 +12,7 @@ from orchestrator.broker.core.policies import Policy
 from orchestrator.broker.core.prediction import Accuracy
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.broker.core.scheduler import expected
-from orchestrator.simulation.engine import Device, Simulated, Simulation
-from orchestrator.simulation.metrics import Metrics, measured
+from orchestrator.simulation.engine import Device, Metrics, Simulated, Simulation, measured
 from orchestrator.simulation.workload import Workload, WorkloadError
 
 __all__ = ["PolicyOutcome", "Study", "alone", "stretches"]

@@ -20,7 +20,7 @@ from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.ledger.tables import Entries
 from orchestrator.identity import JobId
-from orchestrator.simulation.metrics import jain, summarize
+from orchestrator.simulation.engine import jain, summarize
 from orchestrator.simulation.sources import (
     Mix,
     QuantumRule,

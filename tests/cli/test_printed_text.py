@@ -20,7 +20,7 @@ from orchestrator.cli import output
 from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
 from orchestrator.cli.run.progress import Progress
 from orchestrator.provenance.markup import templates
-from orchestrator.visible_text import visible, visible_json
+from orchestrator.wording import visible, visible_json
 
 CLI = Path(output.__file__).parent
 HOSTILE = (

@@ -19,7 +19,7 @@ from orchestrator.broker.core.records import TaskRecord
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.identity import JobId
-from orchestrator.visible_text import visible_json
+from orchestrator.wording import visible_json
 
 __all__ = [
     "LineWriter",

@@ -20,7 +20,7 @@ from orchestrator.broker.core.budgets import BudgetStatus, overdrawn
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.config.environment import budgets_of
 from orchestrator.config.errors import ConfigError
-from orchestrator.visible_text import visible
+from orchestrator.wording import visible
 
 if TYPE_CHECKING:
     from orchestrator.broker.client.models import ProjectUse

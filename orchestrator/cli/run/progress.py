@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from orchestrator.cli.output import write
 from orchestrator.provenance.gantt import stage_name
-from orchestrator.visible_text import visible
+from orchestrator.wording import visible
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.views import JobView
