@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate
@@ -12,6 +12,7 @@ from typing import Any
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.packing import subtract
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskState, QpuTaskView
 from orchestrator.identity import JobId
 
@@ -206,7 +207,7 @@ class JobRecord:
         self.failure = ev.TaskErred(tag="", error=error, error_type="CalibrationChanged")
         return True
 
-    def take(self, piece: ev.Part, subtract: Callable[[ev.Part, ev.Part], list[ev.Part]]) -> None:
+    def take(self, piece: ev.Part) -> None:
         """Move a piece out of the pending parts; ledgers of before may hold any rectangle."""
         left = piece.points * (piece.shots or 1)
         index = 0

@@ -13,7 +13,7 @@ from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.job_request import LeaseWish
-from orchestrator.broker.core.packing import pack, subtract, thin, whole_parts
+from orchestrator.broker.core.packing import pack, thin, whole_parts
 from orchestrator.broker.core.policies import QueuedJob, Situation
 from orchestrator.broker.core.prediction import (
     Accuracy,
@@ -28,12 +28,10 @@ from orchestrator.identity import JobId, Payer, Tag
 
 __all__ = [
     "Decision",
-    "Planned",
     "SchedulingContext",
     "expected",
     "next_decision",
     "next_look",
-    "planned_alone",
     "queued_as",
 ]
 
@@ -78,11 +76,10 @@ class SchedulingContext:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """One task of a job, as it would be if the job were alone on the QPU."""
+class _Task:
+    """A task that may be planned, with what it is expected to take and cost."""
 
     parts: Sequence[ev.Part]
-    load: Load
     seconds: float | None
     charge: Charge
 
@@ -153,32 +150,26 @@ def queued_as(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> QueuedJ
     )
 
 
-def planned_alone(job: ev.JobSubmitted, rules: QpuRules, accuracy: Accuracy) -> Iterator[Planned]:
-    """Yield the tasks that a job would be cut into if it were alone, at most a few thousand."""
-    record = JobRecord(submitted=job, arrival=0, submitted_at=_NO_TIME)
-    record.pending.extend(whole_parts(job))
-    for _ in range(_MOST_PLANNED):
-        if not record.pending:
-            return
-        task = _first_task(record, rules, accuracy)
-        for piece in task.parts:
-            record.take(piece, subtract)
-        yield task
-
-
 def expected(
     job: ev.JobSubmitted, rules: QpuRules, accuracy: Accuracy
 ) -> tuple[float | None, Charge]:
     """Return the QPU-seconds a job will take and what it will be charged, if it is alone."""
-    seconds, amount, weight, unit = 0.0, 0.0, 0, rules.metering.unit
-    known = True
-    for task in planned_alone(job, rules, accuracy):
+    record = JobRecord(submitted=job, arrival=0, submitted_at=_NO_TIME)
+    record.pending.extend(whole_parts(job))
+    seconds, amount, weight, known = 0.0, 0.0, 0, True
+    for _ in range(_MOST_PLANNED):
+        if not record.pending:
+            break
+        task = _first_task(record, rules, accuracy)
+        for piece in task.parts:
+            record.take(piece)
         known = known and task.seconds is not None
         seconds += task.seconds or 0.0
         amount += task.charge.amount
         weight += _weight(task.parts)
     scale = _weight_of_job(job) / max(1, weight)
-    return (seconds * scale if known else None), Charge(amount=amount * scale, unit=unit)
+    charge = Charge(amount=amount * scale, unit=rules.metering.unit)
+    return (seconds * scale if known else None), charge
 
 
 class _Filling:
@@ -207,11 +198,11 @@ class _Filling:
         """Whether others may join the task that this job leads."""
         return self._rules.limits.coalesces and not lead.alone and lead.submitted.lease is None
 
-    def priced(self, parts: Sequence[ev.Part]) -> Planned:
+    def priced(self, parts: Sequence[ev.Part]) -> _Task:
         """Return the task that was made, with what it is expected to take and cost."""
         seconds = predicted_seconds(self.load, self._rules.timing, self._accuracy)
         charge = predicted_charge(self.load, self._rules.metering, seconds)
-        return Planned(parts=parts, load=self.load, seconds=seconds, charge=charge)
+        return _Task(parts=parts, seconds=seconds, charge=charge)
 
     def _takes(self, piece: ev.Part) -> bool:
         grown = self.load.plus(piece, self._jobs[piece.job].submitted)
@@ -260,7 +251,7 @@ def _start_s(rules: QpuRules, num_qubits: int) -> float:
     return rules.timing.duration_s(circuits=0, shots=0, num_qubits=num_qubits)
 
 
-def _first_task(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> Planned:
+def _first_task(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> _Task:
     """Return the task that would be made of a job now, were it alone."""
     filling = _Filling(rules, accuracy, {record.submitted.job: record})
     parts = filling.fill([record])
@@ -349,7 +340,7 @@ def _opened(
 
 def _planned(
     context: SchedulingContext,
-    task: Planned,
+    task: _Task,
     lead: QueuedJob,
     passed: Sequence[JobId],
     now: datetime,

@@ -11,7 +11,7 @@ from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import Books, BudgetExhausted
 from orchestrator.broker.core.job_queue import JobQueue
-from orchestrator.broker.core.packing import subtract, whole_parts
+from orchestrator.broker.core.packing import whole_parts
 from orchestrator.broker.core.prediction import load_of, predicted_charge
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.broker.core.records import (
@@ -316,7 +316,7 @@ class BrokerState(Recorded):
         self._history(event.qpu).plan(event, now)
         for piece in event.parts:
             record = self.jobs[piece.job]
-            record.take(piece, subtract)
+            record.take(piece)
             if event.tag not in record.open:
                 record.tasks.append(event.tag)
             record.open.add(event.tag)
