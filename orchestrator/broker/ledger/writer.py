@@ -6,8 +6,7 @@ import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -79,16 +78,7 @@ class Writer:
             (self._add_result, list(entries.results.items())),
             (self._add_event, rows),
         ]
-        if self._on_server:
-            self._persist(lambda connection: self._commit_once(connection, batches, rows))
-            return
-        with self._errors_told():
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            with self._connection.begin():
-                for statement, values in batches:
-                    if values:
-                        self._connection.exec_driver_sql(statement, values)
+        self._run(lambda connection: self._commit_once(connection, batches, rows))
 
     def execute(self, statements: Sequence[Statement]) -> None:
         """Run statements in one transaction that may be repeated without harm.
@@ -101,13 +91,7 @@ class Writer:
                 for statement, rows in statements:
                     connection.execute(statement, rows)
 
-        if self._on_server:
-            self._persist(run)
-            return
-        with self._errors_told():
-            if self._connection is None:
-                self._connection = self._engine.connect()
-            run(self._connection)
+        self._run(run)
 
     def claim(self, holder: str) -> None:
         """See `Ledger.claim_service`."""
@@ -118,7 +102,7 @@ class Writer:
         self._drop()
         self._holder = holder  # from now on, to connect is to claim
         try:
-            self._persist(lambda connection: _note_holder(connection, holder))
+            self._run(lambda connection: _note_holder(connection, holder))
         except LedgerError:
             self._holder = None
             raise
@@ -132,8 +116,15 @@ class Writer:
             self._lock.close()
             self._lock = None
 
-    def _persist(self, work: Callable[[sa.Connection], None]) -> None:
-        """Do it on a server; where the connection is lost, connect and do it again."""
+    def _run(self, work: Callable[[sa.Connection], None]) -> None:
+        """Connect and do it; on a server again where the connection was lost."""
+        if not self._on_server:
+            try:
+                self._connection = self._connection or self._engine.connect()
+                work(self._connection)
+            except sa.exc.DBAPIError as error:
+                raise self._refusal(error) from error
+            return
         deadline, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
         while True:
             connected = self._connection is not None
@@ -178,19 +169,12 @@ class Writer:
         if self._doubt is None or not self._was_written(connection, rows):
             self._commit(connection, batches, rows)
 
-    @contextmanager
-    def _errors_told(self) -> Iterator[None]:
-        try:
-            yield
-        except sa.exc.DBAPIError as error:
-            raise self._refusal(error) from error
-
     def _commit(self, connection: sa.Connection, batches: Sequence[_Batch], rows: _Rows) -> None:
         with connection.begin():
             for statement, values in batches:
                 if values:
                     connection.exec_driver_sql(statement, values)
-            if rows:
+            if rows and self._on_server:
                 numbers = "SELECT lastval(), pg_current_xact_id()::text"
                 seq, transaction = connection.exec_driver_sql(numbers).one()
                 # From here until the answer to the commit, nobody knows.
