@@ -210,7 +210,7 @@ def _target(settings: QpuSettings) -> Target:
 
 
 def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, Policy]]:
-    from orchestrator.broker.runtime.policies import known_policies, named_policy
+    from orchestrator.broker.runtime.site_rules import known_policies, named_policy
 
     found = {}
     for text in wanted or known_policies():

@@ -75,7 +75,7 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
         ids = [await run_job(site, number) for number in range(JOBS)]
         assert len(site.service.state.jobs) < JOBS / 2
         assert len(site.service.state.tasks) < JOBS / 2
-        assert len(site.service.contents.payloads) < JOBS / 2
+        assert len(site.service.blobs.payloads) < JOBS / 2
         assert [job.id for job in await site.jobs(JobFilter())] == ids
         assert [job.id for job in await site.jobs(JobFilter(limit=3))] == ids[-3:]
         assert await site.jobs(JobFilter(projects=("shallow",))) == []

@@ -21,12 +21,12 @@ from backends.results import result_from_bytes
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime import reuse
+from orchestrator.broker.runtime import blob_store
+from orchestrator.broker.runtime.blob_store import reuse_key
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
-from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
 
@@ -156,7 +156,7 @@ def test_every_part_of_the_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
             payload(seed=1), Q.model_copy(update={"options": {"profile": "helmi"}}), target, "chem"
         ),
     }
-    monkeypatch.setattr(reuse, "versions_of", lambda _: ("another",))
+    monkeypatch.setattr(blob_store, "versions_of", lambda _: ("another",))
     others["version"] = reuse_key(payload(seed=1), Q, target, "chem")
     assert known not in others.values()
     assert len(set(others.values())) == len(others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.broker.core.rules import Calendar, Window
-from orchestrator.broker.runtime.windows import windows_between
+from orchestrator.broker.runtime.site_rules import windows_between
 from orchestrator.config.site import WindowSettings
 
 

@@ -108,8 +108,8 @@ def test_calls_that_come_together_do_not_overspend(room: Room) -> None:
     assert room.http.wait(together()) == [201] * 3 + [402] * 9
     until(lambda: budget(room)["reserved"] < 1e-9)
     assert budget(room)["spent"] == pytest.approx(4 * RUN_S)
-    contents = room.app.state.broker.service.contents
-    assert len(contents.payloads) <= 4  # what was refused is not kept
+    blobs = room.app.state.broker.service.blobs
+    assert len(blobs.payloads) <= 4  # what was refused is not kept
 
 
 def test_users_see_the_budgets_of_their_projects_alone(room: Room) -> None:

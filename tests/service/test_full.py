@@ -261,7 +261,7 @@ def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(tmp_p
             with pytest.raises(LedgerUnwritable):
                 await hand_in(site)
         await asyncio.sleep(0)
-        assert not site.service.contents.payloads
+        assert not site.service.blobs.payloads
         ledger.failing = False
         await asyncio.gather(first, return_exceptions=True)
         while await site.fault() is not None:

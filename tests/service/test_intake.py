@@ -210,7 +210,7 @@ def test_users_take_turns_with_heavy_payloads(monkeypatch: pytest.MonkeyPatch) -
         intake = Intake(IntakeLimits(small_bytes=0, at_once=2))
         users = ["eve"] * 20 + ["ada", "bob"] * 2
         await asyncio.gather(*(read(intake, user.encode(), user) for user in users))
-        assert not intake._turns._users
+        assert not intake._per_user._users
 
     asyncio.run(work())
     assert {"ada", "bob"} <= set(order[:4]), "nobody waits for all of another user's payloads"

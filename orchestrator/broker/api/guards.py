@@ -19,7 +19,7 @@ from orchestrator.broker.api.problems import ApiError
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.client.content_digest import digest_text
 from orchestrator.broker.core.access import Identity
-from orchestrator.broker.runtime.turns import Turns
+from orchestrator.broker.runtime.quotas import PerUserSemaphore
 
 __all__ = ["Gate", "RequestLimits", "read_body"]
 
@@ -49,7 +49,7 @@ class RequestLimits:
 class Gate:
     """Lets a request in if its sender is known and not too eager.
 
-    listings: turns for answers about very many jobs, each of which keeps the event loop at work.
+    listings: for answers about very many jobs, each of which occupies the event loop.
     """
 
     tokens: TokenFile
@@ -57,11 +57,11 @@ class Gate:
     clock: Callable[[], datetime]
     users: UnixUsers = field(default_factory=UnixUsers)
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
-    listings: Turns = field(default_factory=lambda: Turns(2))
-    _large: Turns = field(init=False)
+    listings: PerUserSemaphore = field(default_factory=lambda: PerUserSemaphore(2))
+    _large: PerUserSemaphore = field(init=False)
 
     def __post_init__(self) -> None:
-        self._large = Turns(self.limits.large_bodies)
+        self._large = PerUserSemaphore(self.limits.large_bodies)
 
     async def identify(self, scope: Mapping[str, Any]) -> Identity:
         """Return who sent a request, from its head alone.
@@ -85,7 +85,7 @@ class Gate:
         stated = request.headers.get("content-length")
         if stated is not None and int(stated) <= self.limits.json_bytes:
             return nullcontext()
-        return self._large.take(user)
+        return self._large.place(user)
 
     async def _identity(self, scope: Mapping[str, Any]) -> Identity:
         stated = next((v for name, v in scope["headers"] if name == b"authorization"), b"")

@@ -31,7 +31,7 @@ Caller = Annotated[Identity, IDENTIFIED]
 
 
 async def _in_turn(request: Request, caller: Caller) -> AsyncIterator[None]:
-    async with request.app.state.gate.listings.take(caller.user):
+    async with request.app.state.gate.listings.place(caller.user):
         yield
 
 

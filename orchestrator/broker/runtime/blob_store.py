@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from importlib.metadata import EntryPoint, PackageNotFoundError, version
+from typing import Any, Protocol
 
-from backends.api import Result, Usage
+from backends import registry
+from backends.api import Result, Target, Usage
 from backends.payloads import Payload, payload_from_bytes, payload_kind
 from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker.core import events as ev
@@ -17,9 +22,10 @@ from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId, reuse_tag
 
-__all__ = ["AT_HAND_BYTES", "Contents"]
+__all__ = ["AT_HAND_BYTES", "BlobStore", "reuse_key", "versions_of"]
 
 # Larger payloads and results are read from the ledger when they are needed.
 AT_HAND_BYTES = 1 << 16
@@ -28,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class Contents:
+class BlobStore:
     """What jobs carry in and out.
 
     payloads: by job, read, or as small ones are stored; results: by tag of their tasks.
@@ -159,3 +165,58 @@ def _blocks(parts: Sequence[ev.Part]) -> list[ev.Part]:
 def _is_all_of(submitted: ev.JobSubmitted, parts: Sequence[ev.Part]) -> bool:
     """Whether a task of these parts runs a job's payload as it was submitted."""
     return list(parts) == whole_parts(submitted) == _blocks(parts)
+
+
+_PACKAGES = ("hpcqc", "qiskit", "qiskit-aer")
+
+
+class _Content(Protocol):
+    """A payload, read or not."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+
+def reuse_key(payload: _Content, settings: QpuSettings, target: Target, audience: str) -> str:
+    """Return a digest of all that a result depends on.
+
+    That is: the payload with circuits, values, shots, precision and seeds; the QPU's name,
+    backend and options with method and noise; its calibration; and the versions of what computes.
+    audience: a project whose results are its own, or what stands for those that share theirs.
+    """
+    options = registry.result_options(settings.backend, settings.options)
+    parts = [
+        audience,
+        payload.kind,
+        payload.digest,
+        settings.name,
+        settings.backend,
+        options,
+        target.name,
+        target.calibration.id,
+        versions_of(settings.backend),
+    ]
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def versions_of(backend: str) -> tuple[str, ...]:
+    """Return the versions of what turns a payload into a result on a backend."""
+    return (*map(_version, _PACKAGES), _distribution(registry.available().get(backend)))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _distribution(point: EntryPoint | None) -> str:
+    if point is None or point.dist is None:
+        return ""
+    return f"{point.dist.name} {point.dist.version}"

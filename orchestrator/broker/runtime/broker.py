@@ -35,13 +35,13 @@ from orchestrator.broker.core.snapshot import EndedJob, ended_job
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter, Ledger, LedgerError
+from orchestrator.broker.runtime.blob_store import reuse_key
 from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.event_loop import BrokerService, Commit
 from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.quotas import Quotas
-from orchestrator.broker.runtime.reuse import reuse_key
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audience
@@ -303,7 +303,7 @@ class Broker:
             now_s = self.clock().timestamp()
             self.quotas.admit(job, user, request.project, size, now_s)
             written.add_done_callback(lambda _: self.quotas.arrived(job))
-        service.contents.put(job, payload)
+        service.blobs.put(job, payload)
         if known is not None:
             resumed = ev.JobResumed(job=job, calibration=request.calibration)
             service.put(resumed, {}, written)
@@ -311,7 +311,7 @@ class Broker:
         service.put(
             self._submitted(request, user, payload, reuse), {payload.digest: payload.data}, written
         )
-        written.add_done_callback(lambda _: service.contents.drop_unknown(job))
+        written.add_done_callback(lambda _: service.blobs.drop_unknown(job))
         return True
 
     def _submitted(
@@ -337,7 +337,7 @@ class Broker:
         project = request.project
         audience = results_audience(project, shares=project in self.sharing)
         key = reuse_key(payload, self.qpus[request.qpu], target, audience)
-        source = self.service.contents.source(key)
+        source = self.service.blobs.source(key)
         return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     async def view(self, job: JobId) -> JobView:
@@ -439,8 +439,8 @@ class Broker:
     async def result(self, job: JobId) -> bytes:
         """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
         ended = await self._over(job)
-        data = await asyncio.to_thread(self.service.contents.encoded_result, ended)
-        self.service.contents.forget(job)
+        data = await asyncio.to_thread(self.service.blobs.encoded_result, ended)
+        self.service.blobs.forget(job)
         return data
 
     async def _over(self, job: JobId) -> EndedJob:

@@ -161,8 +161,8 @@ class EmbeddedBroker:
         view = self.view(job)
         if view.state is not JobState.COMPLETED:
             raise job_error(view)
-        merged = service.contents.result(ended_job(service.state, job))
-        service.contents.forget(job)
+        merged = service.blobs.result(ended_job(service.state, job))
+        service.blobs.forget(job)
         return merged
 
     def cancel(self, job: JobId) -> bool:

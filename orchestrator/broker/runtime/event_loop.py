@@ -28,7 +28,7 @@ from orchestrator.broker.core.state import (
 )
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import Entries, Ledger, LedgerError, LedgerUnwritable
-from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, Contents
+from orchestrator.broker.runtime.blob_store import AT_HAND_BYTES, BlobStore
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.qpu_driver import QpuDriver, Received
 from orchestrator.broker.runtime.site_rules import qpu_rules
@@ -103,7 +103,7 @@ class BrokerService:
     observe: Callable[[Commit], None] | None = None
     pacing: Pacing = STANDARD_PACING
     state: BrokerState = field(init=False)
-    contents: Contents = field(init=False)
+    blobs: BlobStore = field(init=False)
     _executions: dict[str, QpuDriver] = field(default_factory=dict)
     _inbox: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
@@ -123,7 +123,7 @@ class BrokerService:
         """Take up what the ledger already holds; threads start when they are first used."""
         self.state = self.ledger.restore(self.scope)
         self.state.asleep = bool(self.state.jobs)
-        self.contents = Contents(self.state, self.ledger)
+        self.blobs = BlobStore(self.state, self.ledger)
         self._settled |= {j: r.state for j, r in self.state.jobs.items() if r.state.is_final}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
@@ -210,10 +210,10 @@ class BrokerService:
         tags = [tag for job in gone for tag in self.state.jobs[job].tasks]
         self.state.forget(gone)
         for job in gone:
-            self.contents.payloads.pop(job, None)
+            self.blobs.payloads.pop(job, None)
         for tag in tags:
             if tag not in self.state.tasks:
-                self.contents.results.pop(tag, None)
+                self.blobs.results.pop(tag, None)
         with self._settling:
             for job in gone:
                 self._settled.pop(job, None)
@@ -279,7 +279,7 @@ class BrokerService:
         if isinstance(event, ev.TaskCompleted) and received is not None:
             results[event.tag] = received.data
             if len(received.data) <= AT_HAND_BYTES:
-                self.contents.results[event.tag] = received.result
+                self.blobs.results[event.tag] = received.result
         quiet = isinstance(event, ev.TaskStarted)
         self._put(_Item(event, at=self.clock() if quiet else None, results=results), quiet=quiet)
 
@@ -346,10 +346,10 @@ class BrokerService:
             self.observe(Commit(events=recorded, at=now, duration_s=lasted_s, error=failed))
 
     async def _reusable(self, ending: list[JobId]) -> dict[str, bytes]:
-        asked = [job for job in ending if self.contents.is_reusable(job)]
+        asked = [job for job in ending if self.blobs.is_reusable(job)]
         if not asked:
             return {}
-        return await asyncio.to_thread(self.contents.reusable, asked)
+        return await asyncio.to_thread(self.blobs.reusable, asked)
 
     def _handle(
         self, items: list[_Item], now: datetime
@@ -498,7 +498,7 @@ class BrokerService:
 
     async def _start(self, tag: str) -> None:
         parts = self.state.tasks[tag].planned.parts
-        await self._execution(tag).start(tag, lambda: self.contents.task_payload(parts))
+        await self._execution(tag).start(tag, lambda: self.blobs.task_payload(parts))
 
     def _execution(self, tag: str) -> QpuDriver:
         return self._executions[self.state.tasks[tag].planned.qpu]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.config.site import BrokerLimits
 from orchestrator.identity import JobId
 
-__all__ = ["Quotas", "StorageFull", "TooManyJobs"]
+__all__ = ["PerUserSemaphore", "Quotas", "StorageFull", "TooManyJobs"]
 
 _DAY_S = 86_400.0
 
@@ -137,3 +139,25 @@ class Quotas:
             return True
         record = self.state().jobs.get(job)
         return record is not None and record.ended_at is None
+
+
+@dataclass(eq=False)
+class PerUserSemaphore:
+    """A semaphore of ``most`` places for each user; further calls wait in order."""
+
+    most: int = 1
+    _users: dict[str, tuple[asyncio.Semaphore, int]] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def place(self, user: str) -> AsyncIterator[None]:
+        """Wait for a place of a user's, and keep it."""
+        places, calls = self._users.get(user) or (asyncio.Semaphore(self.most), 0)
+        self._users[user] = places, calls + 1
+        try:
+            async with places:
+                yield
+        finally:
+            calls = self._users[user][1] - 1
+            self._users[user] = places, calls
+            if not calls:
+                del self._users[user]

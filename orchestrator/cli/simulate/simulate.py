@@ -27,7 +27,7 @@ def tell_simulation(asked: Mapping[str, Any], report: Path | None, *, as_json: b
 
     asked: arguments of `simulate`.
     """
-    from orchestrator.broker.runtime.policies import known_policies
+    from orchestrator.broker.runtime.site_rules import known_policies
     from orchestrator.provenance.study import figure_rows, study_document, write_report
 
     if report is not None and not report.parent.is_dir():

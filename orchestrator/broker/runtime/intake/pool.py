@@ -20,7 +20,7 @@ from backends.api import PayloadRejected, QpuUnavailable, Target
 from backends.targets import target_to_json
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.intake.reader import ANSWER, BY_ITSELF, REQUEST
-from orchestrator.broker.runtime.turns import Turns
+from orchestrator.broker.runtime.quotas import PerUserSemaphore
 
 __all__ = ["Intake", "IntakeLimits"]
 
@@ -76,7 +76,7 @@ class Intake:
     _control: socket.socket | None = None
     _shared: _Reader | None = None
     _sharing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _turns: Turns = field(default_factory=Turns)
+    _per_user: PerUserSemaphore = field(default_factory=PerUserSemaphore)
     _numbers: Iterator[int] = field(default_factory=count)
     _watched: dict[str, float] = field(default_factory=dict)
     _alone: asyncio.Semaphore = field(init=False)
@@ -98,7 +98,7 @@ class Intake:
                 return await self._read_shared(body, size, described)
             except _ReaderEnded:
                 self._watched[user] = time.monotonic() + self.limits.watched_s
-        async with self._turns.take(user), self._alone:
+        async with self._per_user.place(user), self._alone:
             return await self._read_alone(body, size, described)
 
     async def prewarm(self) -> None:
