@@ -1,9 +1,11 @@
-"""Qiskit's primitives over a broker: code written for V2 primitives runs unchanged."""
+"""Qiskit's primitives and their jobs over a broker: code for V2 primitives runs unchanged."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -12,9 +14,15 @@ from math import inf
 from types import MappingProxyType
 from typing import Any
 
-from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
+from qiskit.primitives import (
+    BaseEstimatorV2,
+    BasePrimitiveJob,
+    BaseSamplerV2,
+    PrimitiveResult,
+)
+from qiskit.providers import JobStatus
 
-from backends.api import PayloadRejected, Target
+from backends.api import CalibrationChanged, PayloadRejected, Target
 from backends.circuits import FrozenCircuit
 from backends.payloads import (
     EstimatorPayload,
@@ -27,20 +35,30 @@ from backends.payloads.circuit_checks import check_pubs
 from backends.sampling import lower
 from orchestrator.broker.client.protocol import BrokerClient
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
-from orchestrator.compute.remote_call import stage_context
-from orchestrator.identity import CallStage
-from orchestrator.qpu_jobs import QpuJob, Submission
+from orchestrator.broker.core.views import JobState, JobView
+from orchestrator.compute.remote_call import stage_context, yield_worker_slot
+from orchestrator.identity import CallStage, JobId
 from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiled, Transpiler
 
-__all__ = ["Estimator", "Qpu", "Sampler", "open_qpu"]
+__all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
 
 _DEFAULT_SHOTS = 1024
 # 4096 shots per term, Qiskit's own default where an expectation value is sampled.
 _SAMPLED_PRECISION = 0.015625
+# A QPU that is calibrated anew so often while one call waits is not waited for any longer.
+_MOST_TRANSPILATIONS = 10
+_STATUS = {
+    JobState.QUEUED: JobStatus.QUEUED,
+    JobState.RUNNING: JobStatus.RUNNING,
+    JobState.COMPLETED: JobStatus.DONE,
+    JobState.CANCELLED: JobStatus.CANCELLED,
+    JobState.FAILED: JobStatus.ERROR,
+    JobState.UNCERTAIN: JobStatus.ERROR,
+}
 
 _log = logging.getLogger(__name__)
-# What the code at work here keeps, by QPU.
+# The leases that the code running here asks for, by QPU.
 _leases: ContextVar[Mapping[str, LeaseWish]] = ContextVar(
     "hpcqc_leases", default=MappingProxyType({})
 )
@@ -50,15 +68,15 @@ _leases: ContextVar[Mapping[str, LeaseWish]] = ContextVar(
 class Qpu:
     """A QPU of the site as a stage, or a script, sees it.
 
-    target: what it accepts, as of the last look. stage: key of the stage it was lent to, if any.
-    identity: what tells it from itself under other settings, empty if the stage's key does.
+    target: what it accepted when it was last read. stage: key of the stage it was opened for, if
+    any. identity: its name and settings, empty if the stage's key contains them.
     """
 
     name: str
     target: Target
     stage: str | None
     identity: str
-    _held: Resources
+    _resources: Resources
 
     def sampler(
         self,
@@ -115,19 +133,19 @@ class Qpu:
             raise ValueError(
                 f"lease of longest_s = {longest_s!r}, idle_s = {idle_s!r}; give seconds above 0"
             )
-        wish = LeaseWish(id=self._held.run.id, longest_s=longest_s, idle_s=idle_s)
+        wish = LeaseWish(id=self._resources.run.id, longest_s=longest_s, idle_s=idle_s)
         before = _leases.get()
         token = _leases.set({**before, self.name: wish})
-        self._held.lease_begins(self.name)
+        self._resources.begin_loop(self.name)
         try:
             yield
         finally:
             _leases.reset(token)
-            if self._held.lease_ends(self.name):
-                _let_go(self.broker, self.name, wish.id)
+            if self._resources.end_loop(self.name):
+                _release(self.broker, self.name, wish.id)
 
-    def look(self) -> None:
-        """Ask anew what it accepts. Raises ``QpuUnavailable``."""
+    def refresh(self) -> None:
+        """Read the target again. Raises ``QpuUnavailable``."""
         self.target = self.broker.target(self.name)
 
     def request(
@@ -148,13 +166,13 @@ class Qpu:
             The request, as a broker takes it.
         """
         return JobRequest(
-            run=self._held.run.id,
+            run=self._resources.run.id,
             stage=CallStage(self.stage, self.identity).text,
-            call=self._held.turn_of(self.stage, (self.name, payload.digest)),
+            call=self._resources.equal_calls(self.stage, (self.name, payload.digest)),
             qpu=self.name,
             seed=seed,
             lease=_leases.get().get(self.name),
-            priority=self._held.run.site.broker.priority,
+            priority=self._resources.run.site.broker.priority,
             calibration=self.calibration,
             may_reuse=may_reuse,
         )
@@ -174,21 +192,21 @@ class Qpu:
         Returns:
             False after `shutdown`, and for another stage.
         """
-        return self.stage == stage and self._held is resources()
+        return self.stage == stage and self._resources is resources()
 
     @property
     def broker(self) -> BrokerClient:
         """The broker that owns this QPU's queue."""
-        return self._held.broker()
+        return self._resources.broker()
 
     @property
     def transpiler(self) -> Transpiler:
         """The transpiler that all stages of the run share."""
-        return self._held.transpiler()
+        return self._resources.transpiler()
 
 
-def _let_go(broker: BrokerClient, qpu: str, lease: str) -> None:
-    """Release a lease; it ends by itself soon, so that this fails is no reason to stop."""
+def _release(broker: BrokerClient, qpu: str, lease: str) -> None:
+    """Release a lease; if that fails, it ends by itself soon."""
     try:
         broker.release(qpu, lease)
     except Exception as error:  # noqa: BLE001  # the loop's own error, if any, is what counts
@@ -210,40 +228,155 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
         LedgerError: the ledger cannot be used.
         QpuUnavailable: the QPU cannot be reached.
     """
-    held = resources()
-    settings = held.run.site.qpu(name or held.run.default_qpu)
+    opened = resources()
+    settings = opened.run.site.qpu(name or opened.run.default_qpu)
     context = stage_context()
     if stage is None and context is not None:
         stage = context.key
-    identity = held.run.qpu_identity(settings.name)
+    identity = opened.run.qpu_identity(settings.name)
     if context is not None and (context.key, context.qpu_identity) == (stage, identity):
         identity = ""
-    target = held.broker().target(settings.name)
-    return Qpu(settings.name, target, stage, identity, held)
+    target = opened.broker().target(settings.name)
+    return Qpu(settings.name, target, stage, identity, opened)
 
 
-@dataclass(slots=True)
-class _Choice:
-    """Which QPU a primitive is for; a named one is opened anew for every stage that uses it."""
+class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
+    """One call of a primitive, as the broker runs it.
 
-    chosen: Qpu | str | None
-    opened: Qpu | None = None
+    If its QPU is calibrated anew before it begins, the next request for its state or result
+    transpiles it again and submits it as another job.
+    """
 
-    def open(self) -> Qpu:
-        if isinstance(self.chosen, Qpu):
-            return self.chosen
-        context, opened = stage_context(), self.opened
+    def __init__(
+        self,
+        qpu: Qpu,
+        prepare: Callable[[Qpu], Payload],
+        finish: Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        """Submit a call.
+
+        Args:
+            qpu: where it runs.
+            prepare: transpiles the PUBs for the QPU as it is.
+            finish: turns the QPU's result into the primitive's.
+            options: of the request, as `Qpu.request` takes them.
+        """
+        self._qpu, self._prepare, self._finish, self._options = qpu, prepare, finish, options
+        self._client = qpu.broker
+        self._lock = threading.Lock()
+        self._attempts_left = _MOST_TRANSPILATIONS
+        self._request: JobRequest | None = None
+        self._digest = ""
+        self._result: PrimitiveResult[Any] | None = None
+        try:
+            self._job = self._submit()
+        except CalibrationChanged as error:
+            self._job = self._submit_again(error)
+        super().__init__(self._job)
+
+    def __repr__(self) -> str:
+        """Name the job: a stage may return it in place of its result."""
+        return f"<quantum job {self.job_id()}; call result() for its result>"
+
+    def result(self, timeout: float | None = None) -> PrimitiveResult[Any]:
+        """Wait for the result, at most ``timeout`` seconds; may be called again.
+
+        Raises the backend's error with its reason, or ``TimeoutError``.
+        """
+        if self._result is None:
+            with yield_worker_slot():
+                result = self._wait(timeout)
+            self._result = result if self._finish is None else self._finish(result)
+        return self._result
+
+    def view(self) -> JobView:
+        """Return what the ledger knows of the job: tasks, usage, times."""
+        view = self._client.view(self._job)
+        if view.error_type == CalibrationChanged.__name__:
+            self._replace_job(view.id, CalibrationChanged(view.error))
+            view = self._client.view(self._job)
+        return view
+
+    def status(self) -> JobStatus:
+        """Return the state in Qiskit's words."""
+        return _STATUS[self.view().state]
+
+    def done(self) -> bool:
+        """Whether the job completed."""
+        return self.status() is JobStatus.DONE
+
+    def running(self) -> bool:
+        """Whether the job runs on the QPU."""
+        return self.status() is JobStatus.RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether the job was cancelled."""
+        return self.status() is JobStatus.CANCELLED
+
+    def in_final_state(self) -> bool:
+        """Whether the job will not change any more."""
+        return self.view().state.is_final
+
+    def cancel(self) -> None:
+        """Ask for the job's end; a completed one stays as it is."""
+        self._client.cancel(self._job)
+
+    def _wait(self, timeout_s: float | None) -> PrimitiveResult[Any]:
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            job, rest_s = self._job, None if until is None else max(0.0, until - time.monotonic())
+            try:
+                return self._client.result(job, rest_s)
+            except CalibrationChanged as error:
+                self._replace_job(job, error)
+
+    def _replace_job(self, job: JobId, error: CalibrationChanged) -> None:
+        with self._lock:
+            if self._job == job and self._client.view(job).state is JobState.FAILED:
+                self._job = self._job_id = self._submit_again(error)
+
+    def _submit_again(self, error: CalibrationChanged) -> JobId:
+        while self._attempts_left:
+            self._attempts_left -= 1
+            self._qpu.refresh()
+            try:
+                return self._submit()
+            except CalibrationChanged as newer:
+                error = newer
+        raise error
+
+    def _submit(self) -> JobId:
+        payload = self._prepare(self._qpu)
+        if self._request is None or payload.digest != self._digest:
+            self._request = self._qpu.request(payload, **self._options)
+            self._digest = payload.digest
+        else:  # the circuits suit the new calibration, too: it is the same job
+            self._request = replace(self._request, calibration=self._qpu.calibration)
+        return self._client.submit(self._request, payload)
+
+
+class _Primitive:
+    """What a sampler and an estimator share: the QPU and the options of their jobs."""
+
+    def __init__(self, qpu: Qpu | str | None, **options: Any) -> None:
+        self._chosen, self._options = qpu, options
+        self._opened: Qpu | None = None
+
+    @property
+    def qpu(self) -> Qpu:
+        """The QPU this primitive runs on."""
+        if isinstance(self._chosen, Qpu):
+            return self._chosen
+        context, opened = stage_context(), self._opened
         key = None if context is None else context.key
-        if opened is None or self._is_elsewhere(opened) or not opened.serves(key):
-            opened = self.opened = open_qpu(self.chosen)
+        moved = self._chosen is None and opened and opened.name != resources().run.default_qpu
+        if opened is None or moved or not opened.serves(key):
+            opened = self._opened = open_qpu(self._chosen)
         return opened
 
-    def _is_elsewhere(self, opened: Qpu) -> bool:
-        """Whether another QPU is the default one by now."""
-        return self.chosen is None and opened.name != resources().run.default_qpu
 
-
-class Sampler(BaseSamplerV2):
+class Sampler(_Primitive, BaseSamplerV2):
     """Samples circuits on a QPU of the site. Same contract as Qiskit's ``BaseSamplerV2``."""
 
     def __init__(
@@ -263,15 +396,8 @@ class Sampler(BaseSamplerV2):
             reuse: take the result of an equal job that completed before, in another run too;
                 without a seed these are the very same counts.
         """
-        self._choice = _Choice(qpu)
+        super().__init__(qpu, seed=seed, may_reuse=reuse)
         self._default_shots = default_shots
-        self._seed = seed
-        self._reuse = reuse
-
-    @property
-    def qpu(self) -> Qpu:
-        """The QPU this primitive runs on."""
-        return self._choice.open()
 
     @property
     def default_shots(self) -> int:
@@ -295,12 +421,11 @@ class Sampler(BaseSamplerV2):
             BudgetExhausted: the job would cost more than the budget has left.
         """
         asked = self._default_shots if shots is None else shots
-        payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._seed)
-        prepare = partial(_prepare_sampler, payload)
-        return QpuJob(Submission(self.qpu, self._seed, prepare, reuse=self._reuse))
+        payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._options["seed"])
+        return QpuJob(self.qpu, partial(_prepare_sampler, payload), **self._options)
 
 
-class Estimator(BaseEstimatorV2):
+class Estimator(_Primitive, BaseEstimatorV2):
     """Estimates observables on a QPU of the site. Same contract as Qiskit's ``BaseEstimatorV2``.
 
     Where the QPU returns only counts, observables are measured basis by basis, with the shots
@@ -324,15 +449,8 @@ class Estimator(BaseEstimatorV2):
             seed: for simulators; equal seeds give equal values.
             reuse: take the result of an equal job that completed before, as in `Sampler`.
         """
-        self._choice = _Choice(qpu)
+        super().__init__(qpu, seed=seed, may_reuse=reuse)
         self._default_precision = default_precision
-        self._seed = seed
-        self._reuse = reuse
-
-    @property
-    def qpu(self) -> Qpu:
-        """The QPU this primitive runs on."""
-        return self._choice.open()
 
     @property
     def default_precision(self) -> float:
@@ -359,15 +477,13 @@ class Estimator(BaseEstimatorV2):
             BudgetExhausted: as `Sampler.run`.
         """
         asked = self.default_precision if precision is None else precision
-        payload = EstimatorPayload.coerce(pubs, precision=asked, seed=self._seed)
+        payload = EstimatorPayload.coerce(pubs, precision=asked, seed=self._options["seed"])
         qpu = self.qpu
         if EstimatorPayload.kind in qpu.target.payload_kinds:
-            native = partial(_prepare_estimator, payload)
-            return QpuJob(Submission(qpu, self._seed, native, reuse=self._reuse))
+            return QpuJob(qpu, partial(_prepare_estimator, payload), **self._options)
         sampled, recombination = lower(payload)
         prepare = partial(_prepare_sampler, sampled, numbers=recombination.sources)
-        submission = Submission(qpu, self._seed, prepare, reuse=self._reuse)
-        return QpuJob(submission, finish=recombination.recombine)
+        return QpuJob(qpu, prepare, recombination.recombine, **self._options)
 
 
 def _prepare_sampler(

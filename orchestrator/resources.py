@@ -91,17 +91,17 @@ class Resources:
         with self._lock:
             self._calls[stage] = Occurrences()
 
-    def turn_of(self, stage: str | None, content: Hashable) -> int:
+    def equal_calls(self, stage: str | None, content: Hashable) -> int:
         """Return how many calls of this content the stage, or the run outside any, made before."""
         with self._lock:
             return self._calls.setdefault(stage, Occurrences()).next(content)
 
-    def lease_begins(self, qpu: str) -> None:
-        """Count one more loop that keeps a QPU."""
+    def begin_loop(self, qpu: str) -> None:
+        """Count one more loop with a lease of the QPU."""
         with self._lock:
             self._loops[qpu] = self._loops.get(qpu, 0) + 1
 
-    def lease_ends(self, qpu: str) -> bool:
+    def end_loop(self, qpu: str) -> bool:
         """Count one loop less; return whether it was the last."""
         with self._lock:
             self._loops[qpu] -= 1

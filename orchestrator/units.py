@@ -52,7 +52,7 @@ def fan_out(
 
     spread = Spread(
         context=context,
-        turn_of=lambda content: held.turn_of(context.key, ("unit", content)),
+        turn_of=lambda content: held.equal_calls(context.key, ("unit", content)),
         retries=retries,
         progress=_throttled(tell),
     )
