@@ -67,15 +67,22 @@ class Check:
     detail: str
 
 
-def diagnose(site_file: Path | None = None) -> list[Check]:
-    """Look at everything a run needs; nothing is changed, and nothing is raised."""
+def diagnose(site: Path | str | None = None) -> list[Check]:
+    """Check everything a run needs: the installation, the machine and the site.
+
+    Args:
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        A finding for each thing checked; nothing is changed, and nothing is raised.
+    """
     checks = [_python(), *_packages(), *_extras(), _cores(), _memory(), _shadows()]
     try:
-        site = load_site(site_file)
+        found = load_site(None if site is None else Path(site).expanduser())
     except ConfigError as error:
         return [*checks, Check("site", "broken", str(error))]
-    checks.append(Check("site", "ok", f"{site.name} ({site.source})"))
-    checks += [_state_dir(site), _ledger(site), _prefect(), *_backends(site), _schedules(site)]
+    checks.append(Check("site", "ok", f"{found.name} ({found.source})"))
+    checks += [_state_dir(found), _ledger(found), _prefect(), *_backends(found), _schedules(found)]
     return checks
 
 

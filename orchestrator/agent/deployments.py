@@ -37,7 +37,10 @@ class FlowSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowRunView:
-    """A flow run as Prefect has it. id: also that of the hpcqc run. seconds: how long it ran."""
+    """A flow run as Prefect has it. id: also that of the hpcqc run. seconds: how long it ran.
+
+    result: what a completed run returned, where it was asked for; unread: why it cannot be read.
+    """
 
     id: UUID
     name: str
@@ -48,10 +51,12 @@ class FlowRunView:
     seconds: float
     parameters: Mapping[str, Any]
     url: str
+    result: Any = None
+    unread: str | None = None
 
     @property
     def is_final(self) -> bool:
-        """Whether it will not change any more; a killed one is put back into the schedule."""
+        """Whether the run has ended; the agent schedules a killed one again."""
         return self.state in ("Completed", "Failed", "Cancelled", "Crashed")
 
 
@@ -71,14 +76,14 @@ def attach(folder: AgentFolder) -> Deployments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployments:
-    """What an agent can be asked to run. page: Prefect's UI; site: the agent's site file, if any."""
+    """The deployments of an agent. page: Prefect's UI; site: the agent's site file, if any."""
 
     pool: str
     page: str
     site: Path | None
 
     def deploy(self, flow: Flow[..., Any], source: FlowSource, name: str) -> str:
-        """Make a flow known under a name, or replace what was; return ``FLOW/NAME``."""
+        """Deploy a flow under a name, or replace the deployment of that name; return ``FLOW/NAME``."""
         from prefect.utilities.callables import parameter_schema
 
         entrypoint, variables = _entrypoint(flow, source)
@@ -124,7 +129,7 @@ class Deployments:
         folder: Path,
         environment: Mapping[str, str],
     ) -> FlowRunView:
-        """Have a deployment run. folder: where relative paths among the parameters begin.
+        """Start a run of a deployment. folder: where relative paths among the parameters begin.
 
         environment: variables of its process, besides those of every flow here.
         """
@@ -157,25 +162,25 @@ class Deployments:
             raise AgentError(f"{count} with id {start_of_id!r}; `hpcqc runs` lists them")
         return found[0]
 
-    def wait(self, run: UUID, tell: Callable[[FlowRunView], None]) -> FlowRunView:
-        """Return a run when it has ended for good; ``tell`` is called with each new state.
+    def wait(self, run: UUID, report: Callable[[FlowRunView], None]) -> FlowRunView:
+        """Return a run when it has ended for good; ``report`` is called with each new state.
 
-        A run whose process was killed ends only if the agent does not take it up again.
+        A run whose process was killed has ended only if the agent does not schedule it again.
         """
-        told, crashed = "", 0.0
+        reported, crashed = "", 0.0
         with _client() as client:
             while True:
                 view = self._view(client, client.read_flow_run(run))
-                if view.state != told:
-                    tell(view)
-                    told, crashed = view.state, time.monotonic()
+                if view.state != reported:
+                    report(view)
+                    reported, crashed = view.state, time.monotonic()
                 patient = view.state == "Crashed" and time.monotonic() - crashed < 10.0
                 if view.is_final and not patient:
                     return view
                 time.sleep(_EVERY_S)
 
     def result(self, run: UUID) -> Any:
-        """Return what a completed run returned. Raises whatever keeps it from being read."""
+        """Return the result of a completed run. Raises any error in reading it."""
         with _client() as client:
             state = client.read_flow_run(run).state
         return None if state is None else state.result(raise_on_failure=True)

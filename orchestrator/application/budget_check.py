@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.application.service import service_at
 from orchestrator.application.target import stages_beside
+from orchestrator.config.environment import budgets_of
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import QpuSettings, Site
@@ -15,7 +16,14 @@ from orchestrator.config.site import QpuSettings, Site
 if TYPE_CHECKING:
     from prefect import Flow
 
-__all__ = ["agree_with_service", "check_units", "idle_budgets", "qpus_of"]
+__all__ = ["agree_with_service", "budget_texts", "check_units", "idle_budgets", "qpus_of"]
+
+
+def budget_texts(budgets: Mapping[str, float | None]) -> list[str]:
+    """Return budgets as the command line takes them. Raises ``ConfigError`` for an invalid one."""
+    texts = [f"{'none' if amount is None else amount} {unit}" for unit, amount in budgets.items()]
+    budgets_of(texts)
+    return texts
 
 
 def check_units(site: Site, budgets: Iterable[str]) -> None:

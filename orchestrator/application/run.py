@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from orchestrator import runs
 from orchestrator.application.budget_check import (
     agree_with_service,
+    budget_texts,
     check_units,
     idle_budgets,
     qpus_of,
@@ -42,7 +43,6 @@ from orchestrator.application.prefect_setup import (
 from orchestrator.application.target import FlowTarget, load_flow, stages_beside, target_of
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config.environment import (
-    budgets_of,
     hand_down,
     own_environment_kept,
     prepare_prefect,
@@ -341,7 +341,7 @@ def _checked(request: RunRequest) -> _Plan:
     target = target_of(request.flow)
     run_id = request.run_id or variable("HPCQC_RUN_ID") or _new_id()
     checked_run_id(run_id)
-    budgets_of(f"{'none' if a is None else a} {unit}" for unit, a in request.budgets.items())
+    budget_texts(request.budgets)
     site = load_site(request.site_file, request.settings)
     check_schedules(site.qpus.values(), datetime.now(UTC))
     if request.scratch is not None:

@@ -1,9 +1,12 @@
-"""The site's broker service, for requests that do not wait for one that is away."""
+"""The site's broker service: its client, its tokens, its ledger and its statements."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
@@ -11,32 +14,143 @@ from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import Site
 
 if TYPE_CHECKING:
+    from orchestrator.broker.api.tokens import TokenFile
     from orchestrator.broker.client.http import RemoteBroker
+    from orchestrator.broker.core.statement import StatementLine
 
-__all__ = ["open_service", "service_at"]
+__all__ = [
+    "back_up",
+    "check_project",
+    "open_service",
+    "service_at",
+    "service_ledger",
+    "statement",
+    "token_file",
+]
 
 _PATIENCE_S = 3.0
+_MONTH = re.compile(r"2[0-9]{3}-(0[1-9]|1[0-2])")
 
 
-def open_service(site_file: Path | None) -> RemoteBroker:
-    """Return a client of the site's service: the one its file names, else one on this machine.
+def open_service(*, site: Path | str | None = None) -> RemoteBroker:
+    """Return a client of the site's broker service: the one that the site names, else this machine's.
 
-    Raises ``ConfigError`` if there is none.
+    Its methods are what ``hpcqc broker`` does: ``health``, ``qpus``, ``queue``, ``drain``,
+    ``resume``, ``cancel_named``, ``resolve``, ``projects``, ``limit_project``. Each may raise
+    `BrokerRefused` and, after three seconds, `BrokerUnreachable`. ``close`` it at the end.
+
+    Args:
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        The client; its first call connects.
+
+    Raises:
+        ConfigError: The site file is wrong, or there is no broker service.
     """
-    site = load_site(site_file)
-    if site.broker.url is not None:
-        return service_at(site, site.broker.url)
-    socket = site.state_dir / "broker.sock"
+    found = load_site(_path(site))
+    if found.broker.url is not None:
+        return service_at(found, found.broker.url)
+    socket = found.state_dir / "broker.sock"
     if not socket.exists():
         raise ConfigError(
             f"no broker service: [broker] url is not set and there is no {socket}; "
             "start one with 'hpcqc broker serve', or set HPCQC_BROKER_URL"
         )
-    return service_at(site, f"unix:{socket}")
+    return service_at(found, f"unix:{socket}")
 
 
 def service_at(site: Site, url: str) -> RemoteBroker:
-    """Return a client of a service of this site."""
+    """Return a client of a service of this site, which does not wait long for it."""
     from orchestrator.broker.client.http import RemoteBroker
 
     return RemoteBroker(url, token=resolve_secrets(site.broker.token), patience_s=_PATIENCE_S)
+
+
+def token_file(*, site: Path | str | None = None) -> TokenFile:
+    """Return the tokens of the broker service that runs on this machine.
+
+    Args:
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        The file of tokens, with ``entries``, ``add`` and ``revoke``. It is read when it is used.
+
+    Raises:
+        ConfigError: The site file is wrong.
+    """
+    from orchestrator.broker.api.tokens import TokenFile
+
+    return TokenFile(load_site(_path(site)).state_dir / "tokens.json")
+
+
+def back_up(file: Path | str, *, site: Path | str | None = None) -> Path:
+    """Copy the site's ledger to a file, consistently, also while the broker service runs.
+
+    Args:
+        file: Where the copy goes; its folder must exist.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        Path of the copy.
+
+    Raises:
+        LedgerError: There is no ledger, or it cannot be copied there.
+        ConfigError: The site file is wrong.
+    """
+    from orchestrator.broker.ledger import Ledger, LedgerError
+
+    source, copy = service_ledger(load_site(_path(site))), Path(file).expanduser()
+    if isinstance(source, Path) and not source.exists():
+        raise LedgerError(f"there is no ledger at {source}; name its folder with HPCQC_STATE_DIR")
+    if not copy.absolute().parent.is_dir():
+        raise LedgerError(f"{copy}: there is no folder {copy.absolute().parent}; make it first")
+    with closing(Ledger.open(source)) as ledger:
+        ledger.backup(copy)
+    return copy
+
+
+def service_ledger(site: Site) -> Any:
+    """Return the path or the URL of the ledger that the site's broker service writes."""
+    stated = resolve_secrets(site.broker.ledger)
+    return stated if stated is not None else site.state_dir / "ledger.sqlite"
+
+
+def statement(
+    project: str | None = None, month: str | None = None, *, site: Path | str | None = None
+) -> list[StatementLine]:
+    """Return what projects were charged in a month, by QPU and unit.
+
+    Args:
+        project: This project alone; None for all that the user may see.
+        month: Year and month in UTC, such as ``"2026-11"``; None for the present one.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        A line for each project, QPU and unit, sorted by them.
+
+    Raises:
+        ConfigError: The site has no broker service, or there is no such project or month.
+        BrokerUnreachable: The service does not answer.
+        BrokerRefused: The service refuses, for want of a valid token, for example.
+    """
+    if month is not None and not _MONTH.fullmatch(month):
+        raise ConfigError(f"month {month!r}; give a year and a month, such as 2026-11")
+    with closing(open_service(site=site)) as broker:
+        if project is not None:
+            check_project(project, (use.project for use in broker.projects()))
+        return broker.statement(project, month)
+
+
+def check_project(project: str, known: Iterable[str]) -> None:
+    """Raise ``ConfigError`` for a project that is not among the known ones."""
+    names = list(known)
+    if project not in names:
+        raise ConfigError(
+            f"no project {project!r} that this user may see; there are: "
+            f"{', '.join(names) or 'none'}"
+        )
+
+
+def _path(site: Path | str | None) -> Path | None:
+    return None if site is None else Path(site).expanduser()

@@ -69,10 +69,10 @@ def imported_names(tree: ast.Module) -> set[str]:
 
 
 def declared_names(tree: ast.Module) -> list[str] | None:
-    """Return ``__all__``, None where there is none."""
+    """Return ``__all__``, None where there is none or a stub lists the names."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and "__all__" in set(_targets(node.targets[0])):
-            return list(ast.literal_eval(node.value))
+            return list(ast.literal_eval(node.value)) if isinstance(node.value, ast.List) else None
     return None
 
 

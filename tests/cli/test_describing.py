@@ -11,9 +11,9 @@ from backends.metering import EquivalentQubitSeconds, FloorPerTask, Metering
 from backends.profiles import shipped
 from backends.timing import TimingModel
 from docs.reference.generate import pages
+from orchestrator.application import service as broker_service
 from orchestrator.broker.client.models import Health
 from orchestrator.broker.client.status import QpuStatus
-from orchestrator.cli.broker import admin as broker_asking
 from orchestrator.cli.site.qpu import metering_in_words, timing_in_words
 from orchestrator.doctor import missing_extra
 from tests.architecture.source import ROOT
@@ -249,26 +249,26 @@ class Service:
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        ({}, "nothing waits or runs"),
+        ({}, "no job waits or runs"),
         (
             {"queued": 3, "open": 1},
-            "nothing of your projects waits or runs; of all users: 3 queued, 1 at work",
+            "no job of your projects waits or runs; of all users: 3 queued, 1 running",
         ),
         (
             {"closed": True, "closure": CLOSED},
-            "nothing waits or runs\nvlq is closed for maintenance until 2026-11-24 18:00:40 UTC",
+            "no job waits or runs\nvlq is closed for maintenance until 2026-11-24 18:00:40 UTC",
         ),
         (
             {"state": "drained", "reason": "cooling", "closed": True, "closure": CLOSED},
-            "nothing waits or runs\nvlq is drained: cooling",
+            "no job waits or runs\nvlq is drained: cooling",
         ),
-        ({"closed": False, "closure": CLOSED}, "nothing waits or runs"),
+        ({"closed": False, "closure": CLOSED}, "no job waits or runs"),
     ],
 )
 def test_the_queue_tells_of_others_their_number_and_what_stands_still(
     hpcqc, monkeypatch, facts, words
 ) -> None:
-    monkeypatch.setattr(broker_asking, "open_service", lambda _: Service(**facts))
+    monkeypatch.setattr(broker_service, "open_service", lambda **_: Service(**facts))
     assert hpcqc("broker", "queue").out.strip() == words
     unknown = hpcqc("broker", "queue", "--qpu", "vql")
     assert (unknown.code, unknown.out) == (2, "")
@@ -288,7 +288,7 @@ def test_the_queue_tells_of_others_their_number_and_what_stands_still(
 )
 def test_a_qpu_that_is_closed_is_not_called_online(hpcqc, monkeypatch, facts, words) -> None:
     service = Service(closure=CLOSED, **facts)
-    monkeypatch.setattr(broker_asking, "open_service", lambda _: service)
+    monkeypatch.setattr(broker_service, "open_service", lambda **_: service)
     said = hpcqc("broker", "status").out
     assert [word for word in words if word not in said] == [], said
     assert ("online" in said) == ("online" in words)

@@ -26,7 +26,7 @@ from orchestrator.broker.client import http
 from orchestrator.broker.client.http import RemoteBroker
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.cli.estimate.estimate import wait_text
+from orchestrator.cli.run.estimate import wait_text
 from orchestrator.config.bounds import Rate
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import BrokerSettings, QpuSettings, ScheduleSettings, WindowSettings

@@ -17,7 +17,7 @@ import pytest
 
 from orchestrator.broker.api.logs import json_line, log_entry, text_line
 from orchestrator.cli import output
-from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
+from orchestrator.cli.broker.projects import _COLUMNS, _write_csv
 from orchestrator.cli.run.progress import Progress
 from orchestrator.provenance.markup import templates
 from orchestrator.wording import visible, visible_json

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import typer
 
 from orchestrator.broker.runtime.site_rules import check_schedules
-from orchestrator.cli.site.config import tell_config_check
+from orchestrator.cli.site.config import config_check
 from orchestrator.config.bounds import LeaseBounds
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
@@ -111,5 +112,7 @@ def test_checking_a_file_sees_its_schedules(
 ) -> None:
     site = tmp_path / "hpcqc.toml"
     site.write_text(HEAD + 'policy = "shortes"')
-    assert tell_config_check(site, (), as_json=False) == 2
+    with pytest.raises(typer.Exit) as caught:
+        config_check(site)
+    assert caught.value.exit_code == 2
     assert "'shortest'" in capsys.readouterr().err

@@ -21,7 +21,7 @@ import pytest
 from hpcqc import statement
 from orchestrator.broker.client.http import BrokerRefused
 from orchestrator.broker.core.budgets import BudgetExhausted
-from orchestrator.cli.broker.budgets import _COLUMNS, _write_csv
+from orchestrator.cli.broker.projects import _COLUMNS, _write_csv
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 from tests.service.calls import bell, call, job_head

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+import typer
 from qiskit import QuantumCircuit
 
 from backends.api import PayloadRejected, TaskCancelled, TaskFailed
@@ -17,7 +18,8 @@ from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Re
 from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
-from orchestrator.cli.broker.admin import tell_queue, tell_status
+from orchestrator.cli.broker.jobs import queue
+from orchestrator.cli.broker.qpus import broker_status
 from orchestrator.config.loading import load_site
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
@@ -173,13 +175,15 @@ def test_who_waits_while_a_qpu_is_closed_is_told_until_when(
     told = JobsOfRun(load_site(service.site), "r")
     assert told.standstills(["fake", "aer"]) == [words]
     told.close()
-    tell_queue(service.site, None, as_json=False)
+    queue(site=service.site)
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "nothing of your projects waits or runs; of all users: 1 queued, 0 at work",
+        "no job of your projects waits or runs; of all users: 1 queued, 0 running",
         words,
     ]
-    assert tell_status(service.site, as_json=False) == 0
+    with pytest.raises(typer.Exit) as caught:
+        broker_status(site=service.site)
+    assert caught.value.exit_code == 0
     assert "closed until 2999-01-01 00:00:20 UTC" in capsys.readouterr().out
     client.close()
 

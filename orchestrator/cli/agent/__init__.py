@@ -1,1 +1,1 @@
-"""``hpcqc agent``."""
+"""``hpcqc agent``, ``deploy``, ``submit`` and ``runs``."""

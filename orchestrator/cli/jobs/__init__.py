@@ -1,1 +1,1 @@
-"""``hpcqc jobs`` and ``hpcqc why``."""
+"""``hpcqc jobs``, ``why`` and ``simulate``."""

@@ -1,28 +1,36 @@
-"""``hpcqc why``: why a job waits, why it went when it did, and when it will probably run."""
+"""``hpcqc why``: why a job waits, why it ran when it did, and when it will probably run."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from orchestrator.application.jobs import why
+import typer
+
+from orchestrator.cli.options import Json, SiteFile
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.identity import Tag
 from orchestrator.provenance.markup import duration_text
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.explain import TaskReason
 
-__all__ = ["tell_why"]
+__all__ = ["why"]
 
 
-def tell_why(job: str, site_file: Path | None, *, as_json: bool) -> None:
-    """Print what can be said of a job. Raises ``LedgerError``, or what a service answers."""
-    found = why(job, site=site_file)
+def why(
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="A job's id, or the unambiguous start of it.")
+    ],
+    site: SiteFile = None,
+    as_json: Json = False,
+) -> None:
+    """Report why a quantum job waits, why it ran when it did, and when it will probably run."""
+    from pydantic_core import to_jsonable_python
+
+    from orchestrator.application.jobs import why as explained
+
+    found = explained(job, site=site)
     if as_json:
-        from pydantic import TypeAdapter
-
-        print_json(TypeAdapter(type(found)).dump_python(found, mode="json"))
+        print_json(to_jsonable_python(found))
         return
     start = found.expected_start
     facts(
@@ -44,6 +52,8 @@ def tell_why(job: str, site_file: Path | None, *, as_json: bool) -> None:
 
 
 def _row(task: TaskReason) -> list[Any]:
+    from orchestrator.identity import Tag
+
     return [
         str(Tag.parse(task.tag).number),
         f"{task.planned_at:%Y-%m-%d %H:%M:%S}",

@@ -1,1 +1,1 @@
-"""``hpcqc run``, ``hpcqc runs`` and ``hpcqc clean``."""
+"""``hpcqc run``, ``estimate``, ``sample``, ``report`` and ``clean``."""

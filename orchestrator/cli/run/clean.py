@@ -1,60 +1,54 @@
-"""``hpcqc clean``: what runs have stored in the state folder, and the end of it."""
+"""``hpcqc clean``: what runs have stored in the state folder, and its removal."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from orchestrator.cli.options import Json, SiteFile, real
 from orchestrator.cli.output import print_json, say, tabulate
-from orchestrator.config.loading import load_site
-from orchestrator.retention import StoredRun, remove_stored, runs_to_remove, stored_runs
 
-__all__ = ["CleanRequest", "clean_and_tell", "size_text"]
+if TYPE_CHECKING:
+    from orchestrator.application.storage import CleanedRun
 
-_KEEP_DAYS = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CleanRequest:
-    """What the user asked for. Limits that are not given are the site's, else 30 days."""
-
-    site_file: Path | None = None
-    keep_days: float | None = None
-    keep_gib: float | None = None
-    remove: bool = False
-    as_json: bool = False
+__all__ = ["clean", "size_text"]
 
 
-def clean_and_tell(request: CleanRequest) -> None:
-    """Write what every run has stored, and remove what is beyond the limits if that is wanted."""
-    site = load_site(request.site_file)
-    keep_days, keep_gib = request.keep_days, request.keep_gib
-    if keep_days is None and keep_gib is None:
-        keep_days, keep_gib = site.keep_days, site.keep_gib
-    if keep_days is None and keep_gib is None:
-        keep_days = _KEEP_DAYS
-    runs = stored_runs(site.state_dir)
-    beyond = runs_to_remove(runs, time.time(), keep_days=keep_days, keep_gib=keep_gib)
-    removed = [run for run in beyond if request.remove and remove_stored(site.state_dir, run)]
-    fates = {
-        run.id: "removed" if run in removed else "would go" if run in beyond else "stays"
-        for run in runs
-    }
-    if request.as_json:
-        print_json({"state_dir": site.state_dir, "runs": [_document(r, fates[r.id]) for r in runs]})
+def clean(
+    days: Annotated[
+        float | None,
+        typer.Option(parser=real(0), metavar="N", help="Keep what was used in the last N days."),
+    ] = None,
+    gib: Annotated[
+        float | None,
+        typer.Option(
+            parser=real(0), metavar="N", help="Keep N GiB in all; the oldest runs go first."
+        ),
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove it; without this, it is only listed.")
+    ] = False,
+    site: SiteFile = None,
+    as_json: Json = False,
+) -> None:
+    """List what runs have stored to be continued, and remove what is beyond the site's limits."""
+    from orchestrator.application.storage import clean as clean_storage
+    from orchestrator.config.loading import load_site
+
+    state_dir = load_site(site).state_dir
+    runs = clean_storage(keep_days=days, keep_gib=gib, remove=remove, site=site)
+    if as_json:
+        print_json({"state_dir": state_dir, "runs": [_document(one) for one in runs]})
         return
     if not runs:
-        say(f"no run has stored anything in {site.state_dir}")
+        say(f"no run has stored anything in {state_dir}")
         return
-    rows = [
-        [run.id, size_text(run.size_bytes), f"{_used_at(run):%Y-%m-%d %H:%M}", _fate(run, fates)]
-        for run in runs
-    ]
-    tabulate(("run", "holds", "last used, UTC", "limits"), rows)
-    total = size_text(sum(run.size_bytes for run in (removed if request.remove else beyond)))
-    if request.remove:
+    tabulate(("run", "holds", "last used, UTC", "limits"), [_row(one) for one in runs])
+    beyond = [one.run for one in runs if one.state == ("removed" if remove else "beyond")]
+    total = size_text(sum(run.size_bytes for run in beyond))
+    if remove:
         say(f"removed {total}; jobs and what they cost stay in the ledger")
     elif beyond:
         say(f"{total} would go; `hpcqc clean --remove` removes it, and these runs start anew")
@@ -72,20 +66,22 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes / 1024:.3g} KiB"
 
 
-def _fate(run: StoredRun, fates: dict[str, str]) -> str:
-    return "is running" if run.active else fates[run.id]
+def _row(one: CleanedRun) -> list[str]:
+    fates = {"within": "stays", "beyond": "would go", "removed": "removed"}
+    fate = "is running" if one.run.active else fates[one.state]
+    return [one.run.id, size_text(one.run.size_bytes), f"{_used_at(one):%Y-%m-%d %H:%M}", fate]
 
 
-def _used_at(run: StoredRun) -> datetime:
-    return datetime.fromtimestamp(run.used_at, UTC)
+def _used_at(one: CleanedRun) -> datetime:
+    return datetime.fromtimestamp(one.run.used_at, UTC)
 
 
-def _document(run: StoredRun, fate: str) -> dict[str, object]:
+def _document(one: CleanedRun) -> dict[str, object]:
     return {
-        "run": run.id,
-        "size_bytes": run.size_bytes,
-        "used_at": _used_at(run),
-        "active": run.active,
-        "removed": fate == "removed",
-        "beyond_limits": fate != "stays",
+        "run": one.run.id,
+        "size_bytes": one.run.size_bytes,
+        "used_at": _used_at(one),
+        "active": one.run.active,
+        "removed": one.state == "removed",
+        "beyond_limits": one.state != "within",
     }

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from orchestrator.application.report import report
+import typer
+
+from orchestrator.cli.options import Json, path
 from orchestrator.cli.output import print_json, say
-from orchestrator.config.errors import ConfigError
 
-__all__ = ["report_and_tell"]
+__all__ = ["report"]
 
 
-def report_and_tell(run: Path, out: Path | None, *, as_json: bool) -> None:
-    """Write the report and print its path. Raises ``ValueError`` subclasses."""
+def report(
+    record: Annotated[
+        Path,
+        typer.Argument(
+            parser=path, metavar="RUN", help="The run.json of an earlier run, or its folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", parser=path, metavar="FILE", help="HTML file; report.html beside the record."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of an earlier run again."""
+    from orchestrator.application.report import report as write
+    from orchestrator.config.errors import ConfigError
+
     try:
-        written = report(run, out=out)
+        written = write(record, out=out)
     except OSError as error:
         raise ConfigError(
             f"cannot write {error.filename}: {error.strerror}; give another file with --out"

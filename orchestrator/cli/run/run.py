@@ -1,44 +1,115 @@
-"""``hpcqc run`` and ``hpcqc estimate``: the process that ends with its run, whatever happens."""
+"""``hpcqc run``: progress, the outcome, and an end of the process with its run."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import IO, cast
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, cast
 
-from orchestrator.application.run import (
-    Display,
-    Ending,
-    RunHooks,
-    RunRequest,
-    RunResult,
-    RunView,
-    execute,
+import typer
+
+from backends.plugins import installed
+from orchestrator.cli.options import (
+    Budgets,
+    Json,
+    Parameters,
+    Qpu,
+    Settings,
+    SiteFile,
+    path,
 )
-from orchestrator.cli.interrupts import end_after
-from orchestrator.cli.output import print_warning
-from orchestrator.cli.run.progress import Progress
-from orchestrator.cli.streams import LastingStream
+from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
 
-__all__ = ["HOOKS", "output_aside", "run_with_progress"]
+if TYPE_CHECKING:
+    from orchestrator.application.run import Display, Ending, RunHooks, RunResult, RunView
+    from orchestrator.provenance.schema import RunRecord
+
+__all__ = ["Target", "hooks", "output_aside", "run"]
+
+_MAX_ROWS = 40
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="TARGET", help=f"{', '.join(installed('hpcqc.flows'))}, or path/to/file.py:flow."
+    ),
+]
 
 
-def run_with_progress(request: RunRequest, *, as_json: bool) -> RunResult:
-    """Run a flow with its progress on stderr. Raises as `execute` does.
+def run(
+    target: Target,
+    parameter: Parameters = None,
+    qpu: Qpu = None,
+    site: SiteFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path, metavar="DIR", help="Folder of this run; hpcqc-runs/<run id> if not given."
+        ),
+    ] = None,
+    setting: Settings = None,
+    run_id: Annotated[
+        str | None,
+        typer.Option(
+            "--run-id", metavar="ID", help="Name of the run; that of an earlier one continues it."
+        ),
+    ] = None,
+    budget: Budgets = None,
+    agent: Annotated[
+        bool,
+        typer.Option(
+            "--agent/--no-agent",
+            help="Use the Prefect server, broker and workers of a running agent of the same site.",
+        ),
+    ] = True,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show Prefect's log instead of filing it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a flow and leave a folder with its record, result and report."""
+    from orchestrator.application.parameters import assignments
+    from orchestrator.application.run import RunRequest, execute
+    from orchestrator.config.environment import budgets_of
 
-    Ends the process itself when it is interrupted.
-    """
+    request = RunRequest(
+        flow=target,
+        parameters=assignments(parameter or ()),
+        as_text=True,
+        qpu=qpu,
+        site_file=site,
+        settings=setting or (),
+        out=out,
+        run_id=run_id,
+        budgets=budgets_of(budget or ()),
+        verbose=verbose,
+        use_agent=agent,
+    )
     with output_aside(wanted=as_json):
-        return execute(request, HOOKS)
+        result = execute(request, hooks())
+    raise typer.Exit(_print_outcome(result, as_json=as_json))
+
+
+def hooks() -> RunHooks:
+    """Return how this process shows a run, and ends with it when it is interrupted."""
+    from orchestrator.application.run import RunHooks
+    from orchestrator.cli.output import print_warning
+
+    return RunHooks(display=_display, warn=print_warning, interrupted=_end, goes_on=False)
 
 
 def _display(view: RunView) -> Display:
+    from orchestrator.cli.run.progress import Progress
+    from orchestrator.cli.streams import LastingStream
+
     shown = cast("IO[str]", LastingStream(sys.stderr))
     return Progress(view.spans, view.jobs, view.standstills, shown)
 
 
 def _end(interrupt: KeyboardInterrupt, ending: Ending) -> None:
+    from orchestrator.cli.interrupts import end_after
+
     words = (
         "nothing was spent, and nothing is kept"
         if ending.is_dry
@@ -48,14 +119,98 @@ def _end(interrupt: KeyboardInterrupt, ending: Ending) -> None:
     end_after(interrupt, words, ending.close, ending.record)
 
 
-HOOKS = RunHooks(display=_display, warn=print_warning, interrupted=_end, goes_on=False)
-
-
 @contextmanager
 def output_aside(*, wanted: bool) -> Iterator[None]:
     """Send what the flow prints to stderr, so that stdout holds the JSON document alone.
 
-    Either way the flow goes on if nobody reads it: `hpcqc run … | head`.
+    Either way the flow continues if nobody reads its output: `hpcqc run … | head`.
     """
+    from orchestrator.cli.streams import LastingStream
+
     with redirect_stdout(LastingStream(sys.stderr if wanted else sys.stdout)):
         yield
+
+
+def _print_outcome(finished: RunResult, *, as_json: bool) -> int:
+    """Print a run's outcome; return its exit code."""
+    from orchestrator.cli.errors import FAILED, MISTAKE
+
+    record = finished.record
+    if as_json:
+        print_json(_document(finished))
+    elif finished.error is None:
+        _print_result(finished)
+    if finished.error is not None:
+        print_error(str(record.error))
+        log = finished.folder / "run.log"
+        hint = f"the run's record is in {finished.folder}"
+        say(f"{hint}; the traceback in {log.name}" if log.exists() else hint, stderr=True)
+    if finished.error is None:
+        return 0
+    return MISTAKE if finished.is_mistake else FAILED
+
+
+def _document(finished: RunResult) -> dict[str, Any]:
+    record = finished.record
+    kind = "mistake" if finished.is_mistake else "failure"
+    error = {"kind": kind, "message": record.error} if finished.error else None
+    files = sorted(p.name for p in finished.folder.iterdir() if not p.name.startswith("."))
+    return {
+        **record.model_dump(include={"id", "status", "duration_s", "usage"}),
+        "error": error,
+        "folder": str(finished.folder),
+        "files": files,
+        "result": finished.value,
+    }
+
+
+def _print_result(finished: RunResult) -> None:
+    from orchestrator.provenance.markup import cell_text, duration_text
+    from orchestrator.provenance.report import stage_total, usage_rows
+    from orchestrator.wording import counted
+
+    outcome, record = finished.outcome, finished.record
+    if outcome.table is not None:
+        shown = outcome.table.rows[:_MAX_ROWS]
+        tabulate(outcome.table.columns, shown)
+        left = len(outcome.table.rows) - len(shown)
+        if left:
+            say(f"… {left} more rows in result.json")
+    for line in (*outcome.summary, *outcome.notes):
+        say(line)
+    if outcome.table is None and outcome.plot is None and not outcome.summary:
+        say(f"result: {cell_text(finished.value)}"[:2000])
+    console = open_console()
+    console.print()
+    stages, jobs = stage_total(record), len(record.jobs)
+    before = _finished_before(record)
+    attempts = len(record.attempts)
+    say(
+        f"{counted(stages, 'stage')}{f' ({before} finished before)' if before else ''} and "
+        f"{counted(jobs, 'quantum job')} in {duration_text(record.duration_s)}"
+        f"{f' over {attempts} attempts' if attempts > 1 else ''}",
+        style="dim",
+    )
+    for qpu, count, tasks, _circuits, shots, seconds, charged in usage_rows(record):
+        say(
+            f"QPU {qpu}: {counted(count, 'job')} in {counted(tasks, 'task')}, {counted(shots, 'shot')}, "
+            f"{duration_text(seconds)} on the device, charged {charged or 'nothing'}",
+            style="dim",
+        )
+    names = ("report.html", "plot.png", "plot.svg", "gantt.png", "result.json", "run.json")
+    for name in names:
+        file = finished.folder / name
+        if file.exists():
+            say(f"  {file}")
+
+
+def _finished_before(record: RunRecord) -> int:
+    """Count the stages that earlier attempts had finished."""
+    start = record.attempts[-1].started_at
+    found = {
+        stage.key
+        for stage in record.stages
+        if stage.state == "cached"
+        or (stage.state == "completed" and stage.ended_at is not None and stage.ended_at < start)
+    }
+    return len(found)

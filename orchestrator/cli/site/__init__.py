@@ -1,1 +1,1 @@
-"""``hpcqc qpu`` and ``hpcqc config``."""
+"""``hpcqc config``, ``qpu``, ``backends`` and ``doctor``."""

@@ -1,45 +1,53 @@
-"""``hpcqc config`` and ``hpcqc doctor``: whether what is set up can work."""
+"""``hpcqc config``: the site's configuration, shown and checked."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from backends.site_options import SITE_OPTIONS
-from orchestrator.application.errors import reason
-from orchestrator.cli.errors import FAILED, MISTAKE
-from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
-from orchestrator.config.loading import load_site
-from orchestrator.config.secrets import resolve_secrets
-from orchestrator.config.site import BrokerLimits, QpuSettings, Site
-from orchestrator.doctor import diagnose
-from orchestrator.provenance.record import site_document
+import typer
 
-__all__ = ["config_lines", "tell_config", "tell_config_check", "tell_diagnosis"]
+from orchestrator.cli.options import Json, Settings, SiteFile, path
+from orchestrator.cli.output import print_error, print_json, say
+
+if TYPE_CHECKING:
+    from orchestrator.config.site import BrokerLimits, Site
+
+__all__ = ["config_check", "config_lines", "config_show"]
 
 
-def tell_config(site_file: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Write the configuration in force. Secrets show as where they are kept."""
-    site = load_site(site_file, overrides)
+def config_show(site: SiteFile = None, setting: Settings = None, as_json: Json = False) -> None:
+    """Show the configuration in force and where it was found."""
+    from orchestrator.config.loading import load_site
+    from orchestrator.provenance.record import site_document
+
+    found = load_site(site, setting or ())
     if as_json:
-        print_json(site_document(site))
+        print_json(site_document(found))
         return
-    say(f"# from: {site.source}")
-    say(f"# state: {site.state_dir}")
-    for line in config_lines(site):
+    say(f"# from: {found.source}")
+    say(f"# state: {found.state_dir}")
+    for line in config_lines(found):
         say(line)
 
 
-def tell_config_check(site_file: Path | None, overrides: Sequence[str], *, as_json: bool) -> int:
-    """Write whether every QPU's backend takes its options; return the exit code.
+def config_check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(parser=path, metavar="[FILE]", help="The one found, if not given."),
+    ] = None,
+    setting: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Check a site file down to each backend's options; exit 2 if something is wrong."""
+    from orchestrator.application.qpus import qpu_faults
+    from orchestrator.cli.errors import MISTAKE
+    from orchestrator.config.loading import load_site
 
-    Raises ``ConfigError`` where the file itself is wrong.
-    """
-    site = load_site(site_file, overrides)
-    faults = {name: _fault(settings) for name, settings in site.qpus.items()}
+    site = load_site(file, setting or ())
+    faults = qpu_faults(site)
     bad = {name: fault for name, fault in faults.items() if fault is not None}
     if as_json:
         qpus = {name: fault or "ok" for name, fault in faults.items()}
@@ -49,28 +57,14 @@ def tell_config_check(site_file: Path | None, overrides: Sequence[str], *, as_js
             print_error(f"{site.source}: [qpu.{name}] {fault}")
         if not bad:
             say(f"{site.source}: in order; QPUs: {', '.join(faults)}")
-    return MISTAKE if bad else 0
-
-
-def tell_diagnosis(site_file: Path | None, *, as_json: bool) -> int:
-    """Write every finding; return the exit code, which is not 0 if something is broken."""
-    checks = diagnose(site_file)
-    broken = [check for check in checks if check.state == "broken"]
-    if as_json:
-        print_json({"ok": not broken, "checks": checks})
-    else:
-        rows = [[check.state, check.name, check.detail] for check in checks]
-        tabulate(("", "what", "found"), rows)
-        console = open_console()
-        if broken:
-            console.print(f"{len(broken)} broken", style="bold red")
-        else:
-            console.print("nothing is broken", style="green")
-    return FAILED if broken else 0
+    raise typer.Exit(MISTAKE if bad else 0)
 
 
 def config_lines(site: Site) -> list[str]:
     """Return a site as the lines of a file that means the same."""
+    from backends.site_options import SITE_OPTIONS
+    from orchestrator.provenance.record import site_document
+
     document = site_document(site)
     lines = ["", "[site]"]
     lines += [
@@ -98,6 +92,8 @@ def config_lines(site: Site) -> list[str]:
 
 def _limit_lines(limits: BrokerLimits) -> list[str]:
     """Return the table of limits; nothing if they are the usual ones."""
+    from orchestrator.config.site import BrokerLimits
+
     if limits == BrokerLimits():
         return []
     return [
@@ -127,19 +123,6 @@ def _given(settings: Mapping[str, Any]) -> list[str]:
     """Return a line for each setting; what is not set, or empty, needs none."""
     given = {k: v for k, v in settings.items() if v is not None and v not in ({}, [], "")}
     return [f"{key} = {_value(value)}" for key, value in given.items()]
-
-
-def _fault(settings: QpuSettings) -> str | None:
-    from backends import registry
-    from backends.api import BackendError
-    from orchestrator.broker.runtime.site_rules import check_schedules
-
-    try:
-        check_schedules([settings], datetime.now(UTC))
-        registry.describe(settings.backend, resolve_secrets(settings.options))
-    except (ValueError, BackendError) as error:
-        return reason(error)
-    return None
 
 
 def _value(value: Any) -> str:

@@ -1,33 +1,28 @@
-"""``hpcqc qpu`` and ``hpcqc backends``: what there is to run on."""
+"""``hpcqc qpu`` and ``hpcqc backends``: the QPUs of a site and the kinds that are installed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from backends.meterings import metering_to_json
-from backends.site_options import SITE_OPTIONS
+import typer
+
+from orchestrator.cli.options import Json, Settings, SiteFile
 from orchestrator.cli.output import facts, print_json, tabulate
-from orchestrator.config.loading import load_site
-from orchestrator.config.secrets import resolve_secrets
-from orchestrator.config.site import QpuSettings, Site
 from orchestrator.provenance.markup import cell_text, duration_text
-from orchestrator.provenance.record import site_document
-from orchestrator.provenance.values import json_value
 
 if TYPE_CHECKING:
     from backends.api import Target
     from backends.metering import Metering
     from backends.timing import TimingModel
+    from orchestrator.config.site import QpuSettings, Site
 
-__all__ = ["metering_in_words", "tell_backends", "tell_qpu", "tell_qpus", "timing_in_words"]
+__all__ = ["backends", "metering_in_words", "qpu_list", "qpu_show", "timing_in_words"]
 
 _MAX_PAIRS = 30
 
 
-def tell_backends(*, as_json: bool) -> None:
-    """Write the registered backends with the package each comes from; import none of them."""
+def backends(as_json: Json = False) -> None:
+    """List the installed backends, ours and other packages'."""
     from backends import registry
 
     known = [
@@ -46,14 +41,18 @@ def tell_backends(*, as_json: bool) -> None:
     tabulate(columns, [[entry[column] for column in columns] for entry in known])
 
 
-def tell_qpus(site_file: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Write the site's QPUs as configured; open none of them."""
-    site = load_site(site_file, overrides)
-    shown = site_document(site)["qpu"]
+def qpu_list(site: SiteFile = None, setting: Settings = None, as_json: Json = False) -> None:
+    """List the site's QPUs."""
+    from backends.site_options import SITE_OPTIONS
+    from orchestrator.config.loading import load_site
+    from orchestrator.provenance.record import site_document
+
+    found = load_site(site, setting or ())
+    shown = site_document(found)["qpu"]
     if as_json:
         print_json(
             [
-                {"name": name, "default": name == site.default_qpu, **settings}
+                {"name": name, "default": name == found.default_qpu, **settings}
                 for name, settings in shown.items()
             ]
         )
@@ -62,20 +61,28 @@ def tell_qpus(site_file: Path | None, overrides: Sequence[str], *, as_json: bool
     for name, settings in shown.items():
         options = dict(settings["options"])
         stated = [options.pop(option.name, None) for option in SITE_OPTIONS]
-        default = "yes" if name == site.default_qpu else ""
+        default = "yes" if name == found.default_qpu else ""
         rows.append([name, settings["backend"], *stated, options or None, default])
     keys = [option.name for option in SITE_OPTIONS]
     columns = ("QPU", "backend", *keys, "options", "default")
-    tabulate(columns, rows, title=f"{site.name} ({site.source})")
+    tabulate(columns, rows, title=f"{found.name} ({found.source})")
 
 
-def tell_qpu(name: str, site_file: Path | None, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Write everything a QPU publishes. Raises what its backend raises for its options."""
-    site = load_site(site_file, overrides)
-    settings = site.qpu(name)
-    target = _target(settings)
+def qpu_show(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    site: SiteFile = None,
+    setting: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a QPU accepts, how it charges, and where its values come from."""
+    from orchestrator.application.qpus import target_from_settings
+    from orchestrator.config.loading import load_site
+
+    found = load_site(site, setting or ())
+    settings = found.qpu(name)
+    target = target_from_settings(settings)
     if as_json:
-        print_json(_target_document(site, settings, target))
+        print_json(_target_document(found, settings, target))
         return
     facts(_target_facts(settings, target), title=f"QPU {name}")
     if target.sources:
@@ -112,13 +119,11 @@ def timing_in_words(timing: TimingModel | None) -> str | None:
     return " + ".join(term for term in terms if term) or "no time"
 
 
-def _target(settings: QpuSettings) -> Target:
-    from backends import registry
-
-    return registry.describe(settings.backend, resolve_secrets(settings.options))
-
-
 def _target_document(site: Site, settings: QpuSettings, target: Target) -> dict[str, Any]:
+    from backends.meterings import metering_to_json
+    from orchestrator.provenance.record import site_document
+    from orchestrator.provenance.values import json_value
+
     fields = [n for n in target.__dataclass_fields__ if n not in ("native", "sources")]
     return {
         "name": settings.name,
@@ -131,6 +136,8 @@ def _target_document(site: Site, settings: QpuSettings, target: Target) -> dict[
 
 
 def _target_facts(settings: QpuSettings, target: Target) -> dict[str, Any]:
+    from backends.site_options import SITE_OPTIONS
+
     calibration, windows = target.calibration, target.quality_windows
     unlimited = "no limit"
     credentials = target.credential_lifetime_s

@@ -1,4 +1,4 @@
-"""Values of the command line's options: paths, whole numbers and real ones."""
+"""The options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,22 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
-__all__ = ["path", "real", "whole"]
+__all__ = [
+    "Budgets",
+    "Json",
+    "Limit",
+    "Parameters",
+    "Qpu",
+    "Settings",
+    "SiteFile",
+    "path",
+    "real",
+    "whole",
+]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
 _MOST_DIGITS = 300
@@ -64,3 +76,43 @@ def real(least: float | None = None) -> Callable[[str | float], float]:
 
 def _value(text: str) -> float:
     return float(text) if len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text) else math.nan
+
+
+SiteFile = Annotated[
+    Path | None,
+    typer.Option("--site", parser=path, metavar="FILE", help="Site file instead of the one found."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting of the site, such as qpu.vlq.longest_task_s=60. Repeatable.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write one JSON document to stdout.")]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="'AMOUNT UNIT'",
+        help="Stop before the quantum call that would cost more in all, such as "
+        "'10 billed-s'; 'none billed-s' lifts it. Repeatable.",
+    ),
+]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-p",
+        "--parameter",
+        metavar="NAME=VALUE",
+        help="Parameter of the flow: a TOML or JSON value, or text. Repeatable.",
+    ),
+]
+Qpu = Annotated[
+    str | None,
+    typer.Option(
+        "--qpu", metavar="NAME", envvar="HPCQC_QPU", help="QPU instead of the site's default."
+    ),
+]
+Limit = Annotated[int, typer.Option(parser=whole(1), metavar="N", help="The latest N.")]

@@ -1,28 +1,48 @@
-"""``hpcqc jobs``: what the ledger knows of quantum jobs."""
+"""``hpcqc jobs``: quantum jobs in the ledger."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from orchestrator.application.jobs import job as job_named
-from orchestrator.application.jobs import jobs as jobs_known
-from orchestrator.application.jobs import ledger_path
+import typer
+
+from orchestrator.cli.options import Json, Limit, SiteFile
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.config.loading import load_site
 from orchestrator.provenance.markup import cell_text, duration_text
-from orchestrator.provenance.record import recorded_job
-from orchestrator.provenance.schema import RecordedJob, RecordedTask
 
-__all__ = ["tell_job", "tell_jobs"]
+if TYPE_CHECKING:
+    from orchestrator.provenance.schema import RecordedJob, RecordedTask
+
+__all__ = ["jobs"]
 
 _ID_SHOWN = 11
 
 
-def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
-    """Write the latest jobs, the oldest of them first. Raises ``LedgerError``."""
-    known = jobs_known(run, limit=limit + 1, site=site_file)
+def jobs(
+    job: Annotated[str | None, typer.Argument(metavar="[ID]", help="One job, in detail.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="ID", help="Only the jobs of this run.")
+    ] = None,
+    limit: Limit = 20,
+    site: SiteFile = None,
+    as_json: Json = False,
+) -> None:
+    """List quantum jobs from the ledger, or show one."""
+    if job is not None:
+        _print_job(job, site, as_json=as_json)
+    else:
+        _print_jobs(run, limit, site, as_json=as_json)
+
+
+def _print_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: bool) -> None:
+    from orchestrator.application.jobs import jobs as known_jobs
+    from orchestrator.application.jobs import ledger_path
+    from orchestrator.config.loading import load_site
+    from orchestrator.provenance.record import recorded_job
+
+    known = known_jobs(run, limit=limit + 1, site=site_file)
     jobs = [recorded_job(job) for job in known]
     shown = jobs[-limit:]
     if as_json:
@@ -51,9 +71,11 @@ def tell_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json: b
         say(f"the latest {len(shown)}; --limit shows more", style="dim")
 
 
-def tell_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
-    """Write one job with its tasks. Raises ``LedgerError`` if there is none of this id."""
-    found = recorded_job(job_named(job, site=site_file))
+def _print_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
+    from orchestrator.application.jobs import job as known_job
+    from orchestrator.provenance.record import recorded_job
+
+    found = recorded_job(known_job(job, site=site_file))
     if as_json:
         print_json(found)
         return

@@ -4,27 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from orchestrator.application.sample import SampleHooks, SampleRequest, SampleResult, take_sample
-from orchestrator.cli.interrupts import end_after
+import typer
+
+from orchestrator.cli.options import Json, Qpu, Settings, SiteFile, path, whole
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.wording import counted
 
-__all__ = ["sample_and_tell"]
+if TYPE_CHECKING:
+    from orchestrator.application.sample import SampleResult
+
+__all__ = ["sample"]
 
 
-def sample_and_tell(request: SampleRequest, *, top: int, as_json: bool) -> None:
-    """Sample a circuit and print its counts. Ends the process itself when it is interrupted."""
+def sample(
+    circuit: Annotated[
+        Path,
+        typer.Argument(
+            parser=path, metavar="CIRCUIT", help="OpenQASM 2 or 3 (.qasm), or QPY (.qpy)."
+        ),
+    ],
+    qpu: Qpu = None,
+    shots: Annotated[int, typer.Option(parser=whole(), metavar="N", help="Shots.")] = 1024,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole(), metavar="S", help="Seed of a simulator; equal seeds, equal counts."
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(parser=whole(), metavar="N", help="Rows of the table.")] = 16,
+    site: SiteFile = None,
+    setting: Settings = None,
+    as_json: Json = False,
+) -> None:
+    """Sample one circuit from a file and show the counts."""
+    from orchestrator.application.preload import load_ahead
+
+    load_ahead(site, setting or (), qpu)
+    from orchestrator.application.sample import SampleHooks, SampleRequest, take_sample
+
+    request = SampleRequest(
+        circuit=circuit, qpu=qpu, shots=shots, seed=seed, site_file=site, settings=setting or ()
+    )
     hooks = SampleHooks(note=partial(say, stderr=True), interrupted=_end)
-    _tell(take_sample(request, hooks), top=top, as_json=as_json)
+    _print_counts(take_sample(request, hooks), top=top, as_json=as_json)
 
 
 def _end(interrupt: KeyboardInterrupt, close: Callable[[], None]) -> None:
+    from orchestrator.cli.interrupts import end_after
+
     end_after(interrupt, "cancelling the quantum job", close)
 
 
-def _tell(sampled: SampleResult, *, top: int, as_json: bool) -> None:
+def _print_counts(sampled: SampleResult, *, top: int, as_json: bool) -> None:
     """Print the counts, the most frequent first."""
     ordered = sorted(sampled.counts.items(), key=lambda item: (-item[1], item[0]))
     if as_json:

@@ -1,11 +1,15 @@
-"""``hpcqc estimate``: a table, or one JSON document."""
+"""``hpcqc estimate``: what a run will use, from a dry run."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from orchestrator.cli.options import Json, Parameters, Qpu, Settings, SiteFile
 from orchestrator.cli.output import facts, print_json, say, tabulate
+from orchestrator.cli.run.run import Target, hooks, output_aside
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.wording import counted
 
@@ -13,11 +17,41 @@ if TYPE_CHECKING:
     from orchestrator.application.estimate import Estimate, QpuEstimate
     from orchestrator.application.wait import ExpectedWait
 
-__all__ = ["tell_estimate", "wait_text"]
+__all__ = ["estimate", "wait_text"]
 
 
-def tell_estimate(estimate: Estimate, *, as_json: bool) -> None:
-    """Print an estimate: a table with a row per QPU, what it rests on, and a closing sentence."""
+def estimate(
+    target: Target,
+    parameter: Parameters = None,
+    qpu: Qpu = None,
+    site: SiteFile = None,
+    setting: Settings = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show Prefect's log of the dry run.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a flow dry, on simulators, and report what a real run will use and cost."""
+    from orchestrator.application.estimate import dry_run
+    from orchestrator.application.parameters import assignments
+    from orchestrator.application.run import RunRequest
+
+    request = RunRequest(
+        flow=target,
+        parameters=assignments(parameter or ()),
+        as_text=True,
+        qpu=qpu,
+        site_file=site,
+        settings=setting or (),
+        verbose=verbose,
+    )
+    with output_aside(wanted=True):
+        found = dry_run(request, hooks())
+    _print_estimate(found, as_json=as_json)
+
+
+def _print_estimate(estimate: Estimate, *, as_json: bool) -> None:
+    """Print a table with a row per QPU, the assumptions, and a closing sentence."""
     if as_json:
         print_json(_document(estimate))
         return
@@ -64,16 +98,16 @@ def _core_time(core_hours: float) -> str:
 def _closing(estimate: Estimate) -> str:
     if not estimate.qpus:
         return "A run will use no QPU. Nothing was spent."
-    told = []
+    sentences = []
     for qpu in estimate.qpus:
         seconds = qpu.qpu_seconds
         on = "for a time not known" if seconds is None else f"for about {duration_text(seconds)}"
-        told.append(
+        sentences.append(
             f"{counted(qpu.jobs, 'quantum job')} with {counted(qpu.shots, 'shot')} on "
             f"{qpu.qpu} {on}, "
             f"at a cost of {_cost(qpu)}"
         )
-    return f"A run will take {'; '.join(told)}. Nothing was spent."
+    return f"A run will take {'; '.join(sentences)}. Nothing was spent."
 
 
 def wait_text(wait: ExpectedWait) -> str:
@@ -93,7 +127,7 @@ def wait_text(wait: ExpectedWait) -> str:
 
 
 def _document(estimate: Estimate) -> dict[str, Any]:
-    """Return an estimate as JSON types; what a QPU waits for stands among its figures."""
+    """Return an estimate as JSON types, with the wait among the figures of a QPU."""
     document = asdict(estimate)
     for qpu in document["qpus"]:
         until = (wait := qpu.pop("wait"))["closed_until"]

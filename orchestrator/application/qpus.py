@@ -1,0 +1,63 @@
+"""The QPUs of a site: what each accepts, and whether its options are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.application.errors import reason
+from orchestrator.config.loading import load_site
+from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.site import QpuSettings, Site
+
+if TYPE_CHECKING:
+    from backends.api import Target
+
+__all__ = ["describe_qpu", "qpu_faults", "target_from_settings"]
+
+
+def describe_qpu(
+    qpu: str | None = None, *, site: Path | str | None = None, settings: Sequence[str] = ()
+) -> Target:
+    """Return what a QPU accepts, how it charges, and where its values come from.
+
+    Args:
+        qpu: QPU of the site; None for the default one.
+        site: Path of a site file; None for the one that the usual lookup finds.
+        settings: Changes to the site, such as ``"qpu.vlq.profile=helmi"``.
+
+    Returns:
+        The target that the QPU's backend describes from its options; no device is contacted.
+
+    Raises:
+        ConfigError: The site file is wrong, or has no such QPU.
+        BackendError: The backend refuses its options.
+    """
+    found = load_site(None if site is None else Path(site).expanduser(), settings)
+    return target_from_settings(found.qpu(qpu))
+
+
+def target_from_settings(settings: QpuSettings) -> Target:
+    """Return what a QPU publishes. Raises what its backend raises for its options."""
+    from backends import registry
+
+    return registry.describe(settings.backend, resolve_secrets(settings.options))
+
+
+def qpu_faults(site: Site) -> dict[str, str | None]:
+    """Return for each QPU what is wrong with its schedule or its backend's options, None if nothing."""
+    return {name: _fault(settings) for name, settings in site.qpus.items()}
+
+
+def _fault(settings: QpuSettings) -> str | None:
+    from backends.api import BackendError
+    from orchestrator.broker.runtime.site_rules import check_schedules
+
+    try:
+        check_schedules([settings], datetime.now(UTC))
+        target_from_settings(settings)
+    except (ValueError, BackendError) as error:
+        return reason(error)
+    return None

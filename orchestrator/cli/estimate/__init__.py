@@ -1,1 +1,0 @@
-"""``hpcqc estimate``."""
