@@ -14,8 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from orchestrator.broker.api import connections
 from orchestrator.broker.api.connections import Connection, Connections
-from orchestrator.broker.api.listening import Listener
-from orchestrator.broker.api.serving import web_server
+from orchestrator.broker.api.serving import Listener, web_server
 from tests.patience import PATIENCE_S, until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"

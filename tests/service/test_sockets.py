@@ -20,7 +20,7 @@ import pytest
 
 from orchestrator.agent.folder import AgentError
 from orchestrator.agent.plan import listen_unix
-from orchestrator.broker.api.listening import Listener, ListenError
+from orchestrator.broker.api.serving import Listener, ListenError
 from orchestrator.broker.client import http as remote
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange, RemoteBroker
 from orchestrator.broker.client.models import Health

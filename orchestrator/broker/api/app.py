@@ -7,21 +7,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from pathlib import Path
 
 from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from swagger_ui_bundle import swagger_ui_path
 
 from orchestrator.broker.api import budgets, jobs, operations
-from orchestrator.broker.api.admission import Admission, local_hosts
-from orchestrator.broker.api.guards import Gate, RequestLimits
+from orchestrator.broker.api.guards import Admission, Gate, RequestLimits, local_hosts
 from orchestrator.broker.api.metrics import install_metrics
-from orchestrator.broker.api.pages import install_pages
 from orchestrator.broker.api.peers import UnixUsers
 from orchestrator.broker.api.problems import ProblemDetails, install_problems
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.runtime.broker import Broker
 
-__all__ = ["ApiSettings", "create_app"]
+__all__ = ["ApiSettings", "create_app", "install_pages"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,3 +110,36 @@ def _version() -> str:
         return version("hpcqc")
     except PackageNotFoundError:
         return "0"
+
+
+# Nothing but this server's own files is loaded, run or asked, and no other page frames it.
+_STRICT = (
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; object-src 'none'"
+)
+_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def install_pages(app: FastAPI) -> None:
+    """Add the pages. They hold no data: their scripts ask the API as anyone does."""
+    static = Path(str(files("orchestrator.broker.api").joinpath("static")))
+    app.mount("/static", StaticFiles(directory=static), name="static")
+    app.mount("/swagger", StaticFiles(directory=swagger_ui_path), name="swagger")
+
+    def page(name: str, policy: str) -> HTMLResponse:
+        text = (static / name).read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy, **_HEADERS})
+
+    @app.get("/", include_in_schema=False)
+    async def status() -> HTMLResponse:
+        return page("status.html", _STRICT)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # Swagger UI writes style attributes, which a script cannot hide in.
+        return page("docs.html", f"{_STRICT}; style-src 'self' 'unsafe-inline'")

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from orchestrator.broker.api.parts import IDENTIFIED, IN_TURN, Caller, ServedBroker
+from orchestrator.broker.api.guards import IDENTIFIED, IN_TURN, Caller, ServedBroker
 from orchestrator.broker.api.problems import DECLARED, declared
 from orchestrator.broker.client.models import ProjectBudget
 from orchestrator.broker.core.access import Forbidden

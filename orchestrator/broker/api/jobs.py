@@ -13,13 +13,14 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, Json, TypeAdapter
 
-from orchestrator.broker.api.guards import Gate, read_body
-from orchestrator.broker.api.parts import (
+from orchestrator.broker.api.guards import (
     IDENTIFIED,
     IN_TURN,
     Caller,
+    Gate,
     ServedBroker,
     known_qpu,
+    read_body,
     written,
 )
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared

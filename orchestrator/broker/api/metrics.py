@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from orchestrator.broker.api.parts import IDENTIFIED, Caller
+from orchestrator.broker.api.guards import IDENTIFIED, Caller
 from orchestrator.broker.api.problems import declared
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.access import Forbidden

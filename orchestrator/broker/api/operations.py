@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
 from backends.targets import target_to_json
-from orchestrator.broker.api.parts import (
+from orchestrator.broker.api.guards import (
     IDENTIFIED,
     IN_TURN,
     Caller,
