@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from qiskit import QuantumCircuit
@@ -43,7 +43,7 @@ from qiskit.quantum_info import Clifford, Operator
 
 from backends.errors import PayloadRejected
 
-__all__ = ["MOVE", "MoveGate", "inline_definitions", "is_own", "without_moves"]
+__all__ = ["MOVE", "MoveGate", "inline_definitions", "is_own", "with_blocks", "without_moves"]
 
 MOVE = "move"
 _MATRIX_QUBITS = 6
@@ -112,6 +112,16 @@ def without_moves(circuit: QuantumCircuit) -> QuantumCircuit:
     return rewritten
 
 
+def with_blocks(
+    step: CircuitInstruction, change: Callable[[QuantumCircuit], QuantumCircuit]
+) -> CircuitInstruction:
+    """Return an instruction with each block of its control flow, if it has any, changed."""
+    if not step.is_control_flow():
+        return step
+    blocks = [change(block) for block in step.operation.blocks]
+    return step.replace(operation=step.operation.replace_blocks(blocks))
+
+
 def is_own(operation: Operation) -> bool:
     """Whether an instruction is Qiskit's own (or MOVE), so that its name says what it does."""
     kind = getattr(operation, "base_class", type(operation))
@@ -145,8 +155,7 @@ def _inlined(circuit: QuantumCircuit) -> QuantumCircuit:
         if not _is_composed(step):
             plain._append(step)  # noqa: SLF001  # its wires are known; append() takes tenfold
         elif isinstance(step.operation, ControlFlowOp) and not isinstance(step.operation, BoxOp):
-            blocks = [_inlined(block) for block in step.operation.blocks]
-            plain._append(step.replace(operation=step.operation.replace_blocks(blocks)))  # noqa: SLF001
+            plain._append(with_blocks(step, _inlined))  # noqa: SLF001
         else:
             inner = _inlined(_content(step.operation))
             plain.compose(inner, step.qubits, step.clbits, inplace=True)

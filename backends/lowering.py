@@ -29,10 +29,10 @@ from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import Decompose, RemoveResetInZeroState, UnrollForLoops
 
 from backends.api import PayloadRejected, Target
+from backends.delays import check_delays
 from backends.gates import MOVE, inline_definitions
 from backends.instructions import check_for_device
 from backends.virtual_z import absorb_rz
-from backends.waiting import check_delays
 
 __all__ = ["NativeCompiler", "usable_qubits"]
 

@@ -7,20 +7,20 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
-from qiskit.circuit import ControlFlowOp, Instruction, Reset
+from qiskit.circuit import Instruction, Reset
 from qiskit.circuit.library import IGate, XGate, YGate, ZGate
 from qiskit.quantum_info import Kraus
 
+from backends.delays import delay_seconds, with_idle_times
 from backends.error_rates import Relaxation, depolarising_parameter, relaxation
-from backends.gates import MOVE, without_moves
-from backends.idling import with_idle_times
+from backends.gates import MOVE, with_blocks, without_moves
 from backends.profiles.profile import NativeGate, Profile
-from backends.waiting import delay_seconds
 
 if TYPE_CHECKING:
     from qiskit_aer.noise import NoiseModel, QuantumError
@@ -66,20 +66,16 @@ class DeviceNoise:
         """Replace delays. wires: of the device, one for each qubit of the circuit."""
         waited = circuit.copy_empty_like()
         for step in circuit.data:
-            operation = step.operation
             if step.name == "delay":
                 coherence = self.profile.wire_coherence(
                     wires[circuit.find_bit(step.qubits[0]).index]
                 )
-                seconds = delay_seconds(operation)
+                seconds = delay_seconds(step.operation)
                 if coherence is not None and seconds > 0:
                     waited.append(_relaxing(relaxation(seconds, coherence)), step.qubits)
                 continue
-            if isinstance(operation, ControlFlowOp):
-                inner = [wires[circuit.find_bit(qubit).index] for qubit in step.qubits]
-                blocks = [self._waited(block, inner) for block in operation.blocks]
-                operation = operation.replace_blocks(blocks)
-            waited.append(step.replace(operation=operation))
+            inner = [wires[circuit.find_bit(qubit).index] for qubit in step.qubits]
+            waited.append(with_blocks(step, partial(self._waited, wires=inner)))
         return waited
 
     def damped(self, circuit: QuantumCircuit) -> QuantumCircuit:
@@ -93,14 +89,11 @@ class DeviceNoise:
         damped = circuit.copy_empty_like()
         wire = {qubit: qubit for qubit in circuit.qubits}
         for step in circuit.data:
-            operation = step.operation
+            operation = with_blocks(step, lambda block: self.damped(without_moves(block))).operation
             if step.name == MOVE:
                 first, second = step.qubits
                 wire[first], wire[second] = wire[second], wire[first]
                 operation = _moved()
-            elif isinstance(operation, ControlFlowOp):
-                blocks = [self.damped(without_moves(block)) for block in operation.blocks]
-                operation = operation.replace_blocks(blocks)
             qubits = [wire[qubit] for qubit in step.qubits]
             damped.append(operation, qubits, step.clbits)
             for qubit, damping in zip(qubits, self.dampings.get(step.name, ()), strict=False):

@@ -9,11 +9,14 @@ al., Phys. Rev. A 96, 022330 (2017)).
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import ControlFlowOp, ParameterExpression
+from qiskit.circuit import ParameterExpression
 from qiskit.circuit.library import RGate, RZGate
+
+from backends.gates import with_blocks
 
 __all__ = ["absorb_rz"]
 
@@ -52,19 +55,12 @@ def _absorb(circuit: QuantumCircuit, *, keep_rz: bool, drop_rest: bool) -> Quant
             case _:
                 for qubit in qubits:
                     frames.settle(qubit)
-                frames.circuit.append(_inside(step, keep_rz=keep_rz))
+                inside = partial(_absorb, keep_rz=keep_rz, drop_rest=False)
+                frames.circuit.append(with_blocks(step, inside))
     if not drop_rest:
         for qubit in circuit.qubits:
             frames.settle(qubit)
     return frames.circuit
-
-
-def _inside(step: Any, *, keep_rz: bool) -> Any:
-    """Return the instruction with its blocks, if it has any, rewritten each for itself."""
-    if not isinstance(step.operation, ControlFlowOp):
-        return step
-    blocks = [_absorb(b, keep_rz=keep_rz, drop_rest=False) for b in step.operation.blocks]
-    return step.replace(operation=step.operation.replace_blocks(blocks))
 
 
 class _Frames:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from qiskit import QuantumCircuit
 
+from backends.delays import check_delays
 from backends.errors import PayloadRejected
 from backends.instructions import check_for_device, check_instructions
 from backends.payloads.pubs import PubPayload
-from backends.waiting import check_delays
 
 if TYPE_CHECKING:
     from backends.api import Target

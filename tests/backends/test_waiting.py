@@ -12,12 +12,11 @@ from qiskit.quantum_info import DensityMatrix, state_fidelity
 
 from backends.aer import create
 from backends.api import PayloadRejected
+from backends.delays import check_delays, delay_seconds, with_idle_times
 from backends.error_rates import Coherence
-from backends.idling import with_idle_times
 from backends.noise import device_noise
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.profiles import load_profile, shipped
-from backends.waiting import check_delays, delay_seconds
 from tests.patience import PATIENCE_S
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9, "ps": 1e12}
