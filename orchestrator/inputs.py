@@ -13,7 +13,7 @@ _CHECK = "__hpcqc_check__"
 
 
 class InputRefused(ValueError):
-    """A flow's own check says that it cannot use its parameters."""
+    """A flow's own check refuses its parameters."""
 
 
 def checked_by(check: Callable[[Mapping[str, Any]], object]) -> Callable[[F], F]:

@@ -22,12 +22,12 @@ def prewarm(namespace: Mapping[str, Any]) -> None:
 
 
 def _start(found: set[StageNeeds]) -> None:
-    held = resources()
+    opened = resources()
     for needs in sorted(found, key=lambda needs: needs.kind):
         try:
             if needs.kind == "classical":
-                held.compute(needs.where).start()
+                opened.compute(needs.where).start()
             else:
-                held.broker().prewarm(needs.where or held.run.default_qpu)
+                opened.broker().prewarm(needs.where or opened.run.default_qpu)
         except Exception:  # noqa: BLE001  # see above: reported by the stage itself
             continue

@@ -1,7 +1,6 @@
-"""What runs have stored in the state folder to be continued, and how much of it may go.
+"""Values of stages and finished units that runs store to be continued, and their removal.
 
-Stored are the values that stages returned and the finished units of fan-outs. The ledger, which
-holds jobs, their results and what they cost, is never touched.
+The ledger, with jobs, results and charges, is never changed here.
 """
 
 from __future__ import annotations

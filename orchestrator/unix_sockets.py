@@ -59,7 +59,7 @@ def check_listener(connection: socket.socket, path: str) -> None:
             if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid(), uid):
                 raise UnixSocketError(
                     f"user id {uid} listens on {path}, and others than its owner can write "
-                    f"{folder}, so it may be anybody's; nothing was sent. Give the path of a "
+                    f"{folder}, so any of them may have put it there; nothing was sent. Give the path of a "
                     "socket in a folder that only its owner can write, such as /run/hpcqc"
                 )
         owner = place.parent.stat().st_uid

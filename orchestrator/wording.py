@@ -1,4 +1,4 @@
-"""How numbers of things are written, and how text from elsewhere is made safe to show."""
+"""Counts with their nouns, and text from elsewhere made safe to show."""
 
 from __future__ import annotations
 

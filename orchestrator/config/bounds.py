@@ -32,7 +32,7 @@ class LeaseBounds(ConfigTable):
     longest_s: _Seconds = Field(default=60.0, description="seconds a lease lasts at the most")
     idle_s: _Seconds = Field(
         default=2.0,
-        description="seconds without a task at work after which it ends; not more than `longest_s`",
+        description="seconds without a running task after which it ends; not more than `longest_s`",
     )
 
     @model_validator(mode="after")

@@ -93,10 +93,7 @@ def services_are_chosen(environ: Mapping[str, str] | None = None) -> bool:
 def prefect_is_configured(
     environ: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> bool:
-    """Whether Prefect may find a server in files: a profile, ``prefect.toml``, ``.env``, ….
-
-    Only Prefect can tell what they mean; this says whether it is to be asked.
-    """
+    """Whether Prefect may find a server in files: a profile, ``prefect.toml``, ``.env``, …."""
     known = process_environment(environ)
     home = Path(known.get("PREFECT_HOME") or Path(known.get("HOME") or Path.home()) / ".prefect")
     named = known.get("PREFECT_PROFILES_PATH")

@@ -47,7 +47,7 @@ def load_site(
 
     overrides: ``"qpu.vlq.longest_task_s=60"``; values are TOML, or text where they are not.
     environ, folder: stand in for the process's environment and working folder.
-    A site file says everything: QPUs of the built-in laptop are not added to it.
+    QPUs of the built-in laptop are not added to a site file.
 
     Raises `ConfigError` naming the file and what to change.
     """
@@ -203,7 +203,7 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
 
 
 def _qpu(name: str, table: BaseModel, source: str) -> QpuSettings:
-    """Return a QPU whose options hold those that have a key of their own in its table."""
+    """Return a QPU; options with a key of their own in its table join the others."""
     from orchestrator.config.site import QpuSettings
 
     stated = dict(table)
@@ -265,12 +265,12 @@ def _sentence(fault: Any) -> str:
     if fault["type"] == "value_error":  # a sentence of our own about a whole table
         return f"[{'.'.join(location)}]: {fault['ctx']['error']}"
     given = fault["input"]
-    said = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
+    stated = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
     example = _example(section, key)
     if fault["type"] in ("string_pattern_mismatch", "size") and example:
-        return f"{said}; give one such as {example}"
+        return f"{stated}; give one such as {example}"
     expectation = _KINDS.get(fault["type"]) or fault["msg"].removeprefix("Input should be ")
-    return f"{said}; it should be {expectation}{', such as ' * bool(example)}{example}"
+    return f"{stated}; it should be {expectation}{', such as ' * bool(example)}{example}"
 
 
 def _example(section: list[str], key: str) -> str:

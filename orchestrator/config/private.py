@@ -17,7 +17,7 @@ def close_to_others(folder: Path) -> None:
 
     A folder that cannot be made is left to whoever needs it to report. Raises `ConfigError` for
     one that is open to others and not this user's to close, as ``/tmp`` is, and for one whose place
-    others can take: a folder above it is anybody's to write, and not sticky.
+    other users can take because they can write a folder above it that is not sticky.
     """
     _check_place(folder)
     with suppress(OSError):

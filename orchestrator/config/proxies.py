@@ -48,13 +48,13 @@ def drop_unusable() -> list[str]:
     HTTPX builds a transport for every proxy when a client is made, so that one it does not
     know ends a program that would never have used it.
     """
-    told = []
+    warnings = []
     for name, url in list(_variables()):
         fault = _fault(url)
         if fault is not None:
             hand_down({name: ""})
-            told.append(f"{name} is ignored: {fault}")
-    return told
+            warnings.append(f"{name} is ignored: {fault}")
+    return warnings
 
 
 def proxy_variable(scheme: str) -> str | None:

@@ -130,7 +130,7 @@ class WindowSettings(ConfigTable):
         description="nothing runs during `maintenance` and `calibration`; "
         "results outside `quality` windows, if there are any, are provisional",
     )
-    title: str = Field(default="", description="what users are told")
+    title: str = Field(default="", description="shown to users")
     start: datetime | None = Field(default=None, description="of a window that comes once")
     end: datetime | None = Field(default=None, description="of a window that comes once")
     daily: Annotated[str, StringConstraints(pattern=_HOURS)] | None = Field(
@@ -188,7 +188,7 @@ class ScheduleSettings(ConfigTable):
         description="`{ starts = 10, per_s = 60 }`: how often it may be started",
         examples=["{ starts = 10, per_s = 60 }"],
     )
-    # None stands for `false`: Pydantic would tell of a union by the names of its Python types.
+    # None stands for `false`: errors about a union would name Python types.
     lease: LeaseBounds | None = Field(
         default_factory=LeaseBounds,
         description="bounds of leases for iterative loops; `false` grants none",
@@ -287,13 +287,13 @@ class BrokerLimits(ConfigTable):
     )
     stored_per_user: _Size = Field(
         default=4 << 30,
-        description="payloads that one user may hand in within a day, since the service started; a "
+        description="payloads that one user may submit within a day, since the service started; a "
         "further one gets 507",
         examples=["'4 GiB'"],
     )
     stored_per_project: _Size = Field(
         default=16 << 30,
-        description="payloads that one project may hand in within a day",
+        description="payloads that one project may submit within a day",
         examples=["'16 GiB'"],
     )
     reserve: _Size = Field(
@@ -392,8 +392,8 @@ class BrokerSettings(ConfigTable):
         if value is None or isinstance(value, str | SecretRef):
             return value
         raise ValueError(
-            f"{value!r} is no SQLAlchemy URL, such as 'postgresql+psycopg://HOST/hpcqc', nor a "
-            "reference to one, such as { env = 'NAME' } or { file = 'PATH' }"
+            f"{value!r} is neither a SQLAlchemy URL, such as 'postgresql+psycopg://HOST/hpcqc', nor "
+            "a reference to one, such as { env = 'NAME' } or { file = 'PATH' }"
         )
 
 
@@ -407,10 +407,7 @@ class SiteFile(ConfigTable):
 
 
 class Site(SiteTable):
-    """One place where flows run: its QPUs, its compute, and where state is kept.
-
-    source: where this came from, ``"built-in laptop"`` or the file's path.
-    """
+    """A place where flows run. source: the site file's path, or ``"built-in laptop"``."""
 
     name: str
     default_qpu: str

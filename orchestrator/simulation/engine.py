@@ -118,8 +118,8 @@ class Simulation:
         self._look: datetime | None = None
         self.outcome = Simulated()
 
-    def run(self, tell: Callable[[int], None] | None = None) -> Simulated:
-        """Let time run to the end of the last job; ``tell`` hears how many have been handed in."""
+    def run(self, progress: Callable[[int], None] | None = None) -> Simulated:
+        """Run to the end of the last job. progress: called with the number of submitted jobs."""
         handed_in, arrivals = 0, self._workload.arrivals
         while handed_in < len(arrivals) or self._future.heap:
             coming = arrivals[handed_in] if handed_in < len(arrivals) else None
@@ -128,12 +128,12 @@ class Simulation:
                 self._shapes[coming.job.job] = coming.job
                 self._happens(coming.job, coming.at)
                 handed_in += 1
-                if tell is not None:
-                    tell(handed_in)
+                if progress is not None:
+                    progress(handed_in)
                 continue
             at, _, event = heapq.heappop(self._future.heap)
             if event is None and at != self._look:
-                continue  # it was found out since that there is nothing to look for then
+                continue  # replaced by an earlier or later look
             self._happens(event, at)
         return self.outcome
 
@@ -184,7 +184,7 @@ class Simulation:
             tasks=1,
             charges=(charge,),
         )
-        # It begins at once; the word of it changes nothing that could start, so it decides nothing.
+        # It begins at once; its start decides nothing, so it is applied only.
         self._state.apply(ev.TaskStarted(tag=planned.tag, qpu_task=planned.tag), now)
         end = now + timedelta(seconds=seconds)
         self._future.add(end, ev.TaskCompleted(tag=planned.tag, usage=usage))
@@ -210,7 +210,7 @@ class Metrics:
 
     wait_s: from submission to the first task. slowdown: `slowdown`. short_slowdown, long_slowdown:
     of the jobs of up to, and of more than, the given QPU-seconds; None where there are none.
-    utilisation: tasks at work, as part of the time from the first submission to the last end in
+    utilisation: running tasks, as part of the time from the first submission to the last end in
     which no closure was; shooting: the same without what passes in each task before its first
     shot, which slices repeat. fairness: `jain` of the accounts' speeds, where a speed is one over
     the account's mean slowdown. charges: by unit. makespan_s: first submission to last end.

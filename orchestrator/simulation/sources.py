@@ -95,7 +95,7 @@ def read_recorded(path: Path, *, scope: str | None = None, qpu: str | None = Non
     from orchestrator.broker.ledger import Ledger  # SQLAlchemy is slow to load
 
     if not path.is_file():  # opening would make one
-        raise WorkloadError(f"there is no ledger {path}; give the file, such as ledger.sqlite")
+        raise WorkloadError(f"{path} is not a file; give the ledger's file, such as ledger.sqlite")
     arrivals: dict[str, Arrival] = {}
     elsewhere: Counter[str] = Counter()
     with closing(Ledger.open(path)) as ledger:
@@ -114,7 +114,7 @@ def read_recorded(path: Path, *, scope: str | None = None, qpu: str | None = Non
                 # What was expected and set aside then, the simulated broker finds out by itself.
                 job = replace(event, predicted_s=None, reserved=None)
                 arrivals.setdefault(event.job, Arrival(at=at, job=job))
-    notes = ["as recorded, the times at which jobs were handed in unchanged"]
+    notes = ["as recorded, with the times of submission unchanged"]
     if elsewhere:
         others = ", ".join(f"{name} ({count:,})" for name, count in sorted(elsewhere.items()))
         notes.append(f"jobs for other QPUs left out: {others}")
@@ -159,7 +159,7 @@ class QuantumRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
-    """What a line says of a job, or of a part of its execution; -1 is unknown."""
+    """A line about a job, or about a part of its execution; -1 is unknown."""
 
     number: int
     submitted_s: float
@@ -285,7 +285,7 @@ def parse_swf(lines: Iterable[str], name: str, rule: QuantumRule) -> Workload:
     (status 0, 1 or 5) counts, or their sum where there is none. Source: the Standard Workload
     Format, version 2.2, https://www.cs.huji.ac.il/labs/parallel/workload/swf.html.
 
-    Raises `WorkloadError` if it is no such file at all: more lines are malformed than are not.
+    Raises `WorkloadError` if more than half of the lines are malformed.
     """
     reading = _Reading(rule)
     for number, line in enumerate(lines, 1):

@@ -60,14 +60,14 @@ class Study:
         seconds = alone(self.rules)
         self._alone = {a.job.job: seconds(a.job) for a in self.workload.arrivals}
 
-    def under(self, policy: Policy, tell: Callable[[int], None] | None = None) -> PolicyOutcome:
+    def under(self, policy: Policy, progress: Callable[[int], None] | None = None) -> PolicyOutcome:
         """Simulate one policy."""
         rules = replace(self.rules, policy=policy)
         assert rules.timing is not None
         device = Device(timing=rules.timing, metering=rules.metering)
         if self.noise is not None:
             device = replace(device, stretch=self.noise)
-        seen = Simulation(self.workload, rules, device).run(tell)
+        seen = Simulation(self.workload, rules, device).run(progress)
         places = rules.limits.max_concurrent_tasks or 1
         figures = measured(
             seen,

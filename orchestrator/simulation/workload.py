@@ -1,4 +1,4 @@
-"""What is to be simulated: jobs with the times at which they were handed in (pure)."""
+"""Workloads of simulations: jobs with the times of their submission (pure)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class WorkloadError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """One job and when it was handed in."""
+    """One job and when it was submitted."""
 
     at: datetime
     job: JobSubmitted
@@ -86,7 +86,7 @@ def with_load(
 
 
 def on_qpu(workload: Workload, qpu: str, backend: str) -> Workload:
-    """Return the same jobs, handed in to this QPU."""
+    """Return the same jobs, submitted to this QPU."""
     return replace(
         workload,
         arrivals=tuple(

@@ -30,7 +30,7 @@ class BudgetExhausted(BackendError, ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetStatus:
-    """How an account stands in one unit. amount, left: None where there is no limit."""
+    """An account in one unit. amount, left: None where there is no limit."""
 
     unit: str
     amount: float | None
@@ -59,10 +59,7 @@ class Budget:
 
 @dataclass(slots=True)
 class Books:
-    """All accounts, by name and unit. A project's is kept from its first job on.
-
-    A run's is kept once it has a budget: runs are many, and only those ask.
-    """
+    """All accounts, by name and unit: of every project with a job, and of runs with a budget."""
 
     accounts: dict[str, dict[str, Budget]] = field(default_factory=dict)
 
@@ -74,7 +71,7 @@ class Books:
         self._budget(event.account, event.unit).amount = event.amount
         if account is None:
             return
-        for job in jobs:  # those that were there before the account was kept
+        for job in jobs:  # submitted before the run had an account
             if _run_account(job.submitted) != account:
                 continue
             for charge in job_view(job, tasks).usage.charges:
@@ -88,7 +85,7 @@ class Books:
         jobs: Iterable[JobRecord],
         tasks: Mapping[str, TaskRecord],
     ) -> None:
-        """Begin with what projects were charged before books were kept. past: by project."""
+        """Begin with the charges of a ledger without accounts. past: by project."""
         for project, used in past.items():
             for charge in used.usage.charges:
                 self._budget(str(ProjectAccount(project)), charge.unit).spent += charge.amount

@@ -80,12 +80,12 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted(JobRequest):
-    """A client handed in one primitive call; its payload is stored under ``digest``.
+    """A client submitted one primitive call; its payload is stored under ``digest``.
 
     project and user, who asked, are empty where one broker serves one process.
     predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
     was known, and what was set aside for it from its budgets.
-    reuse: set where the stage asked for it; with a source, the job is complete as it comes.
+    reuse: set where the stage asked for it; with a source, the job is complete at once.
     """
 
     kind: ClassVar[str] = "job-submitted"
@@ -122,7 +122,7 @@ class JobResumed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobCancelRequested:
-    """The client no longer wants the result."""
+    """The client cancels the job."""
 
     kind: ClassVar[str] = "job-cancel-requested"
     job: JobId
@@ -196,7 +196,7 @@ class TaskErred:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStopped:
-    """The task was cancelled: stopped, or never started because nobody wanted it any more.
+    """The task was cancelled: stopped, or never started.
 
     usage: as `TaskErred` has it; nothing for a task that was never started.
     """
@@ -267,7 +267,7 @@ class LeaseOpened:
 class LeaseClosed:
     """A lease is over. at: when it ended, which may be before this was noticed.
 
-    held_s: how long the QPU was kept for it; used_s: how long it worked meanwhile.
+    held_s: how long the QPU was kept for it; used_s: how long tasks ran in that time.
     """
 
     kind: ClassVar[str] = "lease-closed"
@@ -295,9 +295,9 @@ class BudgetSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuRecalibrated:
-    """The QPU was calibrated anew: what waits was prepared for a state it is not in any more.
+    """The QPU was calibrated anew; waiting jobs were prepared for its earlier state.
 
-    calibration: the id now; before: the one that was seen last, empty if none was.
+    calibration: the id now; before: the last known one, empty if none.
     """
 
     kind: ClassVar[str] = "calibration-changed"

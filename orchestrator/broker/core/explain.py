@@ -43,7 +43,7 @@ class TaskReason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What can be said of a job without telling whose the others are.
+    """Why a job waits or ran when it did, without names of other users.
 
     waits_for: why it does not run, the strongest reason first; empty for one that does not wait.
     ahead: jobs that go before it as things stand. expected_start: when its next task will begin if
@@ -147,7 +147,7 @@ def _queued(
 
 
 def _in_turn(context: SchedulingContext) -> Iterator[QueuedJob]:
-    """Yield what waits in the order it will go: jobs of an open lease first."""
+    """Yield waiting jobs in their order: those of an open lease first."""
     lease = None if context.lease is None else context.lease.opened.lease
     if lease is not None:
         yield from context.queue.of_lease(lease)
@@ -159,7 +159,7 @@ def _in_turn(context: SchedulingContext) -> Iterator[QueuedJob]:
 def _of_qpu(
     state: BrokerState, context: SchedulingContext, now: datetime, mine: str | None
 ) -> Iterator[str]:
-    """mine: the job's own lease. Yield why the QPU starts nothing, or not just anything, now."""
+    """Yield reasons why the QPU starts nothing, or only jobs of its lease. mine: the job's lease."""
     rules = context.rules
     if context.is_drained:
         yield f"QPU {context.qpu} is drained: {state.drained[context.qpu].reason}"
@@ -192,7 +192,7 @@ def _of_qpu(
 def _likely_start(
     state: BrokerState, context: SchedulingContext, work_s: float, length_s: float, now: datetime
 ) -> datetime | None:
-    """Return when a task will begin, after the tasks at work and the jobs before it."""
+    """Return when a task will begin, after the running tasks and the jobs before it."""
     running_s = 0.0
     for tag in state.open_tasks(context.qpu):
         task = state.tasks[tag]
@@ -234,7 +234,7 @@ def _overtaken(state: BrokerState, record: JobRecord) -> int:
 def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
     planned = task.planned
     leads = job == task.jobs[0]
-    # The terms are those of the job that led the task; of others a user is told their number.
+    # The terms are those of the job that led the task; of other jobs a user sees the number.
     why = {k: v for k, v in planned.why.items() if leads or k in ("policy", "queued")}
     passed = why.pop("passed_over", None)
     if passed:

@@ -1,4 +1,4 @@
-"""The jobs that wait for one QPU, kept in the order of a policy while time passes."""
+"""The queue of one QPU, sorted by its policy while time passes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class JobQueue:
         return self._jobs[job]
 
     def put(self, queued: QueuedJob) -> None:
-        """Add a job, in the place of what was said of it before."""
+        """Add a job, or replace its entry."""
         self.discard(queued.job)
         key = (-self.policy.job_score(queued), queued.arrival, queued.job)
         self._jobs[queued.job] = queued
@@ -84,7 +84,7 @@ class JobQueue:
         return [self._jobs[job] for _, job in self._leases.get(lease, ())]
 
     def shortest_s(self) -> float:
-        """Return the seconds of the smallest task that could be made of what waits."""
+        """Return the seconds of the smallest task that waiting jobs could make."""
         least: float = self._sizes[0][0] if self._sizes else 0.0
         return least
 

@@ -154,7 +154,7 @@ def fair_factor(payer: Payer, situation: Situation) -> float:
     ``F = 2^-((Up/Sp + Uu/Su) / 2)``: Up is the project's part of all use, Sp its part of all
     shares; Uu is the user's part of the project's use, Su one over its users. It is the factor of
     Slurm's multifactor plugin, ``2^(-U/S)``, taken at both levels with equal weight. Use decays
-    with a half-life, so what is long past no longer counts.
+    with a half-life.
     """
     if situation.all_use <= 0:
         return 1.0
@@ -176,8 +176,8 @@ def fair_factor(payer: Payer, situation: Situation) -> float:
 class FairShare(Policy):
     """``urgency = F(project, user)``; jobs of one account go in order of arrival.
 
-    Who has used little of late goes first. What is used counts at once, so accounts that keep
-    the queue full take turns in proportion to their shares.
+    Accounts with little recent use go first. Use counts at once, so accounts that keep the queue
+    full take turns in proportion to their shares.
     """
 
     longest_wait_s: float | None = 86_400.0
@@ -274,7 +274,7 @@ def make_policy(
     Raises ``ValueError`` that names the nearest policy or parameter.
     """
     if name not in policies:
-        raise ValueError(f"there is no policy {name!r}{_nearest(name, list(policies))}")
+        raise ValueError(f"unknown policy {name!r}{_nearest(name, list(policies))}")
     known = [field.name for field in fields(policies[name])]
     for key, value in (settings or {}).items():
         if key not in known:

@@ -17,7 +17,7 @@ __all__ = ["Accuracy", "Load", "load_of", "predicted_charge", "predicted_seconds
 _MEMORY = 0.1
 # Exact predictions up to now do not make what comes next an outlier.
 _LEAST_SPREAD = 0.02
-# A single task says little: no correction goes further than this.
+# The largest correction, however far single tasks are off.
 _WIDEST = math.log(20)
 # After so many tasks, one that is off by more than so many times the usual counts as that much.
 _SETTLED, _OUTLIER = 3, 3.0
@@ -118,7 +118,7 @@ class Accuracy:
 def predicted_seconds(
     load: Load, timing: TimingModel | None, accuracy: Accuracy | None = None
 ) -> float | None:
-    """Return a task's QPU-seconds, None where neither model nor measurement says anything."""
+    """Return a task's QPU-seconds, None without a timing model or a measurement."""
     if timing is None:
         known = accuracy.seconds_per_circuit if accuracy is not None else 0.0
         return known * load.circuits if known else None

@@ -24,10 +24,7 @@ __all__ = [
 
 @dataclass(slots=True)
 class Lease:
-    """An open lease. idle_since: when its last task ended, None while one is at work.
-
-    used_s: how long its tasks that have ended were at work.
-    """
+    """An open lease. idle_since: end of its last task, None while one runs; used_s: by ended tasks."""
 
     opened: LeaseOpened
     opened_at: datetime
@@ -43,10 +40,7 @@ class Lease:
         return (idle, "idle") if idle < until else (until, "time")
 
     def closed(self, event: LeaseClosed, at_work_since: Iterable[datetime]) -> LeaseClosed:
-        """Return the event that ends it, with what it held and used until then.
-
-        at_work_since: when its tasks were planned that have not ended.
-        """
+        """Return the event with the seconds kept and used. at_work_since: of its open tasks."""
         held_s = max(0.0, (event.at - self.opened_at).total_seconds())
         begun = [max(since, self.opened_at) for since in at_work_since]
         at_work_s = sum(max(0.0, (event.at - since).total_seconds()) for since in begun)
@@ -55,7 +49,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseUse:
-    """What a project's leases took in all: how many, the seconds they held and worked."""
+    """A project's leases in all: their number, and the seconds they kept the QPU and used it."""
 
     leases: int = 0
     held_s: float = 0.0
@@ -85,7 +79,7 @@ class DecayedUse:
 
 @dataclass(slots=True)
 class QpuHistory:
-    """One QPU's lease, its last starts, who used it of late, and how good predictions were.
+    """One QPU's lease, last starts, recent use and accuracy of predictions.
 
     use: by the text of the payer. lease_use: by project. outdated: calibrations it has no more.
     """
@@ -110,7 +104,7 @@ class QpuHistory:
         self.use[key] = DecayedUse(before + seconds, now)
 
     def open_lease(self, event: ev.LeaseOpened, now: datetime) -> None:
-        """A loop keeps the QPU from now on."""
+        """Give the QPU to a loop."""
         self.lease = Lease(opened=event, opened_at=now, idle_since=now)
 
     def has_lease(self, lease: str) -> bool:
@@ -120,7 +114,7 @@ class QpuHistory:
     def closing(
         self, event: ev.LeaseClosed, waiting: bool, at_work: Iterable[TaskRecord]
     ) -> ev.LeaseClosed:
-        """Return the end of the open lease, never after its bound, with what it held and used.
+        """Return the end of the open lease, at its bound or before, with the seconds kept and used.
 
         waiting: a job of it is queued. at_work: tasks on the QPU that have not ended.
         """
@@ -130,7 +124,7 @@ class QpuHistory:
         return self.lease.closed(replace(event, at=at), mine)
 
     def close_lease(self, event: ev.LeaseClosed) -> None:
-        """The loop no longer keeps the QPU; account for it."""
+        """End the lease, and add it to its project's."""
         if self.lease is None or self.lease.opened.lease != event.lease:
             return
         project = self.lease.opened.project
@@ -143,19 +137,19 @@ class QpuHistory:
         self.lease = None
 
     def recalibrate(self, calibration: str, before: Iterable[str]) -> None:
-        """The QPU has another calibration than those before."""
+        """Note that earlier calibrations are outdated."""
         known = dict.fromkeys([*self.outdated, *before])
         self.outdated = [one for one in known if one not in ("", calibration)][-_CALIBRATIONS:]
 
     def plan(self, event: ev.TaskPlanned, now: datetime) -> None:
-        """A task is about to start."""
+        """Count a task that is about to start."""
         self.starts.append(now)
         del self.starts[:-_STARTS]
         if self.lease is not None and event.lease == self.lease.opened.lease:
             self.lease.idle_since = None
 
     def end(self, task: TaskRecord, now: datetime, *, still_leased: bool) -> None:
-        """A task is over. still_leased: another one of its lease is at work."""
+        """Count an ended task. still_leased: another one of its lease runs."""
         lease = self.lease
         if lease is not None and task.planned.lease == lease.opened.lease:
             # That it started is written later than it did, so count from the decision.

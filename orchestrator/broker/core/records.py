@@ -27,7 +27,7 @@ __all__ = [
     "used_by",
 ]
 
-# What jobs of different users may be told of a task that they share.
+# Metadata of a shared task that all its jobs may see.
 _OF_THE_DEVICE = ("calibration_id", "profile", "provisional")
 # Metadata of a task that state one value for each item of its payload.
 _OF_EACH_ITEM = ("method", "seed")
@@ -64,7 +64,7 @@ class TaskRecord:
 
     @property
     def provisional(self) -> bool:
-        """Whether the site does not vouch for its result; the QPU's own word comes first."""
+        """Whether its result is provisional; what the QPU states comes first."""
         own = self.metadata.get("provisional")
         stated = self.planned.provisional if own is None else own or self.planned.provisional
         return self.state is QpuTaskState.COMPLETED and bool(stated)
@@ -74,7 +74,7 @@ class TaskRecord:
         if self.qpu_task != qpu_task:
             self.starts += 1
         self.qpu_task = qpu_task
-        if not self.state.is_final:  # a late word that it started changes no end
+        if not self.state.is_final:  # a late notice of its start changes nothing
             self._become(QpuTaskState.RUNNING)
         self.started_at = self.started_at or now
 
@@ -92,7 +92,7 @@ class TaskRecord:
         self.ended_at, self.usage = now, event.usage
 
     def doubt(self, reason: str) -> None:
-        """Note that nobody knows whether it started. Raises `InvalidTransition` after its end."""
+        """Note that its start is uncertain. Raises `InvalidTransition` after its end."""
         self._become(QpuTaskState.UNCERTAIN)
         self.error = reason
 
@@ -120,10 +120,7 @@ class TaskRecord:
         return self.state is not QpuTaskState.COMPLETED and not self.late
 
     def share(self, job: JobId) -> float:
-        """Return a job's share of the task: in proportion to what it would cost alone.
-
-        Where that was not recorded: by shots, or by points where there are no shots.
-        """
+        """Return a job's share of the task: by its price alone, else by shots, else by points."""
         alone = self.planned.alone
         if alone:
             return alone[job] / sum(alone.values())
@@ -133,7 +130,7 @@ class TaskRecord:
 
 @dataclass(slots=True)
 class JobRecord:
-    """A job from submission to end. pending: parts not in any task; held: waits for its client.
+    """A job from submission to end. pending: parts not in any task; held: its client is gone.
 
     charged, outstanding: in the unit of its reservation, what it was charged so far, and what is
     still set aside for it.
@@ -193,7 +190,7 @@ class JobRecord:
     def fail_if_outdated(self, outdated: Collection[str], tasks: Mapping[str, TaskRecord]) -> bool:
         """Give it back to its client if it was prepared for one of these calibrations.
 
-        What has run in part goes on; each task tells its calibration.
+        A job that has run in part goes on; each task states its calibration.
         """
         wanted = self.submitted.calibration
         if wanted not in outdated or not self.startable or self.open:
@@ -208,7 +205,7 @@ class JobRecord:
         return True
 
     def take(self, piece: ev.Part) -> None:
-        """Move a piece out of the pending parts; ledgers of before may hold any rectangle."""
+        """Remove a piece from the pending parts; earlier versions may have planned any rectangle."""
         left = piece.points * (piece.shots or 1)
         index = 0
         while left > 0 and index < len(self.pending):
@@ -316,16 +313,16 @@ def _overlap(part: ev.Part, piece: ev.Part) -> int:
 
 
 def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
-    """Return what the backend told of a job's own PUBs, and of the device; not of other jobs'."""
+    """Return a task's metadata about a job's own PUBs and about the device."""
     if len(task.jobs) == 1:
         return task.metadata
     mine = [index for index, part in enumerate(task.planned.parts) if part.job == job]
-    told = {key: value for key, value in task.metadata.items() if key in _OF_THE_DEVICE}
+    own = {key: value for key, value in task.metadata.items() if key in _OF_THE_DEVICE}
     for key in _OF_EACH_ITEM:
         values = task.metadata.get(key)
         if isinstance(values, list) and len(values) == len(task.planned.parts):
-            told[key] = [values[index] for index in mine]
-    return told
+            own[key] = [values[index] for index in mine]
+    return own
 
 
 def by_part(metadata: Mapping[str, Any], parts: Sequence[ev.Part]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ WindowKind = Literal["maintenance", "calibration", "quality"]
 
 
 def in_utc(at: datetime) -> str:
-    """Return a time as people are told it, with seconds: a closure may last less than a minute.
+    """Return a time as text, with seconds: a closure may last less than a minute.
 
     >>> in_utc(datetime.fromisoformat("2026-11-24T19:00:00+01:00"))
     '2026-11-24 18:00:00 UTC'
@@ -47,11 +47,11 @@ class Window:
 
     @property
     def reason(self) -> str:
-        """What it is for, as people are told it."""
+        """What the window is for."""
         return f"{self.kind} ({self.title})" if self.title else self.kind
 
     def closed(self, qpu: str) -> str:
-        """Return what those who wait for a QPU are told while it is closed."""
+        """Return the sentence that explains why a QPU starts nothing."""
         return f"{qpu} is closed for {self.reason} until {in_utc(self.end)}"
 
 

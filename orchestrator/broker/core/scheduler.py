@@ -53,7 +53,7 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)
 class SchedulingContext:
     """All that decisions about one QPU rest on.
 
-    busy: tasks at work there, those in doubt not counted; busy_for_lease: of them, the lease's.
+    busy: running tasks there, without uncertain ones; busy_for_lease: of them, the lease's.
     starts: when its last tasks were planned. look: finds out what the policy looks at.
     """
 
@@ -71,7 +71,7 @@ class SchedulingContext:
 
     @cached_property
     def situation(self) -> Situation:
-        """What the policy looks at. Who used how much is summed up only if something may start."""
+        """What the policy looks at; use is summed up only if something may start."""
         return self.look()
 
 
@@ -277,7 +277,7 @@ def _closed_lease(context: SchedulingContext, now: datetime) -> ev.LeaseClosed |
 
 
 def _may_start(context: SchedulingContext, now: datetime) -> bool:
-    """Whether the QPU has room, and has not been started too often of late."""
+    """Whether the QPU has room and its rate admits a start."""
     most = context.rules.limits.max_concurrent_tasks
     if most is not None and context.busy >= most:
         return False
@@ -292,7 +292,7 @@ def _candidates(context: SchedulingContext) -> Iterator[QueuedJob]:
     lease = context.lease.opened.lease
     of_lease = context.queue.of_lease(lease)
     most = context.rules.limits.max_concurrent_tasks
-    # One place is kept for the lease, whether it is used at the moment or not.
+    # One place is reserved for the lease, used or not.
     if most is not None and context.busy - context.busy_for_lease >= most - 1:
         return iter(of_lease)
     others = (q for q in context.queue.ordered(context.situation) if q.lease != lease)

@@ -70,7 +70,7 @@ def thaw(text: str) -> BrokerState:
 def missing_jobs(state: BrokerState, event: ev.Event) -> list[JobId]:
     """Return the forgotten jobs that must be recalled before the event can be applied.
 
-    A word about a task may come long after the end of its jobs. To be asked again when these
+    A notice about a task may come long after the end of its jobs. Call it again when these
     are recalled: only they may know who else had a part in the task.
     """
     match event:

@@ -69,7 +69,7 @@ class StopTask:
 
 @dataclass(frozen=True, slots=True)
 class SettleJob:
-    """The job is final, or uncertain: tell those who wait for it."""
+    """The job is final, or uncertain: wake the callers that wait for it."""
 
     job: JobId
 
@@ -129,7 +129,7 @@ class BrokerState(Recorded):
     def handle(self, event: ev.Event, now: datetime) -> Effects:
         """Apply an event, then plan whatever can start; return all of it.
 
-        A job that is there already was handed in twice before either was written: once is enough.
+        A job that was submitted twice before either was written is accepted once.
         """
         if isinstance(event, ev.JobSubmitted):
             if event.job in self.jobs:
@@ -224,7 +224,7 @@ class BrokerState(Recorded):
         """Return what decisions about a QPU rest on now."""
         history = self._history(qpu)
         rules = self.rules[qpu]
-        # An uncertain task bars nobody: the QPU itself refuses a start while it is busy.
+        # An uncertain task blocks nothing: the QPU itself refuses a start while it is busy.
         sure = [
             t for t in self._open.get(qpu, ()) if self.tasks[t].state is not QpuTaskState.UNCERTAIN
         ]
@@ -367,7 +367,7 @@ class BrokerState(Recorded):
         return []
 
     def _recalibrate(self, event: ev.QpuRecalibrated, now: datetime) -> list[Command]:
-        """Give back what waits and was prepared for another calibration."""
+        """Fail waiting jobs that were prepared for another calibration."""
         here = [r for r in self.jobs.values() if r.submitted.qpu == event.qpu and not r.ended_at]
         before = [event.before, *(record.submitted.calibration for record in here)]
         self._history(event.qpu).recalibrate(event.calibration, before)
@@ -385,7 +385,7 @@ class BrokerState(Recorded):
         self, event: ev.TaskCompleted | ev.TaskErred | ev.TaskStopped, now: datetime
     ) -> list[Command]:
         task = self.tasks[event.tag]
-        if task.ended_at is not None:  # a late word about a task that was already settled
+        if task.ended_at is not None:  # a late notice about a task that was already settled
             if isinstance(event, ev.TaskCompleted) and task.may_come_late:
                 self._charge(task, now, -1)  # what it had occupied is part of what it used
                 task.late, task.usage = True, event.usage

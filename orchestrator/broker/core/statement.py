@@ -61,7 +61,7 @@ class _Sum:
 def month_bounds(month: str) -> tuple[datetime, datetime]:
     """Return when a month, as ``2026-11``, begins and the next one does, in UTC.
 
-    Raises ``ValueError`` for what is no month.
+    Raises ``ValueError`` for another text.
     """
     begin = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
     year, following = divmod(begin.year * 12 + begin.month, 12)
@@ -70,7 +70,7 @@ def month_bounds(month: str) -> tuple[datetime, datetime]:
 
 def leases_held(events: Iterable[Event]) -> Iterator[LeaseHeld]:
     """Yield the leases that are over, from the events that opened and closed them, in order."""
-    project: dict[str, str] = {}  # by QPU: it is kept for one loop at a time
+    project: dict[str, str] = {}  # by QPU, which has one lease at a time
     for event in events:
         match event:
             case LeaseOpened():

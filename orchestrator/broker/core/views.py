@@ -58,8 +58,8 @@ class QpuTaskView:
     and then ``usage`` is this job's part of it.
 
     tag: what the task can be found by. starts: how often the backend was asked to start
-    it and said yes (1 once it ran; more would be a fault). shots: of this job, in this task.
-    metadata: what the backend said of how it ran: ``method``, ``calibration_id``, ….
+    it and accepted (1 once it ran; more would be a fault). shots: of this job, in this task.
+    metadata: how it ran, from the backend: ``method``, ``calibration_id``, ….
     saved: in the unit of its charges, what the job was spared by sharing the task with others.
     late: it completed after it had been given up, so its result was not used.
     provisional: it completed, but outside the times for which the site vouches for results.
@@ -86,8 +86,8 @@ class JobView:
     """A quantum job as the ledger knows it: one call of a primitive's ``run``.
 
     stage: key of the stage that made the call, None outside a stage. call: its number there.
-    shots: shots asked for in all; 0 for an estimator that runs natively (see ``precision``).
-    error, error_type: why it failed, and the class of `backends.api` that says so.
+    shots: requested in all; 0 for an estimator that runs natively (see ``precision``).
+    error, error_type: why it failed, and its class in `backends.api`.
     project, user: who pays and who asked; empty outside a service.
     source: the job whose result was used again, so that this one took and cost nothing.
     """

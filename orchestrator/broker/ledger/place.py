@@ -1,4 +1,4 @@
-"""Where a ledger is kept: its address, its lock, copies of its file, and what can be wrong with it."""
+"""Where a ledger is stored: its address, copies of its file, and its errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "place_of",
 ]
 
-# SQLite's words for a file that is not, or is no longer, what it wrote.
+# SQLite's words for a damaged file.
 _DAMAGE = ("malformed", "not a database", "file is encrypted", "disk image")
 
 
@@ -42,12 +42,12 @@ class LedgerHeld(LedgerError):
 
 
 def database_words(error: Exception) -> str:
-    """Return what the database itself said, on one line."""
+    """Return the database's own message on one line."""
     return " ".join(str(getattr(error, "orig", None) or error).split())
 
 
 def is_damage(words: str) -> bool:
-    """Whether SQLite says that the file itself is broken."""
+    """Whether SQLite reports a damaged file."""
     return any(word in words for word in _DAMAGE)
 
 
@@ -89,7 +89,7 @@ def newest_backup(path: Path) -> Path | None:
 
 
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
-# Neither a transaction nor a claim may outlive a client that vanished without a word.
+# Neither a transaction nor a claim may outlive a client that vanished.
 _SERVER_OPTIONS = (
     "-c idle_in_transaction_session_timeout=30000 "
     "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
@@ -138,7 +138,7 @@ def place_of(where: Path | str) -> Place:
     name = url.render_as_string(hide_password=True)
     driver = _DRIVERS.get(url.get_backend_name())
     if driver is None:
-        raise LedgerError(f"ledger {name}: ledgers are kept in sqlite or postgresql, not there")
+        raise LedgerError(f"invalid ledger {name}: use a URL of sqlite or postgresql")
     url = url.set(drivername=driver)
     if driver != "sqlite":
         return Place(url=url, name=name, path=None)

@@ -52,11 +52,9 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs are asked for. limit: the latest N.
+    """Which jobs to list. limit: the latest N; projects: of these alone, None for all.
 
     since: those that ended then or later, or not yet; until: those submitted before.
-
-    projects: jobs of these alone; None for those of all.
     """
 
     scope: str | None = None
@@ -69,7 +67,7 @@ class JobFilter:
     limit: int | None = None
 
     def includes(self, record: JobRecord) -> bool:
-        """Whether a job that is in a state is asked for, whatever the limit."""
+        """Whether a job in a state is to be listed, whatever the limit."""
         submitted = record.submitted
         return (
             self.run in (None, submitted.run)
@@ -277,7 +275,7 @@ class Reader:
     def ended(self, wanted: JobFilter) -> list[JobView]:
         """Return jobs that checkpoints stored apart, in order of submission.
 
-        One that was recalled since is in the state as well, and what it says there counts.
+        The state's entry counts for a job that was recalled since.
         """
         return _in_order(self._ended(wanted))
 
@@ -305,7 +303,7 @@ class Reader:
     def _blob(self, column: Any, condition: Any, what: str) -> bytes:
         rows = self.rows(sa.select(column).where(condition))
         if not rows:
-            raise LedgerError(f"ledger {self.name} holds no {what}")
+            raise LedgerError(f"ledger {self.name} has no {what}")
         return bytes(rows[0][0])
 
     def _starts_with(self, column: sa.ColumnElement[str], text: str) -> sa.ColumnElement[bool]:

@@ -68,11 +68,10 @@ class Ledger(Reader):
     def claim_service(self, holder: str = "") -> None:
         """Become the one broker that serves this ledger, until it is closed or the process dies.
 
-        Brokers embedded in runs are no services and go on beside it. holder: what a second one
-        is told; by default the process, its host and the time. On a server the claim goes with
-        the connection that `append` uses: should another broker have taken it while that was
-        lost, `append` raises. Raises `LedgerHeld` that says who serves the ledger; finding that
-        out takes 2 s on a server.
+        Embedded brokers of runs may write beside it. holder: names this broker in the error of
+        a second one; by default process, host and time. On a server the claim goes with the
+        connection of `append`, which raises if another broker has taken it meanwhile. Raises
+        `LedgerHeld`, on a server after 2 s.
         """
         now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
         self._writer.claim(holder or f"process {os.getpid()} on {platform.node()} since {now}")
@@ -96,12 +95,10 @@ class Ledger(Reader):
     ) -> list[JobId]:
         """Store the state at the last event, and the jobs that have ended apart from it.
 
-        Returns the jobs stored apart; give them to ``state.forget``, which this does not call.
-        before: keep those in the state that ended later. most: how many at once (about 0.1 ms
-        each); a backlog goes faster in large pieces, for each writes the rest of the state.
-        The state must be what the events appended so far led to; it may not change meanwhile,
-        and `append` may not be called. A service makes one when it opens its scope: by that it
-        is known to hold jobs of several runs. Raises `LedgerError`; nothing was stored then.
+        Returns the jobs stored apart; give them to ``state.forget``. before: keep those in the
+        state that ended later. most: how many at once (about 0.1 ms each). The state must be what
+        the events appended so far led to, and neither may change meanwhile. A service's scope is
+        known by its checkpoints. Raises `LedgerError`; nothing was stored then.
         """
         gone = forgettable(state, before=before, most=most)
         now = datetime.now(UTC)

@@ -180,7 +180,7 @@ def _prepare(place: Place, engine: sa.Engine) -> None:
             _create(place, connection)
             version = _version(place, connection)
     if version is None or not version.isdigit():
-        raise LedgerError(f"{place.name} is no hpcqc ledger: it states no schema version")
+        raise LedgerError(f"{place.name} is not an hpcqc ledger: it states no schema version")
     if int(version) > SCHEMA_VERSION:
         raise LedgerError(
             f"ledger {place.name} has schema {version}, written by a newer hpcqc; this one "
@@ -193,7 +193,7 @@ def _prepare(place: Place, engine: sa.Engine) -> None:
 
 @contextmanager
 def alone(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Begin a transaction, committed at the end, beside which nobody else changes tables."""
+    """Begin a transaction that excludes other changes of tables; commit it at the end."""
     with engine.begin() as connection:
         if engine.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -213,7 +213,7 @@ def _version(place: Place, connection: sa.Connection) -> str | None:
     foreign = there if place.path is not None else there & set(metadata.tables)
     if foreign:
         raise LedgerError(
-            f"{place.name} is no hpcqc ledger: it holds tables of something else "
+            f"{place.name} is not an hpcqc ledger: it has tables of another program "
             f"({', '.join(sorted(foreign)[:3])}). It was left as it is; {place.remedy}."
         )
     return None

@@ -177,7 +177,7 @@ class Writer:
             if rows and self._on_server:
                 numbers = "SELECT lastval(), pg_current_xact_id()::text"
                 seq, transaction = connection.exec_driver_sql(numbers).one()
-                # From here until the answer to the commit, nobody knows.
+                # Until the commit is answered, the transaction may or may not be written.
                 self._doubt = _Doubt(seq=seq, transaction=transaction, rows=rows)
         self._doubt = None
 
@@ -286,7 +286,7 @@ def _claim_on_server(connection: sa.Connection) -> str | None:
 
 
 def _note_holder(connection: sa.Connection, holder: str) -> None:
-    """Write who holds the lock, for those who ask for it in vain."""
+    """Write who holds the lock, for brokers that do not get it."""
     with connection.begin():
         connection.execute(meta.delete().where(meta.c.key == _HOLDER))
         connection.execute(meta.insert(), {"key": _HOLDER, "value": json.dumps(holder)})
@@ -295,7 +295,7 @@ def _note_holder(connection: sa.Connection, holder: str) -> None:
 def _held_error(name: str, holder: str) -> LedgerHeld:
     """Return the error that says who serves the ledger."""
     return LedgerHeld(
-        f"ledger {name} is served by another broker ({holder or 'it has not said which'}); "
+        f"ledger {name} is served by another broker ({holder or 'unnamed'}); "
         "use that one, or end it first"
     )
 
