@@ -144,25 +144,18 @@ class Engine:
         config.max_parallel_threads = job.threads
         if program.angles:
             config.parameterizations = [program.angles.bind(values)]
-        output = self._controller.execute(program.native, self._noise, config)
-        if not output.get("success", False):
-            raise SimulationFailed(_reason(output))
-        results = [entry["data"] for entry in output["results"]]
-        if not program.angles and len(values) > 1:
-            results += self._repeat(program, len(values))
+            return self._executed(program)
+        results = []
+        for point in range(len(values)):
+            config.seed_simulator = (job.seed + SEED_STRIDE * point) % SEEDS
+            results += self._executed(program)
         return results
 
-    def _repeat(self, program: Program, points: int) -> list[Mapping[str, Any]]:
-        """Run a circuit without parameters again for each further point of its PUB."""
-        results, config = [], program.config
-        first = config.seed_simulator
-        for point in range(1, points):
-            config.seed_simulator = (first + SEED_STRIDE * point) % SEEDS
-            output = self._controller.execute(program.native, self._noise, config)
-            if not output.get("success", False):
-                raise SimulationFailed(_reason(output))
-            results.append(output["results"][0]["data"])
-        return results
+    def _executed(self, program: Program) -> list[Mapping[str, Any]]:
+        output = self._controller.execute(program.native, self._noise, program.config)
+        if not output.get("success", False):
+            raise SimulationFailed(_reason(output))
+        return [entry["data"] for entry in output["results"]]
 
 
 def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:

@@ -59,8 +59,15 @@ from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.outcome import Outcome, outcome_of
-from orchestrator.provenance.record import RunFacts, merged_stages, run_record
-from orchestrator.provenance.schema import RecordedAttempt, RunRecord, RunStatus
+from orchestrator.provenance.record import merged_stages, run_record, site_document
+from orchestrator.provenance.schema import (
+    RecordedAttempt,
+    RecordedSite,
+    RecordedUsage,
+    RunRecord,
+    RunStatus,
+    RunUsage,
+)
 from orchestrator.provenance.values import json_value
 from orchestrator.retention import hold_run
 
@@ -423,17 +430,21 @@ class _Execution:
         now = datetime.now(UTC)
         self._earlier_attempts = earlier.attempts if earlier else ()
         self._attempt = RecordedAttempt(started_at=now, status="running")
-        self._facts = RunFacts(
+        self._head = RunRecord(
             id=plan.id,
             target=plan.target.text,
             flow=ready.flow.name,
-            parameters=ready.parameters,
+            parameters=json_value(ready.parameters),
             qpu=self._run.default_qpu,
-            site=plan.site,
+            site=RecordedSite.model_validate(site_document(plan.site)),
             status="running",
             started_at=earlier.started_at if earlier else now,
+            usage=RunUsage(total=RecordedUsage(), per_qpu={}),
+            stages=(),
+            jobs=(),
+            attempts=(),
             versions=versions(),
-            machine=machine(),
+            machine=json_value(machine()),
         )
 
     def run(self) -> RunResult:
@@ -544,16 +555,17 @@ class _Execution:
     ) -> RunRecord:
         ended = None if status == "running" else datetime.now(UTC)
         attempt = self._attempt.model_copy(update={"ended_at": ended, "status": status})
-        facts = replace(
-            self._facts,
-            status=status,
-            error=error,
-            outcome=outcome,
-            ended_at=ended,
-            attempts=(*self._earlier_attempts, attempt),
+        head = self._head.model_copy(
+            update={
+                "status": status,
+                "error": error,
+                "outcome": outcome,
+                "ended_at": ended,
+                "attempts": (*self._earlier_attempts, attempt),
+            }
         )
         stages = merged_stages(self._earlier_stages, self._run.spans())
-        record = run_record(facts, stages, self._jobs())
+        record = run_record(head, stages, self._jobs())
         self._plan.folder.write_record(record)
         return record
 

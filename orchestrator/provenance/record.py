@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -12,23 +12,18 @@ from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
 from orchestrator.config.site import Site
 from orchestrator.identity import CallStage
-from orchestrator.provenance.outcome import Outcome
 from orchestrator.provenance.schema import (
-    RecordedAttempt,
     RecordedJob,
-    RecordedSite,
     RecordedStage,
     RecordedTask,
     RecordedUsage,
     RunRecord,
-    RunStatus,
     RunUsage,
 )
 from orchestrator.provenance.values import json_value
 from orchestrator.runs import StageSpan
 
 __all__ = [
-    "RunFacts",
     "merged_stages",
     "recorded_job",
     "recorded_stage",
@@ -39,62 +34,30 @@ __all__ = [
 _SECRET_WORDS = ("token", "secret", "password", "credential", "apikey", "api_key")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFacts:
-    """What is known of a run besides its stages and quantum jobs.
-
-    attempts: one entry per process that worked on the run, the last one being this.
-    outcome: of the flow's result. versions: package to version. machine: host, cores, memory.
-    """
-
-    id: str
-    target: str
-    flow: str
-    parameters: Mapping[str, Any]
-    qpu: str
-    site: Site
-    status: RunStatus
-    started_at: datetime
-    ended_at: datetime | None = None
-    error: str | None = None
-    outcome: Outcome | None = None
-    attempts: Sequence[RecordedAttempt] = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    machine: Mapping[str, Any] = field(default_factory=dict)
-
-
 def run_record(
-    facts: RunFacts, stages: Iterable[RecordedStage], jobs: Iterable[JobView]
+    head: RunRecord, stages: Iterable[RecordedStage], jobs: Iterable[JobView]
 ) -> RunRecord:
-    """Return the record of a run. stages: as `merged_stages` returns them."""
+    """Return a record with its stages and jobs, and what they took.
+
+    head: a record without them. stages: as `merged_stages` returns them.
+    """
     jobs = list(jobs)
     recorded = [recorded_job(job) for job in jobs]
     of_stages = _by_stage(recorded)
     per_qpu: dict[str, Usage] = {}
     for job in jobs:
         per_qpu[job.qpu] = per_qpu.get(job.qpu, Usage()) + job.usage
-    return RunRecord(
-        id=facts.id,
-        status=facts.status,
-        error=facts.error,
-        target=facts.target,
-        flow=facts.flow,
-        parameters=json_value(facts.parameters),
-        qpu=facts.qpu,
-        started_at=facts.started_at,
-        ended_at=facts.ended_at,
-        duration_s=_time_at_work(facts),
-        usage=RunUsage(
-            total=_usage(sum(per_qpu.values(), start=Usage())),
-            per_qpu={name: _usage(usage) for name, usage in per_qpu.items()},
-        ),
-        stages=tuple(_with_waits(stage, of_stages.get(stage.key, ())) for stage in stages),
-        jobs=tuple(recorded),
-        attempts=tuple(facts.attempts),
-        site=RecordedSite.model_validate(site_document(facts.site)),
-        versions=dict(facts.versions),
-        machine=json_value(facts.machine),
-        outcome=facts.outcome,
+    usage = RunUsage(
+        total=_usage(sum(per_qpu.values(), start=Usage())),
+        per_qpu={name: _usage(usage) for name, usage in per_qpu.items()},
+    )
+    return head.model_copy(
+        update={
+            "duration_s": _time_at_work(head),
+            "usage": usage,
+            "stages": tuple(_with_waits(stage, of_stages.get(stage.key, ())) for stage in stages),
+            "jobs": tuple(recorded),
+        }
     )
 
 
@@ -253,25 +216,25 @@ def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
     return min(took_s, max(task.usage.qpu_seconds, task.metadata.get("simulation_s") or 0.0))
 
 
-def _time_at_work(facts: RunFacts) -> float | None:
+def _time_at_work(head: RunRecord) -> float | None:
     """Sum the attempts without the time between them; a killed one counts as 0."""
-    if facts.ended_at is None:
+    if head.ended_at is None:
         return None
-    if not facts.attempts:
-        return _seconds(facts.started_at, facts.ended_at)
-    known = [_seconds(attempt.started_at, attempt.ended_at) for attempt in facts.attempts]
+    if not head.attempts:
+        return _seconds(head.started_at, head.ended_at)
+    known = [_seconds(attempt.started_at, attempt.ended_at) for attempt in head.attempts]
     return round(sum(seconds for seconds in known if seconds is not None), 6)
 
 
 def _distinct(facts: Iterable[Mapping[str, Any]], key: str) -> list[Any]:
     """Collect a fact over tasks, lists flattened, each value once, in order."""
-    seen: dict[str, Any] = {}
+    distinct: dict[str, Any] = {}
     for metadata in facts:
         value = metadata.get(key)
         for item in value if isinstance(value, (list, tuple)) else (value,):
             if item is not None:
-                seen.setdefault(str(item), json_value(item))
-    return list(seen.values())
+                distinct.setdefault(str(item), json_value(item))
+    return list(distinct.values())
 
 
 def _seconds(start: datetime | None, end: datetime | None) -> float | None:

@@ -15,7 +15,6 @@ from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.schema import RecordedStage, RunRecord
 
 __all__ = [
-    "Pictures",
     "Report",
     "draw_report",
     "report_html",
@@ -26,14 +25,6 @@ __all__ = [
 
 _MAX_ROWS = 200
 _ALWAYS_SHOWN = ("job", "state", "waited", "took", "charged")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pictures:
-    """HTML of the report's pictures; None where there is nothing to draw."""
-
-    plot: str | None = None
-    gantt: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +61,7 @@ def draw_report(record: RunRecord, result: Any, notes: Iterable[str] = ()) -> Re
         else:
             html[name], files[f"{name}.png"] = picture.svg, picture.png
     outcome = outcome.model_copy(update={"notes": tuple(notes)})
-    page = report_html(record, outcome, Pictures(**html), outcome.rest(result))
+    page = report_html(record, outcome, html, outcome.rest(result))
     return Report(page=_bytes(page), outcome=outcome, pictures=files)
 
 
@@ -84,8 +75,13 @@ def _image(svg: str) -> str:
     return f'<img src="data:image/svg+xml;base64,{data}" alt="">'
 
 
-def report_html(record: RunRecord, outcome: Outcome, pictures: Pictures, rest: Any = None) -> str:
-    """Return the page. rest: parts of the result that the outcome lacks."""
+def report_html(
+    record: RunRecord, outcome: Outcome, pictures: Mapping[str, str], rest: Any = None
+) -> str:
+    """Return the page.
+
+    pictures: HTML of ``plot`` and ``gantt``, if drawn. rest: of the result, beside the outcome.
+    """
     return rendered(
         "run.html",
         record=record,

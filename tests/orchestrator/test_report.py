@@ -23,24 +23,31 @@ from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.outcome import outcome_of
 from orchestrator.provenance.record import (
-    RunFacts,
     merged_stages,
     recorded_stage,
     run_record,
     site_document,
 )
 from orchestrator.provenance.report import (
-    Pictures,
     report_html,
     stage_rows,
     stage_total,
     usage_rows,
 )
-from orchestrator.provenance.schema import VERSION, RecordedAttempt, RunRecord
+from orchestrator.provenance.schema import (
+    VERSION,
+    RecordedAttempt,
+    RecordedSite,
+    RecordedUsage,
+    RunRecord,
+    RunUsage,
+)
 from orchestrator.provenance.values import json_text
 from orchestrator.runs import StageSpan
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SITE = RecordedSite.model_validate(site_document(load_site(environ={"HOME": "/nowhere"})))
+EMPTY = {"usage": RunUsage(total=RecordedUsage(), per_qpu={}), "stages": (), "jobs": ()}
 DONE_AND_FAILED = (("a", "completed"), ("b", "failed"))
 
 
@@ -112,17 +119,18 @@ def attempt(start: float, end: float | None, status: str = "completed") -> Recor
 
 
 def record(**changes) -> RunRecord:
-    facts = RunFacts(
+    facts = RunRecord(
         id="r1",
         target="<b>.py:flow",
         flow="flow & co",
         parameters={"x": "<script>alert(1)</script>", "n": 3},
         qpu="vlq",
-        site=load_site(environ={"HOME": "/nowhere"}),
+        site=SITE,
         status="completed",
         started_at=at(0),
         ended_at=at(9),
         attempts=[attempt(0, 9)],
+        **EMPTY,
         versions={"hpcqc": "0.1.0"},
         machine={"host": "h", "cores": 2},
     )
@@ -137,7 +145,7 @@ def record(**changes) -> RunRecord:
         job("j1", "vlq", (task(1, 2, 3, "billed-s"), task(2, 3, 5, "billed-s"))),
         job("j2", "piast-q", (task(3, 2, 3, "device-s"),)),
     ]
-    return run_record(replace(facts, **changes), merged_stages([], spans), jobs)
+    return run_record(facts.model_copy(update=changes), merged_stages([], spans), jobs)
 
 
 def test_usage_is_summed_per_qpu_and_charges_per_unit() -> None:
@@ -288,7 +296,7 @@ def test_no_time_passes_between_attempts() -> None:
         attempt(100, 110),
     ]
     spans = [span("a", 0, 2), span("b", 103, 105)]
-    facts = replace(_facts_only(), attempts=attempts, ended_at=at(110))
+    facts = _facts_only().model_copy(update={"attempts": attempts, "ended_at": at(110)})
     timeline = timeline_of(run_record(facts, merged_stages([], spans), []))
     assert (timeline.length_s, timeline.seams_s) == (12.0, (2.0,))
     bars = [(bar.start_s, bar.length_s) for lane in timeline.lanes for bar in lane.bars]
@@ -304,7 +312,7 @@ def test_a_task_of_two_jobs_is_one_bar() -> None:
 
 @pytest.mark.parametrize("took_s", [0.0, 1e-6, 0.001])
 def test_the_shortest_work_can_be_seen(took_s) -> None:
-    facts = replace(_facts_only(), ended_at=at(1000))
+    facts = _facts_only().model_copy(update={"ended_at": at(1000)})
     starts = {1: 2, 2: 1000}
     tasks = tuple(task(n, start, start + took_s, "billed-s") for n, start in starts.items())
     jobs = [job("j1", "vlq", tasks)]
@@ -320,7 +328,7 @@ def test_the_shortest_work_can_be_seen(took_s) -> None:
 
 def test_what_all_jobs_have_in_common_is_said_once() -> None:
     jobs = [job(f"j{i}", "vlq", (task(i, 2, 3 + i, "billed-s"),)) for i in range(3)]
-    page = Page(report_html(run_record(_facts_only(), [], jobs), outcome_of(None), Pictures()))
+    page = Page(report_html(run_record(_facts_only(), [], jobs), outcome_of(None), {}))
     assert "Each: QPU vlq, kind sampler, PUBs 1, circuits 1, qubits 2, shots 200, " in page.words
     assert page.words.count("sampler") == 1
 
@@ -427,7 +435,7 @@ def test_no_text_of_a_record_acts_on_the_page() -> None:
 
     document = marked(json.loads(json_text(record(error="e"))))
     text = report_html(
-        RunRecord.model_validate(document), outcome_of({"table": RESULT["table"]}), Pictures()
+        RunRecord.model_validate(document), outcome_of({"table": RESULT["table"]}), {}
     )
     assert "\x1b" not in text
     assert text.count("&lt;script&gt;") > 50
@@ -436,20 +444,24 @@ def test_no_text_of_a_record_acts_on_the_page() -> None:
 
 def test_a_failed_run_has_a_page_too() -> None:
     document = record(status="failed", error="PayloadRejected: <too wide>")
-    page = Page(report_html(document, outcome_of(None), Pictures()))
+    page = Page(report_html(document, outcome_of(None), {}))
     assert "PayloadRejected: <too wide>" in page.words
     assert "failed" in page.words
 
 
-def _facts_only() -> RunFacts:
-    return RunFacts(
+def _facts_only() -> RunRecord:
+    return RunRecord(
         id="r",
         target="t",
         flow="f",
         parameters={},
         qpu="aer",
-        site=load_site(environ={"HOME": "/nowhere"}),
+        site=SITE,
         status="completed",
         started_at=at(0),
         ended_at=at(math.pi),
+        attempts=(),
+        versions={},
+        machine={},
+        **EMPTY,
     )

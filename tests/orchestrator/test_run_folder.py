@@ -10,21 +10,28 @@ import pytest
 
 from orchestrator.config.loading import load_site
 from orchestrator.provenance.folder import FolderError, RunFolder
-from orchestrator.provenance.record import RunFacts, run_record
+from orchestrator.provenance.record import run_record, site_document
+from orchestrator.provenance.schema import RecordedSite, RecordedUsage, RunRecord, RunUsage
 from orchestrator.runs import StageSpan
 from tests.errors import naming
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RECORD = run_record(
-    RunFacts(
+    RunRecord(
         id="r1",
         target="t",
         flow="f",
         parameters={},
         qpu="aer",
-        site=load_site(environ={"HOME": "/nowhere"}),
+        site=RecordedSite.model_validate(site_document(load_site(environ={"HOME": "/nowhere"}))),
         status="running",
         started_at=START,
+        usage=RunUsage(total=RecordedUsage(), per_qpu={}),
+        stages=(),
+        jobs=(),
+        attempts=(),
+        versions={},
+        machine={},
     ),
     [],
     [],
