@@ -18,8 +18,8 @@ from fastapi import FastAPI
 
 from backends import registry
 from backends.api import Backend
+from orchestrator.broker.api.admission import RequestLimits
 from orchestrator.broker.api.app import ApiSettings, create_app
-from orchestrator.broker.api.guards import RequestLimits
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import schemathesis
 
-from orchestrator.broker.api.guards import RequestLimits
+from orchestrator.broker.api.admission import RequestLimits
 from tests.service.calls import OPERATIONS, bell
 from tests.service.rooms import Room, open_room
 

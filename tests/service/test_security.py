@@ -16,8 +16,8 @@ import pytest
 from starlette.responses import StreamingResponse
 
 from backends.frames import pack, unpack
-from orchestrator.broker.api import guards, jobs
-from orchestrator.broker.api.guards import RequestLimits
+from orchestrator.broker.api import endpoints, jobs
+from orchestrator.broker.api.admission import RequestLimits
 from orchestrator.broker.api.jobs import _download
 from orchestrator.broker.client.content_digest import content_digest
 from tests.service.calls import bell, job_head
@@ -125,7 +125,7 @@ def test_a_user_has_few_large_bodies_under_way_and_small_ones_pass(tmp_path: Pat
 
     with open_room(tmp_path, limits=RequestLimits(large_bodies=2)) as room:
         room.http.wait(ask(room))
-        assert not room.app.state.gate._large._users
+        assert not room.app.state.callers.large_bodies._users
 
 
 def test_a_user_has_two_long_lists_made_at_a_time(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_disk_without_room_refuses_bodies_and_withholds_no_result(
     def full(*_: object, **__: object) -> IO[bytes]:
         return Path("/dev/full").open("w+b")
 
-    monkeypatch.setattr(guards, "SpooledTemporaryFile", full)
+    monkeypatch.setattr(endpoints, "SpooledTemporaryFile", full)
     answer = room.http.post(
         "/v1/jobs", asked=ASKED, content=bytes(1 << 16), headers=room.headers["owner"]
     )

@@ -16,21 +16,33 @@ from fastapi.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from orchestrator.broker.api import budgets, jobs, operations
-from orchestrator.broker.api.guards import Admission, Gate, RequestLimits, local_hosts
+from orchestrator.broker.api.admission import Admission, Callers, RequestLimits, local_hosts
 from orchestrator.broker.api.metrics import install_metrics
 from orchestrator.broker.api.peers import UnixUsers
 from orchestrator.broker.api.problems import ProblemDetails, install_problems
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.runtime.broker import Broker
 
-__all__ = ["ApiSettings", "create_app", "install_pages"]
+__all__ = ["ApiSettings", "create_app"]
+
+# A page loads, runs and calls nothing but this server's own files, and no other page frames it.
+_STRICT = (
+    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; object-src 'none'"
+)
+_PAGE_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
     """What an application needs besides its broker.
 
-    tokens: the file they are kept in. on_ready: called once the broker works. hosts: names of the
+    tokens: the file with their hashes. on_ready: called once the broker works. hosts: names of the
     broker in Host headers beside those of this machine. unix_groups: the Unix groups that are
     projects.
     """
@@ -69,71 +81,33 @@ def create_app(broker: Broker, settings: ApiSettings) -> FastAPI:
         redirect_slashes=False,  # a redirect repeats the Host header of the request
     )
     app.state.broker = broker
-    gate = Gate(
+    callers = app.state.callers = Callers(
         tokens=TokenFile(settings.tokens),
         limits=settings.limits,
         clock=broker.clock,
         users=UnixUsers(settings.unix_groups),
     )
-    app.state.gate = gate
     for router in (jobs.router, budgets.router, operations.router, operations.health_router):
         app.include_router(router)
     hosts = local_hosts() | {name.lower() for name in settings.hosts}
-    app.add_middleware(Admission, gate=gate, hosts=hosts)
+    app.add_middleware(Admission, callers=callers, hosts=hosts)
     metrics = install_metrics(app, broker)  # outside of it: refusals are counted too
     install_problems(app)
-    install_pages(app)
-    _declare(app)
+    _install_pages(app)
+    # No endpoint returns problem documents by itself, so FastAPI does not describe them.
+    app.openapi()["components"]["schemas"]["Problem"] = ProblemDetails.model_json_schema()
     return app
 
 
-def _declare(app: FastAPI) -> None:
-    """Describe problem documents, which no endpoint returns by itself."""
-    made = app.openapi
-
-    def described() -> dict[str, object]:
-        known = app.openapi_schema is not None
-        schema = made()
-        if not known:
-            parts = schema.setdefault("components", {}).setdefault("schemas", {})
-            parts["Problem"] = ProblemDetails.model_json_schema()
-            # FastAPI declares its own form for what it refuses; ours is the problem document.
-            for name in ("HTTPValidationError", "ValidationError"):
-                parts.pop(name, None)
-        return schema
-
-    app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way
-
-
-def _version() -> str:
-    try:
-        return version("hpcqc")
-    except PackageNotFoundError:
-        return "0"
-
-
-# Nothing but this server's own files is loaded, run or asked, and no other page frames it.
-_STRICT = (
-    "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'; object-src 'none'"
-)
-_HEADERS = {
-    "Cache-Control": "no-cache",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-
-def install_pages(app: FastAPI) -> None:
-    """Add the pages. They hold no data: their scripts ask the API as anyone does."""
+def _install_pages(app: FastAPI) -> None:
+    """Add the pages, which hold no data: their scripts call the API as any client does."""
     static = Path(str(files("orchestrator.broker.api").joinpath("static")))
     app.mount("/static", StaticFiles(directory=static), name="static")
     app.mount("/swagger", StaticFiles(directory=swagger_ui_path), name="swagger")
 
     def page(name: str, policy: str) -> HTMLResponse:
         text = (static / name).read_text(encoding="utf-8")
-        return HTMLResponse(text, headers={"Content-Security-Policy": policy, **_HEADERS})
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy, **_PAGE_HEADERS})
 
     @app.get("/", include_in_schema=False)
     async def status() -> HTMLResponse:
@@ -143,3 +117,10 @@ def install_pages(app: FastAPI) -> None:
     async def docs() -> HTMLResponse:
         # Swagger UI writes style attributes, which a script cannot hide in.
         return page("docs.html", f"{_STRICT}; style-src 'self' 'unsafe-inline'")
+
+
+def _version() -> str:
+    try:
+        return version("hpcqc")
+    except PackageNotFoundError:
+        return "0"

@@ -7,10 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from orchestrator.broker.api.guards import IDENTIFIED, IN_TURN, Caller, ServedBroker
+from orchestrator.broker.api.endpoints import (
+    IDENTIFIED,
+    IN_TURN,
+    Caller,
+    Operator,
+    ServedBroker,
+)
 from orchestrator.broker.api.problems import DECLARED, declared
 from orchestrator.broker.client.models import ProjectBudget
-from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.core.statement import StatementLine
 from orchestrator.broker.runtime.billing import (
@@ -69,10 +74,10 @@ async def listed(broker: ServedBroker, caller: Caller) -> list[ProjectBudget]:
 
 
 @router.post("/budgets/projects")
-async def limit_project(broker: ServedBroker, caller: Caller, body: ProjectLimit) -> ProjectBudget:
+async def limit_project(
+    broker: ServedBroker, caller: Operator, body: ProjectLimit
+) -> ProjectBudget:
     """Set or lift a project's budget in one unit; for operators."""
-    if not caller.is_operator:
-        raise Forbidden(f"user {caller.user!r} is no operator")
     account = str(ProjectAccount(body.project))
     budgets = await set_budget(broker, account, body.unit, body.amount, caller.user)
     return ProjectBudget(project=body.project, budgets=budgets)

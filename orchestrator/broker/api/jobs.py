@@ -13,15 +13,16 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, Json, TypeAdapter
 
-from orchestrator.broker.api.guards import (
+from orchestrator.broker.api.endpoints import (
     IDENTIFIED,
     IN_TURN,
     Caller,
-    Gate,
+    Operator,
     ServedBroker,
+    json_response,
     known_qpu,
+    large_body_turn,
     read_body,
-    written,
 )
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client.content_digest import content_digest
@@ -97,11 +98,12 @@ async def submit(
             f"priority {asked.priority}: only an operator raises it; give 0, or less to wait"
         )
     known_qpu(broker, asked.qpu)
-    gate: Gate = request.app.state.gate
-    async with gate.place(caller.user, request):
+    async with large_body_turn(request, caller):
         with await read_body(request) as body:
             job, new = await broker.take(asked, caller.user, body)
-    return written(_VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"})
+    return json_response(
+        _VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"}
+    )
 
 
 @router.get("", response_model=list[JobView], dependencies=[IN_TURN])
@@ -117,14 +119,14 @@ async def listed(
     projects = None if caller.is_operator else caller.projects
     wanted = JobFilter(run=run, projects=projects, qpu=qpu, state=state, limit=limit)
     jobs = await broker.jobs(wanted)
-    return written(await asyncio.to_thread(_VIEWS.dump_json, jobs))
+    return json_response(await asyncio.to_thread(_VIEWS.dump_json, jobs))
 
 
 @router.get("/{job}", response_model=JobView)
 async def shown(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
     """Return a job, at its end if that comes within ``wait_s``."""
     seen = await _own(broker, caller, job)
-    return written(_VIEW.dump_json(await broker.wait(seen.id, wait_s)))
+    return json_response(_VIEW.dump_json(await broker.wait(seen.id, wait_s)))
 
 
 @router.get(
@@ -145,7 +147,7 @@ async def result(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait 
     if seen.state is JobState.COMPLETED:
         return await _download(await broker.result(seen.id))
     if seen.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(seen):
-        return written(_VIEW.dump_json(seen), 202)
+        return json_response(_VIEW.dump_json(seen), 202)
     error = job_error(seen)
     raise ApiError(409, str(error), kind=type(error).__name__)
 
@@ -154,7 +156,7 @@ async def result(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait 
 async def why(broker: ServedBroker, caller: Caller, job: _Job) -> Response:
     """Return why a job waits, why it went when it did, and when it will probably run."""
     seen = await _own(broker, caller, job)
-    return written(_WHY.dump_json(await broker.why(seen.id)))
+    return json_response(_WHY.dump_json(await broker.why(seen.id)))
 
 
 @router.post("/{job}/cancel")
@@ -168,11 +170,9 @@ async def cancel(broker: ServedBroker, caller: Caller, job: _Job) -> Cancelled:
 
 @router.post("/{job}/resolve", responses=declared(409))
 async def resolve(
-    broker: ServedBroker, caller: Caller, job: _Job, resolution: Resolution
+    broker: ServedBroker, caller: Operator, job: _Job, resolution: Resolution
 ) -> JobView:
     """Settle a job's uncertain tasks; for operators."""
-    if not caller.is_operator:
-        raise Forbidden("only an operator resolves uncertain jobs")
     seen = await _own(broker, caller, job)
     return await broker.resolve(seen.id, resolution.verdict, caller.user, resolution.reason)
 

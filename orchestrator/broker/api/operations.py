@@ -13,19 +13,20 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
 from backends.targets import target_to_json
-from orchestrator.broker.api.guards import (
+from orchestrator.broker.api.endpoints import (
     IDENTIFIED,
     IN_TURN,
     Caller,
+    Operator,
     ServedBroker,
+    json_response,
     known_qpu,
-    written,
 )
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.client import status as standing
 from orchestrator.broker.client.models import Health, ProjectUse, Whoami
 from orchestrator.broker.client.status import QpuStatus
-from orchestrator.broker.core.access import Forbidden, Identity
+from orchestrator.broker.core.access import Identity
 from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.runtime.billing import all_uses, project_budgets
 from orchestrator.names import LINE
@@ -124,18 +125,16 @@ async def target(broker: ServedBroker, qpu: _Qpu) -> dict[str, Any]:
 
 
 @router.post("/qpus/{qpu}/drain")
-async def drain(broker: ServedBroker, caller: Caller, qpu: _Qpu, body: Drain) -> QpuStatus:
+async def drain(broker: ServedBroker, caller: Operator, qpu: _Qpu, body: Drain) -> QpuStatus:
     """Start nothing further on a QPU; for operators."""
-    _refuse_users(caller)
     known_qpu(broker, qpu)
     await broker.drain(qpu, caller.user, body.reason)
     return broker.status(qpu)
 
 
 @router.post("/qpus/{qpu}/resume")
-async def resume(broker: ServedBroker, caller: Caller, qpu: _Qpu) -> QpuStatus:
+async def resume(broker: ServedBroker, caller: Operator, qpu: _Qpu) -> QpuStatus:
     """Let a QPU take work again; for operators."""
-    _refuse_users(caller)
     known_qpu(broker, qpu)
     await broker.resume(qpu, caller.user)
     return broker.status(qpu)
@@ -154,7 +153,7 @@ async def release(
 @router.get("/projects", dependencies=[IN_TURN])
 async def projects(broker: ServedBroker, caller: Caller, request: Request) -> list[ProjectUse]:
     """Return what each project used that the caller may see: of jobs, budgets and tokens."""
-    entries = request.app.state.gate.tokens.entries()
+    entries = request.app.state.callers.tokens.entries()
     members = {project for entry in entries for project in entry.projects}
     return [
         _use(project, use, project_budgets(broker, project))
@@ -170,7 +169,7 @@ async def timeline(
     """Return the tasks of all QPUs in the last hours; whose they are only to whom may know."""
     since = broker.clock() - timedelta(hours=hours)
     slots = await broker.slots(since)
-    return written(await asyncio.to_thread(_timeline, slots, caller))
+    return json_response(await asyncio.to_thread(_timeline, slots, caller))
 
 
 def _use(project: str, use: standing.ProjectTotals, budgets: list[BudgetStatus]) -> ProjectUse:
@@ -203,8 +202,3 @@ def _slot(slot: standing.TaskShare, identity: Identity) -> Slot:
         started_at=task.started_at,
         ended_at=task.ended_at,
     )
-
-
-def _refuse_users(caller: Identity) -> None:
-    if not caller.is_operator:
-        raise Forbidden(f"user {caller.user!r} is no operator")
