@@ -10,8 +10,7 @@ from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import ClassicalRegister, Parameter, ParameterExpression, QuantumRegister
 
 from backends.delays import delays_as_expressions, delays_as_numbers
-from backends.gates import MOVE, MoveGate, inline_definitions
-from backends.instructions import check_instructions
+from backends.gates import MOVE, MoveGate, check_instructions, inline_definitions
 from backends.qpy_outline import put_in_order
 
 __all__ = ["canonical", "canonical_qpy", "free_name", "with_registers"]

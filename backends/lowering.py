@@ -6,7 +6,10 @@ where the real one transpiles.
 
 from __future__ import annotations
 
+import math
 import threading
+from functools import partial
+from typing import Any
 
 from qiskit import QuantumCircuit
 from qiskit.circuit import (
@@ -16,12 +19,13 @@ from qiskit.circuit import (
     IfElseOp,
     Measure,
     Parameter,
+    ParameterExpression,
     Reset,
     SwitchCaseOp,
     WhileLoopOp,
 )
 from qiskit.circuit.exceptions import CircuitError
-from qiskit.circuit.library import RXGate, RZGate
+from qiskit.circuit.library import RGate, RXGate, RZGate
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.transpiler import InstructionProperties, PassManager, generate_preset_pass_manager
 from qiskit.transpiler import Target as QiskitTarget
@@ -30,9 +34,7 @@ from qiskit.transpiler.passes import Decompose, RemoveResetInZeroState, UnrollFo
 
 from backends.api import PayloadRejected, Target
 from backends.delays import check_delays
-from backends.gates import MOVE, inline_definitions
-from backends.instructions import check_for_device
-from backends.virtual_z import absorb_rz
+from backends.gates import MOVE, check_for_device, inline_definitions, with_blocks
 
 __all__ = ["NativeCompiler", "usable_qubits"]
 
@@ -43,6 +45,10 @@ _LEVEL = 2
 # Loops that only repeat are written out; fresh qubits need no reset, which devices may lack.
 _UNROLLED = PassManager([UnrollForLoops()])
 _FRESH = PassManager([Decompose("initialize"), RemoveResetInZeroState()])
+
+# RZ passes through these; directives and delays included.
+_TRANSPARENT = frozenset({"barrier", "cp", "crz", "cz", "delay", "id", "p", "rzz", "s", "sdg", "z"})
+_TINY = 1e-12
 
 
 def _with_else_in_loops(circuit: QuantumCircuit, *, inside: bool = False) -> QuantumCircuit:
@@ -105,7 +111,7 @@ class NativeCompiler:
         placed = tuple(native.layout.final_index_layout(filter_ancillas=True))
         native._layout = None  # noqa: SLF001  # it would travel in the QPY bytes, unread
         if self._pulses:
-            native = absorb_rz(native, keep_rz="rz" in self._gates)
+            native = _absorb_rz(native, keep_rz="rz" in self._gates)
         return native, placed
 
     def _run(self, circuit: QuantumCircuit) -> QuantumCircuit:
@@ -202,3 +208,107 @@ def _add_structure(device: QiskitTarget, target: Target, usable: tuple[int, ...]
             (WhileLoopOp, "while_loop"),
         ):
             device.add_instruction(operation, name=name)
+
+
+def _absorb_rz(circuit: QuantumCircuit, *, keep_rz: bool) -> QuantumCircuit:
+    """Return the circuit with every ``rx`` written as ``r`` and rotations about Z absorbed.
+
+    Devices whose one-qubit pulse is R(θ, φ) need no Z pulses: RZ(z) followed by R(θ, φ) is
+    R(θ, φ - z) followed by RZ(z), and RZ passes through every gate that is diagonal. So each
+    rotation about Z moves towards the end, where a measurement does not see it (D. C. McKay et
+    al., Phys. Rev. A 96, 022330 (2017)).
+
+    What is left of a rotation before a gate it does not pass through is written as ``rz`` if
+    ``keep_rz``, else as two ``r``. A circuit that measures nothing keeps the whole of its
+    unitary, up to a global phase; in one that measures, what only turns phases after the last
+    gate is dropped, so parameters may vanish. Numeric angles become 0 ≤ θ ≤ π, -π < φ ≤ π.
+    """
+    return _absorb(circuit, keep_rz=keep_rz, drop_rest=_measures(circuit))
+
+
+def _absorb(circuit: QuantumCircuit, *, keep_rz: bool, drop_rest: bool) -> QuantumCircuit:
+    frames = _Frames(circuit.copy_empty_like(), keep_rz=keep_rz)
+    for step in circuit.data:
+        operation, qubits = step.operation, step.qubits
+        match step.name:
+            case "rz":
+                frames.turn(qubits[0], operation.params[0])
+            case "rx":
+                frames.pulse(qubits[0], operation.params[0], 0.0)
+            case "r":
+                frames.pulse(qubits[0], *operation.params)
+            case "measure" | "reset":
+                frames.forget(qubits[0])
+                frames.circuit.append(step)
+            case name if name in _TRANSPARENT:
+                frames.circuit.append(step)
+            case _:
+                for qubit in qubits:
+                    frames.settle(qubit)
+                inside = partial(_absorb, keep_rz=keep_rz, drop_rest=False)
+                frames.circuit.append(with_blocks(step, inside))
+    if not drop_rest:
+        for qubit in circuit.qubits:
+            frames.settle(qubit)
+    return frames.circuit
+
+
+class _Frames:
+    """A circuit being written, and how far each qubit's frame has turned about Z."""
+
+    def __init__(self, circuit: QuantumCircuit, *, keep_rz: bool) -> None:
+        self.circuit = circuit
+        self._keep_rz = keep_rz
+        self._turned: dict[Any, Any] = {}
+
+    def turn(self, qubit: Any, angle: Any) -> None:
+        self._turned[qubit] = _number(self._turned.get(qubit, 0.0) + angle)
+
+    def forget(self, qubit: Any) -> None:
+        self._turned.pop(qubit, None)
+
+    def pulse(self, qubit: Any, theta: Any, phi: Any) -> None:
+        theta, phi = _number(theta), _number(phi - self._turned.get(qubit, 0.0))
+        if isinstance(theta, float):
+            theta = _wrapped(theta)
+            if abs(theta) < _TINY:
+                return
+            if theta < 0:
+                theta, phi = -theta, _number(phi + math.pi)
+        if isinstance(phi, float):
+            phi = _wrapped(phi)
+        self.circuit.append(RGate(theta, phi), [qubit])
+
+    def settle(self, qubit: Any) -> None:
+        """Write down what the frame has turned, so that any gate may follow."""
+        angle = self._turned.pop(qubit, 0.0)
+        if isinstance(angle, float):
+            angle = _wrapped(angle)
+            if abs(angle) < _TINY:
+                return
+        if self._keep_rz:
+            self.circuit.append(RZGate(angle), [qubit])
+        else:  # R(π, z/2)·R(π, 0) = -RZ(z)
+            self.circuit.append(RGate(math.pi, 0.0), [qubit])
+            self.circuit.append(RGate(math.pi, angle / 2), [qubit])
+
+
+def _number(value: Any) -> Any:
+    """Return a float for whatever holds no parameter, else the expression."""
+    if isinstance(value, ParameterExpression) and value.parameters:
+        return value
+    return float(value)
+
+
+def _wrapped(angle: float) -> float:
+    """Return the angle in (-π, π]; a turn by 2π changes a global phase alone."""
+    wrapped = math.remainder(angle, 2 * math.pi)
+    return math.pi if wrapped <= -math.pi + _TINY else wrapped
+
+
+def _measures(circuit: QuantumCircuit) -> bool:
+    return any(
+        step.name == "measure"
+        or any(_measures(block) for block in getattr(step.operation, "blocks", ()))
+        for step in circuit.data
+    )

@@ -7,13 +7,11 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from qiskit.circuit import Delay, Gate, Instruction, Measure, Parameter, Reset
-from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.transpiler import InstructionProperties
 from qiskit.transpiler import Target as QiskitTarget
 
 from backends.api import Calibration, QualityWindow, Target
-from backends.gates import MOVE, MoveGate
+from backends.gates import native_operation
 from backends.meterings import metering_from_json, metering_to_json
 from backends.timing import TimingModel
 
@@ -104,23 +102,8 @@ def _qiskit_target(data: Mapping[str, Any]) -> QiskitTarget:
             else InstructionProperties(duration=duration, error=error)
             for at, duration, error in places
         }
-        target.add_instruction(_operation(name), properties)
+        target.add_instruction(native_operation(name), properties)
     return target
-
-
-def _operation(name: str) -> Instruction:
-    own: Mapping[str, Instruction] = {
-        "measure": Measure(),
-        "reset": Reset(),
-        "delay": Delay(Parameter("t")),
-        MOVE: MoveGate(),
-    }
-    if name in own:
-        return own[name]
-    known: Mapping[str, Gate] = get_standard_gate_name_mapping()
-    if name not in known:
-        raise ValueError(f"unknown gate {name!r} in a target")
-    return known[name]
 
 
 def _fields(value: Any) -> dict[str, Any]:

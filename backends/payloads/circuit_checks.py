@@ -9,7 +9,7 @@ from qiskit import QuantumCircuit
 
 from backends.delays import check_delays
 from backends.errors import PayloadRejected
-from backends.instructions import check_for_device, check_instructions
+from backends.gates import check_for_device, check_instructions
 from backends.payloads.pubs import PubPayload
 
 if TYPE_CHECKING:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal
+
+from qiskit.transpiler import InstructionProperties
+from qiskit.transpiler import Target as QiskitTarget
 
 from backends.api import Calibration, QualityWindow, Target
 from backends.error_rates import Coherence
+from backends.gates import native_operation
 from backends.metering import Metering
 from backends.timing import TimingModel
 
@@ -143,8 +149,6 @@ class Profile:
         name: of the QPU, by default the profile's. ``native`` is a
         `qiskit.transpiler.Target` with the durations and errors of every native gate.
         """
-        from backends.profiles.native import native_target
-
         return Target(
             name=name or self.name,
             num_qubits=self.num_qubits,
@@ -164,6 +168,40 @@ class Profile:
             timing=self.timing,
             quality_windows=self.quality_windows,
             credential_lifetime_s=self.limits.credential_lifetime_s,
-            native=native_target(self),
+            native=_native_target(self),
             sources=self.sources,
         )
+
+
+# Devices and one target each: a site has a handful of QPUs.
+@lru_cache(maxsize=16)
+def _native_target(profile: Profile) -> QiskitTarget:
+    """Return the profile's gates on its usable qubits, with durations and average errors.
+
+    Two-qubit gates are listed in both directions, on a star as (qubit, resonator), the
+    resonator being one wire more. The result is shared: do not change it.
+    """
+    wires = profile.num_qubits + (profile.resonator is not None)
+    target = QiskitTarget(description=profile.title, num_qubits=wires)
+    usable = [q for q in range(profile.num_qubits) if q not in profile.unusable_qubits]
+    for gate in profile.gates:
+        places = _pairs(profile, usable) if gate.num_qubits > 1 else [(q,) for q in usable]
+        properties = InstructionProperties(duration=gate.duration_s, error=gate.error)
+        target.add_instruction(native_operation(gate.name), dict.fromkeys(places, properties))
+    wrong = (profile.readout.zero_as_one + profile.readout.one_as_zero) / 2
+    measured = InstructionProperties(duration=profile.readout.duration_s, error=wrong)
+    target.add_instruction(native_operation("measure"), {(q,): measured for q in usable})
+    for name in ("delay", "reset") if profile.mid_circuit_measurement else ("delay",):
+        target.add_instruction(native_operation(name), {(q,): None for q in usable})
+    return target
+
+
+def _pairs(profile: Profile, usable: Sequence[int]) -> Iterator[tuple[int, int]]:
+    if profile.resonator is not None:
+        yield from ((q, profile.resonator) for q in usable)
+        return
+    all_pairs = itertools.combinations(usable, 2)
+    for a, b in all_pairs if profile.coupling is None else profile.coupling:
+        if a in usable and b in usable:
+            yield (a, b)
+            yield (b, a)
