@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from qiskit.primitives import (
     BaseEstimatorV2,
@@ -33,6 +33,7 @@ from backends.payloads import (
 )
 from backends.payloads.circuit_checks import check_pubs
 from backends.sampling import lower
+from backends.validate import check_fits
 from orchestrator.broker.client.protocol import BrokerClient
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.views import JobState, JobView
@@ -42,6 +43,8 @@ from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiled, Transpiler
 
 __all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
+
+_ResultT = TypeVar("_ResultT")
 
 _DEFAULT_SHOTS = 1024
 # 4096 shots per term, Qiskit's own default where an expectation value is sampled.
@@ -112,6 +115,28 @@ class Qpu:
             An estimator for this QPU.
         """
         return Estimator(self, default_precision=precision, seed=seed, reuse=reuse)
+
+    def run(self, payload: Payload, *, reuse: bool = False) -> QpuJob[Any]:
+        """Submit a payload of any kind that the QPU takes, as it is, as one quantum job.
+
+        Args:
+            payload: such as a payload kind's package builds.
+            reuse: take an equal job's result, if there is one, at no cost; see `Sampler`.
+
+        Returns:
+            The job; its ``result()`` waits and returns what the payload kind returns.
+
+        Raises:
+            PayloadRejected: the payload can never run on the QPU; nothing was submitted.
+            QpuUnavailable: the QPU cannot be reached.
+            BudgetExhausted: the job would cost more than the budget has left.
+        """
+
+        def checked(qpu: Qpu) -> Payload:
+            check_fits(payload, qpu.target)
+            return payload
+
+        return QpuJob(self, checked, seed=payload.seed, may_reuse=reuse)
 
     @contextmanager
     def lease(self, *, longest_s: float = 60.0, idle_s: float = 2.0) -> Iterator[None]:
@@ -240,7 +265,7 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
     return Qpu(settings.name, target, stage, identity, opened)
 
 
-class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
+class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
     """One call of a primitive, as the broker runs it.
 
     If its QPU is calibrated anew before it begins, the next request for its state or result
@@ -251,7 +276,7 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
         self,
         qpu: Qpu,
         prepare: Callable[[Qpu], Payload],
-        finish: Callable[[PrimitiveResult[Any]], PrimitiveResult[Any]] | None = None,
+        finish: Callable[[Any], _ResultT] | None = None,
         **options: Any,
     ) -> None:
         """Submit a call.
@@ -268,7 +293,7 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
         self._attempts_left = _MOST_TRANSPILATIONS
         self._request: JobRequest | None = None
         self._digest = ""
-        self._result: PrimitiveResult[Any] | None = None
+        self._result: _ResultT | None = None
         try:
             self._job = self._submit()
         except CalibrationChanged as error:
@@ -279,7 +304,7 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
         """Name the job: a stage may return it in place of its result."""
         return f"<quantum job {self.job_id()}; call result() for its result>"
 
-    def result(self, timeout: float | None = None) -> PrimitiveResult[Any]:
+    def result(self, timeout: float | None = None) -> _ResultT:
         """Wait for the result, at most ``timeout`` seconds; may be called again.
 
         Raises the backend's error with its reason, or ``TimeoutError``.
@@ -322,7 +347,7 @@ class QpuJob(BasePrimitiveJob[PrimitiveResult[Any], JobState]):
         """Ask for the job's end; a completed one stays as it is."""
         self._client.cancel(self._job)
 
-    def _wait(self, timeout_s: float | None) -> PrimitiveResult[Any]:
+    def _wait(self, timeout_s: float | None) -> Any:
         until = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             job, rest_s = self._job, None if until is None else max(0.0, until - time.monotonic())
@@ -404,7 +429,7 @@ class Sampler(_Primitive, BaseSamplerV2):
         """Shots of a PUB that states none."""
         return self._default_shots
 
-    def run(self, pubs: Iterable[Any], *, shots: int | None = None) -> QpuJob:
+    def run(self, pubs: Iterable[Any], *, shots: int | None = None) -> QpuJob[PrimitiveResult[Any]]:
         """Submit sampler PUBs as one quantum job; return when the broker has stored it.
 
         Args:
@@ -460,7 +485,9 @@ class Estimator(_Primitive, BaseEstimatorV2):
         exact = EstimatorPayload.kind in self.qpu.target.payload_kinds
         return 0.0 if exact else _SAMPLED_PRECISION
 
-    def run(self, pubs: Iterable[Any], *, precision: float | None = None) -> QpuJob:
+    def run(
+        self, pubs: Iterable[Any], *, precision: float | None = None
+    ) -> QpuJob[PrimitiveResult[Any]]:
         """Submit estimator PUBs as one quantum job; return when the broker has stored it.
 
         Args:

@@ -55,6 +55,7 @@ class Service:
 
     state: its folder; url: over TCP, which asks for tokens; place: of its socket, if another.
     files: how many descriptors the process may have. more: arguments of its command.
+    packages: a folder of packages that it can import, too.
     """
 
     state: Path
@@ -65,6 +66,7 @@ class Service:
     place: Path | None = None
     files: int | None = None
     more: Sequence[str] = ()
+    packages: Path | None = None
 
     @property
     def socket(self) -> str:
@@ -77,13 +79,14 @@ class Service:
     def start(self) -> Service:
         arguments = ["--site", str(self.site), "--listen", self.socket, "--listen", "127.0.0.1:0"]
         arguments += self.more
+        path = os.pathsep.join(map(str, filter(None, (ROOT, self.packages))))
         limited = ["prlimit", f"--nofile={self.files}"] if self.files else []
         self.process = subprocess.Popen(
             [*limited, sys.executable, "-m", "orchestrator.cli", "broker", "serve", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "HPCQC_STATE_DIR": str(self.state)},
+            env=os.environ | {"PYTHONPATH": path, "HPCQC_STATE_DIR": str(self.state)},
         )
         assert self.process.stdout is not None
         while not self.url or "ready" not in self.log[-1]:
