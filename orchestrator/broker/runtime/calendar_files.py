@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
@@ -29,45 +29,6 @@ _ZONED_LINE = re.compile(
 _LENGTH, _PLACE, _ZONE = "X-HPCQC-DURATION", "X-HPCQC-EVENT", "X-HPCQC-TZID"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Length:
-    """How long an event lasts: days by the calendar, then seconds by the clock."""
-
-    days: int = 0
-    exact: timedelta = timedelta()
-
-    def after(self, start: datetime) -> datetime:
-        """Return the end, in UTC, of what begins at a local time."""
-        if not self.days:
-            return _in_utc(start) + self.exact
-        naive = start.replace(tzinfo=None, fold=0) + timedelta(days=self.days)
-        return _in_utc(naive.replace(tzinfo=start.tzinfo)) + self.exact
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Event:
-    """What its occurrences no longer tell. zone: of its whole days; periods: ends by start."""
-
-    length: _Length
-    zone: tzinfo
-    periods: Mapping[datetime, datetime] = field(default_factory=dict)
-
-    def window(self, occurrence: Any, title: str) -> Window:
-        """Return one occurrence as a closure."""
-        first = occurrence["DTSTART"].dt
-        if not isinstance(first, datetime):
-            first = datetime.combine(first, time(), self.zone)
-        start = _in_utc(first)
-        categories = occurrence.get("CATEGORIES")
-        words = f"{title} {categories.to_ical().decode() if categories else ''}".lower()
-        return Window(
-            start=start,
-            end=self.periods.get(start) or self.length.after(first),
-            kind="calibration" if "calibrat" in words else "maintenance",
-            title=title,
-        )
-
-
 class _Refused(ValueError):
     """An event cannot be used; the message says which and why."""
 
@@ -84,19 +45,10 @@ def closures_of_file(path: Path, since: datetime, until: datetime) -> list[Windo
     Raises `ConfigError` if the file cannot be read, or some event in it cannot be used: one
     with an unknown time zone, without a start, or that ends before it begins.
     """
-    import recurring_ical_events
-
     try:
-        calendars = _calendars(path)
-        windows: list[Window] = []
-        for calendar in calendars:
-            events = _prepare(calendar)
-            # To the library a period is as long as its event.
-            lengths = [end - start for event in events for start, end in event.periods.items()]
-            first = since - max([_DAY, *lengths])
-            found = recurring_ical_events.of(calendar).between(first, until + _DAY)
-            if str(calendar.get("METHOD", "")).upper() != "CANCEL":
-                windows += _windows(found, events)
+        windows = [
+            window for calendar in _calendars(path) for window in _windows(calendar, since, until)
+        ]
     except _Refused as error:
         raise ConfigError(f"{path}: {error}") from None
     except TextFileError as error:
@@ -106,12 +58,29 @@ def closures_of_file(path: Path, since: datetime, until: datetime) -> list[Windo
     return [window for window in windows if window.end > since and window.start < until]
 
 
-def _windows(occurrences: Iterable[Any], events: Sequence[_Event]) -> Iterator[Window]:
-    for occurrence in occurrences:
-        cancelled = str(occurrence.get("STATUS", "")).upper() == "CANCELLED"
-        if not cancelled and str(occurrence.get("TRANSP", "")).upper() != "TRANSPARENT":
-            event = events[int(occurrence[_PLACE])]
-            yield event.window(occurrence, str(occurrence.get("SUMMARY", "")))
+def _windows(calendar: Any, since: datetime, until: datetime) -> list[Window]:
+    import recurring_ical_events
+
+    zones = {
+        str(zone["TZID"]): zone.to_tz(lookup_tzid=False) for zone in calendar.walk("VTIMEZONE")
+    }
+    name = calendar.pop("X-WR-TIMEZONE", None)
+    floating = UTC if name is None else _zone(str(name), zones, "X-WR-TIMEZONE")
+    events = [
+        _Event(event, place, zones, floating) for place, event in enumerate(calendar.walk("VEVENT"))
+    ]
+    # To the library a period is as long as its event.
+    lengths = [end - start for event in events for start, end in event.periods.items()]
+    first = since - max([_DAY, *lengths])
+    occurrences = recurring_ical_events.of(calendar).between(first, until + _DAY)
+    if str(calendar.get("METHOD", "")).upper() == "CANCEL":
+        return []
+    return [
+        events[int(occurrence[_PLACE])].window(occurrence)
+        for occurrence in occurrences
+        if str(occurrence.get("STATUS", "")).upper() != "CANCELLED"
+        and str(occurrence.get("TRANSP", "")).upper() != "TRANSPARENT"
+    ]
 
 
 def _calendars(path: Path) -> list[Any]:
@@ -121,21 +90,21 @@ def _calendars(path: Path) -> list[Any]:
     text = "\n".join(lines_of(read_text(path, fallback="latin-1")))
     lines = [line for line in re.sub(r"\n[ \t]", "", text).split("\n") if line.strip()]
     _check_nesting(lines)
-    kept = []
+    parsed = []
     for line in lines:
-        # The parser takes a zone that it does not know for none, and remembers those of others.
-        kept.append(_ZONED_LINE.sub(rf"\1{_ZONE}=", line, count=1))
+        # The parser ignores a zone that it does not know, and remembers those of other files.
+        parsed.append(_ZONED_LINE.sub(rf"\1{_ZONE}=", line, count=1))
         duration = _DURATION_LINE.fullmatch(line)
-        if duration:  # once read, a day and 24 hours are the same
-            kept.append(f"{_LENGTH}:{duration[1]}")
-    found = icalendar.Calendar.from_ical("\r\n".join(kept), multiple=True)
-    if not found or any(calendar.name != "VCALENDAR" for calendar in found):
+        if duration:  # once parsed, a day and 24 hours are the same
+            parsed.append(f"{_LENGTH}:{duration[1]}")
+    calendars = icalendar.Calendar.from_ical("\r\n".join(parsed), multiple=True)
+    if not calendars or any(calendar.name != "VCALENDAR" for calendar in calendars):
         raise _Refused("it holds no VCALENDAR; expected an iCalendar file (.ics)")
-    return list(found)
+    return list(calendars)
 
 
 def _check_nesting(lines: Sequence[str]) -> None:
-    """Refuse a file that was cut off: parsers drop what is not ended."""
+    """Refuse a file that was cut off: parsers drop components without an END."""
     begun: list[str] = []
     for line in lines:
         word, _, name = line.strip().upper().partition(":")
@@ -147,104 +116,85 @@ def _check_nesting(lines: Sequence[str]) -> None:
         raise _Refused(f"END:{begun[-1]} is missing; the file may be cut off")
 
 
-def _prepare(calendar: Any) -> list[_Event]:
-    """Give all times of a calendar's events their zones, and note what expanding them loses."""
-    zones = _Zones.of(calendar)
-    named = calendar.pop("X-WR-TIMEZONE", None)
-    floating = UTC if named is None else zones.find(str(named), "X-WR-TIMEZONE")
-    events = []
-    for place, event in enumerate(calendar.walk("VEVENT")):
-        title = f"event {str(event.get('SUMMARY') or event.get('UID') or place)!r}"
-        events.append(
-            _Reading(event=event, title=title, zones=zones, floating=floating).event_read()
-        )
-        event[_PLACE] = str(place)
-    return events
+def _zone(name: str, defined: Mapping[str, tzinfo], where: str) -> tzinfo:
+    """Return a zone by its IANA name, by the file's VTIMEZONE, or by Windows's name.
+
+    Abbreviations such as EST are IANA names too, and others mean others with them, so there the
+    file's own definition comes first. Raises `_Refused` for an unknown name.
+    """
+    from icalendar.timezone.windows_to_olson import WINDOWS_TO_OLSON
+
+    if name in defined and "/" not in name.strip("/"):
+        return defined[name]
+    parts = name.strip("/").split("/")
+    # The last parts of a globally unique name, such as /example.org/Europe/Prague.
+    suffixes = ["/".join(parts[at:]) for at in range(len(parts) if name[:1] == "/" else 1)]
+    for known in (*suffixes, WINDOWS_TO_OLSON.get(name, "")):
+        with suppress(OSError, KeyError, ValueError):  # a folder of zones, an unknown name, a path
+            return ZoneInfo(known)
+    if name in defined:
+        return defined[name]
+    raise _Refused(
+        f"{where} names the time zone {name!r}, which is not known and not defined in the file; "
+        "use an IANA name such as 'Europe/Prague', or add its VTIMEZONE"
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Zones:
-    """The time zones that a file may name. defined: by the file itself, its VTIMEZONEs."""
+class _Event:
+    """A VEVENT whose times are given their zones in place, and what repeating it loses.
 
-    defined: Mapping[str, tzinfo]
+    periods: ends of single occurrences by their start. Raises `_Refused`.
+    """
 
-    @classmethod
-    def of(cls, calendar: Any) -> _Zones:
-        """Take the zones that a calendar defines."""
-        return cls(
-            defined={
-                str(zone["TZID"]): zone.to_tz(lookup_tzid=False)
-                for zone in calendar.walk("VTIMEZONE")
-            }
-        )
-
-    def find(self, name: str, where: str) -> tzinfo:
-        """Return a zone by its IANA name, by its VTIMEZONE, or by Windows's name.
-
-        Abbreviations such as EST are IANA names too, and others mean others with them, so there
-        the file's own definition comes first. Raises `_Refused` for a name that nobody knows.
-        """
-        from icalendar.timezone.windows_to_olson import WINDOWS_TO_OLSON
-
-        if name in self.defined and "/" not in name.strip("/"):
-            return self.defined[name]
-        parts = name.strip("/").split("/")
-        # The last parts of a globally unique name, such as /example.org/Europe/Prague.
-        suffixes = ["/".join(parts[at:]) for at in range(len(parts) if name[:1] == "/" else 1)]
-        for known in (*suffixes, WINDOWS_TO_OLSON.get(name)):
-            zone = None if known is None else _iana(known)
-            if zone is not None:
-                return zone
-        if name in self.defined:
-            return self.defined[name]
-        raise _Refused(
-            f"{where} names the time zone {name!r}, which is not known and not defined in the file; "
-            "use an IANA name such as 'Europe/Prague', or add its VTIMEZONE"
-        )
-
-
-def _iana(name: str) -> tzinfo | None:
-    try:
-        return ZoneInfo(name)
-    except (OSError, KeyError, ValueError):  # a folder of zones, an unknown name, a path
-        return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
-    """One event, whose times are given their zones in place."""
-
-    event: Any
-    title: str
-    zones: _Zones
-    floating: tzinfo
-
-    def event_read(self) -> _Event:
-        """Return what is to be kept of the event. Raises `_Refused`."""
-        event = self.event
-        if event.errors:
-            raise self._refusal(f"has a line that cannot be read: {event.errors[0][1]}")
-        for name in ("DTSTART", "DTEND", "DURATION", "RECURRENCE-ID", "RRULE"):
-            if isinstance(event.get(name), list):
-                raise self._refusal(f"has more than one {name}; write one event for each")
-        if "DTSTART" not in event:
-            raise self._refusal("has no DTSTART; expected the time at which it begins")
-        if "EXRULE" in event:
-            raise self._refusal("has an EXRULE, which RFC 5545 abolished; use EXDATE")
-        zone = self._zone(event["DTSTART"])
+    def __init__(
+        self, event: Any, place: int, zones: Mapping[str, tzinfo], floating: tzinfo
+    ) -> None:
+        self._event, self._zones, self._floating = event, zones, floating
+        self._title = f"event {str(event.get('SUMMARY') or event.get('UID') or place)!r}"
+        self._check()
+        self._day_zone = self._zone(event["DTSTART"])
         for name in ("DTSTART", "DTEND", "RECURRENCE-ID"):
             if name in event:
                 self._localise(name)
-        periods = self._localise_lists()
+        self.periods = self._localise_lists()
         self._localise_rule()
-        return _Event(length=self._length(), zone=zone, periods=periods)
+        self._days, self._exact = self._length()
+        event[_PLACE] = str(place)
+
+    def window(self, occurrence: Any) -> Window:
+        """Return one occurrence as a closure."""
+        first = occurrence["DTSTART"].dt
+        if not isinstance(first, datetime):
+            first = datetime.combine(first, time(), self._day_zone)
+        start, title = _in_utc(first), str(occurrence.get("SUMMARY", ""))
+        end = first.replace(tzinfo=None, fold=0) + timedelta(days=self._days)
+        end = _in_utc(end.replace(tzinfo=first.tzinfo)) if self._days else start
+        categories = occurrence.get("CATEGORIES")
+        words = f"{title} {categories.to_ical().decode() if categories else ''}".lower()
+        return Window(
+            start=start,
+            end=self.periods.get(start) or end + self._exact,
+            kind="calibration" if "calibrat" in words else "maintenance",
+            title=title,
+        )
+
+    def _check(self) -> None:
+        if self._event.errors:
+            raise self._refusal(f"has a line that cannot be read: {self._event.errors[0][1]}")
+        for name in ("DTSTART", "DTEND", "DURATION", "RECURRENCE-ID", "RRULE"):
+            if isinstance(self._event.get(name), list):
+                raise self._refusal(f"has more than one {name}; write one event for each")
+        if "DTSTART" not in self._event:
+            raise self._refusal("has no DTSTART; expected the time at which it begins")
+        if "EXRULE" in self._event:
+            raise self._refusal("has an EXRULE, which RFC 5545 abolished; use EXDATE")
 
     def _refusal(self, reason: str) -> _Refused:
-        return _Refused(f"{self.title} {reason}")
+        return _Refused(f"{self._title} {reason}")
 
     def _zone(self, value: Any) -> tzinfo:
         name = value.params.get(_ZONE)
-        return self.floating if name is None else self.zones.find(str(name), self.title)
+        return self._floating if name is None else _zone(str(name), self._zones, self._title)
 
     def _local(self, moment: date | datetime, value: Any) -> date | datetime:
         if not isinstance(moment, datetime):
@@ -258,11 +208,11 @@ class _Reading:
     def _localise(self, name: str) -> None:
         from icalendar.prop import vDDDTypes
 
-        value = self.event[name]
+        value = self._event[name]
         local = vDDDTypes(self._local(value.dt, value))
         if "RANGE" in value.params:
             local.params["RANGE"] = value.params["RANGE"]
-        self.event[name] = local
+        self._event[name] = local
 
     def _localise_lists(self) -> dict[datetime, datetime]:
         """Localise EXDATE and RDATE; a period becomes its start, and its end is returned."""
@@ -270,7 +220,7 @@ class _Reading:
 
         periods = {}
         for name in ("EXDATE", "RDATE"):
-            values = self.event.get(name, [])
+            values = self._event.get(name, [])
             moments = []
             for value in values if isinstance(values, list) else [values]:
                 for one in value.dts:
@@ -282,59 +232,54 @@ class _Reading:
                     elif last is not None:
                         periods[_in_utc(local)] = _in_utc(self._local(last, value))
             if moments:
-                self.event[name] = vDDDLists(moments)
+                self._event[name] = vDDDLists(moments)
         return periods
 
     def _localise_rule(self) -> None:
         """Write UNTIL as RFC 5545 has it, where a program wrote it otherwise."""
-        rule = self.event.get("RRULE")
-        if rule is None:
-            return
+        rule = self._event.get("RRULE", {})
         if "SECONDLY" in map(str.upper, map(str, rule.get("FREQ", []))):
             raise self._refusal("repeats every second; give it a longer FREQ")
         if not rule.get("UNTIL"):
             return
-        start, last = self.event["DTSTART"].dt, rule["UNTIL"][0]
-        if not isinstance(start, datetime):
-            if isinstance(last, datetime):
-                local = last if last.tzinfo is None else last.astimezone(self.floating)
-                last = local.date()
-        else:
+        start, last = self._event["DTSTART"].dt, rule["UNTIL"][0]
+        if isinstance(start, datetime):
             if not isinstance(last, datetime):  # that whole day
                 last = datetime.combine(last, time(23, 59, 59))
-            if last.tzinfo is None:
-                last = last.replace(tzinfo=start.tzinfo)
-            last = _in_utc(last)
+            last = _in_utc(last if last.tzinfo else last.replace(tzinfo=start.tzinfo))
+        elif isinstance(last, datetime):
+            last = (last.astimezone(self._floating) if last.tzinfo else last).date()
         rule["UNTIL"] = [last]
 
-    def _length(self) -> _Length:
-        start = self.event["DTSTART"].dt
-        end = self.event["DTEND"].dt if "DTEND" in self.event else None
-        if end is not None and "DURATION" in self.event:
+    def _length(self) -> tuple[int, timedelta]:
+        """Return how long it lasts: days by the calendar, and then a time by the clock."""
+        start = self._event["DTSTART"].dt
+        end = self._event["DTEND"].dt if "DTEND" in self._event else None
+        if end is not None and "DURATION" in self._event:
             raise self._refusal("has both DTEND and DURATION; keep one")
         if end is None:
-            length = self._duration()
+            days, exact = self._duration()
         elif isinstance(start, datetime) != isinstance(end, datetime):
             raise self._refusal("begins with a day and ends with a time, or the reverse")
         elif isinstance(start, datetime):
-            length = _Length(exact=_in_utc(end) - _in_utc(start))
+            days, exact = 0, _in_utc(end) - _in_utc(start)
         else:
-            length = _Length(days=(end - start).days)
-        if timedelta(days=length.days) + length.exact < timedelta():
-            raise self._refusal(f"ends ({end or self.event[_LENGTH]}) before it begins ({start})")
-        return length
+            days, exact = (end - start).days, timedelta()
+        if timedelta(days=days) + exact < timedelta():
+            raise self._refusal(f"ends ({end or self._event[_LENGTH]}) before it begins ({start})")
+        return days, exact
 
-    def _duration(self) -> _Length:
-        if "DURATION" not in self.event:
-            return _Length(days=0 if isinstance(self.event["DTSTART"].dt, datetime) else 1)
-        stated = str(self.event[_LENGTH]).strip()
+    def _duration(self) -> tuple[int, timedelta]:
+        if "DURATION" not in self._event:
+            return (0 if isinstance(self._event["DTSTART"].dt, datetime) else 1), timedelta()
+        stated = str(self._event[_LENGTH]).strip()
         match = _DURATION.fullmatch(stated.upper())
         if match is None or not any(match.groups()[1:]):
             raise self._refusal(f"has the DURATION {stated!r}; expected one such as P1D or PT6H")
         weeks, days, hours, minutes, seconds = (int(number or 0) for number in match.groups()[1:])
         sign = -1 if match[1] == "-" else 1
         exact = timedelta(hours=hours, minutes=minutes, seconds=seconds)
-        return _Length(days=sign * (7 * weeks + days), exact=sign * exact)
+        return sign * (7 * weeks + days), sign * exact
 
 
 def _in_utc(local: Any) -> datetime:
