@@ -1,10 +1,10 @@
-"""Numbers of the service for Prometheus: what waits, runs and was used, and how quick it is."""
+"""Metrics of the service for Prometheus: work that waits and runs, use, and response times."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -26,6 +26,7 @@ __all__ = ["BrokerMetrics", "RequestCount", "install_metrics", "router"]
 _LAG_PAUSE_S = 0.1
 _LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _COMMIT_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+_METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS")
 _STATES = ("online", "drained", "unavailable")
 
 router = APIRouter(tags=["operations"])
@@ -44,72 +45,59 @@ router = APIRouter(tags=["operations"])
 )
 async def metrics(_caller: Operator, request: Request) -> Response:
     """Return the numbers of this process in Prometheus's text format; for operators."""
-    found: BrokerMetrics = request.app.state.metrics
-    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
+    registry = request.app.state.metrics.registry
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
 def install_metrics(app: FastAPI, broker: Broker) -> BrokerMetrics:
-    """Count what the broker commits and the application answers; `Metrics.watch_lag` is extra."""
-    found = BrokerMetrics(broker)
-    broker.observers.append(found.observe)
-    app.state.metrics = found
+    """Count the broker's commits and the application's answers; `watch_lag` is the caller's task."""
+    metrics = app.state.metrics = BrokerMetrics(broker)
+    broker.observers.append(metrics.observe)
     app.include_router(router)
-    app.add_middleware(RequestCount, requests=found.requests)
-    return found
+    app.add_middleware(RequestCount, requests=metrics.requests)
+    return metrics
 
 
 class BrokerMetrics:
-    """The numbers of one application. Counters begin at 0 with the process, as Prometheus expects.
+    """The metrics of one application. Counters begin at 0 with the process, as Prometheus expects.
 
-    What is open is read off the broker's state when it is asked for; that costs time for open
-    work alone, however long the ledger is.
+    Gauges are read from the broker's state at each scrape; that costs time for open work alone.
     """
 
     def __init__(self, broker: Broker) -> None:
-        """Name all series in a registry of their own."""
         self.registry = CollectorRegistry()
         self._broker = broker
         made: dict[str, Any] = {"registry": self.registry, "namespace": "hpcqc"}
-        self.requests = Counter(
-            "http_requests", "Requests answered.", ("method", "route", "status"), **made
-        )
-        self._submissions = Counter("submissions", "Jobs taken in.", ("qpu", "project"), **made)
-        self._ended = Counter("jobs_ended", "Jobs that ended.", ("qpu", "state"), **made)
-        self._starts = Counter(
-            "task_starts", "Tasks on a QPU: started, or found again.", ("qpu", "how"), **made
-        )
-        self._uncertain = Counter(
-            "tasks_uncertain", "Tasks of which it was not known whether they ran.", ("qpu",), **made
-        )
-        self._qpu_seconds = Counter(
-            "qpu_seconds", "QPU time used.", ("qpu", "project"), **made
-        )  # the client library adds _total
-        self._commits = Histogram(
-            "commit_duration_seconds", "Time to make events durable.", buckets=_COMMIT_S, **made
-        )
-        self._events = Counter("events", "Events written to the ledger.", **made)
-        self._failures = Counter("commit_failures", "Commits the ledger refused.", **made)
-        self._lag = Histogram(
-            "event_loop_lag_seconds",
-            f"How late a timer of {_LAG_PAUSE_S} s was.",
-            buckets=_LAG_S,
-            **made,
-        )
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, **made)  # the client library adds _total
+
+        self.requests = counter("http_requests", "Requests answered.", "method", "route", "status")
+        self._submissions = counter("submissions", "Jobs accepted.", "qpu", "project")
+        self._ended = counter("jobs_ended", "Jobs that ended.", "qpu", "state")
+        self._starts = counter("task_starts", "Tasks on a QPU: started, or adopted.", "qpu", "how")
+        self._uncertain = counter("tasks_uncertain", "Tasks that became uncertain.", "qpu")
+        self._qpu_seconds = counter("qpu_seconds", "QPU time used.", "qpu", "project")
+        self._events = counter("events", "Events written to the ledger.")
+        self._failures = counter("commit_failures", "Commits the ledger refused.")
+        text = "Time to make events durable."
+        self._commits = Histogram("commit_duration_seconds", text, buckets=_COMMIT_S, **made)
+        text = f"How late a timer of {_LAG_PAUSE_S} s was."
+        self._lag = Histogram("event_loop_lag_seconds", text, buckets=_LAG_S, **made)
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Yield what is true at this moment; called by the registry."""
-        jobs = GaugeMetricFamily("hpcqc_jobs", "Jobs that have not ended.", labels=("qpu", "state"))
-        queue = GaugeMetricFamily(
-            "hpcqc_queue_length", "Jobs with work that waits for the QPU.", labels=("qpu",)
-        )
-        tasks = GaugeMetricFamily(
-            "hpcqc_open_tasks", "Tasks planned, running or uncertain.", labels=("qpu",)
-        )
-        states = GaugeMetricFamily(
-            "hpcqc_qpu_state", "1 for the state the QPU is in.", labels=("qpu", "state")
-        )
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Return nothing: before the broker is open, the registry must not call `collect`."""
+        return ()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Return the gauges as they are now; the registry calls this."""
+        jobs = _gauge("jobs", "Jobs that have not ended.", "qpu", "state")
+        queue = _gauge("queue_length", "Jobs with work that waits for the QPU.", "qpu")
+        tasks = _gauge("open_tasks", "Tasks planned, running or uncertain.", "qpu")
+        states = _gauge("qpu_state", "1 for the state the QPU is in.", "qpu", "state")
+        left = _gauge("budget_left", "What a project may still spend.", "project", "unit")
         for qpu in self._broker.qpus:
             for state, number in self._open_jobs(qpu).items():
                 jobs.add_metric((qpu, state), number)
@@ -118,35 +106,22 @@ class BrokerMetrics:
             tasks.add_metric((qpu,), status.open)
             for state in _STATES:
                 states.add_metric((qpu, state), status.state == state)
-        yield from (jobs, queue, tasks, states, self._budgets())
-
-    def _budgets(self) -> GaugeMetricFamily:
-        left = GaugeMetricFamily(
-            "hpcqc_budget_left", "What a project may still spend.", labels=("project", "unit")
-        )
         for project in limited_projects(self._broker):
             for budget in project_budgets(self._broker, project):
                 if budget.left is not None:
                     left.add_metric((project, budget.unit), budget.left)
-        return left
-
-    def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Yield nothing: what `collect` gives is not known before the broker is open."""
-        yield from ()
+        return (jobs, queue, tasks, states, left)
 
     def observe(self, commit: Commit) -> None:
-        """Count a commit and what it holds."""
+        """Count a commit, its events and the jobs that ended with it."""
         self._commits.observe(commit.duration_s)
         if commit.error is not None:
             self._failures.inc()
             return
         self._events.inc(len(commit.events))
-        touched: dict[JobId, None] = {}
-        for event in commit.events:
-            touched |= dict.fromkeys(self._count(event))
-        jobs = self._broker.service.state.jobs
-        for job in touched:
-            record = jobs.get(job)
+        jobs = dict.fromkeys(job for event in commit.events for job in self._count(event))
+        for job in jobs:
+            record = self._broker.service.state.jobs.get(job)
             if record is not None and record.ended_at == commit.at:
                 self._ended.labels(record.submitted.qpu, record.state.value).inc()
 
@@ -160,88 +135,72 @@ class BrokerMetrics:
 
     def _count(self, event: ev.Event) -> tuple[JobId, ...]:
         """Count an event; return the jobs that may have ended with it."""
+        state = self._broker.service.state
+        task = state.tasks.get(getattr(event, "tag", ""))
+        qpu = "" if task is None else task.planned.qpu
         match event:
             case ev.JobSubmitted():
                 self._submissions.labels(event.qpu, event.project).inc()
-                return ()
             case ev.JobCancelRequested(job=job):
                 return (job,)
-            case ev.TaskStarted(tag=tag) | ev.TaskAdopted(tag=tag):
-                how = "started" if isinstance(event, ev.TaskStarted) else "adopted"
-                self._starts.labels(self._qpu(tag), how).inc()
-                return ()
-            case ev.TaskUncertain(tag=tag):
-                self._uncertain.labels(self._qpu(tag)).inc()
-                return ()
-            case ev.TaskCompleted():
-                return self._charge(event)
-            case ev.TaskErred(tag=tag) | ev.TaskStopped(tag=tag) | ev.TaskResolved(tag=tag):
-                task = self._broker.service.state.tasks.get(tag)
-                return () if task is None else task.jobs
-            case _:
-                return ()
-
-    def _charge(self, event: ev.TaskCompleted) -> tuple[JobId, ...]:
-        state = self._broker.service.state
-        task = state.tasks.get(event.tag)
-        if task is None:
-            return ()
-        for job in task.jobs:
-            record = state.jobs.get(job)
-            project = "" if record is None else record.submitted.project
-            used = event.usage.qpu_seconds * task.share(job)
-            self._qpu_seconds.labels(task.planned.qpu, project).inc(max(used, 0.0))
-        return task.jobs
-
-    def _qpu(self, tag: str) -> str:
-        task = self._broker.service.state.tasks.get(tag)
-        return "" if task is None else task.planned.qpu
+            case ev.TaskStarted():
+                self._starts.labels(qpu, "started").inc()
+            case ev.TaskAdopted():
+                self._starts.labels(qpu, "adopted").inc()
+            case ev.TaskUncertain():
+                self._uncertain.labels(qpu).inc()
+            case ev.TaskCompleted() if task is not None:
+                for job in task.jobs:
+                    record = state.jobs.get(job)
+                    project = "" if record is None else record.submitted.project
+                    used_s = max(event.usage.qpu_seconds * task.share(job), 0.0)
+                    self._qpu_seconds.labels(qpu, project).inc(used_s)
+        return () if task is None else task.jobs
 
     def _open_jobs(self, qpu: str) -> Tally[str]:
         state = self._broker.service.state
         jobs = set(state.queued(qpu))
         jobs.update(job for tag in state.open_tasks(qpu) for job in state.tasks[tag].jobs)
-        found = Tally({"queued": 0, "running": 0, "uncertain": 0})
-        found.update(state.jobs[job].state.value for job in jobs if job in state.jobs)
-        return found
+        numbers = Tally({"queued": 0, "running": 0, "uncertain": 0})
+        numbers.update(state.jobs[job].state.value for job in jobs if job in state.jobs)
+        return numbers
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"hpcqc_{name}", text, labels=labels)
 
 
 class RequestCount:
     """Counts answers by method, route and status, outside everything else of the application."""
 
     def __init__(self, app: ASGIApp, requests: Counter) -> None:
-        """Stand before an application."""
         self._app, self._requests = app, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Pass a request on, and count its answer."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0  # the client went away before an answer
+        status = 0  # the client disconnected before an answer
 
-        async def seen(message: Message) -> None:
+        async def counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, seen)
+            await self._app(scope, receive, counted)
         except BaseException:
             status = status or 500
             raise
         finally:
-            self._requests.labels(_method(scope), _route(scope), str(status)).inc()
-
-
-def _method(scope: Scope) -> str:
-    method = str(scope["method"])
-    return method if method in ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS") else "other"
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._requests.labels(method, _route(scope), str(status)).inc()
 
 
 def _route(scope: Scope) -> str:
-    """Return the pattern of the route, never the address: a stranger must not name our series."""
+    """Return the pattern of the route, never the path: a client must not name our series."""
     path = getattr(scope.get("route"), "path_format", None)
     if path is not None:
         return str(path)
