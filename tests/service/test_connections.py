@@ -8,20 +8,20 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from orchestrator.broker.api import connections
-from orchestrator.broker.api.connections import Connection, Connections
-from orchestrator.broker.api.serving import Listener, web_server
+from orchestrator.broker.api.serving import Connections, Listener, web_server
 from tests.patience import PATIENCE_S, until
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 CHUNKED = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 WAIT_S = PATIENCE_S
 ANSWER = 16 << 20
-AMONG = Connections(most=200)
+# The limits that ship, except that it waits for nobody.
+IMPATIENT = Connections(most=200, head_s=1.0, keep_alive_s=1.0, linger_s=0.5, read_s=0.5)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,13 +75,8 @@ def serving(among: Connections) -> Iterator[Callable[[], socket.socket]]:
 
 @pytest.fixture(scope="module")
 def connect() -> Iterator[Callable[[], socket.socket]]:
-    """A server with the limits that ship, except that it waits for nobody."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in (("_HEAD_S", 1.0), ("KEEP_ALIVE_S", 1.0), ("_LINGER_S", 0.5)):
-            patch.setattr(connections, name, seconds)
-        patch.setattr(connections, "_READ_S", 0.5)
-        with serving(AMONG) as opened:
-            yield opened
+    with serving(IMPATIENT) as opened:
+        yield opened
 
 
 def send(connection: socket.socket, data: bytes) -> bool:
@@ -104,12 +99,8 @@ def until_closed(connection: socket.socket) -> bytes:
     return b"".join(found)
 
 
-def places(among: Connections) -> list[Connection]:
-    return [one for its in list(among._of_peer.values()) for one in list(its)]
-
-
-def busy(among: Connections) -> list[Connection]:
-    return [one for one in places(among) if not one.is_idle]
+def busy(among: Connections) -> list[Any]:
+    return [one for one in among.opened() if not one.is_idle]
 
 
 def statuses(answers: bytes) -> list[int]:
@@ -217,26 +208,25 @@ def test_an_answer_that_is_not_read_is_given_up(
 ) -> None:
     connection = connect()
     send(connection, HEAD.replace(b"/ ", b"/large ") + more + b"\r\n")
-    until(lambda: any(one.transport.get_write_buffer_size() for one in places(AMONG)))
-    until(lambda: not places(AMONG))
+    until(lambda: any(one.transport.get_write_buffer_size() for one in IMPATIENT.opened()))
+    until(lambda: not IMPATIENT.opened())
     assert len(until_closed(connection)) < ANSWER
 
 
-def test_answers_that_nobody_reads_are_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "_MOST_UNSENT_BYTES", 2 * ANSWER)
-    among = Connections(most=200)
+def test_answers_that_nobody_reads_are_few_at_a_time() -> None:
+    among = Connections(most=200, most_unsent_bytes=2 * ANSWER)
     with serving(among) as connect:
         for _ in range(10):
             send(connect(), HEAD.replace(b"/ ", b"/large ") + b"\r\n")
-        until(lambda: len(places(among)) <= 4)  # what the kernel takes is not counted
-        held = sum(one.transport.get_write_buffer_size() for one in places(among))
+        until(lambda: len(among.opened()) <= 4)  # what the kernel takes is not counted
+        held = sum(one.transport.get_write_buffer_size() for one in among.opened())
         assert held <= 2 * ANSWER
 
 
 def test_a_large_answer_that_is_read_comes_whole(
     connect: Callable[[], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "_READ_S", WAIT_S)
+    monkeypatch.setattr(IMPATIENT, "read_s", WAIT_S)
     connection = connect()
     send(connection, HEAD.replace(b"/ ", b"/large ") + b"Connection: close\r\n\r\n")
     assert len(until_closed(connection)) > ANSWER

@@ -13,8 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from orchestrator.broker.api.connections import connection_limit
 from orchestrator.broker.api.logs import LineWriter, capture_logging
+from orchestrator.broker.api.serving import connection_limit
 from tests.patience import PATIENCE_S
 from tests.service.conftest import Service, Start
 
