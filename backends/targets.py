@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from qiskit.transpiler import InstructionProperties
 from qiskit.transpiler import Target as QiskitTarget
 
-from backends.api import Calibration, QualityWindow, Target
+from backends.api import Target
 from backends.gates import native_operation
 from backends.meterings import metering_from_json, metering_to_json
-from backends.timing import TimingModel
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["target_from_json", "target_to_json"]
 
-_NESTED = (
-    "calibration",
-    "metering",
-    "timing",
-    "quality_windows",
-    "payload_kinds",
-    "native",
-    "sources",
-)
+# Fields that Pydantic does not write: a formula by its kind, a Qiskit target in part, notes never.
+_APART = ("metering", "native", "sources")
+
+
+@cache
+def _adapters() -> Mapping[str, TypeAdapter[Any]]:
+    from pydantic import TypeAdapter  # here, because simulators start without it
+
+    hints = get_type_hints(Target)
+    return {f.name: TypeAdapter(hints[f.name]) for f in fields(Target) if f.name not in _APART}
 
 
 def target_to_json(target: Target) -> dict[str, Any]:
@@ -34,19 +37,14 @@ def target_to_json(target: Target) -> dict[str, Any]:
     Of ``native`` only a Qiskit target travels: gates, places, durations and errors. ``sources``
     stay behind.
     """
-    plain = {f.name: getattr(target, f.name) for f in fields(target) if f.name not in _NESTED}
-    calibration = target.calibration
+    stated = {
+        name: adapter.dump_python(getattr(target, name), mode="json")
+        for name, adapter in _adapters().items()
+    }
     return {
-        **{name: _listed(value) for name, value in plain.items()},
+        **stated,
         "payload_kinds": sorted(target.payload_kinds),
-        "calibration": {
-            "id": calibration.id,
-            "taken_at": calibration.taken_at.isoformat(),
-            "valid_until": _moment(calibration.valid_until),
-        },
         "metering": metering_to_json(target.metering),
-        "timing": None if target.timing is None else _fields(target.timing),
-        "quality_windows": [_fields(window) for window in target.quality_windows],
         "native": _native(target.native) if isinstance(target.native, QiskitTarget) else None,
     }
 
@@ -54,26 +52,15 @@ def target_to_json(target: Target) -> dict[str, Any]:
 def target_from_json(data: Mapping[str, Any]) -> Target:
     """Rebuild a target from `target_to_json`. Raises ``ValueError`` for anything else."""
     try:
-        values = dict(data)
-        calibration = values.pop("calibration")
-        until = calibration["valid_until"]
-        windows = values.pop("quality_windows")
-        timing, native = values.pop("timing"), values.pop("native")
+        native, metering = data["native"], data["metering"]
+        stated = {name: value for name, value in data.items() if name not in _APART}
         return Target(
-            payload_kinds=frozenset(values.pop("payload_kinds")),
-            calibration=Calibration(
-                id=calibration["id"],
-                taken_at=datetime.fromisoformat(calibration["taken_at"]),
-                valid_until=None if until is None else datetime.fromisoformat(until),
-            ),
-            metering=metering_from_json(values.pop("metering")),
-            timing=None if timing is None else TimingModel(**timing),
-            quality_windows=tuple(QualityWindow(**window) for window in windows),
+            metering=metering_from_json(metering),
             native=None if native is None else _qiskit_target(native),
-            **{name: _frozen(value) for name, value in values.items()},
+            **{name: _adapters()[name].validate_python(value) for name, value in stated.items()},
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a target: {type(error).__name__}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"invalid target: {type(error).__name__}: {error}") from error
 
 
 def _native(target: QiskitTarget) -> dict[str, Any]:
@@ -104,19 +91,3 @@ def _qiskit_target(data: Mapping[str, Any]) -> QiskitTarget:
         }
         target.add_instruction(native_operation(name), properties)
     return target
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return {f.name: getattr(value, f.name) for f in fields(value)}
-
-
-def _moment(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat()
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

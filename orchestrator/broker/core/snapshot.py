@@ -73,26 +73,16 @@ def missing_jobs(state: BrokerState, event: ev.Event) -> list[JobId]:
     A notice about a task may come long after the end of its jobs. Call it again when these
     are recalled: only they may know who else had a part in the task.
     """
-    match event:
-        case ev.JobResumed(job=job) | ev.JobCancelRequested(job=job):
-            return [] if job in state.jobs else [job]
-        case (
-            ev.TaskStarted(tag=tag)
-            | ev.TaskAdopted(tag=tag)
-            | ev.TaskCompleted(tag=tag)
-            | ev.TaskErred(tag=tag)
-            | ev.TaskStopped(tag=tag)
-            | ev.TaskUncertain(tag=tag)
-            | ev.TaskResolved(tag=tag)
-        ):
-            task = state.tasks.get(tag)
-            if task is not None:
-                over = task.ended_at is not None
-                return [job for job in task.jobs if job not in state.jobs] if over else []
-            try:
-                lead = Tag.parse(tag).job
-            except IdentityError:
-                return []  # there never was such a task
-            return [] if lead in state.jobs else [lead]
-        case _:
-            return []
+    if isinstance(event, ev.JobResumed | ev.JobCancelRequested):
+        return [] if event.job in state.jobs else [event.job]
+    tag = getattr(event, "tag", None)
+    if tag is None or isinstance(event, ev.TaskPlanned):
+        return []
+    task = state.tasks.get(tag)
+    if task is not None:
+        return [job for job in task.jobs if job not in state.jobs] if task.ended_at else []
+    try:
+        lead = Tag.parse(tag).job
+    except IdentityError:
+        return []  # there never was such a task
+    return [] if lead in state.jobs else [lead]
