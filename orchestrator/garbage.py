@@ -10,9 +10,5 @@ _OBJECTS_PER_COLLECTION = 50_000
 
 
 def collect_seldom() -> None:
-    """Look for garbage after 50 000 new objects instead of 700.
-
-    Importing makes objects that stay. Looking through them again and again takes 7 % of a
-    command's start, and a fifth of the start of Prefect's server.
-    """
+    """Look for garbage after 50 000 new objects instead of 700: 7 % of a command's start."""
     gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])

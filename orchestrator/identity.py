@@ -69,10 +69,7 @@ class IdentityError(ValueError):
 
 
 def escaped(part: str, separator: str) -> str:
-    """Return a part of a joined name without the separator, so that the parts can be told apart.
-
-    A part that holds neither the separator nor ``%`` is itself.
-    """
+    """Return a part of a joined name without the separator; one without it and ``%`` is itself."""
     return part.replace("%", "%25").replace(separator, f"%{ord(separator):02X}")
 
 
@@ -341,10 +338,7 @@ def reuse_tag(key: str) -> str:
 
 
 def results_audience(project: str, *, shares: bool) -> str:
-    """Return who may use a result again: one project, or all that share theirs.
-
-    Names of projects hold no control characters.
-    """
+    """Return who may use a result again: one project, or all that share theirs."""
     return f"{_FIELD}shared" if shares else project
 
 

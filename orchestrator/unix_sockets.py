@@ -71,10 +71,10 @@ def check_listener(connection: socket.socket, path: str) -> None:
 
 
 def listen_at(path: Path, *, mode: int, backlog: int) -> socket.socket:
-    """Listen on a path, taking over what a dead process left there. Raises `UnixSocketError`.
+    """Listen on a path, replacing a dead process's socket. Raises `UnixSocketError`.
 
-    mode: permissions of the socket: who may connect. Folders that are missing are made so that
-    these can reach it, and only the owner can write there.
+    mode: who may connect. Missing folders are made so that these users can reach the socket and
+    only the owner can write.
     """
     check_path(path)
     opened = socket.socket(socket.AF_UNIX)

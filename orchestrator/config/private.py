@@ -15,9 +15,9 @@ __all__ = ["close_to_others", "write_private"]
 def close_to_others(folder: Path) -> None:
     """Make a folder that its owner alone can enter; close one that others can.
 
-    A folder that cannot be made is left to whoever needs it to report. Raises `ConfigError` for
-    one that is open to others and not this user's to close, as ``/tmp`` is, and for one whose place
-    other users can take because they can write a folder above it that is not sticky.
+    Raises `ConfigError` for a folder that is open to others and not this user's to close, as
+    ``/tmp`` is, and for one that others can replace because they can write a folder above it that
+    is not sticky. A folder that cannot be made is no error here.
     """
     _check_place(folder)
     with suppress(OSError):

@@ -28,11 +28,7 @@ def is_loopback(host: str) -> bool:
 
 
 def bypass_for_loopback() -> None:
-    """Add this machine's own addresses to ``no_proxy``, here and in processes started from here.
-
-    Prefect's server, the broker's pages and the agent's services listen on them, and a proxy
-    cannot reach them. Other hosts keep the proxies that they have.
-    """
+    """Add this machine's own addresses to ``no_proxy``, here and in processes started from here."""
     known = process_environment()
     for name, other in (("no_proxy", "NO_PROXY"), ("NO_PROXY", "no_proxy")):
         given = known.get(name) or known.get(other, "")
@@ -43,11 +39,7 @@ def bypass_for_loopback() -> None:
 
 
 def drop_unusable() -> list[str]:
-    """Empty the proxy variables that HTTPX refuses, and return a sentence for each.
-
-    HTTPX builds a transport for every proxy when a client is made, so that one it does not
-    know ends a program that would never have used it.
-    """
+    """Empty the proxy variables that HTTPX refuses at every client; return a sentence for each."""
     warnings = []
     for name, url in list(_variables()):
         fault = _fault(url)

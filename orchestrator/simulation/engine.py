@@ -62,10 +62,7 @@ class Device:
 
 @dataclass(slots=True)
 class JobOutcome:
-    """What became of a job. started_at: when the first task with a part of it began.
-
-    ended_at: None if it was refused.
-    """
+    """A simulated job. started_at: of its first task; ended_at: None if it was refused."""
 
     job: ev.JobSubmitted
     submitted_at: datetime
@@ -102,10 +99,9 @@ class _Future:
 
 
 class Simulation:
-    """One workload on one QPU under one set of rules.
+    """One workload on one QPU under one set of rules, on a clock that jumps to the next event.
 
-    The clock is virtual: it jumps to what happens next. Jobs that have ended are forgotten, so
-    memory and cost depend on how many wait, not on how many there were.
+    Ended jobs are forgotten, so memory and cost depend on the number of waiting jobs.
     """
 
     def __init__(self, workload: Workload, rules: QpuRules, device: Device) -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.policies import (
     POLICIES,
     FairShare,
+    JobQueue,
     Policy,
     Priority,
     QueuedJob,

@@ -56,10 +56,9 @@ class Part(Piece):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerOpened:
-    """A broker began to work on this scope; whatever was open belongs to a dead process.
+    """A broker opened this scope; open tasks are those of a dead process.
 
-    resume: whether queued jobs go on by themselves (service) or wait until their client
-    asks again (embedded).
+    resume: whether queued jobs go on by themselves (service), or wait for their client (embedded).
     """
 
     kind: ClassVar[str] = "broker-opened"
@@ -68,7 +67,7 @@ class BrokerOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """A result may be used again. key: digest of what it depends on; calibration: one of that.
+    """A result may be used again. key, calibration: digest and calibration that it depends on.
 
     source: the completed job whose result this one gets, None if it has to run.
     """
@@ -110,10 +109,7 @@ class JobSubmitted(JobRequest):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResumed:
-    """The client asked again for a job that was held, failed or cancelled.
-
-    calibration: that its circuits, found to be the same, are prepared for now.
-    """
+    """The client asked again for a job. calibration: that its circuits are prepared for now."""
 
     kind: ClassVar[str] = "job-resumed"
     job: JobId
@@ -196,10 +192,7 @@ class TaskErred:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStopped:
-    """The task was cancelled: stopped, or never started.
-
-    usage: as `TaskErred` has it; nothing for a task that was never started.
-    """
+    """The task was cancelled: stopped, or never started. usage: as in `TaskErred`."""
 
     kind: ClassVar[str] = "task-cancelled"
     tag: str
@@ -281,10 +274,7 @@ class LeaseClosed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetSet:
-    """An account may spend so much of a unit in all; None takes the limit away.
-
-    account: ``project:NAME`` or ``run:ID``.
-    """
+    """An account, ``project:NAME`` or ``run:ID``, may spend so much of a unit; None: no limit."""
 
     kind: ClassVar[str] = "budget-set"
     account: str

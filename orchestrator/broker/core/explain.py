@@ -65,10 +65,9 @@ class Explanation:
 def explain(
     state: BrokerState, job: JobId, now: datetime, unserved: str = _UNSERVED
 ) -> Explanation:
-    """Return why a job is where it is, from recorded decisions and the queue as it stands.
+    """Explain a job from recorded decisions and the queue. Raises ``KeyError`` if it is forgotten.
 
-    unserved: why a job waits whose QPU this state does not serve, so that it has no queue.
-    Raises ``KeyError`` for a job that is not in memory.
+    unserved: why a job waits whose QPU this state does not serve.
     """
     record = state.jobs[job]
     qpu = record.submitted.qpu
@@ -257,10 +256,14 @@ def _task_reason(task: TaskRecord, job: JobId) -> TaskReason:
     )
 
 
+def _shared(others: int, saved: float) -> str:
+    spared = f", which saved it {saved:.0%} of the price" if saved else ""
+    return f"shared with {counted(others, 'other job')}{spared}"
+
+
 def _joined(others: int, saved: float) -> Iterator[str]:
     yield "joined a task that was about to start"
-    spared = f", which saved it {saved:.0%} of the price" if saved else ""
-    yield f"shared with {counted(others, 'other job')}{spared}"
+    yield _shared(others, saved)
 
 
 def _words(task: TaskRecord, why: Mapping[str, Any], others: int, saved: float) -> Iterator[str]:
@@ -281,7 +284,6 @@ def _words(task: TaskRecord, why: Mapping[str, Any], others: int, saved: float) 
             f"{why.get('free_s', 0):g} s left before the QPU closes"
         )
     if others:
-        spared = f", which saved it {saved:.0%} of the price" if saved else ""
-        yield f"shared with {counted(others, 'other job')}{spared}"
+        yield _shared(others, saved)
     if task.planned.provisional:
         yield "outside the quality windows, so its result is provisional"

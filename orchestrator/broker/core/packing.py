@@ -110,10 +110,9 @@ def subtract(part: Part, piece: Part) -> list[Part]:
 
 
 def thin(part: Part, most: int, *, keep_shots: bool) -> Part:
-    """Return the largest piece at the part's corner with at most so many executions of a circuit.
+    """Return the largest piece at the part's corner with at most so many executions, at least one.
 
-    keep_shots: never cut between shots, or only between blocks. At least one point, or one shot,
-    is left.
+    keep_shots: never cut between shots, or only between blocks.
     """
     if part.end_shot == 0 or part.points * part.shots <= most:
         return part

@@ -11,10 +11,9 @@ from typing import Any
 
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import pack, thin, whole_parts
-from orchestrator.broker.core.policies import QueuedJob, Situation
+from orchestrator.broker.core.policies import JobQueue, QueuedJob, Situation
 from orchestrator.broker.core.prediction import (
     Accuracy,
     Load,

@@ -10,8 +10,8 @@ from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import Books, BudgetExhausted
-from orchestrator.broker.core.job_queue import JobQueue
 from orchestrator.broker.core.packing import whole_parts
+from orchestrator.broker.core.policies import JobQueue
 from orchestrator.broker.core.prediction import load_of, predicted_charge
 from orchestrator.broker.core.qpu_history import QpuHistory
 from orchestrator.broker.core.records import (

@@ -52,10 +52,7 @@ class QpuTaskState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuTaskView:
-    """One start on a backend.
-
-    A job has several when shots are sliced; several jobs share one when PUBs were coalesced,
-    and then ``usage`` is this job's part of it.
+    """One start on a backend; ``usage`` is this job's part if several jobs share the task.
 
     tag: what the task can be found by. starts: how often the backend was asked to start
     it and accepted (1 once it ran; more would be a fault). shots: of this job, in this task.

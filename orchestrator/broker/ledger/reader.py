@@ -150,10 +150,7 @@ class Reader:
         return self._blob(results.c.data, results.c.tag == tag, f"result of task {tag}")
 
     def restore(self, scope: str) -> BrokerState:
-        """Return a scope's state, from its latest snapshot and what was written after that.
-
-        Jobs that were forgotten before the snapshot are not in it; see `recall`.
-        """
+        """Return a scope's state, without the jobs that a checkpoint stored apart; see `recall`."""
         return self.follow(scope).state
 
     def follow(self, scope: str, restored: Restored | None = None) -> Restored:
@@ -186,10 +183,7 @@ class Reader:
         return ended is not None
 
     def recall_for(self, scope: str, state: BrokerState, event: Event) -> None:
-        """Take up the forgotten jobs that an event is about, before it is handled.
-
-        Costs nothing but a look into the state where none is needed.
-        """
+        """Take up the forgotten jobs that an event is about, before it is handled."""
         account = state.books.new_run(event) if isinstance(event, BudgetSet) else None
         if account is not None:  # what the run's ended jobs cost counts in its budget
             query = sa.select(ended_jobs.c.id).where(
