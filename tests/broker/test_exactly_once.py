@@ -163,7 +163,7 @@ def test_two_tasks_of_one_id_are_not_taken_for_each_other(
 
 def test_a_clock_that_jumps_changes_no_outcome(opened: Open) -> None:
     broker = opened(max_shots=30)
-    service = broker._broker.service
+    service = broker._broker.events
     assert service is not None
     days = iter([0, -400, 900, -1, 5000] * 20)
     service.clock = lambda: datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=next(days))
@@ -231,7 +231,7 @@ def test_a_task_of_a_dead_broker_is_adopted(opened: Open, where: Path | str) -> 
 def test_a_ledger_that_cannot_be_written_stops_everything_and_says_so(opened: Open) -> None:
     broker = opened(run_s=0.3)
     job = broker.submit(call(), bell())
-    service = broker._broker.service
+    service = broker._broker.events
     assert service is not None
 
     def full(scope: str, entries: object) -> None:

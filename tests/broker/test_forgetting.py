@@ -73,9 +73,9 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
     async def work(site: Broker) -> list[JobId]:
         began = datetime.now(UTC)
         ids = [await run_job(site, number) for number in range(JOBS)]
-        assert len(site.service.state.jobs) < JOBS / 2
-        assert len(site.service.state.tasks) < JOBS / 2
-        assert len(site.service.blobs.payloads) < JOBS / 2
+        assert len(site.events.state.jobs) < JOBS / 2
+        assert len(site.events.state.tasks) < JOBS / 2
+        assert len(site.events.blobs.payloads) < JOBS / 2
         assert [job.id for job in await site.jobs(JobFilter())] == ids
         assert [job.id for job in await site.jobs(JobFilter(limit=3))] == ids[-3:]
         assert await site.jobs(JobFilter(projects=("shallow",))) == []
@@ -102,7 +102,7 @@ def test_all_answers_are_as_if_nothing_were_forgotten(where: Path | str) -> None
     ids = at_a_site(where, work)
 
     async def later(site: Broker) -> None:
-        assert len(site.service.state.jobs) == 0
+        assert len(site.events.state.jobs) == 0
         assert [job.id for job in await site.jobs(JobFilter())] == ids
         assert await run_job(site, 0) == ids[0]
         assert [task.starts for task in (await site.view(ids[0])).tasks] == [1]
@@ -116,7 +116,7 @@ def test_a_failed_job_that_was_forgotten_is_tried_again(where: Path | str) -> No
         assert (await site.view(failed)).state is JobState.FAILED
         for number in range(1, JOBS):
             await run_job(site, number)
-        assert failed not in site.service.state.jobs
+        assert failed not in site.events.state.jobs
         assert await run_job(site, 0) == failed
         again = await site.view(failed)
         assert (again.state, [t.state for t in again.tasks]) == (
@@ -149,7 +149,7 @@ def test_after_a_failed_commit_nothing_is_stored(
         stored: list[object] = []
         monkeypatch.setattr(site.ledger, "append", fail)
         monkeypatch.setattr(site.ledger, "checkpoint", lambda *a, **k: stored.append(a) or [])
-        monkeypatch.setattr(site.service, "checkpoint_every", 1)
+        monkeypatch.setattr(site.events, "checkpoint_every", 1)
         with pytest.raises(service.LedgerError, match="full"):
             await run_job(site, 1)
         await asyncio.sleep(0.1)
@@ -172,10 +172,10 @@ def test_a_ledger_that_cannot_be_read_holds_everything_up_until_it_can_be(
             patched.setattr(site.ledger, "recall_for", away)
             with pytest.raises(service.LedgerError, match="one job"):
                 await run_job(site, 1)
-            assert "takes no commits now" in (site.service.failure or "")
+            assert "takes no commits now" in (site.events.failure or "")
         await asyncio.sleep(0.1)
         await run_job(site, 1)
-        assert site.service.failure is None
+        assert site.events.failure is None
 
     at_a_site(tmp_path / "ledger.sqlite", work)
 
@@ -190,7 +190,7 @@ def test_a_fault_of_the_broker_itself_is_told_to_all(
             raise ZeroDivisionError("oh")
 
         monkeypatch.setattr(site.ledger, "checkpoint", broken)
-        monkeypatch.setattr(site.service, "checkpoint_every", 1)
+        monkeypatch.setattr(site.events, "checkpoint_every", 1)
 
         async def go_on() -> None:
             for number in range(1, 4):

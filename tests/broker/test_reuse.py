@@ -219,7 +219,7 @@ def test_the_result_outlives_its_source_and_the_service(tmp_path: Path) -> None:
         return await paid_by(site, "chem", "a")
 
     async def second(site: Broker) -> tuple[JobView, bytes]:
-        assert not site.service.state.jobs, "the source is forgotten"
+        assert not site.events.state.jobs, "the source is forgotten"
         view = await paid_by(site, "chem", "b")
         return view, bits(result_from_bytes(await site.result(view.id)).native)
 

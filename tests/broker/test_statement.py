@@ -117,7 +117,7 @@ async def a_day(site: Broker, clock: Clock) -> None:
     assert broken.state is JobState.FAILED
     charge = Metering().charge(qpu_seconds=3.0, shots=50, num_qubits=2)
     late = ev.TaskCompleted(tag=broken.tasks[0].tag, usage=replace(LATE, charges=(charge,)))
-    await site.service.post(late)
+    await site.events.post(late)
     clock.forward(timedelta(days=1))
     for payer in (ADA, BOB):
         assert (await site.wait(await submit("vlq", payer, shots=400), 60)).state.is_final
@@ -167,13 +167,13 @@ def test_the_statement_of_mixed_work_is_the_sum_of_the_sites_formulas(
     async def work(site: Broker) -> dict[str, list[StatementLine]]:
         await a_day(site, clock)
         if forgetful:
-            assert len(site.service.state.jobs) < 9
+            assert len(site.events.state.jobs) < 9
         found = {m: await monthly_statement(site, m, None) for m in ("2026-11", "2026-12")}
         mine = await monthly_statement(site, "2026-11", ("chem",))
         assert mine == [line for line in found["2026-11"] if line.project == "chem"]
         # The books hold the same sums as the statements.
         for project in ("chem", "optics"):
-            for stands in site.service.state.books.status(str(ProjectAccount(project))):
+            for stands in site.events.state.books.status(str(ProjectAccount(project))):
                 charged = sum(
                     line.charged
                     for lines in found.values()
@@ -240,9 +240,9 @@ def test_what_a_run_spent_counts_though_its_jobs_were_forgotten(tmp_path: Path) 
             call = JobRequest(run="r", call=number, qpu="fake", project="chem")
             view, _ = await site.submit(call, "ada", CheckedPayload.of(payload(target, 2, 10)))
             await site.wait(view.id, 20)
-        assert len(site.service.state.jobs) < 9
+        assert len(site.events.state.jobs) < 9
         await set_budget(site, "run:ada/r", "qpu-s", 0.05, "ada")
-        assert site.service.state.books.status("run:ada/r")[0].spent == pytest.approx(0.1)
+        assert site.events.state.books.status("run:ada/r")[0].spent == pytest.approx(0.1)
 
     in_a_site(tmp_path, clock, qpus, work, Pacing(ended_s=0.0, checkpoint_events=4))
     ledger = Ledger.open(tmp_path / "ledger.sqlite")

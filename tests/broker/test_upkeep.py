@@ -179,10 +179,10 @@ def test_a_day_later_the_calendar_is_written_out_anew(tmp_path: Path) -> None:
     async def work() -> None:
         daily = WindowSettings(daily="03:00-04:00")
         async with serving(tmp_path, qpu(window=[daily])) as broker:
-            last = broker.service.state.rules["q"].calendar.closures[-1].end
+            last = broker.events.state.rules["q"].calendar.closures[-1].end
             later = timedelta(days=30)
-            broker.service.clock = lambda: now() + later
-            while broker.service.state.rules["q"].calendar.closures[-1].end < last + later / 2:
+            broker.events.clock = lambda: now() + later
+            while broker.events.state.rules["q"].calendar.closures[-1].end < last + later / 2:
                 await asyncio.sleep(0.02)
 
     played(work)
@@ -191,14 +191,14 @@ def test_a_day_later_the_calendar_is_written_out_anew(tmp_path: Path) -> None:
 def test_rules_change_in_turn_with_the_events(tmp_path: Path) -> None:
     async def work() -> None:
         async with serving(tmp_path, qpu()) as broker:
-            service = broker.service
-            before = service.state.rules["q"]
+            events = broker.events
+            before = events.state.rules["q"]
             after = replace(before, shares={"chem": 2.0})
-            changing = asyncio.create_task(service.reconfigure("q", after))
+            changing = asyncio.create_task(events.reconfigure("q", after))
             await asyncio.sleep(0)  # handed in, and not looked at yet
-            assert service.state.rules["q"] == before
+            assert events.state.rules["q"] == before
             await changing
-            assert service.state.rules["q"] == after
+            assert events.state.rules["q"] == after
 
     played(work)
 
@@ -213,7 +213,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
     async def work() -> None:
         daily = WindowSettings(daily="03:00-04:00")
         async with serving(tmp_path, qpu(window=[daily])) as broker:
-            rules, later = broker.service.state.rules, timedelta(days=30)
+            rules, later = broker.events.state.rules, timedelta(days=30)
             last = rules["q"].calendar.closures[-1].end
             with monkeypatch.context() as full:
                 full.setattr(broker.ledger, "append", away)
@@ -224,7 +224,7 @@ def test_a_ledger_that_was_away_ends_no_look_at_calendars_and_calibrations(
                 changed = replace(target, calibration=replace(target.calibration, id="fake-9"))
                 with pytest.raises(LedgerUnwritable):
                     await broker.watch.note("q", changed)
-                broker.service.clock = lambda: now() + later  # renewal is due, and refused
+                broker.events.clock = lambda: now() + later  # renewal is due, and refused
                 await asyncio.sleep(0.2)
             await asyncio.gather(drain, return_exceptions=True)
             while await broker.fault() is not None:

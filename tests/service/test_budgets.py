@@ -108,7 +108,7 @@ def test_calls_that_come_together_do_not_overspend(room: Room) -> None:
     assert room.http.wait(together()) == [201] * 3 + [402] * 9
     until(lambda: budget(room)["reserved"] < 1e-9)
     assert budget(room)["spent"] == pytest.approx(4 * RUN_S)
-    blobs = room.app.state.broker.service.blobs
+    blobs = room.app.state.broker.events.blobs
     assert len(blobs.payloads) <= 4  # what was refused is not kept
 
 

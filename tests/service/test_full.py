@@ -117,7 +117,7 @@ def test_calls_in_flight_do_not_exceed_the_limit_together(tmp_path: Path) -> Non
         answers = await asyncio.gather(*calls, return_exceptions=True)
         assert sum(isinstance(one, JobView) for one in answers) == 2
         assert sum(isinstance(one, TooManyJobs) for one in answers) == 10
-        assert len(site.service.state.jobs) == 2
+        assert len(site.events.state.jobs) == 2
 
     at_a_site(tmp_path, work, limits=some_limits(open_jobs_per_user=2))
 
@@ -196,7 +196,7 @@ def test_the_budgets_that_a_user_sets_for_runs_are_limited(tmp_path: Path) -> No
         assert (refused.status_code, refused.json()["error_type"]) == (507, "StorageFull")
         assert "user 'ada' set budgets of runs 3 times within a day" in refused.json()["detail"]
         assert limit("invented-4", "other").status_code == 200
-        assert len(site.service.state.books.accounts) == 4
+        assert len(site.events.state.books.accounts) == 4
         site.clock = lambda: datetime(2100, 1, 1, tzinfo=UTC)
         assert limit("invented-5").status_code == 200
 
@@ -261,7 +261,7 @@ def test_a_call_that_is_made_again_while_the_ledger_is_away_is_stored_once(tmp_p
             with pytest.raises(LedgerUnwritable):
                 await hand_in(site)
         await asyncio.sleep(0)
-        assert not site.service.blobs.payloads
+        assert not site.events.blobs.payloads
         ledger.failing = False
         await asyncio.gather(first, return_exceptions=True)
         while await site.fault() is not None:
@@ -288,7 +288,7 @@ def test_a_call_that_is_refused_after_the_ledger_was_away_stops_nothing(
         empty = ev.BudgetSet(
             account=str(ProjectAccount("chem")), unit="qpu-s", amount=0.0, by="olga"
         )
-        await site.service.post(empty)
+        await site.events.post(empty)
         monkeypatch.setattr(site.ledger, "recall_for", away)
         with pytest.raises(LedgerUnwritable):
             await hand_in(site)

@@ -26,7 +26,7 @@ MOST_AT_ONCE = 1000
 
 def fill(room: Room) -> None:
     """Have many jobs queued, as after a day of a drained QPU."""
-    state, now = room.app.state.broker.service.state, datetime.now(UTC)
+    state, now = room.app.state.broker.events.state, datetime.now(UTC)
 
     async def handle() -> None:
         state.handle(ev.QpuDrained(qpu="fake", by="olga", reason="full"), now)

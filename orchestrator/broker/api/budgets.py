@@ -88,7 +88,7 @@ async def shown_run(
     broker: ServedBroker, caller: Caller, run: Annotated[str, Query(pattern=RUN)]
 ) -> RunBudget:
     """Return how a run of the caller's stands; another user's run of this id is another run."""
-    budgets = broker.service.state.books.status(str(RunAccount(run, caller.user)))
+    budgets = broker.events.state.books.status(str(RunAccount(run, caller.user)))
     return RunBudget(run=run, budgets=budgets)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Literal
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, Json, TypeAdapter
 
@@ -29,12 +29,11 @@ from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled
 from orchestrator.broker.client.protocol import job_error
 from orchestrator.broker.client.status import JobUnknown
-from orchestrator.broker.core.access import Forbidden, Identity
+from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import JobFilter
-from orchestrator.broker.runtime.broker import Broker
 from orchestrator.identity import JobId
 from orchestrator.names import LINE, RUN
 
@@ -48,7 +47,7 @@ _VIEW = TypeAdapter(JobView)
 _VIEWS = TypeAdapter(list[JobView])
 _WHY = TypeAdapter(Explanation)
 
-_Job = Annotated[str, Path(pattern=r"^j[0-9a-f]{20}$", description="id of a job")]
+_JobId = Annotated[str, Path(pattern=r"^j[0-9a-f]{20}$", description="id of a job")]
 _Wait = Annotated[
     float, Query(ge=0, le=_LONGEST_WAIT_S, description="wait so long for its end, in seconds")
 ]
@@ -64,6 +63,16 @@ class Resolution(BaseModel):
         min_length=1, max_length=1000, pattern=LINE, description="kept in the ledger"
     )
 
+
+async def _visible_job(broker: ServedBroker, caller: Caller, job: _JobId) -> JobView:
+    """Return a job of the caller's; another's is answered as one that does not exist."""
+    view = await broker.view(JobId(job))
+    if not caller.may_see(view.project):
+        raise JobUnknown(f"no job {job!r}")
+    return view
+
+
+_VisibleJob = Annotated[JobView, Depends(_visible_job)]
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, dependencies=[IDENTIFIED])
 
@@ -100,7 +109,7 @@ async def submit(
     known_qpu(broker, asked.qpu)
     async with large_body_turn(request, caller):
         with await read_body(request) as body:
-            job, new = await broker.take(asked, caller.user, body)
+            job, new = await broker.submit_untrusted(asked, caller.user, body)
     return json_response(
         _VIEW.dump_json(job), 201 if new else 200, {"Location": f"/v1/jobs/{job.id}"}
     )
@@ -123,10 +132,9 @@ async def listed(
 
 
 @router.get("/{job}", response_model=JobView)
-async def shown(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
+async def shown(broker: ServedBroker, job: _VisibleJob, wait_s: _Wait = 0.0) -> Response:
     """Return a job, at its end if that comes within ``wait_s``."""
-    seen = await _own(broker, caller, job)
-    return json_response(_VIEW.dump_json(await broker.wait(seen.id, wait_s)))
+    return json_response(_VIEW.dump_json(await broker.wait(job.id, wait_s)))
 
 
 @router.get(
@@ -141,48 +149,37 @@ async def shown(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait =
         **declared(409),
     },
 )
-async def result(broker: ServedBroker, caller: Caller, job: _Job, wait_s: _Wait = 0.0) -> Response:
+async def result(broker: ServedBroker, job: _VisibleJob, wait_s: _Wait = 0.0) -> Response:
     """Return the result once it is there; 409 for a job that ended, or stands, without one."""
-    seen = await broker.wait((await _own(broker, caller, job)).id, wait_s)
-    if seen.state is JobState.COMPLETED:
-        return await _download(await broker.result(seen.id))
-    if seen.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(seen):
-        return json_response(_VIEW.dump_json(seen), 202)
-    error = job_error(seen)
+    view = await broker.wait(job.id, wait_s)
+    if view.state is JobState.COMPLETED:
+        return await _download(await broker.result(view.id))
+    if view.state in (JobState.QUEUED, JobState.RUNNING) or broker.is_waiting(view):
+        return json_response(_VIEW.dump_json(view), 202)
+    error = job_error(view)
     raise ApiError(409, str(error), kind=type(error).__name__)
 
 
 @router.get("/{job}/why", response_model=Explanation)
-async def why(broker: ServedBroker, caller: Caller, job: _Job) -> Response:
+async def why(broker: ServedBroker, job: _VisibleJob) -> Response:
     """Return why a job waits, why it went when it did, and when it will probably run."""
-    seen = await _own(broker, caller, job)
-    return json_response(_WHY.dump_json(await broker.why(seen.id)))
+    return json_response(_WHY.dump_json(await broker.why(job.id)))
 
 
 @router.post("/{job}/cancel")
-async def cancel(broker: ServedBroker, caller: Caller, job: _Job) -> Cancelled:
+async def cancel(broker: ServedBroker, job: _VisibleJob) -> Cancelled:
     """Ask for a job's end, on the QPU too; says so if it was too late."""
-    seen = await _own(broker, caller, job)
-    accepted = await broker.cancel(seen.id)
-    state = (await broker.view(seen.id)).state
-    return Cancelled(job=job, too_late=not accepted, state=state)
+    accepted = await broker.cancel(job.id)
+    state = (await broker.view(job.id)).state
+    return Cancelled(job=job.id, too_late=not accepted, state=state)
 
 
 @router.post("/{job}/resolve", responses=declared(409))
 async def resolve(
-    broker: ServedBroker, caller: Operator, job: _Job, resolution: Resolution
+    broker: ServedBroker, caller: Operator, job: _VisibleJob, resolution: Resolution
 ) -> JobView:
     """Settle a job's uncertain tasks; for operators."""
-    seen = await _own(broker, caller, job)
-    return await broker.resolve(seen.id, resolution.verdict, caller.user, resolution.reason)
-
-
-async def _own(broker: Broker, identity: Identity, job: str) -> JobView:
-    """Return a job the caller may see; another's is as unknown as one that never was."""
-    seen = await broker.view(JobId(job))
-    if not identity.may_see(seen.project):
-        raise JobUnknown(f"no job {job!r}")
-    return seen
+    return await broker.resolve(job.id, resolution.verdict, caller.user, resolution.reason)
 
 
 async def _download(data: bytes) -> Response:

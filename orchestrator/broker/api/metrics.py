@@ -121,7 +121,7 @@ class BrokerMetrics:
         self._events.inc(len(commit.events))
         jobs = dict.fromkeys(job for event in commit.events for job in self._count(event))
         for job in jobs:
-            record = self._broker.service.state.jobs.get(job)
+            record = self._broker.events.state.jobs.get(job)
             if record is not None and record.ended_at == commit.at:
                 self._ended.labels(record.submitted.qpu, record.state.value).inc()
 
@@ -135,7 +135,7 @@ class BrokerMetrics:
 
     def _count(self, event: ev.Event) -> tuple[JobId, ...]:
         """Count an event; return the jobs that may have ended with it."""
-        state = self._broker.service.state
+        state = self._broker.events.state
         task = state.tasks.get(getattr(event, "tag", ""))
         qpu = "" if task is None else task.planned.qpu
         match event:
@@ -158,7 +158,7 @@ class BrokerMetrics:
         return () if task is None else task.jobs
 
     def _open_jobs(self, qpu: str) -> Tally[str]:
-        state = self._broker.service.state
+        state = self._broker.events.state
         jobs = set(state.queued(qpu))
         jobs.update(job for tag in state.open_tasks(qpu) for job in state.tasks[tag].jobs)
         numbers = Tally({"queued": 0, "running": 0, "uncertain": 0})

@@ -30,7 +30,7 @@ class UnitUnknown(ValueError):
 
 def units(broker: Broker) -> list[str]:
     """Return the units in which the site's QPUs bill, as far as these could be opened."""
-    state = broker.service.state
+    state = broker.events.state
     billed = {rules.metering.unit for rules in state.rules.values()}
     used = {unit for budgets in state.books.accounts.values() for unit in budgets}
     return sorted(billed | used)
@@ -50,13 +50,13 @@ async def set_budget(
             f"no QPU here bills in {unit!r}; the units are: {', '.join(known) or 'none yet'}"
         )
     event = ev.BudgetSet(account=account, unit=unit, amount=amount, by=by)
-    await broker.service.post(event)
-    return broker.service.state.books.status(account)
+    await broker.events.post(event)
+    return broker.events.state.books.status(account)
 
 
 def project_budgets(broker: Broker, project: str) -> list[BudgetStatus]:
     """Return how a project stands in each unit it was charged or limited in."""
-    return broker.service.state.books.status(str(ProjectAccount(project)))
+    return broker.events.state.books.status(str(ProjectAccount(project)))
 
 
 async def all_uses(broker: Broker, members: Iterable[str] = ()) -> dict[str, ProjectTotals]:
@@ -74,7 +74,7 @@ def limited_projects(broker: Broker) -> list[str]:
     """Return the projects that have a budget."""
     accounts = (
         account_from_text(name)
-        for name, budgets in broker.service.state.books.accounts.items()
+        for name, budgets in broker.events.state.books.accounts.items()
         if any(budget.amount is not None for budget in budgets.values())
     )
     return sorted(one.project for one in accounts if isinstance(one, ProjectAccount))

@@ -38,7 +38,7 @@ from orchestrator.broker.ledger import JobFilter, Ledger, LedgerError
 from orchestrator.broker.runtime.blob_store import reuse_key
 from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
-from orchestrator.broker.runtime.event_loop import BrokerService, Commit
+from orchestrator.broker.runtime.event_loop import Commit, EventLoop
 from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.quotas import Quotas
@@ -66,7 +66,7 @@ class Broker:
     unavailable with the reason and tried again when it is next asked for.
     scope: the part of the ledger that it owns. A service's jobs go on by themselves after a restart,
     a run's when they are asked for again.
-    observers: called with every commit, on the loop; see `BrokerService.observe`.
+    observers: called with every commit, on the loop; see `EventLoop.observe`.
     limits: what users may have at a time; None where one process is the only user.
     sharing: projects that use each other's results again, where a stage asks; others only their own.
     intake: reads the payloads of users, who are not trusted.
@@ -82,7 +82,7 @@ class Broker:
     sharing: frozenset[str] = frozenset()
     intake: Intake = field(default_factory=Intake)
     pacing: Pacing = STANDARD_PACING
-    service: BrokerService = field(init=False)
+    events: EventLoop = field(init=False)
     watch: CalibrationWatch = field(init=False)
     quotas: Quotas = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
@@ -98,15 +98,15 @@ class Broker:
         Raises ``LedgerError``. What an earlier process left open is looked for on its QPU.
         """
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
-        self.service = await asyncio.get_running_loop().run_in_executor(
+        self.events = await asyncio.get_running_loop().run_in_executor(
             self._writer,
-            lambda: self._new_service(
+            lambda: self._new_loop(
                 writer=self._writer,
                 checkpoint_every=self.pacing.checkpoint_events,
                 keeps_trying=True,
             ),
         )
-        await self.service.checkpoint(most=_JOBS_AT_START)
+        await self.events.checkpoint(most=_JOBS_AT_START)
         self._begin()
         for name in self.qpus:
             with contextlib.suppress(QpuUnavailable):
@@ -119,15 +119,15 @@ class Broker:
         It commits on the loop, and opens only QPUs with tasks of an earlier, dead process.
         Raises ``LedgerError``, ``QpuUnavailable``.
         """
-        self.service = self._new_service()
+        self.events = self._new_loop()
         self._begin()
-        for record in tuple(self.service.state.jobs.values()):
+        for record in tuple(self.events.state.jobs.values()):
             if record.open:
                 await self.backend(record.submitted.qpu)
         await self._resume(resume=False)
 
-    def _new_service(self, **options: Any) -> BrokerService:
-        return BrokerService(
+    def _new_loop(self, **options: Any) -> EventLoop:
+        return EventLoop(
             scope=self.scope,
             ledger=self.ledger,
             clock=self.clock,
@@ -140,16 +140,16 @@ class Broker:
         if self.limits is not None:
             self.quotas = Quotas(
                 limits=self.limits,
-                state=lambda: self.service.state,
+                state=lambda: self.events.state,
                 free_bytes=lambda: self.ledger.free_bytes,
             )
             self.quotas.restore()
-        self.watch = CalibrationWatch(self.service, every_s=self.pacing.watch_s)
-        self._serving = asyncio.ensure_future(self.service.serve())
+        self.watch = CalibrationWatch(self.events, every_s=self.pacing.watch_s)
+        self._serving = asyncio.ensure_future(self.events.serve())
 
     async def _resume(self, *, resume: bool) -> None:
-        if self.service.state.asleep:
-            await self.service.post(ev.BrokerOpened(resume=resume))
+        if self.events.state.asleep:
+            await self.events.post(ev.BrokerOpened(resume=resume))
 
     async def close(self, cancel_s: float | None = None) -> None:
         """Stop working; what runs on a QPU goes on there and is found again by the next broker.
@@ -164,20 +164,20 @@ class Broker:
             await self._cancel_open(cancel_s)
         self._serving.cancel()
         await asyncio.wait([self._serving], timeout=self.pacing.close_s)
-        await self.service.close()
+        await self.events.close()
         if self._writer is not None:
             self._writer.shutdown()
 
     async def _cancel_open(self, patience_s: float) -> None:
-        service = self.service
+        events = self.events
         jobs = [
             job
-            for job, record in service.state.jobs.items()
+            for job, record in events.state.jobs.items()
             if not record.state.is_final and not record.held
         ]
         if jobs:
-            ends = [asyncio.wrap_future(service.wait_for(job)) for job in jobs]
-            posts = [service.post(ev.JobCancelRequested(job=job)) for job in jobs]
+            ends = [asyncio.wrap_future(events.wait_for(job)) for job in jobs]
+            posts = [events.post(ev.JobCancelRequested(job=job)) for job in jobs]
             await asyncio.gather(*posts, return_exceptions=True)
             await asyncio.wait(ends, timeout=patience_s)
 
@@ -218,7 +218,7 @@ class Broker:
             listed = ", ".join(self.qpus)
             raise ConfigError(f"the site has no QPU {qpu!r}; it has: {listed or 'none'}")
         backend = await asyncio.to_thread(self.open_backend, qpu)
-        self.service.attach(self.qpus[qpu], backend)
+        self.events.attach(self.qpus[qpu], backend)
         await self.watch.watch(self.qpus[qpu], backend)
         return backend
 
@@ -226,8 +226,10 @@ class Broker:
         """Return what a QPU accepts now. Raises ``QpuUnavailable``."""
         return await asyncio.to_thread((await self.backend(qpu)).target)
 
-    async def take(self, request: JobRequest, user: str, body: IO[bytes]) -> tuple[JobView, bool]:
-        """Submit a job whose payload comes from a user who is not trusted; see `submit`.
+    async def submit_untrusted(
+        self, request: JobRequest, user: str, body: IO[bytes]
+    ) -> tuple[JobView, bool]:
+        """Submit a job whose payload is not trusted; see `submit`.
 
         Also raises ``PayloadRejected`` for bytes that are no payload, or take too much to read.
         """
@@ -245,7 +247,7 @@ class Broker:
         reuse = None
         if request.may_reuse:
             reuse = await asyncio.to_thread(self.reuse, request, payload, target)
-        ended = None if job in self.service.state.jobs else await self._ended(job)
+        ended = None if job in self.events.state.jobs else await self._ended(job)
         written = asyncio.get_running_loop().create_future()
         new = self.admit(request, user, payload, target, reuse, written, ended)
         await written
@@ -283,8 +285,8 @@ class Broker:
             TooManyJobs: the user or the project has too many open jobs.
             StorageFull: the payload has no room.
         """
-        service, job = self.service, request.job_id(payload.digest)
-        known = service.state.jobs.get(job) or (None if ended is None else ended.job)
+        events, job = self.events, request.job_id(payload.digest)
+        known = events.state.jobs.get(job) or (None if ended is None else ended.job)
         goes_on = known is not None and not (
             known.held or known.state in (JobState.FAILED, JobState.CANCELLED)
         )
@@ -303,15 +305,15 @@ class Broker:
             now_s = self.clock().timestamp()
             self.quotas.admit(job, user, request.project, size, now_s)
             written.add_done_callback(lambda _: self.quotas.arrived(job))
-        service.blobs.put(job, payload)
+        events.blobs.put(job, payload)
         if known is not None:
             resumed = ev.JobResumed(job=job, calibration=request.calibration)
-            service.put(resumed, {}, written)
+            events.put(resumed, {}, written)
             return False
-        service.put(
+        events.put(
             self._submitted(request, user, payload, reuse), {payload.digest: payload.data}, written
         )
-        written.add_done_callback(lambda _: service.blobs.drop_unknown(job))
+        written.add_done_callback(lambda _: events.blobs.drop_unknown(job))
         return True
 
     def _submitted(
@@ -337,7 +339,7 @@ class Broker:
         project = request.project
         audience = results_audience(project, shares=project in self.sharing)
         key = reuse_key(payload, self.qpus[request.qpu], target, audience)
-        source = self.service.blobs.source(key)
+        source = self.events.blobs.source(key)
         return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 
     async def view(self, job: JobId) -> JobView:
@@ -352,7 +354,7 @@ class Broker:
 
     def view_at_hand(self, job: JobId) -> JobView | None:
         """Return a job that is in memory; from any thread."""
-        state = self.service.state
+        state = self.events.state
         return job_view(state.jobs[job], state.tasks) if job in state.jobs else None
 
     async def jobs(self, wanted: JobFilter) -> list[JobView]:
@@ -360,7 +362,7 @@ class Broker:
 
         They are those of one moment, each as it is when its view is made.
         """
-        state = self.service.state
+        state = self.events.state
         # What is in memory counts, also for jobs that are moved out of it this moment.
         here, tasks = dict(state.jobs), _with_forgotten(state)
         records = [
@@ -386,7 +388,7 @@ class Broker:
 
     async def _ended(self, job: JobId) -> EndedJob | None:
         """Return a job that is in the ledger alone."""
-        if not self.service.state.past:
+        if not self.events.state.past:
             return None
         return await asyncio.to_thread(self.ledger.ended_job, self.scope, job)
 
@@ -397,7 +399,7 @@ class Broker:
 
     async def uses(self) -> dict[str, ProjectTotals]:
         """Return what each project used so far."""
-        state = self.service.state
+        state = self.events.state
         records, tasks = list(state.jobs.values()), _with_forgotten(state)
         uses = {
             project: ProjectTotals(jobs=past.jobs, usage=past.usage)
@@ -428,7 +430,7 @@ class Broker:
         if not (await self.view(job)).state.is_final and timeout_s > 0:
             arrival = self._arrivals.get(job)
             if arrival is None or arrival.done():
-                arrival = asyncio.wrap_future(self.service.wait_for(job))
+                arrival = asyncio.wrap_future(self.events.wait_for(job))
                 self._arrivals[job] = arrival
                 arrival.add_done_callback(lambda _: self._arrivals.pop(job, None))
             await asyncio.wait([arrival], timeout=timeout_s)
@@ -439,13 +441,13 @@ class Broker:
     async def result(self, job: JobId) -> bytes:
         """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
         ended = await self._over(job)
-        data = await asyncio.to_thread(self.service.blobs.encoded_result, ended)
-        self.service.blobs.forget(job)
+        data = await asyncio.to_thread(self.events.blobs.encoded_result, ended)
+        self.events.blobs.forget(job)
         return data
 
     async def _over(self, job: JobId) -> EndedJob:
         """Return a job that has ended. Raises `JobUnknown`."""
-        state = self.service.state
+        state = self.events.state
         if job in state.jobs:
             return ended_job(state, job)
         ended = await self._ended(job)
@@ -457,18 +459,18 @@ class Broker:
         """Ask for a job's end, also on the QPU; return False if it was too late."""
         if (await self.view(job)).state.is_final:
             return False
-        await self.service.post(ev.JobCancelRequested(job=job))
+        await self.events.post(ev.JobCancelRequested(job=job))
         return True
 
     async def release(self, qpu: str, lease: str, user: str = "") -> None:
         """End a user's lease before its time; one that has ended stays as it is."""
         owned = _owned(user, lease)
         event = ev.LeaseClosed(lease=owned, qpu=qpu, reason="released", at=self.clock())
-        await self.service.post(event)
+        await self.events.post(event)
 
     async def why(self, job: JobId) -> Explanation:
         """Return why a job waits, or went when it did. Raises `JobUnknown`."""
-        state = self.service.state
+        state = self.events.state
         if job in state.jobs:
             return explain(state, job, self.clock())
         ended = await self._over(job)
@@ -479,26 +481,26 @@ class Broker:
     async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
         """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""
         seen = await self.view(job)
-        record = self.service.state.jobs.get(job)
+        record = self.events.state.jobs.get(job)
         uncertain = sorted(record.uncertain) if record is not None else []
         if not uncertain:
             raise NotUncertain(f"job {job} is {seen.state}; it has no uncertain task")
         for tag in uncertain:
             event = ev.TaskResolved(tag=tag, verdict=verdict, by=by, reason=reason)
-            await self.service.post(event)
+            await self.events.post(event)
         return await self.view(job)
 
     async def drain(self, qpu: str, by: str, reason: str) -> None:
         """Start nothing further on a QPU; what runs goes on to its end."""
-        await self.service.post(ev.QpuDrained(qpu=qpu, by=by, reason=reason))
+        await self.events.post(ev.QpuDrained(qpu=qpu, by=by, reason=reason))
 
     async def resume(self, qpu: str, by: str) -> None:
         """Let a QPU take work again."""
-        await self.service.post(ev.QpuResumed(qpu=qpu, by=by))
+        await self.events.post(ev.QpuResumed(qpu=qpu, by=by))
 
     def status(self, qpu: str) -> QpuStatus:
         """Return how a QPU stands."""
-        state = self.service.state
+        state = self.events.state
         drained, now = state.drained.get(qpu), self.clock()
         calendar = state.rules[qpu].calendar if qpu in state.rules else Calendar()
         closure = calendar.closure_at(now)
@@ -519,8 +521,8 @@ class Broker:
 
     async def fault(self) -> str | None:
         """Return why no work can be accepted now, None while all is well."""
-        if self.service.failure is not None:
-            return self.service.failure
+        if self.events.failure is not None:
+            return self.events.failure
         try:
             await asyncio.to_thread(self.ledger.runs)
         except LedgerError as error:

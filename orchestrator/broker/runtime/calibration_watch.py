@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from backends.api import Backend, Target
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
-from orchestrator.broker.runtime.event_loop import BrokerService
+from orchestrator.broker.runtime.event_loop import EventLoop
 from orchestrator.broker.runtime.site_rules import SETTLING, calendar_of
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import QpuSettings
@@ -29,7 +29,7 @@ class CalibrationWatch:
     Lives on the broker's loop. _calibrations: the last id that was read, by QPU.
     """
 
-    service: BrokerService
+    events: EventLoop
     every_s: float
     _calibrations: dict[str, str] = field(default_factory=dict)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -39,7 +39,7 @@ class CalibrationWatch:
         if settings.name in self._calibrations:
             return
         await self.note(settings.name, await asyncio.to_thread(backend.target))
-        self._tasks.append(asyncio.create_task(self._poll(settings, backend, self.service.clock())))
+        self._tasks.append(asyncio.create_task(self._poll(settings, backend, self.events.clock())))
 
     async def note(self, qpu: str, target: Target) -> None:
         """Post an event if the QPU was calibrated anew. Raises `LedgerError`."""
@@ -50,7 +50,7 @@ class CalibrationWatch:
         if before or self._contradicts(qpu, calibration):
             event = ev.QpuRecalibrated(qpu=qpu, calibration=calibration, before=before)
             try:
-                await self.service.post(event)
+                await self.events.post(event)
             except LedgerError:  # post it after the next reading
                 del self._calibrations[qpu]
                 if before:
@@ -69,7 +69,7 @@ class CalibrationWatch:
 
     def _contradicts(self, qpu: str, calibration: str) -> bool:
         """Whether an earlier broker left a job or a history of another calibration."""
-        state = self.service.state
+        state = self.events.state
         history = state.histories.get(qpu)
         if history is not None and calibration in history.outdated:
             return True
@@ -94,7 +94,7 @@ class CalibrationWatch:
                     self._calibrations.get(settings.name) == before
                 ):  # else `note` was called meanwhile
                     await self.note(settings.name, target)
-                now, found = self.service.clock(), await asyncio.to_thread(_stamp, settings)
+                now, found = self.events.clock(), await asyncio.to_thread(_stamp, settings)
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:
                     await self._renew(settings, target, now)
                     renewed_at, stamp = now, found
@@ -110,12 +110,12 @@ class CalibrationWatch:
         except ConfigError as error:
             _log.warning("QPU %s keeps the calendar it had: %s", settings.name, error)
             return
-        rules = self.service.state.rules[settings.name]
-        await self.service.reconfigure(settings.name, replace(rules, calendar=calendar))
+        rules = self.events.state.rules[settings.name]
+        await self.events.reconfigure(settings.name, replace(rules, calendar=calendar))
 
     def _pause_s(self, qpu: str) -> float:
-        now = self.service.clock()
-        closure = self.service.state.rules[qpu].calendar.closure_at(now)
+        now = self.events.clock()
+        closure = self.events.state.rules[qpu].calendar.closure_at(now)
         if closure is None:
             return self.every_s
         left_s = (closure.end - SETTLING - now).total_seconds()

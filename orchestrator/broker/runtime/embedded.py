@@ -147,22 +147,22 @@ class EmbeddedBroker:
         """Let the run cost so much of a unit in all; None takes the limit away."""
         account = str(RunAccount(self._run))
         event = ev.BudgetSet(account=account, unit=unit, amount=amount, by="run")
-        self._on_loop(self._running.service.post(event))
+        self._on_loop(self._running.events.post(event))
 
     def is_limited(self) -> bool:
         """Whether the run has a budget in any unit, set now or by an earlier process."""
-        budgets = self._running.service.state.books.status(str(RunAccount(self._run)))
+        budgets = self._running.events.state.books.status(str(RunAccount(self._run)))
         return any(budget.amount is not None for budget in budgets)
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:
         """See `BrokerClient.result`."""
-        service = self._running.service
-        service.wait_for(job).result(timeout_s)
+        events = self._running.events
+        events.wait_for(job).result(timeout_s)
         view = self.view(job)
         if view.state is not JobState.COMPLETED:
             raise job_error(view)
-        merged = service.blobs.result(ended_job(service.state, job))
-        service.blobs.forget(job)
+        merged = events.blobs.result(ended_job(events.state, job))
+        events.blobs.forget(job)
         return merged
 
     def cancel(self, job: JobId) -> bool:
@@ -184,7 +184,7 @@ class EmbeddedBroker:
         """Cancel every open job; return how many there were."""
         if self._broker is None or self._closed:
             return 0
-        jobs = [job for job, record in self._broker.service.state.jobs.items() if not record.held]
+        jobs = [job for job, record in self._broker.events.state.jobs.items() if not record.held]
         return sum(self.cancel(job) for job in jobs)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -35,22 +35,22 @@ from orchestrator.broker.runtime.site_rules import qpu_rules
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
 
-__all__ = ["BrokerService", "Commit"]
+__all__ = ["Commit", "EventLoop"]
 
 _CALL_THREADS = 16
 _WAIT_THREADS = 64
-# How long the word that a task started may wait for another event to share its commit.
+# How long the event of a task's start may wait for another event to share its commit.
 _QUIET_S = 0.2
 # A timer may fire a moment early by the wall clock.
-_LOOK_MARGIN_S = 0.001
-_LONGEST_LOOK_S = 3600.0
+_TICK_MARGIN_S = 0.001
+_LONGEST_TICK_S = 3600.0
 _JOBS_PER_CHECKPOINT = 2000
 _RECALL_TRIES = 30
-# So long those wait whose call is in the transaction that cannot be written.
+# Callers wait so long for a transaction that cannot be written.
 _STALLED_CALL_S = 10.0
 _log = logging.getLogger(__name__)
 
-# Where whoever handed an event in learns that it is durable: on the loop, or on another thread.
+# Resolved when an event is durable: for a caller on the loop, or on another thread.
 _Written = asyncio.Future[None] | Future[None]
 
 
@@ -66,10 +66,10 @@ class Commit:
 
 @dataclass(slots=True)
 class _Item:
-    """An event with what goes with it; without one, time has passed or rules have changed.
+    """An event with its blobs; without one, time has passed or rules have changed.
 
-    rules: the QPU's new rules, in force before the event and all after it.
-    at: when it happened, for an event that waits for company; others happen as they are written.
+    rules: new rules of a QPU, in force before the event. at: when it happened, if that is not when
+    it is written.
     """
 
     event: ev.Event | None = None
@@ -79,19 +79,23 @@ class _Item:
     results: Mapping[str, bytes] = field(default_factory=dict)
     written: _Written | None = None
 
+    def fail(self, error: Exception) -> None:
+        if self.written is not None and not self.written.done():
+            self.written.set_exception(error)
+
 
 @dataclass(eq=False)
-class BrokerService:
-    """All that one broker does for one ledger scope. Lives on one event loop.
+class EventLoop:
+    """Writes the events of one ledger scope, then executes the commands that follow from them.
 
-    Events that arrive while a commit is under way share the next one (group commit).
+    Lives on one asyncio loop. Events that arrive during a commit share the next one.
     writer: a thread for commits, where others must not wait for the disk; None commits on the
     loop itself, which is quicker for one client.
     checkpoint_every: after so many events, jobs that ended a while ago are moved out of memory
     into rows of their own; None keeps all. Needs a writer.
     keeps_trying: whether a transaction that cannot be written is tried again until it is, as on a full
     disk that is cleared; meanwhile nothing starts, and calls are refused. Else the broker stops.
-    observe: told of every commit once its commands are under way; must be quick and not raise.
+    observe: called with every commit once its commands are executed; must be quick and not raise.
     """
 
     scope: str
@@ -104,14 +108,14 @@ class BrokerService:
     pacing: Pacing = STANDARD_PACING
     state: BrokerState = field(init=False)
     blobs: BlobStore = field(init=False)
-    _executions: dict[str, QpuDriver] = field(default_factory=dict)
-    _inbox: list[_Item] = field(default_factory=list)
+    _drivers: dict[str, QpuDriver] = field(default_factory=dict)
+    _queue: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
     _quiet_timer: asyncio.TimerHandle | None = None
-    _look: asyncio.TimerHandle | None = None
-    _settled: dict[JobId, JobState] = field(default_factory=dict)
-    _settling: threading.Lock = field(default_factory=threading.Lock)
+    _tick: asyncio.TimerHandle | None = None
+    _final: dict[JobId, JobState] = field(default_factory=dict)
+    _final_lock: threading.Lock = field(default_factory=threading.Lock)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
     _broken: LedgerError | TaskCancelled | None = None
     _stalled: LedgerError | None = None
@@ -120,18 +124,18 @@ class BrokerService:
     _waits: ThreadPoolExecutor = field(init=False)
 
     def __post_init__(self) -> None:
-        """Take up what the ledger already holds; threads start when they are first used."""
+        """Restore the state from the ledger; threads start when they are first used."""
         self.state = self.ledger.restore(self.scope)
         self.state.asleep = bool(self.state.jobs)
         self.blobs = BlobStore(self.state, self.ledger)
-        self._settled |= {j: r.state for j, r in self.state.jobs.items() if r.state.is_final}
+        self._final |= {j: r.state for j, r in self.state.jobs.items() if r.state.is_final}
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 
     def attach(self, settings: QpuSettings, backend: Backend) -> None:
         """Drive a QPU from now on; its limits bound what is planned."""
         qpu = settings.name
-        if qpu in self._executions:
+        if qpu in self._drivers:
             return
         rules = qpu_rules(settings, backend.target(), self.clock())
         limits = rules.limits
@@ -140,7 +144,7 @@ class BrokerService:
         leases = None if limits.max_concurrent_tasks is None else rules.leases
         limits = replace(limits, max_concurrent_tasks=most)
         self.state.configure(qpu, replace(rules, limits=limits, leases=leases))
-        self._executions[qpu] = QpuDriver(
+        self._drivers[qpu] = QpuDriver(
             backend=backend,
             can_find=limits.can_find,
             report=self._report,
@@ -151,24 +155,22 @@ class BrokerService:
             pacing=self.pacing,
         )
 
-    async def post(self, event: ev.Event, payloads: Mapping[str, bytes] | None = None) -> None:
-        """Hand in an event; return once it is durable. Raises `LedgerError`."""
-        written = asyncio.get_running_loop().create_future()
-        self.put(event, payloads or {}, written)
-        await written
+    async def post(self, event: ev.Event) -> None:
+        """Queue an event; return once it is durable. Raises `LedgerError`."""
+        await self._put_and_wait(event=event)
 
     async def reconfigure(self, qpu: str, rules: QpuRules) -> None:
-        """Schedule a QPU by other rules, in turn with the events; return once they are in force.
-
-        Raises `LedgerError`.
-        """
-        written = asyncio.get_running_loop().create_future()
-        self._put(_Item(rules=(qpu, rules), written=written))
-        await written
+        """Queue other rules of a QPU; return once they are in force. Raises `LedgerError`."""
+        await self._put_and_wait(rules=(qpu, rules))
 
     def put(self, event: ev.Event, payloads: Mapping[str, bytes], written: _Written) -> None:
-        """Hand in an event on the loop; ``written`` is resolved when it is durable, or cannot be."""
+        """Queue an event, on the loop; ``written`` is resolved when it is durable, or cannot be."""
         self._put(_Item(event, payloads=payloads, written=written))
+
+    async def _put_and_wait(self, **item: Any) -> None:
+        written = asyncio.get_running_loop().create_future()
+        self._put(_Item(**item, written=written))
+        await written
 
     async def serve(self) -> None:
         """Write and execute until cancelled."""
@@ -178,15 +180,15 @@ class BrokerService:
             if self._quiet_timer is not None:
                 self._quiet_timer.cancel()
                 self._quiet_timer = None
-            while self._inbox:
-                items, self._inbox = self._inbox, []
+            while self._queue:
+                items, self._queue = self._queue, []
                 try:
                     await self._write_then_execute(items)
                     if self._checkpoint_is_due:
                         await self.checkpoint()
-                except Exception as error:  # a fault of ours: accept nothing that nobody will write
-                    told = f"the broker has stopped: {type(error).__name__}: {error}"
-                    self._break(LedgerError(told), items)
+                except Exception as error:  # a fault of ours: no event would be written
+                    reason = f"the broker has stopped: {type(error).__name__}: {error}"
+                    self._break(LedgerError(reason), items)
                     raise
 
     async def checkpoint(self, most: int = _JOBS_PER_CHECKPOINT) -> None:
@@ -194,10 +196,8 @@ class BrokerService:
 
         Not beside `serve`, which does this by itself. What cannot be stored stays where it is.
         """
-        loop, before = (
-            asyncio.get_running_loop(),
-            self.clock() - timedelta(seconds=self.pacing.ended_s),
-        )
+        loop = asyncio.get_running_loop()
+        before = self.clock() - timedelta(seconds=self.pacing.ended_s)
         self._since_checkpoint = 0
         try:
             gone = await loop.run_in_executor(
@@ -214,9 +214,9 @@ class BrokerService:
         for tag in tags:
             if tag not in self.state.tasks:
                 self.blobs.results.pop(tag, None)
-        with self._settling:
+        with self._final_lock:
             for job in gone:
-                self._settled.pop(job, None)
+                self._final.pop(job, None)
 
     @property
     def _checkpoint_is_due(self) -> bool:
@@ -227,35 +227,35 @@ class BrokerService:
     @property
     def failure(self) -> str | None:
         """Why the broker accepts nothing now, None while it works."""
-        trouble = self._broken or self._stalled
-        return None if trouble is None else str(trouble)
+        error = self._broken or self._stalled
+        return None if error is None else str(error)
 
     def wait_for(self, job: JobId) -> Future[JobState]:
         """Return a future of the job's next final, or uncertain, state; from any thread."""
         waiter: Future[JobState] = Future()
-        with self._settling:
+        with self._final_lock:
             if self._broken is not None:
                 waiter.set_exception(self._broken)
-            elif job in self._settled:
-                waiter.set_result(self._settled[job])
+            elif job in self._final:
+                waiter.set_result(self._final[job])
             else:
                 self._waiters.setdefault(job, []).append(waiter)
         return waiter
 
     async def close(self) -> None:
         """End the work on every QPU; what still runs there is left to be found again."""
-        if self._look is not None:
-            self._look.cancel()
+        if self._tick is not None:
+            self._tick.cancel()
         for task in tuple(self._running):
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         await asyncio.gather(
-            *(execution.close() for execution in self._executions.values()),
+            *(driver.close() for driver in self._drivers.values()),
             return_exceptions=True,
         )
         for pool in (self._calls, self._waits):
             pool.shutdown(wait=False, cancel_futures=True)
-        self._dismiss(TaskCancelled("the broker was closed before the job had ended"))
+        self._end_waits(TaskCancelled("the broker was closed before the job had ended"))
 
     def _receive(self, tag: str, result: Result) -> Received:
         """Return a task's result and its bytes; on a thread."""
@@ -283,27 +283,26 @@ class BrokerService:
         quiet = isinstance(event, ev.TaskStarted)
         self._put(_Item(event, at=self.clock() if quiet else None, results=results), quiet=quiet)
 
-    def _look_again(self, now: datetime) -> None:
-        """See to it that the state machine is asked again when time alone lets something start."""
-        if self._look is not None:
-            self._look.cancel()
-            self._look = None
+    def _set_tick(self, now: datetime) -> None:
+        """Ask the state machine again when time alone lets something start."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
         at = self.state.next_look(now)
         if at is not None:
-            delay_s = min((at - now).total_seconds(), _LONGEST_LOOK_S)
+            delay_s = min((at - now).total_seconds(), _LONGEST_TICK_S)
             loop = asyncio.get_running_loop()
-            self._look = loop.call_later(delay_s + _LOOK_MARGIN_S, self._put, _Item())
+            self._tick = loop.call_later(delay_s + _TICK_MARGIN_S, self._put, _Item())
 
     def _put(self, item: _Item, *, quiet: bool = False) -> None:
-        """Queue an event. A quiet one waits for company, since `find` can make up for it."""
+        """Queue an item. A quiet one waits for others, since `find` can replace it."""
         if self._broken is not None:
-            if item.written is not None:
-                item.written.set_exception(self._broken)
+            item.fail(self._broken)
             return
         if self._stalled is not None and item.written is not None:
-            item.written.set_exception(self._stalled)
+            item.fail(self._stalled)
             return
-        self._inbox.append(item)
+        self._queue.append(item)
         if not quiet:
             self._wakeup.set()
         elif self._quiet_timer is None:
@@ -312,28 +311,29 @@ class BrokerService:
 
     async def _write_then_execute(self, items: list[_Item]) -> None:
         try:
-            await self._recall_for(items)
+            await self._retried(lambda: self._recall(items), items, LedgerError, _RECALL_TRIES)
         except LedgerError as error:
             self._break(error, items)
             return
         now = self.clock()
         items, events, commands = self._handle(items, now)
-        self._look_again(now)
+        self._set_tick(now)
         if not events:
             self._follow(items, commands)
             return
         self._since_checkpoint += len(events)
-        ending = [c.job for c in commands if isinstance(c, SettleJob)]
         entries = Entries(
             events=events,
             payloads={k: v for item in items for k, v in item.payloads.items()},
             results={k: v for item in items for k, v in item.results.items()}
-            | await self._reusable(ending),
+            | await self._reusable(commands),
         )
-        began = time.perf_counter()
-        failed: LedgerError | None = None
+        began, failed = time.perf_counter(), None
         try:
-            await self._commit_at_last(entries, items)
+            # The same transaction again: one that was written without an answer is found.
+            await self._retried(
+                lambda: self._commit(entries), items, LedgerUnwritable, 1, _STALLED_CALL_S
+            )
         except LedgerError as error:
             failed = error
         lasted_s = time.perf_counter() - began
@@ -345,11 +345,53 @@ class BrokerService:
             recorded = tuple(event for event, _ in events)
             self.observe(Commit(events=recorded, at=now, duration_s=lasted_s, error=failed))
 
-    async def _reusable(self, ending: list[JobId]) -> dict[str, bytes]:
-        asked = [job for job in ending if self.blobs.is_reusable(job)]
-        if not asked:
-            return {}
-        return await asyncio.to_thread(self.blobs.reusable, asked)
+    async def _recall(self, items: list[_Item]) -> None:
+        """Read the jobs back that events are about and that are in the ledger alone."""
+        for item in items:
+            if item.event is not None:
+                self.ledger.recall_for(self.scope, self.state, item.event)
+
+    async def _commit(self, entries: Entries) -> None:
+        if self.writer is None:
+            self.ledger.append(self.scope, entries)
+        else:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(self.writer, self.ledger.append, self.scope, entries)
+
+    async def _retried(
+        self,
+        action: Callable[[], Awaitable[None]],
+        items: list[_Item],
+        kind: type[LedgerError],
+        tries: int,
+        patience_s: float = 0.0,
+    ) -> None:
+        """Try until the ledger answers, or so often if this broker does not keep trying.
+
+        kind: errors that pass. patience_s: after so long the callers of the items get an error.
+        """
+        began = time.monotonic()
+        while True:
+            try:
+                await action()
+            except kind as error:
+                tries -= 1
+                if self.keeps_trying:
+                    late = time.monotonic() - began >= patience_s
+                    self._stall(error, items if late else [])
+                elif tries <= 0:
+                    raise
+                await asyncio.sleep(self.pacing.stalled_s)
+            else:
+                if self._stalled is not None:
+                    _log.warning("the ledger answers again; the broker goes on")
+                    self._stalled = None
+                return
+
+    async def _reusable(self, commands: list[Command]) -> dict[str, bytes]:
+        ending = [command.job for command in commands if isinstance(command, SettleJob)]
+        jobs = [job for job in ending if self.blobs.is_reusable(job)]
+        return await asyncio.to_thread(self.blobs.reusable, jobs) if jobs else {}
 
     def _handle(
         self, items: list[_Item], now: datetime
@@ -364,46 +406,26 @@ class BrokerService:
                 self.state.configure(*item.rules)
             outcome = self.state.handle(item.event, at) if item.event else self.state.tick(at)
             if outcome.refused is not None:
-                if item.written is not None and not item.written.done():
-                    item.written.set_exception(outcome.refused)
+                item.fail(outcome.refused)
                 continue
             accepted.append(item)
             events += [(event, at) for event in outcome.events]
             commands += outcome.commands
         return accepted, events, commands
 
-    async def _recall_for(self, items: list[_Item]) -> None:
-        """Take up the forgotten jobs that events are about. Raises `LedgerError` if it must."""
-        tries = 0
-        while True:
-            try:
-                for item in items:
-                    if item.event is None:
-                        continue
-                    self.ledger.recall_for(self.scope, self.state, item.event)
-                self._stalled = None
-                return
-            except LedgerError as error:  # a server that is away comes back, mostly
-                tries += 1
-                if self.keeps_trying:
-                    self._stall(error, items)
-                elif tries == _RECALL_TRIES:
-                    raise
-                await asyncio.sleep(self.pacing.stalled_s)
-
     def _follow(self, items: list[_Item], commands: list[Command]) -> None:
-        """Do what events that are on disk now led to."""
+        """Execute what follows from events that are on disk now."""
         for item in items:
-            self._unsettle(item.event)
-        # Starts come first: those who handed work in may learn of it while it runs already.
+            self._reopen(item.event)
+        # Starts come before the answers to callers.
         for command in commands:
             self._execute(command)
         for item in items:
             if item.written is not None and not item.written.done():
                 item.written.set_result(None)
 
-    def _unsettle(self, event: ev.Event | None) -> None:
-        """Let clients wait again for jobs that an event has set going once more."""
+    def _reopen(self, event: ev.Event | None) -> None:
+        """Let clients wait again for jobs that go on with an event."""
         match event:
             case ev.JobResumed(job=job):
                 jobs: tuple[JobId, ...] = (job,)
@@ -411,64 +433,35 @@ class BrokerService:
                 jobs = self.state.tasks[tag].jobs
             case _:
                 return
-        with self._settling:
+        with self._final_lock:
             for job in jobs:
                 state = self.state.jobs[job].state
                 if not state.is_final and state is not JobState.UNCERTAIN:
-                    self._settled.pop(job, None)
-
-    async def _commit_at_last(self, entries: Entries, items: list[_Item]) -> None:
-        """Commit, however long it takes if that is what this broker does. Raises `LedgerError`.
-
-        The same transaction is tried again, so one that was written without an answer is found.
-        """
-        began = time.monotonic()
-        while True:
-            try:
-                await self._commit(entries)
-            except LedgerUnwritable as error:
-                if not self.keeps_trying:
-                    raise
-                self._stall(error, items if time.monotonic() - began > _STALLED_CALL_S else [])
-                await asyncio.sleep(self.pacing.stalled_s)
-            else:
-                if self._stalled is not None:
-                    _log.warning("the ledger takes commits again; the broker goes on")
-                self._stalled = None
-                return
+                    self._final.pop(job, None)
 
     def _stall(self, error: LedgerError, items: list[_Item]) -> None:
-        """Accept nothing until a commit succeeds; give up waiting for those who have for long."""
+        """Accept nothing until the ledger answers, and fail the calls of these items."""
         if self._stalled is None:
-            _log.error("the broker stands still until the ledger can be written: %s", error)
+            _log.error("the broker accepts nothing until the ledger can be written: %s", error)
         self._stalled = LedgerUnwritable(
             "the broker's ledger takes no commits now, so it accepts nothing; whether this call was "
             "accepted shows when it is made again, for equal calls are one job. Operators see the "
             "reason in the broker's log, and it goes on by itself once that is mended"
         )
-        for item in [*items, *self._inbox]:
-            if item.written is not None and not item.written.done():
-                item.written.set_exception(self._stalled)
-        self._inbox = [item for item in self._inbox if item.written is None]
-
-    async def _commit(self, entries: Entries) -> None:
-        if self.writer is None:
-            self.ledger.append(self.scope, entries)
-            return
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self.writer, self.ledger.append, self.scope, entries)
+        for item in [*items, *self._queue]:
+            item.fail(self._stalled)
+        self._queue = [item for item in self._queue if item.written is None]
 
     def _break(self, error: LedgerError, items: list[_Item]) -> None:
         """Stop accepting: what is not on disk must have no effect."""
-        for item in items + self._inbox:
-            if item.written is not None and not item.written.done():
-                item.written.set_exception(error)
-        self._inbox.clear()
-        self._dismiss(error)
+        for item in items + self._queue:
+            item.fail(error)
+        self._queue.clear()
+        self._end_waits(error)
 
-    def _dismiss(self, error: LedgerError | TaskCancelled) -> None:
-        """Tell all who wait, and who will, that nothing more is to come."""
-        with self._settling:
+    def _end_waits(self, error: LedgerError | TaskCancelled) -> None:
+        """Raise an error to all callers that wait, now or later."""
+        with self._final_lock:
             self._broken = error
             waiting = [waiter for waiters in self._waiters.values() for waiter in waiters]
             self._waiters.clear()
@@ -479,17 +472,17 @@ class BrokerService:
         match command:
             case SettleJob(job):
                 state = self.state.jobs[job].state
-                with self._settling:
-                    self._settled[job] = state
+                with self._final_lock:
+                    self._final[job] = state
                     waiting = self._waiters.pop(job, [])
                 for waiter in waiting:
                     waiter.set_result(state)
             case StartTask(tag):
                 self._spawn(self._start(tag))
             case FindTask(tag):
-                self._spawn(self._execution(tag).recover(tag))
+                self._spawn(self._driver(tag).recover(tag))
             case StopTask(tag):
-                self._spawn(self._execution(tag).stop(tag))
+                self._spawn(self._driver(tag).stop(tag))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -498,7 +491,7 @@ class BrokerService:
 
     async def _start(self, tag: str) -> None:
         parts = self.state.tasks[tag].planned.parts
-        await self._execution(tag).start(tag, lambda: self.blobs.task_payload(parts))
+        await self._driver(tag).start(tag, lambda: self.blobs.task_payload(parts))
 
-    def _execution(self, tag: str) -> QpuDriver:
-        return self._executions[self.state.tasks[tag].planned.qpu]
+    def _driver(self, tag: str) -> QpuDriver:
+        return self._drivers[self.state.tasks[tag].planned.qpu]

@@ -66,9 +66,7 @@ def serve(
 
     try:
         broker = _broker(found, ledger)
-        broker.observers.append(
-            lambda commit: log.write(*log_entries(commit, broker.service.state))
-        )
+        broker.observers.append(lambda commit: log.write(*log_entries(commit, broker.events.state)))
         capture_logging(log)
         settings = ApiSettings(
             tokens=found.state_dir / "tokens.json",
