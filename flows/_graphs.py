@@ -188,14 +188,12 @@ def _names_columns(rows: _Rows) -> bool:
     """Whether the first line is a heading; nodes may have the same names as columns."""
     words = [word.lower() for word in rows[0][1]]
     columns = (_FROM, _TO, _WEIGHT)[: len(words)]
-    if len(words) not in (2, 3) or not all(map(_is_in, words, columns)):
+    if len(words) not in (2, 3) or not all(
+        w in names for w, names in zip(words, columns, strict=False)
+    ):
         return False
     nodes = {word.lower() for _, others in rows[1:] for word in others[:2]}
     return nodes.isdisjoint(words)
-
-
-def _is_in(word: str, names: Sequence[str]) -> bool:
-    return word in names
 
 
 def _weighted(graph: Graph) -> Graph:

@@ -283,44 +283,23 @@ class Molecule:
             half = math.radians(self.angle_deg) / 2
             y, z = length * math.sin(half), length * math.cos(half)
             places = [(0.0, 0.0, 0.0), (0.0, y, z), (0.0, -y, z)]
-        return Geometry(
-            symbols=self.symbols,
-            positions=tuple(places),
-            x=length,
-            label=f"{length:.4g} Å",
-        )
+        label = f"{length:.4g} Å"
+        return Geometry(symbols=self.symbols, positions=tuple(places), x=length, label=label)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """How the curve's axis is walked: lengths in Å, or factors of the given length."""
+    """The points of a curve: lengths in Å, or factors of the given length."""
 
-    lengths: tuple[float, ...] | None = None
-    scales: tuple[float, ...] | None = None
+    lengths: Sequence[float] | None = None
+    scales: Sequence[float] | None = None
     points: int | None = None
     atoms: tuple[int, int] | None = None
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        lengths: Sequence[float] | None,
-        scales: Sequence[float] | None,
-        points: int | None,
-        atoms: Sequence[int] | None,
-    ) -> Scan:
-        """Build from what a user gives: any sequences. Raises `InputError`."""
-        if atoms is not None and len(atoms) != 2:
-            raise InputError(f"atoms {list(atoms)}: expected two of them, such as [0, 1]")
-        return cls(
-            lengths=None if lengths is None else tuple(lengths),
-            scales=None if scales is None else tuple(scales),
-            points=points,
-            atoms=None if atoms is None else (atoms[0], atoms[1]),
-        )
-
     def __post_init__(self) -> None:
         """Raise `InputError` on values that no curve can have."""
+        if self.atoms is not None and len(self.atoms) != 2:
+            raise InputError(f"atoms {list(self.atoms)}: expected two of them, such as [0, 1]")
         for name, values in (("lengths", self.lengths), ("scales", self.scales)):
             if values is not None and not (
                 values and all(math.isfinite(v) and v > 0 for v in values)
@@ -333,56 +312,26 @@ class Scan:
             raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
 
 
+_BUILT_IN = (
+    # name, symbols, first and last length in Å, what varies, usual electrons and orbitals
+    ("H2", "H H", (0.4, 2.6), "H-H / Å", 2, 2),
+    ("H4", "H H H H", (0.6, 2.4), "H-H / Å", 4, 4),
+    ("LiH", "Li H", (0.9, 4.2), "Li-H / Å", 2, 5),
+    ("HF", "H F", (0.7, 2.6), "H-F / Å", 8, 5),
+    ("H2O", "O H H", (0.7, 2.2), "both O-H / Å", 4, 4),
+    ("N2", "N N", (0.9, 2.4), "N-N / Å", 6, 6),
+)
 MOLECULES = {
-    "h2": Molecule(
-        formula="H2",
-        symbols=("H", "H"),
-        lengths=(0.4, 2.6),
-        x_label="H-H / Å",
-        electrons=2,
-        orbitals=2,
-    ),
-    "h4": Molecule(
-        formula="H4",
-        symbols=("H",) * 4,
-        lengths=(0.6, 2.4),
-        x_label="H-H / Å",
-        electrons=4,
-        orbitals=4,
-    ),
-    "lih": Molecule(
-        formula="LiH",
-        symbols=("Li", "H"),
-        lengths=(0.9, 4.2),
-        x_label="Li-H / Å",
-        electrons=2,
-        orbitals=5,
-    ),
-    "hf": Molecule(
-        formula="HF",
-        symbols=("H", "F"),
-        lengths=(0.7, 2.6),
-        x_label="H-F / Å",
-        electrons=8,
-        orbitals=5,
-    ),
-    "h2o": Molecule(
-        formula="H2O",
-        symbols=("O", "H", "H"),
-        lengths=(0.7, 2.2),
-        x_label="both O-H / Å",
-        electrons=4,
-        orbitals=4,
-        angle_deg=104.5,
-    ),
-    "n2": Molecule(
-        formula="N2",
-        symbols=("N", "N"),
-        lengths=(0.9, 2.4),
-        x_label="N-N / Å",
-        electrons=6,
-        orbitals=6,
-    ),
+    formula.lower(): Molecule(
+        formula=formula,
+        symbols=tuple(symbols.split()),
+        lengths=lengths,
+        x_label=x_label,
+        electrons=electrons,
+        orbitals=orbitals,
+        angle_deg=104.5 if formula == "H2O" else 180.0,
+    )
+    for formula, symbols, lengths, x_label, electrons, orbitals in _BUILT_IN
 }
 
 
@@ -419,8 +368,7 @@ def xyz_curve(path: str, scan: Scan, *, charge: int = 0, spin: int | None = None
     (frame,) = frames
     if len(frame.symbols) == 1:
         return Curve(name=name, x_label="atom", points=(frame,), notes=frame.notes)
-    atoms = scan.atoms or split_bond(frame)
-    i, j = atoms
+    i, j = atoms = scan.atoms or split_bond(frame)
     stretched(frame, atoms, 1.0)  # checks the atoms before their distance is taken
     given = _distance(frame, atoms)
     scales = scan.scales or _spread(0.7, 2.0, scan.points or _DEFAULT_POINTS)

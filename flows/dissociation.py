@@ -299,7 +299,7 @@ def _inputs(given: Mapping[str, Any]) -> _Inputs:
     _only_one(**{name: given[name] for name in ("molecule", "xyz", "fcidump")})
     quantum_side = ("precision", "max_iterations", "max_excitations", "seed")
     settings = Settings(**{name: given[name] for name in quantum_side})
-    scan = Scan.of(**{name: given[name] for name in ("lengths", "scales", "points", "atoms")})
+    scan = Scan(**{name: given[name] for name in ("lengths", "scales", "points", "atoms")})
     choice = SpaceChoice(
         basis=given["basis"],
         electrons=given["active_electrons"],
