@@ -12,7 +12,7 @@ from backends.aer.device import device_target, join_parts
 from backends.aer.factory import AerOptions, usable_cores
 from backends.aer.planning import Planner
 from backends.aer.spool import Record, Spool
-from backends.aer.worker_pool import PendingTask, WorkerPool, WorkerPoolPlan
+from backends.aer.worker_pool import PendingTask, WorkerPool
 from backends.api import (
     BackendError,
     PayloadRejected,
@@ -39,9 +39,9 @@ _PREFIX = "aer-"
 _MOST_PROCESSES = 8
 _ORPHAN_POLL_S = 0.02
 # Ended tasks whose results stay in memory; older ones are read from the spool.
-_TICKETS_KEPT = 256
+_TASKS_IN_MEMORY = 256
 # Larger results are read from the spool if they are asked for again.
-_AT_HAND_BYTES = 1 << 16
+_LARGEST_IN_MEMORY = 1 << 16
 _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\"():]+/)+")
 
 
@@ -56,14 +56,13 @@ class AerBackend:
         self._planner = Planner(options, self._target, profile)
         self._spool = Spool(state_dir / "tasks")
         cores = usable_cores()
-        settings = {
-            "spool": str((state_dir / "tasks").absolute()),
-            "profile": options.profile,
-            "cores": cores,
-        }
-        processes = options.processes or min(cores, _MOST_PROCESSES)
-        plan = WorkerPoolPlan(processes=processes, cores=cores, settings=settings)
-        self._pool = WorkerPool(plan, self._spool, memory_left=self._planner.memory_left)
+        self._pool = WorkerPool(
+            {"spool": str((state_dir / "tasks").absolute()), "profile": options.profile},
+            self._spool,
+            processes=options.processes or min(cores, _MOST_PROCESSES),
+            cores=cores,
+            memory_left=self._planner.memory_left,
+        )
         self._lock = threading.RLock()
         self._sessions: set[SessionId] = set()
         self._pending: dict[str, PendingTask] = {}
@@ -150,7 +149,7 @@ class AerBackend:
         pending = self._pending_task(task)
         if pending is not None:
             reason, parts = pending.reason, [pending.parts[part] for part in sorted(pending.parts)]
-            if sum(map(len, parts)) > _AT_HAND_BYTES:
+            if sum(map(len, parts)) > _LARGEST_IN_MEMORY:
                 with self._lock:
                     self._pending.pop(pending.message.tag, None)  # the spool still knows it
         else:
@@ -170,7 +169,7 @@ class AerBackend:
         if not self.status(task).is_final:  # simulated already, but not done by the device's clock
             with self._lock:
                 self._spool.cancel(_tag_of(task))
-                self._pending.pop(_tag_of(task), None)  # the spool's word counts
+                self._pending.pop(_tag_of(task), None)  # the spool decides
 
     @property
     def pids(self) -> list[int]:
@@ -239,10 +238,10 @@ class AerBackend:
 
     def _forget_old(self) -> None:
         """Drop the oldest ended tasks; the spool still knows them."""
-        if len(self._pending) < 2 * _TICKETS_KEPT:  # seldom, for it looks at all of them
+        if len(self._pending) < 2 * _TASKS_IN_MEMORY:  # seldom, for it looks at all of them
             return
         ended = [tag for tag, pending in self._pending.items() if pending.state.is_final]
-        for tag in ended[: len(self._pending) - _TICKETS_KEPT]:
+        for tag in ended[: len(self._pending) - _TASKS_IN_MEMORY]:
             del self._pending[tag]
 
     def _purge_once(self) -> None:

@@ -24,22 +24,13 @@ from backends.aer.wire import TaskMessage, encode_task
 from backends.api import TaskState
 from backends.payloads import SamplerPayload
 
-__all__ = ["PendingTask", "WorkerPool", "WorkerPoolPlan"]
+__all__ = ["PendingTask", "WorkerPool"]
 
 _BOOT_ATTEMPTS = 3
 _KILL_S = 2.0
 # A smaller state is not worth asking the system about, which takes 50 µs.
 _SMALL_BYTES = 1 << 26
 _NOTHING = SamplerPayload(pubs=())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerPoolPlan:
-    """What a pool may use. settings: given to every worker."""
-
-    processes: int
-    cores: int
-    settings: dict[str, Any]
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -73,15 +64,25 @@ class PendingTask:
 
 
 class WorkerPool:
-    """Runs tasks on worker processes, first come first served, wide ones alone."""
+    """Runs tasks on worker processes, in order of arrival, wide ones alone."""
 
     def __init__(
-        self, plan: WorkerPoolPlan, spool: Spool, *, memory_left: Callable[[int], int]
+        self,
+        settings: dict[str, Any],
+        spool: Spool,
+        *,
+        processes: int,
+        cores: int,
+        memory_left: Callable[[int], int],
     ) -> None:
-        """memory_left: bytes a simulation may take while others hold so many."""
-        self._plan = plan
+        """Start nothing yet.
+
+        settings: given to every worker. processes: most workers. memory_left: bytes that a
+        simulation may take while others take so many.
+        """
+        self._spawner = Spawner(settings)
         self._spool = spool
-        self._spawner = Spawner(plan.settings)
+        self._processes, self._cores = processes, cores
         self._memory_left = memory_left
         self._heuristic = ThreadingHeuristic()
         self.lock = threading.RLock()
@@ -101,7 +102,7 @@ class WorkerPool:
     def prewarm(self, processes: int) -> None:
         """See that this many workers exist or are starting, up to the plan's number."""
         with self.lock:
-            for _ in range(min(processes, self._plan.processes) - len(self._workers)):
+            for _ in range(min(processes, self._processes) - len(self._workers)):
                 self._launch()
 
     def stop(self, pending: PendingTask) -> None:
@@ -142,7 +143,7 @@ class WorkerPool:
             return [w.pid for w in self._workers if w.pid is not None]
 
     def _launch(self) -> None:
-        worker = WorkerProcess(self._spawner, self._hear)
+        worker = WorkerProcess(self._spawner, self._on_message)
         self._workers.append(worker)
         worker.launch()
 
@@ -157,37 +158,37 @@ class WorkerPool:
             if not pending.unsent:
                 self._queue.remove(pending)
         if self._failed_boots >= _BOOT_ATTEMPTS:
-            return  # those that are there must do until the next task
+            return  # the existing workers run the rest
         starting = sum(not w.ready for w in self._workers)
-        room = self._plan.processes - len(self._workers)
+        room = self._processes - len(self._workers)
         for _ in range(min(room, sum(len(t.unsent) for t in self._queue) - starting)):
             self._launch()
 
     def _may_start(self, pending: PendingTask) -> bool:
-        at_work = self._at_work()
+        at_work = self._running_parts()
         if not at_work:
             return True
         threaded = any(t.placement and t.placement.is_wide for t in at_work)
         if pending.log2 >= WIDE_LOG2 and threaded:
-            return False  # two teams of threads would stand in each other's way
+            return False  # two teams of threads slow each other down
         return self._room_for(pending) >= 1
 
     def _room_for(self, pending: PendingTask) -> int:
         """Return how many states of this size fit into memory beside those that run."""
         if pending.memory_bytes < _SMALL_BYTES:
-            return self._plan.processes
-        taken = sum(running.memory_bytes for running in self._at_work())
+            return self._processes
+        taken = sum(running.memory_bytes for running in self._running_parts())
         return self._memory_left(taken) // pending.memory_bytes
 
-    def _at_work(self) -> list[PendingTask]:
+    def _running_parts(self) -> list[PendingTask]:
         """Return the task of each part that a worker runs now."""
         parts = [worker.part for worker in self._workers if worker.part is not None]
         return [self._running[tag] for tag, _ in parts if tag in self._running]
 
     def _place(self, pending: PendingTask) -> None:
         load = MachineLoad(
-            cores=self._plan.cores,
-            workers=min(self._plan.processes, max(1, self._room_for(pending))),
+            cores=self._cores,
+            workers=min(self._processes, max(1, self._room_for(pending))),
             busy=self._busy() if pending.log2 >= WIDE_LOG2 else 0,
         )
         pieces = sum(one.pieces for one in pending.loads)
@@ -209,19 +210,21 @@ class WorkerPool:
         own = sum(worker.part is not None for worker in self._workers)
         return max(own, runnable_elsewhere())
 
-    def _hear(self, worker: WorkerProcess, header: dict[str, Any] | None, data: bytes) -> None:
+    def _on_message(
+        self, worker: WorkerProcess, header: dict[str, Any] | None, data: bytes
+    ) -> None:
         with self.lock:
             if header is None:
-                self._bury(worker)
+                self._on_end(worker)
             elif header["op"] == "ready":
                 worker.ready = True
                 self._failed_boots = 0
             else:
-                self._note(worker, header, data)
+                self._on_report(worker, header, data)
             if not self._closed:
                 self._dispatch()
 
-    def _note(self, worker: WorkerProcess, header: dict[str, Any], data: bytes) -> None:
+    def _on_report(self, worker: WorkerProcess, header: dict[str, Any], data: bytes) -> None:
         worker.part = None
         pending = self._running.get(header["tag"])
         if pending is None:
@@ -229,7 +232,7 @@ class WorkerPool:
         match header["op"]:
             case "done":
                 pending.parts[header["part"]] = data
-                self._learn(pending, time.monotonic() - worker.began)
+                self._note_speed(pending, time.monotonic() - worker.began)
                 if len(pending.parts) == len(pending.message.blocks):
                     self._end(pending, TaskState.COMPLETED)
             case "failed":
@@ -239,31 +242,31 @@ class WorkerPool:
                 self._forget(pending)
                 pending.changed.notify_all()
 
-    def _learn(self, pending: PendingTask, took_s: float) -> None:
-        """Keep in mind how fast a wide task was that had all the cores."""
+    def _note_speed(self, pending: PendingTask, took_s: float) -> None:
+        """Tell the heuristic how fast a wide task was that had all the cores."""
         placement = pending.placement
-        if placement and 2 * max(placement.parts, placement.threads) > self._plan.cores > 1:
+        if placement and 2 * max(placement.parts, placement.threads) > self._cores > 1:
             self._heuristic.note(pending.log2, placement, pending.seconds / placement.parts, took_s)
 
-    def _bury(self, worker: WorkerProcess) -> None:
+    def _on_end(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         if worker.part is not None:
             tag, part = worker.part
             pending = self._running.get(tag)
             # One that is being stopped is ended by `stop`, which knows why.
             if pending and not pending.stopping and not self._take_from_spool(pending):
-                self._lose(pending, part, worker.reason)
+                self._fail_or_resend(pending, part, worker.reason)
         if self._closed:
             return
         if not worker.ready:
             self._failed_boots += 1
             if self._failed_boots >= _BOOT_ATTEMPTS and not any(w.ready for w in self._workers):
-                self._give_up(worker.reason)
+                self._fail_all(worker.reason)
                 return
         if not self._workers:
             self._launch()
 
-    def _lose(self, pending: PendingTask, part: int, reason: str) -> None:
+    def _fail_or_resend(self, pending: PendingTask, part: int, reason: str) -> None:
         """Fail a task whose part died with its worker, or send a part that never began again."""
         record = self._spool.read(pending.message.tag)
         began = record is not None and any(claim.part == part for claim in record.claims)
@@ -277,13 +280,13 @@ class WorkerPool:
             self._queue.appendleft(pending)
 
     def _end_stopped(self, pending: PendingTask) -> None:
-        """Settle a task whose workers are dead; one may have had its result just before."""
+        """Cancel a task whose workers are dead, unless one had stored its result before."""
         if not pending.state.is_final and not self._take_from_spool(pending):
             self._spool.cancel(pending.message.tag)
             self._end(pending, TaskState.CANCELLED)
 
-    def _give_up(self, reason: str) -> None:
-        """Fail what waits: workers do not even start."""
+    def _fail_all(self, reason: str) -> None:
+        """Fail all queued tasks: workers do not start."""
         self._failed_boots = 0
         while self._queue:
             pending = self._queue[0]
@@ -292,7 +295,7 @@ class WorkerPool:
             self._end(pending, TaskState.FAILED, why)
 
     def _take_from_spool(self, pending: PendingTask) -> bool:
-        """Use the record of a worker that finished but could not tell; False if there is none."""
+        """Use the record of a worker that ended before it could report; False if there is none."""
         record = self._spool.read(pending.message.tag)
         if record is None or not record.state.is_final:
             return False
@@ -303,7 +306,7 @@ class WorkerPool:
 
     def _end(self, pending: PendingTask, state: TaskState, reason: str = "") -> None:
         pending.state, pending.reason = state, reason
-        # Megabytes, perhaps, and many tasks are kept that have ended.
+        # It may have megabytes, and many ended tasks stay in memory.
         pending.message = replace(pending.message, payload=_NOTHING)
         self._forget(pending)
         pending.changed.notify_all()

@@ -1,10 +1,9 @@
 """Device profiles: real QPUs as data, for a simulator to wear."""
 
 from backends.profiles.files import ProfileError, load_profile, shipped
-from backends.profiles.profile import Limits, NativeGate, PrecisionRule, Profile, Readout
+from backends.profiles.profile import NativeGate, PrecisionRule, Profile, Readout
 
 __all__ = [
-    "Limits",
     "NativeGate",
     "PrecisionRule",
     "Profile",

@@ -26,7 +26,6 @@ from backends.metering import FORMULAS, Metering, MeteringFormula
 from backends.meterings import formula_class, formula_names
 from backends.profiles.profile import (
     GATE_QUBITS,
-    Limits,
     NativeGate,
     Pairs,
     PrecisionRule,
@@ -193,7 +192,7 @@ def _profile(file: ProfileFile, values: Mapping[str, Any]) -> Profile:
     for path, value in values.items():
         if isinstance(value, int | float) and not 0 <= value < float("inf"):
             raise ValueError(f"{path}: {value!r}; expected a number ≥ 0")
-    device, coherence, limits = file.device, file.coherence, dict(file.limits)
+    device, coherence, limits = file.device, file.coherence, file.limits
     for qubit in device.unusable_qubits:
         if not 0 <= qubit < device.qubits:
             raise ValueError(
@@ -213,10 +212,13 @@ def _profile(file: ProfileFile, values: Mapping[str, Any]) -> Profile:
         readout=Readout(**dict(file.readout)),
         mid_circuit_measurement=device.mid_circuit_measurement,
         site_transpiles=device.site_transpiles,
-        payloads=limits.pop("payloads"),
-        precision=limits.pop("precision"),
-        coalesces=limits.pop("coalesces"),
-        limits=Limits(**limits),
+        payloads=limits.payloads,
+        precision=limits.precision,
+        coalesces=limits.coalesces,
+        max_shots=limits.shots_per_task,
+        max_circuits=limits.circuits_per_task,
+        max_concurrent_tasks=limits.concurrent_tasks,
+        credential_lifetime_s=limits.credential_lifetime_s,
         quality_windows=tuple(QualityWindow(**dict(window)) for window in file.quality_windows),
         timing=file.timing,
         metering=_metering(file.metering),

@@ -19,7 +19,7 @@ from backends.gates import native_operation
 from backends.metering import Metering
 from backends.timing import TimingModel
 
-__all__ = ["GATE_QUBITS", "Limits", "NativeGate", "Pairs", "PrecisionRule", "Profile", "Readout"]
+__all__ = ["GATE_QUBITS", "NativeGate", "Pairs", "PrecisionRule", "Profile", "Readout"]
 
 # Qubits that are neighbours, the smaller number first.
 Pairs = tuple[tuple[int, int], ...]
@@ -59,16 +59,6 @@ class Readout:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What the site takes per task; None is no limit. See `Target` for the terms."""
-
-    shots_per_task: int | None = None
-    circuits_per_task: int | None = None
-    concurrent_tasks: int | None = 1
-    credential_lifetime_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
     """One device as data. Equal profiles behave equally; ``sources`` does not count.
 
@@ -94,7 +84,10 @@ class Profile:
     site_transpiles: bool = False
     payloads: frozenset[str] = frozenset({"sampler"})
     precision: PrecisionRule = "sampled"
-    limits: Limits = field(default_factory=Limits)
+    max_shots: int | None = None
+    max_circuits: int | None = None
+    max_concurrent_tasks: int | None = 1
+    credential_lifetime_s: float | None = None
     coalesces: bool = False
     quality_windows: tuple[QualityWindow, ...] = ()
     timing: TimingModel
@@ -159,15 +152,15 @@ class Profile:
             unusable_qubits=self.unusable_qubits,
             site_transpiles=self.site_transpiles,
             mid_circuit_measurement=self.mid_circuit_measurement,
-            max_shots=self.limits.shots_per_task,
-            max_circuits=self.limits.circuits_per_task,
-            max_concurrent_tasks=self.limits.concurrent_tasks,
+            max_shots=self.max_shots,
+            max_circuits=self.max_circuits,
+            max_concurrent_tasks=self.max_concurrent_tasks,
             coalesces=self.coalesces,
             calibration=self.calibration,
             metering=self.metering,
             timing=self.timing,
             quality_windows=self.quality_windows,
-            credential_lifetime_s=self.limits.credential_lifetime_s,
+            credential_lifetime_s=self.credential_lifetime_s,
             native=_native_target(self),
             sources=self.sources,
         )

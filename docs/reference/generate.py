@@ -162,9 +162,9 @@ def _profile(profile: Profile) -> dict[str, str]:
         "errors": ", ".join(errors),
         "readout error": f"{100 * wrong:.3g} %",
         "site transpiles": "yes" if profile.site_transpiles else "no",
-        "shots per task": _limit(profile.limits.shots_per_task),
-        "circuits per task": _limit(profile.limits.circuits_per_task),
-        "tasks at once": _limit(profile.limits.concurrent_tasks),
+        "shots per task": _limit(profile.max_shots),
+        "circuits per task": _limit(profile.max_circuits),
+        "tasks at once": _limit(profile.max_concurrent_tasks),
         "200 shots take": f"{seconds:.3g} s",
         "metering": f"{profile.metering.kind} ({profile.metering.unit})",
     }

@@ -322,7 +322,7 @@ def test_a_task_half_sent_goes_on_where_memory_has_gone(tmp_path, monkeypatch):
     backend = create({"processes": 2}, state_dir=tmp_path)
     pool = backend._pool
     monkeypatch.setattr(pool, "_room_for", lambda _: 2 if not pool._running else 0)
-    monkeypatch.setattr(type(pool._plan), "cores", 2, raising=False)
+    monkeypatch.setattr(pool, "_cores", 2)
     task = backend.start(backend.acquire(), wide(), "t")
     until(lambda: backend.status(task).is_final)
     assert len(backend.result(task).native) == 4

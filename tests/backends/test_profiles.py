@@ -166,7 +166,7 @@ def test_a_path_is_read_and_its_missing_parts_have_defaults(tmp_path):
     assert profile.coherence is None
     assert profile.payloads == {"sampler"}
     assert profile.precision == "sampled"
-    assert profile.limits.concurrent_tasks == 1
+    assert profile.max_concurrent_tasks == 1
     assert profile.sources["readout.zero_as_one"] == "not stated"
     assert profile.taken_at == datetime(2026, 11, 1, tzinfo=UTC)
 
