@@ -244,7 +244,9 @@ def test_the_errors_are_aers_own_channels_in_another_form(seed):
 
 @pytest.mark.parametrize("name", shipped())
 def test_nothing_in_a_shipped_model_makes_aer_use_kraus_operators(name):
-    for error in device_noise(load_profile(name)).model._default_quantum_errors.values():
+    errors = device_noise(load_profile(name)).model._default_quantum_errors
+    assert errors
+    for error in errors.values():
         names = {step.operation.name for circuit in error.circuits for step in circuit.data}
         assert names <= {"id", "x", "y", "z", "reset"}
 

@@ -188,7 +188,7 @@ def test_measuring_into_a_register_inside_a_branch_counts():
     circuit.add_register(bits)
     with circuit.if_test((bits, 0)):
         circuit.measure(0, 0)
-    SamplerPayload.coerce([circuit], shots=1)
+    assert SamplerPayload.coerce([circuit], shots=1).circuits == 1
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 3)])

@@ -121,7 +121,10 @@ def test_a_good_payload_is_what_it_was(payload: Payload) -> None:
 def test_whatever_qiskit_writes_is_walked_through(version: int, seed: int) -> None:
     made = random_circuit(4, 6, measure=True, conditional=bool(seed % 2), reset=True, seed=seed)
     for circuit in (made, rich(variables=True)):
-        check_qpy(dumped(circuit, version), Bounds())
+        whole = dumped(circuit, version)
+        check_qpy(whole, Bounds())
+        with pytest.raises(PayloadRejected):
+            check_qpy(whole[: len(whole) // 2], Bounds())
 
 
 def dumped(circuit: QuantumCircuit, version: int = qpy.common.QPY_VERSION) -> bytes:
