@@ -21,7 +21,6 @@ import pytest
 from orchestrator.agent.folder import AgentError
 from orchestrator.agent.plan import listen_unix
 from orchestrator.broker.api.serving import Listener, ListenError
-from orchestrator.broker.client import http as remote
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange, RemoteBroker
 from orchestrator.broker.client.models import Health
 from orchestrator.unix_sockets import LONGEST_PATH, listen_at
@@ -285,10 +284,7 @@ def test_who_may_connect_can_enter_a_folder_that_was_made_for_the_socket(
         assert stat.S_IMODE(folder.stat().st_mode) == folder_mode
 
 
-def test_a_client_with_many_waiting_jobs_takes_turns_on_few_connections(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(remote, "_MOST_CONNECTIONS", 4)
+def test_a_client_with_many_waiting_jobs_takes_turns_on_few_connections() -> None:
     open_now, most, counting = 0, 0, threading.Lock()
     four = threading.Barrier(4)
 
@@ -320,7 +316,7 @@ def test_a_client_with_many_waiting_jobs_takes_turns_on_few_connections(
     with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        exchange = Exchange(url, token=None, patience_s=0)
+        exchange = Exchange(url, token=None, patience_s=0, most_connections=4)
         with ThreadPoolExecutor(20) as threads:
             answers = list(threads.map(lambda _: exchange.ask("GET", "/"), range(20)))
         exchange.close()

@@ -65,7 +65,14 @@ class BrokerUnreachable(RuntimeError):
 class Exchange:
     """Requests to a service and answers from it, sent again until one counts."""
 
-    def __init__(self, url: str, *, token: str | None, patience_s: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None,
+        patience_s: float,
+        most_connections: int = _MOST_CONNECTIONS,
+    ) -> None:
         """Take note of the arguments; the first request connects.
 
         Proxies of the environment serve other machines only. Raises `BrokerRefused` for a proxy
@@ -73,7 +80,7 @@ class Exchange:
         """
         self._url, self._patience_s = url, patience_s
         path = url.removeprefix("unix:") if url.startswith("unix:") else None
-        limits = httpx.Limits(max_connections=_MOST_CONNECTIONS, max_keepalive_connections=64)
+        limits = httpx.Limits(max_connections=most_connections, max_keepalive_connections=64)
         parts = urlsplit(url)
         proxied = path is None and not is_loopback(parts.hostname or "")
         self._proxy = proxy_variable(parts.scheme) if proxied else None
