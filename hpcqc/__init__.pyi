@@ -21,13 +21,13 @@ from orchestrator.application.estimate import Estimate as Estimate
 from orchestrator.application.estimate import QpuEstimate as QpuEstimate
 from orchestrator.application.estimate import StageEstimate as StageEstimate
 from orchestrator.application.estimate import estimate as estimate
+from orchestrator.application.execution import RunResult as RunResult
 from orchestrator.application.jobs import job as job
 from orchestrator.application.jobs import jobs as jobs
 from orchestrator.application.jobs import why as why
 from orchestrator.application.parameters import ParameterError as ParameterError
 from orchestrator.application.qpus import describe_qpu as describe_qpu
 from orchestrator.application.report import report as report
-from orchestrator.application.run import RunResult as RunResult
 from orchestrator.application.run import run_flow as run_flow
 from orchestrator.application.sample import CircuitRefused as CircuitRefused
 from orchestrator.application.sample import SampleResult as SampleResult

@@ -78,7 +78,7 @@ def diagnose(site: Path | str | None = None) -> list[Check]:
     """
     checks = [_python(), *_packages(), *_extras(), _cores(), _memory(), _shadows()]
     try:
-        found = load_site(None if site is None else Path(site).expanduser())
+        found = load_site(site)
     except ConfigError as error:
         return [*checks, Check("site", "broken", str(error))]
     checks.append(Check("site", "ok", f"{found.name} ({found.source})"))

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.application.dry_site import dry_qpu
-from orchestrator.application.run import RunHooks, RunRequest, RunResult, execute, undisturbed
+from orchestrator.application.execution import RunResult, Watcher
+from orchestrator.application.run import RunRequest, execute, undisturbed
 from orchestrator.application.wait import ExpectedWait, expected_wait
 from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
@@ -130,21 +131,21 @@ def estimate(
         flow=flow,
         parameters=dict(parameters or {}),
         qpu=qpu or variable("HPCQC_QPU"),
-        site_file=None if site is None else Path(site).expanduser(),
+        site=site,
         settings=settings,
         verbose=verbose,
     )
     with undisturbed():
-        return dry_run(request, RunHooks())
+        return dry_run(request, Watcher())
 
 
-def dry_run(request: RunRequest, hooks: RunHooks) -> Estimate:
+def dry_run(request: RunRequest, watcher: Watcher) -> Estimate:
     """Run a flow dry and return what a real run will use. Raises as `estimate` does."""
-    site = load_site(request.site_file, request.settings)
+    site = load_site(request.site, request.settings)
     scratch = Path(tempfile.mkdtemp(prefix="hpcqc-estimate-"))
     try:
         dry = replace(request, out=scratch / "run", run_id=f"dry-{scratch.name[-8:]}")
-        result = execute(replace(dry, scratch=scratch), hooks)
+        result = execute(replace(dry, scratch=scratch), watcher)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     record = result.record

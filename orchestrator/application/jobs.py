@@ -61,7 +61,7 @@ def jobs(
         BrokerUnreachable: The site's service does not answer.
         BrokerRefused: The service refuses, for want of a valid token, for example.
     """
-    return jobs_of(load_site(_path(site)), run, limit)
+    return jobs_of(load_site(site), run, limit)
 
 
 def job(job: str, *, site: Path | str | None = None) -> JobView:
@@ -80,7 +80,7 @@ def job(job: str, *, site: Path | str | None = None) -> JobView:
         BrokerUnreachable: The site's service does not answer.
         BrokerRefused: The service refuses, or knows no such job.
     """
-    return job_of(load_site(_path(site)), job)
+    return job_of(load_site(site), job)
 
 
 def why(job: str | JobView, *, site: Path | str | None = None) -> Explanation:
@@ -100,7 +100,7 @@ def why(job: str | JobView, *, site: Path | str | None = None) -> Explanation:
         BrokerUnreachable: The site's service does not answer.
         BrokerRefused: The service refuses, or knows no such job.
     """
-    return explanation_of(load_site(_path(site)), job if isinstance(job, str) else job.id)
+    return explanation_of(load_site(site), job if isinstance(job, str) else job.id)
 
 
 def ledger_path(state_dir: Path) -> Path:
@@ -279,7 +279,3 @@ def explanation_of(site: Site, job: str) -> Explanation:
             if view.id in state.jobs or ledger.recall(scope, state, view.id):
                 return explain(state, view.id, datetime.now(UTC), _ELSEWHERE)
     raise ConfigError(f"job {view.id} is not in the ledger any more")
-
-
-def _path(site: Path | str | None) -> Path | None:
-    return None if site is None else Path(site).expanduser()

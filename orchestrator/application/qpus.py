@@ -35,7 +35,7 @@ def describe_qpu(
         ConfigError: The site file is wrong, or has no such QPU.
         BackendError: The backend refuses its options.
     """
-    found = load_site(None if site is None else Path(site).expanduser(), settings)
+    found = load_site(site, settings)
     return target_from_settings(found.qpu(qpu))
 
 

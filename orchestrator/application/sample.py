@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from backends.api import PayloadRejected
 from orchestrator import runs
 from orchestrator.application.circuit_files import read_circuit
+from orchestrator.application.execution import one_run
 from orchestrator.application.jobs import JobsOfRun
-from orchestrator.application.one_run import one_run
 from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
@@ -61,7 +61,7 @@ class SampleRequest:
     qpu: str | None = None
     shots: int = 1024
     seed: int | None = None
-    site_file: Path | None = None
+    site: Path | str | None = None
     settings: Sequence[str] = ()
 
 
@@ -118,7 +118,7 @@ def sample(
         qpu=qpu or variable("HPCQC_QPU"),
         shots=shots,
         seed=seed,
-        site_file=None if site is None else Path(site).expanduser(),
+        site=site,
         settings=settings,
     )
     return take_sample(request, SampleHooks())
@@ -126,7 +126,7 @@ def sample(
 
 def take_sample(request: SampleRequest, hooks: SampleHooks) -> SampleResult:
     """Read, check and run the circuit. Raises as `sample` does."""
-    site = load_site(request.site_file, request.settings)
+    site = load_site(request.site, request.settings)
     settings = site.qpu(request.qpu)
     circuit, name = request.circuit, "the circuit"
     if isinstance(circuit, Path):

@@ -48,7 +48,7 @@ def open_service(*, site: Path | str | None = None) -> RemoteBroker:
     Raises:
         ConfigError: The site file is wrong, or there is no broker service.
     """
-    found = load_site(_path(site))
+    found = load_site(site)
     if found.broker.url is not None:
         return service_at(found, found.broker.url)
     socket = found.state_dir / "broker.sock"
@@ -81,7 +81,7 @@ def token_file(*, site: Path | str | None = None) -> TokenFile:
     """
     from orchestrator.broker.api.tokens import TokenFile
 
-    return TokenFile(load_site(_path(site)).state_dir / "tokens.json")
+    return TokenFile(load_site(site).state_dir / "tokens.json")
 
 
 def back_up(file: Path | str, *, site: Path | str | None = None) -> Path:
@@ -100,7 +100,7 @@ def back_up(file: Path | str, *, site: Path | str | None = None) -> Path:
     """
     from orchestrator.broker.ledger import Ledger, LedgerError
 
-    source, copy = service_ledger(load_site(_path(site))), Path(file).expanduser()
+    source, copy = service_ledger(load_site(site)), Path(file).expanduser()
     if isinstance(source, Path) and not source.exists():
         raise LedgerError(f"there is no ledger at {source}; name its folder with HPCQC_STATE_DIR")
     if not copy.absolute().parent.is_dir():
@@ -150,7 +150,3 @@ def check_project(project: str, known: Iterable[str]) -> None:
             f"no project {project!r} that this user may see; there are: "
             f"{', '.join(names) or 'none'}"
         )
-
-
-def _path(site: Path | str | None) -> Path | None:
-    return None if site is None else Path(site).expanduser()

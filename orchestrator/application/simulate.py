@@ -141,7 +141,7 @@ def simulate(
     )
     request = _Request(source=source, amounts=amounts, qpu=qpu, profile=profile)
     _check(source, amounts)
-    chosen = _settings(load_site(_path(site), settings), request)
+    chosen = _settings(load_site(site, settings), request)
     known = _policies(policies, chosen)
     # Before the target: a wrong file is a mistake whatever QPU it would be replayed on.
     recorded = _workload(request, chosen)

@@ -47,7 +47,7 @@ def clean(
     Raises:
         ConfigError: The site file is wrong.
     """
-    found = load_site(None if site is None else Path(site).expanduser())
+    found = load_site(site)
     if keep_days is None and keep_gib is None:
         keep_days, keep_gib = found.keep_days, found.keep_gib
     if keep_days is None and keep_gib is None:

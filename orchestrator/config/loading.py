@@ -37,7 +37,7 @@ _OWN_COMPUTES = ("local", "shared")
 
 
 def load_site(
-    path: Path | None = None,
+    path: Path | str | None = None,
     overrides: Sequence[str] = (),
     *,
     environ: Mapping[str, str] | None = None,
@@ -67,7 +67,7 @@ def load_site(
 
 
 def lookup(
-    path: Path | None = None,
+    path: Path | str | None = None,
     *,
     environ: Mapping[str, str] | None = None,
     folder: Path | None = None,
@@ -77,12 +77,13 @@ def lookup(
     In order: ``path``, ``HPCQC_SITE``, ``./hpcqc.toml``, the user's configuration folder.
     Raises `ConfigError` when one that was named does not exist.
     """
-    for named, origin in ((path, "--site"), (site_file(environ), "HPCQC_SITE")):
+    given = None if path is None else Path(path).expanduser()
+    for named, origin in ((given, "the site file"), (site_file(environ), "HPCQC_SITE")):
         if named is not None:
             if named == LAPTOP:
                 return None
             if not named.is_file():
-                raise ConfigError(f"{origin} names {str(named)!r}, which is not a file")
+                raise ConfigError(f"{origin} is {str(named)!r}, which is not a file")
             return named
     for candidate in ((folder or Path.cwd()) / FILE_NAME, config_dir(environ) / FILE_NAME):
         if candidate.is_file():

@@ -115,7 +115,7 @@ def test_secrets_are_not_shown(hpcqc, tmp_path, monkeypatch) -> None:
     ("arguments", "words"),
     [
         (("qpu", "show", "vql"), ["no QPU 'vql'", "aer, aalto-q20", "mean 'vlq'"]),
-        (("config", "show", "--site", "no.toml"), ["--site names 'no.toml'"]),
+        (("config", "show", "--site", "no.toml"), ["'no.toml'"]),
         (("config", "show", "--set", "qpu.aer.backnd=1"), ["'backnd'", "mean 'backend'"]),
         (("jobs", "j123"), ["no job 'j123'", "no ledger"]),
         (("qpu", "show", "aer", "--set", "qpu.aer.backend=aerr"), ["'aerr'", "mean 'aer'"]),

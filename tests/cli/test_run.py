@@ -147,7 +147,7 @@ def test_what_a_stage_refuses_is_the_user_s_to_change(hpcqc, script) -> None:
         (["--set", "qpu.aer.backend=vendor"], ["backend 'vendor'", "installed are: aer"]),
         (["--qpu", "vlq", "--set", "qpu.vlq.profile=none"], ["no profile 'none'"]),
         (["--set", "qpu.aer.optoins.x=1"], ["'optoins'", "mean 'options'"]),
-        (["--site", "none.toml"], ["--site names 'none.toml'"]),
+        (["--site", "none.toml"], ["'none.toml'"]),
         (["--out", "parts.py/o"], ["cannot write the output folder"]),
         (["--run-id", "../up"], ["'../up'"]),
     ],

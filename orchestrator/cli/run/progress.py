@@ -7,17 +7,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
-from orchestrator.cli.output import write
+from orchestrator.application.execution import Watcher
+from orchestrator.cli.interrupts import end_after
+from orchestrator.cli.output import print_warning, write
+from orchestrator.cli.streams import LastingStream
 from orchestrator.provenance.gantt import stage_name
 from orchestrator.wording import visible
 
 if TYPE_CHECKING:
+    from orchestrator.application.execution import RunExecution
     from orchestrator.broker.core.views import JobView
     from orchestrator.runs import StageSpan
 
-__all__ = ["JobLine", "Progress", "StageLine", "job_lines", "stage_lines"]
+__all__ = ["JobLine", "Progress", "StageLine", "Terminal", "job_lines", "stage_lines"]
 
 _PLAIN_EVERY_S = 10.0
 _JOBS_EVERY_S = 1.0
@@ -210,3 +214,43 @@ def _stage_line(name: str, spans: list[StageSpan]) -> StageLine:
 
 def _units(units: tuple[int, int] | None) -> str | None:
     return f"{units[0]}/{units[1]}" if units else None
+
+
+class Terminal(Watcher):
+    """Shows a run on stderr, and ends this process with it when it is interrupted."""
+
+    goes_on = False
+
+    def __init__(self) -> None:
+        """Prepare; `start` begins to show."""
+        self._progress: Progress | None = None
+
+    def warn(self, words: str) -> None:
+        """Print a warning."""
+        print_warning(words)
+
+    def start(self, run: RunExecution) -> None:
+        """Begin to show a run."""
+        shown = cast("IO[str]", LastingStream(sys.stderr))
+        self._progress = Progress(run.spans, run.jobs, run.standstills, shown)
+        self._progress.start()
+
+    def tick(self) -> None:
+        """Refresh what is due."""
+        if self._progress is not None:
+            self._progress.tick()
+
+    def stop(self) -> None:
+        """Stop showing."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def interrupted(self, interrupt: KeyboardInterrupt, run: RunExecution) -> None:
+        """End the run and this process."""
+        words = (
+            "nothing was spent, and nothing is kept"
+            if run.is_dry
+            else "cancelling quantum jobs and ending workers. Continue with the same command "
+            f"and --run-id {run.id}"
+        )
+        end_after(interrupt, words, run.close, run.record_interrupt)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,10 +23,10 @@ from orchestrator.cli.options import (
 from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
 
 if TYPE_CHECKING:
-    from orchestrator.application.run import Display, Ending, RunHooks, RunResult, RunView
+    from orchestrator.application.execution import RunResult
     from orchestrator.provenance.schema import RunRecord
 
-__all__ = ["Target", "hooks", "output_aside", "run"]
+__all__ = ["Target", "output_aside", "run"]
 
 _MAX_ROWS = 40
 Target = Annotated[
@@ -71,6 +71,7 @@ def run(
     """Run a flow and leave a folder with its record, result and report."""
     from orchestrator.application.parameters import assignments
     from orchestrator.application.run import RunRequest, execute
+    from orchestrator.cli.run.progress import Terminal
     from orchestrator.config.environment import budgets_of
 
     request = RunRequest(
@@ -78,7 +79,7 @@ def run(
         parameters=assignments(parameter or ()),
         as_text=True,
         qpu=qpu,
-        site_file=site,
+        site=site,
         settings=setting or (),
         out=out,
         run_id=run_id,
@@ -87,36 +88,8 @@ def run(
         use_agent=agent,
     )
     with output_aside(wanted=as_json):
-        result = execute(request, hooks())
+        result = execute(request, Terminal())
     raise typer.Exit(_print_outcome(result, as_json=as_json))
-
-
-def hooks() -> RunHooks:
-    """Return how this process shows a run, and ends with it when it is interrupted."""
-    from orchestrator.application.run import RunHooks
-    from orchestrator.cli.output import print_warning
-
-    return RunHooks(display=_display, warn=print_warning, interrupted=_end, goes_on=False)
-
-
-def _display(view: RunView) -> Display:
-    from orchestrator.cli.run.progress import Progress
-    from orchestrator.cli.streams import LastingStream
-
-    shown = cast("IO[str]", LastingStream(sys.stderr))
-    return Progress(view.spans, view.jobs, view.standstills, shown)
-
-
-def _end(interrupt: KeyboardInterrupt, ending: Ending) -> None:
-    from orchestrator.cli.interrupts import end_after
-
-    words = (
-        "nothing was spent, and nothing is kept"
-        if ending.is_dry
-        else "cancelling quantum jobs and ending workers. Continue with the same command "
-        f"and --run-id {ending.run}"
-    )
-    end_after(interrupt, words, ending.close, ending.record)
 
 
 @contextmanager

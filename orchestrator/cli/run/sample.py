@@ -47,7 +47,7 @@ def sample(
     from orchestrator.application.sample import SampleHooks, SampleRequest, take_sample
 
     request = SampleRequest(
-        circuit=circuit, qpu=qpu, shots=shots, seed=seed, site_file=site, settings=setting or ()
+        circuit=circuit, qpu=qpu, shots=shots, seed=seed, site=site, settings=setting or ()
     )
     hooks = SampleHooks(note=partial(say, stderr=True), interrupted=_end)
     _print_counts(take_sample(request, hooks), top=top, as_json=as_json)
