@@ -147,7 +147,7 @@ def _warm_call(url: str) -> Row:
         call = JobRequest(run="warm", stage=None, call=next(number), qpu="aer")
         client.result(client.submit(call, payload))
 
-    with scratch_run("service"):
+    with scratch_run("warm-call"):
         sampler = open_qpu("aer").sampler()
         served_s, own_s = interleaved(
             [through, lambda: sampler.run([bell()], shots=1024).result()], rounds=150, warmup=20

@@ -51,8 +51,8 @@ from orchestrator.broker.client.models import ProjectUse as ProjectUse
 from orchestrator.broker.client.protocol import JobUncertain as JobUncertain
 from orchestrator.broker.client.status import QpuStatus as QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted as BudgetExhausted
+from orchestrator.broker.core.budgets import StatementLine as StatementLine
 from orchestrator.broker.core.explain import Explanation as Explanation
-from orchestrator.broker.core.statement import StatementLine as StatementLine
 from orchestrator.broker.core.views import JobView as JobView
 from orchestrator.broker.ledger import LedgerError as LedgerError
 from orchestrator.broker.runtime.embedded import RunBusy as RunBusy

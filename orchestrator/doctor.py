@@ -168,7 +168,6 @@ def _python() -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    """Compare what is installed with what hpcqc asks for."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:
@@ -281,7 +280,6 @@ def _prefect() -> Check:
 
 
 def _backends(site: Site) -> Iterator[Check]:
-    """Import every registered backend, and see that each QPU has one that takes its options."""
     from backends import registry
 
     known = registry.available()
@@ -309,7 +307,6 @@ def _described(settings: QpuSettings) -> str:
 
 
 def _schedules(site: Site) -> Check:
-    """See that there is each QPU's policy, and that its calendar can be read."""
     from datetime import UTC, datetime
 
     from orchestrator.broker.runtime.site_rules import check_schedules

@@ -440,7 +440,6 @@ def account_from_text(text: str) -> ProjectAccount | RunAccount:
 
 
 def _number(digits: str, text: str) -> int:
-    """Read a number as it is written in an identity."""
     if re.fullmatch(r"0|[1-9][0-9]*", digits) is None:
         raise IdentityError(f"invalid number {digits!r} in {text!r}: expected 0, 1, 2, …")
     return int(digits)

@@ -16,7 +16,7 @@ from orchestrator.config.site import Site
 if TYPE_CHECKING:
     from orchestrator.broker.api.tokens import TokenFile
     from orchestrator.broker.client.http import RemoteBroker
-    from orchestrator.broker.core.statement import StatementLine
+    from orchestrator.broker.core.budgets import StatementLine
 
 __all__ = [
     "back_up",

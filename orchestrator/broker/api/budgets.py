@@ -16,8 +16,7 @@ from orchestrator.broker.api.endpoints import (
 )
 from orchestrator.broker.api.problems import DECLARED, declared
 from orchestrator.broker.client.models import ProjectBudget
-from orchestrator.broker.core.budgets import BudgetStatus
-from orchestrator.broker.core.statement import StatementLine
+from orchestrator.broker.core.budgets import BudgetStatus, StatementLine
 from orchestrator.broker.runtime.billing import (
     limited_projects,
     monthly_statement,

@@ -22,9 +22,8 @@ from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
 from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.client.status import QpuStatus
-from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.broker.core.budgets import BudgetExhausted, StatementLine
 from orchestrator.broker.core.job_request import JobRequest
-from orchestrator.broker.core.statement import StatementLine
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
 from orchestrator.identity import JobId, is_job_id

@@ -191,7 +191,6 @@ def _of_qpu(
 def _likely_start(
     state: BrokerState, context: SchedulingContext, work_s: float, length_s: float, now: datetime
 ) -> datetime | None:
-    """Return when a task will begin, after the running tasks and the jobs before it."""
     running_s = 0.0
     for tag in state.open_tasks(context.qpu):
         task = state.tasks[tag]

@@ -251,7 +251,6 @@ def _start_s(rules: QpuRules, num_qubits: int) -> float:
 
 
 def _first_task(record: JobRecord, rules: QpuRules, accuracy: Accuracy) -> _Task:
-    """Return the task that would be made of a job now, were it alone."""
     filling = _Filling(rules, accuracy, {record.submitted.job: record})
     parts = filling.fill([record])
     return filling.priced(parts)
@@ -276,7 +275,6 @@ def _closed_lease(context: SchedulingContext, now: datetime) -> ev.LeaseClosed |
 
 
 def _may_start(context: SchedulingContext, now: datetime) -> bool:
-    """Whether the QPU has room and its rate admits a start."""
     most = context.rules.limits.max_concurrent_tasks
     if most is not None and context.busy >= most:
         return False

@@ -348,7 +348,6 @@ class BrokerState(Recorded):
                 return [SettleJob(job) for job in task.jobs]
 
     def _operate(self, event: ev.Event, now: datetime) -> list[Command]:
-        """Apply what is about a QPU or an account, not about a job."""
         match event:
             case ev.QpuDrained():
                 self.drained[event.qpu] = event

@@ -274,7 +274,6 @@ class Reader:
         return _in_order(self._ended(wanted))
 
     def _catch_up(self, scope: str, restored: Restored) -> None:
-        """Apply the events that were written since."""
         for seq, event, at in self.numbered_events(scope, restored.seq):
             try:
                 self.recall_for(scope, restored.state, event)
@@ -371,7 +370,6 @@ class Reader:
         return [(row[0], row[1]) for row in self.rows(query.limit(limit))]
 
     def _damage(self, what: str, error: Exception) -> LedgerError:
-        """Return the error to raise when stored data makes no sense."""
         return LedgerError(
             f"ledger {self.name} is damaged: {what} cannot be read "
             f"({type(error).__name__}: {error}). {self.place.after_damage()}"

@@ -247,11 +247,7 @@ def _compiled(table: sa.Table, engine: sa.Engine, columns: Sequence[str]) -> str
 
 
 def _claim_file(path: Path, holder: str) -> IO[str]:
-    """Lock the file beside a ledger; the lock goes with the process, or when it is closed.
-
-    Raises `LedgerHeld` with what the other holder wrote about itself, `LedgerError` if there
-    can be no such file.
-    """
+    """Lock the file beside a ledger until it is closed, or the process ends."""
     lock_path = path.with_name(f"{path.name}.lock")
     try:
         lock = lock_path.open("a+", encoding="utf-8")
@@ -271,10 +267,7 @@ def _claim_file(path: Path, holder: str) -> IO[str]:
 
 
 def _claim_on_server(connection: sa.Connection) -> str | None:
-    """Take the advisory lock of this database's ledger, held as long as the connection.
-
-    Return None once it is ours, or what its holder wrote about itself.
-    """
+    """Take the ledger's advisory lock for this connection; return its holder if it is taken."""
     with connection.begin():
         schema = connection.exec_driver_sql("SELECT current_schema()").scalar()
         taken = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_key(schema)))).scalar()
@@ -286,14 +279,12 @@ def _claim_on_server(connection: sa.Connection) -> str | None:
 
 
 def _note_holder(connection: sa.Connection, holder: str) -> None:
-    """Write who holds the lock, for brokers that do not get it."""
     with connection.begin():
         connection.execute(meta.delete().where(meta.c.key == _HOLDER))
         connection.execute(meta.insert(), {"key": _HOLDER, "value": json.dumps(holder)})
 
 
 def _held_error(name: str, holder: str) -> LedgerHeld:
-    """Return the error that says who serves the ledger."""
     return LedgerHeld(
         f"ledger {name} is served by another broker ({holder or 'unnamed'}); "
         "use that one, or end it first"

@@ -7,8 +7,13 @@ from collections.abc import Iterable
 
 from orchestrator.broker.client.status import ProjectTotals
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.budgets import BudgetStatus
-from orchestrator.broker.core.statement import StatementLine, leases_held, month_bounds, statement
+from orchestrator.broker.core.budgets import (
+    BudgetStatus,
+    StatementLine,
+    leases_held,
+    month_bounds,
+    statement,
+)
 from orchestrator.broker.ledger import JobFilter
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.identity import SERVICE_SCOPE, ProjectAccount, account_from_text
