@@ -103,14 +103,10 @@ def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[PubBlock, ...]]:
 
 def _seed(seed: int, number: int, point: int) -> int:
     """Return a block's seed. Points count on as Aer's do, in every block of shots alike."""
-    return (seed + _offset(number) + SEED_STRIDE * point) % SEEDS
-
-
-def _offset(number: int) -> int:
-    if number == 0:
-        return 0
-    digest = hashlib.blake2b(f"shots:{number}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    if number:
+        digest = hashlib.blake2b(f"shots:{number}".encode(), digest_size=8).digest()
+        seed += int.from_bytes(digest, "big") >> 1
+    return (seed + SEED_STRIDE * point) % SEEDS
 
 
 _OF_A_BLOCK = ("block", "shape")
@@ -119,7 +115,7 @@ _OF_A_BLOCK = ("block", "shape")
 def joined(results: Iterable[PubResult]) -> list[PubResult]:
     """Return one result per PUB, in order. results: of all blocks of a task, in any order.
 
-    The metadata of each name its block (`blocks.Block`) and the shape of its PUB.
+    The metadata of each name its block (`PubBlock`) and the shape of its PUB.
     """
     blocks: dict[int, list[PubResult]] = {}
     for result in results:

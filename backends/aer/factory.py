@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "AerFactory", "AerOptions", "create", "usable_cores"]
 
-METHODS = (
-    "automatic",
-    "statevector",
-    "density_matrix",
-    "stabilizer",
-    "matrix_product_state",
-)
+METHODS = ("automatic", "statevector", "density_matrix", "stabilizer", "matrix_product_state")
 _PRECISIONS = ("exact", "sampled")
 
 

@@ -22,7 +22,7 @@ _BOOT = (
     "import json, os, sys; "
     "[os.putenv(k, v) for k, v in json.loads(sys.argv[2]).items()]; "
     "sys.path.insert(0, sys.argv[1]); import backends; del sys.path[0]; "
-    "from backends.aer.zygote import main; main()"
+    "from backends.aer.worker import main; main()"
 )
 _ROOT = Path(__file__).resolve().parents[2]
 

@@ -189,8 +189,7 @@ class PubRunner:
         shape = (len(counts),)
         fields = _bit_arrays(counts, registers, shape, job.seed)
         return SamplerPubResult(
-            DataBin(**fields, shape=shape),
-            metadata={"shots": pub.shots, **_facts(work)},
+            DataBin(**fields, shape=shape), metadata={"shots": pub.shots, **_facts(work)}
         )
 
     def _estimate(self, work: Work, pub: FrozenEstimatorPub) -> PubResult:

@@ -1,48 +1,58 @@
-"""The process that simulates: reads tasks from its parent, runs each part exactly once."""
+"""The processes that simulate: a zygote that imports Aer once, and the workers that it forks.
+
+A fork takes milliseconds where the import takes seconds, and workers share its memory. The zygote
+runs no simulation itself, so no OpenMP thread exists when it forks.
+"""
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import json
 import os
+import select
+import signal
 import socket
+import sys
 import time
 import traceback
 from collections import OrderedDict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import qiskit_aer.library
+import qiskit_aer.noise  # noqa: F401  # loaded before workers are forked
+from qiskit.primitives import PrimitiveResult
+
+from backends.aer.blocks import PubBlock
+from backends.aer.engine import Engine, SimulationFailed
+from backends.aer.pubs import PubRunner, Work
 from backends.aer.spool import Spool
 from backends.aer.wire import receive, send
-from backends.api import TaskState
+from backends.api import Result, TaskState, Usage
+from backends.circuits import FrozenCircuit, load_qpy
 from backends.frames import pack, unpack
+from backends.payloads import (
+    EstimatorPayload,
+    FrozenEstimatorPub,
+    FrozenSamplerPub,
+    SamplerPayload,
+)
+from backends.payloads.pubs import pubs_from_frames
+from backends.profiles import load_profile
+from backends.results import result_to_bytes
 
-if TYPE_CHECKING:
-    from backends.circuits import FrozenCircuit
-
-__all__ = ["Worker", "load_libraries"]
+__all__ = ["Worker", "main"]
 
 _CIRCUITS = 512
-
-
-def load_libraries() -> None:
-    """Import what simulations need; takes seconds, starts no thread."""
-    import qiskit_aer.library
-    import qiskit_aer.noise  # noqa: F401
-
-    import backends.aer.engine
-    import backends.aer.pubs
-    import backends.payloads
-    import backends.results  # noqa: F401
+_STDERR = 2
+_REQUEST_BYTES = 1 << 16
 
 
 class Worker:
     """One worker process: its engine, the circuits it holds, the line to its parent."""
 
     def __init__(self, connection: socket.socket, settings: dict[str, Any]) -> None:
-        from backends.aer.engine import Engine
-        from backends.aer.pubs import PubRunner
-        from backends.profiles import load_profile
-
         self._connection = connection
         self._spool = Spool(Path(settings["spool"]))
         self._circuits: OrderedDict[str, FrozenCircuit] = OrderedDict()
@@ -52,9 +62,9 @@ class Worker:
         self._orphan = False
 
     def serve(self) -> None:
-        """Run tasks until the parent is gone, and finish what it left half distributed."""
+        """Run tasks until the parent is gone, then the rest of the last one."""
         last: tuple[dict[str, Any], bytes] | None = None
-        self._tell({"op": "ready", "pid": os.getpid()})
+        self._send({"op": "ready", "pid": os.getpid()})
         while not self._orphan and (message := receive(self._connection)) is not None:
             header, (payload,) = unpack(message)
             last = header, payload
@@ -63,10 +73,7 @@ class Worker:
             self._run_the_rest(*last)
 
     def _run_the_rest(self, header: dict[str, Any], payload: bytes) -> None:
-        """Run the parts of the last task that the parent, now dead, gave to nobody.
-
-        The parent may have died after it heard of this worker's own part as well as before.
-        """
+        """Run the parts of the last task that its parent, now dead, sent to no worker."""
         for part in range(len(header["blocks"])):
             record = self._spool.read(header["tag"])
             if record is not None and record.state is TaskState.RUNNING:
@@ -74,9 +81,6 @@ class Worker:
 
     def _pubs(self, payload: bytes) -> tuple[Any, ...]:
         """Read a payload; its circuits may be there from an earlier one."""
-        from backends.payloads import EstimatorPayload, FrozenEstimatorPub, FrozenSamplerPub
-        from backends.payloads.pubs import pubs_from_frames
-
         header, frames = unpack(payload)
         estimator = header["kind"] == EstimatorPayload.kind
         pub_type = FrozenEstimatorPub if estimator else FrozenSamplerPub
@@ -86,8 +90,6 @@ class Worker:
         return pubs
 
     def _circuit(self, qpy: bytes) -> FrozenCircuit:
-        from backends.circuits import FrozenCircuit, load_qpy
-
         digest = hashlib.sha256(qpy).hexdigest()
         if digest not in self._circuits:
             circuit = self._circuits[digest] = FrozenCircuit(load_qpy(qpy))
@@ -97,29 +99,21 @@ class Worker:
 
     def _run_part(self, header: dict[str, Any], payload: bytes, part: int) -> None:
         tag, parts = header["tag"], len(header["blocks"])
-        told = {"tag": tag, "part": part}
+        report = {"tag": tag, "part": part}
         if not self._spool.claim(tag, part, parts):
-            self._tell({"op": "taken", **told})
+            self._send({"op": "taken", **report})
             return
         try:
             data = self._simulate(header, self._pubs(payload), part)
         except Exception as error:  # noqa: BLE001  whatever a simulation does, only its task fails
             reason = _explain(error)
             self._spool.fail(tag, reason)
-            self._tell({"op": "failed", "reason": reason, **told})
+            self._send({"op": "failed", "reason": reason, **report})
             return
         self._spool.store(tag, part, parts, data)
-        self._tell({"op": "done", **told}, data)
+        self._send({"op": "done", **report}, data)
 
     def _simulate(self, header: dict[str, Any], pubs: tuple[Any, ...], part: int) -> bytes:
-        from qiskit.primitives import PrimitiveResult
-
-        from backends.aer.blocks import PubBlock
-        from backends.aer.pubs import Work
-        from backends.api import Result, Usage
-        from backends.payloads import SamplerPayload
-        from backends.results import result_to_bytes
-
         started = time.perf_counter()
         blocks = [PubBlock(**block) for block in header["blocks"][part]]
         native = PrimitiveResult(
@@ -145,16 +139,89 @@ class Worker:
         result = Result(native=native, usage=Usage(), metadata=facts)
         return result_to_bytes(result, SamplerPayload.kind)
 
-    def _tell(self, header: dict[str, Any], data: bytes = b"") -> None:
+    def _send(self, header: dict[str, Any], data: bytes = b"") -> None:
         try:
             send(self._connection, pack(header, [data]))
-        except OSError:  # the parent is dead; the spool has what it needs to know
+        except OSError:  # the parent is dead; a later one reads the spool
             self._orphan = True
 
 
 def _explain(error: Exception) -> str:
+    text = str(error) or type(error).__name__
     last = traceback.extract_tb(error.__traceback__)[-1]
-    where = (
-        "" if type(error).__name__ == "SimulationFailed" else f" ({last.filename}:{last.lineno})"
-    )
-    return f"{str(error) or type(error).__name__}{where}"
+    is_aers = isinstance(error, SimulationFailed)
+    return text if is_aers else f"{text} ({last.filename}:{last.lineno})"
+
+
+def main() -> None:
+    """Fork workers until the parent is gone. Standard input is the line to the parent.
+
+    A request is the worker's settings as JSON, and comes with two file descriptors: the worker's
+    line to the parent and where its errors go. The answer is its process id.
+    """
+    os.umask(0o077)  # what it writes is its owner's alone
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    gc.collect()
+    gc.freeze()  # what is imported stays shared between the workers
+    bell, ring = socket.socketpair()
+    ring.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(ring.fileno())
+    control = socket.socket(fileno=0)
+    send(control, pack({"op": "up"}))
+    while True:
+        readable, _, _ = select.select([control, bell], [], [])
+        if bell in readable:
+            bell.recv(4096)
+            _report_dead(control)
+        if control in readable:
+            message, descriptors, _, _ = socket.recv_fds(control, _REQUEST_BYTES, 2)
+            if not message:
+                return
+            _fork(control, json.loads(message), descriptors, (bell, ring))
+
+
+def _fork(
+    control: socket.socket,
+    settings: dict[str, object],
+    descriptors: list[int],
+    bells: tuple[socket.socket, socket.socket],
+) -> None:
+    line, errors = descriptors
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for end in (control, *bells):
+                end.close()
+            os.setsid()
+            os.dup2(errors, _STDERR)
+            os.close(errors)
+            with socket.socket(fileno=line) as connection:
+                Worker(connection, settings).serve()
+            status = 0
+        except BaseException:  # noqa: BLE001  # the traceback is its last words
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    os.close(line)
+    os.close(errors)
+    send(control, pack({"op": "forked", "pid": pid}))
+
+
+def _report_dead(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        try:
+            send(control, pack({"op": "ended", "pid": pid, "code": code}))
+        except OSError:  # the parent is gone; the next read says so
+            return

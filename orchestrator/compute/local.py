@@ -132,10 +132,7 @@ class LocalDask:
         if self._closed:
             raise ComputeError("the workers were shut down")
         if self._process is None:
-            spec = {
-                "workers": self.workers,
-                "memory_per_worker": self._settings.memory_per_worker,
-            }
+            spec = {"workers": self.workers, "memory_per_worker": self._settings.memory_per_worker}
             # -P and our own path order: a user's folder must not shadow the packages we need.
             command = [sys.executable, "-P", "-m", "orchestrator.compute.cluster"]
             self._process = subprocess.Popen(

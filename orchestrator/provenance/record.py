@@ -23,13 +23,7 @@ from orchestrator.provenance.schema import (
 from orchestrator.provenance.values import json_value
 from orchestrator.runs import StageSpan
 
-__all__ = [
-    "merged_stages",
-    "recorded_job",
-    "recorded_stage",
-    "run_record",
-    "site_document",
-]
+__all__ = ["merged_stages", "recorded_job", "recorded_stage", "run_record", "site_document"]
 
 _SECRET_WORDS = ("token", "secret", "password", "credential", "apikey", "api_key")
 
@@ -199,10 +193,7 @@ def _covered_s(spans: Iterable[tuple[datetime, datetime]]) -> float:
 
 def _recorded_task(task: QpuTaskView) -> RecordedTask:
     took_s = _seconds(task.started_at, task.ended_at)
-    values = _fields(task) | {
-        "usage": _usage(task.usage),
-        "metadata": json_value(task.metadata),
-    }
+    values = _fields(task) | {"usage": _usage(task.usage), "metadata": json_value(task.metadata)}
     return RecordedTask(**values, duration_s=took_s, worked_s=_worked_s(task, took_s))
 
 

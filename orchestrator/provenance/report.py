@@ -14,14 +14,7 @@ from orchestrator.provenance.markup import cell_text, duration_text, rendered
 from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.schema import RecordedStage, RunRecord
 
-__all__ = [
-    "Report",
-    "draw_report",
-    "report_html",
-    "stage_rows",
-    "stage_total",
-    "usage_rows",
-]
+__all__ = ["Report", "draw_report", "report_html", "stage_rows", "stage_total", "usage_rows"]
 
 _MAX_ROWS = 200
 _ALWAYS_SHOWN = ("job", "state", "waited", "took", "charged")
