@@ -16,7 +16,7 @@ from qiskit.primitives.containers.observables_array import ObservablesArray
 
 from backends.circuits import FrozenCircuit
 from backends.errors import PayloadRejected
-from backends.pauli_bases import MeasuredBasis, measured_bases
+from backends.paulis import MeasuredBasis, measured_bases
 from backends.payloads import (
     MOST_SHOTS,
     EstimatorPayload,

@@ -12,7 +12,7 @@ from qiskit.transpiler import Target as QiskitTarget
 
 from backends.api import Target
 from backends.gates import native_operation
-from backends.meterings import metering_from_json, metering_to_json
+from backends.metering import metering_from_json, metering_to_json
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

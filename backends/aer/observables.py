@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit.primitives.containers.observables_array import ObservablesArray
 
-from backends.pauli_sums import PauliSum, expanded
+from backends.paulis import PauliSum, expanded
 from backends.profiles import Readout
 
 __all__ = ["ObservableSet", "misread", "observable_set"]

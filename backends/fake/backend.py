@@ -7,10 +7,11 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from qiskit.primitives import PrimitiveResult, StatevectorEstimator, StatevectorSampler
@@ -34,9 +35,9 @@ from backends.api import (
     UnknownTask,
     Usage,
 )
-from backends.fake.records import FileRecords, MemoryRecords, Records, StartedTask
+from backends.fake.records import FileRecords, MemoryRecords, StartedTask
 from backends.fake.script import Script, read_script
-from backends.pauli_sums import expanded
+from backends.paulis import expanded
 from backends.payloads import (
     FrozenEstimatorPub,
     FrozenSamplerPub,
@@ -50,8 +51,27 @@ from backends.validate import check
 
 __all__ = ["FakeBackend", "FakeFactory", "create"]
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 _PREFIX = "fake-"
 _RETRY_AFTER_S = 0.1
+
+
+def _scripted(
+    method: Callable[Concatenate[FakeBackend, _P], _T],
+) -> Callable[Concatenate[FakeBackend, _P], _T]:
+    """Count the calls of a method, and let them fail before or after as the script says."""
+
+    @wraps(method)
+    def call(self: FakeBackend, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        with self._lock:
+            lost = self._strike(method.__name__)
+            answer = method(self, *args, **kwargs)
+            if lost is not None:
+                raise lost
+            return answer
+
+    return call
 
 
 class FakeBackend:
@@ -83,7 +103,7 @@ class FakeBackend:
 
     def __init__(self, script: Script, *, state_dir: Path) -> None:
         self._script = script
-        self._records: Records = (
+        self._records: FileRecords | MemoryRecords = (
             FileRecords(state_dir / "fake") if script.durable else MemoryRecords()
         )
         self._sessions: set[SessionId] = set()
@@ -97,83 +117,68 @@ class FakeBackend:
         with self._lock:
             return self._records.starts()
 
+    @_scripted
     def target(self) -> Target:
         """Describe the QPU; the calibration id changes as the script drifts."""
-        with self._lock:
-            lost = self._strike("target")
-            target = replace(self._script.target, calibration=self._calibration())
-            return target if lost is None else self._lose(lost)
+        return replace(self._script.target, calibration=self._calibration())
 
+    @_scripted
     def acquire(self) -> SessionId:
         """Open a session."""
-        with self._lock:
-            lost = self._strike("acquire")
-            session = SessionId(uuid.uuid4().hex)
-            self._sessions.add(session)
-            return session if lost is None else self._lose(lost)
+        session = SessionId(uuid.uuid4().hex)
+        self._sessions.add(session)
+        return session
 
+    @_scripted
     def release(self, session: SessionId) -> None:
         """Close a session; its tasks go on."""
-        with self._lock:
-            lost = self._strike("release")
-            self._sessions.discard(session)
-            if lost is not None:
-                self._lose(lost)
+        self._sessions.discard(session)
 
+    @_scripted
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Start a task; see ``Backend.start``."""
-        with self._lock:
-            lost = self._strike("start")
-            if session not in self._sessions:
-                raise UnknownSession(f"session {session!r} is not open; call acquire() first")
-            check_tag(tag)
-            check(payload, self._script.target)
-            if self._records.read(tag) is None:
-                self._refuse_when_full()
-                self._begin(payload, tag)
-            return QpuTaskId(_PREFIX + tag) if lost is None else self._lose(lost)
+        if session not in self._sessions:
+            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        check_tag(tag)
+        check(payload, self._script.target)
+        if self._records.read(tag) is None:
+            self._refuse_when_full()
+            self._begin(payload, tag)
+        return QpuTaskId(_PREFIX + tag)
 
+    @_scripted
     def find(self, tag: str) -> QpuTaskId | None:
         """Return the task of a tag; always None where the target cannot find."""
-        with self._lock:
-            lost = self._strike("find")
-            check_tag(tag)
-            known = self._script.target.can_find and self._records.read(tag) is not None
-            found = QpuTaskId(_PREFIX + tag) if known else None
-            return found if lost is None else self._lose(lost)
+        check_tag(tag)
+        known = self._script.target.can_find and self._records.read(tag) is not None
+        return QpuTaskId(_PREFIX + tag) if known else None
 
+    @_scripted
     def status(self, task: QpuTaskId) -> TaskState:
         """Return where the script says the task is by now."""
-        with self._lock:
-            lost = self._strike("status")
-            state = self._state(self._read(task)[0])
-            return state if lost is None else self._lose(lost)
+        return self._state(self._read(task)[0])
 
+    @_scripted
     def result(self, task: QpuTaskId) -> Result:
         """Return a completed task's result; see ``Backend.result``."""
-        with self._lock:
-            lost = self._strike("result")
-            record, payload = self._read(task)
-            state = self._state(record)
-            if not state.is_final:
-                raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
-            if state is TaskState.CANCELLED:
-                raise TaskCancelled(f"{task} was cancelled")
-            if state is TaskState.FAILED:
-                raise TaskFailed(f"{task} failed: task {record.number} fails by script")
-            if record.tag not in self._results:
-                self._results[record.tag] = self._run(record, payload)
-            return self._results[record.tag] if lost is None else self._lose(lost)
+        record, payload = self._read(task)
+        state = self._state(record)
+        if not state.is_final:
+            raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
+        if state is TaskState.CANCELLED:
+            raise TaskCancelled(f"{task} was cancelled")
+        if state is TaskState.FAILED:
+            raise TaskFailed(f"{task} failed: task {record.number} fails by script")
+        if record.tag not in self._results:
+            self._results[record.tag] = self._run(record, payload)
+        return self._results[record.tag]
 
+    @_scripted
     def stop(self, task: QpuTaskId) -> None:
         """Cancel a task that has not ended."""
-        with self._lock:
-            lost = self._strike("stop")
-            record, payload = self._read(task)
-            if not self._state(record).is_final:
-                self._records.write(replace(record, stopped_at=time.time()), payload)
-            if lost is not None:
-                self._lose(lost)
+        record, payload = self._read(task)
+        if not self._state(record).is_final:
+            self._records.write(replace(record, stopped_at=time.time()), payload)
 
     def close(self) -> None:
         """Do nothing: there is no process or connection to free."""
@@ -260,9 +265,6 @@ class FakeBackend:
                 case "lost":
                     return QpuUnavailable(f"the answer to {call} number {number} was lost")
         return None
-
-    def _lose(self, answer: BackendError) -> NoReturn:
-        raise answer
 
 
 class FakeFactory:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-__all__ = ["FileRecords", "MemoryRecords", "Records", "StartedTask"]
+__all__ = ["FileRecords", "MemoryRecords", "StartedTask"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,30 +24,6 @@ class StartedTask:
     calibration_id: str
     seed: int
     stopped_at: float | None = None
-
-
-class Records(Protocol):
-    """Where task records are kept."""
-
-    def tags(self) -> list[str]:
-        """All tags that were started."""
-        ...
-
-    def read(self, tag: str) -> tuple[StartedTask, bytes] | None:
-        """Return a task's record and payload bytes."""
-        ...
-
-    def write(self, record: StartedTask, payload: bytes) -> None:
-        """Keep or replace a task's record."""
-        ...
-
-    def count_start(self, tag: str) -> None:
-        """Note that a task really began."""
-        ...
-
-    def starts(self) -> Mapping[str, int]:
-        """How often each tag really began."""
-        ...
 
 
 class MemoryRecords:

@@ -15,8 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, PositiveInt, V
 from backends.api import QualityWindow
 from backends.error_rates import Coherence, depolarising_parameter
 from backends.gates import MOVE
-from backends.metering import FORMULAS, Metering, MeteringFormula
-from backends.meterings import formula_class, formula_names
+from backends.metering import FORMULAS, Metering, MeteringFormula, formula_class, formula_names
 from backends.profiles.profile import (
     GATE_QUBITS,
     NativeGate,

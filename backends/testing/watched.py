@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
-from backends.api import (
-    Backend,
-    BackendError,
-    QpuTaskId,
-    Result,
-    SessionId,
-    Target,
-    TaskState,
-)
-from backends.payloads import Payload
+from backends.api import Backend, BackendError
 
 __all__ = ["ContractBroken", "Watched"]
 
@@ -26,68 +18,34 @@ class ContractBroken(AssertionError):
 class Watched:
     """Forwards every call of ``Backend`` and checks that it is prompt and raises rightly.
 
-    prompt_s: longest a call may take.
+    prompt_s: longest a call may take; `close` may take longer.
     """
 
     def __init__(self, backend: Backend, prompt_s: float) -> None:
-        self._backend = backend
+        self.inner = backend
         self._prompt_s = prompt_s
 
-    @property
-    def inner(self) -> Backend:
-        """The backend itself, unwatched."""
-        return self._backend
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """Return a method of the backend, watched."""
+        method: Callable[..., Any] = getattr(self.inner, name)
 
-    def target(self) -> Target:
-        """Forward."""
-        return self._call("target")  # type: ignore[no-any-return]
-
-    def acquire(self) -> SessionId:
-        """Forward."""
-        return self._call("acquire")  # type: ignore[no-any-return]
-
-    def release(self, session: SessionId) -> None:
-        """Forward."""
-        self._call("release", session)
-
-    def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
-        """Forward."""
-        return self._call("start", session, payload, tag)  # type: ignore[no-any-return]
-
-    def find(self, tag: str) -> QpuTaskId | None:
-        """Forward."""
-        return self._call("find", tag)  # type: ignore[no-any-return]
-
-    def status(self, task: QpuTaskId) -> TaskState:
-        """Forward."""
-        return self._call("status", task)  # type: ignore[no-any-return]
-
-    def result(self, task: QpuTaskId) -> Result:
-        """Forward."""
-        return self._call("result", task)  # type: ignore[no-any-return]
-
-    def stop(self, task: QpuTaskId) -> None:
-        """Forward."""
-        self._call("stop", task)
-
-    def close(self) -> None:
-        """Forward, however long it takes."""
-        self._backend.close()
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        started = time.monotonic()
-        try:
-            return getattr(self._backend, name)(*arguments)
-        except BackendError:
-            raise
-        except Exception as error:
-            raise ContractBroken(
-                f"{name}() raised {type(error).__name__}: {error}; only BackendErrors may come out"
-            ) from error
-        finally:
-            took_s = time.monotonic() - started
-            if took_s > self._prompt_s:
+        def watched(*arguments: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return method(*arguments)
+            except BackendError:
+                raise
+            except Exception as error:
                 raise ContractBroken(
-                    f"{name}() took {took_s:.2f} s; every call must return within "
-                    f"{self._prompt_s} s and leave the work to run by itself"
-                )
+                    f"{name}() raised {type(error).__name__}: {error}; only BackendErrors may come "
+                    "out"
+                ) from error
+            finally:
+                took_s = time.monotonic() - started
+                if took_s > self._prompt_s:
+                    raise ContractBroken(
+                        f"{name}() took {took_s:.2f} s; every call must return within "
+                        f"{self._prompt_s} s and leave the work to run by itself"
+                    )
+
+        return method if name == "close" else watched

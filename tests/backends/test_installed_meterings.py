@@ -7,7 +7,7 @@ import json
 import pytest
 
 from backends import registry
-from backends.meterings import formula_class
+from backends.metering import formula_class
 from backends.plugins import PluginUnusable
 from backends.profiles import ProfileError, load_profile
 from backends.targets import target_from_json, target_to_json

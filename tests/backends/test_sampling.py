@@ -14,7 +14,7 @@ from qiskit.primitives import PrimitiveResult, StatevectorEstimator, Statevector
 from qiskit.quantum_info import SparsePauliOp, Statevector
 
 from backends.api import PayloadRejected
-from backends.pauli_bases import measured_bases
+from backends.paulis import measured_bases
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.sampling import lower
 from tests.errors import naming

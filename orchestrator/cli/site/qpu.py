@@ -120,7 +120,7 @@ def timing_in_words(timing: TimingModel | None) -> str | None:
 
 
 def _target_document(site: Site, settings: QpuSettings, target: Target) -> dict[str, Any]:
-    from backends.meterings import metering_to_json
+    from backends.metering import metering_to_json
     from orchestrator.provenance.record import site_document
     from orchestrator.provenance.values import json_value
 

@@ -1,14 +1,16 @@
-"""Which terms of observables one measurement basis reads together, and how wide they spread."""
+"""Observables as sums of Pauli strings, and which terms one measurement basis reads together."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MeasuredBasis", "measured_bases"]
+__all__ = ["MeasuredBasis", "PauliSum", "expanded", "measured_bases"]
 
 # Letters of Qiskit's observables: the basis each is read in, and the bit a projector wants.
 _AXES = {"X": "X", "Y": "Y", "Z": "Z", "0": "Z", "1": "Z", "+": "X", "-": "X", "r": "Y", "l": "Y"}
@@ -18,6 +20,17 @@ _EXACT_BITS = 14
 
 _Floats = NDArray[np.float64]
 _Bits = NDArray[np.uint8]
+
+PauliSum = dict[str, float]
+# Each letter of Qiskit's observables that is not a Pauli, as a sum of Paulis.
+_PROJECTORS = {
+    "0": (("I", 0.5), ("Z", 0.5)),
+    "1": (("I", 0.5), ("Z", -0.5)),
+    "+": (("I", 0.5), ("X", 0.5)),
+    "-": (("I", 0.5), ("X", -0.5)),
+    "r": (("I", 0.5), ("Y", 0.5)),
+    "l": (("I", 0.5), ("Y", -0.5)),
+}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,3 +120,16 @@ def _basis(
         cares=np.array([[c in _WANTED for c in row] for row in letters], dtype=np.uint8),
         weights=np.array([weights[label] for label in members]),
     )
+
+
+def expanded(observable: Mapping[str, float]) -> PauliSum:
+    """Write projectors as Paulis and drop terms that cancel."""
+    if all(set(label) <= set("IXYZ") for label in observable):
+        return dict(observable)
+    total: PauliSum = {}
+    for label, coefficient in observable.items():
+        for letters in itertools.product(*(_PROJECTORS.get(c, ((c, 1.0),)) for c in label)):
+            name = "".join(letter for letter, _ in letters)
+            weight = coefficient * math.prod(w for _, w in letters)
+            total[name] = total.get(name, 0.0) + weight
+    return {label: weight for label, weight in total.items() if weight}
