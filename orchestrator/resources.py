@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from orchestrator.compute.api import Compute
     from orchestrator.transpile import Transpiler
 
-__all__ = ["UNITS_TOPIC", "BudgetOutOfReach", "Resources", "resources", "shutdown"]
+__all__ = [
+    "UNITS_TOPIC",
+    "BudgetOutOfReach",
+    "Resources",
+    "opened_broker",
+    "resources",
+    "shutdown",
+]
 
 
 class BudgetOutOfReach(ValueError):
@@ -197,6 +204,12 @@ def resources() -> Resources:
             close_to_others(run.site.state_dir)
             _resources = Resources(run)
         return _resources
+
+
+def opened_broker() -> BrokerClient | None:
+    """Return the broker that this process has open for its run, None if it has none."""
+    with _lock:
+        return None if _resources is None else _resources._broker  # noqa: SLF001
 
 
 def shutdown() -> None:

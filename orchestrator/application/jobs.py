@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Collection
 from contextlib import closing
@@ -91,8 +92,8 @@ def why(job: str | JobView, *, site: Path | str | None = None) -> Explanation:
         site: Path of a site file; None for the one that the usual lookup finds.
 
     Returns:
-        What the site's broker service says. Without a service, what the ledger recorded: the
-        queue itself is known only to the process that runs the job.
+        What the site's broker service says, or the broker of a run in this process. Of another
+        process's run without a service, what the ledger recorded: its queue is not known here.
 
     Raises:
         ConfigError: The site file is wrong, or there is no ledger yet.
@@ -272,6 +273,8 @@ def explanation_of(site: Site, job: str) -> Explanation:
     from orchestrator.broker.ledger import Ledger
 
     view = job_of(site, job)
+    if (known := _explained_here(view)) is not None:
+        return known
     with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
         scopes = [scope for scope in ledger.runs() if is_scope_of(scope, view.run)]
         for scope in [*scopes, SERVICE_SCOPE]:
@@ -279,3 +282,18 @@ def explanation_of(site: Site, job: str) -> Explanation:
             if view.id in state.jobs or ledger.recall(scope, state, view.id):
                 return explain(state, view.id, datetime.now(UTC), _ELSEWHERE)
     raise ConfigError(f"job {view.id} is not in the ledger any more")
+
+
+def _explained_here(job: JobView) -> Explanation | None:
+    """Return what the broker in this process says of a job, None if it does not have it."""
+    if "orchestrator.resources" not in sys.modules:
+        return None
+    from backends.api import TaskCancelled
+    from orchestrator.broker.client.status import JobUnknown
+    from orchestrator.resources import opened_broker
+
+    broker = opened_broker()
+    try:
+        return None if broker is None else broker.why(job.id)
+    except (JobUnknown, TaskCancelled):  # another run's, or the broker was closed meanwhile
+        return None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
 
     from backends.payloads import Payload
+    from orchestrator.broker.core.explain import Explanation
 
 __all__ = ["BrokerClient", "JobUncertain", "job_error"]
 
@@ -78,6 +79,10 @@ class BrokerClient(Protocol):
 
     def view(self, job: JobId) -> JobView:
         """Return the job as it is now."""
+        ...
+
+    def why(self, job: str) -> Explanation:
+        """Return why a job waits, or ran when it did."""
         ...
 
     def close(self) -> None:

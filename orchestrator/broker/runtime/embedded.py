@@ -19,6 +19,7 @@ from backends.payloads import Payload
 from orchestrator.broker.client.protocol import job_error
 from orchestrator.broker.client.status import JobUnknown
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.views import JobState, JobView
@@ -179,6 +180,10 @@ class EmbeddedBroker:
         if view is None:
             raise JobUnknown(f"no job {job!r}")
         return view
+
+    def why(self, job: str) -> Explanation:
+        """See `BrokerClient.why`."""
+        return self._on_loop(self._running.why(JobId(job)))
 
     def cancel_all(self) -> int:
         """Cancel every open job; return how many there were."""
