@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
@@ -23,11 +22,9 @@ from orchestrator.broker.api.endpoints import (
     known_qpu,
 )
 from orchestrator.broker.api.problems import DECLARED
-from orchestrator.broker.client import status as standing
 from orchestrator.broker.client.models import Health, ProjectUse, Whoami
-from orchestrator.broker.client.status import QpuStatus
+from orchestrator.broker.client.status import QpuStatus, TaskShare
 from orchestrator.broker.core.access import Identity
-from orchestrator.broker.core.budgets import BudgetStatus
 from orchestrator.broker.runtime.billing import all_uses, project_budgets
 from orchestrator.names import LINE
 
@@ -80,23 +77,20 @@ async def health(broker: ServedBroker, request: Request) -> Response:
     states = {name: broker.status(name) for name in broker.qpus}
     missing = [s.name for s in states.values() if s.state == "unavailable"]
     failure = await broker.fault()
-    status: Literal["ok", "degraded", "failing"] = "ok"
-    if missing:
-        status = "degraded"
+    status: Literal["ok", "degraded", "failing"] = "degraded" if missing else "ok"
+    reason = f"unavailable: {', '.join(missing)}" if missing else None
     if failure:
-        status = "failing"
-    told = Health(
+        # Anybody reads this: the ledger's own error names its place, and is in the log.
+        status, reason = "failing", "the ledger accepts no commits; see the broker's log"
+    document = Health(
         status=status,
-        # Strangers read this: the ledger's own words name its place, and are in the log.
-        reason="the ledger takes no commits; see the broker's log"
-        if failure
-        else (f"unavailable: {', '.join(missing)}" if missing else None),
+        reason=reason,
         ledger="failing" if failure else "ok",
         qpus={name: s.state for name, s in states.items()},
         queued=sum(s.queued for s in states.values()),
         version=request.app.version,
     )
-    return JSONResponse(told.model_dump(), status_code=503 if failure else 200)
+    return JSONResponse(document.model_dump(), status_code=503 if failure else 200)
 
 
 @router.get("/whoami")
@@ -156,7 +150,15 @@ async def projects(broker: ServedBroker, caller: Caller, request: Request) -> li
     entries = request.app.state.callers.tokens.entries()
     members = {project for entry in entries for project in entry.projects}
     return [
-        _use(project, use, project_budgets(broker, project))
+        ProjectUse(
+            project=project,
+            jobs=use.jobs,
+            open=use.open,
+            shots=use.usage.shots,
+            qpu_seconds=use.usage.qpu_seconds,
+            charges={charge.unit: charge.amount for charge in use.usage.charges},
+            budgets=project_budgets(broker, project),
+        )
         for project, use in sorted((await all_uses(broker, members)).items())
         if caller.may_see(project)
     ]
@@ -168,29 +170,17 @@ async def timeline(
 ) -> Response:
     """Return the tasks of all QPUs in the last hours; whose they are only to whom may know."""
     since = broker.clock() - timedelta(hours=hours)
-    slots = await broker.slots(since)
-    return json_response(await asyncio.to_thread(_timeline, slots, caller))
+    shares = await broker.slots(since)
+
+    def encoded() -> bytes:
+        return _SLOTS.dump_json([_slot(share, caller) for share in shares])
+
+    return json_response(await asyncio.to_thread(encoded))
 
 
-def _use(project: str, use: standing.ProjectTotals, budgets: list[BudgetStatus]) -> ProjectUse:
-    return ProjectUse(
-        project=project,
-        jobs=use.jobs,
-        open=use.open,
-        shots=use.usage.shots,
-        qpu_seconds=use.usage.qpu_seconds,
-        charges={charge.unit: charge.amount for charge in use.usage.charges},
-        budgets=budgets,
-    )
-
-
-def _timeline(slots: Iterable[standing.TaskShare], identity: Identity) -> bytes:
-    return _SLOTS.dump_json([_slot(slot, identity) for slot in slots])
-
-
-def _slot(slot: standing.TaskShare, identity: Identity) -> Slot:
-    job, task = slot.job, slot.task
-    known = identity.may_see(job.project)
+def _slot(share: TaskShare, caller: Identity) -> Slot:
+    job, task = share.job, share.task
+    known = caller.may_see(job.project)
     assert task.started_at is not None
     return Slot(
         qpu=job.qpu,

@@ -1,18 +1,17 @@
-"""Tokens of users and operators, kept as hashes in a file that only the broker's owner reads."""
+"""Tokens of users and operators, as hashes in a file that only the broker's owner reads."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
 from orchestrator.broker.core.access import Identity, Role
-from orchestrator.config.private import close_to_others
+from orchestrator.config.private import close_to_others, write_private
 from orchestrator.names import EXPECTED, PROJECT, is_name
 
 __all__ = ["TokenEntry", "TokenError", "TokenFile"]
@@ -26,7 +25,7 @@ class TokenError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEntry:
-    """What is kept of a token. id: its public name. sha256: of the secret, which is not kept.
+    """What the file has of a token. id: its public name. sha256: of the secret.
 
     A secret has 256 random bits, so a plain hash cannot be guessed back. Times are ISO 8601.
     """
@@ -39,20 +38,12 @@ class TokenEntry:
     created_at: str
     expires_at: str | None = None
 
-    def identity(self) -> Identity:
-        """Return who comes with this token."""
-        return Identity(user=self.user, role=self.role, projects=self.projects)
-
-    def is_valid(self, now: datetime) -> bool:
-        """Whether it has not expired."""
-        return self.expires_at is None or now < datetime.fromisoformat(self.expires_at)
-
 
 class TokenFile:
     """The tokens of one broker. A running broker notices changes at the next request."""
 
     def __init__(self, path: Path) -> None:
-        """Take note of the file; it is made with the first token, readable by its owner alone."""
+        """Take the path; `add` makes the file, readable by its owner alone."""
         self.path = path
         self._stamp: tuple[int, int] | None = None
         self._entries: dict[str, TokenEntry] = {}
@@ -62,9 +53,11 @@ class TokenFile:
         return list(self._by_hash().values())
 
     def find(self, secret: str, now: datetime) -> Identity | None:
-        """Return who a secret belongs to, None if it is unknown, revoked or expired."""
+        """Return the caller with a secret, None if it is unknown, revoked or expired."""
         entry = self._by_hash().get(_hash(secret))
-        return entry.identity() if entry is not None and entry.is_valid(now) else None
+        if entry is None or (entry.expires_at and datetime.fromisoformat(entry.expires_at) <= now):
+            return None
+        return Identity(user=entry.user, role=entry.role, projects=entry.projects)
 
     def add(
         self,
@@ -75,9 +68,9 @@ class TokenFile:
         now: datetime,
         expires_at: datetime | None = None,
     ) -> tuple[TokenEntry, str]:
-        """Make a token; return its entry and its secret, which is shown this once.
+        """Make a token; return its entry and its secret, which is stored nowhere.
 
-        Raises `TokenError` for a name that is no name.
+        Raises `TokenError` for an invalid name.
         """
         for name in (user, *projects):
             if not is_name(name, PROJECT):
@@ -99,12 +92,13 @@ class TokenFile:
 
     def revoke(self, token: str) -> TokenEntry:
         """Remove a token by its id. Raises `TokenError` if there is none."""
-        found = [entry for entry in self.entries() if entry.id == token]
-        if not found:
-            listed = ", ".join(entry.id for entry in self.entries()) or "none"
+        entries = {entry.id: entry for entry in self.entries()}
+        if token not in entries:
+            listed = ", ".join(entries) or "none"
             raise TokenError(f"no token {token!r}; there are: {listed}")
-        self._write([entry for entry in self.entries() if entry.id != token])
-        return found[0]
+        revoked = entries.pop(token)
+        self._write(entries.values())
+        return revoked
 
     def _by_hash(self) -> dict[str, TokenEntry]:
         try:
@@ -122,15 +116,9 @@ class TokenFile:
             self._stamp = stamp
         return self._entries
 
-    def _write(self, entries: Sequence[TokenEntry]) -> None:
+    def _write(self, entries: Iterable[TokenEntry]) -> None:
         close_to_others(self.path.parent)
-        draft = self.path.with_suffix(f".{os.getpid()}.draft")
-        number = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(number, "w", encoding="utf-8") as file:
-            json.dump([asdict(entry) for entry in entries], file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+        write_private(self.path, json.dumps([asdict(entry) for entry in entries], indent=1))
 
 
 def _hash(secret: str) -> str:

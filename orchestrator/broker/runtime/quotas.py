@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,10 +26,10 @@ class StorageFull(ValueError):
 
 
 @dataclass(slots=True)
-class _Holder:
+class _Use:
     """What one user, or one project, has at the broker.
 
-    stored: when and how many bytes; budgets: when one was set for a run.
+    stored: times and sizes in bytes of payloads; budgets: times at which a run's budget was set.
     """
 
     jobs: set[JobId] = field(default_factory=set)
@@ -48,94 +48,92 @@ class _Holder:
 class Quotas:
     """Counts open jobs, and bytes and budgets stored within a day since the broker started.
 
-    state: returns the state machine as it is now; free_bytes: room where the ledger is, None where
-    nobody knows.
+    state: returns the present state machine; free_bytes: the room where the ledger is, None if it
+    is unknown.
     """
 
     limits: BrokerLimits
     state: Callable[[], BrokerState]
     free_bytes: Callable[[], int | None]
-    _holders: dict[tuple[str, str], _Holder] = field(default_factory=dict)
+    _users: defaultdict[str, _Use] = field(default_factory=lambda: defaultdict(_Use))
+    _projects: defaultdict[str, _Use] = field(default_factory=lambda: defaultdict(_Use))
     _arriving: Counter[JobId] = field(default_factory=Counter)
 
     def restore(self) -> None:
         """Count the jobs that an earlier broker left open."""
         for job, record in self.state().jobs.items():
             if record.ended_at is None:
-                for _, holder in self._of(record.submitted.user, record.submitted.project):
-                    holder.jobs.add(job)
+                self._users[record.submitted.user].jobs.add(job)
+                self._projects[record.submitted.project].jobs.add(job)
 
     def admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
         """Count a job that is about to be stored, until `arrived` is called for it.
 
-        A call that is made again, since the ledger could not be written, is counted once. Raises
+        A call that is made again because the ledger could not be written is counted once. Raises
         `TooManyJobs`, `StorageFull`.
         """
         self._check_reserve(size)
-        limits = self.limits
-        for (kind, name), holder in self._of(user, project):
-            whose, is_user = f"{kind} {name!r}", kind == "user"
-            most = limits.open_jobs_per_user if is_user else limits.open_jobs_per_project
-            if job in holder.jobs:
+        limits, of_user, of_project = self.limits, self._users[user], self._projects[project]
+        for who, use, most_jobs, most_bytes in (
+            (f"user {user!r}", of_user, limits.open_jobs_per_user, limits.stored_per_user),
+            (
+                f"project {project!r}",
+                of_project,
+                limits.open_jobs_per_project,
+                limits.stored_per_project,
+            ),
+        ):
+            if job in use.jobs:
                 continue
-            if len(holder.jobs) >= most:
-                holder.jobs = {one for one in holder.jobs if self._is_open(one)}
-            if len(holder.jobs) >= most:
+            if len(use.jobs) >= most_jobs:
+                use.jobs = {one for one in use.jobs if self._is_open(one)}
+            if len(use.jobs) >= most_jobs:
                 raise TooManyJobs(
-                    f"{whose} has {len(holder.jobs)} open jobs, as many as this site allows; hand this "
-                    "one in when others have ended, or cancel some"
+                    f"{who} has {len(use.jobs)} open jobs, as many as this site allows; send this "
+                    "one when others have ended, or cancel some"
                 )
-            holder.forget(now_s - _DAY_S)
-            most = limits.stored_per_user if is_user else limits.stored_per_project
-            if holder.stored_bytes + size > most:
+            use.forget(now_s - _DAY_S)
+            if use.stored_bytes + size > most_bytes:
                 raise StorageFull(
-                    f"{whose} handed in {holder.stored_bytes} bytes within a day and this payload has "
-                    f"{size}; this site stores at most {most}. Hand it in tomorrow, send smaller "
-                    "payloads, or ask an operator to raise the limit"
+                    f"{who} sent {use.stored_bytes} bytes within a day and this payload has {size}; "
+                    f"this site stores at most {most_bytes}. Send it tomorrow, send smaller payloads, "
+                    "or ask an operator to raise the limit"
                 )
-        for _, holder in self._of(user, project):
-            if size and job not in holder.jobs:
-                holder.stored.append((now_s, size))
-                holder.stored_bytes += size
-            holder.jobs.add(job)
+        for use in (of_user, of_project):
+            if size and job not in use.jobs:
+                use.stored.append((now_s, size))
+                use.stored_bytes += size
+            use.jobs.add(job)
         self._arriving[job] += 1
 
     def arrived(self, job: JobId) -> None:
-        """Note that the job is known to the state machine, or is not stored after all."""
+        """Note that the state machine has the job, or that it is not stored after all."""
         self._arriving[job] -= 1
         if not self._arriving[job]:
             del self._arriving[job]
 
     def admit_run_budget(self, user: str, now_s: float) -> None:
-        """Count a budget in that a user sets for a run, or raise `StorageFull`."""
+        """Count a budget that a user sets for a run. Raises `StorageFull`."""
         self._check_reserve(0)
-        holder = self._of_user(user)[1]
-        holder.forget(now_s - _DAY_S)
-        if len(holder.budgets) >= self.limits.run_budgets_per_user:
+        use = self._users[user]
+        use.forget(now_s - _DAY_S)
+        if len(use.budgets) >= self.limits.run_budgets_per_user:
             raise StorageFull(
-                f"user {user!r} set budgets of runs {len(holder.budgets)} times within a day, as often as "
-                "this site allows; set this one tomorrow, or run without a budget"
+                f"user {user!r} set budgets of runs {len(use.budgets)} times within a day, as often "
+                "as this site allows; set this one tomorrow, or run without a budget"
             )
-        holder.budgets.append(now_s)
+        use.budgets.append(now_s)
 
     def _check_reserve(self, size: int) -> None:
         free = self.free_bytes()
         if free is not None and free - size < self.limits.reserve:
             raise StorageFull(
-                "the broker's disk is nearly full, and what is left is kept for jobs that run; nothing "
-                "further is accepted until an operator makes room. Hand this in again later"
+                "the broker's disk is nearly full, and its last bytes are for running jobs; nothing "
+                "more is accepted until an operator makes room. Send this again later"
             )
 
-    def _of(self, user: str, project: str) -> list[tuple[tuple[str, str], _Holder]]:
-        whose = ("project", project)
-        return [self._of_user(user), (whose, self._holders.setdefault(whose, _Holder()))]
-
-    def _of_user(self, user: str) -> tuple[tuple[str, str], _Holder]:
-        whose = ("user", user)
-        return whose, self._holders.setdefault(whose, _Holder())
-
     def _is_open(self, job: JobId) -> bool:
-        if job in self._arriving:  # the state machine does not know of it yet
+        if job in self._arriving:  # the state machine does not have it yet
             return True
         record = self.state().jobs.get(job)
         return record is not None and record.ended_at is None
