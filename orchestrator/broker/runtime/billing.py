@@ -1,4 +1,4 @@
-"""Budgets and statements of a site's broker: what an operator and the users see of the money."""
+"""Budgets, use and monthly statements of a site's broker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ __all__ = [
     "monthly_statement",
     "project_budgets",
     "set_budget",
-    "units",
 ]
 
 
@@ -33,42 +32,32 @@ class UnitUnknown(ValueError):
     """No QPU of the site bills in this unit."""
 
 
-def units(broker: Broker) -> list[str]:
-    """Return the units in which the site's QPUs bill, as far as these could be opened."""
-    state = broker.events.state
-    billed = {rules.metering.unit for rules in state.rules.values()}
-    used = {unit for budgets in state.books.accounts.values() for unit in budgets}
-    return sorted(billed | used)
-
-
 async def set_budget(
     broker: Broker, account: str, unit: str, amount: float | None, by: str
 ) -> list[BudgetStatus]:
-    """Limit what an account may spend in all, None lifts the limit; return how it stands then.
+    """Limit what an account may spend in all, None lifts the limit; return its budgets then.
 
-    What was spent before counts. Less than that may be given: then nothing more is accepted.
+    What was spent before counts; an amount below it is valid, and then nothing more is accepted.
     Raises `UnitUnknown`.
     """
-    known = units(broker)
-    if unit not in known:
-        raise UnitUnknown(
-            f"no QPU here bills in {unit!r}; the units are: {', '.join(known) or 'none yet'}"
-        )
+    state = broker.events.state
+    units = {rules.metering.unit for rules in state.rules.values()}  # of the QPUs that are open
+    units.update(*state.books.accounts.values())
+    if unit not in units:
+        listed = ", ".join(sorted(units)) or "none yet"
+        raise UnitUnknown(f"no QPU here bills in {unit!r}; the units are: {listed}")
     event = ev.BudgetSet(account=account, unit=unit, amount=amount, by=by)
     await broker.events.post(event)
     return broker.events.state.books.status(account)
 
 
 def project_budgets(broker: Broker, project: str) -> list[BudgetStatus]:
-    """Return how a project stands in each unit it was charged or limited in."""
+    """Return a project's budget in each unit in which it was charged or limited."""
     return broker.events.state.books.status(str(ProjectAccount(project)))
 
 
 async def all_uses(broker: Broker, members: Iterable[str] = ()) -> dict[str, ProjectTotals]:
-    """Return what each project used so far, those that have but a budget or members included.
-
-    members: projects that somebody's token is for.
-    """
+    """Return what each project used so far, including ``members``, the projects of tokens."""
     uses = await broker.uses()
     for project in (*limited_projects(broker), *members):
         uses.setdefault(project, ProjectTotals())
@@ -94,9 +83,8 @@ async def monthly_statement(
 
     def summed() -> list[StatementLine]:
         kinds = (ev.LeaseOpened.kind, ev.LeaseClosed.kind)
-        events = (event for event, _ in broker.ledger.events(SERVICE_SCOPE, kinds))
-        held = leases_held(events)
-        mine = [lease for lease in held if projects is None or lease.project in projects]
+        leases = leases_held(event for event, _ in broker.ledger.events(SERVICE_SCOPE, kinds))
+        mine = [lease for lease in leases if projects is None or lease.project in projects]
         return statement(jobs, mine, month)
 
     return await asyncio.to_thread(summed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import is_dataclass, replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
@@ -30,6 +30,8 @@ __all__ = [
     "windows_between",
 ]
 
+_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_DAY = timedelta(days=1)
 # So far back and ahead a calendar is written out. A service does so anew every day.
 _PAST = timedelta(days=2)
 _AHEAD = timedelta(days=60)
@@ -38,7 +40,7 @@ SETTLING = timedelta(seconds=1)
 
 
 def check_schedule(settings: QpuSettings) -> Policy:
-    """Return the policy of a QPU. Raises `ConfigError` for one that there is not."""
+    """Return the policy of a QPU. Raises `ConfigError` for an unknown or invalid one."""
     schedule = settings.schedule
     try:
         return named_policy(schedule.policy, schedule.parameters)
@@ -47,10 +49,7 @@ def check_schedule(settings: QpuSettings) -> Policy:
 
 
 def check_schedules(qpus: Iterable[QpuSettings], now: datetime) -> None:
-    """See that each QPU's schedule can be kept, before anything is started.
-
-    Raises `ConfigError` for a policy that there is not, or a calendar that cannot be read.
-    """
+    """Check the policy and calendar of each QPU before anything starts. Raises `ConfigError`."""
     for settings in qpus:
         check_schedule(settings)
         if settings.schedule.calendar is not None:
@@ -58,9 +57,9 @@ def check_schedules(qpus: Iterable[QpuSettings], now: datetime) -> None:
 
 
 def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
-    """Return what decisions about a QPU rest on.
+    """Return the rules of decisions about a QPU.
 
-    Raises `ConfigError` for a policy that there is not, or a calendar that cannot be read.
+    Raises `ConfigError` for an invalid policy or a calendar that cannot be read.
     """
     schedule = settings.schedule
     return QpuRules(
@@ -82,8 +81,8 @@ def calendar_of(
 ) -> Calendar:
     """Return a QPU's windows from two days ago on: of the site file, its calendar, its target.
 
-    Without a target its quality windows are missing, and closures are all there.
-    Raises `ConfigError` for a calendar that cannot be read.
+    Without a target, the target's quality windows are missing. Raises `ConfigError` for a calendar
+    that cannot be read.
     """
     schedule, since, until = settings.schedule, now - _PAST, now + ahead
     windows = windows_between(schedule.window, since, until)
@@ -97,20 +96,34 @@ def calendar_of(
     )
 
 
-_WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-
-
 def windows_between(
     stated: Iterable[WindowSettings], since: datetime, until: datetime
 ) -> list[Window]:
     """Return all windows that overlap the time between, repeated ones as often as they come."""
-    windows: list[Window] = []
+    windows = []
     for one in stated:
-        if one.start is not None and one.end is not None:
-            windows.append(_window(one, one.start, one.end))
-        elif one.daily is not None:
-            windows += _repeated(one, one.daily, since, until)
-    return [window for window in windows if window.end > since and window.start < until]
+        for start, end in _times(one, since, until):
+            # In UTC: Python computes within one zone by the wall clock, also over a change.
+            begin, stop = start.astimezone(UTC), end.astimezone(UTC)
+            if stop > since and begin < until:
+                windows.append(Window(start=begin, end=stop, kind=one.kind, title=one.title))
+    return windows
+
+
+def _times(
+    one: WindowSettings, since: datetime, until: datetime
+) -> Iterator[tuple[datetime, datetime]]:
+    if one.start is not None and one.end is not None:
+        yield one.start, one.end
+    elif one.daily is not None:
+        zone = ZoneInfo(one.zone)
+        first, last = map(time.fromisoformat, one.daily.split("-"))
+        day = since.astimezone(zone).date() - _DAY
+        while day <= until.astimezone(zone).date():
+            if not one.weekdays or _WEEKDAYS[day.weekday()] in one.weekdays:
+                end_day = day + _DAY if last <= first else day
+                yield datetime.combine(day, first, zone), datetime.combine(end_day, last, zone)
+            day += _DAY
 
 
 def quality_windows(
@@ -119,28 +132,6 @@ def quality_windows(
     """Return the daily windows, in UTC, that a backend vouches for."""
     stated = [WindowSettings(kind="quality", daily=f"{one.start}-{one.end}") for one in daily]
     return windows_between(stated, since, until)
-
-
-def _window(one: WindowSettings, start: datetime, end: datetime) -> Window:
-    """Return it in UTC: Python reckons within one zone by the wall clock, also over a change."""
-    return Window(
-        start=start.astimezone(UTC), end=end.astimezone(UTC), kind=one.kind, title=one.title
-    )
-
-
-def _repeated(one: WindowSettings, daily: str, since: datetime, until: datetime) -> list[Window]:
-    zone = ZoneInfo(one.zone)
-    begin, _, end = daily.partition("-")
-    first, last = time.fromisoformat(begin), time.fromisoformat(end)
-    day, windows = since.astimezone(zone).date() - timedelta(days=1), []
-    while day <= until.astimezone(zone).date():
-        if not one.weekdays or _WEEKDAYS[day.weekday()] in one.weekdays:
-            following = day + timedelta(days=1) if last <= first else day
-            start = datetime.combine(day, first, zone)
-            stop = datetime.combine(following, last, zone)
-            windows.append(_window(one, start, stop))
-        day += timedelta(days=1)
-    return windows
 
 
 GROUP = "hpcqc.policies"
@@ -167,10 +158,10 @@ def named_policy(name: str, parameters: Mapping[str, Any] | None = None) -> Poli
 
 
 def _class(name: str) -> type[Any]:
-    found: Any = load(GROUP, name, noun="policy")
-    missing = [member for member in _MEMBERS if not hasattr(found, member)]
-    if not is_dataclass(found) or not isinstance(found, type) or missing:
+    loaded: Any = load(GROUP, name, noun="policy")
+    missing = [member for member in _MEMBERS if not hasattr(loaded, member)]
+    if not is_dataclass(loaded) or not isinstance(loaded, type) or missing:
         raise PluginUnusable(
-            f"policy {name!r} is {found!r}; expected a frozen dataclass with {', '.join(_MEMBERS)}"
+            f"policy {name!r} is {loaded!r}; expected a frozen dataclass with {', '.join(_MEMBERS)}"
         )
-    return found
+    return loaded

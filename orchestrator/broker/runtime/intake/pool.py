@@ -1,4 +1,4 @@
-"""Hands payloads from strangers to reader processes, and survives them."""
+"""Reads untrusted payloads in processes that may die of it, and starts these again."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _END_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeLimits:
-    """What reading one payload may take.
+    """Limits for reading one payload.
 
-    small_bytes: up to this size payloads share a reader that is there already; it is given
-    small_cpu_s and small_memory_bytes for each. Larger ones, and those that took more, get a reader of
-    their own with cpu_s and memory_bytes; at_once: so many of these at a time, one for each user.
-    payloads: so many are read before the shared reader is replaced.
-    watched_s: so long a user who ended the shared reader does not get it again.
+    small_bytes: payloads up to this size share a reader, which has small_cpu_s and
+    small_memory_bytes for each. Larger payloads, and those that need more, get a reader of their own
+    with cpu_s and memory_bytes; at_once: the number of these, one for each user. payloads: the
+    shared reader is replaced after so many. watched_s: time in which a user who ended the shared
+    reader does not get it again.
     """
 
     small_bytes: int = 1 << 16
@@ -67,8 +67,8 @@ class _ReaderEnded(Exception):
 class Intake:
     """Reads payloads in other processes. Lives on one event loop; its first use starts it.
 
-    A user has one payload at a time with a reader of its own, and users take turns, so that none
-    waits for more than one payload of each other.
+    A user has one payload at a time with a reader of its own, and users take turns, so that nobody
+    waits for more than one payload of each other user.
     """
 
     limits: IntakeLimits = field(default_factory=IntakeLimits)
@@ -86,14 +86,15 @@ class Intake:
         self._alone = asyncio.Semaphore(self.limits.at_once)
 
     async def read(self, body: IO[bytes], user: str, qpu: str, target: Target) -> CheckedPayload:
-        """Return what a payload holds, checked against the target of the QPU it is meant for.
+        """Return a payload, checked against the target of its QPU.
 
-        Raises `PayloadRejected` for what no payload is, and for what takes too much to read;
+        Raises `PayloadRejected` for an invalid payload and for one that takes too much to read,
         ``QpuUnavailable`` if no reader can be started.
         """
         size = body.seek(0, os.SEEK_END)
         described = self._described(qpu, target)
-        if size <= self.limits.small_bytes and not self._is_watched(user):
+        if size <= self.limits.small_bytes and self._watched.get(user, 0.0) < time.monotonic():
+            self._watched.pop(user, None)
             try:
                 return await self._read_shared(body, size, described)
             except _ReaderEnded:
@@ -134,7 +135,7 @@ class Intake:
                 except BaseException as error:  # the next answer would be another's
                     reader.close()
                     self._shared = None
-                    if isinstance(error, _ReaderEnded) and not await self._is_to_blame(reader):
+                    if isinstance(error, _ReaderEnded) and not await self._ended_by_itself(reader):
                         continue
                     raise
             raise _unavailable()
@@ -145,26 +146,16 @@ class Intake:
             try:
                 return await reader.read(body, size, target)
             except _ReaderEnded:
-                if await self._is_to_blame(reader):
-                    raise self._rejection(size) from None
+                if await self._ended_by_itself(reader):
+                    raise PayloadRejected(
+                        f"reading this payload of {size} bytes takes more than "
+                        f"{self.limits.cpu_s:g} s or {self.limits.memory_bytes >> 20} MiB, or ends "
+                        "the process that reads it; send smaller circuits, shorter parameter "
+                        "expressions or fewer PUBs at once"
+                    ) from None
             finally:
                 reader.close()
         raise _unavailable()
-
-    def _rejection(self, size: int) -> PayloadRejected:
-        limits = self.limits
-        return PayloadRejected(
-            f"reading this payload of {size} bytes takes more than {limits.cpu_s:g} s or "
-            f"{limits.memory_bytes >> 20} MiB, or ends the process that reads it; send smaller "
-            "circuits, shorter parameter expressions or fewer PUBs at once"
-        )
-
-    def _is_watched(self, user: str) -> bool:
-        until = self._watched.get(user)
-        if until is not None and until < time.monotonic():
-            del self._watched[user]
-            return False
-        return until is not None
 
     def _described(self, qpu: str, target: Target) -> bytes:
         known = self._targets.get(qpu)
@@ -173,8 +164,8 @@ class Intake:
             self._targets[qpu] = known
         return known[1]
 
-    async def _is_to_blame(self, reader: _Reader) -> bool:
-        """Whether a reader ended by what it read: not if it was killed, or what forks them is gone."""
+    async def _ended_by_itself(self, reader: _Reader) -> bool:
+        """Whether its payload ended a reader: not if it was killed, or if their parent ended."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
             ours.setblocking(False)
@@ -184,7 +175,7 @@ class Intake:
                 answer = await asyncio.get_running_loop().sock_recv(ours, 1)
             except OSError:
                 answer = b""
-        if not answer and self._forks is not None:  # gone: nothing is to be asked of it again
+        if not answer and self._forks is not None:  # it ended, and cannot be asked again
             with contextlib.suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self._forks.wait, _END_S)
         return answer == BY_ITSELF
@@ -195,12 +186,12 @@ class Intake:
 
     @property
     def _has_ended(self) -> bool:
-        """Whether the process that forks readers is known to be gone."""
+        """Whether the process that forks readers has ended."""
         return self._forks is None or self._forks.poll() is not None
 
     async def _fork(self, *, alone: bool) -> _Reader:
         limits = self.limits
-        stated: dict[str, object] = {
+        request: dict[str, object] = {
             "number": (number := next(self._numbers)),
             "alone": alone,
             "cpu_s": limits.cpu_s if alone else limits.small_cpu_s,
@@ -212,7 +203,7 @@ class Intake:
             ours, theirs = socket.socketpair()
             with theirs:
                 try:
-                    self._ask(stated, theirs)
+                    self._ask(request, theirs)
                 except OSError:  # it ended this moment
                     ours.close()
                     continue
@@ -236,7 +227,7 @@ class Intake:
 
 @dataclass(eq=False)
 class _Reader:
-    """The line to one reader process. answers: so many it has given."""
+    """The connection to one reader process. answers: the number of payloads it has read."""
 
     incoming: asyncio.StreamReader
     outgoing: asyncio.StreamWriter
@@ -244,7 +235,7 @@ class _Reader:
     answers: int = 0
 
     async def read(self, body: IO[bytes], size: int, target: bytes) -> CheckedPayload:
-        """Have a payload read. Raises `PayloadRejected`, `_ReaderEnded`."""
+        """Return a checked payload. Raises `PayloadRejected`, `_ReaderEnded`."""
         try:
             self.outgoing.write(REQUEST.pack(len(target), size) + target)
             for chunk in _chunks(body):
@@ -263,7 +254,7 @@ class _Reader:
         return await asyncio.to_thread(lambda: CheckedPayload.from_bytes(b"".join(parts)))
 
     def close(self) -> None:
-        """Let the process go; what it works on is not wanted any more."""
+        """Close the connection, which ends the process."""
         self.outgoing.close()
 
 

@@ -1,8 +1,8 @@
-"""The process that imports Qiskit once and forks readers of strangers' payloads.
+"""The process that imports Qiskit once and forks readers of untrusted payloads.
 
-A fork takes milliseconds where the import takes seconds. The system limits a reader's memory, CPU
-time and stack, and kills it where it goes beyond. A reader has no file, ledger or secret of the broker
-open, only the line on which payloads come.
+A fork takes milliseconds, the import seconds. The system limits a reader's memory, CPU time and stack,
+and kills it beyond them. A reader has no file, ledger or secret of the broker open, only the
+connection on which payloads come.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _KILLED_WITH = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP
 
 
 def main() -> None:
-    """Fork readers until the parent is gone. Standard input is the line to the parent.
+    """Fork readers until the parent ends. Standard input is the connection to the parent.
 
-    A request is JSON with one file descriptor: a reader's number and limits with the line that it
-    serves, or the number of one that ended, with the line on which to say whether by itself.
+    A request is JSON with one file descriptor: a reader's number and limits with its connection, or
+    the number of one that ended, with the connection on which to answer whether by itself.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     control = socket.socket(fileno=0)
@@ -79,13 +79,13 @@ def main() -> None:
 
 @dataclass(slots=True)
 class _Readers:
-    """The readers that were forked, by number, and how those ended that did not end well."""
+    """Process ids of the readers by number, and exit statuses of those that failed."""
 
     pids: dict[int, int] = field(default_factory=dict)
     faults: dict[int, int] = field(default_factory=dict)
 
     def reap(self) -> None:
-        """Take note of those that ended."""
+        """Collect the exit statuses of those that ended."""
         for number, pid in tuple(self.pids.items()):
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
@@ -96,7 +96,7 @@ class _Readers:
             del self.faults[next(iter(self.faults))]
 
     def ended_by_itself(self, number: int) -> bool:
-        """Whether a reader, whose line is closed, went beyond a limit or failed: nobody killed it."""
+        """Whether a reader, whose connection is closed, failed without being killed."""
         status = self.faults.pop(number, 0)
         if number in self.pids:
             _, status = os.waitpid(self.pids.pop(number), 0)
@@ -111,7 +111,7 @@ def _serve(line: socket.socket, limits: dict[str, Any]) -> None:
         target, data = _received(line, target_size), _received(line, size)
         if target is None or data is None:
             return
-        # By the CPU time of this process, to the death: a library's loop cannot be interrupted.
+        # Of CPU time, and it kills: a library's loop cannot be interrupted.
         signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
         answer = _answer(bytes(target), bytes(data))
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -130,16 +130,15 @@ def _limit(limits: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_STACK, (_STACK_BYTES, hard))
     if limits["alone"]:
         whole = int(limits["cpu_s"]) + 1
-        resource.setrlimit(
-            resource.RLIMIT_CPU, (whole, whole + 1)
-        )  # by another signal than SIGKILL
+        # The soft limit kills with another signal than SIGKILL.
+        resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
         os.nice(_NICENESS)
 
 
 def _answer(target: bytes, data: bytes) -> bytes:
     """Return the answer to a payload.
 
-    Raises ``MemoryError``, which ends this reader: what it held before may be to blame.
+    Raises ``MemoryError``, which ends this reader: earlier payloads may have taken the memory.
     """
     try:
         payload = payload_from_untrusted(data, limits=_LIMITS)
@@ -156,7 +155,7 @@ def _target(data: bytes) -> Target:
 
 
 def _received(line: socket.socket, size: int) -> bytearray | None:
-    """Return the next bytes, None when the other end is gone."""
+    """Return the next bytes, None at the end of the connection."""
     data = bytearray()
     while len(data) < size:
         chunk = line.recv(min(size - len(data), _CHUNK_BYTES))
