@@ -76,56 +76,38 @@ def _light_cone(
 
 
 _Bytes = NDArray[np.uint8]
+# Of each classical register, the places of its bits among the circuit's, lowest first.
+_Registers = Mapping[str, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Register:
-    """A classical register. bits: where its bits are among the circuit's, lowest first."""
-
-    name: str
-    bits: tuple[int, ...]
-
-
-def _registers_of(circuit: QuantumCircuit) -> tuple[_Register, ...]:
-    """Return the classical registers, the fields of the sampler's result."""
+def _registers_of(circuit: QuantumCircuit) -> _Registers:
     index = {bit: i for i, bit in enumerate(circuit.clbits)}
-    return tuple(
-        _Register(name=register.name, bits=tuple(index[bit] for bit in register))
-        for register in circuit.cregs
-    )
+    return {register.name: tuple(index[bit] for bit in register) for register in circuit.cregs}
 
 
 def _bit_arrays(
-    counts: Sequence[Mapping[str, int]],
-    registers: Sequence[_Register],
-    shape: tuple[int, ...],
-    seed: int,
+    counts: Sequence[Mapping[str, int]], registers: _Registers, seed: int
 ) -> dict[str, BitArray]:
-    """Return one `BitArray` of the given shape per register.
+    """Return one `BitArray` of shape (points,) per register.
 
     counts: one mapping of hexadecimal outcome to number of shots per point, all with equally
     many shots. Aer tells how often an outcome came, not when; the shots of a point are
     independent, so they are put into an order drawn from the point's seed. seed: of the first.
     """
     shots = sum(counts[0].values())
-    total = 1 + max((bit for register in registers for bit in register.bits), default=0)
+    total = 1 + max((bit for bits in registers.values() for bit in bits), default=0)
     arrays = {
-        r.name: np.empty((len(counts), shots, (len(r.bits) + 7) // 8), dtype=np.uint8)
-        for r in registers
+        name: np.empty((len(counts), shots, (len(bits) + 7) // 8), dtype=np.uint8)
+        for name, bits in registers.items()
     }
     for point, tally in enumerate(counts):
         order = np.random.default_rng((seed + SEED_STRIDE * point) % SEEDS)
         outcomes = _bytes(tally, (total + 7) // 8)
         ranks = np.repeat(np.arange(len(tally)), np.fromiter(tally.values(), dtype=np.int64))
         order.shuffle(ranks)
-        for register in registers:
-            arrays[register.name][point] = _select(outcomes, register.bits, total)[ranks]
-    return {
-        r.name: BitArray(
-            arrays[r.name].reshape(*shape, shots, arrays[r.name].shape[-1]), len(r.bits)
-        )
-        for r in registers
-    }
+        for name, bits in registers.items():
+            arrays[name][point] = _select(outcomes, bits, total)[ranks]
+    return {name: BitArray(arrays[name], len(bits)) for name, bits in registers.items()}
 
 
 def _bytes(tally: Mapping[str, int], size: int) -> _Bytes:
@@ -187,7 +169,7 @@ class PubRunner:
         points = self._engine.run(program, work.flat_values, job)
         counts = [data.get("counts", {"0x0": job.shots}) for data in points]
         shape = (len(counts),)
-        fields = _bit_arrays(counts, registers, shape, job.seed)
+        fields = _bit_arrays(counts, registers, job.seed)
         return SamplerPubResult(
             DataBin(**fields, shape=shape), metadata={"shots": pub.shots, **_facts(work)}
         )

@@ -6,34 +6,28 @@ import dataclasses
 import functools
 import hashlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from enum import Enum
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from dask.tokenize import tokenize
 
-__all__ = ["function_digest", "value_digest"]
+__all__ = ["value_digest"]
 
 _PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
 
 
-def function_digest(function: Callable[..., Any]) -> str:
-    """Return a hex digest (64 bit) of what a function does.
-
-    That is: its code with its constants, its defaults, the values it closes over, the arguments
-    of a ``partial`` and the object of a bound method. Where it stands in its file does not
-    count, nor do module-level names it uses: functions it merely calls may change unnoticed.
-    """
-    return value_digest(function)
-
-
 def value_digest(value: Any) -> str:
-    """Return a hex digest (64 bit) of a value.
+    """Return a hex digest (64 bit) of a value, or of what a function does.
 
     By Dask's tokens, since a value that was stored and read again must count as the same, and
     its pickle often differs by a byte. Functions and objects of the user's own classes are first
     reduced to what they are made of: pickled by value, they differ from process to process.
+
+    Of a function counts its code with its constants, its defaults, the values it closes over, the
+    arguments of a ``partial`` and the object of a bound method. Its place in the file does not
+    count, nor do module-level names it uses: functions it merely calls may change unnoticed.
     """
     return hashlib.blake2b(tokenize(_parts(value, ())).encode(), digest_size=8).hexdigest()
 

@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 import cloudpickle
 
 from orchestrator.compute.api import ComputeError, Demand
-from orchestrator.compute.digests import function_digest, value_digest
+from orchestrator.compute.digests import value_digest
 from orchestrator.compute.remote_call import (
     RemoteFunction,
     StageContext,
@@ -94,7 +94,7 @@ def fan_out_on(
     a restarted run computes only the rest. Raises `FanOutError` once all units were tried.
     """
     units = list(items)
-    digest = function_digest(function)
+    digest = value_digest(function)
     contents = [value_digest((digest, unit)) for unit in units]
     names = [str(Occurrence(content, spread.turn_of(content))) for content in contents]
     folder, file = spread.context.keep_dir, units_file_name(spread.context.key, digest)

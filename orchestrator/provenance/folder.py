@@ -27,10 +27,10 @@ class FolderError(ValueError):
 
 
 class RunFolder:
-    """Holds a run's files, for one process at a time.
+    """A run's files, for one process at a time.
 
-    ``run.json`` is replaced in one step, so a reader sees the old or the new one;
-    ``stages.jsonl`` grows by a line per ended stage, so a killed run keeps what it had.
+    ``run.json`` is replaced in one step, so a reader sees the old or the new one; ``stages.jsonl``
+    grows by a line per ended stage, so a killed run keeps its stages.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +41,7 @@ class RunFolder:
         self._writing = threading.Lock()
 
     def check(self) -> None:
-        """See whether the folder could be made and written; make nothing. Raises `FolderError`."""
+        """Raise `FolderError` if the folder cannot be made or written; make nothing."""
         try:
             place = next(p for p in (self.path, *self.path.parents) if p.exists())
             if not place.is_dir():
@@ -52,9 +52,7 @@ class RunFolder:
                 return
         except OSError as error:  # a folder above that one may not enter, a name that is too long
             fault = f"{error.strerror}"
-        raise FolderError(
-            f"cannot write the output folder {self.path}: {fault}; choose another folder"
-        )
+        raise self._unwritable(fault)
 
     def open(self, run_id: str, target: str) -> RunRecord | None:
         """Make or take the folder; return the record of this run's earlier attempt, if any.
@@ -65,10 +63,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock_file = (self.path / ".lock").open("a")
         except OSError as error:
-            raise FolderError(
-                f"cannot write the output folder {self.path}: {error.strerror}; "
-                "choose another folder"
-            ) from error
+            raise self._unwritable(f"{error.strerror}") from error
         try:
             fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -86,6 +81,9 @@ class RunFolder:
         self._lock_file = lock_file
         return earlier
 
+    def _unwritable(self, fault: str) -> FolderError:
+        return FolderError(f"cannot write the output folder {self.path}: {fault}; choose another")
+
     def broker_of(self, run_id: str) -> str | None:
         """Return the broker's url that the record of this run names, None if there is none."""
         try:
@@ -97,8 +95,8 @@ class RunFolder:
     def note_stage(self, span: StageSpan) -> None:
         """Append a stage that has run to its end; others are left out. From any thread.
 
-        One that was found finished is in the file already, from the attempt that ran it. A full
-        disk does not fail the stage: the record at the end is made from memory.
+        A cached stage is in the file already, from the attempt that ran it. A full disk does not
+        fail the stage: the record at the end is made from memory.
         """
         if span.ended_at is None or span.state == "cached":
             return
@@ -147,7 +145,7 @@ class RunFolder:
         draft = self.path / f".{name}.draft"
         try:
             draft.write_bytes(content)
-            os.replace(draft, self.path / name)  # noqa: PTH105 - the atomic one, said plainly
+            os.replace(draft, self.path / name)  # noqa: PTH105 - atomic, by its name
         except OSError as error:
             with suppress(OSError):
                 draft.unlink()

@@ -29,7 +29,8 @@ def json_value(value: Any) -> Any:
         case Enum():
             return json_value(value.value)
         case Mapping():
-            return {_key(key): json_value(item) for key, item in value.items()}
+            named = ((key.value if isinstance(key, Enum) else key, v) for key, v in value.items())
+            return {str(name): json_value(item) for name, item in named}
         case list() | tuple():
             return [json_value(item) for item in value]
         case Set():
@@ -84,7 +85,3 @@ def _scalar(value: Any) -> Any:
         case bytes() | bytearray():
             return {"base64": base64.b64encode(value).decode("ascii")}
     return str(value)
-
-
-def _key(key: Any) -> str:
-    return str(key.value) if isinstance(key, Enum) else str(key)

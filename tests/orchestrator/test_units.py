@@ -21,7 +21,7 @@ from hpcqc import classical, fan_out, open_qpu, quantum
 from orchestrator import resources
 from orchestrator.broker.core.views import JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.compute.digests import function_digest
+from orchestrator.compute.digests import value_digest
 from orchestrator.compute.fanout import FanOutError, Spread, fan_out_on
 from orchestrator.compute.remote_call import StageContext
 from orchestrator.identity import Occurrences
@@ -167,7 +167,7 @@ def test_a_functions_digest_is_the_same_in_every_process() -> None:
         from dataclasses import dataclass
         from enum import Enum
         from functools import partial
-        from orchestrator.compute.digests import function_digest, value_digest
+        from orchestrator.compute.digests import value_digest
 
         def outer(step, names={"b", "c", "d"}):
             def count(item, *, label="x"):
@@ -190,8 +190,8 @@ def test_a_functions_digest_is_the_same_in_every_process() -> None:
                 return item**self.exponent
 
         values = [Pair(1, Colour.RED), {"a": Power(2)}, (Pair([Power(2)], None),)]
-        print(*map(value_digest, values), function_digest(Power(2).of))
-        print(function_digest(outer(1)), function_digest(outer(2)), function_digest(len))
+        print(*map(value_digest, values), value_digest(Power(2).of))
+        print(value_digest(outer(1)), value_digest(outer(2)), value_digest(len))
         """
     )
     found = {
@@ -227,8 +227,8 @@ def test_digests_see_code_constants_defaults_and_what_is_closed_over() -> None:
         partial(scaled, factor=1),
         number,
     ]
-    assert len({function_digest(variant) for variant in variants}) == len(variants)
-    assert function_digest(scaling(1)) == function_digest(scaling(1))
+    assert len({value_digest(variant) for variant in variants}) == len(variants)
+    assert value_digest(scaling(1)) == value_digest(scaling(1))
 
 
 def test_units_ask_the_stages_site_each_for_itself_and_once(run: Run) -> None:
