@@ -1,4 +1,4 @@
-"""A Qiskit script as it always was, but for one line: where its sampler comes from.
+"""A plain Qiskit script; only the line that makes its sampler differs.
 
 python examples/bell_on_any_qpu.py [QPU]        the names are in `hpcqc qpu list`
 """
