@@ -170,9 +170,6 @@ def _mentions_prefect(path: Path) -> bool:
     return "PREFECT_" in text or "[tool.prefect" in text
 
 
-_OPEN = "none"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedCluster:
     """A running cluster. credentials: this user's PEM file, None for one that asks for none."""
@@ -191,7 +188,7 @@ def shared_cluster(environ: Mapping[str, str] | None = None) -> SharedCluster | 
     if address is None:
         return None
     named = variable("HPCQC_DASK_CREDENTIALS", environ)
-    if named == _OPEN:
+    if named == "none":
         return SharedCluster(address=address, credentials=None)
     if not address.startswith("tls://") or not named:
         raise ConfigError(
@@ -240,7 +237,7 @@ def _budget(text: str) -> tuple[str, float | None]:
         value = -1.0
     if not unit or (value is not None and not (math.isfinite(value) and value >= 0)):
         raise ConfigError(
-            f"budget {text!r}; give an amount and its unit, such as '10 billed-s', or "
+            f"invalid budget {text!r}: give an amount and its unit, such as '10 billed-s', or "
             "'none billed-s' for no limit"
         )
     return unit, value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -77,10 +77,6 @@ class Study:
             places=places,
         )
         return PolicyOutcome(policy=policy, seen=seen, metrics=figures)
-
-    def all(self, policies: Sequence[Policy]) -> list[PolicyOutcome]:
-        """Simulate policies one after the other."""
-        return [self.under(policy) for policy in policies]
 
 
 def alone(rules: QpuRules) -> Callable[[JobSubmitted], float]:

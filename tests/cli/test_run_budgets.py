@@ -123,7 +123,7 @@ def test_a_unit_that_nobody_bills_in_is_refused_before_anything_starts(
     assert told in said.paragraph
     assert not Path("hpcqc-runs").exists() or not list(Path("hpcqc-runs").iterdir())
     said = hpcqc("run", script, "--budget", "dear")
-    assert "budget 'dear'; give an amount and its unit, such as '10 billed-s'" in said.paragraph
+    assert "budget 'dear': give an amount and its unit, such as '10 billed-s'" in said.paragraph
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ def test_a_budget_of_a_project_that_nobody_knows_is_set_and_says_so(service: Ser
 def test_mistakes_on_the_command_line_are_told_in_a_paragraph(service: Service) -> None:
     for arguments, words in (
         (("projects", "--budget", "5 qpu-s"), "--budget needs the project it is for"),
-        (("projects", "chem", "--budget", "much"), "budget 'much'; give an amount and its unit"),
+        (("projects", "chem", "--budget", "much"), "budget 'much': give an amount and its unit"),
         (("projects", "chem", "--budget", "-1 qpu-s"), "give an amount and its unit"),
         (("projects", "chem", "--budget", "5 euro"), "no QPU here bills in 'euro'"),
         (("projects", "nobody"), "no project 'nobody' that this user may see"),
