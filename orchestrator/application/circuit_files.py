@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from backends.api import PayloadRejected
 from backends.canonical import free_name, with_registers
 from backends.circuits import is_panic, load_qpy
-from orchestrator.application.circuit_sizes import SizeRefused, check_indices, check_registers
+from backends.qpy_outline import MOST_BITS
 from orchestrator.text_files import TextFileError, decoded, lines_of, read_bytes, read_text
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ _MOST_INCLUDES = 100
 _BIT = re.compile(r"\b(?:bit\s+|creg\s+(?=\w+\s*;))(\w+)")
 _DEFINITION = re.compile(r"\bgate\s+(\w+)")
 _QPY_MAGIC = b"QISKIT"
+_IGNORED = re.compile(r'"[^"\n]*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
+_NUMBER = r"(?:0[xX][\da-fA-F_]+|0[oO][0-7_]+|0[bB][01_]+|\d[\d_]*)"
+_REGISTER = re.compile(
+    rf"\b(?:[qc]reg\s+\w+|qubit|bit)\s*\[\s*({_NUMBER})\s*\]"  # OpenQASM 2, and 3
+)
+_INDEX = re.compile(r"\[\s*(\d+)\s*\]|\bOPENQASM\s+(\d+)")
+_BASES = {"0x": 16, "0o": 8, "0b": 2}
+_LONGEST = 20  # digits; Python itself refuses to read some thousands
 
 
 class CircuitFileError(ValueError):
@@ -76,8 +84,8 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
 
     whole = _with_includes(text, path, "qelib1.inc")
     try:
-        check_registers(whole)
-        check_indices(whole)
+        _check_registers(whole)
+        _check_indices(whole)
         defined = set(_DEFINITION.findall(_COMMENTS.sub("", whole)))
         return qasm2.loads(
             whole,
@@ -89,7 +97,7 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
             ],
             custom_classical=qasm2.LEGACY_CUSTOM_CLASSICAL,
         )
-    except (qasm2.QASM2ParseError, SizeRefused) as error:
+    except (qasm2.QASM2ParseError, _SizeRefused) as error:
         raise CircuitFileError(
             f"{path} cannot be read as OpenQASM 2: {_plain(str(error))}"
         ) from None
@@ -171,7 +179,7 @@ def _read_qasm3(text: str, path: Path) -> QuantumCircuit:
 
     whole = _with_includes(text, path, "stdgates.inc")
     try:
-        check_registers(whole)
+        _check_registers(whole)
         return _named_bits(qasm3.loads(whole), whole)
     except Exception as error:  # noqa: BLE001 - the importer lets errors of many kinds through
         told = _plain(str(error)) or _syntax_fault(error)
@@ -212,3 +220,53 @@ def _plain(message: str) -> str:
         text = text[1:-1]
     text = text.removeprefix("<input>:")
     return re.sub(r"^L?(\d+)[,:]C?(\d+):", place, text)
+
+
+class _SizeRefused(ValueError):
+    """A number is larger than any circuit needs; the message begins with line and column."""
+
+
+def _check_registers(text: str) -> None:
+    """Refuse registers that have, one or together, more bits than any circuit needs.
+
+    Qiskit allocates what is declared: gigabytes for one line. Raises `_SizeRefused`.
+    """
+    program, total = _program(text), 0
+    for register in _REGISTER.finditer(program):
+        total += _value(register[1])
+        if total > MOST_BITS:
+            raise _SizeRefused(
+                f"{_position(program, register.start(1))} registers of more than {MOST_BITS} qubits "
+                "and bits together; declare only those that are used"
+            )
+
+
+def _check_indices(text: str) -> None:
+    """Refuse an index, or a version, that does not fit into a machine word.
+
+    Qiskit's parser of OpenQASM 2 panics at one. Raises `_SizeRefused`.
+    """
+    program = _program(text)
+    for index in _INDEX.finditer(program):
+        number = index[1] or index[2]
+        if _value(number) > MOST_BITS:
+            place = _position(program, index.start(index.lastindex or 0))
+            told = number if len(number) <= _LONGEST else f"a number of {len(number)} digits"
+            raise _SizeRefused(f"{place} {told} is out of range; expected at most {MOST_BITS}")
+
+
+def _program(text: str) -> str:
+    """Blank comments and strings, so that places stay."""
+    return _IGNORED.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), text)
+
+
+def _value(number: str) -> int:
+    digits = number.replace("_", "").lower()
+    if digits[:2] in _BASES:
+        return int(digits, _BASES[digits[:2]])
+    return int(digits) if len(digits) <= _LONGEST else MOST_BITS + 1
+
+
+def _position(text: str, position: int) -> str:
+    line = text.count("\n", 0, position) + 1
+    return f"line {line}, column {position - text.rfind(chr(10), 0, position)}:"

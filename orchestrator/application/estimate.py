@@ -12,13 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.application.dry_site import dry_qpu
 from orchestrator.application.execution import RunResult, Watcher
+from orchestrator.application.qpus import dry_qpu, target_from_settings
 from orchestrator.application.run import RunRequest, execute, undisturbed
 from orchestrator.application.wait import ExpectedWait, expected_wait
 from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
-from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import QpuSettings, Site
 from orchestrator.provenance.report import stage_rows
 from orchestrator.wording import counted
@@ -205,7 +204,9 @@ def _of_qpu(
 ) -> QpuEstimate:
     dry = dry_qpu(settings)
     replaced = dry.backend != settings.backend
-    target = _target(dry if replaced else settings, on_device=replaced)
+    target = target_from_settings(dry if replaced else settings)
+    if replaced:  # as the device itself, whose clock runs
+        target = replace(target, clock_scale=1.0)
     modelled = target.timing is not None
     longest_s = max((t.usage.qpu_seconds for j in jobs for t in j.tasks), default=0.0)
     unseeded = sum(job.seed is None and job.shots > 0 for job in jobs)
@@ -225,14 +226,6 @@ def _of_qpu(
         unseeded_jobs=unseeded,
         notes=_notes(settings, target, unseeded, replaced=replaced),
     )
-
-
-def _target(settings: QpuSettings, *, on_device: bool) -> Target:
-    """Describe a simulator; on_device: as the device that it replaces, whose clock runs."""
-    from backends import registry
-
-    target = registry.describe(settings.backend, resolve_secrets(settings.options))
-    return replace(target, clock_scale=1.0) if on_device else target
 
 
 def _notes(settings: QpuSettings, target: Target, unseeded: int, *, replaced: bool) -> list[str]:

@@ -7,15 +7,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.simulator import stand_in
 from orchestrator.application.errors import reason
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
-from orchestrator.config.site import QpuSettings, Site
+from orchestrator.config.site import BrokerSettings, QpuSettings, Site
 
 if TYPE_CHECKING:
     from backends.api import Target
 
-__all__ = ["describe_qpu", "qpu_faults", "target_from_settings"]
+__all__ = [
+    "describe_qpu",
+    "dry_qpu",
+    "dry_site",
+    "load_ahead",
+    "qpu_faults",
+    "target_from_settings",
+]
 
 
 def describe_qpu(
@@ -61,3 +69,39 @@ def _fault(settings: QpuSettings) -> str | None:
     except (ValueError, BackendError) as error:
         return reason(error)
     return None
+
+
+def dry_site(site: Site, scratch: Path) -> Site:
+    """Return the site with every QPU simulated, a broker per run, and its state in ``scratch``."""
+    return site.model_copy(
+        update={
+            "qpus": {name: dry_qpu(settings) for name, settings in site.qpus.items()},
+            "broker": BrokerSettings(),
+            "state_dir": scratch / "state",
+        }
+    )
+
+
+def dry_qpu(settings: QpuSettings) -> QpuSettings:
+    """Return the simulator that stands in for a QPU: its profile if it has one, no clock.
+
+    Windows, rates and leases go: they only make work wait, which a dry run need not. Slices stay.
+    """
+    backend, options = stand_in(settings.backend, settings.options)
+    schedule = settings.schedule.model_copy(
+        update={"window": [], "calendar": None, "rate": None, "lease": None}
+    )
+    return QpuSettings(name=settings.name, backend=backend, options=options, schedule=schedule)
+
+
+def load_ahead(site: Path | None, settings: Sequence[str], qpu: str | None) -> None:
+    """Begin to load what the backend of a QPU needs in processes of its own.
+
+    With a broker service, the QPUs are loaded there. Raises ``ConfigError``.
+    """
+    from backends import registry
+
+    found = load_site(site, settings)
+    chosen = found.qpu(qpu)
+    if found.broker.url is None:
+        registry.preload(chosen.backend)

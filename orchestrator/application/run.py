@@ -19,7 +19,6 @@ from orchestrator.application.budget_check import (
     idle_budgets,
     qpus_of,
 )
-from orchestrator.application.dry_site import dry_site
 from orchestrator.application.execution import RunExecution, RunPlan, RunResult, Watcher, one_run
 from orchestrator.application.jobs import check_ledger
 from orchestrator.application.parameters import bound_parameters, checked_parameters
@@ -29,7 +28,7 @@ from orchestrator.application.prefect_setup import (
     prepare,
     server_if_needed,
 )
-from orchestrator.application.qpus import target_from_settings
+from orchestrator.application.qpus import dry_site, target_from_settings
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config.environment import (

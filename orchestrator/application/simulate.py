@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.simulator import simulated_device
+from orchestrator.application.qpus import target_from_settings
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import QpuSettings, Site
 from orchestrator.wording import counted
 
@@ -24,37 +25,10 @@ if TYPE_CHECKING:
     from orchestrator.simulation.study import PolicyOutcome, Study
     from orchestrator.simulation.workload import Workload
 
-__all__ = ["Amounts", "PolicyStudy", "Source", "simulate"]
+__all__ = ["PolicyStudy", "simulate"]
 
 _MIX_JOBS = 2000
 _LONGEST_CALENDAR = timedelta(days=3660)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """Where the jobs come from; exactly one of the first three is set.
-
-    scope: of the ledger. rule: makes the quantum stage of a classical job.
-    """
-
-    ledger: Path | None = None
-    swf: Path | None = None
-    mix: int | None = None
-    scope: str | None = None
-    rule: QuantumRule | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Amounts:
-    """What of the workload, and how much of it at once; None leaves it as it is."""
-
-    load: float | None = None
-    compress: float | None = None
-    limit: int | None = None
-    slice_s: float | None = None
-    short_s: float = 10.0
-    noise: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +42,21 @@ class PolicyStudy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    source: Source
-    amounts: Amounts
+    """The arguments of `simulate` that say what is simulated."""
+
+    ledger: Path | None
+    swf: Path | None
+    mix: int | None
+    scope: str | None
+    rule: QuantumRule | None
     qpu: str | None
     profile: str | None
+    limit: int | None
+    load: float | None
+    compress: float | None
+    slice_s: float | None
+    short_s: float
+    noise: float
 
 
 def simulate(
@@ -129,61 +114,62 @@ def simulate(
     """
     from orchestrator.simulation.study import Study, stretches
 
-    source = Source(ledger=_path(ledger), swf=_path(swf), mix=mix, scope=scope, rule=rule)
-    amounts = Amounts(
+    request = _Request(
+        ledger=None if ledger is None else Path(ledger).expanduser(),
+        swf=None if swf is None else Path(swf).expanduser(),
+        mix=mix,
+        scope=scope,
+        rule=rule,
+        qpu=qpu,
+        profile=profile,
+        limit=limit,
         load=load,
         compress=compress,
-        limit=limit,
         slice_s=slice_s,
         short_s=short_s,
         noise=noise,
-        seed=seed,
     )
-    request = _Request(source=source, amounts=amounts, qpu=qpu, profile=profile)
-    _check(source, amounts)
+    _check(request)
     chosen = _settings(load_site(site, settings), request)
     known = _policies(policies, chosen)
     # Before the target: a wrong file is a mistake whatever QPU it would be replayed on.
     recorded = _workload(request, chosen)
     target = _target(chosen)
     workload = _fitting(recorded, target, chosen)
-    rules = _rules(chosen, target, workload, amounts)
-    workload = _paced(workload, rules, amounts)
+    rules = _rules(chosen, target, workload, slice_s)
+    workload = _paced(workload, rules, request)
     rules = replace(rules, calendar=_calendar(chosen, target, workload, rules))
     stretched = stretches(seed, noise) if noise else None
     study = Study(workload=workload, rules=rules, noise=stretched, short_s=short_s)
     outcomes = {
-        label: study.under(policy, _counter(progress, label, len(workload.arrivals)))
+        label: study.under(
+            policy,
+            None if progress is None else partial(_report, progress, label, len(workload.arrivals)),
+        )
         for label, policy in known
     }
     return PolicyStudy(qpu=chosen.name, study=study, outcomes=outcomes)
 
 
-def _counter(
-    progress: Callable[[str, int, int], None] | None, label: str, jobs: int
-) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(label, done, jobs)
+def _report(progress: Callable[[str, int, int], None], label: str, jobs: int, done: int) -> None:
+    progress(label, done, jobs)
 
 
-def _path(path: Path | str | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
-
-
-def _check(source: Source, amounts: Amounts) -> None:
-    if sum(s is not None for s in (source.ledger, source.swf, source.mix)) != 1:
+def _check(request: _Request) -> None:
+    if sum(source is not None for source in (request.ledger, request.swf, request.mix)) != 1:
         raise ConfigError(
             "the source of the jobs is missing or given twice: give one of ledger, swf and mix"
         )
-    if amounts.load is not None and amounts.compress is not None:
+    if request.load is not None and request.compress is not None:
         raise ConfigError("load and compress both set the pace; give one of them")
     for name in ("load", "compress", "slice_s", "short_s", "noise"):
-        value, least = getattr(amounts, name), 0.0
+        value, least = getattr(request, name), 0.0
         if value is None or (value == 0 and name in ("slice_s", "noise", "short_s")):
             continue
         if not math.isfinite(value) or value <= least:
             raise ConfigError(f"{name.removesuffix('_s')} {value:g}: give a number above 0")
-    if amounts.noise > 2:
-        raise ConfigError(f"noise {amounts.noise:g}: give a number of at most 2")
+    if request.noise > 2:
+        raise ConfigError(f"noise {request.noise:g}: give a number of at most 2")
 
 
 def _settings(site: Site, request: _Request) -> QpuSettings:
@@ -197,14 +183,12 @@ def _settings(site: Site, request: _Request) -> QpuSettings:
 
 
 def _target(settings: QpuSettings) -> Target:
-    """Return what the QPU publishes."""
-    from backends import registry
-
-    target = registry.describe(settings.backend, resolve_secrets(settings.options))
+    """Return what the QPU publishes. Raises ``ConfigError`` if it has no timing model."""
+    target = target_from_settings(settings)
     if target.timing is None:
         raise ConfigError(
-            f"QPU {settings.name!r} has no timing model, so nothing can be simulated on it; choose "
-            "a QPU with a profile, or a profile, such as vlq"
+            f"QPU {settings.name!r} has no timing model, so it cannot be simulated; choose a QPU "
+            "with a profile, or a profile, such as vlq"
         )
     return target
 
@@ -236,18 +220,18 @@ def _workload(request: _Request, settings: QpuSettings) -> Workload:
     from orchestrator.simulation.sources import Mix, QuantumRule, made_up, read_swf
     from orchestrator.simulation.workload import first_jobs
 
-    source, limit = request.source, request.amounts.limit
-    if source.ledger is not None:
+    limit = request.limit
+    if request.ledger is not None:
         from orchestrator.simulation.sources import read_recorded
 
         # On a profile alone everything goes that was recorded, whatever QPU it was for.
         qpu = settings.name if request.profile is None or request.qpu is not None else None
-        workload = read_recorded(source.ledger, scope=source.scope, qpu=qpu)
-    elif source.swf is not None:
-        workload = read_swf(source.swf, source.rule or QuantumRule())
+        workload = read_recorded(request.ledger, scope=request.scope, qpu=qpu)
+    elif request.swf is not None:
+        workload = read_swf(request.swf, request.rule or QuantumRule())
     else:
-        assert source.mix is not None
-        workload = made_up(Mix(seed=source.mix, jobs=limit or _MIX_JOBS))
+        assert request.mix is not None
+        workload = made_up(Mix(seed=request.mix, jobs=limit or _MIX_JOBS))
     return first_jobs(workload, limit) if limit is not None else workload
 
 
@@ -268,23 +252,23 @@ def _fitting(workload: Workload, target: Target, settings: QpuSettings) -> Workl
     return on_qpu(Workload.of(workload.name, fit, notes), settings.name, settings.backend)
 
 
-def _rules(settings: QpuSettings, target: Target, workload: Workload, amounts: Amounts) -> QpuRules:
+def _rules(
+    settings: QpuSettings, target: Target, workload: Workload, slice_s: float | None
+) -> QpuRules:
     from orchestrator.broker.runtime.site_rules import qpu_rules
 
     rules = qpu_rules(settings, target, workload.start)
-    if amounts.slice_s is not None:
-        rules = replace(rules, slice_s=amounts.slice_s or None)
-    return rules
+    return rules if slice_s is None else replace(rules, slice_s=slice_s or None)
 
 
-def _paced(workload: Workload, rules: QpuRules, amounts: Amounts) -> Workload:
+def _paced(workload: Workload, rules: QpuRules, request: _Request) -> Workload:
     from orchestrator.simulation.study import alone
     from orchestrator.simulation.workload import with_load
 
-    if amounts.compress is not None:
-        return workload.compressed(amounts.compress)
-    if amounts.load is not None:
-        return with_load(workload, amounts.load, alone(rules))
+    if request.compress is not None:
+        return workload.compressed(request.compress)
+    if request.load is not None:
+        return with_load(workload, request.load, alone(rules))
     return workload
 
 

@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 
 from backends import registry
 from backends.api import Target
-from orchestrator.application.dry_site import dry_qpu, dry_site
 from orchestrator.application.estimate import core_seconds, stated_error
+from orchestrator.application.qpus import dry_qpu, dry_site
 from orchestrator.application.wait import ExpectedWait, expected_wait
 from orchestrator.broker.client import http
 from orchestrator.broker.client.http import RemoteBroker

@@ -41,7 +41,7 @@ def sample(
     as_json: Json = False,
 ) -> None:
     """Sample one circuit from a file and show the counts."""
-    from orchestrator.application.preload import load_ahead
+    from orchestrator.application.qpus import load_ahead
 
     load_ahead(site, setting or (), qpu)
     from orchestrator.application.sample import SampleHooks, SampleRequest, take_sample
