@@ -202,8 +202,8 @@ def as_qiskit(pub_type: Any, pub: Any, default: Any) -> Any:
         coerced = pub_type.coerce(pub, default)
         check_names(coerced.circuit, coerced.parameter_values)
     except Exception as error:  # qiskit raises ValueError, TypeError, QiskitError, CircuitError
-        told = fault_of(pub, error, estimator=pub_type is EstimatorPub)
-        raise PayloadRejected(told) from error
+        fault = fault_of(pub, error, estimator=pub_type is EstimatorPub)
+        raise PayloadRejected(fault) from error
     return coerced
 
 

@@ -20,6 +20,7 @@ from backends.circuits import FrozenCircuit, load_qpy
 from backends.frames import FrameError, array_from_frame, frame_from_array, json_safe, pack, unpack
 from backends.metering import Charge
 from backends.payloads import EstimatorPayload, SamplerPayload, payload_from_bytes
+from backends.plugins import UnknownPlugin
 from backends.results import result_from_bytes, result_to_bytes
 from tests.errors import naming
 
@@ -150,6 +151,19 @@ def test_results_survive_the_journey():
     assert second.data.evs.shape == ()
     assert second.data.evs == 0.5
     assert second.metadata == {"target_precision": 0.1}
+
+
+def test_results_of_before_there_were_other_kinds_are_read():
+    header, frames = unpack(result_to_bytes(result(), "sampler"))
+    earlier = {**header["native"], "usage": header["usage"], "metadata": header["metadata"]}
+    copy = result_from_bytes(pack(earlier, frames))
+    assert result_to_bytes(copy, "sampler") == result_to_bytes(result(), "sampler")
+
+
+def test_a_result_of_a_kind_that_is_not_installed_is_no_damage():
+    header, frames = unpack(result_to_bytes(result(), "sampler"))
+    with pytest.raises(UnknownPlugin, match=naming("pulses", "estimator", "sampler")):
+        result_from_bytes(pack({**header, "kind": "pulses"}, frames))
 
 
 def test_damaged_results_are_told():

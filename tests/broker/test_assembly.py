@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 from qiskit import QuantumCircuit
@@ -9,17 +13,27 @@ from qiskit.circuit import Parameter
 from qiskit.primitives import (
     BitArray,
     DataBin,
+    PrimitiveResult,
     SamplerPubResult,
     StatevectorSampler,
 )
 
+from backends.api import Result, Usage
 from backends.payloads import SamplerPayload, payload_kind
+from backends.results import result_from_bytes, result_to_bytes
+from backends.shapes import ItemShape
+from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.events import Part
-from orchestrator.broker.core.packing import TaskLimits, pack, subtract
-from orchestrator.broker.core.records import by_part
+from orchestrator.broker.core.packing import TaskLimits, pack, subtract, whole_parts
+from orchestrator.broker.core.records import JobRecord, TaskRecord, by_part
+from orchestrator.broker.core.snapshot import EndedJob
+from orchestrator.broker.core.state import BrokerState
+from orchestrator.broker.core.views import QpuTaskState
+from orchestrator.broker.runtime.blob_store import BlobStore
 from orchestrator.identity import JobId
 
 JOB = JobId("j")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KIND = payload_kind("sampler")
 
 
@@ -126,3 +140,53 @@ def test_a_part_of_many_blocks_runs_as_blocks_and_is_one_result() -> None:
 
 def rotated_twice() -> tuple[QuantumCircuit, list[list[float]]]:
     return rotated(), [[0.3], [0.4]]
+
+
+@dataclass
+class StoredResults:
+    """A ledger, as far as a job's result is read from it."""
+
+    by_tag: dict[str, bytes]
+
+    def result(self, tag: str) -> bytes:
+        return self.by_tag[tag]
+
+
+@pytest.mark.parametrize("joined", [False, True], ids=["by block", "by part, as before"])
+def test_a_stored_result_is_read_in_either_form(joined: bool) -> None:
+    """Earlier versions joined a part's blocks before they stored the result."""
+    submitted = ev.JobSubmitted(
+        job=JOB,
+        run="r",
+        stage=None,
+        call=0,
+        qpu="q",
+        backend="fake",
+        payload_kind="sampler",
+        digest="d",
+        pubs=(ItemShape(points=1, shots=20_000),),
+        num_qubits=1,
+        seed=5,
+    )
+    (part,) = whole_parts(submitted)
+    truth = np.random.default_rng(1).integers(0, 2, size=(20_000, 1), dtype=np.uint8)
+    ends = [20_000] if joined else [piece.end_shot for piece in part.by_block()]
+    native = PrimitiveResult(
+        [
+            SamplerPubResult(DataBin(c=BitArray(truth[first:end], 1), shape=()))
+            for first, end in itertools.pairwise([0, *ends])
+        ]
+    )
+    data = result_to_bytes(Result(native=native, usage=Usage()), "sampler")
+    task = TaskRecord(
+        planned=ev.TaskPlanned(tag="t", qpu="q", parts=(part,)),
+        planned_at=NOW,
+        state=QpuTaskState.COMPLETED,
+    )
+    ended = EndedJob(job=JobRecord(submitted, 0, NOW, tasks=["t"]), tasks=(task,))
+    store = BlobStore(BrokerState(), StoredResults({"t": data}))  # type: ignore[arg-type]
+    (pub,) = store.result(ended)
+    assert pub.data.c.num_shots == 20_000
+    assert pub.data.c.get_counts() == BitArray(truth, 1).get_counts()
+    (again,) = result_from_bytes(store.encoded_result(ended)).native
+    assert again.data.c.get_counts() == pub.data.c.get_counts()
