@@ -6,27 +6,16 @@ where the real one transpiles.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from functools import partial
 from typing import Any
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import (
-    Delay,
-    ForLoopOp,
-    Gate,
-    IfElseOp,
-    Measure,
-    Parameter,
-    ParameterExpression,
-    Reset,
-    SwitchCaseOp,
-    WhileLoopOp,
-)
+from qiskit.circuit import IfElseOp, ParameterExpression, SwitchCaseOp, WhileLoopOp
 from qiskit.circuit.exceptions import CircuitError
-from qiskit.circuit.library import RGate, RXGate, RZGate
-from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
+from qiskit.circuit.library import RGate, RZGate
 from qiskit.transpiler import InstructionProperties, PassManager, generate_preset_pass_manager
 from qiskit.transpiler import Target as QiskitTarget
 from qiskit.transpiler.exceptions import TranspilerError
@@ -34,7 +23,13 @@ from qiskit.transpiler.passes import Decompose, RemoveResetInZeroState, UnrollFo
 
 from backends.api import PayloadRejected, Target
 from backends.delays import check_delays
-from backends.gates import MOVE, check_for_device, inline_definitions, with_blocks
+from backends.gates import (
+    MOVE,
+    check_for_device,
+    inline_definitions,
+    native_operation,
+    with_blocks,
+)
 
 __all__ = ["NativeCompiler", "usable_qubits"]
 
@@ -49,6 +44,8 @@ _FRESH = PassManager([Decompose("initialize"), RemoveResetInZeroState()])
 # RZ passes through these; directives and delays included.
 _TRANSPARENT = frozenset({"barrier", "cp", "crz", "cz", "delay", "id", "p", "rzz", "s", "sdg", "z"})
 _TINY = 1e-12
+_BRANCHES = {"if_else": IfElseOp, "switch_case": SwitchCaseOp, "while_loop": WhileLoopOp}
+_Places = dict[tuple[int, ...], InstructionProperties | None]
 
 
 def _with_else_in_loops(circuit: QuantumCircuit, *, inside: bool = False) -> QuantumCircuit:
@@ -57,16 +54,14 @@ def _with_else_in_loops(circuit: QuantumCircuit, *, inside: bool = False) -> Qua
         return circuit
     whole: QuantumCircuit = circuit.copy_empty_like()
     for step in circuit.data:
-        operation = step.operation
-        if step.is_control_flow():
-            within = inside or isinstance(operation, ForLoopOp)
-            blocks = [_with_else_in_loops(block, inside=within) for block in operation.blocks]
-            if inside and isinstance(operation, IfElseOp) and len(blocks) == 1:
-                blocks.append(blocks[0].copy_empty_like())
-                operation = IfElseOp(operation.condition, *blocks, label=operation.label)
-            else:
-                operation = operation.replace_blocks(blocks)
-        whole._append(step.replace(operation=operation))  # noqa: SLF001  # its wires are known
+        within = inside or step.name == "for_loop"
+        new = with_blocks(step, partial(_with_else_in_loops, inside=within))
+        if inside and step.name == "if_else" and len(new.operation.blocks) == 1:
+            (body,) = new.operation.blocks
+            condition, label = step.operation.condition, step.operation.label
+            both = IfElseOp(condition, body, body.copy_empty_like(), label=label)
+            new = new.replace(operation=both)
+        whole._append(new)  # noqa: SLF001  # its wires are known
     return whole
 
 
@@ -154,60 +149,35 @@ class NativeCompiler:
         if known is not None and not self._pulses:
             return known
         usable = usable_qubits(target)
-        pairs = target.coupling or tuple((a, b) for a in usable for b in usable if a < b)
-        device = QiskitTarget(num_qubits=target.num_qubits)
-        for gate in self._native_operations():
-            places = _places(gate, pairs, usable)
-            source = "r" if gate.name == "rx" and self._pulses else gate.name
-            if known is not None and source in known.operation_names:
-                places = {at: known[source].get(at) for at in places}
-            if gate.name == "rz" and self._pulses:
-                free = InstructionProperties(duration=0.0, error=0.0)
-                places = dict.fromkeys(places, free)
-            device.add_instruction(gate, places)
-        _add_structure(device, target, usable)
-        return device
-
-    def _native_operations(self) -> list[Gate]:
-        names = dict.fromkeys(self._gates)
+        pairs = target.coupling or itertools.combinations(usable, 2)
+        coupled = [pair for pair in pairs if set(usable).issuperset(pair)]
+        single: _Places = {(q,): None for q in usable}
+        both: _Places = dict.fromkeys([*coupled, *((b, a) for a, b in coupled)])
+        sources = {name: name for name in self._gates}
         if self._pulses:
-            del names["r"]
-            names |= {"rx": None, "rz": None}
-        standard = get_standard_gate_name_mapping()
-        angle = Parameter("angle")
-        own = {"rx": RXGate(angle), "rz": RZGate(angle)}
-        missing = [name for name in names if name not in standard]
-        if missing:
-            raise PayloadRejected(
-                f"{self._target.name} has the native gate {missing[0]!r}, which Qiskit does not "
-                "know; send circuits that use its native gates already"
-            )
-        return [own.get(name, standard[name]) for name in names]
-
-
-def _places(
-    gate: Gate, pairs: tuple[tuple[int, int], ...], usable: tuple[int, ...]
-) -> dict[tuple[int, ...], InstructionProperties | None]:
-    if gate.num_qubits == 1:
-        return {(q,): None for q in usable}
-    alive = set(usable)
-    kept = [pair for pair in pairs if alive.issuperset(pair)]
-    return dict.fromkeys([*kept, *((b, a) for a, b in kept)])
-
-
-def _add_structure(device: QiskitTarget, target: Target, usable: tuple[int, ...]) -> None:
-    """Add what is no gate: measurement, waiting, reset and control flow."""
-    places = {(q,): None for q in usable}
-    device.add_instruction(Measure(), places)
-    device.add_instruction(Delay(Parameter("t")), places)
-    if target.mid_circuit_measurement:
-        device.add_instruction(Reset(), places)
-        for operation, name in (
-            (IfElseOp, "if_else"),
-            (SwitchCaseOp, "switch_case"),
-            (WhileLoopOp, "while_loop"),
-        ):
-            device.add_instruction(operation, name=name)
+            del sources["r"]
+            sources |= {"rx": "r", "rz": ""}
+        device = QiskitTarget(num_qubits=target.num_qubits)
+        for name, source in sources.items():
+            try:
+                gate = native_operation(name)
+            except ValueError as error:
+                raise PayloadRejected(
+                    f"{target.name} has the native gate {name!r}, which Qiskit does not know; send "
+                    "circuits that use its native gates already"
+                ) from error
+            places = single if gate.num_qubits == 1 else both
+            if not source:
+                places = dict.fromkeys(places, InstructionProperties(duration=0.0, error=0.0))
+            elif known is not None and source in known.operation_names:
+                places = {at: known[source].get(at) for at in places}
+            device.add_instruction(gate, places)
+        dynamic = target.mid_circuit_measurement
+        for name in ("measure", "delay", *["reset"] * dynamic):
+            device.add_instruction(native_operation(name), single)
+        for name, kind in _BRANCHES.items() if dynamic else ():
+            device.add_instruction(kind, name=name)
+        return device
 
 
 def _absorb_rz(circuit: QuantumCircuit, *, keep_rz: bool) -> QuantumCircuit:

@@ -1,36 +1,53 @@
-"""Observables as sums of Pauli strings, and which terms one measurement basis reads together."""
+"""Observables as sums of Pauli strings, and the bases in which their terms are measured together."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MeasuredBasis", "PauliSum", "expanded", "measured_bases"]
+__all__ = ["MeasuredBasis", "PauliSum", "expanded", "measured_bases", "substituted"]
 
-# Letters of Qiskit's observables: the basis each is read in, and the bit a projector wants.
-_AXES = {"X": "X", "Y": "Y", "Z": "Z", "0": "Z", "1": "Z", "+": "X", "-": "X", "r": "Y", "l": "Y"}
-_WANTED = {"0": 0, "1": 1, "+": 0, "-": 1, "r": 0, "l": 1}
+PauliSum = dict[str, float]
+# Projectors among the letters of Qiskit's observables: the axis of each, and the bit it wants.
+_PROJECTORS = {
+    "0": ("Z", 0),
+    "1": ("Z", 1),
+    "+": ("X", 0),
+    "-": ("X", 1),
+    "r": ("Y", 0),
+    "l": ("Y", 1),
+}
+_AS_PAULIS = {c: (("I", 0.5), (axis, 0.5 - bit)) for c, (axis, bit) in _PROJECTORS.items()}
 # The exact range of a sum takes 2^bits evaluations; above, the sum of its weights bounds it.
 _EXACT_BITS = 14
 
 _Floats = NDArray[np.float64]
 _Bits = NDArray[np.uint8]
 
-PauliSum = dict[str, float]
-# Each letter of Qiskit's observables that is not a Pauli, as a sum of Paulis.
-_PROJECTORS = {
-    "0": (("I", 0.5), ("Z", 0.5)),
-    "1": (("I", 0.5), ("Z", -0.5)),
-    "+": (("I", 0.5), ("X", 0.5)),
-    "-": (("I", 0.5), ("X", -0.5)),
-    "r": (("I", 0.5), ("Y", 0.5)),
-    "l": (("I", 0.5), ("Y", -0.5)),
-}
+
+def expanded(observable: Mapping[str, float]) -> PauliSum:
+    """Write projectors as Paulis and drop terms that cancel."""
+    if all(set(label) <= set("IXYZ") for label in observable):
+        return dict(observable)
+    return {name: weight for name, weight in substituted(observable, _AS_PAULIS).items() if weight}
+
+
+def substituted(
+    observable: Mapping[str, float], letters: Mapping[str, Sequence[tuple[str, float]]]
+) -> PauliSum:
+    """Write letters as weighted sums of letters, and multiply out."""
+    total: PauliSum = {}
+    for label, coefficient in observable.items():
+        for chosen in itertools.product(*(letters.get(c, ((c, 1.0),)) for c in label)):
+            name = "".join(letter for letter, _ in chosen)
+            weight = coefficient * math.prod(w for _, w in chosen)
+            total[name] = total.get(name, 0.0) + weight
+    return total
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,7 +113,7 @@ def measured_bases(
                 weights.setdefault(label, np.zeros(len(observables)))[column] += weight
     groups: list[tuple[dict[int, str], list[str]]] = []
     for label in sorted(weights, key=lambda name: -np.abs(weights[name]).max()):
-        axes = {q: _AXES[c] for q, c in enumerate(reversed(label)) if c != "I"}
+        axes = {q: _PROJECTORS.get(c, (c,))[0] for q, c in enumerate(reversed(label)) if c != "I"}
         for shared, members in groups:
             if all(shared.get(q, axis) == axis for q, axis in axes.items()):
                 shared.update(axes)
@@ -111,25 +128,16 @@ def _basis(
     axes: Mapping[int, str], members: Sequence[str], weights: Mapping[str, _Floats]
 ) -> MeasuredBasis:
     qubits = tuple(sorted(axes))
-    letters = [[label[len(label) - 1 - q] for q in qubits] for label in members]
+    letters = ["".join(label[-1 - q] for q in qubits) for label in members]
     return MeasuredBasis(
         qubits=qubits,
         letters=tuple(axes[q] for q in qubits),
-        parities=np.array([[c in "XYZ" for c in row] for row in letters], dtype=np.uint8),
-        wanted=np.array([[_WANTED.get(c, 0) for c in row] for row in letters], dtype=np.uint8),
-        cares=np.array([[c in _WANTED for c in row] for row in letters], dtype=np.uint8),
+        parities=_table(letters, lambda c: c in "XYZ"),
+        wanted=_table(letters, lambda c: c in "1-l"),
+        cares=_table(letters, lambda c: c in _PROJECTORS),
         weights=np.array([weights[label] for label in members]),
     )
 
 
-def expanded(observable: Mapping[str, float]) -> PauliSum:
-    """Write projectors as Paulis and drop terms that cancel."""
-    if all(set(label) <= set("IXYZ") for label in observable):
-        return dict(observable)
-    total: PauliSum = {}
-    for label, coefficient in observable.items():
-        for letters in itertools.product(*(_PROJECTORS.get(c, ((c, 1.0),)) for c in label)):
-            name = "".join(letter for letter, _ in letters)
-            weight = coefficient * math.prod(w for _, w in letters)
-            total[name] = total.get(name, 0.0) + weight
-    return {label: weight for label, weight in total.items() if weight}
+def _table(letters: Sequence[str], value: Callable[[str], bool]) -> _Bits:
+    return np.array([[value(c) for c in row] for row in letters], dtype=np.uint8)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit.primitives.containers.observables_array import ObservablesArray
 
-from backends.paulis import PauliSum, expanded
+from backends.paulis import PauliSum, expanded, substituted
 from backends.profiles import Readout
 
 __all__ = ["ObservableSet", "misread", "observable_set"]
@@ -71,16 +70,9 @@ def misread(total: PauliSum, readout: Readout) -> PauliSum:
     """
     scale = 1.0 - readout.zero_as_one - readout.one_as_zero
     shift = readout.one_as_zero - readout.zero_as_one
-    changed: PauliSum = {}
-    for label, coefficient in total.items():
-        choices = [((c, scale), ("I", shift)) if c != "I" else (("I", 1.0),) for c in label]
-        if not shift:
-            choices = [choice[:1] for choice in choices]
-        for letters in itertools.product(*choices):
-            name = "".join(letter for letter, _ in letters)
-            weight = coefficient * math.prod(w for _, w in letters)
-            changed[name] = changed.get(name, 0.0) + weight
-    return changed
+    if not shift:
+        return substituted(total, {c: ((c, scale),) for c in "XYZ"})
+    return substituted(total, {c: ((c, scale), ("I", shift)) for c in "XYZ"})
 
 
 def observable_set(observables: Any, readout: Readout | None = None) -> ObservableSet:
@@ -91,8 +83,8 @@ def observable_set(observables: Any, readout: Readout | None = None) -> Observab
     array = ObservablesArray(observables)
     distinct: dict[tuple[tuple[str, float], ...], int] = {}
     index = np.empty(array.shape, dtype=np.int64)
-    for place, observable in _elements(array):
-        total = expanded(observable)
+    for place in np.ndindex(*array.shape):
+        total = expanded(array[place])
         key = tuple(sorted((misread(total, readout) if readout else total).items()))
         index[place] = distinct.setdefault(key, len(distinct))
     return _narrowed([dict(key) for key in distinct], range(array.num_qubits), index)
@@ -108,11 +100,6 @@ def _narrowed(
         sums=tuple({_restricted(label, support): w for label, w in t.items()} for t in sums),
         index=index,
     )
-
-
-def _elements(array: ObservablesArray) -> Iterator[tuple[tuple[int, ...], Mapping[str, float]]]:
-    for place in np.ndindex(*array.shape):
-        yield place, array[place]
 
 
 def _support(label: str) -> Iterator[int]:
