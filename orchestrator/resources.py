@@ -1,4 +1,4 @@
-"""What this process holds open for its run: the broker, the workers, the transpiler."""
+"""What this process has open for its run: the broker, the workers, the transpiler."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BudgetOutOfReach(ValueError):
     """A run with a budget would use a QPU where the budget is not kept."""
 
 
-# Under which workers tell the flow's process how far a fan-out is.
+# Dask topic on which workers report the progress of a fan-out to the flow's process.
 UNITS_TOPIC = "hpcqc-units"
 
 
@@ -99,7 +99,7 @@ class Resources:
             self._calls[stage] = Occurrences()
 
     def equal_calls(self, stage: str | None, content: Hashable) -> int:
-        """Return how many calls of this content the stage, or the run outside any, made before."""
+        """Count a call; return how many of this content the stage, or the run, made before."""
         with self._lock:
             return self._calls.setdefault(stage, Occurrences()).next(content)
 
@@ -178,7 +178,7 @@ class Resources:
     def _listen(self, client: Any) -> None:
         def note(event: tuple[Any, dict[str, Any]]) -> None:
             message = event[1]
-            self.run.progress(message["key"], message["done"], message["total"])
+            self.run.update(message["key"], units=(message["done"], message["total"]))
 
         client.subscribe_topic(UNITS_TOPIC, note)
 
@@ -219,17 +219,16 @@ def shutdown() -> None:
     """
     global _resources
     with _lock:
-        held, _resources = _resources, None
-    if held is not None:
-        held.close()
+        opened, _resources = _resources, None
+    if opened is not None:
+        opened.close()
     runs.end_own()
 
 
 def _resources_of(here: Execution) -> Resources:
-    """Return what one execution holds open on its worker, until it ends.
+    """Return what one execution has open on its worker, until it ends.
 
-    Not what its stage does: while a stage waits for a QPU its worker runs others, and a stage
-    that is executed once more, here or elsewhere, must find its scope free.
+    Other executions of the stage, here or elsewhere, must find the scope free.
     """
     with _lock:
         if here not in _on_worker:
@@ -243,14 +242,14 @@ def _resources_of(here: Execution) -> Resources:
                     "--budget 'none UNIT'"
                 )
             run = Run(id=context.run, site=context.site, qpu=context.qpu, scope=scope)
-            held = _on_worker[here] = Resources(run)
-            here.ending.callback(_end, held)
+            opened = _on_worker[here] = Resources(run)
+            here.ending.callback(_end, opened)
         return _on_worker[here]
 
 
-def _end(held: Resources) -> None:
-    held.run.closing = True  # or a primitive kept in a module's variable would open it again
-    held.close()
+def _end(opened: Resources) -> None:
+    opened.run.closing = True  # a primitive in a module's variable would open it again
+    opened.close()
 
 
 def _close_computes() -> None:

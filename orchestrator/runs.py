@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from backends import registry
 from backends.api import TaskCancelled
@@ -128,19 +128,12 @@ class Run:
         for observer in tuple(self.observers):
             observer(span)
 
-    def progress(self, key: str, done: int, total: int) -> None:
-        """Note how far the fan-out of a stage is."""
+    def update(self, key: str, **changes: Any) -> None:
+        """Change fields of a stage's last span: ``units``, ``worker``, ``ran_from`` and so on."""
         with self._lock:
             found = [span for span in self._spans.values() if span.key == key]
         if found:
-            self.record(replace(found[-1], units=(done, total)))
-
-    def note_worker(self, key: str, worker: str, ran_from: datetime, ran_until: datetime) -> None:
-        """Note where a stage ran, and from when to when."""
-        with self._lock:
-            found = [span for span in self._spans.values() if span.key == key]
-        if found:
-            self.record(replace(found[-1], worker=worker, ran_from=ran_from, ran_until=ran_until))
+            self.record(replace(found[-1], **changes))
 
     def finish(self, span: StageSpan, state: StageState, error: str | None = None) -> None:
         """Record the end of a span, now."""
@@ -149,30 +142,28 @@ class Run:
         self.record(replace(span, state=state, ended_at=datetime.now(UTC), error=error))
 
     def forget_cached(self, key: str) -> None:
-        """Take back that a stage was found cached: it runs after all."""
+        """Remove the spans of a stage that was recorded as cached, but runs."""
         with self._lock:
-            stale = [
-                place
+            self._spans = {
+                place: span
                 for place, span in self._spans.items()
-                if span.key == key and span.state == "cached"
-            ]
-            for place in stale:
-                del self._spans[place]
+                if span.key != key or span.state != "cached"
+            }
 
-    def known_key(self, token: Hashable) -> str | None:
-        """Return the key already given to this execution, None if there is none yet."""
-        with self._lock:
-            return self._keys.get(token)
-
-    def stage_key(self, content: str, token: Hashable) -> str:
+    def stage_key(self, token: Hashable, content: Callable[[], str]) -> str:
         """Return the stable key of a stage run: its content and how many equal ones came before.
 
-        content: digest of its name, code and inputs. token: names this execution (a task run
-        id), so that a retry of the same task run keeps its key.
+        token: names this execution (a task run id), so that a retry of the same task run keeps its
+        key. content: digest of its name, code and inputs, computed if the token is new.
         """
         with self._lock:
+            known = self._keys.get(token)
+        if known is not None:
+            return known
+        digest = content()
+        with self._lock:
             if token not in self._keys:
-                self._keys[token] = str(Occurrence(content, self._stages.next(content)))
+                self._keys[token] = str(Occurrence(digest, self._stages.next(digest)))
             return self._keys[token]
 
     def inner_token(self, task_run: str, attempt: int, content: str) -> Hashable:

@@ -54,10 +54,10 @@ class StageNeeds:
 
 
 class StageKeyPolicy(CachePolicy):
-    """Caches a stage within its run: same code, same inputs, same turn.
+    """Caches a stage within its run: same code, same inputs, same number of equal calls before.
 
-    Two calls with equal inputs in one run are two stage runs, told apart by their turn; a run
-    that is given its id again finds what it finished. Across runs nothing is shared.
+    A run that is continued by its id finds the results of the stages that it completed. Runs share
+    nothing.
     """
 
     def compute_key(
@@ -72,8 +72,7 @@ class StageKeyPolicy(CachePolicy):
         run = current_run()
         if not run.resumable:
             return None
-        content = _content(run, task_ctx.task, inputs)
-        key = run.stage_key(content, str(task_ctx.task_run.id))
+        key = run.stage_key(str(task_ctx.task_run.id), lambda: _content(run, task_ctx.task, inputs))
         needs = stage_needs(task_ctx.task)
         if needs is not None:
             _note_cached(run, key, task_ctx, needs)
@@ -135,8 +134,8 @@ def classical(
     )
     needs = StageNeeds(kind="classical", where=compute, demand=demand)
     if fn is None:
-        return lambda function: _stage(function, needs, _ship, task_options)
-    return _stage(fn, needs, _ship, task_options)
+        return lambda function: _stage(function, needs, task_options)
+    return _stage(fn, needs, task_options)
 
 
 @overload
@@ -169,8 +168,8 @@ def quantum(
     """
     needs = StageNeeds(kind="quantum", where=qpu)
     if fn is None:
-        return lambda function: _stage(function, needs, _lend_qpu, task_options)
-    return _stage(fn, needs, _lend_qpu, task_options)
+        return lambda function: _stage(function, needs, task_options)
+    return _stage(fn, needs, task_options)
 
 
 def stage_needs(task: Any) -> StageNeeds | None:
@@ -191,13 +190,18 @@ class _WithoutQpu(inspect.Signature):
             ) from None
 
 
-_Body = Callable[
-    [Callable[..., Any], StageNeeds, StageContext, tuple[Any, ...], dict[str, Any]], Any
-]
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A stage's function, what it declares, and its arguments."""
+
+    fn: Callable[..., Any]
+    needs: StageNeeds
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 def _stage(
-    fn: Callable[..., Any], needs: StageNeeds, body: _Body, task_options: dict[str, Any]
+    fn: Callable[..., Any], needs: StageNeeds, task_options: dict[str, Any]
 ) -> Task[..., Any]:
     silence_telemetry()  # before a flow of a notebook or a plain script starts Prefect's server
     if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
@@ -211,7 +215,7 @@ def _stage(
 
     @functools.wraps(fn)
     def run_stage(*args: Any, **kwargs: Any) -> Any:
-        return _run(fn, needs, body, (args, kwargs))
+        return _run(_Call(fn, needs, args, kwargs))
 
     run_stage.__signature__ = signature  # type: ignore[attr-defined]
     setattr(run_stage, _NEEDS, needs)
@@ -222,7 +226,7 @@ def _stage(
 
 
 def _unless_exhausted(condition: Callable[..., Any] | None) -> Callable[..., Any]:
-    """Return when a failed stage is to be retried: never for want of money, else as was said."""
+    """Return a condition that retries no stage whose budget is exhausted."""
 
     def is_worth_it(task: Any, task_run: Any, state: Any) -> bool:
         if isinstance(state.data, BudgetExhausted):
@@ -233,44 +237,12 @@ def _unless_exhausted(condition: Callable[..., Any] | None) -> Callable[..., Any
     return is_worth_it
 
 
-def _run(
-    fn: Callable[..., Any],
-    needs: StageNeeds,
-    body: _Body,
-    call: tuple[tuple[Any, ...], dict[str, Any]],
-) -> Any:
+def _run(call: _Call) -> Any:
     if execution() is not None:  # another stage's function calls it, on that one's worker
-        return _inline(fn, needs, *call)
+        return _run_inline(call)
     run = current_run()
-    span, context = _begin(run, fn, needs, call)
-    run.forget_cached(span.key)
-    run.record(span)
-    try:
-        result = body(fn, needs, context, *call)
-    except BaseException as error:
-        run.finish(span, "failed", f"{type(error).__name__}: {error}")
-        raise
-    run.finish(span, "completed")
-    return result
-
-
-def _inline(
-    fn: Callable[..., Any], needs: StageNeeds, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    if needs.kind == "quantum":
-        from orchestrator.primitives import open_qpu
-
-        args = (open_qpu(needs.where), *args)
-    return exhausted(fn(*args, **kwargs))
-
-
-def _begin(
-    run: Run,
-    fn: Callable[..., Any],
-    needs: StageNeeds,
-    call: tuple[tuple[Any, ...], dict[str, Any]],
-) -> tuple[StageSpan, StageContext]:
-    key, name = _key_and_name(run, fn, needs, call)
+    key, name = _key_and_name(run, call)
+    needs = call.needs
     default = run.default_qpu if needs.kind == "quantum" else run.site.default_compute
     span = StageSpan(
         key=key,
@@ -291,60 +263,62 @@ def _begin(
         qpu_identity=_qpu_identity(run, needs),
         limited=resources().is_limited(),
     )
-    return span, context
+    run.forget_cached(key)
+    run.record(span)
+    try:
+        result = (_run_with_qpu if needs.kind == "quantum" else _run_remotely)(call, context)
+    except BaseException as error:
+        run.finish(span, "failed", f"{type(error).__name__}: {error}")
+        raise
+    run.finish(span, "completed")
+    return result
 
 
-def _key_and_name(
-    run: Run,
-    fn: Callable[..., Any],
-    needs: StageNeeds,
-    call: tuple[tuple[Any, ...], dict[str, Any]],
-) -> tuple[str, str]:
-    """Name this execution: after its task run, or, called as a plain function, after the call."""
-    task_context = TaskRunContext.get()
-    if task_context is not None and getattr(task_context.task.fn, "__wrapped__", None) is fn:
-        task_run = task_context.task_run
-        key = run.known_key(str(task_run.id))
-        if key is None:
-            content = _content(run, task_context.task, task_context.parameters)
-            key = run.stage_key(content, str(task_run.id))
-        return key, task_run.name
-    recipe = f"{fn.__qualname__}\n{_source(fn)}\n{_qpu_identity(run, needs)}"
-    content = _digest(recipe, value_digest(call))
-    token: Hashable = uuid.uuid4().hex
-    if task_context is not None:
-        around = task_context.task_run
-        token = run.inner_token(str(around.id), around.run_count, content)
-    return run.stage_key(content, token), fn.__name__
+def _run_inline(call: _Call) -> Any:
+    args = call.args
+    if call.needs.kind == "quantum":
+        from orchestrator.primitives import open_qpu
+
+        args = (open_qpu(call.needs.where), *args)
+    return exhausted(call.fn(*args, **call.kwargs))
 
 
-def _ship(
-    fn: Callable[..., Any],
-    needs: StageNeeds,
-    context: StageContext,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
+def _run_remotely(call: _Call, context: StageContext) -> Any:
+    needs = call.needs
     if needs.demand != Demand():
-        check_demand(fn.__name__, needs.demand, settings_in_force(context.site, needs.where))
-    remote = RemoteFunction(_dump_once(fn), context)
-    ran = resources().compute(needs.where).run(remote, args, kwargs)
-    current_run().note_worker(context.key, ran.worker, ran.started_at, ran.ended_at)
+        check_demand(call.fn.__name__, needs.demand, settings_in_force(context.site, needs.where))
+    remote = RemoteFunction(_dump_once(call.fn), context)
+    ran = resources().compute(needs.where).run(remote, call.args, call.kwargs)
+    current_run().update(
+        context.key, worker=ran.worker, ran_from=ran.started_at, ran_until=ran.ended_at
+    )
     return ran.value
 
 
-def _lend_qpu(
-    fn: Callable[..., Any],
-    needs: StageNeeds,
-    context: StageContext,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
+def _run_with_qpu(call: _Call, context: StageContext) -> Any:
     from orchestrator.primitives import open_qpu  # Qiskit loads with the first quantum stage
 
     resources().begin_stage(context.key)
     with within(context):
-        return exhausted(fn(open_qpu(needs.where, context.key), *args, **kwargs))
+        qpu = open_qpu(call.needs.where, context.key)
+        return exhausted(call.fn(qpu, *call.args, **call.kwargs))
+
+
+def _key_and_name(run: Run, call: _Call) -> tuple[str, str]:
+    """Name this execution: after its task run, or, called as a plain function, after the call."""
+    fn, task_context = call.fn, TaskRunContext.get()
+    if task_context is not None and getattr(task_context.task.fn, "__wrapped__", None) is fn:
+        task_run = task_context.task_run
+        parameters = task_context.parameters
+        key = run.stage_key(str(task_run.id), lambda: _content(run, task_context.task, parameters))
+        return key, task_run.name
+    recipe = f"{fn.__qualname__}\n{_source(fn)}\n{_qpu_identity(run, call.needs)}"
+    content = _digest(recipe, value_digest((call.args, call.kwargs)))
+    token: Hashable = uuid.uuid4().hex
+    if task_context is not None:
+        around = task_context.task_run
+        token = run.inner_token(str(around.id), around.run_count, content)
+    return run.stage_key(token, lambda: content), fn.__name__
 
 
 @functools.lru_cache(maxsize=256)
@@ -353,14 +327,14 @@ def _dump_once(fn: Callable[..., Any]) -> bytes:
 
 
 def _content(run: Run, task: Task[..., Any], inputs: dict[str, Any]) -> str:
-    """Return a digest of a stage's name, code and inputs, and of the QPU it is lent."""
+    """Return a digest of a stage's name, code, inputs and QPU."""
     needs = stage_needs(task)
-    lent = "" if needs is None else _qpu_identity(run, needs)
-    return _digest(f"{task.name}\n{_source(task.fn)}\n{lent}", value_digest(inputs))
+    qpu = "" if needs is None else _qpu_identity(run, needs)
+    return _digest(f"{task.name}\n{_source(task.fn)}\n{qpu}", value_digest(inputs))
 
 
 def _qpu_identity(run: Run, needs: StageNeeds) -> str:
-    """Return the identity of the QPU that a quantum stage is lent; a classical one has none."""
+    """Return the identity of a quantum stage's QPU; empty for a classical one."""
     return run.qpu_identity(needs.where or run.default_qpu) if needs.kind == "quantum" else ""
 
 
@@ -377,7 +351,7 @@ def _digest(recipe: str, inputs: str) -> str:
 
 
 def _note_cached(run: Run, key: str, task_ctx: TaskRunContext, needs: StageNeeds) -> None:
-    """Record the stage as cached; if Prefect does run it, `_run` takes that back."""
+    """Record the stage as cached; if Prefect runs it after all, `_run` replaces that."""
     now = datetime.now(UTC)
     run.record(
         StageSpan(

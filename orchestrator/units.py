@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from orchestrator.compute.fanout import Progress, Spread, fan_out_on
+from orchestrator.compute.fanout import Spread, fan_out_on
 from orchestrator.compute.remote_call import StageContext, execution, stage_context
 from orchestrator.resources import UNITS_TOPIC, Resources, resources
 
@@ -43,48 +43,45 @@ def fan_out(
         FanOutError: a unit failed; every unit was tried before.
         ComputeError: the workers died again and again.
     """
-    held = resources()
-    context = stage_context() or _of_flow(held)
+    opened = resources()
+    context = stage_context() or _flow_context(opened)
     on_worker = execution() is not None
+    reported_s = 0.0
 
-    def tell(done: int, total: int) -> None:
-        (_tell_flow if on_worker else held.run.progress)(context.key, done, total)
+    def report(done: int, total: int) -> None:
+        nonlocal reported_s
+        if done < total and time.monotonic() - reported_s <= _PROGRESS_EVERY_S:
+            return
+        reported_s = time.monotonic()
+        if on_worker:
+            from distributed import get_worker
+
+            message = {"key": context.key, "done": done, "total": total}
+            get_worker().log_event(UNITS_TOPIC, message)
+        else:
+            opened.run.update(context.key, units=(done, total))
 
     spread = Spread(
         context=context,
-        turn_of=lambda content: held.equal_calls(context.key, ("unit", content)),
+        turn_of=lambda content: opened.equal_calls(context.key, ("unit", content)),
         retries=retries,
-        progress=_throttled(tell),
+        progress=report,
     )
     if not on_worker:
-        return held.compute(compute).fan_out(function, items, spread)
+        return opened.compute(compute).fan_out(function, items, spread)
     from distributed import worker_client
 
     with worker_client() as client:
         return fan_out_on(client, function, items, spread)
 
 
-def _of_flow(held: Resources) -> StageContext:
-    """Return what stands for a stage where units are spread from the flow itself; none are kept."""
-    run, limited = held.run, held.is_limited()
+def _flow_context(opened: Resources) -> StageContext:
+    """Return the context of units of the flow itself; they are not stored."""
     return StageContext(
-        run=run.id, key="flow", site=run.site, qpu=run.chosen_qpu, keep_dir=None, limited=limited
+        run=opened.run.id,
+        key="flow",
+        site=opened.run.site,
+        qpu=opened.run.chosen_qpu,
+        keep_dir=None,
+        limited=opened.is_limited(),
     )
-
-
-def _throttled(tell: Progress) -> Progress:
-    last = 0.0
-
-    def note(done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last > _PROGRESS_EVERY_S:
-            last = time.monotonic()
-            tell(done, total)
-
-    return note
-
-
-def _tell_flow(key: str, done: int, total: int) -> None:
-    from distributed import get_worker
-
-    get_worker().log_event(UNITS_TOPIC, {"key": key, "done": done, "total": total})
