@@ -111,7 +111,8 @@ class Broker:
         for name in self.qpus:
             with contextlib.suppress(QpuUnavailable):
                 await self.backend(name)
-        await self._resume(resume=True)
+        if self.events.state.asleep:
+            await self.events.post(ev.BrokerOpened(resume=True))
 
     async def open_embedded(self) -> None:
         """Take up what the ledger holds and begin to work for one process.
@@ -124,7 +125,8 @@ class Broker:
         for record in tuple(self.events.state.jobs.values()):
             if record.open:
                 await self.backend(record.submitted.qpu)
-        await self._resume(resume=False)
+        if self.events.state.asleep:
+            await self.events.post(ev.BrokerOpened(resume=False))
 
     def _new_loop(self, **options: Any) -> EventLoop:
         return EventLoop(
@@ -146,10 +148,6 @@ class Broker:
             self.quotas.restore()
         self.watch = CalibrationWatch(self.events, every_s=self.pacing.watch_s)
         self._serving = asyncio.ensure_future(self.events.serve())
-
-    async def _resume(self, *, resume: bool) -> None:
-        if self.events.state.asleep:
-            await self.events.post(ev.BrokerOpened(resume=resume))
 
     async def close(self, cancel_s: float | None = None) -> None:
         """Stop working; what runs on a QPU goes on there and is found again by the next broker.
@@ -185,7 +183,7 @@ class Broker:
         for observer in self.observers:
             try:
                 observer(commit)
-            except Exception:  # noqa: BLE001  # what only looks on must not end the work
+            except Exception:  # noqa: BLE001  # an observer must not end the broker
                 _log.exception("an observer of the broker failed")
 
     def opened(self, qpu: str) -> Backend | None:
@@ -266,24 +264,12 @@ class Broker:
         """Admit a job on the loop; ``written`` is resolved when it is durable, or cannot be.
 
         A plain function: a coroutine would cost each call of a run a tenth of a millisecond.
+        user: empty where one process is the only user. payload: checked against the target. reuse: as
+        `reuse` returned it. ended: the same job, if it is in the ledger alone.
 
-        Args:
-            request: what is asked.
-            user: who asks, empty where one process is the only user.
-            payload: checked against the target.
-            target: what the QPU accepts now.
-            reuse: as `reuse` returned it.
-            written: of this loop, or of another thread.
-            ended: the same job, if it is in the ledger alone.
-
-        Returns:
-            Whether it is a new job. One that failed, or was cancelled, goes on with what is missing.
-
-        Raises:
-            CalibrationChanged: the job was prepared for another calibration.
-            PayloadRejected: the QPU can never run it.
-            TooManyJobs: the user or the project has too many open jobs.
-            StorageFull: the payload has no room.
+        Returns whether it is a new job; one that failed, or was cancelled, goes on with what is missing.
+        Raises ``CalibrationChanged`` if it was prepared for another calibration, ``PayloadRejected``
+        if the QPU can never run it, `TooManyJobs`, `StorageFull`.
         """
         events, job = self.events, request.job_id(payload.digest)
         known = events.state.jobs.get(job) or (None if ended is None else ended.job)

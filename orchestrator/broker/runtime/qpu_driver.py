@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
@@ -53,60 +54,52 @@ _WAIT_SLICE_S = 5.0
 _START_TRIES = 8
 
 
-_Seen = tuple[TaskState, Received | None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Began:
-    """A task that was started, and what was seen of it from the thread that did."""
-
-    task: QpuTaskId
-    seen: _Seen | None = None
+# A task's state as it was last read, with its result once it is there.
+_Reading = tuple[TaskState, Received | None]
 
 
 @dataclass(slots=True)
 class _Doubts:
-    """Whether a task that is being followed can still be believed to run.
+    """Whether a task that is being followed is in doubt.
 
-    told: it was reported uncertain, which happens once; what it does later still counts.
+    reported: as uncertain, which happens once; what the task does later still counts.
     """
 
     longest_task_s: float | None
     unread_looks: int
     since_s: float = field(default_factory=time.monotonic)
     faults: int = 0
-    told: bool = False
+    reported: bool = False
 
     @property
     def poll_pause_s(self) -> float:
-        """Return the pause before the next look: a small share of the time that has passed.
+        """Return the pause before the next reading: a small share of the time that has passed.
 
-        So the end of a task is seen late by that share at most, however long it takes.
+        So the end of a task is noticed late by that share at most, however long it takes.
         """
         passed_s = time.monotonic() - self.since_s
         return min(max(_FIRST_PAUSE_S, _POLL_SHARE * passed_s), _LONGEST_POLL_S)
 
     def after(self, error: Exception | None) -> str | None:
-        """Return the reason why the task is in doubt after one more look, once."""
+        """Return the reason why the task is in doubt after one more reading, once."""
         self.faults = self.faults + 1 if error is not None else 0
         reason = None
         if isinstance(error, UnknownTask) or self.faults == self.unread_looks:
             reason = f"its state cannot be read: {type(error).__name__}: {error}"
         elif self.longest_task_s and time.monotonic() - self.since_s > self.longest_task_s:
             reason = f"it has not ended within {self.longest_task_s:g} s"
-        if reason is None or self.told:
+        if reason is None or self.reported:
             return None
-        self.told = True
+        self.reported = True
         return reason
 
 
 @dataclass(eq=False)
 class QpuDriver:
-    """One QPU as the broker drives it. calls: threads for prompt calls; waits: for long ones.
+    """Starts, follows and stops tasks on one QPU; each method ends by reporting an event.
 
-    receive: turns what the QPU returned for a task into what is kept; runs on a thread.
-    longest_task_s: a task that takes longer is in doubt: it is stuck, or its end was missed.
-    Nothing here decides anything about jobs: each method ends by reporting an event.
+    calls: threads for short calls; waits: for long ones. receive: encodes a task's result; runs on a
+    thread. longest_task_s: a task that takes longer is in doubt: it is stuck, or its end was missed.
     """
 
     backend: Backend
@@ -134,7 +127,7 @@ class QpuDriver:
         pause, lost_answers = _FIRST_PAUSE_S, 0
         while tag not in self._unwanted:
             try:
-                began = await self._start_once(tag, payload)
+                task, reading = await self._start_once(tag, payload)
             except QpuBusy as error:
                 pause = await _rest(pause, error)
             except UnknownSession as error:
@@ -157,11 +150,11 @@ class QpuDriver:
                 pause = await _rest(max(pause, 0.05), error)
             else:
                 payload.cache_clear()  # it may be large, and the QPU has it
-                owner = self._owner(began.task)
+                owner = self._owner(task)
                 if owner in (None, tag):
-                    await self.follow(tag, began.task, began.seen)
+                    await self.follow(tag, task, reading)
                 else:
-                    reason = f"the QPU called it {began.task!r}, which is task {owner}"
+                    reason = f"the QPU called it {task!r}, which is task {owner}"
                     await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
                 return
         await self._settle(tag, ev.TaskStopped(tag=tag), None)
@@ -185,19 +178,19 @@ class QpuDriver:
             except Exception:  # noqa: BLE001  # the follower reports how the task ended
                 await _rest(0.1)
 
-    async def follow(self, tag: str, task: QpuTaskId, seen: _Seen | None = None) -> None:
+    async def follow(self, tag: str, task: QpuTaskId, reading: _Reading | None = None) -> None:
         """Wait for the task's end and report it; a failed poll never starts anything.
 
-        A task that cannot be read for long is reported uncertain, and still looked for.
-        seen: what the thread that started the task has seen of it already.
+        A task that cannot be read for long is reported uncertain, and still polled.
+        reading: of the thread that started the task.
         """
         self._note_task(tag, task)
         doubts, pause = _Doubts(self.longest_task_s, self.pacing.unread_looks), _FIRST_PAUSE_S
         while True:
             error: Exception | None = None
             try:
-                state, received = await self._await_end(tag, task) if seen is None else seen
-                seen = None
+                state, received = reading or await self._await_end(tag, task)
+                reading = None
                 if await self._settle_if_ended(tag, state, received):
                     return
             except (TaskFailed, PayloadRejected) as failure:
@@ -209,8 +202,8 @@ class QpuDriver:
             if reason is not None:
                 await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
             if isinstance(error, UnknownTask):
-                return  # the QPU has nothing more to tell
-            if doubts.told:
+                return  # the QPU does not know the task any more
+            if doubts.reported:
                 await _rest(self.pacing.doubtful_s, error)
             elif error:
                 pause = await _rest(pause, error)
@@ -238,8 +231,10 @@ class QpuDriver:
         finally:
             await self._call(self.backend.close)
 
-    async def _start_once(self, tag: str, payload: Callable[[], Payload]) -> _Began:
-        """Start the task and, if the backend can wait, look at it from the same thread."""
+    async def _start_once(
+        self, tag: str, payload: Callable[[], Payload]
+    ) -> tuple[QpuTaskId, _Reading | None]:
+        """Start the task and, if the backend can wait, read it from the same thread."""
         session, loop = await self._acquired(), asyncio.get_running_loop()
 
         def started(task: QpuTaskId) -> None:
@@ -250,15 +245,14 @@ class QpuDriver:
                 self.report(ev.TaskStarted(tag=tag, qpu_task=task), None)
             )
 
-        def run() -> _Began:
+        def run() -> tuple[QpuTaskId, _Reading | None]:
             task = self.backend.start(session, payload(), tag)
             loop.call_soon_threadsafe(started, task)
-            if not isinstance(self.backend, Waitable):
-                return _Began(task)
-            try:
-                return _Began(task, self._look(tag, task))
-            except Exception:  # noqa: BLE001  # the follower looks again, and counts the faults
-                return _Began(task)
+            if isinstance(self.backend, Waitable):
+                # A fault is left to the follower, which reads again and counts.
+                with contextlib.suppress(Exception):
+                    return task, self._read(tag, task)
+            return task, None
 
         return await loop.run_in_executor(self.waits, run)
 
@@ -273,7 +267,7 @@ class QpuDriver:
 
     def _owner(self, task: QpuTaskId) -> str | None:
         """Return the open task that goes by this id on the QPU."""
-        return next((tag for tag, held in self._tasks.items() if held == task), None)
+        return next((tag for tag, known in self._tasks.items() if known == task), None)
 
     def _occupied(self, tag: str) -> Usage:
         """Return the time for which a task is known to have been on the QPU."""
@@ -287,7 +281,7 @@ class QpuDriver:
             self._stopping = asyncio.ensure_future(self.stop(tag))
 
     async def _adopt(self, tag: str) -> bool:
-        """Look for the task; return False only if it was surely never started."""
+        """Find the task; return False only if it was certainly never started."""
         pause = 0.05
         while True:
             try:
@@ -305,13 +299,13 @@ class QpuDriver:
         await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
         return True
 
-    async def _await_end(self, tag: str, task: QpuTaskId) -> _Seen:
-        """Look how the task stands, waiting a while if the backend can, and fetch its result."""
+    async def _await_end(self, tag: str, task: QpuTaskId) -> _Reading:
+        """Read the task, waiting a while if the backend can, and fetch its result."""
         loop = asyncio.get_running_loop()
         threads = self.waits if isinstance(self.backend, Waitable) else self.calls
-        return await loop.run_in_executor(threads, self._look, tag, task)
+        return await loop.run_in_executor(threads, self._read, tag, task)
 
-    def _look(self, tag: str, task: QpuTaskId) -> _Seen:
+    def _read(self, tag: str, task: QpuTaskId) -> _Reading:
         """Run on a thread: waiting, fetching and encoding in one go saves changes of threads."""
         if isinstance(self.backend, Waitable):
             state = self.backend.wait(task, _WAIT_SLICE_S)
