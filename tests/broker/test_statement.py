@@ -18,12 +18,12 @@ from backends.api import Backend, Target, Usage
 from backends.metering import Metering
 from backends.payloads import SamplerPayload
 from backends.profiles import load_profile
+from orchestrator.broker.api.budgets import monthly_statement, set_budget
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import StatementLine, leases_held, month_bounds, statement
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
-from orchestrator.broker.runtime.billing import monthly_statement, set_budget
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from backends.shapes import ItemShape
+from orchestrator.broker.api import budgets, operations
 from orchestrator.broker.api import jobs as jobs_api
-from orchestrator.broker.api import operations
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.runtime import billing as bookkeeping
 from orchestrator.broker.runtime import broker as host
 from orchestrator.identity import JobId
 from tests.service.rooms import Room, open_room
@@ -89,7 +88,7 @@ def test_a_listing_never_keeps_the_event_loop_for_long(
             return await answer
 
         monkeypatch.setattr(operations, "_slot", off_loop(operations._slot))
-        monkeypatch.setattr(bookkeeping, "statement", off_loop(bookkeeping.statement))
+        monkeypatch.setattr(budgets, "statement", off_loop(budgets.statement))
         monkeypatch.setattr(jobs_api, "_VIEWS", _Writer(off_loop(jobs_api._VIEWS.dump_json)))
         answer = room.http.wait(asked())
     assert answer.status_code == 200, answer.text

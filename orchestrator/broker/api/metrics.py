@@ -13,10 +13,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from orchestrator.broker.api.budgets import limited_projects, project_budgets
 from orchestrator.broker.api.endpoints import Operator
 from orchestrator.broker.api.problems import declared
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.runtime.billing import limited_projects, project_budgets
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.identity import JobId

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, TypeAdapter
 
 from backends.targets import target_to_json
+from orchestrator.broker.api.budgets import limited_projects, project_budgets
 from orchestrator.broker.api.endpoints import (
     IDENTIFIED,
     IN_TURN,
@@ -23,9 +24,8 @@ from orchestrator.broker.api.endpoints import (
 )
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.client.models import Health, ProjectUse, Whoami
-from orchestrator.broker.client.status import QpuStatus, TaskShare
+from orchestrator.broker.client.status import ProjectTotals, QpuStatus, TaskShare
 from orchestrator.broker.core.access import Identity
-from orchestrator.broker.runtime.billing import all_uses, project_budgets
 from orchestrator.names import LINE
 
 __all__ = ["Drain", "Released", "Slot", "health_router", "router"]
@@ -148,7 +148,10 @@ async def release(
 async def projects(broker: ServedBroker, caller: Caller, request: Request) -> list[ProjectUse]:
     """Return what each project used that the caller may see: of jobs, budgets and tokens."""
     entries = request.app.state.callers.tokens.entries()
-    members = {project for entry in entries for project in entry.projects}
+    uses = await broker.uses()
+    listed = {project for entry in entries for project in entry.projects}
+    for project in listed.union(limited_projects(broker)):
+        uses.setdefault(project, ProjectTotals())
     return [
         ProjectUse(
             project=project,
@@ -159,7 +162,7 @@ async def projects(broker: ServedBroker, caller: Caller, request: Request) -> li
             charges={charge.unit: charge.amount for charge in use.usage.charges},
             budgets=project_budgets(broker, project),
         )
-        for project, use in sorted((await all_uses(broker, members)).items())
+        for project, use in sorted(uses.items())
         if caller.may_see(project)
     ]
 

@@ -18,7 +18,6 @@ from orchestrator.broker.client.status import JobUnknown, NotUncertain
 from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
-from orchestrator.broker.runtime.billing import UnitUnknown
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.names import EXPECTED
 
@@ -63,7 +62,6 @@ _STATUS: Mapping[type[Exception], int] = {
     TooManyJobs: 429,
     StorageFull: 507,
     PayloadRejected: 422,
-    UnitUnknown: 422,
     RequestValidationError: 422,
     QpuUnavailable: 503,
     TaskCancelled: 503,
