@@ -193,7 +193,8 @@ def test_users_take_turns_with_heavy_payloads(monkeypatch: pytest.MonkeyPatch) -
     at_work: list[str] = []
     order: list[str] = []
 
-    async def slowly(_intake: Intake, body: Any, _size: int, _target: bytes) -> str:
+    async def slowly(_intake: Intake, body: Any, _size: int, _target: bytes, *, alone: bool) -> str:
+        assert alone
         user = body.getvalue().decode()
         at_work.append(user)
         order.append(user)
@@ -204,7 +205,7 @@ def test_users_take_turns_with_heavy_payloads(monkeypatch: pytest.MonkeyPatch) -
         at_work.remove(user)
         return user
 
-    monkeypatch.setattr(Intake, "_read_alone", slowly)
+    monkeypatch.setattr(Intake, "_read", slowly)
 
     async def work() -> None:
         intake = Intake(IntakeLimits(small_bytes=0, at_once=2))

@@ -477,10 +477,8 @@ def _address_name(text: str) -> str:
     Raises ``ValueError`` for an invalid address.
     """
     address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
+    address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback:
         return "loopback"
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
+    bits = 64 if address.version == 6 else 32
+    return str(ipaddress.ip_network((address, bits), strict=False))

@@ -96,16 +96,23 @@ class Intake:
         if size <= self.limits.small_bytes and self._watched.get(user, 0.0) < time.monotonic():
             self._watched.pop(user, None)
             try:
-                return await self._read_shared(body, size, described)
+                async with self._sharing:
+                    return await self._read(body, size, described, alone=False)
             except _ReaderEnded:
                 self._watched[user] = time.monotonic() + self.limits.watched_s
         async with self._per_user.place(user), self._alone:
-            return await self._read_alone(body, size, described)
+            try:
+                return await self._read(body, size, described, alone=True)
+            except _ReaderEnded:
+                raise PayloadRejected(
+                    f"reading this payload of {size} bytes takes more than {self.limits.cpu_s:g} s "
+                    f"or {self.limits.memory_bytes >> 20} MiB, or ends the process that reads it; "
+                    "send smaller circuits, shorter parameter expressions or fewer PUBs at once"
+                ) from None
 
     async def prewarm(self) -> None:
         """Begin to start the first reader, which takes seconds; returns at once."""
-        if self._shared is None:
-            self._shared = await self._fork(alone=False)
+        await self._shared_reader()
 
     def close(self) -> None:
         """End all readers."""
@@ -120,42 +127,30 @@ class Intake:
             forks.kill()
             forks.wait(_END_S)
 
-    async def _read_shared(self, body: IO[bytes], size: int, target: bytes) -> CheckedPayload:
-        async with self._sharing:
-            for _ in range(_START_TRIES):
-                reader = self._shared
-                if reader is None or reader.answers >= self.limits.payloads:
-                    if reader is not None:
-                        reader.close()
-                    reader = self._shared = await self._fork(alone=False)
-                try:
-                    return await reader.read(body, size, target)
-                except PayloadRejected:
-                    raise
-                except BaseException as error:  # the next answer would be another's
-                    reader.close()
-                    self._shared = None
-                    if isinstance(error, _ReaderEnded) and not await self._ended_by_itself(reader):
-                        continue
-                    raise
-            raise _unavailable()
-
-    async def _read_alone(self, body: IO[bytes], size: int, target: bytes) -> CheckedPayload:
+    async def _read(
+        self, body: IO[bytes], size: int, target: bytes, *, alone: bool
+    ) -> CheckedPayload:
+        """Read a payload, again if its reader was killed. Raises `_ReaderEnded` if it ended it."""
         for _ in range(_START_TRIES):
-            reader = await self._fork(alone=True)
+            reader = await (self._fork(alone=True) if alone else self._shared_reader())
             try:
                 return await reader.read(body, size, target)
             except _ReaderEnded:
                 if await self._ended_by_itself(reader):
-                    raise PayloadRejected(
-                        f"reading this payload of {size} bytes takes more than "
-                        f"{self.limits.cpu_s:g} s or {self.limits.memory_bytes >> 20} MiB, or ends "
-                        "the process that reads it; send smaller circuits, shorter parameter "
-                        "expressions or fewer PUBs at once"
-                    ) from None
+                    raise
             finally:
-                reader.close()
+                if alone:
+                    reader.close()
         raise _unavailable()
+
+    async def _shared_reader(self) -> _Reader:
+        reader = self._shared
+        # The next answer of one that was interrupted would be another payload's.
+        if reader is None or reader.is_reading or reader.answers >= self.limits.payloads:
+            if reader is not None:
+                reader.close()
+            reader = self._shared = await self._fork(alone=False)
+        return reader
 
     def _described(self, qpu: str, target: Target) -> bytes:
         known = self._targets.get(qpu)
@@ -233,9 +228,11 @@ class _Reader:
     outgoing: asyncio.StreamWriter
     number: int
     answers: int = 0
+    is_reading: bool = False
 
     async def read(self, body: IO[bytes], size: int, target: bytes) -> CheckedPayload:
         """Return a checked payload. Raises `PayloadRejected`, `_ReaderEnded`."""
+        self.is_reading = True
         try:
             self.outgoing.write(REQUEST.pack(len(target), size) + target)
             for chunk in _chunks(body):
@@ -248,6 +245,7 @@ class _Reader:
                 length -= len(parts[-1])
         except (OSError, asyncio.IncompleteReadError) as error:
             raise _ReaderEnded from error
+        self.is_reading = False
         self.answers += 1
         if len(parts) == 1:
             return CheckedPayload.from_bytes(parts[0])
