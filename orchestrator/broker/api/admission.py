@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,23 +18,17 @@ from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.core.access import Identity
 from orchestrator.broker.runtime.quotas import PerUserSemaphore
 
-__all__ = ["Admission", "Callers", "RequestLimits", "local_hosts"]
+__all__ = ["Admission", "Callers", "RequestLimits"]
 
 # Routes that need no authentication: they show nothing of anybody's work, and take no body.
 _OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json"})
 _OPEN_TREES = ("/static/", "/swagger/")
 _PAYLOADS = ("POST", "/v1/jobs")
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 # A second of any of these would let two readers of one request disagree.
 _SINGLE = ("host", "authorization", "content-length", "content-type")
 # Characters; no route has a longer path, and looking for a file in many folders takes long.
 _PATH_LENGTH = 1000
 _USERS_REMEMBERED = 4096
-
-
-def local_hosts() -> frozenset[str]:
-    """Return the names under which clients on this machine reach it."""
-    return _LOOPBACK | {socket.gethostname().lower()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +59,10 @@ class Callers:
     tokens: TokenFile
     limits: RequestLimits
     clock: Callable[[], datetime]
-    users: UnixUsers = field(default_factory=UnixUsers)
-    listings: PerUserSemaphore = field(default_factory=lambda: PerUserSemaphore(2))
-    large_bodies: PerUserSemaphore = field(init=False)
+    users: UnixUsers
+    listings: PerUserSemaphore
+    large_bodies: PerUserSemaphore
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.large_bodies = PerUserSemaphore(self.limits.large_bodies)
 
     async def identify(self, scope: Scope) -> Identity:
         """Return who sent a request, from its head alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ from fastapi.staticfiles import StaticFiles
 from swagger_ui_bundle import swagger_ui_path
 
 from orchestrator.broker.api import budgets, jobs, operations
-from orchestrator.broker.api.admission import Admission, Callers, RequestLimits, local_hosts
+from orchestrator.broker.api.admission import Admission, Callers, RequestLimits
 from orchestrator.broker.api.metrics import install_metrics
 from orchestrator.broker.api.peers import UnixUsers
 from orchestrator.broker.api.problems import ProblemDetails, install_problems
 from orchestrator.broker.api.tokens import TokenFile
 from orchestrator.broker.runtime.broker import Broker
+from orchestrator.broker.runtime.quotas import PerUserSemaphore
 
 __all__ = ["ApiSettings", "create_app"]
 
@@ -86,10 +88,13 @@ def create_app(broker: Broker, settings: ApiSettings) -> FastAPI:
         limits=settings.limits,
         clock=broker.clock,
         users=UnixUsers(settings.unix_groups),
+        listings=PerUserSemaphore(2),
+        large_bodies=PerUserSemaphore(settings.limits.large_bodies),
     )
     for router in (jobs.router, budgets.router, operations.router, operations.health_router):
         app.include_router(router)
-    hosts = local_hosts() | {name.lower() for name in settings.hosts}
+    local = ("localhost", "127.0.0.1", "[::1]", socket.gethostname())
+    hosts = frozenset(name.lower() for name in (*local, *settings.hosts))
     app.add_middleware(Admission, callers=callers, hosts=hosts)
     metrics = install_metrics(app, broker)  # outside of it: refusals are counted too
     install_problems(app)

@@ -87,10 +87,6 @@ class BrokerMetrics:
         ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Return nothing: before the broker is open, the registry must not call `collect`."""
-        return ()
-
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Return the gauges as they are now; the registry calls this."""
         jobs = _gauge("jobs", "Jobs that have not ended.", "qpu", "state")

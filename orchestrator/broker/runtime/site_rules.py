@@ -154,14 +154,10 @@ def named_policy(name: str, parameters: Mapping[str, Any] | None = None) -> Poli
     points = installed(GROUP)
     if name not in points:
         raise unknown(name, [*POLICIES, *points], noun="policy")
-    return make_policy(name, parameters, {name: _class(name)})
-
-
-def _class(name: str) -> type[Any]:
     loaded: Any = load(GROUP, name, noun="policy")
     missing = [member for member in _MEMBERS if not hasattr(loaded, member)]
     if not is_dataclass(loaded) or not isinstance(loaded, type) or missing:
         raise PluginUnusable(
             f"policy {name!r} is {loaded!r}; expected a frozen dataclass with {', '.join(_MEMBERS)}"
         )
-    return loaded
+    return make_policy(name, parameters, {name: loaded})

@@ -33,7 +33,6 @@ ANSWER = struct.Struct("<Q")
 # Half of what the threads of the service have: what is read in it, they can read.
 _STACK_BYTES = 4 << 20
 _NICENESS = 10
-_CHUNK_BYTES = 1 << 20
 _LIMITS = PayloadLimits()
 # Answers about a reader that ended. The kernel kills where memory is short, whoever took it.
 BY_ITSELF, KILLED = b"1", b"0"
@@ -104,19 +103,20 @@ class _Readers:
 
 
 def _serve(line: socket.socket, limits: dict[str, Any]) -> None:
-    """Answer payloads until the parent closes the line."""
+    """Answer payloads until the parent closes the connection."""
     _limit(limits)
-    while (head := _received(line, REQUEST.size)) is not None:
-        target_size, size = REQUEST.unpack(head)
-        target, data = _received(line, target_size), _received(line, size)
-        if target is None or data is None:
-            return
-        # Of CPU time, and it kills: a library's loop cannot be interrupted.
-        signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
-        answer = _answer(bytes(target), bytes(data))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        line.sendall(ANSWER.pack(len(answer)))
-        line.sendall(answer)
+    with line, line.makefile("rb") as incoming:
+        while len(head := incoming.read(REQUEST.size)) == REQUEST.size:
+            target_size, size = REQUEST.unpack(head)
+            target, data = incoming.read(target_size), incoming.read(size)
+            if len(data) < size:
+                return
+            # Of CPU time, and it kills: a library's loop cannot be interrupted.
+            signal.setitimer(signal.ITIMER_PROF, limits["cpu_s"])
+            answer = _answer(target, data)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            line.sendall(ANSWER.pack(len(answer)))
+            line.sendall(answer)
 
 
 def _limit(limits: dict[str, Any]) -> None:
@@ -152,14 +152,3 @@ def _answer(target: bytes, data: bytes) -> bytes:
 @lru_cache(maxsize=16)
 def _target(data: bytes) -> Target:
     return target_from_json(json.loads(data))
-
-
-def _received(line: socket.socket, size: int) -> bytearray | None:
-    """Return the next bytes, None at the end of the connection."""
-    data = bytearray()
-    while len(data) < size:
-        chunk = line.recv(min(size - len(data), _CHUNK_BYTES))
-        if not chunk:
-            return None
-        data += chunk
-    return data
