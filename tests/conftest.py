@@ -115,7 +115,7 @@ class PrefectServer:
 
 @pytest.fixture(scope="session")
 def running_prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """Start one Prefect server for the session (8 s, once); nothing is told to use it yet."""
+    """Start one Prefect server for the session (8 s, once), without setting its URL."""
     folder = tmp_path_factory.mktemp("prefect-server")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The agent's folder, and who its processes are."""
+"""The agent's folder and the identity of its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sockets of an agent's broker: the supervisor has them for as long as it lives."""
+"""The sockets of an agent's broker: the supervisor keeps them open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public API is documented in Google style: what goes in, and what comes out."""
+"""The public API is documented in Google style, with arguments and results."""
 
 from __future__ import annotations
 

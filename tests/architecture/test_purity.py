@@ -1,4 +1,4 @@
-"""The pure core stays pure: no I/O, clock, randomness, Prefect or Dask in what is simulated."""
+"""The simulated core is pure: no I/O, clock, randomness, Prefect or Dask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that installs system packages: only what is missing, and no service is started."""
+"""The script that installs system packages installs only missing ones and starts no service."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALL = ("initdb", "chromium", "chromedriver")
 
 
 class Machine:
-    """A PATH with nothing but what a test puts there. apt-get tells what it was called with."""
+    """A PATH with only the test's programs. apt-get records its arguments."""
 
     def __init__(self, folder: Path) -> None:
         self.programs, self.policy = folder / "bin", folder / "policy-rc.d"

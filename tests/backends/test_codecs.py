@@ -1,4 +1,4 @@
-"""Bytes in and out: frames, payloads, results; damage is told, nothing is executed."""
+"""Codecs of frames, payloads and results: damage is an error, and nothing is executed."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_factory_that_cannot_describe_is_asked_for_a_backend(installed):
 
 @pytest.mark.slow
 def test_pip_installs_it(tmp_path):
-    """Offline and without its dependencies: what is tested is what the wheel holds."""
+    """Build offline and without dependencies: the test is of the wheel's content."""
     site = tmp_path / "site"
     wheels = tmp_path / "wheels"
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(wheels)]

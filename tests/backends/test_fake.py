@@ -1,4 +1,4 @@
-"""The fake QPU goes wrong exactly as its script says."""
+"""The fake QPU fails exactly as its script specifies."""
 
 from __future__ import annotations
 

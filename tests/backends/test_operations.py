@@ -137,7 +137,7 @@ def evolved(circuit: QuantumCircuit) -> DensityMatrix:
 
 
 def in_a_state(gate: Any) -> QuantumCircuit:
-    """Apply a gate to a product state that tells all its matrix elements apart."""
+    """Apply a gate to a product state that distinguishes all its matrix elements."""
     circuit = QuantumCircuit(max(1, gate.num_qubits))
     for qubit in range(circuit.num_qubits):
         circuit.ry(0.3 + 0.2 * qubit, qubit)

@@ -1,4 +1,4 @@
-"""What may become a payload, what is refused, and what a payload says of itself."""
+"""Payloads: accepted and refused input, and their properties."""
 
 from __future__ import annotations
 

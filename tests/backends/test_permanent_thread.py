@@ -1,4 +1,4 @@
-"""Qiskit imported on a thread that ends: what comes after must not crash."""
+"""Qiskit imported on a thread that ends must not crash later."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How simulations share the cores: what is split, what gets threads, and what is learnt."""
+"""How simulations share the cores: splits, threads and learnt timings."""
 
 from __future__ import annotations
 

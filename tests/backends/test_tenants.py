@@ -16,7 +16,7 @@ from tests.patience import PATIENCE_S
 
 @pytest.fixture(scope="module")
 def aer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AerBackend]:
-    """A backend of one worker, which keeps the circuits of all who use it."""
+    """A backend of one worker, which caches the circuits of all users."""
     backend = create({"processes": 1}, state_dir=tmp_path_factory.mktemp("aer"))
     yield backend
     backend.close()

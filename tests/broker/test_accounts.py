@@ -237,7 +237,7 @@ _STEPS = st.lists(
 
 @given(amount=st.floats(0, 20), steps=_STEPS)
 def test_no_history_overdraws_a_budget(amount: float, steps: Sequence[tuple[str, int]]) -> None:
-    """As long as tasks cost what was foreseen: spent and set aside stay within the amount."""
+    """With exact predictions, spent and reserved amounts stay within the budget."""
     till = Till()
     till.limit(amount)
     shots: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Why a job waits: each reason, its place, its likely start, and what was recorded of its tasks."""
+"""Why a job waits: each reason, its place, its expected start, and the record of its tasks."""
 
 from __future__ import annotations
 

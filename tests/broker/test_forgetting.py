@@ -1,4 +1,4 @@
-"""A service that moves what has ended out of memory: nobody notices, whatever they ask for."""
+"""A service that moves ended jobs out of memory answers as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger in a real file and on a real server: what is written is there, what cannot be written says so."""
+"""The ledger in a real file and on a real server: complete, or with an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One service per ledger: a second is told who the first is, and takes over when it is dead."""
+"""One service per ledger: a second one names the first, and takes over after its death."""
 
 from __future__ import annotations
 

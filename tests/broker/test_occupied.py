@@ -51,7 +51,7 @@ def job(name: str = "j", shots: int = 100) -> ev.JobSubmitted:
 
 
 class Site:
-    """A state machine that notes what it was told and what it decided."""
+    """A state machine that records its events and decisions."""
 
     def __init__(self, served: QpuRules) -> None:
         self.state, self.recorded = BrokerState(), list[tuple[ev.Event, datetime]]()
@@ -176,7 +176,7 @@ def test_a_scaled_clock_counts_qpu_seconds() -> None:
 
 
 def test_who_cancels_what_runs_goes_last_in_fair_share() -> None:
-    """A user who runs and cancels over and over would otherwise be first for ever."""
+    """Otherwise a user who repeatedly submits and cancels would always go first."""
     site = Site(rules(Metering(unit="s")))
     before = site.state.histories.get("q")
     assert before is None or not before.use

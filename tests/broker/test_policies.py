@@ -1,4 +1,4 @@
-"""Every policy's promises: the queue's order is its formula's, and nobody waits without end."""
+"""Every policy orders the queue by its formula and bounds the wait."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from orchestrator.broker.core.prediction import Accuracy
 
 
 def _fed(ratios: list[float], model_s: float = 4.0) -> Accuracy:
-    """Return what is known after tasks that took so many times the model's seconds."""
+    """Return a history of tasks that took this multiple of the model's seconds."""
     accuracy = Accuracy()
     for ratio in ratios:
         predicted_s = model_s * accuracy.factor

@@ -1,4 +1,4 @@
-"""What is simulated is what ships: a real broker on a scaled clock starts jobs in the same order."""
+"""A real broker on a scaled clock starts jobs in the simulated order."""
 
 from __future__ import annotations
 

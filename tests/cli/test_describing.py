@@ -224,7 +224,7 @@ CLOSED = {"start": NOW, "end": "2026-11-24T18:00:40Z", "kind": "maintenance", "t
 
 
 class Service:
-    """What a broker service answers to who has no job there."""
+    """The answer of a broker service to a user without jobs."""
 
     url = "http://broker"
 

@@ -1,4 +1,4 @@
-"""Jobs read beside whoever writes them: all of a run's, and only what is new."""
+"""Jobs read while another process writes them: all of a run, and only new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every example runs as its first lines say, and prints what it promises."""
+"""Every example runs by the command in its first lines and prints its result."""
 
 from __future__ import annotations
 

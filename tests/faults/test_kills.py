@@ -38,7 +38,7 @@ def begin(run: str, out: Path) -> subprocess.Popen[str]:
 
 
 def starts_per_task(ledger: Ledger, run: str) -> Counter[str]:
-    """Count how often a backend said yes to a start; finding a task again is no start."""
+    """Count the starts that a backend accepted; finding a task again does not count."""
     return Counter(
         event.tag for event, _ in ledger.events(run) if isinstance(event, ev.TaskStarted)
     )

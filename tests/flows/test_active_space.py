@@ -1,4 +1,4 @@
-"""Active spaces: known energies, agreement with PySCF's own, and what is refused."""
+"""Active spaces: known energies, agreement with PySCF, and refusals."""
 
 from __future__ import annotations
 

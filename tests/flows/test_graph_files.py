@@ -1,4 +1,4 @@
-"""Graph files: every line that is no edge is understood or refused, and never taken for one."""
+"""Graph files: a line that is not an edge is understood or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that users hand to the flows: what is read, and what is said of those that are wrong."""
+"""Files of users: what the flows read, and the errors for malformed ones."""
 
 from __future__ import annotations
 

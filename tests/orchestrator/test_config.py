@@ -266,7 +266,7 @@ schedules = st.builds(
 
 @given(st.dictionaries(names, values, max_size=4), st.integers(1, 64) | st.none(), schedules)
 def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -> None:
-    """`hpcqc config show` prints a file that means what is in force."""
+    """`hpcqc config show` prints a file that loads as the current settings."""
     site = Site(
         name='a "site" \\',
         default_qpu="c",

@@ -1,4 +1,4 @@
-"""Texts of identities: each is read back as it was made, and no two identities share one."""
+"""Texts of identities: each parses to its identity, and no two identities have the same text."""
 
 from __future__ import annotations
 

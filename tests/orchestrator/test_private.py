@@ -1,4 +1,4 @@
-"""The place of a state folder: nobody else may put another there."""
+"""The parent of a state folder: no other user may replace the folder."""
 
 from __future__ import annotations
 

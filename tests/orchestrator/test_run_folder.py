@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and what is left of it after a kill."""
+"""The folder of a run: its owner, and its content after a kill."""
 
 from __future__ import annotations
 

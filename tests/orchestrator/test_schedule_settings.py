@@ -1,4 +1,4 @@
-"""Mistakes in a QPU's schedule are told in one sentence each, before anything starts."""
+"""Each mistake in a QPU's schedule is one error, raised before anything starts."""
 
 from __future__ import annotations
 

@@ -213,7 +213,7 @@ def check(
 
 
 def main() -> None:
-    """Run the long campaign and print what was killed and started."""
+    """Run the long campaign and print its kills and starts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--calls", type=int, default=400)

@@ -1,4 +1,4 @@
-"""A ledger of a service that has worked for a day, for those who look back on it."""
+"""The ledger of a service after one day."""
 
 from __future__ import annotations
 

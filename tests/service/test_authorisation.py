@@ -1,4 +1,4 @@
-"""Who may do what: every endpoint of the API, asked by every kind of caller."""
+"""Authorisation: every endpoint of the API, called by every kind of caller."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_project_is_paid_with_by_its_members_alone(room: Room) -> None:
 
 
 def test_equal_calls_of_other_projects_are_other_jobs(room: Room, job: str) -> None:
-    """A job's id follows from what was asked, with the project that pays: it cannot be taken."""
+    """A job's id depends on the request and on the paying project: no other user can take it."""
     asked = {"run": "r", "qpu": "fake"}
     answer = room.http.post("/v1/jobs", asked=asked, content=PAYLOAD, headers=room.headers["other"])
     assert answer.status_code == 201

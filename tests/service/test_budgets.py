@@ -1,4 +1,4 @@
-"""Budgets over HTTP and on the command line: refused in words, never overdrawn, kept by a restart."""
+"""Budgets over HTTP and on the command line: refused with amounts, never overdrawn, kept by a restart."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_projects_that_have_members_alone_are_listed(room: Room) -> None:
 
 
 def test_a_user_limits_runs_of_their_own_alone(room: Room) -> None:
-    """Run ids are chosen by clients: that two users choose the same is no matter of either."""
+    """Clients choose run ids: two users with the same id do not affect each other."""
     body = {"run": "r", "unit": "qpu-s", "amount": 0.0}
     assert ask(room, "POST", "/v1/budgets/runs", "other", json=body).status_code == 200
     finish(room, submit(room, 0, "owner"))
@@ -207,7 +207,7 @@ def test_no_sum_shows_its_rounding_in_a_table_for_a_spreadsheet(
 
 
 def hpcqc(service: Service, *arguments: str) -> tuple[int, str, str]:
-    """Run a command as the broker's own user, who is an operator on its socket."""
+    """Run a command as the broker's user, an operator on its socket."""
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", "broker", *arguments],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Kills at random moments under load: nothing lost, nothing run twice, every client ends as it would."""
+"""Kills under load: no job is lost or run twice, and every client gets its results."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def send(connection: socket.socket, data: bytes) -> bool:
 
 
 def until_closed(connection: socket.socket) -> bytes:
-    """Return what comes until the server closes; it fails if that never happens."""
+    """Return the bytes received until the server closes the connection."""
     found = []
     try:
         while data := connection.recv(1 << 16):

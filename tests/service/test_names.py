@@ -1,4 +1,4 @@
-"""Names that the API takes: what they may be, what is said of others, and never a NUL."""
+"""Names at the API: allowed ones, errors for others, and never a NUL."""
 
 from __future__ import annotations
 

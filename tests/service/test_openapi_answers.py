@@ -1,4 +1,4 @@
-"""Every operation, done as it is meant and as it is not: each answer is one that is described."""
+"""Every operation, with valid and invalid requests: the description has each answer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOUBTFUL = {
 
 
 class Described:
-    """Asks a broker, and sees that its description tells of each answer."""
+    """Calls a broker and checks that its description has each answer."""
 
     def __init__(self, room: Room) -> None:
         self._room = room

@@ -1,4 +1,4 @@
-"""Who a broker takes a caller for: nothing that a client writes makes it somebody else."""
+"""Recognised callers: no bytes of a client make it another user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The broker's sockets: who holds them while it restarts, and whom a client speaks to."""
+"""The broker's sockets: open while it restarts, and checked by clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another user of this machine: uid nobody, in processes of its own."""
+"""Another user of this machine: processes of the user nobody."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's Dask answers nobody but its owner: scheduler, nannies and workers, on every port."""
+"""Dask answers only the run's owner: scheduler, nannies and workers, on every port."""
 
 from __future__ import annotations
 

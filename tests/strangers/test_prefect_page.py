@@ -1,4 +1,4 @@
-"""Prefect's own page opens from the agent's link, and asks those who do not have the link."""
+"""Prefect's page opens from the agent's link, and asks for the password without it."""
 
 from __future__ import annotations
 
