@@ -1,4 +1,4 @@
-"""The orchestrator knows no backend by name, nor what options one takes."""
+"""The orchestrator knows no backend by name, nor its options; the broker knows no payload kind."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ OPTIONS = {
     *(field.name for kind in (AerOptions, Script) for field in dataclasses.fields(kind)),
 }
 BACKENDS = {name for name, point in available().items() if point.module.startswith("backends.")}
+
+KINDS = (
+    "samplerp",
+    "estimatorp",
+    '"sampler"',
+    '"estimator"',
+    "primitiveresult",
+    "qiskit.primitives",
+)
 
 MODULES = [m for m in read_modules() if m.name.split(".")[0] == "orchestrator"]
 
@@ -81,3 +90,10 @@ def test_the_readers_see_names() -> None:
     )
     assert len(list(names_of_options(ast.parse(lines)))) == 6
     assert not list(names_of_options(ast.parse("d['profile']\nx.method\n")))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+def test_the_broker_names_no_payload_kind(module: Module) -> None:
+    if module.name.startswith("orchestrator.broker"):
+        for word in KINDS:
+            assert word not in module.text.lower(), f"{module.path} names {word}"

@@ -156,7 +156,7 @@ def test_every_part_of_the_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
             payload(seed=1), Q.model_copy(update={"options": {"profile": "helmi"}}), target, "chem"
         ),
     }
-    monkeypatch.setattr(blob_store, "versions_of", lambda _: ("another",))
+    monkeypatch.setattr(blob_store, "versions_of", lambda *_: ("another",))
     others["version"] = reuse_key(payload(seed=1), Q, target, "chem")
     assert known not in others.values()
     assert len(set(others.values())) == len(others)

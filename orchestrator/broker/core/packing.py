@@ -75,7 +75,7 @@ def whole_parts(job: JobSubmitted) -> list[Part]:
 
 
 def cut(part: Part, *, max_points: int | None, max_shots: int | None) -> Part:
-    """Return the largest piece at the part's corner that fits; estimator PUBs stay whole.
+    """Return the largest piece at the part's corner that fits; items without shots stay whole.
 
     max_points: circuits in the piece, where each block of shots is one for itself. A device that
     takes fewer shots than a block holds gets the pieces of a block one by one.

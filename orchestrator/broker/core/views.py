@@ -83,7 +83,7 @@ class JobView:
     """A quantum job as the ledger knows it: one call of a primitive's ``run``.
 
     stage: key of the stage that made the call, None outside a stage. call: its number there.
-    shots: requested in all; 0 for an estimator that runs natively (see ``precision``).
+    shots: requested in all; 0 for a payload that states none.
     error, error_type: why it failed, and its class in `backends.api`.
     project, user: who pays and who asked; empty outside a service.
     source: the job whose result was used again, so that this one took and cost nothing.

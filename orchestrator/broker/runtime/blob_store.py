@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from backends import registry
 from backends.api import Result, Target, Usage
 from backends.payloads import Payload, payload_from_bytes, payload_kind
+from backends.payloads.registry import GROUP as KINDS
+from backends.plugins import installed
 from backends.results import result_from_bytes, result_to_bytes
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.packing import whole_parts
@@ -197,16 +199,19 @@ def reuse_key(payload: _Content, settings: QpuSettings, target: Target, audience
         options,
         target.name,
         target.calibration.id,
-        versions_of(settings.backend),
+        versions_of(settings.backend, payload.kind),
     ]
     text = json.dumps(parts, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 @functools.lru_cache(maxsize=64)
-def versions_of(backend: str) -> tuple[str, ...]:
-    """Return the versions of what turns a payload into a result on a backend."""
-    return (*map(_version, _PACKAGES), _distribution(registry.available().get(backend)))
+def versions_of(backend: str, kind: str) -> tuple[str, ...]:
+    """Return the versions of what turns a payload of this kind into a result on a backend."""
+    ours = map(_version, _PACKAGES)
+    of_the_kind = _distribution(installed(KINDS).get(kind))
+    found = (*ours, _distribution(registry.available().get(backend)))
+    return (*found, of_the_kind) if of_the_kind else found  # hpcqc's own kinds change with hpcqc
 
 
 def _version(package: str) -> str:
