@@ -189,7 +189,7 @@ def test_without_a_server_a_run_is_quiet_and_ends_its_own(tmp_path) -> None:
     )
     server: list[psutil.Process] = []
     while not server and process.poll() is None:
-        server = [p for p in family(process) if "prefect_server.py" in " ".join(p.cmdline())]
+        server = [p for p in family(process) if "prefect_service" in " ".join(p.cmdline())]
     out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, err
     assert out.startswith("said\nresult: 3\n")

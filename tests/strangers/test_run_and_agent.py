@@ -184,7 +184,7 @@ def files(trees: Sequence[Path]) -> list[Path]:
 
 
 def is_server(process: psutil.Process) -> bool:
-    return "prefect_server.py" in " ".join(process.cmdline())
+    return "prefect_service" in " ".join(process.cmdline())
 
 
 def test_a_stranger_gets_nothing_of_a_run(place):
@@ -196,7 +196,7 @@ def test_a_stranger_gets_nothing_of_a_run(place):
         assert running.poll() is None, running.communicate()[0]
         ports, named = listening([running.pid])
         assert named == [], "no Unix socket has a name"
-        servers = [port for port, command in ports.items() if "prefect_server.py" in str(command)]
+        servers = [port for port, command in ports.items() if "prefect_service" in str(command)]
         assert len(servers) == 1
         assert len(ports) >= 4, "Prefect's server, and Dask's scheduler, nannies and workers"
         assert_closed(list(ports), servers)
