@@ -1,4 +1,4 @@
-"""Payloads and results of jobs: at hand while they are needed, else read from the ledger."""
+"""Payloads and results of jobs: in memory while they are needed, else read from the ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, PackageNotFoundError, version
-from typing import Any, Protocol
+from typing import Any
 
 from backends import registry
 from backends.api import Result, Target, Usage
@@ -37,9 +37,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class BlobStore:
-    """What jobs carry in and out.
+    """Payloads and results of one ledger scope's jobs.
 
-    payloads: by job, read, or as small ones are stored; results: by tag of their tasks.
+    payloads: in memory, by job, read or as bytes; results: in memory, by tag of their tasks.
     """
 
     state: BrokerState
@@ -48,7 +48,7 @@ class BlobStore:
     results: dict[str, Result] = field(default_factory=dict)
 
     def result(self, ended: EndedJob) -> Any:
-        """Return a completed job's result, put together from its tasks'; from any thread."""
+        """Return a completed job's result, merged from its tasks'; from any thread."""
         submitted = ended.job.submitted
         if submitted.reuse is not None and submitted.source is not None:
             kept = self.ledger.result(reuse_tag(submitted.reuse.key))
@@ -172,17 +172,9 @@ def _is_all_of(submitted: ev.JobSubmitted, parts: Sequence[ev.Part]) -> bool:
 _PACKAGES = ("hpcqc", "qiskit", "qiskit-aer")
 
 
-class _Content(Protocol):
-    """A payload, read or not."""
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def digest(self) -> str: ...
-
-
-def reuse_key(payload: _Content, settings: QpuSettings, target: Target, audience: str) -> str:
+def reuse_key(
+    payload: Payload | CheckedPayload, settings: QpuSettings, target: Target, audience: str
+) -> str:
     """Return a digest of all that a result depends on.
 
     That is: the payload with circuits, values, shots, precision and seeds; the QPU's name,
