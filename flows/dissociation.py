@@ -296,7 +296,9 @@ class _Inputs:
 
 def _inputs(given: Mapping[str, Any]) -> _Inputs:
     require_extra("chemistry", ("pyscf", "ffsim"))
-    _only_one(**{name: given[name] for name in ("molecule", "xyz", "fcidump")})
+    stated = [f"{n}={given[n]}" for n in ("molecule", "xyz", "fcidump") if given[n] is not None]
+    if len(stated) > 1:
+        raise InputError(f"{' and '.join(stated)} exclude each other; give one of them")
     quantum_side = ("precision", "max_iterations", "max_excitations", "seed")
     settings = Settings(**{name: given[name] for name in quantum_side})
     scan = Scan(**{name: given[name] for name in ("lengths", "scales", "points", "atoms")})
@@ -364,12 +366,6 @@ def dissociation(
     return facts | report(title, inputs.x_label, found, inputs.notes)
 
 
-def _only_one(**sources: str | None) -> None:
-    given = [f"{name}={value}" for name, value in sources.items() if value is not None]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
-
-
 def _fitting(curve: Curve, choice: SpaceChoice) -> SpaceChoice:
     """Check charge and spin before any work; give a built-in molecule its usual space."""
     unpaired_electrons(curve.points[0].electrons, choice)
@@ -424,7 +420,7 @@ def _facts(name: str, basis: str | None, space: ActiveSpace) -> dict[str, Any]:
 
 
 def _size(space: ActiveSpace) -> str:
-    """Say how large the active space is, and of what it is a part."""
-    held, whole = (sum(space.nelec), space.orbitals), space.cut_from
-    text = f"{held[0]} electrons in {held[1]} orbitals"
-    return text if held == whole else f"{text} (of {whole[0]} in {whole[1]})"
+    """Return the size of the active space, and of the whole that it is cut from."""
+    size, whole = (sum(space.nelec), space.orbitals), space.cut_from
+    text = f"{size[0]} electrons in {size[1]} orbitals"
+    return text if size == whole else f"{text} (of {whole[0]} in {whole[1]})"

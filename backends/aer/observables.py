@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,16 +94,13 @@ def _narrowed(
     sums: Sequence[PauliSum], qubits: Sequence[int], index: NDArray[np.int64]
 ) -> ObservableSet:
     """Return the set of sums over strings on ``qubits``, on those of them it acts on."""
-    support = sorted({q for total in sums for label in total for q in _support(label)})
+    labels = {label for total in sums for label in total}
+    support = sorted({q for label in labels for q, c in enumerate(reversed(label)) if c != "I"})
     return ObservableSet(
         qubits=tuple(qubits[q] for q in support),
         sums=tuple({_restricted(label, support): w for label, w in t.items()} for t in sums),
         index=index,
     )
-
-
-def _support(label: str) -> Iterator[int]:
-    return (q for q, letter in enumerate(reversed(label)) if letter != "I")
 
 
 def _restricted(label: str, qubits: list[int]) -> str:

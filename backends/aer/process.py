@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import IO, Any
 
-from backends.aer.launch import launch, take_preloaded
+from backends.aer.launch import Zygote, launch, take_preloaded
 from backends.aer.wire import receive, send
 from backends.frames import FrameError, unpack
 
@@ -27,17 +27,16 @@ class SpawnFailed(Exception):
 
 
 class Spawner:
-    """One zygote and what it tells: pids of workers it forked, exit codes of those that ended.
+    """Makes worker processes by a zygote, and knows their exit codes.
 
     settings: given to every worker.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
-        self._told = threading.Condition()
-        self._asking = threading.Lock()
-        self._zygote: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
+        self._changed = threading.Condition()
+        self._spawning = threading.Lock()
+        self._zygote: Zygote | None = None
         self._up = False
         self._reason = ""
         self._forked: list[int] = []
@@ -49,53 +48,46 @@ class Spawner:
 
         Blocks while the zygote starts, which takes seconds. Raises `SpawnFailed`.
         """
-        with self._asking, self._told:
+        with self._spawning, self._changed:
             if self._zygote is None:
                 self._start()
-            self._told.wait_for(lambda: self._up or self._zygote is None)
-            if self._zygote is None or self._control is None:
+            self._changed.wait_for(lambda: self._up or self._zygote is None)
+            if self._zygote is None:
                 raise SpawnFailed(self._reason)
             request = json.dumps(self._settings).encode()
-            socket.send_fds(self._control, [request], [line.fileno(), errors.fileno()])
-            self._told.wait_for(lambda: self._forked or self._zygote is None)
+            socket.send_fds(self._zygote.control, [request], [line.fileno(), errors.fileno()])
+            self._changed.wait_for(lambda: self._forked or self._zygote is None)
             if not self._forked:
                 raise SpawnFailed(self._reason)
             return self._forked.pop()
 
     def exit_code(self, pid: int, timeout_s: float) -> int | None:
         """Wait for a worker's end; return its exit code, -N for signal N, None if not known."""
-        with self._told:
-            self._told.wait_for(lambda: pid in self._codes or self._zygote is None, timeout_s)
+        with self._changed:
+            self._changed.wait_for(lambda: pid in self._codes or self._zygote is None, timeout_s)
             return self._codes.pop(pid, None)
 
     def close(self) -> None:
-        """End the zygote; workers live on until they are killed or left alone."""
-        with self._told:
+        """End the zygote; workers run on until they are killed or their lines are closed."""
+        with self._changed:
             self._closed = True
             zygote, self._reason = self._zygote, "the backend was closed"
         if zygote is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(zygote.pid, signal.SIGKILL)
-            zygote.wait(_END_S)
+                os.killpg(zygote.process.pid, signal.SIGKILL)
+            zygote.process.wait(_END_S)
 
     def _start(self) -> None:
         if self._closed:
             raise SpawnFailed("the backend was closed")
-        zygote = take_preloaded() or launch()
-        self._zygote, self._control = zygote.process, zygote.control
-        threading.Thread(
-            target=self._listen,
-            args=(zygote.control, zygote.process, zygote.errors),
-            name="hpcqc-aer-zygote",
-            daemon=True,
-        ).start()
+        zygote = self._zygote = take_preloaded() or launch()
+        name = "hpcqc-aer-zygote"
+        threading.Thread(target=self._listen, args=(zygote,), name=name, daemon=True).start()
 
-    def _listen(
-        self, control: socket.socket, zygote: subprocess.Popen[bytes], errors: IO[bytes]
-    ) -> None:
-        while (message := receive(control)) is not None:
+    def _listen(self, zygote: Zygote) -> None:
+        while (message := receive(zygote.control)) is not None:
             header, _ = unpack(message)
-            with self._told:
+            with self._changed:
                 match header["op"]:
                     case "up":
                         self._up = True
@@ -103,34 +95,34 @@ class Spawner:
                         self._forked.append(header["pid"])
                     case "ended":
                         self._codes[header["pid"]] = header["code"]
-                self._told.notify_all()
+                self._changed.notify_all()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            zygote.wait(_END_S)
-        zygote.kill()
-        code = zygote.wait()
-        with self._told:
-            self._reason = f"it ended with exit code {code}{_last_words(errors)}"
-            self._zygote, self._control, self._up = None, None, False
+            zygote.process.wait(_END_S)
+        zygote.process.kill()
+        code = zygote.process.wait()
+        with self._changed:
+            self._reason = f"it ended with exit code {code}{_last_line(zygote.errors)}"
+            self._zygote, self._up = None, False
             self._forked.clear()
-            self._told.notify_all()
-        control.close()
+            self._changed.notify_all()
+        zygote.control.close()
 
 
-def _last_words(errors: IO[bytes]) -> str:
+def _last_line(errors: IO[bytes]) -> str:
     """Return the last line a process wrote to its error output, and close the file."""
     with errors:
         errors.seek(0)
-        told = errors.read()[-4000:].decode(errors="replace").strip()
-    return f"; it said: {told.splitlines()[-1]}" if told else ""
+        text = errors.read()[-4000:].decode(errors="replace").strip()
+    return f"; its last error: {text.splitlines()[-1]}" if text else ""
 
 
 _Listener = Callable[["WorkerProcess", dict[str, Any] | None, bytes], None]
-# How long a process whose end of the line is closed may take to write its last words.
-_LAST_WORDS_S = 2.0
+# How long a process whose end of the line is closed may take to end.
+_EXIT_S = 2.0
 
 
 class WorkerProcess:
-    """One simulation process. ``listener`` hears each message, and None once it has ended.
+    """One simulation process. ``listener`` gets each message, and None once it has ended.
 
     ready: it waits for work. part: the (tag, part) it runs, or None; began: since when, on the
     monotonic clock. reason: how it ended.
@@ -155,13 +147,13 @@ class WorkerProcess:
         threading.Thread(target=self._live, name="hpcqc-aer", daemon=True).start()
 
     def send(self, message: bytes) -> None:
-        """Give it a message; if it is dead, the listener hears of that instead."""
+        """Send a message; if the process is dead, the listener gets None instead."""
         if self._line is not None:
             with contextlib.suppress(OSError):
                 send(self._line, message)
 
     def kill(self) -> None:
-        """End it, now; the listener then hears None."""
+        """Kill the process; the listener then gets None."""
         with self._lock:
             self._killed = True
             if self.pid is not None and not self._ended.is_set():
@@ -169,12 +161,12 @@ class WorkerProcess:
                     os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout_s: float) -> None:
-        """Block until it has ended, at most ``timeout_s``."""
+        """Block until the process has ended, at most ``timeout_s``."""
         if self.pid is not None:
             self._ended.wait(timeout_s)
 
     def _live(self) -> None:
-        errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by _last_words
+        errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by _last_line
         try:
             self._begin(errors)
         except (SpawnFailed, OSError) as error:
@@ -209,14 +201,14 @@ class WorkerProcess:
 
     def _explain_end(self, errors: IO[bytes]) -> str:
         pid = self.pid or 0
-        code = self._spawner.exit_code(pid, _LAST_WORDS_S)
+        code = self._spawner.exit_code(pid, _EXIT_S)
         if code is None:
             self.kill()
-            code = self._spawner.exit_code(pid, _LAST_WORDS_S)
+            code = self._spawner.exit_code(pid, _EXIT_S)
         self._ended.set()
         if self._line is not None:
             self._line.close()
-        tail = _last_words(errors)
+        tail = _last_line(errors)
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             hint = " (out of memory?)" if -code == signal.SIGKILL else ""

@@ -66,11 +66,6 @@ class SharedDask:
 
     lacks = staticmethod(LocalDask.lacks)  # its workers are as the table of local ones says
 
-    @property
-    def workers(self) -> int:
-        """Number of worker processes now."""
-        return len(self.client().scheduler_info(n_workers=-1)["workers"])
-
     def start(self) -> None:
         """Do nothing: the cluster is running."""
 

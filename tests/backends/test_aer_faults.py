@@ -264,7 +264,7 @@ def test_the_first_backend_takes_the_preloaded_process(tmp_path):
     try:
         task = backend.start(backend.acquire(), bell(), "task")
         assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
-        assert backend._pool._spawner._zygote is waiting.process
+        assert backend._pool._spawner._zygote is waiting
         assert not sys.modules["backends.aer.launch"]._preloaded
     finally:
         backend.close()
