@@ -162,11 +162,12 @@ def fair_factor(payer: Payer, situation: Situation) -> float:
     if situation.all_use <= 0:
         return 1.0
     share = situation.shares.get(payer.project, 1.0)
-    if share <= 0:
-        return 0.0
     of_project = situation.use_of_projects.get(payer.project)
     everything = situation.all_shares + (share if of_project is None else 0.0)
-    used = (of_project or 0.0) / situation.all_use / (share / everything)
+    part = share / everything if share > 0 else 0.0
+    if part == 0:  # none, or too small beside the others for a float
+        return 0.0
+    used = (of_project or 0.0) / situation.all_use / part
     of_user = 0.0
     if of_project:
         users = situation.users_of_projects[payer.project] + (payer not in situation.use)
