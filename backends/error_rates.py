@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Coherence", "Relaxation", "depolarising_parameter", "relaxation", "thermal_error"]
+__all__ = ["Coherence", "Relaxation", "depolarising_parameter", "relaxation"]
 
 
 # Depolarising before damping equals depolarising after it up to here (`backends.noise`).
@@ -56,15 +56,6 @@ def relaxation(duration_s: float, coherence: Coherence) -> Relaxation:
     return Relaxation(phase_flip=-math.expm1(-duration_s * rate) / 2, reset=0.0, damping=decay)
 
 
-def thermal_error(duration_s: float, coherences: Sequence[Coherence]) -> float:
-    """Return the average gate error that relaxation alone causes, one coherence per qubit.
-
-    >>> round(thermal_error(40e-9, [Coherence(t1_s=35e-6, t2_s=33e-6)]), 6)
-    0.000594
-    """
-    return _average_error(_thermal_process_fidelity(duration_s, coherences), len(coherences))
-
-
 def depolarising_parameter(
     error: float, duration_s: float, coherences: Sequence[Coherence | None]
 ) -> float:
@@ -84,8 +75,11 @@ def depolarising_parameter(
             f"at most {_MOST_DAMPING:g} can be simulated; state a shorter gate or a longer T1"
         )
     dimension: int = 2**qubits
-    thermal = _thermal_process_fidelity(duration_s, known)
-    floor = _average_error(thermal, qubits)
+    thermal = math.prod(
+        (1 + math.exp(-duration_s / one.t1_s) + 2 * math.exp(-duration_s / one.t2_s)) / 4
+        for one in known
+    )
+    floor = 1 - (dimension * thermal + 1) / (dimension + 1)
     if error < floor - 1e-12:
         raise ValueError(
             f"error {error:g} in {duration_s:g} s, but relaxation alone causes {floor:.4g}; "
@@ -97,15 +91,3 @@ def depolarising_parameter(
     if parameter > 1:
         raise ValueError(f"error {error:g} is more than a wholly depolarising gate makes")
     return max(parameter, 0.0)
-
-
-def _thermal_process_fidelity(duration_s: float, coherences: Sequence[Coherence]) -> float:
-    return math.prod(
-        (1 + math.exp(-duration_s / one.t1_s) + 2 * math.exp(-duration_s / one.t2_s)) / 4
-        for one in coherences
-    )
-
-
-def _average_error(process_fidelity: float, qubits: int) -> float:
-    dimension: int = 2**qubits
-    return 1 - (dimension * process_fidelity + 1) / (dimension + 1)

@@ -161,6 +161,8 @@ def _drawn(profile: Profile, gate: NativeGate, relaxations: list[Relaxation]) ->
     state that the damping to come takes to the maximally mixed one: so the whole is relaxation
     and then depolarisation, exactly.
     """
+    from qiskit_aer.noise import QuantumError
+
     lost = depolarising_parameter(gate.error, gate.duration_s, profile.gate_coherences(gate))
     terms: defaultdict[tuple[str, ...], float] = defaultdict(float)
     for weight, mixtures in (
@@ -170,7 +172,7 @@ def _drawn(profile: Profile, gate: NativeGate, relaxations: list[Relaxation]) ->
         for drawn in itertools.product(*(mixture.items() for mixture in mixtures)):
             key = tuple(letters for letters, _ in drawn)
             terms[key] += weight * math.prod(probability for _, probability in drawn)
-    return _quantum_error(terms)
+    return QuantumError([(_steps(letters), weight) for letters, weight in terms.items() if weight])
 
 
 def _waiting(one: Relaxation) -> _Mixture:
@@ -183,14 +185,6 @@ def _replaced(damping: float) -> _Mixture:
         return _DEPOLARISED
     excited = 0.5 / (1 - damping)
     return {"R": 1 - excited, "RX": excited}
-
-
-def _quantum_error(terms: Mapping[tuple[str, ...], float]) -> QuantumError:
-    from qiskit_aer.noise import QuantumError
-
-    return QuantumError(
-        [(_steps(letters), probability) for letters, probability in terms.items() if probability]
-    )
 
 
 def _steps(operands: Iterable[str]) -> list[tuple[Instruction, list[int]]]:

@@ -14,6 +14,7 @@ from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.primitives import BitArray, DataBin, PrimitiveResult, PubResult
 from qiskit.primitives.containers.observables_array import ObservablesArray
 
+from backends.canonical import free_name
 from backends.circuits import FrozenCircuit
 from backends.errors import PayloadRejected
 from backends.paulis import MeasuredBasis, measured_bases
@@ -198,7 +199,7 @@ def _shots(bases: Sequence[MeasuredBasis], precision: float) -> list[int]:
 def _measured(circuit: FrozenCircuit, basis: MeasuredBasis) -> FrozenCircuit:
     """Append the basis' rotations and the measurement of its qubits."""
     measured: QuantumCircuit = circuit.circuit.copy()
-    register = ClassicalRegister(len(basis.qubits), _free_name(measured))
+    register = ClassicalRegister(len(basis.qubits), free_name(measured, _REGISTER))
     measured.add_register(register)
     for bit, (qubit, letter) in enumerate(zip(basis.qubits, basis.letters, strict=True)):
         if letter == "Y":
@@ -207,14 +208,6 @@ def _measured(circuit: FrozenCircuit, basis: MeasuredBasis) -> FrozenCircuit:
             measured.h(qubit)
         measured.measure(qubit, register[bit])
     return FrozenCircuit.of(measured)
-
-
-def _free_name(circuit: QuantumCircuit) -> str:
-    taken = {register.name for register in circuit.cregs}
-    name = _REGISTER
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _seed(seed: int | None, pub: int, number: int) -> int | None:

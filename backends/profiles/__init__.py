@@ -1,7 +1,8 @@
 """Device profiles: real QPUs as data, for a simulator to wear."""
 
-from backends.profiles.files import ProfileError, load_profile, shipped
+from backends.profiles.files import ProfileError, load_profile
 from backends.profiles.profile import NativeGate, PrecisionRule, Profile, Readout
+from backends.simulator import shipped_profiles as shipped
 
 __all__ = [
     "NativeGate",

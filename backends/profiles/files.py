@@ -24,10 +24,11 @@ from backends.profiles.profile import (
     Profile,
     Readout,
 )
+from backends.simulator import shipped_profiles
 from backends.suggestions import did_you_mean
 from backends.timing import TimingModel
 
-__all__ = ["ProfileError", "ProfileFile", "lattice_pairs", "load_profile", "shipped"]
+__all__ = ["ProfileError", "ProfileFile", "lattice_pairs", "load_profile"]
 
 _SUFFIX = ".toml"
 _QUBIT, _GAP = "o", "."
@@ -135,12 +136,6 @@ class ProfileFile(_Table):
     sources: dict[str, str] = {}
 
 
-def shipped() -> tuple[str, ...]:
-    """Return the names of the profiles that come with the package, sorted."""
-    names = (entry.name for entry in resources.files("backends.profiles").iterdir())
-    return tuple(sorted(name.removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)))
-
-
 def load_profile(name_or_path: str) -> Profile:
     """Return a shipped profile, or the one in a TOML file.
 
@@ -156,7 +151,7 @@ def load_profile(name_or_path: str) -> Profile:
             return _parsed(path.read_text(encoding="utf-8-sig"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise ProfileError(f"profile {name_or_path!r} cannot be read: {error}") from error
-    names = shipped()
+    names = shipped_profiles()
     if name_or_path not in names:
         raise ProfileError(
             f"no profile {name_or_path!r}; there are {', '.join(names)}; for a file of your own, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit import CASE_DEFAULT, Clbit, Instruction
+from qiskit.circuit.library import PermutationGate
 from qiskit.quantum_info import (
     DensityMatrix,
     Kraus,
@@ -19,6 +19,7 @@ from qiskit.quantum_info import (
     Pauli,
     SuperOp,
     average_gate_fidelity,
+    partial_trace,
 )
 
 from backends.error_rates import Coherence
@@ -94,16 +95,9 @@ def _letter(letter: str, up: float, down: float) -> NDArray[Any]:
 
 
 def _reduced(state: DensityMatrix, kept: Sequence[int]) -> DensityMatrix:
-    count = state.num_qubits
-    tensor = state.data.reshape((2,) * (2 * count))
-    rows, columns = list(range(count)), list(range(count, 2 * count))
-    for qubit in range(count):
-        if qubit not in kept:
-            columns[count - 1 - qubit] = rows[count - 1 - qubit]
-    axes = [count - 1 - qubit for qubit in reversed(kept)]
-    left = [rows[a] for a in axes] + [columns[a] for a in axes]
-    result = np.einsum(tensor, rows + columns, left)
-    return DensityMatrix(result.reshape(2 ** len(kept), 2 ** len(kept)))
+    others = [qubit for qubit in range(state.num_qubits) if qubit not in kept]
+    order = PermutationGate([sorted(kept).index(qubit) for qubit in kept])
+    return partial_trace(state, others).evolve(Operator(order))
 
 
 def _evolved(
@@ -257,8 +251,7 @@ def _gate_channel(profile: Profile, gate: NativeGate) -> SuperOp:
     fidelity = average_gate_fidelity(relaxed)
     # Depolarising by p leaves an average fidelity of (1 - p)·fidelity + p/dimension.
     parameter = (fidelity - (1 - gate.error)) / (fidelity - 1 / dimension)
-    paulis = ["".join(letters) for letters in itertools.product("IXYZ", repeat=gate.num_qubits)]
-    mixed = sum(SuperOp(Operator(Pauli(p))).data for p in paulis) / len(paulis)
+    mixed = np.outer(np.eye(dimension), np.eye(dimension)) / dimension
     identity = np.eye(dimension**2)
     return relaxed.compose(SuperOp((1 - parameter) * identity + parameter * mixed))
 

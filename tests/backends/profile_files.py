@@ -1,9 +1,13 @@
-"""Profile files that tests write."""
+"""Profile files that tests write, and what their gates must at least err."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+
+import numpy as np
+from qiskit.quantum_info import SuperOp, average_gate_fidelity
+from qiskit_aer.noise import thermal_relaxation_error
 
 
 def profile_with(folder: Path, metering: str) -> str:
@@ -15,3 +19,12 @@ def profile_with(folder: Path, metering: str) -> str:
     path = folder / "own.toml"
     path.write_text(text[:start] + f"[metering]\n{metering}\n" + "\n".join(kept) + "\n")
     return str(path)
+
+
+def thermal_error(duration_s, coherences):
+    """Return the average gate error of Aer's own relaxation."""
+    channel = SuperOp(np.eye(1))
+    for one in coherences:
+        relaxing = thermal_relaxation_error(one.t1_s, one.t2_s, duration_s)
+        channel = SuperOp(relaxing).tensor(channel)
+    return 1 - average_gate_fidelity(channel)

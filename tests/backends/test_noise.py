@@ -6,11 +6,12 @@ import pytest
 from qiskit import QuantumCircuit
 from qiskit.quantum_info import SuperOp, average_gate_fidelity
 
-from backends.error_rates import Coherence, depolarising_parameter, relaxation, thermal_error
+from backends.error_rates import Coherence, depolarising_parameter, relaxation
 from backends.gates import MoveGate
 from backends.lowering import NativeCompiler
 from backends.noise import device_noise
 from backends.profiles import NativeGate, Readout, load_profile, shipped
+from tests.backends.profile_files import thermal_error
 
 SHOTS = 40_000
 # Five standard errors of a mean of ±1 values.

@@ -7,11 +7,12 @@ import pytest
 import qiskit.transpiler
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 
-from backends.error_rates import Coherence, depolarising_parameter, thermal_error
+from backends.error_rates import Coherence, depolarising_parameter
 from backends.gates import MoveGate
 from backends.profiles import Profile, ProfileError, load_profile, shipped
 from backends.profiles.files import lattice_pairs
 from backends.profiles.profile import GATE_QUBITS
+from tests.backends.profile_files import thermal_error
 from tests.errors import naming
 
 ROOT = Path(__file__).resolve().parents[2]
