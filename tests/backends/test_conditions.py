@@ -267,17 +267,22 @@ def check(run, seeds: range, made: Callable[[FrozenCircuit], FrozenCircuit] | No
 
 
 def test_conditions_in_nested_blocks(run) -> None:
-    check(run, range(100))
+    check(run, range(30))
 
 
 def test_conditions_in_nested_blocks_of_native_circuits(run, tmp_path) -> None:
     """Loops are written out, and qubits are where the device has them."""
-    device = create({"profile": "helmi"}, state_dir=tmp_path)
+    check(run, range(10), native_to_helmi(tmp_path))
+
+
+def native_to_helmi(folder):
+    device = create({"profile": "helmi"}, state_dir=folder)
     target, transpiler = device.target(), Transpiler()
     device.close()
-    check(run, range(40), lambda circuit: transpiler.transpile(circuit, target).circuit)
+    return lambda circuit: transpiler.transpile(circuit, target).circuit
 
 
 @pytest.mark.slow
-def test_very_many_conditions_in_nested_blocks(run) -> None:
-    check(run, range(100, 100 + int(os.environ.get("HPCQC_TEST_EXAMPLES", "2000"))))
+def test_very_many_conditions_in_nested_blocks(run, tmp_path) -> None:
+    check(run, range(10, 40), native_to_helmi(tmp_path))
+    check(run, range(30, 100 + int(os.environ.get("HPCQC_TEST_EXAMPLES", "2000"))))
