@@ -29,7 +29,7 @@ _ENCODING_SINCE, _TABLE_SINCE = 10, 16
 
 @dataclass(slots=True)
 class _Unreclaimed:
-    """Bytes of QPY read since circuits that nobody uses any more were last looked for.
+    """Bytes of QPY read since the last garbage collection of unused circuits.
 
     A ``QuantumCircuit`` refers to itself, so only the garbage collector frees it. The collector
     counts objects: a circuit of megabytes in Rust is a handful, and hundreds of them stay for long.
@@ -40,7 +40,7 @@ class _Unreclaimed:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, size: int) -> None:
-        """Count what is about to be read, and collect first if it would be too much."""
+        """Count a file before it is read; collect garbage first if the sum exceeds the limit."""
         with self._lock:
             self.read += size
             due = self.read > self.most
@@ -72,7 +72,7 @@ def load_qpy(data: bytes) -> QuantumCircuit:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether an error is a panic of Qiskit's Rust code, which is no ``Exception``."""
+    """Return whether an error is a panic of Qiskit's Rust code, which is not an ``Exception``."""
     return type(error).__name__ == "PanicException"
 
 
@@ -84,7 +84,9 @@ def _check_sizes(data: bytes) -> None:
     """Refuse sizes that no file of this length can have: Qiskit allocates before it reads."""
     magic, version, _, programs = _FILE_HEADER.unpack_from(data)
     if magic != b"QISKIT":
-        raise PayloadRejected("not readable as QPY: it does not begin with QISKIT")
+        raise PayloadRejected(
+            "not readable as QPY: it does not start with QISKIT; write it with qiskit.qpy.dump"
+        )
     if programs != 1:
         raise PayloadRejected(f"expected one circuit in the QPY data, found {programs}")
     if version < 5:  # before Qiskit 0.21: no type key, and another header
@@ -96,7 +98,7 @@ def _check_sizes(data: bytes) -> None:
     name, _, phase, qubits, clbits, metadata, registers, instructions = header
     if max(qubits, clbits) > MOST_BITS:
         raise PayloadRejected(
-            f"not readable as QPY: it tells of {qubits} qubits and {clbits} bits; "
+            f"not readable as QPY: it states {qubits} qubits and {clbits} bits; "
             f"at most {MOST_BITS} of each are read"
         )
     if name + phase + metadata + registers + instructions > len(data):
@@ -109,7 +111,7 @@ _layers: dict[str, int] = {}  # by digest of the circuit
 
 @dataclass(frozen=True, eq=False)
 class FrozenCircuit:
-    """A circuit in canonical form; nobody else holds it, so its digest stays true.
+    """A circuit in canonical form; no other code refers to it, so its digest stays valid.
 
     Two circuits have equal digests only if their QPY bytes are equal, and these are what is
     executed. Equal circuits have equal bytes, whatever they and their parameters are called and

@@ -160,7 +160,7 @@ def with_blocks(
 
 
 def is_own(operation: Operation) -> bool:
-    """Whether an instruction is Qiskit's own (or MOVE), so that its name says what it does."""
+    """Return whether an instruction is Qiskit's own (or MOVE), so that its name says what it does."""
     kind = getattr(operation, "base_class", type(operation))
     if operation.name == MOVE:
         return _is_swap(operation)
@@ -181,7 +181,9 @@ def inline_definitions(circuit: QuantumCircuit) -> QuantumCircuit:
     try:
         return _inlined(circuit)
     except RecursionError:
-        raise PayloadRejected("gates are defined by one another in too many levels") from None
+        raise PayloadRejected(
+            "gates are defined by each other in too many levels; decompose them first"
+        ) from None
 
 
 def _inlined(circuit: QuantumCircuit) -> QuantumCircuit:
@@ -289,7 +291,7 @@ def check_instructions(circuit: QuantumCircuit) -> None:
     """Raise `PayloadRejected`, with the remedy, for what cannot run on any backend.
 
     That is: variables and stretches of Qiskit's classical expressions, instructions that only
-    Aer's own simulator object answers, boxes with a duration or annotations, waits whose length
+    AerSimulator executes, boxes with a duration or annotations, delays whose length
     is not a number, and conditions that Aer does not evaluate. Looks inside control
     flow and users' gates.
     """
@@ -310,7 +312,7 @@ def check_for_device(circuit: QuantumCircuit, name: str) -> None:
     for step in circuit.data:
         if step.name in _CHANNELS:
             raise PayloadRejected(
-                f"{step.name!r} is a channel and no gate, so {name} cannot run it; remove it, or "
+                f"{step.name!r} is a channel, not a gate, so {name} cannot run it; remove it, or "
                 "use an ideal simulator"
             )
         if step.name in _JUMPS:
@@ -348,7 +350,9 @@ def _check_operation(operation: Any) -> None:
     condition = getattr(operation, "condition", None)
     if isinstance(condition, expr.Expr):
         _check_expression(condition)
-    if isinstance(operation, SwitchCaseOp) and not _is_plain(operation.target):
+    if isinstance(operation, SwitchCaseOp) and not isinstance(
+        operation.target, Clbit | ClassicalRegister | expr.Var
+    ):
         raise PayloadRejected(
             "a switch over an expression; no QPU here evaluates it: switch over a bit or a "
             "register, or use if_test"
@@ -365,20 +369,12 @@ def _check_free_parameters(operation: Any) -> None:
     free = [p for p in getattr(operation, "params", ()) if isinstance(p, ParameterExpression)]
     if not free or isinstance(operation, PauliEvolutionGate):
         return
-    try:
-        found = operation.definition
-    except (QiskitError, TypeError, ValueError):
-        found = None
-    if found is None:
+    if _definition(operation) is None:
         raise PayloadRejected(
             f"gate {operation.name!r} with the free parameter {str(free[0])!r} cannot be written "
             "with other gates: Qiskit defines it for numbers; bind it, with a circuit for each "
             "value, or use rx, ry and rz"
         )
-
-
-def _is_plain(target: Any) -> bool:
-    return isinstance(target, Clbit | ClassicalRegister | expr.Var)
 
 
 def _is_from_library(operation: Any) -> bool:

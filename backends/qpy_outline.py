@@ -356,7 +356,7 @@ class _Walk:
     def _bits(self, count: int) -> None:
         if count > self.bounds.bits:
             raise PayloadRejected(
-                f"a circuit tells of {count} qubits or bits; at most {self.bounds.bits} are read"
+                f"a circuit states {count} qubits or bits; at most {self.bounds.bits} are read"
             )
 
     def _few(self, steps: int) -> int:
