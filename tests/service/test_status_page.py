@@ -163,7 +163,7 @@ def page(site: Site, tmp_path: Path) -> Iterator[Page]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     try:
-        yield Page(driver, site.events.url)
+        yield Page(driver, site.service.url)
     finally:
         driver.quit()
 
@@ -246,7 +246,7 @@ def test_a_stranger_is_asked_for_a_token_that_stays_in_the_tab(site: Site, page:
 def test_budgets_are_shown_to_whose_they_are_and_to_operators(site: Site, page: Page) -> None:
     for project, limit in (("chemistry", 1e6), ("optimization", 2e6)):
         answer = httpx.post(
-            f"{site.events.url}/v1/budgets/projects",
+            f"{site.service.url}/v1/budgets/projects",
             json={"project": project, "unit": "credits", "amount": limit},
             headers={"Authorization": f"Bearer {site.tokens['olga']}"},
         )
@@ -331,14 +331,14 @@ def test_a_hidden_page_asks_nothing(site: Site, page: Page) -> None:
 
 
 def test_the_description_of_the_api_is_shown_without_a_network(site: Site, page: Page) -> None:
-    page.driver.get(f"{site.events.url}/docs")
+    page.driver.get(f"{site.service.url}/docs")
     page.wait(lambda: page.all(".opblock"))
     assert page.complaints() == []
 
 
 def test_pages_carry_a_strict_policy(site: Site) -> None:
     for path in ("/", "/docs"):
-        headers = httpx.get(f"{site.events.url}{path}").headers
+        headers = httpx.get(f"{site.service.url}{path}").headers
         policy = headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'self';")
         assert "script-src" not in policy
