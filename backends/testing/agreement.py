@@ -86,10 +86,10 @@ def counts_follow_probabilities(trial: Trial, examples: int, kinds: Kinds) -> No
         for question, native, result in zip(questions, natives, results, strict=True):
             assert result.data.shape == (len(question.values),)
             executed = _executed(trial, native)[0]
-            for row, point in enumerate(question.values):
-                bound = _bound(executed, question, point)
+            for row, point in enumerate(_columns(question, executed)):
+                bound = executed.assign_parameters(point)
                 if executed is not question.circuit:
-                    asked = _bound(question.circuit, question, point)
+                    asked = question.circuit.assign_parameters(question.values[row])
                     _check_equal(distribution(bound), distribution(asked))
                 _check_counts(
                     _outcomes(native, result.data, row), distribution(bound, noise), question
@@ -130,7 +130,7 @@ def _ask(
 
 def _noise(trial: Trial) -> ProfileNoise | None:
     if trial.noise and trial.profile is None:
-        raise NotApplicable("the suite is not told the profile of the noise")
+        raise NotApplicable("the noise is not checked: the suite has no profile of it")
     return None if trial.profile is None else ProfileNoise(trial.profile)
 
 
@@ -153,10 +153,10 @@ def _expectations(
     places = [q if layout is None else layout[q] for q in virtual]
     places = places if moved is None else [moved[q] for q in places]
     rows = []
-    for point in question.values:
-        bound = _bound(executed, question, point)
-        asked = _bound(question.circuit, question, point)
+    for asked_at, point in zip(question.values, _columns(question, executed), strict=True):
+        bound = executed.assign_parameters(point)
         if executed is not question.circuit:
+            asked = question.circuit.assign_parameters(asked_at)
             ideal = final_state(bound, places)
             np.testing.assert_allclose(ideal, final_state(asked, virtual), atol=_COMPILED)
         state = final_state(bound, places, noise)
@@ -168,14 +168,6 @@ def _columns(question: Question, native: QuantumCircuit) -> NDArray[np.float64]:
     """Return the points' values in the order of another circuit's parameters."""
     names = [parameter.name for parameter in question.circuit.parameters]
     return question.values[:, [names.index(parameter.name) for parameter in native.parameters]]
-
-
-def _bound(
-    circuit: QuantumCircuit, question: Question, point: NDArray[np.float64]
-) -> QuantumCircuit:
-    names = [parameter.name for parameter in question.circuit.parameters]
-    values = {p: float(point[names.index(p.name)]) for p in circuit.parameters}
-    return circuit.assign_parameters(values)
 
 
 def _outcomes(circuit: QuantumCircuit, data: DataBin, row: int) -> dict[int, int]:

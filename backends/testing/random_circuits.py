@@ -82,14 +82,13 @@ def random_samples(seed: int, width: int, length: int, *, kinds: Kinds) -> Quest
 
 
 @cache
-def _gates(clifford: bool) -> tuple[tuple[type[Gate], int, int], ...]:
-    """Return Qiskit's standard gates on up to three qubits: class, qubits, parameters."""
+def _gates(clifford: bool) -> tuple[Gate, ...]:
+    """Return Qiskit's standard gates on one to three qubits."""
     return tuple(
-        (type(gate), gate.num_qubits, len(gate.params))
+        gate
         for name, gate in get_standard_gate_name_mapping().items()
-        if isinstance(gate, Gate)
-        and 1 <= gate.num_qubits <= 3
-        and (not clifford or name in _CLIFFORD)
+        if isinstance(gate, Gate) and 1 <= gate.num_qubits <= 3
+        if not clifford or name in _CLIFFORD
     )
 
 
@@ -143,8 +142,8 @@ class _Maker:
             letters = self.random.choice(list("IXYZ"), self.number(1, len(self._busy)))
             return PauliGate("".join(letters))
         gates = _gates(self._kinds.clifford)
-        kind, _, parameters = gates[self.number(0, len(gates) - 1)]
-        return kind(*(self._angle() for _ in range(parameters)))
+        gate = gates[self.number(0, len(gates) - 1)]
+        return type(gate)(*(self._angle() for _ in gate.params))
 
     def _angle(self) -> Any:
         angle = float(self.random.choice([math.pi / 2, self.random.uniform(-4, 4)]))
