@@ -13,10 +13,7 @@ __all__ = ["prewarm"]
 
 
 def prewarm(namespace: Mapping[str, Any]) -> None:
-    """Begin to start what the stages found in a flow's module will need; return at once.
-
-    What fails here fails again, and is reported, when the stage runs.
-    """
+    """Begin to start what a flow's stages need, in the background; the stages report errors."""
     found = {needs for value in namespace.values() if (needs := stage_needs(value)) is not None}
     threading.Thread(target=_start, args=(found,), name="hpcqc-prewarm", daemon=True).start()
 

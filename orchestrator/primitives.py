@@ -279,14 +279,7 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
         finish: Callable[[Any], _ResultT] | None = None,
         **options: Any,
     ) -> None:
-        """Submit a call.
-
-        Args:
-            qpu: where it runs.
-            prepare: transpiles the PUBs for the QPU as it is.
-            finish: turns the QPU's result into the primitive's.
-            options: of the request, as `Qpu.request` takes them.
-        """
+        """Submit what ``prepare`` transpiles for the QPU; ``finish`` converts its result."""
         self._qpu, self._prepare, self._finish, self._options = qpu, prepare, finish, options
         self._client = qpu.broker
         self._lock = threading.Lock()

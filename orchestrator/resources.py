@@ -58,8 +58,7 @@ class Resources:
     def broker(self) -> BrokerClient:
         """Return the run's broker: the service its site names, else one in this process.
 
-        Raises at its first use ``LedgerError``, ``RunBusy``, ``BrokerUnreachable``,
-        ``BrokerRefused``.
+        Its first use raises ``LedgerError``, ``RunBusy``, ``BrokerUnreachable``, ``BrokerRefused``.
         """
         with self._lock:
             if self._broker is None:
@@ -69,11 +68,8 @@ class Resources:
             return self._broker
 
     def is_limited(self) -> bool:
-        """Whether the run has a budget that no broker service keeps, its broker in this process alone.
-
-        A budget of an earlier attempt holds until another is given, and the ledger knows it: the
-        broker is opened to ask, and may raise as `broker` does.
-        """
+        """Whether the run has a budget that only a broker in this process enforces."""
+        # The ledger has budgets of earlier attempts. Opening the broker raises as `broker` does.
         with self._lock:
             site = self.run.site
             if self._broker is None and site.broker.url is None:
@@ -226,10 +222,7 @@ def shutdown() -> None:
 
 
 def _resources_of(here: Execution) -> Resources:
-    """Return what one execution has open on its worker, until it ends.
-
-    Other executions of the stage, here or elsewhere, must find the scope free.
-    """
+    """Return an execution's resources, which end with it, so that others find its scope free."""
     with _lock:
         if here not in _on_worker:
             context = here.context

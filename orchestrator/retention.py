@@ -23,15 +23,12 @@ _DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """What one run has stored. used_at: seconds since the epoch, of its last change.
-
-    active: whether a process works on it now.
-    """
+    """What one run has stored."""
 
     id: str
     size_bytes: int
-    used_at: float
-    active: bool
+    used_at: float  # seconds since the epoch, of its last change
+    active: bool  # whether a process works on it
 
 
 def hold_run(state_dir: Path, run: str) -> IO[str]:
@@ -68,11 +65,8 @@ def stored_runs(state_dir: Path) -> list[StoredRun]:
 def runs_to_remove(
     runs: Sequence[StoredRun], now: float, *, keep_days: float | None, keep_gib: float | None
 ) -> list[StoredRun]:
-    """Return the runs that are beyond one of the limits; None is no limit.
-
-    runs: the one first that was used last, as `stored_runs` returns them. The oldest go first. What
-    is active stays, and counts towards the size.
-    """
+    """Return the least recently used runs beyond a limit, of `stored_runs`'s order."""
+    # Active runs stay, and count towards the size.
     left = float("inf") if keep_gib is None else keep_gib * 2**30
     beyond = []
     for run in runs:

@@ -41,48 +41,35 @@ StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpan:
-    """One stage run in time. key: stable across reruns; where: compute name or QPU name.
+    """One stage run in time."""
 
-    worker, ran_from, ran_until: which worker ran it and when, known once it has ended there.
-    cores: that it may use there.
-    units: finished and total units of the stage's fan-out, None without one.
-    """
-
-    key: str
+    key: str  # stable across reruns
     name: str
     kind: Literal["classical", "quantum"]
     state: StageState
     started_at: datetime
     ended_at: datetime | None = None
-    where: str | None = None
+    where: str | None = None  # name of a compute or a QPU
     error: str | None = None
-    worker: str | None = None
+    worker: str | None = None  # worker, ran_from and ran_until are known once it has ended there
     ran_from: datetime | None = None
     ran_until: datetime | None = None
-    units: tuple[int, int] | None = None
+    units: tuple[int, int] | None = None  # finished and total units of its fan-out
     cores: int = 1
 
 
 @dataclass(eq=False)
 class Run:
-    """Everything stages and primitives must know about the run they belong to.
+    """Everything stages and primitives must know about the run they belong to."""
 
-    id: given again, an interrupted run goes on where it was; resumable: whether anyone could
-    give it again. scope: the part of the ledger that this process alone writes.
-    qpu: overrides the site's default for stages that pin none. observers are called on
-    every change of a span, from any thread, and must not block. closing: set when the run is
-    being ended, so that stages still at work open nothing anew. budgets: by unit, what its
-    quantum jobs may cost in all; None lifts a limit that an earlier attempt was given.
-    """
-
-    id: str
+    id: str  # given again, an interrupted run goes on where it was
     site: Site
-    qpu: str | None = None
-    resumable: bool = True
-    scope: str = ""
-    observers: list[Callable[[StageSpan], None]] = field(default_factory=list)
-    closing: bool = False
-    budgets: Mapping[str, float | None] = field(default_factory=dict)
+    qpu: str | None = None  # of stages that pin none; None for the site's default
+    resumable: bool = True  # whether anyone could give its id again
+    scope: str = ""  # the part of the ledger that this process alone writes
+    observers: list[Callable[[StageSpan], None]] = field(default_factory=list)  # must not block
+    closing: bool = False  # the run is being ended: stages open nothing anew
+    budgets: Mapping[str, float | None] = field(default_factory=dict)  # None lifts a limit
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _stages: Occurrences = field(default_factory=Occurrences)
     _keys: dict[Hashable, str] = field(default_factory=dict)
@@ -104,12 +91,8 @@ class Run:
         return _on_qpu.get() or self.qpu
 
     def qpu_identity(self, name: str) -> str:
-        """Return a QPU's name with a digest of its backend and options, as ``NAME-DIGEST``.
-
-        A secret counts by where it is kept, so that a renewed one changes nothing; the speed
-        of a simulated clock changes no result either. For a name the site does not have, the
-        name alone.
-        """
+        """Return ``NAME-DIGEST`` of a QPU's backend and options; the name alone if unknown."""
+        # A secret counts by its place, so a renewed one changes nothing; nor does a clock's speed.
         settings = self.site.qpus.get(name)
         if settings is None:
             return name
@@ -151,10 +134,9 @@ class Run:
             }
 
     def stage_key(self, token: Hashable, content: Callable[[], str]) -> str:
-        """Return the stable key of a stage run: its content and how many equal ones came before.
+        """Return the key of a stage run: its content, and how many equal ones came before.
 
-        token: names this execution (a task run id), so that a retry of the same task run keeps its
-        key. content: digest of its name, code and inputs, computed if the token is new.
+        token: names this execution, so that a retry keeps its key. content: digest of code, inputs.
         """
         with self._lock:
             known = self._keys.get(token)
@@ -167,11 +149,7 @@ class Run:
             return self._keys[token]
 
     def inner_token(self, task_run: str, attempt: int, content: str) -> Hashable:
-        """Name a stage that is called as a plain function inside an attempt of a task run.
-
-        The n-th equal call of each attempt gets the same name, so that a retry finds the jobs
-        of the attempt before it.
-        """
+        """Name the n-th equal call of a stage inside an attempt, the same for each attempt."""
         with self._lock:
             number = self._inner.next((task_run, attempt, content))
         return task_run, content, number

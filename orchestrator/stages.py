@@ -43,22 +43,15 @@ _NEEDS = "__hpcqc_needs__"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageNeeds:
-    """What a stage declares. where: name of a compute or a QPU of the site, None for the default.
-
-    demand: what a classical function asks of its compute.
-    """
+    """What a stage declares."""
 
     kind: Literal["classical", "quantum"]
-    where: str | None = None
-    demand: Demand = field(default_factory=Demand)
+    where: str | None = None  # a compute or a QPU of the site, None for the default
+    demand: Demand = field(default_factory=Demand)  # what a classical function asks of its compute
 
 
 class StageKeyPolicy(CachePolicy):
-    """Caches a stage within its run: same code, same inputs, same number of equal calls before.
-
-    A run that is continued by its id finds the results of the stages that it completed. Runs share
-    nothing.
-    """
+    """Caches a stage within its run: same code, same inputs, same number of equal calls."""
 
     def compute_key(
         self,

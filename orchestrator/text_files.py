@@ -32,10 +32,7 @@ def read_text(path: Path, *, fallback: str | None = None) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file; if its content is compressed with gzip, decompress it.
-
-    Raises `TextFileError` if it cannot be read, or holds more than 1 GiB.
-    """
+    """Read a file of at most 1 GiB, gzip or plain, or raise `TextFileError`."""
     try:
         file = path.expanduser()
         with file.open("rb") as opened:
@@ -56,10 +53,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decoded(data: bytes, path: Path, *, fallback: str | None = None) -> str:
-    """Return the text of a file's bytes: UTF-8, or what its byte-order mark names.
+    """Return a file's text in UTF-8, as its byte-order mark says, or in ``fallback``.
 
-    fallback: the encoding of text that is not UTF-8; without it, such text is refused.
-    ``path`` is for messages. Raises `TextFileError`.
+    Raises `TextFileError`, which names ``path``, for other bytes.
     """
     mark, encoding = next((one for one in _MARKS if data.startswith(one[0])), (b"", "utf-8"))
     body = data[len(mark) :]

@@ -45,11 +45,8 @@ def peer_uid(connection: socket.socket) -> int:
 
 
 def check_listener(connection: socket.socket, path: str) -> None:
-    """Raise `UnixSocketError` unless the process that listens on a path is to be trusted.
-
-    It is if it runs as root or as this user, or if it runs as the owner of the socket's folder
-    and nobody but root and that user can put another socket, or folder, in its place.
-    """
+    """Raise `UnixSocketError` unless root, this user or the owner of a safe folder listens."""
+    # Safe: nobody but root and that user can put another socket, or folder, in its place.
     uid = peer_uid(connection)
     if uid in (0, os.geteuid()):
         return
@@ -71,11 +68,7 @@ def check_listener(connection: socket.socket, path: str) -> None:
 
 
 def listen_at(path: Path, *, mode: int, backlog: int) -> socket.socket:
-    """Listen on a path, replacing a dead process's socket. Raises `UnixSocketError`.
-
-    mode: who may connect. Missing folders are made so that these users can reach the socket and
-    only the owner can write.
-    """
+    """Listen on a path, replacing a dead process's socket, or raise `UnixSocketError`."""
     check_path(path)
     opened = socket.socket(socket.AF_UNIX)
     try:

@@ -42,23 +42,18 @@ class AgentFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentStatus:
-    """The state of an agent.
+    """The state of an agent."""
 
-    phase: ``starting``, ``ready``, ``stopping``, or ``stopped``, where none is running.
-    processes: how many processes of it there are, flows included. pool: its work pool in
-    Prefect; site: its site file, None for the built-in laptop.
-    """
-
-    phase: str
+    phase: str  # starting, ready, stopping, or stopped, where no agent is running
     folder: Path
     pid: int | None = None
     host: str | None = None
     since: str | None = None
     addresses: Mapping[str, str] = field(default_factory=dict)
     children: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    processes: int = 0
-    pool: str = "hpcqc"
-    site: Path | None = None
+    processes: int = 0  # flows included
+    pool: str = "hpcqc"  # its work pool in Prefect
+    site: Path | None = None  # its site file, None for the built-in laptop
 
     @property
     def is_healthy(self) -> bool:
@@ -85,10 +80,9 @@ def run_agent(settings: AgentSettings) -> None:
 def start_agent(
     settings: AgentSettings, report: Callable[[AgentStatus], None], timeout_s: float
 ) -> AgentStatus:
-    """Start an agent that stays when this process ends; return when it is ready.
+    """Start an agent that outlives this process; block until it is ready.
 
-    report: called with each change until then. Raises `AgentError` if it cannot start, and
-    `AgentFailed` if it is not ready within ``timeout_s``; then it is stopped.
+    Raises `AgentError` if it cannot start, `AgentFailed` if it is stopped after ``timeout_s``.
     """
     folder = settings.folder
     folder.prepare()
@@ -119,10 +113,9 @@ def status_of(folder: AgentFolder) -> AgentStatus:
 
 
 def stop_agent(folder: AgentFolder) -> AgentStatus:
-    """End the agent and every process of it; return its state before.
+    """End an agent and its processes; return its earlier state.
 
-    Also ends the processes that a killed agent left. Raises `AgentError` if it runs on another
-    machine, and `AgentFailed` if it does not end.
+    Raises `AgentError` if it runs on another machine.
     """
     before = status_of(folder)
     owner = folder.owner()
@@ -144,12 +137,7 @@ def stop_agent(folder: AgentFolder) -> AgentStatus:
 
 
 def agent_environment(site: Site) -> Mapping[str, str] | None:
-    """Return the variables that point a run at the agent of its state folder.
-
-    They name the agent's Prefect server, broker and Dask, and what admits this user to them.
-    None if no agent is ready there, or if it serves another site, or this one as it was before
-    its file was changed.
-    """
+    """Return the variables that connect a run to its site's ready agent, None if there is none."""
     folder = AgentFolder(path=site.state_dir / "agent")
     status = _reported(folder)
     if not status.is_healthy or status.host != os.uname().nodename:

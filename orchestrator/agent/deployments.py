@@ -61,10 +61,7 @@ class FlowRunView:
 
 
 def attach(folder: AgentFolder) -> Deployments:
-    """Set Prefect's variables for the agent that runs here. Raises `AgentError` if none does.
-
-    Call it before Prefect is imported.
-    """
+    """Before Prefect's import, set its variables for the running agent, or raise `AgentError`."""
     status = status_of(folder)
     if status.phase in ("stopped", "stopping") or "prefect_api" not in status.addresses:
         raise AgentError("no agent is running; start one with `hpcqc agent start`")
@@ -104,10 +101,7 @@ class Deployments:
         return f"{flow.name}/{name}"
 
     def find(self, name: str) -> DeploymentResponse | None:
-        """Return the deployment called ``NAME`` or ``FLOW/NAME``, None if there is none.
-
-        Raises `AgentError` if several flows have one of that name.
-        """
+        """Return the deployment ``NAME`` or ``FLOW/NAME``; `AgentError` if several have it."""
         with _client() as client:
             known = self._known(client)
             names = {item.flow_id: client.read_flow(item.flow_id).name for item in known}
@@ -129,10 +123,7 @@ class Deployments:
         folder: Path,
         environment: Mapping[str, str],
     ) -> FlowRunView:
-        """Start a run of a deployment. folder: where relative paths among the parameters begin.
-
-        environment: variables of its process, besides those of every flow here.
-        """
+        """Start a run of a deployment. folder: where relative paths in its parameters begin."""
         variables: dict[str, Any] = {"working_dir": str(folder)}
         if environment:
             variables["env"] = dict(environment)
@@ -163,10 +154,7 @@ class Deployments:
         return found[0]
 
     def wait(self, run: UUID, report: Callable[[FlowRunView], None]) -> FlowRunView:
-        """Return a run when it has ended for good; ``report`` is called with each new state.
-
-        A run whose process was killed has ended only if the agent does not schedule it again.
-        """
+        """Block until a run has ended and is not scheduled again; report each new state."""
         reported, crashed = "", 0.0
         with _client() as client:
             while True:

@@ -70,12 +70,9 @@ def _link(job: str, page: str | None) -> str:
     return shown if page is None else f"[{shown}]({page}/#job={job})"
 
 
+# The artifact exists from the stage's start, so that its link works while the stage waits.
 class JobArtifacts:
-    """An observer of a run's spans that keeps one Prefect artifact for each quantum stage.
-
-    It creates the artifact when the stage starts, so that the link can be followed while it waits,
-    and adds the table when the stage ends. If the server does not answer, only the artifact is lost.
-    """
+    """Keeps a Prefect artifact for each quantum stage; without the server, only it is lost."""
 
     def __init__(
         self, flow_run: UUID, jobs_of: Callable[[str], Sequence[JobView]], page: str | None

@@ -32,10 +32,7 @@ def start_module(
     sockets: Collection[int] = (),
     grace_s: float,
 ) -> subprocess.Popen[bytes]:
-    """Run a module in a process and a session of its own, which ends when this process does.
-
-    environment: all its variables. sockets: descriptors that it inherits. grace_s: as in `end_with`.
-    """
+    """Run a module in a session of its own, which ends with this process, as `end_with` does."""
     own = str(os.getpid())
     # -P: modules in the working folder do not shadow installed ones.
     command = [sys.executable, "-P", "-m", "orchestrator.agent.lifeline", own, str(grace_s)]
@@ -51,11 +48,9 @@ def start_module(
 
 
 def end_with(parent: int, grace_s: float) -> None:
-    """Watch a process from a thread; when it is gone, end this one.
+    """End this process when ``parent`` is gone: SIGTERM, and SIGKILL after ``grace_s``.
 
-    parent: the id of this process's parent, as that one stated it. This process gets SIGTERM
-    and, if it is still there after ``grace_s``, SIGKILL, with its group if it leads one. Without
-    a grace there is no SIGTERM.
+    SIGKILL goes to its group if it leads one. Without a grace there is no SIGTERM.
     """
     try:
         handle = os.pidfd_open(parent)

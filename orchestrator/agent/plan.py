@@ -46,21 +46,16 @@ _TOKEN_VALID, _TOKEN_SPARE = timedelta(days=30), timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
-    """One agent. Ports are 0 where any free one will do.
-
-    site_file: None for the built-in laptop. workers, memory_per_worker: of the site's default
-    compute. prefect_url: the server that is configured elsewhere, None to start one.
-    broker_url: the same for the broker. pool: the work pool's name. flows: how many run at once.
-    """
+    """The settings of one agent. Port 0 is any free one."""
 
     state_dir: Path
-    site_file: Path | None = None
-    workers: int = 1
+    site_file: Path | None = None  # None for the built-in laptop
+    workers: int = 1  # of the site's default compute
     memory_per_worker: str | None = None
-    prefect_url: str | None = None
-    broker_url: str | None = None
-    pool: str = "hpcqc"
-    flows: int = 2
+    prefect_url: str | None = None  # a server that is configured elsewhere, None to start one
+    broker_url: str | None = None  # as prefect_url
+    pool: str = "hpcqc"  # Prefect's work pool
+    flows: int = 2  # how many run at once
     prefect_port: int = 0
     broker_port: int = 0
 
@@ -123,23 +118,17 @@ class BeatProbe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """One process that the agent keeps running.
-
-    title: its name in messages. module, arguments: run as ``python -m``. environment: added to the
-    agent's own. sockets: descriptors of listening sockets that the supervisor keeps open, so that
-    the address stays and clients wait while the child is started again. stop_s: how long its
-    orderly end may take. hung_after_s: how long it may be silent before it is killed.
-    """
+    """One process that the agent keeps running, with ``python -m``."""
 
     name: str
-    title: str
+    title: str  # its name in messages
     module: str
     probe: HttpProbe | BeatProbe
     arguments: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    sockets: Sequence[int] = ()
-    stop_s: float = 5.0
-    hung_after_s: float = 180.0
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to the agent's own
+    sockets: Sequence[int] = ()  # open while it restarts: the address stays, clients wait
+    stop_s: float = 5.0  # time for an orderly end
+    hung_after_s: float = 180.0  # how long it may be silent before it is killed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,18 +157,14 @@ class Listening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentPlan:
-    """An agent ready to run. sockets: to keep open as long as it does.
-
-    environment: of every child. flow_environment: of every flow. about: further entries of the
-    agent's state.
-    """
+    """An agent ready to run."""
 
     children: tuple[Child, ...]
     addresses: Mapping[str, str]
-    environment: Mapping[str, str]
-    flow_environment: Mapping[str, str] = field(default_factory=dict)
-    sockets: tuple[Listening, ...] = ()
-    about: Mapping[str, str | None] = field(default_factory=dict)
+    environment: Mapping[str, str]  # of every child
+    flow_environment: Mapping[str, str] = field(default_factory=dict)  # of every flow
+    sockets: tuple[Listening, ...] = ()  # stay open as long as the agent runs
+    about: Mapping[str, str | None] = field(default_factory=dict)  # more of its state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,10 +212,7 @@ def planned(settings: AgentSettings) -> AgentPlan:
 
 
 def prefect_environment(state_dir: Path, api_url: str, *, own: bool) -> dict[str, str]:
-    """Return Prefect's variables for everything that uses the agent's server.
-
-    own: the server is the agent's; else the user's Prefect settings stay as they are.
-    """
+    """Return Prefect's variables. own: the server is the agent's, not one the user configured."""
     quiet = {
         "PREFECT_API_URL": api_url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -249,12 +231,8 @@ def prefect_environment(state_dir: Path, api_url: str, *, own: bool) -> dict[str
 
 
 def page_token(state_dir: Path, now: datetime | None = None) -> str:
-    """Return the agent's token for the broker's page, the last one while it is valid.
-
-    A browser has no Unix user that the broker could see. The token is that of the user who runs
-    the agent and so is the broker's operator. Its secret is in the agent's folder, which no other
-    user can enter. Raises ``TokenError`` if the broker's file of tokens is damaged.
-    """
+    """Return a valid token for the broker's page, or raise ``TokenError``."""
+    # A browser has no Unix user that the broker could see; this user alone can read the secret.
     from orchestrator.broker.api.tokens import TokenFile
 
     moment = now or datetime.now(UTC)
@@ -271,11 +249,7 @@ def page_token(state_dir: Path, now: datetime | None = None) -> str:
 
 
 def listen(wanted: int, preferred: int, option: str) -> Listening:
-    """Listen on the wanted port; if that is 0 on the preferred one, else on any free one.
-
-    preferred: the last agent's port, so that bookmarks stay right, or 0. Raises `AgentError`
-    naming the port and the option if the wanted one is not available.
-    """
+    """Listen on ``wanted``, or if it is 0 on ``preferred`` or any free port, else `AgentError`."""
     for port in dict.fromkeys((wanted,) if wanted else (preferred, 0)):
         try:
             return Listening(socket=socket.create_server((HOST, port), backlog=_BACKLOG))

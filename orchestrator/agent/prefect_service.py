@@ -28,10 +28,7 @@ location.replace("/");
 
 
 def create_app() -> ASGIApp:
-    """Return Prefect's application for requests to this machine by its own names.
-
-    A page that a browser loaded from here under another name (DNS rebinding) gets no answer.
-    """
+    """Return Prefect's application, which answers this machine's names only (DNS rebinding)."""
     from prefect.server.api.server import create_app as prefect_app
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import HTMLResponse

@@ -20,13 +20,10 @@ _LOOK_EVERY_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessIdentity:
-    """One process, unlike its number, which the system may give to a later one.
-
-    started: clock ticks since the machine's boot; host, boot: which machine, since which boot.
-    """
+    """One process, unlike its number, which the system may give to a later one."""
 
     pid: int
-    started: int
+    started: int  # clock ticks since the machine's boot
     host: str
     boot: str
 
@@ -92,11 +89,9 @@ def marked(folder: Path) -> list[psutil.Process]:
 
 
 def end_marked(folder: Path, patience_s: float, *, spare_backends: bool = False) -> int:
-    """End the remaining processes of the agent on this folder; return how many there were.
+    """End the agent's processes: wait, SIGTERM, SIGKILL; return how many there were.
 
-    They get ``patience_s`` to end by themselves, then SIGTERM, then SIGKILL. spare_backends: leave
-    the processes of backends alone. They finish the tasks that they accepted, and the next broker
-    finds these (decision 0005).
+    spare_backends: they finish their tasks, which the next broker finds (decision 0005).
     """
 
     def left(wait_s: float) -> list[psutil.Process]:

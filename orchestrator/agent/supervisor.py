@@ -35,17 +35,12 @@ _CHECK_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
-    """How long to wait before the next start: a back-off that grows, and shrinks with health.
-
-    The first death within ``window_s`` costs ``first_s``, each further one twice as much as the
-    one before, up to ``longest_s``. ``limit`` deaths within the window are the last: None never
-    gives up.
-    """
+    """A delay that doubles from ``first_s`` with each death within ``window_s``."""
 
     first_s: float = 0.1
     longest_s: float = 30.0
     window_s: float = 300.0
-    limit: int | None = None
+    limit: int | None = None  # deaths within the window; None never gives up
 
     def delay_s(self, deaths: Sequence[float], now: float) -> float | None:
         """Return the seconds to wait after the last of these deaths, None to give up.
@@ -236,10 +231,7 @@ class Supervisor:
 
 
 def end_leftovers(folder: AgentFolder) -> None:
-    """End the processes of a killed supervisor, which may still have its sockets.
-
-    They end by themselves; a worker may need a moment for it.
-    """
+    """End the processes of a killed supervisor, which may still have its sockets."""
     left = end_marked(folder.path, _LEFTOVERS_S, spare_backends=True)
     if left:
         _log(f"ended {counted(left, 'process', 'processes')} that an earlier agent had left")

@@ -66,12 +66,8 @@ class Recovery:
         self._deaths: dict[str, list[float]] = {}
 
     async def resume_earlier(self, client: PrefectClient) -> int:
-        """Schedule the runs of an earlier worker again; return how many there are.
-
-        Waits for the processes of those runs to end, and ends them. Call it before a worker
-        starts on the pool. Runs of other workers of the pool stay as they are: they have no
-        record here.
-        """
+        """End an earlier worker's processes and schedule its runs again; return how many."""
+        # Runs of other workers of the pool have no record here and stay as they are.
         await self._await_ends()
         count = 0
         for run in await self._runs(client, ("PENDING", "RUNNING", "CANCELLING")):
@@ -161,11 +157,7 @@ def main() -> None:
 
 
 def _use_own_temporary_folder(place: Path) -> None:
-    """Put temporary files into an empty folder that no other user can enter.
-
-    Prefect's runner needs ``runner_storage`` in the temporary folder, a name that another user of the
-    machine may have taken.
-    """
+    """Use a private folder: another user may have Prefect's ``runner_storage`` in /tmp."""
     shutil.rmtree(place, ignore_errors=True)  # of a worker that was killed
     place.mkdir()
     tempfile.tempdir = str(place)
@@ -200,11 +192,8 @@ async def _server_up(client: PrefectClient) -> None:
 
 
 async def _offer_pool(client: PrefectClient, pool: str, flows: int) -> None:
-    """Make the work pool, or update it, since the interpreter may have changed.
-
-    The limit is the pool's, since a worker with a limit of its own stops when a run that it has
-    not yet finished with is scheduled again.
-    """
+    """Make or update the work pool, since the interpreter may have changed."""
+    # The pool has the limit: a worker with one stops when an unfinished run is scheduled again.
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker

@@ -58,10 +58,7 @@ def agent_folder() -> AgentFolder:
 def agent_settings(
     site_file: Path | None, *, pool: str | None, flows: int, prefect_port: int, broker_port: int
 ) -> AgentSettings:
-    """Return the agent that a site needs. Raises ``ConfigError`` if the site file is wrong.
-
-    pool: None for the usual one. flows: how many run at once, 0 for as many as cores.
-    """
+    """Return the agent that a site needs. flows: how many run at once, 0 for the core count."""
     site = load_site(site_file)
     check_schedules(site.qpus.values(), datetime.now(UTC))
     compute, cores = site.compute(), len(os.sched_getaffinity(0))
@@ -140,11 +137,7 @@ def submitted(
     as_text: bool = False,
     warn: Callable[[str], None] = warnings.warn,
 ) -> FlowRunView:
-    """Submit a flow as `submit` does.
-
-    as_text: parameters are texts, read as the flow's annotations ask. warn: takes a sentence for
-    each budget that limits nothing.
-    """
+    """Submit a flow as `submit` does. as_text: parameters are texts, read by annotation."""
     deployments = attach(agent_folder())
     site = load_site(deployments.site or LAPTOP)
     settings, stated = site.qpu(qpu), budget_texts(budgets)

@@ -27,11 +27,8 @@ def budget_texts(budgets: Mapping[str, float | None]) -> list[str]:
 
 
 def check_units(site: Site, budgets: Iterable[str]) -> None:
-    """See that each unit is one that a QPU of the site bills in. Raises ``ConfigError``.
-
-    A broker service knows its QPUs better than the user's site file, and is asked when it is told
-    of the budget.
-    """
+    """Check that a QPU of the site bills in each unit, else ``ConfigError``."""
+    # A broker service knows its QPUs better than the site file; `agree_with_service` asks it.
     wanted = set(budgets)
     if not wanted or site.broker.url is not None:
         return
@@ -50,10 +47,7 @@ def check_units(site: Site, budgets: Iterable[str]) -> None:
 
 
 def agree_with_service(site: Site, run: str, budgets: Mapping[str, float | None]) -> None:
-    """Tell the site's broker service, if it has one, what a run may cost.
-
-    Raises ``BrokerRefused`` for a unit that none of its QPUs bills in, ``BrokerUnreachable``.
-    """
+    """Send a run's budgets to the site's broker service, if any; it refuses unknown units."""
     if not budgets or site.broker.url is None:
         return
     with closing(service_at(site, site.broker.url)) as service:
@@ -70,10 +64,7 @@ def qpus_of(flow: Flow[..., Any], default: QpuSettings) -> set[str]:
 
 
 def idle_budgets(site: Site, qpus: Iterable[str], budgets: Mapping[str, float | None]) -> list[str]:
-    """Return a warning for each budget that limits nothing: no QPU of the run bills in its unit.
-
-    Empty if the unit of a QPU is not known because its backend cannot tell it now.
-    """
+    """Return a warning for each budget in a unit that no QPU of the run bills in."""
     limits = [unit for unit, amount in budgets.items() if amount is not None]
     if not limits:
         return []

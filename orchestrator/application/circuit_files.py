@@ -41,10 +41,7 @@ class CircuitFileError(ValueError):
 
 
 def read_circuit(path: Path) -> QuantumCircuit:
-    """Read one circuit; what the file is shows in its content, not in its name.
-
-    Raises `CircuitFileError` with line and column where the syntax is at fault.
-    """
+    """Read a circuit of any format, found by its content, or raise `CircuitFileError`."""
     try:
         data = read_bytes(path)
     except TextFileError as error:
@@ -111,13 +108,11 @@ def _read_qasm2(text: str, path: Path) -> QuantumCircuit:
 
 
 def _with_includes(text: str, path: Path, built_in: str) -> str:
-    """Put included files in the text, each on one line, so that lines keep their numbers.
+    """Replace each ``include`` by its file, on one line, so that lines keep their numbers.
 
-    Only files in the folder of the circuit, or in folders below it, are read: a circuit from
-    elsewhere must not read what its user may. ``built_in`` is left to Qiskit, which has it.
-    Qiskit's own parser stumbles over an included file that ends with a gate definition.
-
-    Raises `CircuitFileError` with the place of an ``include`` that is refused.
+    Only files in the circuit's folder or below are read: a circuit from elsewhere must not read
+    what its user may. ``built_in`` is left to Qiskit, whose parser fails on an included file that
+    ends with a gate definition. Raises `CircuitFileError`.
     """
     folder = path.expanduser().parent.resolve()
     count = 0
@@ -227,10 +222,7 @@ class _SizeRefused(ValueError):
 
 
 def _check_registers(text: str) -> None:
-    """Refuse registers that have, one or together, more bits than any circuit needs.
-
-    Qiskit allocates what is declared: gigabytes for one line. Raises `_SizeRefused`.
-    """
+    """Refuse more bits than any circuit needs: Qiskit allocates gigabytes for one line."""
     program, total = _program(text), 0
     for register in _REGISTER.finditer(program):
         total += _value(register[1])
@@ -242,10 +234,7 @@ def _check_registers(text: str) -> None:
 
 
 def _check_indices(text: str) -> None:
-    """Refuse an index, or a version, that does not fit into a machine word.
-
-    Qiskit's parser of OpenQASM 2 panics at one. Raises `_SizeRefused`.
-    """
+    """Refuse numbers beyond a machine word, at which Qiskit's OpenQASM 2 parser panics."""
     program = _program(text)
     for index in _INDEX.finditer(program):
         number = index[1] or index[2]

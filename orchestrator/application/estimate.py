@@ -155,10 +155,7 @@ def dry_run(request: RunRequest, watcher: Watcher) -> Estimate:
 
 
 def core_seconds(stages: Sequence[RecordedStage], workers: int) -> float:
-    """Return the core-seconds of classical stages.
-
-    A stage that fans out is taken to have kept as many workers busy as it has units for.
-    """
+    """Return classical stages' core-seconds, a worker for each unit of a fan-out."""
     total = 0.0
     for stage in stages:
         if stage.kind != "classical" or not stage.ran_until or not stage.ran_from:

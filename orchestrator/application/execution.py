@@ -79,29 +79,22 @@ class RunResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPlan:
-    """A run that was checked.
-
-    qpu: of stages that pin none; None for the site's default. agent: variables that point at the
-    services of a running agent. scratch: the folder of a dry run.
-    """
+    """A run that was checked."""
 
     id: str
     site: Site
     target: FlowTarget
     folder: RunFolder
-    qpu: str | None
+    qpu: str | None  # of stages that pin none; None for the site's default
     budgets: Mapping[str, float | None]
-    agent: Mapping[str, str] | None
-    scratch: Path | None
+    agent: Mapping[str, str] | None  # variables of a running agent's services
+    scratch: Path | None  # the folder of a dry run
 
 
 class Watcher:
-    """What the process around a run does meanwhile; this one shows nothing, and goes on after it.
+    """What the process around a run does meanwhile; this one shows nothing."""
 
-    goes_on: whether the process continues after the run, so that it needs its logging back.
-    """
-
-    goes_on = True
+    goes_on = True  # the process continues after the run and needs its logging back
 
     def warn(self, words: str) -> None:
         """Take a sentence about something that is probably not what the user meant."""
@@ -126,10 +119,7 @@ class Watcher:
 
 @contextmanager
 def one_run() -> Iterator[None]:
-    """Let no other run begin in this process meanwhile. Raises ``RunBusy`` if there is one.
-
-    Stages and primitives find their run in the process, so it can have only one.
-    """
+    """Let one run at a time begin in this process, where stages find it, else ``RunBusy``."""
     if runs.is_activated() or not _running.acquire(blocking=False):
         from orchestrator.broker.runtime.embedded import RunBusy
 
@@ -332,10 +322,7 @@ class RunExecution:
 
 
 class FlowThread:
-    """Runs a Prefect flow in a thread, so that the main thread can answer Ctrl-C.
-
-    Its value or its error is there when it is done.
-    """
+    """Runs a Prefect flow in a thread, so that the main thread can answer Ctrl-C."""
 
     def __init__(self, flow: Any, parameters: Mapping[str, Any], run: runs.Run) -> None:
         """Take note. Stages that the flow calls belong to the run alone."""
@@ -361,11 +348,8 @@ class FlowThread:
             tick()
 
     def stop(self, grace_s: float = 1.0, stop_s: float = _STOP_S) -> None:
-        """Return when the flow has ended, or after a while: a call into C cannot be interrupted.
-
-        Its quantum jobs and workers have been ended, so it ends by itself unless it is computing;
-        after the grace time a KeyboardInterrupt is raised in it.
-        """
+        """Block until the flow has ended, at most ``stop_s``: C code cannot be interrupted."""
+        # Without its jobs and workers it ends by itself, unless it is computing.
         ident = self._thread.ident if self._thread else None
         if ident is None:
             return

@@ -139,10 +139,7 @@ def check_ledger(state_dir: Path) -> None:
 
 
 def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> list[JobView]:
-    """Return the latest jobs of a run, those made inside its workers included, or of all runs.
-
-    No ledger yet means no jobs. Raises ``LedgerError``, or what a service answers.
-    """
+    """Return the latest jobs, of a run or of all, or raise ``LedgerError`` or a service's error."""
     if site.broker.url is not None:
         with closing(service_at(site, site.broker.url)) as service:
             return service.jobs(run)[-limit if limit else 0 :]
@@ -156,10 +153,7 @@ def jobs_of(site: Site, run: str | None = None, limit: int | None = None) -> lis
 
 
 class JobsOfRun:
-    """A run's jobs, looked at again and again while it goes on; from any thread.
-
-    Keeps its connection, and reads from the ledger only what is new.
-    """
+    """A run's jobs, read from any thread; each `read` looks only at what is new in the ledger."""
 
     def __init__(self, site: Site, run: str) -> None:
         """Take note; nothing is opened yet."""
@@ -186,10 +180,7 @@ class JobsOfRun:
             return self._jobs
 
     def standstills(self, qpus: Collection[str]) -> list[str]:
-        """Return why nothing starts on these QPUs now, a line for each of which that is so.
-
-        Nothing is said of what cannot be looked up now.
-        """
+        """Return why these QPUs start nothing now, as far as that can be looked up."""
         try:
             if self._site.broker.url is None:
                 return self._closures(qpus)

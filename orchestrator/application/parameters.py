@@ -47,11 +47,9 @@ def assignments(given: Sequence[str]) -> dict[str, str]:
 
 
 def bound_parameters(function: Any, texts: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values the function asks for; what is not given keeps its default.
+    """Return the values the function asks for from texts, or raise `ParameterError`.
 
-    Each text is tried as a TOML or JSON literal, then as plain text, then, for a list, as
-    items between commas; the first that fits the annotation counts.
-    Raises `ParameterError`.
+    Tried in turn until one fits the annotation: TOML or JSON, plain text, items between commas.
     """
     missing = _missing(function, texts)
     if missing:
@@ -63,10 +61,7 @@ def bound_parameters(function: Any, texts: Mapping[str, str]) -> dict[str, Any]:
 
 
 def checked_parameters(function: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values; their types are checked when the flow is called.
-
-    Raises `ParameterError` for one that is unknown or missing.
-    """
+    """Check the names of parameters, not their types, or raise `ParameterError`."""
     missing = _missing(function, values)
     if missing:
         raise ParameterError(f"the flow needs a value for: {', '.join(missing)}")

@@ -54,13 +54,9 @@ class ServerError(RuntimeError):
     """The temporary server did not start."""
 
 
+# Prefect would start one itself, only after its import, and print errors on the terminal.
 class TemporaryServer:
-    """A Prefect server that ends with this process, however that ends; its log is not shown.
-
-    Prefect would start one itself, but only after it was imported, with its errors on the user's
-    terminal. password: which every client must send. It listens on a socket made here, so its
-    address is known, and free, from the start.
-    """
+    """A Prefect server that ends with this process, however that ends."""
 
     def __init__(self, extra_environment: Mapping[str, str]) -> None:
         """Prepare a server; `start` starts it."""
@@ -71,10 +67,7 @@ class TemporaryServer:
         self.password = secrets.token_urlsafe(32)
 
     def start(self) -> None:
-        """Start the process and return at once; `api_url` is set from here on.
-
-        Raises `ServerError` if this machine has no loopback interface.
-        """
+        """Start the process without waiting for it. Raises `ServerError` without loopback."""
         try:
             listening = socket.create_server((HOST, 0))
             socket.create_connection(listening.getsockname(), timeout=_START_S).close()
@@ -153,11 +146,8 @@ def prepare() -> None:
 
 
 def launch_server() -> TemporaryServer | None:
-    """Start a Prefect server where none is configured, or return the one of this process.
-
-    Imports no Prefect: where only Prefect can tell, because the user has settings in files, return
-    None and ask `server_if_needed` later.
-    """
+    """Start this process's server, unless one is or may be configured."""
+    # Where only Prefect can tell, from the user's files, `server_if_needed` decides later.
     prepare()
     if "prefect" in sys.modules:
         return server_if_needed()
@@ -176,10 +166,7 @@ def server_if_needed() -> TemporaryServer | None:
 
 @contextmanager
 def logs_to_file(path: Path, *, for_good: bool = False) -> Iterator[None]:
-    """Send what Prefect, Dask and warnings log to a file instead of the terminal.
-
-    What the user's own code has set up for its logs stays. for_good: also after the block.
-    """
+    """Send what Prefect, Dask and warnings log to a file. for_good: also after the block."""
     sink = logging.FileHandler(path, encoding="utf-8")
     sink.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s"))
     named = [logging.getLogger(name) for name in logging.root.manager.loggerDict]

@@ -83,10 +83,7 @@ def dry_site(site: Site, scratch: Path) -> Site:
 
 
 def dry_qpu(settings: QpuSettings) -> QpuSettings:
-    """Return the simulator that stands in for a QPU: its profile if it has one, no clock.
-
-    Windows, rates and leases go: they only make work wait, which a dry run need not. Slices stay.
-    """
+    """Return a QPU's simulator without what makes work wait: clock, windows, rates, leases."""
     backend, options = stand_in(settings.backend, settings.options)
     schedule = settings.schedule.model_copy(
         update={"window": [], "calendar": None, "rate": None, "lease": None}
@@ -95,10 +92,7 @@ def dry_qpu(settings: QpuSettings) -> QpuSettings:
 
 
 def load_ahead(site: Path | None, settings: Sequence[str], qpu: str | None) -> None:
-    """Begin to load what the backend of a QPU needs in processes of its own.
-
-    With a broker service, the QPUs are loaded there. Raises ``ConfigError``.
-    """
+    """Begin to load the processes of a QPU's backend, unless a broker service has them."""
     from backends import registry
 
     found = load_site(site, settings)

@@ -56,28 +56,20 @@ __all__ = ["RunRequest", "execute", "run_flow", "undisturbed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What to run, and where.
+    """What to run, and where."""
 
-    flow: a Prefect flow, or a target as on the command line. parameters: by name; as_text: their
-    values are texts to be read as the flow's annotations ask. settings: changes to the site, as
-    ``KEY=VALUE``. use_agent: use the services of an agent that is running for the same site.
-    verbose: leave Prefect's log where it goes instead of filing it.
-    scratch: set for a dry run, which stays inside this folder: simulators stand in for the QPUs,
-    and an interrupt removes the folder.
-    """
-
-    flow: Flow[..., Any] | str
+    flow: Flow[..., Any] | str  # a Prefect flow, or a target as on the command line
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    as_text: bool = False
+    as_text: bool = False  # parameters are texts, read as the flow's annotations ask
     qpu: str | None = None
     site: Path | str | None = None
-    settings: Sequence[str] = ()
+    settings: Sequence[str] = ()  # changes to the site, as KEY=VALUE
     out: Path | str | None = None
     run_id: str | None = None
     budgets: Mapping[str, float | None] = field(default_factory=dict)
-    verbose: bool = False
-    use_agent: bool = True
-    scratch: Path | None = None
+    verbose: bool = False  # do not send Prefect's log to a file
+    use_agent: bool = True  # of the same site, if one is running
+    scratch: Path | None = None  # folder of a dry run, on simulators; an interrupt removes it
 
 
 def run_flow(
@@ -160,10 +152,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def execute(request: RunRequest, watcher: Watcher) -> RunResult:
-    """Run a flow from its check to its report.
-
-    Raises ``ValueError`` subclasses before anything has started; a later failure is in the result.
-    """
+    """Run a flow; raise ``ValueError`` subclasses before its start, return later failures."""
     with one_run():
         return _execute(request, watcher)
 
@@ -245,11 +234,8 @@ def _checked(request: RunRequest) -> RunPlan:
 
 
 def _offered_by_agent(plan: RunPlan, request: RunRequest) -> Mapping[str, str] | None:
-    """Return the variables of a running agent's Prefect server, broker and Dask, if it has any.
-
-    What the user has chosen stays, and so does the broker of an earlier attempt: its ledger knows
-    the run's jobs.
-    """
+    """Return the variables of a running agent's services that the user has not chosen."""
+    # The broker of an earlier attempt stays: its ledger has the run's jobs.
     if plan.scratch is not None or not request.use_agent or services_are_chosen():
         return None
     if not os.access(plan.site.state_dir / "agent", os.F_OK):  # False for a name too long
@@ -282,10 +268,7 @@ def _broker_name(url: str | None) -> str:
 
 
 def _check_pins(site: Site, flow: Flow[..., Any]) -> None:
-    """Check that the site has what the stages beside the flow are pinned to, and can give it.
-
-    Raises ``ConfigError``, ``DemandNotMet``, and what kinds of compute raise for their options.
-    """
+    """Check the stages' pins against the site; raise ``ConfigError`` or ``DemandNotMet``."""
     for name, needs in stages_beside(flow).items():
         try:
             _ = site.qpu(needs.where) if needs.kind == "quantum" else site.compute(needs.where)

@@ -74,13 +74,10 @@ def _raise_again(_interrupt: KeyboardInterrupt, close: Callable[[], None]) -> No
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleHooks:
-    """What the process does meanwhile. note: takes why nothing starts on the QPU now.
+    """What the process does meanwhile."""
 
-    interrupted: answers an interrupt, which is raised again when it returns; its second argument
-    cancels the job.
-    """
-
-    note: Callable[[str], None] = _ignore
+    note: Callable[[str], None] = _ignore  # takes why nothing starts on the QPU now
+    # It may call its second argument, which cancels the job; the interrupt is raised again.
     interrupted: Callable[[KeyboardInterrupt, Callable[[], None]], None] = _raise_again
 
 
@@ -197,10 +194,7 @@ def _registers(circuit: QuantumCircuit) -> list[ClassicalRegister]:
 
 
 def _counts(circuit: QuantumCircuit, result: Any) -> dict[str, int]:
-    """Join the registers' bits shot by shot, the last register first, with spaces between.
-
-    Takes time by the shot only where NumPy does; what is written is written by the outcome.
-    """
+    """Join the registers' bits shot by shot, the last register first, with spaces between."""
     import numpy as np
 
     registers = _registers(circuit)

@@ -52,10 +52,7 @@ class FlowTarget:
 
 
 def target_of(flow: Flow[..., Any] | str) -> FlowTarget:
-    """Return where a flow is: the flow itself, or one that `find_target` finds by its text.
-
-    Raises `TargetError`.
-    """
+    """Return where a flow is, which may be given by its text, or raise `TargetError`."""
     if isinstance(flow, str):
         return find_target(flow)
     from prefect import Flow
@@ -72,11 +69,9 @@ def target_of(flow: Flow[..., Any] | str) -> FlowTarget:
 
 
 def find_target(text: str) -> FlowTarget:
-    """Tell where the flow is, without importing anything.
+    """Find a flow by ``FILE.py[:FLOW]`` or a ready flow's name, without importing it.
 
-    ``path/to/file.py:flow`` and ``path/to/file.py`` are files; any other text is the name of a
-    ready flow. Raises `TargetError`, also for a file with a syntax error and for one that does
-    not define the flow.
+    Raises `TargetError`, also for a syntax error and for a file that does not define the flow.
     """
     path, colon, attribute = text.rpartition(":")
     if not colon or not path.endswith(".py"):
@@ -161,10 +156,7 @@ def _no_such_flow(file: str, attribute: str, flows: Sequence[str]) -> str:
 
 
 def _bound_names(tree: ast.Module) -> set[str]:
-    """Return every name that a file may bind at its top level, ``*`` for what it imports so.
-
-    A file that fills its namespace in another way (``globals``, ``exec``) counts as ``*``.
-    """
+    """Return the names a file may bind at its top level; ``*`` if they cannot all be known."""
     names: set[str] = set()
     for node in ast.walk(tree):
         match node:

@@ -36,15 +36,12 @@ class ExpectedWait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Queue:
-    """What the broker tells of a QPU. seconds: of the jobs' work on it, None if not known.
-
-    stopped: the QPU's state where it takes nothing up for now.
-    """
+    """A QPU's queue, as the broker reports it."""
 
     jobs: int = 0
-    seconds: float | None = None
+    seconds: float | None = None  # of the jobs' work on it, None if not known
     closures: tuple[Window, ...] = ()
-    stopped: str | None = None
+    stopped: str | None = None  # the QPU's state where it starts nothing for now
 
 
 def expected_wait(
@@ -55,10 +52,9 @@ def expected_wait(
     *,
     now: datetime,
 ) -> ExpectedWait:
-    """Return what keeps a run's first task; the site file and the broker's calendar both count.
+    """Return what keeps a run's first task, which needs ``longest_s`` QPU-seconds free.
 
-    longest_s: QPU-seconds that must be free. Raises ``BrokerUnreachable``, ``BrokerRefused`` where
-    the site names a broker service, and ``ConfigError`` for a calendar that cannot be read.
+    Raises ``BrokerUnreachable``, ``BrokerRefused``, and ``ConfigError`` for an unreadable calendar.
     """
     from orchestrator.broker.core.rules import Calendar
     from orchestrator.broker.runtime.site_rules import calendar_of
@@ -85,10 +81,7 @@ def expected_wait(
 
 
 def _queue(site: Site, url: str, qpu: str, timing: TimingModel | None) -> _Queue:
-    """Return the jobs that have not ended on a QPU, their QPU-seconds as far as one can tell.
-
-    Jobs that this user may not look at count as long as the others; not known if none may be seen.
-    """
+    """Return a QPU's queue; jobs hidden from this user count as long as the others."""
     with closing(service_at(site, url)) as service:
         found = [one for one in service.qpus() if one.name == qpu]
         seen = service.queue(qpu)

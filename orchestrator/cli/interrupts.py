@@ -33,10 +33,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP raise `Terminated` in the main thread, as SIGINT KeyboardInterrupt.
-
-    A signal that is ignored, as `nohup` has it, stays so.
-    """
+    """Make SIGTERM and SIGHUP, unless ignored (`nohup`), raise `Terminated` in the block."""
 
     def terminate(number: int, _frame: Any) -> None:
         raise Terminated(number)
@@ -81,10 +78,7 @@ def end_after(
     close: Callable[[], None],
     record: Callable[[], None] | None = None,
 ) -> None:
-    """Report an interrupt, close what is open, and end this process and its children.
-
-    close: has ten seconds. record: called afterwards. Another Ctrl-C skips both.
-    """
+    """Report an interrupt, close (at most 10 s), record, and end; another Ctrl-C ends at once."""
     for once in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(once, signal.SIG_IGN)
     code = report_interrupt(interrupt, words)

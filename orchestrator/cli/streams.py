@@ -34,11 +34,7 @@ def prepare_streams() -> None:
 
 
 def flush_output() -> OSError | None:
-    """Write out what stdout and stderr still hold; return why it cannot be written.
-
-    Python itself would write them after the last line of ours, and complain of a reader that has
-    gone.
-    """
+    """Flush stdout and stderr; return why they cannot be written, as Python would print it."""
     fault = None
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -10,12 +10,9 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Start a cluster as the JSON in argv[1] says, print how to reach it, run until stdin closes.
-
-    In a process of its own because the workers are spawned, which would import the user's
-    script again, and because no worker may outlive a flow that is killed. The credentials
-    go through the pipe to the parent and are in no file.
-    """
+    """Start a cluster as the JSON in argv[1] says, print its address, run until stdin closes."""
+    # A process of its own, since spawned workers would import the user's script again, and since no
+    # worker may outlive a killed flow. The credentials go through the pipe and are in no file.
     os.umask(0o077)  # what it writes is its owner's alone
     spec = json.loads(sys.argv[1])
     from orchestrator.compute.nodes import DaskCredentials, open_cluster

@@ -46,19 +46,13 @@ class FanOutError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """How units are spread over workers.
+    """How units are spread over workers."""
 
-    context: the stage they belong to. retries: of each unit. turn_of: number of earlier units with
-    this content in this execution of the stage; the n-th one is the same unit when the stage runs
-    again. progress: called with the number of finished units and of all. again: waits for a
-    restarted cluster and returns a client of it; None where a lost cluster is an error.
-    """
-
-    context: StageContext
-    turn_of: Callable[[str], int]
+    context: StageContext  # the stage they belong to
+    turn_of: Callable[[str], int]  # how many earlier units of the stage have this content
     retries: int = 0
-    progress: Progress | None = None
-    again: Callable[[], Any] | None = None
+    progress: Progress | None = None  # takes the numbers of finished and of all units
+    again: Callable[[], Any] | None = None  # waits for a restarted cluster, or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +82,9 @@ class _Unit:
 def fan_out_on(
     client: Any, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
 ) -> list[T]:
-    """Apply a function to every item on a Dask client's workers; results keep the order.
+    """Return the function's value for each item, computed by a Dask client's workers, in order.
 
-    Inside a stage of a resumable run each finished unit is written to the run's folder, and
-    a restarted run computes only the rest. Raises `FanOutError` once all units were tried.
+    A resumed run computes only unfinished units. Raises `FanOutError` once all units were tried.
     """
     units = list(items)
     digest = value_digest(function)
@@ -209,10 +202,7 @@ def _is_of_a_killed_worker(future: Any, outcome: Any) -> bool:
 
 
 class _UnitStore:
-    """Finished units in an append-only file; a torn last record is ignored.
-
-    Fan-outs of one function in one stage share a file, also at the same time.
-    """
+    """Finished units in an append-only file, which equal fan-outs share; ignores a torn record."""
 
     _lock = threading.Lock()
 

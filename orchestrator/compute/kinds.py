@@ -18,11 +18,8 @@ _OWN: Mapping[str, ComputeKind] = {"local": LocalDask, "shared": SharedDask}
 
 
 def settings_in_force(site: Site, name: str | None = None) -> ComputeSettings:
-    """Return the settings of a compute, the default one for None.
-
-    A running cluster that the environment names takes the place of local workers by default.
-    Raises `ConfigError` for a compute that the site lacks.
-    """
+    """Return a compute's settings, or raise `ConfigError`; None for the default one."""
+    # A running cluster that the environment names takes the place of local workers.
     settings = site.compute(name)
     if settings.name != site.default_compute or settings.kind != "local":
         return settings

@@ -82,10 +82,7 @@ class LocalDask:
             self._spawn()
 
     def client(self) -> Client:
-        """Return the client, after waiting for the workers' scheduler if need be.
-
-        Raises `ComputeError` if it does not come up.
-        """
+        """Block until the scheduler is up and return a client, or raise `ComputeError`."""
         with self._lock:
             if self._client is None:
                 self._client = self._connect()
@@ -94,10 +91,7 @@ class LocalDask:
     def run(
         self, remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> RemoteResult:
-        """Run a function on a worker and wait for its end; its exceptions are raised here.
-
-        A worker that dies is replaced and the function run again, a few times.
-        """
+        """Run a function on a worker, again a few times if the worker dies; raise its exception."""
         from distributed import KilledWorker
 
         client = self.client()

@@ -42,12 +42,8 @@ def own_paths() -> tuple[str, ...]:
 
 
 def activate_paths(paths: Sequence[str]) -> bool:
-    """Import from these folders from now on; return whether modules were unloaded for it.
-
-    Unloads the modules of the folders before, and those whose files have changed since
-    `note_file_times`. Objects of unloaded modules stay as they are. A worker calls it before it
-    unpickles a function.
-    """
+    """Import modules from these folders; return whether modules were unloaded for it."""
+    # A worker calls it before it unpickles. Objects of unloaded modules stay as they are.
     wanted = tuple(paths)
     with _active.lock:
         if wanted == _active.paths:

@@ -24,11 +24,7 @@ _ERROR = 40  # logging.ERROR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaskCredentials:
-    """A key and the certificate that it signed itself, both as PEM text.
-
-    Scheduler, nannies, workers and clients of one cluster share them, and accept only a peer that
-    has them: TLS with authentication of both sides.
-    """
+    """The key and self-signed certificate (PEM) that all parts of a cluster share for TLS."""
 
     certificate: str
     key: str
@@ -76,11 +72,7 @@ class _Worker(Worker):
 def open_cluster(
     workers: int, memory_limit: str | None, security: Security, port: int = 0
 ) -> Iterator[SpecCluster]:
-    """Run a scheduler, and worker processes of one thread each, for the block.
-
-    memory_limit: of each worker, None for its share of the machine. port: the scheduler's, 0 for
-    any free one. Workers spill to a folder that this user alone can enter.
-    """
+    """Run a scheduler, and workers of one thread each, which spill to a private folder."""
     # Dask drops a worker that is not replaced in this time. On a busy machine 15 s are too few, and
     # without workers the flow would wait for ever.
     dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"})

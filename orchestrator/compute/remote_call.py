@@ -39,23 +39,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """The stage that a function runs in.
-
-    key: stable over reruns. keep_dir: folder for finished items of a fan-out, None if the run
-    cannot be resumed. site, qpu: for primitives called on a worker. demand: of the stage.
-    qpu_identity: of a quantum stage's QPU, which its key covers. paths: folders of the user's
-    own modules; only for workers that several flows share. limited: whether the run has a budget.
-    """
+    """The stage that a function runs in."""
 
     run: str
-    key: str
-    site: Any
+    key: str  # stable over reruns
+    site: Any  # for primitives called on a worker
     qpu: str | None
-    keep_dir: Path | None
+    keep_dir: Path | None  # for finished units, None if the run cannot be resumed
     demand: Demand = field(default_factory=Demand)
-    qpu_identity: str = ""
-    paths: tuple[str, ...] = ()
-    limited: bool = False
+    qpu_identity: str = ""  # of a quantum stage's QPU; part of its key
+    paths: tuple[str, ...] = ()  # of the user's modules, on workers that flows share
+    limited: bool = False  # whether the run has a budget
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
@@ -82,11 +76,8 @@ def stage_context() -> StageContext | None:
 
 
 def execution() -> Execution | None:
-    """Return the execution on a worker that this code is part of, None in the flow's process.
-
-    A thread that a function started has no context; it belongs to the execution that is running
-    here. Raises ``RuntimeError`` if there are several.
-    """
+    """Return the execution that this code is part of, None in the flow's process."""
+    # A thread that a function started has no context: it belongs to the only execution here.
     here = _execution.get()
     if here is not None or not _running:
         return here
@@ -110,11 +101,7 @@ def within(context: StageContext | None) -> Iterator[None]:
 
 
 def dump_by_value(function: Callable[..., Any]) -> bytes:
-    """Pickle a function with its module's own code, so that the worker imports neither.
-
-    A flow's module imports Prefect, and may not be importable on a worker at all. Installed
-    modules that the function uses still travel by name.
-    """
+    """Pickle a function with its module's code, which imports Prefect or is unknown there."""
     inner: Any = function
     while isinstance(inner, partial):
         inner = inner.func

@@ -40,19 +40,12 @@ _MOST_LOSSES = 10
 
 
 class SharedDask:
-    """A `Compute` on the running cluster that ``HPCQC_DASK_ADDRESS`` names.
-
-    The cluster may restart at any time: interrupted functions run again, and later ones wait
-    until it is back.
-    """
+    """A `Compute` on the cluster that ``HPCQC_DASK_ADDRESS`` names, which may restart."""
 
     def __init__(
         self, settings: ComputeSettings, on_connect: Callable[[Client], None] | None = None
     ) -> None:
-        """Read the environment; ``on_connect`` is called with each client, one per cluster start.
-
-        Raises `ConfigError` if the environment names no cluster.
-        """
+        """Read the environment, or raise `ConfigError`; report each new client."""
         cluster = shared_cluster()
         if cluster is None:
             raise ConfigError(
@@ -81,10 +74,7 @@ class SharedDask:
     def run(
         self, remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> RemoteResult:
-        """Run a function on a worker and wait for its end; its exceptions are raised here.
-
-        If its worker dies, or the whole cluster, the function runs again, a few times.
-        """
+        """Run a function on a worker, again a few times if that or the cluster is lost."""
         from distributed import KilledWorker
         from distributed.comm.core import CommClosedError
 

@@ -124,10 +124,7 @@ def prepare_prefect(defaults: Mapping[str, str]) -> None:
 
 
 def silence_telemetry() -> None:
-    """Let Prefect's servers report nothing home, unless the user has set otherwise.
-
-    Without a network they would log an error about it into every terminal and notebook.
-    """
+    """Unless the user set otherwise, stop Prefect's telemetry: it logs errors if offline."""
     prepare_prefect({"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"})
 
 
@@ -179,10 +176,9 @@ class SharedCluster:
 
 
 def shared_cluster(environ: Mapping[str, str] | None = None) -> SharedCluster | None:
-    """Return the cluster that ``HPCQC_DASK_ADDRESS`` names, None if it is unset or empty.
+    """Return the cluster of ``HPCQC_DASK_ADDRESS``, None if it is unset or empty.
 
-    Raises `ConfigError` for a cluster without authentication, unless ``HPCQC_DASK_CREDENTIALS``
-    accepts one, and for credentials that are not there or that other users may read.
+    Raises `ConfigError` for credentials that are missing or that other users may read.
     """
     address = variable("HPCQC_DASK_ADDRESS", environ)
     if address is None:

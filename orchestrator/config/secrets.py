@@ -25,10 +25,7 @@ class SecretRef:
     where: str
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> str:
-        """Read the secret now; a file's trailing newline is dropped.
-
-        Raises `ConfigError` when it is not there, naming the place and never the value.
-        """
+        """Read the secret without a final newline; `ConfigError` names its place, not its value."""
         if self.source == "env":
             value = process_environment(environ).get(self.where)
             if not value:
@@ -48,10 +45,7 @@ class SecretRef:
 
 
 def reference_or_value(value: Any, folder: Path) -> Any:
-    """Turn every ``{ env = "NAME" }`` and ``{ file = "PATH" }`` in a value into a `SecretRef`.
-
-    folder: what relative paths are relative to.
-    """
+    """Replace each ``{ env = "NAME" }`` and ``{ file = "PATH" }`` by a `SecretRef`."""
     if isinstance(value, Mapping):
         if len(value) == 1:
             ((key, where),) = value.items()
@@ -66,10 +60,7 @@ def reference_or_value(value: Any, folder: Path) -> Any:
 
 
 def resolve_secrets(options: Any, environ: Mapping[str, str] | None = None) -> Any:
-    """Return options with every `SecretRef` replaced by its secret.
-
-    Call it as late as possible and keep the answer out of logs. Raises `ConfigError`.
-    """
+    """Return options with their secrets, never to be logged. Raises `ConfigError`."""
     if isinstance(options, SecretRef):
         return options.resolve(environ)
     if isinstance(options, Mapping):

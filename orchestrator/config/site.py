@@ -419,10 +419,7 @@ class Site(SiteTable):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
 
     def qpu(self, name: str | None = None) -> QpuSettings:
-        """Return a QPU by name, the default one for None.
-
-        Raises `ConfigError` with the names there are.
-        """
+        """Return a QPU by name, None for the default; `ConfigError` lists the names."""
         wanted = self.default_qpu if name is None else name
         if wanted in self.qpus:
             return self.qpus[wanted]
@@ -432,10 +429,7 @@ class Site(SiteTable):
         )
 
     def compute(self, name: str | None = None) -> ComputeSettings:
-        """Return a compute by name, the default one for None.
-
-        Raises `ConfigError` with the names there are.
-        """
+        """Return a compute by name, None for the default; `ConfigError` lists the names."""
         wanted = self.default_compute if name is None else name
         if wanted in self.computes:
             return self.computes[wanted]

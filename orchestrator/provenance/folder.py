@@ -27,11 +27,7 @@ class FolderError(ValueError):
 
 
 class RunFolder:
-    """A run's files, for one process at a time.
-
-    ``run.json`` is replaced in one step, so a reader sees the old or the new one; ``stages.jsonl``
-    grows by a line per ended stage, so a killed run keeps its stages.
-    """
+    """A run's files, for one process at a time. A killed run keeps the stages it has ended."""
 
     def __init__(self, path: Path) -> None:
         """Name the folder; `open` makes it."""
@@ -55,10 +51,7 @@ class RunFolder:
         raise self._unwritable(fault)
 
     def open(self, run_id: str, target: str) -> RunRecord | None:
-        """Make or take the folder; return the record of this run's earlier attempt, if any.
-
-        Raises `FolderError` if it cannot be written, belongs to another run, or is in use.
-        """
+        """Make or take the folder, or raise `FolderError`; return the last attempt's record."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock_file = (self.path / ".lock").open("a")
@@ -93,11 +86,8 @@ class RunFolder:
         return record.site.broker_url if record.id == run_id else None
 
     def note_stage(self, span: StageSpan) -> None:
-        """Append a stage that has run to its end; others are left out. From any thread.
-
-        A cached stage is in the file already, from the attempt that ran it. A full disk does not
-        fail the stage: the record at the end is made from memory.
-        """
+        """Append a stage that ran to its end, so not a cached one, from any thread."""
+        # A full disk does not fail the stage: the record at the end is made from memory.
         if span.ended_at is None or span.state == "cached":
             return
         line = json.dumps(json_value(recorded_stage(span)))

@@ -37,15 +37,11 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeline:
-    """All rows: computes first, then quantum stages, then QPUs.
-
-    length_s: of the run, without the time between its attempts. seams_s: where later attempts
-    begin.
-    """
+    """All rows: computes first, then quantum stages, then QPUs."""
 
     lanes: tuple[Lane, ...]
-    length_s: float = 0.0
-    seams_s: tuple[float, ...] = ()
+    length_s: float = 0.0  # without the time between attempts
+    seams_s: tuple[float, ...] = ()  # where later attempts begin
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -54,11 +50,9 @@ class Timeline:
 
 
 def timeline_of(record: RunRecord) -> Timeline:
-    """Lay out a run. Work that never started has no bar.
+    """Lay out a run; overlapping work gets several rows, up to a limit.
 
-    A QPU's bars are as long as it worked on a task. Work without an end, in a run that was
-    killed, lasts until the record's last instant. Overlapping work gets several rows, up to a
-    limit that keeps the picture readable.
+    Work without an end, in a killed run, lasts until the record's last instant.
     """
     stages = [stage for stage in record.stages if stage.state != "cached"]
     # Jobs may share a task.

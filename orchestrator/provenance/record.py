@@ -31,10 +31,7 @@ _SECRET_WORDS = ("token", "secret", "password", "credential", "apikey", "api_key
 def run_record(
     head: RunRecord, stages: Iterable[RecordedStage], jobs: Iterable[JobView]
 ) -> RunRecord:
-    """Return a record with its stages and jobs, and what they took.
-
-    head: a record without them. stages: as `merged_stages` returns them.
-    """
+    """Return ``head`` with its stages, from `merged_stages`, its jobs, and what they took."""
     jobs = list(jobs)
     recorded = [recorded_job(job) for job in jobs]
     of_stages = _by_stage(recorded)
@@ -63,10 +60,7 @@ def recorded_stage(span: StageSpan) -> RecordedStage:
 def merged_stages(
     earlier: Iterable[RecordedStage], spans: Iterable[StageSpan]
 ) -> list[RecordedStage]:
-    """Join stages of earlier attempts with this one's, each once, in order of start.
-
-    A stage found finished now shows as what it was when it ran, if that is known.
-    """
+    """Join the stages of all attempts by start; a cached stage shows as it once ran."""
     known = {(stage.key, stage.started_at): stage for stage in earlier}
     finished = {stage.key for stage in known.values() if stage.state == "completed"}
     for span in spans:
@@ -162,10 +156,7 @@ def _by_stage(jobs: Iterable[RecordedJob]) -> dict[str, list[RecordedJob]]:
 
 
 def _with_waits(stage: RecordedStage, own: Sequence[RecordedJob]) -> RecordedStage:
-    """Add how long a stage worked, and how long it waited for a worker and for its QPU tasks.
-
-    own: its jobs.
-    """
+    """Add how long a stage worked, and waited for a worker and for the tasks of its jobs."""
     start, end = stage.started_at, stage.ended_at
     if end is None:
         return stage
@@ -198,10 +189,7 @@ def _recorded_task(task: QpuTaskView) -> RecordedTask:
 
 
 def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
-    """Return how long the QPU, or its simulation, was at work on a task that it had for ``took_s``.
-
-    The rest passed in a queue of its own.
-    """
+    """Return how long a task kept the QPU busy, without its time in the QPU's own queue."""
     if took_s is None or task.state is not QpuTaskState.COMPLETED:
         return took_s
     return min(took_s, max(task.usage.qpu_seconds, task.metadata.get("simulation_s") or 0.0))

@@ -30,10 +30,7 @@ class Report:
 
 
 def draw_report(record: RunRecord, result: Any, notes: Iterable[str] = ()) -> Report:
-    """Draw the pictures of a run and make its page.
-
-    result: what the flow returned, in JSON types. notes: on the result, shown beside it.
-    """
+    """Draw the pictures of a run and make its page. notes: shown beside the result."""
     outcome = record.outcome or outcome_of(result)
     timeline = timeline_of(record)
     notes = [*notes, *outcome.notes]
@@ -71,10 +68,7 @@ def _image(svg: str) -> str:
 def report_html(
     record: RunRecord, outcome: Outcome, pictures: Mapping[str, str], rest: Any = None
 ) -> str:
-    """Return the page.
-
-    pictures: HTML of ``plot`` and ``gantt``, if drawn. rest: of the result, beside the outcome.
-    """
+    """Return the page. pictures: HTML of ``plot`` and ``gantt``. rest: of the result."""
     return rendered(
         "run.html",
         record=record,
@@ -90,10 +84,7 @@ def report_html(
 
 
 def stage_rows(record: RunRecord) -> list[list[Any]]:
-    """Return per stage name: name, kind, runs, completed, cached, failed, seconds, places.
-
-    The seconds are two columns: at work, and waiting for a worker or a QPU.
-    """
+    """Return the stage table: name, kind, counts, seconds at work and waiting, places."""
     groups: dict[tuple[str, str], list[RecordedStage]] = {}
     for stage in record.stages:
         groups.setdefault((stage_name(stage.name), stage.kind), []).append(stage)

@@ -33,10 +33,7 @@ def insert_moves(circuit: QuantumCircuit, resonator: int) -> QuantumCircuit:
 
 
 class _Router:
-    """One pass: which instructions are ready, who is in the resonator, what is written.
-
-    An instruction is ready when all it must follow is written. CZs follow none another.
-    """
+    """One pass; an instruction is ready when all it must follow is written."""
 
     def __init__(self, circuit: QuantumCircuit, star: QuantumCircuit) -> None:
         self._star = star

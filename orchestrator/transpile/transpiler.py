@@ -68,11 +68,7 @@ def _knows_all(circuit: QuantumCircuit, known: frozenset[str]) -> bool:
 
 
 def unroll(circuit: QuantumCircuit, known: frozenset[str]) -> QuantumCircuit:
-    """Return an equal circuit of known instructions; one that needs nothing is returned itself.
-
-    Wires, registers and parameters stay. Raises `PayloadRejected` for an instruction that has
-    no definition.
-    """
+    """Return an equal circuit of known instructions, or raise `PayloadRejected`."""
     if _knows_all(circuit, known):
         return circuit
     try:
@@ -105,10 +101,7 @@ _Steps = list[tuple[str, tuple[int, ...]]]
 
 
 def conforms(circuit: QuantumCircuit, target: Target) -> bool:
-    """Whether every gate is native, on usable and coupled qubits; on a star, MOVEs pair up.
-
-    Its wires then count as the device's own. Control flow never conforms: compiling decides.
-    """
+    """Whether all gates are native, on usable and coupled qubits, without control flow."""
     known = {"barrier", "delay", "measure", *(target.native_gates or ())}
     if target.mid_circuit_measurement:
         known.add("reset")
@@ -162,16 +155,11 @@ _CACHED_TARGETS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transpiled:
-    """A circuit a target takes, and where the qubits of the original are in it.
-
-    layout: wire of each original qubit at the end, after routing; None where wires are as
-    they were. columns: of the original's parameter values, those that are left, in order;
-    parameters that cannot matter may be gone.
-    """
+    """A circuit a target takes, and where the qubits of the original are in it."""
 
     circuit: FrozenCircuit
-    layout: tuple[int, ...] | None
-    columns: tuple[int, ...]
+    layout: tuple[int, ...] | None  # last wire of each original qubit; None: unchanged
+    columns: tuple[int, ...]  # of the original's parameter values, those still used
 
     @classmethod
     def of(
@@ -186,13 +174,9 @@ class Transpiled:
         return cls(circuit=FrozenCircuit.of(made), layout=layout, columns=columns)
 
 
+# A circuit is compiled again if gates, coupling, usable qubits or calibration differ.
 class Transpiler:
-    """Makes circuits fit targets, from any thread, each pair of circuit and target once.
-
-    A circuit is compiled again for a target whose gates, coupling, usable qubits or calibration
-    differ. Every process makes circuits of equal digests. Beyond ``capacity`` circuits, the least
-    recently used one is dropped.
-    """
+    """Makes circuits fit targets, from any thread, each pair of circuit and target once."""
 
     def __init__(self, *, capacity: int = _CACHED_CIRCUITS) -> None:
         self._circuits: _Once[tuple[str, tuple[object, ...]], Transpiled] = _Once(capacity)

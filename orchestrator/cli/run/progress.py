@@ -86,10 +86,7 @@ def job_lines(jobs: Iterable[JobView]) -> list[JobLine]:
 
 
 class Progress:
-    """Shows how far a run is: a live table on a terminal, now and then a line elsewhere.
-
-    Call `tick` often from one thread; it does as much as is due.
-    """
+    """Shows how far a run is: a live table on a terminal, now and then a line elsewhere."""
 
     def __init__(
         self,
@@ -98,10 +95,7 @@ class Progress:
         standstills: Callable[[Collection[str]], list[str]],
         stream: IO[str],
     ) -> None:
-        """Show on ``stream`` what ``spans``, and about once a second ``jobs``, return.
-
-        standstills: says why nothing starts on QPUs; asked now and then of those that are waited for.
-        """
+        """Show what these functions return on ``stream``; `tick` calls them when they are due."""
         self._spans, self._jobs, self._stream = spans, jobs, stream
         self._standstills = standstills
         self._live: Any = None

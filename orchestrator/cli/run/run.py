@@ -94,10 +94,7 @@ def run(
 
 @contextmanager
 def output_aside(*, wanted: bool) -> Iterator[None]:
-    """Send what the flow prints to stderr, so that stdout holds the JSON document alone.
-
-    Either way the flow continues if nobody reads its output: `hpcqc run … | head`.
-    """
+    """Send what the flow prints to stderr if ``wanted``; ignore a closed stdout either way."""
     from orchestrator.cli.streams import LastingStream
 
     with redirect_stdout(LastingStream(sys.stderr if wanted else sys.stdout)):
