@@ -24,11 +24,9 @@ _QISKIT = slice(7, 10)
 def canonical(circuit: QuantumCircuit) -> QuantumCircuit:
     """Return an equal circuit without all that does not decide its results.
 
-    Gates that users composed are written out, see `inline_definitions`. Parameters are called by
-    their column, whatever they were called and whenever they were made (Qiskit gives each a random
-    id). Names, metadata, layout and registers of qubits are gone; classical registers, which name
-    the results, stay, and a bit outside them gets one of its own. Raises `PayloadRejected` for
-    what cannot run anywhere.
+    Composed gates are written out (`inline_definitions`), parameters are named by their column,
+    since Qiskit gives each a random id, and names, metadata, layout and quantum registers go. A
+    bit outside a classical register gets one. Raises `PayloadRejected` for what cannot run.
     """
     check_instructions(circuit)
     whole = with_registers(delays_as_numbers(inline_definitions(circuit)))
@@ -38,11 +36,7 @@ def canonical(circuit: QuantumCircuit) -> QuantumCircuit:
 
 
 def with_registers(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Return a circuit each of whose classical bits is in a register, so that results show it.
-
-    A loose bit gets a register of its own, called ``c`` and the bit's number. A circuit without
-    any is returned itself.
-    """
+    """Return a circuit with each loose bit in a register named ``c`` and the bit's number."""
     loose = [bit for bit in circuit.clbits if not circuit.find_bit(bit).registers]
     if not loose:
         return circuit

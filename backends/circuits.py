@@ -111,11 +111,9 @@ _layers: dict[str, int] = {}  # by digest of the circuit
 
 @dataclass(frozen=True, eq=False)
 class FrozenCircuit:
-    """A circuit in canonical form; no other code refers to it, so its digest stays valid.
+    """A circuit in canonical form that nothing else references, so its digest stays valid.
 
-    Two circuits have equal digests only if their QPY bytes are equal, and these are what is
-    executed. Equal circuits have equal bytes, whatever they and their parameters are called and
-    whenever they were made (see `canonical`).
+    Equal circuits have equal QPY bytes and digests, whatever their names (see `canonical`).
     """
 
     circuit: QuantumCircuit

@@ -53,10 +53,7 @@ def delay_seconds(delay: Delay) -> float:
 
 
 def check_delays(circuit: QuantumCircuit, target: Target) -> None:
-    """Raise `PayloadRejected` for a delay in samples on a device that states no sample length.
-
-    An ideal simulator, which has no native gates that take time, takes any delay.
-    """
+    """Raise `PayloadRejected` for a delay in samples on a device that states no sample length."""
     device = target.native
     if not isinstance(device, QiskitTarget) or device.dt is not None:
         return
@@ -73,11 +70,7 @@ def check_delays(circuit: QuantumCircuit, target: Target) -> None:
 
 
 def delays_as_expressions(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Return a circuit whose delays in seconds, and parts of them, are constant expressions.
-
-    QPY (17 and 18) writes ``delay(100, "ns")`` as a delay of 100 samples; it keeps the unit of an
-    expression.
-    """
+    """Make delays constant expressions: QPY 17 and 18 write ``delay(100, "ns")`` as 100 samples."""
     return _changed(circuit, _expressed)
 
 
@@ -117,9 +110,8 @@ def _numbered(delay: Delay) -> Delay:
 def with_idle_times(circuit: QuantumCircuit, durations_s: Mapping[str, float]) -> QuantumCircuit:
     """Return the circuit with a delay wherever a qubit waits between two of its instructions.
 
-    durations_s: by name of the instruction; 0 for others. Everything starts as late as it can,
-    so a qubit's first instruction is not waited for and all qubits end together. A block of
-    control flow takes no time itself; within it qubits wait for one another.
+    durations_s: by instruction name, 0 for others. Instructions start as late as they can, a
+    block takes no time itself, and within it qubits wait for one another.
     """
     left_s: dict[Qubit | Clbit, float] = {}
     waits: list[list[tuple[Qubit, float]]] = []

@@ -28,11 +28,10 @@ class Coherence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relaxation:
-    """Relaxation of a qubit as independent steps: a draw of at most one operation, then damping.
+    """Relaxation of a qubit: a draw of at most one of Z and reset, then amplitude damping.
 
-    phase_flip, reset: probabilities of Z and of a reset to 0; neither depends on the state, so a
-    simulator draws them before it runs a shot. damping: of an amplitude damping channel that
-    follows, which a simulator must weigh with the state; 0 where T2 ≤ T1.
+    The draw does not depend on the state, so a simulator makes it before a shot. damping: 0 for
+    T2 ≤ T1; a simulator must weigh it with the state.
     """
 
     phase_flip: float
@@ -61,10 +60,9 @@ def depolarising_parameter(
 ) -> float:
     """Return p such that depolarising with p after relaxation has this average gate error.
 
-    The depolarising channel is X → (1 - p)·X + p·1/d, d = 2^qubits, as Aer defines it.
-    coherences: one per qubit, None for a qubit that does not relax. Raises ValueError if
-    relaxation alone errs more, if no channel of this kind errs that much, or if a qubit with
-    T2 > T1 loses more than half of its population.
+    The channel is X → (1 - p)·X + p·1/d, d = 2^qubits, as in Aer. Raises ValueError if relaxation
+    alone errs more, no channel errs that much, or a qubit with T2 > T1 loses over half its
+    population.
     """
     known = [one for one in coherences if one is not None]
     qubits = len(coherences)

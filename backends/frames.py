@@ -23,10 +23,7 @@ class FrameError(ValueError):
 
 
 def pack(header: Any, frames: Sequence[bytes] = ()) -> bytes:
-    """Join a JSON-compatible header and binary frames into one byte string.
-
-    Equal inputs give equal bytes: keys are sorted and no time or id is added.
-    """
+    """Join a JSON-compatible header and binary frames; equal inputs give equal bytes."""
     head = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     parts = [_MAGIC, _COUNT.pack(len(frames) + 1)]
     for frame in (head, *frames):

@@ -105,11 +105,10 @@ _AER_NAMES = frozenset({"jump", "mark", "snapshot", "aer_store"})
 
 
 class MoveGate(Gate):  # type: ignore[misc]  # Qiskit has no types
-    """Carries a qubit's state into the empty resonator of a star, or back: (qubit, resonator).
+    """Moves a state into the empty resonator of a star, or back: (qubit, resonator).
 
-    A real MOVE is defined only while one of the two is empty; there it is the swap that this
-    gate is defined as, and it is its own inverse. Read from QPY it comes back as a plain
-    ``Gate`` of this name and definition, so look at names, not types.
+    MOVE is defined only while one of the two is empty, where it equals a swap. QPY returns it as
+    a plain ``Gate``, so compare names, not types.
     """
 
     def __init__(self, label: str | None = None) -> None:
@@ -134,11 +133,7 @@ def native_operation(name: str) -> Instruction:
 
 
 def without_moves(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Return the circuit with each MOVE written as a swap, which every simulator knows.
-
-    No star has a native swap, so a noise model may give the errors of MOVE to ``swap``.
-    Control flow is left as it is: circuits for a star contain none.
-    """
+    """Return the circuit with each MOVE as a swap, which no star has natively."""
     if not any(step.operation.name == MOVE for step in circuit.data):
         return circuit
     swap = SwapGate()
@@ -170,13 +165,11 @@ def is_own(operation: Operation) -> bool:
 
 
 def inline_definitions(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Replace composed operations by what they are made of: users' gates, boxes, Qiskit's library.
+    """Replace composed operations by their definitions: users' gates, boxes, Qiskit's library.
 
-    Qiskit and Aer go by names: a user's gate called "r" would be taken for the native one. Those
-    inside other users' gates and inside control flow are replaced too; a circuit without any is
-    returned itself. Modifiers of annotated operations are applied. Raises `PayloadRejected` for
-    a gate with the name of a known one and no definition, for modifiers that cannot be applied,
-    and for definitions that are too deep in each other.
+    Qiskit and Aer go by names: a user's gate called "r" would be taken for the native one.
+    Raises `PayloadRejected` for a known name without definition, for modifiers that cannot be
+    applied, and for too deep nesting.
     """
     try:
         return _inlined(circuit)
@@ -290,10 +283,8 @@ def _is_swap(operation: Operation) -> bool:
 def check_instructions(circuit: QuantumCircuit) -> None:
     """Raise `PayloadRejected`, with the remedy, for what cannot run on any backend.
 
-    That is: variables and stretches of Qiskit's classical expressions, instructions that only
-    AerSimulator executes, boxes with a duration or annotations, delays whose length
-    is not a number, and conditions that Aer does not evaluate. Looks inside control
-    flow and users' gates.
+    That is: classical variables, instructions for Aer's simulator object, boxes with a duration or
+    annotations, delays that are not numbers, and conditions that Aer does not evaluate.
     """
     names = [v.name for v in (*circuit.iter_vars(), *circuit.iter_stretches())]
     if names:

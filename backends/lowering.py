@@ -71,10 +71,7 @@ def usable_qubits(target: Target) -> tuple[int, ...]:
 
 
 class NativeCompiler:
-    """Compiles for one target; thread-safe, one circuit at a time, equal in every process.
-
-    The resonator of a star is not seen: its qubits count as coupled all to all by ``cz``.
-    """
+    """Compiles for one target, thread-safe; a star's qubits count as coupled all to all by CZ."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -86,9 +83,7 @@ class NativeCompiler:
     def compile(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...]]:
         """Return the native circuit, as wide as the device, and where each qubit ends.
 
-        The second value is a physical qubit per qubit of ``circuit``, after any routing.
-        Registers of classical bits and the bits measured into stay as they are. Raises
-        `PayloadRejected` if the circuit is too wide or holds what no native gate can do.
+        Classical bits stay as they are. Raises `PayloadRejected` if it cannot be compiled.
         """
         check_delays(circuit, self._target)
         usable = usable_qubits(self._target)

@@ -44,8 +44,7 @@ _DEPOLARISED: _Mixture = dict.fromkeys("IXYZ", 0.25)
 class DeviceNoise:
     """Noise in two parts, so that Aer draws what does not depend on the state.
 
-    model: errors that are mixtures of Paulis and resets. dampings: by gate name, the amplitude
-    damping that follows on each of its operands, None where there is none. profile: of the device.
+    model: mixtures of Paulis and resets. dampings: by gate, the damping of each operand, or None.
     """
 
     model: NoiseModel
@@ -53,11 +52,7 @@ class DeviceNoise:
     profile: Profile
 
     def waited(self, circuit: QuantumCircuit) -> QuantumCircuit:
-        """Return a native circuit with relaxation in place of its delays.
-
-        Its wires are those of the device. Where the profile says that idle qubits relax, delays
-        are first put where they wait.
-        """
+        """Relax delays, after adding those of waiting qubits if the profile relaxes them."""
         if self.profile.idle_relaxation:
             circuit = with_idle_times(circuit, self.profile.durations_s)
         return self._waited(circuit, range(circuit.num_qubits))
@@ -81,8 +76,7 @@ class DeviceNoise:
     def damped(self, circuit: QuantumCircuit) -> QuantumCircuit:
         """Return the circuit with the damping after each gate, within control flow too.
 
-        A MOVE exchanges the wires of what follows instead of the amplitudes on them; what is left
-        of it does nothing and has its errors. Blocks of control flow have swaps.
+        A MOVE relabels the wires that follow; a labelled identity in its place has its errors.
         """
         if not self.dampings:
             return without_moves(circuit)
@@ -157,9 +151,8 @@ def _relaxations(profile: Profile, gate: NativeGate) -> list[Relaxation]:
 def _drawn(profile: Profile, gate: NativeGate, relaxations: list[Relaxation]) -> QuantumError:
     """Return the part of a gate's error that does not depend on the state.
 
-    With probability p all is lost, else each qubit relaxes. What is lost is replaced by the
-    state that the damping to come takes to the maximally mixed one: so the whole is relaxation
-    and then depolarisation, exactly.
+    With probability p it replaces the state by the one that the damping to come makes maximally
+    mixed, so the whole is relaxation and then depolarisation, exactly.
     """
     from qiskit_aer.noise import QuantumError
 

@@ -54,11 +54,9 @@ def substituted(
 class MeasuredBasis:
     """A measurement setting and the terms it reads.
 
-    qubits, letters: what is measured where, X, Y or Z. parities: shape (terms, qubits), the
-    bits whose parity gives a term's sign. wanted, cares: bits that a term's projectors want,
-    and which of them. weights: shape (terms, observables).
-    half_ranges: half the distance between the largest and smallest value of each observable's
-    part read here; 0 where it has none.
+    qubits, letters: X, Y or Z on each. parities: shape (terms, qubits). wanted, cares: bits that
+    projectors want, and which of them. weights: shape (terms, observables). half_ranges: half the
+    distance between each observable's largest and smallest value here.
     """
 
     qubits: tuple[int, ...]
@@ -73,10 +71,7 @@ class MeasuredBasis:
         object.__setattr__(self, "half_ranges", self._half_ranges())
 
     def sums(self, bits: _Bits) -> _Floats:
-        """Return each observable's weighted sum for outcomes.
-
-        bits: shape (outcomes, qubits). Returns shape (outcomes, observables).
-        """
+        """Return sums of shape (outcomes, observables) for bits of shape (outcomes, qubits)."""
         wide = bits.astype(np.float64)
         signs = 1.0 - 2.0 * np.mod(wide @ self.parities.T, 2.0)
         if self.cares.any():
@@ -98,10 +93,9 @@ class MeasuredBasis:
 def measured_bases(
     observables: Sequence[Mapping[str, float]],
 ) -> tuple[_Floats, list[MeasuredBasis]]:
-    """Group the terms of several observables into bases, greedily, heaviest term first.
+    """Group terms into bases, greedily, heaviest first; also return each observable's constant.
 
-    Returns the constant part of each observable and the bases. Terms share a basis if on
-    every qubit at least one is the identity or both are read along the same axis.
+    Terms share a basis if on every qubit one is the identity or both use the same axis.
     """
     constants = np.zeros(len(observables))
     weights: dict[str, _Floats] = {}

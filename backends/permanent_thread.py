@@ -46,10 +46,7 @@ class _Loader(MetaPathFinder):
 
 
 def guard_import() -> None:
-    """See that this process may import Qiskit on any thread; costs nothing until it does.
-
-    Too late where Qiskit is imported already.
-    """
+    """Let this process import Qiskit on any thread, unless Qiskit is imported already."""
     watching = any(isinstance(finder, _Loader) for finder in sys.meta_path)
     if not watching and _LIBRARY not in sys.modules:
         sys.meta_path.insert(0, _Loader())

@@ -16,7 +16,7 @@ class UnknownPlugin(ValueError):
 
 
 class PluginUnusable(ValueError):
-    """The name is registered, but its package does not import or holds something else."""
+    """The package does not import, holds something else, or refuses the site's options."""
 
 
 def installed(group: str) -> dict[str, EntryPoint]:
@@ -25,10 +25,7 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def load(group: str, name: str, *, noun: str) -> Any:
-    """Import what a package registers under ``name``.
-
-    noun: what the group holds, for messages. Raises `UnknownPlugin`, `PluginUnusable`.
-    """
+    """Import what a package registers under ``name``; ``noun`` names the kind in errors."""
     points = installed(group)
     if name not in points:
         raise unknown(name, points, noun=noun)

@@ -99,11 +99,7 @@ def check_qpy(data: bytes, bounds: Bounds) -> None:
 
 
 def put_in_order(data: bytes) -> bytes:
-    """Return a file of Qiskit's own with all that it lists in random order sorted.
-
-    These are the definitions of gates and the symbols of expressions, which Qiskit's writer takes
-    out of hash maps; the file means what it did.
-    """
+    """Sort what Qiskit's writer takes out of hash maps: gate definitions and expression symbols."""
     walk = _Walk(data=data, version=data[6], bounds=_UNBOUNDED, any_name=True)
     walk.circuit(_FILE.size + _LONG.size, sys.maxsize)
     ordered = bytearray(data)

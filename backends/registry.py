@@ -17,8 +17,6 @@ from backends.plugins import PluginUnusable, UnknownPlugin, installed, load
 __all__ = [
     "GROUP",
     "BackendFactory",
-    "BackendUnusable",
-    "UnknownBackend",
     "available",
     "create",
     "describe",
@@ -32,7 +30,7 @@ GROUP = "orchestrator.backends"
 class BackendFactory(Protocol):
     """What an entry point names: called with the site's options, it returns a backend.
 
-    It checks options and raises `BackendUnusable` or ``ValueError``; it opens no connection.
+    It checks options and raises `PluginUnusable` or ``ValueError``; it opens no connection.
     ``state_dir`` is a private, existing folder in which a durable backend may keep task records.
 
     A factory may also have, as attributes:
@@ -50,36 +48,20 @@ class BackendFactory(Protocol):
         ...
 
 
-class UnknownBackend(ValueError):
-    """No installed package registers a backend of this name."""
-
-
-class BackendUnusable(ValueError):
-    """The backend is registered but cannot be used as configured or installed."""
-
-
 def available() -> dict[str, EntryPoint]:
     """Return the registered backends by name, without importing them."""
     return installed(GROUP)
 
 
 def create(name: str, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
-    """Build the backend ``name`` with the site's options.
-
-    Raises `UnknownBackend` with the names there are, or `BackendUnusable` when its package
-    does not import (the message says which extra is missing) or it refuses its options.
-    """
+    """Build the backend ``name``; raises `UnknownPlugin` or `PluginUnusable`."""
     factory = _factory(name)
     state_dir.mkdir(parents=True, exist_ok=True)
     return factory(options, state_dir=state_dir)
 
 
 def describe(name: str, options: Mapping[str, Any]) -> Target:
-    """Return the target of the backend ``name`` with the site's options.
-
-    Factories without ``describe`` are asked for a backend, which is read and closed.
-    Raises what `create` raises, and ``BackendError`` from such a backend.
-    """
+    """Return the target of the backend ``name``, from a temporary one if it has no ``describe``."""
     factory = _factory(name)
     own = getattr(factory, "describe", None)
     if own is not None:
@@ -93,13 +75,10 @@ def describe(name: str, options: Mapping[str, Any]) -> Target:
 
 
 def result_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options on which results of the backend ``name`` depend.
-
-    All of them, where the backend is not installed or does not import.
-    """
+    """Return the options that affect results: all of them, where the backend does not import."""
     try:
         neutral = _neutral_options(name)
-    except (UnknownBackend, BackendUnusable):
+    except (UnknownPlugin, PluginUnusable):
         neutral = frozenset()
     return {key: value for key, value in options.items() if key not in neutral}
 
@@ -110,21 +89,12 @@ def _neutral_options(name: str) -> frozenset[str]:
 
 
 def _factory(name: str) -> BackendFactory:
-    try:
-        factory: BackendFactory = load(GROUP, name, noun="backend")
-    except UnknownPlugin as error:
-        raise UnknownBackend(str(error)) from None
-    except PluginUnusable as error:
-        raise BackendUnusable(str(error)) from error
+    factory: BackendFactory = load(GROUP, name, noun="backend")
     return factory
 
 
 def preload(name: str) -> None:
-    """Let the backend ``name`` load, in processes of its own, what its first task will need.
-
-    That is the function ``preload`` of the module its entry point names, if it has one. What is
-    wrong with the backend is left to `create`.
-    """
+    """Call the backend module's ``preload``, if it has one; leave errors to `create`."""
     point = available().get(name)
     if point is None:
         return

@@ -35,11 +35,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """One sampler PUB as part of an estimator PUB.
-
-    pub: its place among the sampler PUBs. points: the parameter points it holds, by their
-    number in the estimator PUB. basis: what was measured, and what it says of each observable.
-    """
+    """One sampler PUB: its index, its points of the estimator PUB, and the basis measured."""
 
     pub: int
     points: NDArray[np.int64]
@@ -48,10 +44,9 @@ class _Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Estimate:
-    """How one estimator PUB's values follow from readings.
+    """How an estimator PUB's values follow from readings.
 
-    points, sums: parameter point and distinct observable of each element, broadcast shape.
-    constants: the identity's part of each distinct observable.
+    points, sums: index of point and distinct observable per element. constants: of each observable.
     """
 
     points: NDArray[np.int64]
@@ -64,20 +59,13 @@ class _Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recombination:
-    """What turns the result of a lowered payload into the estimator's.
-
-    sources: for each PUB of the lowered payload, the number of the estimator PUB it is from.
-    """
+    """Turns the result of a lowered payload into the estimator's; sources: PUB each is from."""
 
     estimates: tuple[_Estimate, ...]
     sources: tuple[int, ...]
 
     def recombine(self, result: PrimitiveResult[Any]) -> PrimitiveResult[Any]:
-        """Return expectation values and standard errors, one entry per estimator PUB.
-
-        ``stds`` are the standard errors of the values: the sample variance of each basis'
-        weighted sum, terms measured together taken with their covariance, over its shots.
-        """
+        """Return values, and standard errors from the sample variance of each basis's sum."""
         pubs = [_combined(estimate, result) for estimate in self.estimates]
         return PrimitiveResult(pubs, metadata={"version": 2})
 

@@ -22,10 +22,7 @@ def shipped_profiles() -> tuple[str, ...]:
 
 
 def built_in_qpus() -> dict[str, dict[str, Any]]:
-    """Return the ``[qpu.NAME]`` tables of a machine without a site file.
-
-    First an ideal simulator named `SIMULATOR`, then one per shipped profile, its clock stopped.
-    """
+    """Return the tables of a machine without a site file: ideal, then one per shipped profile."""
     devices = {
         name: {"backend": SIMULATOR, "profile": name, "time_scale": 0}
         for name in shipped_profiles()
@@ -39,11 +36,7 @@ def simulated_device(profile: str) -> tuple[str, dict[str, Any]]:
 
 
 def stand_in(backend: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return backend and options of the simulator that replaces a QPU in a dry run.
-
-    It has the QPU's profile, if the options name one, and a stopped clock. Other options of
-    other backends, secrets among them, are left out.
-    """
+    """Return the simulator for a dry run: the QPU's profile, a stopped clock, and no secrets."""
     if backend == SIMULATOR:
         return SIMULATOR, {key: value for key, value in options.items() if key != "time_scale"}
     profile = options.get("profile")

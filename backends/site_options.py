@@ -9,10 +9,9 @@ __all__ = ["SITE_OPTIONS", "SiteOption"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteOption:
-    """An option of backends with a key of its own in ``[qpu.NAME]``.
+    """An option of backends with its own key in ``[qpu.NAME]``; a number is finite and at least 0.
 
-    kind: its type; a number is finite and at least 0. description: for the reference.
-    names_file: a text with a slash or the suffix ``.toml`` is a path relative to the site file.
+    names_file: text with a slash or suffix ``.toml`` is a path relative to the site file.
     """
 
     name: str

@@ -21,11 +21,7 @@ _WORD = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """How often each outcome came, point by point.
-
-    outcomes: uint8, one row each, sorted within a point. numbers: of shots, one for each row.
-    rows: how many rows each point has.
-    """
+    """Outcomes, uint8 rows sorted within a point; shots of each row; number of rows per point."""
 
     outcomes: _Bytes
     numbers: NDArray[np.int64]
@@ -33,10 +29,7 @@ class Tally:
 
 
 def tally(bits: _Bytes) -> Tally | None:
-    """Return the counts of outcomes, or None where bits take little more space than counts.
-
-    bits: shape (points, shots, bytes).
-    """
+    """Count outcomes of shape (points, shots, bytes); None where counts take hardly less space."""
     points, _, width = bits.shape
     if bits.nbytes < _LEAST_BYTES or not width:
         return None
@@ -59,11 +52,7 @@ def tally(bits: _Bytes) -> Tally | None:
 
 
 def expand(counts: Tally, shots: int) -> _Bytes:
-    """Return bits with these counts, shape (points, shots, bytes), in an order drawn from them.
-
-    The order follows from the counts alone. Raises ``ValueError`` if a point has other than
-    ``shots`` shots.
-    """
+    """Return bits of shape (points, shots, bytes), in an order drawn from the counts alone."""
     bits = np.empty((len(counts.rows), shots, counts.outcomes.shape[-1]), dtype=np.uint8)
     state = sha256(counts.outcomes.tobytes() + counts.numbers.tobytes()).digest()
     order = np.random.default_rng(int.from_bytes(state, "big"))

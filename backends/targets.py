@@ -32,11 +32,7 @@ def _adapters() -> Mapping[str, TypeAdapter[Any]]:
 
 
 def target_to_json(target: Target) -> dict[str, Any]:
-    """Return everything a client needs to compile and check circuits, as JSON types.
-
-    Of ``native`` only a Qiskit target travels: gates, places, durations and errors. ``sources``
-    stay behind.
-    """
+    """Return what a client needs to compile and check circuits; ``sources`` are left out."""
     stated = {
         name: adapter.dump_python(getattr(target, name), mode="json")
         for name, adapter in _adapters().items()

@@ -30,10 +30,7 @@ def check(payload: Payload, target: Target) -> None:
 
 
 def check_fits(payload: Any, target: Target) -> None:
-    """Raise `PayloadRejected` for a payload of which some item can never run on the target.
-
-    The target's limits of shots and circuits do not count: the broker cuts payloads to fit.
-    """
+    """Raise `PayloadRejected` for an item that cannot run; shot and circuit limits do not count."""
     accepted = ", ".join(sorted(target.payload_kinds)) or "none"
     name = getattr(payload, "kind", None)
     if not isinstance(name, str):

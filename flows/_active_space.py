@@ -31,10 +31,7 @@ _ALL_UP_TO = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpaceChoice:
-    """What the user asked for; None leaves the choice to `active_space`.
-
-    spin: unpaired electrons (2S); None takes the lowest that the electron count allows.
-    """
+    """What the user asked for, None for the default. spin: unpaired electrons (2S)."""
 
     basis: str = "sto-3g"
     electrons: int | None = None
@@ -73,8 +70,7 @@ class MeanField:
 class ActiveSpace:
     """Integrals over a few orbitals, in Hartree; the inner electrons are in ``constant``.
 
-    nelec: electrons with spin up and down. two_body: in chemists' order. cut_from: electrons and
-    orbitals of the whole.
+    nelec: spin up, spin down. two_body: in chemists' order. cut_from: whole electrons, orbitals.
     """
 
     label: str
@@ -95,10 +91,8 @@ class ActiveSpace:
 def molecular(geometry: Geometry, choice: SpaceChoice) -> MeanField:
     """Run restricted Hartree-Fock (open-shell if spin asks for it) for one geometry.
 
-    Second-order SCF follows when the usual iteration does not converge; a mean field that
-    still did not converge is used and noted. Raises `InputError` for an unknown basis and
-    for a charge or spin that the molecule cannot have. Takes a fraction of a second for a
-    few atoms.
+    If it does not converge, second-order SCF follows; if that does not either, its result is used
+    and noted. Raises `InputError` for an unknown basis and an impossible charge or spin.
     """
     from pyscf import scf
 
@@ -110,10 +104,7 @@ def molecular(geometry: Geometry, choice: SpaceChoice) -> MeanField:
 
 
 def unpaired_electrons(neutral: int, choice: SpaceChoice) -> int:
-    """Return 2S of a molecule that has ``neutral`` electrons without its charge.
-
-    Raises `InputError` if the charge leaves none, or the spin does not fit their number.
-    """
+    """Return 2S; raises `InputError` if the charge or spin does not fit the electrons."""
     electrons = neutral - choice.charge
     if electrons < 1:
         raise InputError(f"charge {choice.charge} leaves {electrons} electrons; expected ≥ 1")

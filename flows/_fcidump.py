@@ -51,8 +51,7 @@ class _Entry:
 class FileIntegrals:
     """A Hamiltonian over the n orbitals of a file, in Hartree.
 
-    one_body: shape (n, n). two_body: shape (n, n, n, n), in chemists' order. nelec: electrons with
-    spin up and down.
+    nelec: spin up, spin down. one_body: (n, n). two_body: (n, n, n, n), in chemists' order.
     """
 
     label: str
@@ -63,12 +62,10 @@ class FileIntegrals:
 
 
 def from_fcidump(path: str) -> FileIntegrals:
-    """Read a real, spin-restricted FCIDUMP file.
+    """Read a real, spin-restricted FCIDUMP file; orbital energies and irreps are ignored.
 
-    MS2 is the number of unpaired electrons. Integrals have the eightfold symmetry of real
-    orbitals: equal ones may be given once, or several times with one value. Orbital energies
-    are ignored, and so are the irreps of the orbitals. Raises `InputError` with file and line on
-    anything that does not parse, is not of this kind, or contradicts itself.
+    Integrals equal by the eightfold symmetry may be given once or more often. Raises `InputError`
+    with file and line for an invalid or contradictory file, or one of another kind.
     """
     lines = read_lines(path)
     header, end = _header(lines)
@@ -281,8 +278,7 @@ def _record(line: SourceLine, orbitals: int) -> tuple[float, tuple[int, int, int
 def mean_field(integrals: FileIntegrals) -> MeanField:
     """Run Hartree-Fock in the orbitals of a file, which may come in any order and kind.
 
-    The result is over canonical orbitals, lowest first, so that an active space around the
-    Fermi level means the same as for a molecule.
+    The result is over canonical orbitals, lowest first, as for a molecule.
     """
     from pyscf import ao2mo, gto, scf
 

@@ -68,11 +68,9 @@ class PauliSum:
 class Support:
     """The basis states reference ⊕ span(directions), and qubits that label just those.
 
-    A product of exponentials whose x vectors lie in the span, applied to the reference,
-    never leaves these states. So one qubit per independent direction carries it exactly;
-    expectation values there equal those on all qubits (terms that leave the support
-    have none). The reference becomes |0…0⟩. It generalises Z₂ tapering (Bravyi et al.,
-    arXiv:1701.08213): directions of the whole Hamiltonian give the same qubits saved.
+    Exponentials whose x vectors lie in the span, applied to the reference |0…0⟩, never leave these
+    states, so one qubit per independent direction is exact. It generalises Z₂ tapering (Bravyi et
+    al., arXiv:1701.08213): directions of the whole Hamiltonian give the same qubits saved.
     """
 
     def __init__(self, reference: Bits, directions: Iterable[Bits]) -> None:
@@ -135,9 +133,8 @@ _Move = tuple[tuple[_Orbital, ...], tuple[_Orbital, ...]]  # from, to
 class Excitation:
     """A single or double excitation of the reference.
 
-    generator: τ − τ†, real and antisymmetric, with eigenvalues −i, 0 and i.
-    flip: the spin orbitals it changes. angle: where exp(angle · generator), alone on the
-    reference, has its lowest energy. gain: how far below the reference that is, Hartree, ≥ 0.
+    generator: τ − τ†, with eigenvalues −i, 0 and i. flip: the spin orbitals it changes. angle: of
+    the lowest energy of exp(angle · generator) alone; gain: Hartree below the reference, ≥ 0.
     """
 
     name: str
@@ -151,10 +148,8 @@ class Excitation:
 class Problem:
     """What a quantum stage needs of one geometry: plain arrays, no chemistry library.
 
-    Spin orbitals are qubits: all spin-up ones first, then all spin-down. reference: the
-    determinant with the lowest orbitals filled. excitations: those that the Hamiltonian's
-    symmetries allow, most promising first. wider: moves between any orbitals, for states that
-    excitations of one determinant cannot reach; empty where they reach all.
+    Spin orbitals are qubits: all spin-up ones first, then all spin-down. excitations: best first.
+    wider: moves between any orbitals, where excitations of one determinant miss states.
     """
 
     label: str
@@ -174,9 +169,8 @@ class Problem:
 def encode(space: ActiveSpace) -> Problem:
     """Map an active space to qubits with ffsim, and rank its excitations.
 
-    Angle and gain of an excitation solve its two-state problem with the reference exactly
-    (Epstein-Nesbet); they stay bounded where perturbative amplitudes diverge, at stretched
-    bonds.
+    Angles and gains are exact for two states (Epstein-Nesbet), so they stay bounded where
+    perturbation theory diverges, at stretched bonds.
     """
     import ffsim
 

@@ -30,11 +30,7 @@ _NEAREST_TOLERANCE = 1.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """Nuclei in space. positions: one (x, y, z) in Å per symbol.
-
-    x: where the point stands on the curve's axis (Å of the bond, or a frame number).
-    notes: what was done to what the file says.
-    """
+    """Nuclei at positions in Å. x: place on the curve's axis, in Å or as a frame number."""
 
     symbols: tuple[str, ...]
     positions: tuple[tuple[float, float, float], ...]
@@ -67,9 +63,8 @@ class Curve:
 
 
 def stretched(geometry: Geometry, atoms: tuple[int, int], length: float) -> Geometry:
-    """Return the molecule with the two atoms ``length`` Å apart.
+    """Move the second atom, with all that is bonded to it, rigidly to ``length`` Å from the first.
 
-    The second atom and everything bonded to it move rigidly along the line between the two.
     Raises `InputError` if the two are joined another way too, as in a ring.
     """
     moving = _moving(geometry, atoms)
@@ -89,10 +84,7 @@ def stretched(geometry: Geometry, atoms: tuple[int, int], length: float) -> Geom
 
 
 def split_bond(geometry: Geometry) -> tuple[int, int]:
-    """Return the first bond, in the order of the file, whose cut leaves two fragments.
-
-    Raises `InputError` if there is none, as in a ring without side groups.
-    """
+    """Return the first bond whose cut leaves two fragments, or raise `InputError` as for a ring."""
     bonded, count = _bonds(geometry), len(geometry.symbols)
     for pair in ((i, j) for i in range(count) for j in range(i + 1, count)):
         if bonded[pair] and pair[0] not in _reached(bonded, pair[1], cut=pair):
@@ -104,10 +96,7 @@ def split_bond(geometry: Geometry) -> tuple[int, int]:
 
 
 def unbonded(geometry: Geometry) -> list[int]:
-    """Return the atoms that are within bond length of no other.
-
-    Where bonds matter, each is joined to its nearest neighbours.
-    """
+    """Return the atoms that are within bond length of no other."""
     return [int(atom) for atom in np.flatnonzero(~_covalent(geometry).any(axis=1))]
 
 

@@ -21,10 +21,7 @@ _RESTARTS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """An undirected graph without loops. edges: (u, v, weight) with u < v, nodes from 0.
-
-    names: how the file calls node 0, 1, ….
-    """
+    """An undirected graph without loops; edges are (u, v, weight) with u < v, nodes from 0."""
 
     title: str
     names: tuple[str, ...]
@@ -203,10 +200,7 @@ def _weighted(graph: Graph) -> Graph:
 
 
 def _sizes(rows: _Rows) -> tuple[int, int] | None:
-    """Return nodes and edges if the first line states them, None if it is an edge.
-
-    Raises `InputError` if it can be both.
-    """
+    """Return nodes and edges if the first line states them; raise `InputError` if ambiguous."""
     (first, header), others = rows[0], rows[1:]
     if len(header) != 2 or not others or not all(map(is_whole, header)):
         return None

@@ -65,10 +65,7 @@ def is_whole(word: str) -> bool:
 
 
 def read_lines(path: str | Path) -> list[SourceLine]:
-    """Read a text file, compressed with gzip or not.
-
-    Raises `InputError` if it is missing, unreadable, empty or not text.
-    """
+    """Read a text file, perhaps gzipped; raise `InputError` if it is not readable text."""
     file = Path(path)
     try:
         text = read_text(file)

@@ -262,11 +262,7 @@ _DEFAULT_POINTS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Molecule:
-    """A molecule with one length to vary. A chain, or three atoms bent by an angle.
-
-    lengths: where its curve begins and ends, in Å. electrons, orbitals: the active space that
-    is usual for it.
-    """
+    """A molecule, a chain or three atoms bent by an angle, with one length to vary, in Å."""
 
     formula: str
     symbols: tuple[str, ...]
@@ -355,11 +351,10 @@ def built_in_curve(name: str, scan: Scan) -> Curve:
 
 
 def xyz_curve(path: str, scan: Scan, *, charge: int = 0, spin: int | None = None) -> Curve:
-    """Return the curve of an XYZ file (see `flows._molecules.from_xyz` for charge and spin).
+    """Return the curve of an XYZ file: its frames, or one bond of its single frame stretched.
 
-    Several frames are the points themselves. In a single frame one bond is stretched:
-    ``scan.atoms``, by default the first that divides the molecule, to ``scan.lengths`` or
-    by ``scan.scales`` (0.7 to 2.0 times the given length by default). Raises `InputError`.
+    By default the first bond that divides the molecule, at 0.7 to 2.0 times the given length.
+    Raises `InputError`; see `from_xyz` for charge and spin.
     """
     frames = from_xyz(path, charge=charge, spin=spin)
     name = Path(path).stem

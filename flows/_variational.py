@@ -26,19 +26,15 @@ _SINGLE = (np.pi / 4, -np.pi / 4)
 class Block:
     """One parameter of an ansatz: how its energy curve is sampled.
 
-    E(θ + δ) has the frequencies 1 and 2 in δ, because the generator's eigenvalues are −i, 0
-    and i; energies at five equidistant δ (0 among them) fix it. A block that is a single
-    Pauli rotation has frequency 2 only; three energies fix it.
+    E(θ + δ) has frequencies 1 and 2, because the generator's eigenvalues are −i, 0 and i: five
+    equidistant energies fix it, three for a single Pauli rotation, which has frequency 2 only.
     """
 
     name: str
     shifts: tuple[float, ...]
 
     def curve(self, here: float, shifted: _Angles) -> _Angles:
-        """Return (a, b₁, c₁, b₂, c₂) of E(δ) = a + Σ b_f cos fδ + c_f sin fδ.
-
-        here: E(0); shifted: the energies at `shifts`, in their order.
-        """
+        """Return (a, b₁, c₁, b₂, c₂) of E(δ) = a + Σ b_f cos fδ + c_f sin fδ, here being E(0)."""
         if len(self.shifts) == 2:
             mean = float(shifted[0] + shifted[1]) / 2
             return np.array([mean, 0.0, 0.0, here - mean, float(shifted[0] - shifted[1]) / 2])
@@ -58,10 +54,7 @@ class Ansatz:
     support: Support
 
     def points(self, angles: _Angles, first: int = 0) -> _Angles:
-        """Return the angles and every shifted copy of block ``first`` and those after it.
-
-        Shape (points, blocks): the point itself, then block by block its shifts.
-        """
+        """Return the angles and each shift of the blocks from ``first`` on: (points, blocks)."""
         rows = [angles]
         for index in range(first, len(self.blocks)):
             for shift in self.blocks[index].shifts:
@@ -82,9 +75,8 @@ class Ansatz:
 def build(excitations: Sequence[Excitation], support: Support) -> Ansatz:
     """Write ∏ exp(θ_k (τ_k − τ_k†)), the first rightmost, on the qubits of a support.
 
-    Exact: Z on a qubit that no block has touched yet is +1 and is left out, so the first
-    blocks cost almost nothing, and every block is a rotation with controls. An excitation
-    that finds none of its electrons where it would move them from gets no block.
+    Z on an untouched qubit is +1 and is left out, so the first blocks cost almost nothing. An
+    excitation that finds no electrons to move gets no block.
     """
     circuit = QuantumCircuit(support.num_qubits)
     touched = np.zeros(support.num_qubits, dtype=bool)
@@ -114,9 +106,8 @@ def build(excitations: Sequence[Excitation], support: Support) -> Ansatz:
 def _rotate(circuit: QuantumCircuit, generator: PauliSum, angle: Parameter, pivot: int) -> None:
     """Append exp(angle · generator); its terms share x, so they become RY with parities.
 
-    CX from the pivot, one of the flipped qubits, to the others turns X^x into a flip of the
-    pivot alone, and each term into Y there times a parity of Z; CX from the qubits of the
-    parity brings that in.
+    CX from the pivot to the other flipped qubits reduces X^x to a flip of the pivot; CX from the
+    qubits of the parity brings that in.
     """
     others = [q for q in np.flatnonzero(generator.x[0]).tolist() if q != pivot]
     for other in others:
@@ -156,10 +147,9 @@ _LONGEST = 0.6
 
 @dataclass(eq=False, kw_only=True)
 class Meter:
-    """Measures the energy of one Hamiltonian, keeps count, and says when to stop.
+    """Measures energies of one Hamiltonian with any BaseEstimatorV2, and counts them.
 
-    estimator: any BaseEstimatorV2. precision: standard error asked for, 0 for exact values.
-    tolerance: a step that promises less (Hartree) is not worth taking.
+    precision: standard error, 0 for exact. tolerance: least step worth taking, in Hartree.
     """
 
     estimator: Any
@@ -215,10 +205,8 @@ def _measure(meter: Meter, ansatz: Ansatz, angles: _Values, *, slopes: bool = Tr
 def descend(meter: Meter, ansatz: Ansatz, angles: _Values) -> Point:
     """Walk to a minimum by BFGS; one iteration is one PUB with the energy and all its shifts.
 
-    Curvatures along each angle come with the shifts, so the first step is a Newton step. A
-    step that leads up, by more than noise explains, is shortened and tried again. Stops when
-    a step would gain less than the tolerance, or with the meter's last iteration, which
-    measures the energy alone.
+    The shifts give curvatures, so the first step is a Newton step. A step that leads up by more
+    than noise is shortened. The meter's last iteration measures the energy alone.
     """
     here = _measure(meter, ansatz, angles, slopes=not meter.spent)
     flattest = max(_FLATTEST, _FLATTEST_PER_PRECISION * meter.precision)
@@ -260,15 +248,12 @@ _KICK_GAIN = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much work one ground state may take.
+    """How much work one ground state may take; ``max_iterations`` are PUBs of the optimiser.
 
-    precision: standard error asked of every energy, Hartree; 0 asks for exact values.
-    max_iterations: optimiser iterations in all, each one PUB. start_gain: excitations that
-    promise at least this (Hartree) start in the ansatz, at most ``start_most`` of them.
-    grow_gain: after convergence, the best ``grow_most`` excitations are added while one still
-    gains this much, up to ``largest``; None never adds any. kicks: how often a converged
-    ansatz is pushed off its minimum to see whether a lower one is near. tolerance: expected
-    decrease at which a minimum counts as found.
+    precision: standard error in Hartree, 0 for exact. start_gain: Hartree that an excitation must
+    promise to start in the ansatz, ``start_most`` at most. grow_gain: gain that adds the best
+    ``grow_most``, up to ``largest``; None never does. kicks: pushes off a converged minimum.
+    tolerance: expected decrease at which a minimum counts as found.
     """
 
     precision: float = 0.0
@@ -306,12 +291,9 @@ class _State:
 def solve(estimator: Any, problem: Problem, plan: Plan) -> GroundState:
     """Minimise the energy of a product of excitations, growing it while that pays.
 
-    The ansatz starts from the excitations that promise most (see `encode`) at the angles
-    they promise it for; every iteration sends the energy and all parameter shifts as one
-    PUB; the next excitations are those whose measured energy curves dip lowest, again one
-    PUB for all (as ADAPT-VQE does, Grimsley et al., arXiv:1812.11173, with whole curves in
-    place of gradients). estimator: any BaseEstimatorV2. Deterministic for a deterministic
-    estimator.
+    It starts from the most promising excitations (see `encode`). All parameter shifts are one PUB,
+    and so are the curves that choose the next excitations (as ADAPT-VQE does, Grimsley et al.,
+    arXiv:1812.11173, with whole curves in place of gradients). Deterministic if the estimator is.
     """
     promising = [e for e in problem.excitations if e.gain >= plan.start_gain]
     chosen = promising[: plan.start_most] or list(problem.excitations[:1])
@@ -375,10 +357,7 @@ def _grown(
 def _longer(
     meter: Meter, state: _State, plan: Plan, pool: Sequence[Excitation]
 ) -> tuple[Ansatz, NDArray[np.float64]] | None:
-    """Return the ansatz with the best excitations of the pool and where to start, or None.
-
-    All candidates are appended at angle 0, where they change nothing, and scanned together.
-    """
+    """Return the ansatz with the best of the pool, all scanned at angle 0, and where to start."""
     ansatz, angles = state.ansatz, state.point.angles
     present = len(ansatz.blocks)
     probe = build([*ansatz.excitations, *pool], ansatz.support)
@@ -404,9 +383,8 @@ def _kicked(
 ) -> _State:
     """Look for a lower minimum beside the one found.
 
-    Where bonds break, a state can be a minimum along every single excitation and still lie
-    millihartrees too high; a few at once, slightly turned, show the way down. Pools that
-    reach every determinant (see `Problem.wider`) were not seen to need it.
+    Where bonds break, a minimum along every single excitation can lie millihartrees too high; a few
+    at once show the way down. Pools that reach every determinant were not seen to need it.
     """
     widest = pools[-1]
     rng = np.random.default_rng(_KICK_SEED)

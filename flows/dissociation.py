@@ -67,10 +67,9 @@ CHEMICAL_ACCURACY_MHA = 1.6  # 1 kcal/mol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """One geometry. Energies in Hartree; std_error: of ``vqe``, 0 where it is exact.
+    """One geometry, energies in Hartree. std_error: 0 where ``vqe`` is exact.
 
-    x: place on the curve's axis. qubits: those the circuit has; spin_orbitals: those a plain
-    encoding would take. evaluations: energies measured, shifted ones included.
+    x: place on the curve's axis. spin_orbitals: qubits that a plain encoding would take.
     """
 
     x: float
@@ -259,9 +258,8 @@ def ground_state(qpu: Qpu, prepared: Prepared, settings: Settings) -> GroundStat
 def plan_for(has_exact: bool, settings: Settings) -> Plan:
     """Return how much to measure on a QPU that does, or does not, give exact values.
 
-    Exact: grow and iterate until chemical accuracy is likely. Sampled: every energy costs
-    thousands of shots, so the few excitations that promise most start at the angles they
-    promise it for, and two iterations correct them.
+    Exact: grow until chemical accuracy is likely. Sampled: energies cost thousands of shots, so few
+    excitations start at the promised angles, and two iterations correct them.
     """
     precision = settings.precision
     if precision is None:

@@ -55,10 +55,7 @@ _Angles = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """How the angles are looked for. precision: standard error of a mean cut; 0 is exact.
-
-    grid: ramps per side of the first scan. rounds: gradient steps after it.
-    """
+    """How angles are searched: precision (0 is exact), grid ramps per side, gradient rounds."""
 
     precision: float = 0.0
     grid: int = 9
@@ -84,11 +81,7 @@ def cost(graph: Graph) -> SparsePauliOp:
 
 
 def qaoa_circuit(graph: Graph, layers: int) -> QuantumCircuit:
-    """Return the circuit of Farhi et al. (arXiv:1411.4028) with parameters b[k], g[k].
-
-    Angles of the cost layers are in units of the graph's scale (see `_scale`), so that the
-    same values suit any weights.
-    """
+    """Return the circuit of Farhi et al. (arXiv:1411.4028); cost angles in units of `_scale`."""
     circuit = QuantumCircuit(graph.nodes)
     mixers, phases = ParameterVector("b", layers), ParameterVector("g", layers)
     scale = _scale(graph)
@@ -135,9 +128,8 @@ class _Means:
 def tune(estimator: Any, graph: Graph, layers: int, search: Search) -> Tuned:
     """Find angles with a large mean cut; every round is one broadcast PUB.
 
-    First all ramps of a grid, then a finer grid around the best, then, for exact values
-    only, gradient steps: central differences and a line of step lengths, a PUB each.
-    estimator: any BaseEstimatorV2.
+    Scan all ramps of a grid, then a finer one around the best, then, for exact values only, take
+    gradient steps: central differences and a line of step lengths, a PUB each.
     """
     means = _Means(estimator, graph, layers, search.precision)
     angles, best = _scanned(means, layers, search.grid)

@@ -46,10 +46,7 @@ _FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\"():]+/)+")
 
 
 class AerBackend:
-    """A QPU that Qiskit Aer simulates; see ``backends.api.Backend`` for the contract.
-
-    Nothing runs before the first `start` or `prewarm`. Also ``Waitable``.
-    """
+    """A QPU that Qiskit Aer simulates; no process starts before `start` or `prewarm`."""
 
     def __init__(self, options: AerOptions, *, state_dir: Path) -> None:
         self._target, profile = device_target(options)

@@ -24,10 +24,7 @@ _USUAL_BLOCKS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PubLoad:
-    """What one PUB is to run. shots: the blocks of each point, as (first, end).
-
-    seed: of the first point and shot. seconds: estimated for all of it, on one core.
-    """
+    """What one PUB runs. shots: (first, end) of each block. seed: of the first point and shot."""
 
     points: int
     shots: tuple[tuple[int, int], ...]
@@ -66,10 +63,9 @@ def shot_blocks(shots: int) -> tuple[tuple[int, int], ...]:
 
 
 def divide(loads: Sequence[PubLoad], parts: int) -> list[tuple[PubBlock, ...]]:
-    """Return the blocks of each part, in order, so that parts take about equally long.
+    """Divide blocks into at most ``parts`` non-empty parts that take about equally long.
 
-    There may be fewer parts than asked for, none of them empty. Which points share a block
-    changes no counts: a point's random stream follows from its place.
+    It changes no counts, since the random stream of a point follows from its index.
     """
     total = sum(load.seconds for load in loads)
     divided: list[list[PubBlock]] = [[]]
@@ -113,10 +109,7 @@ _OF_A_BLOCK = ("block", "shape")
 
 
 def joined(results: Iterable[PubResult]) -> list[PubResult]:
-    """Return one result per PUB, in order. results: of all blocks of a task, in any order.
-
-    The metadata of each name its block (`PubBlock`) and the shape of its PUB.
-    """
+    """Join the results of all blocks of a task, given in any order, into one per PUB."""
     blocks: dict[int, list[PubResult]] = {}
     for result in results:
         blocks.setdefault(result.metadata["block"]["pub"], []).append(result)

@@ -26,10 +26,9 @@ _EXACT = frozenset({"sampler", "estimator"})
 
 
 def device_target(options: AerOptions) -> tuple[Target, Profile | None]:
-    """Return the target of an ideal simulator, or of the profile that the options name.
+    """Return the target of an ideal simulator, or of the options' profile and that profile.
 
-    With precision ``exact`` it takes estimator payloads, with ``sampled`` it does not: the
-    caller then lowers them (`backends.sampling`). Raises what ``load_profile`` raises.
+    With precision ``sampled`` the target takes no estimator payloads, so the caller lowers them.
     """
     kinds = {"exact": _EXACT, "sampled": _SAMPLED}
     if options.profile is not None:
@@ -62,10 +61,7 @@ class TaskTimes:
 def timeline(
     payload: PubPayload, target: Target, *, now: float, free_at: float, time_scale: float
 ) -> TaskTimes | None:
-    """Return when the modelled device runs a payload; None for an ideal simulator.
-
-    free_at: when the device has done what it was given before; it does one task at a time.
-    """
+    """Return when the device, free from ``free_at`` on, runs a payload; None without a profile."""
     if target.timing is None:
         return None
     duration = target.timing.duration_s(
@@ -81,10 +77,7 @@ def timeline(
 def device_facts(
     payload: PubPayload, num_qubits: int, target: Target, times: TaskTimes | None
 ) -> dict[str, Any]:
-    """Return what must be kept with a result to tell its usage and origin, as JSON.
-
-    num_qubits: qubits that the widest circuit uses.
-    """
+    """Return, as JSON, what a result needs to state its usage and origin."""
     at = None if times is None else times.begins_at
     return {
         "calibration_id": target.calibration.id,

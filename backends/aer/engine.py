@@ -66,10 +66,7 @@ class Program:
 
 
 class Engine:
-    """Aer's controller, ideal or with the noise of a device profile.
-
-    Where the profile's site transpiles, so does the engine, before it compiles.
-    """
+    """Aer's controller, ideal or with a device's noise; transpiles where the site does."""
 
     def __init__(self, profile: Profile | None = None) -> None:
         from qiskit_aer import AerSimulator
@@ -89,10 +86,7 @@ class Engine:
             self._site = NativeCompiler(profile.target()) if profile.site_transpiles else None
 
     def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...] | None]:
-        """Transpile as the site would, and let waiting qubits relax, as the device does.
-
-        Also return where each virtual qubit ended, None where the site does not transpile.
-        """
+        """Transpile and add idle relaxation; also return where each qubit ends, if transpiled."""
         if self._device is None:
             return _without_delays(circuit), None
         layout = None
@@ -103,10 +97,7 @@ class Engine:
     def compile(
         self, circuit: QuantumCircuit, *, method: str, parameters: Iterable[Parameter]
     ) -> Program:
-        """Bring a circuit into Aer's form: gates its method knows, control flow as jumps.
-
-        parameters: the columns of the values it will be run with, the circuit's among them.
-        """
+        """Compile a circuit for Aer; ``parameters`` are the columns of the values to come."""
         from qiskit_aer.backends.aer_compiler import (
             assemble_circuits,
             compile_circuit,
@@ -133,9 +124,9 @@ class Engine:
         return Program(native=native, angles=angles, config=config)
 
     def run(self, program: Program, values: _Floats, job: Job) -> list[Mapping[str, Any]]:
-        """Run every point and return Aer's ``data`` of each, in order.
+        """Return Aer's data of each point; values has shape (points, parameters).
 
-        values: shape (points, parameters). Raises `SimulationFailed` with Aer's words.
+        Raises `SimulationFailed` with Aer's message.
         """
         config = program.config
         config.method = job.method
@@ -250,11 +241,7 @@ class Angles:
 def _angles_of(
     circuit: QuantumCircuit, index_map: Sequence[int] | None, parameters: Iterable[Parameter]
 ) -> Angles:
-    """Find the parameterised positions of a circuit.
-
-    index_map: Aer's instruction number of each of the circuit's, None where they agree.
-    parameters: the columns of the values, which may be more than the circuit has.
-    """
+    """Find the parameterised positions; index_map: Aer's number of each instruction, if other."""
     parameters = tuple(parameters)
     column = {parameter: i for i, parameter in enumerate(parameters)}
     positions, slopes, offsets, curved = [], [], [], []
@@ -328,11 +315,7 @@ def _value(expression: ParameterExpression, point: float) -> float | None:
 
 
 def _with_shared_bits(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Return an equal circuit whose blocks, at every depth, are made of its own bits.
-
-    A circuit that was read from QPY has blocks with bits of their own. Aer finds the bits of a
-    condition inside such a block only where a register tells which they are.
-    """
+    """Give blocks the circuit's own bits: Aer finds a condition's bits there only by register."""
     if not any(step.is_control_flow() for step in circuit.data):
         return circuit
     shared: QuantumCircuit = circuit.copy_empty_like()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from backends.registry import BackendUnusable
+from backends.plugins import PluginUnusable
 from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -44,28 +44,28 @@ class AerOptions:
 
 
 def _parse_options(options: Mapping[str, Any]) -> AerOptions:
-    """Check a site's options. Raises `BackendUnusable` naming the option and what it may be."""
+    """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
     names = [field.name for field in fields(AerOptions)]
     for name in options:
         if name not in names:
-            raise BackendUnusable(
+            raise PluginUnusable(
                 f"unknown option {name!r} of backend 'aer'; there are: {', '.join(names)}"
                 f"{did_you_mean(name, names)}"
             )
     for name, allowed in (("method", METHODS), ("precision", (*_PRECISIONS, None))):
         if name in options and options[name] not in allowed:
             listed = ", ".join(str(a) for a in allowed if a)
-            raise BackendUnusable(f"option {name} = {options[name]!r}; use one of: {listed}")
+            raise PluginUnusable(f"option {name} = {options[name]!r}; use one of: {listed}")
     for name in ("memory_bytes", "processes"):
         value = options.get(name)
         if value is not None and not (type(value) is int and value >= 1):
-            raise BackendUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")
+            raise PluginUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")
     scale = options.get("time_scale", 0.0)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise BackendUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
     profile = options.get("profile")
     if profile is not None and not (isinstance(profile, (str, os.PathLike)) and str(profile)):
-        raise BackendUnusable(f"option profile = {profile!r}; give a profile's name or a path")
+        raise PluginUnusable(f"option profile = {profile!r}; give a profile's name or a path")
     cleaned = dict(options)
     if profile is not None:
         cleaned["profile"] = os.fspath(profile)
@@ -78,19 +78,12 @@ def usable_cores() -> int:
 
 
 class AerFactory:
-    """Makes Aer QPUs, and describes them, from a site's options (see `AerOptions`).
-
-    Both raise ``BackendUnusable`` for an unknown or wrong option, and ``ProfileError`` for a
-    missing or invalid profile.
-    """
+    """Creates and describes Aer QPUs; raises ``ValueError`` for a wrong option or profile."""
 
     neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale"})
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> AerBackend:
-        """Return a QPU and start nothing.
-
-        state_dir: an existing folder; a later backend on it knows this one's tasks.
-        """
+        """Return a QPU that starts nothing and knows the tasks stored in an existing ``state_dir``."""
         from backends.aer.backend import AerBackend
 
         return AerBackend(_parse_options(options), state_dir=state_dir)

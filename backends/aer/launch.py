@@ -58,11 +58,7 @@ def launch() -> Zygote:
 
 
 def preload() -> None:
-    """Start a zygote for the first backend of this process that needs one.
-
-    It ends by itself when this process ends; one that nothing used is ended at once, since it
-    would still load Aer after a command that ended with a mistake.
-    """
+    """Start a zygote for the first backend; an unused one is killed at exit, not left loading Aer."""
     if not _preloaded:
         _preloaded.append(launch())
         atexit.register(_end_unused)

@@ -54,7 +54,7 @@ def gate_seconds(method: str, num_qubits: int) -> float:
 def density_is_cheaper(num_qubits: int, shots: int) -> bool:
     """Whether one density matrix costs less than a trajectory for each shot.
 
-    It depends on nothing but circuit and shots: the two forms give other counts for one seed.
+    It depends only on circuit and shots, since the two forms give other counts for one seed.
     """
     if num_qubits > _WIDEST_DENSITY:
         return False
@@ -215,10 +215,10 @@ def memory_needed(method: str, num_qubits: int) -> int:
 
 
 def samples_needed(pub: FrozenSamplerPub) -> tuple[int, int]:
-    """Return the bytes that a PUB's outcomes take: at work on one point, and kept of all points.
+    """Return the bytes of a PUB's outcomes: while one point runs, and of all points together.
 
-    Aer has some hundred bytes for each shot of a point until they are counted. What is kept is
-    whole bytes per register and shot, several times over on its way to the caller.
+    Aer takes some hundred bytes per shot until it counts; results take whole bytes per register
+    and shot, several times over.
     """
     registers = pub.circuit.circuit.cregs
     kept = pub.shots * sum((register.size + 7) // 8 for register in registers)

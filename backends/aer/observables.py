@@ -19,9 +19,8 @@ __all__ = ["ObservableSet", "misread", "observable_set"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservableSet:
-    """The distinct observables of a PUB, reduced to the qubits any of them acts on.
+    """The distinct observables of a PUB, reduced to the qubits they act on, lowest first.
 
-    qubits: those qubits, lowest first. sums: over strings on these qubits only.
     index: position in ``sums`` for each element, in the observables' shape.
     """
 
@@ -35,10 +34,7 @@ class ObservableSet:
         return list(dict.fromkeys(itertools.chain.from_iterable(self.sums)))
 
     def without(self, zeros: Collection[int]) -> ObservableSet:
-        """Return the set's values without these qubits, which are in |0⟩.
-
-        There ⟨I⟩ = ⟨Z⟩ = 1 and ⟨X⟩ = ⟨Y⟩ = 0.
-        """
+        """Drop qubits that are in |0⟩, where ⟨I⟩ = ⟨Z⟩ = 1 and ⟨X⟩ = ⟨Y⟩ = 0."""
         if not zeros:
             return self
         places = [len(self.qubits) - 1 - self.qubits.index(qubit) for qubit in zeros]
@@ -64,10 +60,7 @@ class ObservableSet:
 
 
 def misread(total: PauliSum, readout: Readout) -> PauliSum:
-    """Return the sum whose value is what measuring with this readout error averages to.
-
-    With P(1|0) = u and P(0|1) = d, each measured letter reads (1-u-d)·letter + (d-u).
-    """
+    """Apply readout error P(1|0) = u, P(0|1) = d: a letter becomes (1-u-d)·letter + (d-u)."""
     scale = 1.0 - readout.zero_as_one - readout.one_as_zero
     shift = readout.one_as_zero - readout.zero_as_one
     if not shift:
@@ -76,10 +69,7 @@ def misread(total: PauliSum, readout: Readout) -> PauliSum:
 
 
 def observable_set(observables: Any, readout: Readout | None = None) -> ObservableSet:
-    """Collect the observables of a PUB (nested lists of {Pauli string: coefficient}).
-
-    readout: the error of their measurement, None for a perfect one.
-    """
+    """Collect a PUB's observables (nested lists of {Pauli string: coefficient})."""
     array = ObservablesArray(observables)
     distinct: dict[tuple[tuple[str, float], ...], int] = {}
     index = np.empty(array.shape, dtype=np.int64)

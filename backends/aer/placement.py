@@ -35,10 +35,7 @@ _SHOT_S = 4e-7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineLoad:
-    """What there is to run on now.
-
-    cores: of the machine. busy: of them, wanted by others. workers: there may be at most.
-    """
+    """The machine's cores, how many of them others use, and the most workers that may run."""
 
     cores: int
     workers: int
@@ -64,10 +61,7 @@ def threads_for(cores: int, busy: int) -> int:
 
 
 def pub_seconds(method: str, traits: Traits, *, points: int, shots: int, runs: int) -> float:
-    """Estimate one PUB's single-threaded simulation time, in seconds, to within a factor 3.
-
-    runs: evolutions of the state for each point.
-    """
+    """Estimate a PUB's single-threaded time, to a factor 3; ``runs`` is evolutions per point."""
     evolved_s = runs * traits.gates * gate_seconds(method, traits.num_qubits)
     return points * (_CALL_S + evolved_s + shots * _SHOT_S)
 
@@ -81,9 +75,8 @@ def place(
 ) -> Placement:
     """Choose parts and threads for one task.
 
-    widest_log2: log2 of its largest state. pieces: into how many it can be cut. seconds:
-    estimated time of all of it. heuristic: decides where both ways keep most cores busy; without
-    one, parts run beside each other, as they do while others want the cores.
+    widest_log2: log2 of its largest state. pieces: most parts. seconds: estimated total.
+    Without a heuristic, parts run side by side.
     """
     worth = int(seconds / SPLIT_S)
     parts = max(1, min(pieces, load.workers, worth, load.cores))
@@ -110,10 +103,7 @@ class ThreadingHeuristic:
     _asked: dict[int, int] = field(default_factory=dict)
 
     def prefers_threads(self, log2: int, parts: int, threads: int) -> bool:
-        """Whether one simulation with these threads will take less time than parts side by side.
-
-        The way that was not tried yet is, and once in a while the one that was slower.
-        """
+        """Whether to run one simulation with threads; tries both ways, the slower one rarely."""
         asked = self._asked[log2] = self._asked.get(log2, -1) + 1
         split, threaded = self._cost.get((log2, False)), self._cost.get((log2, True))
         if split is None or threaded is None:
@@ -134,10 +124,9 @@ _PAUSE_S = 2e-4
 
 
 def runnable_elsewhere() -> int:
-    """Return how many threads of other processes run or want to run now; 0 where not known.
+    """Return the runnable threads of other processes from Linux's ``/proc``, 0 where there is none.
 
-    The least of three looks within half a millisecond: what wakes up only to fall asleep again
-    does not count. Takes that long; reads Linux's ``/proc``.
+    The least of three samples within half a millisecond, so that brief wake-ups do not count.
     """
     least = _look()
     for _ in range(_LOOKS - 1):

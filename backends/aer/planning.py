@@ -59,7 +59,7 @@ class Planner:
     def pending_task(
         self, payload: PubPayload, tag: str, *, now: float, lock: threading.RLock
     ) -> PendingTask:
-        """Plan one task. now: seconds since the epoch. Not for two threads at once.
+        """Plan one task at ``now``, in seconds since the epoch. Not thread-safe.
 
         Raises ``InsufficientMemory`` or ``PayloadRejected``; nothing was started then.
         """

@@ -27,10 +27,7 @@ class SpawnFailed(Exception):
 
 
 class Spawner:
-    """Makes worker processes by a zygote, and knows their exit codes.
-
-    settings: given to every worker.
-    """
+    """Forks worker processes with these settings from a zygote, and knows their exit codes."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = settings
@@ -44,10 +41,7 @@ class Spawner:
         self._closed = False
 
     def spawn(self, line: socket.socket, errors: IO[bytes]) -> int:
-        """Return the process id of a new worker that speaks over ``line``.
-
-        Blocks while the zygote starts, which takes seconds. Raises `SpawnFailed`.
-        """
+        """Fork a worker; blocks for seconds while the zygote starts. Raises `SpawnFailed`."""
         with self._spawning, self._changed:
             if self._zygote is None:
                 self._start()
@@ -122,11 +116,9 @@ _EXIT_S = 2.0
 
 
 class WorkerProcess:
-    """One simulation process. ``listener`` gets each message, and None once it has ended.
+    """One simulation process; its thread calls ``listener`` with each message, and None at its end.
 
-    ready: it waits for work. part: the (tag, part) it runs, or None; began: since when, on the
-    monotonic clock. reason: how it ended.
-    The listener is called from this worker's own thread.
+    part: the running (tag, part) or None, since ``began`` on the monotonic clock.
     """
 
     def __init__(self, spawner: Spawner, listener: _Listener) -> None:

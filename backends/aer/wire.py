@@ -18,10 +18,7 @@ _LENGTH = struct.Struct("<Q")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMessage:
-    """One task as a worker gets it.
-
-    methods, seeds: one per PUB. blocks: of each part. facts: kept with the result.
-    """
+    """One task as a worker gets it; methods and seeds are per PUB, blocks per part."""
 
     tag: str
     payload: PubPayload
@@ -33,10 +30,7 @@ class TaskMessage:
 
 
 def encode_task(message: TaskMessage, part: int) -> bytes:
-    """Return the message that makes a worker run a part of a task: a header and the payload's bytes.
-
-    It carries the whole task, so that the worker can finish the other parts too if the parent dies.
-    """
+    """Encode a whole task, so that the worker of one part can finish all if the parent dies."""
     header = {
         "tag": message.tag,
         "part": part,

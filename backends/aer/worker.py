@@ -154,10 +154,9 @@ def _explain(error: Exception) -> str:
 
 
 def main() -> None:
-    """Fork workers until the parent is gone. Standard input is the line to the parent.
+    """Fork workers until the parent ends. Standard input is the socket to the parent.
 
-    A request is the worker's settings as JSON, and comes with two file descriptors: the worker's
-    line to the parent and where its errors go. The answer is its process id.
+    A request is settings as JSON with two descriptors, socket and stderr; the answer is a pid.
     """
     os.umask(0o077)  # what it writes is its owner's alone
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer

@@ -35,12 +35,10 @@ _NOTHING = SamplerPayload(pubs=())
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class PendingTask:
-    """One task in this process. All but ``message`` is guarded by the pool's lock.
+    """One task in this process, guarded by the pool's lock except for ``message``.
 
-    loads: of the PUBs, in order. log2: of the largest state. memory_bytes: of it.
-    unsent: parts that no worker has yet; one until it is placed. sent_again: those whose worker
-    died before it began them, which happens to a part once.
-    adopted: another process claimed the task first; the spool knows its state.
+    unsent: parts without a worker, one until it is placed. sent_again: parts whose worker died
+    before it began them, once per part. adopted: another process claimed the task first.
     """
 
     message: TaskMessage
@@ -75,11 +73,7 @@ class WorkerPool:
         cores: int,
         memory_left: Callable[[int], int],
     ) -> None:
-        """Start nothing yet.
-
-        settings: given to every worker. processes: most workers. memory_left: bytes that a
-        simulation may take while others take so many.
-        """
+        """Start nothing; ``memory_left`` gives a simulation's bytes when others take so many."""
         self._spawner = Spawner(settings)
         self._spool = spool
         self._processes, self._cores = processes, cores

@@ -13,10 +13,7 @@ __all__ = ["FileRecords", "MemoryRecords", "StartedTask"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedTask:
-    """One started task. number: its order of start, from 1. Times in seconds since the epoch.
-
-    seed: of PUBs that have none, so that the result is the same whenever it is computed.
-    """
+    """One started task, times in epoch seconds. number: its order, from 1. seed: default of PUBs."""
 
     tag: str
     number: int

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from backends.api import Calibration, Target
 from backends.metering import Metering
-from backends.registry import BackendUnusable
+from backends.plugins import PluginUnusable
 from backends.suggestions import did_you_mean
 
 __all__ = ["CALLS", "Fault", "FaultKind", "Script", "read_script", "script_target"]
@@ -43,11 +43,9 @@ class Fault:
 class Script:
     """How a fake QPU behaves.
 
-    queue_s, run_s: how long each task is QUEUED and then RUNNING, in seconds.
-    fail, stuck: tasks that end in FAILED or never end, by order of start, counted from 1.
-    drift_every: after so many starts the calibration has another id; 0 means never.
-    durable: tasks are kept in files, and a new instance on the same folder knows them.
-    target: what the fake publishes; its calibration follows ``drift_every``.
+    fail, stuck: tasks that fail or never end, by order of start, counted from 1.
+    drift_every: starts after which the calibration id changes, 0 for never.
+    durable: a new instance on the same folder knows the tasks.
     """
 
     queue_s: float = 0.0
@@ -91,14 +89,11 @@ _SCRIPT_KEYS = tuple(f.name for f in fields(Script) if f.name not in ("faults", 
 
 
 def read_script(options: Mapping[str, Any]) -> Script:
-    """Build a script from a site's options: fields of `Script` and `Target`, and ``faults``.
-
-    Raises ``BackendUnusable`` for an unknown option, call or kind of fault.
-    """
+    """Build a script from options: fields of `Script` and `Target`, and ``faults``."""
     known = ("faults", *_SCRIPT_KEYS, *_TARGET_KEYS)
     for name in options:
         if name not in known:
-            raise BackendUnusable(
+            raise PluginUnusable(
                 f"unknown option {name!r} of backend 'fake'; there are: {', '.join(known)}"
                 f"{did_you_mean(name, known)}"
             )
@@ -114,7 +109,7 @@ def read_script(options: Mapping[str, Any]) -> Script:
 def _fault(entry: Mapping[str, Any]) -> Fault:
     call, kind = entry.get("call"), entry.get("kind", "refused")
     if call not in CALLS or kind not in _KINDS or set(entry) - {"call", "kind", "on"}:
-        raise BackendUnusable(
+        raise PluginUnusable(
             f"fault {dict(entry)!r}; give call (one of {', '.join(CALLS)}), "
             f"kind (one of {', '.join(_KINDS)}) and on (a list of call numbers from 1)"
         )

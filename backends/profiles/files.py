@@ -137,14 +137,7 @@ class ProfileFile(_Table):
 
 
 def load_profile(name_or_path: str) -> Profile:
-    """Return a shipped profile, or the one in a TOML file.
-
-    Args:
-        name_or_path: What ends in ``.toml`` or contains a slash is a path.
-
-    Raises:
-        ProfileError: For an unknown name, an unreadable file, an unknown key or an invalid value.
-    """
+    """Return a shipped profile, or that of a path, which contains a slash or ends in ``.toml``."""
     if name_or_path.endswith(_SUFFIX) or "/" in name_or_path:
         path = Path(name_or_path).expanduser()
         try:

@@ -60,13 +60,11 @@ class Readout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """One device as data. Equal profiles behave equally; ``sources`` does not count.
+    """One device as data; ``sources`` does not count in comparisons.
 
-    coupling: undirected pairs that two-qubit gates may use; None is all to all, or a star.
-    resonator: index of a star's centre, one past the last qubit, or None.
-    idle_relaxation: whether qubits relax while they wait for others, too.
-    precision: whether an estimator's precision is met by sampling shots or computed exactly.
-    sources: by dotted key of the file, where each value is from, or "assumed: why".
+    coupling: undirected; None for all to all, or a star. resonator: index of a star's centre, one
+    past the last qubit. idle_relaxation: whether waiting qubits relax. precision: whether an
+    estimator samples shots or computes exactly. sources: by dotted key, or "assumed: why".
     """
 
     name: str
@@ -97,10 +95,7 @@ class Profile:
 
     @property
     def calibration(self) -> Calibration:
-        """The calibration, its id made from all that shapes circuits and noise.
-
-        A profile whose errors, times or coupling differ has another id, whatever its name.
-        """
+        """The calibration; its id changes with errors, times and coupling, not with the name."""
         content = (
             self.num_qubits,
             self.unusable_qubits,
@@ -128,20 +123,13 @@ class Profile:
         return self.coherence
 
     def gate_coherences(self, gate: NativeGate) -> tuple[Coherence | None, ...]:
-        """Return one coherence per qubit of a gate, in the order of its operands.
-
-        On a star every two-qubit gate is (qubit, resonator).
-        """
+        """Return the coherence of each operand; on a star these are (qubit, resonator)."""
         if gate.num_qubits == 2 and self.resonator is not None:
             return (self.coherence, self.resonator_coherence or self.coherence)
         return (self.coherence,) * gate.num_qubits
 
     def target(self, name: str | None = None) -> Target:
-        """Return what a backend wearing this profile publishes.
-
-        name: of the QPU, by default the profile's. ``native`` is a
-        `qiskit.transpiler.Target` with the durations and errors of every native gate.
-        """
+        """Return the published target, with a `qiskit.transpiler.Target` as ``native``."""
         return Target(
             name=name or self.name,
             num_qubits=self.num_qubits,
@@ -169,10 +157,9 @@ class Profile:
 # Devices and one target each: a site has a handful of QPUs.
 @lru_cache(maxsize=16)
 def _native_target(profile: Profile) -> QiskitTarget:
-    """Return the profile's gates on its usable qubits, with durations and average errors.
+    """Return the native gates with durations and errors, in both directions. Do not change it.
 
-    Two-qubit gates are listed in both directions, on a star as (qubit, resonator), the
-    resonator being one wire more. The result is shared: do not change it.
+    On a star a pair is (qubit, resonator), with the resonator on one wire more.
     """
     wires = profile.num_qubits + (profile.resonator is not None)
     target = QiskitTarget(description=profile.title, num_qubits=wires)

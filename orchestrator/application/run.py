@@ -202,6 +202,7 @@ def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
 def _checked(request: RunRequest) -> RunPlan:
     """Check what can be checked without importing the flow. Raises ``ValueError`` subclasses."""
     from backends import registry
+    from backends.plugins import UnknownPlugin
 
     target = target_of(request.flow)
     run_id = request.run_id or variable("HPCQC_RUN_ID") or _new_id()
@@ -213,7 +214,7 @@ def _checked(request: RunRequest) -> RunPlan:
         site = dry_site(site, request.scratch)
     qpu, known = site.qpu(request.qpu), registry.available()
     if qpu.backend not in known:
-        raise registry.UnknownBackend(
+        raise UnknownPlugin(
             f"QPU {qpu.name!r} needs backend {qpu.backend!r}; "
             f"installed are: {', '.join(known) or 'none'}"
         )

@@ -20,7 +20,7 @@ from backends.aer import create
 from backends.aer.spool import Spool
 from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
 from backends.payloads import EstimatorPayload, SamplerPayload
-from backends.registry import BackendUnusable
+from backends.plugins import PluginUnusable
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 
@@ -435,7 +435,7 @@ def test_prepared_states_and_matrices_are_simulated(run):
     ],
 )
 def test_wrong_options_are_named(tmp_path, options, message):
-    with pytest.raises(BackendUnusable, match=message):
+    with pytest.raises(PluginUnusable, match=message):
         create(options, state_dir=tmp_path)
 
 

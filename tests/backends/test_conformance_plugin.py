@@ -12,6 +12,7 @@ from qiskit import QuantumCircuit
 
 from backends import registry
 from backends.payloads import SamplerPayload
+from backends.plugins import PluginUnusable, UnknownPlugin
 from backends.testing import BackendConformance
 from tests.errors import naming
 from tests.packages import installed_package
@@ -78,12 +79,12 @@ def test_it_refuses_options_it_does_not_know(installed, tmp_path):
 
 
 def test_a_backend_that_does_not_import_is_explained(installed, tmp_path):
-    with pytest.raises(registry.BackendUnusable, match=naming("broken")):
+    with pytest.raises(PluginUnusable, match=naming("broken")):
         registry.create("broken", {}, state_dir=tmp_path)
 
 
 def test_an_unknown_backend_names_those_there_are(installed, tmp_path):
-    with pytest.raises(registry.UnknownBackend, match=naming("plainvectr", "plainvector")):
+    with pytest.raises(UnknownPlugin, match=naming("plainvectr", "plainvector")):
         registry.create("plainvectr", {}, state_dir=tmp_path)
 
 

@@ -18,7 +18,7 @@ from backends.api import (
 )
 from backends.fake import create
 from backends.payloads import EstimatorPayload, SamplerPayload
-from backends.registry import BackendUnusable
+from backends.plugins import PluginUnusable
 from tests.errors import naming
 
 
@@ -160,5 +160,5 @@ def test_limits_of_the_target_are_kept(tmp_path):
     ],
 )
 def test_a_wrong_script_is_refused(tmp_path, options, message):
-    with pytest.raises(BackendUnusable, match=message):
+    with pytest.raises(PluginUnusable, match=message):
         create(options, state_dir=tmp_path)
