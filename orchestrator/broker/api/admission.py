@@ -33,42 +33,31 @@ _USERS_REMEMBERED = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
-    """Limits for one client.
+    """Limits for one client."""
 
-    body_bytes: of a payload; json_bytes: of any other body. large_bodies: payloads above json_bytes
-    that are read at a time for one user. body_s: longest pause within a body; whole_body_s: longest
-    time for all of it.
-    """
-
-    body_bytes: int = 64 << 20
-    json_bytes: int = 64 << 10
-    large_bodies: int = 4
-    body_s: float = 20.0
-    whole_body_s: float = 300.0
+    body_bytes: int = 64 << 20  # of a payload
+    json_bytes: int = 64 << 10  # of any other body
+    large_bodies: int = 4  # payloads above json_bytes that are read at a time for one user
+    body_s: float = 20.0  # longest pause within a body
+    whole_body_s: float = 300.0  # longest time for all of it
     requests_per_s: float = 1000.0
     burst: float = 2000.0
 
 
 @dataclass(eq=False)
 class Callers:
-    """Authenticates callers and limits the rate of each.
-
-    listings: turns for answers about very many jobs; large_bodies: turns for large payloads.
-    """
+    """Authenticates callers and limits the rate of each."""
 
     tokens: TokenFile
     limits: RequestLimits
     clock: Callable[[], datetime]
     users: UnixUsers
-    listings: PerUserSemaphore
-    large_bodies: PerUserSemaphore
+    listings: PerUserSemaphore  # turns for answers about very many jobs
+    large_bodies: PerUserSemaphore  # turns for large payloads
     _buckets: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     async def identify(self, scope: Scope) -> Identity:
-        """Return who sent a request, from its head alone.
-
-        Raises `ApiError` 401 if unauthenticated, 429 if rate-limited.
-        """
+        """Return the sender. Raises `ApiError` 401 if unauthenticated, 429 if rate-limited."""
         identity = await self._authenticated(scope)
         wait_s = self._wait_s(identity.user)
         if wait_s > 0:
@@ -111,13 +100,11 @@ class Callers:
 
 @dataclass(eq=False)
 class Admission:
-    """Passes a request on if its Host is one of the broker's, its caller is known and its body fits.
+    """Passes a request on if its Host is one of the broker's, its caller is known and it fits.
 
-    Nothing of an unauthenticated body is read. A JSON body is complete before the endpoint is called;
-    a payload is limited as the endpoint reads it.
-
-    hosts: valid names in a Host header, beside the address of the connection. A web page whose name
-    was made to resolve to this machine sends another one.
+    Nothing of an unauthenticated body is read. A JSON body is complete before the endpoint is
+    called; a payload is limited as the endpoint reads it. A web page whose name was made to resolve
+    to this machine sends a Host that is neither in ``hosts`` nor the connection's address.
     """
 
     app: ASGIApp

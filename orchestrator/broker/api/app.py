@@ -42,18 +42,13 @@ _PAGE_HEADERS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """What an application needs besides its broker.
+    """What an application needs besides its broker."""
 
-    tokens: the file with their hashes. on_ready: called once the broker works. hosts: names of the
-    broker in Host headers beside those of this machine. unix_groups: the Unix groups that are
-    projects.
-    """
-
-    tokens: Path
-    on_ready: Callable[[], None] = lambda: None
+    tokens: Path  # the file with their hashes
+    on_ready: Callable[[], None] = lambda: None  # called once the broker works
     limits: RequestLimits = field(default_factory=RequestLimits)
-    hosts: frozenset[str] = frozenset()
-    unix_groups: frozenset[str] = frozenset()
+    hosts: frozenset[str] = frozenset()  # names in Host headers beside those of this machine
+    unix_groups: frozenset[str] = frozenset()  # the Unix groups that are projects
 
 
 def create_app(broker: Broker, settings: ApiSettings) -> FastAPI:

@@ -59,10 +59,7 @@ def install_metrics(app: FastAPI, broker: Broker) -> BrokerMetrics:
 
 
 class BrokerMetrics:
-    """The metrics of one application. Counters begin at 0 with the process, as Prometheus expects.
-
-    Gauges are read from the broker's state at each scrape; that costs time for open work alone.
-    """
+    """The metrics of one application; counters begin at 0 with the process, as in Prometheus."""
 
     def __init__(self, broker: Broker) -> None:
         self.registry = CollectorRegistry()
@@ -88,7 +85,7 @@ class BrokerMetrics:
         self.registry.register(self)
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Return the gauges as they are now; the registry calls this."""
+        """Return the gauges at each scrape of the registry; costs time for open work alone."""
         jobs = _gauge("jobs", "Jobs that have not ended.", "qpu", "state")
         queue = _gauge("queue_length", "Jobs with work that waits for the QPU.", "qpu")
         tasks = _gauge("open_tasks", "Tasks planned, running or uncertain.", "qpu")

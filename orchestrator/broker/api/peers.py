@@ -45,12 +45,9 @@ def peer_of(scope: Mapping[str, Any]) -> UnixPeer | None:
 
 @dataclass(eq=False)
 class UnixUsers:
-    """Looks up Unix users as callers, and remembers each for a minute.
+    """Looks up Unix users as callers, and remembers each for a minute."""
 
-    groups: the Unix groups that are projects of this site; others are ignored.
-    """
-
-    groups: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()  # the Unix groups that are projects of this site
     monotonic: Callable[[], float] = time.monotonic
     _known: dict[int, tuple[float, Identity | None]] = field(default_factory=dict)
 
@@ -68,13 +65,8 @@ class UnixUsers:
 
 
 def identity_of(uid: int, groups: frozenset[str]) -> Identity | None:
-    """Return the caller with this user id, None if the system has no such user. May block.
-
-    Root and the broker's own user are operators. The projects of any other user are their Unix
-    groups that are in ``groups``. The overflow id is shared by all users of other user namespaces, so
-    it is nobody.
-    """
-    if uid == _overflow_uid():
+    """Return the caller with this user id, None if the system has no such user. May block."""
+    if uid == _overflow_uid():  # shared by all users of other user namespaces
         return None
     try:
         entry = pwd.getpwuid(uid)

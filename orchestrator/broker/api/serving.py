@@ -59,23 +59,18 @@ class ListenError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """An open socket of the service, and the URL by which clients reach it.
-
-    own: whether this process made it; `close` then removes the file of a Unix socket.
-    peers: whether users on a Unix socket are recognised; else they need a token, as over TCP.
-    """
+    """An open socket of the service, and the URL by which clients reach it."""
 
     socket: socket.socket
     url: str
-    own: bool = True
-    peers: bool = True
+    own: bool = True  # made by this process: `close` removes the file of a Unix socket
+    peers: bool = True  # users on a Unix socket are recognised; else they need a token
 
     @classmethod
     def open(cls, address: str) -> Listener:
         """Listen on ``unix:PATH``, ``token-only:unix:PATH``, ``HOST:PORT`` or ``fd:NUMBER``.
 
-        Port 0 takes a free one; ``fd`` is an inherited socket that listens already. Raises
-        `ListenError` with the reason.
+        Port 0 takes a free one; ``fd`` is an inherited, listening socket. Raises `ListenError`.
         """
         kind, _, rest = address.partition(":")
         if kind == _TOKEN_ONLY and rest.startswith(("unix:", "fd:")):
@@ -146,11 +141,7 @@ class Listener:
 
 
 def serve(app: FastAPI, listeners: Sequence[Listener], proxies: Iterable[str] = ()) -> None:
-    """Serve until SIGINT or SIGTERM; requests in progress are completed first.
-
-    proxies: addresses that may have all connections. The number of connections follows the limit
-    of open files.
-    """
+    """Serve until SIGINT or SIGTERM; requests in progress are completed first."""
     connections = Connections(
         most=connection_limit(),
         proxies=frozenset(map(_address_name, proxies)),
@@ -194,11 +185,7 @@ def _exit(_number: int, _frame: Any) -> None:
 
 
 def connection_limit() -> int:
-    """Return how many connections this process can serve.
-
-    Raises its soft limit of open files as far as the hard one allows; each connection may need a
-    second file for its body.
-    """
+    """Raise the soft limit of open files; return how many connections this process can serve."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(_WANTED_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -206,6 +193,7 @@ def connection_limit() -> int:
         soft = wanted
     if soft == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
+    # Each connection may need a second file for its body.
     return max(8, min(_MOST_CONNECTIONS, (soft - _OTHER_FILES) // 2))
 
 
@@ -215,21 +203,16 @@ class Connections:
 
     One peer may have a quarter of them, and each of ``proxies`` all. A further connection replaces
     the oldest idle one; if none is idle, it is refused.
-
-    token_only: addresses of Unix sockets whose peers are not recognised. head_s: time for a head;
-    keep_alive_s: between two requests; linger_s: for the rest of an unwanted body, and for closing;
-    read_s: time in which a client must read a part of its answer. most_unsent_bytes: of all
-    answers that clients have not read; beyond it the largest are aborted.
     """
 
     most: int
     proxies: frozenset[str] = frozenset()
-    token_only: frozenset[str] = frozenset()
-    head_s: float = 10.0
-    keep_alive_s: float = 65.0
-    linger_s: float = 5.0
-    read_s: float = 20.0
-    most_unsent_bytes: int = 128 << 20
+    token_only: frozenset[str] = frozenset()  # Unix sockets whose peers are not recognised
+    head_s: float = 10.0  # for a head
+    keep_alive_s: float = 65.0  # between two requests
+    linger_s: float = 5.0  # for the rest of an unwanted body, and for closing
+    read_s: float = 20.0  # in which a client must read a part of its answer
+    most_unsent_bytes: int = 128 << 20  # of all unread answers; beyond it the largest are aborted
     _of_peer: dict[str, dict[_Connection, None]] = field(default_factory=dict)
 
     def add(self, connection: _Connection) -> bool:
@@ -472,10 +455,7 @@ def _tcp_peer_name(opened: socket.socket) -> str:
 
 
 def _address_name(text: str) -> str:
-    """Return the peer of an address: all of loopback is one, an IPv6 /64 is one.
-
-    Raises ``ValueError`` for an invalid address.
-    """
+    """Return the peer of an address: loopback or an IPv6 /64 is one. Raises ``ValueError``."""
     address = ipaddress.ip_address(text.partition("%")[0])
     address = getattr(address, "ipv4_mapped", None) or address
     if address.is_loopback:

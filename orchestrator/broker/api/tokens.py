@@ -25,16 +25,13 @@ class TokenError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenEntry:
-    """What the file has of a token. id: its public name. sha256: of the secret.
+    """What the file has of a token; times are ISO 8601."""
 
-    A secret has 256 random bits, so a plain hash cannot be guessed back. Times are ISO 8601.
-    """
-
-    id: str
+    id: str  # its public name
     user: str
     role: Role
     projects: tuple[str, ...]
-    sha256: str
+    sha256: str  # of the secret, whose 256 random bits cannot be guessed back from it
     created_at: str
     expires_at: str | None = None
 
@@ -68,10 +65,7 @@ class TokenFile:
         now: datetime,
         expires_at: datetime | None = None,
     ) -> tuple[TokenEntry, str]:
-        """Make a token; return its entry and its secret, which is stored nowhere.
-
-        Raises `TokenError` for an invalid name.
-        """
+        """Make a token; return its entry and its secret, stored nowhere. Raises `TokenError`."""
         for name in (user, *projects):
             if not is_name(name, PROJECT):
                 raise TokenError(f"invalid name of a user or project {name!r}: {EXPECTED[PROJECT]}")

@@ -31,7 +31,6 @@ from orchestrator.unix_sockets import UnixSocketError, check_listener, check_pat
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
-
     from backends.payloads import Payload
     from orchestrator.broker.core.explain import Explanation
 
@@ -72,15 +71,12 @@ class Exchange:
         patience_s: float,
         most_connections: int = _MOST_CONNECTIONS,
     ) -> None:
-        """Take note of the arguments; the first request connects.
-
-        Proxies of the environment serve other machines only. Raises `BrokerRefused` for a proxy
-        that cannot be used, and for the path of a Unix socket that is too long.
-        """
+        """Store the arguments. Raises `BrokerRefused` for an unusable proxy or Unix socket path."""
         self._url, self._patience_s = url, patience_s
         path = url.removeprefix("unix:") if url.startswith("unix:") else None
         limits = httpx.Limits(max_connections=most_connections, max_keepalive_connections=64)
         parts = urlsplit(url)
+        # Proxies of the environment serve other machines only.
         proxied = path is None and not is_loopback(parts.hostname or "")
         self._proxy = proxy_variable(parts.scheme) if proxied else None
         self._authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -203,10 +199,7 @@ class RemoteBroker:
         self._lock = threading.Lock()
 
     def open(self) -> RemoteBroker:
-        """See that the service is there and knows the caller.
-
-        Raises `BrokerUnreachable`, `BrokerRefused`.
-        """
+        """Check the service and the caller's token. Raises `BrokerUnreachable`, `BrokerRefused`."""
         try:
             self.whoami()
         except Exception:
@@ -244,10 +237,7 @@ class RemoteBroker:
         return job
 
     def limit_run(self, run: str, unit: str, amount: float | None) -> None:
-        """Let this user's jobs of a run cost so much in all; None takes the limit away.
-
-        Raises `BrokerRefused` for a unit that no QPU of the service bills in.
-        """
+        """Limit the cost of this user's jobs of a run; None lifts it. Raises `BrokerRefused`."""
         body = {"run": run, "unit": unit, "amount": amount}
         self._ask("POST", "/v1/budgets/runs", json=body)
 
@@ -300,10 +290,7 @@ class RemoteBroker:
     def jobs(
         self, run: str | None = None, *, qpu: str | None = None, state: JobState | None = None
     ) -> list[JobView]:
-        """Return the jobs that the caller may see, in order of submission.
-
-        run, qpu, state: only jobs of this run, on this QPU, in this state.
-        """
+        """Return the visible jobs of a run, on a QPU and in a state, in order of submission."""
         asked = {"limit": _MOST_JOBS, "run": run, "qpu": qpu, "state": state}
         return self._get(list[JobView], "/v1/jobs", **asked)
 
@@ -420,10 +407,7 @@ class _Patience:
     def spend(
         self, reason: str, retry_after: str | None = None, refused: Exception | None = None
     ) -> None:
-        """Sleep before the next try.
-
-        Raises `BrokerUnreachable` after the deadline, or ``refused`` if the broker did answer.
-        """
+        """Sleep; after the deadline raise ``refused`` if it is given, else `BrokerUnreachable`."""
         pause_s = self._pause_s
         if retry_after is not None and retry_after.isdigit():
             pause_s = max(pause_s, float(retry_after))
@@ -442,7 +426,7 @@ class _Patience:
 
 
 def _error(answer: httpx.Response) -> Exception:
-    detail, name = _detail(answer), _error_type(answer)
+    detail, name = _detail(answer), str(_problem(answer).get("error_type") or "")
     if name == BudgetExhausted.__name__:
         return BudgetExhausted(detail)
     if name == JobUncertain.__name__:
@@ -458,10 +442,6 @@ def _error(answer: httpx.Response) -> Exception:
 def _detail(answer: httpx.Response) -> str:
     problem = _problem(answer)
     return str(problem.get("detail") or f"HTTP {answer.status_code}")
-
-
-def _error_type(answer: httpx.Response) -> str:
-    return str(_problem(answer).get("error_type") or "")
 
 
 def _problem(answer: httpx.Response) -> dict[str, Any]:

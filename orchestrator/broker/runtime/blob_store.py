@@ -37,15 +37,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class BlobStore:
-    """Payloads and results of one ledger scope's jobs.
-
-    payloads: in memory, by job, read or as bytes; results: in memory, by tag of their tasks.
-    """
+    """Payloads and results of one ledger scope's jobs."""
 
     state: BrokerState
     ledger: Ledger
-    payloads: dict[JobId, Payload | bytes] = field(default_factory=dict)
-    results: dict[str, Result] = field(default_factory=dict)
+    payloads: dict[JobId, Payload | bytes] = field(default_factory=dict)  # in memory
+    results: dict[str, Result] = field(default_factory=dict)  # in memory, by tag
 
     def result(self, ended: EndedJob) -> Any:
         """Return a completed job's result, merged from its tasks'; from any thread."""
@@ -99,11 +96,7 @@ class BlobStore:
         return {tag: data for job in ended for tag, data in self._kept_of(job).items()}
 
     def _kept_of(self, job: JobId) -> dict[str, bytes]:
-        """Return a completed job's result under its key.
-
-        What ran under another calibration than it was handed in for, or outside the quality windows,
-        is not kept either.
-        """
+        """Return a completed job's result under its key, if it may be kept."""
         reuse = self.state.jobs[job].submitted.reuse
         assert reuse is not None
         ended = ended_job(self.state, job)
@@ -111,7 +104,7 @@ class BlobStore:
         if any(task.provisional for task in ended.tasks):
             return {}
         if any(m.get("calibration_id") != reuse.calibration for m in done):
-            return {}
+            return {}  # it ran under another calibration than it was handed in for
         try:
             kept = Result(native=self.result(ended), usage=Usage(), metadata={"job": job})
         except Exception as error:  # noqa: BLE001  # to keep it is a courtesy, and stops nothing

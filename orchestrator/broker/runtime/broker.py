@@ -62,25 +62,20 @@ _Item = TypeVar("_Item")
 class Broker:
     """Admits jobs to QPUs, shows and ends them. Lives on one event loop; `open` starts it.
 
-    open_backend: builds a QPU's backend, on a thread. One that cannot be built is shown as
-    unavailable with the reason and tried again when it is next asked for.
-    scope: the part of the ledger that it owns. A service's jobs go on by themselves after a restart,
-    a run's when they are asked for again.
-    observers: called with every commit, on the loop; see `EventLoop.observe`.
-    limits: what users may have at a time; None where one process is the only user.
-    sharing: projects that use each other's results again, where a stage asks; others only their own.
-    intake: reads the payloads of users, who are not trusted.
+    A QPU whose backend cannot be built is shown as unavailable with the reason, and tried again
+    when it is next asked for. A service's jobs go on by themselves after a restart, a run's when
+    they are asked for again.
     """
 
     qpus: Mapping[str, QpuSettings]
     ledger: Ledger
     clock: Callable[[], datetime]
-    open_backend: Callable[[str], Backend]
-    scope: str = SERVICE_SCOPE
-    observers: list[Callable[[Commit], None]] = field(default_factory=list)
-    limits: BrokerLimits | None = field(default_factory=BrokerLimits)
-    sharing: frozenset[str] = frozenset()
-    intake: Intake = field(default_factory=Intake)
+    open_backend: Callable[[str], Backend]  # builds a QPU's backend, on a thread
+    scope: str = SERVICE_SCOPE  # the part of the ledger that it owns
+    observers: list[Callable[[Commit], None]] = field(default_factory=list)  # on the loop
+    limits: BrokerLimits | None = field(default_factory=BrokerLimits)  # None: a run's process
+    sharing: frozenset[str] = frozenset()  # projects that reuse each other's results, if asked
+    intake: Intake = field(default_factory=Intake)  # reads untrusted payloads
     pacing: Pacing = STANDARD_PACING
     events: EventLoop = field(init=False)
     watch: CalibrationWatch = field(init=False)
@@ -93,10 +88,7 @@ class Broker:
     _writer: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
-        """Take up what the ledger holds, open every QPU, and begin to work as a service.
-
-        Raises ``LedgerError``. What an earlier process left open is looked for on its QPU.
-        """
+        """Take up what the ledger holds, open every QPU and serve. Raises ``LedgerError``."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="hpcqc-ledger")
         self.events = await asyncio.get_running_loop().run_in_executor(
             self._writer,
@@ -115,13 +107,10 @@ class Broker:
             await self.events.post(ev.BrokerOpened(resume=True))
 
     async def open_embedded(self) -> None:
-        """Take up what the ledger holds and begin to work for one process.
-
-        It commits on the loop, and opens only QPUs with tasks of an earlier, dead process.
-        Raises ``LedgerError``, ``QpuUnavailable``.
-        """
+        """Serve one process, committing on the loop. Raises ``LedgerError``, ``QpuUnavailable``."""
         self.events = self._new_loop()
         self._begin()
+        # Only QPUs with tasks of an earlier, dead process are opened now.
         for record in tuple(self.events.state.jobs.values()):
             if record.open:
                 await self.backend(record.submitted.qpu)
@@ -191,10 +180,7 @@ class Broker:
         return self._backends.get(qpu)
 
     async def backend(self, qpu: str) -> Backend:
-        """Return a QPU's backend, opened at its first use.
-
-        Raises ``QpuUnavailable`` if it has none now; the cause is not for users.
-        """
+        """Return a QPU's backend, opened at its first use. Raises ``QpuUnavailable``."""
         if qpu in self._backends:
             return self._backends[qpu]
         async with self._opening:
@@ -227,10 +213,7 @@ class Broker:
     async def submit_untrusted(
         self, request: JobRequest, user: str, body: IO[bytes]
     ) -> tuple[JobView, bool]:
-        """Submit a job whose payload is not trusted; see `submit`.
-
-        Also raises ``PayloadRejected`` for bytes that are no payload, or take too much to read.
-        """
+        """See `submit`; also raises ``PayloadRejected`` if it is invalid or costly to read."""
         target = (await self.backend(request.qpu)).target()
         payload = await self.intake.read(body, user, request.qpu, target)
         return await self.submit(request, user, payload)
@@ -344,10 +327,7 @@ class Broker:
         return job_view(state.jobs[job], state.tasks) if job in state.jobs else None
 
     async def jobs(self, wanted: JobFilter) -> list[JobView]:
-        """Return the jobs of this service that are wanted, in order of submission.
-
-        They are those of one moment, each as it is when its view is made.
-        """
+        """Return the wanted jobs of this service at one moment, in order of submission."""
         state = self.events.state
         # What is in memory counts, also for jobs that are moved out of it this moment.
         here, tasks = dict(state.jobs), _with_forgotten(state)

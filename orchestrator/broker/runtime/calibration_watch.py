@@ -24,14 +24,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class CalibrationWatch:
-    """Reads each QPU's target every ``every_s`` seconds, and whenever a closure ends.
-
-    Lives on the broker's loop. _calibrations: the last id that was read, by QPU.
-    """
+    """Reads each QPU's target every ``every_s`` s and after closures, on the broker's loop."""
 
     events: EventLoop
     every_s: float
-    _calibrations: dict[str, str] = field(default_factory=dict)
+    _calibrations: dict[str, str] = field(default_factory=dict)  # last id read, by QPU
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def watch(self, settings: QpuSettings, backend: Backend) -> None:

@@ -15,19 +15,15 @@ __all__ = ["CheckedPayload", "rejected"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckedPayload:
-    """A payload that was read once, in its canonical bytes.
-
-    unfit: why the QPU that it is meant for can never run it, None if it can.
-    payload: as it was read, where that was in this process.
-    """
+    """A payload that was read once, in its canonical bytes."""
 
     kind: str
     digest: str
     num_qubits: int
     pubs: tuple[ItemShape, ...]
     data: bytes
-    unfit: str | None = None
-    payload: Payload | None = field(default=None, compare=False)
+    unfit: str | None = None  # why the QPU that it is meant for can never run it, None if it can
+    payload: Payload | None = field(default=None, compare=False)  # if this process read it
 
     @classmethod
     def of(cls, payload: Payload, target: Target | None = None) -> CheckedPayload:

@@ -80,10 +80,7 @@ class EmbeddedBroker:
         self._thread: threading.Thread
 
     def open(self) -> EmbeddedBroker:
-        """Open the ledger, take up what an earlier process left, and start the thread.
-
-        Raises `RunBusy` if another process has this run open, ``LedgerError``.
-        """
+        """Open the ledger and start the thread. Raises `RunBusy`, ``LedgerError``."""
         self._ledger = Ledger.open(self._state_dir / "ledger.sqlite")
         self._lock_file = _lock_run(self._state_dir, self._run)
         self._loop = asyncio.new_event_loop()

@@ -66,15 +66,11 @@ class Commit:
 
 @dataclass(slots=True)
 class _Item:
-    """An event with its blobs; without one, time has passed or rules have changed.
-
-    rules: new rules of a QPU, in force before the event. at: when it happened, if that is not when
-    it is written.
-    """
+    """An event with its blobs; without one, time has passed or rules have changed."""
 
     event: ev.Event | None = None
-    rules: tuple[str, QpuRules] | None = None
-    at: datetime | None = None
+    rules: tuple[str, QpuRules] | None = None  # new ones of a QPU, in force before the event
+    at: datetime | None = None  # when it happened, if that is not when it is written
     payloads: Mapping[str, bytes] = field(default_factory=dict)
     results: Mapping[str, bytes] = field(default_factory=dict)
     written: _Written | None = None
@@ -88,23 +84,18 @@ class _Item:
 class EventLoop:
     """Writes the events of one ledger scope, then executes the commands that follow from them.
 
-    Lives on one asyncio loop. Events that arrive during a commit share the next one.
-    writer: a thread for commits, where others must not wait for the disk; None commits on the
-    loop itself, which is quicker for one client.
-    checkpoint_every: after so many events, jobs that ended a while ago are moved out of memory
-    into rows of their own; None keeps all. Needs a writer.
-    keeps_trying: whether a transaction that cannot be written is tried again until it is, as on a full
-    disk that is cleared; meanwhile nothing starts, and calls are refused. Else the broker stops.
-    observe: called with every commit once its commands are executed; must be quick and not raise.
+    Lives on one asyncio loop. Events that arrive during a commit share the next one. If it keeps
+    trying, it repeats a transaction until it is written, as on a full disk that is cleared;
+    meanwhile nothing starts, and calls are refused. Else the broker stops.
     """
 
     scope: str
     ledger: Ledger
     clock: Callable[[], datetime]
-    writer: Executor | None = None
-    checkpoint_every: int | None = None
+    writer: Executor | None = None  # thread for commits; None: on the loop, quicker for one client
+    checkpoint_every: int | None = None  # events until jobs are moved out of memory; needs a writer
     keeps_trying: bool = False
-    observe: Callable[[Commit], None] | None = None
+    observe: Callable[[Commit], None] | None = None  # after the commands; quick, raises nothing
     pacing: Pacing = STANDARD_PACING
     state: BrokerState = field(init=False)
     blobs: BlobStore = field(init=False)
@@ -192,9 +183,9 @@ class EventLoop:
                     raise
 
     async def checkpoint(self, most: int = _JOBS_PER_CHECKPOINT) -> None:
-        """Move at most so many jobs that ended a while ago out of memory, and store the state.
+        """Move jobs that ended a while ago out of memory, if they can be stored.
 
-        Not beside `serve`, which does this by itself. What cannot be stored stays where it is.
+        Not beside `serve`, which does this by itself.
         """
         loop = asyncio.get_running_loop()
         before = self.clock() - timedelta(seconds=self.pacing.ended_s)

@@ -60,23 +60,17 @@ _Reading = tuple[TaskState, Received | None]
 
 @dataclass(slots=True)
 class _Doubts:
-    """Whether a task that is being followed is in doubt.
-
-    reported: as uncertain, which happens once; what the task does later still counts.
-    """
+    """Whether a task that is being followed is in doubt."""
 
     longest_task_s: float | None
     unread_looks: int
     since_s: float = field(default_factory=time.monotonic)
     faults: int = 0
-    reported: bool = False
+    reported: bool = False  # as uncertain, which happens once; later news still counts
 
     @property
     def poll_pause_s(self) -> float:
-        """Return the pause before the next reading: a small share of the time that has passed.
-
-        So the end of a task is noticed late by that share at most, however long it takes.
-        """
+        """Return a small share of the time passed: the end is noticed late by that at most."""
         passed_s = time.monotonic() - self.since_s
         return min(max(_FIRST_PAUSE_S, _POLL_SHARE * passed_s), _LONGEST_POLL_S)
 
@@ -96,19 +90,15 @@ class _Doubts:
 
 @dataclass(eq=False)
 class QpuDriver:
-    """Starts, follows and stops tasks on one QPU; each method ends by reporting an event.
-
-    calls: threads for short calls; waits: for long ones. receive: encodes a task's result; runs on a
-    thread. longest_task_s: a task that takes longer is in doubt: it is stuck, or its end was missed.
-    """
+    """Starts, follows and stops tasks on one QPU; each method ends by reporting an event."""
 
     backend: Backend
     can_find: bool
     report: Report
-    receive: Callable[[str, Result], Received]
-    calls: Executor
-    waits: Executor
-    longest_task_s: float | None = None
+    receive: Callable[[str, Result], Received]  # encodes a task's result, on a thread
+    calls: Executor  # threads for short calls
+    waits: Executor  # threads for long calls
+    longest_task_s: float | None = None  # a longer one is stuck, or its end was missed: in doubt
     pacing: Pacing = STANDARD_PACING
     _session: SessionId | None = None
     _acquiring: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -119,10 +109,7 @@ class QpuDriver:
     _stopping: asyncio.Future[None] | None = None
 
     async def start(self, tag: str, read: Callable[[], Payload]) -> None:
-        """Start the task, whatever it takes, and follow it to its end.
-
-        read: returns its payload; runs on a thread, since it may take long.
-        """
+        """Start the task, whatever it takes, and follow it to its end; `read` runs on a thread."""
         payload = lru_cache(read)
         pause, lost_answers = _FIRST_PAUSE_S, 0
         while tag not in self._unwanted:
@@ -182,7 +169,6 @@ class QpuDriver:
         """Wait for the task's end and report it; a failed poll never starts anything.
 
         A task that cannot be read for long is reported uncertain, and still polled.
-        reading: of the thread that started the task.
         """
         self._note_task(tag, task)
         doubts, pause = _Doubts(self.longest_task_s, self.pacing.unread_looks), _FIRST_PAUSE_S

@@ -27,15 +27,12 @@ class StorageFull(ValueError):
 
 @dataclass(slots=True)
 class _Use:
-    """What one user, or one project, has at the broker.
-
-    stored: times and sizes in bytes of payloads; budgets: times at which a run's budget was set.
-    """
+    """What one user, or one project, has at the broker."""
 
     jobs: set[JobId] = field(default_factory=set)
-    stored: deque[tuple[float, int]] = field(default_factory=deque)
+    stored: deque[tuple[float, int]] = field(default_factory=deque)  # times, bytes of payloads
     stored_bytes: int = 0
-    budgets: deque[float] = field(default_factory=deque)
+    budgets: deque[float] = field(default_factory=deque)  # times at which a run's budget was set
 
     def forget(self, before_s: float) -> None:
         while self.budgets and self.budgets[0] < before_s:
@@ -46,15 +43,11 @@ class _Use:
 
 @dataclass(eq=False)
 class Quotas:
-    """Counts open jobs, and bytes and budgets stored within a day since the broker started.
-
-    state: returns the present state machine; free_bytes: the room where the ledger is, None if it
-    is unknown.
-    """
+    """Counts open jobs, and bytes and budgets stored within a day since the broker started."""
 
     limits: BrokerLimits
     state: Callable[[], BrokerState]
-    free_bytes: Callable[[], int | None]
+    free_bytes: Callable[[], int | None]  # where the ledger is, None if it is unknown
     _users: defaultdict[str, _Use] = field(default_factory=lambda: defaultdict(_Use))
     _projects: defaultdict[str, _Use] = field(default_factory=lambda: defaultdict(_Use))
     _arriving: Counter[JobId] = field(default_factory=Counter)

@@ -57,10 +57,7 @@ def check_schedules(qpus: Iterable[QpuSettings], now: datetime) -> None:
 
 
 def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
-    """Return the rules of decisions about a QPU.
-
-    Raises `ConfigError` for an invalid policy or a calendar that cannot be read.
-    """
+    """Return a QPU's rules. Raises `ConfigError` for an invalid policy or unreadable calendar."""
     schedule = settings.schedule
     return QpuRules(
         limits=TaskLimits.of(target, settings.uncertain),

@@ -136,16 +136,13 @@ def _limit(limits: dict[str, Any]) -> None:
 
 
 def _answer(target: bytes, data: bytes) -> bytes:
-    """Return the answer to a payload.
-
-    Raises ``MemoryError``, which ends this reader: earlier payloads may have taken the memory.
-    """
+    """Return the answer to a payload, or raise ``MemoryError``, which ends this reader."""
     try:
         payload = payload_from_untrusted(data, limits=_LIMITS)
         return CheckedPayload.of(payload, _target(target)).to_bytes()
     except ValueError as error:  # PayloadRejected is one
         if isinstance(error.__cause__, MemoryError):
-            raise error.__cause__ from None
+            raise error.__cause__ from None  # earlier payloads may have taken the memory
         return rejected(str(error))
 
 
