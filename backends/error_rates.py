@@ -39,13 +39,15 @@ class Relaxation:
     damping: float
 
 
-def relaxation(duration_s: float, coherence: Coherence) -> Relaxation:
-    """Return the relaxation of a qubit during a time, towards its ground state.
+def relaxation(duration_s: float, coherence: Coherence | None) -> Relaxation:
+    """Return the relaxation of a qubit during a time, towards its ground state; None never relaxes.
 
     Populations decay as exp(-t/T1), coherences as exp(-t/T2). For T2 ≤ T1 a mixture of nothing,
     Z and reset does both exactly; beyond, amplitude damping alone loses less coherence, and Z
     takes what is missing.
     """
+    if coherence is None:
+        return Relaxation(phase_flip=0.0, reset=0.0, damping=0.0)
     decay = -math.expm1(-duration_s / coherence.t1_s)
     if coherence.t2_s <= coherence.t1_s:
         rate = 1 / coherence.t2_s - 1 / coherence.t1_s

@@ -119,7 +119,7 @@ def device_noise(profile: Profile) -> DeviceNoise:
     for gate in profile.gates:
         if gate.error <= 0:
             continue
-        relaxations = _relaxations(profile, gate)
+        relaxations = [relaxation(gate.duration_s, c) for c in profile.gate_coherences(gate)]
         model.add_all_qubit_quantum_error(_drawn(profile, gate, relaxations), _aer_names(gate))
         if any(one.damping for one in relaxations):
             found = tuple(_damping(one.damping) for one in relaxations)
@@ -138,14 +138,6 @@ def _moved() -> Instruction:
 def _aer_names(gate: NativeGate) -> list[str]:
     """Return the instruction names, or labels, under which Aer meets a gate."""
     return ["swap", MOVE] if gate.name == MOVE else [gate.name]
-
-
-def _relaxations(profile: Profile, gate: NativeGate) -> list[Relaxation]:
-    never = Relaxation(phase_flip=0.0, reset=0.0, damping=0.0)
-    return [
-        never if coherence is None else relaxation(gate.duration_s, coherence)
-        for coherence in profile.gate_coherences(gate)
-    ]
 
 
 def _drawn(profile: Profile, gate: NativeGate, relaxations: list[Relaxation]) -> QuantumError:
