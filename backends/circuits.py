@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from qiskit import QuantumCircuit, qpy
-from qiskit.circuit import CircuitInstruction
 
 from backends.canonical import canonical, canonical_qpy
 from backends.delays import delays_as_numbers
@@ -29,10 +28,9 @@ _ENCODING_SINCE, _TABLE_SINCE = 10, 16
 
 @dataclass(slots=True)
 class _Unreclaimed:
-    """Bytes of QPY read since the last garbage collection of unused circuits.
+    """Bytes of QPY read since the garbage collector last freed unused circuits.
 
-    A ``QuantumCircuit`` refers to itself, so only the garbage collector frees it. The collector
-    counts objects: a circuit of megabytes in Rust is a handful, and hundreds of them stay for long.
+    Circuits refer to themselves, and the collector counts objects, not their megabytes in Rust.
     """
 
     most: int
@@ -74,10 +72,6 @@ def load_qpy(data: bytes) -> QuantumCircuit:
 def is_panic(error: BaseException) -> bool:
     """Return whether an error is a panic of Qiskit's Rust code, which is not an ``Exception``."""
     return type(error).__name__ == "PanicException"
-
-
-def _is_gate(instruction: CircuitInstruction) -> bool:
-    return instruction.name not in ("barrier", "measure", "reset", "delay")
 
 
 def _check_sizes(data: bytes) -> None:
@@ -125,7 +119,7 @@ class FrozenCircuit:
 
     @classmethod
     def from_qpy(cls, data: bytes) -> FrozenCircuit:
-        """Read bytes and keep them as they are. Raises `PayloadRejected` if they hold no circuit."""
+        """Read and keep bytes as they are. Raises `PayloadRejected` if they hold no circuit."""
         frozen = cls(load_qpy(data))
         frozen.__dict__["qpy"] = data
         return frozen
@@ -164,7 +158,9 @@ class FrozenCircuit:
         if depth is None:
             if len(_layers) >= _MOST_LAYERS:
                 _layers.clear()
-            depth = _layers[self.digest] = self.circuit.depth(_is_gate)
+            others = ("barrier", "measure", "reset", "delay")
+            depth = self.circuit.depth(lambda step: step.name not in others)
+            _layers[self.digest] = depth
         return depth
 
     @property

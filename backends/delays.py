@@ -75,7 +75,7 @@ def delays_as_expressions(circuit: QuantumCircuit) -> QuantumCircuit:
 
 
 def delays_as_numbers(circuit: QuantumCircuit) -> QuantumCircuit:
-    """Undo `delays_as_expressions`: each constant length is whole samples, or a float and its unit."""
+    """Undo `delays_as_expressions`: a constant is whole samples, or a float and its unit."""
     return _changed(circuit, _numbered)
 
 

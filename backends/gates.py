@@ -155,7 +155,7 @@ def with_blocks(
 
 
 def is_own(operation: Operation) -> bool:
-    """Return whether an instruction is Qiskit's own (or MOVE), so that its name says what it does."""
+    """Return whether an instruction is Qiskit's own (or MOVE), so that its name defines it."""
     kind = getattr(operation, "base_class", type(operation))
     if operation.name == MOVE:
         return _is_swap(operation)

@@ -87,7 +87,7 @@ class DeviceNoise:
             if step.name == MOVE:
                 first, second = step.qubits
                 wire[first], wire[second] = wire[second], wire[first]
-                operation = _moved()
+                operation = Instruction("id", 2, 0, [], label=MOVE)  # it has the errors of a MOVE
             qubits = [wire[qubit] for qubit in step.qubits]
             damped.append(operation, qubits, step.clbits)
             for qubit, damping in zip(qubits, self.dampings.get(step.name, ()), strict=False):
@@ -122,17 +122,15 @@ def device_noise(profile: Profile) -> DeviceNoise:
         relaxations = [relaxation(gate.duration_s, c) for c in profile.gate_coherences(gate)]
         model.add_all_qubit_quantum_error(_drawn(profile, gate, relaxations), _aer_names(gate))
         if any(one.damping for one in relaxations):
-            found = tuple(_damping(one.damping) for one in relaxations)
+            found = tuple(
+                Kraus(_damping_operators(one.damping)).to_instruction() if one.damping else None
+                for one in relaxations
+            )
             dampings.update(dict.fromkeys(_aer_names(gate), found))
     up, down = profile.readout.zero_as_one, profile.readout.one_as_zero
     if up or down:
         model.add_all_qubit_readout_error(ReadoutError([[1 - up, up], [down, 1 - down]]))
     return DeviceNoise(model=model, dampings=dampings, profile=profile)
-
-
-def _moved() -> Instruction:
-    """Return what does nothing to two qubits and has the errors of a MOVE."""
-    return Instruction("id", 2, 0, [], label=MOVE)
 
 
 def _aer_names(gate: NativeGate) -> list[str]:
@@ -181,12 +179,6 @@ def _steps(operands: Iterable[str]) -> list[tuple[Instruction, list[int]]]:
         if letter != "I"
     ]
     return steps or [(_OPERATIONS["I"], [0])]
-
-
-def _damping(damping: float) -> Instruction | None:
-    if not damping:
-        return None
-    return Kraus(_damping_operators(damping)).to_instruction()
 
 
 def _damping_operators(damping: float) -> list[_Matrix]:

@@ -1,9 +1,8 @@
-"""Lets Qiskit's native library be loaded by a thread that stays: others may end.
+"""Load Qiskit's native library on a thread that stays.
 
-Qiskit from 2.5 on allocates with mimalloc, whose version 3.3 takes the thread that loads it for
-the main one, for ever. If that thread ends, a later thread that is given its number crashes the
-process at its first allocation (microsoft/mimalloc#1287). Dask and Prefect run functions, which
-import Qiskit when they like, on threads that come and go.
+Qiskit from 2.5 on allocates with mimalloc 3.3, which takes the loading thread for the main one.
+If that thread ends, a later thread with its number crashes the process at its first allocation
+(microsoft/mimalloc#1287). Dask and Prefect import Qiskit on threads that come and go.
 """
 
 from __future__ import annotations
@@ -34,7 +33,8 @@ class _Loader(MetaPathFinder):
         if fullname != _LIBRARY:
             return None
         spec = PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.origin and not _is_main_thread():
+        in_main = threading.current_thread() is threading.main_thread()
+        if spec is not None and spec.origin and not in_main:
             loaded = threading.Event()
             stays = threading.Thread(
                 target=_load_and_stay, args=(spec.origin, loaded), name="qiskit-stays", daemon=True
@@ -50,10 +50,6 @@ def guard_import() -> None:
     watching = any(isinstance(finder, _Loader) for finder in sys.meta_path)
     if not watching and _LIBRARY not in sys.modules:
         sys.meta_path.insert(0, _Loader())
-
-
-def _is_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
 
 
 def _load_and_stay(library: str, loaded: threading.Event) -> None:

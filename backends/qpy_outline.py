@@ -127,9 +127,8 @@ def _known() -> frozenset[bytes]:
 class _Walk:
     """A walk through one file; methods take a position and return where they ended.
 
-    weight: the steps of the last circuit, value or instruction with all that is inside it.
-    unordered: where what follows one another in no particular order begins and ends. any_name:
-    whether instructions may have names that Qiskit does not know.
+    weight: steps of the last circuit, value or instruction. unordered: bounds of what has no order.
+    any_name: whether instructions may have names that Qiskit does not know.
     """
 
     data: bytes

@@ -73,19 +73,17 @@ class Recombination:
 def lower(payload: EstimatorPayload) -> tuple[SamplerPayload, Recombination]:
     """Write estimator PUBs as sampler PUBs, one for each basis that a PUB's terms need.
 
-    Terms that agree qubit by qubit are measured together; the identity is not measured. Where
-    nothing else is asked for, the payload is one shot of one qubit, which is not read. The
-    rotations are ordinary gates on the circuit as given: transpile afterwards.
+    Terms that agree qubit by qubit are measured together; the identity is not measured. If nothing
+    else is asked, the payload is one unread shot of one qubit. Rotations are ordinary gates:
+    transpile afterwards.
 
     Shots of basis g: n_g = ceil(r_g · Σ_h r_h / precision²), where r_g is half the range of
     the weighted sum of its terms. A variable of half range r has variance ≤ r² (Popoviciu
-    1935), so the variance of the value is at most Σ_g r_g²/n_g ≤ precision²: the standard
-    error asked for is met for every state. Sharing shots by r_g makes their number least for
-    this bound (Rubin, Babbush, McClean 2018, New J. Phys. 20 053020, eq. 18, with variances
-    bounded). One Pauli string takes 1/precision².
+    1935), so the variance of the value is at most Σ_g r_g²/n_g ≤ precision². Sharing shots by r_g
+    makes their number least for this bound (Rubin, Babbush, McClean 2018, New J. Phys. 20 053020,
+    eq. 18, with variances bounded). One Pauli string takes 1/precision².
 
-    Raises `PayloadRejected` for precision 0, for more shots than any QPU takes, and for a
-    circuit that measures.
+    Raises `PayloadRejected` for precision 0, too many shots, and a circuit that measures.
     """
     sampler_pubs: list[FrozenSamplerPub] = []
     estimates = []
@@ -211,7 +209,7 @@ def _combined(estimate: _Estimate, result: PrimitiveResult[Any]) -> PubResult:
     evs = np.tile(estimate.constants, (size, 1))
     variances = np.zeros_like(evs)
     for reading in estimate.readings:
-        bits = _last_register(result[reading.pub].data)
+        (*_, bits) = result[reading.pub].data.values()  # the register that `_measured` added
         for row, point in enumerate(reading.points):
             mean, variance = _moments(reading.basis, bits, row)
             evs[point] += mean
@@ -222,12 +220,6 @@ def _combined(estimate: _Estimate, result: PrimitiveResult[Any]) -> PubResult:
         DataBin(evs=values, stds=stds, shape=values.shape),
         metadata={"target_precision": estimate.precision, "shots": estimate.shots},
     )
-
-
-def _last_register(data: DataBin) -> BitArray:
-    """Return the register that `_measured` added: the last one."""
-    (*_, bits) = data.values()
-    return bits
 
 
 def _moments(basis: MeasuredBasis, bits: BitArray, row: int) -> tuple[_Floats, _Floats]:

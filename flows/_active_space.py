@@ -166,9 +166,8 @@ def converged(field: Any) -> tuple[Any, tuple[str, ...]]:
 def active_space(whole: MeanField, choice: SpaceChoice) -> ActiveSpace:
     """Cut out the orbitals around the Fermi level and fold the inner electrons in.
 
-    By default all orbitals outside closed inner shells if they are at most five, else four
-    orbitals with four electrons (three if their number is odd). Raises `InputError` if the
-    electrons and orbitals asked for do not fit the molecule.
+    By default all valence orbitals if at most five, else four with four electrons (three if odd).
+    Raises `InputError` if the electrons and orbitals asked for do not fit the molecule.
     """
     electrons, orbitals = _sizes(whole, choice)
     up, down = whole.nelec
@@ -239,10 +238,9 @@ def _check_sizes(electrons: int, orbitals: int, whole: MeanField) -> None:
 
 
 def exact_energy(space: ActiveSpace) -> float:
-    """Return the lowest energy (Hartree) of the space by full diagonalisation with PySCF.
+    """Return the space's lowest energy (Hartree): dense up to 1 000 determinants, else Davidson.
 
-    Dense up to 1 000 determinants, else Davidson from the lowest of that many: a single one
-    may have no overlap with the ground state.
+    Davidson starts from the lowest 1 000: one alone may have no overlap with the ground state.
     """
     from pyscf import fci
 

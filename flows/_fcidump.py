@@ -208,7 +208,8 @@ class _Reading:
         """Take in one line; a second value of one integral must be the same."""
         value, (i, j, k, m) = _record(line, len(self.one_body))
         if k >= 0:
-            _check_same(line, value, self.two_body[i, j, k, m], self._two_line(i, j, k, m))
+            known = self.two_lines[i, j, k, m] or self.two_lines[j, i, k, m]
+            _check_same(line, value, self.two_body[i, j, k, m], known)
             for a, b, c, d in ((i, j, k, m), (j, i, m, k)):
                 self.two_lines[a, b, c, d] = self.two_lines[c, d, a, b] = line.number
             for a, b in ((i, j), (j, i)):
@@ -222,9 +223,6 @@ class _Reading:
         elif i < 0:
             _check_same(line, value, self.constant, self.constant_line)
             self.constant, self.constant_line = value, line.number
-
-    def _two_line(self, i: int, j: int, k: int, m: int) -> int:
-        return int(self.two_lines[i, j, k, m] or self.two_lines[j, i, k, m])
 
     def check(self, lines: Sequence[SourceLine]) -> None:
         """Refuse a file without the symmetry of real orbitals.

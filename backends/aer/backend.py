@@ -248,7 +248,7 @@ class AerBackend:
 
 
 def _without_folders(reason: str) -> str:
-    """Return a reason without the places of files: they are the server's, and not for its users.
+    """Return a reason without folders, which users must not see.
 
     >>> _without_folders("no room: '/srv/state/tasks/a.json' (/opt/hpcqc/backends/aer/spool.py:31)")
     "no room: 'a.json' (spool.py:31)"

@@ -205,8 +205,7 @@ _Position = tuple[int, int]
 class Angles:
     """The parameterised positions of an assembled circuit: angle = offset + slope · values.
 
-    positions: (instruction, parameter) in Aer's count. slopes: shape (positions, parameters).
-    curved: positions whose expression is not affine, evaluated point by point.
+    slopes: shape (positions, parameters). curved: positions evaluated point by point.
     """
 
     positions: tuple[_Position, ...]

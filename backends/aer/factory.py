@@ -83,7 +83,7 @@ class AerFactory:
     neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale"})
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> AerBackend:
-        """Return a QPU that starts nothing and knows the tasks stored in an existing ``state_dir``."""
+        """Return a QPU, with the tasks stored in the existing folder; starts nothing."""
         from backends.aer.backend import AerBackend
 
         return AerBackend(_parse_options(options), state_dir=state_dir)

@@ -58,7 +58,7 @@ def launch() -> Zygote:
 
 
 def preload() -> None:
-    """Start a zygote for the first backend; an unused one is killed at exit, not left loading Aer."""
+    """Start a zygote for the first backend; an unused one is killed at exit, still loading."""
     if not _preloaded:
         _preloaded.append(launch())
         atexit.register(_end_unused)

@@ -100,10 +100,9 @@ _LARGEST_LOG2 = 1000  # more than any machine has, and still a float
 class Traits:
     """What of a circuit decides how it is simulated.
 
-    num_qubits: qubits that anything but a barrier touches. gates: instructions, blocks of
-    control flow counted once. branches: it goes on after a measurement, so that every shot is an
-    evolution of its own. measures: it measures.
-    mixes: something in it, other than measurement, need not keep a pure state pure.
+    num_qubits: without idle ones. gates: those in blocks count once. branches: it continues after a
+    measurement, so every shot is an evolution of its own. mixes: something in it, other than
+    measurement, need not keep a pure state pure.
     """
 
     num_qubits: int
@@ -159,14 +158,12 @@ def _is_pure(step: CircuitInstruction) -> bool:
 def choose_method(
     requested: str, traits: Traits, *, noisy: bool, exact: bool, shots: int = 1
 ) -> str:
-    """Return the Aer method for one PUB.
+    """Return the Aer method for one PUB; a fixed ``requested`` one wins.
 
-    requested: a fixed method wins. exact: expectation values rather than samples are asked.
-    Otherwise: noise → a density matrix where it must be exact (estimator) or costs less than
-    a trajectory for each of the ``shots`` of a point, else trajectories on a statevector;
-    Clifford → stabilizer; the rest → statevector.
-    Raises `PayloadRejected` if a fixed stabilizer meets a circuit that is not Clifford, or if
-    exact values are asked of a fixed method that follows one random trajectory.
+    Otherwise: noise → a density matrix where it must be exact or costs less than trajectories for
+    each of the ``shots`` of a point, else a statevector; Clifford → stabilizer; else statevector.
+    Raises `PayloadRejected` if a fixed method is a stabilizer for a circuit that is not Clifford,
+    or follows one random trajectory where exact values are asked.
     """
     mixed = noisy or traits.mixes
     if requested != "automatic":
@@ -200,10 +197,9 @@ def draws_each_shot(method: str, traits: Traits, *, noisy: bool) -> bool:
 
 
 def memory_needed(method: str, num_qubits: int) -> int:
-    """Return the bytes of the state: 16·2^n for a statevector, 16·4^n for a density matrix.
+    """Return the bytes of the state: statevector 16·2^n, density matrix 16·4^n, stabilizer 32·n².
 
-    A stabilizer tableau takes 32·n² in Aer. The other methods grow polynomially for what they
-    are good at, and are not checked. Beyond 2^1000 bytes all is the same.
+    Other methods grow polynomially and are not checked. Beyond 2^1000 bytes all is the same.
     """
     match method:
         case "statevector" | "density_matrix":

@@ -93,10 +93,10 @@ def place(
 
 @dataclass(slots=True)
 class ThreadingHeuristic:
-    """Which way a machine runs wide states faster, learnt from what ran on it.
+    """Learns from finished tasks which way a machine runs wide states faster.
 
-    Machines differ: where cores share a cache or a memory channel one simulation with threads
-    wins from 2^16 amplitudes on, elsewhere simulations beside each other win at every width.
+    Where cores share a cache or a memory channel one simulation with threads wins from 2^16
+    amplitudes on; elsewhere simulations side by side win at every width.
     """
 
     _cost: dict[tuple[int, bool], float] = field(default_factory=dict)

@@ -31,11 +31,9 @@ def _light_cone(
 ) -> tuple[QuantumCircuit, dict[int, int]]:
     """Return the instructions that classical bits or observed qubits depend on, and their qubits.
 
-    Every instruction left out preserves the trace, so it cannot change what is read elsewhere;
-    left out are also measurements that a later one overwrites unread. The circuit keeps its
-    classical bits, registers and variables; it has one idle qubit if nothing is left. The
-    second value is the new index of each qubit that is left: an observed qubit without one is
-    still in its initial state.
+    What is left out preserves the trace, so it changes no reading; also left out are measurements
+    overwritten unread. Classical bits and registers stay, and one idle qubit if no other. The
+    second value is each qubit's new index; an observed qubit without one is in its initial state.
 
     Aer does this too, but then evaluates observables on the wrong qubits (qiskit-aer #2442),
     and the readout errors of all measurements into one bit add up where it samples them.
@@ -88,11 +86,9 @@ def _registers_of(circuit: QuantumCircuit) -> _Registers:
 def _bit_arrays(
     counts: Sequence[Mapping[str, int]], registers: _Registers, seed: int
 ) -> dict[str, BitArray]:
-    """Return one `BitArray` of shape (points,) per register.
+    """Return one `BitArray` of shape (points,) per register from hexadecimal counts of each point.
 
-    counts: one mapping of hexadecimal outcome to number of shots per point, all with equally
-    many shots. Aer tells how often an outcome came, not when; the shots of a point are
-    independent, so they are put into an order drawn from the point's seed. seed: of the first.
+    Aer does not state the order of independent shots, so they get one drawn from the point's seed.
     """
     shots = sum(counts[0].values())
     total = 1 + max((bit for bits in registers.values() for bit in bits), default=0)

@@ -1,9 +1,8 @@
 """Task records as files, so that a task is run once even when its parent process dies.
 
-Each task has a folder named by its tag. A worker claims a part by making a symbolic link,
-which either succeeds for one process or fails, and carries the claimer's identity in its
-text. Results appear by rename, whole or not at all. Nothing is synced to disk: a record
-must survive the death of a process, not of the machine.
+Each task has a folder named by its tag. A worker claims a part by a symbolic link with its
+identity, which only one process can make. Results appear by rename. Nothing is synced to disk: a
+record must survive the death of a process, not of the machine.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ __all__ = ["FileRecords", "MemoryRecords", "StartedTask"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartedTask:
-    """One started task, times in epoch seconds. number: its order, from 1. seed: default of PUBs."""
+    """One started task. number: its order, from 1. seed: for PUBs without. Times: epoch seconds."""
 
     tag: str
     number: int
