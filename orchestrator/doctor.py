@@ -87,10 +87,8 @@ def diagnose(site: Path | str | None = None) -> list[Check]:
 
 
 def shadowing(folder: Path) -> None:
-    """Check that a script's folder holds no package that would be taken for one of ours.
-
-    Its own ``flows`` is fine: nothing of ours imports that name. Raises `ShadowError`.
-    """
+    """Check that no package in a folder would be taken for one of ours. Raises `ShadowError`."""
+    # Its own flows is fine: nothing of ours imports that name.
     for name in ("hpcqc", "orchestrator", "backends"):
         for candidate in (folder / name, folder / f"{name}.py"):
             is_package = candidate.is_dir() and any(candidate.glob("*.py"))
@@ -103,12 +101,9 @@ def shadowing(folder: Path) -> None:
 
 
 def foreign_flow(point: EntryPoint) -> None:
-    """Check that a ready flow's module is the installed one. Raises `ShadowError`.
-
-    Where hpcqc itself is not installed as a distribution there is nothing to compare with.
-    """
+    """Check that a ready flow's module is the installed one. Raises `ShadowError`."""
     if point.dist is None or point.dist.metadata["Name"] != "hpcqc":
-        return
+        return  # there is no installed distribution to compare with
     try:
         spec = importlib.util.find_spec(point.module)
     except ModuleNotFoundError:

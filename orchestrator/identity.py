@@ -185,14 +185,12 @@ def units_file_name(key: str, function: str) -> str:
 class Scope:
     """The part of a ledger that one broker owns: a run's, or that of one function on a worker.
 
-    key: of the stage or unit whose function has its own broker; empty for the run itself.
-
     >>> str(Scope("night-scan")), str(Scope("night-scan", "9f86d081884c7d65-2"))
     ('night-scan', 'night-scan~9f86d081884c7d65-2')
     """
 
     run: str
-    key: str = ""
+    key: str = ""  # of the stage or unit whose function has its own broker; empty for the run
 
     def __post_init__(self) -> None:
         if _INSIDE in self.run:
@@ -278,18 +276,14 @@ class CallStage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallKey:
-    """One call of a primitive; equal calls are the same job.
-
-    stage: text of its `CallStage`. project: who pays, empty without a broker service.
-    digest: of the payload. occurrence: how many equal payloads the stage sent before.
-    """
+    """One call of a primitive; equal calls are the same job."""
 
     run: str
-    stage: str | None
+    stage: str | None  # text of its `CallStage`
     qpu: str
-    project: str
-    digest: str
-    occurrence: int
+    project: str  # who pays, empty without a broker service
+    digest: str  # of the payload
+    occurrence: int  # how many equal payloads the stage sent before
 
     @property
     def job(self) -> JobId:

@@ -35,21 +35,14 @@ __all__ = [
 ]
 
 
-def _exact(tag: str) -> float:
-    del tag
-    return 1.0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """How long tasks really take, and what they really cost.
-
-    stretch: by which factor a task, named by its tag, takes longer than the model says.
-    """
+    """How long tasks really take, and what they really cost."""
 
     timing: TimingModel
     metering: Metering
-    stretch: Callable[[str], float] = _exact
+    # By which factor a task, named by its tag, takes longer than the model says.
+    stretch: Callable[[str], float] = lambda _tag: 1.0
 
     def seconds(self, load: Load, tag: str) -> float:
         """Return the QPU-seconds of a task."""
@@ -72,19 +65,16 @@ class JobOutcome:
 
 @dataclass(slots=True)
 class Simulated:
-    """What happened. busy_s: QPU-seconds of all tasks; starting_s: of them, before the first shot.
-
-    starts: leading job of each task, in order. charges: by unit. most_queued: jobs at once.
-    """
+    """What happened."""
 
     jobs: dict[JobId, JobOutcome] = field(default_factory=dict)
-    busy_s: float = 0.0
-    starting_s: float = 0.0
+    busy_s: float = 0.0  # QPU-seconds of all tasks
+    starting_s: float = 0.0  # of them, before the first shot
     tasks: int = 0
     leases: int = 0
-    charges: dict[str, float] = field(default_factory=dict)
-    starts: list[JobId] = field(default_factory=list)
-    most_queued: int = 0
+    charges: dict[str, float] = field(default_factory=dict)  # by unit
+    starts: list[JobId] = field(default_factory=list)  # leading job of each task
+    most_queued: int = 0  # jobs at once
 
 
 @dataclass(slots=True)
@@ -99,10 +89,7 @@ class _Future:
 
 
 class Simulation:
-    """One workload on one QPU under one set of rules, on a clock that jumps to the next event.
-
-    Ended jobs are forgotten, so memory and cost depend on the number of waiting jobs.
-    """
+    """One workload on one QPU under one set of rules, on a clock that jumps to the next event."""
 
     def __init__(self, workload: Workload, rules: QpuRules, device: Device) -> None:
         self._workload, self._device = workload, device
@@ -148,7 +135,7 @@ class Simulation:
                     self._start(planned[tag], now)
                 case SettleJob(job):
                     self.outcome.jobs[job].ended_at = now
-                    state.forget([job])
+                    state.forget([job])  # so cost depends on the number of waiting jobs
                     del self._shapes[job]
         self.outcome.most_queued = max(self.outcome.most_queued, len(state.queues[self._qpu]))
         look = state.next_look(now)
@@ -202,27 +189,20 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """One schedule in figures.
-
-    wait_s: from submission to the first task. slowdown: `slowdown`. short_slowdown, long_slowdown:
-    of the jobs of up to, and of more than, the given QPU-seconds; None where there are none.
-    utilisation: running tasks, as part of the time from the first submission to the last end in
-    which no closure was; shooting: the same without what passes in each task before its first
-    shot, which slices repeat. fairness: `jain` of the accounts' speeds, where a speed is one over
-    the account's mean slowdown. charges: by unit. makespan_s: first submission to last end.
-    """
+    """One schedule in figures."""
 
     jobs: int
     refused: int
-    wait_s: Summary
+    wait_s: Summary  # from submission to the first task
     slowdown: Summary
-    short_slowdown: Summary | None
-    long_slowdown: Summary | None
+    short_slowdown: Summary | None  # of jobs up to the given QPU-seconds, None without any
+    long_slowdown: Summary | None  # of the longer jobs, None without any
+    # Running tasks, as part of the time that the QPU was open from first submission to last end.
     utilisation: float
-    shooting: float
-    fairness: float
-    charges: Mapping[str, float] = field(default_factory=dict)
-    makespan_s: float = 0.0
+    shooting: float  # the same without each task's time before its first shot
+    fairness: float  # `jain` of the accounts' speeds, each one over its mean slowdown
+    charges: Mapping[str, float] = field(default_factory=dict)  # by unit
+    makespan_s: float = 0.0  # first submission to last end
     tasks: int = 0
     leases: int = 0
     most_queued: int = 0
@@ -267,13 +247,9 @@ def measured(
     alone_s: Callable[[JobSubmitted], float],
     *,
     short_s: float = SLOWDOWN_BOUND_S,
-    places: int = 1,
+    places: int = 1,  # tasks that the QPU takes at once
 ) -> Metrics:
-    """Return the figures of a schedule.
-
-    alone_s: see `slowdown`. short_s: a job of at most so many counts as short. places: tasks that
-    the QPU takes at once.
-    """
+    """Return the figures of a schedule; a job of at most ``short_s`` QPU-seconds is short."""
     ended = [one for one in seen.jobs.values() if one.ended_at is not None]
     slow = {one.job.job: slowdown(one, alone_s(one.job)) for one in ended}
     short = [one for one in ended if alone_s(one.job) <= short_s]

@@ -38,16 +38,12 @@ class PolicyOutcome:
 
 @dataclass(slots=True)
 class Study:
-    """A workload and the QPU it is simulated on. rules: their policy is replaced by others.
-
-    noise: by which factor each task takes longer than the model says. short_s: up to so many
-    QPU-seconds a job counts as short.
-    """
+    """A workload and the QPU it is simulated on."""
 
     workload: Workload
-    rules: QpuRules
-    noise: Callable[[str], float] | None = None
-    short_s: float = 10.0
+    rules: QpuRules  # their policy is replaced by others
+    noise: Callable[[str], float] | None = None  # factor by which a task exceeds the model
+    short_s: float = 10.0  # up to so many QPU-seconds a job counts as short
     _alone: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,10 +76,7 @@ class Study:
 
 
 def alone(rules: QpuRules) -> Callable[[JobSubmitted], float]:
-    """Return a function that gives a job's QPU-seconds on an empty QPU, cut only where it must be.
-
-    Raises `WorkloadError` if the QPU has no timing model.
-    """
+    """Return a job's QPU-seconds on an empty QPU, as a function. Raises `WorkloadError`."""
     if rules.timing is None:
         raise WorkloadError(
             "this QPU has no timing model, so nothing can be simulated on it; choose one that has, "

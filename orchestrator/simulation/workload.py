@@ -73,10 +73,7 @@ def first_jobs(workload: Workload, most: int) -> Workload:
 def with_load(
     workload: Workload, load: float, seconds_of: Callable[[JobSubmitted], float]
 ) -> Workload:
-    """Return the same jobs, coming so fast that they ask for this part of the QPU's time.
-
-    seconds_of: QPU-seconds of a job. Raises `WorkloadError` if all come at once.
-    """
+    """Return the jobs at a pace that asks for this part of the QPU's time, or `WorkloadError`."""
     asked_s = sum(seconds_of(arrival.job) for arrival in workload.arrivals)
     if not workload.span_s or not asked_s:
         raise WorkloadError(

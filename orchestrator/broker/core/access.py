@@ -16,15 +16,12 @@ class Forbidden(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A caller whose token, or whose end of a Unix socket, is known.
-
-    projects: those whose jobs a user sees, touches and pays with; an operator sees all.
-    The first is the one that pays where none is named. Empty for a Unix user in no group that is
-    a project.
-    """
+    """A caller whose token, or whose end of a Unix socket, is known."""
 
     user: str
     role: Role
+    # Whose jobs a user sees, touches and pays with, by default the first; operators see all.
+    # Empty for a Unix user in no group that is a project.
     projects: tuple[str, ...]
 
     @property

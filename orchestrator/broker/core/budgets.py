@@ -56,15 +56,11 @@ class BudgetStatus:
 
 @dataclass(slots=True)
 class Budget:
-    """One account's spending in one unit.
+    """One account's spending in one unit."""
 
-    amount: what it may spend in all, None for no limit. spent: charges of what was completed.
-    reserved: what is set aside for jobs that are not over.
-    """
-
-    amount: float | None = None
-    spent: float = 0.0
-    reserved: float = 0.0
+    amount: float | None = None  # what it may spend in all, None for no limit
+    spent: float = 0.0  # charges of completed work
+    reserved: float = 0.0  # set aside for jobs that are not over
 
     @property
     def left(self) -> float:
@@ -130,10 +126,7 @@ class Books:
     def refusal(
         self, job: JobSubmitted, *, charged: float = 0.0, aside: float = 0.0
     ) -> BudgetExhausted | None:
-        """Return why a job cannot be paid for, None if it can be.
-
-        charged, aside: what it was charged, and has set aside still, when it comes back.
-        """
+        """Return why a job that was charged and has set aside so much cannot be paid for."""
         if job.reserved is None:
             return None
         unit, asked = job.reserved.unit, max(0.0, job.reserved.amount - charged - aside)
@@ -144,7 +137,7 @@ class Books:
             if asked > budget.left + _slack(budget.amount) or (
                 not asked and not aside and budget.left <= 0
             ):
-                return BudgetExhausted(_told(account, budget, asked, unit, job.qpu))
+                return BudgetExhausted(_refusal_text(account, budget, asked, unit, job.qpu))
         return None
 
     def refusal_of(self, event: Event, jobs: Mapping[JobId, JobRecord]) -> BudgetExhausted | None:
@@ -204,7 +197,7 @@ def _run_account(job: JobSubmitted) -> RunAccount:
     return RunAccount(job.run, job.user)
 
 
-def _told(name: str, budget: Budget, asked: float, unit: str, qpu: str) -> str:
+def _refusal_text(name: str, budget: Budget, asked: float, unit: str, qpu: str) -> str:
     amount = budget.amount or 0.0
     account = account_from_text(name)
     if isinstance(account, RunAccount):
@@ -269,10 +262,7 @@ class _Sum:
 
 
 def month_bounds(month: str) -> tuple[datetime, datetime]:
-    """Return when a month, as ``2026-11``, begins and the next one does, in UTC.
-
-    Raises ``ValueError`` for another text.
-    """
+    """Return when a month, as ``2026-11``, and the next begin, in UTC. Raises ``ValueError``."""
     begin = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC)
     year, following = divmod(begin.year * 12 + begin.month, 12)
     return begin, begin.replace(year=year, month=following + 1)
@@ -294,10 +284,10 @@ def statement(
 ) -> list[StatementLine]:
     """Return what was charged in a month, sorted by project, QPU and unit.
 
-    A task without a result counts if the site bills the time that it occupied. A task belongs to the
-    month that it ended in, a lease too; a task that was given up and
-    completed after all, to that in which it was given up. A task that was charged in two units
-    counts in the line of the first with its shots and seconds.
+    A task without a result counts if the site bills the time that it occupied. A task or lease
+    belongs to the month that it ended in; a task that was given up and completed after all, to that
+    in which it was given up. A task that was charged in two units counts in the line of the first
+    with its shots and seconds.
     """
     begin, end = month_bounds(month)
     sums: defaultdict[tuple[str, str, str], _Sum] = defaultdict(_Sum)

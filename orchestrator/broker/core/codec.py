@@ -14,10 +14,7 @@ T = TypeVar("T")
 
 
 def to_json(value: Any, kind: Any = None) -> str:
-    """Return a dataclass as a line of JSON; fields that have their default are left out.
-
-    kind: a class of which the value's class is a subclass; its fields alone are written.
-    """
+    """Return a dataclass, or its fields of a base class ``kind``, as JSON without defaults."""
     written: Any = kind or type(value)
     text = _adapter(written).dump_json((value,), exclude_defaults=True)
     return text[1:-1].decode()

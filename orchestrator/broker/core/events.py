@@ -56,36 +56,24 @@ class Part(Piece):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerOpened:
-    """A broker opened this scope; open tasks are those of a dead process.
-
-    resume: whether queued jobs go on by themselves (service), or wait for their client (embedded).
-    """
+    """A broker opened this scope; open tasks are those of a dead process."""
 
     kind: ClassVar[str] = "broker-opened"
-    resume: bool
+    resume: bool  # queued jobs go on (service), or wait for their client (embedded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reuse:
-    """A result may be used again. key, calibration: digest and calibration that it depends on.
+    """A result may be used again."""
 
-    source: the completed job whose result this one gets, None if it has to run.
-    """
-
-    key: str
-    calibration: str
-    source: JobId | None = None
+    key: str  # digest of all that the result depends on
+    calibration: str  # that it depends on
+    source: JobId | None = None  # completed job whose result this one gets, None if it has to run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmitted(JobRequest):
-    """A client submitted one primitive call; its payload is stored under ``digest``.
-
-    project and user, who asked, are empty where one broker serves one process.
-    predicted_s, reserved: at admission, the QPU-seconds it was expected to take, None where nothing
-    was known, and what was set aside for it from its budgets.
-    reuse: set where the stage asked for it; with a source, the job is complete at once.
-    """
+    """A client submitted one primitive call; its payload is stored under ``digest``."""
 
     kind: ClassVar[str] = "job-submitted"
     run: str  # earlier brokers did not check it
@@ -96,10 +84,10 @@ class JobSubmitted(JobRequest):
     digest: str
     pubs: tuple[ItemShape, ...]
     num_qubits: int
-    user: str = ""
-    predicted_s: float | None = None
-    reserved: Charge | None = None
-    reuse: Reuse | None = None
+    user: str = ""  # who asked; empty, as the project, where one broker serves one process
+    predicted_s: float | None = None  # expected QPU-seconds at admission, None if unknown
+    reserved: Charge | None = None  # set aside from its budgets at admission
+    reuse: Reuse | None = None  # if the stage asked; with a source, the job is complete
 
     @property
     def source(self) -> JobId | None:
@@ -126,25 +114,20 @@ class JobCancelRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskPlanned:
-    """The broker is about to start these parts under this tag; written before ``start``.
-
-    predicted_s: the QPU-seconds it is expected to take, None where nothing is known.
-    alone: what each of its jobs would be charged for its parts in a task of its own, in ``unit``;
-    the task's usage is shared in these proportions, so each job saves the same part of its price.
-    lease: under which it runs. provisional: it begins outside the quality windows.
-    why: what the decision rested on: policy, urgency and its terms, how many waited, who was
-    passed over and for what reason.
-    """
+    """The broker is about to start these parts under this tag; written before ``start``."""
 
     kind: ClassVar[str] = "task-planned"
     tag: str
     qpu: str
     parts: tuple[Part, ...]
-    predicted_s: float | None = None
+    predicted_s: float | None = None  # expected QPU-seconds, None if unknown
+    # What each job would be charged for its parts in a task of its own, in ``unit``; the usage is
+    # shared in these proportions, so each job saves the same part of its price.
     alone: Mapping[str, float] = field(default_factory=dict)
     unit: str = ""
-    lease: str | None = None
-    provisional: bool = False
+    lease: str | None = None  # under which it runs
+    provisional: bool = False  # it begins outside the quality windows
+    # Policy, urgency and its terms, how many waited, who was passed over and for what reason.
     why: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -178,16 +161,13 @@ class TaskCompleted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskErred:
-    """The task failed: it ended without a result. error_type names the class of `backends.api`.
-
-    usage: QPU-seconds that it occupied, as far as they are known, and what is billed for them.
-    """
+    """The task failed: it ended without a result. error_type names the class of `backends.api`."""
 
     kind: ClassVar[str] = "task-failed"
     tag: str
     error: str
     error_type: str
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = field(default_factory=Usage)  # QPU-seconds occupied, if known, and their charge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,16 +190,12 @@ class TaskUncertain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResolved:
-    """An uncertain task was settled by rule or by an operator.
-
-    verdict: ``failed`` gives its jobs up, ``not-started`` says that the QPU never ran it, so
-    its work may be started again under another tag. by: the rule, or who decided.
-    """
+    """An uncertain task was settled by rule or by an operator."""
 
     kind: ClassVar[str] = "task-resolved"
     tag: str
-    verdict: Verdict
-    by: str
+    verdict: Verdict  # failed gives its jobs up; not-started: their work may start again
+    by: str  # the rule, or who decided
     reason: str
 
 
@@ -258,18 +234,15 @@ class LeaseOpened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseClosed:
-    """A lease is over. at: when it ended, which may be before this was noticed.
-
-    held_s: how long the QPU was kept for it; used_s: how long tasks ran in that time.
-    """
+    """A lease is over."""
 
     kind: ClassVar[str] = "lease-closed"
     lease: str
     qpu: str
     reason: LeaseEnd
-    at: datetime
-    held_s: float = 0.0
-    used_s: float = 0.0
+    at: datetime  # when it ended, which may be before this was noticed
+    held_s: float = 0.0  # how long the QPU was reserved for it
+    used_s: float = 0.0  # how long tasks ran in that time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,15 +258,12 @@ class BudgetSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuRecalibrated:
-    """The QPU was calibrated anew; waiting jobs were prepared for its earlier state.
-
-    calibration: the id now; before: the last known one, empty if none.
-    """
+    """The QPU was calibrated anew; waiting jobs were prepared for its earlier state."""
 
     kind: ClassVar[str] = "calibration-changed"
     qpu: str
     calibration: str
-    before: str = ""
+    before: str = ""  # the last known one, empty if none
 
 
 Event = (

@@ -23,16 +23,14 @@ __all__ = [
 # With a seed, so many shots of a point share one random stream, whether they run together or not.
 SHOT_BLOCK = 8192
 
+# What becomes of a task that may or may not run: ``ask`` an operator and tell the client, ``fail``
+# it at once, or ``adopt-wait``: the client waits until it is found.
 UncertainRule = Literal["ask", "fail", "adopt-wait"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskLimits:
-    """What bounds a qpu_task and how many may be open. None means unlimited.
-
-    uncertain: what becomes of a task that may or may not run: ``ask`` an operator and tell the
-    client, ``fail`` it at once, or ``adopt-wait``: keep the client waiting until it is found.
-    """
+    """What bounds a qpu_task and how many may be open. None means unlimited."""
 
     max_shots: int | None = None
     max_circuits: int | None = None
@@ -110,10 +108,7 @@ def subtract(part: Part, piece: Part) -> list[Part]:
 
 
 def thin(part: Part, most: int, *, keep_shots: bool) -> Part:
-    """Return the largest piece at the part's corner with at most so many executions, at least one.
-
-    keep_shots: never cut between shots, or only between blocks.
-    """
+    """Return the largest piece at the corner with at most so many executions, at least one."""
     if part.end_shot == 0 or part.points * part.shots <= most:
         return part
     if part.block:

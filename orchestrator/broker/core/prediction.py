@@ -64,19 +64,13 @@ def load_of(parts: Iterable[Part], jobs: Mapping[JobId, JobSubmitted]) -> Load:
 
 @dataclass(slots=True)
 class Accuracy:
-    """How far predictions of one QPU were off, and the correction that follows.
+    """How far predictions of one QPU were off, and the correction that follows."""
 
-    tasks: how many were compared. bias: mean logarithm of actual over modelled seconds, recent
-    ones counting more; spread: how far single tasks lie from it. error: mean relative error of the
-    predictions, over all of them.
-    seconds_per_circuit: what tasks took lately, for a QPU without a timing model.
-    """
-
-    tasks: int = 0
-    bias: float = 0.0
-    spread: float = 0.0
-    error: float = 0.0
-    seconds_per_circuit: float = 0.0
+    tasks: int = 0  # compared
+    bias: float = 0.0  # mean logarithm of actual over modelled seconds, recent ones counting more
+    spread: float = 0.0  # how far single tasks lie from the bias
+    error: float = 0.0  # mean relative error of all predictions
+    seconds_per_circuit: float = 0.0  # of recent tasks, for a QPU without a timing model
 
     @property
     def factor(self) -> float:

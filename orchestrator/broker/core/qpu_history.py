@@ -79,17 +79,14 @@ class DecayedUse:
 
 @dataclass(slots=True)
 class QpuHistory:
-    """One QPU's lease, last starts, recent use and accuracy of predictions.
-
-    use: by the text of the payer. lease_use: by project. outdated: calibrations it has no more.
-    """
+    """One QPU's lease, last starts, recent use and accuracy of predictions."""
 
     lease: Lease | None = None
     starts: list[datetime] = field(default_factory=list)
-    use: dict[str, DecayedUse] = field(default_factory=dict)
+    use: dict[str, DecayedUse] = field(default_factory=dict)  # by the text of the payer
     accuracy: Accuracy = field(default_factory=Accuracy)
-    lease_use: dict[str, LeaseUse] = field(default_factory=dict)
-    outdated: list[str] = field(default_factory=list)
+    lease_use: dict[str, LeaseUse] = field(default_factory=dict)  # by project
+    outdated: list[str] = field(default_factory=list)  # calibrations it has no more
 
     def situation(self, now: datetime, shares: dict[str, float]) -> Situation:
         """Return what a policy looks at."""
@@ -114,10 +111,7 @@ class QpuHistory:
     def closing(
         self, event: ev.LeaseClosed, waiting: bool, at_work: Iterable[TaskRecord]
     ) -> ev.LeaseClosed:
-        """Return the end of the open lease, at its bound or before, with the seconds kept and used.
-
-        waiting: a job of it is queued. at_work: tasks on the QPU that have not ended.
-        """
+        """Return the end of the lease, at its bound or before, with the seconds kept and used."""
         assert self.lease is not None
         at = min(event.at, self.lease.ends(waiting)[0])
         mine = [task.planned_at for task in at_work if task.planned.lease == event.lease]

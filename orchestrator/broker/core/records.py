@@ -40,10 +40,7 @@ class InvalidTransition(Exception):
 
 @dataclass(slots=True)
 class TaskRecord:
-    """A qpu_task from plan to end.
-
-    late: it completed after it had been given up; its usage counts, its result is not delivered.
-    """
+    """A qpu_task from plan to end."""
 
     planned: ev.TaskPlanned
     planned_at: datetime
@@ -55,7 +52,7 @@ class TaskRecord:
     usage: Usage = field(default_factory=Usage)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
-    late: bool = False
+    late: bool = False  # completed after it was given up: the usage counts, the result does not
 
     @property
     def jobs(self) -> tuple[JobId, ...]:
@@ -130,26 +127,22 @@ class TaskRecord:
 
 @dataclass(slots=True)
 class JobRecord:
-    """A job from submission to end. pending: parts not in any task; held: its client is gone.
-
-    charged, outstanding: in the unit of its reservation, what it was charged so far, and what is
-    still set aside for it.
-    """
+    """A job from submission to end."""
 
     submitted: ev.JobSubmitted
     arrival: int
     submitted_at: datetime
-    pending: deque[ev.Part] = field(default_factory=deque)
+    pending: deque[ev.Part] = field(default_factory=deque)  # not in any task
     tasks: list[str] = field(default_factory=list)
     open: set[str] = field(default_factory=set)
     uncertain: set[str] = field(default_factory=set)
-    held: bool = False
+    held: bool = False  # its client is gone
     alone: bool = False
     cancel_requested: bool = False
     failure: ev.TaskErred | None = None
     ended_at: datetime | None = None
-    charged: float = 0.0
-    outstanding: float = 0.0
+    charged: float = 0.0  # so far, in the unit of its reservation
+    outstanding: float = 0.0  # still set aside, in that unit
 
     def outstanding_now(self) -> float:
         """Return what must be set aside for what is still to come."""
@@ -188,15 +181,12 @@ class JobRecord:
             self.submitted = replace(self.submitted, calibration=calibration)
 
     def fail_if_outdated(self, outdated: Collection[str], tasks: Mapping[str, TaskRecord]) -> bool:
-        """Give it back to its client if it was prepared for one of these calibrations.
-
-        A job that has run in part goes on; each task states its calibration.
-        """
+        """Give it back to its client if it was prepared for one of these calibrations."""
         wanted = self.submitted.calibration
         if wanted not in outdated or not self.startable or self.open:
             return False
         if any(tasks[tag].state is QpuTaskState.COMPLETED for tag in self.tasks):
-            return False
+            return False  # it goes on; each task states its calibration
         error = (
             f"the QPU {self.submitted.qpu!r} was calibrated anew while the job waited: it was "
             f"transpiled for calibration {wanted}; hand the circuits in again"
@@ -326,10 +316,7 @@ def _own_metadata(task: TaskRecord, job: JobId) -> Mapping[str, Any]:
 
 
 def by_part(metadata: Mapping[str, Any], parts: Sequence[ev.Part]) -> dict[str, Any]:
-    """Return a task's metadata with one value for each part, where it ran one item per block.
-
-    What the metadata state for each item is that of the part's first block.
-    """
+    """Return a task's metadata with one value for each part: that of the part's first block."""
     firsts = list(accumulate((len(part.by_block()) for part in parts), initial=0))
     count = firsts.pop()
     return {

@@ -57,10 +57,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calendar:
-    """Windows of one QPU. ``closures`` are disjoint and sorted; ``quality`` are sorted.
-
-    Without any quality window every result is vouched for.
-    """
+    """Windows of one QPU. ``closures`` are disjoint and sorted; ``quality`` are sorted."""
 
     closures: tuple[Window, ...] = ()
     quality: tuple[Window, ...] = ()
@@ -122,29 +119,24 @@ class Calendar:
     def is_provisional(self, at: datetime) -> bool:
         """Whether results of this time are not vouched for."""
         if not self.quality:
-            return False
+            return False  # the site vouches for every result
         return not any(window.start <= at < window.end for window in self.quality)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuRules:
-    """Everything about a QPU that decisions rest on, besides what happened on it.
-
-    slice_s: work longer than so many QPU-seconds is cut, so that others can go in between; None
-    cuts only where the machine's limits do. rate: None is no limit. leases: None grants none.
-    clock_scale: seconds on the clock for each QPU-second. shares: by project, for fair share.
-    """
+    """Everything about a QPU that decisions rest on, besides what happened on it."""
 
     limits: TaskLimits = field(default_factory=TaskLimits)
     policy: Policy = field(default_factory=Weighted)
     calendar: Calendar = field(default_factory=Calendar)
     timing: TimingModel | None = None
     metering: Metering = field(default_factory=Metering)
-    slice_s: float | None = None
-    rate: Rate | None = None
-    leases: LeaseBounds | None = field(default_factory=LeaseBounds)
-    clock_scale: float = 1.0
-    shares: dict[str, float] = field(default_factory=dict)
+    slice_s: float | None = None  # QPU-seconds; longer work is cut, so that others go in between
+    rate: Rate | None = None  # None is no limit
+    leases: LeaseBounds | None = field(default_factory=LeaseBounds)  # None grants none
+    clock_scale: float = 1.0  # seconds on the clock for each QPU-second
+    shares: dict[str, float] = field(default_factory=dict)  # by project
 
     def next_start(self, starts: Sequence[datetime]) -> datetime | None:
         """Return when the rate admits one more start after these; None if it did all along."""

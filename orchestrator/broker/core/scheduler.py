@@ -50,22 +50,18 @@ _NO_TIME = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(kw_only=True)
 class SchedulingContext:
-    """All that decisions about one QPU rest on.
-
-    busy: running tasks there, without uncertain ones; busy_for_lease: of them, the lease's.
-    starts: when its last tasks were planned. look: finds out what the policy looks at.
-    """
+    """All that decisions about one QPU rest on."""
 
     qpu: str
     rules: QpuRules
     queue: JobQueue
     jobs: Mapping[JobId, JobRecord]
-    look: Callable[[], Situation]
+    look: Callable[[], Situation]  # finds out what the policy looks at
     accuracy: Accuracy = field(default_factory=Accuracy)
     lease: Lease | None = None
-    busy: int = 0
-    busy_for_lease: int = 0
-    starts: Sequence[datetime] = ()
+    busy: int = 0  # running tasks there, without uncertain ones
+    busy_for_lease: int = 0  # of them, the lease's
+    starts: Sequence[datetime] = ()  # when its last tasks were planned
     is_drained: bool = False
 
     @cached_property

@@ -30,10 +30,7 @@ class EndedJob:
 
 
 def forgettable(state: BrokerState, *, before: datetime | None = None, most: int) -> list[JobId]:
-    """Return jobs that may be forgotten, the oldest submissions first.
-
-    before: leave those alone that ended later, because somebody may still wait for them.
-    """
+    """Return ended jobs, oldest submissions first; later ends than ``before`` are waited for."""
     over = (
         job
         for job, record in state.jobs.items()

@@ -79,14 +79,11 @@ Command = StartTask | FindTask | StopTask | SettleJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effects:
-    """What an event led to. events: to be durable before any of the commands is executed.
+    """What an event led to."""
 
-    refused: why a job was not accepted; then there is nothing else.
-    """
-
-    events: tuple[ev.Event, ...] = ()
+    events: tuple[ev.Event, ...] = ()  # to be durable before any of the commands is executed
     commands: tuple[Command, ...] = ()
-    refused: BudgetExhausted | None = None
+    refused: BudgetExhausted | None = None  # why a job was not accepted; then there is nothing else
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,14 +107,12 @@ class BrokerState(Recorded):
     """All jobs and tasks of one ledger scope, and the decisions about them.
 
     No I/O, clock or randomness: time arrives with the events, tags follow from job ids.
-    Replaying the events through `apply` gives the same state. rules, queues: of the QPUs that are
-    served, from `configure`; they come from the site, not from history. asleep: what an earlier
-    process left is not looked for yet, so nothing is decided until `BrokerOpened`.
+    Replaying the events through `apply` gives the same state.
     """
 
-    rules: dict[str, QpuRules] = field(default_factory=dict)
-    queues: dict[str, JobQueue] = field(default_factory=dict)
-    asleep: bool = False
+    rules: dict[str, QpuRules] = field(default_factory=dict)  # of the site, from `configure`
+    queues: dict[str, JobQueue] = field(default_factory=dict)  # of served QPUs
+    asleep: bool = False  # nothing is decided until `BrokerOpened` looks for earlier tasks
 
     def configure(self, qpu: str, rules: QpuRules) -> None:
         """Serve a QPU by these rules from now on."""
@@ -127,13 +122,10 @@ class BrokerState(Recorded):
             queue.put(queued_as(self.jobs[job], rules, self._history(qpu).accuracy))
 
     def handle(self, event: ev.Event, now: datetime) -> Effects:
-        """Apply an event, then plan whatever can start; return all of it.
-
-        A job that was submitted twice before either was written is accepted once.
-        """
+        """Apply an event, then plan whatever can start; return all of it."""
         if isinstance(event, ev.JobSubmitted):
             if event.job in self.jobs:
-                return Effects()
+                return Effects()  # it was submitted twice before either was written
             event = self._admitted(event)
         refused = self.books.refusal_of(event, self.jobs)
         if refused is not None:
@@ -278,10 +270,9 @@ class BrokerState(Recorded):
         record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
         self._arrivals += 1
         self.jobs[event.job] = record
-        if event.source is not None:
-            return self._settle(record, now)
-        record.pending.extend(whole_parts(event))
-        self._requeue(record)
+        if event.source is None:
+            record.pending.extend(whole_parts(event))
+            self._requeue(record)
         return self._settle(record, now)
 
     def _reopen(self, event: ev.BrokerOpened) -> list[Command]:

@@ -148,10 +148,7 @@ def place_of(where: Path | str) -> Place:
 
 
 def connected_engine(place: Place, patience_s: float) -> sa.Engine:
-    """Return an engine that connects when it is first used.
-
-    Raises `LedgerError` if PostgreSQL's driver is not installed.
-    """
+    """Return an engine that connects on first use. Raises `LedgerError` without a driver."""
     if place.path is not None:
         options: dict[str, Any] = {"timeout": patience_s, "check_same_thread": False}
         engine = sa.create_engine(place.url, connect_args=options)

@@ -52,19 +52,16 @@ class Restored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobFilter:
-    """Which jobs to list. limit: the latest N; projects: of these alone, None for all.
-
-    since: those that ended then or later, or not yet; until: those submitted before.
-    """
+    """Which jobs to list."""
 
     scope: str | None = None
     run: str | None = None
-    projects: tuple[str, ...] | None = None
+    projects: tuple[str, ...] | None = None  # of these alone, None for all
     qpu: str | None = None
     state: JobState | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    limit: int | None = None
+    since: datetime | None = None  # those that ended then or later, or not yet
+    until: datetime | None = None  # those submitted before
+    limit: int | None = None  # the latest N
 
     def includes(self, record: JobRecord) -> bool:
         """Whether a job in a state is to be listed, whatever the limit."""
@@ -80,10 +77,7 @@ class JobFilter:
 
 
 class Reader:
-    """Asks a ledger's tables; each question is a transaction of its own.
-
-    name: for messages; path: its file, None on a server.
-    """
+    """Asks a ledger's tables; each question is a transaction of its own."""
 
     def __init__(self, place: Place, engine: sa.Engine) -> None:
         self.place, self.name, self.path = place, place.name, place.path
@@ -114,10 +108,7 @@ class Reader:
     def numbered_events(
         self, scope: str, after: int = 0, kinds: Sequence[str] = ()
     ) -> Iterator[tuple[int, Event, datetime]]:
-        """Yield a scope's events that were written after one, with their numbers, in order.
-
-        kinds: those of these alone; none given means all.
-        """
+        """Yield a scope's events of some kinds, or all, after a number, with their numbers."""
         of_kind = events.c.kind.in_(kinds) if kinds else sa.true()
         while True:
             query = (
@@ -213,10 +204,7 @@ class Reader:
             raise self._damage(f"job {job}", error) from error
 
     def verify(self) -> None:
-        """Read the whole file and see that it is sound: 10 ms a megabyte; nothing on a server.
-
-        Raises `LedgerError` that names the newest backup, if there is one.
-        """
+        """Check the whole file, 10 ms a megabyte. Raises `LedgerError` that names a backup."""
         if not self.is_file:
             return
         found = [row[0] for row in self.rows(sa.text("PRAGMA quick_check(3)"))]
@@ -267,10 +255,7 @@ class Reader:
         return view
 
     def ended(self, wanted: JobFilter) -> list[JobView]:
-        """Return jobs that checkpoints stored apart, in order of submission.
-
-        The state's entry counts for a job that was recalled since.
-        """
+        """Return the jobs that checkpoints stored apart, in order of submission."""
         return _in_order(self._ended(wanted))
 
     def _catch_up(self, scope: str, restored: Restored) -> None:

@@ -81,10 +81,7 @@ class Writer:
         self._run(lambda connection: self._commit_once(connection, batches, rows))
 
     def execute(self, statements: Sequence[Statement]) -> None:
-        """Run statements in one transaction that may be repeated without harm.
-
-        Raises `LedgerError`, and then none of it was written.
-        """
+        """Run statements in one repeatable transaction. Raises `LedgerError` if none was written."""
 
         def run(connection: sa.Connection) -> None:
             with connection.begin():
