@@ -17,14 +17,7 @@ from orchestrator.simulation.workload import Arrival, Workload, WorkloadError
 from orchestrator.text_files import TextFileError, lines_of, read_text
 from orchestrator.wording import counted
 
-__all__ = [
-    "Mix",
-    "QuantumRule",
-    "made_up",
-    "parse_swf",
-    "read_recorded",
-    "read_swf",
-]
+__all__ = ["Mix", "QuantumRule", "made_up", "parse_swf", "read_recorded", "read_swf"]
 
 _MIX_START = datetime(2026, 1, 5, tzinfo=UTC)
 

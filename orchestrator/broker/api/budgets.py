@@ -8,13 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
-from orchestrator.broker.api.endpoints import (
-    IDENTIFIED,
-    IN_TURN,
-    Caller,
-    Operator,
-    ServedBroker,
-)
+from orchestrator.broker.api.endpoints import IDENTIFIED, IN_TURN, Caller, Operator, ServedBroker
 from orchestrator.broker.api.problems import DECLARED, ApiError, declared
 from orchestrator.broker.client.models import ProjectBudget
 from orchestrator.broker.core import events as ev
@@ -27,12 +21,7 @@ from orchestrator.broker.core.budgets import (
 )
 from orchestrator.broker.ledger import JobFilter
 from orchestrator.broker.runtime.broker import Broker
-from orchestrator.identity import (
-    SERVICE_SCOPE,
-    ProjectAccount,
-    RunAccount,
-    account_from_text,
-)
+from orchestrator.identity import SERVICE_SCOPE, ProjectAccount, RunAccount, account_from_text
 from orchestrator.names import LINE, PROJECT, RUN
 
 __all__ = [

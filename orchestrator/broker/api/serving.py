@@ -26,14 +26,7 @@ from orchestrator.broker.api.peers import EXTENSION, UnixPeer, peer_of_socket
 from orchestrator.broker.api.problems import ApiError, problem_response
 from orchestrator.unix_sockets import UnixSocketError, listen_at
 
-__all__ = [
-    "Connections",
-    "ListenError",
-    "Listener",
-    "connection_limit",
-    "serve",
-    "web_server",
-]
+__all__ = ["Connections", "ListenError", "Listener", "connection_limit", "serve", "web_server"]
 
 # Of connections that nobody has accepted; the event loop accepts so many in one turn.
 _BACKLOG = 128

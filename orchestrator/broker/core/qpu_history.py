@@ -14,12 +14,7 @@ from orchestrator.broker.core.records import TaskRecord
 from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.identity import Payer
 
-__all__ = [
-    "DecayedUse",
-    "Lease",
-    "LeaseUse",
-    "QpuHistory",
-]
+__all__ = ["DecayedUse", "Lease", "LeaseUse", "QpuHistory"]
 
 
 @dataclass(slots=True)
@@ -86,7 +81,7 @@ class QpuHistory:
     use: dict[str, DecayedUse] = field(default_factory=dict)  # by the text of the payer
     accuracy: Accuracy = field(default_factory=Accuracy)
     lease_use: dict[str, LeaseUse] = field(default_factory=dict)  # by project
-    outdated: list[str] = field(default_factory=list)  # calibrations it has no more
+    outdated: list[str] = field(default_factory=list)  # calibrations that it no longer has
 
     def situation(self, now: datetime, shares: dict[str, float]) -> Situation:
         """Return what a policy looks at."""

@@ -14,14 +14,7 @@ from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Policy, Weighted
 from orchestrator.config.bounds import LeaseBounds, Rate
 
-__all__ = [
-    "Calendar",
-    "QpuRules",
-    "Window",
-    "WindowKind",
-    "in_utc",
-    "occupied_seconds",
-]
+__all__ = ["Calendar", "QpuRules", "Window", "WindowKind", "in_utc", "occupied_seconds"]
 
 # Nothing runs during maintenance and calibration; results are vouched for in quality windows.
 WindowKind = Literal["maintenance", "calibration", "quality"]

@@ -14,25 +14,13 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import pack, thin, whole_parts
 from orchestrator.broker.core.policies import JobQueue, QueuedJob, Situation
-from orchestrator.broker.core.prediction import (
-    Accuracy,
-    Load,
-    predicted_charge,
-    predicted_seconds,
-)
+from orchestrator.broker.core.prediction import Accuracy, Load, predicted_charge, predicted_seconds
 from orchestrator.broker.core.qpu_history import Lease
 from orchestrator.broker.core.records import JobRecord
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.identity import JobId, Payer, Tag
 
-__all__ = [
-    "Decision",
-    "SchedulingContext",
-    "expected",
-    "next_decision",
-    "next_look",
-    "queued_as",
-]
+__all__ = ["Decision", "SchedulingContext", "expected", "next_decision", "next_look", "queued_as"]
 
 Decision = ev.LeaseClosed | ev.LeaseOpened | ev.TaskPlanned
 

@@ -30,7 +30,7 @@ class EndedJob:
 
 
 def forgettable(state: BrokerState, *, before: datetime | None = None, most: int) -> list[JobId]:
-    """Return ended jobs, oldest submissions first; later ends than ``before`` are waited for."""
+    """Return ended jobs, oldest first; those that ended after ``before`` may be waited for."""
     over = (
         job
         for job, record in state.jobs.items()

@@ -81,7 +81,7 @@ class Writer:
         self._run(lambda connection: self._commit_once(connection, batches, rows))
 
     def execute(self, statements: Sequence[Statement]) -> None:
-        """Run statements in one repeatable transaction. Raises `LedgerError` if none was written."""
+        """Run repeatable statements in one transaction. Raises `LedgerError`, having written none."""
 
         def run(connection: sa.Connection) -> None:
             with connection.begin():

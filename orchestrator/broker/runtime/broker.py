@@ -12,13 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import IO, Any, TypeVar
 
-from backends.api import (
-    Backend,
-    CalibrationChanged,
-    PayloadRejected,
-    QpuUnavailable,
-    Target,
-)
+from backends.api import Backend, CalibrationChanged, PayloadRejected, QpuUnavailable, Target
 from orchestrator.broker.client.status import (
     JobUnknown,
     NotUncertain,
