@@ -6,6 +6,7 @@ import atexit
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
     from backends.api import Backend
     from orchestrator.broker.client.protocol import BrokerClient
     from orchestrator.compute.api import Compute
+    from orchestrator.config.site import Site
     from orchestrator.transpile import Transpiler
 
 __all__ = [
     "UNITS_TOPIC",
     "BudgetOutOfReach",
     "Resources",
+    "open_backend",
     "opened_broker",
     "resources",
     "shutdown",
@@ -144,7 +147,7 @@ class Resources:
         broker = EmbeddedBroker(
             run=self.run.scope,
             state_dir=self.run.site.state_dir,
-            open_backend=self._open_backend,
+            open_backend=partial(open_backend, self.run.site),
             qpus=self.run.site.qpus,
         ).open()
         for unit, amount in self.run.budgets.items():
@@ -162,21 +165,21 @@ class Resources:
             broker.limit_run(self.run.id, unit, amount)
         return broker
 
-    def _open_backend(self, name: str) -> Backend:
-        from backends import registry
-
-        settings = self.run.site.qpu(name)
-        folder = self.run.site.state_dir / "qpus" / name
-        return registry.create(
-            settings.backend, resolve_secrets(settings.options), state_dir=folder
-        )
-
     def _listen(self, client: Any) -> None:
         def note(event: tuple[Any, dict[str, Any]]) -> None:
             message = event[1]
             self.run.update(message["key"], units=(message["done"], message["total"]))
 
         client.subscribe_topic(UNITS_TOPIC, note)
+
+
+def open_backend(site: Site, qpu: str) -> Backend:
+    """Open the backend of a QPU of the site, with its secrets."""
+    from backends import registry
+
+    settings = site.qpu(qpu)
+    options = resolve_secrets(settings.options)
+    return registry.create(settings.backend, options, state_dir=site.state_dir / "qpus" / qpu)
 
 
 _lock = threading.Lock()

@@ -213,8 +213,7 @@ def _stage(
     run_stage.__signature__ = signature  # type: ignore[attr-defined]
     setattr(run_stage, _NEEDS, needs)
     task_options.setdefault("cache_policy", StageKeyPolicy())
-    condition = task_options.get("retry_condition_fn")
-    task_options["retry_condition_fn"] = _unless_exhausted(condition)
+    task_options["retry_condition_fn"] = _unless_exhausted(task_options.get("retry_condition_fn"))
     return Task(run_stage, **task_options)
 
 

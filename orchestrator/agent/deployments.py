@@ -200,13 +200,11 @@ def _entrypoint(flow: Flow[..., Any], source: FlowSource) -> tuple[str, dict[str
     """Return where Prefect finds the flow, and the job variables that spare it looking."""
     name = flow.fn.__name__
     if source.file is None:
-        place = f"{flow.fn.__module__}.{name}"
+        place = path = f"{flow.fn.__module__}.{name}"
         folder = Path.cwd()
-        path = place
     else:
-        place = f"{source.file.name}:{name}"
+        place, path = f"{source.file.name}:{name}", f"{source.file}:{name}"
         folder = source.file.parent
-        path = f"{source.file}:{name}"
     # The engine takes this variable before a deployment's pull steps, which would leave the
     # process in another folder than the one that a parameter's relative path begins in.
     environment = {"PREFECT__FLOW_ENTRYPOINT": path, "HPCQC_TARGET": source.text}

@@ -77,7 +77,7 @@ class JobArtifacts:
     def __init__(
         self, flow_run: UUID, jobs_of: Callable[[str], Sequence[JobView]], page: str | None
     ) -> None:
-        """Take note. jobs_of: returns the jobs of a stage by its key; called from a thread."""
+        """Store these. jobs_of: returns the jobs of a stage by its key; called from a thread."""
         self._flow_run, self._jobs_of, self._page = flow_run, jobs_of, page
         self._spans: queue.SimpleQueue[_Noted | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None

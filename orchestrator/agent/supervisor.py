@@ -64,7 +64,7 @@ class ManagedProcess:
     """A child that is started again whenever it has died, until `begin_end`."""
 
     def __init__(self, child: Child, environment: Mapping[str, str], log: Path) -> None:
-        """Take note; `step` starts it. environment: all variables but the child's own."""
+        """Start nothing yet. environment: all variables but the child's own."""
         self.child = child
         self._environment, self._log = {**environment, **child.environment}, log
         self._process: subprocess.Popen[bytes] | None = None

@@ -61,7 +61,6 @@ class Recovery:
     """Puts flow runs of one work pool back into the schedule."""
 
     def __init__(self, pool: str, records: FlowRecords) -> None:
-        """Take note; no request is sent yet."""
         self._pool, self._records = pool, records
         self._deaths: dict[str, list[float]] = {}
 

@@ -325,7 +325,7 @@ class FlowThread:
     """Runs a Prefect flow in a thread, so that the main thread can answer Ctrl-C."""
 
     def __init__(self, flow: Any, parameters: Mapping[str, Any], run: runs.Run) -> None:
-        """Take note. Stages that the flow calls belong to the run alone."""
+        """Bind the stages that the flow calls to the run."""
         self.value: Any = None
         self.error: BaseException | None = None
         self._call = (flow, dict(parameters), run)

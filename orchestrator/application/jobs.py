@@ -156,7 +156,6 @@ class JobsOfRun:
     """A run's jobs, read from any thread; each `read` looks only at what is new in the ledger."""
 
     def __init__(self, site: Site, run: str) -> None:
-        """Take note; nothing is opened yet."""
         self._site, self._run = site, run
         self._service: RemoteBroker | None = None
         self._ledger: Ledger | None = None

@@ -59,7 +59,6 @@ class TemporaryServer:
     """A Prefect server that ends with this process, however that ends."""
 
     def __init__(self, extra_environment: Mapping[str, str]) -> None:
-        """Prepare a server; `start` starts it."""
         self._extra = dict(extra_environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._log: IO[bytes] | None = None

@@ -151,13 +151,9 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
+@one_run()
 def execute(request: RunRequest, watcher: Watcher) -> RunResult:
     """Run a flow; raise ``ValueError`` subclasses before its start, return later failures."""
-    with one_run():
-        return _execute(request, watcher)
-
-
-def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
     plan = _checked(request)
     offered = _offered_by_agent(plan, request)
     if offered is not None:
@@ -205,7 +201,8 @@ def _checked(request: RunRequest) -> RunPlan:
     from backends.plugins import UnknownPlugin
 
     target = target_of(request.flow)
-    run_id = request.run_id or variable("HPCQC_RUN_ID") or _new_id()
+    new_id = dated_run_id(datetime.now(UTC), uuid.uuid4().hex[:6])
+    run_id = request.run_id or variable("HPCQC_RUN_ID") or new_id
     checked_run_id(run_id)
     budget_texts(request.budgets)
     site = load_site(request.site, request.settings)
@@ -281,7 +278,3 @@ def _check_pins(site: Site, flow: Flow[..., Any]) -> None:
             settings = settings_in_force(site, needs.where)
             open_compute(settings).close()
             check_demand(name, needs.demand, settings)
-
-
-def _new_id() -> str:
-    return dated_run_id(datetime.now(UTC), uuid.uuid4().hex[:6])

@@ -54,7 +54,6 @@ class LastingStream:
     _writing = threading.RLock()
 
     def __init__(self, stream: IO[str]) -> None:
-        """Stand in for a stream."""
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:

@@ -30,7 +30,6 @@ class RunFolder:
     """A run's files, for one process at a time. A killed run keeps the stages it has ended."""
 
     def __init__(self, path: Path) -> None:
-        """Name the folder; `open` makes it."""
         self.path = path.absolute()
         self._lock_file: IO[str] | None = None
         self._stages: IO[str] | None = None

@@ -122,10 +122,6 @@ def study_pictures(outcomes: _Labelled) -> dict[str, Picture]:
 
 def write_report(path: Path, study: Study, qpu: str, outcomes: _Labelled) -> None:
     """Write a page that needs nothing but itself. Raises ``OSError``."""
-    path.write_text(_page(study, qpu, outcomes), encoding="utf-8")
-
-
-def _page(study: Study, qpu: str, outcomes: _Labelled) -> str:
     workload = study.workload
     facts = {
         "jobs": f"{len(workload.arrivals):,}",
@@ -138,7 +134,7 @@ def _page(study: Study, qpu: str, outcomes: _Labelled) -> str:
     settings = [
         [label, outcome.policy.name, outcome.settings or None] for label, outcome in outcomes
     ]
-    return rendered(
+    page = rendered(
         "study.html",
         title=f"{workload.name} on {qpu}",
         workload=workload,
@@ -149,6 +145,7 @@ def _page(study: Study, qpu: str, outcomes: _Labelled) -> str:
         workload_facts={k: v for k, v in facts.items() if v is not None},
         policies=settings,
     )
+    path.write_text(page, encoding="utf-8")
 
 
 def _times(value: float) -> str:

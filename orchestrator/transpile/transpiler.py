@@ -183,13 +183,11 @@ class Transpiler:
         self._compilers: _Once[tuple[object, ...], NativeCompiler] = _Once(_CACHED_TARGETS)
 
     def transpile(self, circuit: FrozenCircuit, target: Target) -> Transpiled:
-        """Return the circuit as the target takes it.
+        """Return the circuit as the target takes it; the first time may take seconds.
 
-        An ideal simulator (no native gates) and a site that transpiles get the circuit on its
-        own wires, with only what they do not know unrolled. Any other target gets native
-        gates on its physical qubits, on a star with MOVEs; a circuit that is so already is
-        left alone. May take up to seconds the first time. Raises `PayloadRejected` for a
-        circuit that is too wide or holds what the target cannot do.
+        For an ideal simulator (no native gates) and a site that transpiles, unknown instructions
+        are unrolled on the circuit's own wires. Any other target gets native gates on its physical
+        qubits, on a star with MOVEs. Raises `PayloadRejected` if the target cannot run the circuit.
         """
         if target.native_gates is None or target.site_transpiles:
             known = AER_GATES if target.native_gates is None else standard_gates()

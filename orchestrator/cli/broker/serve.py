@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -110,21 +111,14 @@ def _print_ready(broker: Any) -> dict[str, int]:
 
 
 def _broker(site: Site, ledger: Any) -> Any:
-    from backends import registry
-    from backends.api import Backend
     from orchestrator.broker.runtime.broker import Broker
-    from orchestrator.config.secrets import resolve_secrets
-
-    def open_backend(qpu: str) -> Backend:
-        settings = site.qpu(qpu)
-        options = resolve_secrets(settings.options)
-        return registry.create(settings.backend, options, state_dir=site.state_dir / "qpus" / qpu)
+    from orchestrator.resources import open_backend
 
     return Broker(
         qpus=site.qpus,
         ledger=ledger,
         clock=lambda: datetime.now(UTC),
-        open_backend=open_backend,
+        open_backend=partial(open_backend, site),
         sharing=frozenset(site.broker.share_results),
         limits=site.broker.limits,
     )

@@ -216,7 +216,6 @@ class Terminal(Watcher):
     goes_on = False
 
     def __init__(self) -> None:
-        """Prepare; `start` begins to show."""
         self._progress: Progress | None = None
 
     def warn(self, words: str) -> None:

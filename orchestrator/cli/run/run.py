@@ -105,18 +105,16 @@ def _print_outcome(finished: RunResult, *, as_json: bool) -> int:
     """Print a run's outcome; return its exit code."""
     from orchestrator.cli.errors import FAILED, MISTAKE
 
-    record = finished.record
     if as_json:
         print_json(_document(finished))
     elif finished.error is None:
         _print_result(finished)
-    if finished.error is not None:
-        print_error(str(record.error))
-        log = finished.folder / "run.log"
-        hint = f"the run's record is in {finished.folder}"
-        say(f"{hint}; the traceback in {log.name}" if log.exists() else hint, stderr=True)
     if finished.error is None:
         return 0
+    print_error(str(finished.record.error))
+    log = finished.folder / "run.log"
+    hint = f"the run's record is in {finished.folder}"
+    say(f"{hint}; the traceback in {log.name}" if log.exists() else hint, stderr=True)
     return MISTAKE if finished.is_mistake else FAILED
 
 
@@ -167,8 +165,7 @@ def _print_result(finished: RunResult) -> None:
             f"{duration_text(seconds)} on the device, charged {charged or 'nothing'}",
             style="dim",
         )
-    names = ("report.html", "plot.png", "plot.svg", "gantt.png", "result.json", "run.json")
-    for name in names:
+    for name in ("report.html", "plot.png", "plot.svg", "gantt.png", "result.json", "run.json"):
         file = finished.folder / name
         if file.exists():
             say(f"  {file}")
