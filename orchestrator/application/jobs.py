@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = [
     "JobsOfRun",
     "check_ledger",
-    "explanation_of",
     "has_ledger",
     "job",
     "job_of",
@@ -101,7 +100,23 @@ def why(job: str | JobView, *, site: Path | str | None = None) -> Explanation:
         BrokerUnreachable: The site's service does not answer.
         BrokerRefused: The service refuses, or knows no such job.
     """
-    return explanation_of(load_site(site), job if isinstance(job, str) else job.id)
+    found, name = load_site(site), job if isinstance(job, str) else job.id
+    if found.broker.url is not None:
+        with closing(service_at(found, found.broker.url)) as service:
+            return service.why(name)
+    from orchestrator.broker.core.explain import explain
+    from orchestrator.broker.ledger import Ledger
+
+    view = job_of(found, name)
+    if (known := _explained_here(view)) is not None:
+        return known
+    with closing(Ledger.open(ledger_path(found.state_dir))) as ledger:
+        scopes = [scope for scope in ledger.runs() if is_scope_of(scope, view.run)]
+        for scope in [*scopes, SERVICE_SCOPE]:
+            state = ledger.restore(scope)
+            if view.id in state.jobs or ledger.recall(scope, state, view.id):
+                return explain(state, view.id, datetime.now(UTC), _ELSEWHERE)
+    raise ConfigError(f"job {view.id} is not in the ledger any more")
 
 
 def ledger_path(state_dir: Path) -> Path:
@@ -252,26 +267,6 @@ def job_of(site: Site, job: str) -> JobView:
 
     with closing(Ledger.open(path)) as ledger:
         return ledger.job(job)
-
-
-def explanation_of(site: Site, job: str) -> Explanation:
-    """Return what can be said of a job by its id or the start of it. Raises as `jobs_of` does."""
-    if site.broker.url is not None:
-        with closing(service_at(site, site.broker.url)) as service:
-            return service.why(job)
-    from orchestrator.broker.core.explain import explain
-    from orchestrator.broker.ledger import Ledger
-
-    view = job_of(site, job)
-    if (known := _explained_here(view)) is not None:
-        return known
-    with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
-        scopes = [scope for scope in ledger.runs() if is_scope_of(scope, view.run)]
-        for scope in [*scopes, SERVICE_SCOPE]:
-            state = ledger.restore(scope)
-            if view.id in state.jobs or ledger.recall(scope, state, view.id):
-                return explain(state, view.id, datetime.now(UTC), _ELSEWHERE)
-    raise ConfigError(f"job {view.id} is not in the ledger any more")
 
 
 def _explained_here(job: JobView) -> Explanation | None:
