@@ -56,11 +56,11 @@ _MOST_POWER = 1000.0
 class Bounds:
     """What one circuit may hold.
 
-    file_bytes: Qiskit reads a circuit in one go, during which a process does nothing else; 5 ms
-    for each of these megabytes. steps: instructions, those of definitions and loops counted as often
-    as they occur; gates made of gates made of gates would otherwise be a bomb. depth: of circuits in
-    each other. expression_bytes: of one parameter expression, 35 for each operation; Qiskit's time to
-    read it grows with the square, and its stack with the depth.
+    file_bytes: Qiskit reads a circuit in one go, during which a process does nothing else, 5 ms per
+    megabyte. steps: instructions; those of definitions and loops count as often as they occur, as
+    nested gates would otherwise grow without bound. depth: of nested circuits. expression_bytes: of
+    one parameter expression, 35 per operation; Qiskit's time grows with the square, its stack with
+    the depth.
     """
 
     file_bytes: int = 8 << 20

@@ -12,7 +12,9 @@ __all__ = ["ItemShape", "Piece"]
 class ItemShape:
     """Size of one item of a payload, for the primitives one PUB.
 
-    shots: of each point, 0 for an item that may not be cut. num_qubits: 0 for those of the job.
+    points: independent problems in it, for a PUB its parameter points. shots: executions of each
+    point, 0 for an item that may not be cut. num_qubits: that it uses, 0 for those of the job;
+    depth: its layers of gates. Both are arguments of the QPU's timing model.
     """
 
     points: int
@@ -25,8 +27,9 @@ class ItemShape:
 class Piece:
     """A rectangle of an item: points [first_point, end_point) × shots [first_shot, end_shot).
 
-    pub: the item's index. An uncut item has end_shot 0. block: with a seed, the shots from one
-    multiple to the next share a random stream; 0 if all of the piece's do.
+    pub: the item's place in its payload. An item without shots is never cut: end_shot is 0. block:
+    with a seed, the shots from one multiple of it to the next share a random stream; 0 where all of
+    the piece's shots do.
     """
 
     pub: int

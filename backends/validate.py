@@ -1,14 +1,17 @@
-"""Whether a target can run a payload: the checks that every backend and the broker share (pure)."""
+"""The checks of payloads and tags that every backend and the broker share (pure)."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from backends.api import Target
 from backends.errors import PayloadRejected
 from backends.payloads import Payload, kind_names, payload_kind
 
-__all__ = ["check", "check_fits"]
+__all__ = ["check", "check_fits", "check_tag", "is_tag"]
+
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
 
 
 def check(payload: Payload, target: Target) -> None:
@@ -45,3 +48,17 @@ def check_fits(payload: Any, target: Target) -> None:
             f"payload of kind {name!r}; {target.name} takes: {accepted}; {kind.remedy}"
         )
     kind.check(payload, target)
+
+
+def is_tag(tag: object) -> bool:
+    """Return whether something can be a tag: a file name that is safe everywhere."""
+    return isinstance(tag, str) and _TAG.fullmatch(tag) is not None
+
+
+def check_tag(tag: object) -> None:
+    """Raise `PayloadRejected` unless the tag is a file name that is safe everywhere."""
+    if not is_tag(tag):
+        raise PayloadRejected(
+            f"tag {tag!r}; use 1 to 200 letters, digits and any of _ . = + -, not beginning "
+            "with a sign or a dot"
+        )

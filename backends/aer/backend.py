@@ -30,8 +30,7 @@ from backends.api import (
 )
 from backends.payloads import Payload, PubPayload, payload_from_bytes
 from backends.results import result_from_bytes
-from backends.tags import check_tag, is_tag
-from backends.validate import check
+from backends.validate import check, check_tag, is_tag
 
 __all__ = ["AerBackend"]
 

@@ -46,8 +46,7 @@ from backends.payloads import (
     SamplerPayload,
     payload_from_bytes,
 )
-from backends.tags import check_tag
-from backends.validate import check
+from backends.validate import check, check_tag
 
 __all__ = ["FakeBackend", "FakeFactory", "create"]
 

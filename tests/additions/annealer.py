@@ -21,8 +21,7 @@ from backends.api import (
     Usage,
 )
 from backends.metering import Metering
-from backends.tags import check_tag
-from backends.validate import check
+from backends.validate import check, check_tag
 
 TARGET = Target(
     name="annealer",
