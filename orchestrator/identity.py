@@ -253,14 +253,12 @@ def qpu_identity(name: str, backend: str, options: Mapping[str, Any]) -> str:
 class CallStage:
     """Where a call was made. stage: key of the stage or unit, None outside; none holds an ``@``.
 
-    qpu: identity of a QPU that the code opened by itself; empty if the stage's key covers it.
-
     >>> CallStage("9f86-0").text, CallStage("9f86-0", "vlq-77").text, CallStage(None, "vlq-77").text
     ('9f86-0', '9f86-0@vlq-77', '@vlq-77')
     """
 
     stage: str | None
-    qpu: str = ""
+    qpu: str = ""  # that the code opened by itself; empty if the stage's key covers it
 
     @property
     def text(self) -> str | None:

@@ -40,16 +40,11 @@ class Mix:
 
 def made_up(mix: Mix) -> Workload:
     """Return the jobs; equal settings give equal ones."""
-    return Workload.of(
-        f"mix {mix.seed}",
-        _arrivals(mix),
-        (
-            (
-                f"made up with seed {mix.seed}: {mix.short:.0%} short jobs of one circuit, 100 to 2000 "
-                "shots; the others sweeps of 20 to 100 circuits, 1000 to 8000 shots each"
-            ),
-        ),
+    note = (
+        f"made up with seed {mix.seed}: {mix.short:.0%} short jobs of one circuit, 100 to 2000 "
+        "shots; the others sweeps of 20 to 100 circuits, 1000 to 8000 shots each"
     )
+    return Workload.of(f"mix {mix.seed}", _arrivals(mix), [note])
 
 
 def _arrivals(mix: Mix) -> Iterator[Arrival]:

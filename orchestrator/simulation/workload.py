@@ -36,7 +36,8 @@ class Workload:
         """Sort jobs by time; those of one moment stay as they come. Raises `WorkloadError`."""
         ordered = tuple(sorted(arrivals, key=lambda arrival: arrival.at))
         if not ordered:
-            raise WorkloadError(f"{name} has no job to simulate{_told(notes)}")
+            words = "; ".join(notes)
+            raise WorkloadError(f"{name} has no job to simulate{f' ({words})' if words else ''}")
         return cls(name=name, arrivals=ordered, notes=tuple(notes))
 
     @property
@@ -90,8 +91,3 @@ def on_qpu(workload: Workload, qpu: str, backend: str) -> Workload:
             replace(a, job=replace(a.job, qpu=qpu, backend=backend)) for a in workload.arrivals
         ),
     )
-
-
-def _told(notes: Iterable[str]) -> str:
-    words = "; ".join(notes)
-    return f" ({words})" if words else ""

@@ -92,13 +92,11 @@ class Listener:
 
     @classmethod
     def passed(cls, environ: Mapping[str, str]) -> list[Listener]:
-        """Return the sockets that systemd passed to this process: sd_listen_fds(3).
-
-        Peers are not recognised on a socket whose ``FileDescriptorName`` is ``token-only``.
-        """
+        """Return the sockets that systemd passed to this process: sd_listen_fds(3)."""
         number = environ.get("LISTEN_FDS", "")
         if environ.get("LISTEN_PID") != str(os.getpid()) or not number.isdigit():
             return []
+        # Of FileDescriptorName; peers are not recognised on a socket named "token-only".
         names = environ.get("LISTEN_FDNAMES", "").split(":")
         return [
             replace(cls._inherited(_FIRST_PASSED + at), peers=names[at : at + 1] != [_TOKEN_ONLY])

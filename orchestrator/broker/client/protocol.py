@@ -12,7 +12,6 @@ from orchestrator.identity import JobId
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
-
     from backends.payloads import Payload
     from orchestrator.broker.core.explain import Explanation
 

@@ -329,9 +329,8 @@ def by_part(metadata: Mapping[str, Any], parts: Sequence[ev.Part]) -> dict[str, 
 
 def _saved(task: TaskRecord, job: JobId) -> float:
     """Return what a job was spared: its price alone, as predicted, less its share of the charge."""
-    if task.state is not QpuTaskState.COMPLETED and not task.late:
-        return 0.0
-    if not task.planned.alone:
+    is_charged = task.state is QpuTaskState.COMPLETED or task.late
+    if not is_charged or not task.planned.alone:
         return 0.0
     charges = shared_usage(task, job).charges
     return task.planned.alone[job] - sum(c.amount for c in charges if c.unit == task.planned.unit)

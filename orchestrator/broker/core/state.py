@@ -329,14 +329,10 @@ class BrokerState(Recorded):
         for job in task.jobs:
             self.jobs[job].uncertain.add(event.tag)
         rules = self.rules.get(task.planned.qpu)
-        match rules.limits.uncertain if rules else "ask":
-            case "fail":
-                self._to_fail.append(event.tag)
-                return []
-            case "adopt-wait":
-                return []
-            case _:
-                return [SettleJob(job) for job in task.jobs]
+        rule = rules.limits.uncertain if rules else "ask"
+        if rule == "fail":
+            self._to_fail.append(event.tag)
+        return [SettleJob(job) for job in task.jobs] if rule == "ask" else []
 
     def _operate(self, event: ev.Event, now: datetime) -> list[Command]:
         match event:

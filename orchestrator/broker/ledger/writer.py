@@ -78,10 +78,10 @@ class Writer:
             (self._add_result, list(entries.results.items())),
             (self._add_event, rows),
         ]
-        self._run(lambda connection: self._commit_once(connection, batches, rows))
+        self._run(lambda connection: self._commit(connection, batches, rows))
 
     def execute(self, statements: Sequence[Statement]) -> None:
-        """Run repeatable statements in one transaction. Raises `LedgerError`, having written none."""
+        """Run repeatable statements in one transaction. Raises `LedgerError`, then wrote none."""
 
         def run(connection: sa.Connection) -> None:
             with connection.begin():
@@ -159,14 +159,10 @@ class Writer:
             raise
         return connection
 
-    def _commit_once(
-        self, connection: sa.Connection, batches: Sequence[_Batch], rows: _Rows
-    ) -> None:
-        """Commit, unless an earlier try turns out to have been written."""
-        if self._doubt is None or not self._was_written(connection, rows):
-            self._commit(connection, batches, rows)
-
     def _commit(self, connection: sa.Connection, batches: Sequence[_Batch], rows: _Rows) -> None:
+        """Commit, unless an earlier try turns out to have been written."""
+        if self._doubt is not None and self._was_written(connection, rows):
+            return
         with connection.begin():
             for statement, values in batches:
                 if values:

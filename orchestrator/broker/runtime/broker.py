@@ -231,22 +231,19 @@ class Broker:
     def admit(
         self,
         request: JobRequest,
-        user: str,
-        payload: CheckedPayload,
+        user: str,  # empty where one process is the only user
+        payload: CheckedPayload,  # checked against the target
         target: Target,
         reuse: ev.Reuse | None,
         written: asyncio.Future[None] | Future[None],
-        ended: EndedJob | None = None,
+        ended: EndedJob | None = None,  # the same job, if it is in the ledger alone
     ) -> bool:
         """Admit a job on the loop; ``written`` is resolved when it is durable, or cannot be.
 
         A plain function: a coroutine would cost each call of a run a tenth of a millisecond.
-        user: empty where one process is the only user. payload: checked against the target. reuse: as
-        `reuse` returned it. ended: the same job, if it is in the ledger alone.
-
-        Returns whether it is a new job; one that failed, or was cancelled, goes on with what is missing.
-        Raises ``CalibrationChanged`` if it was prepared for another calibration, ``PayloadRejected``
-        if the QPU can never run it, `TooManyJobs`, `StorageFull`.
+        Returns whether the job is new; one that failed or was cancelled goes on with what is
+        missing. Raises ``CalibrationChanged`` if it was prepared for another calibration,
+        ``PayloadRejected`` if the QPU can never run it, `TooManyJobs`, `StorageFull`.
         """
         events, job = self.events, request.job_id(payload.digest)
         known = events.state.jobs.get(job) or (None if ended is None else ended.job)

@@ -87,9 +87,8 @@ class CalibrationWatch:
                 _log.info("the target of QPU %s cannot be read: %s", settings.name, error)
                 continue
             try:
-                if (
-                    self._calibrations.get(settings.name) == before
-                ):  # else `note` was called meanwhile
+                # Else `note` was called meanwhile.
+                if self._calibrations.get(settings.name) == before:
                     await self.note(settings.name, target)
                 now, found = self.events.clock(), await asyncio.to_thread(_stamp, settings)
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:

@@ -206,7 +206,7 @@ class EmbeddedBroker:
     def _run_loop(self) -> None:
         """Run the event loop to its end in this thread: that of `close` may have one running."""
         self._loop.run_forever()
-        # Calls that came in meanwhile are told so, too.
+        # Calls that came in meanwhile fail too.
         self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 

@@ -62,8 +62,7 @@ class Quotas:
     def admit(self, job: JobId, user: str, project: str, size: int, now_s: float) -> None:
         """Count a job that is about to be stored, until `arrived` is called for it.
 
-        A call that is made again because the ledger could not be written is counted once. Raises
-        `TooManyJobs`, `StorageFull`.
+        A call repeated after a failed write counts once. Raises `TooManyJobs`, `StorageFull`.
         """
         self._check_reserve(size)
         limits, of_user, of_project = self.limits, self._users[user], self._projects[project]

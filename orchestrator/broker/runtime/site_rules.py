@@ -78,8 +78,7 @@ def calendar_of(
 ) -> Calendar:
     """Return a QPU's windows from two days ago on: of the site file, its calendar, its target.
 
-    Without a target, the target's quality windows are missing. Raises `ConfigError` for a calendar
-    that cannot be read.
+    Without a target, its quality windows are missing. Raises `ConfigError` for a bad calendar.
     """
     schedule, since, until = settings.schedule, now - _PAST, now + ahead
     windows = windows_between(schedule.window, since, until)
@@ -143,8 +142,7 @@ def known_policies() -> list[str]:
 def named_policy(name: str, parameters: Mapping[str, Any] | None = None) -> Policy:
     """Return a policy by name, its parameters as given; the broker's own come first.
 
-    Raises ``ValueError`` for an unknown name, a package that does not import or holds no policy,
-    and an unknown or invalid parameter.
+    Raises ``ValueError`` for an unknown name or parameter, or a package that holds no policy.
     """
     if name in POLICIES:
         return make_policy(name, parameters)

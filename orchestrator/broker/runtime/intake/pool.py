@@ -40,23 +40,16 @@ _END_S = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IntakeLimits:
-    """Limits for reading one payload.
+    """Limits for reading one payload; one that is large or needs more gets its own reader."""
 
-    small_bytes: payloads up to this size share a reader, which has small_cpu_s and
-    small_memory_bytes for each. Larger payloads, and those that need more, get a reader of their own
-    with cpu_s and memory_bytes; at_once: the number of these, one for each user. payloads: the
-    shared reader is replaced after so many. watched_s: time in which a user who ended the shared
-    reader does not get it again.
-    """
-
-    small_bytes: int = 1 << 16
-    small_cpu_s: float = 0.5
-    small_memory_bytes: int = 256 << 20
-    cpu_s: float = 20.0
-    memory_bytes: int = 1 << 30
-    at_once: int = 2
-    payloads: int = 10_000
-    watched_s: float = 60.0
+    small_bytes: int = 1 << 16  # up to which payloads share a reader
+    small_cpu_s: float = 0.5  # for each payload in the shared reader
+    small_memory_bytes: int = 256 << 20  # of the shared reader
+    cpu_s: float = 20.0  # for a payload with a reader of its own
+    memory_bytes: int = 1 << 30  # of a reader for one payload
+    at_once: int = 2  # readers for one payload, one for each user
+    payloads: int = 10_000  # after which the shared reader is replaced
+    watched_s: float = 60.0  # in which a user who ended the shared reader does not get it again
 
 
 class _ReaderEnded(Exception):
