@@ -53,7 +53,7 @@ def delay_seconds(delay: Delay) -> float:
 
 
 def check_delays(circuit: QuantumCircuit, target: Target) -> None:
-    """Raise `PayloadRejected` for a delay in samples on a device that states no sample length."""
+    """Raise `PayloadRejected` for delays in samples on a device without a sample length."""
     device = target.native
     if not isinstance(device, QiskitTarget) or device.dt is not None:
         return

@@ -54,9 +54,9 @@ def substituted(
 class MeasuredBasis:
     """A measurement setting and the terms it reads.
 
-    qubits, letters: X, Y or Z on each. parities: shape (terms, qubits). wanted, cares: bits that
-    projectors want, and which of them. weights: shape (terms, observables). half_ranges: half the
-    distance between each observable's largest and smallest value here.
+    letters: X, Y or Z of each measured qubit. parities: shape (terms, qubits), the bits whose parity
+    is a term's sign. wanted, cares: bits that projectors want, and which of them. weights: shape
+    (terms, observables). half_ranges: half the distance between each observable's extremes here.
     """
 
     qubits: tuple[int, ...]

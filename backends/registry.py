@@ -75,7 +75,7 @@ def describe(name: str, options: Mapping[str, Any]) -> Target:
 
 
 def result_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options that affect results: all of them, where the backend does not import."""
+    """Return the options that affect results: all of them if the backend cannot be imported."""
     try:
         neutral = _neutral_options(name)
     except (UnknownPlugin, PluginUnusable):

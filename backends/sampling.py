@@ -46,7 +46,7 @@ class _Reading:
 class _Estimate:
     """How an estimator PUB's values follow from readings.
 
-    points, sums: index of point and distinct observable per element. constants: of each observable.
+    points, sums: point and distinct observable per element. constants: the identity's part of each.
     """
 
     points: NDArray[np.int64]

@@ -240,7 +240,7 @@ class Angles:
 def _angles_of(
     circuit: QuantumCircuit, index_map: Sequence[int] | None, parameters: Iterable[Parameter]
 ) -> Angles:
-    """Find the parameterised positions; index_map: Aer's number of each instruction, if other."""
+    """Find the parameterised positions; index_map: Aer's instruction numbers, if they differ."""
     parameters = tuple(parameters)
     column = {parameter: i for i, parameter in enumerate(parameters)}
     positions, slopes, offsets, curved = [], [], [], []

@@ -58,7 +58,7 @@ def launch() -> Zygote:
 
 
 def preload() -> None:
-    """Start a zygote for the first backend; an unused one is killed at exit, still loading."""
+    """Start a zygote for the first backend; kill it at exit if no backend has used it."""
     if not _preloaded:
         _preloaded.append(launch())
         atexit.register(_end_unused)
