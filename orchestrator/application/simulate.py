@@ -40,25 +40,6 @@ class PolicyStudy:
     outcomes: Mapping[str, PolicyOutcome]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """The arguments of `simulate` that say what is simulated."""
-
-    ledger: Path | None
-    swf: Path | None
-    mix: int | None
-    scope: str | None
-    rule: QuantumRule | None
-    qpu: str | None
-    profile: str | None
-    limit: int | None
-    load: float | None
-    compress: float | None
-    slice_s: float | None
-    short_s: float
-    noise: float
-
-
 def simulate(
     *,
     ledger: Path | str | None = None,
@@ -114,30 +95,23 @@ def simulate(
     """
     from orchestrator.simulation.study import Study, stretches
 
-    request = _Request(
-        ledger=None if ledger is None else Path(ledger).expanduser(),
-        swf=None if swf is None else Path(swf).expanduser(),
-        mix=mix,
-        scope=scope,
-        rule=rule,
-        qpu=qpu,
-        profile=profile,
-        limit=limit,
-        load=load,
-        compress=compress,
-        slice_s=slice_s,
-        short_s=short_s,
-        noise=noise,
-    )
-    _check(request)
-    chosen = _settings(load_site(site, settings), request)
+    if sum(source is not None for source in (ledger, swf, mix)) != 1:
+        raise ConfigError(
+            "the source of the jobs is missing or given twice: give one of ledger, swf and mix"
+        )
+    if load is not None and compress is not None:
+        raise ConfigError("load and compress both set the pace; give one of them")
+    _check_numbers(load=load, compress=compress, slice=slice_s, short=short_s, noise=noise)
+    chosen = _settings(load_site(site, settings), qpu, profile)
     known = _policies(policies, chosen)
     # Before the target: a wrong file is a mistake whatever QPU it would be replayed on.
-    recorded = _workload(request, chosen)
+    # On a profile alone all jobs of the ledger are replayed, whatever QPU they were for.
+    only = chosen.name if profile is None or qpu is not None else None
+    recorded = _workload(ledger, swf, mix, scope=scope, rule=rule, limit=limit, qpu=only)
     target = _target(chosen)
     workload = _fitting(recorded, target, chosen)
     rules = _rules(chosen, target, workload, slice_s)
-    workload = _paced(workload, rules, request)
+    workload = _paced(workload, rules, load, compress)
     rules = replace(rules, calendar=_calendar(chosen, target, workload, rules))
     stretched = stretches(seed, noise) if noise else None
     study = Study(workload=workload, rules=rules, noise=stretched, short_s=short_s)
@@ -155,30 +129,23 @@ def _report(progress: Callable[[str, int, int], None], label: str, jobs: int, do
     progress(label, done, jobs)
 
 
-def _check(request: _Request) -> None:
-    if sum(source is not None for source in (request.ledger, request.swf, request.mix)) != 1:
-        raise ConfigError(
-            "the source of the jobs is missing or given twice: give one of ledger, swf and mix"
-        )
-    if request.load is not None and request.compress is not None:
-        raise ConfigError("load and compress both set the pace; give one of them")
-    for name in ("load", "compress", "slice_s", "short_s", "noise"):
-        value, least = getattr(request, name), 0.0
-        if value is None or (value == 0 and name in ("slice_s", "noise", "short_s")):
+def _check_numbers(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is None or (value == 0 and name in ("slice", "noise", "short")):
             continue
-        if not math.isfinite(value) or value <= least:
-            raise ConfigError(f"{name.removesuffix('_s')} {value:g}: give a number above 0")
-    if request.noise > 2:
-        raise ConfigError(f"noise {request.noise:g}: give a number of at most 2")
+        if not math.isfinite(value) or value <= 0:
+            raise ConfigError(f"{name} {value:g}: give a number above 0")
+        if name == "noise" and value > 2:
+            raise ConfigError(f"noise {value:g}: give a number of at most 2")
 
 
-def _settings(site: Site, request: _Request) -> QpuSettings:
+def _settings(site: Site, qpu: str | None, profile: str | None) -> QpuSettings:
     """Return the QPU to simulate: the site's, or a profile served by the site's schedule."""
-    if request.profile is None:
-        return site.qpu(request.qpu)
-    named = site.qpu(request.qpu) if request.qpu is not None else None
-    backend, options = simulated_device(request.profile)
-    settings = QpuSettings(name=request.qpu or request.profile, backend=backend, options=options)
+    if profile is None:
+        return site.qpu(qpu)
+    named = site.qpu(qpu) if qpu is not None else None
+    backend, options = simulated_device(profile)
+    settings = QpuSettings(name=qpu or profile, backend=backend, options=options)
     return settings if named is None else settings.model_copy(update={"schedule": named.schedule})
 
 
@@ -216,22 +183,26 @@ def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, P
     return list(found.items())
 
 
-def _workload(request: _Request, settings: QpuSettings) -> Workload:
-    from orchestrator.simulation.sources import Mix, QuantumRule, made_up, read_swf
+def _workload(
+    ledger: Path | str | None,
+    swf: Path | str | None,
+    mix: int | None,
+    *,
+    scope: str | None,
+    rule: QuantumRule | None,
+    limit: int | None,
+    qpu: str | None,
+) -> Workload:
+    from orchestrator.simulation import sources
     from orchestrator.simulation.workload import first_jobs
 
-    limit = request.limit
-    if request.ledger is not None:
-        from orchestrator.simulation.sources import read_recorded
-
-        # On a profile alone everything goes that was recorded, whatever QPU it was for.
-        qpu = settings.name if request.profile is None or request.qpu is not None else None
-        workload = read_recorded(request.ledger, scope=request.scope, qpu=qpu)
-    elif request.swf is not None:
-        workload = read_swf(request.swf, request.rule or QuantumRule())
+    if ledger is not None:
+        workload = sources.read_recorded(Path(ledger).expanduser(), scope=scope, qpu=qpu)
+    elif swf is not None:
+        workload = sources.read_swf(Path(swf).expanduser(), rule or sources.QuantumRule())
     else:
-        assert request.mix is not None
-        workload = made_up(Mix(seed=request.mix, jobs=limit or _MIX_JOBS))
+        assert mix is not None
+        workload = sources.made_up(sources.Mix(seed=mix, jobs=limit or _MIX_JOBS))
     return first_jobs(workload, limit) if limit is not None else workload
 
 
@@ -261,14 +232,16 @@ def _rules(
     return rules if slice_s is None else replace(rules, slice_s=slice_s or None)
 
 
-def _paced(workload: Workload, rules: QpuRules, request: _Request) -> Workload:
+def _paced(
+    workload: Workload, rules: QpuRules, load: float | None, compress: float | None
+) -> Workload:
     from orchestrator.simulation.study import alone
     from orchestrator.simulation.workload import with_load
 
-    if request.compress is not None:
-        return workload.compressed(request.compress)
-    if request.load is not None:
-        return with_load(workload, request.load, alone(rules))
+    if compress is not None:
+        return workload.compressed(compress)
+    if load is not None:
+        return with_load(workload, load, alone(rules))
     return workload
 
 
