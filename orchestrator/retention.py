@@ -65,7 +65,7 @@ def stored_runs(state_dir: Path) -> list[StoredRun]:
 def runs_to_remove(
     runs: Sequence[StoredRun], now: float, *, keep_days: float | None, keep_gib: float | None
 ) -> list[StoredRun]:
-    """Return the least recently used runs beyond a limit, of `stored_runs`'s order."""
+    """Return the runs beyond a limit, of runs in the order of `stored_runs`."""
     # Active runs stay, and count towards the size.
     left = float("inf") if keep_gib is None else keep_gib * 2**30
     beyond = []

@@ -69,6 +69,7 @@ def check_listener(connection: socket.socket, path: str) -> None:
 
 def listen_at(path: Path, *, mode: int, backlog: int) -> socket.socket:
     """Listen on a path, replacing a dead process's socket, or raise `UnixSocketError`."""
+    # ``mode`` decides who may connect; only the owner can write to folders that are made here.
     check_path(path)
     opened = socket.socket(socket.AF_UNIX)
     try:

@@ -72,7 +72,7 @@ def _link(job: str, page: str | None) -> str:
 
 # The artifact exists from the stage's start, so that its link works while the stage waits.
 class JobArtifacts:
-    """Keeps a Prefect artifact for each quantum stage; without the server, only it is lost."""
+    """Keeps a Prefect artifact for each quantum stage, or none if the server does not answer."""
 
     def __init__(
         self, flow_run: UUID, jobs_of: Callable[[str], Sequence[JobView]], page: str | None

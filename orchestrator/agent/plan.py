@@ -250,6 +250,7 @@ def page_token(state_dir: Path, now: datetime | None = None) -> str:
 
 def listen(wanted: int, preferred: int, option: str) -> Listening:
     """Listen on ``wanted``, or if it is 0 on ``preferred`` or any free port, else `AgentError`."""
+    # ``preferred`` is the last agent's port, so that bookmarks stay valid.
     for port in dict.fromkeys((wanted,) if wanted else (preferred, 0)):
         try:
             return Listening(socket=socket.create_server((HOST, port), backlog=_BACKLOG))

@@ -47,7 +47,7 @@ def check_units(site: Site, budgets: Iterable[str]) -> None:
 
 
 def agree_with_service(site: Site, run: str, budgets: Mapping[str, float | None]) -> None:
-    """Send a run's budgets to the site's broker service, if any; it refuses unknown units."""
+    """Send a run's budgets to the site's service; ``BrokerRefused``, ``BrokerUnreachable``."""
     if not budgets or site.broker.url is None:
         return
     with closing(service_at(site, site.broker.url)) as service:

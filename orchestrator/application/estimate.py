@@ -155,7 +155,7 @@ def dry_run(request: RunRequest, watcher: Watcher) -> Estimate:
 
 
 def core_seconds(stages: Sequence[RecordedStage], workers: int) -> float:
-    """Return classical stages' core-seconds, a worker for each unit of a fan-out."""
+    """Return the core-seconds of classical stages; a fan-out counts a worker for each unit."""
     total = 0.0
     for stage in stages:
         if stage.kind != "classical" or not stage.ran_until or not stage.ran_from:

@@ -119,7 +119,7 @@ class Watcher:
 
 @contextmanager
 def one_run() -> Iterator[None]:
-    """Let one run at a time begin in this process, where stages find it, else ``RunBusy``."""
+    """Allow one run at a time in this process, where stages find theirs, else raise ``RunBusy``."""
     if runs.is_activated() or not _running.acquire(blocking=False):
         from orchestrator.broker.runtime.embedded import RunBusy
 

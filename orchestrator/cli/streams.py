@@ -34,7 +34,7 @@ def prepare_streams() -> None:
 
 
 def flush_output() -> OSError | None:
-    """Flush stdout and stderr; return why they cannot be written, as Python would print it."""
+    """Flush stdout and stderr before Python does at exit; return why they cannot be written."""
     fault = None
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -52,7 +52,7 @@ class Spread:
     turn_of: Callable[[str], int]  # how many earlier units of the stage have this content
     retries: int = 0
     progress: Progress | None = None  # takes the numbers of finished and of all units
-    again: Callable[[], Any] | None = None  # waits for a restarted cluster, or None
+    again: Callable[[], Any] | None = None  # waits for a restarted cluster's client
 
 
 @dataclass(frozen=True, slots=True)

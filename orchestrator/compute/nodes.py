@@ -24,7 +24,7 @@ _ERROR = 40  # logging.ERROR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DaskCredentials:
-    """The key and self-signed certificate (PEM) that all parts of a cluster share for TLS."""
+    """The key and self-signed certificate (PEM) by which a cluster's parts trust each other."""
 
     certificate: str
     key: str

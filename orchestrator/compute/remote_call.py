@@ -101,7 +101,7 @@ def within(context: StageContext | None) -> Iterator[None]:
 
 
 def dump_by_value(function: Callable[..., Any]) -> bytes:
-    """Pickle a function with its module's code, which imports Prefect or is unknown there."""
+    """Pickle a function with its module's code: workers need not import that, or Prefect."""
     inner: Any = function
     while isinstance(inner, partial):
         inner = inner.func
