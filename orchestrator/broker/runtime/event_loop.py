@@ -183,7 +183,7 @@ class EventLoop:
                     raise
 
     async def checkpoint(self, most: int = _JOBS_PER_CHECKPOINT) -> None:
-        """Move jobs that ended a while ago out of memory, if they can be stored; not beside `serve`."""
+        """Move jobs that ended a while ago into the ledger, if it takes them; not beside `serve`."""
         loop = asyncio.get_running_loop()
         before = self.clock() - timedelta(seconds=self.pacing.ended_s)
         self._since_checkpoint = 0
