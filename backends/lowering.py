@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from qiskit import QuantumCircuit
 from qiskit.circuit import IfElseOp, ParameterExpression, SwitchCaseOp, WhileLoopOp
 from qiskit.circuit.exceptions import CircuitError
 from qiskit.circuit.library import RGate, RZGate
+from qiskit.converters import circuit_to_dag, dag_to_circuit
 from qiskit.transpiler import InstructionProperties, PassManager, generate_preset_pass_manager
 from qiskit.transpiler import Target as QiskitTarget
 from qiskit.transpiler.exceptions import TranspilerError
@@ -100,14 +101,54 @@ class NativeCompiler:
             native = self._run(plain)
         placed = tuple(native.layout.final_index_layout(filter_ancillas=True))
         native._layout = None  # noqa: SLF001  # it would travel in the QPY bytes, unread
+        native, placed = self._with_free_qubits_in_order(native, placed)
         if self._pulses:
             native = _absorb_rz(native, keep_rz="rz" in self._gates)
         return native, placed
 
+    def _with_free_qubits_in_order(
+        self, native: QuantumCircuit, placed: tuple[int, ...]
+    ) -> tuple[QuantumCircuit, tuple[int, ...]]:
+        """Place qubits that interact with no other: best physical qubit first, then by index.
+
+        Qiskit breaks ties among them differently in every process, and a circuit that is compiled
+        again when a run is continued must have the same bytes, or its job would run twice.
+        """
+        index = {qubit: number for number, qubit in enumerate(native.qubits)}
+        coupled = {
+            index[qubit]
+            for step in native.data
+            if len(step.qubits) > 1 and step.name != "barrier"
+            for qubit in step.qubits
+        }
+        free = [q for q in usable_qubits(self._target) if q not in coupled]
+        lonely = [place for place in placed if place not in coupled]
+        if not lonely:
+            return native, placed
+        best = sorted(free, key=lambda qubit: (self._error(qubit), qubit))
+        rest = [q for q in free if q not in lonely]
+        moves = dict(
+            zip(lonely + rest, best[: len(lonely)] + sorted(best[len(lonely) :]), strict=True)
+        )
+        moved: QuantumCircuit = native.copy_empty_like()
+        for step in native.data:
+            qubits = [native.qubits[moves.get(index[q], index[q])] for q in step.qubits]
+            moved._append(step.replace(qubits=qubits))  # noqa: SLF001  # its wires are known
+        # Through a graph once more, whose order follows from the qubits.
+        in_order = dag_to_circuit(circuit_to_dag(moved))
+        return in_order, tuple(moves.get(place, place) for place in placed)
+
+    def _error(self, qubit: int) -> float:
+        """Return the sum of the error rates of a qubit's own gates; 0 where none is known."""
+        device = self._device
+        places = (device[name] for name in device.operation_names)
+        known = (at[qubit,] for at in places if at is not None and (qubit,) in at)
+        return sum(one.error or 0.0 for one in known if one is not None)
+
     def _run(self, circuit: QuantumCircuit) -> QuantumCircuit:
         if self._passes is None:
             self._passes = generate_preset_pass_manager(
-                optimization_level=_LEVEL, target=self._device(), seed_transpiler=_SEED
+                optimization_level=_LEVEL, target=self._device, seed_transpiler=_SEED
             )
         try:
             native: QuantumCircuit = self._passes.run(circuit)
@@ -137,6 +178,7 @@ class NativeCompiler:
                 "cannot; use a fresh qubit, or a QPU with reset"
             )
 
+    @cached_property
     def _device(self) -> QiskitTarget:
         """Return the target for Qiskit, its pulse R(θ, φ) split into RX and a free RZ."""
         target = self._target
