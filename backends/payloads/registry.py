@@ -63,7 +63,7 @@ def load_kinds() -> None:
     for name in kind_names():
         try:
             payload_kind(name)
-        except PluginUnusable:
+        except Exception:  # noqa: BLE001 - of a package that is not hpcqc's
             continue
 
 
@@ -87,7 +87,10 @@ def payload_from_untrusted(data: bytes, *, limits: PayloadLimits) -> Payload:
         raise PayloadRejected(
             f"the payload's header has more than {limits.header_bytes} bytes; send several payloads"
         )
-    payload = _read(data, limits)
+    return _read(data, limits)
+
+
+def _check_size(payload: Payload, limits: PayloadLimits) -> None:
     shapes = payload.shapes
     points = sum(shape.points for shape in shapes)
     shots = sum(shape.points * shape.shots for shape in shapes)
@@ -98,14 +101,16 @@ def payload_from_untrusted(data: bytes, *, limits: PayloadLimits) -> Payload:
     ):
         if number > most:
             raise PayloadRejected(f"more than {most} {noun} in one payload; send several")
-    return payload
 
 
 def _read(data: bytes, limits: PayloadLimits | None) -> Payload:
     try:
         header, frames = unpack(data)
         name = header.get("kind") if isinstance(header, dict) else None
-        return payload_kind(f"{name!s:.60}").read(header, frames, limits)
+        payload = payload_kind(f"{name!s:.60}").read(header, frames, limits)
+        if limits is not None:
+            _check_size(payload, limits)
+        return payload
     except PayloadRejected as error:
         raise PayloadRejected(str(error)[:500]) from error.__cause__
     except (UnknownPlugin, PluginUnusable) as error:

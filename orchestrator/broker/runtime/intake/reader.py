@@ -20,8 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from backends.api import Target
-from backends.payloads import PayloadLimits, load_kinds, payload_from_untrusted
+from backends.api import PayloadRejected, Target
+from backends.payloads import Payload, PayloadLimits, load_kinds, payload_from_untrusted
 from backends.targets import target_from_json
 from orchestrator.broker.runtime.checked_payload import CheckedPayload, rejected
 
@@ -68,6 +68,7 @@ def main() -> None:
             status = 1
             try:
                 control.close()
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the parent reads standard error
                 _serve(socket.socket(fileno=line), request)
                 status = 0
             finally:
@@ -139,11 +140,21 @@ def _answer(target: bytes, data: bytes) -> bytes:
     """Return the answer to a payload, or raise ``MemoryError``, which ends this reader."""
     try:
         payload = payload_from_untrusted(data, limits=_LIMITS)
-        return CheckedPayload.of(payload, _target(target)).to_bytes()
+        return _checked(payload, _target(target)).to_bytes()
     except ValueError as error:  # PayloadRejected is one
         if isinstance(error.__cause__, MemoryError):
             raise error.__cause__ from None  # earlier payloads may have taken the memory
         return rejected(str(error))
+
+
+def _checked(payload: Payload, target: Target) -> CheckedPayload:
+    try:
+        return CheckedPayload.of(payload, target)
+    except (MemoryError, PayloadRejected):
+        raise
+    except Exception as error:  # a kind may be another package's
+        reason = f"payload kind {payload.kind!r} fails to check this payload: "
+        raise PayloadRejected(f"{reason}{type(error).__name__}: {error}"[:500]) from error
 
 
 @lru_cache(maxsize=16)
