@@ -97,6 +97,21 @@ def test_what_a_reader_answers_is_what_the_payload_is(monkeypatch: pytest.Monkey
         run(work)
 
 
+def test_why_the_process_that_makes_readers_ended_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool_module, "_BOOT", "raise SystemExit('no libsdk.so.2')")
+
+    async def work(intake: Intake) -> None:
+        with pytest.raises(QpuUnavailable):
+            await read(intake, bell())
+
+    with running(IntakeLimits()) as run:
+        run(work)
+    assert "no libsdk.so.2" in caplog.text
+    assert "exit status 1" in caplog.text
+
+
 @pytest.mark.slow
 def test_a_payload_that_ends_its_reader_is_refused_and_harms_nobody() -> None:
     limits = IntakeLimits(small_cpu_s=0.04, cpu_s=0.04, small_bytes=1 << 30)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,6 +38,9 @@ _ROOT = Path(__file__).resolve().parents[4]
 _CHUNK_BYTES = 1 << 18
 _START_TRIES = 3
 _END_S = 2.0
+_REASON_BYTES = 4096
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,7 @@ class Intake:
 
     limits: IntakeLimits = field(default_factory=IntakeLimits)
     _forks: subprocess.Popen[bytes] | None = None
+    _errors: IO[bytes] | None = None  # what the process above writes to standard error
     _control: socket.socket | None = None
     _shared: _Reader | None = None
     _sharing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -119,6 +125,8 @@ class Intake:
                 forks.wait(_END_S)
             forks.kill()
             forks.wait(_END_S)
+        if self._errors is not None:
+            self._errors.close()
 
     async def _read(
         self, body: IO[bytes], size: int, target: bytes, *, alone: bool
@@ -134,7 +142,7 @@ class Intake:
             finally:
                 if alone:
                     reader.close()
-        raise _unavailable()
+        raise self._unavailable()
 
     async def _shared_reader(self) -> _Reader:
         reader = self._shared
@@ -197,18 +205,38 @@ class Intake:
                     continue
             lines = await asyncio.open_connection(sock=ours, limit=2 * _CHUNK_BYTES)
             return _Reader(*lines, number=number)
-        raise _unavailable()
+        raise self._unavailable()
+
+    def _unavailable(self) -> QpuUnavailable:
+        self._log_end()
+        return QpuUnavailable("the broker cannot read payloads now; try again in a minute")
+
+    def _log_end(self) -> None:
+        """Log once why the process that forks readers ended, if it did."""
+        if self._forks is None or self._errors is None or self._forks.poll() is None:
+            return
+        size = os.fstat(self._errors.fileno()).st_size
+        reason = os.pread(self._errors.fileno(), _REASON_BYTES, max(0, size - _REASON_BYTES))
+        self._errors.close()
+        self._errors = None
+        _log.error(
+            "the process that reads payloads ended with exit status %d: %s",
+            self._forks.returncode,
+            reason.decode(errors="replace").strip() or "it wrote no reason",
+        )
 
     def _start(self) -> None:
+        self._log_end()
         if self._control is not None:
             self._control.close()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         with theirs:
             self._forks = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BOOT, str(_ROOT)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._errors,
                 start_new_session=True,
             )
 
@@ -253,7 +281,3 @@ def _chunks(body: IO[bytes]) -> Iterator[bytes]:
     body.seek(0)
     while chunk := body.read(_CHUNK_BYTES):
         yield chunk
-
-
-def _unavailable() -> QpuUnavailable:
-    return QpuUnavailable("the broker cannot read payloads now; try again in a minute")
