@@ -25,16 +25,24 @@ def installed(group: str) -> dict[str, EntryPoint]:
 
 
 def load(group: str, name: str, *, noun: str) -> Any:
-    """Import what a package registers under ``name``; ``noun`` names the kind in errors."""
+    """Import what a package registers under ``name``; ``noun`` names the kind in errors.
+
+    Raises `UnknownPlugin`, or `PluginUnusable` whatever the package raises while it is imported.
+    """
     points = installed(group)
     if name not in points:
         raise unknown(name, points, noun=noun)
     try:
         return points[name].load()
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
+        dist = points[name].dist
+        remedy = (
+            "Install what it needs" if isinstance(error, ImportError) else "Repair or remove it"
+        )
         raise PluginUnusable(
-            f"{noun} {name!r} ({points[name].value}) does not import: {error}. "
-            "Install the package or extra that provides it."
+            f"{noun} {name!r} ({points[name].value}, registered in {group} by package "
+            f"{dist.name if dist else 'unknown'}) cannot be imported: "
+            f"{type(error).__name__}: {error}. {remedy}."
         ) from error
 
 

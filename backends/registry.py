@@ -100,7 +100,7 @@ def preload(name: str) -> None:
         return
     try:
         begin = getattr(import_module(point.module), "preload", None)
-    except ImportError:
+    except Exception:  # noqa: BLE001 - `create` raises it with the backend's name
         return
     if begin is not None:
         begin()

@@ -21,7 +21,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import QpuSettings, Site
-from orchestrator.names import OUR_PACKAGES
+from orchestrator.names import EXTENSION_GROUPS, OUR_PACKAGES
 from orchestrator.wording import counted
 
 __all__ = [
@@ -76,13 +76,13 @@ def diagnose(site: Path | str | None = None) -> list[Check]:
     Returns:
         A finding for each thing checked; nothing is changed, and nothing is raised.
     """
-    checks = [_python(), *_packages(), *_extras(), _cores(), _memory(), _shadows()]
+    checks = [_python(), *_packages(), *_extras(), _cores(), _memory(), _shadows(), *_plugins()]
     try:
         found = load_site(site)
     except ConfigError as error:
         return [*checks, Check("site", "broken", str(error))]
     checks.append(Check("site", "ok", f"{found.name} ({found.source})"))
-    checks += [_state_dir(found), _ledger(found), _prefect(), *_backends(found), _schedules(found)]
+    checks += [_state_dir(found), _ledger(found), _prefect(), *_qpus(found), _schedules(found)]
     return checks
 
 
@@ -274,12 +274,32 @@ def _prefect() -> Check:
     return _tried("prefect server", look, f"PREFECT_API_URL={url} does not answer")
 
 
-def _backends(site: Site) -> Iterator[Check]:
+def _plugins() -> Iterator[Check]:
+    from backends.metering import formula_class
+    from backends.payloads import payload_kind
+    from backends.plugins import installed, load
+    from orchestrator.broker.runtime.site_rules import named_policy
+
+    checked: dict[str, Callable[[str], object]] = {
+        "hpcqc.payloads": payload_kind,
+        "hpcqc.meterings": formula_class,
+        "hpcqc.policies": named_policy,
+    }
+    for group, noun in EXTENSION_GROUPS.items():
+        usable = checked.get(group, partial(load, group, noun=noun))
+        for name, point in installed(group).items():
+            yield _tried(f"{noun} {name}", partial(_usable, usable, point))
+
+
+def _usable(check: Callable[[str], object], point: EntryPoint) -> str:
+    check(point.name)
+    return point.value
+
+
+def _qpus(site: Site) -> Iterator[Check]:
     from backends import registry
 
     known = registry.available()
-    for name, point in known.items():
-        yield _tried(f"backend {name}", partial(_loaded, point))
     for qpu in site.qpus.values():
         if qpu.backend not in known:
             detail = f"no backend {qpu.backend!r}; installed are: {', '.join(known) or 'none'}"
@@ -288,11 +308,6 @@ def _backends(site: Site) -> Iterator[Check]:
         described = _tried(f"QPU {qpu.name}", partial(_described, qpu))
         if described.state == "broken":
             yield described
-
-
-def _loaded(point: EntryPoint) -> str:
-    point.load()
-    return point.value
 
 
 def _described(settings: QpuSettings) -> str:

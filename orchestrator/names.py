@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["EXPECTED", "LINE", "OUR_PACKAGES", "PROJECT", "RUN", "is_name"]
+__all__ = ["EXPECTED", "EXTENSION_GROUPS", "LINE", "OUR_PACKAGES", "PROJECT", "RUN", "is_name"]
 
 OUR_PACKAGES = ("backends", "flows", "hpcqc", "orchestrator")
+# By entry point group, what a package registers there.
+EXTENSION_GROUPS = {
+    "orchestrator.backends": "backend",
+    "hpcqc.payloads": "payload kind",
+    "hpcqc.meterings": "metering formula",
+    "hpcqc.policies": "policy",
+    "hpcqc.computes": "compute kind",
+}
 
 PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 RUN = r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,199}$"

@@ -6,18 +6,18 @@ import traceback
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from orchestrator.names import OUR_PACKAGES
+from orchestrator.names import EXTENSION_GROUPS, OUR_PACKAGES
 
 __all__ = ["is_mistake", "place_of", "reason"]
 
-_GROUPS = ("hpcqc.flows", "orchestrator.backends")
+_GROUPS = ("hpcqc.flows", *EXTENSION_GROUPS)
 
 
 def is_mistake(error: BaseException, flow_folder: Path | None = None) -> bool:
     """Whether an error says that the user must change something before it can work.
 
     The rule: it is an instance of a ``ValueError`` subclass that is defined by one of our
-    packages, by a package that registers a backend or a flow, or beside the flow in
+    packages, by a package that registers a flow or an extension, or beside the flow in
     ``flow_folder``. A plain ``ValueError``, from anywhere, is a failure of the code that raised it.
     """
     if not isinstance(error, ValueError):

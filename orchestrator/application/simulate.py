@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backends.plugins import PluginUnusable
 from backends.simulator import simulated_device
 from orchestrator.application.qpus import target_from_settings
 from orchestrator.config.errors import ConfigError
@@ -103,13 +104,14 @@ def simulate(
         raise ConfigError("load and compress both set the pace; give one of them")
     _check_numbers(load=load, compress=compress, slice=slice_s, short=short_s, noise=noise)
     chosen = _settings(load_site(site, settings), qpu, profile)
-    known = _policies(policies, chosen)
+    known, unusable = _policies(policies, chosen)
     # Before the target: a wrong file is a mistake whatever QPU it would be replayed on.
     # On a profile alone all jobs of the ledger are replayed, whatever QPU they were for.
     only = chosen.name if profile is None or qpu is not None else None
     recorded = _workload(ledger, swf, mix, scope=scope, rule=rule, limit=limit, qpu=only)
     target = _target(chosen)
     workload = _fitting(recorded, target, chosen)
+    workload = replace(workload, notes=(*workload.notes, *unusable))
     rules = _rules(chosen, target, workload, slice_s)
     workload = _paced(workload, rules, load, compress)
     rules = replace(rules, calendar=_calendar(chosen, target, workload, rules))
@@ -160,10 +162,13 @@ def _target(settings: QpuSettings) -> Target:
     return target
 
 
-def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, Policy]]:
+def _policies(
+    wanted: Sequence[str], settings: QpuSettings
+) -> tuple[list[tuple[str, Policy]], list[str]]:
+    """Return the policies by what they are asked for as, and notes of unusable installed ones."""
     from orchestrator.broker.runtime.site_rules import known_policies, named_policy
 
-    found = {}
+    found, notes = {}, []
     for text in wanted or known_policies():
         name, _, pairs = text.partition(":")
         schedule = settings.schedule
@@ -179,8 +184,11 @@ def _policies(wanted: Sequence[str], settings: QpuSettings) -> list[tuple[str, P
         try:
             found[text] = named_policy(name, values)
         except ValueError as error:
+            if not wanted and isinstance(error, PluginUnusable):
+                notes.append(f"left out: {error}")
+                continue
             raise ConfigError(f"policy {text!r}: {error}") from None
-    return list(found.items())
+    return list(found.items()), notes
 
 
 def _workload(

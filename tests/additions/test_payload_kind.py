@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -21,9 +22,12 @@ from backends.payloads import (
     payload_kind,
 )
 from backends.plugins import PluginUnusable, UnknownPlugin
+from backends.targets import target_to_json
 from backends.testing import BackendConformance
 from hpcqc import Qpu, open_qpu
 from orchestrator import runs
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.intake import reader
 from orchestrator.config.loading import load_site
 from orchestrator.resources import shutdown
 from orchestrator.runs import Run
@@ -33,10 +37,16 @@ from tests.service.conftest import Service
 
 MODULES = ("annealing", "annealing_cases", "annealer")
 POINTS = {
-    "hpcqc.payloads": {"annealing-toy": "annealing:KIND", "odd": "annealing:AnnealingKind"},
+    "hpcqc.payloads": {
+        "annealing-toy": "annealing:KIND",
+        "odd": "annealing:AnnealingKind",
+        "broken": "brokenkind:KIND",
+    },
     "hpcqc.payload_cases": {"annealing-toy": "annealing_cases:CASES"},
     "orchestrator.backends": {"annealer": "annealer:create"},
 }
+# As packages do that load a library with ctypes. All tests here run beside it.
+BROKEN = 'raise OSError("libsdk.so.2: no such file")\n'
 SITE = """
 [site]
 default_qpu = "annealer"
@@ -59,6 +69,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("packages")
     modules = {name: source for name in MODULES for name, source in addition(name).items()}
     payload_kind.cache_clear()
+    modules["brokenkind"] = BROKEN
     with installed_package(place, "hpcqc-annealing", modules, POINTS):
         yield place
     payload_kind.cache_clear()
@@ -146,6 +157,7 @@ def test_what_the_qpu_cannot_run_is_refused(qpu: Qpu) -> None:
         ({"kind": "annealing-toi"}, ["annealing-toi", "annealing-toy", "estimator", "sampler"]),
         ({"kind": ["sampler"]}, ["sampler"]),
         ({"kind": "odd"}, ["odd", "AnnealingKind"]),
+        ({"kind": "broken"}, ["broken", "hpcqc.payloads", "hpcqc-annealing", "libsdk.so.2"]),
     ],
 )
 def test_bytes_of_users_are_checked(changed: dict[str, Any], named: list[str]) -> None:
@@ -163,6 +175,23 @@ def test_what_cannot_be_used_is_explained() -> None:
         payload_kind("annealing-toi")
     with pytest.raises(PluginUnusable, match=naming("odd")):
         payload_kind("odd")
+
+
+def test_a_kind_that_fails_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = payload(PAIR, reads=5).to_bytes()
+    target = json.dumps(target_to_json(registry.describe("annealer", {}))).encode()
+
+    def answer() -> CheckedPayload:
+        return CheckedPayload.from_bytes(reader._answer(target, data))
+
+    assert answer().kind == "annealing-toy"
+    with monkeypatch.context() as changed:
+        changed.setattr(type(payload_kind("annealing-toy")), "check", lambda *_: 1 // 0)
+        with pytest.raises(PayloadRejected, match=naming("annealing-toy", "ZeroDivisionError")):
+            answer()
+    monkeypatch.setattr(sys.modules["annealing"].AnnealingPayload, "shapes", ("no shape",))
+    with pytest.raises(PayloadRejected, match=naming("points")):
+        payload_from_untrusted(data, limits=PayloadLimits())
 
 
 class TestAnnealer(BackendConformance):

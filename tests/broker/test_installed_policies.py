@@ -46,7 +46,7 @@ def test_a_site_file_names_it(site) -> None:
     [
         ('policy = "longest"', ["no policy 'longest'", "fifo", "weighted", "longest-first, odd"]),
         ('policy = "odd"', ["'odd'", "frozen dataclass", "job_score"]),
-        ('policy = "gone"', ["'gone' (longestfirst:Missing)", "does not import"]),
+        ('policy = "gone"', ["'gone' (longestfirst:Missing", "AttributeError"]),
         ('policy = "longest-first"\nparameters = { hours = 1 }', ["'hours'", "'hour_s'"]),
     ],
 )
@@ -72,3 +72,13 @@ def test_a_study_of_all_policies_includes_installed_ones(tmp_path) -> None:
     ):
         study = simulate(mix=1, profile="vlq", limit=20)
     assert {"fifo", "longest-first"} <= set(study.outcomes)
+
+
+@pytest.mark.usefixtures("site")
+def test_a_study_of_all_policies_leaves_out_unusable_ones() -> None:
+    study = simulate(mix=1, profile="vlq", limit=20)
+    assert {"fifo", "longest-first"} <= set(study.outcomes)
+    left_out = [note for note in study.study.workload.notes if "left out" in note]
+    assert len(left_out) == 2
+    assert "'gone'" in " ".join(left_out)
+    assert "'odd'" in " ".join(left_out)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 
 import pytest
 from pydantic import TypeAdapter
 
+from backends import metering, registry
 from backends.metering import EquivalentQubitSeconds, FloorPerTask, Metering
+from backends.payloads import registry as payloads
 from backends.profiles import shipped
 from backends.timing import TimingModel
 from docs.reference.generate import pages
 from orchestrator.application import service as broker_service
+from orchestrator.application.errors import is_mistake
 from orchestrator.broker.client.models import Health
 from orchestrator.broker.client.status import QpuStatus
+from orchestrator.broker.runtime import site_rules
 from orchestrator.cli.site.qpu import metering_in_words, timing_in_words
+from orchestrator.config.site import COMPUTE_KINDS
 from orchestrator.doctor import missing_extra
+from orchestrator.names import EXTENSION_GROUPS
 from tests.architecture.source import ROOT
+from tests.packages import installed_package
 
 RATIO = "(its gate time against the reference device's)"
 
@@ -297,3 +305,29 @@ def test_a_qpu_that_is_closed_is_not_called_online(hpcqc, monkeypatch, facts, wo
 def test_json_is_one_document(hpcqc) -> None:
     for command in (("qpu", "list"), ("backends",), ("config", "show"), ("jobs",)):
         json.loads(hpcqc(*command, "--json").out)
+
+
+def test_the_doctor_lists_plugins_that_cannot_be_used(hpcqc, tmp_path) -> None:
+    groups = {group: {"broken": "brokenone:THING"} for group in EXTENSION_GROUPS}
+    modules = {"brokenone": 'raise RuntimeError("no driver")\n'}
+    with installed_package(tmp_path, "hpcqc-broken", modules, groups):
+        said = hpcqc("doctor", "--json")
+    found = {c["name"]: c for c in said.document["checks"]}
+    assert said.code == 1
+    for group, noun in EXTENSION_GROUPS.items():
+        assert found[f"{noun} broken"]["state"] == "broken"
+        assert "no driver" in found[f"{noun} broken"]["detail"]
+        assert group in found[f"{noun} broken"]["detail"]
+
+
+def test_the_groups_of_extensions_are_those_that_are_loaded() -> None:
+    groups = {registry.GROUP, payloads.GROUP, metering.GROUP, site_rules.GROUP, COMPUTE_KINDS}
+    assert set(EXTENSION_GROUPS) == groups
+
+
+def test_a_mistake_that_a_compute_kind_finds_is_the_user_s(tmp_path) -> None:
+    modules = {"slurmlike": "class NoSuchPartition(ValueError): pass\n"}
+    points = {"hpcqc.computes": {"slurmlike": "slurmlike:Compute"}}
+    with installed_package(tmp_path, "hpcqc-slurmlike", modules, points):
+        error = importlib.import_module("slurmlike").NoSuchPartition("partition 'qcpu'")
+        assert is_mistake(error)
