@@ -61,6 +61,27 @@ def test_a_cancelled_job_is_stopped_on_the_backend(opened: Open) -> None:
     assert not broker.cancel(running)
 
 
+def test_all_jobs_are_cancelled_while_others_arrive(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: dict[str, Arriving] = {}
+
+    class Arriving:
+        """A job's record: when it is read, the next job arrives."""
+
+        @property
+        def held(self) -> bool:
+            jobs.setdefault("later", self)
+            return True
+
+    jobs["first"] = Arriving()
+    broker = opened()
+    with monkeypatch.context() as patched:
+        patched.setattr(broker._running.events.state, "jobs", jobs)
+        assert broker.cancel_all() == 0
+    assert set(jobs) == {"first", "later"}
+
+
 def freed_by_closing(broker: EmbeddedBroker, job: JobId) -> bool:
     """Close the broker while a thread waits for the job; return whether it learns of that."""
     ended: list[BaseException] = []

@@ -186,7 +186,8 @@ class EmbeddedBroker:
         """Cancel every open job; return how many there were."""
         if self._broker is None or self._closed:
             return 0
-        jobs = [job for job, record in self._broker.events.state.jobs.items() if not record.held]
+        records = tuple(self._broker.events.state.jobs.items())  # the loop changes them meanwhile
+        jobs = [job for job, record in records if not record.held]
         return sum(self.cancel(job) for job in jobs)
 
     def close(self) -> None:
