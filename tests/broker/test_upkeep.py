@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,8 @@ import pytest
 from qiskit import QuantumCircuit
 
 from backends import registry
-from backends.api import CalibrationChanged
+from backends.api import Backend, CalibrationChanged, QpuUnavailable
+from backends.fake import FakeBackend
 from backends.payloads import SamplerPayload
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import JobRequest
@@ -170,6 +171,36 @@ def test_a_calendar_that_changes_while_its_qpu_is_opened_counts(tmp_path: Path) 
             file.write_text(OPEN)
             while broker.status("q").closed:
                 await asyncio.sleep(0.02)
+
+    played(work)
+
+
+@pytest.mark.parametrize("on", [1, 2])
+def test_a_backend_whose_first_opening_fails_is_closed_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: int
+) -> None:
+    async def work() -> None:
+        built: list[Backend] = []
+        closed: list[Backend] = []
+
+        def build(_: str) -> Backend:
+            faults = [] if built else [{"call": "target", "on": [on]}]
+            backend = registry.create("fake", {"faults": faults}, state_dir=tmp_path)
+            monkeypatch.setattr(backend, "close", lambda: closed.append(backend))
+            built.append(backend)
+            return backend
+
+        async with serving(tmp_path) as broker:
+            broker.qpus, broker.open_backend = {"q": qpu()}, build
+            for _ in range(2):
+                with suppress(QpuUnavailable):
+                    await broker.target("q")
+            (job,) = await ended(broker, await submit(broker))
+            assert job.state is JobState.COMPLETED
+            backend = broker.opened("q")
+            assert isinstance(backend, FakeBackend)
+            assert sum(backend.starts.values()) == 1
+            assert closed == [one for one in built if one is not backend]
 
     played(work)
 

@@ -195,9 +195,16 @@ class Broker:
         if qpu not in self.qpus:
             listed = ", ".join(self.qpus)
             raise ConfigError(f"the site has no QPU {qpu!r}; it has: {listed or 'none'}")
-        backend = await asyncio.to_thread(self.open_backend, qpu)
-        self.events.attach(self.qpus[qpu], backend)
-        await self.watch.watch(self.qpus[qpu], backend)
+        settings, backend = self.qpus[qpu], await asyncio.to_thread(self.open_backend, qpu)
+        try:
+            target = await asyncio.to_thread(backend.target)
+            await self.watch.note(qpu, target)
+            self.events.attach(settings, backend, target)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await asyncio.to_thread(backend.close)
+            raise
+        self.watch.watch(settings, backend)
         return backend
 
     async def target(self, qpu: str) -> Target:

@@ -31,11 +31,8 @@ class CalibrationWatch:
     _calibrations: dict[str, str] = field(default_factory=dict)  # last id read, by QPU
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
-    async def watch(self, settings: QpuSettings, backend: Backend) -> None:
-        """Watch a QPU from now on. Raises `LedgerError`, and what ``target`` raises."""
-        if settings.name in self._calibrations:
-            return
-        await self.note(settings.name, await asyncio.to_thread(backend.target))
+    def watch(self, settings: QpuSettings, backend: Backend) -> None:
+        """Watch an attached QPU from now on."""
         self._tasks.append(asyncio.create_task(self._poll(settings, backend, self.events.clock())))
 
     async def note(self, qpu: str, target: Target) -> None:

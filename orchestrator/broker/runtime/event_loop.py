@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from backends.api import Backend, Result, TaskCancelled
+from backends.api import Backend, Result, Target, TaskCancelled
 from backends.payloads import payload_kind
 from backends.results import result_to_bytes
 from orchestrator.broker.core import events as ev
@@ -123,12 +123,12 @@ class EventLoop:
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 
-    def attach(self, settings: QpuSettings, backend: Backend) -> None:
+    def attach(self, settings: QpuSettings, backend: Backend, target: Target) -> None:
         """Drive a QPU from now on; its limits bound what is planned."""
         qpu = settings.name
         if qpu in self._drivers:
             return
-        rules = qpu_rules(settings, backend.target(), self.clock())
+        rules = qpu_rules(settings, target, self.clock())
         limits = rules.limits
         most = min(limits.max_concurrent_tasks or _WAIT_THREADS, _WAIT_THREADS)
         # Where any number of tasks may run there is nothing to keep for anybody.
