@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from qiskit import QuantumCircuit
 
+from backends.api import TaskCancelled
 from backends.fake import create
 from backends.payloads import SamplerPayload
 from backends.results import result_from_bytes
@@ -25,6 +27,7 @@ from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId
 from tests.errors import naming
+from tests.patience import PATIENCE_S
 
 JOBS = 25
 Work = Callable[[Broker], Awaitable[Any]]
@@ -200,5 +203,29 @@ def test_a_fault_of_the_broker_itself_is_told_to_all(
             await go_on()
         assert site._serving is not None
         assert isinstance(site._serving.exception(), ZeroDivisionError)
+
+    at_a_site(tmp_path / "ledger.sqlite", work)
+
+
+def test_calls_that_are_not_written_when_the_broker_closes_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(site: Broker) -> None:
+        began, go_on = threading.Event(), threading.Event()
+
+        def hang(*_: object) -> None:
+            began.set()
+            go_on.wait(PATIENCE_S)
+
+        monkeypatch.setattr(site.ledger, "append", hang)
+        calls = [asyncio.ensure_future(site.drain("q", "olga", "in flight"))]
+        await asyncio.to_thread(began.wait)
+        calls.append(asyncio.ensure_future(site.drain("q", "olga", "queued")))
+        await asyncio.sleep(0)
+        threading.Timer(0.1, go_on.set).start()
+        await site.close()
+        done, _ = await asyncio.wait(calls, timeout=5)
+        assert done == set(calls)
+        assert [type(call.exception()) for call in calls] == [TaskCancelled] * 2
 
     at_a_site(tmp_path / "ledger.sqlite", work)

@@ -177,6 +177,9 @@ class EventLoop:
                     await self._write_then_execute(items)
                     if self._checkpoint_is_due:
                         await self.checkpoint()
+                except asyncio.CancelledError:
+                    self._queue = items + self._queue  # `close` fails what is not written
+                    raise
                 except Exception as error:  # a fault of ours: no event would be written
                     reason = f"the broker has stopped: {type(error).__name__}: {error}"
                     self._break(LedgerError(reason), items)
@@ -243,7 +246,7 @@ class EventLoop:
         )
         for pool in (self._calls, self._waits):
             pool.shutdown(wait=False, cancel_futures=True)
-        self._end_waits(TaskCancelled("the broker was closed before the job had ended"))
+        self._break(TaskCancelled("the broker was closed before the job had ended"), [])
 
     def _receive(self, tag: str, result: Result) -> Received:
         """Return a task's result and its bytes; on a thread."""
@@ -440,7 +443,7 @@ class EventLoop:
             item.fail(self._stalled)
         self._queue = [item for item in self._queue if item.written is None]
 
-    def _break(self, error: LedgerError, items: list[_Item]) -> None:
+    def _break(self, error: LedgerError | TaskCancelled, items: list[_Item]) -> None:
         """Stop accepting: what is not on disk must have no effect."""
         for item in items + self._queue:
             item.fail(error)
