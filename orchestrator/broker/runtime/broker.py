@@ -57,8 +57,8 @@ class Broker:
     """Admits jobs to QPUs, shows and ends them. Lives on one event loop; `open` starts it.
 
     A QPU whose backend cannot be built is shown as unavailable with the reason, and tried again
-    when it is next asked for. A service's jobs go on by themselves after a restart, a run's when
-    they are asked for again.
+    when it is next asked for; its open tasks are found again then. A service's jobs go on by
+    themselves after a restart, a run's when they are asked for again.
     """
 
     qpus: Mapping[str, QpuSettings]

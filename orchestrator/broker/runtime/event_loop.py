@@ -100,6 +100,8 @@ class EventLoop:
     state: BrokerState = field(init=False)
     blobs: BlobStore = field(init=False)
     _drivers: dict[str, QpuDriver] = field(default_factory=dict)
+    # For tasks of an earlier broker on QPUs that are not attached yet, by QPU.
+    _deferred: dict[str, list[FindTask | StopTask]] = field(default_factory=dict)
     _queue: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class EventLoop:
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 
     def attach(self, settings: QpuSettings, backend: Backend, target: Target) -> None:
-        """Drive a QPU from now on; its limits bound what is planned."""
+        """Drive a QPU from now on, also its open tasks; its limits bound what is planned."""
         qpu = settings.name
         if qpu in self._drivers:
             return
@@ -145,6 +147,10 @@ class EventLoop:
             longest_task_s=settings.longest_task_s,
             pacing=self.pacing,
         )
+        for command in self._deferred.pop(qpu, ()):
+            if command.tag in self.state.open_tasks(qpu):
+                self._execute(command)
+        self._put(_Item())  # waiting jobs can start
 
     async def post(self, event: ev.Event) -> None:
         """Queue an event; return once it is durable. Raises `LedgerError`."""
@@ -468,21 +474,28 @@ class EventLoop:
                     waiting = self._waiters.pop(job, [])
                 for waiter in waiting:
                     waiter.set_result(state)
-            case StartTask(tag):
-                self._spawn(self._start(tag))
-            case FindTask(tag):
-                self._spawn(self._driver(tag).recover(tag))
-            case StopTask(tag):
-                self._spawn(self._driver(tag).stop(tag))
+            case StartTask(tag) | FindTask(tag) | StopTask(tag):
+                planned = self.state.tasks[tag].planned
+                driver = self._drivers.get(planned.qpu)
+                if driver is not None:
+                    self._spawn(self._drive(driver, command, planned))
+                elif not isinstance(command, StartTask):  # its QPU cannot be opened, or is removed
+                    deferred = self._deferred.setdefault(planned.qpu, [])
+                    if command not in deferred:
+                        deferred.append(command)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _start(self, tag: str) -> None:
-        parts = self.state.tasks[tag].planned.parts
-        await self._driver(tag).start(tag, lambda: self.blobs.task_payload(parts))
-
-    def _driver(self, tag: str) -> QpuDriver:
-        return self._drivers[self.state.tasks[tag].planned.qpu]
+    async def _drive(
+        self, driver: QpuDriver, command: StartTask | FindTask | StopTask, planned: ev.TaskPlanned
+    ) -> None:
+        match command:
+            case StopTask(tag):
+                await driver.stop(tag)
+            case FindTask(tag):
+                await driver.recover(tag)
+            case StartTask(tag):
+                await driver.start(tag, lambda: self.blobs.task_payload(planned.parts))
