@@ -34,7 +34,7 @@ Work = Callable[[Broker], Awaitable[Any]]
 
 
 # Forget at once what has ended, and store a snapshot every few events.
-FORGETFUL = Pacing(ended_s=0.0, checkpoint_events=10, stalled_s=0.01)
+FORGETFUL = Pacing(ended_s=0.0, checkpoint_events=10, stalled_s=0.01, doubtful_s=0.05)
 
 
 def payload(shots: int) -> SamplerPayload:
@@ -44,13 +44,15 @@ def payload(shots: int) -> SamplerPayload:
     return SamplerPayload.coerce([circuit], shots=shots)
 
 
-def at_a_site(where: Path | str, work: Work, **options: object) -> Any:
+def at_a_site(
+    where: Path | str, work: Work, rules: dict[str, Any] | None = None, **options: object
+) -> Any:
     """Let a broker live as long as some work takes."""
 
     async def live() -> Any:
         ledger = Ledger.open(where)
         site = Broker(
-            qpus={"q": QpuSettings(name="q", backend="fake")},
+            qpus={"q": QpuSettings(name="q", backend="fake", **(rules or {}))},
             ledger=ledger,
             clock=lambda: datetime.now(UTC),
             open_backend=lambda _: create({"coalesces": False, **options}, state_dir=Path()),
@@ -129,6 +131,26 @@ def test_a_failed_job_that_was_forgotten_is_tried_again(where: Path | str) -> No
         assert (await site.uses())["deep"].jobs == JOBS
 
     at_a_site(where, work, fail=[1])
+
+
+def test_the_late_end_of_a_forgotten_job_is_billed_and_its_result_stored(
+    where: Path | str,
+) -> None:
+    async def work(site: Broker) -> None:
+        job = await run_job(site, 4)
+        assert (await site.view(job)).state is JobState.UNCERTAIN
+        assert (await site.resolve(job, "failed", "olga", "gone")).state is JobState.FAILED
+        await site.events.checkpoint()
+        assert job not in site.events.state.jobs
+        while not (view := await site.view(job)).tasks[0].late:
+            await asyncio.sleep(0.01)
+        await site.drain("q", "olga", "returns when all before it is written")
+        assert (view.state, view.usage.shots, view.usage.qpu_seconds) == (JobState.FAILED, 5, 1.0)
+        assert (await site.uses())["deep"].usage.qpu_seconds == 1.0
+        result = result_from_bytes(site.ledger.result(view.tasks[0].tag))
+        assert result.native[0].data.meas.get_counts() == {"1": 5}
+
+    at_a_site(where, work, rules={"longest_task_s": 0.1}, run_s=1.0)
 
 
 def test_a_call_handed_in_twice_at_once_is_one_job(where: Path | str) -> None:

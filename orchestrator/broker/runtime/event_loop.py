@@ -102,6 +102,8 @@ class EventLoop:
     _drivers: dict[str, QpuDriver] = field(default_factory=dict)
     # For tasks of an earlier broker on QPUs that are not attached yet, by QPU.
     _deferred: dict[str, list[FindTask | StopTask]] = field(default_factory=dict)
+    # Plans and payload kinds of tasks with a driver: a checkpoint may take them out of the state.
+    _driven: dict[str, tuple[ev.TaskPlanned, str]] = field(default_factory=dict)
     _queue: list[_Item] = field(default_factory=list)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _waiters: dict[JobId, list[Future[JobState]]] = field(default_factory=dict)
@@ -256,20 +258,13 @@ class EventLoop:
 
     def _receive(self, tag: str, result: Result) -> Received:
         """Return a task's result and its bytes; on a thread."""
-        task = self.state.tasks[tag]
-        kind = next(
-            self.state.jobs[job].submitted.payload_kind
-            for job in task.jobs
-            if job in self.state.jobs
-        )
+        planned, kind = self._driven[tag]
         items = len(payload_kind(kind).items(result.native))
-        expected = sum(len(part.by_block()) for part in task.planned.parts)
+        expected = sum(len(part.by_block()) for part in planned.parts)
         if items != expected:
             raise ValueError(f"it has {items} results for {expected} items")
         data = result_to_bytes(result, kind)
-        return Received(
-            replace(result, metadata=by_part(result.metadata, task.planned.parts)), data
-        )
+        return Received(replace(result, metadata=by_part(result.metadata, planned.parts)), data)
 
     async def _report(self, event: ev.Event, received: Received | None) -> None:
         results = {}
@@ -492,10 +487,15 @@ class EventLoop:
     async def _drive(
         self, driver: QpuDriver, command: StartTask | FindTask | StopTask, planned: ev.TaskPlanned
     ) -> None:
-        match command:
-            case StopTask(tag):
-                await driver.stop(tag)
-            case FindTask(tag):
-                await driver.recover(tag)
-            case StartTask(tag):
-                await driver.start(tag, lambda: self.blobs.task_payload(planned.parts))
+        if isinstance(command, StopTask):
+            await driver.stop(planned.tag)
+            return
+        kind = self.state.jobs[planned.parts[0].job].submitted.payload_kind
+        self._driven[planned.tag] = planned, kind
+        try:
+            if isinstance(command, FindTask):
+                await driver.recover(planned.tag)
+            else:
+                await driver.start(planned.tag, lambda: self.blobs.task_payload(planned.parts))
+        finally:
+            del self._driven[planned.tag]
