@@ -136,6 +136,7 @@ class Qpu:
             check_fits(payload, qpu.target)
             return payload
 
+        check_fits(payload, self.target)  # before anything of it is used
         return QpuJob(self, checked, seed=payload.seed, may_reuse=reuse)
 
     @contextmanager
