@@ -16,6 +16,7 @@ from orchestrator.application.execution import RunResult, Watcher
 from orchestrator.application.qpus import dry_qpu, target_from_settings
 from orchestrator.application.run import RunRequest, execute, undisturbed
 from orchestrator.application.wait import ExpectedWait, expected_wait
+from orchestrator.arguments import expect
 from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import QpuSettings, Site
@@ -126,6 +127,7 @@ def estimate(
         BrokerUnreachable: The site's broker service, asked for its queue, does not answer.
         KeyboardInterrupt: The dry run was interrupted.
     """
+    expect("parameters", parameters, (Mapping, type(None)), "a mapping of names to values")
     request = RunRequest(
         flow=flow,
         parameters=dict(parameters or {}),

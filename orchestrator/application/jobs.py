@@ -10,9 +10,10 @@ from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.application.service import service_at
+from orchestrator.arguments import expect
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
@@ -36,6 +37,7 @@ __all__ = [
     "why",
 ]
 
+_JOB = "a job's id, or the start of one"
 _ELSEWHERE = (
     "its place in the queue and its likely start are known only to the process that its broker "
     "lives in, while that runs; here is only what was recorded"
@@ -80,6 +82,7 @@ def job(job: str, *, site: Path | str | None = None) -> JobView:
         BrokerUnreachable: The site's service does not answer.
         BrokerRefused: The service refuses, or knows no such job.
     """
+    expect("job", job, str, _JOB)
     return job_of(load_site(site), job)
 
 
@@ -100,7 +103,9 @@ def why(job: str | JobView, *, site: Path | str | None = None) -> Explanation:
         BrokerUnreachable: The site's service does not answer.
         BrokerRefused: The service refuses, or knows no such job.
     """
-    found, name = load_site(site), job if isinstance(job, str) else job.id
+    name: Any = getattr(job, "id", job)
+    expect("job", name, str, _JOB)
+    found = load_site(site)
     if found.broker.url is not None:
         with closing(service_at(found, found.broker.url)) as service:
             return service.why(name)

@@ -30,6 +30,7 @@ from orchestrator.application.prefect_setup import (
 )
 from orchestrator.application.qpus import dry_site, target_from_settings
 from orchestrator.application.target import load_flow, stages_beside, target_of
+from orchestrator.arguments import expect
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config.environment import (
     hand_down,
@@ -121,6 +122,8 @@ def run_flow(
         KeyboardInterrupt: The run was interrupted.
         Exception: What the flow raised, with a note that names the run and its folder.
     """
+    expect("parameters", parameters, (Mapping, type(None)), "a mapping of names to values")
+    expect("budgets", budgets, (Mapping, type(None)), "a mapping of units to amounts")
     request = RunRequest(
         flow=flow,
         parameters=dict(parameters or {}),

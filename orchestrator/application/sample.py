@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from orchestrator import runs
 from orchestrator.application.circuit_files import read_circuit
 from orchestrator.application.execution import one_run
 from orchestrator.application.jobs import JobsOfRun
+from orchestrator.arguments import expect
 from orchestrator.config.environment import variable
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
@@ -108,6 +110,7 @@ def sample(
         CircuitRefused: The circuit, or so many shots of it, cannot run on this QPU.
         ConfigError: The site file is wrong.
         RunBusy: This process is running a flow.
+        TypeError: The circuit, the shots or the seed is of another type.
         KeyboardInterrupt: It was interrupted; the job is cancelled.
     """
     request = SampleRequest(
@@ -123,6 +126,7 @@ def sample(
 
 def take_sample(request: SampleRequest, hooks: SampleHooks) -> SampleResult:
     """Read, check and run the circuit. Raises as `sample` does."""
+    _check_types(request)
     site = load_site(request.site, request.settings)
     settings = site.qpu(request.qpu)
     circuit, name = request.circuit, "the circuit"
@@ -139,6 +143,15 @@ def take_sample(request: SampleRequest, hooks: SampleHooks) -> SampleResult:
         raise CircuitRefused(f"{name} has free parameters ({names}); bind them first")
     with one_run():
         return _sample(circuit, name, settings.name, request, site, hooks)
+
+
+def _check_types(request: SampleRequest) -> None:
+    if not isinstance(request.circuit, Path):
+        from qiskit import QuantumCircuit
+
+        expect("circuit", request.circuit, QuantumCircuit, "a QuantumCircuit or a file's path")
+    expect("shots", request.shots, Integral, "a whole number of at least 1")
+    expect("seed", request.seed, (Integral, type(None)), "a whole number, or None")
 
 
 def _sample(

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.plugins import PluginUnusable
 from backends.simulator import simulated_device
 from orchestrator.application.qpus import target_from_settings
+from orchestrator.arguments import expect, expect_texts
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import QpuSettings, Site
@@ -103,6 +105,7 @@ def simulate(
     if load is not None and compress is not None:
         raise ConfigError("load and compress both set the pace; give one of them")
     _check_numbers(load=load, compress=compress, slice=slice_s, short=short_s, noise=noise)
+    expect_texts("policies", policies, "weighted:shortness=8,age=1")
     chosen = _settings(load_site(site, settings), qpu, profile)
     known, unusable = _policies(policies, chosen)
     # Before the target: a wrong file is a mistake whatever QPU it would be replayed on.
@@ -135,6 +138,7 @@ def _check_numbers(**numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is None or (value == 0 and name in ("slice", "noise", "short")):
             continue
+        expect(name, value, Real, "a number above 0")
         if not math.isfinite(value) or value <= 0:
             raise ConfigError(f"{name} {value:g}: give a number above 0")
         if name == "noise" and value > 2:

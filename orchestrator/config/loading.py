@@ -12,6 +12,7 @@ from backends.plugins import installed, unknown
 from backends.simulator import SIMULATOR, built_in_qpus
 from backends.site_options import SITE_OPTIONS
 from backends.suggestions import did_you_mean
+from orchestrator.arguments import expect_texts
 from orchestrator.config.environment import (
     broker_from_environment,
     config_dir,
@@ -51,6 +52,7 @@ def load_site(
 
     Raises `ConfigError` naming the file and what to change.
     """
+    expect_texts("settings", overrides, "qpu.vlq.longest_task_s=60")
     folder = Path.cwd() if folder is None else folder
     found = lookup(path, environ=environ, folder=folder)
     source = BUILT_IN if found is None else str(found)

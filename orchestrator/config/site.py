@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from backends.site_options import SITE_OPTIONS, SiteOption
 from backends.suggestions import did_you_mean
+from orchestrator.arguments import expect
 from orchestrator.config.bounds import ConfigTable, LeaseBounds, Rate
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef
@@ -421,6 +422,7 @@ class Site(SiteTable):
     def qpu(self, name: str | None = None) -> QpuSettings:
         """Return a QPU by name, None for the default; `ConfigError` lists the names."""
         wanted = self.default_qpu if name is None else name
+        expect("qpu", wanted, str, "a QPU's name, or None for the default one")
         if wanted in self.qpus:
             return self.qpus[wanted]
         raise ConfigError(
