@@ -210,6 +210,16 @@ def test_what_the_target_can_never_run_is_no_job(opened: Open) -> None:
     assert sum(starts(broker).values()) == 0
 
 
+def test_a_finished_result_is_returned_after_its_qpu_became_smaller(opened: Open) -> None:
+    broker = opened()
+    job = broker.submit(call(), bell())
+    found = counts_of(broker, job)
+    broker.close()
+    again = opened(num_qubits=1)
+    assert again.submit(call(), bell()) == job
+    assert counts_of(again, job) == found
+
+
 @pytest.mark.slow
 def test_a_task_of_a_dead_broker_is_adopted(opened: Open, where: Path | str) -> None:
     slow = {"durable": True, "run_s": 1.5}

@@ -257,16 +257,16 @@ class Broker:
         goes_on = known is not None and not (
             known.held or known.state in (JobState.FAILED, JobState.CANCELLED)
         )
-        if not goes_on and request.calibration not in ("", target.calibration.id):
+        if goes_on:
+            written.set_result(None)
+            return False
+        if request.calibration not in ("", target.calibration.id):
             raise CalibrationChanged(
                 f"QPU {request.qpu!r} was calibrated anew: the job was transpiled for calibration "
                 f"{request.calibration}, and it is {target.calibration.id} now; transpile it again"
             )
         if payload.unfit is not None:
             raise PayloadRejected(payload.unfit)
-        if goes_on:
-            written.set_result(None)
-            return False
         if self.limits is not None:
             size = len(payload.data) if known is None else 0
             now_s = self.clock().timestamp()
