@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+    from pydantic_core import SchemaValidator
 
 __all__ = ["from_json", "to_json", "to_plain"]
 
 T = TypeVar("T")
+_BOUNDS = {"ge", "gt", "le", "lt", "min_length", "max_length", "pattern", "strict", "allow_inf_nan"}
 
 
 def to_json(value: Any, kind: Any = None) -> str:
@@ -29,11 +31,12 @@ def to_plain(value: Any) -> Any:
 def from_json(kind: type[T], text: str) -> T:
     """Rebuild a dataclass; absent fields get their defaults. Raises ``ValueError``.
 
-    An unknown field is an error: a later version wrote it, and it may change what the rest means.
+    Only types are checked: bounds of fields are for requests, and may change between versions. An
+    unknown field is an error: a later version wrote it, and it may change what the rest means.
     """
     wanted: Any = kind
     try:
-        (value,) = _adapter(wanted).validate_json(f"[{text}]")
+        (value,) = _reader(wanted).validate_json(f"[{text}]")
     except ValueError as error:
         fault: Any = error
         first = fault.errors(include_url=False)[0]
@@ -49,3 +52,16 @@ def _adapter(kind: Any) -> TypeAdapter[tuple[Any]]:
 
     # The configuration of an adapter reaches dataclasses only if they are inside another type.
     return TypeAdapter(tuple[kind], config={"extra": "forbid", "ser_json_inf_nan": "constants"})
+
+
+@cache
+def _reader(kind: Any) -> SchemaValidator:
+    from pydantic_core import SchemaValidator
+
+    return SchemaValidator(_without_bounds(_adapter(kind).core_schema))
+
+
+def _without_bounds(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {key: _without_bounds(part) for key, part in schema.items() if key not in _BOUNDS}
+    return [_without_bounds(part) for part in schema] if isinstance(schema, list) else schema

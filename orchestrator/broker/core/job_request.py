@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from orchestrator.broker.core.codec import to_plain
 from orchestrator.identity import CallKey, JobId
-from orchestrator.names import LINE, PROJECT, RUN
+from orchestrator.names import EXPECTED, LINE, PROJECT, RUN
 
-__all__ = ["JobRequest", "LeaseWish"]
+__all__ = ["InvalidRequest", "JobRequest", "LeaseWish"]
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(
+    extra="forbid", strict=True, allow_inf_nan=False, revalidate_instances="always"
+)
+_SHOWN = 60
+
+
+class InvalidRequest(ValueError):
+    """A field of a request has a wrong type or is out of bounds; nothing was submitted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +43,8 @@ class LeaseWish:
 class JobRequest:
     """One call of a primitive, without its payload.
 
-    A new option is a field here and what uses it. The bounds are checked where a service or a
-    ledger reads the request, so they may be widened later but never narrowed.
+    A new option is a field here and what uses it. A service checks the bounds when it reads a
+    request, and every broker before it admits a new job; the ledger is read without them.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -66,6 +74,21 @@ class JobRequest:
         bool, Field(description="whether the result of an equal, completed job will do")
     ] = False
 
+    def checked(self) -> JobRequest:
+        """Return it with Python's own numbers. Raises `InvalidRequest`."""
+        try:
+            # An empty project stands for the caller's first one.
+            named = replace(self, project=self.project or "default")
+            return replace(_requests().validate_python(named), project=self.project)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in fault["loc"])
+        given = repr(fault["input"])
+        shown = given if len(given) <= _SHOWN else f"{given[:_SHOWN]}..."
+        expected = EXPECTED.get(fault.get("ctx", {}).get("pattern", ""))
+        bound = fault["msg"].partition(" ")[2]  # without "Input" or "String"
+        raise InvalidRequest(f"invalid {field} {shown} of a job: {expected or f'it {bound}'}")
+
     def job_id(self, digest: str) -> JobId:
         """Return the job of this call with a payload: equal calls are the same job."""
         key = CallKey(
@@ -81,3 +104,8 @@ class JobRequest:
     def to_json(self) -> str:
         """Return it as ASCII JSON; fields that have their default are left out."""
         return json.dumps(to_plain(self), separators=(",", ":"))
+
+
+@cache
+def _requests() -> TypeAdapter[JobRequest]:
+    return TypeAdapter(JobRequest)

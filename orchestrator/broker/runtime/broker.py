@@ -250,7 +250,8 @@ class Broker:
         A plain function: a coroutine would cost each call of a run a tenth of a millisecond.
         Returns whether the job is new; one that failed or was cancelled goes on with what is
         missing. Raises ``CalibrationChanged`` if it was prepared for another calibration,
-        ``PayloadRejected`` if the QPU can never run it, `TooManyJobs`, `StorageFull`.
+        ``PayloadRejected`` if the QPU can never run it, `InvalidRequest`, `TooManyJobs`,
+        `StorageFull`.
         """
         events, job = self.events, request.job_id(payload.digest)
         known = events.state.jobs.get(job) or (None if ended is None else ended.job)
@@ -260,6 +261,8 @@ class Broker:
         if goes_on:
             written.set_result(None)
             return False
+        if known is None:
+            request = request.checked()
         if request.calibration not in ("", target.calibration.id):
             raise CalibrationChanged(
                 f"QPU {request.qpu!r} was calibrated anew: the job was transpiled for calibration "
