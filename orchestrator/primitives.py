@@ -159,7 +159,9 @@ class Qpu:
             raise ValueError(
                 f"lease of longest_s = {longest_s!r}, idle_s = {idle_s!r}; give seconds above 0"
             )
-        wish = LeaseWish(id=self._resources.run.id, longest_s=longest_s, idle_s=idle_s)
+        wish = LeaseWish(
+            id=self._resources.run.id, longest_s=float(longest_s), idle_s=float(idle_s)
+        )
         before = _leases.get()
         token = _leases.set({**before, self.name: wish})
         self._resources.begin_loop(self.name)
@@ -196,7 +198,7 @@ class Qpu:
             stage=CallStage(self.stage, self.identity).text,
             call=self._resources.equal_calls(self.stage, (self.name, payload.digest)),
             qpu=self.name,
-            seed=seed,
+            seed=None if seed is None else int(seed),
             lease=_leases.get().get(self.name),
             priority=self._resources.run.site.broker.priority,
             calibration=self.calibration,

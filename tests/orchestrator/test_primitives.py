@@ -222,3 +222,13 @@ def test_a_circuit_that_does_not_fit_is_named_by_its_number(qpu: str) -> None:
     wide_pub = (wide, "Z" * 60)
     with pytest.raises(PayloadRejected, match=naming("PUB 1", 60)):
         Estimator(qpu).run([(ghz(), ["ZZI", "XXX"]), wide_pub], precision=0.1)
+
+
+def test_numpy_numbers_are_taken_as_a_seed_and_as_times_of_a_lease() -> None:
+    qc = QuantumCircuit(1)
+    qc.measure_all()
+    qpu = open_qpu("vlq")
+    seconds = (np.int64(30), np.int64(2)), (np.float32(30), np.float32(2))
+    for longest_s, idle_s in seconds:
+        with qpu.lease(longest_s=longest_s, idle_s=idle_s):
+            qpu.sampler(seed=np.int64(1)).run([qc], shots=10).result()
