@@ -267,6 +267,9 @@ def _sentence(fault: Any) -> str:
         return f"{table} lacks the key {key!r}"
     if fault["type"] == "value_error":  # a sentence of our own about a whole table
         return f"[{'.'.join(location)}]: {fault['ctx']['error']}"
+    if key == "[key]":
+        kind, name = section
+        return f"invalid name {name!r:.120} of a {kind}: use one line of 1-100 characters"
     given = fault["input"]
     stated = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
     example = _example(section, key)

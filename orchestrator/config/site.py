@@ -28,7 +28,7 @@ from orchestrator.arguments import expect
 from orchestrator.config.bounds import ConfigTable, LeaseBounds, Rate
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef
-from orchestrator.names import PROJECT
+from orchestrator.names import LINE, PROJECT
 
 __all__ = [
     "COMPUTE_KINDS",
@@ -398,12 +398,16 @@ class BrokerSettings(ConfigTable):
         )
 
 
+# So long that it fits, with its digest and a stage's key, in the stage of a job.
+_QpuName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=LINE)]
+
+
 class SiteFile(ConfigTable):
     """A whole `hpcqc.toml`."""
 
     site: SiteTable = Field(default_factory=SiteTable)
     compute: dict[str, ComputeTable] = Field(default_factory=dict)
-    qpu: dict[str, QpuTable] = Field(default_factory=dict)
+    qpu: dict[_QpuName, QpuTable] = Field(default_factory=dict)
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
 
 

@@ -130,6 +130,8 @@ def test_overrides_change_one_setting_each(tmp_path, nowhere) -> None:
         ('[site]\ndefault_qpu = "b"\n' + MINIMAL, ["default_qpu = 'b'", "one of: mine"]),
         (MINIMAL + '[qpu.b]\nbackend = "aer"', ["lacks default_qpu", "mine, b"]),
         ("[site]\nname = 'x'", ["states no QPU", "[qpu.aer]"]),
+        ('[qpu."a\\nb"]\nbackend = "aer"', ["invalid name", "1-100 characters"]),
+        (f'[qpu.{"q" * 101}]\nbackend = "aer"', ["invalid name", "1-100 characters"]),
         ("site = 1", ["site = 1"]),
         ("[qpu]\na = 1", ["[qpu] a = 1"]),
         ("[qpu.a\n", ["not valid TOML", "line 1, column 7"]),
