@@ -55,6 +55,27 @@ def test_a_token_is_in_no_answer_ledger_or_log(
         assert secret.encode() not in file.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ('"run": "other"', "'run' is given 2 times"),
+        ('"lease": {"id": "a", "id": "b", "longest_s": 1, "idle_s": 1}', "'id' is given 2 times"),
+        ('"lease": {"id": "a", "longest_s": Infinity, "idle_s": 1}', "finite"),
+        ('"call": true', "integer"),
+        ('"call": "3"', "integer"),
+        ('"may_reuse": "yes"', "boolean"),
+        ('"run": ' + "[" * 20_000, "JSON"),
+    ],
+)
+def test_an_ambiguous_request_is_refused(room: Room, asked: str, words: str) -> None:
+    head = {"Job-Request": f'{{"run": "r", "qpu": "fake", {asked}}}'}
+    answer = room.http.post(
+        "/v1/jobs", content=bell().to_bytes(), headers=room.headers["owner"] | head
+    )
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+
+
 def test_health_tells_strangers_neither_paths_nor_people(room: Room) -> None:
     answer = room.http.get("/health")
     assert str(room.state) not in answer.text

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from tempfile import TemporaryFile
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field, Json, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, Field, Json, TypeAdapter
 
 from orchestrator.broker.api.endpoints import (
     IDENTIFIED,
@@ -74,6 +76,21 @@ async def _visible_job(broker: ServedBroker, caller: Caller, job: _JobId) -> Job
 
 _VisibleJob = Annotated[JobView, Depends(_visible_job)]
 
+
+def _without_repeats(text: Any) -> Any:
+    """Refuse JSON in which a key is repeated, for Pydantic would take the last value."""
+    if isinstance(text, str):
+        with suppress(RecursionError, json.JSONDecodeError):  # Pydantic's parser reports these
+            json.loads(text, object_pairs_hook=_unrepeated)
+    return text
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> None:
+    for key, count in Counter(key for key, _ in pairs).items():
+        if count > 1:
+            raise ValueError(f"key {key!r:.80} is given {count} times; give it once")
+
+
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], responses=DECLARED, dependencies=[IDENTIFIED])
 
 
@@ -97,7 +114,9 @@ async def submit(
     caller: Caller,
     request: Request,
     asked: Annotated[
-        Json[JobRequest], Header(alias="Job-Request", description="the job, as ASCII JSON")
+        Json[JobRequest],
+        BeforeValidator(_without_repeats),
+        Header(alias="Job-Request", description="the job, as ASCII JSON"),
     ],
 ) -> Response:
     """Hand in a payload. The answer comes when the job is durable; equal calls are one job."""
