@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
+from typing import assert_never
 
 from backends.api import Usage
 from backends.metering import Metering
@@ -16,7 +17,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.events import JobSubmitted
 from orchestrator.broker.core.prediction import Load, predicted_seconds
 from orchestrator.broker.core.rules import Calendar, QpuRules
-from orchestrator.broker.core.state import BrokerState, SettleJob, StartTask
+from orchestrator.broker.core.state import BrokerState, FindTask, SettleJob, StartTask, StopTask
 from orchestrator.identity import JobId
 from orchestrator.simulation.workload import Workload
 
@@ -137,6 +138,10 @@ class Simulation:
                     self.outcome.jobs[job].ended_at = now
                     state.forget([job])  # so cost depends on the number of waiting jobs
                     del self._shapes[job]
+                case FindTask() | StopTask():
+                    pass  # simulated tasks are neither lost nor cancelled
+                case _:
+                    assert_never(command)
         self.outcome.most_queued = max(self.outcome.most_queued, len(state.queues[self._qpu]))
         look = state.next_look(now)
         if look != self._look:

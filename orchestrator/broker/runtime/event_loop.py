@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 from backends.api import Backend, Result, Target, TaskCancelled
 from backends.payloads import payload_kind
@@ -478,6 +478,8 @@ class EventLoop:
                     deferred = self._deferred.setdefault(planned.qpu, [])
                     if command not in deferred:
                         deferred.append(command)
+            case _:
+                assert_never(command)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
