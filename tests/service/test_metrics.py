@@ -6,8 +6,9 @@ import io
 import json
 import os
 import threading
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import httpx
 import pytest
@@ -15,10 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from backends.api import Usage
 from backends.shapes import ItemShape
+from orchestrator.broker.api import logs
 from orchestrator.broker.api.logs import LineWriter, json_line, log_entries, text_line
+from orchestrator.broker.api.metrics import BrokerMetrics
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.ledger import LedgerError
+from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.identity import JobId
 from tests.patience import PATIENCE_S, until
@@ -244,3 +248,32 @@ def test_what_is_about_a_qpu_or_an_account_is_logged_with_its_facts() -> None:
     assert (opened["event"], opened["user"], opened["idle_s"]) == ("lease-opened", "ada", 2.0)
     assert (closed["event"], closed["reason"], closed["held_s"]) == ("lease-closed", "idle", 3.0)
     assert (budget["event"], budget["account"], budget["amount"]) == ("budget-set", "project:p", 5)
+
+
+def test_every_event_has_a_line_of_its_own_or_is_logged_whole_on_purpose() -> None:
+    assert {*logs._LINES, *logs._WHOLE, *logs._OWN} == set(get_args(ev.Event))
+
+
+def test_jobs_that_end_without_a_task_are_counted() -> None:
+    state = BrokerState()
+    room = SimpleNamespace(qpus=(), events=SimpleNamespace(state=state))
+    metrics = BrokerMetrics(cast("Broker", room))
+
+    def happens(event: ev.Event, second: int) -> None:
+        now = NOW + timedelta(seconds=second)
+        effects = state.handle(event, now)
+        metrics.observe(Commit(events=effects.events, at=now, duration_s=0.0))
+
+    def ended(how: str) -> float | None:
+        return metrics.registry.get_sample_value(
+            "hpcqc_jobs_ended_total", {"qpu": "vlq", "state": how}
+        )
+
+    reuse = ev.Reuse(key="k", calibration="c1", source=JobId("j0"))
+    happens(submitted("j1", reuse=reuse), 0)
+    assert ended("completed") == 1
+    happens(submitted("j2", calibration="c1"), 1)
+    assert ended("failed") is None
+    happens(ev.QpuRecalibrated(qpu="vlq", calibration="c2", before="c1"), 2)
+    assert ended("failed") == 1
+    assert ended("completed") == 1

@@ -132,10 +132,13 @@ class BrokerMetrics:
         task = state.tasks.get(getattr(event, "tag", ""))
         qpu = "" if task is None else task.planned.qpu
         match event:
-            case ev.JobSubmitted():
+            case ev.JobSubmitted(job=job):
                 self._submissions.labels(event.qpu, event.project).inc()
-            case ev.JobCancelRequested(job=job):
+                return (job,)  # one that reuses a result ends at once
+            case ev.JobResumed(job=job) | ev.JobCancelRequested(job=job):
                 return (job,)
+            case ev.QpuRecalibrated():
+                return tuple(j for j, one in state.jobs.items() if one.submitted.qpu == event.qpu)
             case ev.TaskStarted():
                 self._starts.labels(qpu, "started").inc()
             case ev.TaskAdopted():
