@@ -56,6 +56,9 @@ _LINES: Mapping[type[Any], tuple[str, str, tuple[str, ...], _Entry]] = {
     ev.TaskUncertain: ("warning", "uncertain", ("tag", "reason"), {}),
     ev.TaskResolved: ("warning", "resolved", ("tag", "verdict", "by", "reason"), {}),
 }
+# Events that are logged under their kind with every field, and those with code of their own.
+_WHOLE = (ev.LeaseOpened, ev.LeaseClosed, ev.BudgetSet, ev.QpuRecalibrated)
+_OWN = (ev.BrokerOpened, ev.TaskPlanned)
 
 
 def log_entries(commit: Commit, state: BrokerState) -> Iterator[_Entry]:
@@ -73,7 +76,7 @@ def _entries(event: ev.Event, at: datetime, state: BrokerState) -> Iterator[_Ent
     if isinstance(event, ev.BrokerOpened):
         number = sum(not record.state.is_final for record in state.jobs.values())
         yield log_entry(at, "info", "opened", open_jobs=number)
-    elif type(event) not in _LINES:  # of leases, budgets and the like, every field
+    elif isinstance(event, _WHOLE):
         facts = to_plain(event)
         facts.pop("at", None)  # the entry has the time of the commit
         yield log_entry(at, "info", event.kind, **facts)
