@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.codec import to_json
 from orchestrator.broker.core.job_request import InvalidRequest, JobRequest, LeaseWish
@@ -157,7 +158,8 @@ def test_the_ledger_keeps_every_admitted_request(base: JobRequest, changed: dict
     except InvalidRequest:
         return
     fields = {one.name: getattr(request, one.name) for one in dataclasses.fields(JobRequest)}
-    stored = json.loads(STORED) | {"pubs": (), "reuse": None}
+    reserved = Charge(amount=math.inf, unit="s")
+    stored = json.loads(STORED) | {"pubs": (), "reuse": None, "reserved": reserved}
     event = ev.JobSubmitted(**stored | fields)
     assert ev.event_from_json(event.kind, to_json(event)) == event
 

@@ -15,8 +15,13 @@ from orchestrator.names import EXPECTED, LINE, PROJECT, RUN
 
 __all__ = ["InvalidRequest", "JobRequest", "LeaseWish"]
 
+# It holds for `JobSubmitted`, too, in place of the codec's own.
 _STRICT = ConfigDict(
-    extra="forbid", strict=True, allow_inf_nan=False, revalidate_instances="always"
+    extra="forbid",
+    strict=True,
+    allow_inf_nan=False,
+    revalidate_instances="always",
+    ser_json_inf_nan="constants",
 )
 _SHOWN = 60
 
