@@ -157,16 +157,19 @@ def _stream(
     chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
     # Unpacked by the unit, where the user's own classes can be found.
     inputs = [cloudpickle.dumps([units[index] for index in chunk]) for chunk in chunks]
-    futures = client.map(unit, inputs, pure=False)
-    owner: dict[Future[Any], Sequence[int]] = dict(zip(futures, chunks, strict=True))
-    ended = as_completed(futures, loop=client.loop, with_results=True, raise_errors=False)
+    owner: dict[Future[Any], Sequence[int]] = dict(
+        zip(client.map(unit, inputs, pure=False), chunks, strict=True)
+    )
+    ended = as_completed(list(owner), loop=client.loop, with_results=True, raise_errors=False)
     suspects: list[int] = []
     for future, outcomes in ended:
+        # Released, so that Dask computes no outcome again that has arrived.
+        indices = owner.pop(future)
         # An outcome that has arrived counts, even if its worker has died since.
         if future.status == "finished" or isinstance(outcomes, list):
-            yield owner[future], outcomes
+            yield indices, outcomes
         elif _is_of_a_killed_worker(future, outcomes):
-            suspects += owner[future]
+            suspects += indices
     yield from _one_by_one(client, unit, units, sorted(suspects))
 
 
