@@ -14,7 +14,7 @@ from tests.architecture.source import ROOT, read_modules
 from tests.patience import PATIENCE_S
 
 # Module -> why the parent process never imports it.
-WORKER_ONLY: dict[str, str] = {}
+WORKER_ONLY = {"backends.aer.worker": "Aer's processes fork with Aer loaded"}
 
 MOST_HELP_MODULES = 320
 needs_command_line = pytest.mark.skipif(
