@@ -34,7 +34,10 @@ __all__ = [
     "end_own",
     "is_activated",
     "on_qpu",
+    "one_run",
 ]
+
+_running = threading.Lock()
 
 StageState = Literal["running", "completed", "cached", "failed", "cancelled"]
 
@@ -174,6 +177,21 @@ def activate(run: Run | None) -> None:
 def is_activated() -> bool:
     """Whether this process works for a run that was given to `activate`."""
     return _current is not None and _own_variables is None
+
+
+@contextmanager
+def one_run() -> Iterator[None]:
+    """Allow one run at a time in this process, where stages find theirs, else raise ``RunBusy``."""
+    if is_activated() or not _running.acquire(blocking=False):
+        from orchestrator.broker.runtime.embedded import RunBusy
+
+        raise RunBusy(
+            "this process is running a flow; wait for its end, or call the flow as a function"
+        )
+    try:
+        yield
+    finally:
+        _running.release()
 
 
 def bind(run: Run) -> None:

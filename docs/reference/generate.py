@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,7 +29,7 @@ from orchestrator.config.site import (
     SiteTable,
     WindowSettings,
 )
-from orchestrator.provenance.schema import RunRecord
+from orchestrator.provenance import outcome, schema
 
 __all__ = ["pages"]
 
@@ -58,15 +61,14 @@ def pages() -> dict[str, str]:
     keys = "\n".join(_section(title, model) for title, model in _SECTIONS.items())
     variables = _table(("variable", "means"), [(f"`{k}`", text) for k, text in VARIABLES.items()])
     profiles = [_profile(load_profile(name)) for name in shipped()]
-    schema = RunRecord.model_json_schema(mode="serialization")
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    record = {"$schema": "https://json-schema.org/draft/2020-12/schema", **_record_schema()}
     return {
         "cli.md": _renewed("cli.md", commands=commands),
         "config.md": _renewed("config.md", keys=keys, variables=variables),
         "profiles.md": _renewed(
             "profiles.md", profiles=_table(tuple(profiles[0]), [one.values() for one in profiles])
         ),
-        "run.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
+        "run.schema.json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     }
 
 
@@ -118,6 +120,39 @@ def _option_text(option: Any) -> str:
     default = option.default
     shown = isinstance(default, int) and not isinstance(default, bool)
     return f"{text} Default: {default}." if shown else text
+
+
+def _record_schema() -> dict[str, Any]:
+    """Return the schema of run records; descriptions are the docstrings below the fields.
+
+    Pydantic could read them at each import, for a tenth of the time of a short command.
+    """
+    texts = {
+        (made.name, field.target.id): inspect.cleandoc(text)
+        for module in (outcome, schema)
+        for made in ast.parse(inspect.getsource(module)).body
+        if isinstance(made, ast.ClassDef)
+        for field, below in itertools.pairwise(made.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(below, ast.Expr)
+        and isinstance(text := getattr(below.value, "value", None), str)
+    }
+    document = schema.RunRecord.model_json_schema(mode="serialization")
+    models = {part.__name__: part for part in _subclasses(outcome.RecordPart)}
+    for name, part in ("RunRecord", document), *document["$defs"].items():
+        for made in reversed(models[name].__mro__) if name in models else ():
+            for field, entry in part["properties"].items():
+                if (made.__name__, field) in texts:
+                    entry["description"] = texts[made.__name__, field]
+                    part["properties"][field] = dict(sorted(entry.items()))
+    return document
+
+
+def _subclasses(of: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for one in of.__subclasses__():
+        yield one
+        yield from _subclasses(one)
 
 
 def _section(title: str, model: type[BaseModel]) -> str:

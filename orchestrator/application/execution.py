@@ -13,8 +13,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,11 +47,10 @@ if TYPE_CHECKING:
     from orchestrator.provenance.folder import RunFolder
     from orchestrator.runs import StageSpan
 
-__all__ = ["FlowThread", "RunExecution", "RunPlan", "RunResult", "Watcher", "one_run"]
+__all__ = ["FlowThread", "RunExecution", "RunPlan", "RunResult", "Watcher"]
 
 _LOOK_EVERY_S = 0.1
 _STOP_S = 10.0
-_running = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,21 +113,6 @@ class Watcher:
         run.close()
         run.stop_flow()
         run.record_interrupt()
-
-
-@contextmanager
-def one_run() -> Iterator[None]:
-    """Allow one run at a time in this process, where stages find theirs, else raise ``RunBusy``."""
-    if runs.is_activated() or not _running.acquire(blocking=False):
-        from orchestrator.broker.runtime.embedded import RunBusy
-
-        raise RunBusy(
-            "this process is running a flow; wait for its end, or call the flow as a function"
-        )
-    try:
-        yield
-    finally:
-        _running.release()
 
 
 class RunExecution:

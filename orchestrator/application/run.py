@@ -19,7 +19,7 @@ from orchestrator.application.budget_check import (
     idle_budgets,
     qpus_of,
 )
-from orchestrator.application.execution import RunExecution, RunPlan, RunResult, Watcher, one_run
+from orchestrator.application.execution import RunExecution, RunPlan, RunResult, Watcher
 from orchestrator.application.jobs import check_ledger
 from orchestrator.application.parameters import bound_parameters, checked_parameters
 from orchestrator.application.prefect_setup import (
@@ -48,6 +48,7 @@ from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.schema import RunRecord
+from orchestrator.runs import one_run
 
 if TYPE_CHECKING:
     from prefect import Flow

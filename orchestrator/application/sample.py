@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from backends.api import PayloadRejected
 from orchestrator import runs
 from orchestrator.application.circuit_files import read_circuit
-from orchestrator.application.execution import one_run
 from orchestrator.application.jobs import JobsOfRun
 from orchestrator.arguments import expect
 from orchestrator.config.environment import variable
@@ -141,7 +140,7 @@ def take_sample(request: SampleRequest, hooks: SampleHooks) -> SampleResult:
     if circuit.num_parameters:
         names = ", ".join(parameter.name for parameter in circuit.parameters)
         raise CircuitRefused(f"{name} has free parameters ({names}); bind them first")
-    with one_run():
+    with runs.one_run():
         return _sample(circuit, name, settings.name, request, site, hooks)
 
 

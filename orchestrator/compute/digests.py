@@ -11,8 +11,6 @@ from enum import Enum
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from dask.tokenize import tokenize
-
 __all__ = ["value_digest"]
 
 _PLAIN = frozenset({bool, bytes, complex, float, int, str, type(None)})
@@ -29,6 +27,8 @@ def value_digest(value: Any) -> str:
     arguments of a ``partial`` and the object of a bound method. Its place in the file does not
     count, nor do module-level names it uses: functions it merely calls may change unnoticed.
     """
+    from dask.tokenize import tokenize  # commands that compute nothing are spared Dask
+
     return hashlib.blake2b(tokenize(_parts(value, ())).encode(), digest_size=8).hexdigest()
 
 

@@ -25,9 +25,9 @@ _Scale = Literal["linear", "log"]
 
 
 class RecordPart(BaseModel):
-    """A part of a run record; its attributes' docstrings are in the published schema."""
+    """A part of a run record; the published schema has the docstrings below its fields."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
 
 class Series(RecordPart):
