@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from backends.untrusted import PayloadLimits, payload_from_untrusted
 from qiskit import QuantumCircuit
 
-from backends.payloads import SamplerPayload, payload_from_bytes
+from backends.payloads import (
+    PayloadLimits,
+    SamplerPayload,
+    payload_from_bytes,
+    payload_from_untrusted,
+)
 from benchmarks.rows import Row, interleaved
 
 __all__ = ["measure"]

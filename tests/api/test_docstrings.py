@@ -20,7 +20,7 @@ def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
         if not inspect.isclass(value):
             yield name, value
         elif not issubclass(value, BaseException):
-            for method, found in vars(value).items():
+            for method, found in [*vars(value).items()]:  # a lookup may complete a deferred model
                 function = getattr(found, "__func__", found)
                 if inspect.isfunction(function) and not method.startswith("_"):
                     yield f"{name}.{method}", function
