@@ -21,6 +21,7 @@ from orchestrator.names import EXPECTED, RUN, is_name
 
 __all__ = [
     "SERVICE_SCOPE",
+    "SLURM_PURPOSES",
     "CallKey",
     "CallStage",
     "IdentityError",
@@ -34,6 +35,7 @@ __all__ = [
     "RunAccount",
     "RunId",
     "Scope",
+    "SlurmTag",
     "Tag",
     "UnitKey",
     "account_from_text",
@@ -47,6 +49,7 @@ __all__ = [
     "results_audience",
     "reuse_tag",
     "sample_run_id",
+    "slurm_job_name",
     "unescaped",
     "units_file_name",
 ]
@@ -60,6 +63,7 @@ SERVICE_SCOPE = "service"
 _INSIDE = "~"  # a scope inside a run, a unit inside a stage
 _FIELD = "\x1f"
 _PROJECT, _RUN = "project:", "run:"
+_SLURM_TAG = "hpcqc:v1:"
 _JOB_ID = re.compile(r"j[0-9a-f]{20}")
 _RESULT_KEY = re.compile(r"hpcqc-(?P<run>.+)-(?P<content>[0-9a-f]{16})-(?P<number>[0-9]+)")
 
@@ -322,6 +326,50 @@ class Tag:
         if not dot:
             raise IdentityError(f"invalid tag {text!r}: expected JOB.NUMBER")
         return cls(JobId(job), _number(number, text))
+
+
+SLURM_PURPOSES = ("worker", "stage", "qpu", "driver", "allocation")
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmTag:
+    """Which Slurm job of which run a job is; its comment in Slurm. purpose: of `SLURM_PURPOSES`.
+
+    number: no two jobs of a run and a purpose have the same one.
+
+    >>> str(SlurmTag("night:scan", "worker", 3))
+    'hpcqc:v1:night%3Ascan:worker:3'
+    """
+
+    run: str
+    purpose: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{_SLURM_TAG}{escaped(self.run, ':')}:{self.purpose}:{self.number}"
+
+    @classmethod
+    def parse(cls, text: str) -> SlurmTag:
+        """Read the text. Raises `IdentityError`."""
+        run, purpose, number = (*text.removeprefix(_SLURM_TAG).split(":"), "", "")[:3]
+        if (
+            not text.startswith(_SLURM_TAG)
+            or text.count(":") != _SLURM_TAG.count(":") + 2
+            or not run
+            or purpose not in SLURM_PURPOSES
+        ):
+            raise IdentityError(f"invalid tag {text!r}: expected {_SLURM_TAG}RUN:PURPOSE:NUMBER")
+        return cls(unescaped(run, ":"), purpose, _number(number, text))
+
+
+def slurm_job_name(run: str, what: str) -> str:
+    """Return the name of a Slurm job, for people and for the accounting of its site.
+
+    >>> slurm_job_name("night:scan", "Größe 1")
+    'hpcqc-night_scan-Gr_e_1'
+    """
+    safe = (re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in (run, what))
+    return f"hpcqc-{next(safe)[:200]}-{next(safe)[:40]}"
 
 
 def reuse_tag(key: str) -> str:

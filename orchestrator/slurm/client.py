@@ -1,0 +1,451 @@
+"""Slurm's programs, run with time limits; no other module runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from orchestrator.config.environment import process_environment
+from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
+from orchestrator.slurm.explain import explain_refusal
+from orchestrator.slurm.inventory import (
+    NODE_FIELDS,
+    Licence,
+    Partition,
+    Reservation,
+    parse_licences,
+    parse_partitions,
+    parse_reservations,
+)
+from orchestrator.slurm.script import JobScript
+from orchestrator.slurm.states import (
+    ACCOUNTING_FIELDS,
+    QUEUE_FIELDS,
+    AccountedJob,
+    SlurmJob,
+    parse_accounting,
+    parse_queue,
+)
+
+__all__ = ["Slurm", "job_environment"]
+
+_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+# Ids in one command: an argument has at most 128 KiB.
+_MOST_IDS = 2000
+_AWAY = re.compile(
+    r"unable to contact slurm controller|socket timed out|zero bytes were transmitted|"
+    r"connection refused|connection timed out|controller in standby|temporarily unable|"
+    r"resource temporarily unavailable|unexpected message received|transport endpoint|"
+    r"protocol authentication error|broken pipe|problem talking to the database|"
+    r"connection reset|munged|slurm_persist_conn|database is (down|busy)|"
+    r"configuration source|unable to (contact|connect)",
+    re.IGNORECASE,
+)
+# After these the controller may have stored the job all the same.
+_DOUBTFUL = re.compile(
+    r"timed out|zero bytes|unexpected message|broken pipe|connection reset|transport endpoint",
+    re.IGNORECASE,
+)
+_UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
+_CHANGED_MEANWHILE = re.compile(
+    r"invalid job id|already completing|already completed|no longer pending|is finished|"
+    r"already held|not (been )?held",
+    re.IGNORECASE,
+)
+# What a job gets of the environment of the process that submits it.
+_HANDED_ON = re.compile(
+    r"(HOME|USER|LOGNAME|SHELL|PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ|BASH_ENV|ENV|PYTHONPATH|PYTHONHOME|"
+    r"PYTHONUTF8|VIRTUAL_ENV|LD_LIBRARY_PATH|LD_PRELOAD|KRB5CCNAME|SLURM_CONF|"
+    r"(MODULE|LMOD|_LM|_ModuleTable|__MODULES|BASH_FUNC_|CONDA_|EB|OMP_|OPENBLAS_|MKL_|BLIS_|"
+    r"OMPI_|PMIX_|UCX_|FI_|I_MPI_|MPICH_|CUDA_HOME|CUDA_PATH|ROCM_).*)"
+)
+_SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
+_QUERY_KEEPS = ("SLURM_CONF", "SLURM_JWT")
+
+
+def job_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what a job gets of the environment of the process that submits it.
+
+    Slurm stores the environment of a batch job. So a job gets what programs need to be found and
+    to run (PATH, modules, locale, numbers of threads), and nothing else: no tokens, no agents of
+    this session, no ``SBATCH_…`` that would override the script.
+
+    Args:
+        environ: The environment; None for this process's own.
+    """
+    known = process_environment(environ)
+    return {
+        name: value
+        for name, value in known.items()
+        if _HANDED_ON.fullmatch(name) and not _SECRET.search(name)
+    }
+
+
+class Slurm:
+    """Slurm as its command-line programs offer it, safe to share between threads.
+
+    Each method runs one program, or as many as it says. A program that does not end in time is
+    killed. While the controller does not answer, a call is repeated with growing pauses until
+    ``patience_s`` is over; then it raises `SlurmUnavailable`.
+
+    Args:
+        timeout_s: How long one program may take.
+        patience_s: How long a call waits for a controller that does not answer, besides the time
+            that its last program takes; 0 asks once.
+        settle_s: How long a job may take to appear after its submission failed without an answer.
+        environment: Where programs are found and configured; None for this process's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 60.0,
+        patience_s: float = 60.0,
+        settle_s: float = 5.0,
+        environment: Mapping[str, str] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self.patience_s = patience_s
+        self.settle_s = settle_s
+        self._environment = environment
+        self._sleep = sleep
+        self._clock = clock
+        self._version: tuple[int, int, int] | None = None
+
+    def submit(self, script: JobScript) -> int:
+        """Submit a job exactly once, even if ``sbatch`` hangs, is killed or loses its connection.
+
+        After a failure without an answer the job is searched by its tag before it is submitted
+        again. A process that is killed inside this method finds the job by `find`.
+
+        Args:
+            script: What to submit; no other job of this user has its tag.
+
+        Returns:
+            The id; of a heterogeneous job, its leader's.
+
+        Raises:
+            SlurmRefused: Slurm does not accept the job; the message says why and what to do.
+            SlurmUnavailable: No answer in time. If its ``submitted`` is set, the job may exist.
+            JobScriptError: A value cannot be written into a script.
+        """
+        text = script.text()
+        deadline = self._clock() + self.patience_s
+        doubtful = False
+        for pause in self._pauses():
+            try:
+                job = self._sbatch(text, script)
+            except SlurmUnavailable as error:
+                doubtful = doubtful or error.submitted
+                is_last = not error.retryable or self._clock() >= deadline
+                if is_last and not doubtful:
+                    raise
+                if not is_last:
+                    self._sleep(pause)
+                found = self._stored(script.tag) if doubtful else None
+                if found is not None:
+                    return found
+                if is_last:
+                    raise SlurmUnavailable(
+                        f"{error}; the job may have been submitted all the same: its comment is "
+                        f"{script.tag!r}",
+                        retryable=error.retryable,
+                        submitted=True,
+                    ) from error
+                continue
+            return self._first_of(script.tag, job) if doubtful else job
+        raise AssertionError("there is always a next pause")
+
+    def jobs(
+        self, ids: Collection[int] | None = None, *, user: str | None = None
+    ) -> dict[int, SlurmJob]:
+        """Return jobs by id, with one ``squeue`` for all of them.
+
+        Args:
+            ids: Which jobs, of any user; None for all of ``user``. Of a heterogeneous job, all
+                components.
+            user: Whose jobs; None for this process's user.
+
+        Returns:
+            The jobs that Slurm still knows, finished ones for some minutes; others are absent.
+        """
+        if ids is not None and not ids:
+            return {}
+        separator, end = _separators()
+        fields = ",".join(f"{name}:0{separator}" for name in QUEUE_FIELDS[:-1])
+        chosen = ["--me"] if user is None else [f"--user={user}"]
+        if ids is not None:
+            listed = ",".join(map(str, sorted(set(ids))))
+            chosen = [f"--jobs={listed}"] if len(ids) <= _MOST_IDS else []
+        argv = ["squeue", "--noheader", "--all", "--states=all", *chosen]
+        argv.append(f"--Format={fields},{QUEUE_FIELDS[-1]}:0{end}")
+        text = self._ask(argv, tolerated=_UNKNOWN_JOB)
+        wanted = None if ids is None else set(ids)
+        return {
+            job.id: job
+            for job in parse_queue(text, separator=separator, end=end)
+            if wanted is None or job.id in wanted or job.leader in wanted
+        }
+
+    def find(self, tag: str) -> SlurmJob | None:
+        """Return this user's job with a tag, the first one if there are several; None for none."""
+        return next(iter(self._tagged(tag)), None)
+
+    def accounting(
+        self,
+        *,
+        ids: Collection[int] | None = None,
+        user: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[AccountedJob]:
+        """Return attempts of jobs from Slurm's accounting, with one ``sacct`` for all of them.
+
+        A job that ended a moment ago may be missing or incomplete. A requeued job has an entry for
+        each attempt.
+
+        Args:
+            ids: Which jobs; None for all of ``user``.
+            user: Whose jobs; None for this process's user.
+            since: Jobs that were running, waiting or ended after it; aware. None for all time, and
+                without ``ids`` for today.
+            until: Jobs that were running or waiting before it; aware.
+
+        Raises:
+            SlurmUnavailable: The site has no accounting, or its database does not answer.
+        """
+        if ids is not None and not ids:
+            return []
+        separator = f"\x1d{secrets.token_hex(4)}"
+        argv = ["sacct", "--allocations", "--duplicates", "--noheader", "--parsable2"]
+        argv += [f"--delimiter={separator}", f"--format={','.join(ACCOUNTING_FIELDS)}"]
+        if ids is not None:
+            argv += ["--allusers"]
+        elif user is not None:
+            argv += [f"--user={user}"]
+        argv += [f"--starttime={_utc(since)}"] if since else []
+        argv += [f"--endtime={_utc(until)}"] if until else []
+        found: list[AccountedJob] = []
+        for some in [()] if ids is None else _portions(ids):
+            chosen = [f"--jobs={','.join(map(str, some))}"] if some else []
+            found += parse_accounting(self._ask([*argv, *chosen]), separator=separator)
+        return found
+
+    def cancel(self, ids: Collection[int], *, signal: str | None = None) -> None:
+        """Cancel jobs, or send their batch scripts a signal such as ``TERM``; ended ones are left."""
+        options = [f"--signal={signal}", "--batch"] if signal is not None else []
+        for some in _portions(ids):
+            argv = ["scancel", *options, *map(str, some)]
+            self._ask(argv, tolerated=_CHANGED_MEANWHILE)
+
+    def hold(self, ids: Collection[int]) -> None:
+        """Keep waiting jobs from starting; others are left as they are."""
+        self._control("hold", ids)
+
+    def release(self, ids: Collection[int]) -> None:
+        """Let held jobs start; others are left as they are."""
+        self._control("release", ids)
+
+    def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
+        """End a running job and let it wait again under its id. Raises `SlurmRefused`."""
+        self._ask(["scontrol", "requeue", str(id)])
+
+    def update(self, id: int, **fields: str | int) -> None:  # noqa: A002 - as Slurm calls it
+        """Change a job, as ``update(7, NumNodes=1)``. Raises `SlurmRefused`."""
+        self._ask(
+            ["scontrol", "update", f"JobId={id}", *(f"{key}={fields[key]}" for key in fields)]
+        )
+
+    def partitions(self) -> dict[str, Partition]:
+        """Return the partitions that this user may see, by name; two programs."""
+        separator = f"\x1d{secrets.token_hex(4)}"
+        fields = ",".join(f"{name}:0{separator}" for name in NODE_FIELDS)
+        nodes = self._ask(["sinfo", "--noheader", f"--Format={fields}"])
+        shown = self._ask(["scontrol", "show", "partition", "--oneliner"])
+        return parse_partitions(shown, nodes, separator=separator)
+
+    def reservations(self) -> list[Reservation]:
+        """Return the reservations that are or will be."""
+        return parse_reservations(self._ask(["scontrol", "show", "reservation", "--oneliner"]))
+
+    def licenses(self) -> dict[str, Licence]:
+        """Return the licences by name."""
+        return parse_licences(self._ask(["scontrol", "show", "licenses", "--oneliner"]))
+
+    def version(self) -> tuple[int, int, int]:
+        """Return the version of Slurm's programs, as ``(22, 5, 8)``; asked once."""
+        if self._version is None:
+            text = self._ask(["sinfo", "--version"])
+            found = re.search(r"([0-9]+)\.([0-9]+)\.([0-9]+)", text)
+            if found is None:
+                raise SlurmUnavailable(
+                    f"sinfo --version printed {text.strip()!r}: expected a version of Slurm",
+                    retryable=False,
+                )
+            self._version = (int(found[1]), int(found[2]), int(found[3]))
+        return self._version
+
+    def _sbatch(self, text: str, script: JobScript) -> int:
+        """Submit once. Raises `SlurmUnavailable`, which says whether the job may be stored."""
+        environment = job_environment(self._environment)
+        answer = self._run(["sbatch", "--parsable"], environment, text)
+        words = answer.errors
+        if answer.code == 0:
+            first = answer.output.strip().splitlines()[-1:] or [""]
+            job = first[0].split(";")[0]
+            if job.isdecimal():
+                return int(job)
+            raise SlurmUnavailable(
+                f"sbatch printed {answer.output.strip()!r} instead of a job id: {words}",
+                submitted=True,
+            )
+        if answer.code < 0 or _AWAY.search(words):
+            raise SlurmUnavailable(
+                f"sbatch failed: {_said(words, answer.code)}",
+                submitted=answer.code < 0 or _DOUBTFUL.search(words) is not None,
+            )
+        partitions: Mapping[str, Partition] = {}
+        licenses: Mapping[str, Licence] = {}
+        with contextlib.suppress(SlurmUnavailable, SlurmRefused, ValueError):
+            partitions, licenses = self.partitions(), self.licenses()
+        raise SlurmRefused(
+            explain_refusal(words, script.resources, partitions, licenses), words=words.strip()
+        )
+
+    def _stored(self, tag: str) -> int | None:
+        """Return the id of a job that a failed submission left, waiting for it to appear."""
+        deadline = self._clock() + self.settle_s
+        while True:
+            found = self.find(tag)
+            if found is not None:
+                return found.id
+            if self._clock() >= deadline:
+                return None
+            self._sleep(0.5)
+
+    def _first_of(self, tag: str, job: int) -> int:
+        """Leave one of the jobs with a tag: an earlier submission may have arrived late."""
+        same = [one.id for one in self._tagged(tag)] or [job]
+        self.cancel(same[1:])
+        return same[0]
+
+    def _tagged(self, tag: str) -> list[SlurmJob]:
+        found = [job for job in self.jobs().values() if job.comment == tag and not job.component]
+        return sorted((job for job in found if not job.was_refused), key=lambda job: job.id)
+
+    def _control(self, verb: str, ids: Collection[int]) -> None:
+        for some in _portions(ids):
+            listed = ",".join(map(str, some))
+            self._ask(["scontrol", verb, listed], tolerated=_CHANGED_MEANWHILE)
+
+    def _ask(self, argv: Sequence[str], *, tolerated: re.Pattern[str] | None = None) -> str:
+        """Run a program that may be repeated, and return its output."""
+        deadline = self._clock() + self.patience_s
+        for pause in self._pauses():
+            try:
+                return self._asked_once(argv, tolerated)
+            except SlurmUnavailable as error:
+                if not error.retryable or self._clock() >= deadline:
+                    raise
+            self._sleep(pause)
+        raise AssertionError("there is always a next pause")
+
+    def _asked_once(self, argv: Sequence[str], tolerated: re.Pattern[str] | None) -> str:
+        answer = self._run(argv, self._query_environment())
+        if answer.code == 0:
+            return answer.output
+        said = _said(answer.errors, answer.code)
+        lines = [line for line in answer.errors.splitlines() if line.strip()]
+        if tolerated is not None and lines and any(tolerated.search(line) for line in lines):
+            return answer.output
+        message = f"`{argv[0]} {argv[1]}` failed: {said}"
+        if re.search(r"accounting storage is disabled", answer.errors, re.IGNORECASE):
+            raise SlurmUnavailable(f"{message}; this cluster keeps no accounting", retryable=False)
+        if answer.code < 0 or _AWAY.search(answer.errors):
+            raise SlurmUnavailable(message)
+        raise SlurmRefused(message, words=answer.errors.strip())
+
+    def _run(
+        self, argv: Sequence[str], environment: Mapping[str, str], text: str | None = None
+    ) -> _Answer:
+        """Run a program once. Raises `SlurmUnavailable` if it is missing or takes too long."""
+        try:
+            done = subprocess.run(
+                argv,
+                input=text or "",
+                env=dict(environment),
+                capture_output=True,
+                encoding="utf-8",
+                errors="replace",
+                timeout=self.timeout_s,
+                umask=0o077,  # Slurm makes a job's output with the mask of its submission
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise SlurmUnavailable(
+                f"{argv[0]} did not answer within {self.timeout_s:g} s", submitted=True
+            ) from None
+        except FileNotFoundError:
+            raise SlurmUnavailable(
+                f"there is no program {argv[0]!r} on the PATH: hpcqc needs Slurm's commands on this "
+                "machine, or another compute kind in the site file",
+                retryable=False,
+            ) from None
+        except OSError as error:
+            raise SlurmUnavailable(
+                f"{argv[0]} cannot be run: {error.strerror}", retryable=False
+            ) from error
+        return _Answer(done.returncode, done.stdout, done.stderr)
+
+    def _query_environment(self) -> dict[str, str]:
+        known = process_environment(self._environment)
+        kept = {
+            name: value
+            for name, value in known.items()
+            # A user's SQUEUE_FORMAT and the like would change what is printed.
+            if not name.startswith(
+                ("SLURM_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
+            )
+            or name in _QUERY_KEEPS
+        }
+        return kept | {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
+
+    def _pauses(self) -> Iterator[float]:
+        yield from _PAUSES_S
+        while True:
+            yield _PAUSES_S[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    code: int
+    output: str
+    errors: str
+
+
+def _separators() -> tuple[str, str]:
+    # Random: no name of a job that somebody chose before can hold it.
+    token = secrets.token_hex(4)
+    return f"\x1d{token}", f"\x1e{token}"
+
+
+def _portions(ids: Collection[int]) -> Iterator[tuple[int, ...]]:
+    ordered = sorted(set(ids))
+    for start in range(0, len(ordered), _MOST_IDS):
+        yield tuple(ordered[start : start + _MOST_IDS])
+
+
+def _said(words: str, code: int) -> str:
+    return " ".join(words.split()) or f"exit status {code}"
+
+
+def _utc(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,0 +1,116 @@
+"""What a process inside a Slurm job knows of its job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from orchestrator.config.environment import process_environment
+from orchestrator.slurm.node_lists import counts_of, nodes_of
+
+__all__ = ["ThisJob", "this_job"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThisJob:
+    """The job that this process is in, by its environment, which the user can change.
+
+    Attributes:
+        id: Of the job; of a heterogeneous one, its leader's.
+        nodes: Of this job, or of the component that this process is in.
+        cores: CPUs on each of the nodes.
+        gpus: GPUs on this node.
+        ends_by: End of its walltime; None where Slurm does not tell (before 22.05, without limit).
+        restarts: How often it was requeued.
+        components: Of a heterogeneous job, the nodes of each component; empty for another job.
+        is_batch: Whether this process descends from a batch script; otherwise from ``salloc``.
+        step: Number of the step; None outside one.
+        licenses: As asked for; empty where Slurm does not tell (before 23.02).
+    """
+
+    id: int
+    nodes: tuple[str, ...]
+    cores: tuple[int, ...]
+    gpus: int = 0
+    ends_by: datetime | None = None
+    restarts: int = 0
+    components: tuple[tuple[str, ...], ...] = ()
+    is_batch: bool = False
+    step: int | None = None
+    name: str = ""
+    partition: str = ""
+    account: str = ""
+    licenses: str = ""
+
+    @property
+    def node_count(self) -> int:
+        """Nodes of the whole job, all components together."""
+        return sum(map(len, self.components)) or len(self.nodes)
+
+
+def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
+    """Return the job of this process, None outside of one; variables that are not clear are left out.
+
+    Args:
+        environ: The environment; None for this process's own.
+    """
+    known = process_environment(environ)
+    id_ = known.get("SLURM_JOB_ID") or known.get("SLURM_JOBID") or ""
+    if not id_.isdecimal():
+        return None
+    ends = known.get("SLURM_JOB_END_TIME", "")
+    step = known.get("SLURM_STEP_ID", "")
+    size = known.get("SLURM_HET_SIZE", "0")
+    components = (
+        tuple(
+            _nodes(known.get(f"SLURM_JOB_NODELIST_HET_GROUP_{number}", ""))
+            for number in range(int(size))
+        )
+        if size.isdecimal()
+        else ()
+    )
+    nodes = known.get("SLURM_JOB_NODELIST") or known.get("SLURM_JOB_NODELIST_HET_GROUP_0", "")
+    cores = known.get("SLURM_JOB_CPUS_PER_NODE") or known.get(
+        "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_0", ""
+    )
+    return ThisJob(
+        id=int(id_),
+        nodes=_nodes(nodes),
+        cores=_counts(cores),
+        gpus=_gpus(known),
+        ends_by=datetime.fromtimestamp(int(ends), UTC) if ends.isdecimal() else None,
+        restarts=_count(known.get("SLURM_RESTART_COUNT", "")),
+        components=components,
+        is_batch=known.get("ENVIRONMENT") == "BATCH",
+        step=int(step) if step.isdecimal() else None,
+        name=known.get("SLURM_JOB_NAME", ""),
+        partition=known.get("SLURM_JOB_PARTITION", ""),
+        account=known.get("SLURM_JOB_ACCOUNT", ""),
+        licenses=known.get("SLURM_JOB_LICENSES", ""),
+    )
+
+
+def _nodes(text: str) -> tuple[str, ...]:
+    try:
+        return nodes_of(text)
+    except ValueError:
+        return ()
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    try:
+        return counts_of(text)
+    except ValueError:
+        return ()
+
+
+def _count(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def _gpus(known: Mapping[str, str]) -> int:
+    if (count := known.get("SLURM_GPUS_ON_NODE", "")).isdecimal():
+        return int(count)
+    devices = known.get("SLURM_JOB_GPUS") or known.get("SLURM_STEP_GPUS") or ""
+    return len([one for one in devices.split(",") if one])
