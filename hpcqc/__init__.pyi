@@ -15,6 +15,8 @@ from orchestrator.application.agent import deploy as deploy
 from orchestrator.application.agent import flow_run as flow_run
 from orchestrator.application.agent import flow_runs as flow_runs
 from orchestrator.application.agent import submit as submit
+from orchestrator.application.cancel import CancelledRun as CancelledRun
+from orchestrator.application.cancel import cancel_run as cancel_run
 from orchestrator.application.circuit_files import CircuitFileError as CircuitFileError
 from orchestrator.application.estimate import DryRunFailed as DryRunFailed
 from orchestrator.application.estimate import Estimate as Estimate
@@ -25,10 +27,16 @@ from orchestrator.application.execution import RunResult as RunResult
 from orchestrator.application.jobs import job as job
 from orchestrator.application.jobs import jobs as jobs
 from orchestrator.application.jobs import why as why
+from orchestrator.application.known_runs import RunView as RunView
+from orchestrator.application.known_runs import run_view as run_view
+from orchestrator.application.known_runs import runs as runs
 from orchestrator.application.parameters import ParameterError as ParameterError
 from orchestrator.application.qpus import describe_qpu as describe_qpu
 from orchestrator.application.report import report as report
 from orchestrator.application.run import run_flow as run_flow
+from orchestrator.application.run_logs import LogText as LogText
+from orchestrator.application.run_logs import follow_logs as follow_logs
+from orchestrator.application.run_logs import run_logs as run_logs
 from orchestrator.application.sample import CircuitRefused as CircuitRefused
 from orchestrator.application.sample import SampleResult as SampleResult
 from orchestrator.application.sample import sample as sample

@@ -16,7 +16,7 @@ from typing import IO
 
 from orchestrator.identity import IdentityError, ResultKey, lock_file_name
 
-__all__ = ["StoredRun", "hold_run", "remove_stored", "runs_to_remove", "stored_runs"]
+__all__ = ["StoredRun", "hold_run", "is_active", "remove_stored", "runs_to_remove", "stored_runs"]
 
 _DAY_S = 86400.0
 
@@ -46,6 +46,22 @@ def hold_run(state_dir: Path, run: str) -> IO[str]:
         file.close()
 
 
+def is_active(state_dir: Path, run: str) -> bool:
+    """Whether a process works on a run, or has its broker open."""
+    # A run that starts this moment waits for the first lock. It takes the second, which excludes
+    # others, or is refused: a shared one tells it that nobody has the run open.
+    looks = {"active": fcntl.LOCK_EX, "runs": fcntl.LOCK_SH}
+    for folder, look in looks.items():
+        try:
+            with (state_dir / folder / lock_file_name(run)).open("r+", encoding="utf-8") as file:
+                fcntl.flock(file, look | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
 def stored_runs(state_dir: Path) -> list[StoredRun]:
     """Return what is stored, the run first that was used last."""
     sizes: dict[str, int] = {}
@@ -56,7 +72,7 @@ def stored_runs(state_dir: Path) -> list[StoredRun]:
             sizes[run] = sizes.get(run, 0) + found.st_size
             times[run] = max(times.get(run, 0.0), found.st_mtime)
     runs = [
-        StoredRun(id=run, size_bytes=size, used_at=times[run], active=_is_active(state_dir, run))
+        StoredRun(id=run, size_bytes=size, used_at=times[run], active=is_active(state_dir, run))
         for run, size in sizes.items()
     ]
     return sorted(runs, key=lambda run: (-run.used_at, run.id))
@@ -95,22 +111,6 @@ def remove_stored(state_dir: Path, run: StoredRun) -> bool:
         shutil.rmtree(state_dir / "units" / run.id, ignore_errors=True)
         path.unlink(missing_ok=True)
     return True
-
-
-def _is_active(state_dir: Path, run: str) -> bool:
-    """Whether a process works on a run, or has its broker open."""
-    # A run that starts this moment waits for the first lock. It takes the second, which excludes
-    # others, or is refused: a shared one tells it that nobody has the run open.
-    looks = {"active": fcntl.LOCK_EX, "runs": fcntl.LOCK_SH}
-    for folder, look in looks.items():
-        try:
-            with (state_dir / folder / lock_file_name(run)).open("r+", encoding="utf-8") as file:
-                fcntl.flock(file, look | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return True
-    return False
 
 
 def _files(state_dir: Path) -> Iterator[tuple[str, Path]]:

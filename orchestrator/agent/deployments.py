@@ -167,6 +167,17 @@ class Deployments:
                     return view
                 time.sleep(_EVERY_S)
 
+    def cancel(self, run: UUID) -> FlowRunView:
+        """Ask for a run's end; return it as it was before. One that has ended stays as it is."""
+        from prefect.states import Cancelled, Cancelling
+
+        with _client() as client:
+            view = self._view(client, client.read_flow_run(run))
+            if not view.is_final:
+                begun = view.started_at is not None or view.state in ("Pending", "Running")
+                client.set_flow_run_state(run, Cancelling() if begun else Cancelled())
+        return view
+
     def result(self, run: UUID) -> Any:
         """Return the result of a completed run. Raises any error in reading it."""
         with _client() as client:

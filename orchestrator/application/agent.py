@@ -33,6 +33,7 @@ __all__ = [
     "Deployed",
     "agent_folder",
     "agent_settings",
+    "cancel_flow_run",
     "deploy",
     "flow_run",
     "flow_runs",
@@ -184,6 +185,12 @@ def flow_run(
         return replace(view, result=deployments.result(view.id))
     except Exception as error:  # noqa: BLE001 - a result of a type that is not known here
         return replace(view, unread=reason(error))
+
+
+def cancel_flow_run(run: str) -> FlowRunView:
+    """Ask the local agent to end a flow run; return it as it was before. Raises ``AgentError``."""
+    deployments = attach(agent_folder())
+    return deployments.cancel(deployments.run(run).id)
 
 
 def flow_runs(limit: int = 20) -> list[FlowRunView]:

@@ -7,22 +7,30 @@ import contextvars
 import ctypes
 import inspect
 import logging
+import os
 import shutil
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator import runs
+from orchestrator.agent.processes import ProcessIdentity
 from orchestrator.application.errors import is_mistake, place_of, reason
 from orchestrator.application.jobs import JobsOfRun
 from orchestrator.application.prefect_setup import on_server
+from orchestrator.application.register import (
+    RegisteredRun,
+    cancel_requested,
+    register,
+    withdraw_cancel,
+)
 from orchestrator.doctor import machine, versions
 from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.record import merged_stages, run_record, site_document
@@ -51,6 +59,13 @@ __all__ = ["FlowThread", "RunExecution", "RunPlan", "RunResult", "Watcher"]
 
 _LOOK_EVERY_S = 0.1
 _STOP_S = 10.0
+# Why a run was interrupted, as attempts have it, and as its record says it.
+_REASONS = {
+    "user": "interrupted by the user",
+    "cancelled": "interrupted: cancelled",
+    "walltime": "interrupted: walltime",
+    "preempted": "interrupted: preempted",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +102,8 @@ class RunPlan:
     budgets: Mapping[str, float | None]
     agent: Mapping[str, str] | None  # variables of a running agent's services
     scratch: Path | None  # the folder of a dry run
+    site_file: Path | None = None  # None for the built-in laptop
+    settings: Sequence[str] = ()  # changes to the site
 
 
 class Watcher:
@@ -133,12 +150,12 @@ class RunExecution:
         self._server, self._earlier, self._watcher = server, earlier, watcher
         self._last_jobs: list[JobView] = []
         self._ledger_jobs = JobsOfRun(plan.site, plan.id)
-        self._earlier_stages = plan.folder.earlier_stages()
+        self._earlier_stages = plan.folder.noted_stages()
         self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.qpu, budgets=plan.budgets)
         self._run.observers.append(plan.folder.note_stage)
         self._thread = FlowThread(flow, parameters, self._run)
         now = datetime.now(UTC)
-        self._attempt = RecordedAttempt(started_at=now, status="running")
+        self._attempt = RecordedAttempt(started_at=now, status="running", host=os.uname().nodename)
         self._head = RunRecord(
             id=plan.id,
             target=plan.target.text,
@@ -185,6 +202,7 @@ class RunExecution:
     def run(self) -> RunResult:
         """Run the flow and write its folder."""
         in_use = hold_run(self._plan.site.state_dir, self.id)
+        self._register()
         runs.activate(self._run)
         self._write("running")
         try:
@@ -215,13 +233,39 @@ class RunExecution:
         """Return when the flow's thread has ended, or will not."""
         self._thread.stop()
 
-    def record_interrupt(self) -> None:
-        """Write the record of an interrupted run; of a dry run, remove its folder."""
+    def record_interrupt(self, reason: str = "user") -> None:
+        """Write the record of an interrupted run; of a dry run, remove its folder.
+
+        reason: why, as `RecordedAttempt` has it.
+        """
         if self._plan.scratch is not None:
             shutil.rmtree(self._plan.scratch, ignore_errors=True)
             return
-        record = self._write("interrupted", "interrupted by the user")
+        if reason == "user" and cancel_requested(self._plan.site.state_dir, self.id):
+            reason = "cancelled"
+        self._attempt = self._attempt.model_copy(update={"reason": reason})
+        record = self._write("interrupted", _REASONS[reason])
         self._plan.folder.write_report(record, None)
+
+    def _register(self) -> None:
+        plan = self._plan
+        if self.is_dry:
+            return
+        withdraw_cancel(plan.site.state_dir, self.id)
+        register(
+            plan.site.state_dir,
+            RegisteredRun(
+                id=self.id,
+                target=plan.target.text,
+                flow=self._flow.name,
+                folder=plan.folder.path,
+                site=plan.site_file,
+                settings=tuple(plan.settings),
+                registered_at=self._attempt.started_at,
+                process=ProcessIdentity.own(),
+                slurm_job=self._attempt.slurm_job,
+            ),
+        )
 
     def _work(self) -> tuple[Any, BaseException | None]:
         """Run the flow to its end; return its value or its error."""

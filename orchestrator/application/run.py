@@ -41,7 +41,7 @@ from orchestrator.config.environment import (
     variable,
 )
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.loading import load_site
+from orchestrator.config.loading import load_site, lookup
 from orchestrator.config.private import close_to_others
 from orchestrator.config.site import Site
 from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
@@ -209,7 +209,7 @@ def _checked(request: RunRequest) -> RunPlan:
     run_id = request.run_id or variable("HPCQC_RUN_ID") or new_id
     checked_run_id(run_id)
     budget_texts(request.budgets)
-    site = load_site(request.site, request.settings)
+    site, site_file = load_site(request.site, request.settings), lookup(request.site)
     check_schedules(site.qpus.values(), datetime.now(UTC))
     if request.scratch is not None:
         site = dry_site(site, request.scratch)
@@ -232,6 +232,8 @@ def _checked(request: RunRequest) -> RunPlan:
         budgets=request.budgets,
         agent=None,
         scratch=request.scratch,
+        site_file=None if site_file is None else site_file.absolute(),
+        settings=request.settings,
     )
 
 

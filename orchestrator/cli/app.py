@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.agent.flows import deploy, runs, submit
+from orchestrator.cli.agent.flows import deploy, submit
 from orchestrator.cli.agent.services import logs, start, status, stop
 from orchestrator.cli.broker.jobs import cancel, queue, resolve
 from orchestrator.cli.broker.projects import projects, statement
@@ -20,6 +20,7 @@ from orchestrator.cli.run.clean import clean
 from orchestrator.cli.run.estimate import estimate
 from orchestrator.cli.run.report import report
 from orchestrator.cli.run.run import run
+from orchestrator.cli.run.runs import cancel_run, run_logs, runs
 from orchestrator.cli.run.sample import sample
 from orchestrator.cli.site.config import config_check, config_show
 from orchestrator.cli.site.doctor import doctor
@@ -37,6 +38,9 @@ _NOUNS = {
 }
 _VERBS = (
     ("run", run),
+    ("runs", runs),
+    ("logs", run_logs),
+    ("cancel", cancel_run),
     ("estimate", estimate),
     ("sample", sample),
     ("backends", backends),
@@ -48,7 +52,6 @@ _VERBS = (
     ("simulate", simulate),
     ("deploy", deploy),
     ("submit", submit),
-    ("runs", runs),
     ("qpu list", qpu_list),
     ("qpu show", qpu_show),
     ("config show", config_show),

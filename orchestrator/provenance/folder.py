@@ -95,10 +95,14 @@ class RunFolder:
                 self._stages.write(line + "\n")
                 self._stages.flush()
 
-    def earlier_stages(self) -> list[RecordedStage]:
+    def noted_stages(self) -> list[RecordedStage]:
         """Return the stages noted so far; a line that a kill cut short is left out."""
         stages = []
-        for line in (self.path / "stages.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            lines = (self.path / "stages.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        for line in lines:
             try:
                 stages.append(RecordedStage.model_validate_json(line))
             except ValidationError:

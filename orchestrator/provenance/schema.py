@@ -173,6 +173,12 @@ class RecordedAttempt(RecordPart):
     ended_at: datetime | None = None
     """null while it works, and for one that was killed"""
     status: RunStatus
+    host: str | None = None
+    """machine of the process"""
+    slurm_job: int | None = None
+    """Slurm job in which the process ran"""
+    reason: str | None = None
+    """why it was interrupted: `user`, `cancelled`, `walltime` or `preempted`"""
 
 
 class RecordedQpu(RecordPart):

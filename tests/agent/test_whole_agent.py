@@ -322,7 +322,7 @@ def test_a_run_under_way_goes_on_after_stop_and_start(agent, expected):
     agent("agent", "stop")
     assert marked(AgentFolder(path=agent.state / "agent").path) == []
     assert agent("agent", "status", code=1)["phase"] == "stopped"
-    assert "no agent is running" in agent("runs", code=2)["error"]["message"]
+    assert "no agent is running" in agent("submit", "curve", code=2)["error"]["message"]
     agent("agent", "start")
     found = agent.ended(run)
     assert found["result"] == expected

@@ -92,10 +92,10 @@ def test_stages_survive_a_kill_in_the_middle_of_a_line(tmp_path) -> None:
         file.write('{"key": "c", "sta')
     again = RunFolder(tmp_path)
     again.open("r1", "t")
-    assert [stage.key for stage in again.earlier_stages()] == ["a"]
+    assert [stage.key for stage in again.noted_stages()] == ["a"]
     again.note_stage(span("d", 2, 3))
     again.close()
-    assert [stage.key for stage in again.earlier_stages()] == ["a", "d"]
+    assert [stage.key for stage in again.noted_stages()] == ["a", "d"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a full disk is a small one that root mounts")

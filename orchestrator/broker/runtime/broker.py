@@ -132,29 +132,30 @@ class Broker:
         self.watch = CalibrationWatch(self.events, every_s=self.pacing.watch_s)
         self._serving = asyncio.ensure_future(self.events.serve())
 
-    async def close(self, cancel_s: float | None = None) -> None:
+    async def close(self, cancel_s: float | None = None, *, abandoned: bool = False) -> None:
         """Stop working; what runs on a QPU goes on there and is found again by the next broker.
 
-        cancel_s: cancel all open jobs before, and wait so long for their end.
+        cancel_s: cancel all open jobs before, and wait so long for their end. abandoned: also
+        those whose client is gone.
         """
         self.intake.close()
         if self._serving is None:
             return
         await self.watch.close()
         if cancel_s is not None:
-            await self._cancel_open(cancel_s)
+            await self._cancel_open(cancel_s, abandoned=abandoned)
         self._serving.cancel()
         await asyncio.wait([self._serving], timeout=self.pacing.close_s)
         await self.events.close()
         if self._writer is not None:
             self._writer.shutdown()
 
-    async def _cancel_open(self, patience_s: float) -> None:
+    async def _cancel_open(self, patience_s: float, *, abandoned: bool) -> None:
         events = self.events
         jobs = [
             job
             for job, record in events.state.jobs.items()
-            if not record.state.is_final and not record.held
+            if not record.state.is_final and (abandoned or not record.held)
         ]
         if jobs:
             ends = [asyncio.wrap_future(events.wait_for(job)) for job in jobs]

@@ -190,13 +190,16 @@ class EmbeddedBroker:
         jobs = [job for job, record in records if not record.held]
         return sum(self.cancel(job) for job in jobs)
 
-    def close(self) -> None:
-        """Cancel what is open, wait briefly for it, and free threads, processes and lock."""
+    def close(self, *, abandoned: bool = False) -> None:
+        """Cancel what is open, wait briefly for it, and free threads, processes and lock.
+
+        abandoned: also jobs of an earlier process that this one has not taken over.
+        """
         if self._closed:
             return
         self._closed = True
         if self._broker is not None:
-            self._on_loop(self._broker.close(cancel_s=self._pacing.close_s))
+            self._on_loop(self._broker.close(self._pacing.close_s, abandoned=abandoned))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(self._pacing.close_s)
         if self._ledger is not None:

@@ -1,23 +1,16 @@
-"""``hpcqc deploy``, ``submit`` and ``runs``: flows on the local agent."""
+"""``hpcqc deploy`` and ``submit``: flows on the local agent."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Budgets, Json, Limit, Parameters, Qpu
-from orchestrator.cli.output import facts, print_json, print_warning, say, tabulate
-from orchestrator.cli.run.clean import size_text
-from orchestrator.provenance.markup import duration_text
+from orchestrator.cli.options import Budgets, Json, Parameters, Qpu
+from orchestrator.cli.output import print_json, print_warning, say
+from orchestrator.cli.run.runs import flow_run_document, print_flow_run
 
-if TYPE_CHECKING:
-    from orchestrator.agent.deployments import FlowRunView
-
-__all__ = ["deploy", "runs", "submit"]
-
-_ID_SHOWN = 8
+__all__ = ["deploy", "submit"]
 
 
 def deploy(
@@ -69,73 +62,10 @@ def submit(
         say(f"run {view.id} ({view.name}): {view.url}")
     if not wait:
         if as_json:
-            print_json(_document(view))
+            print_json(flow_run_document(view))
         return
     view = flow_run(
         str(view.id), wait=True, progress=lambda now: say(now.state.lower(), stderr=True)
     )
-    _print_run(view, as_json=as_json)
+    print_flow_run(view, as_json=as_json)
     raise typer.Exit(0 if view.state == "Completed" else FAILED)
-
-
-def runs(
-    run: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One run, with its result.")
-    ] = None,
-    limit: Limit = 20,
-    as_json: Json = False,
-) -> None:
-    """List the agent's flow runs, or show one."""
-    from orchestrator.application.agent import agent_folder, flow_run, flow_runs
-    from orchestrator.retention import stored_runs
-
-    if run is not None:
-        _print_run(flow_run(run), as_json=as_json)
-        return
-    views = flow_runs(limit)
-    if as_json:
-        print_json([_document(view) for view in views])
-        return
-    if not views:
-        say("no runs yet; `hpcqc submit NAME` makes one")
-        return
-    sizes = {stored.id: stored.size_bytes for stored in stored_runs(agent_folder().path.parent)}
-    columns = ("run", "name", "flow", "state", "started", "took", "holds")
-    rows = [
-        [
-            str(view.id)[:_ID_SHOWN],
-            view.name,
-            view.deployment,
-            view.state,
-            f"{view.started_at:%Y-%m-%d %H:%M:%S}" if view.started_at else "-",
-            duration_text(view.seconds),
-            size_text(sizes.get(str(view.id), 0)),
-        ]
-        for view in views
-    ]
-    tabulate(columns, rows)
-
-
-def _print_run(view: FlowRunView, *, as_json: bool) -> None:
-    if as_json:
-        print_json(_document(view))
-        return
-    facts(
-        {
-            "flow": view.deployment,
-            "state": view.state,
-            "message": view.message,
-            "started": view.started_at,
-            "took": duration_text(view.seconds),
-            "parameters": dict(view.parameters) or None,
-            "Prefect": view.url,
-            "result": view.unread,
-        },
-        title=f"run {view.id}",
-    )
-    if view.result is not None:
-        print_json(view.result)
-
-
-def _document(view: FlowRunView) -> dict[str, Any]:
-    return {**asdict(view), "id": str(view.id)}

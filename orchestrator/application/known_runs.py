@@ -1,0 +1,207 @@
+"""The runs of a state folder and of its agent, as they are now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.application.jobs import jobs_of
+from orchestrator.application.register import (
+    RegisteredRun,
+    cancel_requested,
+    find_registered,
+    registered_runs,
+)
+from orchestrator.arguments import expect
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
+from orchestrator.provenance.folder import RunFolder
+from orchestrator.provenance.schema import RecordError, RunRecord, read_record
+from orchestrator.retention import is_active, stored_runs
+
+__all__ = ["RunState", "RunView", "agent_is_running", "known_run", "known_runs", "run_view", "runs"]
+
+RunState = Literal[
+    "pending", "running", "completed", "failed", "interrupted", "cancelled", "killed"
+]
+# The states of Prefect, as runs without an agent have them.
+_OF_PREFECT: Mapping[str, RunState] = {
+    "Running": "running",
+    "Completed": "completed",
+    "Failed": "failed",
+    "Crashed": "killed",
+    "Cancelled": "cancelled",
+    "Cancelling": "running",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunView:
+    """A run as it is now.
+
+    state: ``killed`` if its process is gone without a record of its end; such a run, and an
+    interrupted one, goes on with its id. reason: why it waits, or did not complete. host and
+    process: of its latest attempt. slurm_job: in which that is. stored_bytes: what the state folder
+    keeps so that it can be continued. agent: whether the local agent runs it.
+    """
+
+    id: str
+    flow: str
+    state: RunState
+    reason: str | None = None
+    host: str | None = None
+    process: int | None = None
+    slurm_job: int | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    stages_done: int | None = None
+    qpu_seconds: float | None = None
+    folder: Path | None = None
+    stored_bytes: int = 0
+    agent: bool = False
+
+
+def runs(limit: int = 20, *, site: Path | str | None = None) -> list[RunView]:
+    """Return the latest runs of the state folder, and those of the local agent if one is running.
+
+    Args:
+        limit: How many.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        The runs, the oldest first.
+
+    Raises:
+        ConfigError: The site file is wrong.
+        LedgerError: The ledger cannot be read.
+    """
+    return known_runs(load_site(site), limit)
+
+
+def run_view(run: str, *, site: Path | str | None = None) -> RunView:
+    """Return one run of the state folder.
+
+    Args:
+        run: Its id, or the unambiguous start of it.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        The run as it is now.
+
+    Raises:
+        ConfigError: There is no such run, or there are several.
+    """
+    expect("run", run, str, "a run's id, or the start of one")
+    return known_run(load_site(site), run)
+
+
+def known_runs(site: Site, limit: int) -> list[RunView]:
+    """Return the latest runs, the oldest first."""
+    sizes = {stored.id: stored.size_bytes for stored in stored_runs(site.state_dir)}
+    views = [
+        _view(site, run, sizes.get(run.id, 0)) for run in registered_runs(site.state_dir)[:limit]
+    ]
+    views += _of_agent(site, limit, sizes)
+    views.sort(key=lambda view: (view.started_at is None, view.started_at or view.id, view.id))
+    return views[-limit:]
+
+
+def known_run(site: Site, start_of_id: str) -> RunView:
+    """Return a registered run by its id or the start of it. Raises `ConfigError`."""
+    found = find_registered(site.state_dir, start_of_id)
+    if found is None:
+        raise ConfigError(
+            f"no run with id {start_of_id!r} in {site.state_dir}; `hpcqc runs` lists them"
+        )
+    sizes = {stored.id: stored.size_bytes for stored in stored_runs(site.state_dir)}
+    return _view(site, found, sizes.get(found.id, 0))
+
+
+def agent_is_running(state_dir: Path) -> bool:
+    """Whether the local agent of a state folder is running."""
+    if not os.access(state_dir / "agent", os.F_OK):
+        return False
+    from orchestrator.agent.control import status_of
+    from orchestrator.agent.folder import AgentFolder
+
+    status = status_of(AgentFolder(path=state_dir / "agent"))
+    return status.phase not in ("stopped", "stopping") and "prefect_api" in status.addresses
+
+
+def _view(site: Site, run: RegisteredRun, stored_bytes: int) -> RunView:
+    record = _record(run)
+    state, reason = _state(site, run, record)
+    ended = record.ended_at if record is not None and state not in ("pending", "running") else None
+    return RunView(
+        id=run.id,
+        flow=run.flow,
+        state=state,
+        reason=reason,
+        host=run.process.host if run.process else None,
+        process=run.process.pid if run.process else None,
+        slurm_job=run.slurm_job,
+        started_at=record.started_at if record else None,
+        ended_at=ended,
+        stages_done=len(
+            {s.key for s in RunFolder(run.folder).noted_stages() if s.state == "completed"}
+        ),
+        qpu_seconds=_qpu_seconds(site, run, record, state),
+        folder=run.folder,
+        stored_bytes=stored_bytes,
+    )
+
+
+def _record(run: RegisteredRun) -> RunRecord | None:
+    try:
+        record = read_record(run.folder)
+    except RecordError:
+        return None
+    return record if record.id == run.id else None
+
+
+def _state(site: Site, run: RegisteredRun, record: RunRecord | None) -> tuple[RunState, str | None]:
+    if is_active(site.state_dir, run.id):
+        return "running", None
+    if record is not None and record.status in ("completed", "failed"):
+        return record.status, record.error
+    if cancel_requested(site.state_dir, run.id):
+        return "cancelled", None
+    if record is None or record.status == "running":
+        return "killed", "its process is gone; continue it with --run-id"
+    return record.status, record.error
+
+
+def _qpu_seconds(
+    site: Site, run: RegisteredRun, record: RunRecord | None, state: RunState
+) -> float | None:
+    if record is not None and state in ("completed", "failed", "interrupted"):
+        return record.usage.total.qpu_seconds
+    try:
+        return sum(job.usage.qpu_seconds for job in jobs_of(site, run.id))
+    except (ValueError, RuntimeError):  # a ledger that is damaged, a service that is away
+        return None
+
+
+def _of_agent(site: Site, limit: int, sizes: Mapping[str, int]) -> list[RunView]:
+    if not agent_is_running(site.state_dir):
+        return []
+    from orchestrator.application.agent import flow_runs
+
+    return [_agent_view(view, sizes) for view in flow_runs(limit)]
+
+
+def _agent_view(view: Any, sizes: Mapping[str, int]) -> RunView:
+    return RunView(
+        id=str(view.id),
+        flow=view.deployment or view.name,
+        state=_OF_PREFECT.get(view.state, "pending"),
+        reason=view.message if view.state not in ("Running", "Completed") else None,
+        started_at=view.started_at,
+        stored_bytes=sizes.get(str(view.id), 0),
+        agent=True,
+    )

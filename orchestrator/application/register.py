@@ -1,0 +1,121 @@
+"""The register of a state folder's runs: where each leaves its files, and which process works on it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.agent.processes import ProcessIdentity
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.private import close_to_others, write_private
+from orchestrator.identity import checked_run_id
+
+__all__ = [
+    "RegisteredRun",
+    "cancel_requested",
+    "find_registered",
+    "note_cancel",
+    "register",
+    "registered_runs",
+    "withdraw_cancel",
+]
+
+
+class RegisteredRun(BaseModel):
+    """One run of a state folder. Its record, in its folder, has what it did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    target: str
+    """the flow as it was named"""
+    flow: str
+    folder: Path
+    site: Path | None
+    """the site file; none for the built-in laptop"""
+    settings: tuple[str, ...] = ()
+    """changes to the site"""
+    registered_at: datetime
+    """of its latest attempt"""
+    process: ProcessIdentity | None = None
+    """that works on the latest attempt, or did; none before the first of a submitted run"""
+    slurm_job: int | None = None
+    """the Slurm job in which that process is, or in which it will be"""
+    is_driver_job: bool = False
+    """whether hpcqc submitted that job, for this run alone"""
+
+
+def register(state_dir: Path, run: RegisteredRun) -> None:
+    """Enter a run, or its next attempt."""
+    folder = _folder(state_dir)
+    close_to_others(state_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(folder / f"{run.id}.json", run.model_dump_json())
+
+
+def registered_runs(state_dir: Path) -> list[RegisteredRun]:
+    """Return all runs, the one first that was started last."""
+    found = []
+    for path in _folder(state_dir).glob("*.json"):
+        run = _read(path)
+        if run is not None:
+            found.append(run)
+    return sorted(found, key=lambda run: (run.registered_at, run.id), reverse=True)
+
+
+def find_registered(state_dir: Path, start_of_id: str) -> RegisteredRun | None:
+    """Return a run by its id or the start of it, None if there is none.
+
+    Raises `ConfigError` if several runs begin so.
+    """
+    exact = _read(_folder(state_dir) / f"{start_of_id}.json") if _is_name(start_of_id) else None
+    if exact is not None:
+        return exact
+    found = [run for run in registered_runs(state_dir) if run.id.startswith(start_of_id)]
+    if len(found) > 1:
+        listed = ", ".join(run.id for run in found)
+        raise ConfigError(
+            f"{len(found)} runs begin with {start_of_id!r}: {listed}; give one of them"
+        )
+    return found[0] if found else None
+
+
+def note_cancel(state_dir: Path, run: str) -> None:
+    """Note that a run is to end, so that its process is not started again."""
+    folder = _folder(state_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / f"{run}.cancel").touch(mode=0o600)
+
+
+def withdraw_cancel(state_dir: Path, run: str) -> None:
+    """Let a run that was cancelled be continued."""
+    with suppress(FileNotFoundError):
+        (_folder(state_dir) / f"{run}.cancel").unlink()
+
+
+def cancel_requested(state_dir: Path, run: str) -> bool:
+    """Whether `note_cancel` was called for the latest attempt of a run."""
+    return (_folder(state_dir) / f"{run}.cancel").exists()
+
+
+def _folder(state_dir: Path) -> Path:
+    return state_dir / "register"
+
+
+def _is_name(text: str) -> bool:
+    try:
+        checked_run_id(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read(path: Path) -> RegisteredRun | None:
+    """Return what a file holds; None for one that is missing, or of a later version."""
+    try:
+        return RegisteredRun.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
