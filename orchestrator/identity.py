@@ -38,6 +38,7 @@ __all__ = [
     "SlurmTag",
     "Tag",
     "UnitKey",
+    "WorkerName",
     "account_from_text",
     "checked_run_id",
     "dated_run_id",
@@ -65,6 +66,7 @@ _FIELD = "\x1f"
 _PROJECT, _RUN = "project:", "run:"
 _SLURM_TAG = "hpcqc:v1:"
 _JOB_ID = re.compile(r"j[0-9a-f]{20}")
+_WORKER_NAME = re.compile(r"slurm-([0-9]+)-([0-9]+)-([0-9]+)-([0-9]+)")
 _RESULT_KEY = re.compile(r"hpcqc-(?P<run>.+)-(?P<content>[0-9a-f]{16})-(?P<number>[0-9]+)")
 
 
@@ -360,6 +362,32 @@ class SlurmTag:
         ):
             raise IdentityError(f"invalid tag {text!r}: expected {_SLURM_TAG}RUN:PURPOSE:NUMBER")
         return cls(unescaped(run, ":"), purpose, _number(number, text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerName:
+    """A Dask worker in a Slurm job. restarts: of the job, so that a requeued one has new names.
+
+    >>> str(WorkerName(job=17, restarts=1, node=0, process=2))
+    'slurm-17-1-0-2'
+    """
+
+    job: int
+    restarts: int
+    node: int
+    process: int
+
+    def __str__(self) -> str:
+        return f"slurm-{self.job}-{self.restarts}-{self.node}-{self.process}"
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerName:
+        """Read the text. Raises `IdentityError`."""
+        found = _WORKER_NAME.fullmatch(text)
+        if found is None:
+            raise IdentityError(f"invalid name of a worker {text!r}: expected slurm-JOB-N-N-N")
+        job, restarts, node, process = map(int, found.groups())
+        return cls(job=job, restarts=restarts, node=node, process=process)
 
 
 def slurm_job_name(run: str, what: str) -> str:

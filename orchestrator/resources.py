@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from backends.api import TaskCancelled
 from orchestrator import runs
+from orchestrator.compute.api import ComputeRun
 from orchestrator.compute.kinds import open_compute, settings_in_force
 from orchestrator.compute.remote_call import Execution, execution
 from orchestrator.config.private import close_to_others
@@ -89,7 +90,7 @@ class Resources:
             if named not in self._computes:
                 self._refuse_if_closing()
                 settings = settings_in_force(self.run.site, name)
-                self._computes[named] = open_compute(settings, self._listen)
+                self._computes[named] = open_compute(settings, self._compute_run())
             return self._computes[named]
 
     def begin_stage(self, stage: str) -> None:
@@ -164,6 +165,13 @@ class Resources:
         for unit, amount in self.run.budgets.items():
             broker.limit_run(self.run.id, unit, amount)
         return broker
+
+    def _compute_run(self) -> ComputeRun:
+        return ComputeRun(
+            id=self.run.id,
+            folder=self.run.site.state_dir / "slurm" / self.run.id,
+            on_connect=self._listen,
+        )
 
     def _listen(self, client: Any) -> None:
         def note(event: tuple[Any, dict[str, Any]]) -> None:

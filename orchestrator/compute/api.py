@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from orchestrator.compute.remote_call import RemoteFunction, RemoteResult
     from orchestrator.config.site import ComputeSettings
 
-__all__ = ["Compute", "ComputeError", "ComputeKind", "Demand", "DemandNotMet"]
+__all__ = ["Compute", "ComputeError", "ComputeKind", "ComputeRun", "Demand", "DemandNotMet"]
 
 T = TypeVar("T")
 
@@ -48,6 +49,22 @@ class Demand:
                 raise ValueError(f"{name}={amount}; a stage needs at least {least[name]}")
         if self.walltime is not None and self.walltime <= timedelta(0):
             raise ValueError(f"walltime={self.walltime}; a stage needs more than 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComputeRun:
+    """The run that a compute works for.
+
+    id: the run's, by which a kind finds again what an earlier attempt left. folder: where the kind
+    may store files of the run, not made yet; None for nowhere. on_connect: called with each Dask
+    client, if the kind has any, to follow fan-outs. on_notice: called with a sentence for the user,
+    such as what the workers wait for, and with an empty one when that is over.
+    """
+
+    id: str = "run"
+    folder: Path | None = None
+    on_connect: Callable[[Any], None] | None = None
+    on_notice: Callable[[str], None] | None = None
 
 
 class Compute(Protocol):
@@ -99,14 +116,12 @@ class Compute(Protocol):
 class ComputeKind(Protocol):
     """What a package registers in the entry point group ``hpcqc.computes``: a kind of compute."""
 
-    def __call__(
-        self, settings: ComputeSettings, on_connect: Callable[[Any], None] | None = None
-    ) -> Compute:
+    def __call__(self, settings: ComputeSettings, run: ComputeRun | None = None) -> Compute:
         """Return a compute for a site's ``[compute.NAME]``; nothing starts.
 
         Args:
             settings: The table; ``options`` are the kind's own.
-            on_connect: Called with each Dask client, if the kind has any, to follow fan-outs.
+            run: The run that the compute works for; None for none in particular.
 
         Raises:
             ValueError: An option is unknown or invalid.

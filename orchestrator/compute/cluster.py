@@ -1,4 +1,4 @@
-"""The process that runs a flow's Dask scheduler and workers; it ends when its parent does."""
+"""The process that runs a flow's Dask scheduler, and local workers; it ends when its parent does."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ def main() -> None:
     # worker may outlive a killed flow. The credentials go through the pipe and are in no file.
     os.umask(0o077)  # what it writes is its owner's alone
     spec = json.loads(sys.argv[1])
-    from orchestrator.compute.nodes import DaskCredentials, open_cluster
+    from orchestrator.compute.nodes import LOOPBACK, DaskCredentials, open_cluster, scheduler_host
 
     pair = DaskCredentials.make()
-    with open_cluster(spec["workers"], spec["memory_per_worker"], pair.security()) as cluster:
+    host = scheduler_host(spec["interface"]) if "interface" in spec else LOOPBACK
+    with open_cluster(
+        spec["workers"], spec["memory_per_worker"], pair.security(), host=host
+    ) as cluster:
         connection = {
             "address": cluster.scheduler_address,
             "certificate": pair.certificate,

@@ -152,13 +152,15 @@ def _stream(
     """Yield index chunks and their outcomes as workers finish them."""
     from distributed import as_completed
 
-    workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    where = _resources_of(unit)
+    known = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = max(1, sum(where.keys() <= worker["resources"].keys() for worker in known))
     size = min(_LARGEST_CHUNK, max(1, len(todo) // (workers * _CHUNKS_PER_WORKER)))
     chunks = [todo[start : start + size] for start in range(0, len(todo), size)]
     # Unpacked by the unit, where the user's own classes can be found.
     inputs = [cloudpickle.dumps([units[index] for index in chunk]) for chunk in chunks]
     owner: dict[Future[Any], Sequence[int]] = dict(
-        zip(client.map(unit, inputs, pure=False), chunks, strict=True)
+        zip(client.map(unit, inputs, pure=False, resources=where), chunks, strict=True)
     )
     ended = as_completed(list(owner), loop=client.loop, with_results=True, raise_errors=False)
     suspects: list[int] = []
@@ -182,7 +184,8 @@ def _one_by_one(
     for index in suspects:
         outcome: tuple[bool, Any] = (False, reason)
         if killers < _MOST_KILLERS:
-            future = client.submit(unit, cloudpickle.dumps([units[index]]), pure=False)
+            packed = cloudpickle.dumps([units[index]])
+            future = client.submit(unit, packed, pure=False, resources=_resources_of(unit))
             ended = future.exception()
             if ended is None:
                 (outcome,) = future.result()
@@ -190,6 +193,11 @@ def _one_by_one(
                 killers += 1
                 outcome = (False, worker_died(ended))
         yield [index], [outcome]
+
+
+def _resources_of(unit: _Unit) -> dict[str, float]:
+    """Return the Dask resources that workers for a unit must have."""
+    return {unit.context.pool: 1} if unit.context.pool else {}
 
 
 def _is_of_a_killed_worker(future: Any, outcome: Any) -> bool:

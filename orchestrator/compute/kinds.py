@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from backends.plugins import PluginUnusable, load
-from orchestrator.compute.api import Compute, ComputeKind, Demand, DemandNotMet
+from orchestrator.compute.api import Compute, ComputeKind, ComputeRun, Demand, DemandNotMet
 from orchestrator.compute.local import LocalDask
 from orchestrator.compute.shared import SharedDask
+from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.environment import shared_cluster
 from orchestrator.config.site import COMPUTE_KINDS, ComputeSettings, Site
 
 __all__ = ["check_demand", "open_compute", "settings_in_force"]
 
-_OWN: Mapping[str, ComputeKind] = {"local": LocalDask, "shared": SharedDask}
+_OWN: Mapping[str, ComputeKind] = {"local": LocalDask, "shared": SharedDask, "slurm": SlurmDask}
 
 
 def settings_in_force(site: Site, name: str | None = None) -> ComputeSettings:
@@ -26,11 +27,9 @@ def settings_in_force(site: Site, name: str | None = None) -> ComputeSettings:
     return settings if shared_cluster() is None else settings.model_copy(update={"kind": "shared"})
 
 
-def open_compute(
-    settings: ComputeSettings, on_connect: Callable[[Any], None] | None = None
-) -> Compute:
+def open_compute(settings: ComputeSettings, run: ComputeRun | None = None) -> Compute:
     """Return a compute as `ComputeKind` does. Also raises ``UnknownPlugin``, ``PluginUnusable``."""
-    return _kind(settings.kind)(settings, on_connect)
+    return _kind(settings.kind)(settings, run)
 
 
 def check_demand(stage: str, demand: Demand, settings: ComputeSettings) -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from orchestrator.compute.api import ComputeError, Demand
+from orchestrator.compute.api import ComputeError, ComputeRun, Demand
+from orchestrator.compute.cluster_process import ClusterProcess, connect
 from orchestrator.compute.fanout import Spread, fan_out_on, worker_died
 from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_timed
 from orchestrator.config.errors import ConfigError
@@ -24,34 +22,20 @@ __all__ = ["LocalDask"]
 
 T = TypeVar("T")
 
-_START_S = 120
-_STOP_S = 5
-# One thread per worker: several processes with OpenMP teams each fight over the same cores.
-_PINNED = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
-
 
 class LocalDask:
     """A `Compute` of Dask workers on this machine; nothing starts before `start` or `run`."""
 
-    def __init__(
-        self, settings: ComputeSettings, on_connect: Callable[[Client], None] | None = None
-    ) -> None:
-        """Store the settings; ``on_connect`` is called once with the client."""
+    def __init__(self, settings: ComputeSettings, run: ComputeRun | None = None) -> None:
+        """Store the settings; the run hears once of the client."""
         if settings.options:
             raise ConfigError(
                 f"[compute.{settings.name}] options: kind 'local' takes none, and there are: "
                 f"{', '.join(settings.options)}"
             )
         self._settings = settings
-        self._on_connect = on_connect
-        self._process: subprocess.Popen[str] | None = None
+        self._run = run or ComputeRun()
+        self._process: ClusterProcess | None = None
         self._client: Client | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -120,44 +104,21 @@ class LocalDask:
         if client is not None:
             client.close(timeout=1)
         if process is not None:
-            _end(process)
+            process.close()
 
-    def _spawn(self) -> subprocess.Popen[str]:
+    def _spawn(self) -> ClusterProcess:
         if self._closed:
             raise ComputeError("the workers were shut down")
         if self._process is None:
             spec = {"workers": self.workers, "memory_per_worker": self._settings.memory_per_worker}
-            # -P and our own path order: a user's folder must not shadow the packages we need.
-            command = [sys.executable, "-P", "-m", "orchestrator.compute.cluster"]
-            self._process = subprocess.Popen(
-                [*command, json.dumps(spec)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                env=_environment(),
-                start_new_session=True,  # Ctrl-C reaches only the flow, which ends us in order
-            )
+            self._process = ClusterProcess(spec)
+            self._process.start()
         return self._process
 
     def _connect(self) -> Client:
-        process = self._spawn()
-        from distributed import Client
-
-        from orchestrator.compute.nodes import DaskCredentials
-
-        assert process.stdout is not None
-        line = _first_line(process.stdout)
-        if not line:
-            raise ComputeError(
-                f"the Dask workers did not start within {_START_S} s; run `hpcqc doctor`"
-            )
-        connection = json.loads(line)
-        address = connection.pop("address")
-        security = DaskCredentials(**connection).security()
-        client = Client(address, security=security, set_as_default=False, timeout=30)
-        if self._on_connect is not None:
-            self._on_connect(client)
+        client = connect(self._spawn().connection())
+        if self._run.on_connect is not None:
+            self._run.on_connect(client)
         return client
 
 
@@ -172,30 +133,3 @@ def _memory_per_worker(settings: ComputeSettings) -> int:
 
     machine: int = psutil.virtual_memory().total
     return machine // _workers(settings)
-
-
-def _environment() -> dict[str, str]:
-    from orchestrator.config.environment import process_environment
-
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return {**process_environment(), **dict.fromkeys(_PINNED, "1"), "PYTHONPATH": paths}
-
-
-def _first_line(stream: IO[str]) -> str:
-    lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
-    reader.start()
-    reader.join(_START_S)
-    return lines[0] if lines else ""
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.terminate()
-        process.wait(_STOP_S)
-    if process.stdout is not None:
-        process.stdout.close()

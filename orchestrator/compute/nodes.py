@@ -1,9 +1,9 @@
-"""Dask clusters of hpcqc: TLS with one key pair, on loopback, without HTTP."""
+"""Dask clusters of hpcqc: TLS with one key pair, without HTTP; on loopback, or a batch system's nodes."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,23 @@ from typing import Any
 import dask.config
 from distributed import Nanny, Scheduler, Security, SpecCluster, Worker
 from distributed.system import MEMORY_LIMIT
+from distributed.utils import get_ip, get_ip_interface
 
 from orchestrator.config.private import write_private
+from orchestrator.identity import WorkerName
 
-__all__ = ["DaskCredentials", "open_cluster", "security_from"]
+__all__ = [
+    "LOOPBACK",
+    "DaskCredentials",
+    "occupation",
+    "open_cluster",
+    "open_nanny",
+    "retire",
+    "scheduler_host",
+    "security_from",
+]
 
-_HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 _CLOSE_S = 2
 _ERROR = 40  # logging.ERROR
 
@@ -70,9 +81,16 @@ class _Worker(Worker):
 
 @contextmanager
 def open_cluster(
-    workers: int, memory_limit: str | None, security: Security, port: int = 0
+    workers: int,
+    memory_limit: str | None,
+    security: Security,
+    port: int = 0,
+    host: str = LOOPBACK,
 ) -> Iterator[SpecCluster]:
-    """Run a scheduler, and workers of one thread each, which spill to a private folder."""
+    """Run a scheduler, and workers of one thread each, which spill to a private folder.
+
+    Without workers of its own, it is a scheduler that others join.
+    """
     # Dask drops a worker that is not replaced in this time. On a busy machine 15 s are too few, and
     # without workers the flow would wait for ever.
     dask.config.set({"distributed.deploy.lost-worker-timeout": "365 days"})
@@ -80,14 +98,14 @@ def open_cluster(
     with tempfile.TemporaryDirectory(
         prefix="hpcqc-dask-", dir=place, ignore_cleanup_errors=True
     ) as scratch:
-        node = {"host": _HOST, "protocol": "tls://", "security": security, "dashboard": False}
+        node = {"host": host, "protocol": "tls://", "security": security, "dashboard": False}
         worker = {
             "cls": Nanny,
             "options": {
                 **node,
                 "worker_class": _Worker,
                 "nthreads": 1,
-                "memory_limit": memory_limit or MEMORY_LIMIT // workers,
+                "memory_limit": memory_limit or MEMORY_LIMIT // max(1, workers),
                 "local_directory": scratch,
                 "silence_logs": _ERROR,
             },
@@ -103,3 +121,61 @@ def open_cluster(
             yield cluster
         finally:
             cluster.close(timeout=_CLOSE_S)
+
+
+def scheduler_host(interface: str | None) -> str:
+    """Return the address of this machine on a network interface, None for the default route's.
+
+    Raises ``ValueError``, naming the interfaces there are.
+    """
+    return get_ip() if interface is None else str(get_ip_interface(interface))
+
+
+def open_nanny(
+    scheduler: str,
+    security: Security,
+    *,
+    name: str,
+    resources: Mapping[str, float],
+    memory_bytes: int | None,
+    interface: str | None,
+    scratch: str,
+    join_s: float,
+) -> Nanny:
+    """Return a worker of one thread for a scheduler elsewhere; awaiting it starts it."""
+    return Nanny(
+        scheduler,
+        name=name,
+        nthreads=1,
+        resources=dict(resources),
+        memory_limit=memory_bytes or 0,  # 0: what the batch system gives is the only limit
+        interface=interface,
+        local_directory=scratch,
+        security=security,
+        protocol="tls://",
+        worker_class=_Worker,
+        dashboard=False,
+        death_timeout=join_s,
+        silence_logs=_ERROR,
+    )
+
+
+def occupation(dask_scheduler: Scheduler) -> dict[str, bool]:
+    """Return, on a scheduler, whether each worker by name executes something."""
+    return {
+        str(worker.name): bool(worker.executing or worker.long_running)
+        for worker in dask_scheduler.workers.values()
+    }
+
+
+async def retire(dask_scheduler: Scheduler, job: int) -> None:
+    """On a scheduler, give the workers of a Slurm job no further task.
+
+    What they execute goes on, and what they hold is copied to others where there are any.
+    """
+    workers = [
+        address
+        for address, worker in dask_scheduler.workers.items()
+        if WorkerName.parse(str(worker.name)).job == job
+    ]
+    await dask_scheduler.retire_workers(workers=workers, close_workers=False, remove=False)

@@ -50,6 +50,7 @@ class StageContext:
     qpu_identity: str = ""  # of a quantum stage's QPU; part of its key
     paths: tuple[str, ...] = ()  # of the user's modules, on workers that flows share
     limited: bool = False  # whether the run has a budget
+    pool: str = ""  # Dask resource of the workers that may run it and its units; empty: any
 
 
 @dataclass(eq=False, slots=True, weakref_slot=True)

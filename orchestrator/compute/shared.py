@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
-from orchestrator.compute.api import ComputeError
+from orchestrator.compute.api import ComputeError, ComputeRun
 from orchestrator.compute.fanout import Spread, fan_out_on, worker_died
 from orchestrator.compute.local import LocalDask
 from orchestrator.compute.module_isolation import own_paths
@@ -42,17 +42,15 @@ _MOST_LOSSES = 10
 class SharedDask:
     """A `Compute` on the cluster that ``HPCQC_DASK_ADDRESS`` names, which may restart."""
 
-    def __init__(
-        self, settings: ComputeSettings, on_connect: Callable[[Client], None] | None = None
-    ) -> None:
-        """Read the environment, or raise `ConfigError`; report each new client."""
+    def __init__(self, settings: ComputeSettings, run: ComputeRun | None = None) -> None:
+        """Read the environment, or raise `ConfigError`; the run hears of each new client."""
         cluster = shared_cluster()
         if cluster is None:
             raise ConfigError(
                 f"[compute.{settings.name}] has kind 'shared', and HPCQC_DASK_ADDRESS is not set; "
                 "set it, or use kind 'local'"
             )
-        self._cluster, self._on_connect = cluster, on_connect
+        self._cluster, self._run = cluster, run or ComputeRun()
         self._client: Client | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -146,8 +144,8 @@ class SharedDask:
                         f"no Dask scheduler answers at {address}; run `hpcqc agent status`"
                     ) from error
                 time.sleep(_PAUSE_S)
-        if self._on_connect is not None:
-            self._on_connect(client)
+        if self._run.on_connect is not None:
+            self._run.on_connect(client)
         return client
 
 

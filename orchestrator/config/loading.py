@@ -34,7 +34,7 @@ BUILT_IN = "built-in laptop"
 # In the place of a site file: the built-in laptop, whatever there is in the working folder.
 LAPTOP = Path("built-in")
 FILE_NAME = "hpcqc.toml"
-_OWN_COMPUTES = ("local", "shared")
+_OWN_COMPUTES = ("local", "shared", "slurm")
 
 
 def load_site(

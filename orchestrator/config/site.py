@@ -96,8 +96,8 @@ class ComputeTable(ConfigTable):
 
     kind: str = Field(
         default="local",
-        description="`local`: Dask on this machine; `shared`: the running Dask cluster that "
-        "`HPCQC_DASK_ADDRESS` names; or a kind that an installed package registers",
+        description="`local`: Dask on this machine; `slurm`: jobs of Slurm; `shared`: the running Dask "
+        "cluster that `HPCQC_DASK_ADDRESS` names; or a kind that an installed package registers",
     )
     workers: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="worker processes of one thread each; one per core if not given"

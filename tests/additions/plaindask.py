@@ -12,10 +12,10 @@ from orchestrator.compute.remote_call import run_timed
 class PlainDask:
     """Dask as it comes. options: ``most_hours``, the longest walltime."""
 
-    def __init__(self, settings, on_connect=None):
+    def __init__(self, settings, run=None):
         if set(settings.options) - {"most_hours"}:
             raise ValueError(f"options {sorted(settings.options)}; there is: most_hours")
-        self._settings, self._on_connect = settings, on_connect
+        self._settings, self._run = settings, run
         self._open, self._closed = None, False
 
     @staticmethod
@@ -54,6 +54,6 @@ class PlainDask:
                 n_workers=self._settings.workers, threads_per_worker=1, dashboard_address=None
             )
             self._open = Client(cluster, set_as_default=False), cluster
-            if self._on_connect is not None:
-                self._on_connect(self._open[0])
+            if self._run is not None and self._run.on_connect is not None:
+                self._run.on_connect(self._open[0])
         return self._open[0]

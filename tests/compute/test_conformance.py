@@ -90,7 +90,7 @@ def test_a_site_file_names_it(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("compute", "words"),
     [
-        ('kind = "slurm"', ["'slurm'", "local, shared, odd, plain-dask"]),
+        ('kind = "lsf"', ["'lsf'", "local, shared, slurm, odd, plain-dask"]),
         ('kind = "odd"', ["'odd'", "ComputeKind"]),
         ('kind = "plain-dask"\noptions = { hours = 2 }', ["most_hours"]),
         ("options = { queue = 'x' }", ["[compute.big] options", "'local'", "queue"]),

@@ -1,0 +1,117 @@
+"""The child process with a flow's Dask scheduler: started, connected to and ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from orchestrator.compute.api import ComputeError
+from orchestrator.compute.connection import Connection
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+__all__ = ["PINNED", "ClusterProcess", "connect", "import_path"]
+
+_START_S = 120
+_STOP_S = 5
+# One thread per worker: several processes with OpenMP teams each fight over the same cores.
+PINNED = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+@dataclass(eq=False)
+class ClusterProcess:
+    """A process of ``orchestrator.compute.cluster``; nothing starts before `start`.
+
+    spec: its JSON argument.
+    """
+
+    spec: Mapping[str, Any]
+    _process: subprocess.Popen[str] | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start the process and return at once; a second call does nothing."""
+        if self._process is None:
+            # -P and our own path order: a user's folder must not shadow the packages we need.
+            command = [sys.executable, "-P", "-m", "orchestrator.compute.cluster"]
+            self._process = subprocess.Popen(
+                [*command, json.dumps(dict(self.spec))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                env=_environment(),
+                start_new_session=True,  # Ctrl-C reaches only the flow, which ends us in order
+            )
+
+    def connection(self) -> Connection:
+        """Block until the scheduler is up, once. Raises `ComputeError`."""
+        self.start()
+        assert self._process is not None
+        assert self._process.stdout is not None
+        line = _first_line(self._process.stdout)
+        if not line:
+            raise ComputeError(
+                f"the Dask scheduler did not start within {_START_S} s; run `hpcqc doctor`"
+            )
+        return Connection(**json.loads(line))
+
+    def close(self) -> None:
+        """End the process; closing twice does nothing."""
+        process, self._process = self._process, None
+        if process is not None:
+            _end(process)
+
+
+def connect(connection: Connection) -> Client:
+    """Return a client of a scheduler."""
+    from distributed import Client
+
+    from orchestrator.compute.nodes import DaskCredentials
+
+    pair = DaskCredentials(certificate=connection.certificate, key=connection.key)
+    return Client(connection.address, security=pair.security(), set_as_default=False, timeout=30)
+
+
+def import_path() -> str:
+    """Return a ``PYTHONPATH`` with which another process can import what this one can."""
+    return os.pathsep.join(path for path in sys.path if path)
+
+
+def _environment() -> dict[str, str]:
+    from orchestrator.config.environment import process_environment
+
+    return {**process_environment(), **dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()}
+
+
+def _first_line(stream: IO[str]) -> str:
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
+    reader.start()
+    reader.join(_START_S)
+    return lines[0] if lines else ""
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait(_STOP_S)
+    if process.stdout is not None:
+        process.stdout.close()

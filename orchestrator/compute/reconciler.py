@@ -1,0 +1,300 @@
+"""The thread that keeps a run's worker jobs as they are wanted."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.compute.api import ComputeError
+from orchestrator.compute.reconciliation import (
+    Action,
+    Cancel,
+    Fleet,
+    GiveUp,
+    Hold,
+    Observation,
+    Release,
+    Retire,
+    Submit,
+    Want,
+    WorkerJob,
+    reconcile,
+    waiting_notice,
+)
+from orchestrator.compute.worker_jobs import Allocation, JobFolder
+from orchestrator.identity import WorkerName
+from orchestrator.slurm.errors import JobScriptError, SlurmRefused, SlurmUnavailable
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from orchestrator.identity import SlurmTag
+    from orchestrator.slurm.client import Slurm
+    from orchestrator.slurm.states import SlurmJob
+
+__all__ = ["Reconciler"]
+
+_SOONEST_S = 0.3
+_LATEST_S = 10.0
+# The longer nothing changes, the less often Slurm is asked.
+_PATIENCE = 0.25
+_CLOSE_S = 5.0
+# What the jobs are for that this module answers for, as their tags say.
+_OURS = ("worker", "stage")
+
+
+@dataclass(eq=False)
+class Reconciler:
+    """Compares what is wanted with what Slurm and Dask have, in a thread, and repairs it.
+
+    on_failure: called with a pool whose functions can never run, and the error for them.
+    on_notice: called with a sentence for the user, empty when there is nothing to say.
+    """
+
+    slurm: Slurm
+    folder: JobFolder
+    on_failure: Callable[[str, ComputeError], None]
+    on_notice: Callable[[str], None]
+    _wanted: dict[str, Want] = field(default_factory=dict)
+    _allocations: dict[str, Allocation] = field(default_factory=dict)
+    _fleet: Fleet = field(default_factory=Fleet)
+    _client: Client | None = None
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _changed_s: float = 0.0
+    _due: bool = True
+    _closing: bool = False
+    _notice: str = ""
+    _thread: threading.Thread | None = None
+    queries: int = 0  # of Slurm's queue, for benchmarks
+
+    def start(self) -> None:
+        """Start the thread; a second call does nothing."""
+        with self._changed:
+            if self._thread is None and not self._closing:
+                self._thread = threading.Thread(
+                    target=self._serve, name="hpcqc-slurm-workers", daemon=True
+                )
+                self._thread.start()
+
+    def attach(self, client: Client) -> None:
+        """Take the client of the scheduler that the workers join."""
+        # Workers that come and go are a reason to look at once.
+        client.subscribe_topic("all", self._on_dask_event)
+        with self._changed:
+            self._client = client
+        self.wake()
+
+    def want(self, allocation: Allocation, jobs: int, *, held: bool = False) -> None:
+        """Say how many jobs of an allocation there should be; returns at once."""
+        with self._changed:
+            self._allocations[allocation.pool] = allocation
+            self._wanted[allocation.pool] = Want(jobs=jobs, held=held)
+        self.wake()
+
+    def drop(self, pool: str) -> None:
+        """Cancel a pool's jobs at once, whatever they do; returns at once."""
+        with self._changed:
+            self._wanted.pop(pool, None)
+            self._allocations.pop(pool, None)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now."""
+        with self._changed:
+            self._due = True
+            self._changed_s = time.monotonic()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Cancel every worker job of the run, and end the thread; closing twice does nothing."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        thread.join(_CLOSE_S)
+        self._cancel_all()
+        if thread.is_alive():  # a submission hangs, and its job may come yet
+            thread.join(self.slurm.timeout_s)
+            self._cancel_all()
+
+    def jobs(self) -> tuple[WorkerJob, ...]:
+        """Return the worker jobs that the run has now."""
+        return self._fleet.jobs
+
+    def _serve(self) -> None:
+        self._adopt()
+        while self._wait():
+            try:
+                self._step()
+            except SlurmUnavailable as error:
+                self._say(f"Slurm does not answer ({error}); hpcqc keeps asking")
+            except Exception as error:  # noqa: BLE001  # functions would wait for ever
+                for pool in tuple(self._wanted):
+                    self._fail(pool, ComputeError(f"control of the worker jobs failed: {error!r}"))
+
+    def _wait(self) -> bool:
+        """Wait until it is time to look; False when closing."""
+        with self._changed:
+            if not self._due:
+                quiet_s = (time.monotonic() - self._changed_s) * _PATIENCE
+                self._changed.wait(min(_LATEST_S, max(_SOONEST_S, quiet_s)))
+            self._due = False
+            return not self._closing
+
+    def _step(self) -> None:
+        seen = self._observe()
+        with self._changed:
+            wanted = dict(self._wanted)
+        before = self._fleet
+        self._fleet, actions = reconcile(before, wanted, seen)
+        self._execute(actions)
+        if actions or [job.id for job in before.jobs] != [job.id for job in self._fleet.jobs]:
+            self._changed_s = time.monotonic()
+        if seen.slurm is not None:
+            self._say(waiting_notice(self._fleet, seen))
+
+    def _observe(self) -> Observation:
+        workers, busy = self._occupation()
+        listed: Mapping[int, SlurmJob] | None = {}
+        if self._fleet.jobs:
+            self.queries += 1
+            try:
+                listed = self.slurm.jobs([job.id for job in self._fleet.jobs])
+            except SlurmUnavailable as error:
+                self._say(f"Slurm does not answer ({error}); hpcqc keeps asking")
+                listed = None
+        return Observation(now_s=time.monotonic(), slurm=listed, workers=workers, busy=busy)
+
+    def _occupation(self) -> tuple[dict[int, int], frozenset[int]]:
+        """Return the number of workers of each job in Dask, and the jobs that execute something."""
+        from orchestrator.compute.nodes import occupation
+
+        client = self._client
+        if client is None:
+            return {}, frozenset()
+        found: Mapping[str, bool] = client.run_on_scheduler(occupation)
+        workers: dict[int, int] = {}
+        busy: set[int] = set()
+        for name, works in found.items():
+            job = WorkerName.parse(name).job
+            workers[job] = workers.get(job, 0) + 1
+            busy |= {job} if works else set()
+        return workers, frozenset(busy)
+
+    def _execute(self, actions: Sequence[Action]) -> None:
+        cancelled = [action.job for action in actions if isinstance(action, Cancel)]
+        if cancelled:
+            self.slurm.cancel(cancelled)
+        held = [action.job for action in actions if isinstance(action, Hold)]
+        if held:
+            self.slurm.hold(held)
+        released = [action.job for action in actions if isinstance(action, Release)]
+        if released:
+            self.slurm.release(released)
+        for action in actions:
+            match action:
+                case Retire():
+                    self._retire(action.job)
+                case GiveUp():
+                    self._give_up(action)
+                case Submit():
+                    self._submit(action)
+
+    def _submit(self, action: Submit) -> None:
+        with self._changed:
+            wanted = self._allocations.get(action.pool)
+        if wanted is None or self._closing:
+            return
+        number = self.folder.next_number(wanted.purpose)
+        self.folder.remember(wanted, number)
+        try:
+            job = self.slurm.submit(self.folder.script(wanted, number, held=action.held))
+        except (SlurmRefused, JobScriptError) as error:
+            self._fail(action.pool, ComputeError(f"Slurm refused a worker job: {error}"))
+            return
+        self._add(
+            WorkerJob(
+                id=job, number=number, pool=action.pool, at_s=time.monotonic(), held=action.held
+            )
+        )
+
+    def _add(self, job: WorkerJob) -> None:
+        self._fleet = replace(self._fleet, jobs=(*self._fleet.jobs, job))
+
+    def _retire(self, job: int) -> None:
+        from orchestrator.compute.nodes import retire
+
+        if self._client is not None:
+            self._client.run_on_scheduler(retire, job=job)
+
+    def _give_up(self, action: GiveUp) -> None:
+        purpose = "worker" if action.pool == "shared" else "stage"
+        tail = self.folder.tail(purpose, action.job.number)
+        said = f"; the end of its output:\n{tail}" if tail else ""
+        what = (
+            "its workers joined, and ended soon after"
+            if action.job.joined_s is not None
+            else "its workers never joined the run"
+        )
+        self._fail(
+            action.pool,
+            ComputeError(
+                f"worker jobs fail again and again: job {action.job.id} is {action.reason}, and "
+                f"{what}{said}"
+            ),
+        )
+
+    def _fail(self, pool: str, error: ComputeError) -> None:
+        with self._changed:
+            self._wanted.pop(pool, None)
+        self.on_failure(pool, error)
+
+    def _adopt(self) -> None:
+        """Take over what an earlier attempt of the run left in the queue; cancel the rest."""
+        with suppress(SlurmUnavailable):
+            useless = []
+            for job, tag in self._queued():
+                wanted = self._allocations.get("shared")
+                if tag.purpose == "worker" and wanted and self.folder.is_of(wanted, tag.number):
+                    self._add(
+                        WorkerJob(
+                            id=job.id, number=tag.number, pool="shared", at_s=0.0, held=job.held
+                        )
+                    )
+                else:
+                    useless.append(job.id)
+            if useless:
+                self.slurm.cancel(useless)
+
+    def _cancel_all(self) -> None:
+        with suppress(SlurmUnavailable):
+            left = [job.id for job in self._fleet.jobs]
+            left += [job.id for job, _ in self._queued()]
+            if left:
+                self.slurm.cancel(sorted(set(left)))
+
+    def _queued(self) -> Iterator[tuple[SlurmJob, SlurmTag]]:
+        """Yield the worker jobs of the run that Slurm has and that are not over."""
+        for job in self.slurm.jobs().values():
+            tag = job.tag
+            if tag is None or job.state.is_over:
+                continue
+            if tag.run == self.folder.run and tag.purpose in _OURS:
+                yield job, tag
+
+    def _say(self, notice: str) -> None:
+        if notice != self._notice:
+            self._notice = notice
+            self.on_notice(notice)
+
+    def _on_dask_event(self, event: tuple[Any, Any]) -> None:
+        message = event[1]
+        action = message.get("action") if isinstance(message, Mapping) else None
+        if action in ("add-worker", "remove-worker"):
+            self.wake()

@@ -1,0 +1,238 @@
+"""Dask workers as jobs of Slurm: shared ones, and allocations of a stage's own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from orchestrator.compute.api import ComputeError, ComputeRun, Demand
+from orchestrator.compute.cluster_process import ClusterProcess, connect
+from orchestrator.compute.connection import CONNECTION_FILE, Connection
+from orchestrator.compute.fanout import ClusterLost, Spread, fan_out_on, worker_died
+from orchestrator.compute.reconciler import Reconciler
+from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_timed
+from orchestrator.compute.worker_jobs import SHARED, JobFolder, allocation, fits_worker, lacking
+from orchestrator.config.environment import state_dir
+from orchestrator.config.site import ComputeSettings
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.errors import SlurmUnavailable
+from orchestrator.slurm.inventory import Partition
+from orchestrator.slurm.options import worker_options
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["SlurmDask"]
+
+T = TypeVar("T")
+_PATIENCE_S = 10.0
+
+
+class SlurmDask:
+    """A `Compute` whose workers are jobs of Slurm; nothing starts before `start` or `run`.
+
+    `want` says how many jobs the stages share, `separate_stages` that each gets its own. If nobody
+    says, stages share ``nodes_max`` jobs.
+    """
+
+    def __init__(self, settings: ComputeSettings, run: ComputeRun | None = None) -> None:
+        """Read the options, or raise `ConfigError`."""
+        self._settings, self._run = settings, run or ComputeRun()
+        self._options = worker_options(settings)
+        folder = self._run.folder or state_dir() / "slurm" / self._run.id
+        self._folder = JobFolder(run=self._run.id, path=folder, options=self._options)
+        self._process = ClusterProcess({"workers": 0, "memory_per_worker": None, **self._host()})
+        self._reconciler = Reconciler(
+            slurm=Slurm(),
+            folder=self._folder,
+            on_failure=self._on_failure,
+            on_notice=self._run.on_notice or _ignore,
+        )
+        self._lock = threading.Lock()
+        self._connected = threading.Event()
+        self._started = self._closed = self._separate = False
+        self._client: Client | None = None
+        self._failed_start: ComputeError | None = None
+        self._wanted: tuple[int, bool] | None = None
+        self._faults: dict[str, ComputeError] = {}
+        self._pools: dict[str, set[Future[Any]]] = {}
+        self._allocations = 0
+
+    @staticmethod
+    def lacks(settings: ComputeSettings, demand: Demand) -> dict[str, str]:
+        """Return what neither a worker job nor an allocation of a stage's own can give."""
+        options = worker_options(settings)
+        if fits_worker(options, demand):
+            return {}
+        try:
+            return lacking(options, demand, _partitions())
+        except SlurmUnavailable as error:
+            raise ComputeError(f"cannot ask Slurm what it has: {error}") from error
+
+    def start(self) -> None:
+        """Begin to start scheduler and worker jobs; return at once."""
+        with self._lock:
+            if self._closed:
+                raise ComputeError("the workers were shut down")
+            if self._started:
+                return
+            self._started = True
+        self._folder.prepare()
+        (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
+        self._process.start()
+        threading.Thread(target=self._connect, name="hpcqc-slurm-connect", daemon=True).start()
+        jobs, held = self._wanted or (self._options.nodes_max, False)
+        self._reconciler.want(allocation(self._options), jobs, held=held)
+        self._reconciler.start()
+
+    def want(self, workers: int, *, held: bool = False) -> None:
+        """Say how many worker jobs the stages share; they grow or shrink to that meanwhile.
+
+        Args:
+            workers: The number of jobs. Those that are too many end when they have nothing to do.
+            held: Whether jobs that have not started wait until they are wanted without it.
+        """
+        self._wanted = workers, held
+        if self._started:
+            self._reconciler.want(allocation(self._options), workers, held=held)
+
+    def separate_stages(self, separate: bool = True) -> None:
+        """Give each stage an allocation of its own, which ends with it, or end that."""
+        self._separate = separate
+
+    def client(self) -> Client:
+        """Block until the scheduler is up and return a client, or raise `ComputeError`."""
+        self.start()
+        self._connected.wait()
+        if self._failed_start is not None:
+            raise self._failed_start
+        with self._lock:
+            if self._client is None:
+                raise ComputeError("the workers were shut down")
+            return self._client
+
+    def run(
+        self, remote: RemoteFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> RemoteResult:
+        """Run a function in a worker job; raise its exception, or `ComputeError`."""
+        from distributed import KilledWorker
+
+        client = self.client()
+        with self._pool(remote.context.demand) as pool:
+            placed = replace(remote, context=replace(remote.context, pool=pool))
+            future = client.submit(run_timed, placed, args, kwargs, pure=False, resources={pool: 1})
+            self._pools[pool].add(future)
+            try:
+                self._raise_fault(pool)
+                ran: RemoteResult = future.result()
+                return ran
+            except KilledWorker as error:
+                raise worker_died(error) from error
+            except CancelledError as error:
+                self._raise_fault(pool)
+                raise ComputeError("the workers were shut down while this function ran") from error
+            finally:
+                self._pools[pool].discard(future)
+
+    def fan_out(
+        self, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
+    ) -> list[T]:
+        """Apply a function to every item in the worker jobs; see `Compute.fan_out`."""
+        client = self.client()
+        with self._pool(spread.context.demand) as pool:
+            placed = replace(spread, context=replace(spread.context, pool=pool))
+            try:
+                return fan_out_on(client, function, items, placed)
+            except ClusterLost:
+                self._raise_fault(pool)
+                raise
+
+    def close(self) -> None:
+        """Cancel the worker jobs, end client and scheduler; closing twice does nothing."""
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+        self._reconciler.close()
+        self._connected.set()
+        if client is not None:
+            client.close(timeout=1)
+        self._process.close()
+        (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
+
+    def _host(self) -> dict[str, Any]:
+        return {"interface": self._options.interface}
+
+    def _connect(self) -> None:
+        try:
+            connection: Connection = self._process.connection()
+            client = connect(connection)
+        except (ComputeError, OSError) as error:
+            self._failed_start = ComputeError(str(error))
+            self._connected.set()
+            return
+        if self._run.on_connect is not None:
+            self._run.on_connect(client)
+        connection.write(self._folder.path)
+        with self._lock:
+            self._client = None if self._closed else client
+        if self._client is None:
+            client.close(timeout=1)
+        else:
+            self._reconciler.attach(client)
+        self._connected.set()
+
+    @contextmanager
+    def _pool(self, demand: Demand) -> Iterator[str]:
+        """Yield the pool of workers for a stage; one of its own ends with the block."""
+        if not self._separate and fits_worker(self._options, demand):
+            with self._lock:
+                self._pools.setdefault(SHARED, set())
+                revived = self._faults.pop(SHARED, None) is not None
+            if revived:
+                jobs, held = self._wanted or (self._options.nodes_max, False)
+                self._reconciler.want(allocation(self._options), jobs, held=held)
+            yield SHARED
+            return
+        with self._lock:
+            self._allocations += 1
+            pool = f"stage-{self._allocations}"
+            self._pools[pool] = set()
+        partitions = _partitions() if demand.gpus else {}
+        wanted = allocation(self._options, demand, pool=pool, partitions=partitions)
+        self._reconciler.want(wanted, 1)
+        try:
+            yield pool
+        finally:
+            self._reconciler.drop(pool)
+            with self._lock:
+                del self._pools[pool]
+                self._faults.pop(pool, None)
+
+    def _on_failure(self, pool: str, error: ComputeError) -> None:
+        """Fail what waits for workers of a pool."""
+        with self._lock:
+            self._faults[pool] = error
+            waiting = list(self._pools.get(pool, ()))
+            client = self._client
+        if client is not None:
+            client.cancel(waiting)
+
+    def _raise_fault(self, pool: str) -> None:
+        fault = self._faults.get(pool)
+        if fault is not None:
+            raise ComputeError(str(fault))
+
+
+@lru_cache(maxsize=1)
+def _partitions() -> Mapping[str, Partition]:
+    """Ask once in the life of this process what the cluster has."""
+    return Slurm(patience_s=_PATIENCE_S).partitions()
+
+
+def _ignore(notice: str) -> None:
+    del notice

@@ -1,0 +1,214 @@
+"""Worker jobs as Slurm gets them: their scripts, numbers and files in the folder of a run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from orchestrator.compute.api import Demand
+from orchestrator.compute.cluster_process import PINNED, import_path
+from orchestrator.compute.worker import WorkerSpec
+from orchestrator.config.private import close_to_others, write_private
+from orchestrator.identity import SlurmTag, slurm_job_name
+from orchestrator.slurm.explain import impossible
+from orchestrator.slurm.inventory import Partition
+from orchestrator.slurm.options import WorkerOptions
+from orchestrator.slurm.script import JobResources, JobScript
+
+__all__ = ["SHARED", "Allocation", "JobFolder", "allocation", "fits_worker", "lacking"]
+
+# The pool of the worker jobs that stages without an allocation of their own share.
+SHARED = "shared"
+_RECORD = re.compile(r"(?P<purpose>worker|stage)-(?P<number>[0-9]+)\.json")
+_TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What the worker jobs of a pool are. processes, memory_bytes: on each node, of each process."""
+
+    pool: str
+    resources: JobResources
+    processes: int
+    memory_bytes: int | None
+
+    @property
+    def purpose(self) -> str:
+        """What the job is for, as its tag says."""
+        return "worker" if self.pool == SHARED else "stage"
+
+
+def fits_worker(options: WorkerOptions, demand: Demand) -> bool:
+    """Whether a worker that others use, too, gives what a stage asks for."""
+    memory = options.memory_per_process
+    return (
+        demand.nodes == 1
+        and demand.cores <= options.cores // options.process_count
+        and demand.gpus <= options.gpus // options.process_count
+        and (demand.memory is None or (memory is not None and demand.memory <= memory))
+        and (
+            demand.walltime is None
+            or (options.walltime is not None and demand.walltime <= options.walltime)
+        )
+    )
+
+
+def allocation(
+    options: WorkerOptions,
+    demand: Demand | None = None,
+    *,
+    pool: str = SHARED,
+    partitions: Mapping[str, Partition] | None = None,
+) -> Allocation:
+    """Return the shared worker jobs' allocation, or what a stage that needs its own gets.
+
+    partitions: of the cluster, to find one with GPUs where the options name none.
+    """
+    asked = demand or Demand()
+    memory = options.memory
+    if asked.memory is not None:
+        memory = max(asked.memory, memory or 0)
+    cores, gpus = max(options.cores, asked.cores), max(options.gpus, asked.gpus)
+    resources = JobResources(
+        partition=_partition(options, gpus, partitions or {}),
+        account=options.account,
+        qos=options.qos,
+        reservation=options.reservation,
+        walltime=asked.walltime or options.walltime,
+        nodes=asked.nodes,
+        tasks_per_node=1,
+        cores=cores,
+        memory_bytes=memory,
+        gpus=gpus,
+        exclusive=options.exclusive,
+        constraint=options.constraint,
+    )
+    return Allocation(
+        pool=pool,
+        resources=resources,
+        processes=options.process_count,
+        memory_bytes=options.memory_per_process if demand is None else memory,
+    )
+
+
+def lacking(
+    options: WorkerOptions, demand: Demand, partitions: Mapping[str, Partition]
+) -> dict[str, str]:
+    """Return the fields of a demand that no job on the cluster can be given, with the reasons."""
+    lacks = {}
+    for name in ("nodes", "cores", "memory", "gpus", "walltime"):
+        alone = Demand(**{name: getattr(demand, name)})
+        if alone == Demand():
+            continue
+        asked = allocation(options, alone, partitions=partitions)
+        reasons = impossible(asked.resources, partitions)
+        if reasons:
+            lacks[name] = "; ".join(reasons)
+    return lacks
+
+
+def _partition(
+    options: WorkerOptions, gpus: int, partitions: Mapping[str, Partition]
+) -> str | None:
+    if not gpus:
+        return options.partition
+    if options.gpu_partition is not None:
+        return options.gpu_partition
+    able = [one for one in partitions.values() if one.gres.get("gpu", 0) >= gpus]
+    named = [one.name for one in able]
+    default = next((one.name for one in partitions.values() if one.is_default), None)
+    if not able or (options.partition or default) in named:
+        return options.partition
+    return named[0]
+
+
+@dataclass(eq=False)
+class JobFolder:
+    """The folder of a run's worker jobs: scripts, outputs, the connection file."""
+
+    run: str
+    path: Path
+    options: WorkerOptions
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def prepare(self) -> None:
+        """Make the folder; its owner alone can enter it."""
+        close_to_others(self.path)
+
+    def script(self, wanted: Allocation, number: int, *, held: bool = False) -> JobScript:
+        """Return the script of a worker job."""
+        tag = SlurmTag(self.run, wanted.purpose, number)
+        spec = WorkerSpec(
+            folder=self.path,
+            pool=wanted.pool,
+            processes=wanted.processes,
+            memory_bytes=wanted.memory_bytes,
+            interface=self.options.interface,
+            scratch=self.options.scratch,
+            linger_s=self.options.linger.total_seconds(),
+        )
+        python = self.options.python or sys.executable
+        command = [python, "-P", "-m", "orchestrator.compute.worker", *spec.arguments()]
+        return JobScript(
+            name=slurm_job_name(self.run, f"{wanted.purpose}-{number}"),
+            tag=str(tag),
+            resources=wanted.resources,
+            # exec: Slurm's signals reach the worker, and no shell waits beside it.
+            body=(f"exec {shlex.join(command)}",),
+            directory=self.path,
+            output=self.path / f"{wanted.purpose}-{number}.out",
+            held=held,
+            requeue=False,  # the run replaces its jobs itself, so that none runs beside its orphan
+            prologue=tuple(self.options.prologue),
+            modules=tuple(self.options.modules),
+            environment={**dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()},
+            extra=tuple(self.options.extra),
+        )
+
+    def next_number(self, purpose: str) -> int:
+        """Return a number that no job of the run had, and keep it from others."""
+        with self._lock:
+            numbers = (
+                int(found["number"])
+                for file in self.path.iterdir()
+                if (found := _RECORD.fullmatch(file.name)) and found["purpose"] == purpose
+            )
+            number = max(numbers, default=-1) + 1
+            write_private(self.path / f"{purpose}-{number}.json", "{}")
+            return number
+
+    def remember(self, wanted: Allocation, number: int) -> None:
+        """Store what a job is, for a later attempt of the run."""
+        record = {"pool": wanted.pool, "digest": self._digest(wanted)}
+        write_private(self.path / f"{wanted.purpose}-{number}.json", json.dumps(record))
+
+    def is_of(self, wanted: Allocation, number: int) -> bool:
+        """Whether a job of an earlier attempt is what one of this allocation would be."""
+        try:
+            text = (self.path / f"{wanted.purpose}-{number}.json").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        record = json.loads(text)
+        return bool(record == {"pool": wanted.pool, "digest": self._digest(wanted)})
+
+    def tail(self, purpose: str, number: int) -> str:
+        """Return the end of a job's output, empty if there is none."""
+        try:
+            with (self.path / f"{purpose}-{number}.out").open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def _digest(self, wanted: Allocation) -> str:
+        """Return a digest of what jobs of this allocation have in common."""
+        script = replace(self.script(wanted, 0), held=False)
+        return blake2b(script.text().encode(), digest_size=16).hexdigest()

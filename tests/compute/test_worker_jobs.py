@@ -1,0 +1,177 @@
+"""Worker jobs: their options, what they ask Slurm for, and which stages share them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.compute.api import Demand
+from orchestrator.compute.worker import WorkerSpec
+from orchestrator.compute.worker_jobs import JobFolder, allocation, fits_worker, lacking
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import ComputeSettings
+from orchestrator.slurm import Partition
+from orchestrator.slurm.options import WorkerOptions, duration, worker_options
+
+PARTITIONS = {
+    "batch": Partition(
+        name="batch",
+        is_default=True,
+        node_count=4,
+        cores_per_node=8,
+        memory_per_node_bytes=16 << 30,
+        max_walltime=timedelta(hours=2),
+    ),
+    "gpu": Partition(name="gpu", node_count=1, cores_per_node=8, gres={"gpu": 2}),
+}
+
+
+def options(**given) -> WorkerOptions:
+    return worker_options(ComputeSettings(name="big", kind="slurm", options=given))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90 min", 5400), ("1 h 30 min", 5400), ("1-12:00", 129600), ("0:10:00", 600), ("2d", 172800)],
+)
+def test_times_are_read(text, seconds) -> None:
+    assert duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10", "0 min", "1 h later", "-5 min"])
+def test_what_is_no_time_is_refused(text) -> None:
+    with pytest.raises(ValueError, match="such as"):
+        duration(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"partion": "x"}, ["'partion'", "did you mean 'partition'"]),
+        ({"cores": 0}, ["cores = 0"]),
+        ({"cores": "4"}, ["cores = '4'"]),
+        ({"walltime": 60}, ["walltime = 60", "90 min"]),
+        ({"memory": "much"}, ["memory = 'much'", "8 GiB"]),
+        ({"nodes_min": 3, "nodes_max": 2}, ["nodes_min = 3", "nodes_max = 2"]),
+        ({"cores": 2, "processes": 4}, ["processes = 4", "cores = 2"]),
+        ({"prologue": ["a\nb"]}, ["prologue"]),
+    ],
+)
+def test_wrong_options_are_named(given, words) -> None:
+    with pytest.raises(ConfigError) as caught:
+        options(**given)
+    assert all(word in str(caught.value) for word in ["[compute.big]", *words]), str(caught.value)
+
+
+def test_options_of_local_workers_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nodes_max"):
+        worker_options(ComputeSettings(name="big", kind="slurm", workers=2))
+
+
+def test_processes_share_a_job_evenly() -> None:
+    shared = allocation(options(cores=4, memory="8 GiB"))
+    assert (shared.processes, shared.memory_bytes) == (4, 2 << 30)
+    assert (shared.resources.cores, shared.resources.memory_bytes) == (4, 8 << 30)
+
+
+@pytest.mark.parametrize(
+    ("given", "demand", "fits"),
+    [
+        ({}, Demand(), True),
+        ({"cores": 4}, Demand(cores=2), False),
+        ({"cores": 4, "processes": 2}, Demand(cores=2), True),
+        ({"cores": 4, "memory": "8 GiB"}, Demand(memory=2 << 30), True),
+        ({"cores": 4, "memory": "8 GiB"}, Demand(memory=3 << 30), False),
+        ({}, Demand(memory=1), False),
+        ({"walltime": "1 h"}, Demand(walltime=timedelta(hours=1)), True),
+        ({"walltime": "1 h"}, Demand(walltime=timedelta(hours=2)), False),
+        ({}, Demand(nodes=2), False),
+        ({}, Demand(gpus=1), False),
+        ({"gpus": 1}, Demand(gpus=1), True),
+    ],
+)
+def test_a_stage_shares_workers_that_give_it_enough(given, demand, fits) -> None:
+    assert fits_worker(options(**given), demand) is fits
+
+
+def test_a_stage_of_its_own_gets_what_it_asks_for() -> None:
+    demand = Demand(cores=6, memory=12 << 30, nodes=2, walltime=timedelta(hours=2))
+    own = allocation(options(partition="batch", cores=2, memory="4 GiB"), demand, pool="stage-1")
+    asked = own.resources
+    assert (asked.nodes, asked.cores, asked.memory_bytes) == (2, 6, 12 << 30)
+    assert (asked.partition, asked.walltime) == ("batch", timedelta(hours=2))
+    assert (own.purpose, own.memory_bytes) == ("stage", 12 << 30)
+
+
+@pytest.mark.parametrize(
+    ("given", "partition"),
+    [({}, "gpu"), ({"partition": "batch"}, "gpu"), ({"gpu_partition": "other"}, "other")],
+)
+def test_a_stage_that_asks_for_gpus_lands_where_they_are(given, partition) -> None:
+    own = allocation(options(**given), Demand(gpus=2), pool="s", partitions=PARTITIONS)
+    assert own.resources.partition == partition
+
+
+@pytest.mark.parametrize(
+    "amounts",
+    [
+        {"nodes": 5},
+        {"cores": 9},
+        {"memory": 17 << 30},
+        {"gpus": 3},
+        {"walltime": timedelta(hours=3)},
+        {"nodes": 5, "gpus": 3},
+    ],
+)
+def test_what_no_partition_has_is_lacking_by_name(amounts) -> None:
+    found = lacking(options(), Demand(**amounts), PARTITIONS)
+    assert found.keys() == amounts.keys()
+    assert all(found.values())
+
+
+def test_what_a_partition_has_is_not_lacking() -> None:
+    assert not lacking(options(), Demand(nodes=4, cores=8, memory=16 << 30), PARTITIONS)
+    assert not lacking(options(), Demand(gpus=2), PARTITIONS)
+
+
+def test_numbers_of_jobs_are_never_used_twice(tmp_path) -> None:
+    folder = JobFolder(run="r", path=tmp_path / "slurm" / "r", options=options())
+    folder.prepare()
+    assert [folder.next_number("worker") for _ in range(3)] == [0, 1, 2]
+    later = JobFolder(run="r", path=folder.path, options=options())
+    assert (later.next_number("worker"), later.next_number("stage")) == (3, 0)
+
+
+def test_a_job_of_an_earlier_attempt_is_known_by_what_it_is(tmp_path) -> None:
+    folder = JobFolder(run="r", path=tmp_path / "r", options=options(cores=2))
+    folder.prepare()
+    shared = allocation(folder.options)
+    folder.remember(shared, folder.next_number("worker"))
+    assert folder.is_of(shared, 0)
+    assert not folder.is_of(allocation(options(cores=3)), 0)
+    assert not folder.is_of(shared, 1)
+
+
+def test_a_script_runs_a_worker_without_secrets(tmp_path) -> None:
+    place = tmp_path / "a b'c"
+    folder = JobFolder(run="nächte:1", path=place, options=options(scratch="/tmp/x y"))
+    script = folder.script(allocation(folder.options), 3, held=True)
+    text = script.text()
+    assert "orchestrator.compute.worker" in text
+    assert "#SBATCH --hold" in text
+    assert "#SBATCH --no-requeue" in text
+    assert script.tag == "hpcqc:v1:nächte%3A1:worker:3"
+
+
+def test_a_spec_survives_its_way_through_a_command_line() -> None:
+    spec = WorkerSpec(
+        folder=Path("/a b/'c'"),
+        pool="shared",
+        processes=3,
+        memory_bytes=7,
+        scratch="/x",
+        linger_s=1,
+    )
+    assert WorkerSpec.parse(*spec.arguments()) == spec
