@@ -44,7 +44,7 @@ _AWAY = re.compile(
     r"resource temporarily unavailable|unexpected message received|transport endpoint|"
     r"protocol authentication error|broken pipe|problem talking to the database|"
     r"connection reset|munged|slurm_persist_conn|database is (down|busy)|"
-    r"configuration source|unable to (contact|connect)",
+    r"configuration (source|file)|unable to (contact|connect)",
     re.IGNORECASE,
 )
 # After these the controller may have stored the job all the same.
@@ -54,7 +54,7 @@ _DOUBTFUL = re.compile(
 )
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 _CHANGED_MEANWHILE = re.compile(
-    r"invalid job id|already completing|already completed|no longer pending|is finished|"
+    r"invalid job id|already completing|already completed|already finished|no longer pending|is finished|"
     r"already held|not (been )?held",
     re.IGNORECASE,
 )

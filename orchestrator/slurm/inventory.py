@@ -115,8 +115,8 @@ def properties_of(line: str) -> dict[str, str]:
     {'ReservationName': 'm1', 'Users': 'root,ada', 'Comment': 'for the lab', 'State': 'ACTIVE'}
     """
     found: dict[str, str] = {}
-    keys = list(_KEY.finditer(line))
-    ends = [key.start() for key in keys[1:]] + [len(line)]
+    keys = [*_KEY.finditer(line)]
+    ends = [*(key.start() for key in keys), len(line)][1:]
     for key, end in zip(keys, ends, strict=True):
         found.setdefault(key[1], line[key.end() : end].strip())
     return found
@@ -166,13 +166,13 @@ def parse_partitions(shown: str, nodes: str, *, separator: str) -> dict[str, Par
         The partitions by name, in Slurm's order.
     """
     kinds: dict[str, list[Mapping[str, str]]] = {}
-    for line in nodes.splitlines():
+    for line in nodes.split("\n"):
         fields = line.split(separator)[: len(NODE_FIELDS)]
         if len(fields) == len(NODE_FIELDS):
             kind = dict(zip(NODE_FIELDS, fields, strict=True))
             kinds.setdefault(kind["PartitionName"], []).append(kind)
     found = {}
-    for line in shown.splitlines():
+    for line in shown.split("\n"):
         known = properties_of(line)
         if name := known.get("PartitionName"):
             found[name] = _partition(name, known, kinds.get(name, []))
@@ -182,7 +182,7 @@ def parse_partitions(shown: str, nodes: str, *, separator: str) -> dict[str, Par
 def parse_reservations(shown: str) -> list[Reservation]:
     """Read ``scontrol show reservation -o`` with times in seconds since 1970."""
     found = []
-    for line in shown.splitlines():
+    for line in shown.split("\n"):
         known = properties_of(line)
         starts, ends = known.get("StartTime", ""), known.get("EndTime", "")
         if "ReservationName" not in known or not (starts.isdecimal() and ends.isdecimal()):
@@ -208,7 +208,7 @@ def parse_reservations(shown: str) -> list[Reservation]:
 def parse_licences(shown: str) -> dict[str, Licence]:
     """Read ``scontrol show licenses -o``."""
     found = {}
-    for line in shown.splitlines():
+    for line in shown.split("\n"):
         known = properties_of(line)
         if name := known.get("LicenseName"):
             found[name] = Licence(

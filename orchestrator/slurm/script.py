@@ -187,7 +187,12 @@ class JobScript:
             lines += (_load(module) for module in self.modules)
         lines += (f"export {name}={_exported(name, value)}" for name, value in self._variables())
         lines += (_shell(line) for line in (*self.prologue, *self.body))
-        return "\n".join(lines) + "\n"
+        text = "\n".join(lines) + "\n"
+        if "\r\n" in text:
+            raise JobScriptError(
+                "sbatch refuses scripts with DOS line ends: remove the CR characters"
+            )
+        return text
 
     def _options(self) -> Iterator[tuple[str, str | None]]:
         yield "job-name", self.name
@@ -274,8 +279,8 @@ def _exported(name: str, value: str) -> str:
 
 
 def _shell(line: str) -> str:
-    if "\0" in line or "\r" in line:
-        raise JobScriptError(f"invalid line {line!r} of a script: it holds a NUL or CR character")
+    if "\0" in line:
+        raise JobScriptError(f"invalid line {line!r} of a script: it holds a NUL character")
     return _encodable(line, "a line of the script")
 
 

@@ -106,7 +106,9 @@ def test_accounting_has_each_attempt_with_what_it_used(accounted) -> None:
 
 
 def test_what_a_cluster_has_is_read() -> None:
-    found = parse_partitions(recorded("partitions.txt"), recorded("sinfo.txt"), separator=SEPARATOR)
+    separator = "\x1d0a"  # one that Python takes for the end of a line
+    nodes = recorded("sinfo.txt").replace(SEPARATOR, separator)
+    found = parse_partitions(recorded("partitions.txt"), nodes, separator=separator)
     assert list(found) == ["classical", "scavenge", "quantum"]
     assert found["classical"].is_default
     assert not found["quantum"].is_default
