@@ -13,7 +13,7 @@ from qiskit.primitives import StatevectorEstimator
 
 from flows._graphs import BUILT_IN, Graph, best_cut
 from flows.maxcut import angles as find_angles
-from flows.maxcut import cost, qaoa_circuit, search_for, tune
+from flows.maxcut import ising, search_for, tune
 
 H2_EXACT = -1.137306  # Hartree; STO-3G at 0.735 Å, in every textbook
 
@@ -95,7 +95,7 @@ def test_a_weighted_cut_leaves_negative_edges_inside() -> None:
 
 def test_the_observable_is_the_cut() -> None:
     graph = Graph(title="path", names=("a", "b", "c"), edges=((0, 1, 2.0), (1, 2, -1.5)))
-    diagonal = np.diag(cost(graph).to_matrix()).real
+    diagonal = np.diag(ising(graph).operator().to_matrix()).real
     for index, (c, b, a) in enumerate(product((0, 1), repeat=3)):
         assert diagonal[index] == pytest.approx(graph.cut((a, b, c)))
 
@@ -104,7 +104,7 @@ def test_one_layer_on_a_ring_has_its_known_optimum() -> None:
     """Farhi et al.: three quarters of a ring's edges, whatever its length."""
     graph = BUILT_IN["ring-10"]
     tuned = tune(StatevectorEstimator(), graph, 1, search_for(True, graph, None))
-    assert tuned.mean_cut == pytest.approx(7.5, abs=0.01)
+    assert tuned.gain == pytest.approx(7.5, abs=0.01)
     assert list(tuned.history) == sorted(tuned.history)
 
 
@@ -112,7 +112,7 @@ def test_the_quantum_stage_beats_guessing_and_reports_what_it_measured() -> None
     graph = BUILT_IN["petersen"]
     tuned = find_angles.fn.__wrapped__(IdealQpu(), graph, 2, None, 1)
     again = StatevectorEstimator().run(
-        [(qaoa_circuit(graph, 2), cost(graph), np.array(tuned.angles))]
+        [(ising(graph).circuit(2), ising(graph).operator(), np.array(tuned.angles))]
     )
-    assert float(again.result()[0].data.evs) == pytest.approx(tuned.mean_cut, abs=1e-9)
-    assert len(graph.edges) / 2 + 2 < tuned.mean_cut <= 12
+    assert float(again.result()[0].data.evs) == pytest.approx(tuned.gain, abs=1e-9)
+    assert len(graph.edges) / 2 + 2 < tuned.gain <= 12

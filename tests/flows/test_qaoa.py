@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows._graphs import BUILT_IN, Graph, best_cut
-from flows.maxcut import Search, cost, qaoa_circuit, ramp, search_for, tune
+from flows._qaoa import Search, ramp
+from flows.maxcut import ising, search_for, tune
 from tests.flows.statevector import Estimator, amplitudes
 
 WEIGHTED = Graph(
@@ -21,7 +22,7 @@ WEIGHTED = Graph(
 @given(sides=st.lists(st.integers(0, 1), min_size=4, max_size=4))
 def test_the_cost_of_a_basis_state_is_its_cut(sides: list[int]) -> None:
     place = sum(side << node for node, side in enumerate(sides))
-    diagonal = cost(WEIGHTED).to_matrix().diagonal().real
+    diagonal = ising(WEIGHTED).operator().to_matrix().diagonal().real
     assert diagonal[place] == pytest.approx(WEIGHTED.cut(sides))
 
 
@@ -30,15 +31,15 @@ def test_a_long_ring_is_cut_as_theory_says(layers: int, share: float) -> None:
     """Farhi et al. (arXiv:1411.4028): (2p + 1)/(2p + 2) on rings longer than 2p + 1."""
     ring = BUILT_IN["ring-10"]
     found = tune(Estimator(), ring, layers, Search())
-    assert found.mean_cut / 10 == pytest.approx(share, abs=3e-3)
-    assert found.mean_cut / 10 <= share + 1e-9
+    assert found.gain / 10 == pytest.approx(share, abs=3e-3)
+    assert found.gain / 10 <= share + 1e-9
 
 
 def test_one_layer_on_cubic_graphs_without_triangles_gives_its_known_ratio() -> None:
     """1/2 + 1/(3√3) of the edges, the same paper."""
     graph = BUILT_IN["petersen"]
     found = tune(Estimator(), graph, 1, Search())
-    assert found.mean_cut / len(graph.edges) == pytest.approx(0.5 + 1 / (3 * np.sqrt(3)), abs=1e-3)
+    assert found.gain / len(graph.edges) == pytest.approx(0.5 + 1 / (3 * np.sqrt(3)), abs=1e-3)
 
 
 @settings(max_examples=10, deadline=None)
@@ -50,7 +51,7 @@ def test_weights_may_have_any_scale(factor: float, layers: int) -> None:
         edges=tuple((u, v, w * factor) for u, v, w in WEIGHTED.edges),
     )
     angles = np.array([ramp(layers, 0.6, 1.0)])
-    states = [amplitudes(qaoa_circuit(graph, layers), angles) for graph in (WEIGHTED, scaled)]
+    states = [amplitudes(ising(graph).circuit(layers), angles) for graph in (WEIGHTED, scaled)]
     np.testing.assert_allclose(states[0], states[1], atol=1e-9)
 
 
@@ -61,7 +62,7 @@ def test_the_search_is_a_few_broadcast_pubs_and_never_falls() -> None:
     assert len(estimator.pubs) <= 2 + 2 * 3
     assert found.evaluations == sum(estimator.pubs)
     assert list(found.history) == sorted(found.history)
-    assert graph.cut([0] * 10) < found.mean_cut <= best_cut(graph).value
+    assert graph.cut([0] * 10) < found.gain <= best_cut(graph).value
 
 
 def test_sampling_scans_and_does_not_climb() -> None:
@@ -83,4 +84,4 @@ def test_the_search_fits_the_qpu_and_the_graph() -> None:
 def test_cuts_that_are_all_negative_are_survived() -> None:
     graph = Graph(title="against", names=("a", "b"), edges=((0, 1, -2.0),))
     found = tune(Estimator(), graph, 1, Search())
-    assert -2.0 <= found.mean_cut <= 0.0
+    assert -2.0 <= found.gain <= 0.0
