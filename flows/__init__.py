@@ -13,7 +13,8 @@ a report needs to know:
     ``{"title", "x_label", "y_label", "x": [...], "series": [...]}`` where a series is
     ``{"label": str, "y": [...], "style": "line" | "points", "y_error": [...] | absent}``;
     ``y`` and ``y_error`` are as long as ``x``; a None in ``y`` is a gap; ``y_error`` is one
-    standard error. ``x`` holds numbers, or strings for categories.
+    standard error. ``x`` holds numbers, or strings for categories. Or, where lines and points
+    do not show it, an SVG document as text.
 """
 
 from __future__ import annotations

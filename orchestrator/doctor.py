@@ -48,7 +48,7 @@ PACKAGES = (
     "pyscf",
     "ffsim",
 )
-_EXTRAS = {"chemistry": ("pyscf", "ffsim")}
+_EXTRAS = {"chemistry": ("pyscf", "ffsim"), "clustering": ("sklearn",)}
 _OURS = Path(__file__).resolve().parents[1]
 _MIN_MEMORY_GIB = 2.0
 _MIN_FREE_GIB = 0.5

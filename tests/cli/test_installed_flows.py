@@ -38,7 +38,9 @@ def place(tmp_path):
 
 def test_help_names_the_installed_flows(place) -> None:
     said = hpcqc(place, "run", "--help")
-    assert "flows.dissociation, flows.maxcut, rose," in " ".join(said.stdout.split())
+    assert "flows.clustering, flows.dissociation, flows.maxcut, rose," in " ".join(
+        said.stdout.split()
+    )
 
 
 @pytest.mark.slow

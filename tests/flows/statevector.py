@@ -1,4 +1,4 @@
-"""An estimator for circuits of H, RX, RY, RZZ and CX: all rows of a PUB at once, exact or noisy."""
+"""An estimator for circuits of H, RX, RY, RZ, RZZ and CX: all rows of a PUB at once, exact or noisy."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def amplitudes(circuit: QuantumCircuit, rows: np.ndarray) -> np.ndarray:
             state = np.cos(half) * state + sign * np.sin(half) * state[flipped]
         elif name == "rx":
             state = np.cos(half) * state - 1j * np.sin(half) * state[flipped]
+        elif name == "rz":
+            state = np.exp(1j * half * sign) * state
         elif name == "rzz":
             parity = 1 - 2 * (bit ^ ((index >> qubits[1]) & 1))[:, None]
             state = np.exp(-1j * half * parity) * state

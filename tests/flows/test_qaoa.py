@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows._graphs import BUILT_IN, Graph, best_cut
-from flows._qaoa import Search, ramp
+from flows._qaoa import Instance, Ising, Search, ramp, tune_all
 from flows.maxcut import ising, search_for, tune
 from tests.flows.statevector import Estimator, amplitudes
 
@@ -85,3 +85,49 @@ def test_cuts_that_are_all_negative_are_survived() -> None:
     graph = Graph(title="against", names=("a", "b"), edges=((0, 1, -2.0),))
     found = tune(Estimator(), graph, 1, Search())
     assert -2.0 <= found.gain <= 0.0
+
+
+FIELDS = Ising(
+    fields=(0.7, -0.2, 0.0, 1.1), couplings=((0, 1, 0.5), (1, 3, -1.5), (2, 3, 0.25)), constant=2.0
+)
+
+
+@given(bits=st.lists(st.integers(0, 1), min_size=4, max_size=4))
+def test_a_gain_with_fields_is_that_of_its_spins(bits: list[int]) -> None:
+    place = sum(bit << node for node, bit in enumerate(bits))
+    spins = [1 - 2 * bit for bit in bits]
+    value = 2.0 + sum(h * spins[n] for n, h in enumerate(FIELDS.fields))
+    value += sum(c * spins[u] * spins[v] for u, v, c in FIELDS.couplings)
+    diagonal = FIELDS.operator().to_matrix().diagonal().real
+    assert diagonal[place] == pytest.approx(value)
+
+
+def test_a_layer_turns_phases_by_the_gain() -> None:
+    """After one phase layer without a mixer, amplitudes differ by exp(−i γ gain / scale)."""
+    state = amplitudes(FIELDS.circuit(1), np.array([[0.0, 1.3]]))[:, 0]
+    gains = FIELDS.operator().to_matrix().diagonal().real
+    wanted = np.exp(-1.3j * gains / FIELDS.scale())
+    np.testing.assert_allclose(state / state[0], wanted / wanted[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", [0.0, 0.2])
+def test_several_circuits_are_tuned_as_each_by_itself(precision: float) -> None:
+    models = [FIELDS, ising(WEIGHTED), ising(BUILT_IN["ring-10"])]
+    instances = [
+        Instance(
+            circuit=model.circuit(layers),
+            gain=model.operator(),
+            layers=layers,
+            search=Search(precision=precision, grid=3 + layers, rounds=layers),
+        )
+        for layers, model in enumerate(models, 1)
+    ]
+    together = Estimator(seed=1)
+    found = tune_all(together, instances)
+    if not precision:  # noise comes in another order
+        assert found == [tune_all(Estimator(), [instance])[0] for instance in instances]
+    for tuned, instance in zip(found, instances, strict=True):
+        assert len(tuned.angles) == 2 * instance.layers
+        assert list(tuned.history) == sorted(tuned.history)
+    assert sum(tuned.evaluations for tuned in found) == sum(together.pubs)
+    assert tune_all(together, []) == []

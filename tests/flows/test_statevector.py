@@ -18,6 +18,7 @@ def test_it_agrees_with_qiskit() -> None:
     circuit.cx(1, 0)
     circuit.rzz(-0.7 * b, 0, 2)
     circuit.rx(b, 2)
+    circuit.rz(1.3 * a, 0)
     circuit.rx(0.4, 1)
     circuit.cx(2, 1)
     observable = SparsePauliOp(["XYZ", "ZIZ", "YIX", "III"], [0.3, 1.0, -0.8, 0.1])
