@@ -29,6 +29,7 @@ from orchestrator.config.site import (
     SiteTable,
     WindowSettings,
 )
+from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.provenance import outcome, schema
 
 __all__ = ["pages"]
@@ -42,11 +43,13 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "[qpu.NAME.schedule.rate]": Rate,
     "[qpu.NAME.schedule.lease]": LeaseBounds,
     "[[qpu.NAME.schedule.window]]": WindowSettings,
+    "[qpu.NAME.slurm]": SlurmAccess,
     "[broker]": BrokerSettings,
     "[broker.limits]": BrokerLimits,
 }
 _KINDS = {
     "array": "list",
+    "boolean": "`true` or `false`",
     "integer": "whole number",
     "number": "number",
     "object": "table",

@@ -28,6 +28,7 @@ from orchestrator.arguments import expect
 from orchestrator.config.bounds import ConfigTable, LeaseBounds, Rate
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef
+from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.names import LINE, PROJECT
 
 __all__ = [
@@ -236,6 +237,11 @@ class _Qpu(ConfigTable):
         default_factory=ScheduleSettings,
         description="who goes first, and when it is open",
         examples=["{ policy = 'fifo' }"],
+    )
+    slurm: SlurmAccess | None = Field(
+        default=None,
+        description="how Slurm grants the QPU; without it the broker alone shares it",
+        examples=["{ gres = 'qpu:1', partition = 'quantum' }"],
     )
     options: dict[str, Any] = Field(
         default_factory=dict,

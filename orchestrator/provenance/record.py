@@ -118,6 +118,7 @@ def site_document(site: Site) -> dict[str, Any]:
                 "uncertain": qpu.uncertain,
                 "longest_task_s": qpu.longest_task_s,
                 "schedule": json_value(qpu.schedule),
+                "slurm": json_value(qpu.slurm),
                 "options": json_value(_without_secrets(qpu.options)),
             }
             for name, qpu in site.qpus.items()

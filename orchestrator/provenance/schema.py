@@ -189,6 +189,8 @@ class RecordedQpu(RecordPart):
     longest_task_s: float | None = None
     schedule: dict[str, JsonValue] = Field(default_factory=dict)
     """as `[qpu.NAME.schedule]` of a site file"""
+    slurm: dict[str, JsonValue] | None = None
+    """as `[qpu.NAME.slurm]` of a site file"""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """of the backend; secrets show as where they are kept"""
 

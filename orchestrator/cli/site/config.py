@@ -83,6 +83,8 @@ def config_lines(site: Site) -> list[str]:
         if options:
             lines.append(f"options = {_value(options)}")
         lines += _schedule_lines(f"qpu.{_key(name)}.schedule", qpu["schedule"])
+        if qpu["slurm"] is not None:
+            lines += ["", f"[qpu.{_key(name)}.slurm]", *_given(qpu["slurm"])]
     stated = dict(document["broker"])
     limits = _limit_lines(site.broker.limits)
     del stated["limits"]

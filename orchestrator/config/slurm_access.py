@@ -1,0 +1,89 @@
+"""How Slurm grants a QPU, as a site file states it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from orchestrator.config.bounds import ConfigTable
+from orchestrator.config.durations import Walltime
+
+__all__ = ["SlurmAccess"]
+
+_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$"
+_COUNTED = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*(:[A-Za-z0-9_.+-]+)*$"
+_REMOTE = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*@[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
+_Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=100)]
+_Counted = Annotated[str, StringConstraints(pattern=_COUNTED, max_length=100)]
+_Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SlurmAccess(ConfigTable):
+    """`[qpu.NAME.slurm]`: the request by which Slurm grants the QPU."""
+
+    gres: _Counted | None = Field(
+        default=None,
+        description="generic resource of a node, `NAME:COUNT` or `NAME:TYPE:COUNT`",
+        examples=["'qpu:1'"],
+    )
+    license: _Counted | None = Field(
+        default=None, description="licence of the cluster, `NAME:COUNT`", examples=["'qpu_vlq:1'"]
+    )
+    partition: _Name | None = Field(
+        default=None,
+        description="partition of the jobs that hold the QPU; Slurm's default if not given",
+        examples=["'quantum'"],
+    )
+    reservation: _Name | None = Field(
+        default=None,
+        description="reservation of the jobs that hold the QPU",
+        examples=["'qpu-monday'"],
+    )
+    account: _Name | None = Field(
+        default=None,
+        description="account that pays for them; the user's default if not given",
+        examples=["'chem'"],
+    )
+    qos: _Name | None = Field(
+        default=None, description="quality of service of them", examples=["'interactive'"]
+    )
+    walltime: Walltime = Field(
+        default=timedelta(minutes=10),
+        description="longest time that one job holds the QPU, such as `10 min` or `1-12:00:00`",
+        examples=["'10 min'"],
+    )
+    qfw: bool = Field(
+        default=False,
+        description="whether the cluster has the plugin qfw-slurm, so that jobs state `--qpu` and "
+        "bounds of the circuits",
+    )
+    check_s: _Seconds = Field(
+        default=5.0, description="seconds between two queries whether the jobs still run"
+    )
+    patience_s: _Seconds = Field(
+        default=60.0,
+        description="seconds without an answer of Slurm after which nothing further starts; tasks "
+        "that run go on",
+    )
+    maintenance: bool = Field(
+        default=True,
+        description="whether Slurm's reservations with the flag MAINT, and those that take all of "
+        "the GRES or the licence, close the QPU",
+    )
+    publish: Annotated[str, StringConstraints(pattern=_REMOTE, max_length=200)] | None = Field(
+        default=None,
+        description="remote licence, `NAME@SERVER`, whose use the broker service reports to Slurm; "
+        "needs the right to change resources with sacctmgr",
+        examples=["'vlq_slots@hpcqc'"],
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if not (self.gres or self.license or self.partition or self.reservation):
+            raise ValueError(
+                "it names nothing by which Slurm grants the QPU; give gres, license, partition or "
+                "reservation"
+            )
+        return self
