@@ -17,6 +17,7 @@ from orchestrator.compute.kinds import open_compute, settings_in_force
 from orchestrator.compute.remote_call import Execution, execution
 from orchestrator.config.private import close_to_others
 from orchestrator.config.secrets import resolve_secrets
+from orchestrator.couplings.placement import StagePlacement, Uncoupled
 from orchestrator.identity import Occurrences, Scope, lock_file_name
 from orchestrator.runs import Run
 
@@ -56,6 +57,7 @@ class Resources:
     _limited: bool = False
     _computes: dict[str, Compute] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
+    _placement: StagePlacement | None = None
     _loops: dict[str, int] = field(default_factory=dict)
     _calls: dict[str | None, Occurrences] = field(default_factory=dict)
 
@@ -92,6 +94,13 @@ class Resources:
                 settings = settings_in_force(self.run.site, name)
                 self._computes[named] = open_compute(settings, self._compute_run())
             return self._computes[named]
+
+    def placement(self) -> StagePlacement:
+        """Return what the run's coupling does where stages begin and end."""
+        with self._lock:
+            if self._placement is None:
+                self._placement = Uncoupled()
+            return self._placement
 
     def begin_stage(self, stage: str) -> None:
         """Count this stage's quantum calls from 0: it is executed, perhaps once more."""

@@ -280,7 +280,9 @@ def _run_remotely(call: _Call, context: StageContext) -> Any:
     if needs.demand != Demand():
         check_demand(call.fn.__name__, needs.demand, settings_in_force(context.site, needs.where))
     remote = RemoteFunction(_dump_once(call.fn), context)
-    ran = resources().compute(needs.where).run(remote, call.args, call.kwargs)
+    compute = needs.where or context.site.default_compute
+    with resources().placement().classical(compute, needs.demand):
+        ran = resources().compute(needs.where).run(remote, call.args, call.kwargs)
     current_run().update(
         context.key, worker=ran.worker, ran_from=ran.started_at, ran_until=ran.ended_at
     )
@@ -291,7 +293,8 @@ def _run_with_qpu(call: _Call, context: StageContext) -> Any:
     from orchestrator.primitives import open_qpu  # Qiskit loads with the first quantum stage
 
     resources().begin_stage(context.key)
-    with within(context):
+    name = call.needs.where or current_run().default_qpu
+    with resources().placement().quantum(context.key, name), within(context):
         qpu = open_qpu(call.needs.where, context.key)
         return exhausted(call.fn(qpu, *call.args, **call.kwargs))
 
