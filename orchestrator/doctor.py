@@ -8,13 +8,13 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, requires, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
@@ -23,6 +23,9 @@ from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import QpuSettings, Site
 from orchestrator.names import EXTENSION_GROUPS, OUR_PACKAGES
 from orchestrator.wording import counted
+
+if TYPE_CHECKING:
+    from orchestrator.slurm import Partition, Slurm
 
 __all__ = [
     "PACKAGES",
@@ -83,7 +86,7 @@ def diagnose(site: Path | str | None = None) -> list[Check]:
         return [*checks, Check("site", "broken", str(error))]
     checks.append(Check("site", "ok", f"{found.name} ({found.source})"))
     checks += [_state_dir(found), _ledger(found), _prefect(), *_qpus(found), _schedules(found)]
-    return checks
+    return [*checks, *_slurm(found)]
 
 
 def shadowing(folder: Path) -> None:
@@ -326,6 +329,92 @@ def _schedules(site: Site) -> Check:
     except ConfigError as error:
         return Check("schedules", "broken", str(error))
     return Check("schedules", "ok", f"of {counted(len(site.qpus), 'QPU')}")
+
+
+def _slurm(site: Site) -> Iterator[Check]:
+    """Look at Slurm where the site uses it, or where its commands are."""
+    from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable
+    from orchestrator.slurm.versions import faults_of
+
+    users = [f"[compute.{one.name}]" for one in site.computes.values() if one.kind == "slurm"]
+    users += [f"[qpu.{one.name}.slurm]" for one in site.qpus.values() if one.slurm is not None]
+    absent: Literal["broken", "note"] = "broken" if users else "note"
+    if shutil.which("sbatch") is None:
+        if users:
+            yield Check("slurm", absent, f"no sbatch on the PATH, which {users[0]} needs")
+        return
+    slurm = Slurm(timeout_s=10, patience_s=0)
+    try:
+        release, partitions = slurm.version(), slurm.partitions()
+    except (SlurmUnavailable, SlurmRefused, ValueError) as error:
+        yield Check("slurm", absent, str(error))
+        return
+    names = [f"{one.name} (default)" if one.is_default else one.name for one in partitions.values()]
+    text = "{}.{:02d}.{}".format(*release)
+    yield Check("slurm", "ok", f"{text}, partitions: {', '.join(names) or 'none'}")
+    yield from (Check("slurm version", "note", f"{text}: {fault}") for fault in faults_of(release))
+    try:
+        slurm.accounting(ids=[1])
+        yield Check("slurm accounting", "ok", "sacct answers")
+    except (SlurmUnavailable, SlurmRefused, ValueError) as error:
+        yield Check("slurm accounting", "note", f"{error}; `hpcqc accounting` needs it")
+    yield from _slurm_requests(site, slurm, partitions)
+
+
+def _slurm_requests(
+    site: Site, slurm: Slurm, partitions: Mapping[str, Partition]
+) -> Iterator[Check]:
+    """See whether the cluster can ever meet what the site file asks of it."""
+    from orchestrator.slurm import JobResources, impossible
+    from orchestrator.slurm.options import worker_options
+
+    for compute in site.computes.values():
+        if compute.kind != "slurm":
+            continue
+        name = f"compute {compute.name}"
+        try:
+            options = worker_options(compute)
+        except ConfigError as error:
+            yield Check(name, "broken", str(error))
+            continue
+        resources = JobResources(
+            partition=options.partition,
+            walltime=options.walltime,
+            cores=options.cores,
+            memory_bytes=options.memory,
+            gpus=options.gpus,
+        )
+        reasons = impossible(resources, partitions)
+        state: Literal["broken", "ok"] = "broken" if reasons else "ok"
+        yield Check(name, state, "; ".join(reasons) or "a worker job fits its partition")
+    for qpu in site.qpus.values():
+        if qpu.slurm is None:
+            continue
+        asked = JobResources(
+            partition=qpu.slurm.partition, walltime=qpu.slurm.walltime, gres=qpu.slurm.gres
+        )
+        reasons = impossible(asked, partitions)
+        if qpu.slurm.license is not None:
+            reasons += _missing_licence(qpu.slurm.license, slurm)
+        yield Check(
+            f"QPU {qpu.name} in slurm",
+            "broken" if reasons else "ok",
+            "; ".join(reasons) or "the cluster has what its jobs ask for",
+        )
+
+
+def _missing_licence(asked: str, slurm: Slurm) -> list[str]:
+    from orchestrator.slurm import SlurmRefused, SlurmUnavailable
+
+    name, _, count = asked.partition(":")
+    try:
+        has = slurm.licenses()
+    except (SlurmUnavailable, SlurmRefused) as error:
+        return [str(error)]
+    total = has[name].total if name in has else 0
+    if total >= int(count if count.isdecimal() else 1):
+        return []
+    return [f"the cluster has {total or 'no'} licence {name!r}, {asked!r} asked for"]
 
 
 def _tried(name: str, look: Callable[[], str], fault: str = "") -> Check:

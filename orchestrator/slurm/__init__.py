@@ -9,6 +9,7 @@ from orchestrator.slurm.explain import WaitReason, explain_reason, explain_refus
 from orchestrator.slurm.inventory import Licence, Partition, Reservation
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.states import AccountedJob, SlurmJob, SlurmState
+from orchestrator.slurm.versions import loses_licences
 
 __all__ = [
     "AccountedJob",
@@ -29,5 +30,6 @@ __all__ = [
     "explain_refusal",
     "impossible",
     "job_environment",
+    "loses_licences",
     "this_job",
 ]
