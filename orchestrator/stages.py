@@ -80,7 +80,7 @@ def classical(
     cores: int = ...,
     memory: str | None = ...,
     gpus: int = ...,
-    nodes: int = ...,
+    nodes: int | tuple[int, int] = ...,
     walltime: timedelta | None = ...,
     compute: str | None = ...,
     **task_options: Any,
@@ -92,7 +92,7 @@ def classical(
     cores: int = 1,
     memory: str | None = None,
     gpus: int = 0,
-    nodes: int = 1,
+    nodes: int | tuple[int, int] = 1,
     walltime: timedelta | None = None,
     compute: str | None = None,
     **task_options: Any,
@@ -107,7 +107,7 @@ def classical(
         cores: Threads that it may use.
         memory: Memory that it needs, such as ``"8 GiB"``; None for what a worker has.
         gpus: GPUs that it needs on each node.
-        nodes: Machines that it needs.
+        nodes: Machines that it needs; ``(1, 3)`` for at least 1 and no use of more than 3.
         walltime: Longest that it may take; None for what the compute grants.
         compute: A compute of the site by name; None for its default.
         task_options: Whatever ``prefect.task`` takes.
@@ -118,11 +118,13 @@ def classical(
     Raises:
         ValueError: The function is async, or an amount is invalid.
     """
+    fewest, most = nodes if isinstance(nodes, tuple) else (nodes, nodes)
     demand = Demand(
         cores=cores,
         memory=None if memory is None else size_bytes(memory),
         gpus=gpus,
-        nodes=nodes,
+        nodes=fewest,
+        nodes_max=most,
         walltime=walltime,
     )
     needs = StageNeeds(kind="classical", where=compute, demand=demand)

@@ -31,8 +31,8 @@ class Demand:
     """What a classical stage asks of its compute.
 
     cores: threads that the function may use. memory: bytes, None for what a worker has.
-    gpus: on each node. nodes: machines. walltime: longest that the function may take; None for
-    what the compute grants.
+    gpus: on each node. nodes: the fewest machines; nodes_max: the most that it can use, as `nodes`
+    if 0. walltime: longest that the function may take; None for what the compute grants.
     """
 
     cores: int = 1
@@ -40,13 +40,21 @@ class Demand:
     gpus: int = 0
     nodes: int = 1
     walltime: timedelta | None = None
+    nodes_max: int = 0
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for an amount below the least."""
+        if not self.nodes_max:
+            object.__setattr__(self, "nodes_max", self.nodes)
         least = {"cores": 1, "memory": 1, "gpus": 0, "nodes": 1}
         for name, amount in ((name, getattr(self, name)) for name in least):
             if amount is not None and amount < least[name]:
                 raise ValueError(f"{name}={amount}; a stage needs at least {least[name]}")
+        if self.nodes_max < self.nodes:
+            raise ValueError(
+                f"nodes=({self.nodes}, {self.nodes_max}); the second number, of most nodes, is below "
+                "the first"
+            )
         if self.walltime is not None and self.walltime <= timedelta(0):
             raise ValueError(f"walltime={self.walltime}; a stage needs more than 0 seconds")
 

@@ -162,7 +162,8 @@ class SlurmDask:
         if client is not None:
             client.close(timeout=1)
         self._process.close()
-        (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
+        if self._started:
+            (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
 
     def _host(self) -> dict[str, Any]:
         return {"interface": self._options.interface}
@@ -202,8 +203,7 @@ class SlurmDask:
             self._allocations += 1
             pool = f"stage-{self._allocations}"
             self._pools[pool] = set()
-        partitions = _partitions() if demand.gpus else {}
-        wanted = allocation(self._options, demand, pool=pool, partitions=partitions)
+        wanted = allocation(self._options, demand, pool=pool, partitions=self._cluster())
         self._reconciler.want(wanted, 1)
         try:
             yield pool
@@ -212,6 +212,12 @@ class SlurmDask:
             with self._lock:
                 del self._pools[pool]
                 self._faults.pop(pool, None)
+
+    def _cluster(self) -> Mapping[str, Partition]:
+        try:
+            return _partitions()
+        except SlurmUnavailable as error:
+            raise ComputeError(f"cannot ask Slurm what it has: {error}") from error
 
     def _on_failure(self, pool: str, error: ComputeError) -> None:
         """Fail what waits for workers of a pool."""

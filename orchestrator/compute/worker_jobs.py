@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from hashlib import blake2b
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from orchestrator.slurm.explain import impossible
 from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import WorkerOptions
 from orchestrator.slurm.script import JobResources, JobScript
+from orchestrator.slurm.steps import worker_step
 
 __all__ = ["SHARED", "Allocation", "JobFolder", "allocation", "fits_worker", "lacking"]
 
@@ -28,6 +30,8 @@ __all__ = ["SHARED", "Allocation", "JobFolder", "allocation", "fits_worker", "la
 SHARED = "shared"
 _RECORD = re.compile(r"(?P<purpose>worker|stage)-(?P<number>[0-9]+)\.json")
 _TAIL_BYTES = 4000
+# What a job needs besides its stage's function: to start its worker, and to end it in order.
+_MARGIN = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +80,16 @@ def allocation(
     if asked.memory is not None:
         memory = max(asked.memory, memory or 0)
     cores, gpus = max(options.cores, asked.cores), max(options.gpus, asked.gpus)
+    known = partitions or {}
+    partition = _partition(options, gpus, known)
     resources = JobResources(
-        partition=_partition(options, gpus, partitions or {}),
+        partition=partition,
         account=options.account,
         qos=options.qos,
         reservation=options.reservation,
-        walltime=asked.walltime or options.walltime,
+        walltime=_walltime(asked.walltime, known.get(partition or "")) or options.walltime,
         nodes=asked.nodes,
+        nodes_max=asked.nodes_max,
         tasks_per_node=1,
         cores=cores,
         memory_bytes=memory,
@@ -114,19 +121,25 @@ def lacking(
     return lacks
 
 
+def _walltime(asked: timedelta | None, partition: Partition | None) -> timedelta | None:
+    """Return the walltime of a stage's job: a little more than its function may take."""
+    if asked is None:
+        return None
+    limit = None if partition is None else partition.max_walltime
+    return asked + _MARGIN if limit is None else max(asked, min(asked + _MARGIN, limit))
+
+
 def _partition(
     options: WorkerOptions, gpus: int, partitions: Mapping[str, Partition]
 ) -> str | None:
+    default = next((one.name for one in partitions.values() if one.is_default), None)
+    usual = options.partition or default
     if not gpus:
-        return options.partition
+        return usual
     if options.gpu_partition is not None:
         return options.gpu_partition
-    able = [one for one in partitions.values() if one.gres.get("gpu", 0) >= gpus]
-    named = [one.name for one in able]
-    default = next((one.name for one in partitions.values() if one.is_default), None)
-    if not able or (options.partition or default) in named:
-        return options.partition
-    return named[0]
+    able = [one.name for one in partitions.values() if one.gres.get("gpu", 0) >= gpus]
+    return usual if usual in able or not able else able[0]
 
 
 @dataclass(eq=False)
@@ -155,13 +168,15 @@ class JobFolder:
             linger_s=self.options.linger.total_seconds(),
         )
         python = self.options.python or sys.executable
-        command = [python, "-P", "-m", "orchestrator.compute.worker", *spec.arguments()]
+        command = shlex.join([python, "-P", "-m", "orchestrator.compute.worker", *spec.arguments()])
+        if wanted.resources.nodes_max not in (None, 1):
+            command = worker_step(command, wanted.resources)
         return JobScript(
             name=slurm_job_name(self.run, f"{wanted.purpose}-{number}"),
             tag=str(tag),
             resources=wanted.resources,
             # exec: Slurm's signals reach the worker, and no shell waits beside it.
-            body=(f"exec {shlex.join(command)}",),
+            body=(f"exec {command}",),
             directory=self.path,
             output=self.path / f"{wanted.purpose}-{number}.out",
             held=held,

@@ -60,7 +60,8 @@ class JobResources:
 
     Attributes:
         walltime: Most time from start to end; Slurm counts whole minutes and rounds up.
-        nodes: Number of nodes.
+        nodes: Number of nodes, the least one if there is a most one.
+        nodes_max: Most nodes, of which Slurm gives as many as are free; None for exactly ``nodes``.
         tasks_per_node: Processes on each node; None for 1.
         cores: CPUs of each task.
         memory_bytes: Memory on each node.
@@ -77,6 +78,7 @@ class JobResources:
     reservation: str | None = None
     walltime: timedelta | None = None
     nodes: int = 1
+    nodes_max: int | None = None
     tasks_per_node: int | None = None
     cores: int | None = None
     memory_bytes: int | None = None
@@ -87,7 +89,7 @@ class JobResources:
     constraint: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "tasks_per_node", "cores", "memory_bytes"):
+        for name in ("nodes", "nodes_max", "tasks_per_node", "cores", "memory_bytes"):
             amount = getattr(self, name)
             if amount is not None and amount < 1:
                 raise JobScriptError(f"invalid {name} {amount}: expected at least 1")
@@ -108,8 +110,11 @@ class JobResources:
         yield from ((name, value) for name in named if (value := getattr(self, name)) is not None)
         if self.walltime is not None:
             yield "time", _duration(self.walltime)
-        yield "nodes", str(self.nodes)
-        yield "ntasks-per-node", str(self.tasks_per_node or 1)
+        if self.nodes_max in (None, self.nodes):
+            yield "nodes", str(self.nodes)
+            yield "ntasks-per-node", str(self.tasks_per_node or 1)
+        else:  # with a number of tasks, Slurm would give no more nodes than they need
+            yield "nodes", f"{self.nodes}-{self.nodes_max}"
         if self.cores is not None:
             yield "cpus-per-task", str(self.cores)
         if self.memory_bytes is not None:

@@ -141,3 +141,15 @@ def test_a_stage_declares_what_it_needs() -> None:
     assert stage_needs(relax).demand == Demand(
         cores=2, memory=3 << 29, gpus=1, nodes=3, walltime=timedelta(hours=1)
     )
+
+
+def test_a_stage_declares_how_many_nodes_it_can_use() -> None:
+    @classical(nodes=(1, 3))
+    def spread() -> None: ...
+
+    demand = stage_needs(spread).demand
+    assert (demand.nodes, demand.nodes_max) == (1, 3)
+    assert Demand(nodes=2).nodes_max == 2
+    assert not LocalDask.lacks(ComputeSettings(name="local"), demand)
+    with pytest.raises(ValueError, match=r"nodes=\(3, 1\)"):
+        classical(nodes=(3, 1))

@@ -101,8 +101,31 @@ def test_a_stage_of_its_own_gets_what_it_asks_for() -> None:
     own = allocation(options(partition="batch", cores=2, memory="4 GiB"), demand, pool="stage-1")
     asked = own.resources
     assert (asked.nodes, asked.cores, asked.memory_bytes) == (2, 6, 12 << 30)
-    assert (asked.partition, asked.walltime) == ("batch", timedelta(hours=2))
+    assert asked.partition == "batch"
     assert (own.purpose, own.memory_bytes) == ("stage", 12 << 30)
+
+
+def test_a_range_of_nodes_is_slurms_to_choose(tmp_path) -> None:
+    folder = JobFolder(run="r", path=tmp_path, options=options())
+    text = folder.script(allocation(options(), Demand(nodes=1, nodes_max=3), pool="s"), 0).text()
+    assert "#SBATCH --nodes=1-3" in text
+    assert "ntasks-per-node" not in text  # with it, Slurm would give one node
+    assert "exec srun" in text
+    alone = folder.script(allocation(options(), Demand(), pool="s"), 0).text()
+    assert "#SBATCH --nodes=1\n" in alone
+    assert "srun" not in alone
+
+
+def test_a_stage_with_a_range_of_nodes_shares_workers_that_are_enough() -> None:
+    assert fits_worker(options(), Demand(nodes=1, nodes_max=3))
+
+
+def test_the_walltime_of_a_job_leaves_time_to_start_it_up_to_the_partitions_limit() -> None:
+    for asked, granted in ((60, 61), (120, 120)):
+        demand = Demand(walltime=timedelta(minutes=asked))
+        own = allocation(options(), demand, pool="s", partitions=PARTITIONS)
+        assert own.resources.walltime == timedelta(minutes=granted)
+    assert not lacking(options(), Demand(walltime=timedelta(hours=2)), PARTITIONS)
 
 
 @pytest.mark.parametrize(
