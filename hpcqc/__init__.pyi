@@ -15,6 +15,8 @@ from orchestrator.application.agent import deploy as deploy
 from orchestrator.application.agent import flow_run as flow_run
 from orchestrator.application.agent import flow_runs as flow_runs
 from orchestrator.application.agent import submit as submit
+from orchestrator.application.batch import SubmittedRun as SubmittedRun
+from orchestrator.application.batch import submit_run as submit_run
 from orchestrator.application.cancel import CancelledRun as CancelledRun
 from orchestrator.application.cancel import cancel_run as cancel_run
 from orchestrator.application.circuit_files import CircuitFileError as CircuitFileError

@@ -132,12 +132,15 @@ class Resources:
                 self._transpiler = Transpiler()
             return self._transpiler
 
-    def close(self) -> None:
-        """Cancel open quantum jobs, end the workers and every process of ours."""
+    def close(self, resuming_s: float | None = None) -> None:
+        """Cancel open quantum jobs, end the workers and every process of ours.
+
+        resuming_s: as `BrokerClient.close` has it.
+        """
         with self._lock:
             broker, self._broker = self._broker, None
         if broker is not None:
-            broker.close()
+            broker.close(resuming_s=resuming_s)
         self.close_computes()
 
     def close_computes(self) -> None:
@@ -228,16 +231,21 @@ def opened_broker() -> BrokerClient | None:
         return None if _resources is None else _resources._broker  # noqa: SLF001
 
 
-def shutdown() -> None:
+def shutdown(*, resuming_s: float | None = None) -> None:
     """Cancel open quantum jobs and end all processes that this process started for its run.
 
     In a script or a notebook, the next call begins another run, with the site file as it is then.
+
+    Args:
+        resuming_s: The run goes on in another process, such as the next job of its driver: jobs at
+            a broker service stay there, and a broker in this process lets tasks that are on a QPU
+            go on for so many seconds before it cancels them. None cancels all jobs at once.
     """
     global _resources
     with _lock:
         opened, _resources = _resources, None
     if opened is not None:
-        opened.close()
+        opened.close(resuming_s)
     runs.end_own()
 
 

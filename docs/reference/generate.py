@@ -21,6 +21,7 @@ from orchestrator.cli.app import app
 from orchestrator.config.bounds import LeaseBounds, Rate
 from orchestrator.config.environment import VARIABLES
 from orchestrator.config.site import (
+    BatchTable,
     BrokerLimits,
     BrokerSettings,
     ComputeTable,
@@ -46,6 +47,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "[qpu.NAME.slurm]": SlurmAccess,
     "[broker]": BrokerSettings,
     "[broker.limits]": BrokerLimits,
+    "[batch]": BatchTable,
 }
 _KINDS = {
     "array": "list",

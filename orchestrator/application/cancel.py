@@ -26,12 +26,14 @@ from orchestrator.provenance.folder import FolderError, RunFolder
 from orchestrator.provenance.record import run_record
 from orchestrator.provenance.schema import RecordError, read_record
 from orchestrator.retention import is_active
+from orchestrator.slurm import Slurm
 
-__all__ = ["CancelledRun", "cancel_run"]
+__all__ = ["CancelledRun", "cancel_run", "end_abandoned"]
 
 _GRACE_S = 30.0  # as Slurm's KillWait
 _KILL_S = 5.0
 _LOOK_EVERY_S = 0.1
+_LOOK_AT_SLURM_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +41,19 @@ class CancelledRun:
     """What was ended of a run.
 
     before: its state before. process_ended: whether a process was working on it. quantum_jobs: how
-    many of its jobs were open after the end of that process, and were cancelled.
+    many of its jobs were open after the end of that process, and were cancelled. slurm_jobs: its
+    jobs at Slurm that were cancelled.
     """
 
     id: str
     before: RunState
     process_ended: bool = False
     quantum_jobs: int = 0
+    slurm_jobs: tuple[int, ...] = ()
 
 
 def cancel_run(run: str, *, site: Path | str | None = None) -> CancelledRun:
-    """End a run from another process: its process, its workers and its quantum jobs.
+    """End a run from another process: its process, its quantum jobs and its Slurm jobs.
 
     The process is asked to end, and killed after 30 s. What a process that died earlier has left is
     ended, too. The run may be continued with its id. Of a run of the local agent, the agent is
@@ -66,6 +70,7 @@ def cancel_run(run: str, *, site: Path | str | None = None) -> CancelledRun:
     Raises:
         ConfigError: There is no such run, there are several, or its process is on another machine.
         BrokerUnreachable: The broker service of the run does not answer.
+        SlurmUnavailable: The run has Slurm jobs, and Slurm does not answer.
     """
     expect("run", run, str, "a run's id, or the start of one")
     here = load_site(site)
@@ -75,11 +80,32 @@ def cancel_run(run: str, *, site: Path | str | None = None) -> CancelledRun:
     before = known_run(here, registered.id).state
     if before in ("pending", "running", "killed"):
         note_cancel(here.state_dir, registered.id)
-    ended = _end_process(here.state_dir, registered)
+    slurm = Slurm() if _may_have_slurm_jobs(here.state_dir, registered) else None
+    ended = _end_process(here.state_dir, registered, slurm)
+    slurm_jobs = _end_slurm_jobs(registered.id, slurm) if slurm is not None else ()
     its_site = _site_of(registered)
     jobs = _end_jobs(its_site, registered.id)
     _close_record(its_site, registered)
-    return CancelledRun(id=registered.id, before=before, process_ended=ended, quantum_jobs=jobs)
+    return CancelledRun(
+        id=registered.id,
+        before=before,
+        process_ended=ended,
+        quantum_jobs=jobs,
+        slurm_jobs=slurm_jobs,
+    )
+
+
+def end_abandoned(site: Site, run: str) -> None:
+    """End what a run has left whose driver job was cancelled; it is tried again after a failure."""
+    registered = find_registered(site.state_dir, run)
+    if registered is None:
+        return
+    with suppress(ValueError, RuntimeError):  # a broker or Slurm that is away
+        its_site = _site_of(registered)
+        _end_slurm_jobs(run, Slurm(patience_s=0.0))
+        _end_jobs(its_site, run)
+        _close_record(its_site, registered)
+        note_cancel(site.state_dir, run)
 
 
 def _cancel_at_agent(site: Site, run: str) -> CancelledRun:
@@ -96,10 +122,14 @@ def _cancel_at_agent(site: Site, run: str) -> CancelledRun:
     raise ConfigError(f"no run with id {run!r} in {site.state_dir}; `hpcqc runs` lists them")
 
 
-def _end_process(state_dir: Path, run: RegisteredRun) -> bool:
+def _end_process(state_dir: Path, run: RegisteredRun, slurm: Slurm | None) -> bool:
     """End the process that works on a run; return whether there was one."""
     if not is_active(state_dir, run.id):
         return False
+    if slurm is not None and run.is_driver_job and run.slurm_job is not None:
+        slurm.cancel([run.slurm_job], signal="TERM")
+        _within(_GRACE_S, lambda: not is_active(state_dir, run.id))
+        return True  # the rest is cancelled with its job
     process = run.process
     if process is None or not process.is_here:
         place = (
@@ -116,13 +146,37 @@ def _end_process(state_dir: Path, run: RegisteredRun) -> bool:
     return True
 
 
-def _within(seconds: float, holds: Callable[[], bool]) -> bool:
+def _within(seconds: float, holds: Callable[[], bool], every_s: float = _LOOK_EVERY_S) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
             return False
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(every_s)
     return True
+
+
+def _may_have_slurm_jobs(state_dir: Path, run: RegisteredRun) -> bool:
+    return run.is_driver_job or (state_dir / "slurm" / run.id).is_dir()
+
+
+def _end_slurm_jobs(run: str, slurm: Slurm) -> tuple[int, ...]:
+    """Cancel the jobs of a run; return those that there were, when they have ended or after 30 s."""
+
+    def left() -> list[int]:
+        return sorted(
+            job.id
+            for job in slurm.jobs().values()
+            if job.tag is not None
+            and job.tag.run == run
+            and not job.state.is_over
+            and not job.was_refused
+        )
+
+    found = left()
+    if found:
+        slurm.cancel(found)
+        _within(_GRACE_S, lambda: not left(), _LOOK_AT_SLURM_EVERY_S)
+    return tuple(found)
 
 
 def _site_of(run: RegisteredRun) -> Site:

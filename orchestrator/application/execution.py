@@ -44,6 +44,7 @@ from orchestrator.provenance.schema import (
 )
 from orchestrator.provenance.values import json_value
 from orchestrator.retention import hold_run
+from orchestrator.slurm import this_job
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -104,6 +105,7 @@ class RunPlan:
     scratch: Path | None  # the folder of a dry run
     site_file: Path | None = None  # None for the built-in laptop
     settings: Sequence[str] = ()  # changes to the site
+    is_driver_job: bool = False  # a Slurm job was submitted for the run, and this process is in it
 
 
 class Watcher:
@@ -113,7 +115,7 @@ class Watcher:
 
     def warn(self, words: str) -> None:
         """Take a sentence about something that is probably not what the user meant."""
-        warnings.warn(words, UserWarning, stacklevel=5)  # the call of `run_flow`
+        warnings.warn(words, UserWarning, stacklevel=6)  # the call of `run_flow`
 
     def start(self, run: RunExecution) -> None:
         """Begin to show a run."""
@@ -155,7 +157,13 @@ class RunExecution:
         self._run.observers.append(plan.folder.note_stage)
         self._thread = FlowThread(flow, parameters, self._run)
         now = datetime.now(UTC)
-        self._attempt = RecordedAttempt(started_at=now, status="running", host=os.uname().nodename)
+        job = this_job()
+        self._attempt = RecordedAttempt(
+            started_at=now,
+            status="running",
+            host=os.uname().nodename,
+            slurm_job=None if job is None else job.id,
+        )
         self._head = RunRecord(
             id=plan.id,
             target=plan.target.text,
@@ -222,12 +230,12 @@ class RunExecution:
             self._ledger_jobs.close()
             in_use.close()
 
-    def close(self) -> None:
-        """Cancel the run's quantum jobs and end its workers."""
+    def close(self, resuming_s: float | None = None) -> None:
+        """Cancel the run's quantum jobs and end its workers. resuming_s: as `shutdown` has it."""
         if "orchestrator.resources" in sys.modules:
             from orchestrator.resources import shutdown
 
-            shutdown()
+            shutdown(resuming_s=resuming_s)
 
     def stop_flow(self) -> None:
         """Return when the flow's thread has ended, or will not."""
@@ -251,7 +259,8 @@ class RunExecution:
         plan = self._plan
         if self.is_dry:
             return
-        withdraw_cancel(plan.site.state_dir, self.id)
+        if not plan.is_driver_job:  # its submission did so
+            withdraw_cancel(plan.site.state_dir, self.id)
         register(
             plan.site.state_dir,
             RegisteredRun(
@@ -264,6 +273,7 @@ class RunExecution:
                 registered_at=self._attempt.started_at,
                 process=ProcessIdentity.own(),
                 slurm_job=self._attempt.slurm_job,
+                is_driver_job=plan.is_driver_job,
             ),
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,14 @@ from orchestrator.config.site import Site
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.schema import RecordError, RunRecord, read_record
 from orchestrator.retention import is_active, stored_runs
+from orchestrator.slurm import (
+    Slurm,
+    SlurmJob,
+    SlurmRefused,
+    SlurmState,
+    SlurmUnavailable,
+    explain_reason,
+)
 
 __all__ = ["RunState", "RunView", "agent_is_running", "known_run", "known_runs", "run_view", "runs"]
 
@@ -47,7 +55,8 @@ class RunView:
     state: ``killed`` if its process is gone without a record of its end; such a run, and an
     interrupted one, goes on with its id. reason: why it waits, or did not complete. host and
     process: of its latest attempt. slurm_job: in which that is. stored_bytes: what the state folder
-    keeps so that it can be continued. agent: whether the local agent runs it.
+    keeps so that it can be continued. agent: whether the local agent runs it. abandoned: whether
+    its driver job was cancelled, and quantum jobs may be left that nobody waits for.
     """
 
     id: str
@@ -64,10 +73,14 @@ class RunView:
     folder: Path | None = None
     stored_bytes: int = 0
     agent: bool = False
+    abandoned: bool = False
 
 
 def runs(limit: int = 20, *, site: Path | str | None = None) -> list[RunView]:
     """Return the latest runs of the state folder, and those of the local agent if one is running.
+
+    A run with a driver job is as Slurm says. Quantum jobs that such a run has left, because its job
+    was cancelled and its process was killed, are cancelled by this call.
 
     Args:
         limit: How many.
@@ -80,7 +93,15 @@ def runs(limit: int = 20, *, site: Path | str | None = None) -> list[RunView]:
         ConfigError: The site file is wrong.
         LedgerError: The ledger cannot be read.
     """
-    return known_runs(load_site(site), limit)
+    found = load_site(site)
+    views = known_runs(found, limit)
+    if any(view.abandoned for view in views):
+        from orchestrator.application.cancel import end_abandoned
+
+        for view in views:
+            if view.abandoned:
+                end_abandoned(found, view.id)
+    return views
 
 
 def run_view(run: str, *, site: Path | str | None = None) -> RunView:
@@ -103,9 +124,9 @@ def run_view(run: str, *, site: Path | str | None = None) -> RunView:
 def known_runs(site: Site, limit: int) -> list[RunView]:
     """Return the latest runs, the oldest first."""
     sizes = {stored.id: stored.size_bytes for stored in stored_runs(site.state_dir)}
-    views = [
-        _view(site, run, sizes.get(run.id, 0)) for run in registered_runs(site.state_dir)[:limit]
-    ]
+    registered = registered_runs(site.state_dir)[:limit]
+    jobs = _slurm_jobs(registered)
+    views = [_view(site, run, sizes.get(run.id, 0), jobs) for run in registered]
     views += _of_agent(site, limit, sizes)
     views.sort(key=lambda view: (view.started_at is None, view.started_at or view.id, view.id))
     return views[-limit:]
@@ -119,7 +140,7 @@ def known_run(site: Site, start_of_id: str) -> RunView:
             f"no run with id {start_of_id!r} in {site.state_dir}; `hpcqc runs` lists them"
         )
     sizes = {stored.id: stored.size_bytes for stored in stored_runs(site.state_dir)}
-    return _view(site, found, sizes.get(found.id, 0))
+    return _view(site, found, sizes.get(found.id, 0), _slurm_jobs([found]))
 
 
 def agent_is_running(state_dir: Path) -> bool:
@@ -133,9 +154,13 @@ def agent_is_running(state_dir: Path) -> bool:
     return status.phase not in ("stopped", "stopping") and "prefect_api" in status.addresses
 
 
-def _view(site: Site, run: RegisteredRun, stored_bytes: int) -> RunView:
+def _view(
+    site: Site, run: RegisteredRun, stored_bytes: int, jobs: Mapping[int, SlurmJob]
+) -> RunView:
     record = _record(run)
-    state, reason = _state(site, run, record)
+    job = jobs.get(run.slurm_job) if run.slurm_job is not None and run.is_driver_job else None
+    state, reason = _state(site, run, record, job)
+    has_ended = record is not None and record.status in ("completed", "failed")
     ended = record.ended_at if record is not None and state not in ("pending", "running") else None
     return RunView(
         id=run.id,
@@ -153,7 +178,21 @@ def _view(site: Site, run: RegisteredRun, stored_bytes: int) -> RunView:
         qpu_seconds=_qpu_seconds(site, run, record, state),
         folder=run.folder,
         stored_bytes=stored_bytes,
+        abandoned=job is not None
+        and job.state is SlurmState.CANCELLED
+        and not has_ended
+        and not cancel_requested(site.state_dir, run.id)
+        and not is_active(site.state_dir, run.id),
     )
+
+
+def _slurm_jobs(registered: Sequence[RegisteredRun]) -> Mapping[int, SlurmJob]:
+    """Return the driver jobs of runs, with one query; nothing if Slurm does not answer."""
+    wanted = {run.slurm_job for run in registered if run.is_driver_job} - {None}
+    try:
+        return Slurm(patience_s=0.0).jobs([id_ for id_ in wanted if id_ is not None])
+    except (SlurmUnavailable, SlurmRefused):
+        return {}
 
 
 def _record(run: RegisteredRun) -> RunRecord | None:
@@ -164,13 +203,21 @@ def _record(run: RegisteredRun) -> RunRecord | None:
     return record if record.id == run.id else None
 
 
-def _state(site: Site, run: RegisteredRun, record: RunRecord | None) -> tuple[RunState, str | None]:
+def _state(
+    site: Site, run: RegisteredRun, record: RunRecord | None, job: SlurmJob | None
+) -> tuple[RunState, str | None]:
     if is_active(site.state_dir, run.id):
+        return "running", None
+    if job is not None and job.state.is_waiting:
+        return "pending", explain_reason(job.reason).text if job.reason else None
+    if job is not None and job.state.is_running:
         return "running", None
     if record is not None and record.status in ("completed", "failed"):
         return record.status, record.error
     if cancel_requested(site.state_dir, run.id):
         return "cancelled", None
+    if job is not None and job.state is SlurmState.CANCELLED:
+        return "cancelled", f"Slurm job {job.id} was cancelled"
     if record is None or record.status == "running":
         return "killed", "its process is gone; continue it with --run-id"
     return record.status, record.error

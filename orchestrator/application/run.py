@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -53,7 +53,7 @@ from orchestrator.runs import one_run
 if TYPE_CHECKING:
     from prefect import Flow
 
-__all__ = ["RunRequest", "execute", "run_flow", "undisturbed"]
+__all__ = ["CheckedRun", "RunRequest", "checked_run", "execute", "run_flow", "undisturbed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,16 @@ class RunRequest:
     verbose: bool = False  # do not send Prefect's log to a file
     use_agent: bool = True  # of the same site, if one is running
     scratch: Path | None = None  # folder of a dry run, on simulators; an interrupt removes it
+    is_driver_job: bool = False  # this process is in a Slurm job that was submitted for the run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedRun:
+    """A run of which everything is checked that can be before its start."""
+
+    plan: RunPlan
+    flow: Flow[..., Any]
+    parameters: dict[str, Any]
 
 
 def run_flow(
@@ -169,24 +179,14 @@ def execute(request: RunRequest, watcher: Watcher) -> RunResult:
     server = launch_server()
     if plan.site.broker.url is None:
         check_ledger(plan.site.state_dir)  # loads SQLAlchemy; meanwhile the server starts
-    flow = load_flow(plan.target)
-    bound = bound_parameters if request.as_text else checked_parameters
-    parameters = bound(flow.fn, request.parameters)
-    check_inputs(flow.fn, parameters)
-    _check_pins(plan.site, flow)
-    qpu = plan.site.qpu(plan.qpu)
-    if plan.qpu is not None or "qiskit" in sys.modules:  # a plain flow is spared Qiskit's import
-        target_from_settings(qpu)
-    agree_with_service(plan.site, plan.id, plan.budgets)
-    for words in idle_budgets(plan.site, qpus_of(flow, qpu), plan.budgets):
-        watcher.warn(words)
+    checked = _with_flow(plan, request, watcher.warn)
     earlier = plan.folder.open(plan.id, plan.target.text)
     try:
         _check_broker(plan, earlier)
         execution = RunExecution(
             plan,
-            flow,
-            parameters,
+            checked.flow,
+            checked.parameters,
             server=server or server_if_needed(),
             earlier=earlier,
             watcher=watcher,
@@ -197,6 +197,32 @@ def execute(request: RunRequest, watcher: Watcher) -> RunResult:
             return execution.run()
     finally:
         plan.folder.close()
+
+
+def checked_run(request: RunRequest, warn: Callable[[str], None]) -> CheckedRun:
+    """Check a run without starting it. Raises what `run_flow` raises before its start."""
+    prepare()
+    plan = _checked(request)
+    close_to_others(plan.site.state_dir)
+    if plan.site.broker.url is None:
+        check_ledger(plan.site.state_dir)
+    return _with_flow(plan, request, warn)
+
+
+def _with_flow(plan: RunPlan, request: RunRequest, warn: Callable[[str], None]) -> CheckedRun:
+    """Import the flow, and check it with its parameters, its pins, demands and budgets."""
+    flow = load_flow(plan.target)
+    bound = bound_parameters if request.as_text else checked_parameters
+    parameters = bound(flow.fn, request.parameters)
+    check_inputs(flow.fn, parameters)
+    _check_pins(plan.site, flow)
+    qpu = plan.site.qpu(plan.qpu)
+    if plan.qpu is not None or "qiskit" in sys.modules:  # a plain flow is spared Qiskit's import
+        target_from_settings(qpu)
+    agree_with_service(plan.site, plan.id, plan.budgets)
+    for words in idle_budgets(plan.site, qpus_of(flow, qpu), plan.budgets):
+        warn(words)
+    return CheckedRun(plan=plan, flow=flow, parameters=parameters)
 
 
 def _checked(request: RunRequest) -> RunPlan:
@@ -234,6 +260,7 @@ def _checked(request: RunRequest) -> RunPlan:
         scratch=request.scratch,
         site_file=None if site_file is None else site_file.absolute(),
         settings=request.settings,
+        is_driver_job=request.is_driver_job,
     )
 
 

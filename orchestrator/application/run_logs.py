@@ -17,8 +17,9 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 
-__all__ = ["LogText", "driver_output", "follow_logs", "run_logs"]
+__all__ = ["DRIVER_OUTPUT", "LogText", "driver_output", "follow_logs", "run_logs"]
 
+DRIVER_OUTPUT = "driver.out"
 _LOOK_EVERY_S = 0.3
 _STATE_EVERY = 5  # looks at the logs for one at the state of the run
 
@@ -101,7 +102,7 @@ def _paths(site: Site, run: RegisteredRun) -> list[Path]:
 
 def driver_output(state_dir: Path, run: str) -> Path:
     """Return the file with what the driver job of a run prints."""
-    return state_dir / "slurm" / run / "driver.out"
+    return state_dir / "slurm" / run / DRIVER_OUTPUT
 
 
 def _goes_on(site: Site, run: str) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["main", "run_alone"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,8 +17,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     arguments: without the program's name; None takes the process's own.
     """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+
+    def command() -> int:
+        from orchestrator.cli.app import app
+
+        app(args=given, prog_name="hpcqc")
+        return 0
+
+    run_alone(command, as_json="--json" in given, for_good=arguments is None)
+
+
+def run_alone(
+    command: Callable[[], int], *, as_json: bool = False, for_good: bool = True
+) -> NoReturn:
+    """Exit with a command's code, or with that of its error, which is printed.
+
+    as_json: print errors as JSON. for_good: this process does nothing else.
+    """
     ending = _Ending()
-    if arguments is None:
+    if for_good:
         atexit.register(ending)  # before any other, so that it runs after all of them
     os.umask(0o077)  # what it writes is its owner's alone
     from orchestrator.garbage import collect_seldom
@@ -27,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     prepare_streams()
     try:
-        code, fault = _run(list(sys.argv[1:] if arguments is None else arguments))
+        code, fault = _run(command, as_json=as_json)
     except KeyboardInterrupt as interrupt:  # while the command itself was being loaded
         sys.stderr.write("Error: interrupted\n")
         ending.code = 128 + getattr(interrupt, "number", 2)
@@ -59,9 +78,8 @@ class _Ending:
         os._exit(self.code)
 
 
-def _run(arguments: list[str]) -> tuple[int, OSError | None]:
+def _run(command: Callable[[], int], *, as_json: bool) -> tuple[int, OSError | None]:
     """Return a command's exit code, and why what it printed could not be written, if so."""
-    from orchestrator.cli.app import app
     from orchestrator.cli.errors import FAILED, end_with
     from orchestrator.cli.interrupts import interrupt_behind, interruptible, report_interrupt
     from orchestrator.cli.output import arose_in_output
@@ -70,7 +88,7 @@ def _run(arguments: list[str]) -> tuple[int, OSError | None]:
     code = 0
     try:
         with interruptible():
-            app(args=arguments, prog_name="hpcqc")
+            code = command()
     except SystemExit as end:  # Typer ends every command with one, Ctrl-C too
         code = end.code if isinstance(end.code, int) else code
         interrupt = interrupt_behind(end)
@@ -83,7 +101,7 @@ def _run(arguments: list[str]) -> tuple[int, OSError | None]:
         if isinstance(error, OSError) and arose_in_output(error):
             return FAILED, error
         try:
-            code = end_with(error, as_json="--json" in arguments)
+            code = end_with(error, as_json=as_json)
         except OSError as unwritten:
             return FAILED, unwritten
     return code, flush_output()

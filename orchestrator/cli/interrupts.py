@@ -77,15 +77,17 @@ def end_after(
     words: str,
     close: Callable[[], None],
     record: Callable[[], None] | None = None,
+    *,
+    close_s: float = _CLOSE_S,
 ) -> None:
-    """Report an interrupt, close (at most 10 s), record, and end; another Ctrl-C ends at once."""
+    """Report an interrupt, close (at most ``close_s``), record, and end; another Ctrl-C ends at once."""
     for once in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(once, signal.SIG_IGN)
     code = report_interrupt(interrupt, words)
     with suppress(KeyboardInterrupt):
         closing = threading.Thread(target=_reported, args=(close,), daemon=True)
         closing.start()
-        closing.join(_CLOSE_S)
+        closing.join(close_s)
         if record is not None:
             _reported(record)
     flush_output()

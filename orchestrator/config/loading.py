@@ -202,6 +202,7 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
         state_dir=state_dir(environ),
         source=source,
         broker=_broker(checked.broker, environ),
+        batch=checked.batch,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +26,7 @@ from backends.site_options import SITE_OPTIONS, SiteOption
 from backends.suggestions import did_you_mean
 from orchestrator.arguments import expect
 from orchestrator.config.bounds import ConfigTable, LeaseBounds, Rate
+from orchestrator.config.durations import Walltime
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef
 from orchestrator.config.slurm_access import SlurmAccess
@@ -33,6 +34,7 @@ from orchestrator.names import LINE, PROJECT
 
 __all__ = [
     "COMPUTE_KINDS",
+    "BatchTable",
     "BrokerLimits",
     "BrokerSettings",
     "ComputeSettings",
@@ -408,6 +410,64 @@ class BrokerSettings(ConfigTable):
 _QpuName = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=LINE)]
 
 
+_Line = Annotated[str, StringConstraints(min_length=1, pattern=LINE)]
+
+
+class BatchTable(ConfigTable):
+    """`[batch]`: the Slurm job in which `hpcqc run --batch` runs a flow."""
+
+    partition: _Line | None = Field(default=None, description="Slurm's default if not given")
+    account: _Line | None = Field(default=None, description="the account that pays")
+    qos: _Line | None = Field(default=None, description="quality of service")
+    reservation: _Line | None = Field(default=None, description="a reservation to run in")
+    walltime: Walltime | None = Field(
+        default=None,
+        description="longest time of the job, such as `12 h` or `1-12:00:00`; the partition's "
+        "default if not given",
+        examples=["'12 h'"],
+    )
+    cores: Annotated[int, Field(ge=1)] = Field(
+        default=1, description="CPUs; simulated QPUs and compute of kind `local` run on them, too"
+    )
+    memory: Annotated[str, StringConstraints(pattern=_SIZE)] | None = Field(
+        default=None,
+        description="memory such as `4 GiB`; the partition's default if not given",
+        examples=["'4 GiB'"],
+    )
+    grace: Walltime = Field(
+        default=timedelta(seconds=120),
+        description="how long before the end of its walltime the job is stopped, to end its "
+        "quantum tasks and to be continued",
+        examples=["'2 min'"],
+    )
+    resumes: Annotated[int, Field(ge=0)] = Field(
+        default=100,
+        description="how often a job that used up its walltime, or was preempted with notice, is "
+        "continued in another one",
+    )
+    modules: list[_Line] = Field(
+        default_factory=list, description="environment modules that the job loads"
+    )
+    prologue: list[_Line] = Field(
+        default_factory=list, description="lines of shell that the job runs before the flow"
+    )
+    python: _Line | None = Field(
+        default=None, description="Python on the nodes, with hpcqc; this one if not given"
+    )
+    extra: list[_Line] = Field(
+        default_factory=list, description="further options of `sbatch`, such as `--mail-type=END`"
+    )
+
+    @model_validator(mode="after")
+    def _leaves_time(self) -> Self:
+        if self.walltime is not None and self.grace >= self.walltime:
+            raise ValueError(
+                f"grace = {self.grace} is not less than walltime = {self.walltime}; the flow needs "
+                "time before it is stopped"
+            )
+        return self
+
+
 class SiteFile(ConfigTable):
     """A whole `hpcqc.toml`."""
 
@@ -415,6 +475,7 @@ class SiteFile(ConfigTable):
     compute: dict[str, ComputeTable] = Field(default_factory=dict)
     qpu: dict[_QpuName, QpuTable] = Field(default_factory=dict)
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    batch: BatchTable = Field(default_factory=BatchTable)
 
 
 class Site(SiteTable):
@@ -428,6 +489,7 @@ class Site(SiteTable):
     state_dir: Path
     source: str
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
+    batch: BatchTable = Field(default_factory=BatchTable)
 
     def qpu(self, name: str | None = None) -> QpuSettings:
         """Return a QPU by name, None for the default; `ConfigError` lists the names."""

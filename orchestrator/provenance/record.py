@@ -110,6 +110,7 @@ def site_document(site: Site) -> dict[str, Any]:
         "default_compute": site.default_compute,
         "keep_days": site.keep_days,
         "keep_gib": site.keep_gib,
+        "batch": site.batch.model_dump(mode="json", exclude_defaults=True),
         "broker": json_value(site.broker) | {"ledger": _without_password(site.broker.ledger)},
         "compute": {name: json_value(compute) for name, compute in site.computes.items()},
         "qpu": {

@@ -208,6 +208,8 @@ class RecordedSite(RecordPart):
     keep_gib: float | None = None
     broker: dict[str, JsonValue] = Field(default_factory=dict)
     """as `[broker]` of a site file"""
+    batch: dict[str, JsonValue] = Field(default_factory=dict)
+    """as `[batch]` of a site file"""
     compute: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """by name, as `[compute.NAME]` of a site file"""
     qpu: dict[str, RecordedQpu] = Field(default_factory=dict)

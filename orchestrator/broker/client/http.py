@@ -355,10 +355,11 @@ class RemoteBroker:
             jobs = sorted(self._open_jobs)
         return sum(self.cancel(job) for job in jobs)
 
-    def close(self) -> None:
-        """Cancel what this client still waits for and close its connections."""
+    def close(self, *, resuming_s: float | None = None) -> None:
+        """Cancel what this client still waits for, unless it resumes, and close its connections."""
         try:
-            self.cancel_all()
+            if resuming_s is None:
+                self.cancel_all()
         except (BrokerRefused, BrokerUnreachable, BackendError) as error:
             _log.warning("open quantum jobs could not be cancelled: %s", error)
         self._exchange.close()

@@ -84,6 +84,10 @@ class BrokerClient(Protocol):
         """Return why a job waits, or ran when it did."""
         ...
 
-    def close(self) -> None:
-        """Cancel what is open and let go of all processes; closing twice does nothing."""
+    def close(self, *, resuming_s: float | None = None) -> None:
+        """Cancel what is open and let go of all processes; closing twice does nothing.
+
+        resuming_s: The run goes on in another process: a service keeps its jobs, and a broker that
+        ends with this process lets tasks that are on a QPU go on for so long before.
+        """
         ...

@@ -132,36 +132,48 @@ class Broker:
         self.watch = CalibrationWatch(self.events, every_s=self.pacing.watch_s)
         self._serving = asyncio.ensure_future(self.events.serve())
 
-    async def close(self, cancel_s: float | None = None, *, abandoned: bool = False) -> None:
+    async def close(
+        self, cancel_s: float | None = None, *, abandoned: bool = False, finish_s: float = 0.0
+    ) -> None:
         """Stop working; what runs on a QPU goes on there and is found again by the next broker.
 
         cancel_s: cancel all open jobs before, and wait so long for their end. abandoned: also
-        those whose client is gone.
+        those whose client is gone. finish_s: how long tasks that are on a QPU may go on before.
         """
         self.intake.close()
         if self._serving is None:
             return
         await self.watch.close()
         if cancel_s is not None:
-            await self._cancel_open(cancel_s, abandoned=abandoned)
+            if finish_s > 0:
+                waiting = [job for job, record in self._left(abandoned) if not record.open]
+                await self._cancel(waiting, cancel_s)
+                await self._ends([job for job, _ in self._left(abandoned)], finish_s)
+            await self._cancel([job for job, _ in self._left(abandoned)], cancel_s)
         self._serving.cancel()
         await asyncio.wait([self._serving], timeout=self.pacing.close_s)
         await self.events.close()
         if self._writer is not None:
             self._writer.shutdown()
 
-    async def _cancel_open(self, patience_s: float, *, abandoned: bool) -> None:
-        events = self.events
-        jobs = [
-            job
-            for job, record in events.state.jobs.items()
+    def _left(self, abandoned: bool) -> list[tuple[JobId, JobRecord]]:
+        """Return the jobs that have not ended. abandoned: also those whose client is gone."""
+        return [
+            (job, record)
+            for job, record in self.events.state.jobs.items()
             if not record.state.is_final and (abandoned or not record.held)
         ]
+
+    async def _ends(self, jobs: list[JobId], patience_s: float) -> None:
+        """Return when these jobs have ended, or after a time."""
         if jobs:
-            ends = [asyncio.wrap_future(events.wait_for(job)) for job in jobs]
-            posts = [events.post(ev.JobCancelRequested(job=job)) for job in jobs]
-            await asyncio.gather(*posts, return_exceptions=True)
+            ends = [asyncio.wrap_future(self.events.wait_for(job)) for job in jobs]
             await asyncio.wait(ends, timeout=patience_s)
+
+    async def _cancel(self, jobs: list[JobId], patience_s: float) -> None:
+        posts = [self.events.post(ev.JobCancelRequested(job=job)) for job in jobs]
+        await asyncio.gather(*posts, return_exceptions=True)
+        await self._ends(jobs, patience_s)
 
     def _observe(self, commit: Commit) -> None:
         for observer in self.observers:

@@ -190,16 +190,21 @@ class EmbeddedBroker:
         jobs = [job for job, record in records if not record.held]
         return sum(self.cancel(job) for job in jobs)
 
-    def close(self, *, abandoned: bool = False) -> None:
+    def close(self, *, abandoned: bool = False, resuming_s: float | None = None) -> None:
         """Cancel what is open, wait briefly for it, and free threads, processes and lock.
 
-        abandoned: also jobs of an earlier process that this one has not taken over.
+        abandoned: also jobs of an earlier process that this one has not taken over. resuming_s: as
+        `BrokerClient.close` has it.
         """
         if self._closed:
             return
         self._closed = True
         if self._broker is not None:
-            self._on_loop(self._broker.close(self._pacing.close_s, abandoned=abandoned))
+            self._on_loop(
+                self._broker.close(
+                    self._pacing.close_s, abandoned=abandoned, finish_s=resuming_s or 0.0
+                )
+            )
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(self._pacing.close_s)
         if self._ledger is not None:

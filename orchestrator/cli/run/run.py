@@ -20,13 +20,21 @@ from orchestrator.cli.options import (
     SiteFile,
     path,
 )
-from orchestrator.cli.output import open_console, print_error, print_json, say, tabulate
+from orchestrator.cli.output import (
+    open_console,
+    print_error,
+    print_json,
+    print_warning,
+    say,
+    tabulate,
+)
 
 if TYPE_CHECKING:
     from orchestrator.application.execution import RunResult
+    from orchestrator.application.run import RunRequest
     from orchestrator.provenance.schema import RunRecord
 
-__all__ = ["Target", "output_aside", "run"]
+__all__ = ["Target", "output_aside", "print_outcome", "run"]
 
 _MAX_ROWS = 40
 Target = Annotated[
@@ -66,6 +74,12 @@ def run(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Prefect's log instead of filing it.")
     ] = False,
+    batch: Annotated[
+        bool,
+        typer.Option(
+            "--batch", help="Let a Slurm job run it, as [batch] of the site says, and return."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run a flow and leave a folder with its record, result and report."""
@@ -87,9 +101,26 @@ def run(
         verbose=verbose,
         use_agent=agent,
     )
+    if batch:
+        _submit(request, as_json=as_json)
+        return
     with output_aside(wanted=as_json):
         result = execute(request, Terminal())
-    raise typer.Exit(_print_outcome(result, as_json=as_json))
+    raise typer.Exit(print_outcome(result, as_json=as_json))
+
+
+def _submit(request: RunRequest, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from orchestrator.application.batch import submitted_run
+
+    with output_aside(wanted=as_json):
+        submitted = submitted_run(request, print_warning)
+    if as_json:
+        print_json(asdict(submitted))
+    else:
+        say(f"run {submitted.id} is submitted as Slurm job {submitted.slurm_job}")
+        say(f"follow it with: hpcqc logs -f {submitted.id}")
 
 
 @contextmanager
@@ -101,7 +132,7 @@ def output_aside(*, wanted: bool) -> Iterator[None]:
         yield
 
 
-def _print_outcome(finished: RunResult, *, as_json: bool) -> int:
+def print_outcome(finished: RunResult, *, as_json: bool) -> int:
     """Print a run's outcome; return its exit code."""
     from orchestrator.cli.errors import FAILED, MISTAKE
 

@@ -93,6 +93,9 @@ def cancel_run(run: _Run, site: SiteFile = None, as_json: Json = False) -> None:
         say(f"run {ended.id} is cancelled; it was {ended.before}")
     else:
         say(f"run {ended.id} had ended already: it is {ended.before}")
+    if ended.slurm_jobs:
+        listed = ", ".join(map(str, ended.slurm_jobs))
+        say(f"ended {counted(len(ended.slurm_jobs), 'Slurm job')}: {listed}")
     if ended.quantum_jobs:
         say(f"cancelled {counted(ended.quantum_jobs, 'quantum job')} that it had left open")
 

@@ -89,7 +89,13 @@ def config_lines(site: Site) -> list[str]:
     limits = _limit_lines(site.broker.limits)
     del stated["limits"]
     broker = _given({key: value for key, value in stated.items() if value})
-    return [*lines, *(["", "[broker]", *broker] if broker else []), *limits]
+    batch = _given(document["batch"])
+    return [
+        *lines,
+        *(["", "[broker]", *broker] if broker else []),
+        *limits,
+        *(["", "[batch]", *batch] if batch else []),
+    ]
 
 
 def _limit_lines(limits: BrokerLimits) -> list[str]:

@@ -1,0 +1,142 @@
+"""The process of a driver job: it runs a flow, and lets the next job continue it.
+
+``python -m orchestrator.cli.run.driver REQUEST`` is what the job of ``hpcqc run --batch`` executes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.interrupts import end_after
+from orchestrator.cli.output import print_error, say
+from orchestrator.cli.run.progress import Terminal
+
+if TYPE_CHECKING:
+    from orchestrator.application.batch import DriverRequest
+    from orchestrator.application.execution import RunExecution
+
+__all__ = ["Driver", "main"]
+
+_CLOSE_S = 20.0  # for workers, the record and the next job, of the time before the walltime ends
+_LEAST_CLOSE_S = 10.0
+_LOOK_EVERY_S = 5.0
+
+
+class Driver(Terminal):
+    """Shows a run in the output of its job, and ends or continues it when the job is to end."""
+
+    def __init__(self, asked: DriverRequest, state_dir: Path) -> None:
+        super().__init__()
+        self._asked, self._state_dir = asked, state_dir
+
+    def interrupted(self, interrupt: KeyboardInterrupt, run: RunExecution) -> None:
+        """End the run; unless somebody cancelled it, let the next job continue it."""
+        reason = self._reason()
+        goes_on = reason in ("walltime", "preempted")
+        finish_s = max(0.0, self._left_s() - _CLOSE_S) if goes_on else None
+
+        def record() -> None:
+            run.record_interrupt(reason)
+            if goes_on:
+                self._continue()
+
+        words = (
+            f"{reason}; the run goes on in the next job" if goes_on else f"{reason}; the run ends"
+        )
+        end_after(
+            interrupt,
+            words,
+            lambda: run.close(finish_s),
+            record,
+            close_s=_LEAST_CLOSE_S + (finish_s or 0.0),
+        )
+
+    def _reason(self) -> str:
+        """Return why this process is to end, as attempts have it."""
+        from orchestrator.application.register import cancel_requested
+        from orchestrator.slurm import Slurm, SlurmRefused, SlurmState, SlurmUnavailable, this_job
+
+        if cancel_requested(self._state_dir, self._asked.run):
+            return "cancelled"
+        job = this_job()
+        if job is None:
+            return "user"
+        if job.ends_by is not None and self._left_s() <= _warning_s(self._asked):
+            return "walltime"
+        try:
+            now = Slurm(timeout_s=5.0, patience_s=5.0).jobs([job.id]).get(job.id)
+        except (SlurmUnavailable, SlurmRefused):
+            return "user"
+        # A job that is preempted with notice runs on for a while; one that is cancelled does not.
+        if now is not None and now.state is SlurmState.RUNNING:
+            return "preempted"
+        return "cancelled"
+
+    def _left_s(self) -> float:
+        from orchestrator.slurm import this_job
+
+        job = this_job()
+        if job is None or job.ends_by is None:
+            return self._asked.batch.grace.total_seconds()
+        return (job.ends_by - datetime.now(UTC)).total_seconds()
+
+    def _continue(self) -> None:
+        from orchestrator.application.batch import continue_driver, driver_job
+        from orchestrator.slurm import Slurm
+
+        job = driver_job(self._state_dir, self._asked.run)
+        if job is None:
+            print_error("its file in the state folder is gone, so the run is not continued")
+            return
+        refusal = continue_driver(
+            self._state_dir, self._asked, job, Slurm(timeout_s=5.0, patience_s=10.0)
+        )
+        if refusal is not None:
+            print_error(f"the run is not continued: {refusal}")
+
+
+def main() -> None:
+    """Run what the file says that is named by the only argument, and exit as `hpcqc run` does."""
+    from orchestrator.application.batch import read_driver_request
+    from orchestrator.config.environment import hand_down, state_dir
+
+    os.umask(0o077)
+    asked = read_driver_request(Path(sys.argv[1]))
+    hand_down(asked.environment)
+    from orchestrator.cli import run_alone
+
+    sys.exit(run_alone(lambda: _drive(asked, state_dir())))
+
+
+def _drive(asked: DriverRequest, state_dir: Path) -> int:
+    from orchestrator.application.register import cancel_requested
+    from orchestrator.application.run import execute
+    from orchestrator.cli.run.run import print_outcome
+    from orchestrator.retention import is_active
+
+    if cancel_requested(state_dir, asked.run):
+        say(f"run {asked.run} was cancelled")
+        return 0
+    # Of a job that was requeued because its node was lost, the first process may still be at work.
+    waiting = False
+    while is_active(state_dir, asked.run):
+        if not waiting:
+            say("another process works on the run; waiting for its end")
+        waiting = True
+        time.sleep(_LOOK_EVERY_S)
+    return print_outcome(execute(asked.run_request(), Driver(asked, state_dir)), as_json=False)
+
+
+def _warning_s(asked: DriverRequest) -> float:
+    """Return within how many seconds of its end a job was signalled because of it."""
+    # Slurm sends the signal up to a minute early.
+    return (asked.batch.grace + timedelta(seconds=65)).total_seconds()
+
+
+if __name__ == "__main__":
+    main()

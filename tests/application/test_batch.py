@@ -1,0 +1,221 @@
+"""Driver jobs: what they are asked to do, and when they are continued. Slurm itself: tests/slurm."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.application.batch import (
+    DriverJob,
+    DriverRequest,
+    continue_driver,
+    driver_folder,
+    driver_job,
+    progress_of,
+    submit_run,
+)
+from orchestrator.application.parameters import ParameterError
+from orchestrator.application.register import find_registered
+from orchestrator.application.target import TargetError
+from orchestrator.broker.runtime.embedded import RunBusy
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import BatchTable
+from orchestrator.identity import SlurmTag
+from orchestrator.provenance.schema import RecordedStage, RunRecord
+from orchestrator.retention import hold_run
+from orchestrator.slurm import JobScript, SlurmRefused
+from tests.cli.flows import FLOW
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class RecordingSlurm:
+    """Takes the calls of a driver job, and refuses to requeue where it is told so."""
+
+    may_requeue: bool = True
+    requeued: list[int] = field(default_factory=list)
+    scripts: list[JobScript] = field(default_factory=list)
+
+    def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
+        if not self.may_requeue:
+            raise SlurmRefused("Requested operation is presently disabled")
+        self.requeued.append(id)
+
+    def find(self, tag: str) -> None:
+        del tag
+
+    def jobs(self, ids: Any = None) -> dict[int, Any]:
+        del ids
+        return {}
+
+    def submit(self, script: JobScript) -> int:
+        self.scripts.append(script)
+        return 100 + len(self.scripts)
+
+
+def request(folder: Path, **batch: Any) -> DriverRequest:
+    return DriverRequest(
+        run="r1",
+        target="f.py:f",
+        parameters={},
+        as_text=True,
+        qpu=None,
+        site=None,
+        settings=(),
+        out=folder / "out",
+        budgets={},
+        verbose=False,
+        folder=folder,
+        environment={},
+        batch=BatchTable.model_validate(batch),
+    )
+
+
+def stage(key: str, state: str, units: tuple[int, int] | None = None) -> RecordedStage:
+    return RecordedStage.model_validate(
+        {
+            "key": key,
+            "name": "s",
+            "kind": "classical",
+            "state": state,
+            "started_at": AT,
+            "units": units,
+        }
+    )
+
+
+def record(*stages: RecordedStage) -> RunRecord:
+    return RunRecord.model_construct(stages=stages)
+
+
+def test_progress_counts_completed_stages_and_finished_units() -> None:
+    assert progress_of(None) == 0
+    assert progress_of(record()) == 0
+    assert progress_of(record(stage("a", "completed"), stage("b", "failed"))) == 1
+    # Twice the same stage, run in two attempts.
+    assert progress_of(record(stage("a", "failed"), stage("a", "completed"))) == 1
+    before = record(stage("a", "completed"), stage("b", "running", (3, 10)))
+    after = record(*before.stages, stage("b", "running", (5, 10)))
+    assert progress_of(before) == 4
+    assert progress_of(after) == 6
+
+
+@pytest.fixture
+def progress(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let a run have made so much progress, as the last number says."""
+    made = [0]
+    monkeypatch.setattr("orchestrator.application.batch.progress_of", lambda _record: made[-1])
+    return made
+
+
+def test_a_driver_job_is_continued_while_it_gets_on(
+    isolated_state: Path, tmp_path: Path, progress: list[int]
+) -> None:
+    driver_folder(isolated_state, "r1").mkdir(parents=True)
+    asked, slurm, job = request(tmp_path), RecordingSlurm(), DriverJob(job=7, number=0)
+    for made in (2, 3):
+        progress.append(made)
+        assert continue_driver(isolated_state, asked, job, slurm) is None  # type: ignore[arg-type]
+        noted = driver_job(isolated_state, "r1")
+        assert noted is not None
+        job = noted
+    assert slurm.requeued == [7, 7]
+    assert job == DriverJob(job=7, number=0, resumes=2, progress=3)
+    refusal = continue_driver(isolated_state, asked, job, slurm)  # type: ignore[arg-type]
+    assert refusal is not None
+    assert "no stage" in refusal
+    assert slurm.requeued == [7, 7]
+
+
+def test_a_driver_job_is_continued_so_often_at_most(
+    isolated_state: Path, tmp_path: Path, progress: list[int]
+) -> None:
+    slurm, job = RecordingSlurm(), DriverJob(job=7, number=0, resumes=2)
+    progress.append(5)
+    asked = request(tmp_path, resumes=2)
+    assert continue_driver(isolated_state, asked, job, slurm)  # type: ignore[arg-type]
+    assert slurm.requeued == []
+
+
+def test_where_a_job_may_not_be_requeued_another_one_follows(
+    isolated_state: Path, tmp_path: Path, progress: list[int]
+) -> None:
+    driver_folder(isolated_state, "r1").mkdir(parents=True)
+    slurm = RecordingSlurm(may_requeue=False)
+    progress.append(1)
+    job = DriverJob(job=7, number=3)
+    assert continue_driver(isolated_state, request(tmp_path), job, slurm) is None  # type: ignore[arg-type]
+    (script,) = slurm.scripts
+    assert script.dependency == "afterany:7"
+    assert script.tag == str(SlurmTag("r1", "driver", 4))
+    assert driver_job(isolated_state, "r1") == DriverJob(job=101, number=4, resumes=1, progress=1)
+
+
+@pytest.fixture
+def slurm(monkeypatch: pytest.MonkeyPatch) -> RecordingSlurm:
+    """Stand in for Slurm."""
+    made = RecordingSlurm()
+    monkeypatch.setattr("orchestrator.application.batch.Slurm", lambda: made)
+    return made
+
+
+def test_what_a_submitted_run_leaves_is_private_and_complete(
+    isolated_state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slurm: RecordingSlurm,
+) -> None:
+    folder = tmp_path / "with 'quotes' and spaces"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    Path("shares.py").write_text(FLOW)
+    Path("hpcqc.toml").write_text(
+        "[qpu.aer]\nbackend = 'aer'\n[broker]\ntoken = { env = 'MY_TOKEN' }\n"
+        "[batch]\npartition = 'p'\nwalltime = '2 h'\nmemory = '2 GiB'\ncores = 3\n"
+    )
+    monkeypatch.setenv("MY_TOKEN", "s3cret")
+    submitted = submit_run("shares.py:shares", {"points": 2}, run_id="r1")
+    assert submitted.slurm_job == 101
+    (script,) = slurm.scripts
+    text = script.text()
+    assert "s3cret" not in text
+    assert script.directory == folder
+    assert (script.resources.partition, script.resources.cores) == ("p", 3)
+    assert script.resources.memory_bytes == 2 * 2**30
+    assert (script.requeue, script.signal_s) == (True, 120)
+    own = driver_folder(isolated_state, "r1")
+    assert stat.S_IMODE(own.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in own.iterdir()} == {0o600}
+    asked = DriverRequest.model_validate_json((own / "request.json").read_bytes())
+    assert asked.parameters == {"points": 2}
+    assert asked.environment["MY_TOKEN"] == "s3cret"
+    assert asked.environment["HPCQC_STATE_DIR"] == str(isolated_state)
+    assert asked.out == folder / "hpcqc-runs" / "r1"
+    assert asked.site == folder / "hpcqc.toml"
+    registered = find_registered(isolated_state, "r1")
+    assert registered is not None
+    assert (registered.slurm_job, registered.is_driver_job) == (101, True)
+
+
+def test_mistakes_are_found_before_anything_is_submitted(
+    isolated_state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: RecordingSlurm
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shares.py").write_text(FLOW)
+    with pytest.raises(ParameterError):
+        submit_run("shares.py", {"nothing": 1})
+    with pytest.raises(TargetError):
+        submit_run("absent.py")
+    with pytest.raises(ConfigError):
+        submit_run("shares.py", qpu="absent")
+    with pytest.raises(ConfigError):
+        submit_run("shares.py", settings=['batch.walltime="1 min"'])  # less than its grace
+    with hold_run(isolated_state, "r1"), pytest.raises(RunBusy):
+        submit_run("shares.py", run_id="r1")
+    assert slurm.scripts == []
