@@ -1,0 +1,762 @@
+"""The couplings under a virtual clock: flows on a cluster's nodes and one QPU, both with a queue (pure)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Literal
+
+from orchestrator.couplings.policies import (
+    COUPLINGS,
+    LONGEST_GATE_S,
+    RunSituation,
+    Wanted,
+    decide,
+)
+
+__all__ = [
+    "ClusterModel",
+    "CouplingCannot",
+    "CouplingPrediction",
+    "FlowModel",
+    "Occupation",
+    "QpuModel",
+    "StageModel",
+    "compare",
+    "predict",
+    "useful_nodes",
+]
+
+_EPSILON_S = 1e-9
+
+
+class CouplingCannot(ValueError):
+    """A flow cannot run in a coupling on this cluster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageModel:
+    """A stage as far as its time is concerned.
+
+    seconds: that it takes once it has what it needs; by number of nodes where that matters.
+    nodes, nodes_max: least and most nodes that it can use. after: names of stages of its flow that
+    must have ended. qpu_seconds: of a quantum stage, for how much of its time the QPU works; all
+    of it if None.
+    """
+
+    name: str
+    kind: Literal["classical", "quantum"]
+    seconds: float | Mapping[int, float]
+    nodes: int = 1
+    nodes_max: int | None = None
+    after: tuple[str, ...] = ()
+    qpu_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for times or numbers of nodes that cannot be."""
+        times = self.seconds.values() if isinstance(self.seconds, Mapping) else (self.seconds,)
+        if not times or not all(0 <= time < math.inf for time in times):
+            raise ValueError(f"stage {self.name!r}: seconds={self.seconds}; expected 0 or more")
+        if not 1 <= self.nodes <= self.most_nodes:
+            raise ValueError(
+                f"stage {self.name!r}: nodes={self.nodes}, nodes_max={self.nodes_max}; expected "
+                "1 <= nodes <= nodes_max"
+            )
+        if self.qpu_seconds is not None and not 0 <= self.qpu_seconds <= self.seconds_on(1):
+            raise ValueError(
+                f"stage {self.name!r}: qpu_seconds={self.qpu_seconds}; expected 0 up to its seconds"
+            )
+
+    @property
+    def most_nodes(self) -> int:
+        """The most nodes that it can use."""
+        return self.nodes if self.nodes_max is None else self.nodes_max
+
+    @property
+    def on_qpu_s(self) -> float:
+        """Seconds for which the QPU works."""
+        return self.seconds_on(1) if self.qpu_seconds is None else self.qpu_seconds
+
+    def seconds_on(self, nodes: int) -> float:
+        """Return its time on a number of nodes, linear in ``1 / nodes`` between known numbers.
+
+        Below them, the line goes on, or with one known number the work stays the same; above them,
+        more nodes do not help (Amdahl, 1967).
+
+        >>> stage = StageModel(name="C", kind="classical", seconds={2: 82.0, 3: 78.0}, nodes_max=3)
+        >>> [round(stage.seconds_on(n), 6) for n in (1, 2, 3, 4)]
+        [94.0, 82.0, 78.0, 78.0]
+        """
+        if not isinstance(self.seconds, Mapping):
+            return self.seconds
+        known = sorted(self.seconds)
+        if nodes in self.seconds:
+            return self.seconds[nodes]
+        if nodes > known[-1]:
+            return self.seconds[known[-1]]
+        if len(known) == 1:
+            return self.seconds[known[0]] * known[0] / nodes
+        above = next(place for place, n in enumerate(known) if n > nodes)
+        low, high = known[max(above - 1, 0)], known[max(above, 1)]
+        part = (1 / nodes - 1 / high) / (1 / low - 1 / high)
+        return self.seconds[high] + part * (self.seconds[low] - self.seconds[high])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowModel:
+    """One run of a flow.
+
+    nodes_min, nodes_max: bounds of its shared workers. stages_per_node: how many stages of one
+    node a node runs at a time. begins_at_s: when it is started.
+    """
+
+    name: str
+    stages: tuple[StageModel, ...]
+    nodes_min: int = 0
+    nodes_max: int = 1
+    stages_per_node: int = 1
+    begins_at_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for stages that wait for one that does not come before them."""
+        before: set[str] = set()
+        for stage in self.stages:
+            missing = [name for name in stage.after if name not in before]
+            if missing or stage.name in before:
+                raise ValueError(
+                    f"flow {self.name!r}: stage {stage.name!r} "
+                    + (f"comes after {missing[0]!r}, which does not precede it" * bool(missing))
+                    + ("has the name of an earlier stage" * (not missing))
+                )
+            before.add(stage.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterModel:
+    """The nodes that Slurm grants in order of submission.
+
+    start_s: from submission to a job's start on free nodes. boot_s: from there until its worker is
+    ready. end_s: for how long a job that has nothing to do keeps its node. wait_s: what a new job
+    waits for others at present, beyond the nodes below. busy: nodes that others hold, each with the
+    seconds until they are free.
+    """
+
+    nodes: int
+    start_s: float = 0.0
+    boot_s: float = 0.0
+    end_s: float = 0.0
+    wait_s: float = 0.0
+    busy: tuple[tuple[float, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuModel:
+    """The QPU, which runs one task at a time in order of submission.
+
+    ahead_s: work of others that waits now. others_s, others_every_s: afterwards others submit a
+    task of so many seconds each so many seconds. start_s: from submission to start of the Slurm job
+    by which a run holds the QPU.
+    """
+
+    ahead_s: float = 0.0
+    others_s: float = 0.0
+    others_every_s: float = math.inf
+    start_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` where others alone need all of the QPU."""
+        if self.others_s and self.others_s >= self.others_every_s:
+            raise ValueError(
+                f"others use the QPU for {self.others_s:g} s each {self.others_every_s:g} s, so "
+                "nothing is left; give a smaller load"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Occupation:
+    """Something that lasted: a job's nodes, a stage, or the QPU held. nodes: 0 for the QPU."""
+
+    flow: str
+    what: Literal["nodes", "classical", "quantum", "qpu"]
+    name: str
+    start_s: float
+    end_s: float
+    nodes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CouplingPrediction:
+    """What a coupling leads to.
+
+    makespan_s: from the first begin to the last end. node_seconds: of jobs from start to end.
+    qpu_held_s: how long nobody else could use the QPU. qpu_used_s: how long it worked.
+    ended_at_s: by flow. occupations: what happened, in order of start.
+    """
+
+    coupling: str
+    makespan_s: float
+    node_seconds: float
+    qpu_held_s: float
+    qpu_used_s: float
+    ended_at_s: Mapping[str, float]
+    occupations: tuple[Occupation, ...] = field(repr=False, default=())
+
+    @property
+    def qpu_busy(self) -> float:
+        """The share of the makespan in which the QPU worked for these flows."""
+        return self.qpu_used_s / self.makespan_s if self.makespan_s else 0.0
+
+
+def compare(
+    flows: Sequence[FlowModel],
+    cluster: ClusterModel,
+    qpu: QpuModel,
+    couplings: Iterable[str] = tuple(COUPLINGS),
+) -> dict[str, CouplingPrediction]:
+    """Predict several couplings; those in which a flow cannot run are left out."""
+    found = {}
+    for coupling in couplings:
+        try:
+            found[coupling] = predict(flows, cluster, qpu, coupling)
+        except CouplingCannot:
+            continue
+    return found
+
+
+def predict(
+    flows: Sequence[FlowModel], cluster: ClusterModel, qpu: QpuModel, coupling: str
+) -> CouplingPrediction:
+    """Predict flows that run at the same time, all in one coupling.
+
+    Args:
+        flows: The runs.
+        cluster: The nodes.
+        qpu: The QPU of all quantum stages.
+        coupling: A key of `COUPLINGS`.
+
+    Returns:
+        Times and amounts.
+
+    Raises:
+        CouplingCannot: A stage, or the shared nodes of a flow, are more than the cluster has.
+        KeyError: There is no such coupling.
+    """
+    for flow in flows:
+        _check(flow, cluster, coupling)
+    return _Prediction(flows, cluster, qpu, coupling).run()
+
+
+def _check(flow: FlowModel, cluster: ClusterModel, coupling: str) -> None:
+    COUPLINGS[coupling]
+    most = max((s.nodes for s in flow.stages if s.kind == "classical"), default=0)
+    together = flow.nodes_max if coupling == "exclusive" else 0
+    if max(most, together) > cluster.nodes:
+        raise CouplingCannot(
+            f"flow {flow.name!r} needs {max(most, together)} nodes at once when {coupling}, and the "
+            f"cluster has {cluster.nodes}"
+        )
+    if coupling == "exclusive" and most > flow.nodes_max:
+        raise CouplingCannot(
+            f"flow {flow.name!r} has a stage of {most} nodes, and its one job has nodes_max = "
+            f"{flow.nodes_max}"
+        )
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """A Slurm job. stage: of an allocation of its own; together: with the QPU."""
+
+    number: int
+    run: _FlowRun
+    least: int
+    most: int
+    since_s: float
+    held: bool = False
+    together: bool = False
+    stage: _StageRun | None = None
+    nodes: int = 0
+    started_s: float = math.inf
+    ready_s: float = math.inf
+    ending: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _StageRun:
+    """A stage that is ready, runs or has ended."""
+
+    model: StageModel
+    run: _FlowRun
+    ready_s: float
+    left: float = 1.0  # part of its work, of a classical one
+    width: int = 0  # nodes on which it runs, 0 if it waits
+    began_s: float = math.inf
+    ended: bool = False
+    job: _Job | None = None
+    queued_s: float = math.inf  # when its task reaches the QPU's queue
+    until_s: float = math.inf  # when its task, or its stage on the QPU, ends
+
+    @property
+    def is_classical(self) -> bool:
+        return self.model.kind == "classical"
+
+
+@dataclass(slots=True, eq=False)
+class _FlowRun:
+    """A flow in progress."""
+
+    model: FlowModel
+    active: list[_StageRun] = field(default_factory=list)
+    done: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
+    released: bool = False
+    gated_since_s: float | None = None
+    ended_s: float = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """Work in the QPU's queue. stage: None for that of others."""
+
+    since_s: float
+    seconds: float
+    stage: _StageRun | None = None
+
+
+class _Prediction:
+    """Flows, nodes and QPU at a moment, and how they go on."""
+
+    def __init__(
+        self, flows: Sequence[FlowModel], cluster: ClusterModel, qpu: QpuModel, coupling: str
+    ) -> None:
+        self._cluster, self._qpu, self._coupling = cluster, qpu, coupling
+        self._now_s = min((flow.begins_at_s for flow in flows), default=0.0)
+        self._begins_s = self._now_s
+        self._runs = [_FlowRun(flow) for flow in flows]
+        self._numbers = count()
+        self._jobs: list[_Job] = []  # not ended, in order of submission
+        self._leaving: list[tuple[float, int]] = list(cluster.busy)
+        self._tasks: list[_Task] = []
+        self._current: _Task | None = None
+        self._current_until_s = math.inf
+        self._holder: _FlowRun | None = None  # of an exclusive job
+        self._held_since_s = 0.0
+        self._others_at_s = self._now_s + qpu.others_every_s
+        self._node_seconds = self._held_s = self._used_s = 0.0
+        self._occupations: list[Occupation] = []
+        if qpu.ahead_s:
+            self._tasks.append(_Task(self._now_s, qpu.ahead_s))
+
+    def run(self) -> CouplingPrediction:
+        """Go on until every flow has ended."""
+        while any(run.ended_s == math.inf for run in self._runs):
+            while self._step():
+                pass
+            if all(run.ended_s < math.inf for run in self._runs):
+                break
+            self._advance()
+        ended = {run.model.name: run.ended_s for run in self._runs}
+        return CouplingPrediction(
+            coupling=self._coupling,
+            makespan_s=max(ended.values(), default=self._begins_s) - self._begins_s,
+            node_seconds=self._node_seconds,
+            qpu_held_s=self._held_s,
+            qpu_used_s=self._used_s,
+            ended_at_s=ended,
+            occupations=tuple(sorted(self._occupations, key=lambda o: (o.start_s, o.end_s))),
+        )
+
+    # What happens now.
+
+    def _step(self) -> bool:
+        """Do what is due; return whether something happened."""
+        happened = self._end_stages()
+        for run in self._runs:
+            if run.model.begins_at_s <= self._now_s + _EPSILON_S and run.ended_s == math.inf:
+                happened |= self._go_on(run)
+        happened |= self._grant()
+        happened |= self._assign()
+        happened |= self._use_qpu()
+        return happened
+
+    def _is_due(self, at_s: float) -> bool:
+        return at_s <= self._now_s + _EPSILON_S
+
+    def _end_stages(self) -> bool:
+        happened = False
+        for stage in [stage for run in self._runs for stage in run.active]:
+            over = stage.left <= _EPSILON_S if stage.is_classical else self._is_due(stage.until_s)
+            if over and stage.began_s < math.inf:
+                happened = True
+                self._end_stage(stage)
+        return happened
+
+    def _end_stage(self, stage: _StageRun) -> None:
+        run, model = stage.run, stage.model
+        stage.ended = True
+        run.active.remove(stage)
+        run.done.add(model.name)
+        nodes = stage.width if stage.is_classical else 0
+        self._note(run, model.kind, model.name, stage.began_s, nodes)
+        if stage.job is not None:
+            self._end_job(stage.job)
+
+    def _note(
+        self,
+        run: _FlowRun,
+        what: Literal["nodes", "classical", "quantum", "qpu"],
+        name: str,
+        start_s: float,
+        nodes: int = 0,
+    ) -> None:
+        self._occupations.append(
+            Occupation(
+                flow=run.model.name,
+                what=what,
+                name=name,
+                start_s=start_s,
+                end_s=self._now_s,
+                nodes=nodes,
+            )
+        )
+
+    def _go_on(self, run: _FlowRun) -> bool:
+        """Let stages become ready, and ask for what the coupling wants."""
+        happened = False
+        for model in run.model.stages:
+            if model.name not in run.known and run.done.issuperset(model.after):
+                run.known.add(model.name)
+                run.active.append(_StageRun(model, run, self._now_s))
+                happened = True
+        if not run.active and len(run.done) == len(run.model.stages):
+            run.ended_s = self._now_s
+            for job in [job for job in self._jobs if job.run is run]:
+                self._end_job(job)
+            return True
+        return self._reconcile(run, decide(self._coupling, self._situation(run))) or happened
+
+    def _situation(self, run: _FlowRun) -> RunSituation:
+        model = run.model
+        classical = [stage for stage in run.active if stage.is_classical]
+        if classical and run.gated_since_s is None:
+            run.gated_since_s = self._now_s
+        due_s = _quantum_in_s(run)
+        return RunSituation(
+            classical=len(classical),
+            quantum=len(run.active) - len(classical),
+            useful_nodes=useful_nodes(
+                [s.model.most_nodes for s in classical if s.model.nodes <= model.nodes_max],
+                model.stages_per_node,
+            ),
+            nodes_min=model.nodes_min,
+            nodes_max=model.nodes_max,
+            qpu_free_in_s=None if due_s is None else self._qpu_free_in_s(),
+            quantum_in_s=due_s,
+            released=run.released,
+            waited_s=0.0 if run.gated_since_s is None else self._now_s - run.gated_since_s,
+        )
+
+    def _qpu_free_in_s(self) -> float:
+        queued_s = sum(task.seconds for task in self._tasks)
+        running_s = 0.0 if self._current is None else self._current_until_s - self._now_s
+        return queued_s + running_s
+
+    def _reconcile(self, run: _FlowRun, wanted: Wanted) -> bool:
+        mine = [job for job in self._jobs if job.run is run and not job.ending]
+        if wanted.together:
+            if not mine:
+                self._submit(run, wanted.workers, wanted.workers, together=True)
+            return not mine
+        happened = False
+        for stage in run.active:
+            own = wanted.separate or stage.model.nodes > run.model.nodes_max
+            if stage.is_classical and own and stage.job is None:
+                stage.job = self._submit(run, stage.model.nodes, stage.model.most_nodes)
+                stage.job.stage = stage
+                happened = True
+        shared = [job for job in mine if job.stage is None]
+        run.released |= not wanted.held
+        for job in shared:
+            if job.held and not wanted.held:
+                job.held, job.since_s, happened = False, self._now_s, True
+        if len(shared) < wanted.workers:
+            for _ in range(wanted.workers - len(shared)):
+                self._submit(run, 1, 1, held=wanted.held)
+            return True
+        return self._retire(run, shared, len(shared) - wanted.workers) or happened
+
+    def _retire(self, run: _FlowRun, shared: list[_Job], surplus: int) -> bool:
+        """End jobs that are too many: those that have not started first, then those that idle."""
+        started = [job for job in shared if job.started_s < math.inf]
+        waiting = [job for job in shared if job.started_s == math.inf]
+        idle = max(len(started) - self._busy_nodes(run), 0)
+        ending = [*reversed(waiting), *list(reversed(started))[:idle]][:surplus]
+        for job in ending:
+            self._end_job(job)
+        return bool(ending)
+
+    def _busy_nodes(self, run: _FlowRun) -> int:
+        running = [s for s in run.active if s.is_classical and s.width and s.job is None]
+        single = sum(s.model.most_nodes == 1 for s in running)
+        wide = sum(s.width for s in running if s.model.most_nodes > 1)
+        return wide + math.ceil(single / run.model.stages_per_node)
+
+    def _submit(
+        self, run: _FlowRun, least: int, most: int, *, held: bool = False, together: bool = False
+    ) -> _Job:
+        job = _Job(
+            number=next(self._numbers),
+            run=run,
+            least=least,
+            most=min(most, self._cluster.nodes),
+            since_s=self._now_s,
+            held=held,
+            together=together,
+        )
+        self._jobs.append(job)
+        return job
+
+    def _end_job(self, job: _Job) -> None:
+        if job.started_s == math.inf:
+            self._jobs.remove(job)
+            return
+        if job.together:
+            self._holder = None
+            self._held_s += self._now_s - job.started_s
+            self._note(job.run, "qpu", "exclusive", job.started_s)
+        self._jobs.remove(job)
+        leaves_s = self._now_s + self._cluster.end_s
+        self._leaving.append((leaves_s, job.nodes))
+        self._node_seconds += job.nodes * (leaves_s - job.started_s)
+        name = "shared" if job.stage is None else job.stage.model.name
+        self._note(job.run, "nodes", name, job.started_s, job.nodes)
+
+    def _free(self) -> int:
+        self._leaving = [one for one in self._leaving if not self._is_due(one[0])]
+        started = sum(job.nodes for job in self._jobs)
+        return self._cluster.nodes - started - sum(nodes for _, nodes in self._leaving)
+
+    def _eligible_s(self, job: _Job) -> float:
+        """Return when Slurm could start a job."""
+        latency_s = self._cluster.start_s + self._cluster.wait_s
+        if job.together:
+            latency_s = max(latency_s, self._qpu.start_s)
+        return job.since_s + latency_s
+
+    def _waiting(self) -> list[_Job]:
+        waiting = [job for job in self._jobs if job.started_s == math.inf and not job.held]
+        return sorted(waiting, key=lambda job: (job.since_s, job.number))
+
+    def _grant(self) -> bool:
+        """Start waiting jobs in order; the first one that does not fit keeps those behind it."""
+        happened = False
+        for job in self._waiting():
+            if not self._is_due(self._eligible_s(job)):
+                continue
+            free = self._free()
+            blocked = job.together and (self._holder is not None or self._current is not None)
+            ahead = job.together and any(task.since_s < job.since_s for task in self._tasks)
+            if free < job.least or blocked or ahead:
+                break
+            job.nodes = min(job.most, free)
+            job.started_s = self._now_s
+            job.ready_s = self._now_s + self._cluster.boot_s
+            if job.together:
+                self._holder = job.run
+            happened = True
+        return happened
+
+    def _assign(self) -> bool:
+        """Give the nodes that are ready to classical stages, which may use more or fewer later."""
+        happened = False
+        for run in self._runs:
+            ready = sum(
+                job.nodes
+                for job in self._jobs
+                if job.run is run and job.stage is None and self._is_due(job.ready_s)
+            )
+            happened |= self._share_nodes(run, ready)
+            for stage in run.active:
+                job = stage.job
+                if job is not None and not stage.width and self._is_due(job.ready_s):
+                    self._begin(stage, job.nodes)
+                    happened = True
+        return happened
+
+    def _share_nodes(self, run: _FlowRun, ready: int) -> bool:
+        happened = False
+        per_node = run.model.stages_per_node
+        slots = ready * per_node
+        stages = [stage for stage in run.active if stage.is_classical and stage.job is None]
+        if any(stage.model.nodes > run.model.nodes_max for stage in stages):
+            stages = [stage for stage in stages if stage.model.nodes <= run.model.nodes_max]
+        stages.sort(key=lambda stage: (stage.began_s, stage.ready_s))
+        least = {
+            id(stage): 1 if stage.model.most_nodes == 1 else stage.model.nodes * per_node
+            for stage in stages
+        }
+        fitting = []
+        for stage in stages:
+            if least[id(stage)] <= slots:
+                slots -= least[id(stage)]
+                fitting.append(stage)
+        for stage in fitting:
+            more = min(slots // per_node, stage.model.most_nodes - stage.model.nodes)
+            slots -= more * per_node
+            width = stage.model.nodes + more
+            if not stage.width:
+                self._begin(stage, width)
+                happened = True
+            elif stage.width != width:
+                stage.width = width
+                happened = True
+        return happened
+
+    def _begin(self, stage: _StageRun, width: int) -> None:
+        stage.width = width
+        stage.began_s = self._now_s
+        if stage.model.seconds_on(width) <= _EPSILON_S:
+            stage.left = 0.0
+
+    def _use_qpu(self) -> bool:
+        happened = self._queue_tasks()
+        if self._current is not None and self._is_due(self._current_until_s):
+            self._current, self._current_until_s, happened = None, math.inf, True
+        while self._current is None:
+            task = self._next_task()
+            if task is None:
+                return happened
+            self._start_task(task)
+            happened = True
+        return happened
+
+    def _queue_tasks(self) -> bool:
+        happened = False
+        if self._is_due(self._others_at_s):
+            self._tasks.append(_Task(self._now_s, self._qpu.others_s))
+            self._others_at_s += self._qpu.others_every_s
+            happened = True
+        for stage in [stage for run in self._runs for stage in run.active]:
+            if stage.is_classical or (
+                stage.queued_s < math.inf and not self._is_due(stage.queued_s)
+            ):
+                continue
+            if stage.queued_s == math.inf:
+                happened |= self._approach_qpu(stage)
+            elif stage.left:
+                stage.left = 0.0
+                self._tasks.append(_Task(stage.queued_s, self._held_by_task_s(stage), stage))
+                happened = True
+        return happened
+
+    def _approach_qpu(self, stage: _StageRun) -> bool:
+        """Begin a quantum stage: it prepares its task, which then waits for the QPU."""
+        if self._coupling == "exclusive" and self._holder is not stage.run:
+            return False
+        own_s = stage.model.seconds_on(1) - stage.model.on_qpu_s
+        before_s = self._qpu.start_s if self._coupling == "split" else own_s
+        if self._coupling != "exclusive":
+            before_s = max(before_s, self._qpu.start_s)
+        stage.began_s = self._now_s
+        stage.queued_s = self._now_s + before_s
+        return True
+
+    def _held_by_task_s(self, stage: _StageRun) -> float:
+        """Return for how long a task keeps the QPU from others."""
+        return stage.model.seconds_on(1) if self._coupling == "split" else stage.model.on_qpu_s
+
+    def _next_task(self) -> _Task | None:
+        """Return the first task in the queue, of the holder if there is one."""
+        able = [
+            task
+            for task in self._tasks
+            if self._holder is None or (task.stage and task.stage.run is self._holder)
+        ]
+        return min(able, key=lambda task: task.since_s, default=None)
+
+    def _start_task(self, task: _Task) -> None:
+        self._tasks.remove(task)
+        self._current, self._current_until_s = task, self._now_s + task.seconds
+        if task.stage is None:
+            return
+        task.stage.until_s = self._current_until_s
+        self._used_s += task.stage.model.on_qpu_s
+        if self._holder is None:
+            self._held_s += task.seconds
+            self._occupations.append(
+                Occupation(
+                    flow=task.stage.run.model.name,
+                    what="qpu",
+                    name=task.stage.model.name,
+                    start_s=self._now_s,
+                    end_s=self._current_until_s,
+                )
+            )
+
+    # What comes next.
+
+    def _advance(self) -> None:
+        """Go to the next moment at which something happens."""
+        next_s = min(self._coming(), default=math.inf)
+        if next_s == math.inf:
+            raise CouplingCannot("the flows wait for nodes or a QPU that nobody will give them")
+        passed_s = next_s - self._now_s
+        for stage in self._at_work():
+            took_s = stage.model.seconds_on(stage.width)
+            stage.left = max(stage.left - passed_s / took_s, 0.0) if took_s else 0.0
+            if stage.left * took_s <= _EPSILON_S:
+                stage.left = 0.0
+        self._now_s = next_s
+
+    def _at_work(self) -> list[_StageRun]:
+        return [s for run in self._runs for s in run.active if s.is_classical and s.width]
+
+    def _coming(self) -> Iterator[float]:
+        moments = [run.model.begins_at_s for run in self._runs]
+        moments += [self._eligible_s(job) for job in self._waiting()]
+        moments += [job.ready_s for job in self._jobs]
+        moments += [at_s for at_s, _ in self._leaving]
+        moments += [self._current_until_s, self._others_at_s if self._qpu.others_s else math.inf]
+        for run in self._runs:
+            moments += [at_s for s in run.active for at_s in (s.queued_s, s.until_s)]
+            if self._coupling == "gated" and not run.released and run.gated_since_s is not None:
+                moments.append(run.gated_since_s + LONGEST_GATE_S)
+                moments.append(self._now_s + self._qpu_free_in_s() - (_quantum_in_s(run) or 0.0))
+        moments += [
+            self._now_s + stage.left * stage.model.seconds_on(stage.width)
+            for stage in self._at_work()
+        ]
+        return (at_s for at_s in moments if self._now_s + _EPSILON_S < at_s < math.inf)
+
+
+def useful_nodes(most: Sequence[int], stages_per_node: int) -> int:
+    """Return how many nodes stages can use together, each given by the most that it can use.
+
+    >>> useful_nodes([1, 1, 1, 3], 2)
+    5
+    """
+    single = sum(nodes == 1 for nodes in most)
+    return sum(nodes for nodes in most if nodes > 1) + math.ceil(single / stages_per_node)
+
+
+def _quantum_in_s(run: _FlowRun) -> float | None:
+    """Return how long the classical stages before the next quantum one take, None if none comes."""
+    until: dict[str, float] = {}
+    found: list[float] = []
+    active = {stage.model.name: stage for stage in run.active}
+    for model in run.model.stages:
+        if model.name in run.done:
+            continue
+        before_s = max((until[name] for name in model.after if name in until), default=0.0)
+        if model.kind == "quantum":
+            found.append(before_s)
+            until[model.name] = math.inf
+            continue
+        stage = active.get(model.name)
+        left = stage.left if stage is not None else 1.0
+        width = (stage.width if stage is not None else 0) or min(
+            model.most_nodes, max(run.model.nodes_max, model.nodes)
+        )
+        until[model.name] = before_s + left * model.seconds_on(width)
+    return min(found, default=None)

@@ -1,0 +1,245 @@
+"""The couplings under a virtual clock: the published experiment, and what holds for any flow."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.couplings.policies import COUPLINGS
+from orchestrator.couplings.prediction import (
+    ClusterModel,
+    CouplingCannot,
+    CouplingPrediction,
+    FlowModel,
+    QpuModel,
+    StageModel,
+    compare,
+    predict,
+)
+
+# "Three ways to share a QPU" (arXiv 2604.14955): makespan and node-seconds read out of the figure.
+PUBLISHED = {"exclusive": (2041, 6117), "split": (1228, 2328), "malleable": (1127, 2816)}
+THREE_NODES = ClusterModel(nodes=3, start_s=0.75, boot_s=0.75)
+
+
+def clustering(name: str, iterations: int = 4) -> FlowModel:
+    """Return the published loop: clustering, independent set on the QPU, silhouette."""
+    stages: list[StageModel] = []
+    for n in range(iterations):
+        before = (stages[-1].name,) if stages else ()
+        times = {2: 82.0, 3: 78.0}
+        stages += [
+            StageModel(
+                name=f"C{n}", kind="classical", seconds=times, nodes=2, nodes_max=3, after=before
+            ),
+            StageModel(
+                name=f"Q{n}", kind="quantum", seconds=122.8, qpu_seconds=120.0, after=(f"C{n}",)
+            ),
+            StageModel(name=f"S{n}", kind="classical", seconds=54.0, after=(f"Q{n}",)),
+        ]
+    return FlowModel(name=name, stages=tuple(stages), nodes_min=1, nodes_max=3)
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, CouplingPrediction]:
+    return compare([clustering("a"), clustering("b")], THREE_NODES, QpuModel(start_s=0.75))
+
+
+@pytest.mark.parametrize("coupling", PUBLISHED)
+def test_the_published_experiment_is_met(
+    coupling: str, published: dict[str, CouplingPrediction]
+) -> None:
+    makespan_s, node_seconds = PUBLISHED[coupling]
+    assert published[coupling].makespan_s == pytest.approx(makespan_s, rel=0.05)
+    assert published[coupling].node_seconds == pytest.approx(node_seconds, rel=0.02)
+    assert published[coupling].qpu_used_s == pytest.approx(8 * 120)
+
+
+def test_the_published_savings_are_reached(published: dict[str, CouplingPrediction]) -> None:
+    base = published["exclusive"]
+    for coupling, saved, shorter in (("split", 0.60, 0.62), ("malleable", 0.52, 0.57)):
+        one = published[coupling]
+        assert 1 - one.node_seconds / base.node_seconds >= saved
+        assert one.makespan_s / base.makespan_s <= shorter
+
+
+def test_exclusive_holds_the_qpu_for_all_its_time() -> None:
+    alone = predict([clustering("a", 2)], THREE_NODES, QpuModel(), "exclusive")
+    assert alone.qpu_held_s == pytest.approx(2 * (78 + 122.8 + 54) + 0.75)
+    assert alone.node_seconds == pytest.approx(3 * alone.qpu_held_s)
+
+
+def test_a_worker_is_retired_only_when_it_has_nothing_to_do() -> None:
+    both = FlowModel(
+        name="f",
+        stages=(
+            StageModel(name="short", kind="classical", seconds=10.0),
+            StageModel(name="long", kind="classical", seconds=100.0),
+        ),
+        nodes_max=2,
+    )
+    found = predict([both], ClusterModel(nodes=2), QpuModel(), "malleable")
+    assert (found.makespan_s, found.node_seconds) == (100.0, 110.0)
+
+
+def test_stages_share_a_node_that_has_room_for_them() -> None:
+    stages = tuple(StageModel(name=str(n), kind="classical", seconds=10.0) for n in range(8))
+    flow = FlowModel(name="f", stages=stages, nodes_max=1, stages_per_node=4)
+    found = predict([flow], ClusterModel(nodes=1), QpuModel(), "multiplexed")
+    assert found.makespan_s == pytest.approx(20.0)
+
+
+def test_a_stage_speeds_up_when_nodes_join_it() -> None:
+    stage = StageModel(name="C", kind="classical", seconds={1: 100.0, 2: 50.0}, nodes_max=2)
+    flow = FlowModel(name="f", stages=(stage,), nodes_max=2)
+    cluster = ClusterModel(nodes=2, busy=((60.0, 1),))
+    found = predict([flow], cluster, QpuModel(), "multiplexed")
+    assert found.makespan_s == pytest.approx(80.0)  # 60 s alone leave 40 of 100, halved by two
+    assert found.node_seconds == pytest.approx(100.0)
+
+
+def test_gated_jobs_start_when_the_qpu_will_be_free() -> None:
+    flow = clustering("a", 1)
+    gated = predict([flow], ClusterModel(nodes=3), QpuModel(ahead_s=500.0), "gated")
+    first = next(o for o in gated.occupations if o.what == "nodes")
+    assert first.start_s == pytest.approx(500.0 - 78.0)
+    kept = predict([flow], ClusterModel(nodes=3), QpuModel(ahead_s=500.0), "multiplexed")
+    assert gated.node_seconds < kept.node_seconds - 3 * 400
+    assert gated.makespan_s == pytest.approx(kept.makespan_s, abs=5)
+
+
+def test_others_wait_while_a_run_holds_the_qpu_and_go_between_otherwise() -> None:
+    loaded = QpuModel(others_s=70.0, others_every_s=100.0)
+    flow = clustering("a", 4)
+    shared = predict([flow], ClusterModel(nodes=3), loaded, "multiplexed")
+    alone = predict([flow], ClusterModel(nodes=3), loaded, "exclusive")
+    assert alone.makespan_s == pytest.approx(4 * (78 + 122.8 + 54))
+    assert shared.makespan_s > alone.makespan_s
+
+
+def test_a_new_job_waits_behind_those_of_others_in_each_stage_when_split() -> None:
+    flow = clustering("a", 2)
+    waiting = ClusterModel(nodes=3, wait_s=60.0)
+    split = predict([flow], waiting, QpuModel(), "split")
+    kept = predict([flow], waiting, QpuModel(), "multiplexed")
+    assert split.makespan_s - kept.makespan_s == pytest.approx(3 * 60.0)
+
+
+def test_what_the_cluster_does_not_have_is_refused() -> None:
+    flow = clustering("a")
+    with pytest.raises(CouplingCannot):
+        predict([flow], ClusterModel(nodes=2), QpuModel(), "exclusive")
+    assert "exclusive" not in compare([flow], ClusterModel(nodes=2), QpuModel())
+    with pytest.raises(CouplingCannot):
+        predict([flow], ClusterModel(nodes=1), QpuModel(), "split")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: StageModel(name="s", kind="classical", seconds=-1.0),
+        lambda: StageModel(name="s", kind="classical", seconds={}),
+        lambda: StageModel(name="s", kind="classical", seconds=math.inf),
+        lambda: StageModel(name="s", kind="classical", seconds=1.0, nodes=3, nodes_max=2),
+        lambda: StageModel(name="s", kind="quantum", seconds=1.0, qpu_seconds=2.0),
+        lambda: FlowModel(
+            name="f",
+            stages=(StageModel(name="s", kind="classical", seconds=1.0, after=("t",)),),
+        ),
+        lambda: QpuModel(others_s=2.0, others_every_s=1.0),
+    ],
+)
+def test_models_that_cannot_be_are_refused(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"expected|precede|nothing is left"):
+        wrong()  # type: ignore[operator]
+
+
+@st.composite
+def flow_models(draw: st.DrawFn, name: str = "f") -> FlowModel:
+    stages: list[StageModel] = []
+    for n in range(draw(st.integers(1, 7))):
+        kind: Literal["classical", "quantum"] = draw(st.sampled_from(("classical", "quantum")))
+        nodes = draw(st.integers(1, 3)) if kind == "classical" else 1
+        most = draw(st.integers(nodes, 4)) if kind == "classical" else 1
+        seconds = draw(st.floats(0, 100))
+        before = draw(st.sets(st.sampled_from([s.name for s in stages]))) if stages else set()
+        times = {k: seconds / k for k in range(1, most + 1)} if kind == "classical" else seconds
+        stages.append(
+            StageModel(
+                name=str(n),
+                kind=kind,
+                seconds=times,
+                nodes=nodes,
+                nodes_max=most,
+                after=tuple(sorted(before)),
+            )
+        )
+    nodes_max = draw(st.integers(3, 4))
+    return FlowModel(
+        name=name,
+        stages=tuple(stages),
+        nodes_min=draw(st.integers(0, nodes_max)),
+        nodes_max=nodes_max,
+        stages_per_node=draw(st.integers(1, 3)),
+        begins_at_s=draw(st.floats(0, 50)),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(flow_models(), min_size=1, max_size=3),
+    st.sampled_from(sorted(COUPLINGS)),
+    st.floats(0, 5),
+    st.floats(0, 100),
+)
+def test_nodes_and_qpu_are_never_given_twice(
+    flows: list[FlowModel], coupling: str, latency_s: float, ahead_s: float
+) -> None:
+    named = [
+        FlowModel(
+            name=f"f{n}",
+            stages=flow.stages,
+            nodes_min=0,
+            nodes_max=flow.nodes_max,
+            stages_per_node=flow.stages_per_node,
+            begins_at_s=flow.begins_at_s,
+        )
+        for n, flow in enumerate(flows)
+    ]
+    cluster = ClusterModel(nodes=5, start_s=latency_s, boot_s=latency_s)
+    found = predict(named, cluster, QpuModel(ahead_s=ahead_s), coupling)
+
+    def at_once(what: str, moment_s: float) -> int:
+        return sum(
+            max(one.nodes, 1)
+            for one in found.occupations
+            if one.what == what and one.start_s + 1e-6 < moment_s < one.end_s - 1e-6
+        )
+
+    borders = sorted({b for one in found.occupations for b in (one.start_s, one.end_s)})
+    for a, b in pairwise(borders):
+        assert at_once("nodes", (a + b) / 2) <= 5
+        assert at_once("qpu", (a + b) / 2) <= 1
+    stages = sum(len(flow.stages) for flow in named)
+    assert sum(o.what in ("classical", "quantum") for o in found.occupations) == stages
+    used = sum(s.on_qpu_s for flow in named for s in flow.stages if s.kind == "quantum")
+    assert found.qpu_used_s == pytest.approx(used)
+    assert found.qpu_held_s >= used - 1e-6
+    nodes = [one for one in found.occupations if one.what == "nodes"]
+    assert found.node_seconds == pytest.approx(sum(o.nodes * (o.end_s - o.start_s) for o in nodes))
+
+
+@settings(max_examples=60, deadline=None)
+@given(flow_models(), st.sampled_from(sorted(COUPLINGS)))
+def test_no_prediction_is_shorter_than_the_longest_path(flow: FlowModel, coupling: str) -> None:
+    found = predict([flow], ClusterModel(nodes=8), QpuModel(), coupling)
+    until: dict[str, float] = {}
+    for stage in flow.stages:
+        before = max((until[name] for name in stage.after), default=0.0)
+        until[stage.name] = before + stage.seconds_on(8)
+    assert found.makespan_s >= max(until.values()) - 1e-6
