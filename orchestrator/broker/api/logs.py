@@ -57,7 +57,15 @@ _LINES: Mapping[type[Any], tuple[str, str, tuple[str, ...], _Entry]] = {
     ev.TaskResolved: ("warning", "resolved", ("tag", "verdict", "by", "reason"), {}),
 }
 # Events that are logged under their kind with every field, and those with code of their own.
-_WHOLE = (ev.LeaseOpened, ev.LeaseClosed, ev.BudgetSet, ev.QpuRecalibrated)
+_WHOLE = (
+    ev.LeaseOpened,
+    ev.LeaseClosed,
+    ev.BudgetSet,
+    ev.QpuRecalibrated,
+    ev.GrantConfirmed,
+    ev.GrantSuspended,
+    ev.GrantEnded,
+)
 _OWN = (ev.BrokerOpened, ev.TaskPlanned)
 
 

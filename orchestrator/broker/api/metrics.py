@@ -137,7 +137,7 @@ class BrokerMetrics:
                 return (job,)  # one that reuses a result ends at once
             case ev.JobResumed(job=job) | ev.JobCancelRequested(job=job):
                 return (job,)
-            case ev.QpuRecalibrated():
+            case ev.QpuRecalibrated() | ev.GrantEnded():
                 return tuple(j for j, one in state.jobs.items() if one.submitted.qpu == event.qpu)
             case ev.TaskStarted():
                 self._starts.labels(qpu, "started").inc()

@@ -18,6 +18,7 @@ from orchestrator.broker.client.status import JobUnknown, NotUncertain
 from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
+from orchestrator.broker.runtime.grant_watch import NotGranted
 from orchestrator.broker.runtime.quotas import StorageFull, TooManyJobs
 from orchestrator.names import EXPECTED
 
@@ -68,6 +69,7 @@ _STATUS: Mapping[type[Exception], int] = {
     LedgerError: 503,
     TokenError: 503,
     Forbidden: 403,
+    NotGranted: 403,
     JobUnknown: 404,
     NotUncertain: 409,
     BackendError: 409,

@@ -20,7 +20,7 @@ from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
-from orchestrator.broker.client.protocol import JobUncertain
+from orchestrator.broker.client.protocol import AllocationEnded, JobUncertain
 from orchestrator.broker.client.status import QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted, StatementLine
 from orchestrator.broker.core.job_request import JobRequest
@@ -430,8 +430,9 @@ def _error(answer: httpx.Response) -> Exception:
     detail, name = _detail(answer), str(_problem(answer).get("error_type") or "")
     if name == BudgetExhausted.__name__:
         return BudgetExhausted(detail)
-    if name == JobUncertain.__name__:
-        return JobUncertain(detail)
+    for kind in (AllocationEnded, JobUncertain):
+        if name == kind.__name__:
+            return kind(detail)
     error_type = getattr(api, name, None)
     if isinstance(error_type, type) and issubclass(error_type, BackendError):
         return error_type(detail)

@@ -15,13 +15,19 @@ if TYPE_CHECKING:
     from backends.payloads import Payload
     from orchestrator.broker.core.explain import Explanation
 
-__all__ = ["BrokerClient", "JobUncertain", "job_error"]
+__all__ = ["AllocationEnded", "BrokerClient", "JobUncertain", "job_error"]
 
 
 class JobUncertain(BackendError):
     """Whether the job runs, or ran, on the QPU cannot be known; it is not started again."""
 
     retryable: ClassVar[bool] = False
+
+
+class AllocationEnded(BackendError):
+    """The Slurm job that held the QPU for a job ended, or does not hold it; the work was stopped."""
+
+    retryable: ClassVar[bool] = True
 
 
 def job_error(view: JobView) -> Exception:
@@ -33,6 +39,8 @@ def job_error(view: JobView) -> Exception:
             reasons = "; ".join(f"{task.tag}: {task.error}" for task in view.tasks if task.error)
             return JobUncertain(f"quantum job {view.id} is uncertain: {reasons}")
         case JobState.FAILED:
+            if view.error_type == AllocationEnded.__name__:
+                return AllocationEnded(view.error)
             error_type = getattr(api, view.error_type or "", TaskFailed)
             known = isinstance(error_type, type) and issubclass(error_type, BackendError)
             return (error_type if known else TaskFailed)(view.error)

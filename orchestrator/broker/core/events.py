@@ -11,6 +11,7 @@ from backends.api import Usage
 from backends.metering import Charge
 from backends.shapes import ItemShape, Piece
 from orchestrator.broker.core.codec import from_json
+from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.identity import JobId
 
@@ -18,6 +19,9 @@ __all__ = [
     "BrokerOpened",
     "BudgetSet",
     "Event",
+    "GrantConfirmed",
+    "GrantEnded",
+    "GrantSuspended",
     "JobCancelRequested",
     "JobResumed",
     "JobSubmitted",
@@ -43,8 +47,9 @@ __all__ = [
 
 
 Verdict = Literal["failed", "not-started"]
-# Why a lease ended: its time was up, it stood idle for too long, or its holder let it go.
-LeaseEnd = Literal["time", "idle", "released"]
+# Why a lease ended: its time was up, it stood idle for too long, its holder let it go, or the Slurm
+# job that it was bound to ended.
+LeaseEnd = Literal["time", "idle", "released", "allocation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +99,23 @@ class JobSubmitted(JobRequest):
         """The job whose result this one gets, None if it has one of its own."""
         return None if self.reuse is None else self.reuse.source
 
+    @property
+    def grant(self) -> Grant | None:
+        """The Slurm job without which it does not run; None where the broker alone shares the QPU."""
+        return None if self.slurm_job is None else Grant(self.qpu, self.user, self.slurm_job)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResumed:
-    """The client asked again for a job. calibration: that its circuits are prepared for now."""
+    """The client asked again for a job. calibration: that its circuits are prepared for now.
+
+    slurm_job: that holds the QPU for it from now on.
+    """
 
     kind: ClassVar[str] = "job-resumed"
     job: JobId
     calibration: str = ""
+    slurm_job: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,6 +244,12 @@ class LeaseOpened:
     user: str
     until: datetime
     idle_s: float
+    slurm_job: int | None = None  # it ends with this one at the latest
+
+    @property
+    def grant(self) -> Grant | None:
+        """The Slurm job that it is bound to, None for one that is not."""
+        return None if self.slurm_job is None else Grant(self.qpu, self.user, self.slurm_job)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +286,38 @@ class QpuRecalibrated:
     before: str = ""  # the last known one, empty if none
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantConfirmed:
+    """Slurm said that the user's job runs and holds the QPU; jobs bound to it may start."""
+
+    kind: ClassVar[str] = "grant-confirmed"
+    qpu: str
+    user: str
+    slurm_job: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantSuspended:
+    """Whether the Slurm job still holds the QPU is not known; nothing further of it starts."""
+
+    kind: ClassVar[str] = "grant-suspended"
+    qpu: str
+    user: str
+    slurm_job: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantEnded:
+    """The Slurm job does not hold the QPU: what is bound to it ends."""
+
+    kind: ClassVar[str] = "grant-ended"
+    qpu: str
+    user: str
+    slurm_job: int
+    reason: str
+
+
 Event = (
     BrokerOpened
     | JobSubmitted
@@ -284,6 +336,9 @@ Event = (
     | LeaseOpened
     | LeaseClosed
     | BudgetSet
+    | GrantConfirmed
+    | GrantSuspended
+    | GrantEnded
     | QpuRecalibrated
 )
 _TYPES: dict[str, type[Any]] = {one.kind: one for one in get_args(Event)}

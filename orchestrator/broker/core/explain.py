@@ -103,6 +103,9 @@ def _held_back(record: JobRecord) -> list[str]:
         return ["it was cancelled; what runs of it is being stopped"]
     if record.failure is not None:
         return ["a task of it failed; what still runs is being stopped"]
+    if not record.granted:
+        slurm_job = record.submitted.slurm_job
+        return [f"Slurm has not confirmed that its job {slurm_job} runs and holds the QPU"]
     return []
 
 

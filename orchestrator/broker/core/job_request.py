@@ -78,6 +78,13 @@ class JobRequest:
     may_reuse: Annotated[
         bool, Field(description="whether the result of an equal, completed job will do")
     ] = False
+    slurm_job: (
+        Annotated[
+            int,
+            Field(ge=1, lt=2**63, description="id of the caller's Slurm job that holds the QPU"),
+        ]
+        | None
+    ) = None
 
     def checked(self) -> JobRequest:
         """Return it with Python's own numbers. Raises `InvalidRequest`."""

@@ -137,6 +137,7 @@ class JobRecord:
     open: set[str] = field(default_factory=set)
     uncertain: set[str] = field(default_factory=set)
     held: bool = False  # its client is gone
+    granted: bool = True  # the Slurm job it is bound to, if any, holds the QPU
     alone: bool = False
     cancel_requested: bool = False
     failure: ev.TaskErred | None = None
@@ -155,7 +156,12 @@ class JobRecord:
     def startable(self) -> bool:
         """Whether the next part may be planned."""
         stopped = self.held or self.cancel_requested or self.failure is not None
-        return bool(self.pending) and not stopped and not self.uncertain
+        return bool(self.pending) and self.granted and not stopped and not self.uncertain
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody waits for what is left of it: it is cancelled, or failed for good."""
+        return self.cancel_requested or self.failure is not None
 
     @property
     def state(self) -> JobState:
@@ -170,15 +176,18 @@ class JobRecord:
             return JobState.FAILED
         return JobState.CANCELLED if self.cancel_requested else JobState.QUEUED
 
-    def resume(self, calibration: str) -> None:
-        """Go on, with circuits found good for this calibration if one is given."""
+    def resume(self, calibration: str, slurm_job: int | None) -> None:
+        """Go on under this Slurm job, with circuits found good for a calibration if one is given."""
         self.held = False
         if self.state is JobState.COMPLETED:  # while it waited for its client
             return
         self.cancel_requested = False
         self.failure = self.ended_at = None
-        if calibration:
-            self.submitted = replace(self.submitted, calibration=calibration)
+        self.submitted = replace(
+            self.submitted,
+            calibration=calibration or self.submitted.calibration,
+            slurm_job=slurm_job,
+        )
 
     def fail_if_outdated(self, outdated: Collection[str], tasks: Mapping[str, TaskRecord]) -> bool:
         """Give it back to its client if it was prepared for one of these calibrations."""

@@ -47,6 +47,7 @@ class SchedulingContext:
     look: Callable[[], Situation]  # finds out what the policy looks at
     accuracy: Accuracy = field(default_factory=Accuracy)
     lease: Lease | None = None
+    lease_revoked: bool = False  # the Slurm job that it is bound to does not hold the QPU
     busy: int = 0  # running tasks there, without uncertain ones
     busy_for_lease: int = 0  # of them, the lease's
     starts: Sequence[datetime] = ()  # when its last tasks were planned
@@ -253,6 +254,8 @@ def _closed_lease(context: SchedulingContext, now: datetime) -> ev.LeaseClosed |
         return None
     opened = context.lease.opened
     at, reason = context.lease.ends(context.queue.holds_lease(opened.lease))
+    if context.lease_revoked and at > now:
+        at, reason = now, "allocation"
     if at > now:
         return None
     return ev.LeaseClosed(lease=opened.lease, qpu=context.qpu, reason=reason, at=at)
@@ -316,6 +319,7 @@ def _opened(
         user=job.user,
         until=now + timedelta(seconds=max(_LEAST_LEASE_S, min(wish.longest_s, bounds.longest_s))),
         idle_s=max(_LEAST_IDLE_S, min(wish.idle_s, bounds.idle_s)),
+        slurm_job=job.slurm_job,
     )
 
 

@@ -10,6 +10,7 @@ from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.budgets import Books, BudgetExhausted
+from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.packing import whole_parts
 from orchestrator.broker.core.policies import JobQueue
 from orchestrator.broker.core.prediction import load_of, predicted_charge
@@ -96,6 +97,8 @@ class Recorded:
     past: dict[str, PastUse] = field(default_factory=dict)
     histories: dict[str, QpuHistory] = field(default_factory=dict)
     books: Books = field(default_factory=Books)
+    # Slurm jobs that hold QPUs, by the text of the grant: whether work bound to them may start.
+    grants: dict[str, bool] = field(default_factory=dict)
     _arrivals: int = 0
     _waiting: dict[str, dict[JobId, int]] = field(default_factory=dict)
     _open: dict[str, set[str]] = field(default_factory=dict)
@@ -220,7 +223,8 @@ class BrokerState(Recorded):
         sure = [
             t for t in self._open.get(qpu, ()) if self.tasks[t].state is not QpuTaskState.UNCERTAIN
         ]
-        lease = history.lease.opened.lease if history.lease is not None else None
+        opened = history.lease.opened if history.lease is not None else None
+        lease, grant = (None, None) if opened is None else (opened.lease, opened.grant)
         return SchedulingContext(
             qpu=qpu,
             rules=rules,
@@ -229,6 +233,7 @@ class BrokerState(Recorded):
             look=lambda: history.situation(now, rules.shares),
             accuracy=history.accuracy,
             lease=history.lease,
+            lease_revoked=grant is not None and grant.text not in self.grants,
             busy=len(sure),
             busy_for_lease=sum(self.tasks[t].planned.lease == lease for t in sure) if lease else 0,
             starts=history.starts,
@@ -238,6 +243,17 @@ class BrokerState(Recorded):
     def open_tasks(self, qpu: str) -> frozenset[str]:
         """Return the tags of tasks that are planned, running or uncertain on a QPU."""
         return frozenset(self._open.get(qpu, ()))
+
+    def bound(self) -> set[Grant]:
+        """Return the Slurm jobs that open jobs or leases are bound to, or that hold QPUs."""
+        jobs = (
+            record.submitted.grant
+            for record in self.jobs.values()
+            if record.ended_at is None and not record.is_unwanted
+        )
+        leases = (h.lease.opened.grant for h in self.histories.values() if h.lease is not None)
+        found = {grant for grant in (*jobs, *leases) if grant is not None}
+        return found.union(map(Grant.parse, self.grants))
 
     def forget(self, jobs: Iterable[JobId]) -> None:
         """Drop jobs that have ended, and the tasks that none but them had a part in."""
@@ -270,14 +286,17 @@ class BrokerState(Recorded):
         record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
         self._arrivals += 1
         self.jobs[event.job] = record
+        record.granted = self._is_granted(record)
         if event.source is None:
             record.pending.extend(whole_parts(event))
             self._requeue(record)
         return self._settle(record, now)
 
     def _reopen(self, event: ev.BrokerOpened) -> list[Command]:
+        self.grants = dict.fromkeys(self.grants, False)  # until Slurm has been asked again
         for record in self.jobs.values():
             record.held = not event.resume and not record.state.is_final
+            record.granted = record.submitted.grant is None
             self._reserve(record)
             self._requeue(record)
         # Planned tasks count too: the death may have come before or after their start.
@@ -285,7 +304,8 @@ class BrokerState(Recorded):
 
     def _resume(self, event: ev.JobResumed, now: datetime) -> list[Command]:
         record = self.jobs[event.job]
-        record.resume(event.calibration)
+        record.resume(event.calibration, event.slurm_job)
+        record.granted = self._is_granted(record)
         self._requeue(record)
         return self._settle(record, now)
 
@@ -318,7 +338,7 @@ class BrokerState(Recorded):
     def _start(self, event: ev.TaskStarted | ev.TaskAdopted, now: datetime) -> list[Command]:
         task = self.tasks[event.tag]
         task.start(event.qpu_task, now)
-        wanted = any(not self.jobs[job].cancel_requested for job in task.jobs)
+        wanted = any(not self.jobs[job].is_unwanted for job in task.jobs)
         return [] if wanted else [StopTask(event.tag)]
 
     def _doubt(self, event: ev.TaskUncertain) -> list[Command]:
@@ -346,11 +366,40 @@ class BrokerState(Recorded):
                 self._history(event.qpu).close_lease(event)
             case ev.QpuRecalibrated():
                 return self._recalibrate(event, now)
+            case ev.GrantConfirmed() | ev.GrantSuspended() | ev.GrantEnded():
+                return self._regrant(event, now)
             case ev.BudgetSet():
                 self.books.set(event, self.jobs.values(), self.tasks)
             case _:
                 raise ValueError(f"the state machine does not know {event.kind!r}")
         return []
+
+    def _regrant(
+        self, event: ev.GrantConfirmed | ev.GrantSuspended | ev.GrantEnded, now: datetime
+    ) -> list[Command]:
+        """Let the jobs that are bound to a Slurm job start, wait or end."""
+        grant = Grant(event.qpu, event.user, event.slurm_job)
+        if isinstance(event, ev.GrantEnded):
+            self.grants.pop(grant.text, None)
+        else:
+            self.grants[grant.text] = isinstance(event, ev.GrantConfirmed)
+        commands: list[Command] = []
+        for record in self.jobs.values():
+            if record.submitted.grant != grant or record.ended_at is not None:
+                continue
+            record.granted = self._is_granted(record)
+            if isinstance(event, ev.GrantEnded) and not record.is_unwanted:
+                record.failure = ev.TaskErred(
+                    tag="", error=event.reason, error_type="AllocationEnded"
+                )
+                commands += [StopTask(tag) for tag in self._unwanted_tasks(record)]
+            self._requeue(record)
+            commands += self._settle(record, now)
+        return commands
+
+    def _is_granted(self, record: JobRecord) -> bool:
+        grant = record.submitted.grant
+        return grant is None or self.grants.get(grant.text, False)
 
     def _recalibrate(self, event: ev.QpuRecalibrated, now: datetime) -> list[Command]:
         """Fail waiting jobs that were prepared for another calibration."""
@@ -432,6 +481,14 @@ class BrokerState(Recorded):
         if change:
             record.outstanding += change
             self.books.reserve(record.submitted, change)
+
+    def _unwanted_tasks(self, record: JobRecord) -> list[str]:
+        """Open tasks that carry nothing of any job that is still wanted."""
+        return sorted(
+            tag
+            for tag in record.open
+            if all(self.jobs[job].is_unwanted for job in self.tasks[tag].jobs)
+        )
 
     def _private_tasks(self, record: JobRecord) -> list[str]:
         """Open tasks that carry nothing of any other job, so they may be stopped."""

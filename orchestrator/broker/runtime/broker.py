@@ -33,6 +33,7 @@ from orchestrator.broker.runtime.blob_store import reuse_key
 from orchestrator.broker.runtime.calibration_watch import CalibrationWatch
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.event_loop import Commit, EventLoop
+from orchestrator.broker.runtime.grant_watch import Allocations, GrantWatch, NotGranted
 from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.quotas import Quotas
@@ -70,9 +71,11 @@ class Broker:
     limits: BrokerLimits | None = field(default_factory=BrokerLimits)  # None: a run's process
     sharing: frozenset[str] = frozenset()  # projects that reuse each other's results, if asked
     intake: Intake = field(default_factory=Intake)  # reads untrusted payloads
+    allocations: Allocations | None = None  # of Slurm, for QPUs that it grants
     pacing: Pacing = STANDARD_PACING
     events: EventLoop = field(init=False)
     watch: CalibrationWatch = field(init=False)
+    grants: GrantWatch = field(init=False)
     quotas: Quotas = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
@@ -131,6 +134,9 @@ class Broker:
             self.quotas.restore()
         self.watch = CalibrationWatch(self.events, every_s=self.pacing.watch_s)
         self._serving = asyncio.ensure_future(self.events.serve())
+        accesses = {name: one.slurm for name, one in self.qpus.items() if one.slurm is not None}
+        self.grants = GrantWatch(self.events, accesses, self.allocations)
+        self.grants.start()
 
     async def close(
         self, cancel_s: float | None = None, *, abandoned: bool = False, finish_s: float = 0.0
@@ -144,6 +150,7 @@ class Broker:
         if self._serving is None:
             return
         await self.watch.close()
+        await self.grants.close()
         if cancel_s is not None:
             if finish_s > 0:
                 waiting = [job for job, record in self._left(abandoned) if not record.open]
@@ -263,13 +270,18 @@ class Broker:
         A plain function: a coroutine would cost each call of a run a tenth of a millisecond.
         Returns whether the job is new; one that failed or was cancelled goes on with what is
         missing. Raises ``CalibrationChanged`` if it was prepared for another calibration,
-        ``PayloadRejected`` if the QPU can never run it, `InvalidRequest`, `TooManyJobs`,
-        `StorageFull`.
+        ``PayloadRejected`` if the QPU can never run it, `InvalidRequest`, `NotGranted`,
+        `TooManyJobs`, `StorageFull`.
         """
         events, job = self.events, request.job_id(payload.digest)
         known = events.state.jobs.get(job) or (None if ended is None else ended.job)
+        access = self.qpus[request.qpu].slurm
+        if access is None and request.slurm_job is not None:
+            request = replace(request, slurm_job=None)  # the broker alone shares this QPU
         goes_on = known is not None and not (
-            known.held or known.state in (JobState.FAILED, JobState.CANCELLED)
+            known.held
+            or known.state in (JobState.FAILED, JobState.CANCELLED)
+            or _changes_grant(known, request, user)
         )
         if goes_on:
             written.set_result(None)
@@ -281,6 +293,11 @@ class Broker:
                 f"QPU {request.qpu!r} was calibrated anew: the job was transpiled for calibration "
                 f"{request.calibration}, and it is {target.calibration.id} now; transpile it again"
             )
+        if access is not None and request.slurm_job is None:
+            raise NotGranted(
+                f"QPU {request.qpu!r} is granted by Slurm, and the job names no Slurm job that holds "
+                "it; call it in a quantum stage, or run inside a job that has it"
+            )
         if payload.unfit is not None:
             raise PayloadRejected(payload.unfit)
         if self.limits is not None:
@@ -289,8 +306,12 @@ class Broker:
             self.quotas.admit(job, user, request.project, size, now_s)
             written.add_done_callback(lambda _: self.quotas.arrived(job))
         events.blobs.put(job, payload)
+        if request.slurm_job is not None:
+            written.add_done_callback(lambda _: self.grants.wake())
         if known is not None:
-            resumed = ev.JobResumed(job=job, calibration=request.calibration)
+            resumed = ev.JobResumed(
+                job=job, calibration=request.calibration, slurm_job=request.slurm_job
+            )
             events.put(resumed, {}, written)
             return False
         events.put(
@@ -508,6 +529,18 @@ class Broker:
         except LedgerError as error:
             return str(error)
         return None
+
+
+def _changes_grant(known: JobRecord, request: JobRequest, user: str) -> bool:
+    """Whether the user's next Slurm job takes over work that waits or runs under an earlier one."""
+    submitted = known.submitted
+    return (
+        request.slurm_job is not None
+        and request.slurm_job != submitted.slurm_job
+        and user == submitted.user
+        and not known.state.is_final
+        and not known.uncertain
+    )
 
 
 def _owned(user: str, lease: str) -> str:

@@ -26,6 +26,7 @@ from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.grant_watch import Allocations
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId, RunAccount, lock_file_name
@@ -64,6 +65,7 @@ class EmbeddedBroker:
         state_dir: Path,
         open_backend: Callable[[str], Backend],
         qpus: Mapping[str, QpuSettings],
+        allocations: Allocations | None = None,
         pacing: Pacing = STANDARD_PACING,
     ) -> None:
         """Take note of the arguments; `open` does the work."""
@@ -71,6 +73,7 @@ class EmbeddedBroker:
         self._state_dir = state_dir
         self._open_backend = open_backend
         self._qpus = qpus
+        self._allocations = allocations
         self._pacing = pacing
         self._closed = False
         self._lock_file: IO[str] | None = None
@@ -93,6 +96,7 @@ class EmbeddedBroker:
             open_backend=self._open_backend,
             scope=self._run,
             limits=None,
+            allocations=self._allocations,
             pacing=self._pacing,
         )
         with _own_words():

@@ -1,0 +1,122 @@
+"""Whether Slurm jobs hold QPUs for the users who say so, as a broker asks it."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from collections.abc import Collection, Iterable, Mapping
+
+from orchestrator.broker.core.grants import Grant
+from orchestrator.broker.runtime.grant_watch import GrantState
+from orchestrator.config.slurm_access import SlurmAccess
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.states import SlurmJob, SlurmState, tres_of
+
+__all__ = ["SlurmAllocations", "grant_state", "lacks"]
+
+_ENDING = (SlurmState.COMPLETING, SlurmState.STAGE_OUT)
+_PAUSED = (SlurmState.SUSPENDED, SlurmState.STOPPED)
+# In these a job that was requeued runs without its licence.
+_LOSING = (((25, 5, 0), (25, 5, 8)), ((25, 11, 0), (25, 11, 6)))
+
+
+class SlurmAllocations:
+    """Asks Slurm whether jobs hold QPUs; `look` runs one `squeue` for all of them.
+
+    Args:
+        slurm: Its ``patience_s`` should be short: the broker asks again.
+        accesses: How Slurm grants each QPU.
+        own_user: Whose jobs those without a user are; None for the user of this process.
+    """
+
+    def __init__(
+        self, slurm: Slurm, accesses: Mapping[str, SlurmAccess], own_user: str | None = None
+    ) -> None:
+        self._slurm = slurm
+        self._accesses = accesses
+        self._own_user = own_user
+
+    def look(self, grants: Collection[Grant]) -> dict[Grant, GrantState]:
+        """Return how each grant stands. Raises ``SlurmUnavailable``."""
+        own = self._own_user or getpass.getuser()
+        jobs = self._slurm.jobs({grant.slurm_job for grant in grants}).values()
+        return {
+            grant: grant_state(
+                grant._replace(user=grant.user or own), jobs, self._accesses[grant.qpu]
+            )
+            for grant in grants
+        }
+
+
+def grant_state(grant: Grant, jobs: Iterable[SlurmJob], access: SlurmAccess) -> GrantState:
+    """Return how a grant stands by what the queue says of all jobs that were asked for (pure)."""
+    what = f"Slurm job {grant.slurm_job}"
+    found = [job for job in jobs if grant.slurm_job in (job.id, job.leader)]
+    if not found:
+        return GrantState(state="ended", reason=f"{what} has ended; Slurm's queue has it no longer")
+    if any(job.user != grant.user for job in found):
+        # Whose it is stays out of the text: anybody could ask for any number.
+        return GrantState(
+            state="ended",
+            reason=f"{what} is not a job of user {grant.user!r}; name a job of that user",
+        )
+    states = {job.state for job in found}
+    if any(state.is_over or state in _ENDING for state in states):
+        names = ", ".join(sorted(state.value for state in states))
+        return GrantState(state="ended", reason=f"{what} has ended ({names})")
+    if any(state.is_waiting for state in states):
+        return GrantState(state="waits", reason=f"{what} was requeued and waits")
+    if SlurmState.UNKNOWN in states or states & set(_PAUSED):
+        return GrantState(state="unknown", reason=f"{what} is {found[0].state.value}")
+    lacking = [lacks(job, access) for job in found]
+    if all(lacking):
+        return GrantState(state="ended", reason=f"{what} of {grant.qpu!r} {lacking[0]}")
+    return GrantState(state="holds")
+
+
+def lacks(job: SlurmJob, access: SlurmAccess) -> str:
+    """Return what a running job lacks of a QPU, as the rest of a sentence; empty for nothing."""
+    if access.gres is not None and not _has_gres(job, access.gres):
+        return (
+            f"does not hold the GRES {access.gres!r}; submit it with --gres={access.gres}. If it "
+            "does, let slurm.conf list the GRES in AccountingStorageTRES"
+        )
+    if access.license is not None and not _has_licence(job, access.license):
+        lost = (
+            ". A job that was requeued loses its licences in Slurm 25.05.0 to 25.05.8 and 25.11.0 "
+            "to 25.11.6"
+            if job.restarts
+            else ""
+        )
+        return (
+            f"does not hold the licence {access.license!r}; submit it with "
+            f"--licenses={access.license}{lost}"
+        )
+    if access.gres or access.license or access.partition in (None, job.partition):
+        return ""
+    return f"runs in partition {job.partition!r}; expected {access.partition!r}"
+
+
+def _has_gres(job: SlurmJob, wanted: str) -> bool:
+    name, count = _counted(wanted)
+    held = tres_of(job.tres)
+    kind = f"gres/{name}"
+    return held.get(kind, 0) >= count
+
+
+def _has_licence(job: SlurmJob, wanted: str) -> bool:
+    name, count = _counted(wanted)
+    held = (_counted(one) for one in re.split(r"[,|]", job.licenses))
+    return any(one == name and number >= count for one, number in held)
+
+
+def _counted(text: str) -> tuple[str, float]:
+    """Return a name and a number of ``NAME:COUNT``; 1 without a number.
+
+    >>> _counted("qpu:vlq:2"), _counted("qpu")
+    (('qpu:vlq', 2.0), ('qpu', 1.0))
+    """
+    name, _, count = text.strip().rpartition(":")
+    if name and count.isdecimal():
+        return name, float(count)
+    return text.strip(), 1.0

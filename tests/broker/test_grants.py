@@ -1,0 +1,228 @@
+"""Jobs that are bound to a Slurm job start, wait and end with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.api import Usage
+from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.explain import explain
+from orchestrator.broker.core.grants import Grant
+from orchestrator.broker.core.job_request import LeaseWish
+from orchestrator.broker.core.packing import TaskLimits
+from orchestrator.broker.core.policies import Fifo
+from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.snapshot import freeze, thaw
+from orchestrator.broker.core.state import BrokerState, Effects, SettleJob, StopTask, replay
+from orchestrator.broker.core.views import JobState
+from orchestrator.config.bounds import LeaseBounds
+from orchestrator.identity import JobId
+from tests.broker.histories import submitted
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+ADA = {"qpu": "q", "user": "ada", "slurm_job": 7}
+
+
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def served(**limits: bool) -> BrokerState:
+    state = BrokerState()
+    bounds = TaskLimits(**({"max_concurrent_tasks": 1} | limits))  # type: ignore[arg-type]
+    state.configure("q", QpuRules(limits=bounds, policy=Fifo(), leases=LeaseBounds()))
+    return state
+
+
+def job(name: str, slurm_job: int | None = 7, user: str = "ada", lease: bool = False):
+    wish = LeaseWish(id="loop", longest_s=600, idle_s=600) if lease else None
+    plain = submitted(5, [(1, 10)])
+    return replace(plain, job=JobId(name), slurm_job=slurm_job, user=user, lease=wish)
+
+
+def done(tag: str) -> ev.TaskCompleted:
+    return ev.TaskCompleted(tag=tag, usage=Usage(qpu_seconds=1.0))
+
+
+def planned(outcome: Effects) -> list[str]:
+    return [event.tag for event in outcome.events if isinstance(event, ev.TaskPlanned)]
+
+
+def test_nothing_starts_before_slurm_confirms_the_job() -> None:
+    state = served()
+    assert planned(state.handle(job("j1"), at(0))) == []
+    assert planned(state.handle(job("j2", slurm_job=None), at(1))) == ["j2.0"]
+    (waits,) = explain(state, JobId("j1"), at(1)).waits_for
+    assert "7" in waits.split()
+    state.handle(done("j2.0"), at(2))
+    assert planned(state.handle(ev.GrantConfirmed(**ADA), at(3))) == ["j1.0"]
+
+
+def test_a_confirmed_slurm_job_is_not_another_users() -> None:
+    state = served()
+    state.handle(ev.GrantConfirmed(**ADA), at(0))
+    assert planned(state.handle(job("j1", user="eve"), at(1))) == []
+    assert Grant("q", "eve", 7) in state.bound()
+    ended = ev.GrantEnded(qpu="q", user="eve", slurm_job=7, reason="not eve's")
+    outcome = state.handle(ended, at(2))
+    assert outcome.commands == (SettleJob(JobId("j1")),)
+    assert state.jobs[JobId("j1")].state is JobState.FAILED
+    assert planned(state.handle(job("j2"), at(3))) == ["j2.0"]
+
+
+def test_the_end_of_the_slurm_job_stops_its_task_and_fails_its_waiting_jobs() -> None:
+    state = served()
+    state.handle(ev.GrantConfirmed(**ADA), at(0))
+    state.handle(job("j1"), at(1))
+    state.handle(ev.TaskStarted(tag="j1.0", qpu_task="t"), at(1))
+    state.handle(job("j2"), at(2))
+    state.handle(job("j3", slurm_job=None), at(2))
+    outcome = state.handle(ev.GrantEnded(**ADA, reason="it was cancelled"), at(3))
+    assert set(outcome.commands) == {StopTask("j1.0"), SettleJob(JobId("j2"))}
+    failed = state.jobs[JobId("j2")].failure
+    assert failed is not None
+    assert (failed.error_type, failed.error) == ("AllocationEnded", "it was cancelled")
+    stopped = state.handle(ev.TaskStopped(tag="j1.0"), at(4))
+    assert SettleJob(JobId("j1")) in stopped.commands
+    assert state.jobs[JobId("j1")].state is JobState.FAILED
+    assert planned(stopped) == ["j3.0"]
+    assert state.bound() == set()
+
+
+def test_a_task_that_had_not_started_yet_is_stopped_when_it_has() -> None:
+    state = served()
+    state.handle(ev.GrantConfirmed(**ADA), at(0))
+    state.handle(job("j1"), at(1))
+    state.handle(ev.GrantEnded(**ADA, reason=""), at(2))
+    outcome = state.handle(ev.TaskStarted(tag="j1.0", qpu_task="t"), at(3))
+    assert outcome.commands == (StopTask("j1.0"),)
+
+
+def test_a_task_that_others_share_goes_on() -> None:
+    state = served(coalesces=True)
+    state.handle(job("j0", slurm_job=None), at(0))
+    state.handle(job("j1"), at(0))
+    state.handle(job("j2", slurm_job=8), at(0))
+    state.handle(ev.GrantConfirmed(qpu="q", user="ada", slurm_job=8), at(1))
+    state.handle(ev.GrantConfirmed(**ADA), at(1))
+    (shared,) = planned(state.handle(done("j0.0"), at(2)))
+    assert set(state.tasks[shared].jobs) == {"j1", "j2"}
+    state.handle(ev.TaskStarted(tag=shared, qpu_task="t"), at(2))
+    assert state.handle(ev.GrantEnded(**ADA, reason=""), at(3)).commands == ()
+    both = state.handle(ev.GrantEnded(qpu="q", user="ada", slurm_job=8, reason=""), at(4))
+    assert both.commands == (StopTask(shared),)
+
+
+def test_no_answer_holds_back_what_waits_and_leaves_what_runs() -> None:
+    state = served()
+    state.handle(ev.GrantConfirmed(**ADA), at(0))
+    state.handle(job("j1"), at(1))
+    state.handle(job("j2"), at(1))
+    outcome = state.handle(ev.GrantSuspended(**ADA, reason="no answer"), at(2))
+    assert outcome.commands == ()
+    state.handle(ev.TaskStarted(tag="j1.0", qpu_task="t"), at(3))
+    state.handle(done("j1.0"), at(4))
+    assert state.open_tasks("q") == frozenset()
+    assert planned(state.handle(ev.GrantConfirmed(**ADA), at(5))) == ["j2.0"]
+
+
+def test_a_lease_ends_with_its_slurm_job() -> None:
+    state = served()
+    state.handle(ev.GrantConfirmed(**ADA), at(0))
+    state.handle(job("j1", lease=True), at(1))
+    state.handle(job("j2", slurm_job=None), at(1))
+    outcome = state.handle(ev.GrantEnded(**ADA, reason=""), at(2))
+    (closed,) = [event for event in outcome.events if isinstance(event, ev.LeaseClosed)]
+    assert (closed.reason, closed.at, closed.held_s) == ("allocation", at(2), 1.0)
+    assert planned(state.handle(ev.TaskStopped(tag="j1.0"), at(3))) == ["j2.0"]
+
+
+def test_the_next_slurm_job_takes_the_work_over() -> None:
+    state = served()
+    state.handle(job("j1"), at(0))
+    state.handle(ev.GrantEnded(**ADA, reason=""), at(1))
+    state.handle(ev.JobResumed(job=JobId("j1"), slurm_job=9), at(2))
+    assert state.jobs[JobId("j1")].state is JobState.QUEUED
+    outcome = state.handle(ev.GrantConfirmed(qpu="q", user="ada", slurm_job=9), at(3))
+    assert planned(outcome) == ["j1.0"]
+
+
+def test_after_a_restart_slurm_is_asked_before_anything_starts() -> None:
+    state = served()
+    state.handle(ev.GrantConfirmed(**ADA), at(0))
+    state.handle(job("j1"), at(1))
+    state.handle(job("j2"), at(1))
+    restored = thaw(freeze(state, without=[]))
+    restored.configure("q", state.rules["q"])
+    restored.handle(ev.BrokerOpened(resume=True), at(2))
+    assert planned(restored.handle(done("j1.0"), at(3))) == []
+    assert restored.bound() == {Grant("q", "ada", 7)}
+    assert planned(restored.handle(ev.GrantConfirmed(**ADA), at(4))) == ["j2.0"]
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["submit", "confirm", "suspend", "end", "start", "stop", "resume", "open"]),
+        st.integers(0, 5),
+        st.sampled_from([7, 8]),
+        st.sampled_from(["ada", "eve"]),
+    ),
+    max_size=40,
+)
+
+
+def event_of(state: BrokerState, step: tuple[str, int, int, str]) -> ev.Event | None:
+    kind, number, slurm_job, user = step
+    grant = {"qpu": "q", "user": user, "slurm_job": slurm_job}
+    running = sorted(state.open_tasks("q"))
+    jobs = sorted(state.jobs)
+    match kind:
+        case "submit":
+            lease = number == 0
+            return job(f"j{len(jobs)}", slurm_job if number else None, user, lease=lease)
+        case "confirm":
+            return ev.GrantConfirmed(**grant)
+        case "suspend":
+            return ev.GrantSuspended(**grant, reason="")
+        case "end":
+            return ev.GrantEnded(**grant, reason="")
+        case "open":
+            return ev.BrokerOpened(resume=True)
+        case "start" if running:
+            tag = running[number % len(running)]
+            return None if state.tasks[tag].qpu_task else ev.TaskStarted(tag=tag, qpu_task="t")
+        case "stop" if running:
+            return ev.TaskStopped(tag=running[number % len(running)])
+        case "resume" if jobs:
+            again = jobs[number % len(jobs)]
+            return ev.JobResumed(job=again, slurm_job=slurm_job)
+    return None
+
+
+@given(steps)
+def test_only_confirmed_work_is_planned_and_a_replay_agrees(taken) -> None:
+    state, recorded = served(), []
+    for second, step in enumerate(taken):
+        event = event_of(state, step)
+        if event is None:
+            continue
+        granted = set(state.grants) if isinstance(event, ev.GrantEnded) else None
+        outcome = state.handle(event, at(second))
+        for one in outcome.events:
+            recorded.append((one, at(second)))
+            if isinstance(one, ev.TaskPlanned):
+                for part in one.parts:
+                    grant = state.jobs[part.job].submitted.grant
+                    assert grant is None or state.grants.get(grant.text) is True
+        if isinstance(event, ev.GrantEnded):
+            assert granted is not None
+            ended = Grant(event.qpu, event.user, event.slurm_job)
+            assert ended not in state.bound()
+            lease = state.histories["q"].lease if "q" in state.histories else None
+            assert lease is None or lease.opened.grant != ended
+    again = replay(recorded)
+    assert (again.jobs, again.tasks, again.grants) == (state.jobs, state.tasks, state.grants)
