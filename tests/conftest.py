@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from tests import private_slurm
 from tests.patience import until
 from tests.postgres import MISSING, PostgresServer, server_folder
+from tests.private_slurm import SlurmForTests, slurm_for_tests
 
 if TYPE_CHECKING:
     from tests.zygotes import SharedZygote
@@ -62,11 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine lacks, and let the slow tests come last."""
-    without_slurm = pytest.mark.skip(reason="no Slurm here: sbatch is not on the PATH")
-    for item in items:
-        if item.get_closest_marker("slurm") and shutil.which("sbatch") is None:
-            item.add_marker(without_slurm)
+    """Let the slow tests come last."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
@@ -103,6 +101,25 @@ def isolated_state(
     runs = sys.modules.get("orchestrator.runs")
     if runs is not None:
         runs.activate(None)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[SlurmForTests]:
+    """A Slurm for all tests of the session (5 s, once); skips where there is none."""
+    with slurm_for_tests() as cluster:
+        if cluster is None:
+            pytest.skip(private_slurm.MISSING)
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_cluster: SlurmForTests, monkeypatch: pytest.MonkeyPatch) -> SlurmForTests:
+    """The cluster, which this process and its children use during the test."""
+    for name, value in slurm_cluster.environment.items():
+        if name.startswith("SLURM_"):
+            monkeypatch.setenv(name, value)
+    # As it is now, with what other fixtures have set.
+    return SlurmForTests(environment={**os.environ}, root=slurm_cluster.root)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

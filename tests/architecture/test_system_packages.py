@@ -12,7 +12,8 @@ from tests.architecture.source import ROOT
 
 SCRIPT = ROOT / ".ci" / "install-system-packages"
 TOOLS = ("sh", "ls", "rm", "mv", "chmod", "cat", "dirname")
-ALL = ("initdb", "chromium", "chromedriver")
+CHROMIUM = ("chromium", "chromedriver")
+SLURM = ("slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged", "mpicc")
 
 
 class Machine:
@@ -27,6 +28,8 @@ class Machine:
             assert found is not None
             (self.programs / tool).symlink_to(found)
         self.add("id", "echo 0")
+        for program in SLURM:
+            self.add(program)
         self.add("apt-get", f'echo "$@" >> {self.log}; cat {self.policy} >> {self.log}')
 
     def add(self, name: str, script: str = "") -> None:
@@ -49,7 +52,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_where_all_is_there_nothing_is_done(machine: Machine) -> None:
-    for program in ALL:
+    for program in ("initdb", *CHROMIUM):
         machine.add(program)
     done = machine.run()
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -98,3 +101,14 @@ def test_elsewhere_than_on_debian_the_packages_are_named(machine: Machine) -> No
     done = machine.run()
     assert done.returncode == 1
     assert "Debian's chromium-driver." in done.stderr
+
+
+def test_slurm_comes_with_its_database_and_mpi(machine: Machine) -> None:
+    for program in ("initdb", *CHROMIUM):
+        machine.add(program)
+    for program in SLURM:
+        (machine.programs / program).unlink()
+    assert machine.run().returncode == 0
+    assert {"slurmctld", "slurmd", "slurmdbd", "mariadb-server", "munge", "openmpi-bin"} < set(
+        machine.asked().split()
+    )
