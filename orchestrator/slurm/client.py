@@ -204,6 +204,7 @@ class Slurm:
         *,
         ids: Collection[int] | None = None,
         user: str | None = None,
+        everyone: bool = False,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> list[AccountedJob]:
@@ -215,6 +216,7 @@ class Slurm:
         Args:
             ids: Which jobs; None for all of ``user``.
             user: Whose jobs; None for this process's user.
+            everyone: The jobs of all users that Slurm shows to this process's user.
             since: Jobs that were running, waiting or ended after it; aware. None for all time, and
                 without ``ids`` for today.
             until: Jobs that were running or waiting before it; aware.
@@ -227,7 +229,7 @@ class Slurm:
         separator = f"\x1d{secrets.token_hex(4)}"
         argv = ["sacct", "--allocations", "--duplicates", "--noheader", "--parsable2"]
         argv += [f"--delimiter={separator}", f"--format={','.join(ACCOUNTING_FIELDS)}"]
-        if ids is not None:
+        if ids is not None or everyone:
             argv += ["--allusers"]
         elif user is not None:
             argv += [f"--user={user}"]

@@ -1,0 +1,1 @@
+"""What runs used, from two books: Slurm's accounting and the ledger of quantum jobs."""

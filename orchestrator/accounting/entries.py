@@ -1,0 +1,286 @@
+"""The entries of both books, and whose they are: Slurm's jobs and quantum jobs by run (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from orchestrator.identity import SLURM_PURPOSES, slurm_job_name
+from orchestrator.slurm.states import AccountedJob
+
+__all__ = [
+    "Attempt",
+    "Books",
+    "Period",
+    "QpuHold",
+    "QuantumUse",
+    "RunFacts",
+    "RunKey",
+    "TaskUse",
+    "attempts_of",
+    "gpus_of",
+    "held_by",
+]
+
+_NAME = "hpcqc-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """A span of time. since: its first instant; until: the first one after it; both aware."""
+
+    since: datetime
+    until: datetime
+
+    def __contains__(self, instant: datetime) -> bool:
+        return self.since <= instant < self.until
+
+    def seconds_of(self, attempt: AccountedJob, now: datetime) -> float:
+        """Return the seconds within the period that an attempt had its nodes.
+
+        These are Slurm's own seconds if all of it is within the period, up to now if it is
+        running; else that part of them that lies within the period.
+        """
+        if attempt.started_at is None:
+            return 0.0
+        end = max(attempt.ended_at or now, attempt.started_at)
+        begun, ended = max(attempt.started_at, self.since), min(end, self.until)
+        if (begun, ended) == (attempt.started_at, end):
+            return attempt.elapsed_s
+        if ended <= begun:
+            return 0.0
+        # Slurm does not say when an attempt was suspended: what it lost so is spread evenly.
+        return attempt.elapsed_s * ((ended - begun) / (end - attempt.started_at))
+
+
+@dataclass(frozen=True, slots=True)
+class RunKey:
+    """A run among those of all users: they choose the ids of their runs themselves."""
+
+    user: str
+    run: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What is recorded of a run; a text is empty where it is not known."""
+
+    run: str
+    user: str
+    flow: str = ""
+    coupling: str = ""
+    project: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskUse:
+    """This job's part of a task on a QPU.
+
+    counts: whether it is charged; others only show that the QPU was used meanwhile.
+    """
+
+    started_at: datetime | None
+    ended_at: datetime | None
+    counts: bool = True
+    qpu_seconds: float = 0.0
+    charges: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantumUse:
+    """A quantum job as the ledger has it. slurm_job: in which it ran, None if that is not recorded."""
+
+    job: str
+    run: str
+    user: str
+    qpu: str
+    submitted_at: datetime
+    project: str = ""
+    slurm_job: int | None = None
+    tasks: tuple[TaskUse, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuHold:
+    """How Slurm sees a QPU. tres: names of resources, any of which stands for it."""
+
+    qpu: str
+    tres: tuple[str, ...] = ()
+    partition: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """Both books and what else is known, as they were read.
+
+    Attributes:
+        user: Login name of the reader, to whom quantum jobs without a user belong.
+        attempts: Of Slurm's accounting; None if it could not be read.
+        quantum: Of the ledger; None if it could not be read.
+        runs: What is recorded of runs.
+        registered: Users all of whose runs are in ``runs``.
+        allocations: Slurm jobs that a run works in without having submitted them.
+        holds: The QPUs that Slurm knows.
+        queued: Jobs of ours in Slurm's queue that have started, and thus belong in its accounting.
+    """
+
+    user: str
+    attempts: Sequence[AccountedJob] | None
+    quantum: Sequence[QuantumUse] | None
+    runs: Sequence[RunFacts] = ()
+    registered: Collection[str] = ()
+    allocations: Mapping[int, RunKey] = field(default_factory=dict)
+    holds: Sequence[QpuHold] = ()
+    queued: Collection[int] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """An attempt of a Slurm job of ours.
+
+    key: its run; the id is empty if nothing says which. by_name: the run is known by the job's
+    name alone, because its comment is missing or not ours. held: how many of each QPU it had.
+    """
+
+    job: AccountedJob
+    key: RunKey
+    purpose: str
+    by_name: bool = False
+    is_renamed: bool = False
+    held: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def span(self) -> tuple[datetime, datetime | None] | None:
+        """When it had its nodes; None if it never had any."""
+        return None if self.job.started_at is None else (self.job.started_at, self.job.ended_at)
+
+
+def attempts_of(books: Books, owners: Iterable[RunKey]) -> list[Attempt]:
+    """Return the attempts that are ours, each once, in order of submission.
+
+    A job is ours by its comment, else by the start of its name, else because a run worked in it.
+    owners: the known runs, among which one with the job's name is looked for.
+    """
+    known = defaultdict(set)
+    found: dict[tuple[int, datetime | None, datetime | None], AccountedJob] = {}
+    for job in books.attempts or ():
+        found[job.id, job.submitted_at, job.started_at] = job
+        if job.tag is not None:
+            known[job.user].add(job.tag.run)
+    for key in owners:
+        known[key.user].add(key.run)
+    names = {
+        user: sorted(((slurm_job_name(run, ""), run) for run in runs), reverse=True)
+        for user, runs in known.items()
+    }
+    ours = [
+        attempt
+        for job in found.values()
+        if (attempt := _attempt(books, job, names.get(job.user, ()))) is not None
+    ]
+    return sorted(ours, key=lambda one: (one.job.submitted_at is None, _order(one.job)))
+
+
+def _order(job: AccountedJob) -> tuple[float, int]:
+    at = job.started_at or job.submitted_at
+    return (at.timestamp() if at else 0.0, job.id)
+
+
+def _attempt(books: Books, job: AccountedJob, names: Sequence[tuple[str, str]]) -> Attempt | None:
+    tag = job.tag
+    if tag is not None:
+        return Attempt(
+            job=job,
+            key=RunKey(job.user, tag.run),
+            purpose=tag.purpose,
+            is_renamed=not job.name.startswith(slurm_job_name(tag.run, "")),
+            held=held_by(job, tag.purpose, books.holds),
+        )
+    if job.name.startswith(_NAME):
+        runs = [(prefix, run) for prefix, run in names if job.name.startswith(prefix)]
+        longest = [run for prefix, run in runs if prefix == runs[0][0]]
+        purpose = _purpose(job.name)
+        return Attempt(
+            job=job,
+            key=RunKey(job.user, longest[0] if len(longest) == 1 else ""),
+            purpose=purpose,
+            by_name=True,
+            held=held_by(job, purpose, books.holds),
+        )
+    if job.id in books.allocations:
+        return Attempt(
+            job=job,
+            key=books.allocations[job.id],
+            purpose="allocation",
+            held=held_by(job, "allocation", books.holds),
+        )
+    return None
+
+
+def _purpose(name: str) -> str:
+    """Return the purpose that the end of a job's name says; empty for none."""
+    words = name.rpartition("-")[2].split("_")
+    return next((word for word in words if word in SLURM_PURPOSES), "")
+
+
+def held_by(job: AccountedJob, purpose: str, holds: Sequence[QpuHold]) -> dict[str, float]:
+    """Return how many of each QPU an attempt held, by name.
+
+    The name is empty for one that the site file does not name.
+
+    >>> from orchestrator.slurm.states import SlurmState
+    >>> job = AccountedJob(
+    ...     id=7, name="", user="", account="", partition="quantum", state=SlurmState.COMPLETED,
+    ...     submitted_at=None, started_at=None, ended_at=None, elapsed_s=9.0, node_count=1, cpus=1,
+    ...     tres={"cpu": 1.0, "gres/qpu": 1.0},
+    ... )
+    >>> held_by(job, "qpu", [QpuHold(qpu="vlq", tres=("gres/qpu",), partition="quantum")])
+    {'vlq': 1.0}
+    >>> held_by(job, "worker", [])
+    {'': 1.0}
+    """
+    alike: dict[tuple[str, ...], list[tuple[str, float]]] = {}
+    for hold in holds:
+        if (count := _count_held(job, hold)) > 0:
+            alike.setdefault(tuple(sorted(hold.tres)), []).append((hold.qpu, count))
+    if alike:
+        # Several QPUs behind one resource: Slurm does not say which of them it was.
+        return {
+            (same[0][0] if len(same) == 1 else ""): max(count for _, count in same)
+            for same in alike.values()
+        }
+    # A site that accounts no QPUs still accounts the jobs that hold one.
+    count = max((n for name, n in job.tres.items() if _base(name) == "gres/qpu"), default=0.0)
+    if not count and purpose != "qpu":
+        return {}
+    placed = [hold.qpu for hold in holds if _fits(job, hold)]
+    return {placed[0] if len(placed) == 1 else "": count or 1.0}
+
+
+def _count_held(job: AccountedJob, hold: QpuHold) -> float:
+    if not _fits(job, hold):
+        return 0.0
+    if not hold.tres:
+        return 1.0 if hold.partition is not None else 0.0
+    wanted = {*hold.tres}
+    counts = (n for name, n in job.tres.items() if {name, _base(name)} & wanted)
+    return max(counts, default=0.0)
+
+
+def _fits(job: AccountedJob, hold: QpuHold) -> bool:
+    return hold.partition is None or job.partition in hold.partition.split(",")
+
+
+def _base(name: str) -> str:
+    """Return a resource without the type of a GRES and the server of a licence."""
+    return re.split("[:@]", name)[0]
+
+
+def gpus_of(job: AccountedJob) -> float:
+    """Return how many GPUs an attempt had, whether Slurm accounts them by type or not."""
+    if "gres/gpu" in job.tres:
+        return job.tres["gres/gpu"]
+    return sum(n for name, n in job.tres.items() if name.startswith("gres/gpu:"))

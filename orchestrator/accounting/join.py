@@ -1,0 +1,443 @@
+"""Joins Slurm's accounting and the ledger: what was used by whom, and where they differ (pure)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from typing import Literal, get_args
+
+from orchestrator.accounting.entries import (
+    Attempt,
+    Books,
+    Period,
+    RunKey,
+    TaskUse,
+    attempts_of,
+    gpus_of,
+)
+
+__all__ = [
+    "GROUPS",
+    "Accounting",
+    "AccountingRow",
+    "Difference",
+    "DifferenceKind",
+    "Grouping",
+    "join",
+    "joined_user",
+]
+
+Grouping = Literal["project", "user", "flow", "coupling", "run"]
+GROUPS: tuple[Grouping, ...] = get_args(Grouping)
+# Slurm's times are whole seconds, and a task's end is noticed a moment after it.
+_TOLERANCE = timedelta(seconds=2)
+_HOUR_S = 3600.0
+
+
+class DifferenceKind(StrEnum):
+    """In which way the two books differ."""
+
+    QPU_WITHOUT_JOBS = "qpu-without-jobs"
+    USED_UNHELD = "used-unheld"
+    UNKNOWN_SLURM_JOB = "unknown-slurm-job"
+    NOT_YET_ACCOUNTED = "not-yet-accounted"
+    NO_RUN = "no-run"
+    COMMENT_ALTERED = "comment-altered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Something that one book has and the other has not, or has otherwise.
+
+    run, user: whose it is; the run is empty if it is not known. slurm_job, job: the entry, of
+    Slurm's accounting or the ledger. seconds: how much of a QPU's time it is about, 0 for none.
+    """
+
+    kind: DifferenceKind
+    text: str
+    run: str = ""
+    user: str = ""
+    slurm_job: int | None = None
+    job: str | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountingRow:
+    """What a group used in a period. A figure is None if the book it comes from could not be read.
+
+    Attributes:
+        group: Project, user, flow, coupling or run; empty where none is recorded.
+        runs: Number of runs.
+        slurm_jobs: Number of attempts of Slurm jobs that had nodes.
+        node_s: Seconds times nodes, as all others of Slurm's accounting.
+        core_s: Seconds times CPUs.
+        gpu_s: Seconds times GPUs.
+        qpu_held_s: Seconds times QPUs that Slurm allocated.
+        quantum_jobs: Number of quantum jobs with a charged task that ended in the period.
+        qpu_used_s: QPU-seconds of those tasks, from the ledger.
+        charges: What they were charged, by unit.
+    """
+
+    group: str
+    runs: int
+    slurm_jobs: int | None
+    node_s: float | None
+    core_s: float | None
+    gpu_s: float | None
+    qpu_held_s: float | None
+    quantum_jobs: int | None
+    qpu_used_s: float | None
+    charges: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def node_hours(self) -> float | None:
+        """Hours times nodes."""
+        return _hours(self.node_s)
+
+    @property
+    def core_hours(self) -> float | None:
+        """Hours times CPUs, as Slurm counts them."""
+        return _hours(self.core_s)
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Hours times GPUs."""
+        return _hours(self.gpu_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounting:
+    """What runs used in a period, and where Slurm's accounting and the ledger differ.
+
+    Attributes:
+        since: First instant of the period.
+        until: The first one after it.
+        by: What the rows are for.
+        rows: Sorted by group.
+        total: Of all rows; its group is empty.
+        differences: In order of the runs.
+        notes: What could not be read, or is incomplete.
+    """
+
+    since: datetime
+    until: datetime
+    by: Grouping
+    rows: tuple[AccountingRow, ...]
+    total: AccountingRow
+    differences: tuple[Difference, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Sum:
+    runs: set[RunKey] = field(default_factory=set)
+    jobs: set[str] = field(default_factory=set)
+    figures: Counter[str] = field(default_factory=Counter)
+    charges: Counter[str] = field(default_factory=Counter)
+
+
+def join(
+    books: Books,
+    period: Period,
+    now: datetime,
+    by: Grouping = "project",
+    *,
+    notes: Iterable[str] = (),
+) -> Accounting:
+    """Join both books over a period.
+
+    Each attempt of a Slurm job and each task of a quantum job is in one row. Attempts count with
+    the part of their time in the period, those that are running up to ``now``; a task counts in the
+    period in which it ended, as in the broker's statements.
+    """
+    entries = _Entries(books, period, now)
+    sums: defaultdict[str, _Sum] = defaultdict(_Sum)
+    total = _Sum()
+    for key, group, figures, charges, job in entries.uses(by):
+        for one in (sums[group], total):
+            one.runs.add(key)
+            one.figures.update(figures)
+            one.charges.update(charges)
+            if job is not None:
+                one.jobs.add(job)
+    row = partial(_row, has_slurm=books.attempts is not None, has_ledger=books.quantum is not None)
+    return Accounting(
+        since=period.since,
+        until=period.until,
+        by=by,
+        rows=tuple(row(group, one) for group, one in sorted(sums.items())),
+        total=row("", total),
+        differences=tuple(entries.differences()),
+        notes=(*notes, *entries.notes()),
+    )
+
+
+def joined_user(slurm: Iterable[RunKey], ledger: Iterable[RunKey]) -> Callable[[RunKey], RunKey]:
+    """Return whose run of Slurm's a run of the ledger is.
+
+    A token may name its user otherwise than the login node. A run that one user has in each book
+    is one run then; where several have its id, only equal names are one.
+    """
+    users_of: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
+    for side, keys in enumerate((slurm, ledger)):
+        for key in keys:
+            users_of[key.run][side].add(key.user)
+
+    def joined(key: RunKey) -> RunKey:
+        slurm_users, ledger_users = users_of.get(key.run, (set(), set()))
+        if key.user in slurm_users or len(slurm_users) != 1 or len(ledger_users) != 1:
+            return key
+        return RunKey(next(iter(slurm_users)), key.run)
+
+    return joined
+
+
+class _Entries:
+    """Entries of both books, each with its run."""
+
+    def __init__(self, books: Books, period: Period, now: datetime) -> None:
+        self.books, self.period, self.now = books, period, now
+        quantum = books.quantum or ()
+        owned = [(RunKey(use.user or books.user, use.run), use) for use in quantum]
+        facts = {RunKey(fact.user, fact.run): fact for fact in books.runs}
+        self.attempts = attempts_of(books, [*facts, *(key for key, _ in owned)])
+        of_slurm = {attempt.key for attempt in self.attempts}
+        joined = joined_user(of_slurm, {key for key, _ in owned})
+        self.quantum = [(joined(key), use) for key, use in owned]
+        self.facts = facts
+        self._projects = self._projects_of_runs()
+
+    def uses(
+        self, by: Grouping
+    ) -> Iterator[tuple[RunKey, str, dict[str, float], Mapping[str, float], str | None]]:
+        """Yield run, group, figures, charges and quantum job of each entry in the period."""
+        for attempt in self.attempts:
+            job, key = attempt.job, attempt.key
+            seconds = self.period.seconds_of(job, self.now)
+            if job.started_at is None or (not seconds and job.started_at not in self.period):
+                continue
+            figures = {
+                "slurm_jobs": 1,
+                "node_s": seconds * job.node_count,
+                "core_s": seconds * job.cpus,
+                "gpu_s": seconds * gpus_of(job),
+                "qpu_held_s": seconds * sum(attempt.held.values()),
+            }
+            project = self._projects.get(key, "") or job.account
+            yield key, self._group(by, key, project), figures, {}, None
+        for key, use in self.quantum:
+            project = use.project or self._projects.get(key, "")
+            for task in use.tasks:
+                if task.counts and task.ended_at is not None and task.ended_at in self.period:
+                    figures = {"qpu_used_s": task.qpu_seconds}
+                    yield key, self._group(by, key, project), figures, task.charges, use.job
+
+    def _group(self, by: Grouping, key: RunKey, project: str) -> str:
+        fact = self.facts.get(key)
+        values = {
+            "project": project,
+            "user": key.user,
+            "run": key.run,
+            "flow": fact.flow if fact else "",
+            "coupling": fact.coupling if fact else "",
+        }
+        return values[by]
+
+    def _projects_of_runs(self) -> dict[RunKey, str]:
+        """Return the project of each run: the recorded one, the payer's, else Slurm's account."""
+        found: dict[RunKey, str] = {}
+        for attempt in sorted(self.attempts, key=lambda one: one.job.account, reverse=True):
+            found[attempt.key] = attempt.job.account
+        named = defaultdict(set)
+        for key, use in self.quantum:
+            named[key].add(use.project)
+        found |= {key: min(names - {""}) for key, names in named.items() if names - {""}}
+        found |= {key: fact.project for key, fact in self.facts.items() if fact.project}
+        found.pop(RunKey("", ""), None)
+        return {key: project for key, project in found.items() if key.run}
+
+    def notes(self) -> Iterator[str]:
+        """Yield what limits the comparison as a whole."""
+        if self._stores_no_comments():
+            yield (
+                "Slurm's accounting stores no comments (AccountingStoreFlags=job_comment): jobs are "
+                "joined by their names"
+            )
+        purposes = [one for one in self.attempts if one.purpose == "qpu" and one.job.started_at]
+        if purposes and not any("qpu" in name for one in purposes for name in one.job.tres):
+            yield (
+                "Slurm's accounting has no QPU among its resources (AccountingStorageTRES): the time "
+                "of the jobs that held one counts"
+            )
+
+    def differences(self) -> Iterator[Difference]:
+        """Yield what one book has and the other has not."""
+        if self.books.attempts is None:
+            return
+        found = [*self._altered(), *self._without_run()]
+        if self.books.quantum is not None:
+            found += [*self._idle_qpus(), *self._unheld(), *self._unknown()]
+        yield from sorted(found, key=lambda one: (one.run, one.user, one.slurm_job or 0, one.kind))
+
+    def _stores_no_comments(self) -> bool:
+        return any(one.by_name for one in self.attempts) and not any(
+            one.job.comment for one in self.attempts
+        )
+
+    def _altered(self) -> Iterator[Difference]:
+        if self._stores_no_comments():
+            return
+        for one in self.attempts:
+            if one.by_name or one.is_renamed:
+                said = repr(one.job.comment) if one.job.comment else "no comment"
+                yield _of_attempt(
+                    DifferenceKind.COMMENT_ALTERED,
+                    one,
+                    f"Slurm job {one.job.id} is called {one.job.name!r} and has {said}: its comment "
+                    "or name was changed",
+                )
+
+    def _without_run(self) -> Iterator[Difference]:
+        known = {*self.facts, *(key for key, _ in self.quantum)}
+        for one in self.attempts:
+            is_told = one.key.user in self.books.registered
+            if one.key not in known and (is_told or not one.key.run):
+                run = f"run {one.key.run!r}" if one.key.run else "any run"
+                yield _of_attempt(
+                    DifferenceKind.NO_RUN,
+                    one,
+                    f"Slurm job {one.job.id} ({one.job.name}) has no record of {run}",
+                )
+
+    def _idle_qpus(self) -> Iterator[Difference]:
+        tasks: defaultdict[RunKey, list[tuple[str, TaskUse]]] = defaultdict(list)
+        for key, use in self.quantum:
+            tasks[key] += [(use.qpu, task) for task in use.tasks if task.started_at is not None]
+        for one in self.attempts:
+            seconds = self.period.seconds_of(one.job, self.now)
+            if not one.held or one.job.ended_at is None or not seconds:
+                continue
+            used = (t for qpu, t in tasks[one.key] if qpu in one.held or "" in one.held)
+            if not any(_overlaps(one, task) for task in used):
+                named = ", ".join(sorted(filter(None, one.held))) or "a QPU"
+                yield _of_attempt(
+                    DifferenceKind.QPU_WITHOUT_JOBS,
+                    one,
+                    f"Slurm job {one.job.id} held {named} for {one.job.elapsed_s:g} s, and the "
+                    "ledger has no quantum job of its run in that time",
+                    seconds=seconds * sum(one.held.values()),
+                )
+
+    def _unheld(self) -> Iterator[Difference]:
+        """Yield how long tasks were on a QPU that Slurm allocates, without an allocation."""
+        known = {hold.qpu for hold in self.books.holds}
+        spans = defaultdict(list)
+        for one in self.attempts:
+            if one.held and one.span is not None:
+                begun, ended = one.span
+                for qpu in one.held:
+                    span = (begun - _TOLERANCE, (ended or self.now) + _TOLERANCE)
+                    spans[one.key, qpu].append(span)
+        for key, use in self.quantum:
+            if use.qpu not in known:
+                continue
+            own = [*spans.get((key, use.qpu), ()), *spans.get((key, ""), ())]
+            seconds = sum(_uncovered_s(task, own) for task in use.tasks if self._is_over(task))
+            if seconds > 0:
+                yield Difference(
+                    kind=DifferenceKind.USED_UNHELD,
+                    text=f"quantum job {use.job} had tasks on {use.qpu} for {seconds:.1f} s in which "
+                    "no Slurm job of its run held it",
+                    run=key.run,
+                    user=key.user,
+                    job=use.job,
+                    seconds=seconds,
+                )
+
+    def _is_over(self, task: TaskUse) -> bool:
+        return task.ended_at is not None and task.ended_at in self.period
+
+    def _unknown(self) -> Iterator[Difference]:
+        accounted = {job.id for job in self.books.attempts or ()}
+        for key, use in self.quantum:
+            times = [use.submitted_at, *(task.ended_at for task in use.tasks)]
+            bound = use.slurm_job
+            if bound is None or bound in accounted | {*self.books.queued}:
+                continue
+            if any(at is not None and at in self.period for at in times):
+                yield Difference(
+                    kind=DifferenceKind.UNKNOWN_SLURM_JOB,
+                    text=f"quantum job {use.job} ran in Slurm job {bound}, which Slurm's accounting "
+                    "does not have",
+                    run=key.run,
+                    user=key.user,
+                    slurm_job=bound,
+                    job=use.job,
+                )
+        for job in sorted({*self.books.queued} - accounted):
+            yield Difference(
+                kind=DifferenceKind.NOT_YET_ACCOUNTED,
+                text=f"Slurm job {job} has started and is not in Slurm's accounting yet; its use is "
+                "missing here",
+                slurm_job=job,
+            )
+
+
+def _of_attempt(
+    kind: DifferenceKind, one: Attempt, text: str, *, seconds: float = 0.0
+) -> Difference:
+    return Difference(
+        kind=kind,
+        text=text,
+        run=one.key.run,
+        user=one.key.user,
+        slurm_job=one.job.id,
+        seconds=seconds,
+    )
+
+
+def _overlaps(attempt: Attempt, task: TaskUse) -> bool:
+    begun, ended = attempt.job.started_at, attempt.job.ended_at
+    assert begun is not None and ended is not None and task.started_at is not None  # noqa: PT018
+    over = task.ended_at or task.started_at
+    return task.started_at <= ended + _TOLERANCE and over >= begun - _TOLERANCE
+
+
+def _uncovered_s(task: TaskUse, spans: Sequence[tuple[datetime, datetime]]) -> float:
+    """Return the seconds of a task that are in none of the spans."""
+    reached, end = task.started_at, task.ended_at
+    if reached is None or end is None:
+        return 0.0
+    seconds = 0.0
+    for begun, ended in sorted(spans):
+        if begun >= end:
+            break
+        seconds += max(0.0, (begun - reached).total_seconds())
+        reached = max(reached, ended)
+    return seconds + max(0.0, (end - reached).total_seconds())
+
+
+def _row(group: str, one: _Sum, *, has_slurm: bool, has_ledger: bool) -> AccountingRow:
+    figures = one.figures
+    slurm = {
+        name: float(figures[name]) if has_slurm else None
+        for name in ("node_s", "core_s", "gpu_s", "qpu_held_s")
+    }
+    return AccountingRow(
+        group=group,
+        runs=len({key for key in one.runs if key.run}),
+        slurm_jobs=int(figures["slurm_jobs"]) if has_slurm else None,
+        **slurm,
+        quantum_jobs=len(one.jobs) if has_ledger else None,
+        qpu_used_s=float(figures["qpu_used_s"]) if has_ledger else None,
+        charges=dict(sorted(one.charges.items())),
+    )
+
+
+def _hours(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds / _HOUR_S
