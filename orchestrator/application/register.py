@@ -46,6 +46,10 @@ class RegisteredRun(BaseModel):
     """the Slurm job in which that process is, or in which it will be"""
     is_driver_job: bool = False
     """whether hpcqc submitted that job, for this run alone"""
+    coupling: str = ""
+    """how its stages share nodes and QPU in time; empty where nothing of it is Slurm's"""
+    project: str = ""
+    """that pays at the broker service"""
 
 
 def register(state_dir: Path, run: RegisteredRun) -> None:
