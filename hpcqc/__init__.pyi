@@ -8,8 +8,14 @@ from backends.api import QpuBusy as QpuBusy
 from backends.api import QpuUnavailable as QpuUnavailable
 from backends.api import TaskCancelled as TaskCancelled
 from backends.api import TaskFailed as TaskFailed
+from orchestrator.accounting.join import Accounting as Accounting
+from orchestrator.accounting.join import AccountingRow as AccountingRow
+from orchestrator.accounting.join import Difference as Difference
+from orchestrator.accounting.join import DifferenceKind as DifferenceKind
+from orchestrator.accounting.periods import PeriodError as PeriodError
 from orchestrator.agent.deployments import FlowRunView as FlowRunView
 from orchestrator.agent.folder import AgentError as AgentError
+from orchestrator.application.accounting import accounting as accounting
 from orchestrator.application.agent import Deployed as Deployed
 from orchestrator.application.agent import deploy as deploy
 from orchestrator.application.agent import flow_run as flow_run

@@ -12,8 +12,8 @@ from orchestrator.identity import SLURM_PURPOSES, slurm_job_name
 from orchestrator.slurm.states import AccountedJob
 
 __all__ = [
+    "AccountBooks",
     "Attempt",
-    "Books",
     "Period",
     "QpuHold",
     "QuantumUse",
@@ -113,7 +113,7 @@ class QpuHold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class AccountBooks:
     """Both books and what else is known, as they were read.
 
     Attributes:
@@ -122,6 +122,7 @@ class Books:
         quantum: Of the ledger; None if it could not be read.
         runs: What is recorded of runs.
         registered: Users all of whose runs are in ``runs``.
+        told: Users all of whose quantum jobs are in ``quantum``; None for all users.
         allocations: Slurm jobs that a run works in without having submitted them.
         holds: The QPUs that Slurm knows.
         queued: Jobs of ours in Slurm's queue that have started, and thus belong in its accounting.
@@ -132,6 +133,7 @@ class Books:
     quantum: Sequence[QuantumUse] | None
     runs: Sequence[RunFacts] = ()
     registered: Collection[str] = ()
+    told: Collection[str] | None = None
     allocations: Mapping[int, RunKey] = field(default_factory=dict)
     holds: Sequence[QpuHold] = ()
     queued: Collection[int] = ()
@@ -158,7 +160,7 @@ class Attempt:
         return None if self.job.started_at is None else (self.job.started_at, self.job.ended_at)
 
 
-def attempts_of(books: Books, owners: Iterable[RunKey]) -> list[Attempt]:
+def attempts_of(books: AccountBooks, owners: Iterable[RunKey]) -> list[Attempt]:
     """Return the attempts that are ours, each once, in order of submission.
 
     A job is ours by its comment, else by the start of its name, else because a run worked in it.
@@ -189,7 +191,9 @@ def _order(job: AccountedJob) -> tuple[float, int]:
     return (at.timestamp() if at else 0.0, job.id)
 
 
-def _attempt(books: Books, job: AccountedJob, names: Sequence[tuple[str, str]]) -> Attempt | None:
+def _attempt(
+    books: AccountBooks, job: AccountedJob, names: Sequence[tuple[str, str]]
+) -> Attempt | None:
     tag = job.tag
     if tag is not None:
         return Attempt(
@@ -253,7 +257,7 @@ def held_by(job: AccountedJob, purpose: str, holds: Sequence[QpuHold]) -> dict[s
             for same in alike.values()
         }
     # A site that accounts no QPUs still accounts the jobs that hold one.
-    count = max((n for name, n in job.tres.items() if _base(name) == "gres/qpu"), default=0.0)
+    count = max((n for name, n in job.tres.items() if _untyped(name) == "gres/qpu"), default=0.0)
     if not count and purpose != "qpu":
         return {}
     placed = [hold.qpu for hold in holds if _fits(job, hold)]
@@ -266,7 +270,7 @@ def _count_held(job: AccountedJob, hold: QpuHold) -> float:
     if not hold.tres:
         return 1.0 if hold.partition is not None else 0.0
     wanted = {*hold.tres}
-    counts = (n for name, n in job.tres.items() if {name, _base(name)} & wanted)
+    counts = (n for name, n in job.tres.items() if {name, _untyped(name)} & wanted)
     return max(counts, default=0.0)
 
 
@@ -274,7 +278,7 @@ def _fits(job: AccountedJob, hold: QpuHold) -> bool:
     return hold.partition is None or job.partition in hold.partition.split(",")
 
 
-def _base(name: str) -> str:
+def _untyped(name: str) -> str:
     """Return a resource without the type of a GRES and the server of a licence."""
     return re.split("[:@]", name)[0]
 

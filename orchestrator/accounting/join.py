@@ -11,8 +11,8 @@ from functools import partial
 from typing import Literal, get_args
 
 from orchestrator.accounting.entries import (
+    AccountBooks,
     Attempt,
-    Books,
     Period,
     RunKey,
     TaskUse,
@@ -142,7 +142,7 @@ class _Sum:
 
 
 def join(
-    books: Books,
+    books: AccountBooks,
     period: Period,
     now: datetime,
     by: Grouping = "project",
@@ -200,7 +200,7 @@ def joined_user(slurm: Iterable[RunKey], ledger: Iterable[RunKey]) -> Callable[[
 class _Entries:
     """Entries of both books, each with its run."""
 
-    def __init__(self, books: Books, period: Period, now: datetime) -> None:
+    def __init__(self, books: AccountBooks, period: Period, now: datetime) -> None:
         self.books, self.period, self.now = books, period, now
         quantum = books.quantum or ()
         owned = [(RunKey(use.user or books.user, use.run), use) for use in quantum]
@@ -311,7 +311,7 @@ class _Entries:
                 yield _of_attempt(
                     DifferenceKind.NO_RUN,
                     one,
-                    f"Slurm job {one.job.id} ({one.job.name}) has no record of {run}",
+                    f"Slurm job {one.job.id} ({one.job.name}) has no record of {run} in this state folder",
                 )
 
     def _idle_qpus(self) -> Iterator[Difference]:
@@ -320,7 +320,8 @@ class _Entries:
             tasks[key] += [(use.qpu, task) for task in use.tasks if task.started_at is not None]
         for one in self.attempts:
             seconds = self.period.seconds_of(one.job, self.now)
-            if not one.held or one.job.ended_at is None or not seconds:
+            is_told = self.books.told is None or one.key.user in self.books.told
+            if not one.held or one.job.ended_at is None or not seconds or not is_told:
                 continue
             used = (t for qpu, t in tasks[one.key] if qpu in one.held or "" in one.held)
             if not any(_overlaps(one, task) for task in used):

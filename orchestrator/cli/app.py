@@ -16,6 +16,7 @@ from orchestrator.cli.broker.tokens import token_add, token_list, token_revoke
 from orchestrator.cli.jobs.jobs import jobs
 from orchestrator.cli.jobs.simulate import simulate
 from orchestrator.cli.jobs.why import why
+from orchestrator.cli.run.accounting import accounting
 from orchestrator.cli.run.clean import clean
 from orchestrator.cli.run.estimate import estimate
 from orchestrator.cli.run.report import report
@@ -47,6 +48,7 @@ _VERBS = (
     ("jobs", jobs),
     ("report", report),
     ("clean", clean),
+    ("accounting", accounting),
     ("why", why),
     ("doctor", doctor),
     ("simulate", simulate),

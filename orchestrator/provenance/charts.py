@@ -5,18 +5,20 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.provenance.gantt import FAILED, Lane, Timeline
 from orchestrator.provenance.outcome import Plot, Series
+from orchestrator.wording import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "draw_gantt", "draw_plot"]
+__all__ = ["BarPanel", "Picture", "draw_bars", "draw_gantt", "draw_plot"]
 
 _INK, _MUTED, _LINE, _FAIL, _PAPER = "#1b1f24", "#6a737c", "#dfe3e8", "#c62f3b", "#fefefe"
 _PALETTE = (
@@ -61,6 +63,41 @@ def draw_plot(plot: Plot) -> Picture:
             axes.legend(frameon=False, labelcolor=_INK)
 
     return _picture(draw, height=4.2, salt="plot")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BarPanel:
+    """Bars of some groups. series: a value for each group, None where there is none, by label."""
+
+    title: str
+    series: Mapping[str, Sequence[float | None]]
+
+
+def draw_bars(groups: Sequence[str], panels: Sequence[BarPanel]) -> Picture:
+    """Draw a panel of horizontal bars for each figure, the groups one below the other."""
+    shown = [_plain(group) for group in groups]
+
+    def draw(axes: Axes, panel: BarPanel) -> None:
+        height = 0.8 / max(1, len(panel.series))
+        for index, (label, values) in enumerate(panel.series.items()):
+            places = [row - 0.4 + height * (index + 0.5) for row in range(len(groups))]
+            lengths = [0.0 if value is None else value for value in values]
+            axes.barh(places, lengths, height * 0.9, color=_PALETTE[index], label=_plain(label))
+        axes.set_yticks(range(len(groups)), shown if panel is panels[0] else [""] * len(groups))
+        axes.set_ylim(len(groups) - 0.4, -0.6)
+        axes.set_title(panel.title, loc="left", color=_INK, fontweight="bold")
+        axes.locator_params(axis="x", nbins=4)
+        axes.grid(axis="x", color=_LINE, linewidth=0.8)
+        if len(panel.series) > 1:
+            axes.legend(frameon=False, labelcolor=_INK)
+
+    draws = [partial(draw, panel=panel) for panel in panels]
+    return _picture(*draws, height=1.3 + 0.4 * max(len(groups), 2), salt="bars")
+
+
+def _plain(text: str) -> str:
+    """Return a text of users in which Matplotlib finds no formula."""
+    return visible(text, lines=False).replace("$", r"\$")
 
 
 def draw_gantt(timeline: Timeline) -> Picture:
@@ -126,7 +163,7 @@ def _draw_lane(
     )
 
 
-def _picture(draw: Callable[[Axes], None], *, height: float, salt: str) -> Picture:
+def _picture(*draws: Callable[[Axes], None], height: float, salt: str) -> Picture:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # "building the font cache" is noise
     import matplotlib
 
@@ -135,13 +172,14 @@ def _picture(draw: Callable[[Axes], None], *, height: float, salt: str) -> Pictu
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(9, height), layout="constrained")
-        axes = figure.add_subplot()
-        axes.tick_params(colors=_MUTED, labelcolor=_INK)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(_MUTED)
-        axes.set_axisbelow(True)
-        draw(axes)
+        for number, draw in enumerate(draws, start=1):
+            axes = figure.add_subplot(1, len(draws), number)
+            axes.tick_params(colors=_MUTED, labelcolor=_INK)
+            for side, spine in axes.spines.items():
+                spine.set_visible(side in ("left", "bottom"))
+                spine.set_color(_MUTED)
+            axes.set_axisbelow(True)
+            draw(axes)
         return Picture(svg=_svg(figure), png=_png(figure))
 
 

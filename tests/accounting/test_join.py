@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.accounting.entries import (
-    Books,
+    AccountBooks,
     Period,
     QpuHold,
     QuantumUse,
@@ -97,7 +97,7 @@ def joined(
     }
     period, now = changes.pop("period", ALL), changes.pop("now", NOW)
     by = changes.pop("by", "project")
-    return join(Books(**(values | changes)), period, now, by)
+    return join(AccountBooks(**(values | changes)), period, now, by)
 
 
 def kinds(found: Accounting) -> list[str]:
@@ -167,7 +167,7 @@ facts = st.builds(
     project=st.sampled_from(["", "chem"]),
 )
 books = st.builds(
-    Books,
+    AccountBooks,
     user=st.just("ada"),
     attempts=st.lists(attempts(), max_size=12),
     quantum=st.lists(uses(), max_size=8, unique_by=lambda use: use.job),
@@ -177,7 +177,7 @@ books = st.builds(
 )
 
 
-def unique(known: Books) -> list[AccountedJob]:
+def unique(known: AccountBooks) -> list[AccountedJob]:
     return [*{(j.id, j.submitted_at, j.started_at): j for j in known.attempts or ()}.values()]
 
 
@@ -187,7 +187,7 @@ def figures(row: Any) -> dict[str, float]:
 
 
 @given(books)
-def test_totals_are_the_sums_of_both_books(known: Books) -> None:
+def test_totals_are_the_sums_of_both_books(known: AccountBooks) -> None:
     found = join(known, ALL, NOW)
     ours = [job for job in unique(known) if job.started_at is not None]
     tasks = [t for use in known.quantum or () for t in use.tasks if t.counts and t.ended_at]
@@ -209,7 +209,7 @@ def test_totals_are_the_sums_of_both_books(known: Books) -> None:
 
 
 @given(books, st.sampled_from(GROUPS))
-def test_groups_add_up_to_the_total(known: Books, by: Any) -> None:
+def test_groups_add_up_to_the_total(known: AccountBooks, by: Any) -> None:
     found = join(known, ALL, NOW, by)
     for name, total in figures(found.total).items():
         assert isclose(sum(figures(row)[name] for row in found.rows), total, abs_tol=1e-6)
@@ -217,7 +217,7 @@ def test_groups_add_up_to_the_total(known: Books, by: Any) -> None:
 
 
 @given(books, st.lists(st.integers(0, 300_000), min_size=1, max_size=4, unique=True))
-def test_periods_add_up_to_their_whole(known: Books, cuts: list[int]) -> None:
+def test_periods_add_up_to_their_whole(known: AccountBooks, cuts: list[int]) -> None:
     edges = [ALL.since, *(at(cut) for cut in sorted(cuts)), ALL.until]
     parts = [join(known, Period(since=begin, until=end), NOW) for begin, end in pairwise(edges)]
     whole = join(known, ALL, NOW)
@@ -227,16 +227,16 @@ def test_periods_add_up_to_their_whole(known: Books, cuts: list[int]) -> None:
 
 
 @given(books, st.randoms())
-def test_the_order_of_the_books_does_not_matter(known: Books, chance: Any) -> None:
+def test_the_order_of_the_books_does_not_matter(known: AccountBooks, chance: Any) -> None:
     jobs, quantum_jobs = [*(unique(known))], [*(known.quantum or ())]
-    ordered = join(Books(**_values(known) | {"attempts": jobs}), ALL, NOW)
+    ordered = join(AccountBooks(**_values(known) | {"attempts": jobs}), ALL, NOW)
     chance.shuffle(jobs)
     chance.shuffle(quantum_jobs)
-    shuffled = Books(**_values(known) | {"attempts": jobs, "quantum": quantum_jobs})
+    shuffled = AccountBooks(**_values(known) | {"attempts": jobs, "quantum": quantum_jobs})
     assert join(shuffled, ALL, NOW).rows == ordered.rows
 
 
-def _values(known: Books) -> dict[str, Any]:
+def _values(known: AccountBooks) -> dict[str, Any]:
     named = ("user", "attempts", "quantum", "runs", "registered", "allocations", "holds", "queued")
     return {name: getattr(known, name) for name in named}
 

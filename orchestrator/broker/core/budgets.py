@@ -19,7 +19,7 @@ from orchestrator.broker.core.events import (
     LeaseOpened,
 )
 from orchestrator.broker.core.records import JobRecord, PastUse, TaskRecord, job_view
-from orchestrator.broker.core.views import JobState, JobView, QpuTaskState
+from orchestrator.broker.core.views import JobState, JobView, QpuTaskState, QpuTaskView
 from orchestrator.identity import JobId, ProjectAccount, RunAccount, account_from_text
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "BudgetStatus",
     "LeaseHeld",
     "StatementLine",
+    "is_charged",
     "leases_held",
     "month_bounds",
     "overdrawn",
@@ -279,6 +280,11 @@ def leases_held(events: Iterable[Event]) -> Iterator[LeaseHeld]:
                 yield LeaseHeld(project=project.pop(event.qpu), closed=event)
 
 
+def is_charged(task: QpuTaskView) -> bool:
+    """Whether a task counts in statements once it has ended."""
+    return task.state is QpuTaskState.COMPLETED or task.late or bool(task.usage.charges)
+
+
 def statement(
     jobs: Iterable[JobView], leases: Iterable[LeaseHeld], month: str
 ) -> list[StatementLine]:
@@ -293,8 +299,7 @@ def statement(
     sums: defaultdict[tuple[str, str, str], _Sum] = defaultdict(_Sum)
     for job in jobs:
         for task in job.tasks:
-            counts = task.state is QpuTaskState.COMPLETED or task.late or task.usage.charges
-            if not counts or task.ended_at is None or not begin <= task.ended_at < end:
+            if task.ended_at is None or not is_charged(task) or not begin <= task.ended_at < end:
                 continue
             charges = task.usage.charges
             first = (job.project, job.qpu, charges[0].unit if charges else "")
