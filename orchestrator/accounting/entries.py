@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from orchestrator.identity import SLURM_PURPOSES, slurm_job_name
@@ -183,7 +183,26 @@ def attempts_of(books: AccountBooks, owners: Iterable[RunKey]) -> list[Attempt]:
         for job in found.values()
         if (attempt := _attempt(books, job, names.get(job.user, ()))) is not None
     ]
-    return sorted(ours, key=lambda one: (one.job.submitted_at is None, _order(one.job)))
+    ordered = sorted(ours, key=lambda one: (one.job.submitted_at is None, _order(one.job)))
+    return _held_once(ordered)
+
+
+def _held_once(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Count a QPU once in each heterogeneous job, whose components have one comment and start.
+
+    Its first component has the licence, another one the node with the GRES.
+    """
+    kept = []
+    counted: set[tuple[str, str, datetime | None, str]] = set()
+    for one in attempts:
+        held = one.held
+        if one.job.tag is not None:
+            job = one.job
+            places = {qpu: (job.user, job.comment, job.started_at, qpu) for qpu in held}
+            held = {qpu: count for qpu, count in held.items() if places[qpu] not in counted}
+            counted |= {*places.values()}
+        kept.append(replace(one, held=held))
+    return kept
 
 
 def _order(job: AccountedJob) -> tuple[float, int]:

@@ -109,7 +109,7 @@ def quantum_use(job: JobView, user: str | None = None) -> QuantumUse:
         qpu=job.qpu,
         project=job.project,
         submitted_at=job.submitted_at,
-        slurm_job=getattr(job, "slurm_job", None),
+        slurm_job=job.slurm_job,
         tasks=tuple(
             TaskUse(
                 started_at=task.started_at,
@@ -185,7 +185,8 @@ class _Reading:
         """Read Slurm's accounting, waiting a little for entries that must come."""
         from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable
 
-        slurm = Slurm(patience_s=_PATIENCE_S)
+        needed = any(one.kind == "slurm" for one in self.site.computes.values()) or self.books.holds
+        slurm = Slurm(patience_s=_PATIENCE_S if needed else 0.0)
         try:
             attempts = slurm.accounting(
                 everyone=self.everyone, since=self.period.since, until=self.period.until

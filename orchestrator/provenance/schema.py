@@ -124,6 +124,8 @@ class RecordedJob(RecordPart):
     provisional: bool = False
     source: str | None = None
     """the job whose result was used again; this one took and cost nothing"""
+    slurm_job: int | None = None
+    """Slurm job that held the QPU for it; null where Slurm does not grant the QPU"""
     slices: int = 0
     """number of its tasks"""
     methods: tuple[JsonValue, ...] = ()

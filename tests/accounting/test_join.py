@@ -255,6 +255,16 @@ def test_a_job_counts_with_its_part_of_the_period_and_a_running_one_up_to_now() 
     assert joined(slurm_job(9, 150, 160), period=period).total.slurm_jobs == 0
 
 
+def test_a_qpu_that_two_components_of_a_job_stand_for_is_held_once() -> None:
+    tag = str(SlurmTag("scan", "allocation", 1))
+    hold = QpuHold(qpu="vlq", tres=("gres/qpu", "license/lab"))
+    licence = slurm_job(7, 0, 100, comment=tag, tres={"license/lab": 1.0})
+    node = slurm_job(8, 0, 100, comment=tag, tres={"gres/qpu": 1.0})
+    again = slurm_job(8, 200, 230, comment=tag, tres={"gres/qpu": 1.0})
+    found = joined(licence, node, again, holds=[hold])
+    assert (found.total.node_s, found.total.qpu_held_s) == (230.0, 130.0)
+
+
 def test_suspended_time_does_not_count() -> None:
     assert joined(slurm_job(7, 0, 100, elapsed_s=60.0)).total.node_s == 60.0
 

@@ -277,6 +277,7 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         user=submitted.user,
         provisional=any(view.provisional for view in views),
         source=submitted.source,
+        slurm_job=submitted.slurm_job,
     )
 
 

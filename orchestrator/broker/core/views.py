@@ -87,6 +87,7 @@ class JobView:
     error, error_type: why it failed, and its class in `backends.api`.
     project, user: who pays and who asked; empty outside a service.
     source: the job whose result was used again, so that this one took and cost nothing.
+    slurm_job: that held the QPU for it, the latest one; None where Slurm does not grant the QPU.
     """
 
     id: JobId
@@ -114,3 +115,4 @@ class JobView:
     user: str = ""
     provisional: bool = False
     source: JobId | None = None
+    slurm_job: int | None = None
