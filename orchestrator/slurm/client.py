@@ -58,6 +58,9 @@ _CHANGED_MEANWHILE = re.compile(
     r"already held|not (been )?held",
     re.IGNORECASE,
 )
+_CHANGED_OR_PART = re.compile(
+    f"{_CHANGED_MEANWHILE.pattern}|individual component of het", re.IGNORECASE
+)
 # What a job gets of the environment of the process that submits it.
 _HANDED_ON = re.compile(
     r"(HOME|USER|LOGNAME|SHELL|PATH|LANG|LANGUAGE|LC_[A-Z]+|TZ|BASH_ENV|ENV|PYTHONPATH|PYTHONHOME|"
@@ -242,11 +245,14 @@ class Slurm:
         return found
 
     def cancel(self, ids: Collection[int], *, signal: str | None = None) -> None:
-        """Cancel jobs, or send their batch scripts a signal such as ``TERM``; ended ones are left."""
+        """Cancel jobs, or send their batch scripts a signal such as ``TERM``; ended ones are left.
+
+        A component of a heterogeneous job ends with its leader, which must be among them.
+        """
         options = [f"--signal={signal}", "--batch"] if signal is not None else []
         for some in _portions(ids):
             argv = ["scancel", *options, *map(str, some)]
-            self._ask(argv, tolerated=_CHANGED_MEANWHILE)
+            self._ask(argv, tolerated=_CHANGED_MEANWHILE if len(some) == 1 else _CHANGED_OR_PART)
 
     def hold(self, ids: Collection[int]) -> None:
         """Keep waiting jobs from starting; others are left as they are."""
@@ -366,7 +372,7 @@ class Slurm:
             return answer.output
         said = _said(answer.errors, answer.code)
         lines = [line for line in answer.errors.splitlines() if line.strip()]
-        if tolerated is not None and lines and any(tolerated.search(line) for line in lines):
+        if tolerated is not None and lines and all(tolerated.search(line) for line in lines):
             return answer.output
         message = f"`{argv[0]} {argv[1]}` failed: {said}"
         if re.search(r"accounting storage is disabled", answer.errors, re.IGNORECASE):
