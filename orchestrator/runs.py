@@ -73,6 +73,7 @@ class Run:
     observers: list[Callable[[StageSpan], None]] = field(default_factory=list)  # must not block
     closing: bool = False  # the run is being ended: stages open nothing anew
     budgets: Mapping[str, float | None] = field(default_factory=dict)  # None lifts a limit
+    coupling: str = ""  # how its stages share nodes and QPU in time; empty where nothing is Slurm's
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _stages: Occurrences = field(default_factory=Occurrences)
     _keys: dict[Hashable, str] = field(default_factory=dict)

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _NAME = "hpcqc-"
+_PURPOSE = re.compile(rf"-({'|'.join(SLURM_PURPOSES)})(?:-[0-9]+)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,8 +246,8 @@ def _attempt(
 
 def _purpose(name: str) -> str:
     """Return the purpose that the end of a job's name says; empty for none."""
-    words = name.rpartition("-")[2].split("_")
-    return next((word for word in words if word in SLURM_PURPOSES), "")
+    found = _PURPOSE.search(name)
+    return found[1] if found else ""
 
 
 def held_by(job: AccountedJob, purpose: str, holds: Sequence[QpuHold]) -> dict[str, float]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from orchestrator.broker.core.views import JobView
     from orchestrator.slurm import Slurm
 
-__all__ = ["accounting", "quantum_use", "slurm_holds"]
+__all__ = ["accounting", "quantum_use", "slurm_holds", "uses_slurm"]
 
 # How long to wait for entries that Slurm's accounting lacks: it may be late by a second.
 _SETTLE_S = 3.0
@@ -84,6 +84,12 @@ def accounting(
     if reading.away is not None and reading.books.attempts is None:
         raise reading.away
     return join(reading.books, period, datetime.now(UTC), by, notes=reading.notes)
+
+
+def uses_slurm(site: Site) -> bool:
+    """Whether anything of a site is Slurm's."""
+    computes, qpus = site.computes.values(), site.qpus.values()
+    return any(one.kind == "slurm" for one in computes) or any(one.slurm for one in qpus)
 
 
 def slurm_holds(site: Site) -> list[QpuHold]:
@@ -185,7 +191,7 @@ class _Reading:
         """Read Slurm's accounting, waiting a little for entries that must come."""
         from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable
 
-        needed = any(one.kind == "slurm" for one in self.site.computes.values()) or self.books.holds
+        needed = uses_slurm(self.site)
         slurm = Slurm(patience_s=_PATIENCE_S if needed else 0.0)
         try:
             attempts = slurm.accounting(

@@ -37,6 +37,7 @@ from orchestrator.provenance.record import merged_stages, run_record, site_docum
 from orchestrator.provenance.schema import (
     RecordedAttempt,
     RecordedSite,
+    RecordedSlurm,
     RecordedUsage,
     RunRecord,
     RunStatus,
@@ -60,6 +61,9 @@ __all__ = ["FlowThread", "RunExecution", "RunPlan", "RunResult", "Watcher"]
 
 _LOOK_EVERY_S = 0.1
 _STOP_S = 10.0
+# How long the end of a run waits for Slurm's accounting of its jobs, which may be late by seconds.
+_SETTLE_S = 8.0
+_SHORT_SETTLE_S = 2.0
 # Why a run was interrupted, as attempts have it, and as its record says it.
 _REASONS = {
     "user": "interrupted by the user",
@@ -261,20 +265,23 @@ class RunExecution:
             return
         if not plan.is_driver_job:  # its submission did so
             withdraw_cancel(plan.site.state_dir, self.id)
-        register(
-            plan.site.state_dir,
-            RegisteredRun(
-                id=self.id,
-                target=plan.target.text,
-                flow=self._flow.name,
-                folder=plan.folder.path,
-                site=plan.site_file,
-                settings=tuple(plan.settings),
-                registered_at=self._attempt.started_at,
-                process=ProcessIdentity.own(),
-                slurm_job=self._attempt.slurm_job,
-                is_driver_job=plan.is_driver_job,
-            ),
+        register(plan.site.state_dir, self._registered())
+
+    def _registered(self) -> RegisteredRun:
+        plan = self._plan
+        return RegisteredRun(
+            id=self.id,
+            target=plan.target.text,
+            flow=self._flow.name,
+            folder=plan.folder.path,
+            site=plan.site_file,
+            settings=tuple(plan.settings),
+            registered_at=self._attempt.started_at,
+            process=ProcessIdentity.own(),
+            coupling=self._run.coupling,
+            project=plan.site.broker.project or "",
+            slurm_job=self._attempt.slurm_job,
+            is_driver_job=plan.is_driver_job,
         )
 
     def _work(self) -> tuple[Any, BaseException | None]:
@@ -334,6 +341,11 @@ class RunExecution:
         self, status: RunStatus, error: str | None = None, outcome: Outcome | None = None
     ) -> RunRecord:
         ended = None if status == "running" else datetime.now(UTC)
+        slurm = None
+        if ended is not None and not self.is_dry:
+            slurm = self._measured(_SETTLE_S if status != "interrupted" else _SHORT_SETTLE_S)
+            if self._run.coupling:  # it may have been chosen in the run
+                register(self._plan.site.state_dir, self._registered())
         attempt = self._attempt.model_copy(update={"ended_at": ended, "status": status})
         earlier = self._earlier.attempts if self._earlier else ()
         head = self._head.model_copy(
@@ -343,12 +355,20 @@ class RunExecution:
                 "outcome": outcome,
                 "ended_at": ended,
                 "attempts": (*earlier, attempt),
+                "slurm": slurm,
             }
         )
         stages = merged_stages(self._earlier_stages, self.spans())
         record = run_record(head, stages, self.jobs())
         self._plan.folder.write_record(record)
         return record
+
+    def _measured(self, patience_s: float) -> RecordedSlurm | None:
+        """Return what the run's Slurm jobs used, waiting for their accounting."""
+        from orchestrator.application.measurement import measured
+
+        since = self._earlier.started_at if self._earlier else self._attempt.started_at
+        return measured(self._plan.site, self.id, since, patience_s=patience_s)
 
     def _reason(self, error: BaseException) -> str:
         """Name the stage where Prefect only says that something before has failed."""

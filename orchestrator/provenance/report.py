@@ -12,7 +12,7 @@ from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
 from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.markup import cell_text, duration_text, rendered
 from orchestrator.provenance.outcome import Outcome, outcome_of
-from orchestrator.provenance.schema import RecordedStage, RunRecord
+from orchestrator.provenance.schema import RecordedSlurm, RecordedStage, RunRecord
 
 __all__ = ["Report", "draw_report", "report_html", "stage_rows", "stage_total", "usage_rows"]
 
@@ -78,6 +78,7 @@ def report_html(
         numbers=_numbers(record),
         usage=usage_rows(record),
         stages=stage_rows(record),
+        slurm=_slurm(record),
         jobs=_jobs(record),
         origin=_origin(record),
     )
@@ -170,6 +171,45 @@ def _without_constants(
         if i not in kept and rows[0][i] is not None
     ]
     return ", ".join(same), [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
+def _slurm(record: RunRecord) -> dict[str, Any] | None:
+    """Return figures, jobs and notes of what the run used by Slurm's accounting; None for nothing."""
+    slurm = record.slurm
+    if slurm is None:
+        return None
+    stages: dict[int, list[str]] = {}
+    for stage in record.stages:
+        if stage.slurm_job is not None:
+            stages.setdefault(stage.slurm_job, []).append(stage_name(stage.name))
+    jobs = [
+        [
+            *(job.id, job.purpose, job.state, job.partition),
+            *(job.nodes, job.cpus, job.gpus or None, ", ".join(filter(None, job.qpus)) or None),
+            duration_text(job.elapsed_s),
+            list(dict.fromkeys(stages.get(job.id, ()))) or None,
+        ]
+        for job in slurm.jobs[:_MAX_ROWS]
+    ]
+    notes = []
+    if len(slurm.jobs) > _MAX_ROWS:
+        notes.append(f"the first {_MAX_ROWS} of {len(slurm.jobs):,} jobs")
+    if not slurm.is_complete:
+        notes.append(
+            "Slurm's accounting did not have the end of each job yet when this was written; "
+            "`hpcqc accounting --by run` has it"
+        )
+    return {"figures": _slurm_figures(slurm), "jobs": jobs, "notes": notes}
+
+
+def _slurm_figures(slurm: RecordedSlurm) -> list[list[Any]]:
+    return [
+        ["makespan, s", slurm.makespan_s],
+        ["node-seconds", slurm.node_s],
+        ["core-seconds", slurm.core_s],
+        ["GPU-seconds", slurm.gpu_s],
+        ["QPU-seconds held", slurm.qpu_held_s],
+    ]
 
 
 def _origin(record: RunRecord) -> dict[str, Any]:

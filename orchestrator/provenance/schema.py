@@ -25,6 +25,8 @@ __all__ = [
     "RecordedJob",
     "RecordedQpu",
     "RecordedSite",
+    "RecordedSlurm",
+    "RecordedSlurmJob",
     "RecordedStage",
     "RecordedTask",
     "RecordedUsage",
@@ -166,6 +168,8 @@ class RecordedStage(RecordPart):
     """its duration without `waited_s`"""
     waited_s: float | None = None
     """how long it waited for a worker and for its QPU tasks"""
+    slurm_job: int | None = None
+    """Slurm job in which it ran, or which held the QPU for it"""
 
 
 class RecordedAttempt(RecordPart):
@@ -231,6 +235,42 @@ class RunUsage(RecordPart):
     per_qpu: dict[str, RecordedUsage]
 
 
+class RecordedSlurmJob(RecordPart):
+    """One attempt of a Slurm job of the run."""
+
+    id: int
+    purpose: str
+    """`worker`, `stage`, `qpu`, `driver` or `allocation`"""
+    state: str
+    partition: str = ""
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    elapsed_s: float = 0.0
+    nodes: int = 0
+    cpus: int = 0
+    gpus: float = 0.0
+    qpus: dict[str, float] = Field(default_factory=dict)
+    """how many of each QPU it held, by name"""
+
+
+class RecordedSlurm(RecordPart):
+    """What the run used by Slurm's accounting; the job of the run's own process counts in no figure."""
+
+    makespan_s: float
+    """from the first submission to the last end"""
+    node_s: float
+    """seconds times nodes"""
+    core_s: float
+    """seconds times CPUs"""
+    gpu_s: float
+    qpu_held_s: float
+    """seconds times QPUs"""
+    jobs: tuple[RecordedSlurmJob, ...] = ()
+    is_complete: bool = True
+    """whether Slurm's accounting had the end of each job when the record was written"""
+
+
 class RunRecord(RecordPart):
     """A run: its parameters, site, versions, stages and quantum jobs. Times are UTC."""
 
@@ -260,6 +300,8 @@ class RunRecord(RecordPart):
     """of Python packages"""
     machine: dict[str, JsonValue]
     """host, cores and memory"""
+    slurm: RecordedSlurm | None = None
+    """null if the run had no Slurm jobs, or their accounting could not be read"""
     outcome: Outcome | None = None
     """of the flow's result, what reports show; null if the run did not complete"""
 
