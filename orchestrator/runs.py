@@ -57,6 +57,7 @@ class StageSpan:
     worker: str | None = None  # worker, ran_from and ran_until are known once it has ended there
     ran_from: datetime | None = None
     ran_until: datetime | None = None
+    slurm_job: int | None = None  # of the worker
     units: tuple[int, int] | None = None  # finished and total units of its fan-out
     cores: int = 1
 

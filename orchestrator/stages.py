@@ -286,7 +286,11 @@ def _run_remotely(call: _Call, context: StageContext) -> Any:
     with resources().placement().classical(compute, needs.demand):
         ran = resources().compute(needs.where).run(remote, call.args, call.kwargs)
     current_run().update(
-        context.key, worker=ran.worker, ran_from=ran.started_at, ran_until=ran.ended_at
+        context.key,
+        worker=ran.worker,
+        ran_from=ran.started_at,
+        ran_until=ran.ended_at,
+        slurm_job=ran.slurm_job,
     )
     return ran.value
 

@@ -46,7 +46,11 @@ def measured(
             late = [
                 job.id
                 for job in slurm.jobs().values()
-                if job.tag is not None and job.tag.run == run and job.nodes and job.id not in known
+                if job.tag is not None
+                and job.tag.run == run
+                and job.nodes
+                and job.id not in known
+                and (job.ended_at is None or job.ended_at > since)  # else of another run of this id
             ]
         except (SlurmRefused, SlurmUnavailable) as error:
             logging.getLogger(__name__).info("%s", error)

@@ -194,12 +194,13 @@ def _executing(context: StageContext) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RemoteResult:
-    """What a function returned on a worker, and where and when it ran."""
+    """What a function returned on a worker, and where and when it ran. slurm_job: of the worker."""
 
     value: Any
     worker: str
     started_at: datetime
     ended_at: datetime
+    slurm_job: int | None = None
 
 
 def run_timed(
@@ -208,7 +209,15 @@ def run_timed(
     """Run a function here and note when, without its time in queues."""
     started_at = datetime.now(UTC)
     value = remote(*args, **kwargs)
-    return RemoteResult(value, f"worker {os.getpid()}", started_at, datetime.now(UTC))
+    worker = f"worker {os.getpid()}"
+    return RemoteResult(value, worker, started_at, datetime.now(UTC), _slurm_job())
+
+
+def _slurm_job() -> int | None:
+    from orchestrator.slurm.environment import this_job  # a laptop's run loads it after its work
+
+    job = this_job()
+    return None if job is None else job.id
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
 from orchestrator.config.site import Site
-from orchestrator.identity import CallStage, IdentityError, WorkerName
+from orchestrator.identity import CallStage
 from orchestrator.provenance.schema import (
     RecordedJob,
     RecordedStage,
@@ -159,17 +159,10 @@ def _by_stage(jobs: Iterable[RecordedJob]) -> dict[str, list[RecordedJob]]:
 
 def _with_jobs(stage: RecordedStage, own: Sequence[RecordedJob]) -> RecordedStage:
     """Add the Slurm job of a stage, how long it worked, and how long it waited."""
-    slurm_job = _slurm_job_of(stage.worker)
+    slurm_job = stage.slurm_job
     if slurm_job is None:
         slurm_job = next((job.slurm_job for job in own if job.slurm_job is not None), None)
     return _with_waits(stage.model_copy(update={"slurm_job": slurm_job}), own)
-
-
-def _slurm_job_of(worker: str | None) -> int | None:
-    try:
-        return WorkerName.parse(worker or "").job
-    except IdentityError:  # a worker of another kind of compute
-        return None
 
 
 def _with_waits(stage: RecordedStage, own: Sequence[RecordedJob]) -> RecordedStage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import secrets
 import subprocess
@@ -234,8 +235,8 @@ class Slurm:
         argv += [f"--delimiter={separator}", f"--format={','.join(ACCOUNTING_FIELDS)}"]
         if ids is not None or everyone:
             argv += ["--allusers"]
-        elif user is not None:
-            argv += [f"--user={user}"]
+        else:  # without it, root gets the jobs of all users
+            argv += [f"--user={os.geteuid() if user is None else user}"]
         argv += [f"--starttime={_utc(since)}"] if since else []
         argv += [f"--endtime={_utc(until)}"] if until else []
         found: list[AccountedJob] = []
