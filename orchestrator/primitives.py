@@ -203,6 +203,7 @@ class Qpu:
             priority=self._resources.run.site.broker.priority,
             calibration=self.calibration,
             may_reuse=may_reuse,
+            slurm_job=self._resources.slurm_job(self.name),
         )
 
     @property

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -20,6 +22,9 @@ from orchestrator.config.secrets import resolve_secrets
 from orchestrator.couplings.placement import StagePlacement, Uncoupled
 from orchestrator.identity import Occurrences, Scope, lock_file_name
 from orchestrator.runs import Run
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.qpu_grants import SlurmAllocations
+from orchestrator.slurm.qpu_jobs import QpuJobs
 
 if TYPE_CHECKING:
     from backends.api import Backend
@@ -36,6 +41,7 @@ __all__ = [
     "opened_broker",
     "resources",
     "shutdown",
+    "slurm_allocations",
 ]
 
 
@@ -43,6 +49,7 @@ class BudgetOutOfReach(ValueError):
     """A run with a budget would use a QPU where the budget is not kept."""
 
 
+_log = logging.getLogger(__name__)
 # Dask topic on which workers report the progress of a fan-out to the flow's process.
 UNITS_TOPIC = "hpcqc-units"
 
@@ -58,6 +65,7 @@ class Resources:
     _computes: dict[str, Compute] = field(default_factory=dict)
     _transpiler: Transpiler | None = None
     _placement: StagePlacement | None = None
+    _qpu_jobs: QpuJobs | None = None
     _loops: dict[str, int] = field(default_factory=dict)
     _calls: dict[str | None, Occurrences] = field(default_factory=dict)
 
@@ -99,8 +107,25 @@ class Resources:
         """Return what the run's coupling does where stages begin and end."""
         with self._lock:
             if self._placement is None:
-                self._placement = Uncoupled()
+                site, jobs = self.run.site, self.qpu_jobs()
+                self._placement = Uncoupled(lambda qpu: jobs.hold(site.qpu(qpu)))
             return self._placement
+
+    def qpu_jobs(self) -> QpuJobs:
+        """Return the Slurm jobs that hold QPUs for the run."""
+        with self._lock:
+            if self._qpu_jobs is None:
+                self._refuse_if_closing()
+                self._qpu_jobs = QpuJobs(self.run.id, self._slurm_folder, on_notice=_log.warning)
+            return self._qpu_jobs
+
+    def slurm_job(self, qpu: str) -> int | None:
+        """Return the Slurm job under which quantum jobs go to a QPU; None if the broker shares it.
+
+        Blocks until Slurm grants the QPU. Raises as `QpuJobs.hold` does.
+        """
+        settings = self.run.site.qpu(qpu)
+        return None if settings.slurm is None else self.qpu_jobs().current(settings)
 
     def begin_stage(self, stage: str) -> None:
         """Count this stage's quantum calls from 0: it is executed, perhaps once more."""
@@ -147,8 +172,11 @@ class Resources:
         """End the workers alone; open quantum jobs go on where they run."""
         with self._lock:
             computes, self._computes = self._computes, {}
+            qpu_jobs, self._qpu_jobs = self._qpu_jobs, None
         for compute in computes.values():
             compute.close()
+        if qpu_jobs is not None:
+            qpu_jobs.close()
 
     def _refuse_if_closing(self) -> None:
         if self.run.closing:
@@ -162,6 +190,7 @@ class Resources:
             state_dir=self.run.site.state_dir,
             open_backend=partial(open_backend, self.run.site),
             qpus=self.run.site.qpus,
+            allocations=slurm_allocations(self.run.site),
         ).open()
         for unit, amount in self.run.budgets.items():
             broker.limit(unit, amount)
@@ -181,9 +210,13 @@ class Resources:
     def _compute_run(self) -> ComputeRun:
         return ComputeRun(
             id=self.run.id,
-            folder=self.run.site.state_dir / "slurm" / self.run.id,
+            folder=self._slurm_folder,
             on_connect=self._listen,
         )
+
+    @property
+    def _slurm_folder(self) -> Path:
+        return self.run.site.state_dir / "slurm" / self.run.id
 
     def _listen(self, client: Any) -> None:
         def note(event: tuple[Any, dict[str, Any]]) -> None:
@@ -191,6 +224,13 @@ class Resources:
             self.run.update(message["key"], units=(message["done"], message["total"]))
 
         client.subscribe_topic(UNITS_TOPIC, note)
+
+
+def slurm_allocations(site: Site) -> SlurmAllocations | None:
+    """Return what a broker of the site asks Slurm through; None where Slurm grants no QPU."""
+    accesses = {name: qpu.slurm for name, qpu in site.qpus.items() if qpu.slurm is not None}
+    # The broker asks again at short intervals, so a query that fails need not be repeated.
+    return SlurmAllocations(Slurm(timeout_s=20.0, patience_s=0.0), accesses) if accesses else None
 
 
 def open_backend(site: Site, qpu: str) -> Backend:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -38,7 +39,14 @@ class StagePlacement(Protocol):
 
 
 class Uncoupled:
-    """A `StagePlacement` that does nothing: workers of one machine, or of a cluster that is there."""
+    """A `StagePlacement` for workers of one machine, or of a cluster that is there.
+
+    Args:
+        hold: Holds a QPU, by its name, while a quantum stage runs; None where nothing does.
+    """
+
+    def __init__(self, hold: Callable[[str], AbstractContextManager[object]] | None = None) -> None:
+        self._hold = hold
 
     def classical(self, name: str, demand: Demand) -> AbstractContextManager[None]:
         """Return a context that does nothing."""
@@ -46,9 +54,15 @@ class Uncoupled:
         return nullcontext()
 
     def quantum(self, name: str, qpu: str) -> AbstractContextManager[None]:
-        """Return a context that does nothing."""
-        del name, qpu
-        return nullcontext()
+        """Return a context that holds the QPU where Slurm grants it."""
+        del name
+        return nullcontext() if self._hold is None else _entered(self._hold(qpu))
 
     def close(self) -> None:
         """Do nothing."""
+
+
+@contextmanager
+def _entered(held: AbstractContextManager[object]) -> Iterator[None]:
+    with held:
+        yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.runtime.grant_watch import GrantState
@@ -16,8 +17,6 @@ __all__ = ["SlurmAllocations", "grant_state", "lacks"]
 
 _ENDING = (SlurmState.COMPLETING, SlurmState.STAGE_OUT)
 _PAUSED = (SlurmState.SUSPENDED, SlurmState.STOPPED)
-# In these a job that was requeued runs without its licence.
-_LOSING = (((25, 5, 0), (25, 5, 8)), ((25, 11, 0), (25, 11, 6)))
 
 
 class SlurmAllocations:
@@ -40,16 +39,22 @@ class SlurmAllocations:
         """Return how each grant stands. Raises ``SlurmUnavailable``."""
         own = self._own_user or getpass.getuser()
         jobs = self._slurm.jobs({grant.slurm_job for grant in grants}).values()
+        now = datetime.now(UTC)
         return {
             grant: grant_state(
-                grant._replace(user=grant.user or own), jobs, self._accesses[grant.qpu]
+                grant._replace(user=grant.user or own), jobs, self._accesses[grant.qpu], now
             )
             for grant in grants
         }
 
 
-def grant_state(grant: Grant, jobs: Iterable[SlurmJob], access: SlurmAccess) -> GrantState:
-    """Return how a grant stands by what the queue says of all jobs that were asked for (pure)."""
+def grant_state(
+    grant: Grant, jobs: Iterable[SlurmJob], access: SlurmAccess, now: datetime
+) -> GrantState:
+    """Return how a grant stands by what the queue says of all jobs that were asked for (pure).
+
+    It ends two looks before the walltime does, so that the QPU is idle when Slurm gives it away.
+    """
     what = f"Slurm job {grant.slurm_job}"
     found = [job for job in jobs if grant.slurm_job in (job.id, job.leader)]
     if not found:
@@ -68,6 +73,9 @@ def grant_state(grant: Grant, jobs: Iterable[SlurmJob], access: SlurmAccess) -> 
         return GrantState(state="waits", reason=f"{what} was requeued and waits")
     if SlurmState.UNKNOWN in states or states & set(_PAUSED):
         return GrantState(state="unknown", reason=f"{what} is {found[0].state.value}")
+    ends = min((job.ends_by for job in found if job.ends_by is not None), default=None)
+    if ends is not None and ends - now <= timedelta(seconds=2 * access.check_s):
+        return GrantState(state="ended", reason=f"the walltime of {what} is over; ask for more")
     lacking = [lacks(job, access) for job in found]
     if all(lacking):
         return GrantState(state="ended", reason=f"{what} of {grant.qpu!r} {lacking[0]}")

@@ -112,7 +112,7 @@ def _print_ready(broker: Any) -> dict[str, int]:
 
 def _broker(site: Site, ledger: Any) -> Any:
     from orchestrator.broker.runtime.broker import Broker
-    from orchestrator.resources import open_backend
+    from orchestrator.resources import open_backend, slurm_allocations
 
     return Broker(
         qpus=site.qpus,
@@ -121,6 +121,7 @@ def _broker(site: Site, ledger: Any) -> Any:
         open_backend=partial(open_backend, site),
         sharing=frozenset(site.broker.share_results),
         limits=site.broker.limits,
+        allocations=slurm_allocations(site),
     )
 
 

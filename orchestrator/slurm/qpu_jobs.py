@@ -1,0 +1,342 @@
+"""Slurm jobs that hold QPUs for a run while its quantum stages need them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.config.private import close_to_others
+from orchestrator.config.site import QpuSettings
+from orchestrator.config.slurm_access import SlurmAccess
+from orchestrator.identity import SlurmTag, slurm_job_name
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.environment import this_job
+from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
+from orchestrator.slurm.explain import explain_reason, impossible
+from orchestrator.slurm.qpu_grants import lacks
+from orchestrator.slurm.script import JobResources, JobScript
+from orchestrator.slurm.states import SlurmJob, SlurmState
+
+__all__ = ["QpuJobs", "access_resources"]
+
+_PURPOSE = "qpu"
+_ALIVE_EVERY_S = 20.0
+# A job whose run has not touched its file for so long ends by itself.
+_ABANDONED_S = 180
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+
+
+def access_resources(settings: QpuSettings) -> JobResources:
+    """Return what a Slurm job asks for that holds a QPU.
+
+    Args:
+        settings: Of a QPU with a ``slurm`` table.
+    """
+    access = _access(settings)
+    return JobResources(
+        partition=access.partition,
+        account=access.account,
+        qos=access.qos,
+        reservation=access.reservation,
+        walltime=access.walltime,
+        gres=access.gres,
+        licenses=access.license,
+    )
+
+
+@dataclass(eq=False)
+class _Holding:
+    """What a run has of one QPU. lock: for the whole time in which a job is sought or submitted."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0
+    job: int | None = None
+    alive: Path | None = None  # file of a job that this process submitted or took over
+    is_coupled: bool = False  # the job is the coupling's, which ends it
+
+
+class QpuJobs:
+    """The Slurm jobs of a run that hold QPUs; calls may come from any thread.
+
+    Concurrent stages share one job for each QPU. Inside a job that already holds the QPU nothing
+    is submitted. A job that outlives its run ends by itself after three minutes, where its node
+    sees the run's folder, and at its walltime otherwise.
+
+    Args:
+        run: Id of the run.
+        folder: For scripts' outputs; its owner alone can enter it.
+        slurm: The cluster.
+        on_notice: Called with a sentence for the user while a job waits.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        folder: Path,
+        slurm: Slurm | None = None,
+        on_notice: Callable[[str], None] | None = None,
+    ) -> None:
+        self._run, self._folder = run, folder
+        self._slurm = slurm or Slurm()
+        self._notice = on_notice or (lambda _text: None)
+        self._holdings: dict[str, _Holding] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._beat: threading.Thread | None = None
+
+    @contextmanager
+    def hold(self, settings: QpuSettings) -> Iterator[int | None]:
+        """Hold a QPU until the end of the block; block until Slurm grants it.
+
+        Args:
+            settings: Of the QPU.
+
+        Yields:
+            Id of the Slurm job that holds it; None for a QPU that Slurm does not grant.
+
+        Raises:
+            SlurmRefused: Slurm never grants it; the message says why.
+            SlurmUnavailable: Slurm does not answer.
+        """
+        if settings.slurm is None:
+            yield None
+            return
+        holding = self._holding(settings.name)
+        with holding.lock:
+            if holding.job is None or (holding.alive is not None and not self._runs(holding.job)):
+                self._acquire(holding, settings)
+            holding.users += 1
+            job = holding.job
+        try:
+            yield job
+        finally:
+            with holding.lock:
+                holding.users -= 1
+                if not holding.users and not holding.is_coupled:
+                    self._release(holding)
+
+    def current(self, settings: QpuSettings) -> int | None:
+        """Return the Slurm job under which quantum jobs go to a QPU now; see `hold`.
+
+        Outside quantum stages a job is submitted that holds the QPU until `close`.
+
+        Args:
+            settings: Of the QPU.
+
+        Returns:
+            The id; None for a QPU that Slurm does not grant. Raises as `hold` does.
+        """
+        if settings.slurm is None:
+            return None
+        holding = self._holding(settings.name)
+        with holding.lock:
+            ended = holding.alive is not None and not holding.users and not self._runs(holding.job)
+            if holding.job is None or ended:
+                self._acquire(holding, settings)
+            return holding.job
+
+    def use(self, qpu: str, slurm_job: int | None) -> None:
+        """Let quantum jobs go under a job of the coupling's own that holds the QPU.
+
+        Args:
+            qpu: Name of the QPU.
+            slurm_job: Id of a job that runs; None when it has ended.
+        """
+        holding = self._holding(qpu)
+        with holding.lock:
+            self._release(holding)
+            holding.job, holding.is_coupled = slurm_job, slurm_job is not None
+
+    def close(self) -> None:
+        """End the jobs that this run submitted; closing twice does nothing."""
+        self._closed.set()
+        for holding in list(self._holdings.values()):
+            with holding.lock:
+                self._release(holding)
+
+    def _holding(self, qpu: str) -> _Holding:
+        with self._lock:
+            return self._holdings.setdefault(qpu, _Holding())
+
+    def _acquire(self, holding: _Holding, settings: QpuSettings) -> None:
+        self._release(holding)
+        here = this_job()
+        if here is not None and self._has(here.id, _access(settings)):
+            holding.job = here.id
+            return
+        close_to_others(self._folder)
+        mine = self._earlier(settings)
+        number, job = (self._next_number(), None) if mine is None else mine
+        name = f"{_PURPOSE}-{number}"
+        holding.alive = self._folder / f"{name}.alive"
+        holding.alive.touch(0o600)
+        try:
+            if job is None:
+                job = self._submit(settings, number)
+                record = {"qpu": settings.name, "slurm_job": job}
+                (self._folder / f"{name}.json").write_text(json.dumps(record))
+            holding.job = job
+            self._begin_beat()
+            self._wait(job, settings)
+        except BaseException:
+            self._release(holding)
+            raise
+
+    def _submit(self, settings: QpuSettings, number: int) -> int:
+        resources = access_resources(settings)
+        reasons = impossible(resources, self._slurm.partitions())
+        if reasons:
+            raise SlurmRefused(
+                f"Slurm can never grant QPU {settings.name!r}: {'; '.join(reasons)}. Correct "
+                f"[qpu.{settings.name}.slurm]"
+            )
+        name = f"{_PURPOSE}-{number}"
+        try:
+            return self._slurm.submit(
+                JobScript(
+                    name=slurm_job_name(self._run, f"{_PURPOSE}-{settings.name}"),
+                    tag=str(SlurmTag(self._run, _PURPOSE, number)),
+                    resources=resources,
+                    body=_body(self._folder / f"{name}.alive"),
+                    directory=self._folder,
+                    output=self._folder / f"{name}.out",
+                )
+            )
+        except SlurmRefused as error:
+            raise SlurmRefused(
+                f"Slurm does not grant QPU {settings.name!r}: {error} (see "
+                f"[qpu.{settings.name}.slurm])",
+                words=error.words,
+            ) from error
+
+    def _wait(self, job: int, settings: QpuSettings) -> None:
+        """Block until the job runs, with the reason shown while it waits."""
+        pause_s, shown = _FIRST_PAUSE_S, ""
+        while not self._closed.is_set():
+            found = self._slurm.jobs({job}).get(job)
+            if found is None or found.state.is_over or found.state is SlurmState.COMPLETING:
+                state = "is gone" if found is None else f"ended as {found.state.value}"
+                raise SlurmUnavailable(
+                    f"Slurm job {job}, which was to hold QPU {settings.name!r}, {state} before it "
+                    "was used; see its output in the run's folder, and start the stage again"
+                )
+            if found.state is SlurmState.RUNNING:
+                return
+            reason = explain_reason(found.reason)
+            if not reason.can_resolve:
+                raise SlurmRefused(
+                    f"Slurm can never grant QPU {settings.name!r}: {reason.text}. Correct "
+                    f"[qpu.{settings.name}.slurm]",
+                    words=found.reason,
+                )
+            if found.reason != shown and found.state.is_waiting:
+                shown = found.reason
+                self._notice(f"QPU {settings.name} waits for Slurm job {job}: {reason.text}")
+            self._closed.wait(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        raise SlurmUnavailable(f"the run ended while Slurm job {job} waited for its QPU")
+
+    def _release(self, holding: _Holding) -> None:
+        job, alive = holding.job, holding.alive
+        holding.job = holding.alive = None
+        if alive is None:
+            return
+        alive.unlink(missing_ok=True)  # enough for a job that sees the folder
+        if job is not None:
+            with suppress(SlurmUnavailable, SlurmRefused):
+                self._slurm.cancel({job})
+
+    def _runs(self, job: int | None) -> bool:
+        """Whether a job runs, as far as Slurm says."""
+        if job is None:
+            return False
+        try:
+            found = self._slurm.jobs({job}).get(job)
+        except SlurmUnavailable:
+            return True
+        return found is not None and found.state is SlurmState.RUNNING
+
+    def _has(self, job: int, access: SlurmAccess) -> bool:
+        """Whether the job of this process holds the QPU, in any of its components."""
+        found = self._slurm.jobs({job}).values()
+        return any(not lacks(one, access) for one in found if job in (one.id, one.leader))
+
+    def _earlier(self, settings: QpuSettings) -> tuple[int, int] | None:
+        """Return number and id of a job that an earlier process of the run left for this QPU."""
+        name = slurm_job_name(self._run, f"{_PURPOSE}-{settings.name}")
+        held = {one.job for one in self._holdings.values()}
+        for job in self._slurm.jobs().values():
+            tag = job.tag
+            if tag is None or (tag.run, tag.purpose) != (self._run, _PURPOSE) or job.name != name:
+                continue
+            if job.id not in held and _is_useful(job):
+                return tag.number, job.id
+        return None
+
+    def _next_number(self) -> int:
+        """Return a number that no job of the run has, and keep it from other processes."""
+        number = 0
+        while True:
+            path = self._folder / f"{_PURPOSE}-{number}.json"
+            try:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            except FileExistsError:
+                number += 1
+            else:
+                return number
+
+    def _begin_beat(self) -> None:
+        with self._lock:
+            if self._beat is None:
+                self._beat = threading.Thread(
+                    target=self._keep_alive, name="hpcqc-qpu-jobs", daemon=True
+                )
+                self._beat.start()
+
+    def _keep_alive(self) -> None:
+        while not self._closed.wait(_ALIVE_EVERY_S):
+            now = time.time()
+            for holding in list(self._holdings.values()):
+                if holding.alive is not None:
+                    with suppress(OSError):  # it was released meanwhile
+                        os.utime(holding.alive, (now, now))
+
+
+def _is_useful(job: SlurmJob) -> bool:
+    if job.was_refused or job.held:
+        return False
+    return job.state.is_waiting or job.state is SlurmState.RUNNING
+
+
+def _access(settings: QpuSettings) -> SlurmAccess:
+    if settings.slurm is None:
+        raise ValueError(
+            f"QPU {settings.name!r} has no table [qpu.{settings.name}.slurm]; Slurm does not grant it"
+        )
+    return settings.slurm
+
+
+def _body(alive: Path) -> tuple[str, ...]:
+    """Return shell that does nothing until the job is cancelled or its run is gone."""
+    file = shlex.quote(str(alive))
+    return (
+        "trap 'exit 0' TERM",
+        "hpcqc_seen=",
+        "while :; do",
+        "  sleep 2 & wait $!",
+        f"  if [ -e {file} ]; then",
+        "    hpcqc_seen=yes",
+        f"    hpcqc_age=$(( $(date +%s) - $(stat -c %Y {file} 2>/dev/null || date +%s) ))",
+        f'    [ "$hpcqc_age" -gt {_ABANDONED_S} ] && exit 0',
+        '  elif [ -n "$hpcqc_seen" ]; then',
+        "    exit 0",
+        "  fi",
+        "done",
+    )
