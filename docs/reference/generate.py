@@ -1,4 +1,4 @@
-"""The generated parts of the reference: commands, configuration keys, profiles, the run schema.
+"""The generated parts of the reference: commands, configuration keys, profiles, Slurm's reasons, schema.
 
 ``python docs/reference/generate.py`` writes them between the markers of the pages; a test compares.
 """
@@ -32,6 +32,7 @@ from orchestrator.config.site import (
 )
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.provenance import outcome, schema
+from orchestrator.slurm.explain import REASONS
 
 __all__ = ["pages"]
 
@@ -73,8 +74,19 @@ def pages() -> dict[str, str]:
         "profiles.md": _renewed(
             "profiles.md", profiles=_table(tuple(profiles[0]), [one.values() for one in profiles])
         ),
+        "slurm.md": _renewed("slurm.md", reasons=_reasons()),
         "run.schema.json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     }
+
+
+def _reasons() -> str:
+    return _table(
+        ("reason", "means", "passes"),
+        [
+            (f"`{name}`", one.text.replace("|", "\\|"), "yes" if one.can_resolve else "no")
+            for name, one in sorted(REASONS.items())
+        ],
+    )
 
 
 def _renewed(page: str, **parts: str) -> str:

@@ -13,7 +13,7 @@ from orchestrator.slurm.inventory import Licence, Partition, gres_of
 if TYPE_CHECKING:
     from orchestrator.slurm.script import JobResources
 
-__all__ = ["WaitReason", "explain_reason", "explain_refusal", "impossible"]
+__all__ = ["REASONS", "WaitReason", "explain_reason", "explain_refusal", "impossible"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +36,7 @@ _LIMITS = (
     "a limit on {what} is reached; the job starts when earlier jobs end (`sacctmgr show "
     "association`, `sacctmgr show qos`)"
 )
-_REASONS: Mapping[str, WaitReason] = {
+REASONS: Mapping[str, WaitReason] = {
     "None": _waits("Slurm has not looked at the job yet"),
     "Resources": _waits("the nodes that it needs are in use"),
     "Priority": _waits("jobs of higher priority wait in its partition"),
@@ -121,9 +121,9 @@ def explain_reason(reason: str) -> WaitReason:
     False
     """
     word = re.split(r"[,(:]", reason.strip(" ()"), maxsplit=1)[0].strip().replace(" ", "_")
-    known = _REASONS.get(word) or _REASONS.get(word.removesuffix("_"))
+    known = REASONS.get(word) or REASONS.get(word.removesuffix("_"))
     if known is None and word.startswith("Nodes_required_for_job"):
-        known = _REASONS["Nodes_required_for_job_are_DOWN"]
+        known = REASONS["Nodes_required_for_job_are_DOWN"]
     if known is not None:
         return known
     if _PER_JOB.search(word):

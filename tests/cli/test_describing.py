@@ -221,7 +221,9 @@ def test_timing_in_words() -> None:
     assert timing_in_words(model) == words
 
 
-@pytest.mark.parametrize("name", ["cli.md", "config.md", "profiles.md", "run.schema.json"])
+@pytest.mark.parametrize(
+    "name", ["cli.md", "config.md", "profiles.md", "run.schema.json", "slurm.md"]
+)
 def test_the_reference_is_what_the_code_says(name) -> None:
     written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")
     assert written == pages()[name], "run: python docs/reference/generate.py"
