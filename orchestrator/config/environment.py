@@ -45,6 +45,9 @@ VARIABLES: Mapping[str, str] = {
     "HPCQC_BUDGET": "what the run may cost, as `10 billed-s`; several with commas between",
     "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
     "HPCQC_BROKER_TOKEN": "the user's token for that service",
+    "HPCQC_QRMI_CONFIG": "QRMI's `qrmi_config.json`, where it is not in `/etc/slurm`",
+    "QRMI_JOB_QPU_RESOURCES": "QPU resources of a Slurm job, as QRMI's plugin sets them with "
+    "`QRMI_JOB_QPU_TYPES`; the first one is the default QPU",
     "XDG_STATE_HOME": "its `hpcqc` folder is the state folder where HPCQC_STATE_DIR is not set",
     "XDG_CONFIG_HOME": "its `hpcqc/hpcqc.toml` is the user's site file",
     "PREFECT_API_URL": "a running Prefect server to use instead of a temporary one",

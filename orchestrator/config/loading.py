@@ -20,6 +20,7 @@ from orchestrator.config.environment import (
     state_dir,
 )
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.qrmi import qpu_tables, qrmi_resources
 from orchestrator.config.secrets import SecretRef, reference_or_value
 from orchestrator.wording import counted
 
@@ -48,7 +49,9 @@ def load_site(
 
     overrides: ``"qpu.vlq.longest_task_s=60"``; values are TOML, or text where they are not.
     environ, folder: stand in for the process's environment and working folder.
-    QPUs of the built-in laptop are not added to a site file.
+    QPUs of the built-in laptop are not added to a site file. In a job that has QPU resources of
+    QRMI, they are the QPUs where there is no site file, and the first is the default one if the
+    site has a QPU of its name.
 
     Raises `ConfigError` naming the file and what to change.
     """
@@ -57,6 +60,13 @@ def load_site(
     found = lookup(path, environ=environ, folder=folder)
     source = BUILT_IN if found is None else str(found)
     raw = _laptop() if found is None else _read(found)
+    granted = qrmi_resources(environ)
+    if granted and found is None and path is None and site_file(environ) is None:
+        raw["qpu"], source = qpu_tables(granted), f"{BUILT_IN} with the QPUs of this job"
+    own = raw.get("qpu")
+    first = next((one.name for one in granted if isinstance(own, dict) and one.name in own), None)
+    if first is not None:
+        raw["site"] = {**raw.get("site", {}), "default_qpu": first}
     home = folder if found is None else found.parent.absolute()
     _anchor_paths(raw, home)
     for override in overrides:
