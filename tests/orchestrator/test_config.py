@@ -121,7 +121,7 @@ def test_overrides_change_one_setting_each(tmp_path, nowhere) -> None:
         ('[qpu.a]\nbackend = "aer"\nproflie = "vlq"', ["'proflie' in [qpu.a]", "'profile'"]),
         ("[sites]", ["unknown key 'sites' in the file", "mean 'site'"]),
         ("[compute.local]\nworker = 2", ["unknown key 'worker' in [compute.local]", "'workers'"]),
-        ('[compute.c]\nkind = "slurm"', ["[compute.c] kind = 'slurm'", "installed are: local"]),
+        ('[compute.c]\nkind = "lsf"', ["[compute.c] kind = 'lsf'", "installed are: local"]),
         ("[compute.c]\nworkers = 0", ["[compute.c] workers = 0", "greater than or equal to 1"]),
         ("[compute.c]\nworkers = true", ["workers = true", "valid integer"]),
         ('[compute.c]\nmemory_per_worker = "4 gigs"', ["'4 gigs'", "'4 GiB'"]),
