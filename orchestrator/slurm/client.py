@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from orchestrator.config.environment import process_environment
 from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
@@ -36,6 +37,7 @@ from orchestrator.slurm.states import (
 
 __all__ = ["Slurm", "job_environment"]
 
+_Record = TypeVar("_Record")
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 # Ids in one command: an argument has at most 128 KiB.
 _MOST_IDS = 2000
@@ -53,6 +55,7 @@ _DOUBTFUL = re.compile(
     r"timed out|zero bytes|unexpected message|broken pipe|connection reset|transport endpoint",
     re.IGNORECASE,
 )
+_NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 _CHANGED_MEANWHILE = re.compile(
     r"invalid job id|already completing|already completed|already finished|no longer pending|is finished|"
@@ -70,6 +73,7 @@ _HANDED_ON = re.compile(
     r"OMPI_|PMIX_|UCX_|FI_|I_MPI_|MPICH_|CUDA_HOME|CUDA_PATH|ROCM_).*)"
 )
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
+_READABLE_TIMES = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
 _QUERY_KEEPS = ("SLURM_CONF", "SLURM_JWT")
 
 
@@ -168,6 +172,30 @@ class Slurm:
             return self._first_of(script.tag, job) if doubtful else job
         raise AssertionError("there is always a next pause")
 
+    def expected_start(self, script: JobScript) -> datetime | None:
+        """Return when Slurm would start a job if it were submitted now; nothing is submitted.
+
+        Slurm tries to place the job beside those that run and wait, with their walltimes; jobs that
+        come later, or end earlier, change it.
+
+        Returns:
+            The time; None if Slurm does not say, as of heterogeneous and of held jobs.
+
+        Raises:
+            SlurmRefused: Slurm does not accept the job.
+            SlurmUnavailable: No answer in time.
+        """
+        if script.also or script.held:
+            return None
+        environment = job_environment(self._environment) | _READABLE_TIMES
+        answer = self._run(["sbatch", "--test-only"], environment, script.text())
+        if answer.code != 0:
+            if answer.code < 0 or _AWAY.search(answer.errors):
+                raise SlurmUnavailable(f"sbatch failed: {_said(answer.errors, answer.code)}")
+            raise self._refused(answer.errors, script)
+        found = re.search(r"to start at ([0-9]+)\b", answer.errors + answer.output)
+        return datetime.fromtimestamp(int(found[1]), UTC) if found else None
+
     def jobs(
         self, ids: Collection[int] | None = None, *, user: str | None = None
     ) -> dict[int, SlurmJob]:
@@ -191,11 +219,11 @@ class Slurm:
             chosen = [f"--jobs={listed}"] if len(ids) <= _MOST_IDS else []
         argv = ["squeue", "--noheader", "--all", "--states=all", *chosen]
         argv.append(f"--Format={fields},{QUEUE_FIELDS[-1]}:0{end}")
-        text = self._ask(argv, tolerated=_UNKNOWN_JOB)
+        text = self._ask(argv, unknown=_UNKNOWN_JOB)
         wanted = None if ids is None else set(ids)
         return {
             job.id: job
-            for job in parse_queue(text, separator=separator, end=end)
+            for job in _read(parse_queue, text, separator=separator, end=end)
             if wanted is None or job.id in wanted or job.leader in wanted
         }
 
@@ -242,7 +270,7 @@ class Slurm:
         found: list[AccountedJob] = []
         for some in [()] if ids is None else _portions(ids):
             chosen = [f"--jobs={','.join(map(str, some))}"] if some else []
-            found += parse_accounting(self._ask([*argv, *chosen]), separator=separator)
+            found += _read(parse_accounting, self._ask([*argv, *chosen]), separator=separator)
         return found
 
     def cancel(self, ids: Collection[int], *, signal: str | None = None) -> None:
@@ -253,7 +281,7 @@ class Slurm:
         options = [f"--signal={signal}", "--batch"] if signal is not None else []
         for some in _portions(ids):
             argv = ["scancel", *options, *map(str, some)]
-            self._ask(argv, tolerated=_CHANGED_MEANWHILE if len(some) == 1 else _CHANGED_OR_PART)
+            self._order(argv, _CHANGED_MEANWHILE if len(some) == 1 else _CHANGED_OR_PART)
 
     def hold(self, ids: Collection[int]) -> None:
         """Keep waiting jobs from starting; others are left as they are."""
@@ -265,11 +293,11 @@ class Slurm:
 
     def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
         """End a running job and let it wait again under its id. Raises `SlurmRefused`."""
-        self._ask(["scontrol", "requeue", str(id)])
+        self._order(["scontrol", "requeue", str(id)])
 
     def update(self, id: int, **fields: str | int) -> None:  # noqa: A002 - as Slurm calls it
         """Change a job, as ``update(7, NumNodes=1)``. Raises `SlurmRefused`."""
-        self._ask(
+        self._order(
             ["scontrol", "update", f"JobId={id}", *(f"{key}={fields[key]}" for key in fields)]
         )
 
@@ -328,11 +356,14 @@ class Slurm:
                 f"sbatch failed: {_said(words, answer.code)}",
                 submitted=answer.code < 0 or _DOUBTFUL.search(words) is not None,
             )
+        raise self._refused(words, script)
+
+    def _refused(self, words: str, script: JobScript) -> SlurmRefused:
         partitions: Mapping[str, Partition] = {}
         licenses: Mapping[str, Licence] = {}
-        with contextlib.suppress(SlurmUnavailable, SlurmRefused, ValueError):
+        with contextlib.suppress(SlurmUnavailable):
             partitions, licenses = self.partitions(), self.licenses()
-        raise SlurmRefused(
+        return SlurmRefused(
             explain_refusal(words, script.resources, partitions, licenses), words=words.strip()
         )
 
@@ -360,34 +391,42 @@ class Slurm:
     def _control(self, verb: str, ids: Collection[int]) -> None:
         for some in _portions(ids):
             listed = ",".join(map(str, some))
-            self._ask(["scontrol", verb, listed], tolerated=_CHANGED_MEANWHILE)
+            self._order(["scontrol", verb, listed], _CHANGED_MEANWHILE)
 
-    def _ask(self, argv: Sequence[str], *, tolerated: re.Pattern[str] | None = None) -> str:
-        """Run a program that may be repeated, and return its output."""
+    def _ask(self, argv: Sequence[str], *, unknown: re.Pattern[str] | None = None) -> str:
+        """Run a query and return its output. Raises only `SlurmUnavailable`."""
+        return self._patiently(lambda: self._answer(argv, unknown))
+
+    def _order(self, argv: Sequence[str], done: re.Pattern[str] | None = None) -> None:
+        """Run a program that changes jobs; an error that says it is ``done`` is none."""
+        self._patiently(lambda: self._answer(argv, done, refusable=True))
+
+    def _patiently(self, call: Callable[[], str]) -> str:
         deadline = self._clock() + self.patience_s
         for pause in self._pauses():
             try:
-                return self._asked_once(argv, tolerated)
+                return call()
             except SlurmUnavailable as error:
                 if not error.retryable or self._clock() >= deadline:
                     raise
             self._sleep(pause)
         raise AssertionError("there is always a next pause")
 
-    def _asked_once(self, argv: Sequence[str], tolerated: re.Pattern[str] | None) -> str:
+    def _answer(
+        self, argv: Sequence[str], harmless: re.Pattern[str] | None, *, refusable: bool = False
+    ) -> str:
         answer = self._run(argv, self._query_environment())
         if answer.code == 0:
             return answer.output
-        said = _said(answer.errors, answer.code)
         lines = [line for line in answer.errors.splitlines() if line.strip()]
-        if tolerated is not None and lines and all(tolerated.search(line) for line in lines):
+        if harmless is not None and lines and all(harmless.search(line) for line in lines):
             return answer.output
-        message = f"`{argv[0]} {argv[1]}` failed: {said}"
-        if re.search(r"accounting storage is disabled", answer.errors, re.IGNORECASE):
+        message = f"`{argv[0]} {argv[1]}` failed: {_said(answer.errors, answer.code)}"
+        if _NO_ACCOUNTING.search(answer.errors):
             raise SlurmUnavailable(f"{message}; this cluster keeps no accounting", retryable=False)
-        if answer.code < 0 or _AWAY.search(answer.errors):
-            raise SlurmUnavailable(message)
-        raise SlurmRefused(message, words=answer.errors.strip())
+        if refusable and answer.code > 0 and not _AWAY.search(answer.errors):
+            raise SlurmRefused(message, words=answer.errors.strip())
+        raise SlurmUnavailable(message)
 
     def _run(
         self, argv: Sequence[str], environment: Mapping[str, str], text: str | None = None
@@ -432,7 +471,7 @@ class Slurm:
             )
             or name in _QUERY_KEEPS
         }
-        return kept | {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
+        return kept | _READABLE_TIMES
 
     def _pauses(self) -> Iterator[float]:
         yield from _PAUSES_S
@@ -451,6 +490,13 @@ def _separators() -> tuple[str, str]:
     # Random: no name of a job that somebody chose before can hold it.
     token = secrets.token_hex(4)
     return f"\x1d{token}", f"\x1e{token}"
+
+
+def _read(parse: Callable[..., list[_Record]], text: str, **separators: str) -> list[_Record]:
+    try:
+        return parse(text, **separators)
+    except ValueError as error:
+        raise SlurmUnavailable(f"{error}; is this a version of Slurm that hpcqc knows?") from error
 
 
 def _portions(ids: Collection[int]) -> Iterator[tuple[int, ...]]:

@@ -352,7 +352,7 @@ def _queued(known: Mapping[str, str]) -> SlurmJob:
         state=state,
         reason=_text(known["Reason"]),
         partition=known["Partition"],
-        nodes=() if waits else nodes_of(known["NodeList"]),
+        nodes=() if waits else _nodes(known["NodeList"]),
         node_count=_count(known["NumNodes"]),
         cpus=_count(known["NumCPUs"]),
         submitted_at=_time(known["SubmitTime"]),
@@ -389,6 +389,13 @@ def _accounted(known: Mapping[str, str]) -> AccountedJob:
         exit_code=_count(code),
         signal=_count(signal),
     )
+
+
+def _nodes(text: str) -> tuple[str, ...]:
+    try:
+        return nodes_of(text)
+    except ValueError:
+        return (text,)  # one strange list must not hide all other jobs
 
 
 def _text(value: str) -> str:

@@ -1,0 +1,99 @@
+"""What the client does when Slurm's programs fail, print something else, or are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable
+from orchestrator.slurm.states import QUEUE_FIELDS
+
+
+@pytest.fixture
+def with_programs(tmp_path: Path):
+    """Make a client whose programs are the given lines of shell; it counts them in a file."""
+
+    def make(patience_s: float = 0, **programs: str) -> Slurm:
+        for name, lines in programs.items():
+            file = tmp_path / name
+            file.write_text(f"#!/bin/bash\necho {name} >> {tmp_path}/started\n{lines}\n")
+            file.chmod(0o700)
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        return Slurm(
+            environment=environment, patience_s=patience_s, timeout_s=30, sleep=lambda _: None
+        )
+
+    return make
+
+
+def started(folder: Path) -> list[str]:
+    return (folder / "started").read_text().split()
+
+
+# Print a job with each id that is asked for, in the form that is asked for.
+SQUEUE = r"""
+for word in "$@"; do case $word in
+  --jobs=*) ids=${word#--jobs=} ;;
+  --Format=*) form=${word#--Format=} ;;
+esac; done
+separator=${form#JobID:0}; separator=${separator%%,*}; end=${form##*Name:0}
+for id in ${ids//,/ }; do
+  printf "%s$separator" "$id" RUNNING FIELDS
+  printf "%s$end\n" name
+done
+"""
+
+
+def test_the_states_of_many_jobs_take_one_program(with_programs, tmp_path) -> None:
+    fields = " ".join(["1"] * (len(QUEUE_FIELDS) - 3))
+    client = with_programs(squeue=SQUEUE.replace("FIELDS", fields))
+    ids = range(5000, 6000)
+    assert set(client.jobs(ids)) == set(ids)
+    assert started(tmp_path) == ["squeue"]
+
+
+def test_a_query_is_repeated_until_slurm_answers(with_programs, tmp_path) -> None:
+    away = f'[ $(wc -l < {tmp_path}/started) -gt 2 ] || {{ echo "Socket timed out" >&2; exit 1; }}'
+    client = with_programs(squeue=away, patience_s=100)
+    assert client.jobs() == {}
+    assert started(tmp_path) == ["squeue"] * 3
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["echo some text", "echo a new kind of error >&2; exit 1", "kill -9 $$", "exec sleep 600"],
+)
+def test_a_query_that_fails_is_no_answer(with_programs, lines) -> None:
+    client = with_programs(squeue=lines)
+    client.timeout_s = 1
+    with pytest.raises(SlurmUnavailable) as error:
+        client.jobs()
+    assert error.value.retryable
+
+
+def test_without_accounting_nothing_is_repeated(with_programs, tmp_path) -> None:
+    disabled = "echo Slurm accounting storage is disabled >&2; exit 1"
+    client = with_programs(sacct=disabled, patience_s=100)
+    with pytest.raises(SlurmUnavailable) as error:
+        client.accounting(ids=[1])
+    assert not error.value.retryable
+    assert started(tmp_path) == ["sacct"]
+
+
+def test_a_missing_program_is_named(with_programs) -> None:
+    client = with_programs(patience_s=100)
+    client._environment = {"PATH": "/nowhere"}
+    with pytest.raises(SlurmUnavailable, match="squeue") as error:
+        client.jobs()
+    assert not error.value.retryable
+
+
+def test_what_changed_meanwhile_is_no_error_and_what_is_forbidden_is_one(with_programs) -> None:
+    ended = 'echo "scancel: error: Kill job error on job id 7: Job has already finished" >&2'
+    client = with_programs(scancel=f"{ended}; exit 1")
+    client.cancel([7])
+    forbidden = 'echo "scancel: error: Kill job error on job id 8: Access/permission denied" >&2'
+    client = with_programs(scancel=f"{ended}; {forbidden}; exit 1")
+    with pytest.raises(SlurmRefused, match="permission denied"):
+        client.cancel([7, 8])
