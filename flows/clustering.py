@@ -153,7 +153,7 @@ class _Settings:
     seed: int
 
 
-@classical
+@classical(nodes=(1, 3))
 def propose(coordinates: _Values, tried: Sequence[Method], best: Clustering | None) -> Proposal:
     """Make the clusterings on the workers, and find which of their clusters exclude each other."""
     from functools import partial
