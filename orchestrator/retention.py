@@ -1,4 +1,4 @@
-"""Values of stages and finished units that runs store to be continued, and their removal.
+"""What runs store to be continued, and the output of their Slurm jobs, and its removal.
 
 The ledger, with jobs, results and charges, is never changed here.
 """
@@ -19,6 +19,8 @@ from orchestrator.identity import IdentityError, ResultKey, lock_file_name
 __all__ = ["StoredRun", "hold_run", "is_active", "remove_stored", "runs_to_remove", "stored_runs"]
 
 _DAY_S = 86400.0
+# Below the state folder, with a folder for each run: finished units; scripts and output of Slurm jobs.
+_FOLDERS = ("units", "slurm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +110,8 @@ def remove_stored(state_dir: Path, run: StoredRun) -> bool:
             return False
         for found in files:
             found.unlink(missing_ok=True)
-        shutil.rmtree(state_dir / "units" / run.id, ignore_errors=True)
+        for kind in _FOLDERS:
+            shutil.rmtree(state_dir / kind / run.id, ignore_errors=True)
         path.unlink(missing_ok=True)
     return True
 
@@ -122,8 +125,16 @@ def _files(state_dir: Path) -> Iterator[tuple[str, Path]]:
             except IdentityError:  # a file of Prefect's own
                 continue
             yield run, Path(entry.path)
-    units = state_dir / "units"
-    for folder in units.iterdir() if units.is_dir() else ():
-        for path in folder.rglob("*"):
-            if path.is_file():
-                yield folder.name, path
+    for kind in _FOLDERS:
+        folders = state_dir / kind
+        for folder in folders.iterdir() if folders.is_dir() else ():
+            if kind == "slurm" and not _has_started(state_dir, folder.name):
+                continue  # its driver job waits and needs them
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    yield folder.name, path
+
+
+def _has_started(state_dir: Path, run: str) -> bool:
+    name = lock_file_name(run)
+    return any((state_dir / folder / name).exists() for folder in ("active", "runs"))

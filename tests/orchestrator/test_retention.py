@@ -146,3 +146,15 @@ def test_a_look_at_a_run_does_not_keep_it_from_starting(state, monkeypatch) -> N
             assert [run.id for run in stored_runs(state) if run.active] == ["a"]
             with pytest.raises(RunBusy, match=naming("a", os.getpid())):
                 embedded._lock_run(state, "a")
+
+
+def test_the_files_of_slurm_jobs_go_but_for_those_of_a_job_that_waits(isolated_state) -> None:
+    for run in ("ended", "waits"):
+        output = isolated_state / "slurm" / run / "driver.out"
+        output.parent.mkdir(parents=True)
+        output.write_bytes(b"o" * 10)
+    hold_run(isolated_state, "ended").close()
+    (run,) = stored_runs(isolated_state)
+    assert (run.id, run.size_bytes) == ("ended", 10)
+    assert remove_stored(isolated_state, run)
+    assert [folder.name for folder in (isolated_state / "slurm").iterdir()] == ["waits"]
