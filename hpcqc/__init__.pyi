@@ -85,6 +85,9 @@ from orchestrator.primitives import Estimator as Estimator
 from orchestrator.primitives import Qpu as Qpu
 from orchestrator.primitives import Sampler as Sampler
 from orchestrator.primitives import open_qpu as open_qpu
+from orchestrator.programs import ProgramFailed as ProgramFailed
+from orchestrator.programs import ProgramResult as ProgramResult
+from orchestrator.programs import run_program as run_program
 from orchestrator.provenance.folder import FolderError as FolderError
 from orchestrator.provenance.schema import RecordError as RecordError
 from orchestrator.provenance.schema import RunRecord as RunRecord

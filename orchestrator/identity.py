@@ -46,6 +46,7 @@ __all__ = [
     "is_job_id",
     "is_scope_of",
     "lock_file_name",
+    "program_output",
     "qpu_identity",
     "results_audience",
     "reuse_tag",
@@ -388,6 +389,11 @@ class WorkerName:
             raise IdentityError(f"invalid name of a worker {text!r}: expected slurm-JOB-N-N-N")
         job, restarts, node, process = map(int, found.groups())
         return cls(job=job, restarts=restarts, node=node, process=process)
+
+
+def program_output(stage: str, number: int) -> str:
+    """Return the name of the file with a program's output. number: of the program in its stage."""
+    return f"{stage}.{number}.out"
 
 
 def slurm_job_name(run: str, what: str) -> str:

@@ -81,6 +81,7 @@ def classical(
     memory: str | None = ...,
     gpus: int = ...,
     nodes: int | tuple[int, int] = ...,
+    tasks_per_node: int = ...,
     walltime: timedelta | None = ...,
     compute: str | None = ...,
     **task_options: Any,
@@ -93,6 +94,7 @@ def classical(
     memory: str | None = None,
     gpus: int = 0,
     nodes: int | tuple[int, int] = 1,
+    tasks_per_node: int = 1,
     walltime: timedelta | None = None,
     compute: str | None = None,
     **task_options: Any,
@@ -104,10 +106,11 @@ def classical(
 
     Args:
         fn: The function, where the decorator is used without parentheses.
-        cores: Threads that it may use.
-        memory: Memory that it needs, such as ``"8 GiB"``; None for what a worker has.
+        cores: Threads that it, or each task of its programs, may use.
+        memory: Memory that it needs on each node, such as ``"8 GiB"``; None for what a worker has.
         gpus: GPUs that it needs on each node.
         nodes: Machines that it needs; ``(1, 3)`` for at least 1 and no use of more than 3.
+        tasks_per_node: Processes on each node of the programs that it runs (`run_program`).
         walltime: Longest that it may take; None for what the compute grants.
         compute: A compute of the site by name; None for its default.
         task_options: Whatever ``prefect.task`` takes.
@@ -125,6 +128,7 @@ def classical(
         gpus=gpus,
         nodes=fewest,
         nodes_max=most,
+        tasks_per_node=tasks_per_node,
         walltime=walltime,
     )
     needs = StageNeeds(kind="classical", where=compute, demand=demand)

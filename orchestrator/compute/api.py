@@ -30,9 +30,10 @@ class DemandNotMet(ValueError):
 class Demand:
     """What a classical stage asks of its compute.
 
-    cores: threads that the function may use. memory: bytes, None for what a worker has.
-    gpus: on each node. nodes: the fewest machines; nodes_max: the most that it can use, as `nodes`
+    cores: threads that the function, or each task of its programs, may use. memory: bytes on each
+    node, None for what a worker has. gpus: on each node. nodes: the fewest machines; nodes_max: the most that it can use, as `nodes`
     if 0. walltime: longest that the function may take; None for what the compute grants.
+    tasks_per_node: processes of the function's programs on each node.
     """
 
     cores: int = 1
@@ -41,12 +42,18 @@ class Demand:
     nodes: int = 1
     walltime: timedelta | None = None
     nodes_max: int = 0
+    tasks_per_node: int = 1
+
+    @property
+    def cores_per_node(self) -> int:
+        """Cores on each node."""
+        return self.cores * self.tasks_per_node
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for an amount below the least."""
         if not self.nodes_max:
             object.__setattr__(self, "nodes_max", self.nodes)
-        least = {"cores": 1, "memory": 1, "gpus": 0, "nodes": 1}
+        least = {"cores": 1, "memory": 1, "gpus": 0, "nodes": 1, "tasks_per_node": 1}
         for name, amount in ((name, getattr(self, name)) for name in least):
             if amount is not None and amount < least[name]:
                 raise ValueError(f"{name}={amount}; a stage needs at least {least[name]}")

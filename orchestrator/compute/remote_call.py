@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
@@ -58,6 +59,7 @@ class Execution:
     """One execution of a function on a worker. ending: closes what the function opened there."""
 
     context: StageContext
+    started_s: float = field(default_factory=time.monotonic)
     ending: ExitStack = field(default_factory=ExitStack)
 
 

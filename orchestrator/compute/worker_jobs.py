@@ -54,7 +54,7 @@ def fits_worker(options: WorkerOptions, demand: Demand) -> bool:
     memory = options.memory_per_process
     return (
         demand.nodes == 1
-        and demand.cores <= options.cores // options.process_count
+        and demand.cores_per_node <= options.cores // options.process_count
         and demand.gpus <= options.gpus // options.process_count
         and (demand.memory is None or (memory is not None and demand.memory <= memory))
         and (
@@ -79,7 +79,7 @@ def allocation(
     memory = options.memory
     if asked.memory is not None:
         memory = max(asked.memory, memory or 0)
-    cores, gpus = max(options.cores, asked.cores), max(options.gpus, asked.gpus)
+    cores, gpus = max(options.cores, asked.cores_per_node), max(options.gpus, asked.gpus)
     known = partitions or {}
     partition = _partition(options, gpus, known)
     resources = JobResources(
@@ -111,7 +111,8 @@ def lacking(
     """Return the fields of a demand that no job on the cluster can be given, with the reasons."""
     lacks = {}
     for name in ("nodes", "cores", "memory", "gpus", "walltime"):
-        alone = Demand(**{name: getattr(demand, name)})
+        tasks = {"tasks_per_node": demand.tasks_per_node} if name == "cores" else {}
+        alone = Demand(**{name: getattr(demand, name), **tasks})
         if alone == Demand():
             continue
         asked = allocation(options, alone, partitions=partitions)

@@ -317,6 +317,13 @@ class Slurm:
         """Return the licences by name."""
         return parse_licences(self._ask(["scontrol", "show", "licenses", "--oneliner"]))
 
+    def mpi_plugins(self) -> tuple[str, tuple[str, ...]]:
+        """Return the site's default for ``srun --mpi``, and what it takes there; two programs."""
+        shown = self._ask(["scontrol", "show", "config"])
+        default = re.search(r"^MpiDefault\s*=\s*(\S+)", shown, re.MULTILINE)
+        listed = self._ask(["srun", "--mpi=list"])
+        return (default[1] if default else ""), tuple(listed.split())
+
     def version(self) -> tuple[int, int, int]:
         """Return the version of Slurm's programs, as ``(22, 5, 8)``; asked once."""
         if self._version is None:

@@ -45,11 +45,10 @@ _OF_A_STEP = (
 class ProgramStep:
     """A program as a step of the allocation that this process is in.
 
-    tasks, tasks_per_node: processes; None for Slurm's choice. cores: of each process. gpus: on each
+    tasks, tasks_per_node: processes; None for Slurm's distribution. cores: of each process. gpus: on each
     node. mpi: as ``srun --mpi`` takes it, None for the site's default.
     """
 
-    name: str
     nodes: int
     tasks: int
     tasks_per_node: int | None = None
@@ -63,7 +62,6 @@ class ProgramStep:
             "--overlap",  # the workers' own step has all cores of the allocation
             "--kill-on-bad-exit=1",
             "--input=none",
-            f"--job-name={self.name}",
             f"--nodes={self.nodes}",
             f"--ntasks={self.tasks}",
             f"--cpus-per-task={self.cores}",

@@ -65,9 +65,6 @@ options = { partition = "classical", memory = "1 GiB", walltime = "5 min", inter
 backend = "aer"
 profile = "vlq"
 time_scale = 0
-
-[qpu.lab]
-backend = "aer"
 slurm = { gres = "qpu:1", license = "qpu_lab:1", partition = "quantum" }
 """
 
@@ -215,10 +212,13 @@ def _is_measured_in_its_record(day: Day) -> None:
     assert record.slurm is not None
     assert record.slurm.is_complete
     accounted = {row["JobIDRaw"]: int(row["ElapsedRaw"]) for row in day.rows()}
-    assert [job.purpose for job in record.slurm.jobs] == ["worker"]
-    assert record.slurm.node_s == sum(accounted[str(job.id)] for job in record.slurm.jobs)
-    (classical,) = [stage for stage in record.stages if stage.kind == "classical"]
-    assert classical.slurm_job == record.slurm.jobs[0].id
+    of = {job.purpose: job for job in record.slurm.jobs}
+    assert {*of} == {"worker", "qpu"}
+    assert record.slurm.node_s == sum(accounted[str(job.id)] for job in of.values())
+    assert record.slurm.qpu_held_s == accounted[str(of["qpu"].id)]
+    jobs_of_stages = {stage.kind: stage.slurm_job for stage in record.stages}
+    assert jobs_of_stages == {"classical": of["worker"].id, "quantum": of["qpu"].id}
+    assert {job.slurm_job for job in record.jobs} == {of["qpu"].id}
     assert "Slurm jobs" in draw_report(record, None).page.decode()
 
 

@@ -1,0 +1,230 @@
+"""Programs of stages, on this machine and as steps of Slurm jobs over several nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields
+from datetime import timedelta
+
+import psutil
+import pytest
+
+from hpcqc import ProgramFailed, ProgramResult, classical, run_program
+from orchestrator.compute.api import ComputeRun, Demand
+from orchestrator.compute.remote_call import RemoteFunction, StageContext, dump_by_value
+from orchestrator.compute.slurm import SlurmDask
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import ComputeSettings
+from tests.patience import until
+
+MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    # The private Slurm's nodes are one machine: their shared memory has the same names.
+    "OMPI_MCA_btl": "tcp,self",
+}
+SOURCE = r"""
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+int main(int argc, char **argv) {
+    int rank, size, sum;
+    MPI_Init(&argc, &argv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    printf("rank %d of %d on %s: sum %d\n", rank, size, getenv("SLURMD_NODENAME"), sum);
+    fflush(stdout);
+    if (argc > 1 && !strcmp(argv[1], "crash") && rank == 1) _exit(7);
+    if (argc > 1 && !strcmp(argv[1], "hang")) sleep(600);
+    MPI_Finalize();
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def mpi_program(tmp_path_factory):
+    if shutil.which("mpicc") is None:
+        pytest.skip("no MPI here: mpicc is not on the PATH (Debian: libopenmpi-dev)")
+    place = tmp_path_factory.mktemp("mpi")
+    (place / "sum.c").write_text(SOURCE)
+    subprocess.run(["mpicc", "-o", place / "sum", place / "sum.c"], check=True)
+    return str(place / "sum")
+
+
+@pytest.fixture
+def in_job(slurm, tmp_path):
+    """Runs a function as a stage in a job of its own, and yields what it returns."""
+    (tmp_path / "hpcqc.toml").write_text('[qpu.q]\nbackend = "fake"\n')
+    site = load_site(tmp_path / "hpcqc.toml")
+    settings = ComputeSettings(
+        name="c", kind="slurm", options={"interface": "lo", "partition": "classical"}
+    )
+    compute = SlurmDask(settings, ComputeRun(id=f"programs-{tmp_path.name}", folder=tmp_path / "s"))
+    compute.separate_stages()
+
+    def run(function, demand, *args, **kwargs):
+        context = StageContext(
+            run="programs", key="stage", site=site, qpu=None, keep_dir=None, demand=demand
+        )
+        remote = RemoteFunction(dump_by_value(function), context)
+        return compute.run(remote, args, kwargs).value
+
+    yield run
+    compute.close()
+
+
+def processes(text: str) -> list[int]:
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline", "status"]):
+        gone = process.info["status"] == psutil.STATUS_ZOMBIE
+        if not gone and text in " ".join(process.info["cmdline"] or ()):
+            found.append(process.info["pid"])
+    return found
+
+
+@pytest.mark.slurm
+def test_an_mpi_program_runs_over_the_nodes_of_its_stage(in_job, mpi_program) -> None:
+    demand = Demand(nodes=2, tasks_per_node=2, walltime=timedelta(minutes=2))
+    result = in_job(run_program, demand, [mpi_program], environment=MPI)
+    lines = sorted(line for line in result.output.read_text().splitlines() if "rank" in line)
+    assert [line.split(" on ")[0] for line in lines] == [f"rank {n} of 4" for n in range(4)]
+    assert all(line.endswith("sum 6") for line in lines)
+    assert len(result.nodes) == 2
+    assert {line.split(" on ")[1].split(":")[0] for line in lines} == set(result.nodes)
+    assert (result.exit_code, result.leftover) == (0, 0)
+    assert result.cpu_s > 0
+    assert result.max_rss_bytes > 1 << 20
+
+
+@pytest.mark.slurm
+def test_an_mpi_program_that_crashes_is_reported_and_gone(in_job, mpi_program) -> None:
+    demand = Demand(nodes=2, walltime=timedelta(minutes=2))
+    with pytest.raises(ProgramFailed) as caught:
+        in_job(run_program, demand, [mpi_program, "crash"], environment=MPI)
+    assert caught.value.result.exit_code != 0
+    assert "rank 1 of 2" in caught.value.result.output.read_text()
+    assert until(lambda: not processes(mpi_program))
+
+
+@pytest.mark.slurm
+def test_a_program_that_hangs_ends_with_the_walltime_of_its_stage(in_job, mpi_program) -> None:
+    demand = Demand(nodes=2, walltime=timedelta(seconds=5))
+    with pytest.raises(ProgramFailed, match="walltime") as caught:
+        in_job(run_program, demand, [mpi_program, "hang"], environment=MPI)
+    assert caught.value.result.seconds >= 4
+    assert until(lambda: not processes(mpi_program))
+
+
+@pytest.mark.slurm
+def test_more_processes_than_an_allocation_has_is_an_error_in_slurms_words(in_job) -> None:
+    with pytest.raises(ProgramFailed, match="More processors requested"):
+        in_job(run_program, Demand(), ["/bin/true"], tasks=64)
+
+
+def outside(*argv, **options) -> ProgramResult:
+    """Run a program in this process, which is in no job."""
+    return run_program(list(argv), **options)
+
+
+@pytest.fixture
+def laptop(tmp_path, monkeypatch):
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("HPCQC_SITE", "built-in")
+
+
+@pytest.mark.usefixtures("laptop")
+class TestOnThisMachine:
+    def test_its_output_and_use_are_returned(self) -> None:
+        result = outside("/bin/sh", "-c", "echo said; echo wrong >&2; exit 3", check=False)
+        assert (result.exit_code, result.output.read_text()) == (3, "said\nwrong\n")
+        assert result.output.stat().st_mode & 0o077 == 0
+        assert result.seconds > 0
+        assert result.max_rss_bytes > 0
+        assert {field.name for field in fields(result)} >= {"cpu_s", "nodes", "leftover"}
+
+    def test_another_exit_code_than_0_is_an_error(self) -> None:
+        with pytest.raises(ProgramFailed, match="exit code 3") as caught:
+            outside("/bin/sh", "-c", "echo why; exit 3")
+        assert "why" in str(caught.value)
+        assert caught.value.result.exit_code == 3
+
+    def test_a_signal_is_a_negative_exit_code(self) -> None:
+        result = outside("/bin/sh", "-c", "kill -SEGV $$", check=False)
+        assert result.exit_code == -signal.SIGSEGV
+
+    def test_arguments_reach_it_as_they_are(self) -> None:
+        given = ["a b", "'\"$HOME", "", "ü\n"]
+        script = "import sys; print(ascii(sys.argv[1:]))"
+        assert outside(sys.executable, "-c", script, *given).output.read_text() == (
+            ascii(given) + "\n"
+        )
+
+    def test_its_variables_and_folder_are_the_callers_choice(self, tmp_path) -> None:
+        result = outside(
+            "/bin/sh", "-c", "pwd; echo $OMP_NUM_THREADS $X", directory=tmp_path, cores=3,
+            environment={"X": "y z"},
+        )  # fmt: skip
+        assert result.output.read_text() == f"{tmp_path}\n3 y z\n"
+
+    def test_what_it_leaves_behind_is_ended_and_counted(self) -> None:
+        mark = f"600.{os.getpid()}"
+        result = outside("/bin/sh", "-c", f"setsid sleep {mark} & sleep {mark} & exit 0")
+        assert (result.exit_code, result.leftover) == (0, 2)
+        assert not processes(mark)
+
+    def test_it_is_told_to_end_with_the_process_that_runs_it(self, tmp_path) -> None:
+        mark = f"601.{os.getpid()}"
+        script = textwrap.dedent(f"""
+            from hpcqc import run_program
+            run_program(["/bin/sh", "-c", "setsid sleep {mark} & sleep {mark}"])
+        """)
+        parent = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+        try:
+            assert until(lambda: len(processes(f"sleep {mark}")) >= 2)
+        finally:
+            parent.kill()
+            parent.wait()
+        assert until(lambda: not processes(mark))
+
+    def test_what_does_not_exist_is_named(self, tmp_path) -> None:
+        with pytest.raises(FileNotFoundError, match="'no-such-solver'"):
+            outside("no-such-solver")
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            outside("/bin/true", directory=tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("amounts", [{"tasks": 0}, {"tasks_per_node": 0}, {"cores": 0}])
+    def test_impossible_amounts_are_refused(self, amounts) -> None:
+        with pytest.raises(ValueError, match=next(iter(amounts))):
+            outside("/bin/true", **amounts)
+        with pytest.raises(ValueError, match="argv"):
+            run_program("/bin/true")
+
+    def test_several_processes_need_an_mpi(self, monkeypatch, tmp_path) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(FileNotFoundError, match="mpirun"):
+            outside("/bin/true", tasks=2)
+
+    def test_an_mpi_program_runs_by_mpirun(self, mpi_program) -> None:
+        result = outside(mpi_program, tasks=2, environment=MPI)
+        assert result.output.read_text().count("of 2") == 2
+
+
+def test_each_stage_declares_the_processes_of_its_programs() -> None:
+    @classical(nodes=2, cores=2, tasks_per_node=8)
+    def solve() -> None: ...
+
+    from orchestrator.stages import stage_needs
+
+    demand = stage_needs(solve).demand
+    assert (demand.tasks_per_node, demand.cores_per_node) == (8, 16)
+    with pytest.raises(ValueError, match="tasks_per_node=0"):
+        classical(tasks_per_node=0)
