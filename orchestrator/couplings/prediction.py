@@ -41,7 +41,8 @@ class StageModel:
     """A stage as far as its time is concerned.
 
     seconds: that it takes once it has what it needs; by number of nodes where that matters.
-    nodes, nodes_max: least and most nodes that it can use. after: names of stages of its flow that
+    nodes, nodes_max: least and most nodes that it can use; one that needs more than one has an
+    allocation of its own, unless the coupling is exclusive. after: names of stages of its flow that
     must have ended. qpu_seconds: of a quantum stage, for how much of its time the QPU works; all
     of it if None.
     """
@@ -446,7 +447,7 @@ class _Prediction:
             classical=len(classical),
             quantum=len(run.active) - len(classical),
             useful_nodes=useful_nodes(
-                [s.model.most_nodes for s in classical if s.model.nodes <= model.nodes_max],
+                [s.model.most_nodes for s in classical if s.model.nodes == 1],
                 model.stages_per_node,
             ),
             nodes_min=model.nodes_min,
@@ -469,22 +470,27 @@ class _Prediction:
                 self._submit(run, wanted.workers, wanted.workers, together=True)
             return not mine
         happened = False
-        for stage in run.active:
-            own = wanted.separate or stage.model.nodes > run.model.nodes_max
-            if stage.is_classical and own and stage.job is None:
-                stage.job = self._submit(run, stage.model.nodes, stage.model.most_nodes)
-                stage.job.stage = stage
-                happened = True
         shared = [job for job in mine if job.stage is None]
         run.released |= not wanted.held
         for job in shared:
             if job.held and not wanted.held:
                 job.held, job.since_s, happened = False, self._now_s, True
-        if len(shared) < wanted.workers:
-            for _ in range(wanted.workers - len(shared)):
-                self._submit(run, 1, 1, held=wanted.held)
-            return True
-        return self._retire(run, shared, len(shared) - wanted.workers) or happened
+        for _ in range(wanted.workers - len(shared)):
+            self._submit(run, 1, 1, held=wanted.held)
+            happened = True
+        happened |= self._retire(run, shared, max(len(shared) - wanted.workers, 0))
+        return self._separate(run, wanted) or happened
+
+    def _separate(self, run: _FlowRun, wanted: Wanted) -> bool:
+        """Submit a job for each stage that has one of its own."""
+        happened = False
+        for stage in run.active:
+            own = wanted.separate or stage.model.nodes > 1
+            if stage.is_classical and own and stage.job is None:
+                stage.job = self._submit(run, stage.model.nodes, stage.model.most_nodes)
+                stage.job.stage = stage
+                happened = True
+        return happened
 
     def _retire(self, run: _FlowRun, shared: list[_Job], surplus: int) -> bool:
         """End jobs that are too many: those that have not started first, then those that idle."""
@@ -589,8 +595,8 @@ class _Prediction:
         per_node = run.model.stages_per_node
         slots = ready * per_node
         stages = [stage for stage in run.active if stage.is_classical and stage.job is None]
-        if any(stage.model.nodes > run.model.nodes_max for stage in stages):
-            stages = [stage for stage in stages if stage.model.nodes <= run.model.nodes_max]
+        if self._coupling != "exclusive":  # others get an allocation of their own
+            stages = [stage for stage in stages if stage.model.nodes == 1]
         stages.sort(key=lambda stage: (stage.began_s, stage.ready_s))
         least = {
             id(stage): 1 if stage.model.most_nodes == 1 else stage.model.nodes * per_node

@@ -34,9 +34,7 @@ def clustering(name: str, iterations: int = 4) -> FlowModel:
         before = (stages[-1].name,) if stages else ()
         times = {2: 82.0, 3: 78.0}
         stages += [
-            StageModel(
-                name=f"C{n}", kind="classical", seconds=times, nodes=2, nodes_max=3, after=before
-            ),
+            StageModel(name=f"C{n}", kind="classical", seconds=times, nodes_max=3, after=before),
             StageModel(
                 name=f"Q{n}", kind="quantum", seconds=122.8, qpu_seconds=120.0, after=(f"C{n}",)
             ),
@@ -135,8 +133,15 @@ def test_what_the_cluster_does_not_have_is_refused() -> None:
     with pytest.raises(CouplingCannot):
         predict([flow], ClusterModel(nodes=2), QpuModel(), "exclusive")
     assert "exclusive" not in compare([flow], ClusterModel(nodes=2), QpuModel())
+    wide = FlowModel(
+        name="f",
+        stages=(StageModel(name="w", kind="classical", seconds=1.0, nodes=2),),
+        nodes_max=2,
+    )
     with pytest.raises(CouplingCannot):
-        predict([flow], ClusterModel(nodes=1), QpuModel(), "split")
+        predict([wide], ClusterModel(nodes=1), QpuModel(), "split")
+    with pytest.raises(CouplingCannot):  # two shared nodes are kept, so none is left
+        predict([wide], ClusterModel(nodes=2), QpuModel(), "multiplexed")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +216,7 @@ def test_nodes_and_qpu_are_never_given_twice(
         )
         for n, flow in enumerate(flows)
     ]
-    cluster = ClusterModel(nodes=5, start_s=latency_s, boot_s=latency_s)
+    cluster = ClusterModel(nodes=25, start_s=latency_s, boot_s=latency_s)
     found = predict(named, cluster, QpuModel(ahead_s=ahead_s), coupling)
 
     def at_once(what: str, moment_s: float) -> int:
@@ -223,7 +228,7 @@ def test_nodes_and_qpu_are_never_given_twice(
 
     borders = sorted({b for one in found.occupations for b in (one.start_s, one.end_s)})
     for a, b in pairwise(borders):
-        assert at_once("nodes", (a + b) / 2) <= 5
+        assert at_once("nodes", (a + b) / 2) <= 25
         assert at_once("qpu", (a + b) / 2) <= 1
     stages = sum(len(flow.stages) for flow in named)
     assert sum(o.what in ("classical", "quantum") for o in found.occupations) == stages
