@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections.abc import Hashable
+import time
+from collections.abc import Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,14 +19,22 @@ from orchestrator import runs
 from orchestrator.compute.api import ComputeRun
 from orchestrator.compute.kinds import open_compute, settings_in_force
 from orchestrator.compute.remote_call import Execution, execution
+from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.private import close_to_others
 from orchestrator.config.secrets import resolve_secrets
-from orchestrator.couplings.placement import StagePlacement, Uncoupled
+from orchestrator.couplings.placement import (
+    Coupled,
+    StagePlacement,
+    Uncoupled,
+    WorkerBounds,
+    at_first,
+)
 from orchestrator.identity import Occurrences, Scope, lock_file_name
 from orchestrator.runs import Run
 from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.options import worker_options
 from orchestrator.slurm.qpu_grants import SlurmAllocations
-from orchestrator.slurm.qpu_jobs import QpuJobs
+from orchestrator.slurm.qpu_jobs import QpuJobs, access_resources
 
 if TYPE_CHECKING:
     from backends.api import Backend
@@ -52,6 +62,7 @@ class BudgetOutOfReach(ValueError):
 _log = logging.getLogger(__name__)
 # Dask topic on which workers report the progress of a fan-out to the flow's process.
 UNITS_TOPIC = "hpcqc-units"
+_LOOK_EVERY_S = 0.2
 
 
 @dataclass(eq=False)
@@ -100,16 +111,77 @@ class Resources:
             if named not in self._computes:
                 self._refuse_if_closing()
                 settings = settings_in_force(self.run.site, name)
-                self._computes[named] = open_compute(settings, self._compute_run())
+                compute = open_compute(settings, self._compute_run())
+                self._computes[named] = compute
+                if self.run.coupling and isinstance(compute, SlurmDask):
+                    self._couple(named, compute)
             return self._computes[named]
 
     def placement(self) -> StagePlacement:
         """Return what the run's coupling does where stages begin and end."""
         with self._lock:
             if self._placement is None:
-                site, jobs = self.run.site, self.qpu_jobs()
-                self._placement = Uncoupled(lambda qpu: jobs.hold(site.qpu(qpu)))
+                run = self.run
+                self._placement = Uncoupled(self._hold_qpu)
+                if run.coupling:
+                    self._placement = Coupled(
+                        run.coupling,
+                        pool=self._pool,
+                        hold_qpu=self._hold_with_nodes
+                        if run.coupling == "exclusive"
+                        else self._hold_qpu,
+                        default=(run.site.default_compute, run.default_qpu),
+                        qpu_free_in_s=run.gate.qpu_free_in_s,
+                        quantum_after_s=run.gate.quantum_after_s,
+                    )
             return self._placement
+
+    def _pool(self, name: str) -> tuple[SlurmDask, WorkerBounds] | None:
+        """Return the workers of a compute whose number a coupling can change, with its bounds."""
+        compute = self.compute(name)
+        if not isinstance(compute, SlurmDask):
+            return None
+        return compute, self._bounds(name)
+
+    def _bounds(self, name: str) -> WorkerBounds:
+        options = worker_options(settings_in_force(self.run.site, name))
+        return WorkerBounds(
+            nodes_min=options.nodes_min,
+            nodes_max=options.nodes_max,
+            stages_per_node=options.process_count,
+        )
+
+    def _hold_qpu(self, qpu: str) -> AbstractContextManager[object]:
+        """Return a context in which the run holds a QPU; entering it blocks until it does."""
+        return self.qpu_jobs().hold(self.run.site.qpu(qpu))
+
+    @contextmanager
+    def _hold_with_nodes(self, qpu: str) -> Iterator[object]:
+        """Use a QPU that the job of an exclusive run holds, or hold another one."""
+        compute = self.compute()
+        is_part = qpu == self.run.default_qpu and self.run.site.qpu(qpu).slurm is not None
+        if is_part and isinstance(compute, SlurmDask):
+            compute.start()
+            while (job := compute.running_job()) is None:
+                self._refuse_if_closing()
+                fault = compute.fault()
+                if fault is not None:
+                    raise fault
+                time.sleep(_LOOK_EVERY_S)
+            self.qpu_jobs().use(qpu, job)
+        with self._hold_qpu(qpu) as held:
+            yield held
+
+    def _couple(self, name: str, compute: SlurmDask) -> None:
+        """Let workers that start before the first stage start as the coupling has them."""
+        is_gated = self.run.gate.qpu_free_in_s is not None
+        wanted = at_first(self.run.coupling, self._bounds(name), gated=is_gated)
+        if wanted.together:
+            qpu = self.run.site.qpu(self.run.default_qpu)
+            compute.want_together(*([access_resources(qpu)] if qpu.slurm is not None else []))
+        if wanted.separate:
+            compute.separate_stages()
+        compute.want(wanted.workers, held=wanted.held)
 
     def qpu_jobs(self) -> QpuJobs:
         """Return the Slurm jobs that hold QPUs for the run."""
@@ -173,6 +245,9 @@ class Resources:
         with self._lock:
             computes, self._computes = self._computes, {}
             qpu_jobs, self._qpu_jobs = self._qpu_jobs, None
+            placement = self._placement
+        if placement is not None:
+            placement.close()
         for compute in computes.values():
             compute.close()
         if qpu_jobs is not None:

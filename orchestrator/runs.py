@@ -25,6 +25,7 @@ from orchestrator.identity import Occurrence, Occurrences, Scope, checked_run_id
 from orchestrator.retention import hold_run
 
 __all__ = [
+    "Gate",
     "Run",
     "StageSpan",
     "StageState",
@@ -62,6 +63,17 @@ class StageSpan:
     cores: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What a gated run goes by. qpu_free_in_s: asks how long a QPU is busy, None if not known.
+
+    quantum_after_s: how long the run works before it needs the QPU first, None if not known.
+    """
+
+    qpu_free_in_s: Callable[[str], float | None] | None = None
+    quantum_after_s: float | None = None
+
+
 @dataclass(eq=False)
 class Run:
     """Everything stages and primitives must know about the run they belong to."""
@@ -75,6 +87,7 @@ class Run:
     closing: bool = False  # the run is being ended: stages open nothing anew
     budgets: Mapping[str, float | None] = field(default_factory=dict)  # None lifts a limit
     coupling: str = ""  # how its stages share nodes and QPU in time; empty where nothing is Slurm's
+    gate: Gate = field(default_factory=Gate)  # of a gated run
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)
     _stages: Occurrences = field(default_factory=Occurrences)
     _keys: dict[Hashable, str] = field(default_factory=dict)

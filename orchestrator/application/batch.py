@@ -28,7 +28,7 @@ from orchestrator.config.environment import process_environment, variable
 from orchestrator.config.loading import LAPTOP
 from orchestrator.config.private import write_private
 from orchestrator.config.secrets import SecretRef
-from orchestrator.config.site import BatchTable, Site, size_bytes
+from orchestrator.config.site import BatchTable, Coupling, Site, size_bytes
 from orchestrator.identity import SlurmTag, checked_run_id, slurm_job_name
 from orchestrator.provenance.schema import RecordError, RunRecord, read_record
 from orchestrator.retention import is_active
@@ -81,6 +81,7 @@ class DriverRequest(BaseModel):
     settings: tuple[str, ...]
     out: Path
     budgets: dict[str, float | None]
+    coupling: str | None = None
     verbose: bool
     folder: Path
     """working folder"""
@@ -100,6 +101,7 @@ class DriverRequest(BaseModel):
             out=self.out,
             run_id=self.run,
             budgets=self.budgets,
+            coupling=self.coupling,
             verbose=self.verbose,
             use_agent=False,  # it is on another machine
             is_driver_job=True,
@@ -128,6 +130,7 @@ def submit_run(
     out: Path | str | None = None,
     run_id: str | None = None,
     budgets: Mapping[str, float | None] | None = None,
+    coupling: Coupling | None = None,
 ) -> SubmittedRun:
     """Let a Slurm job run a flow, and return at once.
 
@@ -144,6 +147,7 @@ def submit_run(
         out: Folder of this run; None for ``hpcqc-runs/RUN-ID``.
         run_id: Name of the run; that of an earlier run continues it.
         budgets: By unit, what the run's quantum jobs may cost in all; None lifts a limit.
+        coupling: How stages share nodes and QPU in time, as `run_flow` has it; None for the site's.
 
     Returns:
         The run with its job.
@@ -168,6 +172,7 @@ def submit_run(
         out=out,
         run_id=run_id,
         budgets=dict(budgets or {}),
+        coupling=coupling,
     )
     return submitted_run(request, warnings.warn)
 
@@ -195,6 +200,7 @@ def submitted_run(request: RunRequest, warn: Callable[[str], None]) -> Submitted
         settings=tuple(request.settings),
         out=plan.folder.path,
         budgets=dict(request.budgets),
+        coupling=request.coupling,
         verbose=request.verbose,
         folder=Path.cwd(),
         environment=_environment(site),

@@ -36,6 +36,7 @@ from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.record import merged_stages, run_record, site_document
 from orchestrator.provenance.schema import (
     RecordedAttempt,
+    RecordedCoupling,
     RecordedSite,
     RecordedSlurm,
     RecordedUsage,
@@ -109,7 +110,16 @@ class RunPlan:
     scratch: Path | None  # the folder of a dry run
     site_file: Path | None = None  # None for the built-in laptop
     settings: Sequence[str] = ()  # changes to the site
+    coupling: str = ""  # empty where no compute can change its workers
+    choice: RecordedCoupling | None = None  # why it is this one, and what it should lead to
     is_driver_job: bool = False  # a Slurm job was submitted for the run, and this process is in it
+
+    @property
+    def recorded_coupling(self) -> RecordedCoupling | None:
+        """The coupling as the run's record has it; None where there is none."""
+        if self.choice is not None or not self.coupling:
+            return self.choice
+        return RecordedCoupling(chosen=self.coupling)
 
 
 class Watcher:
@@ -157,7 +167,13 @@ class RunExecution:
         self._last_jobs: list[JobView] = []
         self._ledger_jobs = JobsOfRun(plan.site, plan.id)
         self._earlier_stages = plan.folder.noted_stages()
-        self._run = runs.Run(id=plan.id, site=plan.site, qpu=plan.qpu, budgets=plan.budgets)
+        self._run = runs.Run(
+            id=plan.id,
+            site=plan.site,
+            qpu=plan.qpu,
+            budgets=plan.budgets,
+            coupling=plan.coupling,
+        )
         self._run.observers.append(plan.folder.note_stage)
         self._thread = FlowThread(flow, parameters, self._run)
         now = datetime.now(UTC)
@@ -174,6 +190,7 @@ class RunExecution:
             flow=flow.name,
             parameters=json_value(parameters),
             qpu=self._run.default_qpu,
+            coupling=plan.recorded_coupling,
             site=RecordedSite.model_validate(site_document(plan.site)),
             status="running",
             started_at=earlier.started_at if earlier else now,

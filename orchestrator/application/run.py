@@ -19,6 +19,7 @@ from orchestrator.application.budget_check import (
     idle_budgets,
     qpus_of,
 )
+from orchestrator.application.couplings import coupling_in_force
 from orchestrator.application.execution import RunExecution, RunPlan, RunResult, Watcher
 from orchestrator.application.jobs import check_ledger
 from orchestrator.application.parameters import bound_parameters, checked_parameters
@@ -43,7 +44,7 @@ from orchestrator.config.environment import (
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
 from orchestrator.config.private import close_to_others
-from orchestrator.config.site import Site
+from orchestrator.config.site import Coupling, Site
 from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
@@ -69,6 +70,7 @@ class RunRequest:
     out: Path | str | None = None
     run_id: str | None = None
     budgets: Mapping[str, float | None] = field(default_factory=dict)
+    coupling: str | None = None  # None for the site's
     verbose: bool = False  # do not send Prefect's log to a file
     use_agent: bool = True  # of the same site, if one is running
     scratch: Path | None = None  # folder of a dry run, on simulators; an interrupt removes it
@@ -94,6 +96,7 @@ def run_flow(
     out: Path | str | None = None,
     run_id: str | None = None,
     budgets: Mapping[str, float | None] | None = None,
+    coupling: Coupling | None = None,
     agent: bool = True,
     verbose: bool = False,
     check: bool = True,
@@ -116,6 +119,9 @@ def run_flow(
         out: Folder of this run; None for ``hpcqc-runs/RUN-ID``.
         run_id: Name of the run; that of an earlier run continues it.
         budgets: By unit, what the run's quantum jobs may cost in all; None lifts a limit.
+        coupling: How classical and quantum stages share nodes and QPU in time: ``"exclusive"``,
+            ``"split"``, ``"multiplexed"``, ``"malleable"``, ``"gated"``, or ``"auto"`` for the best
+            one by prediction. None for the site's.
         agent: Use the Prefect server, the broker and the workers of a running agent of the site.
         verbose: Leave Prefect's log where it goes instead of filing it in ``run.log``.
         check: Raise the error of a flow that fails. With False, return a result whose ``status``
@@ -144,6 +150,7 @@ def run_flow(
         out=out,
         run_id=run_id,
         budgets=dict(budgets or {}),
+        coupling=coupling,
         use_agent=agent,
         verbose=verbose,
     )
@@ -261,6 +268,7 @@ def _checked(request: RunRequest) -> RunPlan:
         site_file=None if site_file is None else site_file.absolute(),
         settings=request.settings,
         is_driver_job=request.is_driver_job,
+        coupling="" if request.scratch else coupling_in_force(site, request.coupling),
     )
 
 

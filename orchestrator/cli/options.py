@@ -12,6 +12,7 @@ import typer
 
 __all__ = [
     "Budgets",
+    "CouplingName",
     "Json",
     "Limit",
     "Parameters",
@@ -113,6 +114,15 @@ Qpu = Annotated[
     str | None,
     typer.Option(
         "--qpu", metavar="NAME", envvar="HPCQC_QPU", help="QPU instead of the site's default."
+    ),
+]
+CouplingName = Annotated[
+    str | None,
+    typer.Option(
+        "--coupling",
+        metavar="NAME",
+        help="How stages share nodes and QPU in time: exclusive, split, multiplexed, malleable, "
+        "gated, or auto; the site's if not given.",
     ),
 ]
 Limit = Annotated[int, typer.Option(parser=whole(1), metavar="N", help="The latest N.")]

@@ -23,6 +23,7 @@ from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.errors import SlurmUnavailable
 from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import worker_options
+from orchestrator.slurm.script import JobResources
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -59,6 +60,7 @@ class SlurmDask:
         self._client: Client | None = None
         self._failed_start: ComputeError | None = None
         self._wanted: tuple[int, bool] | None = None
+        self._together: tuple[JobResources, ...] | None = None
         self._faults: dict[str, ComputeError] = {}
         self._pools: dict[str, set[Future[Any]]] = {}
         self._allocations = 0
@@ -86,8 +88,7 @@ class SlurmDask:
         (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
         self._process.start()
         threading.Thread(target=self._connect, name="hpcqc-slurm-connect", daemon=True).start()
-        jobs, held = self._wanted or (self._options.nodes_max, False)
-        self._reconciler.want(allocation(self._options), jobs, held=held)
+        self._want_shared()
         self._reconciler.start()
 
     def want(self, workers: int, *, held: bool = False) -> None:
@@ -99,7 +100,23 @@ class SlurmDask:
         """
         self._wanted = workers, held
         if self._started:
-            self._reconciler.want(allocation(self._options), workers, held=held)
+            self._want_shared()
+
+    def want_together(self, *also: JobResources) -> None:
+        """Make the shared workers one job with all their nodes, and with further components.
+
+        Call it before `start`. Stages of several nodes then run on these nodes, too.
+        """
+        self._together = also
+
+    def running_job(self) -> int | None:
+        """Return the id of a shared job whose workers have joined, None while there is none."""
+        joined = (job for job in self._reconciler.jobs() if job.pool == SHARED)
+        return next((job.id for job in joined if job.joined_s is not None), None)
+
+    def fault(self) -> ComputeError | None:
+        """Return why there will be no shared workers, None while there is hope."""
+        return self._faults.get(SHARED) or self._failed_start
 
     def separate_stages(self, separate: bool = True) -> None:
         """Give each stage an allocation of its own, which ends with it, or end that."""
@@ -165,6 +182,13 @@ class SlurmDask:
         if self._started:
             (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
 
+    def _want_shared(self) -> None:
+        jobs, held = self._wanted or (self._options.nodes_max, False)
+        shared = allocation(self._options)
+        if self._together is not None:
+            shared, jobs = shared.together(self._options.nodes_max, self._together), min(jobs, 1)
+        self._reconciler.want(shared, jobs, held=held)
+
     def _host(self) -> dict[str, Any]:
         return {"interface": self._options.interface}
 
@@ -190,13 +214,14 @@ class SlurmDask:
     @contextmanager
     def _pool(self, demand: Demand) -> Iterator[str]:
         """Yield the pool of workers for a stage; one of its own ends with the block."""
+        if self._together is not None and demand.nodes <= self._options.nodes_max:
+            demand = replace(demand, nodes=1)
         if not self._separate and fits_worker(self._options, demand):
             with self._lock:
                 self._pools.setdefault(SHARED, set())
                 revived = self._faults.pop(SHARED, None) is not None
             if revived:
-                jobs, held = self._wanted or (self._options.nodes_max, False)
-                self._reconciler.want(allocation(self._options), jobs, held=held)
+                self._want_shared()
             yield SHARED
             return
         with self._lock:

@@ -36,12 +36,32 @@ _MARGIN = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """What the worker jobs of a pool are. processes, memory_bytes: on each node, of each process."""
+    """What the worker jobs of a pool are. processes, memory_bytes: on each node, of each process.
+
+    also: further components of the job, which have no workers.
+    """
 
     pool: str
     resources: JobResources
     processes: int
     memory_bytes: int | None
+    also: tuple[JobResources, ...] = ()
+
+    def together(self, nodes: int, also: tuple[JobResources, ...]) -> Allocation:
+        """Return one job with the nodes of several, and with further components."""
+        held = [one.licenses for one in also if one.licenses is not None]
+        resources = replace(
+            self.resources,
+            nodes=nodes,
+            nodes_max=nodes,
+            licenses=",".join(held) or None,  # Slurm counts those of the first component only
+        )
+        components = (
+            replace(one, licenses=None, walltime=self.resources.walltime)
+            for one in also
+            if one.gres or one.partition or one.reservation
+        )
+        return replace(self, resources=resources, also=tuple(components))
 
     @property
     def purpose(self) -> str:
@@ -176,6 +196,7 @@ class JobFolder:
             name=slurm_job_name(self.run, f"{wanted.purpose}-{number}"),
             tag=str(tag),
             resources=wanted.resources,
+            also=wanted.also,
             # exec: Slurm's signals reach the worker, and no shell waits beside it.
             body=(f"exec {command}",),
             directory=self.path,

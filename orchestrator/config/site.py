@@ -39,6 +39,7 @@ __all__ = [
     "BrokerSettings",
     "ComputeSettings",
     "ComputeTable",
+    "Coupling",
     "QpuSettings",
     "QpuTable",
     "ScheduleSettings",
@@ -56,6 +57,9 @@ _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 # What a size looks like, for the schema of a site file.
 _SIZE = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
+
+# The couplings of `orchestrator.couplings.policies`, and the choice between them.
+Coupling = Literal["exclusive", "split", "multiplexed", "malleable", "gated", "auto"]
 
 
 def size_bytes(size: str) -> int:
@@ -83,6 +87,13 @@ class SiteTable(ConfigTable):
     )
     default_compute: str | None = Field(
         default=None, description="compute used by classical stages; may be left out if only one"
+    )
+    coupling: Coupling | None = Field(
+        default=None,
+        description="how classical and quantum stages share nodes and QPU in time where a compute has "
+        "kind `slurm`: `exclusive`, `split`, `multiplexed` (if not given), `malleable`, `gated`, or "
+        "`auto`, which predicts them and takes the best",
+        examples=["'split'"],
     )
     keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,11 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Coupled",
-    "QpuAccess",
+    "CoupledWorkers",
     "StagePlacement",
     "Uncoupled",
     "WorkerBounds",
-    "WorkerPool",
+    "at_first",
 ]
 
 _GATE_LOOKS_EVERY_S = 2.0
@@ -53,7 +54,7 @@ class StagePlacement(Protocol):
         ...
 
 
-class WorkerPool(Protocol):
+class CoupledWorkers(Protocol):
     """A compute's workers, as far as a coupling decides about them."""
 
     def start(self) -> None:
@@ -64,22 +65,6 @@ class WorkerPool(Protocol):
         """Say how many worker jobs the stages share, and whether new ones wait held."""
         ...
 
-    def separate_stages(self, separate: bool = True) -> None:
-        """Give each stage an allocation of its own that ends with it, or end that."""
-        ...
-
-
-class QpuAccess(Protocol):
-    """How a run holds QPUs in Slurm."""
-
-    def hold(self, qpu: str) -> AbstractContextManager[object]:
-        """Return a context in which the run holds a QPU; entering it blocks until it does."""
-        ...
-
-    def hold_with(self, compute: str, qpu: str) -> None:
-        """Make the worker jobs of a compute one job that holds a QPU, too; return at once."""
-        ...
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerBounds:
@@ -88,6 +73,18 @@ class WorkerBounds:
     nodes_min: int = 0
     nodes_max: int = 1
     stages_per_node: int = 1
+
+
+def at_first(coupling: str, bounds: WorkerBounds, *, gated: bool) -> Wanted:
+    """Return what a coupling wants before the first stage. gated: whether its gate can be shut."""
+    return decide(
+        coupling,
+        RunSituation(
+            nodes_min=bounds.nodes_min,
+            nodes_max=bounds.nodes_max,
+            qpu_free_in_s=math.inf if gated else None,
+        ),
+    )
 
 
 class Uncoupled:
@@ -121,7 +118,7 @@ class Uncoupled:
 class _Pool:
     """What is known of one compute. classical: demands of the active stages."""
 
-    workers: WorkerPool
+    workers: CoupledWorkers
     bounds: WorkerBounds
     classical: list[Demand] = field(default_factory=list)
     wanted: Wanted | None = None
@@ -130,10 +127,12 @@ class _Pool:
 class Coupled:
     """A `StagePlacement` that lets a coupling decide, on computes whose workers can change.
 
+    The workers begin as `at_first` has them.
+
     Args:
         coupling: A key of `orchestrator.couplings.policies.COUPLINGS`.
         pool: Returns the workers of a compute with their bounds; None for one that is as it is.
-        access: How the run holds QPUs.
+        hold_qpu: Returns a context in which the run holds a QPU; entering it blocks until it does.
         default: The compute and the QPU of an exclusive job.
         qpu_free_in_s: Asks how long a QPU is busy with others; None if that is not known.
         quantum_after_s: How long the run works before it needs the QPU first, None if not known.
@@ -143,13 +142,13 @@ class Coupled:
         self,
         coupling: str,
         *,
-        pool: Callable[[str], tuple[WorkerPool, WorkerBounds] | None],
-        access: QpuAccess,
+        pool: Callable[[str], tuple[CoupledWorkers, WorkerBounds] | None],
+        hold_qpu: Callable[[str], AbstractContextManager[object]],
         default: tuple[str, str],
         qpu_free_in_s: Callable[[str], float | None] | None = None,
         quantum_after_s: float | None = None,
     ) -> None:
-        self._coupling, self._find, self._access = coupling, pool, access
+        self._coupling, self._find, self._hold_qpu = coupling, pool, hold_qpu
         self._default_compute, self._default_qpu = default
         self._qpu_free_in_s, self._quantum_after_s = qpu_free_in_s, quantum_after_s
         self._pools: dict[str, _Pool | None] = {}
@@ -188,7 +187,7 @@ class Coupled:
                 self._pool(self._default_compute)
             self._apply_all()
         try:
-            with self._access.hold(qpu):
+            with self._hold_qpu(qpu):
                 yield
         finally:
             with self._lock:
@@ -219,10 +218,6 @@ class Coupled:
         if wanted == pool.wanted:
             return
         first, pool.wanted = pool.wanted is None, wanted
-        if wanted.together:
-            self._access.hold_with(self._default_compute, self._default_qpu)
-        elif first and wanted.separate:
-            pool.workers.separate_stages()
         pool.workers.want(wanted.workers, held=wanted.held)
         if first and wanted.workers:
             pool.workers.start()

@@ -108,6 +108,7 @@ def site_document(site: Site) -> dict[str, Any]:
         "state_dir": str(site.state_dir),
         "default_qpu": site.default_qpu,
         "default_compute": site.default_compute,
+        "coupling": site.coupling,
         "keep_days": site.keep_days,
         "keep_gib": site.keep_gib,
         "batch": site.batch.model_dump(mode="json", exclude_defaults=True),

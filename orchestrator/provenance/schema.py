@@ -20,8 +20,10 @@ from orchestrator.text_files import TextFileError, read_text
 
 __all__ = [
     "VERSION",
+    "CouplingUse",
     "RecordError",
     "RecordedAttempt",
+    "RecordedCoupling",
     "RecordedJob",
     "RecordedQpu",
     "RecordedSite",
@@ -210,6 +212,7 @@ class RecordedSite(RecordPart):
     state_dir: str
     default_qpu: str
     default_compute: str
+    coupling: str | None = None
     keep_days: float | None = None
     keep_gib: float | None = None
     broker: dict[str, JsonValue] = Field(default_factory=dict)
@@ -226,6 +229,32 @@ class RecordedSite(RecordPart):
         """Address of the broker service; None for the broker of the run's own process."""
         url = self.broker.get("url")
         return None if url is None else str(url)
+
+
+class CouplingUse(RecordPart):
+    """What a run should take in one coupling."""
+
+    makespan_s: float
+    """from its start to its end"""
+    node_seconds: float
+    """of its Slurm jobs with workers, from the start to the end of each"""
+    qpu_held_s: float
+    """how long nobody else could use the QPU"""
+    qpu_used_s: float
+    """how long the QPU worked"""
+
+
+class RecordedCoupling(RecordPart):
+    """How the run's stages share nodes and the QPU in time."""
+
+    chosen: str
+    """the one that was used"""
+    automatic: bool = False
+    """whether `auto` chose it"""
+    reason: str = ""
+    """why it was chosen, in a sentence"""
+    predicted: dict[str, CouplingUse] = Field(default_factory=dict)
+    """before the run, by coupling; `slurm` of the record has what it took"""
 
 
 class RunUsage(RecordPart):
@@ -286,6 +315,8 @@ class RunRecord(RecordPart):
     parameters: dict[str, JsonValue]
     qpu: str
     """the run's default QPU"""
+    coupling: RecordedCoupling | None = None
+    """null where no Slurm job has workers of the run"""
     started_at: datetime
     ended_at: datetime | None = None
     duration_s: float | None = None

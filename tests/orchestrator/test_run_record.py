@@ -40,10 +40,10 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
         attempt.update(host=None, slurm_job=None, reason=None)
     for qpu in document["site"]["qpu"].values():
         qpu["slurm"] = None
-    document["site"]["batch"] = {}
+    document["site"].update(batch={}, coupling=None)
     for part in (*document["stages"], *document["jobs"]):
         part["slurm_job"] = None
-    later = {"outcome": None, "slurm": None}
+    later = {"outcome": None, "slurm": None, "coupling": None}
     assert json_value(record) == {"version": VERSION, **later, **document}
 
 

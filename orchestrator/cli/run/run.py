@@ -13,6 +13,7 @@ import typer
 from backends.plugins import installed
 from orchestrator.cli.options import (
     Budgets,
+    CouplingName,
     Json,
     Parameters,
     Qpu,
@@ -64,6 +65,7 @@ def run(
         ),
     ] = None,
     budget: Budgets = None,
+    coupling: CouplingName = None,
     agent: Annotated[
         bool,
         typer.Option(
@@ -98,6 +100,7 @@ def run(
         out=out,
         run_id=run_id,
         budgets=budgets_of(budget or ()),
+        coupling=coupling,
         verbose=verbose,
         use_agent=agent,
     )

@@ -70,7 +70,7 @@ def config_lines(site: Site) -> list[str]:
     lines += [
         f"{key} = {_value(document[key])}" for key in ("name", "default_qpu", "default_compute")
     ]
-    lines += _given({key: document[key] for key in ("keep_days", "keep_gib")})
+    lines += _given({key: document[key] for key in ("coupling", "keep_days", "keep_gib")})
     for name, compute in document["compute"].items():
         lines += ["", f"[compute.{_key(name)}]"]
         lines += _given({key: value for key, value in compute.items() if key != "name"})

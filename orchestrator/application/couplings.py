@@ -1,0 +1,46 @@
+"""The coupling of a run: which ones a site allows, and which one is used."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from backends.suggestions import did_you_mean
+from orchestrator.arguments import expect
+from orchestrator.compute.kinds import settings_in_force
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.site import Coupling, Site
+
+__all__ = ["coupling_in_force"]
+
+_USUAL = "multiplexed"
+
+
+def coupling_in_force(site: Site, asked: str | None) -> str:
+    """Return the coupling of a run; empty where no compute of the site can change its workers.
+
+    Args:
+        site: The site.
+        asked: What the run asks for; None for what the site says.
+
+    Raises:
+        ConfigError: There is no such coupling, or the site's computes cannot follow it.
+    """
+    expect("coupling", asked, (str, type(None)), "a coupling's name, or None for the site's")
+    known = get_args(Coupling)
+    if asked is not None and asked not in known:
+        raise ConfigError(
+            f"there is no coupling {asked!r}{did_you_mean(asked, known)}; use one of: "
+            f"{', '.join(known)}"
+        )
+    coupling = asked or site.coupling
+    kinds = {name: settings_in_force(site, name).kind for name in site.computes}
+    if "slurm" in kinds.values():
+        return coupling or _USUAL
+    if coupling in (None, "auto", _USUAL):  # what any other compute does: its workers stay
+        return ""
+    listed = ", ".join(f"[compute.{name}] has kind {kind!r}" for name, kind in kinds.items())
+    raise ConfigError(
+        f"coupling {coupling!r} starts and ends nodes during a run, which only a compute of kind "
+        f"'slurm' can, and at site {site.name!r} {listed}; use coupling {_USUAL!r}, in which "
+        "workers stay and the broker shares the QPU, or such a compute"
+    )
