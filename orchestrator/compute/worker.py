@@ -136,15 +136,12 @@ async def _stay(nanny: Nanny) -> None:
 
 def _nannies(spec: WorkerSpec, connection: Connection, scratch: str) -> list[Nanny]:
     from orchestrator.compute.nodes import DaskCredentials, open_nanny
-    from orchestrator.config.environment import process_environment
     from orchestrator.identity import WorkerName
+    from orchestrator.slurm.environment import this_job
 
     pair = DaskCredentials(certificate=connection.certificate, key=connection.key)
-    known = process_environment()
-    job, restarts, node = (
-        int(known.get(name) or 0)
-        for name in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_NODEID")
-    )
+    here = this_job()
+    job, restarts, node = (here.id, here.restarts, here.node) if here else (0, 0, 0)
     return [
         open_nanny(
             connection.address,

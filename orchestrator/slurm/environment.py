@@ -25,6 +25,7 @@ class ThisJob:
         restarts: How often it was requeued.
         components: Of a heterogeneous job, the nodes of each component; empty for another job.
         is_batch: Whether this process descends from a batch script; otherwise from ``salloc``.
+        node: Number of this node among those of the job, from 0.
         step: Number of the step; None outside one.
         licenses: As asked for; empty where Slurm does not tell (before 23.02).
     """
@@ -37,6 +38,7 @@ class ThisJob:
     restarts: int = 0
     components: tuple[tuple[str, ...], ...] = ()
     is_batch: bool = False
+    node: int = 0
     step: int | None = None
     name: str = ""
     partition: str = ""
@@ -83,6 +85,7 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
         restarts=_count(known.get("SLURM_RESTART_COUNT", "")),
         components=components,
         is_batch=known.get("ENVIRONMENT") == "BATCH",
+        node=_count(known.get("SLURM_NODEID", "")),
         step=int(step) if step.isdecimal() else None,
         name=known.get("SLURM_JOB_NAME", ""),
         partition=known.get("SLURM_JOB_PARTITION", ""),

@@ -1,0 +1,64 @@
+"""A process inside a Slurm job knows its job by the variables that Slurm sets."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from orchestrator.slurm import this_job
+
+# As Slurm 22.05 set them for a job with two components.
+HETEROGENEOUS = {
+    "ENVIRONMENT": "BATCH",
+    "SLURM_HET_SIZE": "2",
+    "SLURM_JOB_ID": "28",
+    "SLURM_JOB_ID_HET_GROUP_0": "28",
+    "SLURM_JOB_ID_HET_GROUP_1": "29",
+    "SLURM_JOB_NODELIST": "c[2-3]",
+    "SLURM_JOB_NODELIST_HET_GROUP_0": "c[2-3]",
+    "SLURM_JOB_NODELIST_HET_GROUP_1": "q1",
+    "SLURM_JOB_CPUS_PER_NODE": "4(x2)",
+    "SLURM_JOB_NAME": "wrap",
+    "SLURM_JOB_PARTITION": "classical",
+    "SLURM_NODEID": "1",
+    "SLURM_RESTART_COUNT": "2",
+}
+
+
+@pytest.mark.parametrize("environ", [{}, {"SLURM_CONF": "/etc/slurm"}, {"SLURM_JOB_ID": "no"}])
+def test_outside_of_a_job_there_is_none(environ) -> None:
+    assert this_job(environ) is None
+
+
+def test_a_component_knows_its_nodes_and_those_of_the_others() -> None:
+    job = this_job(HETEROGENEOUS)
+    assert job is not None
+    assert (job.id, job.nodes, job.cores, job.node) == (28, ("c2", "c3"), (4, 4), 1)
+    assert job.components == (("c2", "c3"), ("q1",))
+    assert job.node_count == 3
+    assert (job.restarts, job.is_batch, job.step, job.gpus) == (2, True, None, 0)
+    assert (job.ends_by, job.licenses) == (None, "")
+
+
+def test_newer_versions_tell_the_end_the_gpus_and_the_licences() -> None:
+    job = this_job(
+        {
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NODELIST": "g1",
+            "SLURM_JOB_END_TIME": "1795937883",
+            "SLURM_JOB_GPUS": "0,1",
+            "SLURM_JOB_LICENSES": "qpu_lab:1",
+            "SLURM_STEP_ID": "0",
+        }
+    )
+    assert job is not None
+    assert job.ends_by == datetime(2026, 11, 29, 7, 38, 3, tzinfo=UTC)
+    assert (job.gpus, job.licenses, job.step) == (2, "qpu_lab:1", 0)
+    assert (job.node_count, job.cores) == (1, ())
+
+
+def test_variables_that_are_not_clear_are_left_out() -> None:
+    job = this_job({"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "c[", "SLURM_HET_SIZE": "x"})
+    assert job is not None
+    assert (job.id, job.components, job.restarts) == (7, (), 0)
