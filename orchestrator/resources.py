@@ -287,6 +287,7 @@ class Resources:
             id=self.run.id,
             folder=self._slurm_folder,
             on_connect=self._listen,
+            on_notice=_log.warning,
         )
 
     @property

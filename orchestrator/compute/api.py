@@ -73,7 +73,7 @@ class ComputeRun:
     id: the run's, by which a kind finds again what an earlier attempt left. folder: where the kind
     may store files of the run, not made yet; None for nowhere. on_connect: called with each Dask
     client, if the kind has any, to follow fan-outs. on_notice: called with a sentence for the user,
-    such as what the workers wait for, and with an empty one when that is over.
+    such as what the workers wait for.
     """
 
     id: str = "run"

@@ -43,6 +43,10 @@ _LATEST_S = 10.0
 # The longer nothing changes, the less often Slurm is asked.
 _PATIENCE = 0.25
 _CLOSE_S = 5.0
+# After this, a submission without an answer has left no job.
+_DOUBT_S = 60.0
+# A wait that is over so soon is not worth a word.
+_SILENT_S = 5.0
 # What the jobs are for that this module answers for, as their tags say.
 _OURS = ("worker", "stage")
 
@@ -52,7 +56,7 @@ class Reconciler:
     """Compares what is wanted with what Slurm and Dask have, in a thread, and repairs it.
 
     on_failure: called with a pool whose functions can never run, and the error for them.
-    on_notice: called with a sentence for the user, empty when there is nothing to say.
+    on_notice: called with a sentence for the user, when there is something new to say.
     """
 
     slurm: Slurm
@@ -68,6 +72,8 @@ class Reconciler:
     _due: bool = True
     _closing: bool = False
     _notice: str = ""
+    _waiting_s: float | None = None
+    _doubtful: dict[str, tuple[str, int, float]] = field(default_factory=dict)
     _thread: threading.Thread | None = None
     queries: int = 0  # of Slurm's queue, for benchmarks
 
@@ -148,6 +154,8 @@ class Reconciler:
             return not self._closing
 
     def _step(self) -> None:
+        if not self._settle_doubtful():
+            return
         seen = self._observe()
         with self._changed:
             wanted = dict(self._wanted)
@@ -157,7 +165,10 @@ class Reconciler:
         if actions or [job.id for job in before.jobs] != [job.id for job in self._fleet.jobs]:
             self._changed_s = time.monotonic()
         if seen.slurm is not None:
-            self._say(waiting_notice(self._fleet, seen))
+            notice = waiting_notice(self._fleet, seen)
+            since_s = seen.now_s if self._waiting_s is None else self._waiting_s
+            self._waiting_s = since_s if notice else None
+            self._say(notice if seen.now_s - since_s >= _SILENT_S else "")
 
     def _observe(self) -> Observation:
         workers, busy = self._occupation()
@@ -213,16 +224,34 @@ class Reconciler:
             return
         number = self.folder.next_number(wanted.purpose)
         self.folder.remember(wanted, number)
+        script = self.folder.script(wanted, number, held=action.held)
         try:
-            job = self.slurm.submit(self.folder.script(wanted, number, held=action.held))
+            job = self.slurm.submit(script)
         except (SlurmRefused, JobScriptError) as error:
-            self._fail(action.pool, ComputeError(f"Slurm refused a worker job: {error}"))
+            self._fail(action.pool, ComputeError(f"a worker job cannot be submitted: {error}"))
             return
+        except SlurmUnavailable as error:
+            if error.submitted:
+                self._doubtful[script.tag] = action.pool, number, time.monotonic()
+            raise
+        self.folder.remember(wanted, number, job)
         self._add(
             WorkerJob(
                 id=job, number=number, pool=action.pool, at_s=time.monotonic(), held=action.held
             )
         )
+
+    def _settle_doubtful(self) -> bool:
+        """Find jobs whose submission had no answer; False while it is not known of some."""
+        for tag, (pool, number, at_s) in tuple(self._doubtful.items()):
+            found = self.slurm.find(tag)
+            if found is not None:
+                self._add(
+                    WorkerJob(id=found.id, number=number, pool=pool, at_s=at_s, held=found.held)
+                )
+            if found is not None or time.monotonic() - at_s > _DOUBT_S:
+                del self._doubtful[tag]
+        return not self._doubtful
 
     def _add(self, job: WorkerJob) -> None:
         self._fleet = replace(self._fleet, jobs=(*self._fleet.jobs, job))
@@ -291,7 +320,8 @@ class Reconciler:
     def _say(self, notice: str) -> None:
         if notice != self._notice:
             self._notice = notice
-            self.on_notice(notice)
+            if notice:
+                self.on_notice(notice)
 
     def _on_dask_event(self, event: tuple[Any, Any]) -> None:
         message = event[1]

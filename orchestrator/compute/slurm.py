@@ -49,7 +49,7 @@ class SlurmDask:
         self._folder = JobFolder(run=self._run.id, path=folder, options=self._options)
         self._process = ClusterProcess({"workers": 0, "memory_per_worker": None, **self._host()})
         self._reconciler = Reconciler(
-            slurm=Slurm(),
+            slurm=Slurm(patience_s=_PATIENCE_S),
             folder=self._folder,
             on_failure=self._on_failure,
             on_notice=self._run.on_notice or _ignore,

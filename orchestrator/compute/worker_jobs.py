@@ -221,9 +221,9 @@ class JobFolder:
             write_private(self.path / f"{purpose}-{number}.json", "{}")
             return number
 
-    def remember(self, wanted: Allocation, number: int) -> None:
-        """Store what a job is, for a later attempt of the run."""
-        record = {"pool": wanted.pool, "digest": self._digest(wanted)}
+    def remember(self, wanted: Allocation, number: int, job: int | None = None) -> None:
+        """Store what a job is, for a later attempt of the run, and its id once it is known."""
+        record = {"pool": wanted.pool, "digest": self._digest(wanted), "slurm_job": job}
         write_private(self.path / f"{wanted.purpose}-{number}.json", json.dumps(record))
 
     def is_of(self, wanted: Allocation, number: int) -> bool:
@@ -233,7 +233,8 @@ class JobFolder:
         except FileNotFoundError:
             return False
         record = json.loads(text)
-        return bool(record == {"pool": wanted.pool, "digest": self._digest(wanted)})
+        known = record.get("pool"), record.get("digest")
+        return known == (wanted.pool, self._digest(wanted))
 
     def tail(self, purpose: str, number: int) -> str:
         """Return the end of a job's output, empty if there is none."""
