@@ -158,16 +158,11 @@ class Slurm:
                     raise
                 if not is_last:
                     self._sleep(pause)
-                found = self._stored(script.tag) if doubtful else None
+                found = self._stored(script.tag, error) if doubtful else None
                 if found is not None:
                     return found
                 if is_last:
-                    raise SlurmUnavailable(
-                        f"{error}; the job may have been submitted all the same: its comment is "
-                        f"{script.tag!r}",
-                        retryable=error.retryable,
-                        submitted=True,
-                    ) from error
+                    raise _in_doubt(script.tag, error) from error
                 continue
             return self._first_of(script.tag, job) if doubtful else job
         raise AssertionError("there is always a next pause")
@@ -367,11 +362,14 @@ class Slurm:
             explain_refusal(words, script.resources, partitions, licenses), words=words.strip()
         )
 
-    def _stored(self, tag: str) -> int | None:
+    def _stored(self, tag: str, failure: SlurmUnavailable) -> int | None:
         """Return the id of a job that a failed submission left, waiting for it to appear."""
         deadline = self._clock() + self.settle_s
         while True:
-            found = self.find(tag)
+            try:
+                found = self.find(tag)
+            except SlurmUnavailable as error:
+                raise _in_doubt(tag, failure) from error
             if found is not None:
                 return found.id
             if self._clock() >= deadline:
@@ -380,8 +378,11 @@ class Slurm:
 
     def _first_of(self, tag: str, job: int) -> int:
         """Leave one of the jobs with a tag: an earlier submission may have arrived late."""
-        same = [one.id for one in self._tagged(tag)] or [job]
-        self.cancel(same[1:])
+        try:
+            same = [one.id for one in self._tagged(tag)] or [job]
+            self.cancel(same[1:])
+        except (SlurmUnavailable, SlurmRefused):
+            return job  # it is there; whoever takes over jobs by their tags cancels a second one
         return same[0]
 
     def _tagged(self, tag: str) -> list[SlurmJob]:
@@ -497,6 +498,14 @@ def _read(parse: Callable[..., list[_Record]], text: str, **separators: str) -> 
         return parse(text, **separators)
     except ValueError as error:
         raise SlurmUnavailable(f"{error}; is this a version of Slurm that hpcqc knows?") from error
+
+
+def _in_doubt(tag: str, failure: SlurmUnavailable) -> SlurmUnavailable:
+    return SlurmUnavailable(
+        f"{failure}; the job may have been submitted all the same: its comment is {tag!r}",
+        retryable=failure.retryable,
+        submitted=True,
+    )
 
 
 def _portions(ids: Collection[int]) -> Iterator[tuple[int, ...]]:

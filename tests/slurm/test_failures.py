@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable
+from orchestrator.slurm import JobResources, JobScript, Slurm, SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.states import QUEUE_FIELDS
 
 
@@ -70,6 +70,48 @@ def test_a_query_that_fails_is_no_answer(with_programs, lines) -> None:
     with pytest.raises(SlurmUnavailable) as error:
         client.jobs()
     assert error.value.retryable
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> JobScript:
+    return JobScript(
+        name="n",
+        tag="hpcqc:v1:r:worker:0",
+        resources=JobResources(),
+        body=("true",),
+        directory=tmp_path,
+        output=tmp_path / "out.txt",
+    )
+
+
+LOST = "echo Socket timed out on send/recv operation >&2; exit 1"
+
+
+def test_a_submission_stays_in_doubt_while_nobody_can_look(with_programs, script, tmp_path) -> None:
+    client = with_programs(sbatch=LOST, squeue=LOST, patience_s=0.5)
+    with pytest.raises(SlurmUnavailable) as error:
+        client.submit(script)
+    assert error.value.submitted
+    assert script.tag in str(error.value)
+    assert started(tmp_path).count("sbatch") == 1  # not again before somebody has looked
+
+
+def test_a_job_whose_id_is_known_is_not_lost_with_the_connection(
+    with_programs, script, tmp_path
+) -> None:
+    once = f"[ $(grep -c sbatch {tmp_path}/started) -gt 1 ] && echo 7 || {{ {LOST}; }}"
+    looked = f"[ $(grep -c sbatch {tmp_path}/started) -eq 1 ] || {{ {LOST}; }}"
+    client = with_programs(sbatch=once, squeue=looked, patience_s=1)
+    client.settle_s = 0
+    assert client.submit(script) == 7
+
+
+def test_a_controller_that_is_down_leaves_no_doubt(with_programs, script, tmp_path) -> None:
+    client = with_programs(sbatch="echo Unable to contact slurm controller >&2; exit 1")
+    with pytest.raises(SlurmUnavailable) as error:
+        client.submit(script)
+    assert not error.value.submitted
+    assert started(tmp_path) == ["sbatch"]
 
 
 def test_without_accounting_nothing_is_repeated(with_programs, tmp_path) -> None:
