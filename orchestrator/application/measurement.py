@@ -74,6 +74,7 @@ def recorded_slurm(attempts: Sequence[Attempt], *, is_complete: bool) -> Recorde
     return RecordedSlurm(
         makespan_s=max(0.0, makespan_s),
         node_s=sum(one.job.node_seconds for one in counted),
+        worker_node_s=sum(one.job.node_seconds for one in counted if one.purpose != "qpu"),
         core_s=sum(one.job.core_seconds for one in counted),
         gpu_s=sum(one.job.elapsed_s * gpus_of(one.job) for one in counted),
         qpu_held_s=sum(one.job.elapsed_s * sum(one.held.values()) for one in counted),

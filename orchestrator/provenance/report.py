@@ -12,7 +12,7 @@ from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
 from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.markup import cell_text, duration_text, rendered
 from orchestrator.provenance.outcome import Outcome, outcome_of
-from orchestrator.provenance.schema import RecordedSlurm, RecordedStage, RunRecord
+from orchestrator.provenance.schema import RecordedCoupling, RecordedStage, RunRecord
 
 __all__ = ["Report", "draw_report", "report_html", "stage_rows", "stage_total", "usage_rows"]
 
@@ -78,7 +78,8 @@ def report_html(
         numbers=_numbers(record),
         usage=usage_rows(record),
         stages=stage_rows(record),
-        slurm=_slurm(record),
+        coupling=_coupling(record),
+        slurm_jobs=_slurm_jobs(record),
         jobs=_jobs(record),
         origin=_origin(record),
     )
@@ -173,16 +174,55 @@ def _without_constants(
     return ", ".join(same), [columns[i] for i in kept], [[row[i] for i in kept] for row in rows]
 
 
-def _slurm(record: RunRecord) -> dict[str, Any] | None:
-    """Return figures, jobs and notes of what the run used by Slurm's accounting; None for nothing."""
+def _coupling(record: RunRecord) -> dict[str, Any] | None:
+    """Return words, figures and predictions of the run's coupling; None where nothing is Slurm's."""
+    coupling, slurm = record.coupling, record.slurm
+    if coupling is None and slurm is None:
+        return None
+    chosen = coupling.predicted.get(coupling.chosen) if coupling is not None else None
+    columns = ["figure", *(["predicted"] if chosen else []), "measured"]
+    pairs = [
+        ("makespan, s", chosen and chosen.makespan_s, slurm and slurm.makespan_s),
+        ("node-seconds of workers", chosen and chosen.node_seconds, slurm and slurm.worker_node_s),
+        ("QPU-seconds held", chosen and chosen.qpu_held_s, slurm and slurm.qpu_held_s),
+        ("QPU-seconds used", chosen and chosen.qpu_used_s, record.usage.total.qpu_seconds),
+    ]
+    if slurm is not None:
+        pairs += [
+            ("node-seconds in all", None, slurm.node_s),
+            ("core-seconds", None, slurm.core_s),
+            ("GPU-seconds", None, slurm.gpu_s),
+        ]
+    rows = [[name, *([before] if chosen else []), after] for name, before, after in pairs]
+    predicted = [
+        [name, use.makespan_s, use.node_seconds, use.qpu_held_s, use.qpu_used_s]
+        for name, use in (coupling.predicted.items() if coupling is not None else ())
+    ]
+    return {
+        "words": _coupling_words(coupling),
+        "columns": columns,
+        "figures": rows,
+        "predicted": predicted,
+    }
+
+
+def _coupling_words(coupling: RecordedCoupling | None) -> list[str]:
+    if coupling is None:
+        return []
+    how = "chosen by auto" if coupling.automatic else "as stated"
+    return [f"Coupling {coupling.chosen}, {how}.", *([coupling.reason] if coupling.reason else [])]
+
+
+def _slurm_jobs(record: RunRecord) -> dict[str, Any]:
+    """Return rows and notes of the table of Slurm jobs."""
     slurm = record.slurm
     if slurm is None:
-        return None
+        return {"rows": (), "notes": ()}
     stages: dict[int, list[str]] = {}
     for stage in record.stages:
         if stage.slurm_job is not None:
             stages.setdefault(stage.slurm_job, []).append(stage_name(stage.name))
-    jobs = [
+    rows = [
         [
             *(job.id, job.purpose, job.state, job.partition),
             *(job.nodes, job.cpus, job.gpus or None, ", ".join(filter(None, job.qpus)) or None),
@@ -199,17 +239,7 @@ def _slurm(record: RunRecord) -> dict[str, Any] | None:
             "Slurm's accounting did not have the end of each job yet when this was written; "
             "`hpcqc accounting --by run` has it"
         )
-    return {"figures": _slurm_figures(slurm), "jobs": jobs, "notes": notes}
-
-
-def _slurm_figures(slurm: RecordedSlurm) -> list[list[Any]]:
-    return [
-        ["makespan, s", slurm.makespan_s],
-        ["node-seconds", slurm.node_s],
-        ["core-seconds", slurm.core_s],
-        ["GPU-seconds", slurm.gpu_s],
-        ["QPU-seconds held", slurm.qpu_held_s],
-    ]
+    return {"rows": rows, "notes": notes}
 
 
 def _origin(record: RunRecord) -> dict[str, Any]:

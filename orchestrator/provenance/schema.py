@@ -290,6 +290,8 @@ class RecordedSlurm(RecordPart):
     """from the first submission to the last end"""
     node_s: float
     """seconds times nodes"""
+    worker_node_s: float
+    """those of jobs with workers, without the QPU's own node"""
     core_s: float
     """seconds times CPUs"""
     gpu_s: float

@@ -106,7 +106,8 @@ def test_figures_are_those_of_all_jobs_but_the_driver(site: Site) -> None:
     ]
     found = measure(site, Answers(jobs))
     assert found.is_complete
-    assert (found.node_s, found.core_s, found.qpu_held_s) == (26.0, 104.0, 3.0)
+    assert (found.node_s, found.worker_node_s) == (26.0, 20.0)
+    assert (found.core_s, found.qpu_held_s) == (104.0, 3.0)
     assert found.makespan_s == 11.0  # submitted at 0
     assert [(job.id, job.purpose, job.qpus) for job in found.jobs] == [
         (1, "driver", {}),
