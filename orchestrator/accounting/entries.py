@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _NAME = "hpcqc-"
-_PURPOSE = re.compile(rf"-({'|'.join(SLURM_PURPOSES)})(?:-[0-9]+)?$")
+_PURPOSE = re.compile(rf"(?:^|-)({'|'.join(SLURM_PURPOSES)})(?:-|$)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class Period:
         if attempt.started_at is None:
             return 0.0
         end = max(attempt.ended_at or now, attempt.started_at)
+        if end == attempt.started_at:  # shorter than Slurm's clock tells, or its clock is ahead
+            return attempt.elapsed_s if end in self else 0.0
         begun, ended = max(attempt.started_at, self.since), min(end, self.until)
         if (begun, ended) == (attempt.started_at, end):
             return attempt.elapsed_s
@@ -156,6 +158,12 @@ class Attempt:
     held: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def component(self) -> tuple[str, str, datetime | None] | None:
+        """What the components of one heterogeneous job have in common; None without a comment."""
+        job = self.job
+        return None if job.tag is None else (job.user, job.comment, job.started_at)
+
+    @property
     def span(self) -> tuple[datetime, datetime | None] | None:
         """When it had its nodes; None if it never had any."""
         return None if self.job.started_at is None else (self.job.started_at, self.job.ended_at)
@@ -194,14 +202,14 @@ def _held_once(attempts: Sequence[Attempt]) -> list[Attempt]:
     Its first component has the licence, another one the node with the GRES.
     """
     kept = []
-    counted: set[tuple[str, str, datetime | None, str]] = set()
+    counted = set()
     for one in attempts:
         held = one.held
-        if one.job.tag is not None:
-            job = one.job
-            places = {qpu: (job.user, job.comment, job.started_at, qpu) for qpu in held}
-            held = {qpu: count for qpu, count in held.items() if places[qpu] not in counted}
-            counted |= {*places.values()}
+        if one.component is not None:
+            held = {
+                qpu: count for qpu, count in held.items() if (one.component, qpu) not in counted
+            }
+            counted |= {(one.component, qpu) for qpu in held}
         kept.append(replace(one, held=held))
     return kept
 
@@ -226,7 +234,7 @@ def _attempt(
     if job.name.startswith(_NAME):
         runs = [(prefix, run) for prefix, run in names if job.name.startswith(prefix)]
         longest = [run for prefix, run in runs if prefix == runs[0][0]]
-        purpose = _purpose(job.name)
+        purpose = _purpose(job.name.removeprefix(runs[0][0]) if runs else job.name)
         return Attempt(
             job=job,
             key=RunKey(job.user, longest[0] if len(longest) == 1 else ""),
@@ -245,7 +253,7 @@ def _attempt(
 
 
 def _purpose(name: str) -> str:
-    """Return the purpose that the end of a job's name says; empty for none."""
+    """Return the first purpose in a name, or in what follows its run; empty for none."""
     found = _PURPOSE.search(name)
     return found[1] if found else ""
 

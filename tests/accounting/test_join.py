@@ -20,6 +20,7 @@ from orchestrator.accounting.entries import (
     RunFacts,
     RunKey,
     TaskUse,
+    attempts_of,
     held_by,
 )
 from orchestrator.accounting.join import GROUPS, Accounting, DifferenceKind, join, joined_user
@@ -263,6 +264,22 @@ def test_a_qpu_that_two_components_of_a_job_stand_for_is_held_once() -> None:
     again = slurm_job(8, 200, 230, comment=tag, tres={"gres/qpu": 1.0})
     found = joined(licence, node, again, holds=[hold])
     assert (found.total.node_s, found.total.qpu_held_s) == (230.0, 130.0)
+
+
+def test_a_job_that_starts_where_two_periods_meet_is_in_the_later_one() -> None:
+    early = slurm_job(7, 100, None, elapsed_s=1.0)  # our clock is behind Slurm's
+    before, after = Period(since=at(0), until=at(100)), Period(since=at(100), until=at(200))
+    now = at(99)
+    assert joined(early, period=before, now=now).total.node_s == 0.0
+    assert joined(early, period=after, now=now).total.node_s == 1.0
+
+
+@pytest.mark.parametrize("what", ["qpu-vlq", "worker-3", "stage-12", "driver"])
+def test_a_name_alone_says_what_a_job_is_for(what: str) -> None:
+    job = slurm_job(7, 0, 10, run="a-stage-b", name=slurm_job_name("a-stage-b", what), comment="")
+    books = AccountBooks(user="ada", attempts=[job], quantum=[])
+    (found,) = attempts_of(books, [RunKey("ada", "a-stage-b")])
+    assert (found.key.run, found.purpose) == ("a-stage-b", what.partition("-")[0])
 
 
 def test_suspended_time_does_not_count() -> None:

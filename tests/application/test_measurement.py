@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def test_figures_are_those_of_all_jobs_but_the_driver(site: Site) -> None:
         (2, "worker", {}),
         (3, "qpu", {"vlq": 1.0}),
     ]
+
+
+def test_the_qpus_node_of_an_exclusive_job_is_no_workers_node(site: Site) -> None:
+    tag, resources = str(SlurmTag("r", "worker", 0)), {"gres/qpu": 1.0}
+    nodes = replace(accounted(1, "worker", 0, 10), comment=tag)
+    qpu = replace(nodes, id=2, partition="quantum", tres=resources)
+    found = measure(site, Answers([nodes, qpu]))
+    assert (found.node_s, found.worker_node_s, found.qpu_held_s) == (40.0, 20.0, 10.0)
 
 
 def test_a_row_that_comes_late_is_awaited(site: Site) -> None:
