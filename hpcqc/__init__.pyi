@@ -39,6 +39,9 @@ from orchestrator.application.known_runs import RunView as RunView
 from orchestrator.application.known_runs import run_view as run_view
 from orchestrator.application.known_runs import runs as runs
 from orchestrator.application.parameters import ParameterError as ParameterError
+from orchestrator.application.plan import CouplingPlan as CouplingPlan
+from orchestrator.application.plan import PlannedCoupling as PlannedCoupling
+from orchestrator.application.plan import plan as plan
 from orchestrator.application.qpus import describe_qpu as describe_qpu
 from orchestrator.application.report import report as report
 from orchestrator.application.run import run_flow as run_flow

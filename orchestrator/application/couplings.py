@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import get_args
 
 from backends.suggestions import did_you_mean
@@ -9,8 +10,9 @@ from orchestrator.arguments import expect
 from orchestrator.compute.kinds import settings_in_force
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import Coupling, Site
+from orchestrator.runs import Gate
 
-__all__ = ["coupling_in_force"]
+__all__ = ["coupling_in_force", "gate_of"]
 
 _USUAL = "multiplexed"
 
@@ -44,3 +46,22 @@ def coupling_in_force(site: Site, asked: str | None) -> str:
         f"'slurm' can, and at site {site.name!r} {listed}; use coupling {_USUAL!r}, in which "
         "workers stay and the broker shares the QPU, or such a compute"
     )
+
+
+def gate_of(site: Site, coupling: str) -> Gate:
+    """Return what a gated run goes by: the broker service's queue; nothing for other couplings."""
+    if coupling != "gated" or site.broker.url is None:
+        return Gate()
+
+    def qpu_free_in_s(name: str) -> float | None:
+        from orchestrator.application.qpus import target_from_settings
+        from orchestrator.application.wait import expected_wait
+
+        settings = site.qpu(name)
+        try:
+            target = target_from_settings(settings)
+            return expected_wait(site, settings, target, 0.0, now=datetime.now(UTC)).waiting_s
+        except (ValueError, RuntimeError):  # it does not answer now: a shut gate would not open
+            return None
+
+    return Gate(qpu_free_in_s=qpu_free_in_s)

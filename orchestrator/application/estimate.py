@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.application.execution import RunResult, Watcher
+from orchestrator.application.execution import Watcher
 from orchestrator.application.qpus import dry_qpu, target_from_settings
 from orchestrator.application.run import RunRequest, execute, undisturbed
 from orchestrator.application.wait import ExpectedWait, expected_wait
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefect import Flow
 
     from backends.api import Target
-    from orchestrator.provenance.schema import RecordedJob, RecordedStage, RecordedUsage
+    from orchestrator.provenance.schema import RecordedJob, RecordedStage, RecordedUsage, RunRecord
 
 __all__ = [
     "DryRunFailed",
@@ -35,6 +35,7 @@ __all__ = [
     "QpuEstimate",
     "StageEstimate",
     "core_seconds",
+    "dry_record",
     "dry_run",
     "estimate",
     "stated_error",
@@ -143,9 +144,16 @@ def estimate(
 def dry_run(request: RunRequest, watcher: Watcher) -> Estimate:
     """Run a flow dry and return what a real run will use. Raises as `estimate` does."""
     site = load_site(request.site, request.settings)
+    return _estimate(site, dry_record(request, watcher))
+
+
+def dry_record(request: RunRequest, watcher: Watcher) -> RunRecord:
+    """Run a flow dry and return the record of that. Raises as `estimate` does."""
     scratch = Path(tempfile.mkdtemp(prefix="hpcqc-estimate-"))
     try:
-        dry = replace(request, out=scratch / "run", run_id=f"dry-{scratch.name[-8:]}")
+        dry = replace(
+            request, coupling=None, out=scratch / "run", run_id=f"dry-{scratch.name[-8:]}"
+        )
         result = execute(replace(dry, scratch=scratch), watcher)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -153,7 +161,7 @@ def dry_run(request: RunRequest, watcher: Watcher) -> Estimate:
     if result.error is not None:
         place = f" ({result.place})" if result.place else ""
         raise DryRunFailed(f"the dry run of {record.target} failed: {record.error}{place}")
-    return _estimate(site, result)
+    return record
 
 
 def core_seconds(stages: Sequence[RecordedStage], workers: int) -> float:
@@ -179,8 +187,7 @@ def stated_error(sources: Mapping[str, str]) -> float | None:
     return None if found is None else float(found[1])
 
 
-def _estimate(site: Site, result: RunResult) -> Estimate:
-    record = result.record
+def _estimate(site: Site, record: RunRecord) -> Estimate:
     workers = site.compute().workers or len(os.sched_getaffinity(0))
     return Estimate(
         target=record.target,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator import runs
 from orchestrator.agent.processes import ProcessIdentity
+from orchestrator.application.couplings import gate_of
 from orchestrator.application.errors import is_mistake, place_of, reason
 from orchestrator.application.jobs import JobsOfRun
 from orchestrator.application.prefect_setup import on_server
@@ -173,6 +174,7 @@ class RunExecution:
             qpu=plan.qpu,
             budgets=plan.budgets,
             coupling=plan.coupling,
+            gate=gate_of(plan.site, plan.coupling),
         )
         self._run.observers.append(plan.folder.note_stage)
         self._thread = FlowThread(flow, parameters, self._run)

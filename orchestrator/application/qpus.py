@@ -11,7 +11,7 @@ from backends.simulator import stand_in
 from orchestrator.application.errors import reason
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
-from orchestrator.config.site import BrokerSettings, QpuSettings, Site
+from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
 
 if TYPE_CHECKING:
     from backends.api import Target
@@ -72,14 +72,19 @@ def _fault(settings: QpuSettings) -> str | None:
 
 
 def dry_site(site: Site, scratch: Path) -> Site:
-    """Return the site with every QPU simulated, a broker per run, and its state in ``scratch``."""
+    """Return the site with every QPU simulated, no Slurm, and its broker and state its own."""
     return site.model_copy(
         update={
             "qpus": {name: dry_qpu(settings) for name, settings in site.qpus.items()},
+            "computes": {name: _dry_compute(settings) for name, settings in site.computes.items()},
             "broker": BrokerSettings(),
             "state_dir": scratch / "state",
         }
     )
+
+
+def _dry_compute(settings: ComputeSettings) -> ComputeSettings:
+    return ComputeSettings(name=settings.name) if settings.kind == "slurm" else settings
 
 
 def dry_qpu(settings: QpuSettings) -> QpuSettings:

@@ -48,13 +48,22 @@ from orchestrator.config.site import Coupling, Site
 from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
 from orchestrator.provenance.folder import RunFolder
-from orchestrator.provenance.schema import RunRecord
+from orchestrator.provenance.schema import RecordedCoupling, RecordError, RunRecord, read_record
+from orchestrator.provenance.values import json_value
 from orchestrator.runs import one_run
 
 if TYPE_CHECKING:
     from prefect import Flow
 
-__all__ = ["CheckedRun", "RunRequest", "checked_run", "execute", "run_flow", "undisturbed"]
+__all__ = [
+    "CheckedRun",
+    "RunRequest",
+    "bound_request",
+    "checked_run",
+    "execute",
+    "run_flow",
+    "undisturbed",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +80,7 @@ class RunRequest:
     run_id: str | None = None
     budgets: Mapping[str, float | None] = field(default_factory=dict)
     coupling: str | None = None  # None for the site's
+    choice: RecordedCoupling | None = None  # what `auto` has chosen
     verbose: bool = False  # do not send Prefect's log to a file
     use_agent: bool = True  # of the same site, if one is running
     scratch: Path | None = None  # folder of a dry run, on simulators; an interrupt removes it
@@ -172,9 +182,33 @@ def undisturbed() -> Iterator[None]:
         yield
 
 
-@one_run()
 def execute(request: RunRequest, watcher: Watcher) -> RunResult:
     """Run a flow; raise ``ValueError`` subclasses before its start, return later failures."""
+    if request.scratch is None and _asks_for_prediction(request):
+        from orchestrator.application.plan import automatic
+
+        choice = _earlier_choice(request) or automatic(request)
+        request = replace(request, coupling=choice.chosen, choice=choice)
+    return _execute(request, watcher)
+
+
+def _asks_for_prediction(request: RunRequest) -> bool:
+    site = load_site(request.site, request.settings)
+    return coupling_in_force(site, request.coupling) == "auto"
+
+
+def _earlier_choice(request: RunRequest) -> RecordedCoupling | None:
+    """Return what an earlier attempt of the run has chosen."""
+    plan = _checked(request)
+    try:
+        record = read_record(plan.folder.path)
+    except RecordError:
+        return None
+    return record.coupling if record.id == request.run_id else None
+
+
+@one_run()
+def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
     plan = _checked(request)
     offered = _offered_by_agent(plan, request)
     if offered is not None:
@@ -204,6 +238,12 @@ def execute(request: RunRequest, watcher: Watcher) -> RunResult:
             return execution.run()
     finally:
         plan.folder.close()
+
+
+def bound_request(request: RunRequest, flow: Flow[..., Any]) -> Any:
+    """Return a run's parameters as its record has them. Raises ``ParameterError``."""
+    bound = bound_parameters if request.as_text else checked_parameters
+    return json_value(bound(flow.fn, request.parameters))
 
 
 def checked_run(request: RunRequest, warn: Callable[[str], None]) -> CheckedRun:
@@ -268,6 +308,7 @@ def _checked(request: RunRequest) -> RunPlan:
         site_file=None if site_file is None else site_file.absolute(),
         settings=request.settings,
         is_driver_job=request.is_driver_job,
+        choice=request.choice,
         coupling="" if request.scratch else coupling_in_force(site, request.coupling),
     )
 

@@ -19,6 +19,7 @@ from orchestrator.cli.jobs.why import why
 from orchestrator.cli.run.accounting import accounting
 from orchestrator.cli.run.clean import clean
 from orchestrator.cli.run.estimate import estimate
+from orchestrator.cli.run.plan import plan
 from orchestrator.cli.run.report import report
 from orchestrator.cli.run.run import run
 from orchestrator.cli.run.runs import cancel_run, run_logs, runs
@@ -43,6 +44,7 @@ _VERBS = (
     ("logs", run_logs),
     ("cancel", cancel_run),
     ("estimate", estimate),
+    ("plan", plan),
     ("sample", sample),
     ("backends", backends),
     ("jobs", jobs),

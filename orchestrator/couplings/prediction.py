@@ -158,13 +158,15 @@ class QpuModel:
 
     ahead_s: work of others that waits now. others_s, others_every_s: afterwards others submit a
     task of so many seconds each so many seconds. start_s: from submission to start of the Slurm job
-    by which a run holds the QPU.
+    by which a run holds the QPU. by_job: whether such a job holds it for all of a quantum stage in
+    every coupling, not only in `split`.
     """
 
     ahead_s: float = 0.0
     others_s: float = 0.0
     others_every_s: float = math.inf
     start_s: float = 0.0
+    by_job: bool = False
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` where others alone need all of the QPU."""
@@ -661,7 +663,7 @@ class _Prediction:
         if self._coupling == "exclusive" and self._holder is not stage.run:
             return False
         own_s = stage.model.seconds_on(1) - stage.model.on_qpu_s
-        before_s = self._qpu.start_s if self._coupling == "split" else own_s
+        before_s = self._qpu.start_s if self._holds_by_job else own_s
         if self._coupling != "exclusive":
             before_s = max(before_s, self._qpu.start_s)
         stage.began_s = self._now_s
@@ -670,7 +672,11 @@ class _Prediction:
 
     def _held_by_task_s(self, stage: _StageRun) -> float:
         """Return for how long a task keeps the QPU from others."""
-        return stage.model.seconds_on(1) if self._coupling == "split" else stage.model.on_qpu_s
+        return stage.model.seconds_on(1) if self._holds_by_job else stage.model.on_qpu_s
+
+    @property
+    def _holds_by_job(self) -> bool:
+        return self._coupling == "split" or (self._qpu.by_job and self._coupling != "exclusive")
 
     def _next_task(self) -> _Task | None:
         """Return the first task in the queue, of the holder if there is one."""

@@ -120,6 +120,16 @@ def test_others_wait_while_a_run_holds_the_qpu_and_go_between_otherwise() -> Non
     assert shared.makespan_s > alone.makespan_s
 
 
+def test_a_job_holds_the_qpu_for_all_of_a_quantum_stage() -> None:
+    flow = clustering("a", 2)
+    cluster = ClusterModel(nodes=3)
+    for coupling in ("split", "multiplexed", "malleable"):
+        held = predict([flow], cluster, QpuModel(start_s=1.0, by_job=True), coupling)
+        assert held.qpu_held_s == pytest.approx(2 * 122.8)
+        assert held.makespan_s == pytest.approx(2 * (78 + 1 + 122.8 + 54), abs=8)
+    assert predict([flow], cluster, QpuModel(), "malleable").qpu_held_s == pytest.approx(240)
+
+
 def test_a_new_job_waits_behind_those_of_others_in_each_stage_when_split() -> None:
     flow = clustering("a", 2)
     waiting = ClusterModel(nodes=3, wait_s=60.0)

@@ -1,0 +1,385 @@
+"""What a run takes in each coupling, and which one is best for it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.application.couplings import coupling_in_force
+from orchestrator.application.execution import Watcher
+from orchestrator.application.qpus import target_from_settings
+from orchestrator.application.register import registered_runs
+from orchestrator.application.run import RunRequest, undisturbed
+from orchestrator.application.target import load_flow, stages_beside, target_of
+from orchestrator.application.wait import expected_wait
+from orchestrator.arguments import expect
+from orchestrator.compute.kinds import settings_in_force
+from orchestrator.config.environment import variable
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
+from orchestrator.couplings.policies import COUPLINGS
+from orchestrator.couplings.prediction import (
+    ClusterModel,
+    CouplingCannot,
+    FlowModel,
+    QpuModel,
+    predict,
+)
+from orchestrator.couplings.replay import ObservedStage, Preference, recommend, stage_models
+from orchestrator.provenance.gantt import stage_name
+from orchestrator.provenance.schema import CouplingUse, RecordedCoupling, RecordError, read_record
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.options import WorkerOptions, worker_options
+from orchestrator.wording import counted
+
+if TYPE_CHECKING:
+    from prefect import Flow
+
+    from orchestrator.provenance.schema import RecordedStage, RunRecord
+    from orchestrator.stages import StageNeeds
+
+__all__ = ["CouplingPlan", "PlannedCoupling", "automatic", "make_plan", "plan", "stage_times"]
+
+# From submission to start of a job on a free node, from there to a worker that has joined, and from
+# the end of its work to the end of the job, as measured on a Slurm 22.05 with little to do.
+_START_S, _BOOT_S, _END_S = 1.0, 3.0, 2.0
+_TIME = re.compile(r"(?P<name>[^=]+)=(?P<seconds>[0-9.]+)(@(?P<nodes>[1-9][0-9]*))?")
+_Times = Mapping[str, float | Mapping[int, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedCoupling:
+    """What a run should take in a coupling.
+
+    cost: by unit; ``node-h`` are hours of nodes. The times are in seconds.
+    """
+
+    coupling: str
+    makespan_s: float
+    node_seconds: float
+    qpu_held_s: float
+    qpu_used_s: float
+    cost: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CouplingPlan:
+    """What a run should take in each coupling.
+
+    source: where the times of its stages come from. impossible: why the run cannot be coupled
+    otherwise, by coupling. reason: why the recommended one is best. notes: what it rests on.
+    """
+
+    target: str
+    parameters: Mapping[str, Any]
+    source: str
+    couplings: Sequence[PlannedCoupling]
+    impossible: Mapping[str, str]
+    recommended: str
+    reason: str
+    notes: Sequence[str]
+
+
+def plan(
+    flow: Flow[..., Any] | str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    qpu: str | None = None,
+    site: Path | str | None = None,
+    settings: Sequence[str] = (),
+    times: _Times | None = None,
+    copies: int = 1,
+    wait_s: float = 0.0,
+    prefer: Preference = "balanced",
+) -> CouplingPlan:
+    """Predict what a run takes in each coupling, and recommend one; nothing is submitted.
+
+    The times of the stages are those of the flow's last completed run with these parameters at this
+    site; without one, those of a dry run on simulators.
+
+    Args:
+        flow: A Prefect flow, ``"path/to/file.py:flow"``, or the name of a ready flow such as
+            ``"flows.maxcut"``.
+        parameters: Values of the flow's parameters by name.
+        qpu: QPU of the quantum stages that pin none; None for ``HPCQC_QPU`` or the site's default.
+        site: Path of a site file; None for the one that the usual lookup finds.
+        settings: Changes to the site, such as ``"compute.cluster.options.nodes_max=4"``.
+        times: Seconds by the name of a stage's function, which replace those; ``{nodes: seconds}``
+            where the number of nodes matters.
+        copies: How many such runs start at once.
+        wait_s: How long a new job waits in Slurm's queue at present.
+        prefer: ``"time"``, ``"nodes"``, or ``"balanced"`` for the least product of both.
+
+    Returns:
+        Makespan, node-seconds, QPU-seconds and cost for each coupling, and the best one.
+
+    Raises:
+        ConfigError: No compute of the site can change its workers, or the site file is wrong.
+        DryRunFailed: The flow fails on simulators.
+        TargetError: The flow cannot be found or imported.
+        ParameterError: A parameter is unknown, missing or of another type.
+        SlurmUnavailable: Slurm does not answer.
+    """
+    expect("parameters", parameters, (Mapping, type(None)), "a mapping of names to values")
+    request = RunRequest(
+        flow=flow,
+        parameters=dict(parameters or {}),
+        qpu=qpu or variable("HPCQC_QPU"),
+        site=site,
+        settings=settings,
+    )
+    with undisturbed():
+        return make_plan(request, times=times, copies=copies, wait_s=wait_s, prefer=prefer)
+
+
+def make_plan(
+    request: RunRequest,
+    *,
+    times: _Times | None = None,
+    copies: int = 1,
+    wait_s: float = 0.0,
+    prefer: Preference = "balanced",
+    watcher: Watcher | None = None,
+) -> CouplingPlan:
+    """Predict a run in each coupling. Raises as `plan` does."""
+    if copies < 1 or wait_s < 0:
+        raise ValueError(f"copies={copies}, wait_s={wait_s}; expected at least 1 and 0")
+    site = load_site(request.site, request.settings)
+    if not coupling_in_force(site, None):
+        raise ConfigError(
+            f"site {site.name!r} ({site.source}) has no compute of kind 'slurm', so there is nothing "
+            "to choose: its workers stay during a run, and the broker shares the QPU"
+        )
+    record, source = _observed_run(site, request, watcher or Watcher())
+    flow = load_flow(target_of(request.flow))
+    name, options = _workers(site)
+    observed = _stages(record, stages_beside(flow), options, source)
+    unknown = sorted(set(times or {}) - {stage.name for stage in observed})
+    if unknown:
+        raise ConfigError(
+            f"the flow has no stage {unknown[0]!r}; it has: "
+            f"{', '.join(sorted({stage.name for stage in observed}))}"
+        )
+    models = stage_models(observed, times)
+    flows = [
+        FlowModel(
+            name=str(number),
+            stages=models,
+            nodes_min=options.nodes_min,
+            nodes_max=options.nodes_max,
+            stages_per_node=options.process_count,
+        )
+        for number in range(copies)
+    ]
+    nodes, notes = _nodes(options)
+    cluster = ClusterModel(
+        nodes=nodes, start_s=_START_S, boot_s=_BOOT_S, end_s=_END_S, wait_s=wait_s
+    )
+    device = _qpu(site, request.qpu)
+    found, impossible = {}, {}
+    for coupling in COUPLINGS:
+        try:
+            found[coupling] = predict(flows, cluster, device, coupling)
+        except CouplingCannot as error:
+            impossible[coupling] = str(error)
+    if not found:
+        raise ConfigError(f"compute {name!r} cannot run it: {next(iter(impossible.values()))}")
+    charges = {u: a * copies for u, a in record.usage.total.charges.items()}
+    best = recommend(found, prefer)
+    planned = [
+        PlannedCoupling(
+            coupling=coupling,
+            makespan_s=round(one.makespan_s, 3),
+            node_seconds=round(one.node_seconds, 3),
+            qpu_held_s=round(one.qpu_held_s, 3),
+            qpu_used_s=round(one.qpu_used_s, 3),
+            cost={"node-h": round(one.node_seconds / 3600, 6), **charges},
+        )
+        for coupling, one in found.items()
+    ]
+    return CouplingPlan(
+        target=record.target,
+        parameters=record.parameters,
+        source=source,
+        couplings=planned,
+        impossible=impossible,
+        recommended=best,
+        reason=_reason({one.coupling: one for one in planned}, best, prefer),
+        notes=[f"times of stages: {source}", *notes],
+    )
+
+
+def automatic(request: RunRequest) -> RecordedCoupling:
+    """Choose the coupling of a run by prediction. Raises as `plan` does."""
+    with undisturbed(), redirect_stdout(StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = make_plan(request)
+    return RecordedCoupling(
+        chosen=made.recommended,
+        automatic=True,
+        reason=made.reason,
+        predicted={
+            one.coupling: CouplingUse(
+                makespan_s=one.makespan_s,
+                node_seconds=one.node_seconds,
+                qpu_held_s=one.qpu_held_s,
+                qpu_used_s=one.qpu_used_s,
+            )
+            for one in made.couplings
+        },
+    )
+
+
+def stage_times(texts: Sequence[str]) -> dict[str, float | Mapping[int, float]]:
+    """Read times as ``NAME=SECONDS`` or ``NAME=SECONDS@NODES``. Raises `ConfigError`.
+
+    >>> stage_times(["S=54", "C=82@2", "C=78@3"])
+    {'S': 54.0, 'C': {2: 82.0, 3: 78.0}}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        match = _TIME.fullmatch(text.strip())
+        try:
+            seconds = float(match["seconds"]) if match else -1.0
+        except ValueError:
+            seconds = -1.0
+        if match is None or seconds < 0:
+            raise ConfigError(f"--time {text!r}: expected NAME=SECONDS or NAME=SECONDS@NODES")
+        name = match["name"].strip()
+        if match["nodes"] is None:
+            found[name] = seconds
+        else:
+            known = found.get(name)
+            by_nodes = dict(known) if isinstance(known, Mapping) else {}
+            found[name] = {**by_nodes, int(match["nodes"]): seconds}
+    return found
+
+
+def _observed_run(site: Site, request: RunRequest, watcher: Watcher) -> tuple[RunRecord, str]:
+    """Return the record of an earlier run like this one, else of a dry run, and which it is."""
+    from orchestrator.application.estimate import dry_record
+    from orchestrator.application.run import bound_request
+
+    target = target_of(request.flow)
+    wanted = bound_request(request, load_flow(target))
+    for run in registered_runs(site.state_dir):
+        if run.target != target.text:
+            continue
+        try:
+            record = read_record(run.folder)
+        except RecordError:
+            continue
+        if record.status == "completed" and record.parameters == wanted and record.stages:
+            return record, f"run {run.id}"
+    return dry_record(request, watcher), "a dry run on this machine"
+
+
+def _workers(site: Site) -> tuple[str, WorkerOptions]:
+    """Return the compute whose workers a coupling changes: the default one, if it can."""
+    names = sorted(site.computes, key=lambda name: name != site.default_compute)
+    able = [name for name in names if settings_in_force(site, name).kind == "slurm"]
+    return able[0], worker_options(settings_in_force(site, able[0]))
+
+
+def _stages(
+    record: RunRecord, needs: Mapping[str, StageNeeds], options: WorkerOptions, source: str
+) -> list[ObservedStage]:
+    qpu_s: dict[str, float] = {}
+    simulated_s: dict[str, float] = {}
+    for job in record.jobs:
+        key = job.stage or ""
+        qpu_s[key] = qpu_s.get(key, 0.0) + job.usage.qpu_seconds
+        simulated_s[key] = simulated_s.get(key, 0.0) + sum(t.worked_s or 0.0 for t in job.tasks)
+    observed = []
+    for stage in record.stages:
+        if stage.ended_at is None or stage.state not in ("completed", "cached"):
+            continue
+        name = stage_name(stage.name)
+        ready_s = (stage.started_at - record.started_at).total_seconds()
+        known = needs.get(name)
+        demand = None if known is None else known.demand
+        most = 1 if demand is None else max(demand.nodes, demand.nodes_max)
+        worked_s = max(stage.worked_s or 0.0, 0.0)
+        on_qpu_s = qpu_s.get(stage.key, 0.0)
+        own_s = max(worked_s - simulated_s.get(stage.key, 0.0), 0.0)
+        quantum = stage.kind == "quantum"
+        observed.append(
+            ObservedStage(
+                name=name,
+                kind=stage.kind,
+                ready_s=ready_s,
+                ended_s=ready_s + (stage.ended_at - stage.started_at).total_seconds(),
+                seconds=own_s + on_qpu_s if quantum else _by_nodes(stage, worked_s, most, options),
+                qpu_seconds=on_qpu_s if quantum else None,
+                nodes=1 if demand is None else demand.nodes,
+                nodes_max=most,
+            )
+        )
+    if not observed:
+        raise ConfigError(f"{source} of {record.target} has no stages, so nothing can be coupled")
+    return observed
+
+
+def _by_nodes(
+    stage: RecordedStage, worked_s: float, most: int, options: WorkerOptions
+) -> float | dict[int, float]:
+    """Return a classical stage's time, by nodes if its fan-out spreads over them."""
+    if stage.units is None or most == 1:
+        return worked_s
+    units = max(stage.units[1], 1)
+    one_s = worked_s * min(units, options.process_count)
+    return {n: one_s / min(units, n * options.process_count) for n in range(1, most + 1)}
+
+
+def _nodes(options: WorkerOptions) -> tuple[int, list[str]]:
+    """Return how many nodes there are for the run now."""
+    partitions = Slurm().partitions()
+    default = next((one.name for one in partitions.values() if one.is_default), "")
+    found = partitions.get(options.partition or default)
+    if found is None:
+        raise ConfigError(
+            f"Slurm has no partition {options.partition!r}; it has: {', '.join(partitions)}"
+        )
+    if found.idle_nodes:
+        words = f"{counted(found.idle_nodes, 'node')} of {found.node_count} in {found.name} idle"
+        return found.idle_nodes, [words]
+    return found.node_count, [
+        f"no node in {found.name} is idle; the times count from when {found.node_count} are"
+    ]
+
+
+def _qpu(site: Site, name: str | None) -> QpuModel:
+    settings = site.qpu(name)
+    target = target_from_settings(settings)
+    wait = expected_wait(site, settings, target, 0.0, now=datetime.now(UTC))
+    by_job = settings.slurm is not None
+    start_s = _START_S if by_job else 0.0
+    return QpuModel(ahead_s=wait.waiting_s or 0.0, start_s=start_s, by_job=by_job)
+
+
+def _reason(found: Mapping[str, PlannedCoupling], best: str, prefer: Preference) -> str:
+    """Return why a coupling is best, against the usual one or, if it is that, the next."""
+    other = "multiplexed" if best != "multiplexed" and "multiplexed" in found else ""
+    rest = [name for name in found if name != best]
+    if not rest:
+        return f"{best} is the only coupling in which the flow can run on these nodes"
+    compared = found[other or min(rest, key=lambda name: found[name].makespan_s)]
+    what = {
+        "time": "the shortest time",
+        "nodes": "the fewest node-seconds",
+        "balanced": "the least product of time and node-seconds",
+    }[prefer]
+    one = found[best]
+    return (
+        f"{best} has {what}: {one.makespan_s:.0f} s and {one.node_seconds:.0f} node-seconds, "
+        f"against {compared.makespan_s:.0f} s and {compared.node_seconds:.0f} of "
+        f"{compared.coupling}"
+    )

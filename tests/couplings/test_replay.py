@@ -1,0 +1,72 @@
+"""Flows as models of what ran, and the recommendation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from orchestrator.couplings.prediction import (
+    ClusterModel,
+    CouplingPrediction,
+    FlowModel,
+    QpuModel,
+    predict,
+)
+from orchestrator.couplings.replay import ObservedStage, recommend, stage_models
+
+# Two scans side by side, then a quantum stage, then one more.
+RAN = [
+    ObservedStage(name="scan", kind="classical", ready_s=0, ended_s=10, seconds=10.0),
+    ObservedStage(name="scan", kind="classical", ready_s=0, ended_s=12, seconds=12.0),
+    ObservedStage(name="solve", kind="quantum", ready_s=12, ended_s=20, seconds=8.0, qpu_seconds=5),
+    ObservedStage(name="judge", kind="classical", ready_s=20, ended_s=25, seconds=5.0),
+]
+
+
+def test_a_stage_waits_for_those_that_had_ended() -> None:
+    assert [stage.after for stage in stage_models(RAN)] == [(), (), ("0", "1"), ("2",)]
+
+
+def test_a_replay_takes_the_time_that_was_observed() -> None:
+    flow = FlowModel(name="f", stages=stage_models(RAN), nodes_max=2)
+    assert predict([flow], ClusterModel(nodes=2), QpuModel(), "multiplexed").makespan_s == 25
+
+
+def test_given_times_replace_those_that_were_observed() -> None:
+    models = stage_models(RAN, {"scan": {1: 40.0, 2: 30.0}, "solve": 100.0})
+    assert [stage.seconds_on(1) for stage in models] == [40, 40, 100, 5]
+    assert models[2].on_qpu_s == 100
+
+
+def prediction(coupling: str, makespan_s: float, node_seconds: float) -> CouplingPrediction:
+    return CouplingPrediction(
+        coupling=coupling,
+        makespan_s=makespan_s,
+        node_seconds=node_seconds,
+        qpu_held_s=1.0,
+        qpu_used_s=1.0,
+        ended_at_s={},
+    )
+
+
+def test_the_recommendation_follows_the_preference() -> None:
+    found = {
+        one.coupling: one
+        for one in (
+            prediction("exclusive", 100, 300),
+            prediction("split", 90, 100),
+            prediction("malleable", 60, 160),
+        )
+    }
+    assert recommend(found, "nodes") == "split"
+    assert recommend(found, "time") == "malleable"
+    assert recommend(found) == "split"
+
+
+def test_of_equal_couplings_the_one_with_the_fewest_jobs_is_taken() -> None:
+    one = prediction("split", 100, 100)
+    alike = {
+        "split": one,
+        "gated": replace(one, coupling="gated", makespan_s=100.5),
+        "multiplexed": replace(one, coupling="multiplexed", makespan_s=100.9),
+    }
+    assert recommend(alike) == "multiplexed"
