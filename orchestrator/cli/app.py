@@ -10,7 +10,7 @@ from orchestrator.cli.agent.flows import deploy, submit
 from orchestrator.cli.agent.services import logs, start, status, stop
 from orchestrator.cli.broker.jobs import cancel, queue, resolve
 from orchestrator.cli.broker.projects import projects, statement
-from orchestrator.cli.broker.qpus import broker_status, drain, resume
+from orchestrator.cli.broker.qpus import broker_status, drain, ready, resume
 from orchestrator.cli.broker.serve import backup, serve
 from orchestrator.cli.broker.tokens import token_add, token_list, token_revoke
 from orchestrator.cli.jobs.jobs import jobs
@@ -62,6 +62,7 @@ _VERBS = (
     ("config check", config_check),
     ("broker serve", serve),
     ("broker status", broker_status),
+    ("broker ready", ready),
     ("broker queue", queue),
     ("broker drain", drain),
     ("broker resume", resume),

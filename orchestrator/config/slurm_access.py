@@ -69,8 +69,8 @@ class SlurmAccess(ConfigTable):
     )
     maintenance: bool = Field(
         default=True,
-        description="whether Slurm's reservations with the flag MAINT, and those that take all of "
-        "the GRES or the licence, close the QPU",
+        description="whether Slurm's reservations with the flag MAINT close the QPU, those that have "
+        "its licence, its GRES or all nodes of its partition",
     )
     publish: Annotated[str, StringConstraints(pattern=_REMOTE, max_length=200)] | None = Field(
         default=None,

@@ -8,12 +8,14 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from orchestrator.broker.core.grants import Grant
+from orchestrator.broker.core.rules import Window
 from orchestrator.broker.runtime.grant_watch import GrantState
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.inventory import Partition, Reservation
 from orchestrator.slurm.states import SlurmJob, SlurmState, tres_of
 
-__all__ = ["SlurmAllocations", "grant_state", "lacks"]
+__all__ = ["SlurmAllocations", "closes", "grant_state", "lacks"]
 
 _ENDING = (SlurmState.COMPLETING, SlurmState.STAGE_OUT)
 _PAUSED = (SlurmState.SUSPENDED, SlurmState.STOPPED)
@@ -46,6 +48,39 @@ class SlurmAllocations:
             )
             for grant in grants
         }
+
+    def closures(self) -> dict[str, tuple[Window, ...]]:
+        """Return the maintenance that is reserved, by QPU. Raises ``SlurmUnavailable``."""
+        asking = {name: access for name, access in self._accesses.items() if access.maintenance}
+        if not asking:
+            return {}
+        reserved = [one for one in self._slurm.reservations() if one.is_maintenance]
+        partitions = self._slurm.partitions() if reserved else {}
+        return {
+            name: tuple(
+                Window(start=one.starts_at, end=one.ends_at, title=f"Slurm: {one.name}")
+                for one in reserved
+                if closes(one, access, partitions)
+            )
+            for name, access in asking.items()
+        }
+
+
+def closes(
+    reservation: Reservation, access: SlurmAccess, partitions: Mapping[str, Partition]
+) -> bool:
+    """Whether a maintenance reservation has a QPU: its licence, its GRES or its partition (pure)."""
+    if reservation.name == access.reservation:
+        return False  # jobs that hold the QPU run in it
+    if access.license is not None and _counted(access.license)[0] in reservation.licenses:
+        return True
+    if access.gres is not None and tres_of(reservation.tres).get(
+        f"gres/{_counted(access.gres)[0]}"
+    ):
+        return True
+    known = partitions.get(access.partition or "")
+    nodes = set() if known is None else set(known.nodes)
+    return bool(nodes) and nodes <= set(reservation.nodes)
 
 
 def grant_state(

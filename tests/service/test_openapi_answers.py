@@ -77,6 +77,8 @@ def test_every_operation_succeeds_as_described(described: Described) -> None:
     assert ask("POST /v1/jobs/{job}/cancel", job=done).json()["too_late"] is True
     assert ask("POST /v1/qpus/{qpu}/resume", qpu="fake").json()["state"] == "online"
     assert ask("GET /v1/qpus/{qpu}/target", qpu="fake").json()["num_qubits"] == 10
+    ready = ask("GET /v1/qpus/{qpu}/readiness", qpu="fake").json()
+    assert (ready["operational"], ready["has_room"]) == (True, True)
     assert len(ask("GET /v1/jobs", params={"limit": 5, "run": "r"}).json()) == 3
     for name in ("GET /health", "GET /metrics", "GET /v1/projects", "GET /v1/qpus"):
         ask(name)

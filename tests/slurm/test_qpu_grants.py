@@ -9,7 +9,8 @@ import pytest
 
 from orchestrator.broker.core.grants import Grant
 from orchestrator.config.slurm_access import SlurmAccess
-from orchestrator.slurm.qpu_grants import grant_state, lacks
+from orchestrator.slurm.inventory import Partition, Reservation
+from orchestrator.slurm.qpu_grants import closes, grant_state, lacks
 from orchestrator.slurm.states import SlurmJob, SlurmState
 from tests.errors import naming
 
@@ -96,3 +97,27 @@ def test_what_is_missing_is_named(access, missing) -> None:
     with pytest.raises(ValueError, match=naming(missing)):
         raise ValueError(lacks(JOB, access))
     assert lacks(JOB, SlurmAccess(partition="quantum")) == ""
+
+
+def reservation(**changed: object) -> Reservation:
+    plain = Reservation(name="m", starts_at=NOW, ends_at=NOW + timedelta(hours=1), flags=("MAINT",))
+    return replace(plain, **changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, False),
+        ({"licenses": {"qpu_lab": 1}}, True),
+        ({"licenses": {"other": 1}}, False),
+        ({"tres": "cpu=4,gres/qpu=1"}, True),
+        ({"tres": "cpu=4,gres/gpu=1"}, False),
+        ({"nodes": ("q1", "q2", "c1")}, True),
+        ({"nodes": ("q1", "c1")}, False),
+        ({"name": "ours", "licenses": {"qpu_lab": 1}}, False),
+    ],
+)
+def test_maintenance_of_what_grants_the_qpu_closes_it(changed, expected) -> None:
+    access = ACCESS.model_copy(update={"partition": "quantum", "reservation": "ours"})
+    partitions = {"quantum": Partition(name="quantum", nodes=("q1", "q2"))}
+    assert closes(reservation(**changed), access, partitions) is expected

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,9 @@ from orchestrator.broker.client.http import BrokerRefused
 from orchestrator.broker.client.protocol import AllocationEnded
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState
+from orchestrator.config.slurm_access import SlurmAccess
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.qpu_grants import SlurmAllocations
 from tests.broker.embedded_rooms import bell
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
@@ -101,10 +104,9 @@ def test_no_answer_of_slurm_ends_nothing(slurm, service) -> None:
     running = broker.submit(request(job), bell())
     until(lambda: broker.view(running).state is JobState.RUNNING)
     # A controller that is killed forgets what it has not stored yet.
-    began = time.time()
     (stored,) = slurm.root.rglob("job_state")
-    slurm.run(["scontrol", "update", f"jobid={job}", "comment=stored"])
-    until(lambda: stored.stat().st_mtime > began)
+    slurm.run(["scontrol", "update", f"jobid={job}", f"comment=stored-{job}"])
+    until(lambda: f"stored-{job}".encode() in stored.read_bytes())
     slurm.kill("slurmctld")
     try:
         waiting = broker.submit(request(job, 1), bell(seed=2))
@@ -115,5 +117,41 @@ def test_no_answer_of_slurm_ends_nothing(slurm, service) -> None:
     until(lambda: not any("not confirmed" in why for why in broker.why(waiting).waits_for))
     assert broker.view(running).state is JobState.RUNNING
     assert list(service.starts().values()) == [1]
+    slurm.run(["scancel", str(job)])
+    broker.close()
+
+
+def test_maintenance_that_slurm_reserved_is_read_with_its_times(slurm) -> None:
+    access = SlurmAccess(gres="qpu:1", partition="quantum")
+    name, begin = "hpcqc-maint", datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    asked = f"starttime={begin.astimezone():%Y-%m-%dT%H:%M:%S}"
+    argv = ["scontrol", "create", "reservation", f"reservationname={name}", asked]
+    slurm.run([*argv, "duration=30", "flags=maint", "users=root", "partition=quantum", "nodes=ALL"])
+    try:
+        found = SlurmAllocations(Slurm(), {"q": access}).closures()
+        (window,) = found["q"]
+        assert (window.start, window.end) == (begin, begin + timedelta(minutes=30))
+        assert window.kind == "maintenance"
+        elsewhere = SlurmAccess(gres="gpu:1", partition="gpu")
+        assert SlurmAllocations(Slurm(), {"g": elsewhere}).closures() == {"g": ()}
+    finally:
+        slurm.run(["scontrol", "delete", f"reservationname={name}"])
+
+
+def test_readiness_says_what_is_known_and_reserves_nothing(slurm, service) -> None:
+    broker = service.client()
+    free = broker.readiness("fake")
+    assert (free.operational, free.has_room) == (True, True)
+    assert free.age_s is not None
+    assert broker.readiness("vlq", qubits=10**6).has_room is False
+    job = held(slurm)
+    running = broker.submit(request(job), bell())
+    until(lambda: broker.view(running).state is JobState.RUNNING)
+    busy = broker.readiness("fake")
+    assert (busy.operational, busy.has_room) == (True, False)
+    assert busy.slurm_at is not None
+    broker.drain("fake", "test")
+    drained = broker.readiness("fake")
+    assert (drained.operational, drained.has_room) == (False, False)
     slurm.run(["scancel", str(job)])
     broker.close()

@@ -90,6 +90,11 @@ class BrokerMetrics:
         queue = _gauge("queue_length", "Jobs with work that waits for the QPU.", "qpu")
         tasks = _gauge("open_tasks", "Tasks planned, running or uncertain.", "qpu")
         states = _gauge("qpu_state", "1 for the state the QPU is in.", "qpu", "state")
+        works = _gauge("qpu_operational", "1 if the QPU works, 0 if not, NaN if unknown.", "qpu")
+        room = _gauge(
+            "qpu_has_room", "1 if a job would start now, 0 if not, NaN if unknown.", "qpu"
+        )
+        age = _gauge("qpu_answer_age_seconds", "Since the broker heard of the QPU.", "qpu")
         left = _gauge("budget_left", "What a project may still spend.", "project", "unit")
         for qpu in self._broker.qpus:
             for state, number in self._open_jobs(qpu).items():
@@ -99,11 +104,15 @@ class BrokerMetrics:
             tasks.add_metric((qpu,), status.open)
             for state in _STATES:
                 states.add_metric((qpu, state), status.state == state)
+            ready = self._broker.readiness(qpu)
+            for gauge, answer in ((works, ready.operational), (room, ready.has_room)):
+                gauge.add_metric((qpu,), float("nan") if answer is None else float(answer))
+            age.add_metric((qpu,), float("nan") if ready.age_s is None else ready.age_s)
         for project in limited_projects(self._broker):
             for budget in project_budgets(self._broker, project):
                 if budget.left is not None:
                     left.add_metric((project, budget.unit), budget.left)
-        return (jobs, queue, tasks, states, left)
+        return (jobs, queue, tasks, states, works, room, age, left)
 
     def observe(self, commit: Commit) -> None:
         """Count a commit, its events and the jobs that ended with it."""

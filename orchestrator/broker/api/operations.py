@@ -24,7 +24,7 @@ from orchestrator.broker.api.endpoints import (
 )
 from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.client.models import Health, ProjectUse, Whoami
-from orchestrator.broker.client.status import ProjectTotals, QpuStatus, TaskShare
+from orchestrator.broker.client.status import ProjectTotals, QpuReadiness, QpuStatus, TaskShare
 from orchestrator.broker.core.access import Identity
 from orchestrator.names import LINE
 
@@ -116,6 +116,20 @@ async def target(broker: ServedBroker, qpu: _Qpu) -> dict[str, Any]:
     """Return what a QPU accepts now."""
     known_qpu(broker, qpu)
     return target_to_json(await broker.target(qpu))
+
+
+@router.get("/qpus/{qpu}/readiness")
+async def readiness(
+    broker: ServedBroker,
+    caller: Caller,
+    qpu: _Qpu,
+    qubits: Annotated[int, Query(ge=1, le=10**6)] = 1,
+    seconds: Annotated[float, Query(ge=0, le=1e9, allow_inf_nan=False)] = 0.0,
+) -> QpuReadiness:
+    """Return whether a QPU works, has room for a job of this size, and how fresh the answer is."""
+    known_qpu(broker, qpu)
+    found = broker.readiness(qpu, qubits=qubits, seconds=seconds)
+    return found if caller.is_operator else replace(found, slurm_error=None)
 
 
 @router.post("/qpus/{qpu}/drain")

@@ -21,7 +21,7 @@ from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
 from orchestrator.broker.client.protocol import AllocationEnded, JobUncertain
-from orchestrator.broker.client.status import QpuStatus
+from orchestrator.broker.client.status import QpuReadiness, QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted, StatementLine
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
@@ -313,6 +313,11 @@ class RemoteBroker:
     def qpus(self) -> list[QpuStatus]:
         """Return the status of each QPU of the service."""
         return self._get(list[QpuStatus], "/v1/qpus")
+
+    def readiness(self, qpu: str, *, qubits: int = 1, seconds: float = 0.0) -> QpuReadiness:
+        """Return whether a QPU works, and has room for a job of this size; nothing is reserved."""
+        place = f"/v1/qpus/{qpu}/readiness"
+        return self._get(QpuReadiness, place, qubits=qubits, seconds=seconds)
 
     def drain(self, qpu: str, reason: str) -> QpuStatus:
         """Start nothing further on a QPU."""

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from backends.api import Usage
 from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.views import JobView, QpuTaskView
 
-__all__ = ["JobUnknown", "NotUncertain", "ProjectTotals", "QpuStatus", "TaskShare"]
+__all__ = [
+    "JobUnknown",
+    "NotUncertain",
+    "ProjectTotals",
+    "QpuReadiness",
+    "QpuStatus",
+    "TaskShare",
+]
 
 
 class JobUnknown(ValueError):
@@ -49,6 +57,32 @@ class QpuStatus:
         if self.closed and self.closure is not None:
             return self.closure.closed(self.name)
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuReadiness:
+    """Answers to three questions about a QPU; None where an answer is not known, which is not no.
+
+    operational: whether it works and takes work. has_room: whether a job of the size that was asked
+    about would start now, which nothing is reserved for. Each with the reason for a no.
+    read_at: when the broker last heard of the QPU itself; slurm_at: when Slurm last answered;
+    slurm_error: why it does not answer now.
+    """
+
+    name: str
+    operational: bool | None
+    operational_reason: str | None = None
+    has_room: bool | None = None
+    room_reason: str | None = None
+    asked_at: datetime
+    read_at: datetime | None = None
+    slurm_at: datetime | None = None
+    slurm_error: str | None = None
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the broker heard of the QPU; None if it never did."""
+        return None if self.read_at is None else (self.asked_at - self.read_at).total_seconds()
 
 
 @dataclass(slots=True)

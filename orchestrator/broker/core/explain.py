@@ -17,7 +17,7 @@ from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.identity import JobId
 from orchestrator.wording import counted
 
-__all__ = ["Explanation", "TaskReason", "explain"]
+__all__ = ["Explanation", "TaskReason", "explain", "no_room"]
 
 _UNSERVED = "its QPU cannot be opened now; an operator sees why in its status"
 
@@ -92,6 +92,24 @@ def explain(
         overtaken_by=_overtaken(state, record),
         tasks=tuple(_task_reason(state.tasks[tag], job) for tag in dict.fromkeys(record.tasks)),
     )
+
+
+def no_room(context: SchedulingContext, now: datetime, seconds: float) -> str | None:
+    """Return why a job of so many QPU-seconds would not start at once; None if it would."""
+    most = context.rules.limits.max_concurrent_tasks
+    if most is not None and context.busy >= most:
+        return f"the QPU is busy with {counted(context.busy, 'task')}"
+    if len(context.queue):
+        return f"{counted(len(context.queue), 'job')} wait for it"
+    if context.lease is not None:
+        return "the QPU is leased to an iterative loop"
+    free_at = context.rules.next_start(context.starts)
+    if free_at is not None and free_at > now:
+        return f"the machine takes the next start at {in_utc(free_at)}"
+    free_s = context.rules.calendar.free_s(now)
+    if seconds * context.rules.clock_scale > free_s:
+        return f"the QPU closes in {free_s:.0f} s"
+    return None
 
 
 def _held_back(record: JobRecord) -> list[str]:

@@ -17,11 +17,12 @@ from orchestrator.broker.client.status import (
     JobUnknown,
     NotUncertain,
     ProjectTotals,
+    QpuReadiness,
     QpuStatus,
     TaskShare,
 )
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.explain import Explanation, explain
+from orchestrator.broker.core.explain import Explanation, explain, no_room
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.rules import Calendar
@@ -137,6 +138,7 @@ class Broker:
         accesses = {name: one.slurm for name, one in self.qpus.items() if one.slurm is not None}
         self.grants = GrantWatch(self.events, accesses, self.allocations)
         self.grants.start()
+        self.watch.closures = self.grants.closures
 
     async def close(
         self, cancel_s: float | None = None, *, abandoned: bool = False, finish_s: float = 0.0
@@ -519,6 +521,31 @@ class Broker:
             predicted=predicted,
             error=history.accuracy.error if history is not None and predicted else None,
         )
+
+    def readiness(self, qpu: str, *, qubits: int = 1, seconds: float = 0.0) -> QpuReadiness:
+        """Return whether a QPU works, and has room for a job of so many qubits and QPU-seconds."""
+        now, status, backend = self.clock(), self.status(qpu), self._backends.get(qpu)
+        unknown = status.state == "online" and backend is None
+        operational = None if unknown else status.state == "online"
+        why = status.standstill if operational is False else None
+        asks = self.qpus[qpu].slurm is not None and self.allocations is not None
+        answers = QpuReadiness(
+            name=qpu,
+            operational=operational,
+            operational_reason=why,
+            asked_at=now,
+            read_at=self.watch.read_at.get(qpu),
+            slurm_at=self.grants.answered_at if asks else None,
+            slurm_error=self.grants.error if asks else None,
+        )
+        if operational is None or qpu not in self.events.state.rules:
+            return answers
+        context = self.events.state.context(qpu, now)
+        reason = status.standstill or no_room(context, now, seconds)
+        target = None if backend is None else backend.target()
+        if target is not None and target.num_qubits is not None and qubits > target.num_qubits:
+            reason = f"it has {target.num_qubits} qubits; {qubits} were asked for"
+        return replace(answers, has_room=reason is None, room_reason=reason)
 
     async def fault(self) -> str | None:
         """Return why no work can be accepted now, None while all is well."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from backends.api import Backend, Target
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.rules import Window
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.event_loop import EventLoop
 from orchestrator.broker.runtime.site_rules import SETTLING, calendar_of
@@ -28,6 +30,8 @@ class CalibrationWatch:
 
     events: EventLoop
     every_s: float
+    closures: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)  # of Slurm, by QPU
+    read_at: dict[str, datetime] = field(default_factory=dict)  # when each QPU's target was read
     _calibrations: dict[str, str] = field(default_factory=dict)  # last id read, by QPU
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -37,6 +41,7 @@ class CalibrationWatch:
 
     async def note(self, qpu: str, target: Target) -> None:
         """Post an event if the QPU was calibrated anew. Raises `LedgerError`."""
+        self.read_at[qpu] = self.events.clock()
         calibration, before = target.calibration.id, self._calibrations.get(qpu, "")
         if calibration == before:
             return
@@ -74,7 +79,7 @@ class CalibrationWatch:
         )
 
     async def _poll(self, settings: QpuSettings, backend: Backend, renewed_at: datetime) -> None:
-        stamp = None  # the file may have changed since the rules were made
+        stamp: object = None  # the file may have changed since the rules were made
         while True:
             await asyncio.sleep(self._pause_s(settings.name))
             before = self._calibrations.get(settings.name)
@@ -87,7 +92,9 @@ class CalibrationWatch:
                 # Else `note` was called meanwhile.
                 if self._calibrations.get(settings.name) == before:
                     await self.note(settings.name, target)
-                now, found = self.events.clock(), await asyncio.to_thread(_stamp, settings)
+                now, file = self.events.clock(), await asyncio.to_thread(_stamp, settings)
+                self.read_at[settings.name] = now
+                found = (file, self.closures.get(settings.name, ()))
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:
                     await self._renew(settings, target, now)
                     renewed_at, stamp = now, found
@@ -99,7 +106,8 @@ class CalibrationWatch:
     async def _renew(self, settings: QpuSettings, target: Target, now: datetime) -> None:
         """Expand the calendar anew; the old one stays in force if that fails."""
         try:
-            calendar = await asyncio.to_thread(calendar_of, settings, target, now)
+            more = self.closures.get(settings.name, ())
+            calendar = await asyncio.to_thread(calendar_of, settings, target, now, more=more)
         except ConfigError as error:
             _log.warning("QPU %s keeps the calendar it had: %s", settings.name, error)
             return

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.grants import Grant
+from orchestrator.broker.core.rules import Window
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
 from orchestrator.broker.runtime.event_loop import EventLoop
 from orchestrator.config.slurm_access import SlurmAccess
@@ -19,7 +20,7 @@ from orchestrator.config.slurm_access import SlurmAccess
 __all__ = ["Allocations", "GrantState", "GrantWatch", "NotGranted"]
 
 _log = logging.getLogger(__name__)
-# A watch that nothing wakes still looks so often: its clock may have been set.
+# Reservations are read so often, and a watch that nothing wakes looks so often.
 _LONGEST_S = 60.0
 
 
@@ -42,6 +43,10 @@ class Allocations(Protocol):
         """Return how each grant stands, by one query for all of them."""
         ...
 
+    def closures(self) -> Mapping[str, tuple[Window, ...]]:
+        """Return the maintenance that Slurm has reserved, by QPU."""
+        ...
+
 
 @dataclass(eq=False)
 class GrantWatch:
@@ -56,6 +61,8 @@ class GrantWatch:
     allocations: Allocations | None  # None where Slurm is not to be asked
     answered_at: datetime | None = None
     error: str | None = None  # why the last query failed, None after an answer
+    closures: dict[str, tuple[Window, ...]] = field(default_factory=dict)  # by QPU
+    _closures_at: datetime | None = None
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _confirmed_at: dict[Grant, datetime] = field(default_factory=dict)
     _task: asyncio.Task[None] | None = None
@@ -77,6 +84,7 @@ class GrantWatch:
 
     async def _watch(self, allocations: Allocations) -> None:
         while True:
+            await self._read_closures(allocations)
             bound = {g for g in self.events.state.bound() if g.qpu in self.accesses}
             pause_s = min((self.accesses[grant.qpu].check_s for grant in bound), default=_LONGEST_S)
             if bound:
@@ -104,6 +112,18 @@ class GrantWatch:
             return {}
         self.answered_at, self.error = self.events.clock(), None
         return found
+
+    async def _read_closures(self, allocations: Allocations) -> None:
+        now = self.events.clock()
+        if self._closures_at is not None and now - self._closures_at < timedelta(
+            seconds=_LONGEST_S
+        ):
+            return
+        self._closures_at = now
+        try:
+            self.closures.update(await asyncio.to_thread(allocations.closures))
+        except Exception as error:  # noqa: BLE001  # those that are known stay in force
+            _log.info("Slurm's reservations cannot be read: %s", error)
 
     async def _note(self, grant: Grant, found: GrantState) -> None:
         """Post what has changed of a grant."""

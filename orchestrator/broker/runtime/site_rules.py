@@ -74,14 +74,18 @@ def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
 
 
 def calendar_of(
-    settings: QpuSettings, target: Target | None, now: datetime, ahead: timedelta = _AHEAD
+    settings: QpuSettings,
+    target: Target | None,
+    now: datetime,
+    ahead: timedelta = _AHEAD,
+    more: Iterable[Window] = (),
 ) -> Calendar:
-    """Return a QPU's windows from two days ago on: of the site file, its calendar, its target.
+    """Return a QPU's windows from two days ago on: of the site file, its calendar, its target, more.
 
     Without a target, its quality windows are missing. Raises `ConfigError` for a bad calendar.
     """
     schedule, since, until = settings.schedule, now - _PAST, now + ahead
-    windows = windows_between(schedule.window, since, until)
+    windows = [*windows_between(schedule.window, since, until), *more]
     if schedule.calendar is not None:
         windows += closures_of_file(schedule.calendar, since, until)
     if target and not any(window.kind == "quality" for window in schedule.window):

@@ -14,7 +14,7 @@ from orchestrator.wording import counted
 if TYPE_CHECKING:
     from orchestrator.broker.client.status import QpuStatus
 
-__all__ = ["Reason", "broker_status", "drain", "resume"]
+__all__ = ["Reason", "broker_status", "drain", "ready", "resume"]
 
 _QpuName = Annotated[str, typer.Argument(metavar="QPU")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the ledger.")]
@@ -42,6 +42,45 @@ def broker_status(site: SiteFile = None, as_json: Json = False) -> None:
         columns = ("QPU", "backend", "state", "queued", "open tasks", "reason")
         tabulate((*columns, "calendar", "predictions"), map(_status_row, qpus))
     raise typer.Exit(0 if health.status == "ok" else 1)
+
+
+def ready(
+    qpu: _QpuName,
+    qubits: Annotated[int, typer.Option("--qubits", min=1, help="Size of the job.")] = 1,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.0, help="QPU-seconds of the job.")
+    ] = 0.0,
+    site: SiteFile = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a QPU works and has room for a job, without reserving it; exit 1 if not."""
+    from pydantic_core import to_jsonable_python
+
+    from orchestrator.application.service import open_service
+
+    with closing(open_service(site=site)) as broker:
+        found = broker.readiness(qpu, qubits=qubits, seconds=seconds)
+    if as_json:
+        print_json(to_jsonable_python(found))
+    else:
+        age, slurm = found.age_s, found.slurm_at
+        facts(
+            {
+                "operational": _answer(found.operational, found.operational_reason),
+                "room": _answer(found.has_room, found.room_reason),
+                "heard of the QPU": "never" if age is None else f"{age:.0f} s ago",
+                "heard of Slurm": None if slurm is None else f"{slurm:%H:%M:%S} UTC",
+                "Slurm's fault": found.slurm_error,
+            },
+            title=f"QPU {qpu}",
+        )
+    raise typer.Exit(0 if found.operational and found.has_room else 1)
+
+
+def _answer(answer: bool | None, reason: str | None) -> str:
+    if answer is None:
+        return "not known"
+    return "yes" if answer else f"no: {reason}"
 
 
 def drain(qpu: _QpuName, reason: Reason, site: SiteFile = None, as_json: Json = False) -> None:
