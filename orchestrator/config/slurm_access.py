@@ -14,7 +14,6 @@ __all__ = ["SlurmAccess"]
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$"
 _COUNTED = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*(:[A-Za-z0-9_.+-]+)*$"
-_REMOTE = r"^[A-Za-z0-9_][A-Za-z0-9_.+-]*@[A-Za-z0-9_][A-Za-z0-9_.+-]*$"
 _Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=100)]
 _Counted = Annotated[str, StringConstraints(pattern=_COUNTED, max_length=100)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -54,11 +53,6 @@ class SlurmAccess(ConfigTable):
         description="longest time that one job holds the QPU, such as `10 min` or `1-12:00:00`",
         examples=["'10 min'"],
     )
-    qfw: bool = Field(
-        default=False,
-        description="whether the cluster has the plugin qfw-slurm, so that jobs state `--qpu` and "
-        "bounds of the circuits",
-    )
     check_s: _Seconds = Field(
         default=5.0, description="seconds between two queries whether the jobs still run"
     )
@@ -71,12 +65,6 @@ class SlurmAccess(ConfigTable):
         default=True,
         description="whether Slurm's reservations with the flag MAINT close the QPU, those that have "
         "its licence, its GRES or all nodes of its partition",
-    )
-    publish: Annotated[str, StringConstraints(pattern=_REMOTE, max_length=200)] | None = Field(
-        default=None,
-        description="remote licence, `NAME@SERVER`, whose use the broker service reports to Slurm; "
-        "needs the right to change resources with sacctmgr",
-        examples=["'vlq_slots@hpcqc'"],
     )
 
     @model_validator(mode="after")

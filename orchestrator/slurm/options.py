@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Self, TypeVar
@@ -12,50 +11,13 @@ from pydantic_core import PydanticCustomError
 
 from backends.suggestions import did_you_mean
 from orchestrator.config.bounds import ConfigTable
+from orchestrator.config.durations import Walltime
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import ComputeSettings, size_bytes
 
-__all__ = ["Walltime", "WorkerOptions", "duration", "worker_options"]
+__all__ = ["WorkerOptions", "worker_options"]
 
 _Table = TypeVar("_Table", bound=ConfigTable)
-_UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)\b\s*")
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?")
-
-
-def duration(text: str) -> timedelta:
-    """Return a time such as ``90 min`` or ``1 h 30 min``, or Slurm's ``1-12:00:00``.
-
-    Raises ``ValueError``.
-
-    >>> duration("1 h 30 min"), duration("1-12:00"), duration("0:10:00")
-    (datetime.timedelta(seconds=5400), datetime.timedelta(days=1, seconds=43200), datetime.timedelta(seconds=600))
-    """
-    stated = text.strip()
-    clock = _CLOCK.fullmatch(stated)
-    if clock is not None:
-        days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
-        found = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
-    elif stated and not _AMOUNT.sub("", stated):
-        found = timedelta(
-            seconds=sum(float(n) * _UNITS[unit] for n, unit in _AMOUNT.findall(stated))
-        )
-    else:
-        raise ValueError(f"{text!r} is not a time; give one such as '90 min' or '1-12:00:00'")
-    if not found:
-        raise ValueError(f"{text!r} is no time at all; give one such as '10 min'")
-    return found
-
-
-def _duration_of(value: Any) -> Any:
-    if isinstance(value, timedelta):
-        return value
-    try:
-        if not isinstance(value, str):
-            raise TypeError
-        return duration(value)
-    except (TypeError, ValueError):
-        raise PydanticCustomError("duration", "a time such as '90 min' or '1-12:00:00'") from None
 
 
 def _bytes_of(value: Any) -> Any:
@@ -69,7 +31,6 @@ def _bytes_of(value: Any) -> Any:
         raise PydanticCustomError("size", "an amount of memory such as '8 GiB'") from None
 
 
-Walltime = Annotated[timedelta, BeforeValidator(_duration_of, json_schema_input_type=str)]
 _Memory = Annotated[int, Field(ge=1), BeforeValidator(_bytes_of, json_schema_input_type=str)]
 _Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 

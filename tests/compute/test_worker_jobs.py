@@ -10,10 +10,11 @@ import pytest
 from orchestrator.compute.api import Demand
 from orchestrator.compute.worker import WorkerSpec
 from orchestrator.compute.worker_jobs import JobFolder, allocation, fits_worker, lacking
+from orchestrator.config.durations import duration
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import ComputeSettings
 from orchestrator.slurm import Partition
-from orchestrator.slurm.options import WorkerOptions, duration, worker_options
+from orchestrator.slurm.options import WorkerOptions, worker_options
 
 PARTITIONS = {
     "batch": Partition(

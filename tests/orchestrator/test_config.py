@@ -282,7 +282,7 @@ def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -
                 uncertain="fail",
                 longest_task_s=90.0,
                 schedule=schedule,
-                slurm=SlurmAccess(gres="qpu:1", walltime=timedelta(seconds=90), qfw=True),
+                slurm=SlurmAccess(gres="qpu:1", walltime=timedelta(seconds=90), maintenance=False),
             ),
             "c": QpuSettings(name="c", backend="x", options=options),
         },

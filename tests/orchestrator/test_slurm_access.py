@@ -26,7 +26,7 @@ def test_the_table_is_read(tmp_path) -> None:
     found = read(
         tmp_path,
         'gres = "qpu:vlq:1"\npartition = "quantum"\nlicense = "qpu_vlq:1"\nreservation = "r"\n'
-        'account = "a"\nqos = "q"\nwalltime = "1 h 30 min"\nqfw = true',
+        'account = "a"\nqos = "q"\nwalltime = "1 h 30 min"\nmaintenance = false',
     )
     assert found == SlurmAccess(
         gres="qpu:vlq:1",
@@ -36,7 +36,7 @@ def test_the_table_is_read(tmp_path) -> None:
         account="a",
         qos="q",
         walltime=timedelta(minutes=90),
-        qfw=True,
+        maintenance=False,
     )
 
 
@@ -50,7 +50,6 @@ def test_the_table_is_read(tmp_path) -> None:
         ('gres = "qpu:1"\nwalltime = "soon"', "walltime"),
         ('gres = "qpu:1"\nwalltime = 10', "walltime"),
         ('gres = "qpu:1"\ncheck_s = 0.0', "check_s"),
-        ('gres = "qpu:1"\npublish = "slots"', "publish"),
         ('account = "chem"', "qpu.aer.slurm"),
     ],
 )
