@@ -18,12 +18,31 @@ if TYPE_CHECKING:
 __all__ = ["config_check", "config_lines", "config_show"]
 
 
-def config_show(site: SiteFile = None, setting: Settings = None, as_json: Json = False) -> None:
+def config_show(
+    site: SiteFile = None,
+    setting: Settings = None,
+    job_script: Annotated[
+        bool,
+        typer.Option(
+            "--job-script", help="Print the batch script of a worker job on Slurm instead."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show the configuration in force and where it was found."""
     from orchestrator.config.loading import load_site
     from orchestrator.provenance.record import site_document
 
     found = load_site(site, setting or ())
+    if job_script:
+        from orchestrator.application.job_script import worker_job_script
+
+        text = worker_job_script(found)
+        if as_json:
+            print_json({"job_script": text})
+        else:
+            say(text.removesuffix("\n"))
+        return
     if as_json:
         print_json(site_document(found))
         return
