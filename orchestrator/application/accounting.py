@@ -201,9 +201,10 @@ class _Reading:
             self._settle(slurm)
         except (SlurmRefused, SlurmUnavailable) as error:
             self.books = replace(self.books, attempts=None)
-            self.notes.append(
-                f"Slurm's accounting could not be read, what Slurm's jobs used is missing: {error}"
-            )
+            if needed:
+                self.notes.append(
+                    f"Slurm's accounting could not be read, what its jobs used is missing: {error}"
+                )
 
     def _quantum(self) -> list[QuantumUse]:
         if self.site.broker.url is None:

@@ -136,8 +136,9 @@ def day(slurm: SlurmForTests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "flow.py").write_text(FLOW)
     (tmp_path / "site.toml").write_text(SITE)
     found = Day(slurm=slurm, folder=tmp_path, site=tmp_path / "site.toml", numbers={})
-    for run in ("day-1", "day:2"):
-        found.hpcqc("run", "flow.py", "--site", "site.toml", "--run-id", run, "--out", run)
+    for run, coupling in (("day-1", "multiplexed"), ("day:2", "exclusive")):
+        where = ("--site", "site.toml", "--run-id", run, "--out", run)
+        found.hpcqc("run", "flow.py", *where, "--coupling", coupling)
     numbers = found.numbers
     numbers["requeued"] = found.submit("day-1", "worker", "--requeue")
     until(lambda: f"{numbers['requeued']} RUNNING" in str(slurm.queue()), slurm.queue)
@@ -182,6 +183,8 @@ def test_a_day_of_mixed_runs_equals_sacct_and_the_ledger(day: Day) -> None:
     assert figures(own.total) == day.sums(User="root")
     assert {row.group for row in own.rows} == {"day-1", "day:2", "day-lost"}
     assert {row.group for row in everything["flow"].rows} == {"mixed", ""}
+    couplings = {row.group for row in everything["coupling"].rows}
+    assert couplings == {"multiplexed", "exclusive", ""}
     assert {(one.slurm_job, str(one.kind)) for one in own.differences} == {
         (day.numbers["qpu"], "qpu-without-jobs"),
         (day.numbers["lost"], "no-run"),
@@ -220,6 +223,9 @@ def _is_measured_in_its_record(day: Day) -> None:
     assert jobs_of_stages == {"classical": of["worker"].id, "quantum": of["qpu"].id}
     assert {job.slurm_job for job in record.jobs} == {of["qpu"].id}
     assert "Slurm jobs" in draw_report(record, None).page.decode()
+    exclusive = read_record(day.folder / "day:2").slurm
+    assert exclusive is not None
+    assert exclusive.worker_node_s == exclusive.qpu_held_s == exclusive.node_s / 2
 
 
 def test_accounting_that_is_away_is_named_and_never_zero(
