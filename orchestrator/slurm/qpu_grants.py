@@ -111,20 +111,26 @@ def grant_state(
     ends = min((job.ends_by for job in found if job.ends_by is not None), default=None)
     if ends is not None and ends - now <= timedelta(seconds=2 * access.check_s):
         return GrantState(state="ended", reason=f"the walltime of {what} is over; ask for more")
-    lacking = [lacks(job, access) for job in found]
-    if all(lacking):
-        return GrantState(state="ended", reason=f"{what} of {grant.qpu!r} {lacking[0]}")
+    lacking = lacks(found[0], access, *found[1:])
+    if lacking:
+        return GrantState(state="ended", reason=f"{what} of {grant.qpu!r} {lacking}")
     return GrantState(state="holds")
 
 
-def lacks(job: SlurmJob, access: SlurmAccess) -> str:
-    """Return what a running job lacks of a QPU, as the rest of a sentence; empty for nothing."""
-    if access.gres is not None and not _has_gres(job, access.gres):
+def lacks(job: SlurmJob, access: SlurmAccess, *components: SlurmJob) -> str:
+    """Return what a running job lacks of a QPU, as the rest of a sentence; empty for nothing.
+
+    components: further ones of a heterogeneous job. Its first one has the licences, another one the
+    node with the GRES.
+    """
+    together = (job, *components)
+    if access.gres is not None and not any(_has_gres(one, access.gres) for one in together):
         return (
             f"does not hold the GRES {access.gres!r}; submit it with --gres={access.gres}. If it "
             "does, let slurm.conf list the GRES in AccountingStorageTRES"
         )
-    if access.license is not None and not _has_licence(job, access.license):
+    licence = access.license
+    if licence is not None and not any(_has_licence(one, licence) for one in together):
         lost = (
             ". A job that was requeued loses its licences in Slurm 25.05.0 to 25.05.8 and 25.11.0 "
             "to 25.11.6"
@@ -135,7 +141,8 @@ def lacks(job: SlurmJob, access: SlurmAccess) -> str:
             f"does not hold the licence {access.license!r}; submit it with "
             f"--licenses={access.license}{lost}"
         )
-    if access.gres or access.license or access.partition in (None, job.partition):
+    partitions = {None, *(one.partition for one in together)}
+    if access.gres or access.license or access.partition in partitions:
         return ""
     return f"runs in partition {job.partition!r}; expected {access.partition!r}"
 

@@ -266,7 +266,8 @@ class QpuJobs:
     def _has(self, job: int, access: SlurmAccess) -> bool:
         """Whether the job of this process holds the QPU, in any of its components."""
         found = self._slurm.jobs({job}).values()
-        return any(not lacks(one, access) for one in found if job in (one.id, one.leader))
+        own = [one for one in found if job in (one.id, one.leader)]
+        return bool(own) and not lacks(own[0], access, *own[1:])
 
     def _earlier(self, settings: QpuSettings) -> tuple[int, int] | None:
         """Return number and id of a job that an earlier process of the run left for this QPU."""

@@ -73,6 +73,13 @@ def test_one_component_of_a_heterogeneous_job_is_enough() -> None:
     assert grant_state(GRANT, [over, qpu], ACCESS, NOW).state == "ended"
 
 
+def test_licence_and_gres_may_be_of_different_components() -> None:
+    nodes = replace(JOB, leader=7, tres="cpu=4,node=1")
+    qpu = replace(JOB, id=8, leader=7, licenses="")
+    assert grant_state(GRANT, [nodes, qpu], ACCESS, NOW).state == "holds"
+    assert grant_state(GRANT, [replace(nodes, licenses=""), qpu], ACCESS, NOW).state == "ended"
+
+
 def test_a_requeued_job_without_its_licence_names_the_versions() -> None:
     assert "25.11.6" in lacks(replace(JOB, licenses="", restarts=1), ACCESS)
     assert "25.11.6" not in lacks(replace(JOB, licenses=""), ACCESS)
