@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,6 +33,15 @@ __all__ = ["SlurmDask"]
 
 T = TypeVar("T")
 _PATIENCE_S = 10.0
+
+
+@dataclass(slots=True)
+class _Stages:
+    """Stages with equal demands. pools: how many there are. free: those that a stage has left."""
+
+    waiting: int = 0
+    pools: int = 0
+    free: list[str] = field(default_factory=list)
 
 
 class SlurmDask:
@@ -64,6 +74,8 @@ class SlurmDask:
         self._faults: dict[str, ComputeError] = {}
         self._pools: dict[str, set[Future[Any]]] = {}
         self._allocations = 0
+        self._turn = threading.Condition(self._lock)
+        self._stages: dict[Demand, _Stages] = {}
 
     @staticmethod
     def lacks(settings: ComputeSettings, demand: Demand) -> dict[str, str]:
@@ -119,7 +131,11 @@ class SlurmDask:
         return self._faults.get(SHARED) or self._failed_start
 
     def separate_stages(self, separate: bool = True) -> None:
-        """Give each stage an allocation of its own, which ends with it, or end that."""
+        """Give each stage an allocation of its own, or end that.
+
+        It ends with the stage unless an equal one waits, which takes it over. Of allocations that
+        are as large as a shared worker job there are ``nodes_max`` at a time.
+        """
         self._separate = separate
 
     def client(self) -> Client:
@@ -171,9 +187,10 @@ class SlurmDask:
 
     def close(self) -> None:
         """Cancel the worker jobs, end client and scheduler; closing twice does nothing."""
-        with self._lock:
+        with self._turn:
             self._closed = True
             client, self._client = self._client, None
+            self._turn.notify_all()
         self._reconciler.close()
         self._connected.set()
         if client is not None:
@@ -224,19 +241,54 @@ class SlurmDask:
                 self._want_shared()
             yield SHARED
             return
-        with self._lock:
-            self._allocations += 1
-            pool = f"stage-{self._allocations}"
-            self._pools[pool] = set()
-        wanted = allocation(self._options, demand, pool=pool, partitions=self._cluster())
-        self._reconciler.want(wanted, 1)
+        pool = self._acquire(demand)
         try:
             yield pool
         finally:
-            self._reconciler.drop(pool)
-            with self._lock:
-                del self._pools[pool]
-                self._faults.pop(pool, None)
+            self._hand_on(demand, pool)
+
+    def _acquire(self, demand: Demand) -> str:
+        """Return a pool for one stage: one that an equal stage has left, or a new one."""
+        most = self._options.nodes_max if fits_worker(self._options, demand) else math.inf
+        with self._turn:
+            stages = self._stages.setdefault(demand, _Stages())
+            stages.waiting += 1
+            while not (stages.free or stages.pools < most or self._closed):
+                self._turn.wait()
+            stages.waiting -= 1
+            if self._closed:
+                raise ComputeError("the workers were shut down")
+            if stages.free:
+                return stages.free.pop()
+            stages.pools += 1
+            self._allocations += 1
+            pool = f"stage-{self._allocations}"
+            self._pools[pool] = set()
+        try:
+            wanted = allocation(self._options, demand, pool=pool, partitions=self._cluster())
+        except BaseException:
+            self._forget(demand, pool)
+            raise
+        self._reconciler.want(wanted, 1)
+        return pool
+
+    def _hand_on(self, demand: Demand, pool: str) -> None:
+        """Leave a pool to an equal stage that waits; without one, end it."""
+        with self._turn:
+            stages = self._stages[demand]
+            if stages.waiting > len(stages.free) and pool not in self._faults:
+                stages.free.append(pool)
+                self._turn.notify_all()
+                return
+        self._reconciler.drop(pool)
+        self._forget(demand, pool)
+
+    def _forget(self, demand: Demand, pool: str) -> None:
+        with self._turn:
+            self._stages[demand].pools -= 1
+            del self._pools[pool]
+            self._faults.pop(pool, None)
+            self._turn.notify_all()
 
     def _cluster(self) -> Mapping[str, Partition]:
         try:

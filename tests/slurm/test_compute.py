@@ -8,6 +8,8 @@ import stat
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -158,6 +160,29 @@ def test_each_stage_can_have_an_allocation_that_ends_with_it(opened, slurm) -> N
     compute.want(0)
     assert ran(compute, job_id) != ran(compute, job_id)
     until(lambda: not ours(slurm, "RUNNING", "PENDING"))
+
+
+def test_stages_that_wait_take_over_allocations(opened, slurm) -> None:
+    compute = opened(nodes_max=2)
+    compute.separate_stages()
+    compute.want(0)
+    with ThreadPoolExecutor(6) as pool:
+        used = list(pool.map(lambda _: ran(compute, job_id), range(6)))
+    assert len(set(used)) == 2
+    until(lambda: not ours(slurm, "RUNNING", "PENDING"))
+
+
+def test_a_stage_that_waits_for_an_allocation_ends_with_the_workers(opened, slurm) -> None:
+    compute = opened(nodes_max=1)
+    compute.separate_stages()
+    compute.want(0)
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(ran, compute, time.sleep, 600) for _ in range(2)]
+        until(lambda: ours(slurm, "RUNNING"))
+        compute.close()
+        for call in calls:
+            with pytest.raises(ComputeError):
+                call.result()
 
 
 def test_a_stage_that_no_shared_worker_can_serve_gets_its_own_allocation(opened) -> None:
