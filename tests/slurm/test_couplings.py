@@ -1,0 +1,132 @@
+"""One flow in each coupling on a real Slurm: which jobs it had, by Slurm's accounting."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.identity import SlurmTag
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.states import AccountedJob
+from tests.patience import until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+SITE = """
+[compute.cluster]
+kind = "slurm"
+options = { partition = "classical", memory = "500 MiB", nodes_min = 1, nodes_max = 2, interface = "lo", walltime = "10 min" }
+[qpu.vlq]
+backend = "aer"
+slurm = { gres = "qpu:1", partition = "quantum" }
+"""
+FLOW = """
+import time
+from prefect import flow
+from hpcqc import classical, quantum
+
+@classical(nodes=(1, 2))
+def cluster(n):
+    return n + 1
+
+@quantum
+def solve(qpu, n):
+    time.sleep(6)
+    return n + 1
+
+@classical
+def judge(n):
+    return n + 1
+
+@flow
+def loop():
+    return judge(solve(cluster(0)))
+"""
+
+
+@pytest.fixture
+def run(slurm, tmp_path: Path) -> Callable[[str], tuple[dict, list[AccountedJob]]]:
+    (tmp_path / "site.toml").write_text(SITE)
+    (tmp_path / "loop.py").write_text(FLOW)
+
+    def run_coupled(coupling: str) -> tuple[dict, list[AccountedJob]]:
+        name = f"test-{coupling}-{tmp_path.parent.name}-{tmp_path.name}"
+        command = [sys.executable, "-m", "orchestrator.cli", "run", "loop.py:loop"]
+        command += ["--site", "site.toml", "--coupling", coupling, "--run-id", name, "--out", "out"]
+        environment = {**slurm.environment, "XDG_STATE_HOME": str(tmp_path / "state")}
+        ended = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        until(lambda: not any(name[:20] in line for line in slurm.queue()), slurm.queue)
+
+        def of_run() -> list[AccountedJob]:
+            jobs = Slurm().accounting()
+            return [j for j in jobs if j.tag is not None and j.tag.run == name]
+
+        until(lambda: of_run() and all(j.ended_at for j in of_run()), of_run)
+        assert json.loads((tmp_path / "out" / "result.json").read_text()) == 3
+        return json.loads((tmp_path / "out" / "run.json").read_text()), of_run()
+
+    return run_coupled
+
+
+def purposes(jobs: list[AccountedJob]) -> list[str]:
+    tags = [job.tag for job in jobs]
+    return sorted(tag.purpose for tag in tags if isinstance(tag, SlurmTag))
+
+
+def quantum_stage(record: dict) -> dict:
+    return next(stage for stage in record["stages"] if stage["kind"] == "quantum")
+
+
+def test_exclusive_is_one_job_with_nodes_and_qpu(run) -> None:
+    record, jobs = run("exclusive")
+    assert record["coupling"]["chosen"] == "exclusive"
+    assert sorted(job.node_count for job in jobs) == [1, 2]
+    assert sum(job.tres.get("gres/qpu", 0) for job in jobs) == 1
+    assert len({job.started_at for job in jobs}) == 1  # two components of one job
+
+
+def test_split_has_a_job_for_each_stage(run) -> None:
+    record, jobs = run("split")
+    assert purposes(jobs) == ["qpu", "stage", "stage"]
+    began = quantum_stage(record)["started_at"]
+    first, second = sorted(
+        (job for job in jobs if job.tag.purpose == "stage"), key=lambda job: job.id
+    )
+    assert first.ended_at is not None
+    assert second.submitted_at is not None
+    assert second.submitted_at.isoformat() > began
+
+
+def test_multiplexed_keeps_its_workers(run) -> None:
+    _, jobs = run("multiplexed")
+    assert purposes(jobs) == ["qpu", "worker", "worker"]
+
+
+def test_malleable_gives_a_node_back_in_the_quantum_stage(run) -> None:
+    _, jobs = run("malleable")
+    assert purposes(jobs) == ["qpu", "worker", "worker"]
+    (held,) = [job for job in jobs if job.tag.purpose == "qpu"]
+    ends = sorted(job.ended_at for job in jobs if job.tag.purpose == "worker")
+    # In whole seconds, and the last stage takes no time.
+    assert ends[0] < held.ended_at <= ends[1]
+
+
+def test_auto_says_what_it_expects(run) -> None:
+    record, _ = run("auto")
+    coupling = record["coupling"]
+    assert coupling["automatic"]
+    assert coupling["chosen"] in coupling["predicted"]
