@@ -72,6 +72,7 @@ _REASONS = {
     "cancelled": "interrupted: cancelled",
     "walltime": "interrupted: walltime",
     "preempted": "interrupted: preempted",
+    "requeued": "interrupted: requeued",
 }
 
 

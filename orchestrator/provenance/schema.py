@@ -186,7 +186,8 @@ class RecordedAttempt(RecordPart):
     slurm_job: int | None = None
     """Slurm job in which the process ran"""
     reason: str | None = None
-    """why it was interrupted: `user`, `cancelled`, `walltime` or `preempted`"""
+    """why it was interrupted: `user`, `cancelled`, `walltime`, `preempted` (with notice) or
+    `requeued` (also by a preemption without notice)"""
 
 
 class RecordedQpu(RecordPart):

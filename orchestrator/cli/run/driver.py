@@ -19,12 +19,14 @@ from orchestrator.cli.run.progress import Terminal
 if TYPE_CHECKING:
     from orchestrator.application.batch import DriverRequest
     from orchestrator.application.execution import RunExecution
+    from orchestrator.slurm import SlurmJob
 
 __all__ = ["Driver", "main"]
 
 _CLOSE_S = 20.0  # for workers, the record and the next job, of the time before the walltime ends
 _LEAST_CLOSE_S = 10.0
 _LOOK_EVERY_S = 5.0
+_EARLY = timedelta(seconds=65)  # Slurm may send the signal a minute earlier than it was asked
 
 
 class Driver(Terminal):
@@ -33,16 +35,27 @@ class Driver(Terminal):
     def __init__(self, asked: DriverRequest, state_dir: Path) -> None:
         super().__init__()
         self._asked, self._state_dir = asked, state_dir
+        self._ends_by: datetime | None = None
+
+    def start(self, run: RunExecution) -> None:
+        """Begin to show a run."""
+        job = _own_job()
+        self._ends_by = None if job is None else job.ends_by
+        super().start(run)
 
     def interrupted(self, interrupt: KeyboardInterrupt, run: RunExecution) -> None:
         """End the run; unless somebody cancelled it, let the next job continue it."""
-        reason = self._reason()
-        goes_on = reason in ("walltime", "preempted")
-        finish_s = max(0.0, self._left_s() - _CLOSE_S) if goes_on else None
+        now = _own_job()
+        left_s = self._left_s(now)
+        reason = self._reason(now, left_s)
+        goes_on = reason in ("walltime", "preempted", "requeued")
+        finish_s = None
+        if goes_on:  # a job that is requeued has no time left, and how little is not known
+            finish_s = 0.0 if reason == "requeued" else max(0.0, left_s - _CLOSE_S)
 
         def record() -> None:
             run.record_interrupt(reason)
-            if goes_on:
+            if goes_on and reason != "requeued":
                 self._continue()
 
         words = (
@@ -56,34 +69,37 @@ class Driver(Terminal):
             close_s=_LEAST_CLOSE_S + (finish_s or 0.0),
         )
 
-    def _reason(self) -> str:
+    def _reason(self, now: SlurmJob | None, left_s: float) -> str:
         """Return why this process is to end, as attempts have it."""
         from orchestrator.application.register import cancel_requested
-        from orchestrator.slurm import Slurm, SlurmRefused, SlurmState, SlurmUnavailable, this_job
+        from orchestrator.slurm import SlurmState, this_job
 
-        if cancel_requested(self._state_dir, self._asked.run):
+        job, batch = this_job(), self._asked.batch
+        if now is None or job is None or cancel_requested(self._state_dir, self._asked.run):
             return "cancelled"
-        job = this_job()
-        if job is None:
-            return "user"
-        if job.ends_by is not None and self._left_s() <= _warning_s(self._asked):
-            return "walltime"
-        try:
-            now = Slurm(timeout_s=5.0, patience_s=5.0).jobs([job.id]).get(job.id)
-        except (SlurmUnavailable, SlurmRefused):
-            return "user"
-        # A job that is preempted with notice runs on for a while; one that is cancelled does not.
-        if now is not None and now.state is SlurmState.RUNNING:
-            return "preempted"
-        return "cancelled"
+        if now.state is SlurmState.RUNNING:  # for a while yet, so this is a notice
+            is_earlier = (
+                now.ends_by is not None
+                and self._ends_by is not None
+                and now.ends_by < self._ends_by - _EARLY
+            )
+            near = left_s <= (batch.grace + _EARLY).total_seconds()
+            return "walltime" if near and not is_earlier else "preempted"
+        # While a job completes, only this tells whether it waits again afterwards.
+        if now.restarts > job.restarts:
+            return "requeued"
+        lasted = datetime.now(UTC) - (now.started_at or datetime.now(UTC))
+        return (
+            "walltime" if batch.walltime is not None and lasted >= batch.walltime else "cancelled"
+        )
 
-    def _left_s(self) -> float:
-        from orchestrator.slurm import this_job
-
-        job = this_job()
-        if job is None or job.ends_by is None:
+    def _left_s(self, now: SlurmJob | None) -> float:
+        """Return how many seconds of the walltime are left; while a job completes, none."""
+        if now is None or now.state.value != "RUNNING":
+            return 0.0
+        if now.ends_by is None:
             return self._asked.batch.grace.total_seconds()
-        return (job.ends_by - datetime.now(UTC)).total_seconds()
+        return (now.ends_by - datetime.now(UTC)).total_seconds()
 
     def _continue(self) -> None:
         from orchestrator.application.batch import continue_driver, driver_job
@@ -132,10 +148,15 @@ def _drive(asked: DriverRequest, state_dir: Path) -> int:
     return print_outcome(execute(asked.run_request(), Driver(asked, state_dir)), as_json=False)
 
 
-def _warning_s(asked: DriverRequest) -> float:
-    """Return within how many seconds of its end a job was signalled because of it."""
-    # Slurm sends the signal up to a minute early.
-    return (asked.batch.grace + timedelta(seconds=65)).total_seconds()
+def _own_job() -> SlurmJob | None:
+    """Return what Slurm says of the job of this process, None if it does not answer."""
+    from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, this_job
+
+    job = this_job()
+    try:
+        return None if job is None else Slurm(timeout_s=5.0, patience_s=5.0).jobs([job.id])[job.id]
+    except (KeyError, SlurmUnavailable, SlurmRefused):
+        return None
 
 
 if __name__ == "__main__":
