@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
     from orchestrator.identity import SlurmTag
+    from orchestrator.slurm.allocation import AllocationSteps
     from orchestrator.slurm.client import Slurm
     from orchestrator.slurm.states import SlurmJob
 
@@ -59,7 +60,7 @@ class Reconciler:
     on_notice: called with a sentence for the user, when there is something new to say.
     """
 
-    slurm: Slurm
+    slurm: Slurm | AllocationSteps
     folder: JobFolder
     on_failure: Callable[[str, ComputeError], None]
     on_notice: Callable[[str], None]

@@ -20,7 +20,9 @@ from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_t
 from orchestrator.compute.worker_jobs import SHARED, JobFolder, allocation, fits_worker, lacking
 from orchestrator.config.environment import state_dir
 from orchestrator.config.site import ComputeSettings
+from orchestrator.slurm.allocation import AllocationSteps
 from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.environment import this_job
 from orchestrator.slurm.errors import SlurmUnavailable
 from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import worker_options
@@ -29,7 +31,7 @@ from orchestrator.slurm.script import JobResources
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-__all__ = ["SlurmDask"]
+__all__ = ["SlurmDask", "own_allocation"]
 
 T = TypeVar("T")
 _PATIENCE_S = 10.0
@@ -59,7 +61,7 @@ class SlurmDask:
         self._folder = JobFolder(run=self._run.id, path=folder, options=self._options)
         self._process = ClusterProcess({"workers": 0, "memory_per_worker": None, **self._host()})
         self._reconciler = Reconciler(
-            slurm=Slurm(patience_s=_PATIENCE_S),
+            slurm=own_allocation() or Slurm(patience_s=_PATIENCE_S),
             folder=self._folder,
             on_failure=self._on_failure,
             on_notice=self._run.on_notice or _ignore,
@@ -81,6 +83,11 @@ class SlurmDask:
     def lacks(settings: ComputeSettings, demand: Demand) -> dict[str, str]:
         """Return what neither a worker job nor an allocation of a stage's own can give."""
         options = worker_options(settings)
+        steps = own_allocation()
+        if steps is not None:
+            cores = max(options.cores, demand.cores_per_node)
+            gpus = max(options.gpus, demand.gpus)
+            return steps.lacks({"nodes": demand.nodes, "cores": cores, "gpus": gpus})
         if fits_worker(options, demand):
             return {}
         try:
@@ -309,6 +316,17 @@ class SlurmDask:
         fault = self._faults.get(pool)
         if fault is not None:
             raise ComputeError(str(fault))
+
+
+def own_allocation() -> AllocationSteps | None:
+    """Return the allocation that this process is in, None outside one.
+
+    The driver job of a run is none: it is small, and its workers are other jobs.
+    """
+    job = this_job()
+    if job is None or (job.name.startswith("hpcqc-") and job.name.endswith("-driver")):
+        return None
+    return AllocationSteps(job)
 
 
 @lru_cache(maxsize=1)

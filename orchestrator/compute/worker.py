@@ -141,7 +141,7 @@ def _nannies(spec: WorkerSpec, connection: Connection, scratch: str) -> list[Nan
 
     pair = DaskCredentials(certificate=connection.certificate, key=connection.key)
     here = this_job()
-    job, restarts, node = (here.id, here.restarts, here.node) if here else (0, 0, 0)
+    job, restarts, node = (here.worker or here.id, here.restarts, here.node) if here else (0, 0, 0)
     return [
         open_nanny(
             connection.address,

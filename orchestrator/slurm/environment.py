@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from orchestrator.config.environment import process_environment
 from orchestrator.slurm.node_lists import counts_of, nodes_of
 
-__all__ = ["ThisJob", "this_job"]
+__all__ = ["WORKER_NUMBER", "ThisJob", "this_job"]
+
+# The variable with the number of a worker that is a step: Slurm does not number those of one run.
+WORKER_NUMBER = "HPCQC_WORKER_NUMBER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,7 @@ class ThisJob:
         is_batch: Whether this process descends from a batch script; otherwise from ``salloc``.
         node: Number of this node among those of the job, from 0.
         step: Number of the step; None outside one.
+        worker: Number of a worker that is a step of a user's job; None for any other process.
         licenses: As asked for; empty where Slurm does not tell (before 23.02).
     """
 
@@ -40,6 +44,7 @@ class ThisJob:
     is_batch: bool = False
     node: int = 0
     step: int | None = None
+    worker: int | None = None
     name: str = ""
     partition: str = ""
     account: str = ""
@@ -87,6 +92,7 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
         is_batch=known.get("ENVIRONMENT") == "BATCH",
         node=_count(known.get("SLURM_NODEID", "")),
         step=int(step) if step.isdecimal() else None,
+        worker=_count(known.get(WORKER_NUMBER, "")) or None,
         name=known.get("SLURM_JOB_NAME", ""),
         partition=known.get("SLURM_JOB_PARTITION", ""),
         account=known.get("SLURM_JOB_ACCOUNT", ""),

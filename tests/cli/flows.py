@@ -1,6 +1,6 @@
 """Flows that several tests run."""
 
-__all__ = ["FLOW"]
+__all__ = ["FLOW", "LONG"]
 
 FLOW = """
 import numpy as np
@@ -33,4 +33,33 @@ def shares(points: int = 3, shots: int = 100):
         "plot": {"title": "shares", "x": list(range(points)), "series": [{"y": values}]},
         "values": np.array(values),
     }
+"""
+
+# One quantum job that takes minutes to simulate.
+LONG = """
+from prefect import flow, get_run_logger
+from qiskit import QuantumCircuit
+from hpcqc import classical, quantum
+
+
+@classical
+def before():
+    return 22
+
+
+@quantum
+def shots(qpu, width):
+    circuit = QuantumCircuit(width)
+    for _ in range(100):
+        for qubit in range(width):
+            circuit.rx(0.3, qubit)
+            circuit.cx(qubit, (qubit + 1) % width)
+    circuit.measure_all()
+    return qpu.sampler(seed=1).run([circuit], shots=10).result()[0].data.meas.num_shots
+
+
+@flow
+def long():
+    get_run_logger().warning("the flow has begun")
+    return shots(before())
 """

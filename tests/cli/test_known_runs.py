@@ -27,37 +27,8 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.provenance.schema import read_record
 from tests.architecture.source import ROOT
-from tests.cli.flows import FLOW
+from tests.cli.flows import FLOW, LONG
 from tests.patience import PATIENCE_S, until
-
-# One quantum job that takes minutes to simulate.
-LONG = """
-from prefect import flow, get_run_logger
-from qiskit import QuantumCircuit
-from hpcqc import classical, quantum
-
-
-@classical
-def before():
-    return 22
-
-
-@quantum
-def shots(qpu, width):
-    circuit = QuantumCircuit(width)
-    for _ in range(100):
-        for qubit in range(width):
-            circuit.rx(0.3, qubit)
-            circuit.cx(qubit, (qubit + 1) % width)
-    circuit.measure_all()
-    return qpu.sampler(seed=1).run([circuit], shots=10).result()[0].data.meas.num_shots
-
-
-@flow
-def long():
-    get_run_logger().warning("the flow has begun")
-    return shots(before())
-"""
 
 
 def begin(folder: Path, run: str) -> subprocess.Popen[str]:

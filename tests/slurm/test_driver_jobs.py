@@ -24,7 +24,7 @@ from orchestrator.config.loading import load_site
 from orchestrator.provenance.schema import RunRecord, read_record
 from orchestrator.retention import hold_run
 from orchestrator.slurm import Slurm, SlurmJob
-from tests.cli.test_known_runs import LONG
+from tests.cli.flows import LONG
 from tests.patience import until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
@@ -62,7 +62,7 @@ backend = "aer"
 grace = "30 s"
 """
 # Long enough to be disturbed in the middle.
-SLOW = {"points": 10, "pause_s": 1.0}
+SLOW = {"points": 6, "pause_s": 0.7}
 
 
 @pytest.fixture
@@ -156,9 +156,9 @@ def test_a_waiting_run_says_why_and_is_cancelled(here: Path) -> None:
     assert not (here / "hpcqc-runs" / "r1" / "run.json").exists()
 
 
-def test_a_run_is_cancelled_and_continued(here: Path) -> None:
+def test_a_run_is_cancelled(here: Path) -> None:
     submit("r1", SLOW)
-    until_stages("r1", 6)
+    until_stages("r1", 4)
     cancelled = cancel_run("r1")
     assert (cancelled.before, cancelled.process_ended) == ("running", True)
     assert live(Slurm()) == []
@@ -167,80 +167,52 @@ def test_a_run_is_cancelled_and_continued(here: Path) -> None:
     assert record.status == "interrupted"
     assert record.attempts[-1].reason == "cancelled"
     assert run_view("r1").state == "cancelled"
-    submit("r1", SLOW)
-    assert until_state("r1", "completed", "failed").state == "completed"
-    check_complete("r1", 10)
 
 
 def test_a_killed_driver_is_submitted_again(here: Path) -> None:
     submit("r1", SLOW)
-    until_stages("r1", 6)
+    until_stages("r1", 4)
     process = run_view("r1").process
     assert process is not None
     os.kill(process, signal.SIGKILL)
     until_state("r1", "killed")
     submit("r1", SLOW)
     assert until_state("r1", "completed", "failed").state == "completed"
-    assert len(check_complete("r1", 10).attempts) == 2
-
-
-def test_a_requeued_driver_goes_on(here: Path) -> None:
-    submitted = submit("r1", SLOW)
-    until_stages("r1", 6)
-    Slurm().requeue(submitted.slurm_job)
-    until(lambda: job_of("r1").restarts == 1)
-    assert until_state("r1", "completed", "failed").state == "completed"
-    record = check_complete("r1", 10)
-    assert [attempt.slurm_job for attempt in record.attempts] == [submitted.slurm_job] * 2
-    assert record.attempts[0].reason == "requeued"
+    assert len(check_complete("r1", 6).attempts) == 2
 
 
 def test_a_preempted_driver_goes_on(here: Path, slurm: Any) -> None:
     submit("r1", SLOW, settings=["batch.partition=scavenge"])
-    until_stages("r1", 6)
+    until_stages("r1", 4)
     node = job_of("r1").nodes[0]
     slurm.run(["sbatch", "-p", "classical", "-w", node, "--exclusive", "--wrap", "sleep 5"])
     until(lambda: job_of("r1").restarts == 1, story("r1"))
     assert until_state("r1", "completed", "failed").state == "completed"
-    assert check_complete("r1", 10).attempts[0].reason == "requeued"
+    assert check_complete("r1", 6).attempts[0].reason == "requeued"
 
 
-def test_a_driver_that_is_given_notice_goes_on(here: Path) -> None:
-    """As at a preemption with a grace time: SIGTERM, and the job runs on for a while."""
-    submitted = submit("r1", SLOW)
-    until_stages("r1", 6)
-    Slurm().cancel([submitted.slurm_job], signal="TERM")
-    until(lambda: job_of("r1").restarts == 1, story("r1"))
-    assert until_state("r1", "completed", "failed").state == "completed"
-    assert check_complete("r1", 10).attempts[0].reason == "preempted"
-
-
-def test_a_driver_goes_on_after_its_walltime(here: Path) -> None:
+def test_a_driver_goes_on_after_its_walltime_as_long_as_it_gets_on(here: Path) -> None:
     # Slurm looks at time limits every half minute, so this takes more than a minute.
-    walltime = ['batch.walltime="1 min"', 'batch.grace="45 s"']
-    submit("r1", {"points": 45, "pause_s": 1.0}, settings=walltime)
-    until(lambda: job_of("r1").restarts >= 1, story("r1"), pause_s=1.0)
-    until_state("r1", "completed", "failed")
-    record = check_complete("r1", 45)
-    assert {attempt.reason for attempt in record.attempts[:-1]} == {"walltime"}
-    assert len(record.attempts) >= 2
-
-
-def test_a_driver_that_gets_nowhere_is_not_continued(here: Path) -> None:
-    Path("stuck.py").write_text(LONG.replace("shots(before())", "shots(26)"))
-    walltime = ['batch.walltime="1 min"', 'batch.grace="50 s"']
+    Path("stuck.py").write_text(LONG.replace("shots(before())", "shots(2) + shots(26)"))
+    walltime = ['batch.walltime="1 min"', 'batch.grace="15 s"']
     submitted = submit_run("stuck.py:long", run_id="r1", settings=walltime)
+    until(lambda: job_of("r1").restarts == 1, story("r1"), pause_s=1.0)
+    until_state("r1", "running")
+    # The second attempt completes no stage.
     view = until_state("r1", "interrupted", "failed")
     assert view.reason == "interrupted: walltime"
     until(lambda: not live(Slurm()))
-    assert Slurm().jobs([submitted.slurm_job])[submitted.slurm_job].restarts == 0
+    assert job_of("r1").restarts == 1
     assert "no stage" in run_logs("r1")[submitted.output]
-    assert [job.state.value for job in jobs_of(load_site(), "r1")] == ["cancelled"]
+    first, second = jobs_of(load_site(), "r1")
+    assert (first.state.value, second.state.value) == ("completed", "cancelled")
+    assert starts("r1")[first.id] == 1
+    assert {attempt.reason for attempt in record_of("r1").attempts} == {"walltime"}
 
 
 def test_a_driver_cancelled_at_slurm_leaves_nothing(here: Path) -> None:
     submitted = submit("r1", SLOW)
-    until_stages("r1", 6)
+    until_stages("r1", 4)
     Slurm().cancel([submitted.slurm_job])
     until_state("r1", "cancelled")
     until(lambda: not live(Slurm()))
@@ -266,8 +238,8 @@ def test_what_a_driver_left_is_cancelled_by_the_next_command(here: Path) -> None
 
 
 def test_two_runs_at_once_have_nothing_in_common(here: Path) -> None:
-    jobs = {run: submit(run).slurm_job for run in ("r1", "r2", "r2-1")}
-    assert len(set(jobs.values())) == 3
+    jobs = {run: submit(run).slurm_job for run in ("r2", "r2-1")}
+    assert len(set(jobs.values())) == 2
     for run, job in jobs.items():
         assert until_state(run, "completed", "failed").state == "completed"
         assert record_of(run).attempts[0].slurm_job == job
