@@ -1,0 +1,254 @@
+"""Faults of a real Slurm under a run: its result stays, and quantum work happens once.
+
+Each test lets a flow wait in a classical stage between two quantum stages, breaks something, and lets
+the flow go on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.patience import PATIENCE_S, until
+from tests.private_slurm import SlurmForTests
+from tests.slurm.demo import Demo, keepers
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+@pytest.fixture
+def demo(slurm: SlurmForTests, tmp_path: Path) -> Iterator[Demo]:
+    demo = Demo(slurm, tmp_path)
+    demo.prepare()
+    yield demo
+    demo.abandon()
+
+
+def private(slurm: SlurmForTests) -> Path:
+    if slurm.root is None:
+        pytest.skip("an existing cluster is not for breaking")
+    return slurm.root
+
+
+def state_of(slurm: SlurmForTests, job: int) -> str:
+    return slurm.run(
+        ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"]
+    ).strip()
+
+
+def wait_until_over(slurm: SlurmForTests, job: int) -> None:
+    over = ("CANCELLED", "TIMEOUT", "PREEMPTED", "NODE_FAIL", "FAILED", "COMPLETED")
+    until(lambda: state_of(slurm, job) in over, lambda: state_of(slurm, job))
+
+
+def test_nothing_breaks(demo: Demo) -> None:
+    demo.prepare(granted=True)
+    demo.begin()
+    demo.started()
+    demo.end()
+    assert len(demo.starts) == 1
+
+
+def test_a_worker_job_is_cancelled_from_outside(demo: Demo, slurm: SlurmForTests) -> None:
+    demo.begin()
+    first = demo.started()
+    slurm.run(["scancel", str(first)])
+    second = demo.started(2)
+    assert second != first
+    demo.end()
+
+
+def test_a_worker_job_is_requeued_from_outside(demo: Demo, slurm: SlurmForTests) -> None:
+    demo.begin()
+    job = demo.started()
+    # Worker jobs are not for requeuing; an operator can allow it, and then do it.
+    slurm.run(["scontrol", "update", f"JobId={job}", "Requeue=1"])
+    slurm.run(["scontrol", "requeue", str(job)])
+    demo.started(2)
+    demo.end()
+
+
+def test_a_worker_job_is_preempted(demo: Demo, slurm: SlurmForTests) -> None:
+    demo.prepare(partition="scavenge")
+    demo.begin()
+    first = demo.started()
+    wrap = ["--parsable", "--output=/dev/null", "--wrap=sleep 600"]
+    more = slurm.run(["sbatch", "--nodes=4", "--exclusive", *wrap]).strip()
+    until(lambda: state_of(slurm, int(more)) == "RUNNING", slurm.queue)
+    wait_until_over(slurm, first)
+    slurm.run(["scancel", more])
+    assert demo.started(2) != first
+    demo.end()
+
+
+def test_a_worker_job_is_out_of_time(demo: Demo, slurm: SlurmForTests) -> None:
+    demo.prepare(walltime="1 min")
+    demo.begin()
+    first = demo.started()
+    wait_until_over(slurm, first)
+    assert state_of(slurm, first) == "TIMEOUT"
+    demo.started(2)
+    demo.end()
+
+
+def test_the_node_is_drained_and_goes_down(demo: Demo, slurm: SlurmForTests) -> None:
+    private(slurm)
+    demo.begin()
+    first = demo.started()
+    node = slurm.run(["squeue", "--noheader", f"--jobs={first}", "--format=%N"]).strip()
+    try:
+        slurm.run(["scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test"])
+        assert state_of(slurm, first) == "RUNNING"
+        slurm.run(["scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test"])
+        second = demo.started(2)
+        assert second != first
+        where = slurm.run(["squeue", "--noheader", f"--jobs={second}", "--format=%N"]).strip()
+        assert where != node
+        demo.end()
+    finally:
+        slurm.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"])
+
+
+def test_slurmd_is_killed_with_the_keepers_of_its_jobs(demo: Demo, slurm: SlurmForTests) -> None:
+    private(slurm)
+    demo.begin()
+    first = demo.started()
+    node = slurm.run(["squeue", "--noheader", f"--jobs={first}", "--format=%N"]).strip()
+    try:
+        # The worker is an orphan then, which goes on; Slurm takes the node for failed.
+        slurm.kill(f"slurmd.{node}")
+        for keeper in keepers(first):
+            os.kill(keeper, signal.SIGKILL)
+        wait_until_over(slurm, first)
+        until(lambda: [line for line in slurm.queue() if f"{first} " not in line], slurm.queue)
+        demo.end()
+    finally:
+        slurm.restart()
+
+
+@pytest.mark.parametrize("granted", [False, True])
+def test_slurmctld_is_killed_and_started_again(
+    demo: Demo, slurm: SlurmForTests, granted: bool
+) -> None:
+    private(slurm)
+    demo.prepare(granted=granted)
+    demo.begin()
+    demo.started()
+    slurm.kill("slurmctld")
+    try:
+        demo.go()
+    finally:
+        slurm.restart()
+    demo.end()
+
+
+def test_the_accounting_is_away(demo: Demo, slurm: SlurmForTests) -> None:
+    private(slurm)
+    demo.prepare(granted=True)
+    slurm.kill("slurmdbd")
+    try:
+        demo.begin()
+        demo.started()
+        demo.end()
+    finally:
+        slurm.restart()
+
+
+HANGING = """#!/bin/sh
+# Hangs, then fails, then submits: after a submission without an answer, too.
+exec 9>>FOLDER/lock; flock 9
+n=$(cat FOLDER/calls 2>/dev/null || echo 0); echo $((n + 1)) > FOLDER/calls
+flock -u 9
+case $n in
+0) echo 'sbatch: error: Batch job submission failed: Unable to contact slurm controller' >&2; exit 1 ;;
+1) REAL "$@" >/dev/null 9>&-; echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1 ;;
+2) sleep 5 ;;
+esac
+exec REAL "$@" 9>&-
+"""
+
+
+def test_sbatch_hangs_and_fails_for_a_while(
+    demo: Demo, slurm: SlurmForTests, tmp_path: Path
+) -> None:
+    demo.prepare(granted=True)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True, check=True).stdout
+    wrapper = HANGING.replace("REAL", real.strip()).replace("FOLDER", str(programs))
+    (programs / "sbatch").write_text(wrapper)
+    (programs / "sbatch").chmod(0o755)
+    demo.environment["PATH"] = f"{programs}:{os.environ['PATH']}"
+    demo.begin()
+    demo.started()
+    workers = [line for line in slurm.queue() if "worker" in line]
+    assert len(workers) == 1, workers
+    demo.end()
+    assert int((programs / "calls").read_text()) >= 3
+
+
+def test_the_run_is_killed_and_run_again(demo: Demo, slurm: SlurmForTests) -> None:
+    demo.begin()
+    first = demo.started()
+    assert demo.process is not None
+    os.killpg(demo.process.pid, signal.SIGKILL)
+    demo.process.wait()
+    demo.begin()
+    # The stage runs again, in the worker job of the first attempt.
+    assert demo.started(2) == first
+    assert len([line for line in slurm.queue() if "worker" in line]) == 1
+    demo.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_leaves_nothing(
+    demo: Demo, slurm: SlurmForTests, number: signal.Signals
+) -> None:
+    demo.prepare(granted=True)
+    demo.begin()
+    demo.started()
+    assert demo.process is not None
+    demo.process.send_signal(number)
+    assert demo.process.wait(PATIENCE_S) != 0
+    demo.check_queue()
+
+
+def test_two_runs_at_once_and_a_job_array_do_not_meet(
+    demo: Demo, slurm: SlurmForTests, tmp_path: Path
+) -> None:
+    array = [
+        "--array=1-3",
+        "--job-name=hpcqc-faulty-worker-0",
+        "--comment=hpcqc:v1:faulty:worker:0",
+    ]
+    wrap = ["--parsable", "--output=/dev/null", "--wrap=sleep 600"]
+    other = slurm.run(["sbatch", "--partition=gpu", *array, *wrap]).strip()
+    second = Demo(slurm, tmp_path / "second", id="faulty-2")
+    second.prepare()
+    demo.begin()
+    second.begin()
+    jobs = {demo.started(), second.started()}
+    assert len(jobs) == 2
+    ours = [line for line in slurm.queue() if int(line.split()[0].split("_")[0]) in jobs]
+    assert len({line.split()[2] for line in ours}) == 2
+    for run in (demo, second):
+        run.go()
+        assert run.process is not None
+        assert run.process.wait(PATIENCE_S) == 0, run.output
+        run.check_ledger()
+    left = slurm.queue()
+    slurm.run(["scancel", other])
+    assert {line.split()[0].split("_")[0] for line in left} <= {other}
+
+
+def test_paths_with_spaces_and_quotes(slurm: SlurmForTests, tmp_path: Path) -> None:
+    demo = Demo(slurm, tmp_path / "a b'\"$x é", id="quoted")
+    demo.prepare(granted=True)
+    demo.begin()
+    demo.started()
+    demo.end()
