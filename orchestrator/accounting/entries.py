@@ -183,14 +183,15 @@ def attempts_of(books: AccountBooks, owners: Iterable[RunKey]) -> list[Attempt]:
             known[job.user].add(job.tag.run)
     for key in owners:
         known[key.user].add(key.run)
-    names = {
-        user: sorted(((slurm_job_name(run, ""), run) for run in runs), reverse=True)
-        for user, runs in known.items()
-    }
+    names: dict[str, dict[str, list[str]]] = {}
+    for user, runs in known.items():
+        named = names.setdefault(user, {})
+        for run in sorted(runs):
+            named.setdefault(slurm_job_name(run, ""), []).append(run)
     ours = [
         attempt
         for job in found.values()
-        if (attempt := _attempt(books, job, names.get(job.user, ()))) is not None
+        if (attempt := _attempt(books, job, names.get(job.user, {}))) is not None
     ]
     ordered = sorted(ours, key=lambda one: (one.job.submitted_at is None, _order(one.job)))
     return _held_once(ordered)
@@ -220,7 +221,7 @@ def _order(job: AccountedJob) -> tuple[float, int]:
 
 
 def _attempt(
-    books: AccountBooks, job: AccountedJob, names: Sequence[tuple[str, str]]
+    books: AccountBooks, job: AccountedJob, names: Mapping[str, Sequence[str]]
 ) -> Attempt | None:
     tag = job.tag
     if tag is not None:
@@ -232,12 +233,14 @@ def _attempt(
             held=held_by(job, tag.purpose, books.holds),
         )
     if job.name.startswith(_NAME):
-        runs = [(prefix, run) for prefix, run in names if job.name.startswith(prefix)]
-        longest = [run for prefix, run in runs if prefix == runs[0][0]]
-        purpose = _purpose(job.name.removeprefix(runs[0][0]) if runs else job.name)
+        # Ids of runs may hold dashes, too: the longest known one that fits is meant.
+        ends = (dash.end() for dash in reversed([*re.finditer("-", job.name)]))
+        prefix = next((job.name[:end] for end in ends if job.name[:end] in names), "")
+        runs = names.get(prefix, [])
+        purpose = _purpose(job.name.removeprefix(prefix))
         return Attempt(
             job=job,
-            key=RunKey(job.user, longest[0] if len(longest) == 1 else ""),
+            key=RunKey(job.user, runs[0] if len(runs) == 1 else ""),
             purpose=purpose,
             by_name=True,
             held=held_by(job, purpose, books.holds),

@@ -365,10 +365,11 @@ class _Entries:
 
     def _unknown(self) -> Iterator[Difference]:
         accounted = {job.id for job in self.books.attempts or ()}
+        known = accounted | {*self.books.queued}
         for key, use in self.quantum:
             times = [use.submitted_at, *(task.ended_at for task in use.tasks)]
             bound = use.slurm_job
-            if bound is None or bound in accounted | {*self.books.queued}:
+            if bound is None or bound in known:
                 continue
             if any(at is not None and at in self.period for at in times):
                 yield Difference(
