@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["CouplingPlan", "PlannedCoupling", "automatic", "make_plan", "plan", "stage_times"]
 
 # From submission to start of a job on a free node, from there to a worker that has joined, and from
-# the end of its work to the end of the job, as measured on a Slurm 22.05 with little to do.
+# the end of its work to the end of the job. The first is about what an idle Slurm 22.05 took; the
+# others are estimates, not measurements: a site's nodes may need much longer.
 _START_S, _BOOT_S, _END_S = 1.0, 3.0, 2.0
 _TIME = re.compile(r"(?P<name>[^=]+)=(?P<seconds>[0-9.]+)(@(?P<nodes>[1-9][0-9]*))?")
 _Times = Mapping[str, float | Mapping[int, float]]
