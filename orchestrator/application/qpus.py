@@ -84,7 +84,7 @@ def dry_site(site: Site, scratch: Path) -> Site:
 
 
 def _dry_compute(settings: ComputeSettings) -> ComputeSettings:
-    return ComputeSettings(name=settings.name) if settings.kind == "slurm" else settings
+    return ComputeSettings(name=settings.name, kind="dry") if settings.kind == "slurm" else settings
 
 
 def dry_qpu(settings: QpuSettings) -> QpuSettings:

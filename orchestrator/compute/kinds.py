@@ -7,7 +7,7 @@ from typing import Any
 
 from backends.plugins import PluginUnusable, load
 from orchestrator.compute.api import Compute, ComputeKind, ComputeRun, Demand, DemandNotMet
-from orchestrator.compute.local import LocalDask
+from orchestrator.compute.local import DryDask, LocalDask
 from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.environment import shared_cluster
@@ -15,7 +15,12 @@ from orchestrator.config.site import COMPUTE_KINDS, ComputeSettings, Site
 
 __all__ = ["check_demand", "open_compute", "settings_in_force"]
 
-_OWN: Mapping[str, ComputeKind] = {"local": LocalDask, "shared": SharedDask, "slurm": SlurmDask}
+_OWN: Mapping[str, ComputeKind] = {
+    "local": LocalDask,
+    "shared": SharedDask,
+    "slurm": SlurmDask,
+    "dry": DryDask,  # of dry runs, in no site file
+}
 
 
 def settings_in_force(site: Site, name: str | None = None) -> ComputeSettings:

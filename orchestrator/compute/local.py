@@ -18,7 +18,7 @@ from orchestrator.config.site import ComputeSettings, size_bytes
 if TYPE_CHECKING:
     from distributed import Client
 
-__all__ = ["LocalDask"]
+__all__ = ["DryDask", "LocalDask"]
 
 T = TypeVar("T")
 
@@ -120,6 +120,16 @@ class LocalDask:
         if self._run.on_connect is not None:
             self._run.on_connect(client)
         return client
+
+
+class DryDask(LocalDask):
+    """Local workers of a dry run, which stand for whatever its stages ask of a cluster."""
+
+    @staticmethod
+    def lacks(settings: ComputeSettings, demand: Demand) -> dict[str, str]:
+        """Return nothing: the run itself will ask the cluster."""
+        del settings, demand
+        return {}
 
 
 def _workers(settings: ComputeSettings) -> int:
