@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import tempfile
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +13,15 @@ import pytest
 from orchestrator.identity import SlurmTag, slurm_job_name
 from orchestrator.slurm import JobResources, JobScript, Slurm
 from tests.patience import until
-from tests.strangers.stranger import as_stranger, need_strangers
+from tests.slurm.demo import Demo, keepers
+from tests.strangers.stranger import (
+    answers,
+    as_stranger,
+    listening,
+    need_strangers,
+    open_to_others,
+    readable,
+)
 
 pytestmark = pytest.mark.slurm
 MARK = "only-the-owner-may-know"
@@ -74,3 +84,31 @@ def test_a_tag_that_a_stranger_uses_is_not_taken_for_ours(slurm) -> None:
         assert job not in client.jobs()
     finally:
         as_stranger([*using, "scancel", str(job)])
+
+
+@pytest.mark.slow
+def test_a_stranger_gets_nothing_from_worker_jobs(slurm) -> None:
+    need_strangers()
+    folder = Path(tempfile.mkdtemp(prefix="hpcqc-strangers-"))
+    folder.chmod(0o755)  # others may enter it, unlike pytest's own
+    demo = Demo(slurm, folder)
+    try:
+        demo.prepare()
+        demo.begin()
+        job = demo.started()
+        files = [demo.state, folder / "hpcqc-runs"]
+        assert (demo.state / "slurm" / demo.id / "connection.json").is_file()
+        assert readable(*files) == []
+        assert open_to_others(*files) == []
+        ports, named = listening(keepers(job))
+        assert len(ports) >= 2, "nanny and worker"
+        assert answers(ports) == {port: [] for port in ports}
+        # slurmstepd has a socket of its own; munge guards it.
+        assert [name for name in named if "/spool/" not in name] == []
+        commands = as_stranger(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+        assert "orchestrator.compute.worker" in commands
+        assert "PRIVATE KEY" not in commands
+        demo.end()
+    finally:
+        demo.abandon()
+        shutil.rmtree(folder)
