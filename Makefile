@@ -17,14 +17,14 @@ venv: $(STAMP)  ## the environment in .venv, installed from constraints.txt
 demo: $(STAMP)  ## a dissociation curve on Dask and Aer, with its report in hpcqc-demo/
 	@$(BIN)/hpcqc run flows.dissociation --run-id demo --out $(DEMO_OUT)
 
-test: lint  ## lint, then every test that is not marked slow
+test: lint  ## lint, then every test that is marked neither slow nor slurm
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## the tests marked slow
-	@$(BIN)/pytest -m slow $(PYTEST_ARGS)
+test-slow: $(STAMP)  ## the tests marked slow or slurm, without campaigns
+	@$(BIN)/pytest -m "(slow or slurm) and not campaign" $(PYTEST_ARGS)
 
 test-all: lint  ## lint, then every test there is
-	@$(BIN)/pytest -m "slow or not slow" $(PYTEST_ARGS)
+	@$(BIN)/pytest -m "" $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check --quiet .

@@ -64,8 +64,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the slow tests come last."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    """Let the slow tests come last, after those that need a Slurm."""
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("slow") is not None,
+            item.get_closest_marker("slurm") is not None,
+        )
+    )
 
 
 def pytest_collection_finish() -> None:

@@ -47,7 +47,7 @@ class Driver(Terminal):
         """End the run; unless somebody cancelled it, let the next job continue it."""
         now = _own_job()
         left_s = self._left_s(now)
-        reason = self._reason(now, left_s)
+        reason = self._reason(now)
         goes_on = reason in ("walltime", "preempted", "requeued")
         finish_s = None
         if goes_on:  # a job that is requeued has no time left, and how little is not known
@@ -69,21 +69,23 @@ class Driver(Terminal):
             close_s=_LEAST_CLOSE_S + (finish_s or 0.0),
         )
 
-    def _reason(self, now: SlurmJob | None, left_s: float) -> str:
+    def _reason(self, now: SlurmJob | None) -> str:
         """Return why this process is to end, as attempts have it."""
         from orchestrator.application.register import cancel_requested
         from orchestrator.slurm import SlurmState, this_job
 
         job, batch = this_job(), self._asked.batch
-        if now is None or job is None or cancel_requested(self._state_dir, self._asked.run):
+        if job is None or cancel_requested(self._state_dir, self._asked.run):
             return "cancelled"
+        if now is None:  # Slurm does not answer, and at the end of a walltime the run must go on
+            return "walltime" if self._is_near(self._ends_by) else "cancelled"
         if now.state is SlurmState.RUNNING:  # for a while yet, so this is a notice
             is_earlier = (
                 now.ends_by is not None
                 and self._ends_by is not None
                 and now.ends_by < self._ends_by - _EARLY
             )
-            near = left_s <= (batch.grace + _EARLY).total_seconds()
+            near = self._is_near(now.ends_by)
             return "walltime" if near and not is_earlier else "preempted"
         # While a job completes, only this tells whether it waits again afterwards.
         if now.restarts > job.restarts:
@@ -92,6 +94,12 @@ class Driver(Terminal):
         return (
             "walltime" if batch.walltime is not None and lasted >= batch.walltime else "cancelled"
         )
+
+    def _is_near(self, ends_by: datetime | None) -> bool:
+        """Whether a walltime ends so soon that Slurm sends its signal."""
+        if ends_by is None:
+            return False
+        return ends_by - datetime.now(UTC) <= self._asked.batch.grace + _EARLY
 
     def _left_s(self, now: SlurmJob | None) -> float:
         """Return how many seconds of the walltime are left; while a job completes, none."""
