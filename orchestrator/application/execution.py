@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator import runs
@@ -124,6 +125,18 @@ class RunPlan:
         return RecordedCoupling(chosen=self.coupling)
 
 
+def _level_of_caller() -> int:
+    """Return the stack level, as warnings count it, of the code that called this package."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - there is no other way in 3.11
+    level, found = 0, 1
+    while frame is not None:
+        level += 1
+        if str(frame.f_globals.get("__name__")).startswith("orchestrator."):
+            found = level + 1
+        frame = frame.f_back
+    return found
+
+
 class Watcher:
     """What the process around a run does meanwhile; this one shows nothing."""
 
@@ -131,7 +144,7 @@ class Watcher:
 
     def warn(self, words: str) -> None:
         """Take a sentence about something that is probably not what the user meant."""
-        warnings.warn(words, UserWarning, stacklevel=6)  # the call of `run_flow`
+        warnings.warn(words, UserWarning, stacklevel=_level_of_caller())
 
     def start(self, run: RunExecution) -> None:
         """Begin to show a run."""

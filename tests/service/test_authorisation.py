@@ -34,6 +34,7 @@ TABLE: dict[tuple[str, str], tuple[dict[str, Any], tuple[int, int, int]]] = {
     ("GET", "/v1/whoami"): ({}, (200, 200, 200)),
     ("GET", "/v1/qpus"): ({}, (200, 200, 200)),
     ("GET", "/v1/qpus/{qpu}/target"): ({}, (200, 200, 200)),
+    ("GET", "/v1/qpus/{qpu}/readiness"): ({}, (200, 200, 200)),
     ("POST", "/v1/qpus/{qpu}/drain"): ({"json": {"reason": "r"}}, (403, 403, 200)),
     ("POST", "/v1/qpus/{qpu}/resume"): ({}, (403, 403, 200)),
     ("DELETE", "/v1/leases"): ({"params": {"qpu": "fake", "lease": "r"}}, (200, 200, 200)),
