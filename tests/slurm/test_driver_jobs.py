@@ -191,6 +191,7 @@ def test_a_preempted_driver_goes_on(here: Path, slurm: Any) -> None:
     assert check_complete("r1", 6).attempts[0].reason == "requeued"
 
 
+@pytest.mark.campaign
 def test_a_driver_goes_on_after_its_walltime_as_long_as_it_gets_on(here: Path) -> None:
     # Slurm looks at time limits every half minute, so this takes more than a minute.
     Path("stuck.py").write_text(LONG.replace("shots(before())", "shots(2) + shots(26)"))

@@ -86,6 +86,7 @@ def test_a_worker_job_is_preempted(demo: Demo, slurm: SlurmForTests) -> None:
     demo.end()
 
 
+@pytest.mark.campaign
 def test_a_worker_job_is_out_of_time(demo: Demo, slurm: SlurmForTests) -> None:
     demo.prepare(walltime="1 min")
     demo.begin()
@@ -114,6 +115,7 @@ def test_the_node_is_drained_and_goes_down(demo: Demo, slurm: SlurmForTests) -> 
         slurm.run(["scontrol", "update", f"NodeName={node}", "State=RESUME"])
 
 
+@pytest.mark.campaign
 def test_slurmd_is_killed_with_the_keepers_of_its_jobs(demo: Demo, slurm: SlurmForTests) -> None:
     private(slurm)
     demo.begin()
@@ -218,6 +220,7 @@ def test_a_run_that_is_ended_leaves_nothing(
     demo.check_queue()
 
 
+@pytest.mark.campaign
 def test_two_runs_at_once_and_a_job_array_do_not_meet(
     demo: Demo, slurm: SlurmForTests, tmp_path: Path
 ) -> None:
