@@ -12,6 +12,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -95,7 +96,7 @@ def _wait(program: subprocess.Popen[bytes], parent: int) -> tuple[int, bool]:
         code = _reap(program)
         if code is not None:
             return code, stop_s is not None
-        if os.getppid() != parent and stop_s is None:
+        if stop_s is None and (os.getppid() != parent or _is_unread()):
             program.terminate()
             stop_s = time.monotonic() + _GRACE_S
         came = signal.sigtimedwait(_SIGNALS, 1.0)
@@ -104,6 +105,15 @@ def _wait(program: subprocess.Popen[bytes], parent: int) -> tuple[int, bool]:
             stop_s = time.monotonic() + _GRACE_S
         if stop_s is not None and time.monotonic() > stop_s:
             program.kill()
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads the report: the parent may have died before this process looked."""
+    if not sys.argv[1].isdecimal():
+        return False
+    poll = select.poll()
+    poll.register(int(sys.argv[1]), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _reap(program: subprocess.Popen[bytes]) -> int | None:

@@ -20,6 +20,7 @@ from orchestrator.compute.remote_call import RemoteFunction, StageContext, dump_
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings
+from orchestrator.programs import guard as guard_module
 from tests.patience import until
 
 MPI = {
@@ -194,6 +195,16 @@ class TestOnThisMachine:
             parent.kill()
             parent.wait()
         assert until(lambda: not processes(mark))
+
+    def test_it_ends_with_a_process_that_died_before_it_looked(self, tmp_path) -> None:
+        mark = f"602.{os.getpid()}"
+        read, write = os.pipe()
+        os.close(read)  # as the end of its parent does
+        argv = [sys.executable, "-I", "-S", guard_module.__file__, str(write), "sleep", mark]
+        guard = subprocess.Popen(argv, pass_fds=[write], start_new_session=True)
+        os.close(write)
+        assert guard.wait(60) == -signal.SIGTERM
+        assert not processes(mark)
 
     def test_what_does_not_exist_is_named(self, tmp_path) -> None:
         with pytest.raises(FileNotFoundError, match="'no-such-solver'"):
