@@ -128,6 +128,7 @@ def test_what_a_killed_run_has_left_is_cancelled(hpcqc, tmp_path) -> None:
         "before": "killed",
         "process_ended": False,
         "quantum_jobs": 1,
+        "slurm_jobs": [],
     }
     assert states("r1") == ["cancelled"]
     assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
