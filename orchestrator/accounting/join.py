@@ -211,6 +211,7 @@ class _Entries:
         self.quantum = [(joined(key), use) for key, use in owned]
         self.facts = facts
         self._projects = self._projects_of_runs()
+        self._accounts = _unique((one.key, one.job.account) for one in self.attempts)
 
     def uses(
         self, by: Grouping
@@ -228,10 +229,10 @@ class _Entries:
                 "gpu_s": seconds * gpus_of(job),
                 "qpu_held_s": seconds * sum(attempt.held.values()),
             }
-            project = self._projects.get(key, "") or job.account
+            project = self._projects.get(key) or job.account
             yield key, self._group(by, key, project), figures, {}, None
         for key, use in self.quantum:
-            project = use.project or self._projects.get(key, "")
+            project = use.project or self._projects.get(key) or self._accounts.get(key, "")
             for task in use.tasks:
                 if task.counts and task.ended_at is not None and task.ended_at in self.period:
                     figures = {"qpu_used_s": task.qpu_seconds}
@@ -249,17 +250,11 @@ class _Entries:
         return values[by]
 
     def _projects_of_runs(self) -> dict[RunKey, str]:
-        """Return the project of each run: the recorded one, the payer's, else Slurm's account."""
-        found: dict[RunKey, str] = {}
-        for attempt in sorted(self.attempts, key=lambda one: one.job.account, reverse=True):
-            found[attempt.key] = attempt.job.account
-        named = defaultdict(set)
-        for key, use in self.quantum:
-            named[key].add(use.project)
-        found |= {key: min(names - {""}) for key, names in named.items() if names - {""}}
-        found |= {key: fact.project for key, fact in self.facts.items() if fact.project}
-        found.pop(RunKey("", ""), None)
-        return {key: project for key, project in found.items() if key.run}
+        """Return the project of each run: the recorded one, else the only one that pays for it."""
+        paying = _unique((key, use.project) for key, use in self.quantum)
+        return paying | {
+            key: fact.project for key, fact in self.facts.items() if key.run and fact.project
+        }
 
     def notes(self) -> Iterator[str]:
         """Yield what limits the comparison as a whole."""
@@ -388,6 +383,15 @@ class _Entries:
                 "missing here",
                 slurm_job=job,
             )
+
+
+def _unique(named: Iterable[tuple[RunKey, str]]) -> dict[RunKey, str]:
+    """Return what each run is named, where all that name it agree; an empty name says nothing."""
+    found: defaultdict[RunKey, set[str]] = defaultdict(set)
+    for key, name in named:
+        if key.run and name:
+            found[key].add(name)
+    return {key: next(iter(names)) for key, names in found.items() if len(names) == 1}
 
 
 def _of_attempt(

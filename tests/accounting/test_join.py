@@ -317,6 +317,51 @@ def test_the_payer_is_the_project_of_its_slurm_jobs_too() -> None:
     ]
 
 
+def by_project(found: Accounting) -> dict[str, tuple[float | None, float | None]]:
+    return {row.group: (row.node_s, row.qpu_used_s) for row in found.rows}
+
+
+def test_each_slurm_job_is_its_own_accounts_where_a_run_has_several() -> None:
+    jobs = [slurm_job(7, 0, 10), slurm_job(8, 0, 1000, account="phys")]
+    used = quantum("j1", 2, 5, qpu="aer")
+    assert by_project(joined(*jobs)) == {"chem": (10.0, 0.0), "phys": (1000.0, 0.0)}
+    # Nothing says which of both accounts the quantum job is for.
+    assert by_project(joined(*jobs, used))[""] == (0.0, 3.0)
+    without = slurm_job(9, 0, 100, account="")
+    assert by_project(joined(jobs[0], without, used)) == {"": (100.0, 0.0), "chem": (10.0, 3.0)}
+
+
+def test_several_payers_of_a_run_move_no_hours_of_slurm() -> None:
+    paid = [quantum("j1", 10, 20, project="maths"), quantum("j2", 30, 35, project="art")]
+    assert by_project(joined(slurm_job(7, 0, 100), *paid)) == {
+        "art": (0.0, 5.0),
+        "chem": (100.0, 0.0),
+        "maths": (0.0, 10.0),
+    }
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["scan", "night"]), st.sampled_from(["", "chem", "phys"])),
+        max_size=6,
+    ),
+    st.sampled_from(["", "chem", "maths"]),
+)
+def test_hours_are_of_the_recorded_project_else_of_their_jobs_account(
+    jobs: list[tuple[str, str]], project: str
+) -> None:
+    expected: Counter[str] = Counter()
+    entries = []
+    for number, (run, account) in enumerate(jobs):
+        entries.append(slurm_job(number + 1, 0, 10 + number, run=run, account=account))
+        expected[project if run == "scan" and project else account] += 10 + number
+    facts = [RunFacts(run="scan", user="ada", project=project), RunFacts(run="night", user="ada")]
+    rows = join(
+        AccountBooks(user="ada", attempts=entries, quantum=[], runs=facts), ALL, NOW, "project"
+    ).rows
+    assert {row.group: row.node_s for row in rows} == expected
+
+
 def test_without_comments_jobs_are_joined_by_name_and_nothing_is_suspected() -> None:
     found = joined(slurm_job(7, 0, 100, comment=""), slurm_job(8, 0, 10, comment=""), by="run")
     assert [(row.group, row.node_s) for row in found.rows] == [("scan", 110.0)]
