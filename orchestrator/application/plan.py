@@ -31,6 +31,7 @@ from orchestrator.couplings.prediction import (
     CouplingCannot,
     FlowModel,
     QpuModel,
+    check_times,
     predict,
 )
 from orchestrator.couplings.replay import ObservedStage, Preference, recommend, stage_models
@@ -261,6 +262,12 @@ def stage_times(texts: Sequence[str]) -> dict[str, float | Mapping[int, float]]:
             known = found.get(name)
             by_nodes = dict(known) if isinstance(known, Mapping) else {}
             found[name] = {**by_nodes, int(match["nodes"]): seconds}
+    for name, known in found.items():
+        if isinstance(known, Mapping):
+            try:
+                check_times(f"--time {name}", known)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 from typing import Literal
 
 from orchestrator.couplings.policies import (
@@ -24,6 +24,7 @@ __all__ = [
     "Occupation",
     "QpuModel",
     "StageModel",
+    "check_times",
     "compare",
     "predict",
     "useful_nodes",
@@ -60,6 +61,8 @@ class StageModel:
         times = self.seconds.values() if isinstance(self.seconds, Mapping) else (self.seconds,)
         if not times or not all(0 <= time < math.inf for time in times):
             raise ValueError(f"stage {self.name!r}: seconds={self.seconds}; expected 0 or more")
+        if isinstance(self.seconds, Mapping):
+            check_times(f"stage {self.name!r}", self.seconds)
         if not 1 <= self.nodes <= self.most_nodes:
             raise ValueError(
                 f"stage {self.name!r}: nodes={self.nodes}, nodes_max={self.nodes_max}; expected "
@@ -83,8 +86,8 @@ class StageModel:
     def seconds_on(self, nodes: int) -> float:
         """Return its time on a number of nodes, linear in ``1 / nodes`` between known numbers.
 
-        Below them, the line goes on, or with one known number the work stays the same; above them,
-        more nodes do not help (Amdahl, 1967).
+        Below them, the line goes on up to where nodes share the work without loss, which is also
+        what one known number means; above them, more nodes do not help (Amdahl, 1967).
 
         >>> stage = StageModel(name="C", kind="classical", seconds={2: 82.0, 3: 78.0}, nodes_max=3)
         >>> [round(stage.seconds_on(n), 6) for n in (1, 2, 3, 4)]
@@ -97,12 +100,14 @@ class StageModel:
             return self.seconds[nodes]
         if nodes > known[-1]:
             return self.seconds[known[-1]]
+        same_work_s = self.seconds[known[0]] * known[0] / nodes
         if len(known) == 1:
-            return self.seconds[known[0]] * known[0] / nodes
+            return same_work_s
         above = next(place for place, n in enumerate(known) if n > nodes)
         low, high = known[max(above - 1, 0)], known[max(above, 1)]
         part = (1 / nodes - 1 / high) / (1 / low - 1 / high)
-        return self.seconds[high] + part * (self.seconds[low] - self.seconds[high])
+        line_s = self.seconds[high] + part * (self.seconds[low] - self.seconds[high])
+        return min(line_s, same_work_s) if nodes < known[0] else line_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -740,6 +745,19 @@ class _Prediction:
             for stage in self._at_work()
         ]
         return (at_s for at_s in moments if self._now_s + _EPSILON_S < at_s < math.inf)
+
+
+def check_times(what: str, seconds: Mapping[int, float]) -> None:
+    """Raise ``ValueError`` for times that grow with the number of nodes. what: that takes them.
+
+    >>> check_times("C", {2: 82.0, 3: 78.0})
+    """
+    for fewer, more in pairwise(sorted(seconds)):
+        if seconds[more] > seconds[fewer]:
+            raise ValueError(
+                f"{what}: {seconds[fewer]:g} s on {fewer} nodes, but {seconds[more]:g} s on {more}; "
+                f"expected at most {seconds[fewer]:g} s on {more}, as more nodes need not be used"
+            )
 
 
 def useful_nodes(most: Sequence[int], stages_per_node: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.couplings.prediction import CouplingPrediction, StageModel
+from orchestrator.couplings.prediction import CouplingPrediction, StageModel, check_times
 
 __all__ = ["ObservedStage", "Preference", "recommend", "stage_models"]
 
@@ -43,8 +43,14 @@ def stage_models(
         observed: What ran.
         times: Seconds by name of a function, which replace those that were observed; by number of
             nodes where that matters.
+
+    Raises:
+        ValueError: Given times grow with the number of nodes.
     """
     given = times or {}
+    for name, seconds in given.items():
+        if isinstance(seconds, Mapping):
+            check_times(f"stage {name!r}", seconds)
     ordered = sorted(observed, key=lambda stage: (stage.ready_s, stage.ended_s))
     models = []
     for number, stage in enumerate(ordered):
@@ -76,6 +82,7 @@ def recommend(
         prefer: ``"time"`` for the least makespan, ``"nodes"`` for the fewest node-seconds,
             ``"balanced"`` for the least product of both.
 
+    >>> from dataclasses import replace
     >>> quick = CouplingPrediction(coupling="split", makespan_s=10.0, node_seconds=30.0,
     ...     qpu_held_s=1.0, qpu_used_s=1.0, ended_at_s={})
     >>> recommend({"split": quick, "exclusive": replace(quick, makespan_s=20.0)})

@@ -16,8 +16,13 @@ def test_a_time_that_cannot_be_read_is_refused(text: str) -> None:
 
 
 def test_a_later_time_replaces_an_earlier_one() -> None:
-    assert stage_times(["C=1", "C=2@2", "C=3@4"]) == {"C": {2: 2.0, 4: 3.0}}
+    assert stage_times(["C=1", "C=3@2", "C=2@4"]) == {"C": {2: 3.0, 4: 2.0}}
     assert stage_times(["C=2@2", "C=1"]) == {"C": 1.0}
+
+
+def test_times_that_grow_with_nodes_are_refused() -> None:
+    with pytest.raises(ConfigError, match="100"):
+        stage_times(["C=10@2", "C=100@3"])
 
 
 def test_without_slurm_there_is_nothing_to_choose(tmp_path) -> None:

@@ -160,6 +160,7 @@ def test_what_the_cluster_does_not_have_is_refused() -> None:
         lambda: StageModel(name="s", kind="classical", seconds=-1.0),
         lambda: StageModel(name="s", kind="classical", seconds={}),
         lambda: StageModel(name="s", kind="classical", seconds=math.inf),
+        lambda: StageModel(name="s", kind="classical", seconds={2: 10.0, 3: 100.0}, nodes_max=3),
         lambda: StageModel(name="s", kind="classical", seconds=1.0, nodes=3, nodes_max=2),
         lambda: StageModel(name="s", kind="quantum", seconds=1.0, qpu_seconds=2.0),
         lambda: FlowModel(
@@ -172,6 +173,21 @@ def test_what_the_cluster_does_not_have_is_refused() -> None:
 def test_models_that_cannot_be_are_refused(wrong: object) -> None:
     with pytest.raises(ValueError, match=r"expected|precede|nothing is left"):
         wrong()  # type: ignore[operator]
+
+
+@given(
+    st.dictionaries(st.integers(1, 9), st.floats(0, 1e3), min_size=1, max_size=4),
+    st.integers(1, 12),
+)
+def test_no_node_takes_time_and_none_makes_more_than_its_part(
+    times: dict[int, float], nodes: int
+) -> None:
+    falling = dict(zip(sorted(times), sorted(times.values(), reverse=True), strict=True))
+    stage = StageModel(name="s", kind="classical", seconds=falling, nodes_max=12)
+    fewest = min(falling)
+    assert 0 <= stage.seconds_on(nodes + 1) <= stage.seconds_on(nodes) + 1e-9
+    if nodes < fewest:
+        assert stage.seconds_on(nodes) <= falling[fewest] * fewest / nodes + 1e-9
 
 
 @st.composite

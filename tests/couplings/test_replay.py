@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from orchestrator.couplings.prediction import (
     ClusterModel,
     CouplingPrediction,
@@ -35,6 +37,11 @@ def test_given_times_replace_those_that_were_observed() -> None:
     models = stage_models(RAN, {"scan": {1: 40.0, 2: 30.0}, "solve": 100.0})
     assert [stage.seconds_on(1) for stage in models] == [40, 40, 100, 5]
     assert models[2].on_qpu_s == 100
+
+
+def test_given_times_that_grow_with_nodes_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="scan"):
+        stage_models(RAN, {"scan": {1: 30.0, 2: 40.0}})
 
 
 def prediction(coupling: str, makespan_s: float, node_seconds: float) -> CouplingPrediction:
