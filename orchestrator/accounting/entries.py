@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _NAME = "hpcqc-"
+_LICENCE = "license/"
 _PURPOSE = re.compile(rf"(?:^|-)({'|'.join(SLURM_PURPOSES)})(?:-|$)")
 
 
@@ -148,6 +149,7 @@ class Attempt:
 
     key: its run; the id is empty if nothing says which. by_name: the run is known by the job's
     name alone, because its comment is missing or not ours. held: how many of each QPU it had.
+    has_workers: whether its nodes are for more than holding a QPU.
     """
 
     job: AccountedJob
@@ -156,6 +158,7 @@ class Attempt:
     by_name: bool = False
     is_renamed: bool = False
     held: Mapping[str, float] = field(default_factory=dict)
+    has_workers: bool = True
 
     @property
     def component(self) -> tuple[str, str, datetime | None] | None:
@@ -194,25 +197,49 @@ def attempts_of(books: AccountBooks, owners: Iterable[RunKey]) -> list[Attempt]:
         if (attempt := _attempt(books, job, names.get(job.user, {}))) is not None
     ]
     ordered = sorted(ours, key=lambda one: (one.job.submitted_at is None, _order(one.job)))
-    return _held_once(ordered)
+    return _with_held(ordered, books.holds)
 
 
-def _held_once(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Count a QPU once in each heterogeneous job, whose components have one comment and start.
+def _with_held(attempts: Sequence[Attempt], holds: Sequence[QpuHold]) -> list[Attempt]:
+    """Return the attempts with the QPUs that each held, one QPU once in each heterogeneous job."""
+    jobs: defaultdict[object, list[int]] = defaultdict(list)
+    for place, one in enumerate(attempts):
+        jobs[place if one.component is None else one.component].append(place)
+    found = [*attempts]
+    for places in jobs.values():
+        parts = _held_of([attempts[place] for place in places], holds)
+        for place, part in zip(places, parts, strict=True):
+            found[place] = part
+    return found
 
-    Its first component has the licence, another one the node with the GRES.
+
+def _held_of(parts: Sequence[Attempt], holds: Sequence[QpuHold]) -> Iterator[Attempt]:
+    """Yield the components of one job with what each held, and whether workers were on its nodes.
+
+    Slurm numbers the components in order. The first one has the workers and the job's licences,
+    because Slurm counts those of no other (`orchestrator.compute.worker_jobs`); the further ones
+    are there for the QPU, with its partition and GRES.
     """
-    kept = []
-    counted = set()
-    for one in attempts:
-        held = one.held
-        if one.component is not None:
-            held = {
-                qpu: count for qpu, count in held.items() if (one.component, qpu) not in counted
-            }
-            counted |= {(one.component, qpu) for qpu in held}
-        kept.append(replace(one, held=held))
-    return kept
+    first = min(part.job.id for part in parts)
+    licences = {
+        name: count
+        for part in parts
+        for name, count in part.job.tres.items()
+        if name.startswith(_LICENCE)
+    }
+    counted: set[str] = set()
+    for part in parts:
+        job, purpose = part.job, part.purpose
+        has_workers = purpose != "qpu" and job.id == first
+        if len(parts) > 1:
+            if has_workers:
+                yield part
+                continue
+            # For a site that accounts no QPUs, the purpose says that the component has one.
+            job, purpose = replace(job, tres={**licences, **job.tres}), "qpu"
+        held = {q: n for q, n in held_by(job, purpose, holds).items() if q not in counted}
+        counted |= {*held}
+        yield replace(part, held=held, has_workers=has_workers)
 
 
 def _order(job: AccountedJob) -> tuple[float, int]:
@@ -230,7 +257,6 @@ def _attempt(
             key=RunKey(job.user, tag.run),
             purpose=tag.purpose,
             is_renamed=not job.name.startswith(slurm_job_name(tag.run, "")),
-            held=held_by(job, tag.purpose, books.holds),
         )
     if job.name.startswith(_NAME):
         # Ids of runs may hold dashes, too: the longest known one that fits is meant.
@@ -243,14 +269,12 @@ def _attempt(
             key=RunKey(job.user, runs[0] if len(runs) == 1 else ""),
             purpose=purpose,
             by_name=True,
-            held=held_by(job, purpose, books.holds),
         )
     if job.id in books.allocations:
         return Attempt(
             job=job,
             key=books.allocations[job.id],
             purpose="allocation",
-            held=held_by(job, "allocation", books.holds),
         )
     return None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -75,24 +74,13 @@ def recorded_slurm(attempts: Sequence[Attempt], *, is_complete: bool) -> Recorde
     return RecordedSlurm(
         makespan_s=max(0.0, makespan_s),
         node_s=sum(one.job.node_seconds for one in counted),
-        worker_node_s=sum(one.job.node_seconds for one in _with_workers(counted)),
+        worker_node_s=sum(one.job.node_seconds for one in counted if one.has_workers),
         core_s=sum(one.job.core_seconds for one in counted),
         gpu_s=sum(one.job.elapsed_s * gpus_of(one.job) for one in counted),
         qpu_held_s=sum(one.job.elapsed_s * sum(one.held.values()) for one in counted),
         jobs=tuple(_recorded(one) for one in attempts),
         is_complete=is_complete,
     )
-
-
-def _with_workers(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """Return the attempts without those that only hold a QPU: jobs, or components of a job."""
-    sizes = Counter(one.component for one in attempts)
-    return [
-        one
-        for one in attempts
-        if one.purpose != "qpu"
-        and not (one.held and one.component is not None and sizes[one.component] > 1)
-    ]
 
 
 def _attempts(slurm: Slurm, site: Site, key: RunKey, since: datetime) -> list[Attempt]:

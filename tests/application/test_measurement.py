@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from orchestrator.application.measurement import measured
+from orchestrator.compute.worker_jobs import allocation
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.identity import SlurmTag, slurm_job_name
 from orchestrator.slurm import AccountedJob, SlurmJob, SlurmState, SlurmUnavailable
+from orchestrator.slurm.options import WorkerOptions
+from orchestrator.slurm.qpu_jobs import access_resources
 
 START = datetime(2026, 11, 29, 8, tzinfo=UTC)
 USER = getpass.getuser()
@@ -123,6 +129,109 @@ def test_the_qpus_node_of_an_exclusive_job_is_no_workers_node(site: Site) -> Non
     qpu = replace(nodes, id=2, partition="quantum", tres=resources)
     found = measure(site, Answers([nodes, qpu]))
     assert (found.node_s, found.worker_node_s, found.qpu_held_s) == (40.0, 20.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the site says of access to the QPU, and what Slurm's accounting tells of it."""
+
+    gres: bool
+    license: bool
+    partition: bool
+    reservation: bool
+    worker_nodes: int
+    elapsed_s: int
+    same_partition: bool
+    accounts_gres: bool
+    accounts_licenses: bool
+
+    @property
+    def qpu_nodes(self) -> int:
+        """One node where the access asks for more than a licence."""
+        return int(self.gres or self.partition or self.reservation)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the accounting has anything of the QPU: a component, or the job's licence."""
+        return self.qpu_nodes > 0 or self.accounts_licenses
+
+    def site(self, folder: Path) -> Site:
+        access = {
+            "gres": "qpu:1" if self.gres else None,
+            "license": "lab:1" if self.license else None,
+            "partition": "quantum" if self.partition else None,
+            "reservation": "morning" if self.reservation else None,
+        }
+        lines = ", ".join(f'{name} = "{value}"' for name, value in access.items() if value)
+        file = folder / "shape.toml"
+        file.write_text(
+            '[compute.cluster]\nkind = "slurm"\n[qpu.vlq]\nbackend = "aer"\n'
+            f"slurm = {{ {lines} }}\n"
+        )
+        return load_site(file)
+
+    def jobs(self, site: Site) -> list[AccountedJob]:
+        """Return the components of an exclusive run's job, as Slurm grants what was asked for."""
+        default = "quantum" if self.same_partition else "classical"
+        plain = allocation(WorkerOptions(cores=4, nodes_max=self.worker_nodes))
+        asked = plain.together(self.worker_nodes, (access_resources(site.qpu("vlq")),))
+        one = accounted(7, "worker", 0, self.elapsed_s)
+        return [
+            replace(
+                one,
+                id=one.id + place,
+                partition=part.partition or default,
+                node_count=part.nodes,
+                tres={"cpu": 4.0, "node": float(part.nodes)}
+                | ({"gres/qpu": 1.0} if part.gres and self.accounts_gres else {})
+                | ({"license/lab": 1.0} if part.licenses and self.accounts_licenses else {}),
+            )
+            for place, part in enumerate((asked.resources, *asked.also))
+        ]
+
+
+shapes = st.builds(
+    Shape,
+    gres=st.booleans(),
+    license=st.booleans(),
+    partition=st.booleans(),
+    reservation=st.booleans(),
+    worker_nodes=st.integers(1, 4),
+    elapsed_s=st.integers(1, 100),
+    same_partition=st.booleans(),
+    accounts_gres=st.booleans(),
+    accounts_licenses=st.booleans(),
+).filter(lambda shape: (shape.gres or shape.license or shape.partition) and shape.is_told)
+USUAL = Shape(
+    gres=True,
+    license=True,
+    partition=True,
+    reservation=False,
+    worker_nodes=3,
+    elapsed_s=10,
+    same_partition=False,
+    accounts_gres=True,
+    accounts_licenses=True,
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(shapes)
+@example(USUAL)
+@example(replace(USUAL, partition=False))
+@example(replace(USUAL, gres=False))
+@example(replace(USUAL, gres=False, accounts_licenses=False))
+def test_an_exclusive_job_has_its_workers_nodes_and_the_qpu_once(shape: Shape) -> None:
+    with TemporaryDirectory() as folder:
+        site = shape.site(Path(folder))
+    jobs = shape.jobs(site)
+    assert len(jobs) == 1 + shape.qpu_nodes
+    found = measure(site, Answers(jobs))
+    assert found.node_s == (shape.worker_nodes + shape.qpu_nodes) * shape.elapsed_s
+    assert found.worker_node_s == shape.worker_nodes * shape.elapsed_s
+    assert found.qpu_held_s == shape.elapsed_s
+    # The QPU's own component has it; a licence alone is the workers' job's.
+    assert [job.qpus for job in found.jobs] == [{}] * shape.qpu_nodes + [{"vlq": 1.0}]
 
 
 def test_a_row_that_comes_late_is_awaited(site: Site) -> None:
