@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,12 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from orchestrator.application.couplings import coupling_in_force
+from orchestrator.application.earlier import earlier_run
 from orchestrator.application.execution import Watcher
 from orchestrator.application.qpus import target_from_settings
-from orchestrator.application.register import registered_runs
 from orchestrator.application.run import RunRequest, undisturbed
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.application.wait import expected_wait
@@ -23,7 +26,7 @@ from orchestrator.arguments import expect
 from orchestrator.compute.kinds import settings_in_force
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.loading import load_site
+from orchestrator.config.loading import load_site, lookup
 from orchestrator.config.site import Site
 from orchestrator.couplings.policies import COUPLINGS
 from orchestrator.couplings.prediction import (
@@ -36,7 +39,8 @@ from orchestrator.couplings.prediction import (
 )
 from orchestrator.couplings.replay import ObservedStage, Preference, recommend, stage_models
 from orchestrator.provenance.gantt import stage_name
-from orchestrator.provenance.schema import CouplingUse, RecordedCoupling, RecordError, read_record
+from orchestrator.provenance.record import jobs_by_stage
+from orchestrator.provenance.schema import CouplingUse, RecordedCoupling
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.options import WorkerOptions, worker_options
 from orchestrator.wording import counted
@@ -44,10 +48,18 @@ from orchestrator.wording import counted
 if TYPE_CHECKING:
     from prefect import Flow
 
-    from orchestrator.provenance.schema import RecordedStage, RunRecord
+    from orchestrator.provenance.schema import RecordedSlurmJob, RecordedStage, RunRecord
     from orchestrator.stages import StageNeeds
 
-__all__ = ["CouplingPlan", "PlannedCoupling", "automatic", "make_plan", "plan", "stage_times"]
+__all__ = [
+    "CouplingPlan",
+    "PlannedCoupling",
+    "automatic",
+    "make_plan",
+    "observed_stages",
+    "plan",
+    "stage_times",
+]
 
 # From submission to start of a job on a free node, from there to a worker that has joined, and from
 # the end of its work to the end of the job. The first is about what an idle Slurm 22.05 took; the
@@ -105,7 +117,7 @@ def plan(
     """Predict what a run takes in each coupling, and recommend one; nothing is submitted.
 
     The times of the stages are those of the flow's last completed run with these parameters at this
-    site; without one, those of a dry run on simulators.
+    site, on the same QPUs with the same options; without one, those of a dry run on simulators.
 
     Args:
         flow: A Prefect flow, ``"path/to/file.py:flow"``, or the name of a ready flow such as
@@ -163,7 +175,7 @@ def make_plan(
     record, source = _observed_run(site, request, watcher or Watcher())
     flow = load_flow(target_of(request.flow))
     name, options = _workers(site)
-    observed = _stages(record, stages_beside(flow), options, source)
+    observed, unsure = observed_stages(record, stages_beside(flow), options, source)
     unknown = sorted(set(times or {}) - {stage.name for stage in observed})
     if unknown:
         raise ConfigError(
@@ -215,7 +227,7 @@ def make_plan(
         impossible=impossible,
         recommended=best,
         reason=_reason({one.coupling: one for one in planned}, best, prefer),
-        notes=[f"times of stages: {source}", *notes],
+        notes=[f"times of stages: {source}", *unsure, *notes],
     )
 
 
@@ -276,17 +288,16 @@ def _observed_run(site: Site, request: RunRequest, watcher: Watcher) -> tuple[Ru
     from orchestrator.application.estimate import dry_record
     from orchestrator.application.run import bound_request
 
-    target = target_of(request.flow)
-    wanted = bound_request(request, load_flow(target))
-    for run in registered_runs(site.state_dir):
-        if run.target != target.text:
-            continue
-        try:
-            record = read_record(run.folder)
-        except RecordError:
-            continue
-        if record.status == "completed" and record.parameters == wanted and record.stages:
-            return record, f"run {run.id}"
+    target, site_file = target_of(request.flow), lookup(request.site)
+    record = earlier_run(
+        site,
+        None if site_file is None else site_file.absolute(),
+        target=target.text,
+        parameters=bound_request(request, load_flow(target)),
+        qpu=request.qpu,
+    )
+    if record is not None:
+        return record, f"run {record.id}"
     return dry_record(request, watcher), "a dry run on this machine"
 
 
@@ -297,16 +308,19 @@ def _workers(site: Site) -> tuple[str, WorkerOptions]:
     return able[0], worker_options(settings_in_force(site, able[0]))
 
 
-def _stages(
+def observed_stages(
     record: RunRecord, needs: Mapping[str, StageNeeds], options: WorkerOptions, source: str
-) -> list[ObservedStage]:
-    qpu_s: dict[str, float] = {}
-    simulated_s: dict[str, float] = {}
-    for job in record.jobs:
-        key = job.stage or ""
-        qpu_s[key] = qpu_s.get(key, 0.0) + job.usage.qpu_seconds
-        simulated_s[key] = simulated_s.get(key, 0.0) + sum(t.worked_s or 0.0 for t in job.tasks)
-    observed = []
+) -> tuple[list[ObservedStage], list[str]]:
+    """Return the stages of a run with their times, and what is not known of these.
+
+    Args:
+        record: The run.
+        needs: What stages ask for, by name of the function.
+        options: Of the compute on which they are to run.
+        source: How to call the run.
+    """
+    of_stage = jobs_by_stage(record.jobs)
+    observed, notes = [], []
     for stage in record.stages:
         if stage.ended_at is None or stage.state not in ("completed", "cached"):
             continue
@@ -316,16 +330,24 @@ def _stages(
         demand = None if known is None else known.demand
         most = 1 if demand is None else max(demand.nodes, demand.nodes_max)
         worked_s = max(stage.worked_s or 0.0, 0.0)
-        on_qpu_s = qpu_s.get(stage.key, 0.0)
-        own_s = max(worked_s - simulated_s.get(stage.key, 0.0), 0.0)
+        jobs = of_stage.get(stage.key, ())
+        on_qpu_s = sum(job.usage.qpu_seconds for job in jobs)
+        own_s = max(worked_s - sum(t.worked_s or 0.0 for job in jobs for t in job.tasks), 0.0)
         quantum = stage.kind == "quantum"
+        seconds = own_s + on_qpu_s if quantum else _by_nodes(record, stage, worked_s, most, options)
+        if seconds is None:
+            seconds = worked_s
+            notes.append(
+                f"stage {name}: {source} does not say on how many nodes it ran, so its time counts "
+                "as the same on any number"
+            )
         observed.append(
             ObservedStage(
                 name=name,
                 kind=stage.kind,
                 ready_s=ready_s,
                 ended_s=ready_s + (stage.ended_at - stage.started_at).total_seconds(),
-                seconds=own_s + on_qpu_s if quantum else _by_nodes(stage, worked_s, most, options),
+                seconds=seconds,
                 qpu_seconds=on_qpu_s if quantum else None,
                 nodes=1 if demand is None else demand.nodes,
                 nodes_max=most,
@@ -333,18 +355,55 @@ def _stages(
         )
     if not observed:
         raise ConfigError(f"{source} of {record.target} has no stages, so nothing can be coupled")
-    return observed
+    return observed, list(dict.fromkeys(notes))
 
 
 def _by_nodes(
-    stage: RecordedStage, worked_s: float, most: int, options: WorkerOptions
-) -> float | dict[int, float]:
-    """Return a classical stage's time, by nodes if its fan-out spreads over them."""
+    record: RunRecord, stage: RecordedStage, worked_s: float, most: int, options: WorkerOptions
+) -> float | dict[int, float] | None:
+    """Return a classical stage's time, by nodes if its fan-out spreads over them.
+
+    Units are taken to be alike, so that workers go through them in rounds; None where it is not
+    known how many workers there were.
+    """
     if stage.units is None or most == 1:
         return worked_s
-    units = max(stage.units[1], 1)
-    one_s = worked_s * min(units, options.process_count)
-    return {n: one_s / min(units, n * options.process_count) for n in range(1, most + 1)}
+    units, workers = max(stage.units[1], 1), _workers_of(record, stage)
+    if workers is None:
+        return None
+    unit_s = worked_s / math.ceil(units / workers)
+    return {n: unit_s * math.ceil(units / (n * options.process_count)) for n in range(1, most + 1)}
+
+
+def _workers_of(record: RunRecord, stage: RecordedStage) -> int | None:
+    """Return on how many worker processes the fan-out of a stage ran, None if not known."""
+    compute = record.site.compute.get(stage.where or "", {})
+    if compute.get("kind") != "slurm":
+        known = compute.get("workers") or record.machine.get("cores")
+        return known if isinstance(known, int) and compute else None
+    stated = compute.get("options")
+    try:
+        processes = WorkerOptions.model_validate(stated).process_count
+    except ValidationError:
+        return None
+    nodes = 0 if record.slurm is None else _nodes_of(record.slurm.jobs, stage)
+    return max(round(nodes * processes), 1) if nodes else None
+
+
+def _nodes_of(jobs: Sequence[RecordedSlurmJob], stage: RecordedStage) -> float:
+    """Return on how many nodes a stage ran, on average; 0 if not known."""
+    own = [job for job in jobs if job.id == stage.slurm_job and job.purpose == "stage"]
+    if own:
+        return own[-1].nodes
+    begun, ended = stage.ran_from or stage.started_at, stage.ran_until or stage.ended_at
+    if ended is None or ended <= begun:
+        return 0
+    held = 0.0
+    for job in jobs:
+        if job.purpose == "worker" and job.started_at is not None:
+            until = min(job.ended_at or ended, ended)
+            held += job.nodes * max((until - max(job.started_at, begun)).total_seconds(), 0.0)
+    return held / (ended - begun).total_seconds()
 
 
 def _nodes(options: WorkerOptions) -> tuple[int, list[str]]:

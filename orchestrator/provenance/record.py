@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from backends.api import Usage
 from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
 from orchestrator.config.site import Site
-from orchestrator.identity import CallStage
+from orchestrator.identity import CallStage, IdentityError, UnitKey
 from orchestrator.provenance.schema import (
     RecordedJob,
     RecordedStage,
@@ -23,7 +23,14 @@ from orchestrator.provenance.schema import (
 from orchestrator.provenance.values import json_value
 from orchestrator.runs import StageSpan
 
-__all__ = ["merged_stages", "recorded_job", "recorded_stage", "run_record", "site_document"]
+__all__ = [
+    "jobs_by_stage",
+    "merged_stages",
+    "recorded_job",
+    "recorded_stage",
+    "run_record",
+    "site_document",
+]
 
 _SECRET_WORDS = ("token", "secret", "password", "credential", "apikey", "api_key")
 
@@ -34,7 +41,7 @@ def run_record(
     """Return ``head`` with its stages, from `merged_stages`, its jobs, and what they took."""
     jobs = list(jobs)
     recorded = [recorded_job(job) for job in jobs]
-    of_stages = _by_stage(recorded)
+    of_stages = jobs_by_stage(recorded)
     per_qpu: dict[str, Usage] = {}
     for job in jobs:
         per_qpu[job.qpu] = per_qpu.get(job.qpu, Usage()) + job.usage
@@ -148,14 +155,27 @@ def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _by_stage(jobs: Iterable[RecordedJob]) -> dict[str, list[RecordedJob]]:
-    """Return jobs by the key of their stage, without the QPU that one opened by itself."""
+def jobs_by_stage(jobs: Iterable[RecordedJob]) -> dict[str, list[RecordedJob]]:
+    """Return jobs by where they were called: under their own key, and each one that has it inside.
+
+    That of a unit of a fan-out counts for the unit and for its stage, whichever QPU it opened.
+    """
     found: dict[str, list[RecordedJob]] = {}
     for job in jobs:
         stage = job.stage or ""
-        for key in {stage, CallStage.parse(stage).stage or stage}:
+        for key in {stage, *_keys_of(CallStage.parse(stage).stage or stage)}:
             found.setdefault(key, []).append(job)
     return found
+
+
+def _keys_of(key: str) -> Iterator[str]:
+    """Yield a key, and for one of a unit those of the units and of the stage that spread it out."""
+    while True:
+        yield key
+        try:
+            key = UnitKey.parse(key).stage
+        except IdentityError:
+            return
 
 
 def _with_jobs(stage: RecordedStage, own: Sequence[RecordedJob]) -> RecordedStage:
