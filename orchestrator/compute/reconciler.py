@@ -76,7 +76,9 @@ class Reconciler:
     _waiting_s: float | None = None
     _doubtful: dict[str, tuple[str, int, float]] = field(default_factory=dict)
     _thread: threading.Thread | None = None
-    queries: int = 0  # of Slurm's queue, for benchmarks
+    _adopted: bool = False
+    _unwanted: set[int] = field(default_factory=set)  # jobs that Slurm is to cancel, and has not
+    _spare: dict[str, int] = field(default_factory=dict)  # numbers that no job has got, by purpose
 
     def start(self) -> None:
         """Start the thread; a second call does nothing."""
@@ -135,15 +137,16 @@ class Reconciler:
         return self._fleet.jobs
 
     def _serve(self) -> None:
-        self._adopt()
         while self._wait():
             try:
                 self._step()
             except SlurmUnavailable as error:
-                self._say(f"Slurm does not answer ({error}); hpcqc keeps asking")
+                if error.retryable:
+                    self._say(f"Slurm does not answer ({error}); hpcqc keeps asking")
+                else:
+                    self._fail_all(f"Slurm cannot be used: {error}")
             except Exception as error:  # noqa: BLE001  # functions would wait for ever
-                for pool in tuple(self._wanted):
-                    self._fail(pool, ComputeError(f"control of the worker jobs failed: {error!r}"))
+                self._fail_all(f"control of the worker jobs failed: {error!r}")
 
     def _wait(self) -> bool:
         """Wait until it is time to look; False when closing."""
@@ -155,6 +158,9 @@ class Reconciler:
             return not self._closing
 
     def _step(self) -> None:
+        if not self._adopted:
+            self._adopt()
+            self._adopted = True
         if not self._settle_doubtful():
             return
         seen = self._observe()
@@ -175,7 +181,6 @@ class Reconciler:
         workers, busy = self._occupation()
         listed: Mapping[int, SlurmJob] | None = {}
         if self._fleet.jobs:
-            self.queries += 1
             try:
                 listed = self.slurm.jobs([job.id for job in self._fleet.jobs])
             except SlurmUnavailable as error:
@@ -200,47 +205,70 @@ class Reconciler:
         return workers, frozenset(busy)
 
     def _execute(self, actions: Sequence[Action]) -> None:
-        cancelled = [action.job for action in actions if isinstance(action, Cancel)]
-        if cancelled:
-            self.slurm.cancel(cancelled)
-        held = [action.job for action in actions if isinstance(action, Hold)]
-        if held:
-            self.slurm.hold(held)
-        released = [action.job for action in actions if isinstance(action, Release)]
-        if released:
-            self.slurm.release(released)
+        """Do what Slurm can fail at last, so that nothing else is forgotten when it does."""
         for action in actions:
             match action:
-                case Retire():
-                    self._retire(action.job)
+                case Cancel():
+                    self._unwanted.add(action.job)
                 case GiveUp():
                     self._give_up(action)
-                case Submit():
-                    self._submit(action)
+        for action in actions:
+            if isinstance(action, Retire):
+                self._retire(action.job)
+        self._hold([action.job for action in actions if isinstance(action, Hold)], held=True)
+        self._hold([action.job for action in actions if isinstance(action, Release)], held=False)
+        if self._unwanted:
+            self.slurm.cancel(sorted(self._unwanted))
+            self._unwanted.clear()
+        for action in actions:
+            if isinstance(action, Submit):
+                self._submit(action)
+
+    def _hold(self, jobs: Sequence[int], *, held: bool) -> None:
+        """Hold or release jobs; those that Slurm did not take it for remain as they were."""
+        if not jobs:
+            return
+        try:
+            (self.slurm.hold if held else self.slurm.release)(jobs)
+        except SlurmUnavailable:
+            self._fleet = replace(
+                self._fleet,
+                jobs=tuple(
+                    replace(job, held=not held) if job.id in jobs else job
+                    for job in self._fleet.jobs
+                ),
+            )
+            raise
 
     def _submit(self, action: Submit) -> None:
         with self._changed:
             wanted = self._allocations.get(action.pool)
-        if wanted is None or self._closing:
-            return
-        number = self.folder.next_number(wanted.purpose)
-        self.folder.remember(wanted, number)
-        script = self.folder.script(wanted, number, held=action.held)
+            if wanted is None or action.pool not in self._wanted or self._closing:
+                return
+        number = self._spare.pop(wanted.purpose, None)
+        if number is None:
+            number = self.folder.next_number(wanted.purpose)
         try:
+            self.folder.remember(wanted, number)
+            script = self.folder.script(wanted, number, held=action.held)
             job = self.slurm.submit(script)
         except (SlurmRefused, JobScriptError) as error:
+            self._spare[wanted.purpose] = number
             self._fail(action.pool, ComputeError(f"a worker job cannot be submitted: {error}"))
             return
         except SlurmUnavailable as error:
             if error.submitted:
                 self._doubtful[script.tag] = action.pool, number, time.monotonic()
+            else:
+                self._spare[wanted.purpose] = number
             raise
-        self.folder.remember(wanted, number, job)
+        # Known first: a job whose record cannot be written is to be cancelled in the end, too.
         self._add(
             WorkerJob(
                 id=job, number=number, pool=action.pool, at_s=time.monotonic(), held=action.held
             )
         )
+        self.folder.remember(wanted, number, job)
 
     def _settle_doubtful(self) -> bool:
         """Find jobs whose submission had no answer; False while it is not known of some."""
@@ -285,25 +313,27 @@ class Reconciler:
             self._wanted.pop(pool, None)
         self.on_failure(pool, error)
 
+    def _fail_all(self, message: str) -> None:
+        for pool in tuple(self._wanted):
+            self._fail(pool, ComputeError(message))
+
     def _adopt(self) -> None:
         """Take over what an earlier attempt of the run left in the queue; cancel the rest."""
-        with suppress(SlurmUnavailable):
-            useless = []
-            for job, tag in self._queued():
-                wanted = self._allocations.get("shared")
-                if tag.purpose == "worker" and wanted and self.folder.is_of(wanted, tag.number):
-                    self._add(
-                        WorkerJob(
-                            id=job.id, number=tag.number, pool="shared", at_s=0.0, held=job.held
-                        )
-                    )
-                else:
-                    useless.append(job.id)
-            if useless:
-                self.slurm.cancel(useless)
+        wanted = self._allocations.get("shared")
+        adopted, useless = [], []
+        for job, tag in self._queued():
+            if tag.purpose == "worker" and wanted and self.folder.is_of(wanted, tag.number):
+                adopted.append(
+                    WorkerJob(id=job.id, number=tag.number, pool="shared", at_s=0.0, held=job.held)
+                )
+            else:
+                useless.append(job.id)
+        self._unwanted.update(useless)
+        for one in adopted:
+            self._add(one)
 
     def _cancel_all(self) -> None:
-        with suppress(SlurmUnavailable):
+        with suppress(SlurmUnavailable, SlurmRefused):
             left = [job.id for job in self._fleet.jobs]
             left += [job.id for job, _ in self._queued()]
             if left:

@@ -1,0 +1,179 @@
+"""What the reconciler's thread does when Slurm does not answer, refuses, or is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.compute.reconciler import Reconciler
+from orchestrator.compute.worker_jobs import JobFolder, allocation
+from orchestrator.config.site import ComputeSettings
+from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
+from orchestrator.slurm.options import worker_options
+from orchestrator.slurm.states import SlurmJob, SlurmState
+from tests.patience import until
+
+
+class ForgetfulSlurm:
+    """Stands for a Slurm whose calls fail as often as a test says. faults: by the call's name."""
+
+    timeout_s = 5.0
+
+    def __init__(self) -> None:
+        self.queue: dict[int, SlurmJob] = {}
+        self.faults: dict[str, list[Exception]] = {}
+        self.tags: list[str] = []
+        self.tries = 0
+
+    def jobs(self, ids=None) -> dict[int, SlurmJob]:
+        self._fault("jobs")
+        return {id_: job for id_, job in self.queue.items() if ids is None or id_ in ids}
+
+    def find(self, tag):
+        return next((job for job in self.queue.values() if job.comment == tag), None)
+
+    def submit(self, script) -> int:
+        self.tries += 1
+        self._fault("submit")
+        self.tags.append(script.tag)
+        return self.put(script.tag, held=script.held)
+
+    def put(self, tag: str, *, held: bool = False) -> int:
+        number = 100 + len(self.queue)
+        self.queue[number] = SlurmJob(
+            id=number, name="n", user="u", state=SlurmState.PENDING, comment=tag, held=held
+        )
+        return number
+
+    def cancel(self, ids) -> None:
+        self._fault("cancel")
+        for id_ in ids:
+            self._set(id_, state=SlurmState.CANCELLED)
+
+    def hold(self, ids) -> None:
+        self._fault("hold")
+        for id_ in ids:
+            self._set(id_, held=True)
+
+    def release(self, ids) -> None:
+        self._fault("release")
+        for id_ in ids:
+            self._set(id_, held=False)
+
+    def waiting(self) -> list[int]:
+        return [id_ for id_, job in self.queue.items() if job.state is SlurmState.PENDING]
+
+    def _set(self, id_: int, **changed) -> None:
+        self.queue[id_] = replace(self.queue[id_], **changed)
+
+    def _fault(self, name: str) -> None:
+        if self.faults.get(name):
+            raise self.faults[name].pop(0)
+
+
+class Room:
+    """A reconciler on a forgetful Slurm. failed: the pools that were given up, with the errors."""
+
+    def __init__(self, place, **options) -> None:
+        settings = ComputeSettings(name="c", kind="slurm", options=options)
+        self.slurm = ForgetfulSlurm()
+        self.folder = JobFolder(run="r", path=place, options=worker_options(settings))
+        self.folder.prepare()
+        self.failed: dict[str, Exception] = {}
+        self.reconciler = Reconciler(
+            slurm=self.slurm,
+            folder=self.folder,
+            on_failure=self.failed.__setitem__,
+            on_notice=lambda _: None,
+        )
+
+    def want(self, jobs: int, *, held: bool = False) -> None:
+        self.reconciler.want(allocation(self.folder.options), jobs, held=held)
+        self.reconciler.start()
+
+
+@pytest.fixture
+def room(tmp_path) -> Iterator[Room]:
+    opened = Room(tmp_path / "r")
+    yield opened
+    opened.reconciler.close()
+
+
+def away(times: int = 1) -> list[Exception]:
+    return [SlurmUnavailable("it is away") for _ in range(times)]
+
+
+def test_a_job_that_could_not_be_cancelled_is_cancelled_later(room) -> None:
+    room.want(2)
+    until(lambda: len(room.reconciler.jobs()) == 2)
+    room.slurm.faults["cancel"] = away(2)
+    room.want(0)
+    until(lambda: not room.slurm.waiting())
+    assert not room.slurm.faults["cancel"]
+
+
+def test_a_dropped_pools_job_that_could_not_be_cancelled_is_cancelled_later(room) -> None:
+    room.want(1)
+    until(room.slurm.waiting)
+    room.slurm.faults["cancel"] = away()
+    room.reconciler.drop("shared")
+    until(lambda: not room.slurm.waiting())
+
+
+@pytest.mark.parametrize(("verb", "before"), [("release", True), ("hold", False)])
+def test_a_hold_or_release_that_failed_is_made_again(room, verb, before) -> None:
+    room.want(1, held=before)
+    until(room.reconciler.jobs)
+    room.slurm.faults[verb] = away(2)
+    room.want(1, held=not before)
+    until(lambda: [job.held for job in room.slurm.queue.values()] == [not before])
+
+
+def test_without_slurms_programs_the_pools_fail_and_no_number_is_lost(room) -> None:
+    room.slurm.faults["submit"] = [SlurmUnavailable("no sbatch", retryable=False)]
+    room.want(1)
+    until(lambda: "shared" in room.failed)
+    assert room.slurm.tries == 1
+    room.want(1)
+    until(lambda: room.slurm.tags)
+    assert room.slurm.tags == ["hpcqc:v1:r:worker:0"]
+
+
+def test_a_submission_that_is_tried_again_has_its_number(room) -> None:
+    room.slurm.faults["submit"] = away(3)
+    room.want(2)
+    until(lambda: len(room.slurm.tags) == 2)
+    assert room.slurm.tags == ["hpcqc:v1:r:worker:0", "hpcqc:v1:r:worker:1"]
+    assert not room.failed
+
+
+def test_a_script_that_cannot_be_written_is_said_and_the_thread_goes_on(tmp_path) -> None:
+    room = Room(tmp_path / "r", extra=["--wrap=true"])
+    room.want(1)
+    until(lambda: "shared" in room.failed)
+    assert "--wrap" in str(room.failed["shared"])
+    assert "cannot be submitted" in str(room.failed["shared"])
+    room.reconciler.close()
+
+
+def test_an_adoption_that_failed_is_made_before_anything_is_submitted(room) -> None:
+    shared = allocation(room.folder.options)
+    room.folder.remember(shared, room.folder.next_number("worker"))
+    earlier = room.slurm.put("hpcqc:v1:r:worker:0")
+    useless = room.slurm.put("hpcqc:v1:r:stage:0")
+    room.slurm.faults["jobs"] = away(2)
+    room.slurm.faults["cancel"] = away(1)
+    room.want(1)
+    until(lambda: room.reconciler.jobs() and useless not in room.slurm.waiting())
+    assert [job.id for job in room.reconciler.jobs()] == [earlier]
+    assert room.slurm.tries == 0
+
+
+def test_an_adoption_that_slurm_refuses_fails_the_pools(room) -> None:
+    room.slurm.faults["jobs"] = [SlurmRefused("not you")]
+    room.want(1)
+    until(lambda: "shared" in room.failed)
+    room.want(1)  # the thread lives
+    until(lambda: room.slurm.tags)
