@@ -5,23 +5,32 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import ExitStack
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Start a cluster as the JSON in argv[1] says, print its address, run until stdin closes."""
+    """Start a cluster as the JSON in argv[1] says, print its address, run until stdin closes.
+
+    It prints why, instead, if it cannot start.
+    """
     # A process of its own, since spawned workers would import the user's script again, and since no
     # worker may outlive a killed flow. The credentials go through the pipe and are in no file.
     os.umask(0o077)  # what it writes is its owner's alone
     spec = json.loads(sys.argv[1])
     from orchestrator.compute.nodes import LOOPBACK, DaskCredentials, open_cluster, scheduler_host
 
-    pair = DaskCredentials.make()
-    host = scheduler_host(spec["interface"]) if "interface" in spec else LOOPBACK
-    with open_cluster(
-        spec["workers"], spec["memory_per_worker"], pair.security(), host=host
-    ) as cluster:
+    with ExitStack() as opened:
+        try:
+            pair = DaskCredentials.make()
+            host = scheduler_host(spec["interface"]) if "interface" in spec else LOOPBACK
+            cluster = opened.enter_context(
+                open_cluster(spec["workers"], spec["memory_per_worker"], pair.security(), host=host)
+            )
+        except Exception as error:  # noqa: BLE001  # the flow says it to its user
+            print(json.dumps({"error": str(error) or repr(error)}), flush=True)
+            return
         connection = {
             "address": cluster.scheduler_address,
             "certificate": pair.certificate,

@@ -41,10 +41,22 @@ class ClusterProcess:
 
     spec: Mapping[str, Any]
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
+    _closed: bool = field(default=False, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def start(self) -> None:
-        """Start the process and return at once; a second call does nothing."""
-        if self._process is None:
+        """Start the process and return at once; a second call does nothing.
+
+        Raises `ComputeError` after `close`.
+        """
+        self._started()
+
+    def _started(self) -> subprocess.Popen[str]:
+        with self._lock:
+            if self._closed:
+                raise ComputeError("the workers were shut down")
+            if self._process is not None:
+                return self._process
             # -P and our own path order: a user's folder must not shadow the packages we need.
             command = [sys.executable, "-P", "-m", "orchestrator.compute.cluster"]
             self._process = subprocess.Popen(
@@ -56,22 +68,29 @@ class ClusterProcess:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C reaches only the flow, which ends us in order
             )
+            return self._process
 
     def connection(self) -> Connection:
         """Block until the scheduler is up, once. Raises `ComputeError`."""
-        self.start()
-        assert self._process is not None
-        assert self._process.stdout is not None
-        line = _first_line(self._process.stdout)
-        if not line:
+        process = self._started()
+        assert process.stdout is not None
+        line = _first_line(process.stdout)
+        if line is None:
             raise ComputeError(
                 f"the Dask scheduler did not start within {_START_S} s; run `hpcqc doctor`"
             )
-        return Connection(**json.loads(line))
+        if not line:
+            raise ComputeError("the process of the Dask scheduler ended; run `hpcqc doctor`")
+        said = json.loads(line)
+        if "error" in said:
+            raise ComputeError(f"the Dask scheduler cannot start: {said['error']}")
+        return Connection(**said)
 
     def close(self) -> None:
         """End the process; closing twice does nothing."""
-        process, self._process = self._process, None
+        with self._lock:
+            self._closed = True
+            process, self._process = self._process, None
         if process is not None:
             _end(process)
 
@@ -97,12 +116,20 @@ def _environment() -> dict[str, str]:
     return {**process_environment(), **dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()}
 
 
-def _first_line(stream: IO[str]) -> str:
+def _first_line(stream: IO[str]) -> str | None:
+    """Return the first line, empty at the end of the stream; None if it takes too long."""
     lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.append(stream.readline()), daemon=True)
+
+    def read() -> None:
+        try:
+            lines.append(stream.readline())
+        except ValueError:  # it was closed meanwhile
+            lines.append("")
+
+    reader = threading.Thread(target=read, daemon=True)
     reader.start()
     reader.join(_START_S)
-    return lines[0] if lines else ""
+    return lines[0] if lines else None
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -53,6 +53,7 @@ class Spread:
     retries: int = 0
     progress: Progress | None = None  # takes the numbers of finished and of all units
     again: Callable[[], Any] | None = None  # waits for a restarted cluster's client
+    watch: Callable[[Sequence[Any]], None] | None = None  # takes the futures that are waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ def fan_out_on(
     named = list(zip(names, units, strict=True))
     failures: dict[int, Exception] = {}
     with store:
-        for indices, outcomes in _enduring(client, unit, named, todo, spread.again):
+        for indices, outcomes in _enduring(client, unit, named, todo, spread):
             for index, (fine, value) in zip(indices, outcomes, strict=True):
                 (results if fine else failures)[index] = value
             store.append({i: results[i] for i in indices if i in results})
@@ -128,26 +129,30 @@ def _enduring(
     unit: _Unit,
     units: Sequence[tuple[str, Any]],
     todo: Sequence[int],
-    again: Callable[[], Any] | None,
+    spread: Spread,
 ) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
     """Yield as `_stream` does; units of a lost cluster run on the restarted one."""
     owed = dict.fromkeys(todo)
     for loss in range(_MOST_LOSSES + 1):
         try:
-            for indices, outcomes in _stream(client, unit, units, list(owed)):
+            for indices, outcomes in _stream(client, unit, units, list(owed), spread):
                 for index in indices:
                     del owed[index]
                 yield indices, outcomes
         except ClusterLost:
-            if again is None or loss == _MOST_LOSSES:
+            if spread.again is None or loss == _MOST_LOSSES:
                 raise
-            client = again()
+            client = spread.again()
         else:
             return
 
 
 def _stream(
-    client: Any, unit: _Unit, units: Sequence[tuple[str, Any]], todo: Sequence[int]
+    client: Any,
+    unit: _Unit,
+    units: Sequence[tuple[str, Any]],
+    todo: Sequence[int],
+    spread: Spread,
 ) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
     """Yield index chunks and their outcomes as workers finish them."""
     from distributed import as_completed
@@ -162,6 +167,8 @@ def _stream(
     owner: dict[Future[Any], Sequence[int]] = dict(
         zip(client.map(unit, inputs, pure=False, resources=where), chunks, strict=True)
     )
+    if spread.watch is not None:
+        spread.watch(list(owner))
     ended = as_completed(list(owner), loop=client.loop, with_results=True, raise_errors=False)
     suspects: list[int] = []
     for future, outcomes in ended:
@@ -172,11 +179,15 @@ def _stream(
             yield indices, outcomes
         elif _is_of_a_killed_worker(future, outcomes):
             suspects += indices
-    yield from _one_by_one(client, unit, units, sorted(suspects))
+    yield from _one_by_one(client, unit, units, sorted(suspects), spread)
 
 
 def _one_by_one(
-    client: Any, unit: _Unit, units: Sequence[tuple[str, Any]], suspects: Sequence[int]
+    client: Any,
+    unit: _Unit,
+    units: Sequence[tuple[str, Any]],
+    suspects: Sequence[int],
+    spread: Spread,
 ) -> Iterator[tuple[Sequence[int], Sequence[tuple[bool, Any]]]]:
     """Run one by one the units whose worker died, to find those that killed it."""
     killers = 0
@@ -186,6 +197,8 @@ def _one_by_one(
         if killers < _MOST_KILLERS:
             packed = cloudpickle.dumps([units[index]])
             future = client.submit(unit, packed, pure=False, resources=_resources_of(unit))
+            if spread.watch is not None:
+                spread.watch([future])
             ended = future.exception()
             if ended is None:
                 (outcome,) = future.result()

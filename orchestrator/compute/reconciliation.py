@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from orchestrator.slurm.explain import explain_reason
 from orchestrator.slurm.states import SlurmJob, SlurmState
@@ -44,7 +45,8 @@ class WorkerJob:
 
     at_s: of its submission. held: whether the run
     wants it so. joined_s: when Dask had its workers first. leaving_s: since when it is
-    to take no further function. missing: times in a row that Slurm did not list it.
+    to take no further function. missing: times in a row that Slurm did not list it. ends_by: end of
+    its walltime, None while it waits.
     """
 
     id: int
@@ -55,6 +57,7 @@ class WorkerJob:
     joined_s: float | None = None
     leaving_s: float | None = None
     missing: int = 0
+    ends_by: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +202,9 @@ def _observed(job: WorkerJob, seen: Observation) -> WorkerJob:
     missing = job.missing
     if seen.slurm is not None:
         missing = 0 if job.id in seen.slurm or has_workers else missing + 1
-    return replace(job, joined_s=joined_s, missing=missing)
+    found = (seen.slurm or {}).get(job.id)
+    ends_by = job.ends_by if found is None else found.ends_by
+    return replace(job, joined_s=joined_s, missing=missing, ends_by=ends_by)
 
 
 def _ending(job: WorkerJob, seen: Observation) -> str | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from orchestrator.compute.api import ComputeError, ComputeRun, Demand
 from orchestrator.compute.cluster_process import ClusterProcess, connect
@@ -39,8 +42,12 @@ _PATIENCE_S = 10.0
 
 @dataclass(slots=True)
 class _Stages:
-    """Stages with equal demands. pools: how many there are. free: those that a stage has left."""
+    """Stages with equal demands. pools: how many there are. free: those that a stage has left.
 
+    longest_s: of those that ended.
+    """
+
+    longest_s: float = 0.0
     waiting: int = 0
     pools: int = 0
     free: list[str] = field(default_factory=list)
@@ -74,7 +81,8 @@ class SlurmDask:
         self._wanted: tuple[int, bool] | None = None
         self._together: tuple[JobResources, ...] | None = None
         self._faults: dict[str, ComputeError] = {}
-        self._pools: dict[str, set[Future[Any]]] = {}
+        # Weak: an outcome that has arrived is nobody's, so that Dask forgets it.
+        self._pools: dict[str, WeakSet[Future[Any]]] = {}
         self._allocations = 0
         self._turn = threading.Condition(self._lock)
         self._stages: dict[Demand, _Stages] = {}
@@ -102,10 +110,10 @@ class SlurmDask:
                 raise ComputeError("the workers were shut down")
             if self._started:
                 return
+            self._folder.prepare()
+            (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
+            self._process.start()
             self._started = True
-        self._folder.prepare()
-        (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
-        self._process.start()
         threading.Thread(target=self._connect, name="hpcqc-slurm-connect", daemon=True).start()
         self._want_shared()
         self._reconciler.start()
@@ -166,9 +174,8 @@ class SlurmDask:
         with self._pool(remote.context.demand) as pool:
             placed = replace(remote, context=replace(remote.context, pool=pool))
             future = client.submit(run_timed, placed, args, kwargs, pure=False, resources={pool: 1})
-            self._pools[pool].add(future)
             try:
-                self._raise_fault(pool)
+                self._watch(pool, [future])
                 ran: RemoteResult = future.result()
                 return ran
             except KilledWorker as error:
@@ -176,8 +183,6 @@ class SlurmDask:
             except CancelledError as error:
                 self._raise_fault(pool)
                 raise ComputeError("the workers were shut down while this function ran") from error
-            finally:
-                self._pools[pool].discard(future)
 
     def fan_out(
         self, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
@@ -185,7 +190,11 @@ class SlurmDask:
         """Apply a function to every item in the worker jobs; see `Compute.fan_out`."""
         client = self.client()
         with self._pool(spread.context.demand) as pool:
-            placed = replace(spread, context=replace(spread.context, pool=pool))
+            placed = replace(
+                spread,
+                context=replace(spread.context, pool=pool),
+                watch=lambda futures: self._watch(pool, futures),
+            )
             try:
                 return fan_out_on(client, function, items, placed)
             except ClusterLost:
@@ -217,23 +226,23 @@ class SlurmDask:
         return {"interface": self._options.interface}
 
     def _connect(self) -> None:
+        client: Client | None = None
         try:
             connection: Connection = self._process.connection()
             client = connect(connection)
-        except (ComputeError, OSError) as error:
-            self._failed_start = ComputeError(str(error))
-            self._connected.set()
-            return
-        if self._run.on_connect is not None:
-            self._run.on_connect(client)
-        connection.write(self._folder.path)
-        with self._lock:
-            self._client = None if self._closed else client
-        if self._client is None:
-            client.close(timeout=1)
-        else:
+            if self._run.on_connect is not None:
+                self._run.on_connect(client)
             self._reconciler.attach(client)
-        self._connected.set()
+            with self._lock:
+                if not self._closed:
+                    connection.write(self._folder.path)
+                    self._client = client
+        except Exception as error:  # noqa: BLE001  # whoever waits is to hear of it
+            self._failed_start = ComputeError(str(error) or repr(error))
+        finally:
+            if client is not None and self._client is None:
+                client.close(timeout=1)
+            self._connected.set()
 
     @contextmanager
     def _pool(self, demand: Demand) -> Iterator[str]:
@@ -242,17 +251,18 @@ class SlurmDask:
             demand = replace(demand, nodes=1)
         if not self._separate and fits_worker(self._options, demand):
             with self._lock:
-                self._pools.setdefault(SHARED, set())
+                self._pools.setdefault(SHARED, WeakSet())
                 revived = self._faults.pop(SHARED, None) is not None
             if revived:
                 self._want_shared()
             yield SHARED
             return
         pool = self._acquire(demand)
+        began_s = time.monotonic()
         try:
             yield pool
         finally:
-            self._hand_on(demand, pool)
+            self._hand_on(demand, pool, began_s)
 
     def _acquire(self, demand: Demand) -> str:
         """Return a pool for one stage: one that an equal stage has left, or a new one."""
@@ -270,7 +280,7 @@ class SlurmDask:
             stages.pools += 1
             self._allocations += 1
             pool = f"stage-{self._allocations}"
-            self._pools[pool] = set()
+            self._pools[pool] = WeakSet()
         try:
             wanted = allocation(self._options, demand, pool=pool, partitions=self._cluster())
         except BaseException:
@@ -279,11 +289,18 @@ class SlurmDask:
         self._reconciler.want(wanted, 1)
         return pool
 
-    def _hand_on(self, demand: Demand, pool: str) -> None:
-        """Leave a pool to an equal stage that waits; without one, end it."""
+    def _hand_on(self, demand: Demand, pool: str, began_s: float) -> None:
+        """Leave a pool to an equal stage that waits and has time enough there; else, end it."""
+        jobs = [job for job in self._reconciler.jobs() if job.pool == pool]
+        joined_s = [job.joined_s for job in jobs if job.joined_s is not None]
+        took_s = time.monotonic() - max([began_s, *joined_s])
+        ends = [job.ends_by for job in jobs if job.ends_by is not None]
         with self._turn:
             stages = self._stages[demand]
-            if stages.waiting > len(stages.free) and pool not in self._faults:
+            stages.longest_s = max(stages.longest_s, took_s)
+            needed = demand.walltime or timedelta(seconds=stages.longest_s)
+            lasts = all(datetime.now(UTC) + needed <= end for end in ends)
+            if lasts and stages.waiting > len(stages.free) and pool not in self._faults:
                 stages.free.append(pool)
                 self._turn.notify_all()
                 return
@@ -311,6 +328,12 @@ class SlurmDask:
             client = self._client
         if client is not None:
             client.cancel(waiting)
+
+    def _watch(self, pool: str, futures: Iterable[Future[Any]]) -> None:
+        """Let futures fail when their pool is given up; raise if it was."""
+        with self._lock:
+            self._pools[pool].update(futures)
+        self._raise_fault(pool)
 
     def _raise_fault(self, pool: str) -> None:
         fault = self._faults.get(pool)
