@@ -35,6 +35,7 @@ __all__ = [
     "RunAccount",
     "RunId",
     "Scope",
+    "SlurmOwner",
     "SlurmTag",
     "Tag",
     "UnitKey",
@@ -65,7 +66,9 @@ SERVICE_SCOPE = "service"
 _INSIDE = "~"  # a scope inside a run, a unit inside a stage
 _FIELD = "\x1f"
 _PROJECT, _RUN = "project:", "run:"
-_SLURM_TAG = "hpcqc:v1:"
+_SLURM_TAG = "hpcqc:v2:"
+_SLURM_TAG_OF_VERSION_1 = "hpcqc:v1:"  # without a state folder
+_STATE = re.compile(r"[0-9a-f]{8}")
 _JOB_ID = re.compile(r"j[0-9a-f]{20}")
 _WORKER_NAME = re.compile(r"slurm-([0-9]+)-([0-9]+)-([0-9]+)-([0-9]+)")
 _RESULT_KEY = re.compile(r"hpcqc-(?P<run>.+)-(?P<content>[0-9a-f]{16})-(?P<number>[0-9]+)")
@@ -338,31 +341,68 @@ SLURM_PURPOSES = ("worker", "stage", "qpu", "driver", "allocation")
 class SlurmTag:
     """Which Slurm job of which run a job is; its comment in Slurm. purpose: of `SLURM_PURPOSES`.
 
-    number: no two jobs of a run and a purpose have the same one.
+    number: no two jobs of a run and a purpose have the same one. state: of its `SlurmOwner`; empty
+    in tags of version 1, which had none.
 
-    >>> str(SlurmTag("night:scan", "worker", 3))
-    'hpcqc:v1:night%3Ascan:worker:3'
+    >>> str(SlurmTag("night:scan", "worker", 3, "3f2a9c01"))
+    'hpcqc:v2:3f2a9c01:night%3Ascan:worker:3'
     """
 
     run: str
     purpose: str
     number: int
+    state: str = ""
 
     def __str__(self) -> str:
-        return f"{_SLURM_TAG}{escaped(self.run, ':')}:{self.purpose}:{self.number}"
+        version = f"{_SLURM_TAG}{self.state}:" if self.state else _SLURM_TAG_OF_VERSION_1
+        return f"{version}{escaped(self.run, ':')}:{self.purpose}:{self.number}"
 
     @classmethod
     def parse(cls, text: str) -> SlurmTag:
         """Read the text. Raises `IdentityError`."""
-        run, purpose, number = (*text.removeprefix(_SLURM_TAG).split(":"), "", "")[:3]
+        state, rest = "", text.removeprefix(_SLURM_TAG_OF_VERSION_1)
+        if text.startswith(_SLURM_TAG):
+            state, _, rest = text.removeprefix(_SLURM_TAG).partition(":")
+        run, purpose, number = (*rest.split(":"), "", "")[:3]
         if (
-            not text.startswith(_SLURM_TAG)
-            or text.count(":") != _SLURM_TAG.count(":") + 2
+            not (_STATE.fullmatch(state) or text.startswith(_SLURM_TAG_OF_VERSION_1))
+            or rest.count(":") != 2
             or not run
             or purpose not in SLURM_PURPOSES
         ):
-            raise IdentityError(f"invalid tag {text!r}: expected {_SLURM_TAG}RUN:PURPOSE:NUMBER")
-        return cls(unescaped(run, ":"), purpose, _number(number, text))
+            raise IdentityError(
+                f"invalid tag {text!r}: expected {_SLURM_TAG}STATE:RUN:PURPOSE:NUMBER"
+            )
+        return cls(unescaped(run, ":"), purpose, _number(number, text), state)
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmOwner:
+    """Whose a Slurm job is: one run of one state folder. state: digest of that folder's path.
+
+    A user may have several state folders, with runs of the same id.
+
+    >>> owner = SlurmOwner.of("/state/hpcqc", "scan")
+    >>> str(owner.tag("driver", 0))
+    'hpcqc:v2:779e4171:scan:driver:0'
+    """
+
+    run: str
+    state: str
+
+    @classmethod
+    def of(cls, state_folder: str, run: str) -> SlurmOwner:
+        """Return the owner of a run's jobs. state_folder: its path, free of symbolic links."""
+        path = state_folder.encode(errors="surrogateescape")
+        return cls(run, hashlib.blake2b(path, digest_size=4).hexdigest())
+
+    def tag(self, purpose: str, number: int) -> SlurmTag:
+        """Return the tag of one of the run's jobs."""
+        return SlurmTag(self.run, purpose, number, self.state)
+
+    def has(self, tag: SlurmTag | None) -> bool:
+        """Whether a job with this tag is the run's."""
+        return tag is not None and (tag.run, tag.state) == (self.run, self.state)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

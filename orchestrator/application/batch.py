@@ -29,10 +29,10 @@ from orchestrator.config.loading import LAPTOP
 from orchestrator.config.private import write_private
 from orchestrator.config.secrets import SecretRef
 from orchestrator.config.site import BatchTable, Coupling, Site, size_bytes
-from orchestrator.identity import SlurmTag, checked_run_id, slurm_job_name
+from orchestrator.identity import SlurmOwner, SlurmTag, checked_run_id, slurm_job_name
 from orchestrator.provenance.schema import RecordError, RunRecord, read_record
 from orchestrator.retention import is_active
-from orchestrator.slurm import JobResources, JobScript, Slurm, SlurmRefused
+from orchestrator.slurm import JobResources, JobScript, Slurm, SlurmRefused, owner_of
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -254,10 +254,10 @@ def read_driver_request(path: Path) -> DriverRequest:
     return DriverRequest.model_validate_json(path.read_bytes())
 
 
-def live_driver(run: str, job: DriverJob, slurm: Slurm) -> bool:
+def live_driver(owner: SlurmOwner, job: DriverJob, slurm: Slurm) -> bool:
     """Whether a driver job waits or runs."""
     found = slurm.jobs([job.job]).get(job.job)
-    return found is not None and not found.state.is_over and _is_of(run, found.tag)
+    return found is not None and not found.state.is_over and owner.has(found.tag)
 
 
 def progress_of(record: RunRecord | None) -> int:
@@ -327,10 +327,11 @@ def _submit(
     """Submit a driver job, and note it."""
     folder, number = driver_folder(state_dir, asked.run), job.number
     # A process that was killed while it submitted has left a job, which may have ended since.
-    while (found := slurm.find(str(_tag(asked.run, number)))) is not None and found.state.is_over:
+    owner = owner_of(state_dir, asked.run)
+    while (found := slurm.find(str(owner.tag("driver", number)))) and found.state.is_over:
         number += 1
     if found is None:
-        script = _script(folder, asked, number, dependency)
+        script = _script(folder, asked, owner.tag("driver", number), dependency)
         write_private(folder / _SCRIPT, script.text())
         id_ = slurm.submit(script)
     else:
@@ -341,7 +342,7 @@ def _submit(
 
 
 def _script(
-    folder: Path, asked: DriverRequest, number: int, dependency: str | None = None
+    folder: Path, asked: DriverRequest, tag: SlurmTag, dependency: str | None = None
 ) -> JobScript:
     batch = asked.batch
     python = batch.python or sys.executable
@@ -349,7 +350,7 @@ def _script(
     driver = (python, "-P", "-m", "orchestrator.cli.run.driver", str(folder / _REQUEST))
     return JobScript(
         name=slurm_job_name(asked.run, "driver"),
-        tag=str(_tag(asked.run, number)),
+        tag=str(tag),
         resources=JobResources(
             partition=batch.partition,
             account=batch.account,
@@ -372,10 +373,6 @@ def _script(
     )
 
 
-def _tag(run: str, number: int) -> SlurmTag:
-    return SlurmTag(run, "driver", number)
-
-
 def _check_free(site: Site, run: str, earlier: DriverJob | None, slurm: Slurm) -> None:
     """Raise ``RunBusy`` if something works on the run, or will."""
     if is_active(site.state_dir, run):
@@ -386,15 +383,11 @@ def _check_free(site: Site, run: str, earlier: DriverJob | None, slurm: Slurm) -
             f"run {run!r} is being worked on by {who}; wait for it, end it with "
             f"`hpcqc cancel {run}`, or choose another run id"
         )
-    if earlier is not None and live_driver(run, earlier, slurm):
+    if earlier is not None and live_driver(owner_of(site.state_dir, run), earlier, slurm):
         raise RunBusy(
             f"run {run!r} has Slurm job {earlier.job} already; end it with `hpcqc cancel {run}`, or "
             "choose another run id"
         )
-
-
-def _is_of(run: str, tag: SlurmTag | None) -> bool:
-    return tag is not None and tag.run == run
 
 
 def _record(asked: DriverRequest) -> RunRecord | None:

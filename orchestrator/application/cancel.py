@@ -21,12 +21,12 @@ from orchestrator.config.environment import hand_down
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import LAPTOP, load_site
 from orchestrator.config.site import Site
-from orchestrator.identity import is_scope_of
+from orchestrator.identity import SlurmOwner, is_scope_of
 from orchestrator.provenance.folder import FolderError, RunFolder
 from orchestrator.provenance.record import run_record
 from orchestrator.provenance.schema import RecordError, read_record
 from orchestrator.retention import is_active
-from orchestrator.slurm import Slurm
+from orchestrator.slurm import Slurm, owner_of
 
 __all__ = ["CancelledRun", "cancel_run", "end_abandoned"]
 
@@ -81,8 +81,9 @@ def cancel_run(run: str, *, site: Path | str | None = None) -> CancelledRun:
     if before in ("pending", "running", "killed"):
         note_cancel(here.state_dir, registered.id)
     slurm = Slurm() if _may_have_slurm_jobs(here.state_dir, registered) else None
+    owner = owner_of(here.state_dir, registered.id)
     ended = _end_process(here.state_dir, registered, slurm)
-    slurm_jobs = _end_slurm_jobs(registered.id, slurm) if slurm is not None else ()
+    slurm_jobs = _end_slurm_jobs(owner, slurm) if slurm is not None else ()
     its_site = _site_of(registered)
     jobs = _end_jobs(its_site, registered.id)
     _close_record(its_site, registered)
@@ -102,7 +103,7 @@ def end_abandoned(site: Site, run: str) -> None:
         return
     with suppress(ValueError, RuntimeError):  # a broker or Slurm that is away
         its_site = _site_of(registered)
-        _end_slurm_jobs(run, Slurm(patience_s=0.0))
+        _end_slurm_jobs(owner_of(site.state_dir, run), Slurm(patience_s=0.0))
         _end_jobs(its_site, run)
         _close_record(its_site, registered)
         note_cancel(site.state_dir, run)
@@ -159,17 +160,14 @@ def _may_have_slurm_jobs(state_dir: Path, run: RegisteredRun) -> bool:
     return run.is_driver_job or (state_dir / "slurm" / run.id).is_dir()
 
 
-def _end_slurm_jobs(run: str, slurm: Slurm) -> tuple[int, ...]:
+def _end_slurm_jobs(owner: SlurmOwner, slurm: Slurm) -> tuple[int, ...]:
     """Cancel the jobs of a run; return those that there were, when they have ended or after 30 s."""
 
     def left() -> list[int]:
         return sorted(
             job.id
             for job in slurm.jobs().values()
-            if job.tag is not None
-            and job.tag.run == run
-            and not job.state.is_over
-            and not job.was_refused
+            if owner.has(job.tag) and not job.state.is_over and not job.was_refused
         )
 
     found = left()

@@ -11,8 +11,9 @@ from datetime import datetime
 from orchestrator.accounting.entries import AccountBooks, Attempt, RunKey, attempts_of, gpus_of
 from orchestrator.application.accounting import slurm_holds, uses_slurm
 from orchestrator.config.site import Site
+from orchestrator.identity import SlurmOwner
 from orchestrator.provenance.schema import RecordedSlurm, RecordedSlurmJob
-from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable
+from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, owner_of
 
 __all__ = ["measured", "recorded_slurm"]
 
@@ -37,17 +38,16 @@ def measured(
     if not uses_slurm(site):
         return None
     slurm = slurm or Slurm(patience_s=0.0, timeout_s=max(1.0, patience_s))
-    key = RunKey(getpass.getuser(), run)
+    key, owner = RunKey(getpass.getuser(), run), owner_of(site.state_dir, run)
     deadline = clock() + patience_s
     while True:
         try:
-            attempts = _attempts(slurm, site, key, since)
+            attempts = _attempts(slurm, site, key, owner, since)
             known = {attempt.job.id for attempt in attempts}
             late = [
                 job.id
                 for job in slurm.jobs().values()
-                if job.tag is not None
-                and job.tag.run == run
+                if owner.has(job.tag)
                 and job.nodes
                 and job.id not in known
                 and (job.ended_at is None or job.ended_at > since)  # else of another run of this id
@@ -83,10 +83,17 @@ def recorded_slurm(attempts: Sequence[Attempt], *, is_complete: bool) -> Recorde
     )
 
 
-def _attempts(slurm: Slurm, site: Site, key: RunKey, since: datetime) -> list[Attempt]:
+def _attempts(
+    slurm: Slurm, site: Site, key: RunKey, owner: SlurmOwner, since: datetime
+) -> list[Attempt]:
     books = AccountBooks(
         user=key.user,
-        attempts=slurm.accounting(since=since),
+        # Without those of a run with this id in another state folder.
+        attempts=[
+            job
+            for job in slurm.accounting(since=since)
+            if job.tag is None or not job.tag.state or owner.has(job.tag)
+        ],
         quantum=None,
         holds=slurm_holds(site),
     )

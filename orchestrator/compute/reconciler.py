@@ -341,11 +341,12 @@ class Reconciler:
 
     def _queued(self) -> Iterator[tuple[SlurmJob, SlurmTag]]:
         """Yield the worker jobs of the run that Slurm has and that are not over."""
+        owner = self.folder.owner
         for job in self.slurm.jobs().values():
             tag = job.tag
             if tag is None or job.state.is_over:
                 continue
-            if tag.run == self.folder.run and tag.purpose in _OURS:
+            if owner.has(tag) and tag.purpose in _OURS:
                 yield job, tag
 
     def _say(self, notice: str) -> None:

@@ -17,10 +17,11 @@ from orchestrator.compute.api import Demand
 from orchestrator.compute.cluster_process import PINNED, import_path
 from orchestrator.compute.worker import WorkerSpec
 from orchestrator.config.private import close_to_others, write_private
-from orchestrator.identity import SlurmTag, slurm_job_name
+from orchestrator.identity import SlurmOwner, slurm_job_name
 from orchestrator.slurm.explain import impossible
 from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import WorkerOptions
+from orchestrator.slurm.owner import owner_of
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.steps import worker_step
 
@@ -165,12 +166,20 @@ def _partition(
 
 @dataclass(eq=False)
 class JobFolder:
-    """The folder of a run's worker jobs: scripts, outputs, the connection file."""
+    """The folder of a run's worker jobs: scripts, outputs, the connection file.
+
+    path: ``STATE_DIR/slurm/RUN``.
+    """
 
     run: str
     path: Path
     options: WorkerOptions
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def owner(self) -> SlurmOwner:
+        """Whose the jobs are."""
+        return owner_of(self.path.parent.parent, self.run)
 
     def prepare(self) -> None:
         """Make the folder; its owner alone can enter it."""
@@ -178,7 +187,7 @@ class JobFolder:
 
     def script(self, wanted: Allocation, number: int, *, held: bool = False) -> JobScript:
         """Return the script of a worker job."""
-        tag = SlurmTag(self.run, wanted.purpose, number)
+        tag = self.owner.tag(wanted.purpose, number)
         spec = WorkerSpec(
             folder=self.path,
             pool=wanted.pool,

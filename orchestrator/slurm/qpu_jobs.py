@@ -15,11 +15,12 @@ from pathlib import Path
 from orchestrator.config.private import close_to_others
 from orchestrator.config.site import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
-from orchestrator.identity import SlurmTag, slurm_job_name
+from orchestrator.identity import slurm_job_name
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.environment import this_job
 from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.explain import explain_reason, impossible
+from orchestrator.slurm.owner import owner_of
 from orchestrator.slurm.qpu_grants import lacks
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.states import SlurmJob, SlurmState
@@ -71,7 +72,7 @@ class QpuJobs:
 
     Args:
         run: Id of the run.
-        folder: For scripts' outputs; its owner alone can enter it.
+        folder: For scripts' outputs, ``STATE_DIR/slurm/RUN``; its owner alone can enter it.
         slurm: The cluster.
         on_notice: Called with a sentence for the user while a job waits.
     """
@@ -84,6 +85,7 @@ class QpuJobs:
         on_notice: Callable[[str], None] | None = None,
     ) -> None:
         self._run, self._folder = run, folder
+        self._owner = owner_of(folder.parent.parent, run)
         self._slurm = slurm or Slurm()
         self._notice = on_notice or (lambda _text: None)
         self._holdings: dict[str, _Holding] = {}
@@ -202,7 +204,7 @@ class QpuJobs:
             return self._slurm.submit(
                 JobScript(
                     name=slurm_job_name(self._run, f"{_PURPOSE}-{settings.name}"),
-                    tag=str(SlurmTag(self._run, _PURPOSE, number)),
+                    tag=str(self._owner.tag(_PURPOSE, number)),
                     resources=resources,
                     body=_body(self._folder / f"{name}.alive"),
                     directory=self._folder,
@@ -275,7 +277,9 @@ class QpuJobs:
         held = {one.job for one in self._holdings.values()}
         for job in self._slurm.jobs().values():
             tag = job.tag
-            if tag is None or (tag.run, tag.purpose) != (self._run, _PURPOSE) or job.name != name:
+            if tag is None or not self._owner.has(tag):
+                continue
+            if tag.purpose != _PURPOSE or job.name != name:
                 continue
             if job.id not in held and _is_useful(job):
                 return tag.number, job.id

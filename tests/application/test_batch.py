@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,16 @@ from orchestrator.application.batch import (
     progress_of,
     submit_run,
 )
+from orchestrator.application.cancel import cancel_run
 from orchestrator.application.parameters import ParameterError
 from orchestrator.application.register import find_registered
 from orchestrator.application.target import TargetError
 from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import BatchTable
-from orchestrator.identity import SlurmTag
 from orchestrator.provenance.schema import RecordedStage, RunRecord
 from orchestrator.retention import hold_run
-from orchestrator.slurm import JobScript, SlurmRefused
+from orchestrator.slurm import JobScript, SlurmJob, SlurmRefused, SlurmState, owner_of
 from tests.cli.flows import FLOW
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -41,22 +42,32 @@ class RecordingSlurm:
     may_requeue: bool = True
     requeued: list[int] = field(default_factory=list)
     scripts: list[JobScript] = field(default_factory=list)
+    queue: dict[int, SlurmJob] = field(default_factory=dict)
 
     def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
         if not self.may_requeue:
             raise SlurmRefused("Requested operation is presently disabled")
         self.requeued.append(id)
 
-    def find(self, tag: str) -> None:
-        del tag
+    def find(self, tag: str) -> SlurmJob | None:
+        return next((job for job in self.queue.values() if job.comment == tag), None)
 
-    def jobs(self, ids: Any = None) -> dict[int, Any]:
-        del ids
-        return {}
+    def jobs(self, ids: Any = None) -> dict[int, SlurmJob]:
+        return {id_: job for id_, job in self.queue.items() if ids is None or id_ in ids}
+
+    def cancel(self, ids: Collection[int]) -> None:
+        for id_ in ids:
+            self.queue[id_] = replace(self.queue[id_], state=SlurmState.CANCELLED)
 
     def submit(self, script: JobScript) -> int:
         self.scripts.append(script)
-        return 100 + len(self.scripts)
+        id_ = 100 + len(self.scripts)
+        self.queue[id_] = waiting(id_, script.tag)
+        return id_
+
+
+def waiting(id_: int, tag: str) -> SlurmJob:
+    return SlurmJob(id=id_, name="", user="", state=SlurmState.PENDING, comment=tag)
 
 
 def request(folder: Path, **batch: Any) -> DriverRequest:
@@ -153,7 +164,7 @@ def test_where_a_job_may_not_be_requeued_another_one_follows(
     assert continue_driver(isolated_state, request(tmp_path), job, slurm) is None  # type: ignore[arg-type]
     (script,) = slurm.scripts
     assert script.dependency == "afterany:7"
-    assert script.tag == str(SlurmTag("r1", "driver", 4))
+    assert script.tag == str(owner_of(isolated_state, "r1").tag("driver", 4))
     assert driver_job(isolated_state, "r1") == DriverJob(job=101, number=4, resumes=1, progress=1)
 
 
@@ -161,8 +172,38 @@ def test_where_a_job_may_not_be_requeued_another_one_follows(
 def slurm(monkeypatch: pytest.MonkeyPatch) -> RecordingSlurm:
     """Stand in for Slurm."""
     made = RecordingSlurm()
-    monkeypatch.setattr("orchestrator.application.batch.Slurm", lambda: made)
+    for module in ("batch", "cancel", "known_runs"):
+        monkeypatch.setattr(f"orchestrator.application.{module}.Slurm", lambda **_: made)
     return made
+
+
+@pytest.fixture
+def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file with a flow, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "shares.py"
+    path.write_text(FLOW)
+    return path
+
+
+def test_two_state_folders_do_not_touch_each_others_jobs(
+    isolated_state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slurm: RecordingSlurm,
+    flow: Path,
+) -> None:
+    first = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1", out=tmp_path / "a")
+    other = tmp_path / "other"
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(other))
+    second = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1", out=tmp_path / "b")
+    assert (first.slurm_job, second.slurm_job) == (101, 102)
+    assert cancel_run("r1").slurm_jobs == (102,)
+    assert [job.state.is_over for job in slurm.queue.values()] == [False, True]
+    link = tmp_path / "link"
+    link.symlink_to(isolated_state)
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(link))
+    assert cancel_run("r1").slurm_jobs == (101,)
 
 
 def test_what_a_submitted_run_leaves_is_private_and_complete(

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from orchestrator.application.measurement import measured
 from orchestrator.compute.worker_jobs import allocation
+from orchestrator.config.environment import state_dir
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.identity import SlurmTag, slurm_job_name
-from orchestrator.slurm import AccountedJob, SlurmJob, SlurmState, SlurmUnavailable
+from orchestrator.slurm import AccountedJob, SlurmJob, SlurmState, SlurmUnavailable, owner_of
 from orchestrator.slurm.options import WorkerOptions
 from orchestrator.slurm.qpu_jobs import access_resources
 
@@ -67,7 +68,7 @@ def queued(number: int, **changes: Any) -> SlurmJob:
         "user": USER,
         "state": SlurmState.COMPLETING,
         "nodes": ("c1",),
-        "comment": str(SlurmTag("r", "worker", number)),
+        "comment": str(owner_of(state_dir(), "r").tag("worker", number)),
     }
     return SlurmJob(**(values | changes))
 
@@ -129,6 +130,13 @@ def test_the_qpus_node_of_an_exclusive_job_is_no_workers_node(site: Site) -> Non
     qpu = replace(nodes, id=2, partition="quantum", tres=resources)
     found = measure(site, Answers([nodes, qpu]))
     assert (found.node_s, found.worker_node_s, found.qpu_held_s) == (40.0, 20.0, 10.0)
+
+
+def test_a_run_of_another_state_folder_is_another_run(site: Site, tmp_path: Path) -> None:
+    other = owner_of(tmp_path / "other", "r")
+    theirs = replace(accounted(2, "worker", 0, 10), comment=str(other.tag("worker", 0)))
+    found = measure(site, Answers([accounted(1, "worker", 0, 10), theirs]))
+    assert [job.id for job in found.jobs] == [1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from orchestrator.compute.worker_jobs import JobFolder, allocation, fits_worker,
 from orchestrator.config.durations import duration
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import ComputeSettings
+from orchestrator.identity import SlurmTag
 from orchestrator.slurm import Partition
 from orchestrator.slurm.options import WorkerOptions, worker_options
 
@@ -186,7 +187,9 @@ def test_a_script_runs_a_worker_without_secrets(tmp_path) -> None:
     assert "orchestrator.compute.worker" in text
     assert "#SBATCH --hold" in text
     assert "#SBATCH --no-requeue" in text
-    assert script.tag == "hpcqc:v1:nächte%3A1:worker:3"
+    assert SlurmTag.parse(script.tag) == folder.owner.tag("worker", 3)
+    elsewhere = JobFolder(run=folder.run, path=tmp_path / "b" / "slurm" / "r", options=options())
+    assert not elsewhere.owner.has(SlurmTag.parse(script.tag))
 
 
 def test_a_spec_survives_its_way_through_a_command_line() -> None:

@@ -28,6 +28,8 @@ from orchestrator.identity import (
     ResultKey,
     RunAccount,
     Scope,
+    SlurmOwner,
+    SlurmTag,
     Tag,
     UnitKey,
     account_from_text,
@@ -150,6 +152,9 @@ def test_uses_of_two_payers_are_never_added_up(pairs: list[tuple[str, str]]) -> 
         (Payer.parse, "chem"),
         (Payer.parse, "chem\x1fada\x1fbob"),
         (OwnedName.parse, "lease"),
+        (SlurmTag.parse, "hpcqc:v2:scan:worker:0"),
+        (SlurmTag.parse, "hpcqc:v1:3f2a9c01:scan:worker:0"),
+        (SlurmTag.parse, "hpcqc:v2:3f2a9c01:scan:unknown:0"),
         (account_from_text, "chem"),
         (checked_run_id, "a~b"),
         (checked_run_id, "a/b"),
@@ -171,6 +176,15 @@ def test_a_stage_without_a_name_is_another_than_none() -> None:
     moved = JobRequest(run="r\x1fs", stage="t", call=0, qpu="q")
     other = JobRequest(run="r", stage="s\x1ft", call=0, qpu="q")
     assert moved.job_id("d") != other.job_id("d")
+
+
+def test_tags_of_both_versions_are_read() -> None:
+    owner = SlurmOwner("night:scan", "3f2a9c01")
+    tag = SlurmTag.parse("hpcqc:v2:3f2a9c01:night%3Ascan:worker:3")
+    assert (tag, owner.has(tag)) == (owner.tag("worker", 3), True)
+    old = SlurmTag.parse("hpcqc:v1:night%3Ascan:worker:3")
+    assert (old, owner.has(old)) == (SlurmTag("night:scan", "worker", 3), False)
+    assert str(old) == "hpcqc:v1:night%3Ascan:worker:3"
 
 
 def test_texts_in_old_ledgers_and_folders_are_what_they_were() -> None:
