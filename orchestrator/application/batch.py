@@ -16,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from orchestrator.application.register import (
     RegisteredRun,
     find_registered,
+    locked_entry,
     register,
     withdraw_cancel,
 )
-from orchestrator.application.run import RunRequest, checked_run
+from orchestrator.application.run import CheckedRun, RunRequest, checked_run
 from orchestrator.application.run_logs import DRIVER_OUTPUT, driver_output
 from orchestrator.application.target import TargetError, target_of
 from orchestrator.arguments import expect
@@ -182,8 +183,12 @@ def submitted_run(request: RunRequest, warn: Callable[[str], None]) -> Submitted
     if not isinstance(request.flow, str):
         request = replace(request, flow=_place_of(request.flow))
     checked = checked_run(replace(request, use_agent=False), warn)
+    with locked_entry(checked.plan.site.state_dir, checked.plan.id):
+        return _enqueued(request, checked, Slurm())
+
+
+def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> SubmittedRun:
     plan, flow, site = checked.plan, checked.flow, checked.plan.site
-    slurm = Slurm()
     earlier = driver_job(site.state_dir, plan.id)
     _check_free(site, plan.id, earlier, slurm)
     plan.folder.open(plan.id, plan.target.text)  # or refuse what is not this run's
@@ -210,7 +215,6 @@ def submitted_run(request: RunRequest, warn: Callable[[str], None]) -> Submitted
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_private(folder / _REQUEST, asked.model_dump_json())
     number = 0 if earlier is None else earlier.number + 1
-    withdraw_cancel(site.state_dir, plan.id)
     progress = progress_of(_record(asked))
     job = _submit(site.state_dir, asked, DriverJob(job=0, number=number, progress=progress), slurm)
     register(
@@ -227,6 +231,8 @@ def submitted_run(request: RunRequest, warn: Callable[[str], None]) -> Submitted
             is_driver_job=True,
         ),
     )
+    # Only now: the earlier job, if it was cancelled, is no longer the run's.
+    withdraw_cancel(site.state_dir, plan.id)
     return SubmittedRun(
         id=plan.id,
         slurm_job=job,

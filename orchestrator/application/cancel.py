@@ -13,10 +13,18 @@ from pathlib import Path
 
 from orchestrator.agent.folder import AgentError
 from orchestrator.application.jobs import has_ledger, jobs_of, ledger_path
-from orchestrator.application.known_runs import RunState, agent_is_running, known_run
-from orchestrator.application.register import RegisteredRun, find_registered, note_cancel
+from orchestrator.application.known_runs import RunState, RunView, agent_is_running, known_run
+from orchestrator.application.register import (
+    RegisteredRun,
+    cancel_requested,
+    find_registered,
+    locked_entry,
+    note_cancel,
+    withdraw_cancel,
+)
 from orchestrator.application.service import service_at
 from orchestrator.arguments import expect
+from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.config.environment import hand_down
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import LAPTOP, load_site
@@ -96,17 +104,34 @@ def cancel_run(run: str, *, site: Path | str | None = None) -> CancelledRun:
     )
 
 
-def end_abandoned(site: Site, run: str) -> None:
-    """End what a run has left whose driver job was cancelled; it is tried again after a failure."""
-    registered = find_registered(site.state_dir, run)
-    if registered is None:
-        return
-    with suppress(ValueError, RuntimeError):  # a broker or Slurm that is away
-        its_site = _site_of(registered)
-        _end_slurm_jobs(owner_of(site.state_dir, run), Slurm(patience_s=0.0))
-        _end_jobs(its_site, run)
-        _close_record(its_site, registered)
-        note_cancel(site.state_dir, run)
+def end_abandoned(site: Site, seen: RunView) -> None:
+    """End what a run has left whose driver job was cancelled; it is tried again after a failure.
+
+    seen: the run as it was. What has been submitted or has begun since is left alone.
+    """
+    away = ValueError, RuntimeError  # a broker or Slurm
+    with suppress(*away, BlockingIOError), locked_entry(site.state_dir, seen.id, wait=False):
+        slurm = Slurm(patience_s=0.0)
+        left = _slurm_jobs_of(owner_of(site.state_dir, seen.id), slurm)
+        registered = find_registered(site.state_dir, seen.id)
+        if (
+            registered is None
+            or (registered.id, registered.slurm_job) != (seen.id, seen.slurm_job)
+            or cancel_requested(site.state_dir, seen.id)
+        ):
+            return
+        note_cancel(site.state_dir, seen.id)
+        try:
+            if is_active(site.state_dir, seen.id):
+                raise RunBusy(f"run {seen.id!r} goes on")
+            its_site = _site_of(registered)
+            if left:
+                slurm.cancel(left)
+            _end_jobs(its_site, seen.id)
+            _close_record(its_site, registered)
+        except BaseException:
+            withdraw_cancel(site.state_dir, seen.id)
+            raise
 
 
 def _cancel_at_agent(site: Site, run: str) -> CancelledRun:
@@ -162,19 +187,20 @@ def _may_have_slurm_jobs(state_dir: Path, run: RegisteredRun) -> bool:
 
 def _end_slurm_jobs(owner: SlurmOwner, slurm: Slurm) -> tuple[int, ...]:
     """Cancel the jobs of a run; return those that there were, when they have ended or after 30 s."""
-
-    def left() -> list[int]:
-        return sorted(
-            job.id
-            for job in slurm.jobs().values()
-            if owner.has(job.tag) and not job.state.is_over and not job.was_refused
-        )
-
-    found = left()
+    found = _slurm_jobs_of(owner, slurm)
     if found:
         slurm.cancel(found)
-        _within(_GRACE_S, lambda: not left(), _LOOK_AT_SLURM_EVERY_S)
+        _within(_GRACE_S, lambda: not _slurm_jobs_of(owner, slurm), _LOOK_AT_SLURM_EVERY_S)
     return tuple(found)
+
+
+def _slurm_jobs_of(owner: SlurmOwner, slurm: Slurm) -> list[int]:
+    """Return the jobs of a run that wait or run."""
+    return sorted(
+        job.id
+        for job in slurm.jobs().values()
+        if owner.has(job.tag) and not job.state.is_over and not job.was_refused
+    )
 
 
 def _site_of(run: RegisteredRun) -> Site:

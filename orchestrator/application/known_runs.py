@@ -100,7 +100,7 @@ def runs(limit: int = 20, *, site: Path | str | None = None) -> list[RunView]:
 
         for view in views:
             if view.abandoned:
-                end_abandoned(found, view.id)
+                end_abandoned(found, view)
     return views
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -11,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from orchestrator.agent.processes import ProcessIdentity
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.private import close_to_others, write_private
-from orchestrator.identity import checked_run_id
+from orchestrator.identity import checked_run_id, lock_file_name
 
 __all__ = [
     "RegisteredRun",
     "cancel_requested",
     "find_registered",
+    "locked_entry",
     "note_cancel",
     "register",
     "registered_runs",
@@ -85,6 +88,22 @@ def find_registered(state_dir: Path, start_of_id: str) -> RegisteredRun | None:
             f"{len(found)} runs begin with {start_of_id!r}: {listed}; give one of them"
         )
     return found[0] if found else None
+
+
+@contextmanager
+def locked_entry(state_dir: Path, run: str, *, wait: bool = True) -> Iterator[None]:
+    """Keep other processes from submitting a run, and from ending what its driver job left.
+
+    Raises `BlockingIOError` if another process does so now and ``wait`` is false.
+    """
+    close_to_others(state_dir)
+    folder = _folder(state_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / lock_file_name(run)
+    path.touch(mode=0o600)
+    with path.open("r+", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 def note_cancel(state_dir: Path, run: str) -> None:

@@ -20,12 +20,14 @@ from orchestrator.application.batch import (
     progress_of,
     submit_run,
 )
-from orchestrator.application.cancel import cancel_run
+from orchestrator.application.cancel import cancel_run, end_abandoned
+from orchestrator.application.known_runs import RunView, run_view, runs
 from orchestrator.application.parameters import ParameterError
-from orchestrator.application.register import find_registered
+from orchestrator.application.register import cancel_requested, find_registered
 from orchestrator.application.target import TargetError
 from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
 from orchestrator.config.site import BatchTable
 from orchestrator.provenance.schema import RecordedStage, RunRecord
 from orchestrator.retention import hold_run
@@ -242,6 +244,58 @@ def test_what_a_submitted_run_leaves_is_private_and_complete(
     registered = find_registered(isolated_state, "r1")
     assert registered is not None
     assert (registered.slurm_job, registered.is_driver_job) == (101, True)
+
+
+def cancelled_from_outside(slurm: RecordingSlurm, flow: Path) -> RunView:
+    """Return a run whose driver job was cancelled, and whose process left no record."""
+    submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    slurm.cancel([submitted.slurm_job])
+    view = run_view("r1")
+    assert (view.state, view.abandoned) == ("cancelled", True)
+    return view
+
+
+def test_a_run_that_was_submitted_again_is_not_cancelled(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path
+) -> None:
+    seen = cancelled_from_outside(slurm, flow)
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    end_abandoned(load_site(), seen)  # of a process that looked before
+    assert slurm.queue[102].state is SlurmState.PENDING
+    assert not cancel_requested(isolated_state, "r1")
+    assert run_view("r1").state == "pending"
+
+
+def test_a_look_at_a_run_while_it_is_submitted_again_cancels_nothing(
+    isolated_state: Path,
+    slurm: RecordingSlurm,
+    flow: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cancelled_from_outside(slurm, flow)
+    submit = slurm.submit
+
+    def slowly(script: JobScript) -> int:
+        id_ = submit(script)
+        runs()
+        return id_
+
+    monkeypatch.setattr(slurm, "submit", slowly)
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    assert slurm.queue[102].state is SlurmState.PENDING
+    assert not cancel_requested(isolated_state, "r1")
+
+
+def test_what_a_cancelled_driver_left_is_ended_once(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path
+) -> None:
+    cancelled_from_outside(slurm, flow)
+    slurm.queue[9] = waiting(9, str(owner_of(isolated_state, "r1").tag("worker", 0)))
+    slurm.queue[10] = waiting(10, str(owner_of(isolated_state, "r2").tag("worker", 0)))
+    runs()
+    assert [slurm.queue[id_].state.is_over for id_ in (9, 10)] == [True, False]
+    assert cancel_requested(isolated_state, "r1")
+    assert not run_view("r1").abandoned
 
 
 def test_mistakes_are_found_before_anything_is_submitted(

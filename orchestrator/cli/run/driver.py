@@ -138,12 +138,14 @@ def main() -> None:
 
 
 def _drive(asked: DriverRequest, state_dir: Path) -> int:
-    from orchestrator.application.register import cancel_requested
+    from orchestrator.application.register import cancel_requested, locked_entry
     from orchestrator.application.run import execute
     from orchestrator.cli.run.run import print_outcome
     from orchestrator.retention import is_active
 
-    if cancel_requested(state_dir, asked.run):
+    with locked_entry(state_dir, asked.run):  # when the submission of this job is complete
+        is_cancelled = cancel_requested(state_dir, asked.run)
+    if is_cancelled:
         say(f"run {asked.run} was cancelled")
         return 0
     # Of a job that was requeued because its node was lost, the first process may still be at work.
