@@ -30,9 +30,19 @@ from orchestrator.slurm import (
     SlurmState,
     SlurmUnavailable,
     explain_reason,
+    owner_of,
 )
 
-__all__ = ["RunState", "RunView", "agent_is_running", "known_run", "known_runs", "run_view", "runs"]
+__all__ = [
+    "RunState",
+    "RunView",
+    "agent_is_running",
+    "driver_jobs",
+    "known_run",
+    "known_runs",
+    "run_view",
+    "runs",
+]
 
 RunState = Literal[
     "pending", "running", "completed", "failed", "interrupted", "cancelled", "killed"
@@ -46,6 +56,8 @@ _OF_PREFECT: Mapping[str, RunState] = {
     "Cancelled": "cancelled",
     "Cancelling": "running",
 }
+# Ends of an attempt after which a driver job is continued.
+_CONTINUED = ("walltime", "preempted", "requeued")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +91,7 @@ class RunView:
 def runs(limit: int = 20, *, site: Path | str | None = None) -> list[RunView]:
     """Return the latest runs of the state folder, and those of the local agent if one is running.
 
-    A run with a driver job is as Slurm says. Quantum jobs that such a run has left, because its job
+    A run with a driver job is as Slurm says, and as it was last where Slurm does not answer. Quantum jobs that such a run has left, because its job
     was cancelled and its process was killed, are cancelled by this call.
 
     Args:
@@ -125,7 +137,7 @@ def known_runs(site: Site, limit: int) -> list[RunView]:
     """Return the latest runs, the oldest first."""
     sizes = {stored.id: stored.size_bytes for stored in stored_runs(site.state_dir)}
     registered = registered_runs(site.state_dir)[:limit]
-    jobs = _slurm_jobs(registered)
+    jobs = driver_jobs(site.state_dir, registered)
     views = [_view(site, run, sizes.get(run.id, 0), jobs) for run in registered]
     views += _of_agent(site, limit, sizes)
     views.sort(key=lambda view: (view.started_at is None, view.started_at or view.id, view.id))
@@ -140,7 +152,7 @@ def known_run(site: Site, start_of_id: str) -> RunView:
             f"no run with id {start_of_id!r} in {site.state_dir}; `hpcqc runs` lists them"
         )
     sizes = {stored.id: stored.size_bytes for stored in stored_runs(site.state_dir)}
-    return _view(site, found, sizes.get(found.id, 0), _slurm_jobs([found]))
+    return _view(site, found, sizes.get(found.id, 0), driver_jobs(site.state_dir, [found]))
 
 
 def agent_is_running(state_dir: Path) -> bool:
@@ -155,11 +167,11 @@ def agent_is_running(state_dir: Path) -> bool:
 
 
 def _view(
-    site: Site, run: RegisteredRun, stored_bytes: int, jobs: Mapping[int, SlurmJob]
+    site: Site, run: RegisteredRun, stored_bytes: int, jobs: Mapping[str, SlurmJob] | None
 ) -> RunView:
     record = _record(run)
-    job = jobs.get(run.slurm_job) if run.slurm_job is not None and run.is_driver_job else None
-    state, reason = _state(site, run, record, job)
+    job = None if jobs is None else jobs.get(run.id)
+    state, reason = _state(site, run, record, job, is_silent=jobs is None)
     has_ended = record is not None and record.status in ("completed", "failed")
     ended = record.ended_at if record is not None and state not in ("pending", "running") else None
     return RunView(
@@ -186,13 +198,27 @@ def _view(
     )
 
 
-def _slurm_jobs(registered: Sequence[RegisteredRun]) -> Mapping[int, SlurmJob]:
-    """Return the driver jobs of runs, with one query; nothing if Slurm does not answer."""
-    wanted = {run.slurm_job for run in registered if run.is_driver_job} - {None}
-    try:
-        return Slurm(patience_s=0.0).jobs([id_ for id_ in wanted if id_ is not None])
-    except (SlurmUnavailable, SlurmRefused):
+def driver_jobs(
+    state_dir: Path, registered: Sequence[RegisteredRun]
+) -> Mapping[str, SlurmJob] | None:
+    """Return the driver jobs that Slurm has, by run, with one query; None if it does not answer."""
+    wanted = {
+        run.id: run.slurm_job
+        for run in registered
+        if run.is_driver_job and run.slurm_job is not None
+    }
+    if not wanted:
         return {}
+    try:
+        found = Slurm(patience_s=0.0).jobs(sorted(set(wanted.values())))
+    except (SlurmUnavailable, SlurmRefused):
+        return None
+    # Slurm gives the numbers of jobs again, after a new installation at the latest.
+    return {
+        run: found[job]
+        for run, job in wanted.items()
+        if job in found and owner_of(state_dir, run).has(found[job].tag)
+    }
 
 
 def _record(run: RegisteredRun) -> RunRecord | None:
@@ -204,7 +230,12 @@ def _record(run: RegisteredRun) -> RunRecord | None:
 
 
 def _state(
-    site: Site, run: RegisteredRun, record: RunRecord | None, job: SlurmJob | None
+    site: Site,
+    run: RegisteredRun,
+    record: RunRecord | None,
+    job: SlurmJob | None,
+    *,
+    is_silent: bool,
 ) -> tuple[RunState, str | None]:
     if is_active(site.state_dir, run.id):
         return "running", None
@@ -218,9 +249,22 @@ def _state(
         return "cancelled", None
     if job is not None and job.state is SlurmState.CANCELLED:
         return "cancelled", f"Slurm job {job.id} was cancelled"
+    last_known = _before_silence(record) if is_silent and run.is_driver_job else None
+    if last_known is not None:
+        return last_known, "Slurm does not answer"
     if record is None or record.status == "running":
         return "killed", "its process is gone; continue it with --run-id"
     return record.status, record.error
+
+
+def _before_silence(record: RunRecord | None) -> RunState | None:
+    """Return how a driver job was when its process wrote last; None if it had ended for good."""
+    if record is None:
+        return "pending"
+    if record.status == "running":
+        return "running"
+    reason = record.attempts[-1].reason if record.attempts else None
+    return "pending" if reason in _CONTINUED else None
 
 
 def _qpu_seconds(

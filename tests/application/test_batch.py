@@ -14,6 +14,7 @@ import pytest
 from orchestrator.application.batch import (
     DriverJob,
     DriverRequest,
+    SubmittedRun,
     continue_driver,
     driver_folder,
     driver_job,
@@ -24,14 +25,32 @@ from orchestrator.application.cancel import cancel_run, end_abandoned
 from orchestrator.application.known_runs import RunView, run_view, runs
 from orchestrator.application.parameters import ParameterError
 from orchestrator.application.register import cancel_requested, find_registered
+from orchestrator.application.run_logs import follow_logs
+from orchestrator.application.storage import clean
 from orchestrator.application.target import TargetError
 from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import BatchTable
-from orchestrator.provenance.schema import RecordedStage, RunRecord
+from orchestrator.identity import ResultKey
+from orchestrator.provenance.record import site_document
+from orchestrator.provenance.schema import (
+    RecordedAttempt,
+    RecordedSite,
+    RecordedStage,
+    RecordedUsage,
+    RunRecord,
+    RunUsage,
+)
 from orchestrator.retention import hold_run
-from orchestrator.slurm import JobScript, SlurmJob, SlurmRefused, SlurmState, owner_of
+from orchestrator.slurm import (
+    JobScript,
+    SlurmJob,
+    SlurmRefused,
+    SlurmState,
+    SlurmUnavailable,
+    owner_of,
+)
 from tests.cli.flows import FLOW
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -45,6 +64,7 @@ class RecordingSlurm:
     requeued: list[int] = field(default_factory=list)
     scripts: list[JobScript] = field(default_factory=list)
     queue: dict[int, SlurmJob] = field(default_factory=dict)
+    is_away: bool = False
 
     def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
         if not self.may_requeue:
@@ -55,6 +75,8 @@ class RecordingSlurm:
         return next((job for job in self.queue.values() if job.comment == tag), None)
 
     def jobs(self, ids: Any = None) -> dict[int, SlurmJob]:
+        if self.is_away:
+            raise SlurmUnavailable("squeue does not answer")
         return {id_: job for id_, job in self.queue.items() if ids is None or id_ in ids}
 
     def cancel(self, ids: Collection[int]) -> None:
@@ -296,6 +318,107 @@ def test_what_a_cancelled_driver_left_is_ended_once(
     assert [slurm.queue[id_].state.is_over for id_ in (9, 10)] == [True, False]
     assert cancel_requested(isolated_state, "r1")
     assert not run_view("r1").abandoned
+
+
+def written(submitted: SubmittedRun, status: str, reason: str | None = None) -> None:
+    """Write the record that a driver's process leaves."""
+    attempt = RecordedAttempt(started_at=AT, status=status, reason=reason)  # type: ignore[arg-type]
+    left = RunRecord(
+        id=submitted.id,
+        target="t",
+        flow="f",
+        parameters={},
+        qpu="aer",
+        site=RecordedSite.model_validate(site_document(load_site())),
+        status=status,  # type: ignore[arg-type]
+        started_at=AT,
+        usage=RunUsage(total=RecordedUsage(), per_qpu={}),
+        stages=(),
+        jobs=(),
+        attempts=(attempt,),
+        versions={},
+        machine={},
+    )
+    (submitted.folder / "run.json").write_text(left.model_dump_json())
+
+
+def test_a_run_is_as_it_was_where_slurm_does_not_answer(slurm: RecordingSlurm, flow: Path) -> None:
+    submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    slurm.is_away = True
+    assert (run_view("r1").state, run_view("r1").reason) == ("pending", "Slurm does not answer")
+    for status, reason, state in (
+        ("running", None, "running"),
+        ("interrupted", "walltime", "pending"),
+        ("interrupted", "cancelled", "interrupted"),
+        ("completed", None, "completed"),
+    ):
+        written(submitted, status, reason)
+        assert run_view("r1").state == state
+    slurm.is_away = False
+    slurm.queue.clear()
+    written(submitted, "running")
+    assert run_view("r1").state == "killed"
+
+
+def test_logs_are_followed_while_slurm_does_not_answer(
+    slurm: RecordingSlurm, flow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    slurm.is_away = True
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 10:
+            slurm.is_away = False
+            slurm.queue.clear()
+
+    monkeypatch.setattr("orchestrator.application.run_logs.time.sleep", pause)
+    assert list(follow_logs("r1")) == []
+    assert len(pauses) >= 10
+
+
+def test_a_job_with_the_number_of_a_run_is_not_its_driver(
+    slurm: RecordingSlurm, flow: Path, tmp_path: Path
+) -> None:
+    submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    other = str(owner_of(tmp_path / "other", "r1").tag("driver", 0))
+    slurm.queue[submitted.slurm_job] = waiting(submitted.slurm_job, other)
+    assert run_view("r1").state == "killed"
+
+
+def test_what_a_driver_job_needs_is_not_cleaned_away(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path
+) -> None:
+    submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    hold_run(isolated_state, "r1").close()  # its process began, and was requeued
+    value = isolated_state / "results" / str(ResultKey("r1", "0123456789abcdef-0"))
+    value.parent.mkdir()
+    value.write_bytes(b"value")
+    request_file = driver_folder(isolated_state, "r1") / "request.json"
+
+    def left() -> tuple[bool, bool]:
+        assert clean(keep_days=-1.0, remove=True)
+        return value.exists(), request_file.exists()
+
+    written(submitted, "interrupted", "walltime")
+    assert left() == (True, True)
+    slurm.is_away = True
+    assert left() == (True, True)
+    slurm.is_away = False
+    slurm.cancel([submitted.slurm_job])
+    assert left() == (False, False)
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_what_a_run_that_ended_has_left_is_cleaned_away(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path, status: str
+) -> None:
+    submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    hold_run(isolated_state, "r1").close()
+    written(submitted, status)
+    slurm.is_away = True
+    assert [run.state for run in clean(keep_days=-1.0, remove=True)] == ["removed"]
 
 
 def test_mistakes_are_found_before_anything_is_submitted(
