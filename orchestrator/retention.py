@@ -30,7 +30,7 @@ class StoredRun:
     id: str
     size_bytes: int
     used_at: float  # seconds since the epoch, of its last change
-    active: bool  # whether a process works on it
+    active: bool  # whether a process works on it, or will
 
 
 def hold_run(state_dir: Path, run: str) -> IO[str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.application.known_runs import driver_jobs
+from orchestrator.application.register import RegisteredRun, cancel_requested, registered_runs
 from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
+from orchestrator.provenance.schema import RecordError, read_record
 from orchestrator.retention import StoredRun, remove_stored, runs_to_remove, stored_runs
 
 __all__ = ["CleanedRun", "clean"]
@@ -52,7 +56,10 @@ def clean(
         keep_days, keep_gib = found.keep_days, found.keep_gib
     if keep_days is None and keep_gib is None:
         keep_days = _KEEP_DAYS
-    runs = stored_runs(found.state_dir)
+    waiting = _waiting_for_slurm(found)
+    runs = [
+        replace(run, active=run.active or run.id in waiting) for run in stored_runs(found.state_dir)
+    ]
     beyond = runs_to_remove(runs, time.time(), keep_days=keep_days, keep_gib=keep_gib)
     removed = [run for run in beyond if remove and remove_stored(found.state_dir, run)]
     return [
@@ -62,3 +69,29 @@ def clean(
         )
         for run in runs
     ]
+
+
+def _waiting_for_slurm(site: Site) -> set[str]:
+    """Return the runs whose driver job waits or runs, or may: nothing says that they have ended.
+
+    Such a job needs its request, and the values of the stages that it has completed.
+    """
+    open_runs = [
+        run
+        for run in registered_runs(site.state_dir)
+        if run.is_driver_job
+        and not _has_ended(run)
+        and not cancel_requested(site.state_dir, run.id)
+    ]
+    jobs = driver_jobs(site.state_dir, open_runs)
+    if jobs is None:
+        return {run.id for run in open_runs}
+    return {run for run, job in jobs.items() if not job.state.is_over}
+
+
+def _has_ended(run: RegisteredRun) -> bool:
+    try:
+        record = read_record(run.folder)
+    except RecordError:
+        return False
+    return record.id == run.id and record.status in ("completed", "failed")
