@@ -12,6 +12,7 @@ from typing import Any
 from backends.api import Usage
 from backends.metering import Charge
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.packing import subtract
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskState, QpuTaskView
 from orchestrator.identity import JobId
@@ -53,6 +54,8 @@ class TaskRecord:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     late: bool = False  # completed after it was given up: the usage counts, the result does not
+    # Under which it runs, for each of its jobs that another Slurm job took over after it was planned.
+    slurm_jobs: dict[JobId, int | None] = field(default_factory=dict)
 
     @property
     def jobs(self) -> tuple[JobId, ...]:
@@ -65,6 +68,11 @@ class TaskRecord:
         own = self.metadata.get("provisional")
         stated = self.planned.provisional if own is None else own or self.planned.provisional
         return self.state is QpuTaskState.COMPLETED and bool(stated)
+
+    def grant(self, job: ev.JobSubmitted) -> Grant | None:
+        """Return the Slurm job under which it runs for a job, which may be bound to a later one."""
+        slurm_job = self.slurm_jobs.get(job.job, job.slurm_job)
+        return None if slurm_job is None else Grant(job.qpu, job.user, slurm_job)
 
     def start(self, qpu_task: str, now: datetime) -> None:
         """Note that the backend runs it under this id."""

@@ -304,6 +304,9 @@ class BrokerState(Recorded):
 
     def _resume(self, event: ev.JobResumed, now: datetime) -> list[Command]:
         record = self.jobs[event.job]
+        if event.slurm_job != record.submitted.slurm_job:
+            for tag in record.open:  # what runs ends with the Slurm job that it was planned under
+                self.tasks[tag].slurm_jobs.setdefault(event.job, record.submitted.slurm_job)
         record.resume(event.calibration, event.slurm_job)
         record.granted = self._is_granted(record)
         self._requeue(record)
@@ -338,8 +341,7 @@ class BrokerState(Recorded):
     def _start(self, event: ev.TaskStarted | ev.TaskAdopted, now: datetime) -> list[Command]:
         task = self.tasks[event.tag]
         task.start(event.qpu_task, now)
-        wanted = any(not self.jobs[job].is_unwanted for job in task.jobs)
-        return [] if wanted else [StopTask(event.tag)]
+        return [] if self._may_go_on(task) else [StopTask(event.tag)]
 
     def _doubt(self, event: ev.TaskUncertain) -> list[Command]:
         task = self.tasks[event.tag]
@@ -383,7 +385,7 @@ class BrokerState(Recorded):
             self.grants.pop(grant.text, None)
         else:
             self.grants[grant.text] = isinstance(event, ev.GrantConfirmed)
-        commands: list[Command] = []
+        touched, settled = self._tasks_under(grant), list[Command]()
         for record in self.jobs.values():
             if record.submitted.grant != grant or record.ended_at is not None:
                 continue
@@ -392,10 +394,30 @@ class BrokerState(Recorded):
                 record.failure = ev.TaskErred(
                     tag="", error=event.reason, error_type="AllocationEnded"
                 )
-                commands += [StopTask(tag) for tag in self._unwanted_tasks(record)]
+                touched |= record.open
             self._requeue(record)
-            commands += self._settle(record, now)
-        return commands
+            settled += self._settle(record, now)
+        if not isinstance(event, ev.GrantEnded):
+            return settled
+        stops = (StopTask(tag) for tag in sorted(touched) if not self._may_go_on(self.tasks[tag]))
+        return [*stops, *settled]
+
+    def _tasks_under(self, grant: Grant) -> set[str]:
+        """Open tasks that run under a Slurm job for one of their jobs."""
+        return {
+            tag
+            for tag in self._open.get(grant.qpu, ())
+            if any(
+                self.tasks[tag].grant(self.jobs[job].submitted) == grant
+                for job in self.tasks[tag].jobs
+            )
+        }
+
+    def _may_go_on(self, task: TaskRecord) -> bool:
+        """Whether a task carries something of a wanted job whose Slurm job for it has not ended."""
+        wanted = (self.jobs[job] for job in task.jobs if not self.jobs[job].is_unwanted)
+        grants = (task.grant(record.submitted) for record in wanted)
+        return any(grant is None or grant.text in self.grants for grant in grants)
 
     def _is_granted(self, record: JobRecord) -> bool:
         grant = record.submitted.grant
@@ -481,14 +503,6 @@ class BrokerState(Recorded):
         if change:
             record.outstanding += change
             self.books.reserve(record.submitted, change)
-
-    def _unwanted_tasks(self, record: JobRecord) -> list[str]:
-        """Open tasks that carry nothing of any job that is still wanted."""
-        return sorted(
-            tag
-            for tag in record.open
-            if all(self.jobs[job].is_unwanted for job in self.tasks[tag].jobs)
-        )
 
     def _private_tasks(self, record: JobRecord) -> list[str]:
         """Open tasks that carry nothing of any other job, so they may be stopped."""
