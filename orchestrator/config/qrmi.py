@@ -13,7 +13,7 @@ from backends.suggestions import did_you_mean
 from orchestrator.config.environment import process_environment, variable
 from orchestrator.config.errors import ConfigError
 
-__all__ = ["QrmiResource", "qpu_tables", "qrmi_environment", "qrmi_resources"]
+__all__ = ["QrmiResource", "qpu_tables", "qrmi_resources"]
 
 _BACKENDS = "orchestrator.backends"
 _RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
@@ -69,18 +69,6 @@ def qpu_tables(resources: list[QrmiResource]) -> dict[str, dict[str, Any]]:
     Raises `ConfigError` for one that no installed backend stands for.
     """
     return {one.name: _table(one) for one in resources}
-
-
-def qrmi_environment(resources: list[QrmiResource]) -> dict[str, str]:
-    """Return the variables by which a program finds the resources, as QRMI's plugin sets them."""
-    names = ",".join(one.name for one in resources)
-    types = ",".join(one.type for one in resources)
-    own = {f"{one.name}_{key}": value for one in resources for key, value in one.settings.items()}
-    return {
-        **own,
-        **dict.fromkeys(_RESOURCES, names),
-        **dict.fromkeys(_TYPES, types),
-    }
 
 
 def _table(resource: QrmiResource) -> dict[str, Any]:

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.config.qrmi import QrmiResource, qrmi_environment, qrmi_resources
+from orchestrator.config.qrmi import qrmi_resources
 from tests.errors import naming
 
 JOB = {
@@ -116,25 +115,6 @@ def test_a_resource_that_no_backend_speaks_names_its_type(tmp_path) -> None:
 
 
 name = st.from_regex(r"[a-z][a-z0-9_.-]{0,9}", fullmatch=True)
-
-
-@given(
-    st.lists(
-        st.builds(
-            QrmiResource,
-            name=name,
-            type=st.sampled_from(["iqm-server", "pasqal-local"]),
-            settings=st.dictionaries(st.sampled_from(["QRMI_A", "HPCQC_BACKEND"]), st.text("ab")),
-        ),
-        min_size=1,
-        unique_by=lambda one: one.name,
-    )
-)
-def test_what_is_exported_is_read_back(resources) -> None:
-    found = qrmi_resources(qrmi_environment(resources))
-    assert [(one.name, one.type) for one in found] == [(one.name, one.type) for one in resources]
-    for one, again in zip(resources, found, strict=True):
-        assert one.settings.items() <= again.settings.items()
 
 
 def test_a_flow_runs_on_the_qpu_of_the_job_without_any_configuration(tmp_path: Path) -> None:
