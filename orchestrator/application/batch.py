@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
+from orchestrator.application.parameters import json_parameters
 from orchestrator.application.register import (
     RegisteredRun,
     find_registered,
@@ -33,7 +34,7 @@ from orchestrator.config.site import BatchTable, Coupling, Site, size_bytes
 from orchestrator.identity import SlurmOwner, SlurmTag, checked_run_id, slurm_job_name
 from orchestrator.provenance.schema import RecordError, RunRecord, read_record
 from orchestrator.retention import is_active
-from orchestrator.slurm import JobResources, JobScript, Slurm, SlurmRefused, owner_of
+from orchestrator.slurm import JobResources, JobScript, Slurm, SlurmRefused, owner_of, this_job
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -71,7 +72,7 @@ class SubmittedRun:
 class DriverRequest(BaseModel):
     """What a driver job runs, in a file that the owner alone can read."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     run: str
     target: str
@@ -155,7 +156,7 @@ def submit_run(
 
     Raises:
         TargetError: The flow cannot be found or imported, or is in no file.
-        ParameterError: A parameter is unknown, missing or of another type.
+        ParameterError: A parameter is unknown, missing or of another type, or JSON cannot hold it.
         ConfigError: The site file, the run id or a budget is wrong.
         FolderError: The folder cannot be written, or belongs to another run.
         RunBusy: A process works on the run, or a driver job of it waits.
@@ -198,7 +199,7 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
         target=plan.target.text,
         parameters=dict(request.parameters)
         if request.as_text
-        else flow.serialize_parameters(checked.parameters),
+        else json_parameters(checked.parameters),
         as_text=request.as_text,
         qpu=request.qpu,
         site=plan.site_file,
@@ -303,12 +304,23 @@ def continue_driver(
     try:
         slurm.requeue(job.job)
     except SlurmRefused:
+        if _is_requeued(slurm, owner_of(state_dir, asked.run), job.job):
+            return None
         next_one = following.model_copy(update={"number": job.number + 1})
         id_ = _submit(state_dir, asked, next_one, slurm, dependency=f"afterany:{job.job}")
         registered = find_registered(state_dir, asked.run)
         if registered is not None:
             register(state_dir, registered.model_copy(update={"slurm_job": id_}))
     return None
+
+
+def _is_requeued(slurm: Slurm, owner: SlurmOwner, job: int) -> bool:
+    """Whether the driver job of this process waits again: an order whose answer was lost did it."""
+    found, here = slurm.jobs([job]).get(job), this_job()
+    if found is None or not owner.has(found.tag):
+        return False
+    restarts = here.restarts if here is not None and here.id == job else 0
+    return found.state.is_waiting or found.restarts > restarts
 
 
 def _place_of(flow: Flow[..., Any]) -> str:

@@ -10,7 +10,14 @@ from typing import Any, get_type_hints
 
 from backends.suggestions import did_you_mean
 
-__all__ = ["ParameterError", "assignments", "bound_parameters", "checked_parameters", "literal"]
+__all__ = [
+    "ParameterError",
+    "assignments",
+    "bound_parameters",
+    "checked_parameters",
+    "json_parameters",
+    "literal",
+]
 
 
 _SHOWN = 60
@@ -66,6 +73,22 @@ def checked_parameters(function: Any, values: Mapping[str, Any]) -> dict[str, An
     if missing:
         raise ParameterError(f"the flow needs a value for: {', '.join(missing)}")
     return dict(values)
+
+
+def json_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as JSON has them, for another process, or raise `ParameterError`."""
+    from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+    encoded = {}
+    for name, value in values.items():
+        try:
+            encoded[name] = to_jsonable_python(value)
+        except (PydanticSerializationError, ValueError, RecursionError) as error:
+            raise ParameterError(
+                f"parameter {name!r} is a {type(value).__name__} that JSON cannot hold: {error}; "
+                "give numbers, text, lists or tables, such as array.tolist(), or the path of a file"
+            ) from error
+    return encoded
 
 
 def _missing(function: Any, given: Collection[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from orchestrator.application.batch import (
@@ -19,6 +21,7 @@ from orchestrator.application.batch import (
     driver_folder,
     driver_job,
     progress_of,
+    read_driver_request,
     submit_run,
 )
 from orchestrator.application.cancel import cancel_run, end_abandoned
@@ -61,12 +64,16 @@ class RecordingSlurm:
     """Takes the calls of a driver job, and refuses to requeue where it is told so."""
 
     may_requeue: bool = True
+    loses_answer: bool = False
     requeued: list[int] = field(default_factory=list)
     scripts: list[JobScript] = field(default_factory=list)
     queue: dict[int, SlurmJob] = field(default_factory=dict)
     is_away: bool = False
 
     def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
+        if self.loses_answer:  # it is done, and the repetition of the order is refused
+            self.queue[id] = replace(self.queue[id], state=SlurmState.PENDING, restarts=1)
+            raise SlurmRefused("Job is pending execution")
         if not self.may_requeue:
             raise SlurmRefused("Requested operation is presently disabled")
         self.requeued.append(id)
@@ -190,6 +197,20 @@ def test_where_a_job_may_not_be_requeued_another_one_follows(
     assert script.dependency == "afterany:7"
     assert script.tag == str(owner_of(isolated_state, "r1").tag("driver", 4))
     assert driver_job(isolated_state, "r1") == DriverJob(job=101, number=4, resumes=1, progress=1)
+
+
+def test_no_second_driver_follows_one_that_was_requeued_without_an_answer(
+    isolated_state: Path, tmp_path: Path, progress: list[int]
+) -> None:
+    driver_folder(isolated_state, "r1").mkdir(parents=True)
+    slurm = RecordingSlurm(loses_answer=True)
+    tag = str(owner_of(isolated_state, "r1").tag("driver", 0))
+    slurm.queue[7] = replace(waiting(7, tag), state=SlurmState.RUNNING)
+    progress.append(1)
+    job = DriverJob(job=7, number=0)
+    assert continue_driver(isolated_state, request(tmp_path), job, slurm) is None  # type: ignore[arg-type]
+    assert slurm.scripts == []
+    assert driver_job(isolated_state, "r1") == DriverJob(job=7, number=0, resumes=1, progress=1)
 
 
 @pytest.fixture
@@ -419,6 +440,26 @@ def test_what_a_run_that_ended_has_left_is_cleaned_away(
     written(submitted, status)
     slurm.is_away = True
     assert [run.state for run in clean(keep_days=-1.0, remove=True)] == ["removed"]
+
+
+@pytest.mark.parametrize("value", [np.arange(3), [np.int64(3)], object(), b"\xff"])
+def test_a_parameter_that_json_cannot_hold_is_refused(
+    slurm: RecordingSlurm, flow: Path, value: object
+) -> None:
+    with pytest.raises(ParameterError, match="shots"):
+        submit_run(f"{flow}:shares", {"points": 2, "shots": value}, run_id="r1")
+    assert slurm.scripts == []
+
+
+def test_parameters_arrive_as_they_were(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path
+) -> None:
+    text = "from prefect import flow\n@flow\ndef plain(a, b=None): pass\n"
+    flow.with_name("plain.py").write_text(text)
+    given = {"a": [1, 2.5, "x", None, math.inf], "b": {"c": True}}
+    submit_run("plain.py:plain", given, run_id="r1")
+    asked = read_driver_request(driver_folder(isolated_state, "r1") / "request.json")
+    assert asked.run_request().parameters == given
 
 
 def test_mistakes_are_found_before_anything_is_submitted(
