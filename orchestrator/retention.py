@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from orchestrator.identity import IdentityError, ResultKey, lock_file_name
 __all__ = ["StoredRun", "hold_run", "is_active", "remove_stored", "runs_to_remove", "stored_runs"]
 
 _DAY_S = 86400.0
-# Below the state folder, with a folder for each run: finished units; scripts and output of Slurm jobs.
-_FOLDERS = ("units", "slurm")
+_LOOKS, _LOOK_EVERY_S = 5, 0.01
+# Below the state folder, with a folder for each run: finished units; scripts and output of Slurm
+# jobs; output of programs.
+_FOLDERS = ("units", "slurm", "programs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +55,24 @@ def is_active(state_dir: Path, run: str) -> bool:
     """Whether a process works on a run, or has its broker open."""
     # A run that starts this moment waits for the first lock. It takes the second, which excludes
     # others, or is refused: a shared one tells it that nobody has the run open.
-    looks = {"active": fcntl.LOCK_EX, "runs": fcntl.LOCK_SH}
-    for folder, look in looks.items():
-        try:
-            with (state_dir / folder / lock_file_name(run)).open("r+", encoding="utf-8") as file:
-                fcntl.flock(file, look | fcntl.LOCK_NB)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            return True
+    if _is_locked(state_dir / "runs" / lock_file_name(run), fcntl.LOCK_SH):
+        return True
+    path = state_dir / "active" / lock_file_name(run)
+    for _ in range(_LOOKS):
+        if not _is_locked(path, fcntl.LOCK_EX):
+            return False
+        time.sleep(_LOOK_EVERY_S)  # it may be another look
+    return _is_locked(path, fcntl.LOCK_EX)
+
+
+def _is_locked(path: Path, look: int) -> bool:
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            fcntl.flock(file, look | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
     return False
 
 

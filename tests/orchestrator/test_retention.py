@@ -17,7 +17,8 @@ import pytest
 from orchestrator import retention
 from orchestrator.broker.runtime import embedded
 from orchestrator.broker.runtime.embedded import RunBusy
-from orchestrator.retention import hold_run, remove_stored, runs_to_remove, stored_runs
+from orchestrator.identity import lock_file_name
+from orchestrator.retention import hold_run, is_active, remove_stored, runs_to_remove, stored_runs
 from orchestrator.runs import activate, current_run
 from tests.architecture.source import ROOT
 from tests.errors import naming
@@ -146,6 +147,24 @@ def test_a_look_at_a_run_does_not_keep_it_from_starting(state, monkeypatch) -> N
             assert [run.id for run in stored_runs(state) if run.active] == ["a"]
             with pytest.raises(RunBusy, match=naming("a", os.getpid())):
                 embedded._lock_run(state, "a")
+
+
+def test_two_looks_at_once_do_not_see_each_other(state, monkeypatch) -> None:
+    hold_run(state, "old").close()
+    with (state / "active" / lock_file_name("old")).open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr("orchestrator.retention.time.sleep", lambda _s: other.close())
+        assert not is_active(state, "old")
+
+
+def test_the_output_of_programs_goes_with_its_run(isolated_state) -> None:
+    output = isolated_state / "programs" / "ended" / "9f-0.0.out"
+    output.parent.mkdir(parents=True)
+    output.write_bytes(b"o" * 10)
+    (run,) = stored_runs(isolated_state)
+    assert (run.id, run.size_bytes) == ("ended", 10)
+    assert remove_stored(isolated_state, run)
+    assert not output.parent.exists()
 
 
 def test_the_files_of_slurm_jobs_go_but_for_those_of_a_job_that_waits(isolated_state) -> None:
