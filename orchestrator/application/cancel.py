@@ -86,11 +86,19 @@ def cancel_run(run: str, *, site: Path | str | None = None) -> CancelledRun:
     if registered is None:
         return _cancel_at_agent(here, run)
     before = known_run(here, registered.id).state
-    if before in ("pending", "running", "killed"):
+    notes = before in ("pending", "running", "killed") and not cancel_requested(
+        here.state_dir, registered.id
+    )
+    if notes:
         note_cancel(here.state_dir, registered.id)
     slurm = Slurm() if _may_have_slurm_jobs(here.state_dir, registered) else None
     owner = owner_of(here.state_dir, registered.id)
-    ended = _end_process(here.state_dir, registered, slurm)
+    try:
+        ended = _end_process(here.state_dir, registered, slurm)
+    except BaseException:
+        if notes:
+            withdraw_cancel(here.state_dir, registered.id)
+        raise
     slurm_jobs = _end_slurm_jobs(owner, slurm) if slurm is not None else ()
     its_site = _site_of(registered)
     jobs = _end_jobs(its_site, registered.id)

@@ -76,8 +76,10 @@ def registered_runs(state_dir: Path) -> list[RegisteredRun]:
 def find_registered(state_dir: Path, start_of_id: str) -> RegisteredRun | None:
     """Return a run by its id or the start of it, None if there is none.
 
-    Raises `ConfigError` if several runs begin so.
+    Raises `ConfigError` if several runs begin so, and for an empty text, with which all do.
     """
+    if not start_of_id:
+        raise ConfigError("the run id is empty; `hpcqc runs` lists them")
     exact = _read(_folder(state_dir) / f"{start_of_id}.json") if _is_name(start_of_id) else None
     if exact is not None:
         return exact

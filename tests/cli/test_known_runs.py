@@ -18,6 +18,7 @@ from orchestrator.application.jobs import jobs_of
 from orchestrator.application.known_runs import run_view, runs
 from orchestrator.application.register import (
     RegisteredRun,
+    cancel_requested,
     find_registered,
     register,
     registered_runs,
@@ -155,6 +156,8 @@ def test_the_register_finds_a_run_by_the_start_of_its_id(isolated_state, tmp_pat
     register(isolated_state, entry("b2", tmp_path))
     with pytest.raises(ConfigError):
         find_registered(isolated_state, "b")
+    with pytest.raises(ConfigError):
+        find_registered(isolated_state, "")
     assert [run.id for run in registered_runs(isolated_state)] == ["b1", "b2", "abc", "ab", "a"]
     (isolated_state / "register" / "a.json").write_text('{"id": 3')
     assert "a" not in [run.id for run in registered_runs(isolated_state)]
@@ -167,4 +170,5 @@ def test_a_run_of_another_machine_is_not_killed_here(isolated_state, tmp_path) -
 
     with hold_run(isolated_state, "far"), pytest.raises(ConfigError, match="elsewhere"):
         cancel_run("far")
+    assert not cancel_requested(isolated_state, "far")
     assert json.loads((isolated_state / "register" / "far.json").read_text())["id"] == "far"
