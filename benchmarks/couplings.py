@@ -3,7 +3,7 @@
 ``python -m benchmarks.couplings`` starts a private Slurm (`.ci/slurm`) with three nodes and a QPU of
 its own, runs two copies of `benchmarks.published_experiment` at once, under each coupling in turn and
 so several times, and prints a table and draws a plot beside the published figures and the prediction.
-Makespan and node-seconds come from ``sacct``. At a scale below 1 the stages are shorter, and what
+Makespan and node-seconds come from ``sacct``, the QPU's use from the tasks in the runs' records. At a scale below 1 the stages are shorter, and what
 Slurm and we take for each job is not: the prediction at that scale has the same start-up times.
 """
 
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING
 from benchmarks.coupling_sweep import PAGE, rewrite
 from benchmarks.published_experiment import (
     COPIES,
-    ITERATIONS,
     NODES,
     PUBLISHED,
     Figures,
@@ -38,15 +37,16 @@ from benchmarks.published_experiment import (
 )
 from benchmarks.rows import Row
 from benchmarks.setting import ROOT
+from orchestrator.couplings.policies import COUPLINGS
 from orchestrator.couplings.prediction import ClusterModel, QpuModel, compare
+from orchestrator.provenance.schema import RunRecord, read_record
 from orchestrator.slurm import AccountedJob, Slurm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Measured", "Setting", "main", "measure", "measured", "medians"]
+__all__ = ["Measured", "Setting", "main", "measure", "measured", "medians", "used_s"]
 
-COUPLINGS = ("exclusive", "split", "multiplexed", "malleable", "gated")
 _BROKER_PATIENCE_S = 60.0
 # Of the private Slurm on a small machine: a job's start, a worker's, and a job's end.
 _START_S, _BOOT_S, _END_S, _QPU_START_S = 0.75, 1.5, 0.5, 0.75
@@ -58,7 +58,7 @@ class Setting:
 
     scale: float = 0.05
     repetitions: int = 5
-    couplings: tuple[str, ...] = COUPLINGS
+    couplings: tuple[str, ...] = tuple(COUPLINGS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +75,20 @@ class Measured:
     wall_s: float
 
 
+def used_s(records: Iterable[RunRecord]) -> float:
+    """Return for how long tasks of runs were on the QPU, as the broker saw it: each task once."""
+    tasks = {task.tag: task for record in records for job in record.jobs for task in job.tasks}
+    return sum(
+        (task.ended_at - task.started_at).total_seconds()
+        for task in tasks.values()
+        if task.started_at is not None and task.ended_at is not None
+    )
+
+
 def measured(
-    jobs: Sequence[AccountedJob], qpu_nodes: frozenset[str], used_s: float
+    jobs: Sequence[AccountedJob], qpu_nodes: frozenset[str], records: Iterable[RunRecord]
 ) -> tuple[Figures, float]:
-    """Return the figures of runs from Slurm's accounting of their jobs, and QPU-seconds held.
+    """Return the figures of runs from Slurm's accounting and their records, and QPU-seconds held.
 
     The makespan is from the first submission to the last end. Jobs in a partition of
     ``qpu_nodes`` hold the QPU's own node, which the experiment does not count.
@@ -89,7 +99,7 @@ def measured(
     figures = Figures(
         makespan_s=makespan_s,
         node_seconds=sum(job.node_seconds for job in jobs if job.partition not in qpu_nodes),
-        qpu_busy=used_s / makespan_s,
+        qpu_busy=used_s(records) / makespan_s,
     )
     return figures, sum(job.elapsed_s for job in jobs if job.tres.get("gres/qpu"))
 
@@ -173,7 +183,7 @@ def private_slurm(root: Path) -> Iterator[dict[str, str]]:
 def _broker(folder: Path, scale: float, environment: Mapping[str, str]) -> Iterator[Path]:
     """Serve the QPU to all copies; a task takes the scaled time."""
     site, socket = folder / "broker.toml", folder / "broker.sock"
-    site.write_text(_BROKER.format(run_s=Phases().quantum_s * scale))
+    site.write_text(_BROKER.format(run_s=Phases().on_qpu_s * scale))
     command = [str(_hpcqc()), "broker", "serve", "--site", str(site), "--listen", f"unix:{socket}"]
     variables = {**environment, "HPCQC_STATE_DIR": str(folder / "broker")}
     with (folder / "broker.log").open("w") as log:
@@ -204,7 +214,7 @@ def run_copies(
 ) -> Measured:
     """Run all copies at once under a coupling, and read Slurm's accounting of their jobs."""
     site = folder / f"{coupling}.toml"
-    run_s = Phases().quantum_s * setting.scale
+    run_s = Phases().on_qpu_s * setting.scale
     site.write_text(_SITE.format(coupling=coupling, nodes=NODES, run_s=run_s, socket=socket))
     target = f"{ROOT / 'benchmarks' / 'published_experiment.py'}:loop"
     begun, clock = datetime.now(UTC), time.monotonic()
@@ -224,8 +234,8 @@ def run_copies(
             raise RuntimeError(f"{out.name}: exit {code}: {Path(log.name).read_text()[-2000:]}")
     wall_s = time.monotonic() - clock
     jobs = _settled(Slurm(environment=environment), begun)
-    used_s = COPIES * ITERATIONS * run_s
-    figures, held_s = measured(jobs, frozenset({"quantum"}), used_s)
+    records = [read_record(out) for out, _, _ in copies]
+    figures, held_s = measured(jobs, frozenset({"quantum"}), records)
     return Measured(
         coupling=coupling,
         repetition=repetition,
@@ -451,7 +461,7 @@ def main() -> None:
     usual = Setting()
     parser.add_argument("--scale", type=float, default=usual.scale)
     parser.add_argument("--repetitions", type=int, default=usual.repetitions)
-    parser.add_argument("--couplings", nargs="+", default=usual.couplings, choices=COUPLINGS)
+    parser.add_argument("--couplings", nargs="+", default=usual.couplings, choices=[*COUPLINGS])
     parser.add_argument("--folder", type=Path, help="keep logs and runs here")
     parser.add_argument("--recorded", type=Path, help="take these runs (JSON lines) instead")
     parser.add_argument("--page", action="store_true", help="write table and plot into docs")

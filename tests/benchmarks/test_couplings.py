@@ -9,9 +9,10 @@ import pytest
 
 from benchmarks import coupling_sweep, couplings
 from benchmarks.coupling_sweep import Case, chosen, predicted, rewrite, winner
-from benchmarks.couplings import Measured, measured, medians, predictions, table
+from benchmarks.couplings import Measured, measured, medians, predictions, table, used_s
 from benchmarks.published_experiment import PUBLISHED, Figures, Phases
 from orchestrator.couplings.policies import COUPLINGS
+from orchestrator.provenance.schema import RecordedJob, RecordedTask, RunRecord
 from orchestrator.slurm import AccountedJob
 from orchestrator.slurm.states import SlurmState
 
@@ -45,9 +46,35 @@ def test_figures_are_of_classical_nodes_from_first_submission_to_last_end() -> N
         job(2, "quantum", (12, 13, 33), 1, **{"gres/qpu": 1.0}),
         job(3, "classical", (33, 35, 40), 1),
     ]
-    figures, held_s = measured(jobs, frozenset({"quantum"}), 10.0)
+    figures, held_s = measured(jobs, frozenset({"quantum"}), [record(("a", 14, 24))])
     assert figures == Figures(makespan_s=40, node_seconds=35, qpu_busy=0.25)
     assert held_s == 20
+
+
+def record(*tasks: tuple[str, int, int | None]) -> RunRecord:
+    """Return a run whose only job had tasks with these tags, starts and ends."""
+    usage = {"qpu_seconds": 99.0}  # what a device says of itself is not what was measured
+    known = [
+        {
+            "tag": tag,
+            "state": "completed",
+            "shots": 1,
+            "planned_at": BEGUN,
+            "started_at": BEGUN + timedelta(seconds=begun),
+            "ended_at": None if ended is None else BEGUN + timedelta(seconds=ended),
+            "usage": usage,
+        }
+        for tag, begun, ended in tasks
+    ]
+    job = RecordedJob.model_construct(
+        tasks=tuple(RecordedTask.model_validate(task) for task in known)
+    )
+    return RunRecord.model_construct(jobs=(job,))
+
+
+def test_the_qpu_is_used_while_tasks_are_on_it_and_a_shared_task_counts_once() -> None:
+    assert used_s([record(("a", 0, 10), ("b", 12, 15)), record(("a", 0, 10), ("c", 20, 21))]) == 14
+    assert used_s([record(("a", 0, None))]) == 0
 
 
 RUN = Measured(
