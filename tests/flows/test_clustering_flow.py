@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("sklearn", reason="the clustering extra is not installed")
 
-from flows._independent_sets import Conflicts, best_set, weight_of
+from flows._independent_sets import Conflicts, best_set, components, weight_of
 from flows._inputs import InputError
-from flows.clustering import Choice, SampledPart, clustering, decided
+from flows.clustering import Choice, SampledPart, _shares, clustering, decided
 from orchestrator import resources, runs
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.errors import naming
+from tests.flows import by_definition
 
 needs_engine = pytest.mark.usefixtures("prefect_server")
 slow = pytest.mark.slow
@@ -166,3 +170,55 @@ def test_the_choice_is_the_best_sample_made_consistent(asked, counts, chosen) ->
     found = decided(PATH, Choice(parts=(part,), evaluations=0))
     assert found == chosen
     assert weight_of(PATH, found) <= weight_of(PATH, best_set(PATH))
+
+
+@st.composite
+def sampled_choices(draw: Any) -> tuple[Conflicts, Choice]:
+    """Return conflicts, and counts of any bits for any of the nodes of each component."""
+    # Whole weights, so that several sets are the best.
+    known = draw(by_definition.conflicts(7, st.integers(1, 4).map(float)))
+    parts = []
+    for nodes in components(known):
+        if len(nodes) < 2:
+            continue
+        chosen = draw(st.sets(st.sampled_from(nodes), min_size=1))
+        asked = tuple(node for node in nodes if node in chosen)
+        counts = {}
+        if len(asked) > 1:
+            bits = st.text("01", min_size=len(asked), max_size=len(asked))
+            counts = draw(st.dictionaries(bits, st.integers(1, 9), min_size=1))
+        parts.append(SampledPart(nodes=nodes, asked=asked, counts=counts))
+    return known, Choice(parts=tuple(parts), evaluations=0)
+
+
+@given(sampled_choices())
+def test_shares_are_of_the_bits_that_are_a_best_choice(case: tuple[Conflicts, Choice]) -> None:
+    known, choice = case
+    optimal = random = 1.0
+    for part in choice.parts:
+        if not part.counts:
+            continue
+        width, sets = len(part.asked), {}
+        for bits in map("".join, product("01", repeat=width)):
+            nodes = {part.asked[width - 1 - n] for n, bit in enumerate(bits) if bit == "1"}
+            if by_definition.is_independent(known, nodes):
+                sets[bits] = sum(known.weights[node] for node in nodes)
+        best = {bits for bits, weight in sets.items() if weight == max(sets.values())}
+        hits = sum(count for bits, count in part.counts.items() if bits in best)
+        optimal *= hits / sum(part.counts.values())
+        random *= len(best) / 2**width
+    assert _shares(known, choice) == pytest.approx((optimal, random))
+
+
+@given(sampled_choices())
+def test_the_choice_is_as_good_as_every_consistent_sample(case: tuple[Conflicts, Choice]) -> None:
+    known, choice = case
+    found = decided(known, choice)
+    assert by_definition.is_independent(known, found)
+    assert weight_of(known, found) <= by_definition.largest_weight(known)
+    for part in choice.parts:
+        ours = sum(known.weights[node] for node in found if node in part.nodes)
+        for bits in part.counts:
+            nodes = {n for n, bit in zip(reversed(part.asked), bits, strict=True) if bit == "1"}
+            if by_definition.is_independent(known, nodes):
+                assert ours >= sum(known.weights[node] for node in nodes)

@@ -25,6 +25,7 @@ from flows._clusterings import (
 )
 from flows._independent_sets import best_set
 from flows._points import generated
+from tests.flows import by_definition
 
 POINTS = generated(2).scaled()
 
@@ -37,43 +38,20 @@ def labelled(draw):
     return rng.normal(size=(count, 2)), np.array(labels)
 
 
-def silhouette_by_definition(points, labels) -> list[float]:
-    """Rousseeuw 1987: (b − a) / max(a, b), of mean distances within and to the nearest other."""
-    clusters = sorted({*labels} - {-1})
-    values = []
-    for point, label in zip(points, labels, strict=True):
-        distance = np.linalg.norm(points - point, axis=1)
-        own = labels == label
-        if label == -1 or len(clusters) < 2 or own.sum() == 1:
-            values.append(0.0)
-            continue
-        a = distance[own].sum() / (own.sum() - 1)
-        b = min(distance[labels == other].mean() for other in clusters if other != label)
-        values.append((b - a) / max(a, b))
-    return values
-
-
 @settings(deadline=None)
 @given(labelled())
 def test_silhouettes_are_as_defined(case) -> None:
     points, labels = case
     found = silhouettes(points, labels)
-    np.testing.assert_allclose(found, silhouette_by_definition(points, labels), atol=1e-9)
+    np.testing.assert_allclose(found, by_definition.silhouettes(points, labels), atol=1e-9)
 
 
 @settings(deadline=None)
 @given(labelled(), st.integers(0, 2**32 - 1))
 def test_agreement_counts_pairs(case, seed) -> None:
-    """Hubert and Arabie 1985, from the pairs that both, one or neither put together."""
     _, ours = case
     theirs = np.random.default_rng(seed).integers(0, 3, len(ours))
-    pairs = [*combinations(range(len(ours)), 2)]
-    both = sum(ours[i] == ours[j] and theirs[i] == theirs[j] for i, j in pairs)
-    first = sum(ours[i] == ours[j] for i, j in pairs)
-    second = sum(theirs[i] == theirs[j] for i, j in pairs)
-    expected, most = first * second / len(pairs), (first + second) / 2
-    index = 1.0 if most == expected else (both - expected) / (most - expected)
-    assert agreement(ours, theirs) == pytest.approx(index)
+    assert agreement(ours, theirs) == pytest.approx(by_definition.adjusted_rand(ours, theirs))
 
 
 @settings(deadline=None)
@@ -128,6 +106,42 @@ def test_candidates_exclude_each_other_where_they_share_a_point() -> None:
     assert [frozenset(np.flatnonzero(labels == n)) for n in range(len(chosen))] == [
         sets[node] for node in chosen
     ]
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_consensus_of_any_clusterings_is_the_best_choice_of_their_clusters(data) -> None:
+    count = data.draw(st.integers(4, 9))
+    points = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1))).normal(size=(count, 2))
+    several = st.lists(st.integers(-1, 3), min_size=count, max_size=count)
+    bases = []
+    for number in range(data.draw(st.integers(1, 3))):
+        drawn = data.draw(several)
+        names = {label: place for place, label in enumerate(sorted({*drawn} - {-1}))}
+        labels = np.array([names.get(label, -1) for label in drawn], dtype=np.int64)
+        bases.append(rated(points, labels, str(number), "DBSCAN"))
+    found = candidates(points, bases)
+    weights: dict[frozenset[int], float] = {}
+    for base in bases:
+        values = by_definition.silhouettes(points, base.labels)
+        for label in {*base.labels.tolist()} - {-1}:
+            own = frozenset(n for n in range(count) if base.labels[n] == label)
+            weights[own] = max(weights.get(own, 0.0), sum(values[n] for n in own))
+    clusters = [own for own, weight in weights.items() if weight > 1e-9]
+    best = max(
+        sum(weights[own] for own in chosen)
+        for size in range(len(clusters) + 1)
+        for chosen in combinations(clusters, size)
+        if all(not one & other for one, other in combinations(chosen, 2))
+    )
+    chosen = best_set(found.conflicts)
+    assert sum(found.conflicts.weights[node] for node in chosen) == pytest.approx(best, abs=1e-6)
+    labels = joined(found, chosen)
+    made = [frozenset(np.flatnonzero(labels == n).tolist()) for n in range(len(chosen))]
+    assert sum(weights[own] for own in made) == pytest.approx(best, abs=1e-6)
+    known = completed(points, labels)
+    consensus = rated(points, labels, "consensus", "consensus").silhouette
+    assert consensus == pytest.approx(np.mean(by_definition.silhouettes(points, known)))
 
 
 def test_one_cluster_of_all_points_is_no_candidate() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,32 +16,14 @@ from flows._independent_sets import (
     repaired,
     weight_of,
 )
-
-
-@st.composite
-def conflicts(draw, most: int = 8) -> Conflicts:
-    count = draw(st.integers(0, most))
-    weights = draw(st.lists(st.floats(0.1, 50), min_size=count, max_size=count))
-    pairs = [(u, v) for u in range(count) for v in range(u + 1, count)]
-    edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
-    return Conflicts(weights=tuple(weights), edges=tuple(sorted(edges)))
-
-
-def is_independent(given_: Conflicts, nodes) -> bool:
-    return not any(u in nodes and v in nodes for u, v in given_.edges)
-
-
-def by_trying_all(given_: Conflicts) -> float:
-    sets = product((0, 1), repeat=len(given_.weights))
-    chosen = ([n for n, bit in enumerate(bits) if bit] for bits in sets)
-    return max(weight_of(given_, nodes) for nodes in chosen if is_independent(given_, nodes))
+from tests.flows.by_definition import conflicts, is_independent, largest_weight
 
 
 @given(conflicts(9))
 def test_the_best_set_is_the_best_of_all(given_: Conflicts) -> None:
     found = best_set(given_)
     assert is_independent(given_, found)
-    assert weight_of(given_, found) == pytest.approx(by_trying_all(given_))
+    assert weight_of(given_, found) == pytest.approx(largest_weight(given_))
 
 
 def test_a_large_graph_of_four_clusterings_is_solved() -> None:
@@ -76,7 +56,7 @@ def test_components_are_apart_and_complete(given_: Conflicts) -> None:
     where = {node: index for index, part in enumerate(parts) for node in part}
     assert all(where[u] == where[v] for u, v in given_.edges)
     assert weight_of(given_, best_set(given_)) == pytest.approx(
-        sum(by_trying_all(given_.among(part)) for part in parts)
+        sum(largest_weight(given_.among(part)) for part in parts)
     )
     for part in parts:  # none can be divided
         inner = given_.among(part)
@@ -91,7 +71,7 @@ def test_the_gain_is_largest_at_the_best_set(given_: Conflicts) -> None:
     if not given_.weights:
         return
     diagonal = gain(given_).operator().to_matrix().diagonal().real
-    assert diagonal.max() == pytest.approx(by_trying_all(given_))
+    assert diagonal.max() == pytest.approx(largest_weight(given_))
     for index, value in enumerate(diagonal):
         nodes = [n for n in range(len(given_.weights)) if index >> n & 1]
         if is_independent(given_, nodes):
@@ -109,8 +89,8 @@ def test_what_is_not_asked_is_the_lightest_or_dominated(given_: Conflicts, most:
         if len(part) <= most:
             assert asked == part
         if len(asked) < most:  # only dominated ones went
-            best = by_trying_all(given_.among(part))
-            assert by_trying_all(given_.among(asked)) == pytest.approx(best)
+            best = largest_weight(given_.among(part))
+            assert largest_weight(given_.among(asked)) == pytest.approx(best)
 
 
 @given(conflicts(), st.data())
