@@ -158,6 +158,12 @@ class Resources:
     @contextmanager
     def _hold_with_nodes(self, qpu: str) -> Iterator[object]:
         """Use a QPU that the job of an exclusive run holds, or hold another one."""
+        self._use_nodes_job(qpu)
+        with self._hold_qpu(qpu) as held:
+            yield held
+
+    def _use_nodes_job(self, qpu: str) -> None:
+        """Let quantum jobs go under the job of an exclusive run, if it holds the QPU; wait for it."""
         compute = self.compute()
         is_part = qpu == self.run.default_qpu and self.run.site.qpu(qpu).slurm is not None
         if is_part and isinstance(compute, SlurmDask):
@@ -169,8 +175,6 @@ class Resources:
                     raise fault
                 time.sleep(_LOOK_EVERY_S)
             self.qpu_jobs().use(qpu, job)
-        with self._hold_qpu(qpu) as held:
-            yield held
 
     def _couple(self, name: str, compute: SlurmDask) -> None:
         """Let workers that start before the first stage start as the coupling has them."""
@@ -194,10 +198,15 @@ class Resources:
     def slurm_job(self, qpu: str) -> int | None:
         """Return the Slurm job under which quantum jobs go to a QPU; None if the broker shares it.
 
-        Blocks until Slurm grants the QPU. Raises as `QpuJobs.hold` does.
+        Blocks until Slurm grants the QPU. Raises as `QpuJobs.hold` does, and in an exclusive run
+        ``ComputeError`` if its job can never start.
         """
         settings = self.run.site.qpu(qpu)
-        return None if settings.slurm is None else self.qpu_jobs().current(settings)
+        if settings.slurm is None:
+            return None
+        if self.run.coupling == "exclusive":  # it may be another one since the last quantum stage
+            self._use_nodes_job(qpu)
+        return self.qpu_jobs().current(settings)
 
     def begin_stage(self, stage: str) -> None:
         """Count this stage's quantum calls from 0: it is executed, perhaps once more."""

@@ -144,17 +144,19 @@ class QpuJobs:
                 self._acquire(holding, settings)
             return holding.job
 
-    def use(self, qpu: str, slurm_job: int | None) -> None:
+    def use(self, qpu: str, slurm_job: int) -> None:
         """Let quantum jobs go under a job of the coupling's own that holds the QPU.
+
+        It is not asked whether that job still runs: call this again whenever it may be another one.
 
         Args:
             qpu: Name of the QPU.
-            slurm_job: Id of a job that runs; None when it has ended.
+            slurm_job: Id of a job that runs.
         """
         holding = self._holding(qpu)
         with holding.lock:
             self._release(holding)
-            holding.job, holding.is_coupled = slurm_job, slurm_job is not None
+            holding.job, holding.is_coupled = slurm_job, True
 
     def close(self) -> None:
         """End the jobs that this run submitted; closing twice does nothing."""
