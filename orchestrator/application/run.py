@@ -204,7 +204,7 @@ def _earlier_choice(request: RunRequest) -> RecordedCoupling | None:
         record = read_record(plan.folder.path)
     except RecordError:
         return None
-    return record.coupling if record.id == request.run_id else None
+    return record.coupling if record.id == plan.id else None
 
 
 @one_run()
