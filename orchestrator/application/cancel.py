@@ -20,6 +20,7 @@ from orchestrator.application.register import (
     find_registered,
     locked_entry,
     note_cancel,
+    unknown_run,
     withdraw_cancel,
 )
 from orchestrator.application.service import service_at
@@ -153,7 +154,7 @@ def _cancel_at_agent(site: Site, run: str) -> CancelledRun:
                 before="completed" if view.is_final else "running",
                 process_ended=not view.is_final,
             )
-    raise ConfigError(f"no run with id {run!r} in {site.state_dir}; `hpcqc runs` lists them")
+    raise unknown_run(site.state_dir, run)
 
 
 def _end_process(state_dir: Path, run: RegisteredRun, slurm: Slurm | None) -> bool:

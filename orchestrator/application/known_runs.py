@@ -15,9 +15,9 @@ from orchestrator.application.register import (
     cancel_requested,
     find_registered,
     registered_runs,
+    unknown_run,
 )
 from orchestrator.arguments import expect
-from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.provenance.folder import RunFolder
@@ -148,9 +148,7 @@ def known_run(site: Site, start_of_id: str) -> RunView:
     """Return a registered run by its id or the start of it. Raises `ConfigError`."""
     found = find_registered(site.state_dir, start_of_id)
     if found is None:
-        raise ConfigError(
-            f"no run with id {start_of_id!r} in {site.state_dir}; `hpcqc runs` lists them"
-        )
+        raise unknown_run(site.state_dir, start_of_id)
     sizes = {stored.id: stored.size_bytes for stored in stored_runs(site.state_dir)}
     return _view(site, found, sizes.get(found.id, 0), driver_jobs(site.state_dir, [found]))
 

@@ -23,6 +23,7 @@ __all__ = [
     "note_cancel",
     "register",
     "registered_runs",
+    "unknown_run",
     "withdraw_cancel",
 ]
 
@@ -90,6 +91,11 @@ def find_registered(state_dir: Path, start_of_id: str) -> RegisteredRun | None:
             f"{len(found)} runs begin with {start_of_id!r}: {listed}; give one of them"
         )
     return found[0] if found else None
+
+
+def unknown_run(state_dir: Path, start_of_id: str) -> ConfigError:
+    """Return the error for a run that is not in the register."""
+    return ConfigError(f"no run with id {start_of_id!r} in {state_dir}; `hpcqc runs` lists them")
 
 
 @contextmanager

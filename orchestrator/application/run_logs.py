@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.application.known_runs import known_run
-from orchestrator.application.register import RegisteredRun, find_registered
+from orchestrator.application.register import RegisteredRun, find_registered, unknown_run
 from orchestrator.arguments import expect
-from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 
@@ -91,7 +90,7 @@ def follow_logs(run: str, *, site: Path | str | None = None) -> Iterator[LogText
 def _registered(site: Site, run: str) -> RegisteredRun:
     found = find_registered(site.state_dir, run)
     if found is None:
-        raise ConfigError(f"no run with id {run!r} in {site.state_dir}; `hpcqc runs` lists them")
+        raise unknown_run(site.state_dir, run)
     return found
 
 

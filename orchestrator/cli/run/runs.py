@@ -27,7 +27,7 @@ _Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, or the 
 
 def runs(
     run: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One run, with its result.")
+        str | None, typer.Argument(metavar="[ID]", help="One run; of the agent's, with its result.")
     ] = None,
     limit: Limit = 20,
     site: SiteFile = None,
