@@ -38,6 +38,8 @@ __all__ = [
     "dry_record",
     "dry_run",
     "estimate",
+    "qpu_estimates",
+    "simulated_target",
     "stated_error",
 ]
 
@@ -192,10 +194,7 @@ def _estimate(site: Site, record: RunRecord) -> Estimate:
     return Estimate(
         target=record.target,
         parameters=record.parameters,
-        qpus=[
-            _of_qpu(site, site.qpu(name), usage, [j for j in record.jobs if j.qpu == name])
-            for name, usage in record.usage.per_qpu.items()
-        ],
+        qpus=qpu_estimates(site, record),
         stages=[
             StageEstimate(name=row[0], kind=row[1], runs=row[2], dry_s=row[6])
             for row in stage_rows(record)
@@ -205,14 +204,27 @@ def _estimate(site: Site, record: RunRecord) -> Estimate:
     )
 
 
-def _of_qpu(
-    site: Site, settings: QpuSettings, usage: RecordedUsage, jobs: Sequence[RecordedJob]
-) -> QpuEstimate:
+def qpu_estimates(site: Site, record: RunRecord) -> list[QpuEstimate]:
+    """Return what a run will use of each QPU, from the record of its dry run."""
+    return [
+        _of_qpu(site, site.qpu(name), usage, [j for j in record.jobs if j.qpu == name])
+        for name, usage in record.usage.per_qpu.items()
+    ]
+
+
+def simulated_target(settings: QpuSettings) -> tuple[Target, bool]:
+    """Return a QPU's target without asking the device, and whether a simulator stands in for it."""
     dry = dry_qpu(settings)
     replaced = dry.backend != settings.backend
     target = target_from_settings(dry if replaced else settings)
-    if replaced:  # as the device itself, whose clock runs
-        target = replace(target, clock_scale=1.0)
+    # As the device itself, whose clock runs.
+    return (replace(target, clock_scale=1.0) if replaced else target), replaced
+
+
+def _of_qpu(
+    site: Site, settings: QpuSettings, usage: RecordedUsage, jobs: Sequence[RecordedJob]
+) -> QpuEstimate:
+    target, replaced = simulated_target(settings)
     modelled = target.timing is not None
     longest_s = max((t.usage.qpu_seconds for j in jobs for t in j.tasks), default=0.0)
     unseeded = sum(job.seed is None and job.shots > 0 for job in jobs)

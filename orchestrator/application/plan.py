@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from orchestrator.application.couplings import coupling_in_force
 from orchestrator.application.earlier import earlier_run
+from orchestrator.application.estimate import dry_record, qpu_estimates, simulated_target
 from orchestrator.application.execution import Watcher
-from orchestrator.application.qpus import target_from_settings
-from orchestrator.application.run import RunRequest, undisturbed
+from orchestrator.application.run import RunRequest, bound_request, undisturbed
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.application.wait import expected_wait
 from orchestrator.arguments import expect
@@ -27,21 +27,30 @@ from orchestrator.compute.kinds import settings_in_force
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
-from orchestrator.config.site import Site
+from orchestrator.config.site import QpuSettings, Site
 from orchestrator.couplings.policies import COUPLINGS
 from orchestrator.couplings.prediction import (
     ClusterModel,
     CouplingCannot,
+    CouplingPrediction,
     FlowModel,
     QpuModel,
     check_times,
     predict,
 )
-from orchestrator.couplings.replay import ObservedStage, Preference, recommend, stage_models
+from orchestrator.couplings.replay import (
+    ObservedStage,
+    Preference,
+    alike,
+    recommend,
+    score,
+    stage_models,
+)
 from orchestrator.provenance.gantt import stage_name
 from orchestrator.provenance.record import jobs_by_stage
 from orchestrator.provenance.schema import CouplingUse, RecordedCoupling
 from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import WorkerOptions, worker_options
 from orchestrator.wording import counted
 
@@ -65,6 +74,9 @@ __all__ = [
 # the end of its work to the end of the job. The first is about what an idle Slurm 22.05 took; the
 # others are estimates, not measurements: a site's nodes may need much longer.
 _START_S, _BOOT_S, _END_S = 1.0, 3.0, 2.0
+# For how long nodes that are in use now stay so. Slurm knows only the walltimes of their jobs, which
+# say little of when these end; so it is assumed, and the plan says so.
+_BUSY_S = 600.0
 _TIME = re.compile(r"(?P<name>[^=]+)=(?P<seconds>[0-9.]+)(@(?P<nodes>[1-9][0-9]*))?")
 _Times = Mapping[str, float | Mapping[int, float]]
 
@@ -172,7 +184,8 @@ def make_plan(
             f"site {site.name!r} ({site.source}) has no compute of kind 'slurm', so there is nothing "
             "to choose: its workers stay during a run, and the broker shares the QPU"
         )
-    record, source = _observed_run(site, request, watcher or Watcher())
+    record, is_dry = _observed_run(site, request, watcher or Watcher())
+    source = "a dry run on this machine" if is_dry else f"run {record.id}"
     flow = load_flow(target_of(request.flow))
     name, options = _workers(site)
     observed, unsure = observed_stages(record, stages_beside(flow), options, source)
@@ -193,11 +206,9 @@ def make_plan(
         )
         for number in range(copies)
     ]
-    nodes, notes = _nodes(options)
-    cluster = ClusterModel(
-        nodes=nodes, start_s=_START_S, boot_s=_BOOT_S, end_s=_END_S, wait_s=wait_s
-    )
-    device = _qpu(site, request.qpu)
+    cluster, of_nodes = cluster_model(_partition(options), wait_s)
+    device, of_queue = _qpu(site, site.qpu(request.qpu))
+    charges, of_use = _charges(site, record, is_dry=is_dry)
     found, impossible = {}, {}
     for coupling in COUPLINGS:
         try:
@@ -206,7 +217,6 @@ def make_plan(
             impossible[coupling] = str(error)
     if not found:
         raise ConfigError(f"compute {name!r} cannot run it: {next(iter(impossible.values()))}")
-    charges = {u: a * copies for u, a in record.usage.total.charges.items()}
     best = recommend(found, prefer)
     planned = [
         PlannedCoupling(
@@ -215,7 +225,10 @@ def make_plan(
             node_seconds=round(one.node_seconds, 3),
             qpu_held_s=round(one.qpu_held_s, 3),
             qpu_used_s=round(one.qpu_used_s, 3),
-            cost={"node-h": round(one.node_seconds / 3600, 6), **charges},
+            cost={
+                "node-h": round(one.node_seconds / 3600, 6),
+                **{unit: amount * copies for unit, amount in charges.items()},
+            },
         )
         for coupling, one in found.items()
     ]
@@ -226,8 +239,8 @@ def make_plan(
         couplings=planned,
         impossible=impossible,
         recommended=best,
-        reason=_reason({one.coupling: one for one in planned}, best, prefer),
-        notes=[f"times of stages: {source}", *unsure, *notes],
+        reason=reason_of(found, best, prefer),
+        notes=[f"times of stages: {source}", *unsure, *of_nodes, *of_queue, *of_use],
     )
 
 
@@ -283,11 +296,8 @@ def stage_times(texts: Sequence[str]) -> dict[str, float | Mapping[int, float]]:
     return found
 
 
-def _observed_run(site: Site, request: RunRequest, watcher: Watcher) -> tuple[RunRecord, str]:
-    """Return the record of an earlier run like this one, else of a dry run, and which it is."""
-    from orchestrator.application.estimate import dry_record
-    from orchestrator.application.run import bound_request
-
+def _observed_run(site: Site, request: RunRequest, watcher: Watcher) -> tuple[RunRecord, bool]:
+    """Return the record of an earlier run like this one, else of a dry run, and whether of that."""
     target, site_file = target_of(request.flow), lookup(request.site)
     record = earlier_run(
         site,
@@ -297,8 +307,8 @@ def _observed_run(site: Site, request: RunRequest, watcher: Watcher) -> tuple[Ru
         qpu=request.qpu,
     )
     if record is not None:
-        return record, f"run {record.id}"
-    return dry_record(request, watcher), "a dry run on this machine"
+        return record, False
+    return dry_record(request, watcher), True
 
 
 def _workers(site: Site) -> tuple[str, WorkerOptions]:
@@ -406,8 +416,8 @@ def _nodes_of(jobs: Sequence[RecordedSlurmJob], stage: RecordedStage) -> float:
     return held / (ended - begun).total_seconds()
 
 
-def _nodes(options: WorkerOptions) -> tuple[int, list[str]]:
-    """Return how many nodes there are for the run now."""
+def _partition(options: WorkerOptions) -> Partition:
+    """Return the partition of the worker jobs, as it is now."""
     partitions = Slurm().partitions()
     default = next((one.name for one in partitions.values() if one.is_default), "")
     found = partitions.get(options.partition or default)
@@ -415,38 +425,80 @@ def _nodes(options: WorkerOptions) -> tuple[int, list[str]]:
         raise ConfigError(
             f"Slurm has no partition {options.partition!r}; it has: {', '.join(partitions)}"
         )
-    if found.idle_nodes:
-        words = f"{counted(found.idle_nodes, 'node')} of {found.node_count} in {found.name} idle"
-        return found.idle_nodes, [words]
-    return found.node_count, [
-        f"no node in {found.name} is idle; the times count from when {found.node_count} are"
+    return found
+
+
+def cluster_model(partition: Partition, wait_s: float) -> tuple[ClusterModel, list[str]]:
+    """Return a partition's nodes, those in use as busy for a time that is assumed, and the notes.
+
+    Args:
+        partition: The partition as it is now.
+        wait_s: What a new job waits for others beyond that.
+    """
+    busy = partition.node_count - partition.idle_nodes
+    words = f"{counted(partition.idle_nodes, 'node')} of {partition.node_count} in {partition.name} idle"
+    if busy:
+        words += f"; the others are assumed to be free in {_BUSY_S:.0f} s"
+    model = ClusterModel(
+        nodes=partition.node_count,
+        start_s=_START_S,
+        boot_s=_BOOT_S,
+        end_s=_END_S,
+        wait_s=wait_s,
+        busy=((_BUSY_S, busy),) if busy else (),
+    )
+    return model, [words]
+
+
+def _qpu(site: Site, settings: QpuSettings) -> tuple[QpuModel, list[str]]:
+    target, _ = simulated_target(settings)
+    wait = expected_wait(site, settings, target, 0.0, now=datetime.now(UTC))
+    by_job = settings.slurm is not None
+    model = QpuModel(
+        ahead_s=wait.waiting_s or 0.0, start_s=_START_S if by_job else 0.0, by_job=by_job
+    )
+    if wait.waiting_s is not None:
+        return model, []
+    why = f"it is {wait.stopped}" if wait.stopped else counted(wait.jobs_ahead, "job") + " ahead"
+    return model, [
+        f"how long QPU {settings.name} is busy is not known ({why}); it counts as free now"
     ]
 
 
-def _qpu(site: Site, name: str | None) -> QpuModel:
-    settings = site.qpu(name)
-    target = target_from_settings(settings)
-    wait = expected_wait(site, settings, target, 0.0, now=datetime.now(UTC))
-    by_job = settings.slurm is not None
-    start_s = _START_S if by_job else 0.0
-    return QpuModel(ahead_s=wait.waiting_s or 0.0, start_s=start_s, by_job=by_job)
+def _charges(
+    site: Site, record: RunRecord, *, is_dry: bool
+) -> tuple[Mapping[str, float], list[str]]:
+    """Return what a run costs on its QPUs as far as it is known, and what that rests on."""
+    if not is_dry:
+        return record.usage.total.charges, []
+    charges: dict[str, float] = {}
+    notes: list[str] = []
+    for one in qpu_estimates(site, record):
+        notes += [f"QPU {one.qpu}: {note}" for note in one.notes]
+        if one.charges is None:
+            notes.append(
+                f"QPU {one.qpu}: the times are those of the simulation, and the cost is without it"
+            )
+        for unit, amount in (one.charges or {}).items():
+            charges[unit] = charges.get(unit, 0.0) + amount
+    return charges, notes
 
 
-def _reason(found: Mapping[str, PlannedCoupling], best: str, prefer: Preference) -> str:
-    """Return why a coupling is best, against the usual one or, if it is that, the next."""
-    other = "multiplexed" if best != "multiplexed" and "multiplexed" in found else ""
+def reason_of(found: Mapping[str, CouplingPrediction], best: str, prefer: Preference) -> str:
+    """Return why a coupling is recommended, against the one that is next by what is preferred."""
     rest = [name for name in found if name != best]
     if not rest:
         return f"{best} is the only coupling in which the flow can run on these nodes"
-    compared = found[other or min(rest, key=lambda name: found[name].makespan_s)]
+    rival = min(rest, key=lambda name: score(found[name], prefer))
     what = {
         "time": "the shortest time",
         "nodes": "the fewest node-seconds",
         "balanced": "the least product of time and node-seconds",
     }[prefer]
-    one = found[best]
+    is_alone = len(alike(found, prefer)) == 1
+    has = f"has {what}" if is_alone else f"is within 1 % of {what}, with the fewest jobs"
+    one, other = found[best], found[rival]
     return (
-        f"{best} has {what}: {one.makespan_s:.0f} s and {one.node_seconds:.0f} node-seconds, "
-        f"against {compared.makespan_s:.0f} s and {compared.node_seconds:.0f} of "
-        f"{compared.coupling}"
+        f"{best} {has}: {one.makespan_s:.0f} s and {one.node_seconds:.0f} node-seconds, "
+        f"against {other.makespan_s:.0f} s and {other.node_seconds:.0f} of {rival}"
     )

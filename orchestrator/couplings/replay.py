@@ -8,7 +8,7 @@ from typing import Literal
 
 from orchestrator.couplings.prediction import CouplingPrediction, StageModel, check_times
 
-__all__ = ["ObservedStage", "Preference", "recommend", "stage_models"]
+__all__ = ["ObservedStage", "Preference", "alike", "recommend", "score", "stage_models"]
 
 Preference = Literal["balanced", "time", "nodes"]
 # Of couplings that are equally good, the one that starts the fewest jobs.
@@ -88,13 +88,18 @@ def recommend(
     >>> recommend({"split": quick, "exclusive": replace(quick, makespan_s=20.0)})
     'split'
     """
-    scores = {name: _score(one, prefer) for name, one in predictions.items()}
+    return min(alike(predictions, prefer), key=_ORDER.index)
+
+
+def alike(predictions: Mapping[str, CouplingPrediction], prefer: Preference) -> list[str]:
+    """Return the couplings that are within 1 % of the best one, with it."""
+    scores = {name: score(one, prefer) for name, one in predictions.items()}
     least = min(scores.values())
-    alike = [name for name, score in scores.items() if score <= least * _ALIKE]
-    return min(alike, key=_ORDER.index)
+    return [name for name, one in scores.items() if one <= least * _ALIKE]
 
 
-def _score(one: CouplingPrediction, prefer: Preference) -> float:
+def score(one: CouplingPrediction, prefer: Preference) -> float:
+    """Return what is to be small, by what is preferred."""
     if prefer == "time":
         return one.makespan_s
     return one.node_seconds if prefer == "nodes" else one.makespan_s * one.node_seconds

@@ -5,16 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from prefect import flow
 
 import hpcqc
-from orchestrator.application.plan import observed_stages, stage_times
+from orchestrator.application import plan as plan_module
+from orchestrator.application.plan import observed_stages, reason_of, stage_times
+from orchestrator.application.target import target_of
+from orchestrator.application.wait import ExpectedWait
 from orchestrator.compute.api import Demand
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.provenance.schema import RunRecord
+from orchestrator.couplings.prediction import CouplingPrediction
+from orchestrator.couplings.replay import recommend
+from orchestrator.provenance.schema import RecordedUsage, RunRecord, RunUsage
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import WorkerOptions
 from orchestrator.stages import StageNeeds
-from tests.application.ran import job, record, slurm_job, slurm_use, stage
+from tests.application.ran import job, leave, record, slurm_job, slurm_use, stage
 
 
 @pytest.mark.parametrize("text", ["C", "C=", "C=x", "=3", "C=1.2.3", "C=-1", "C=3@0", "C=3@x"])
@@ -119,3 +127,121 @@ def test_a_fan_out_of_a_dry_run_had_the_cores_of_this_machine(tmp_path) -> None:
     made = record(site, [ran], machine=machine)
     (seen,), _ = observed_stages(made, needs, WorkerOptions(cores=1), "a dry run")
     assert seen.seconds == {1: 80.0, 2: 40.0}
+
+
+LAB = """
+[compute.cluster]
+kind = "slurm"
+[compute.cluster.options]
+nodes_max = 2
+[qpu.aer]
+backend = "aer"
+"""
+
+
+@flow
+def wide_then_quantum() -> None:
+    """Stand for the flow that a record is of; it never runs."""
+
+
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: int, *, seconds: float) -> Path:
+    """Return the file of a site with eight nodes where a run of two nodes was already."""
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
+    file = tmp_path / "lab.toml"
+    file.write_text(LAB)
+    partition = Partition(name="batch", is_default=True, node_count=8, idle_nodes=idle)
+    monkeypatch.setattr(Slurm, "partitions", lambda _: {"batch": partition})
+    needs = StageNeeds(kind="classical", demand=Demand(nodes=2, nodes_max=2))
+    monkeypatch.setattr(plan_module, "stages_beside", lambda _: {"wide": needs})
+    made = record(
+        load_site(file),
+        [stage("wide", "classical", 0, seconds), stage("solve", "quantum", seconds, seconds + 20)],
+        jobs=(job("solve-0", 20.0),),
+        target=target_of(wide_then_quantum).text,
+    )
+    leave(load_site(file), file, made, tmp_path / "run")
+    return file
+
+
+def test_nodes_in_use_make_a_run_wait_and_nothing_impossible(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 1, seconds=100.0)
+    made = hpcqc.plan(wide_then_quantum, site=file)
+    assert made.source == "run r1"
+    assert made.impossible == {}
+    by_name = {one.coupling: one for one in made.couplings}
+    # 600 s until the nodes are free, 3 s until workers are ready, 100 s and 20 s of work, the job of
+    # the classical stage having been asked for long before.
+    assert by_name["split"].makespan_s == pytest.approx(600 + 3 + 100 + 20)
+    assert any("1 node of 8" in note and "600 s" in note for note in made.notes)
+
+
+def test_idle_nodes_make_no_run_wait(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    by_name = {one.coupling: one for one in hpcqc.plan(wide_then_quantum, site=file).couplings}
+    assert by_name["split"].makespan_s == pytest.approx(1 + 3 + 100 + 20)
+    assert by_name["split"].node_seconds == pytest.approx(2 * (3 + 100 + 2))
+    assert by_name["split"].cost == {"node-h": pytest.approx(210 / 3600, abs=1e-6), "EUR": 3.0}
+
+
+def test_charges_are_those_of_each_copy(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    made = hpcqc.plan(wide_then_quantum, site=file, copies=3)
+    assert {one.cost["EUR"] for one in made.couplings} == {9.0}
+
+
+def test_a_queue_that_is_not_known_is_noted(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    quiet = hpcqc.plan(wide_then_quantum, site=file)
+    unknown = ExpectedWait(
+        jobs_ahead=3, waiting_s=None, closed_until=None, closure=None, stopped=None
+    )
+    monkeypatch.setattr(plan_module, "expected_wait", lambda *_, **__: unknown)
+    made = hpcqc.plan(wide_then_quantum, site=file)
+    assert [note for note in made.notes if note not in quiet.notes] == [
+        "how long QPU aer is busy is not known (3 jobs ahead); it counts as free now"
+    ]
+
+
+def test_cost_of_a_qpu_that_nothing_models_is_left_out(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    used = RecordedUsage(qpu_seconds=5.0, charges={"EUR": 7.0})
+    monkeypatch.setattr(plan_module, "earlier_run", lambda *_, **__: None)
+    for backend, cost in (("aer", {"EUR": 7.0}), ("not-here", {})):
+        file.write_text(LAB.replace('backend = "aer"', f'backend = "{backend}"'))
+        dry = record(
+            load_site(file),
+            [stage("solve", "quantum", 0, 20)],
+            jobs=(job("solve-0", 5.0),),
+            usage=RunUsage(total=used, per_qpu={"aer": used}),
+        )
+        monkeypatch.setattr(plan_module, "dry_record", lambda *_, dry=dry: dry)
+        made = hpcqc.plan(wide_then_quantum, site=file)
+        shown = [{k: v for k, v in one.cost.items() if k != "node-h"} for one in made.couplings]
+        assert shown == [cost] * len(shown)
+        assert any("without it" in note for note in made.notes) == (not cost)
+
+
+def outcome(coupling: str, makespan_s: float, node_seconds: float) -> CouplingPrediction:
+    return CouplingPrediction(
+        coupling=coupling,
+        makespan_s=makespan_s,
+        node_seconds=node_seconds,
+        qpu_held_s=0.0,
+        qpu_used_s=0.0,
+        ended_at_s={},
+    )
+
+
+def test_a_reason_claims_no_more_than_is_so() -> None:
+    found = {
+        "split": outcome("split", 100, 900),
+        "multiplexed": outcome("multiplexed", 101, 990),
+        "malleable": outcome("malleable", 300, 100),
+    }
+    assert recommend(found, "time") == "multiplexed"
+    tied = reason_of(found, "multiplexed", "time")
+    assert "within 1 %" in tied
+    assert tied.endswith("against 100 s and 900 of split")
+    apart = reason_of(found, "malleable", "nodes")  # split is next by node-seconds
+    assert "has the fewest node-seconds" in apart
+    assert apart.endswith("of split")
