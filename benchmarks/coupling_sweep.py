@@ -22,20 +22,15 @@ from matplotlib.colors import to_rgb
 
 from benchmarks.published_experiment import COPIES, PUBLISHED, Phases, model
 from benchmarks.setting import ROOT
+from orchestrator.couplings.models import ClusterModel, CouplingPrediction, FlowModel, QpuModel
 from orchestrator.couplings.policies import COUPLINGS
-from orchestrator.couplings.prediction import (
-    ClusterModel,
-    CouplingPrediction,
-    FlowModel,
-    QpuModel,
-    compare,
-)
+from orchestrator.couplings.prediction import compare
 from orchestrator.couplings.replay import Preference, recommend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MEASURES", "Case", "cases", "chosen", "main", "predicted", "rewrite", "winner"]
+__all__ = ["MEASURES", "Case", "cases", "main", "predicted", "rewrite", "winner"]
 
 RATIOS = tuple(float(ratio) for ratio in np.logspace(-2, 1, 13).round(4))
 FLOWS = tuple(range(1, 9))
@@ -111,11 +106,6 @@ def winner(outcomes: Mapping[str, CouplingPrediction], measure: str) -> str:
     least = min(map(value, outcomes.values()))
     near = {name: o for name, o in outcomes.items() if value(o) <= least * (1 + _TIE)}
     return min(near, key=lambda name: (near[name].node_seconds, near[name].makespan_s))
-
-
-def chosen(outcomes: Mapping[str, CouplingPrediction], prefer: Preference = "balanced") -> str:
-    """Return what ``auto`` uses with these predictions."""
-    return recommend(outcomes, prefer)
 
 
 def _wrong(case: Case, rng: np.random.Generator) -> Case:
@@ -233,7 +223,7 @@ def _auto(outcomes: _Outcomes) -> str:
     for label, known in believed.items():
         for prefer, value in _PREFERENCES.items():
             values = [
-                value(found[chosen(known[case], prefer)]) / min(map(value, found.values()))
+                value(found[recommend(known[case], prefer)]) / min(map(value, found.values()))
                 for case, found in outcomes.items()
             ]
             near = sum(one <= 1.05 for one in values) / len(values)

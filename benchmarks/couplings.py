@@ -37,8 +37,9 @@ from benchmarks.published_experiment import (
 )
 from benchmarks.rows import Row
 from benchmarks.setting import ROOT
+from orchestrator.couplings.models import ClusterModel, QpuModel
 from orchestrator.couplings.policies import COUPLINGS
-from orchestrator.couplings.prediction import ClusterModel, QpuModel, compare
+from orchestrator.couplings.prediction import compare
 from orchestrator.provenance.schema import RunRecord, read_record
 from orchestrator.slurm import AccountedJob, Slurm
 

@@ -15,7 +15,7 @@ from prefect import flow
 from qiskit import QuantumCircuit
 
 from hpcqc import Qpu, classical, fan_out, quantum
-from orchestrator.couplings.prediction import FlowModel, StageModel
+from orchestrator.couplings.models import FlowModel, StageModel
 
 __all__ = ["COPIES", "ITERATIONS", "NODES", "PUBLISHED", "Figures", "Phases", "loop", "model"]
 

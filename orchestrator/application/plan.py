@@ -28,16 +28,15 @@ from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
 from orchestrator.config.site import QpuSettings, Site
-from orchestrator.couplings.policies import COUPLINGS
-from orchestrator.couplings.prediction import (
+from orchestrator.couplings.models import (
     ClusterModel,
-    CouplingCannot,
     CouplingPrediction,
     FlowModel,
     QpuModel,
     check_times,
-    predict,
 )
+from orchestrator.couplings.policies import COUPLINGS
+from orchestrator.couplings.prediction import CouplingCannot, predict
 from orchestrator.couplings.replay import (
     ObservedStage,
     Preference,

@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.couplings.policies import RunSituation, Wanted, decide
-from orchestrator.couplings.prediction import useful_nodes
+from orchestrator.couplings.policies import RunSituation, Wanted, decide, useful_nodes
 
 if TYPE_CHECKING:
     from orchestrator.compute.api import Demand

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["COUPLINGS", "LONGEST_GATE_S", "Policy", "RunSituation", "Wanted", "decide"]
+__all__ = [
+    "COUPLINGS",
+    "LONGEST_GATE_S",
+    "Policy",
+    "RunSituation",
+    "Wanted",
+    "decide",
+    "useful_nodes",
+]
 
 # A gate opens at the latest after so many seconds: a QPU that is always busy would keep it shut.
 LONGEST_GATE_S: Final = 3600.0
@@ -29,8 +38,6 @@ class RunSituation:
     useful_nodes: int = 0
     nodes_min: int = 0
     nodes_max: int = 1
-    begun: bool = True
-    ended: bool = False
     qpu_free_in_s: float | None = None
     quantum_in_s: float | None = None
     released: bool = False
@@ -50,13 +57,12 @@ class Wanted:
     """What a run should hold.
 
     workers: worker jobs of one node each that the stages share. held: whether those that have not
-    started stay held. qpu: whether the run holds the QPU. separate: whether each classical stage
-    has an allocation of its own instead. together: whether workers and QPU are one job.
+    started stay held. separate: whether each classical stage has an allocation of its own instead.
+    together: whether workers and QPU are one job; otherwise the run holds the QPU in quantum stages.
     """
 
     workers: int = 0
     held: bool = False
-    qpu: bool = False
     separate: bool = False
     together: bool = False
 
@@ -65,7 +71,7 @@ Policy = Callable[[RunSituation], Wanted]
 
 
 def decide(coupling: str, situation: RunSituation) -> Wanted:
-    """Return what a coupling wants in a situation; nothing before the run begins and after its end.
+    """Return what a coupling wants in a situation of a run.
 
     Args:
         coupling: A key of `COUPLINGS`.
@@ -80,32 +86,30 @@ def decide(coupling: str, situation: RunSituation) -> Wanted:
     >>> decide("malleable", RunSituation(quantum=1, nodes_min=1, nodes_max=3)).workers
     1
     """
-    policy = COUPLINGS[coupling]
-    if situation.ended or not situation.begun:
-        return Wanted()
-    return policy(situation)
+    return COUPLINGS[coupling](situation)
 
 
 def _exclusive(situation: RunSituation) -> Wanted:
     """Hold all nodes and the QPU, as one job, from the first stage to the end."""
-    return Wanted(workers=situation.nodes_max, qpu=True, together=True)
+    return Wanted(workers=situation.nodes_max, together=True)
 
 
 def _split(situation: RunSituation) -> Wanted:
     """Let each classical stage have its own allocation; hold the QPU in quantum stages only."""
-    return Wanted(qpu=situation.quantum > 0, separate=True)
+    del situation
+    return Wanted(separate=True)
 
 
 def _multiplexed(situation: RunSituation) -> Wanted:
     """Keep all nodes, and share the QPU."""
-    return Wanted(workers=situation.nodes_max, qpu=situation.quantum > 0)
+    return Wanted(workers=situation.nodes_max)
 
 
 def _malleable(situation: RunSituation) -> Wanted:
     """Keep as many nodes as the active classical stages can use, within the bounds."""
     useful = max(situation.useful_nodes, min(situation.classical, 1))
     workers = min(max(useful, situation.nodes_min), situation.nodes_max)
-    return Wanted(workers=workers, qpu=situation.quantum > 0)
+    return Wanted(workers=workers)
 
 
 def _gated(situation: RunSituation) -> Wanted:
@@ -117,7 +121,7 @@ def _gated(situation: RunSituation) -> Wanted:
         or busy_s <= (situation.quantum_in_s or 0.0)
         or situation.waited_s >= LONGEST_GATE_S
     )
-    return Wanted(workers=situation.nodes_max, held=not opens, qpu=situation.quantum > 0)
+    return Wanted(workers=situation.nodes_max, held=not opens)
 
 
 COUPLINGS: Final[Mapping[str, Policy]] = MappingProxyType(
@@ -129,3 +133,13 @@ COUPLINGS: Final[Mapping[str, Policy]] = MappingProxyType(
         "gated": _gated,
     }
 )
+
+
+def useful_nodes(most: Sequence[int], stages_per_node: int) -> int:
+    """Return how many nodes stages can use together, each given by the most that it can use.
+
+    >>> useful_nodes([1, 1, 1, 3], 2)
+    5
+    """
+    single = sum(nodes == 1 for nodes in most)
+    return sum(nodes for nodes in most if nodes > 1) + math.ceil(single / stages_per_node)

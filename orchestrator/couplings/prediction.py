@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, pairwise
+from itertools import count
 from typing import Literal
 
+from orchestrator.couplings.models import (
+    ClusterModel,
+    CouplingPrediction,
+    FlowModel,
+    Occupation,
+    QpuModel,
+    StageModel,
+)
 from orchestrator.couplings.policies import (
     COUPLINGS,
     LONGEST_GATE_S,
     RunSituation,
     Wanted,
     decide,
+    useful_nodes,
 )
 
 __all__ = [
-    "ClusterModel",
     "CouplingCannot",
-    "CouplingPrediction",
-    "FlowModel",
-    "Occupation",
-    "QpuModel",
-    "StageModel",
-    "check_times",
     "compare",
     "predict",
-    "useful_nodes",
 ]
 
 _EPSILON_S = 1e-9
@@ -35,186 +36,6 @@ _EPSILON_S = 1e-9
 
 class CouplingCannot(ValueError):
     """A flow cannot run in a coupling on this cluster."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageModel:
-    """A stage as far as its time is concerned.
-
-    seconds: that it takes once it has what it needs; by number of nodes where that matters.
-    nodes, nodes_max: least and most nodes that it can use; one that needs more than one has an
-    allocation of its own, unless the coupling is exclusive. after: names of stages of its flow that
-    must have ended. qpu_seconds: of a quantum stage, for how much of its time the QPU works; all
-    of it if None.
-    """
-
-    name: str
-    kind: Literal["classical", "quantum"]
-    seconds: float | Mapping[int, float]
-    nodes: int = 1
-    nodes_max: int | None = None
-    after: tuple[str, ...] = ()
-    qpu_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        """Raise ``ValueError`` for times or numbers of nodes that cannot be."""
-        times = self.seconds.values() if isinstance(self.seconds, Mapping) else (self.seconds,)
-        if not times or not all(0 <= time < math.inf for time in times):
-            raise ValueError(f"stage {self.name!r}: seconds={self.seconds}; expected 0 or more")
-        if isinstance(self.seconds, Mapping):
-            check_times(f"stage {self.name!r}", self.seconds)
-        if not 1 <= self.nodes <= self.most_nodes:
-            raise ValueError(
-                f"stage {self.name!r}: nodes={self.nodes}, nodes_max={self.nodes_max}; expected "
-                "1 <= nodes <= nodes_max"
-            )
-        if self.qpu_seconds is not None and not 0 <= self.qpu_seconds <= self.seconds_on(1):
-            raise ValueError(
-                f"stage {self.name!r}: qpu_seconds={self.qpu_seconds}; expected 0 up to its seconds"
-            )
-
-    @property
-    def most_nodes(self) -> int:
-        """The most nodes that it can use."""
-        return self.nodes if self.nodes_max is None else self.nodes_max
-
-    @property
-    def on_qpu_s(self) -> float:
-        """Seconds for which the QPU works."""
-        return self.seconds_on(1) if self.qpu_seconds is None else self.qpu_seconds
-
-    def seconds_on(self, nodes: int) -> float:
-        """Return its time on a number of nodes, linear in ``1 / nodes`` between known numbers.
-
-        Below them, the line goes on up to where nodes share the work without loss, which is also
-        what one known number means; above them, more nodes do not help (Amdahl, 1967).
-
-        >>> stage = StageModel(name="C", kind="classical", seconds={2: 82.0, 3: 78.0}, nodes_max=3)
-        >>> [round(stage.seconds_on(n), 6) for n in (1, 2, 3, 4)]
-        [94.0, 82.0, 78.0, 78.0]
-        """
-        if not isinstance(self.seconds, Mapping):
-            return self.seconds
-        known = sorted(self.seconds)
-        if nodes in self.seconds:
-            return self.seconds[nodes]
-        if nodes > known[-1]:
-            return self.seconds[known[-1]]
-        same_work_s = self.seconds[known[0]] * known[0] / nodes
-        if len(known) == 1:
-            return same_work_s
-        above = next(place for place, n in enumerate(known) if n > nodes)
-        low, high = known[max(above - 1, 0)], known[max(above, 1)]
-        part = (1 / nodes - 1 / high) / (1 / low - 1 / high)
-        line_s = self.seconds[high] + part * (self.seconds[low] - self.seconds[high])
-        return min(line_s, same_work_s) if nodes < known[0] else line_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowModel:
-    """One run of a flow.
-
-    nodes_min, nodes_max: bounds of its shared workers. stages_per_node: how many stages of one
-    node a node runs at a time. begins_at_s: when it is started.
-    """
-
-    name: str
-    stages: tuple[StageModel, ...]
-    nodes_min: int = 0
-    nodes_max: int = 1
-    stages_per_node: int = 1
-    begins_at_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise ``ValueError`` for stages that wait for one that does not come before them."""
-        before: set[str] = set()
-        for stage in self.stages:
-            missing = [name for name in stage.after if name not in before]
-            if missing or stage.name in before:
-                raise ValueError(
-                    f"flow {self.name!r}: stage {stage.name!r} "
-                    + (f"comes after {missing[0]!r}, which does not precede it" * bool(missing))
-                    + ("has the name of an earlier stage" * (not missing))
-                )
-            before.add(stage.name)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterModel:
-    """The nodes that Slurm grants in order of submission.
-
-    start_s: from submission to a job's start on free nodes. boot_s: from there until its worker is
-    ready. end_s: for how long a job that has nothing to do keeps its node. wait_s: what a new job
-    waits for others at present, beyond the nodes below. busy: nodes that others hold, each with the
-    seconds until they are free.
-    """
-
-    nodes: int
-    start_s: float = 0.0
-    boot_s: float = 0.0
-    end_s: float = 0.0
-    wait_s: float = 0.0
-    busy: tuple[tuple[float, int], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QpuModel:
-    """The QPU, which runs one task at a time in order of submission.
-
-    ahead_s: work of others that waits now. others_s, others_every_s: afterwards others submit a
-    task of so many seconds each so many seconds. start_s: from submission to start of the Slurm job
-    by which a run holds the QPU. by_job: whether such a job holds it for all of a quantum stage in
-    every coupling, not only in `split`.
-    """
-
-    ahead_s: float = 0.0
-    others_s: float = 0.0
-    others_every_s: float = math.inf
-    start_s: float = 0.0
-    by_job: bool = False
-
-    def __post_init__(self) -> None:
-        """Raise ``ValueError`` where others alone need all of the QPU."""
-        if self.others_s and self.others_s >= self.others_every_s:
-            raise ValueError(
-                f"others use the QPU for {self.others_s:g} s each {self.others_every_s:g} s, so "
-                "nothing is left; give a smaller load"
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Occupation:
-    """Something that lasted: a job's nodes, a stage, or the QPU held. nodes: 0 for the QPU."""
-
-    flow: str
-    what: Literal["nodes", "classical", "quantum", "qpu"]
-    name: str
-    start_s: float
-    end_s: float
-    nodes: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CouplingPrediction:
-    """What a coupling leads to.
-
-    makespan_s: from the first begin to the last end. node_seconds: of jobs from start to end.
-    qpu_held_s: how long nobody else could use the QPU. qpu_used_s: how long it worked.
-    ended_at_s: by flow. occupations: what happened, in order of start.
-    """
-
-    coupling: str
-    makespan_s: float
-    node_seconds: float
-    qpu_held_s: float
-    qpu_used_s: float
-    ended_at_s: Mapping[str, float]
-    occupations: tuple[Occupation, ...] = field(repr=False, default=())
-
-    @property
-    def qpu_busy(self) -> float:
-        """The share of the makespan in which the QPU worked for these flows."""
-        return self.qpu_used_s / self.makespan_s if self.makespan_s else 0.0
 
 
 def compare(
@@ -287,7 +108,6 @@ class _Job:
     nodes: int = 0
     started_s: float = math.inf
     ready_s: float = math.inf
-    ending: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -349,8 +169,6 @@ class _Prediction:
         self._current: _Task | None = None
         self._current_until_s = math.inf
         self._holder: _FlowRun | None = None  # of an exclusive job
-        self._held_since_s = 0.0
-        self._others_at_s = self._now_s + qpu.others_every_s
         self._node_seconds = self._held_s = self._used_s = 0.0
         self._occupations: list[Occupation] = []
         if qpu.ahead_s:
@@ -471,7 +289,7 @@ class _Prediction:
         return queued_s + running_s
 
     def _reconcile(self, run: _FlowRun, wanted: Wanted) -> bool:
-        mine = [job for job in self._jobs if job.run is run and not job.ending]
+        mine = [job for job in self._jobs if job.run is run]
         if wanted.together:
             if not mine:
                 self._submit(run, wanted.workers, wanted.workers, together=True)
@@ -646,10 +464,6 @@ class _Prediction:
 
     def _queue_tasks(self) -> bool:
         happened = False
-        if self._is_due(self._others_at_s):
-            self._tasks.append(_Task(self._now_s, self._qpu.others_s))
-            self._others_at_s += self._qpu.others_every_s
-            happened = True
         for stage in [stage for run in self._runs for stage in run.active]:
             if stage.is_classical or (
                 stage.queued_s < math.inf and not self._is_due(stage.queued_s)
@@ -734,7 +548,7 @@ class _Prediction:
         moments += [self._eligible_s(job) for job in self._waiting()]
         moments += [job.ready_s for job in self._jobs]
         moments += [at_s for at_s, _ in self._leaving]
-        moments += [self._current_until_s, self._others_at_s if self._qpu.others_s else math.inf]
+        moments.append(self._current_until_s)
         for run in self._runs:
             moments += [at_s for s in run.active for at_s in (s.queued_s, s.until_s)]
             if self._coupling == "gated" and not run.released and run.gated_since_s is not None:
@@ -745,29 +559,6 @@ class _Prediction:
             for stage in self._at_work()
         ]
         return (at_s for at_s in moments if self._now_s + _EPSILON_S < at_s < math.inf)
-
-
-def check_times(what: str, seconds: Mapping[int, float]) -> None:
-    """Raise ``ValueError`` for times that grow with the number of nodes. what: that takes them.
-
-    >>> check_times("C", {2: 82.0, 3: 78.0})
-    """
-    for fewer, more in pairwise(sorted(seconds)):
-        if seconds[more] > seconds[fewer]:
-            raise ValueError(
-                f"{what}: {seconds[fewer]:g} s on {fewer} nodes, but {seconds[more]:g} s on {more}; "
-                f"expected at most {seconds[fewer]:g} s on {more}, as more nodes need not be used"
-            )
-
-
-def useful_nodes(most: Sequence[int], stages_per_node: int) -> int:
-    """Return how many nodes stages can use together, each given by the most that it can use.
-
-    >>> useful_nodes([1, 1, 1, 3], 2)
-    5
-    """
-    single = sum(nodes == 1 for nodes in most)
-    return sum(nodes for nodes in most if nodes > 1) + math.ceil(single / stages_per_node)
 
 
 def _quantum_in_s(run: _FlowRun) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from orchestrator.couplings.prediction import CouplingPrediction, StageModel, check_times
+from orchestrator.couplings.models import CouplingPrediction, StageModel, check_times
 
 __all__ = ["ObservedStage", "Preference", "alike", "recommend", "score", "stage_models"]
 

@@ -15,7 +15,7 @@ from orchestrator.application.wait import ExpectedWait
 from orchestrator.compute.api import Demand
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.couplings.prediction import CouplingPrediction
+from orchestrator.couplings.models import CouplingPrediction
 from orchestrator.couplings.replay import recommend
 from orchestrator.provenance.schema import RecordedUsage, RunRecord, RunUsage
 from orchestrator.slurm.client import Slurm

@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from benchmarks import coupling_sweep, couplings
-from benchmarks.coupling_sweep import Case, chosen, predicted, rewrite, winner
+from benchmarks.coupling_sweep import Case, predicted, rewrite, winner
 from benchmarks.couplings import Measured, measured, medians, predictions, table, used_s
 from benchmarks.published_experiment import PUBLISHED, Figures, Phases
 from orchestrator.couplings.policies import COUPLINGS
+from orchestrator.couplings.replay import recommend
 from orchestrator.provenance.schema import RecordedJob, RecordedTask, RunRecord
 from orchestrator.slurm import AccountedJob
 from orchestrator.slurm.states import SlurmState
@@ -123,7 +124,7 @@ def test_a_winner_has_no_better_one_and_auto_is_near_it() -> None:
         best = outcomes[winner(outcomes, measure)]
         assert value(best) <= 1.01 * min(map(value, outcomes.values()))
     least_s = min(outcome.makespan_s for outcome in outcomes.values())
-    assert outcomes[chosen(outcomes, "time")].makespan_s <= 1.011 * least_s
+    assert outcomes[recommend(outcomes, "time")].makespan_s <= 1.011 * least_s
 
 
 def test_only_what_is_between_the_markers_is_written_anew(tmp_path) -> None:

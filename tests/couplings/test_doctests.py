@@ -12,8 +12,8 @@ import pytest
     "name",
     [
         "orchestrator.application.plan",
+        "orchestrator.couplings.models",
         "orchestrator.couplings.policies",
-        "orchestrator.couplings.prediction",
         "orchestrator.couplings.replay",
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.couplings.policies import COUPLINGS, LONGEST_GATE_S, RunSituation, Wanted, decide
+from orchestrator.couplings.policies import COUPLINGS, LONGEST_GATE_S, RunSituation, decide
 
 SECONDS = st.none() | st.floats(0, 1e6)
 NAMES = st.sampled_from(sorted(COUPLINGS))
@@ -38,22 +38,6 @@ def test_no_coupling_leaves_the_bounds(coupling: str, situation: RunSituation) -
         assert wanted.workers >= situation.nodes_min
     else:
         assert wanted.workers == 0
-
-
-@given(NAMES, situations())
-def test_the_qpu_is_wanted_whenever_a_quantum_stage_is_active(
-    coupling: str, situation: RunSituation
-) -> None:
-    wanted = decide(coupling, situation)
-    assert wanted.qpu == (situation.quantum > 0 or coupling == "exclusive")
-
-
-@given(NAMES, situations())
-def test_a_run_that_has_not_begun_or_has_ended_wants_nothing(
-    coupling: str, situation: RunSituation
-) -> None:
-    assert decide(coupling, replace(situation, begun=False)) == Wanted()
-    assert decide(coupling, replace(situation, ended=True)) == Wanted()
 
 
 @given(situations(), situations())

@@ -6,13 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.couplings.prediction import (
-    ClusterModel,
-    CouplingPrediction,
-    FlowModel,
-    QpuModel,
-    predict,
-)
+from orchestrator.couplings.models import ClusterModel, CouplingPrediction, FlowModel, QpuModel
+from orchestrator.couplings.prediction import predict
 from orchestrator.couplings.replay import ObservedStage, recommend, stage_models
 
 # Two scans side by side, then a quantum stage, then one more.
