@@ -48,8 +48,14 @@ def coupling_in_force(site: Site, asked: str | None) -> str:
     )
 
 
-def gate_of(site: Site, coupling: str) -> Gate:
-    """Return what a gated run goes by: the broker service's queue; nothing for other couplings."""
+def gate_of(site: Site, coupling: str, quantum_after_s: float | None = None) -> Gate:
+    """Return what a gated run goes by: the broker service's queue; nothing for other couplings.
+
+    Args:
+        site: The site.
+        coupling: The run's.
+        quantum_after_s: How long the run works before it needs the QPU first, None if not known.
+    """
     if coupling != "gated" or site.broker.url is None:
         return Gate()
 
@@ -64,4 +70,4 @@ def gate_of(site: Site, coupling: str) -> Gate:
         except (ValueError, RuntimeError):  # it does not answer now: a shut gate would not open
             return None
 
-    return Gate(qpu_free_in_s=qpu_free_in_s)
+    return Gate(qpu_free_in_s=qpu_free_in_s, quantum_after_s=quantum_after_s)

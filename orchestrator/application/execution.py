@@ -114,6 +114,7 @@ class RunPlan:
     site_file: Path | None = None  # None for the built-in laptop
     settings: Sequence[str] = ()  # changes to the site
     coupling: str = ""  # empty where no compute can change its workers
+    quantum_after_s: float | None = None  # of `Gate`
     choice: RecordedCoupling | None = None  # why it is this one, and what it should lead to
     is_driver_job: bool = False  # a Slurm job was submitted for the run, and this process is in it
 
@@ -188,7 +189,7 @@ class RunExecution:
             qpu=plan.qpu,
             budgets=plan.budgets,
             coupling=plan.coupling,
-            gate=gate_of(plan.site, plan.coupling),
+            gate=gate_of(plan.site, plan.coupling, plan.quantum_after_s),
         )
         self._run.observers.append(plan.folder.note_stage)
         self._thread = FlowThread(flow, parameters, self._run)

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
@@ -33,7 +33,9 @@ from orchestrator.couplings.models import (
     CouplingPrediction,
     FlowModel,
     QpuModel,
+    StageModel,
     check_times,
+    quantum_after_s,
 )
 from orchestrator.couplings.policies import COUPLINGS
 from orchestrator.couplings.prediction import CouplingCannot, predict
@@ -56,6 +58,7 @@ from orchestrator.wording import counted
 if TYPE_CHECKING:
     from prefect import Flow
 
+    from orchestrator.application.execution import RunPlan
     from orchestrator.provenance.schema import RecordedSlurmJob, RecordedStage, RunRecord
     from orchestrator.stages import StageNeeds
 
@@ -63,9 +66,12 @@ __all__ = [
     "CouplingPlan",
     "PlannedCoupling",
     "automatic",
+    "classical_work_before",
+    "cluster_model",
     "make_plan",
     "observed_stages",
     "plan",
+    "reason_of",
     "stage_times",
 ]
 
@@ -100,7 +106,9 @@ class CouplingPlan:
     """What a run should take in each coupling.
 
     source: where the times of its stages come from. impossible: why the run cannot be coupled
-    otherwise, by coupling. reason: why the recommended one is best. notes: what it rests on.
+    otherwise, by coupling. reason: why the recommended one is best. quantum_after_s: how long its
+    classical stages take before its first quantum stage, None if it has none. notes: what it rests
+    on.
     """
 
     target: str
@@ -110,6 +118,7 @@ class CouplingPlan:
     impossible: Mapping[str, str]
     recommended: str
     reason: str
+    quantum_after_s: float | None
     notes: Sequence[str]
 
 
@@ -195,16 +204,8 @@ def make_plan(
             f"{', '.join(sorted({stage.name for stage in observed}))}"
         )
     models = stage_models(observed, times)
-    flows = [
-        FlowModel(
-            name=str(number),
-            stages=models,
-            nodes_min=options.nodes_min,
-            nodes_max=options.nodes_max,
-            stages_per_node=options.process_count,
-        )
-        for number in range(copies)
-    ]
+    one_flow = _flow_model(models, options)
+    flows = [replace(one_flow, name=str(number)) for number in range(copies)]
     cluster, of_nodes = cluster_model(_partition(options), wait_s)
     device, of_queue = _qpu(site, site.qpu(request.qpu))
     charges, of_use = _charges(site, record, is_dry=is_dry)
@@ -239,16 +240,21 @@ def make_plan(
         impossible=impossible,
         recommended=best,
         reason=reason_of(found, best, prefer),
+        quantum_after_s=quantum_after_s(one_flow),
         notes=[f"times of stages: {source}", *unsure, *of_nodes, *of_queue, *of_use],
     )
 
 
-def automatic(request: RunRequest) -> RecordedCoupling:
-    """Choose the coupling of a run by prediction. Raises as `plan` does."""
+def automatic(request: RunRequest) -> tuple[RecordedCoupling, float | None]:
+    """Choose the coupling of a run by prediction. Raises as `plan` does.
+
+    Returns:
+        The coupling, and for how long the run works before its first quantum stage.
+    """
     with undisturbed(), redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = make_plan(request)
-    return RecordedCoupling(
+    choice = RecordedCoupling(
         chosen=made.recommended,
         automatic=True,
         reason=made.reason,
@@ -261,6 +267,41 @@ def automatic(request: RunRequest) -> RecordedCoupling:
             )
             for one in made.couplings
         },
+    )
+    return choice, made.quantum_after_s
+
+
+def classical_work_before(plan: RunPlan, flow: Flow[..., Any], parameters: Any) -> float | None:
+    """Return for how long a run will work before its first quantum stage, by an earlier run.
+
+    Args:
+        plan: The run.
+        flow: Its flow.
+        parameters: Of the flow, as a record has them.
+
+    Returns:
+        Seconds; None if no earlier run was like it, or that one had no quantum stage.
+    """
+    record = earlier_run(
+        plan.site, plan.site_file, target=plan.target.text, parameters=parameters, qpu=plan.qpu
+    )
+    if record is None:
+        return None
+    _, options = _workers(plan.site)
+    try:
+        observed, _ = observed_stages(record, stages_beside(flow), options, "an earlier run")
+    except ConfigError:  # none of its stages ended
+        return None
+    return quantum_after_s(_flow_model(stage_models(observed), options))
+
+
+def _flow_model(stages: tuple[StageModel, ...], options: WorkerOptions) -> FlowModel:
+    return FlowModel(
+        name="run",
+        stages=stages,
+        nodes_min=options.nodes_min,
+        nodes_max=options.nodes_max,
+        stages_per_node=options.process_count,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -16,6 +17,7 @@ __all__ = [
     "QpuModel",
     "StageModel",
     "check_times",
+    "quantum_after_s",
 ]
 
 
@@ -187,6 +189,37 @@ class CouplingPrediction:
     def qpu_busy(self) -> float:
         """The share of the makespan in which the QPU worked for these flows."""
         return self.qpu_used_s / self.makespan_s if self.makespan_s else 0.0
+
+
+def quantum_after_s(
+    flow: FlowModel,
+    *,
+    ended: AbstractSet[str] = frozenset(),
+    left: Mapping[str, float] | None = None,
+    nodes: Mapping[str, int] | None = None,
+) -> float | None:
+    """Return for how long a flow works before its next quantum stage, None if none comes.
+
+    Args:
+        flow: The flow.
+        ended: Names of stages that have ended.
+        left: The part of its work that a stage has left, by name; all of it for the others.
+        nodes: On how many nodes a stage runs, by name; the most that it can have for the others.
+    """
+    until: dict[str, float] = {}
+    found: list[float] = []
+    for stage in flow.stages:
+        if stage.name in ended:
+            continue
+        before_s = max((until[name] for name in stage.after if name in until), default=0.0)
+        if stage.kind == "quantum":
+            found.append(before_s)
+            until[stage.name] = math.inf
+            continue
+        most = min(stage.most_nodes, max(flow.nodes_max, stage.nodes))
+        part = (left or {}).get(stage.name, 1.0)
+        until[stage.name] = before_s + part * stage.seconds_on((nodes or {}).get(stage.name, most))
+    return min(found, default=None)
 
 
 def check_times(what: str, seconds: Mapping[int, float]) -> None:

@@ -15,6 +15,7 @@ from orchestrator.couplings.models import (
     Occupation,
     QpuModel,
     StageModel,
+    quantum_after_s,
 )
 from orchestrator.couplings.policies import (
     COUPLINGS,
@@ -563,21 +564,9 @@ class _Prediction:
 
 def _quantum_in_s(run: _FlowRun) -> float | None:
     """Return how long the classical stages before the next quantum one take, None if none comes."""
-    until: dict[str, float] = {}
-    found: list[float] = []
-    active = {stage.model.name: stage for stage in run.active}
-    for model in run.model.stages:
-        if model.name in run.done:
-            continue
-        before_s = max((until[name] for name in model.after if name in until), default=0.0)
-        if model.kind == "quantum":
-            found.append(before_s)
-            until[model.name] = math.inf
-            continue
-        stage = active.get(model.name)
-        left = stage.left if stage is not None else 1.0
-        width = (stage.width if stage is not None else 0) or min(
-            model.most_nodes, max(run.model.nodes_max, model.nodes)
-        )
-        until[model.name] = before_s + left * model.seconds_on(width)
-    return min(found, default=None)
+    return quantum_after_s(
+        run.model,
+        ended=run.done,
+        left={stage.model.name: stage.left for stage in run.active},
+        nodes={stage.model.name: stage.width for stage in run.active if stage.width},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,19 @@ from prefect import flow
 
 import hpcqc
 from orchestrator.application import plan as plan_module
+from orchestrator.application import run as run_module
+from orchestrator.application.couplings import gate_of
+from orchestrator.application.execution import RunPlan
 from orchestrator.application.plan import observed_stages, reason_of, stage_times
 from orchestrator.application.target import target_of
 from orchestrator.application.wait import ExpectedWait
 from orchestrator.compute.api import Demand
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
 from orchestrator.couplings.models import CouplingPrediction
 from orchestrator.couplings.replay import recommend
+from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.schema import RecordedUsage, RunRecord, RunUsage
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.inventory import Partition
@@ -245,3 +251,44 @@ def test_a_reason_claims_no_more_than_is_so() -> None:
     apart = reason_of(found, "malleable", "nodes")  # split is next by node-seconds
     assert "has the fewest node-seconds" in apart
     assert apart.endswith("of split")
+
+
+def test_a_gate_opens_by_the_classical_work_of_an_earlier_run(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    site = load_site(file, ["broker.url=http://127.0.0.1:1"])
+    found = earlier_plan(site, file, tmp_path)
+    after_s = plan_module.classical_work_before(found, wide_then_quantum, {})
+    assert after_s == pytest.approx(100.0)
+    assert gate_of(site, "gated", after_s).quantum_after_s == after_s
+    assert hpcqc.plan(wide_then_quantum, site=file).quantum_after_s == after_s
+    assert plan_module.classical_work_before(found, wide_then_quantum, {"n": 1}) is None
+
+
+def test_a_gated_run_knows_its_classical_work(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    site = load_site(file, ["broker.url=http://127.0.0.1:1"])
+    found = earlier_plan(site, file, tmp_path)
+    checked = run_module.CheckedRun(plan=found, flow=wide_then_quantum, parameters={})
+
+    def known(coupling: str, auto_s: float | None = None) -> float | None:
+        request = run_module.RunRequest(flow=wide_then_quantum, quantum_after_s=auto_s)
+        coupled = replace(found, coupling=coupling)
+        return run_module.with_gate(coupled, request, checked).quantum_after_s
+
+    assert known("gated") == pytest.approx(100.0)
+    assert known("gated", 7.0) == 7.0
+    assert known("split") is None
+
+
+def earlier_plan(site: Site, file: Path, tmp_path: Path) -> RunPlan:
+    return RunPlan(
+        id="r2",
+        site=site,
+        target=target_of(wide_then_quantum),
+        folder=RunFolder(tmp_path / "r2"),
+        qpu=None,
+        budgets={},
+        agent=None,
+        scratch=None,
+        site_file=file,
+    )

@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from orchestrator.couplings.models import ClusterModel, CouplingPrediction, FlowModel, QpuModel
+from orchestrator.couplings.models import (
+    ClusterModel,
+    CouplingPrediction,
+    FlowModel,
+    QpuModel,
+    quantum_after_s,
+)
 from orchestrator.couplings.prediction import predict
 from orchestrator.couplings.replay import ObservedStage, recommend, stage_models
 
@@ -26,6 +32,13 @@ def test_a_stage_waits_for_those_that_had_ended() -> None:
 def test_a_replay_takes_the_time_that_was_observed() -> None:
     flow = FlowModel(name="f", stages=stage_models(RAN), nodes_max=2)
     assert predict([flow], ClusterModel(nodes=2), QpuModel(), "multiplexed").makespan_s == 25
+
+
+def test_the_work_before_a_quantum_stage_is_its_longest_way() -> None:
+    flow = FlowModel(name="f", stages=stage_models(RAN), nodes_max=2)
+    assert quantum_after_s(flow) == 12
+    assert quantum_after_s(flow, ended={"0"}, left={"1": 0.25}) == 3
+    assert quantum_after_s(flow, ended={"0", "1", "2"}) is None
 
 
 def test_given_times_replace_those_that_were_observed() -> None:
