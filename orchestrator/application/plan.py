@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,11 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from orchestrator.application.couplings import coupling_in_force
 from orchestrator.application.earlier import earlier_run
 from orchestrator.application.estimate import dry_record, qpu_estimates, simulated_target
 from orchestrator.application.execution import Watcher
+from orchestrator.application.observed import observed_stages
 from orchestrator.application.run import RunRequest, bound_request, undisturbed
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.application.wait import expected_wait
@@ -40,15 +38,12 @@ from orchestrator.couplings.models import (
 from orchestrator.couplings.policies import COUPLINGS
 from orchestrator.couplings.prediction import CouplingCannot, predict
 from orchestrator.couplings.replay import (
-    ObservedStage,
     Preference,
     alike,
     recommend,
     score,
     stage_models,
 )
-from orchestrator.provenance.gantt import stage_name
-from orchestrator.provenance.record import jobs_by_stage
 from orchestrator.provenance.schema import CouplingUse, RecordedCoupling
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.inventory import Partition
@@ -59,8 +54,7 @@ if TYPE_CHECKING:
     from prefect import Flow
 
     from orchestrator.application.execution import RunPlan
-    from orchestrator.provenance.schema import RecordedSlurmJob, RecordedStage, RunRecord
-    from orchestrator.stages import StageNeeds
+    from orchestrator.provenance.schema import RunRecord
 
 __all__ = [
     "CouplingPlan",
@@ -69,7 +63,6 @@ __all__ = [
     "classical_work_before",
     "cluster_model",
     "make_plan",
-    "observed_stages",
     "plan",
     "reason_of",
     "stage_times",
@@ -356,104 +349,6 @@ def _workers(site: Site) -> tuple[str, WorkerOptions]:
     names = sorted(site.computes, key=lambda name: name != site.default_compute)
     able = [name for name in names if settings_in_force(site, name).kind == "slurm"]
     return able[0], worker_options(settings_in_force(site, able[0]))
-
-
-def observed_stages(
-    record: RunRecord, needs: Mapping[str, StageNeeds], options: WorkerOptions, source: str
-) -> tuple[list[ObservedStage], list[str]]:
-    """Return the stages of a run with their times, and what is not known of these.
-
-    Args:
-        record: The run.
-        needs: What stages ask for, by name of the function.
-        options: Of the compute on which they are to run.
-        source: How to call the run.
-    """
-    of_stage = jobs_by_stage(record.jobs)
-    observed, notes = [], []
-    for stage in record.stages:
-        if stage.ended_at is None or stage.state not in ("completed", "cached"):
-            continue
-        name = stage_name(stage.name)
-        ready_s = (stage.started_at - record.started_at).total_seconds()
-        known = needs.get(name)
-        demand = None if known is None else known.demand
-        most = 1 if demand is None else max(demand.nodes, demand.nodes_max)
-        worked_s = max(stage.worked_s or 0.0, 0.0)
-        jobs = of_stage.get(stage.key, ())
-        on_qpu_s = sum(job.usage.qpu_seconds for job in jobs)
-        own_s = max(worked_s - sum(t.worked_s or 0.0 for job in jobs for t in job.tasks), 0.0)
-        quantum = stage.kind == "quantum"
-        seconds = own_s + on_qpu_s if quantum else _by_nodes(record, stage, worked_s, most, options)
-        if seconds is None:
-            seconds = worked_s
-            notes.append(
-                f"stage {name}: {source} does not say on how many nodes it ran, so its time counts "
-                "as the same on any number"
-            )
-        observed.append(
-            ObservedStage(
-                name=name,
-                kind=stage.kind,
-                ready_s=ready_s,
-                ended_s=ready_s + (stage.ended_at - stage.started_at).total_seconds(),
-                seconds=seconds,
-                qpu_seconds=on_qpu_s if quantum else None,
-                nodes=1 if demand is None else demand.nodes,
-                nodes_max=most,
-            )
-        )
-    if not observed:
-        raise ConfigError(f"{source} of {record.target} has no stages, so nothing can be coupled")
-    return observed, list(dict.fromkeys(notes))
-
-
-def _by_nodes(
-    record: RunRecord, stage: RecordedStage, worked_s: float, most: int, options: WorkerOptions
-) -> float | dict[int, float] | None:
-    """Return a classical stage's time, by nodes if its fan-out spreads over them.
-
-    Units are taken to be alike, so that workers go through them in rounds; None where it is not
-    known how many workers there were.
-    """
-    if stage.units is None or most == 1:
-        return worked_s
-    units, workers = max(stage.units[1], 1), _workers_of(record, stage)
-    if workers is None:
-        return None
-    unit_s = worked_s / math.ceil(units / workers)
-    return {n: unit_s * math.ceil(units / (n * options.process_count)) for n in range(1, most + 1)}
-
-
-def _workers_of(record: RunRecord, stage: RecordedStage) -> int | None:
-    """Return on how many worker processes the fan-out of a stage ran, None if not known."""
-    compute = record.site.compute.get(stage.where or "", {})
-    if compute.get("kind") != "slurm":
-        known = compute.get("workers") or record.machine.get("cores")
-        return known if isinstance(known, int) and compute else None
-    stated = compute.get("options")
-    try:
-        processes = WorkerOptions.model_validate(stated).process_count
-    except ValidationError:
-        return None
-    nodes = 0 if record.slurm is None else _nodes_of(record.slurm.jobs, stage)
-    return max(round(nodes * processes), 1) if nodes else None
-
-
-def _nodes_of(jobs: Sequence[RecordedSlurmJob], stage: RecordedStage) -> float:
-    """Return on how many nodes a stage ran, on average; 0 if not known."""
-    own = [job for job in jobs if job.id == stage.slurm_job and job.purpose == "stage"]
-    if own:
-        return own[-1].nodes
-    begun, ended = stage.ran_from or stage.started_at, stage.ran_until or stage.ended_at
-    if ended is None or ended <= begun:
-        return 0
-    held = 0.0
-    for job in jobs:
-        if job.purpose == "worker" and job.started_at is not None:
-            until = min(job.ended_at or ended, ended)
-            held += job.nodes * max((until - max(job.started_at, begun)).total_seconds(), 0.0)
-    return held / (ended - begun).total_seconds()
 
 
 def _partition(options: WorkerOptions) -> Partition:

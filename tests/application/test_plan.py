@@ -13,7 +13,8 @@ from orchestrator.application import plan as plan_module
 from orchestrator.application import run as run_module
 from orchestrator.application.couplings import gate_of
 from orchestrator.application.execution import RunPlan
-from orchestrator.application.plan import observed_stages, reason_of, stage_times
+from orchestrator.application.observed import observed_stages
+from orchestrator.application.plan import reason_of, stage_times
 from orchestrator.application.target import target_of
 from orchestrator.application.wait import ExpectedWait
 from orchestrator.compute.api import Demand
