@@ -238,19 +238,16 @@ def make_plan(
     )
 
 
-def automatic(request: RunRequest) -> tuple[RecordedCoupling, float | None]:
-    """Choose the coupling of a run by prediction. Raises as `plan` does.
-
-    Returns:
-        The coupling, and for how long the run works before its first quantum stage.
-    """
+def automatic(request: RunRequest) -> RecordedCoupling:
+    """Choose the coupling of a run by prediction. Raises as `plan` does."""
     with undisturbed(), redirect_stdout(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = make_plan(request)
-    choice = RecordedCoupling(
+    return RecordedCoupling(
         chosen=made.recommended,
         automatic=True,
         reason=made.reason,
+        quantum_after_s=made.quantum_after_s,
         predicted={
             one.coupling: CouplingUse(
                 makespan_s=one.makespan_s,
@@ -261,7 +258,6 @@ def automatic(request: RunRequest) -> tuple[RecordedCoupling, float | None]:
             for one in made.couplings
         },
     )
-    return choice, made.quantum_after_s
 
 
 def classical_work_before(plan: RunPlan, flow: Flow[..., Any], parameters: Any) -> float | None:

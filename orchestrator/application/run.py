@@ -82,7 +82,6 @@ class RunRequest:
     budgets: Mapping[str, float | None] = field(default_factory=dict)
     coupling: str | None = None  # None for the site's
     choice: RecordedCoupling | None = None  # what `auto` has chosen
-    quantum_after_s: float | None = None  # as `auto` predicts it, of `Gate`
     verbose: bool = False  # do not send Prefect's log to a file
     use_agent: bool = True  # of the same site, if one is running
     scratch: Path | None = None  # folder of a dry run, on simulators; an interrupt removes it
@@ -189,9 +188,8 @@ def execute(request: RunRequest, watcher: Watcher) -> RunResult:
     if request.scratch is None and _asks_for_prediction(request):
         from orchestrator.application.plan import automatic
 
-        earlier = _earlier_choice(request)
-        choice, after_s = (earlier, None) if earlier is not None else automatic(request)
-        request = replace(request, coupling=choice.chosen, choice=choice, quantum_after_s=after_s)
+        choice = _earlier_choice(request) or automatic(request)
+        request = replace(request, coupling=choice.chosen, choice=choice)
     return _execute(request, watcher)
 
 
@@ -224,7 +222,7 @@ def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
     if plan.site.broker.url is None:
         check_ledger(plan.site.state_dir)  # loads SQLAlchemy; meanwhile the server starts
     checked = _with_flow(plan, request, watcher.warn)
-    plan = with_gate(plan, request, checked)
+    plan = with_gate(plan, checked)
     earlier = plan.folder.open(plan.id, plan.target.text)
     try:
         _check_broker(plan, earlier)
@@ -244,13 +242,13 @@ def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
         plan.folder.close()
 
 
-def with_gate(plan: RunPlan, request: RunRequest, checked: CheckedRun) -> RunPlan:
+def with_gate(plan: RunPlan, checked: CheckedRun) -> RunPlan:
     """Say how long the run works before its first quantum stage, where a gate goes by that."""
     if plan.coupling != "gated" or plan.site.broker.url is None:
         return plan
     from orchestrator.application.plan import classical_work_before
 
-    after_s = request.quantum_after_s
+    after_s = None if plan.choice is None else plan.choice.quantum_after_s
     if after_s is None:
         after_s = classical_work_before(plan, checked.flow, json_value(checked.parameters))
     return replace(plan, quantum_after_s=after_s)

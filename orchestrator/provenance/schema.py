@@ -254,6 +254,8 @@ class RecordedCoupling(RecordPart):
     """whether `auto` chose it"""
     reason: str = ""
     """why it was chosen, in a sentence"""
+    quantum_after_s: float | None = None
+    """seconds of classical work before its first quantum stage, as predicted with the choice"""
     predicted: dict[str, CouplingUse] = Field(default_factory=dict)
     """before the run, by coupling; `slurm` of the record has what it took"""
 

@@ -24,7 +24,7 @@ from orchestrator.config.site import Site
 from orchestrator.couplings.models import CouplingPrediction
 from orchestrator.couplings.replay import recommend
 from orchestrator.provenance.folder import RunFolder
-from orchestrator.provenance.schema import RecordedUsage, RunRecord, RunUsage
+from orchestrator.provenance.schema import RecordedCoupling, RecordedUsage, RunRecord, RunUsage
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import WorkerOptions
@@ -262,6 +262,8 @@ def test_a_gate_opens_by_the_classical_work_of_an_earlier_run(tmp_path, monkeypa
     assert after_s == pytest.approx(100.0)
     assert gate_of(site, "gated", after_s).quantum_after_s == after_s
     assert hpcqc.plan(wide_then_quantum, site=file).quantum_after_s == after_s
+    auto = plan_module.automatic(run_module.RunRequest(flow=wide_then_quantum, site=file))
+    assert auto.quantum_after_s == after_s
     assert plan_module.classical_work_before(found, wide_then_quantum, {"n": 1}) is None
 
 
@@ -272,9 +274,9 @@ def test_a_gated_run_knows_its_classical_work(tmp_path, monkeypatch) -> None:
     checked = run_module.CheckedRun(plan=found, flow=wide_then_quantum, parameters={})
 
     def known(coupling: str, auto_s: float | None = None) -> float | None:
-        request = run_module.RunRequest(flow=wide_then_quantum, quantum_after_s=auto_s)
-        coupled = replace(found, coupling=coupling)
-        return run_module.with_gate(coupled, request, checked).quantum_after_s
+        choice = RecordedCoupling(chosen=coupling, quantum_after_s=auto_s)
+        coupled = replace(found, coupling=coupling, choice=choice)
+        return run_module.with_gate(coupled, checked).quantum_after_s
 
     assert known("gated") == pytest.approx(100.0)
     assert known("gated", 7.0) == 7.0
