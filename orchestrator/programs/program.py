@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from orchestrator.compute.api import Demand
 from orchestrator.compute.remote_call import execution, stage_context
 from orchestrator.config.environment import process_environment
 from orchestrator.config.private import close_to_others
@@ -26,8 +27,6 @@ from orchestrator.slurm.steps import ProgramStep, step_environment
 __all__ = ["ProgramFailed", "ProgramResult", "run_program"]
 
 _GUARD = Path(__file__).with_name("guard.py")
-# Stands in a command for the folder of its guards' reports.
-_REPORTS = "{reports}"
 _STOP_S = 15.0
 _TAIL_BYTES = 2000
 _LOOK_S = 1.0
@@ -73,11 +72,15 @@ class ProgramFailed(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class _Launch:
-    """What is executed for a program. each: whether every process of it has a guard of its own."""
+    """What is executed for a program. starter: what starts its processes, such as ``srun``, if any.
 
-    command: tuple[str, ...]
+    each: whether every process has a guard of its own.
+    """
+
+    program: tuple[str, ...]
     environment: Mapping[str, str]
     nodes: tuple[str, ...]
+    starter: tuple[str, ...] = ()
     each: bool = False
 
 
@@ -101,7 +104,7 @@ def run_program(
 
     Args:
         argv: The program and its arguments; no shell reads them.
-        tasks: Number of processes; None for ``tasks_per_node`` on each node of the allocation.
+        tasks: Number of processes; None for ``tasks_per_node`` on each node that the stage may use.
         tasks_per_node: Processes on each node; None for what the stage declares, or, with
             ``tasks``, for as many as that needs.
         cores: CPUs of each process; also ``OMP_NUM_THREADS``, unless ``environment`` has it.
@@ -128,9 +131,10 @@ def run_program(
     if tasks is None and tasks_per_node is None and context is not None:
         tasks_per_node = context.demand.tasks_per_node
     job = this_job()
+    nodes = () if job is None else _nodes(job, None if context is None else context.demand)
     launch = (
-        _as_step(arguments, job, tasks, tasks_per_node, cores, gpus)
-        if job is not None and job.nodes
+        _as_step(arguments, nodes, tasks, tasks_per_node, cores, gpus)
+        if nodes
         else _on_this_machine(arguments, tasks, tasks_per_node)
     )
     output = _output_file()
@@ -177,30 +181,41 @@ def _arguments(
     return (os.path.abspath(found), *given[1:])  # noqa: PTH100 - a link's name may matter
 
 
+def _nodes(job: ThisJob, demand: Demand | None) -> tuple[str, ...]:
+    """Return the nodes that a program may use, this one first if it is known.
+
+    demand: of the stage, None outside stages. Other stages may have the job's other nodes.
+    """
+    if demand is None:
+        return job.nodes
+    known = job.step_nodes or job.nodes
+    here = [node for node in known if node == job.node_name]
+    return (*here, *(node for node in known if node not in here))[: demand.nodes_max]
+
+
 def _as_step(
     arguments: tuple[str, ...],
-    job: ThisJob,
+    available: tuple[str, ...],
     tasks: int | None,
     tasks_per_node: int | None,
     cores: int,
     gpus: int,
 ) -> _Launch:
-    number = tasks or len(job.nodes) * (tasks_per_node or 1)
+    number = tasks or len(available) * (tasks_per_node or 1)
     known = step_environment(process_environment())
-    if number == 1 and len(job.nodes) == 1:  # it is here already
-        return _Launch(arguments, known, job.nodes)
+    if number == 1 and len(available) == 1:  # it is here already
+        return _Launch(arguments, known, available)
     needed = -(-number // tasks_per_node) if tasks_per_node else number
-    nodes = job.nodes[: min(needed, len(job.nodes))]
+    nodes = available[:needed]
     step = ProgramStep(
-        nodes=len(nodes),
+        nodes=nodes,
         tasks=number,
         tasks_per_node=tasks_per_node,
         cores=cores,
         gpus=gpus,
         mpi=_mpi(),
     )
-    guarded = (*_guard(_REPORTS), *arguments)
-    return _Launch((*step.command(), *guarded), known, nodes, each=True)
+    return _Launch(arguments, known, nodes, starter=step.command(), each=True)
 
 
 def _on_this_machine(
@@ -219,7 +234,8 @@ def _on_this_machine(
         )
     # A laptop may have fewer cores than the program has processes.
     more = ("--oversubscribe",) if _is_open_mpi(mpirun) else ()
-    return _Launch((mpirun, *more, "-n", str(number), *arguments), known, here)
+    starter = (mpirun, *more, "-n", str(number))
+    return _Launch(arguments, known, here, starter=starter)
 
 
 def _output_file() -> Path:
@@ -258,7 +274,8 @@ def _run(
     """Run it; return what its guards measured, the outermost first, and whether it ended in time."""
     reports = output.with_suffix(".reports")
     reports.mkdir(mode=0o700)
-    command = [part.replace(_REPORTS, str(reports)) for part in launch.command]
+    inner = _guard(str(reports)) if launch.each else ()
+    command = [*launch.starter, *inner, *launch.program]
     reading, writing = os.pipe()
     try:
         with output.open("ab") as file:

@@ -27,9 +27,9 @@ class ThisJob:
         ends_by: End of its walltime; None where Slurm does not tell (before 22.05, without limit).
         restarts: How often it was requeued.
         components: Of a heterogeneous job, the nodes of each component; empty for another job.
-        is_batch: Whether this process descends from a batch script; otherwise from ``salloc``.
         node: Number of this node among those of the job, from 0.
-        step: Number of the step; None outside one.
+        node_name: Of this node; empty where it is not known, as outside of steps.
+        step_nodes: Of the step that this process is in; empty outside one.
         worker: Number of a worker that is a step of a user's job; None for any other process.
         licenses: As asked for; empty where Slurm does not tell (before 23.02).
     """
@@ -41,9 +41,9 @@ class ThisJob:
     ends_by: datetime | None = None
     restarts: int = 0
     components: tuple[tuple[str, ...], ...] = ()
-    is_batch: bool = False
     node: int = 0
-    step: int | None = None
+    node_name: str = ""
+    step_nodes: tuple[str, ...] = ()
     worker: int | None = None
     name: str = ""
     partition: str = ""
@@ -67,7 +67,6 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
     if not id_.isdecimal():
         return None
     ends = known.get("SLURM_JOB_END_TIME", "")
-    step = known.get("SLURM_STEP_ID", "")
     size = known.get("SLURM_HET_SIZE", "0")
     components = (
         tuple(
@@ -89,9 +88,9 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
         ends_by=datetime.fromtimestamp(int(ends), UTC) if ends.isdecimal() else None,
         restarts=_count(known.get("SLURM_RESTART_COUNT", "")),
         components=components,
-        is_batch=known.get("ENVIRONMENT") == "BATCH",
         node=_count(known.get("SLURM_NODEID", "")),
-        step=int(step) if step.isdecimal() else None,
+        node_name=known.get("SLURMD_NODENAME", ""),
+        step_nodes=_nodes(known.get("SLURM_STEP_NODELIST", "")),
         worker=_count(known.get(WORKER_NUMBER, "")) or None,
         name=known.get("SLURM_JOB_NAME", ""),
         partition=known.get("SLURM_JOB_PARTITION", ""),

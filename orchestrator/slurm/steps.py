@@ -45,11 +45,11 @@ _OF_A_STEP = (
 class ProgramStep:
     """A program as a step of the allocation that this process is in.
 
-    tasks, tasks_per_node: processes; None for Slurm's distribution. cores: of each process. gpus: on each
-    node. mpi: as ``srun --mpi`` takes it, None for the site's default.
+    nodes: their names. tasks, tasks_per_node: processes; None for Slurm's distribution. cores: of each
+    process. gpus: on each node. mpi: as ``srun --mpi`` takes it, None for the site's default.
     """
 
-    nodes: int
+    nodes: tuple[str, ...]
     tasks: int
     tasks_per_node: int | None = None
     cores: int = 1
@@ -62,7 +62,8 @@ class ProgramStep:
             "--overlap",  # the workers' own step has all cores of the allocation
             "--kill-on-bad-exit=1",
             "--input=none",
-            f"--nodes={self.nodes}",
+            f"--nodes={len(self.nodes)}",
+            f"--nodelist={','.join(self.nodes)}",
             f"--ntasks={self.tasks}",
             f"--cpus-per-task={self.cores}",
         ]

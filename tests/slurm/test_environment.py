@@ -10,7 +10,6 @@ from orchestrator.slurm import this_job
 
 # As Slurm 22.05 set them for a job with two components.
 HETEROGENEOUS = {
-    "ENVIRONMENT": "BATCH",
     "SLURM_HET_SIZE": "2",
     "SLURM_JOB_ID": "28",
     "SLURM_JOB_ID_HET_GROUP_0": "28",
@@ -37,7 +36,7 @@ def test_a_component_knows_its_nodes_and_those_of_the_others() -> None:
     assert (job.id, job.nodes, job.cores, job.node) == (28, ("c2", "c3"), (4, 4), 1)
     assert job.components == (("c2", "c3"), ("q1",))
     assert job.node_count == 3
-    assert (job.restarts, job.is_batch, job.step, job.gpus) == (2, True, None, 0)
+    assert (job.restarts, job.step_nodes, job.gpus) == (2, (), 0)
     assert (job.ends_by, job.licenses) == (None, "")
 
 
@@ -49,12 +48,14 @@ def test_newer_versions_tell_the_end_the_gpus_and_the_licences() -> None:
             "SLURM_JOB_END_TIME": "1795937883",
             "SLURM_JOB_GPUS": "0,1",
             "SLURM_JOB_LICENSES": "qpu_lab:1",
-            "SLURM_STEP_ID": "0",
+            "SLURM_STEP_NODELIST": "g1",
+            "SLURMD_NODENAME": "g1",
         }
     )
     assert job is not None
     assert job.ends_by == datetime(2026, 11, 29, 7, 38, 3, tzinfo=UTC)
-    assert (job.gpus, job.licenses, job.step) == (2, "qpu_lab:1", 0)
+    assert (job.gpus, job.licenses) == (2, "qpu_lab:1")
+    assert (job.step_nodes, job.node_name) == (("g1",), "g1")
     assert (job.node_count, job.cores) == (1, ())
 
 

@@ -21,6 +21,8 @@ from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings
 from orchestrator.programs import guard as guard_module
+from orchestrator.programs import program as program_module
+from orchestrator.slurm import this_job
 from tests.patience import until
 
 MPI = {
@@ -62,15 +64,27 @@ def mpi_program(tmp_path_factory):
 
 
 @pytest.fixture
-def in_job(slurm, tmp_path):
-    """Runs a function as a stage in a job of its own, and yields what it returns."""
+def in_job(slurm, tmp_path, request):
+    """Runs a function as a stage in a job of its own, and yields what it returns.
+
+    With a parameter, stages share one job of so many nodes.
+    """
     (tmp_path / "hpcqc.toml").write_text('[qpu.q]\nbackend = "fake"\n')
     site = load_site(tmp_path / "hpcqc.toml")
     settings = ComputeSettings(
-        name="c", kind="slurm", options={"interface": "lo", "partition": "classical"}
+        name="c",
+        kind="slurm",
+        options={
+            "interface": "lo",
+            "partition": "classical",
+            "nodes_max": getattr(request, "param", 1),
+        },
     )
     compute = SlurmDask(settings, ComputeRun(id=f"programs-{tmp_path.name}", folder=tmp_path / "s"))
-    compute.separate_stages()
+    if hasattr(request, "param"):
+        compute.want_together()
+    else:
+        compute.separate_stages()
 
     def run(function, demand, *args, **kwargs):
         context = StageContext(
@@ -107,6 +121,14 @@ def test_an_mpi_program_runs_over_the_nodes_of_its_stage(in_job, mpi_program) ->
 
 
 @pytest.mark.slurm
+@pytest.mark.parametrize("in_job", [2], indirect=True)
+def test_a_program_of_a_stage_on_one_node_runs_once_in_a_larger_job(in_job) -> None:
+    result = in_job(run_program, Demand(), ["/bin/sh", "-c", "echo $SLURMD_NODENAME"])
+    assert (result.output.read_text().split(), result.exit_code) == ([*result.nodes], 0)
+    assert len(result.nodes) == 1
+
+
+@pytest.mark.slurm
 def test_an_mpi_program_that_crashes_is_reported_and_gone(in_job, mpi_program) -> None:
     demand = Demand(nodes=2, walltime=timedelta(minutes=2))
     with pytest.raises(ProgramFailed) as caught:
@@ -129,6 +151,36 @@ def test_a_program_that_hangs_ends_with_the_walltime_of_its_stage(in_job, mpi_pr
 def test_more_processes_than_an_allocation_has_is_an_error_in_slurms_words(in_job) -> None:
     with pytest.raises(ProgramFailed, match="More processors requested"):
         in_job(run_program, Demand(), ["/bin/true"], tasks=64)
+
+
+EXCLUSIVE = {"SLURM_STEP_NODELIST": "c[1-4]"}  # one step over all nodes of a run's job
+SALLOC = {"SLURM_STEP_NODELIST": "c3"}  # each worker is a step on its node
+
+
+@pytest.mark.parametrize(
+    ("more", "demand", "nodes"),
+    [
+        (EXCLUSIVE, Demand(), ("c3",)),
+        (EXCLUSIVE, Demand(nodes=2), ("c3", "c1")),
+        (EXCLUSIVE, Demand(nodes=1, nodes_max=9), ("c3", "c1", "c2", "c4")),
+        (SALLOC, Demand(), ("c3",)),
+        ({"SLURM_STEP_NODELIST": "c[3-4]"}, Demand(nodes=2), ("c3", "c4")),
+        ({}, Demand(nodes=2), ("c3", "c1")),
+        (SALLOC, None, ("c1", "c2", "c3", "c4")),  # the flow itself may use the whole job
+    ],
+)
+def test_a_program_runs_on_no_more_nodes_than_its_stage_may_use(more, demand, nodes) -> None:
+    known = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "c[1-4]", "SLURMD_NODENAME": "c3"}
+    assert program_module._nodes(this_job({**known, **more}), demand) == nodes
+
+
+def test_a_step_is_started_on_the_nodes_that_its_result_names(monkeypatch) -> None:
+    monkeypatch.setattr(program_module, "_mpi", lambda: None)
+    launch = program_module._as_step(("/bin/true",), ("c3", "c1", "c2"), 4, 2, 1, 0)
+    assert launch.nodes == ("c3", "c1")
+    assert {"--nodes=2", "--nodelist=c3,c1", "--ntasks=4"} <= set(launch.starter)
+    alone = program_module._as_step(("/bin/true",), ("c3",), None, None, 1, 0)
+    assert (alone.starter, alone.nodes) == ((), ("c3",))
 
 
 def outside(*argv, **options) -> ProgramResult:
@@ -163,7 +215,7 @@ class TestOnThisMachine:
         assert result.exit_code == -signal.SIGSEGV
 
     def test_arguments_reach_it_as_they_are(self) -> None:
-        given = ["a b", "'\"$HOME", "", "ü\n"]
+        given = ["a b", "'\"$HOME", "", "ü\n", "{reports}"]
         script = "import sys; print(ascii(sys.argv[1:]))"
         assert outside(sys.executable, "-c", script, *given).output.read_text() == (
             ascii(given) + "\n"
