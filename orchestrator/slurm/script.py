@@ -248,9 +248,11 @@ def _extra(option: str) -> str:
         raise JobScriptError(
             f"invalid option {option!r} for sbatch: expected --NAME or --NAME=VALUE"
         )
-    if found["name"] in _OURS:
+    # sbatch takes the beginning of a name for the whole.
+    ours = next((name for name in sorted(_OURS) if name.startswith(found["name"])), None)
+    if ours is not None:
         raise JobScriptError(
-            f"option {option!r} for sbatch: hpcqc sets --{found['name']} itself; leave it out"
+            f"option {option!r} for sbatch: hpcqc sets --{ours} itself; leave it out"
         )
     return _directive(found["name"], found["value"])
 

@@ -164,6 +164,8 @@ def test_each_component_asks_for_its_own() -> None:
         {"body": ("a\0b",)},
         {"body": ("dos\r", "lines")},
         {"extra": ("--comment=mine",)},
+        {"extra": ("--comm=mine",)},
+        {"extra": ("--o elsewhere",)},
         {"extra": ("--output=elsewhere",)},
         {"extra": ("-p classical",)},
         {"extra": ("--mail-user=a\n#SBATCH --hold",)},
