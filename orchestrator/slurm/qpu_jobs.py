@@ -92,6 +92,7 @@ class QpuJobs:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._beat: threading.Thread | None = None
+        self._doubtful: set[str] = set()  # tags of submissions that had no answer
 
     @contextmanager
     def hold(self, settings: QpuSettings) -> Iterator[int | None]:
@@ -164,6 +165,12 @@ class QpuJobs:
         for holding in list(self._holdings.values()):
             with holding.lock:
                 self._release(holding)
+        for tag in tuple(self._doubtful):
+            with suppress(SlurmUnavailable, SlurmRefused):
+                found = self._slurm.find(tag)
+                if found is not None:
+                    self._slurm.cancel({found.id})
+                self._doubtful.discard(tag)
 
     def _holding(self, qpu: str) -> _Holding:
         with self._lock:
@@ -202,11 +209,12 @@ class QpuJobs:
                 f"[qpu.{settings.name}.slurm]"
             )
         name = f"{_PURPOSE}-{number}"
+        tag = str(self._owner.tag(_PURPOSE, number))
         try:
             return self._slurm.submit(
                 JobScript(
                     name=slurm_job_name(self._run, f"{_PURPOSE}-{settings.name}"),
-                    tag=str(self._owner.tag(_PURPOSE, number)),
+                    tag=tag,
                     resources=resources,
                     body=_body(self._folder / f"{name}.alive"),
                     directory=self._folder,
@@ -219,6 +227,10 @@ class QpuJobs:
                 f"[qpu.{settings.name}.slurm])",
                 words=error.words,
             ) from error
+        except SlurmUnavailable as error:
+            if error.submitted:
+                self._doubtful.add(tag)
+            raise
 
     def _wait(self, job: int, settings: QpuSettings) -> None:
         """Block until the job runs, with the reason shown while it waits."""
@@ -252,7 +264,9 @@ class QpuJobs:
         holding.job = holding.alive = None
         if alive is None:
             return
-        alive.unlink(missing_ok=True)  # enough for a job that sees the folder
+        # Enough for a job that sees the folder, even for one that starts later.
+        with suppress(OSError):
+            os.utime(alive, (0, 0))
         if job is not None:
             with suppress(SlurmUnavailable, SlurmRefused):
                 self._slurm.cancel({job})
@@ -311,9 +325,13 @@ class QpuJobs:
         while not self._closed.wait(_ALIVE_EVERY_S):
             now = time.time()
             for holding in list(self._holdings.values()):
-                if holding.alive is not None:
-                    with suppress(OSError):  # it was released meanwhile
-                        os.utime(holding.alive, (now, now))
+                alive = holding.alive
+                if alive is None:
+                    continue
+                with suppress(OSError):  # somebody removed the folder
+                    os.utime(alive, (now, now))
+                    if holding.alive is not alive:  # it was released meanwhile
+                        os.utime(alive, (0, 0))
 
 
 def _is_useful(job: SlurmJob) -> bool:

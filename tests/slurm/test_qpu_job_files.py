@@ -1,0 +1,57 @@
+"""What a run leaves for its QPU jobs that Slurm starts late, or of which it never heard."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from orchestrator.config.site import QpuSettings
+from orchestrator.config.slurm_access import SlurmAccess
+from orchestrator.slurm.errors import SlurmUnavailable
+from orchestrator.slurm.qpu_jobs import QpuJobs
+from orchestrator.slurm.states import SlurmState
+from tests.forgetful_slurm import ForgetfulSlurm
+from tests.patience import PATIENCE_S
+
+QPU = QpuSettings(name="q", backend="fake", slurm=SlurmAccess(gres="qpu:1"))
+
+
+class GrantingSlurm(ForgetfulSlurm):
+    """Starts each job at once. doubt: what a submission raises that was stored all the same."""
+
+    doubt: SlurmUnavailable | None = None
+
+    def partitions(self):
+        return {}
+
+    def submit(self, script) -> int:
+        self.script = script
+        number = super().submit(script)
+        self.change(number, state=SlurmState.RUNNING)
+        if self.doubt is not None:
+            raise self.doubt
+        return number
+
+
+@pytest.fixture
+def slurm(monkeypatch) -> GrantingSlurm:
+    monkeypatch.setattr("orchestrator.slurm.qpu_jobs.impossible", lambda *_: [])
+    return GrantingSlurm()
+
+
+def test_a_job_that_starts_after_its_run_left_ends_at_its_first_look(slurm, tmp_path) -> None:
+    with QpuJobs("r", tmp_path / "r", slurm).hold(QPU):
+        pass
+    body = "\n".join(slurm.script.body)
+    subprocess.run(["bash", "-c", body], check=True, timeout=PATIENCE_S)
+
+
+def test_a_job_of_which_no_answer_came_is_cancelled_in_the_end(slurm, tmp_path) -> None:
+    slurm.doubt = SlurmUnavailable("no answer", submitted=True)
+    jobs = QpuJobs("r", tmp_path / "r", slurm)
+    with pytest.raises(SlurmUnavailable), jobs.hold(QPU):
+        pass
+    assert [job.state for job in slurm.queue.values()] == [SlurmState.RUNNING]
+    jobs.close()
+    assert [job.state for job in slurm.queue.values()] == [SlurmState.CANCELLED]
