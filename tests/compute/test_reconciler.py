@@ -31,6 +31,9 @@ class Room:
             on_notice=lambda _: None,
         )
 
+    def tag(self, purpose: str, number: int) -> str:
+        return str(self.folder.owner.tag(purpose, number))
+
     def want(self, jobs: int, *, held: bool = False) -> None:
         self.reconciler.want(allocation(self.folder.options), jobs, held=held)
         self.reconciler.start()
@@ -80,14 +83,14 @@ def test_without_slurms_programs_the_pools_fail_and_no_number_is_lost(room) -> N
     assert room.slurm.tries == 1
     room.want(1)
     until(lambda: room.slurm.tags)
-    assert room.slurm.tags == ["hpcqc:v1:r:worker:0"]
+    assert room.slurm.tags == [room.tag("worker", 0)]
 
 
 def test_a_submission_that_is_tried_again_has_its_number(room) -> None:
     room.slurm.faults["submit"] = away(3)
     room.want(2)
     until(lambda: len(room.slurm.tags) == 2)
-    assert room.slurm.tags == ["hpcqc:v1:r:worker:0", "hpcqc:v1:r:worker:1"]
+    assert room.slurm.tags == [room.tag("worker", 0), room.tag("worker", 1)]
     assert not room.failed
 
 
@@ -103,8 +106,8 @@ def test_a_script_that_cannot_be_written_is_said_and_the_thread_goes_on(tmp_path
 def test_an_adoption_that_failed_is_made_before_anything_is_submitted(room) -> None:
     shared = allocation(room.folder.options)
     room.folder.remember(shared, room.folder.next_number("worker"))
-    earlier = room.slurm.put("hpcqc:v1:r:worker:0")
-    useless = room.slurm.put("hpcqc:v1:r:stage:0")
+    earlier = room.slurm.put(room.tag("worker", 0))
+    useless = room.slurm.put(room.tag("stage", 0))
     room.slurm.faults["jobs"] = away(2)
     room.slurm.faults["cancel"] = away(1)
     room.want(1)
