@@ -1,18 +1,76 @@
-"""Numerical libraries on one thread: for small molecules, threads only wait for each other."""
+"""Ready flows as a user runs them: a site, runs on it, what every result keeps; one thread each."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from threadpoolctl import threadpool_limits
 
+from orchestrator import resources, runs
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.runs import Run
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Limit the threads of BLAS and OpenMP while these tests run."""
+    """Limit the threads of BLAS and OpenMP: for small molecules, they only wait for each other."""
     with contextlib.suppress(ImportError):  # an extra; its library must be loaded to be limited
         import pyscf.lib  # noqa: F401
     with threadpool_limits(1):
         yield
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """An ideal simulator and two with a device's noise; workers live as long as the module."""
+    noisy = [
+        QpuSettings(name=name, backend="aer", options={"profile": name, "time_scale": 0})
+        for name in ("helmi", "vlq")
+    ]
+    yield Site(
+        name="test",
+        default_qpu="aer",
+        default_compute="local",
+        qpus={"aer": QpuSettings(name="aer", backend="aer")} | {one.name: one for one in noisy},
+        computes={"local": ComputeSettings(name="local", workers=2)},
+        state_dir=tmp_path_factory.mktemp("state"),
+        source="test",
+    )
+    resources.shutdown()
+
+
+@pytest.fixture
+def run_on(site: Site) -> Iterator[Callable[[str], Run]]:
+    """Return what activates a run on one of the QPUs, until the end of the test."""
+
+    def activate(qpu: str) -> Run:
+        current = Run(id=f"on-{qpu}", site=site, qpu=qpu)
+        runs.activate(current)
+        return current
+
+    yield activate
+    runs.activate(None)
+
+
+@pytest.fixture
+def run(run_on: Callable[[str], Run]) -> Run:
+    return run_on("aer")
+
+
+@pytest.fixture
+def kept() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what checks that a result has what `flows` promises of every one, and returns it."""
+
+    def check(result: dict[str, Any]) -> dict[str, Any]:
+        # Only what JSON has, so that a reader of the record gets what the caller got.
+        assert json.loads(json.dumps(result, allow_nan=False)) == result
+        columns = result["table"]["columns"]
+        assert all(len(row) == len(columns) for row in result["table"]["rows"])
+        assert all(isinstance(line, str) and line for line in result["summary"])
+        return result
+
+    return check

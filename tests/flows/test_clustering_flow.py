@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("sklearn", reason="the clustering extra is not installed")
 
+from flows._clusterings import clustered, completed, trials, useful
 from flows._independent_sets import Conflicts, best_set, components, weight_of
 from flows._inputs import InputError
+from flows._points import Points, generated
 from flows.clustering import Choice, SampledPart, _shares, clustering, decided
-from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.errors import naming
 from tests.flows import by_definition
@@ -28,81 +27,68 @@ needs_engine = pytest.mark.usefixtures("prefect_server")
 slow = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """An ideal simulator and the smallest device with noise."""
-    yield Site(
-        name="test",
-        default_qpu="aer",
-        default_compute="local",
-        qpus={
-            "aer": QpuSettings(name="aer", backend="aer"),
-            "helmi": QpuSettings(
-                name="helmi", backend="aer", options={"profile": "helmi", "time_scale": 0}
-            ),
-        },
-        computes={"local": ComputeSettings(name="local", workers=2)},
-        state_dir=tmp_path_factory.mktemp("state"),
-        source="test",
-    )
-    resources.shutdown()
+Check = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @pytest.fixture(params=["aer", "helmi"])
-def run(site: Site, request: pytest.FixtureRequest) -> Iterator[Run]:
-    current = Run(id=f"on-{request.param}", site=site, qpu=request.param)
-    runs.activate(current)
-    yield current
-    runs.activate(None)
+def either_run(run_on: Callable[[str], Run], request: pytest.FixtureRequest) -> Run:
+    return run_on(request.param)
 
 
 @pytest.fixture
-def idle_run(site: Site) -> Iterator[Run]:
-    current = Run(id="idle", site=site)
-    runs.activate(current)
-    yield current
-    runs.activate(None)
+def checked(kept: Check) -> Check:
+    """Return what checks the iterations of a result, too."""
+
+    def check(result: dict[str, Any]) -> dict[str, Any]:
+        assert len(kept(result)["table"]["rows"]) == len(result["iterations"])
+        assert "<svg" in result["plot"]
+        for record in result["iterations"]:
+            assert 0 < record["weight"] <= record["exact_weight"] + 1e-9
+            assert len(record["bases"]) == 3
+        return result
+
+    return check
 
 
-def _checked(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result that keeps what `flows` and this flow promise."""
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    columns, rows = result["table"]["columns"], result["table"]["rows"]
-    assert all(len(row) == len(columns) for row in rows)
-    assert len(rows) == len(result["iterations"])
-    assert "<svg" in result["plot"]
-    assert all(isinstance(line, str) and line for line in result["summary"])
-    for record in result["iterations"]:
-        assert 0 < record["weight"] <= record["exact_weight"] + 1e-9
-        assert 0 <= record["optimal_shots"] <= 1
-        assert 0 < record["random_shots"] <= 1
-        assert len(record["bases"]) == 3
-    best = max(record["silhouette"] for record in result["iterations"])
-    single = max(record["best_single"] for record in result["iterations"])
-    assert result["silhouette"] == best
-    assert result["best_single"]["silhouette"] == single
-    assert result["difference"] == pytest.approx(best - single, abs=1e-12)
-    # The choice on the QPU may be worse than the exact one, not better.
-    assert result["ratio"] <= 1 + 1e-12
-    return result
+def _checks_silhouettes(result: dict[str, Any], points: Points, clusters: int | None) -> None:
+    """Compare the silhouettes with those of the labels, and of all clusterings that were tried."""
+    scaled = points.scaled()
+
+    def mean(labels: Any) -> float:
+        return float(np.mean(by_definition.silhouettes(scaled, labels)))
+
+    assert result["silhouette"] == pytest.approx(mean(np.array(result["labels"])))
+    most = points.distinct() // 2
+    tried = [clustered(scaled, one) for one in trials(0, clusters, None, 1, most)]
+    best = max(mean(completed(scaled, one.labels)) for one in tried if useful(one))
+    assert result["iterations"][0]["best_single"] == pytest.approx(best)
+    single = result["best_single"]["silhouette"]
+    assert single >= best - 1e-9
+    assert result["difference"] == pytest.approx(result["silhouette"] - single, abs=1e-12)
 
 
 @slow
 @needs_engine
-def test_generated_points_are_clustered(run: Run) -> None:
-    result = _checked(clustering(iterations=2, shots=256))
+def test_generated_points_are_clustered(either_run: Run, checked: Check) -> None:
+    result = checked(clustering(iterations=2, shots=256))
+    points = generated(1)
+    _checks_silhouettes(result, points, None)
+    known = by_definition.adjusted_rand(result["labels"], points.truth)
+    assert result["agreement"]["consensus"] == pytest.approx(known)
     assert (result["points"], result["dimensions"]) == (240, 2)
     assert result["clusters"] == 5
     assert result["agreement"]["consensus"] > 0.95
     assert len(result["labels"]) == 240
-    kinds = [(span.kind, span.state) for span in run.spans()]
+    kinds = [(span.kind, span.state) for span in either_run.spans()]
     assert sorted(kinds) == [("classical", "completed")] * 6 + [("quantum", "completed")] * 2
     assert clustering(iterations=2, shots=256) == result
 
 
 @slow
 @needs_engine
-def test_a_file_is_sampled_and_a_good_consensus_ends_the_search(run: Run, tmp_path: Path) -> None:
+def test_a_file_is_sampled_and_a_good_consensus_ends_the_search(
+    either_run: Run, checked: Check, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(5)
     rows = [
         f"{1e200 * (x + 8 * (n % 3))};{1e200 * y};0;{'abc'[n % 3]}"
@@ -110,7 +96,7 @@ def test_a_file_is_sampled_and_a_good_consensus_ends_the_search(run: Run, tmp_pa
     ]
     file = tmp_path / "three groups.csv"
     file.write_text("\n".join(["x;y;z;Label", *rows]))
-    result = _checked(clustering(str(file), clusters=3, sample=60, good_enough=0.5, seed=2))
+    result = checked(clustering(str(file), clusters=3, sample=60, good_enough=0.5, seed=2))
     assert (result["points"], result["dimensions"], result["clusters"]) == (300, 3, 3)
     assert len(result["iterations"]) == 1
     groups = [set(result["labels"][start::3]) for start in range(3)]
@@ -137,15 +123,15 @@ def test_a_file_is_sampled_and_a_good_consensus_ends_the_search(run: Run, tmp_pa
     ],
 )
 def test_what_cannot_be_clustered_is_refused_before_any_stage(
-    parameters: dict[str, Any], said: str, idle_run: Run
+    parameters: dict[str, Any], said: str, run: Run
 ) -> None:
     with pytest.raises(InputError, match=said):
         clustering(**parameters)
-    assert idle_run.spans() == []
+    assert run.spans() == []
 
 
 @needs_engine
-def test_equal_points_are_refused(idle_run: Run, tmp_path: Path) -> None:
+def test_equal_points_are_refused(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "equal.csv"
     file.write_text("1,2\n" * 40)
     with pytest.raises(InputError, match=naming("equal", 1, 40)):

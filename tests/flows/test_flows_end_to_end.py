@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +13,37 @@ pytest.importorskip("ffsim", reason="the chemistry extra is not installed")
 from flows._inputs import InputError
 from flows.dissociation import Settings, dissociation, plan_for
 from flows.maxcut import maxcut
-from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
 from tests.errors import naming
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
 
+Check = Callable[[dict[str, Any]], dict[str, Any]]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fcidump" / "n2.fcidump"
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """An ideal simulator and one with a device's profile; workers live as long as the module."""
-    yield Site(
-        name="test",
-        default_qpu="aer",
-        default_compute="local",
-        qpus={
-            "aer": QpuSettings(name="aer", backend="aer"),
-            "vlq": QpuSettings(
-                name="vlq", backend="aer", options={"profile": "vlq", "time_scale": 0}
-            ),
-        },
-        computes={"local": ComputeSettings(name="local", workers=2)},
-        state_dir=tmp_path_factory.mktemp("state"),
-        source="test",
-    )
-    resources.shutdown()
+@pytest.fixture
+def noisy_run(run_on: Callable[[str], Run]) -> Run:
+    return run_on("vlq")
 
 
 @pytest.fixture
-def run(site: Site) -> Iterator[Run]:
-    current = Run(id="flows", site=site)
-    runs.activate(current)
-    yield current
-    runs.activate(None)
+def checked(kept: Check) -> Check:
+    """Return what checks the plot of a result, too."""
+
+    def check(result: dict[str, Any]) -> dict[str, Any]:
+        plot = kept(result)["plot"]
+        assert set(plot) == {"title", "x_label", "y_label", "x", "series"}
+        for series in plot["series"]:
+            assert len(series["y"]) == len(plot["x"])
+            assert series["style"] in ("line", "points")
+        return result
+
+    return check
 
 
-@pytest.fixture
-def noisy_run(site: Site) -> Iterator[Run]:
-    current = Run(id="noisy", site=site, qpu="vlq")
-    runs.activate(current)
-    yield current
-    runs.activate(None)
-
-
-def _checked(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result that keeps what `flows` promises of every one."""
-    assert json.loads(json.dumps(result, allow_nan=False)) == result
-    columns = result["table"]["columns"]
-    assert all(len(row) == len(columns) for row in result["table"]["rows"])
-    plot = result["plot"]
-    assert set(plot) == {"title", "x_label", "y_label", "x", "series"}
-    for series in plot["series"]:
-        assert len(series["y"]) == len(plot["x"])
-        assert series["style"] in ("line", "points")
-    assert all(isinstance(line, str) and line for line in result["summary"])
-    return result
-
-
-def test_a_hydrogen_curve_is_exact(run: Run) -> None:
-    result = _checked(dissociation("h2", lengths=[0.5, 0.735, 2.0]))
+def test_a_hydrogen_curve_is_exact(run: Run, checked: Check) -> None:
+    result = checked(dissociation("h2", lengths=[0.5, 0.735, 2.0]))
     assert result["chemical_accuracy"]
     assert result["points"][1]["exact"] == pytest.approx(-1.137306, abs=1e-6)
     assert result["points"][1]["vqe"] == pytest.approx(-1.137306, abs=1e-6)
@@ -83,18 +51,18 @@ def test_a_hydrogen_curve_is_exact(run: Run) -> None:
     assert kinds == [("classical", "completed")] * 6 + [("quantum", "completed")] * 3
 
 
-def test_the_default_curve_is_within_chemical_accuracy_everywhere(run: Run) -> None:
-    result = _checked(dissociation())
+def test_the_default_curve_is_within_chemical_accuracy_everywhere(run: Run, checked: Check) -> None:
+    result = checked(dissociation())
     assert result["molecule"] == "LiH"
     assert len(result["points"]) >= 10
     assert result["max_error_mha"] <= 1.6
     assert all(point["converged"] for point in result["points"])
 
 
-def test_an_xyz_file_is_stretched(run: Run, tmp_path: Path) -> None:
+def test_an_xyz_file_is_stretched(run: Run, checked: Check, tmp_path: Path) -> None:
     file = tmp_path / "hydride.xyz"
     file.write_text("2\n\nLi 0 0 0\nH 0 0 1.6\n")
-    result = _checked(dissociation(xyz=str(file), scales=[1.0], max_iterations=2))
+    result = checked(dissociation(xyz=str(file), scales=[1.0], max_iterations=2))
     assert (result["molecule"], result["active_space"]) == (
         "hydride",
         {"electrons": 2, "orbitals": 5},
@@ -105,14 +73,14 @@ def test_an_xyz_file_is_stretched(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason=f"needs the public file {SHARED}")
-def test_an_fcidump_file_is_one_point(run: Run) -> None:
-    result = _checked(dissociation(fcidump=str(SHARED)))
+def test_an_fcidump_file_is_one_point(run: Run, checked: Check) -> None:
+    result = checked(dissociation(fcidump=str(SHARED)))
     assert result["active_space"] == {"electrons": 4, "orbitals": 4}
     assert result["max_error_mha"] <= 1.6
 
 
-def test_a_device_with_noise_gives_its_energies_with_errors(noisy_run: Run) -> None:
-    result = _checked(dissociation("h2", lengths=[0.735, 1.5], precision=0.05))
+def test_a_device_with_noise_gives_its_energies_with_errors(noisy_run: Run, checked: Check) -> None:
+    result = checked(dissociation("h2", lengths=[0.735, 1.5], precision=0.05))
     for point in result["points"]:
         assert 0 < point["std_error"] <= 0.05
         assert abs(point["error_mha"]) < 400
@@ -159,8 +127,8 @@ def test_a_plan_fits_the_qpu() -> None:
     assert plan_for(False, Settings(max_excitations=2)).start_most == 2
 
 
-def test_a_graph_is_cut(run: Run) -> None:
-    result = _checked(maxcut("petersen", layers=2, shots=512))
+def test_a_graph_is_cut(run: Run, checked: Check) -> None:
+    result = checked(maxcut("petersen", layers=2, shots=512))
     assert (result["reference"], result["reference_is"]) == (12.0, "exact")
     assert result["best_found"] == 12.0
     assert 10.5 < result["mean_cut"] <= 12
@@ -168,10 +136,12 @@ def test_a_graph_is_cut(run: Run) -> None:
     assert maxcut("petersen", layers=2, shots=512) == result
 
 
-def test_a_graph_from_a_file_is_cut_on_a_device_with_noise(noisy_run: Run, tmp_path: Path) -> None:
+def test_a_graph_from_a_file_is_cut_on_a_device_with_noise(
+    noisy_run: Run, checked: Check, tmp_path: Path
+) -> None:
     file = tmp_path / "square.txt"
     file.write_text("a b 1\nb c 2\nc d 1\nd a 2\na c 0.5\n")
-    result = _checked(maxcut(str(file), layers=1, shots=200))
+    result = checked(maxcut(str(file), layers=1, shots=200))
     assert result["best_found"] == result["reference"] == 6.0
     assert result["assignment"]["a"] == result["assignment"]["c"]
 
