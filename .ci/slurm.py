@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 NODES = ("c1", "c2", "c3", "c4", "g1", "q1")
+_ACCOUNTS = ("chemistry", "physics")
 _PROGRAMS = ("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd")
 # In the environment of all that is started here: by it a process is known as ours.
 _MARK = "HPCQC_SLURM_ROOT"
@@ -117,6 +119,9 @@ class PrivateSlurm:
     def start(self) -> None:
         """Start each daemon that does not run; return when all nodes are up."""
         _check_machine()
+        with contextlib.suppress(FileExistsError):
+            self.root.mkdir(parents=True, mode=0o755)
+        self.check_root()
         self._write_files()
         self._munge()
         self._mariadb()
@@ -136,6 +141,22 @@ class PrivateSlurm:
         self._until(
             "all nodes are up", lambda: self._nodes_in("idle", "mix", "alloc") >= set(NODES)
         )
+
+    def check_root(self) -> None:
+        """Refuse a folder that another user made, or could change: root trusts what is in it."""
+        try:
+            found = os.lstat(self.root)
+        except FileNotFoundError:
+            return
+        if (
+            not stat.S_ISDIR(found.st_mode)
+            or found.st_uid != os.geteuid()
+            or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        ):
+            raise Failed(
+                f"{self.root} is no folder of this user's own that nobody else can write in; remove "
+                "it, or give another one with --root"
+            )
 
     def stop(self) -> None:
         """End what runs in this folder, and nothing else."""
@@ -269,7 +290,7 @@ class PrivateSlurm:
 
     def _accounts(self) -> None:
         """Create the cluster, two accounts, a QOS, and associations of root and nobody."""
-        if "lab" in self._ask("sacctmgr -n -P show cluster format=cluster").split():
+        if self._has_accounts():
             return
         for words in (
             "add cluster lab",
@@ -278,7 +299,16 @@ class PrivateSlurm:
             "add user root,nobody account=chemistry,physics defaultaccount=chemistry",
             "modify account chemistry,physics set qos=normal,short",
         ):
-            self._run(f"sacctmgr -i {words}")
+            self._asks(f"sacctmgr -i {words}")  # it fails at what an interrupted start has made
+        if not self._has_accounts():
+            raise Failed(
+                f"accounts cannot be made; ask: SLURM_CONF={self.root}/etc/slurm.conf sacctmgr"
+            )
+
+    def _has_accounts(self) -> bool:
+        asked = "sacctmgr -n -P show assoc cluster=lab user=root,nobody format=user,account,qos"
+        rows = {f"{u}|{a}|normal,short" for u in ("root", "nobody") for a in _ACCOUNTS}
+        return rows <= set(self._ask(asked).split())
 
     def _nodes_in(self, *states: str) -> set[str]:
         rows = [line.split() for line in self._ask("sinfo -h -N -o '%N %t'").splitlines()]
@@ -355,10 +385,10 @@ def _name(pid: int) -> str:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        os.fchmod(file.fileno(), mode)
         file.write(content)
-    path.chmod(mode)
 
 
 def _free_ports(number: int) -> list[int]:
@@ -394,6 +424,7 @@ def main() -> int:
     given = parser.parse_args()
     slurm = PrivateSlurm(given.root.absolute())
     try:
+        slurm.check_root()
         if given.verb == "start":
             slurm.start()
             print(f"A private Slurm runs in {slurm.root}. To use it here:")

@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-MISSING = "Slurm is not installed; as root: sh .ci/install-system-packages"
+MISSING = (
+    "Slurm is not installed; as root: sh .ci/install-system-packages"
+    if shutil.which("slurmctld") is None
+    else "Slurm's daemons start jobs as other users: run these tests as root"
+)
 _SCRIPT = Path(__file__).resolve().parents[1] / ".ci" / "slurm.py"
 # Read when the tests begin, before they clean the environment.
 _EXISTING = (
