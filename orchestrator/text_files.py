@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import os
 import zlib
 from pathlib import Path
 
-__all__ = ["TextFileError", "decoded", "lines_of", "read_bytes", "read_text"]
+__all__ = ["TextFileError", "decoded", "lines_of", "read_bytes", "read_text", "tail_of"]
 
 _MOST_BYTES = 1 << 30
 _GZIP = b"\x1f\x8b"
@@ -73,6 +74,14 @@ def decoded(data: bytes, path: Path, *, fallback: str | None = None) -> str:
         line = 1 + text.count("\n", 0, text.index("\0"))
         raise TextFileError(f"{path}, line {line}: a NUL character; expected a text file in UTF-8")
     return text
+
+
+def tail_of(path: Path, most_bytes: int) -> str:
+    """Return the end of a file that a program writes, stripped; raises ``OSError``."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - most_bytes))
+        return file.read().decode(errors="replace").strip()
 
 
 def lines_of(text: str) -> list[str]:

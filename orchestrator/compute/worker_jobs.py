@@ -24,6 +24,7 @@ from orchestrator.slurm.options import WorkerOptions
 from orchestrator.slurm.owner import owner_of
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.steps import worker_step
+from orchestrator.text_files import tail_of
 
 __all__ = ["SHARED", "Allocation", "JobFolder", "allocation", "fits_worker", "lacking"]
 
@@ -248,10 +249,7 @@ class JobFolder:
     def tail(self, purpose: str, number: int) -> str:
         """Return the end of a job's output, empty if there is none."""
         try:
-            with (self.path / f"{purpose}-{number}.out").open("rb") as file:
-                size = file.seek(0, 2)
-                file.seek(max(0, size - _TAIL_BYTES))
-                return file.read().decode(errors="replace").strip()
+            return tail_of(self.path / f"{purpose}-{number}.out", _TAIL_BYTES)
         except OSError:
             return ""
 

@@ -23,6 +23,7 @@ from orchestrator.identity import program_output
 from orchestrator.resources import resources
 from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, ThisJob, this_job
 from orchestrator.slurm.steps import ProgramStep, step_environment
+from orchestrator.text_files import tail_of
 
 __all__ = ["ProgramFailed", "ProgramResult", "run_program"]
 
@@ -356,10 +357,7 @@ def _raise_fault(
 
 
 def _tail(output: Path) -> str:
-    with output.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL_BYTES))
-        text = file.read().decode(errors="replace").strip()
+    text = tail_of(output, _TAIL_BYTES)
     return f"; the end of its output, {output}:\n{text}" if text else f"; its output is {output}"
 
 

@@ -167,30 +167,6 @@ class Slurm:
             return self._first_of(script.tag, job) if doubtful else job
         raise AssertionError("there is always a next pause")
 
-    def expected_start(self, script: JobScript) -> datetime | None:
-        """Return when Slurm would start a job if it were submitted now; nothing is submitted.
-
-        Slurm tries to place the job beside those that run and wait, with their walltimes; jobs that
-        come later, or end earlier, change it.
-
-        Returns:
-            The time; None if Slurm does not say, as of heterogeneous and of held jobs.
-
-        Raises:
-            SlurmRefused: Slurm does not accept the job.
-            SlurmUnavailable: No answer in time.
-        """
-        if script.also or script.held:
-            return None
-        environment = job_environment(self._environment) | _READABLE_TIMES
-        answer = self._run(["sbatch", "--test-only"], environment, script.text())
-        if answer.code != 0:
-            if answer.code < 0 or _AWAY.search(answer.errors):
-                raise SlurmUnavailable(f"sbatch failed: {_said(answer.errors, answer.code)}")
-            raise self._refused(answer.errors, script)
-        found = re.search(r"to start at ([0-9]+)\b", answer.errors + answer.output)
-        return datetime.fromtimestamp(int(found[1]), UTC) if found else None
-
     def jobs(
         self, ids: Collection[int] | None = None, *, user: str | None = None
     ) -> dict[int, SlurmJob]:
@@ -289,12 +265,6 @@ class Slurm:
     def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
         """End a running job and let it wait again under its id. Raises `SlurmRefused`."""
         self._order(["scontrol", "requeue", str(id)])
-
-    def update(self, id: int, **fields: str | int) -> None:  # noqa: A002 - as Slurm calls it
-        """Change a job, as ``update(7, NumNodes=1)``. Raises `SlurmRefused`."""
-        self._order(
-            ["scontrol", "update", f"JobId={id}", *(f"{key}={fields[key]}" for key in fields)]
-        )
 
     def partitions(self) -> dict[str, Partition]:
         """Return the partitions that this user may see, by name; two programs."""

@@ -37,10 +37,8 @@ class Partition:
     """A partition and the largest node in it.
 
     Attributes:
-        is_up: Whether it accepts and starts jobs.
         max_nodes: Most nodes of one job; None without a limit of its own.
         max_walltime: None without a limit.
-        default_walltime: What a job without a walltime gets; None for the limit itself.
         idle_nodes: Nodes that are free now.
         cores_per_node: Most CPUs of a node.
         memory_per_node_bytes: Most memory of a node.
@@ -52,13 +50,11 @@ class Partition:
 
     name: str
     is_default: bool = False
-    is_up: bool = True
     nodes: tuple[str, ...] = ()
     node_count: int = 0
     idle_nodes: int = 0
     max_nodes: int | None = None
     max_walltime: timedelta | None = None
-    default_walltime: timedelta | None = None
     cores_per_node: int = 0
     memory_per_node_bytes: int = 0
     gres: Mapping[str, int] = field(default_factory=dict)
@@ -88,7 +84,6 @@ class Reservation:
     accounts: tuple[str, ...] = ()
     licenses: Mapping[str, int] = field(default_factory=dict)
     tres: str = ""
-    is_active: bool = False
 
     @property
     def is_maintenance(self) -> bool:
@@ -104,8 +99,6 @@ class Licence:
     total: int
     used: int
     free: int
-    reserved: int = 0
-    is_remote: bool = False
 
 
 def properties_of(line: str) -> dict[str, str]:
@@ -199,7 +192,6 @@ def parse_reservations(shown: str) -> list[Reservation]:
                 accounts=_names(known, "Accounts") or (),
                 licenses=gres_of(known.get("Licenses", "")),
                 tres=known.get("TRES", ""),
-                is_active=known.get("State") == "ACTIVE",
             )
         )
     return found
@@ -216,8 +208,6 @@ def parse_licences(shown: str) -> dict[str, Licence]:
                 total=_number(known, "Total"),
                 used=_number(known, "Used"),
                 free=_number(known, "Free"),
-                reserved=_number(known, "Reserved"),
-                is_remote=known.get("Remote") == "yes",
             )
     return found
 
@@ -232,13 +222,11 @@ def _partition(name: str, known: Mapping[str, str], kinds: list[Mapping[str, str
     return Partition(
         name=name,
         is_default=known.get("Default") == "YES",
-        is_up=known.get("State", "UP") == "UP",
         nodes=nodes_of(known.get("Nodes", "")),
         node_count=_number(known, "TotalNodes"),
         idle_nodes=sum(_number_in(kind["NodeAIOT"].split("/")[1:2]) for kind in kinds),
         max_nodes=int(largest) if largest.isdecimal() else None,
         max_walltime=duration_of(known.get("MaxTime", "")),
-        default_walltime=duration_of(known.get("DefaultTime", "")),
         cores_per_node=max((_number(kind, "CPUs") for kind in kinds), default=0),
         memory_per_node_bytes=max((_number(kind, "Memory") << 20 for kind in kinds), default=0),
         gres=gres,

@@ -273,14 +273,12 @@ def tres_of(text: str) -> dict[str, float]:
     """
     found: dict[str, float] = {}
     for piece in "" if text in _NOTHING else text.split(","):
-        name, equals, value = piece.partition("=")
+        name, _, value = piece.partition("=")
         scale = _SCALES.get(value[-1:], 1)
         try:
             found[name] = float(value.rstrip("KMGTP")) * scale
         except ValueError:
             continue  # such as gres/gpu:a100=?; nothing that could be counted
-        if not equals:
-            del found[name]
     return found
 
 

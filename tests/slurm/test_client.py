@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from shutil import which
@@ -154,26 +154,6 @@ def test_what_slurm_forbids_for_one_job_is_not_lost_among_others(client, script)
     job = client.submit(script(held=True))
     with pytest.raises(SlurmRefused):
         client.requeue(job)  # it is not running
-    with pytest.raises(SlurmRefused):
-        client.update(job, Partition="nowhere")
-    client.update(job, Comment="changed by its owner")
-    assert client.jobs([job])[job].comment == "changed by its owner"
-
-
-def test_slurm_says_when_it_would_start_a_job(client, script, tmp_path) -> None:
-    now = datetime.now(UTC)
-    whole = JobResources(nodes=4, exclusive=True, walltime=timedelta(minutes=30))
-    first = script(resources=whole)
-    soon = client.expected_start(first)
-    assert soon is not None
-    assert soon < now + timedelta(minutes=5)
-    job = client.submit(first)
-    running = until(lambda: (one := client.jobs([job])[job]).ends_by and one, pause_s=0.1)
-    assert client.expected_start(script(resources=whole)) >= running.ends_by
-    assert list(client.jobs([job])) == [job]
-    assert client.expected_start(script(held=True)) is None
-    with pytest.raises(SlurmRefused):
-        client.expected_start(script(resources=JobResources(partition="nowhere")))
 
 
 def test_accounting_has_what_a_job_used(client, script) -> None:
