@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +73,16 @@ slurm = { gres = "qpu:1", license = "qpu_lab:1", partition = "quantum" }
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day:
-    """A folder in which jobs are made. site: its file; numbers: ids of Slurm jobs by what they are."""
+    """A folder in which jobs are made.
+
+    site: its file; numbers: ids of Slurm jobs by what they are; begun: after the jobs of other tests.
+    """
 
     slurm: SlurmForTests
     folder: Path
     site: Path
     numbers: dict[str, int]
+    begun: datetime
 
     def hpcqc(self, *arguments: str) -> str:
         ended = subprocess.run(
@@ -135,7 +141,10 @@ def day(slurm: SlurmForTests, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
     (tmp_path / "flow.py").write_text(FLOW)
     (tmp_path / "site.toml").write_text(SITE)
-    found = Day(slurm=slurm, folder=tmp_path, site=tmp_path / "site.toml", numbers={})
+    until(lambda: not slurm.queue(), slurm.queue)
+    time.sleep(1.1)  # Slurm's accounting knows whole seconds
+    site, begun = tmp_path / "site.toml", datetime.now(UTC)
+    found = Day(slurm=slurm, folder=tmp_path, site=site, numbers={}, begun=begun)
     for run, coupling in (("day-1", "multiplexed"), ("day:2", "exclusive")):
         where = ("--site", "site.toml", "--run-id", run, "--out", run)
         found.hpcqc("run", "flow.py", *where, "--coupling", coupling)
@@ -168,7 +177,7 @@ def figures(row: Any) -> dict[str, float]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="jobs of another user need root")
 def test_a_day_of_mixed_runs_equals_sacct_and_the_ledger(day: Day) -> None:
-    everything = {by: accounting(by=by, everyone=True, site=day.site) for by in GROUPS}
+    everything = {by: accounting(day.begun, by=by, everyone=True, site=day.site) for by in GROUPS}
     known = jobs(site=day.site)
     assert len(known) == 4
     for found in everything.values():
@@ -179,7 +188,7 @@ def test_a_day_of_mixed_runs_equals_sacct_and_the_ledger(day: Day) -> None:
     assert by_user == {user: day.sums(User=user) for user in ("root", "nobody")}
     by_account = {row.group: figures(row) for row in everything["project"].rows}
     assert by_account == {name: day.sums(Account=name) for name in ("chemistry", "physics")}
-    own = accounting(by="run", site=day.site)
+    own = accounting(day.begun, by="run", site=day.site)
     assert figures(own.total) == day.sums(User="root")
     assert {row.group for row in own.rows} == {"day-1", "day:2", "day-lost"}
     assert {row.group for row in everything["flow"].rows} == {"mixed", ""}
@@ -198,7 +207,8 @@ def test_a_day_of_mixed_runs_equals_sacct_and_the_ledger(day: Day) -> None:
 
 def _prints_the_same(day: Day, own: Any) -> None:
     plot = day.folder / "used.png"
-    where = ("accounting", "--site", "site.toml", "--by", "run")
+    since = ("--from", day.begun.isoformat(timespec="seconds"))
+    where = ("accounting", *since, "--site", "site.toml", "--by", "run")
     rows = [*csv.DictReader(io.StringIO(day.hpcqc(*where, "--csv", "--plot", str(plot))))]
     assert [row["run"] for row in rows] == [row.group for row in own.rows]
     assert sum(float(row["node_hours"]) for row in rows) == pytest.approx(

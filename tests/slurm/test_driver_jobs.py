@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -254,7 +255,8 @@ def test_a_second_driver_waits_for_the_first(here: Path) -> None:
     state = load_site().state_dir
     submitted = submit("r1", settings=["""batch.extra=["--begin=now+1hour"]"""])
     with hold_run(state, "r1"):
-        Slurm().update(submitted.slurm_job, StartTime="now")
+        job = f"JobId={submitted.slurm_job}"
+        subprocess.run(["scontrol", "update", job, "StartTime=now"], check=True)
         until(lambda: job_of("r1").state.is_running)
         until(
             lambda: (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
 
 import pytest
 from distributed import Client, LocalCluster
@@ -28,8 +27,8 @@ def dask():
 
 def cluster_ports(compute: LocalDask) -> list[int]:
     compute.client().wait_for_workers(1)
-    process = compute._process
-    assert isinstance(process, subprocess.Popen)
+    process = compute._process._process
+    assert process is not None
     ports, named = listening([process.pid])
     assert named == []
     return list(ports)
@@ -65,7 +64,7 @@ def test_credentials_are_on_no_command_line_and_spilled_data_in_a_closed_folder(
     above = os.path.dirname(os.path.dirname(next(iter(folder.values()))))  # noqa: PTH120
     assert stat.S_IMODE(os.stat(above).st_mode) == 0o700  # noqa: PTH116
     assert client.run(os.umask, 0o077) == dict.fromkeys(folder, 63)
-    assert "PRIVATE KEY" not in " ".join(dask._process.args)
+    assert "PRIVATE KEY" not in " ".join(dask._process._process.args)
 
 
 @pytest.mark.slow
