@@ -1,10 +1,11 @@
 """The published clustering experiment under every coupling, on a real Slurm, measured by its accounting.
 
-``python -m benchmarks.couplings`` starts a private Slurm (`.ci/slurm`) with three nodes and a QPU of
-its own, runs two copies of `benchmarks.published_experiment` at once, under each coupling in turn and
-so several times, and prints a table and draws a plot beside the published figures and the prediction.
-Makespan and node-seconds come from ``sacct``, the QPU's use from the tasks in the runs' records. At a scale below 1 the stages are shorter, and what
-Slurm and we take for each job is not: the prediction at that scale has the same start-up times.
+``python -m benchmarks.couplings`` starts a private Slurm (`.ci/slurm`) with three nodes and a QPU for
+each coupling, runs two copies of `benchmarks.published_experiment` at once on each, several times, and
+prints a table and draws a plot beside the published figures and the prediction. Makespan and
+node-seconds come from ``sacct``, the QPU's use from the tasks in the runs' records. At a scale below 1
+the stages are shorter, and what Slurm and we take for each job is not: the prediction at that scale has
+the same start-up times.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -264,17 +266,29 @@ def _settled(slurm: Slurm, begun: datetime) -> list[AccountedJob]:
 
 
 def run_all(setting: Setting, folder: Path) -> list[Measured]:
-    """Run every coupling, one after the other, so many times; what ran is printed at once."""
+    """Run the couplings beside each other, each on a Slurm and a QPU of its own.
+
+    Stages sleep, so that two cores carry them all. What ran is printed at once.
+    """
+    with ThreadPoolExecutor(len(setting.couplings)) as pool:
+        all_runs = [
+            pool.submit(_run_coupling, coupling, setting, folder / coupling)
+            for coupling in setting.couplings
+        ]
+        return [run for runs in all_runs for run in runs.result()]
+
+
+def _run_coupling(coupling: str, setting: Setting, folder: Path) -> list[Measured]:
+    folder.mkdir()
     runs = []
     with (
         private_slurm(folder / "slurm") as environment,
         _broker(folder, setting.scale, environment) as socket,
     ):
         for repetition in range(1, setting.repetitions + 1):
-            for coupling in setting.couplings:
-                found = run_copies(coupling, repetition, setting, folder, socket, environment)
-                print(json.dumps(asdict(found)), file=sys.stderr, flush=True)
-                runs.append(found)
+            found = run_copies(coupling, repetition, setting, folder, socket, environment)
+            print(json.dumps(asdict(found)), file=sys.stderr, flush=True)
+            runs.append(found)
     return runs
 
 
