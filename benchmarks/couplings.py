@@ -1,8 +1,8 @@
 """The published clustering experiment under every coupling, on a real Slurm, measured by its accounting.
 
 ``python -m benchmarks.couplings`` starts a private Slurm (`.ci/slurm`) with three nodes and a QPU for
-each coupling, runs two copies of `benchmarks.published_experiment` at once on each, several times, and
-prints a table and draws a plot beside the published figures and the prediction. Makespan and
+each run, runs two copies of `benchmarks.published_experiment` on it under each coupling, several times,
+and prints a table and draws a plot beside the published figures and the prediction. Makespan and
 node-seconds come from ``sacct``, the QPU's use from the tasks in the runs' records. At a scale below 1
 the stages are shorter, and what Slurm and we take for each job is not: the prediction at that scale has
 the same start-up times.
@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Semaphore
 from typing import TYPE_CHECKING
 
 from benchmarks.coupling_sweep import PAGE, rewrite
@@ -51,16 +52,21 @@ if TYPE_CHECKING:
 __all__ = ["Measured", "Setting", "main", "measure", "measured", "medians", "used_s"]
 
 _BROKER_PATIENCE_S = 60.0
+_BETWEEN_STARTS_S = 8.0
 # Of the private Slurm on a small machine: a job's start, a worker's, and a job's end.
 _START_S, _BOOT_S, _END_S, _QPU_START_S = 0.75, 1.5, 0.5, 0.75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """How often and how long. scale: of the stages' lengths to the published ones."""
+    """How often and how long. scale: of the stages' lengths to the published ones.
 
-    scale: float = 0.05
+    at_once: how many runs go on beside each other.
+    """
+
+    scale: float = 0.5
     repetitions: int = 5
+    at_once: int = 10
     couplings: tuple[str, ...] = tuple(COUPLINGS)
 
 
@@ -266,30 +272,31 @@ def _settled(slurm: Slurm, begun: datetime) -> list[AccountedJob]:
 
 
 def run_all(setting: Setting, folder: Path) -> list[Measured]:
-    """Run the couplings beside each other, each on a Slurm and a QPU of its own.
+    """Run every coupling so many times, several beside each other; what ran is printed at once.
 
-    Stages sleep, so that two cores carry them all. What ran is printed at once.
+    Stages sleep, so that few cores carry many of them. Each run has a Slurm and a QPU of its own.
     """
-    with ThreadPoolExecutor(len(setting.couplings)) as pool:
-        all_runs = [
-            pool.submit(_run_coupling, coupling, setting, folder / coupling)
-            for coupling in setting.couplings
-        ]
-        return [run for runs in all_runs for run in runs.result()]
+    order = [
+        (number, name) for number in range(1, setting.repetitions + 1) for name in setting.couplings
+    ]
+    turns = Semaphore()  # one start after the other: drivers that start are what needs the cores
 
+    def one(repetition: int, coupling: str) -> Measured:
+        here = folder / f"{coupling}-{repetition}"
+        here.mkdir()
+        with turns:
+            time.sleep(_BETWEEN_STARTS_S)
+        with (
+            private_slurm(here / "slurm") as environment,
+            _broker(here, setting.scale, environment) as socket,
+        ):
+            found = run_copies(coupling, repetition, setting, here, socket, environment)
+        print(json.dumps(asdict(found)), file=sys.stderr, flush=True)
+        return found
 
-def _run_coupling(coupling: str, setting: Setting, folder: Path) -> list[Measured]:
-    folder.mkdir()
-    runs = []
-    with (
-        private_slurm(folder / "slurm") as environment,
-        _broker(folder, setting.scale, environment) as socket,
-    ):
-        for repetition in range(1, setting.repetitions + 1):
-            found = run_copies(coupling, repetition, setting, folder, socket, environment)
-            print(json.dumps(asdict(found)), file=sys.stderr, flush=True)
-            runs.append(found)
-    return runs
+    with ThreadPoolExecutor(setting.at_once) as pool:
+        runs = [pool.submit(one, *which) for which in order]
+        return [run.result() for run in runs]
 
 
 def predictions(scale: float) -> dict[str, Figures]:
@@ -476,6 +483,7 @@ def main() -> None:
     usual = Setting()
     parser.add_argument("--scale", type=float, default=usual.scale)
     parser.add_argument("--repetitions", type=int, default=usual.repetitions)
+    parser.add_argument("--at-once", type=int, default=usual.at_once)
     parser.add_argument("--couplings", nargs="+", default=usual.couplings, choices=[*COUPLINGS])
     parser.add_argument("--folder", type=Path, help="keep logs and runs here")
     parser.add_argument("--recorded", type=Path, help="take these runs (JSON lines) instead")
@@ -485,7 +493,10 @@ def main() -> None:
         runs = [Measured(**json.loads(line)) for line in given.recorded.read_text().splitlines()]
     else:
         setting = Setting(
-            scale=given.scale, repetitions=given.repetitions, couplings=tuple(given.couplings)
+            scale=given.scale,
+            repetitions=given.repetitions,
+            couplings=tuple(given.couplings),
+            at_once=given.at_once,
         )
         folder = given.folder or Path(tempfile.mkdtemp(prefix="hpcqc-couplings-"))
         folder.mkdir(exist_ok=True)
