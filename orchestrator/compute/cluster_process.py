@@ -97,12 +97,16 @@ class ClusterProcess:
 
 def connect(connection: Connection) -> Client:
     """Return a client of a scheduler."""
+    import dask.config
     from distributed import Client
 
-    from orchestrator.compute.nodes import DaskCredentials
+    from orchestrator.compute.nodes import CALM, DaskCredentials
 
     pair = DaskCredentials(certificate=connection.certificate, key=connection.key)
-    return Client(connection.address, security=pair.security(), set_as_default=False, timeout=30)
+    with dask.config.set(CALM):
+        return Client(
+            connection.address, security=pair.security(), set_as_default=False, timeout=30
+        )
 
 
 def import_path() -> str:

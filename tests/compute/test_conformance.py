@@ -6,12 +6,13 @@ import re
 from datetime import timedelta
 from typing import ClassVar
 
+import dask.config
 import pytest
 
 from orchestrator.compute.api import Demand, DemandNotMet
 from orchestrator.compute.kinds import check_demand, open_compute
 from orchestrator.compute.local import LocalDask
-from orchestrator.compute.nodes import DaskCredentials
+from orchestrator.compute.nodes import CALM, DaskCredentials
 from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.testing import ComputeConformance
 from orchestrator.config.loading import load_site
@@ -24,6 +25,12 @@ from tests.packages import addition, installed_package
 class TestLocal(ComputeConformance):
     kind = LocalDask
     settings: ClassVar = ComputeSettings(name="local", workers=2)
+
+    def test_its_workers_are_calm(self, compute: LocalDask) -> None:
+        client = compute.client()
+        client.wait_for_workers(1)
+        for name, value in CALM.items():
+            assert set(client.run(lambda name=name: dask.config.get(name)).values()) == {value}
 
 
 class TestShared(ComputeConformance):
