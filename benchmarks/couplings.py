@@ -64,9 +64,9 @@ class Setting:
     at_once: how many runs go on beside each other.
     """
 
-    scale: float = 0.5
+    scale: float = 0.25
     repetitions: int = 5
-    at_once: int = 10
+    at_once: int = 6
     couplings: tuple[str, ...] = tuple(COUPLINGS)
 
 
