@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
 from backends.errors import (
+    AccessDenied,
     BackendError,
     CalibrationChanged,
     InsufficientMemory,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from backends.payloads import Payload
 
 __all__ = [
+    "AccessDenied",
     "Backend",
     "BackendError",
     "Calibration",
@@ -145,6 +147,7 @@ class Target:
     resonator: index of the central resonator of a star, one past the last qubit, or None.
     max_shots: shots per PUB and qpu_task; max_circuits: bound circuits per qpu_task.
     coalesces: whether the broker should pack PUBs of several calls into one qpu_task.
+    uniform_shots: whether all PUBs of a qpu_task must have the same shots.
     can_find: ``find`` is authoritative; None from it means the tag was never started.
     durable: a new backend instance with the same options still knows all its task ids.
     clock_scale: seconds that pass for each QPU-second of ``timing``: 1 for a device, other values
@@ -166,6 +169,7 @@ class Target:
     max_circuits: int | None = None
     max_concurrent_tasks: int | None = 1
     coalesces: bool = False
+    uniform_shots: bool = False
     can_find: bool = True
     durable: bool = False
     calibration: Calibration

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "AccessDenied",
     "BackendError",
     "CalibrationChanged",
     "InsufficientMemory",
@@ -53,6 +54,10 @@ class QpuUnavailable(BackendError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class AccessDenied(BackendError):
+    """The site refuses the credentials, or what they may do; nothing was started."""
 
 
 class CalibrationChanged(BackendError):

@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from backends.api import (
+    AccessDenied,
     Backend,
     BackendError,
+    CalibrationChanged,
     PayloadRejected,
     QpuBusy,
     QpuTaskId,
@@ -53,6 +55,9 @@ _LONGEST_ASKED_S = 3600.0
 _WAIT_SLICE_S = 5.0
 _START_TRIES = 8
 
+
+# Errors of a start after which no task exists, whatever the backend can find.
+_REFUSALS = (AccessDenied, CalibrationChanged, PayloadRejected)
 
 # A task's state as it was last read, with its result once it is there.
 _Reading = tuple[TaskState, Received | None]
@@ -125,12 +130,15 @@ class QpuDriver:
                 pause = await _rest(pause)
             except Exception as error:  # noqa: BLE001  # a foreign backend may raise anything
                 lost_answers += 1
-                # Only a rejected payload has surely started nothing: there are sites that answer
-                # with an error and run the task all the same.
-                rejected = isinstance(error, PayloadRejected)
+                # Only these have surely started nothing: there are sites that answer with an error
+                # and run the task all the same.
+                rejected = isinstance(error, _REFUSALS)
                 if not rejected and await self._adopt(tag):
                     return
-                final = isinstance(error, BackendError) and not error.retryable
+                # What was prepared for an earlier calibration is prepared anew by its client.
+                final = isinstance(error, CalibrationChanged) or (
+                    isinstance(error, BackendError) and not error.retryable
+                )
                 if final or lost_answers > _START_TRIES:
                     await self._fail(tag, error)
                     return
