@@ -24,6 +24,12 @@ def check(payload: Payload, target: Target) -> None:
                 f"PUB {index}: {shape.shots} shots, {target.name} takes at most "
                 f"{target.max_shots} per task; ask for fewer or send several tasks"
             )
+    different = sorted({shape.shots for shape in shapes})
+    if target.uniform_shots and len(different) > 1:
+        raise PayloadRejected(
+            f"PUBs of {different[0]} and of {different[1]} shots in one task; {target.name} takes "
+            "one number of shots per task; send several tasks"
+        )
     circuits = sum(shape.points for shape in shapes)
     if target.max_circuits is not None and circuits > target.max_circuits:
         raise PayloadRejected(

@@ -36,6 +36,7 @@ class TaskLimits:
     max_circuits: int | None = None
     max_concurrent_tasks: int | None = 1
     coalesces: bool = False
+    uniform_shots: bool = False
     can_find: bool = True
     uncertain: UncertainRule = "ask"
 
@@ -47,6 +48,7 @@ class TaskLimits:
             max_circuits=target.max_circuits,
             max_concurrent_tasks=target.max_concurrent_tasks,
             coalesces=target.coalesces,
+            uniform_shots=target.uniform_shots,
             can_find=target.can_find,
             uncertain=uncertain,
         )
@@ -146,6 +148,8 @@ def pack(
         if slice_of is not None:
             piece = slice_of(piece)
         if takes is not None and not takes(piece):
+            break
+        if limits.uniform_shots and taken and piece.shots != taken[0].shots:
             break
         taken.append(piece)
         if room is not None:
