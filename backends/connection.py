@@ -1,0 +1,416 @@
+"""Requests to a vendor's server: over kept connections, authorised, and each sent once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import httpx
+from pydantic_core import from_json, to_json
+
+from backends.errors import AccessDenied, QpuBusy, QpuUnavailable
+from backends.plugins import PluginUnusable
+
+__all__ = [
+    "Answer",
+    "FixedToken",
+    "SiteConnection",
+    "StoredToken",
+    "Token",
+    "TokenSource",
+    "bearer",
+    "checked_url",
+    "token_from_options",
+]
+
+_CONNECT_S = 10.0
+_ANSWER_S = 30.0
+# Servers close idle connections after a minute or so. A request that meets such a close gets no
+# answer, and then nobody knows whether a task was started: leave the connection long before.
+_KEPT_S = 5.0
+_MOST_CONNECTIONS = 64
+_LONGEST_REASON = 300
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A secret that a site accepts. expires_at_s: in seconds since the epoch, if it states that."""
+
+    text: str = field(repr=False)
+    expires_at_s: float | None = None
+
+    @classmethod
+    def parse(cls, content: str) -> Token:
+        """Read a token: as it is, or from a JSON object with ``access_token``.
+
+        The time of expiry is that of a JSON web token (RFC 7519, ``exp``). Raises ``ValueError``.
+        """
+        text = content.strip()
+        if text.startswith("{"):
+            stated = json.loads(text)
+            text = str(stated.get("access_token") or "")
+        if not text.isascii() or len(text.split()) != 1:
+            raise ValueError("it holds no token")
+        return cls(text=text, expires_at_s=_expiry(text))
+
+
+class TokenSource(Protocol):
+    """Where the token is found at each request."""
+
+    def read(self) -> Token:
+        """Return the token that is valid now. Raises `AccessDenied` if there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedToken:
+    """A token that stays the same as long as the process lives."""
+
+    token: Token
+
+    def read(self) -> Token:
+        """Return it."""
+        return self.token
+
+
+class StoredToken:
+    """A token in a file, which is read again whenever the file changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp: tuple[int, int, int] | None = None
+        self._token: Token | None = None
+
+    def read(self) -> Token:
+        """See `TokenSource.read`; refuses a file that every user of the machine can read."""
+        try:
+            found = self._path.stat()
+            stamp = (found.st_mtime_ns, found.st_ino, found.st_size)
+            if self._token is None or stamp != self._stamp:
+                if stat.S_IMODE(found.st_mode) & 0o007:
+                    raise AccessDenied(
+                        f"other users can read the token file {self._path} (mode "
+                        f"{stat.S_IMODE(found.st_mode):04o}); close it with 'chmod 600 {self._path}'"
+                    )
+                self._token, self._stamp = Token.parse(self._path.read_text("utf-8-sig")), stamp
+        except OSError as error:
+            raise AccessDenied(
+                f"the token file {self._path} cannot be read: {error.strerror}; store the site's "
+                "token in it"
+            ) from None
+        except ValueError:  # its text would show the token
+            raise AccessDenied(
+                f"the token file {self._path} is not readable as a token; it should hold the token "
+                'alone, or JSON with "access_token"'
+            ) from None
+        return self._token
+
+
+def token_from_options(options: Mapping[str, Any], backend: str) -> TokenSource:
+    """Return the source that ``token`` or ``token_file`` names. Raises `PluginUnusable`."""
+    text, file = options.get("token"), options.get("token_file")
+    if (text is None) == (file is None):
+        raise PluginUnusable(
+            f"backend {backend!r} needs either token_file = 'PATH', which is read again when it "
+            "changes, or token = { env = 'NAME' }"
+        )
+    if file is not None:
+        if not isinstance(file, (str, os.PathLike)) or not str(file):
+            raise PluginUnusable(f"option token_file = {file!r}; give the path of a file")
+        return StoredToken(Path(file).expanduser())
+    try:
+        return FixedToken(Token.parse(str(text)))
+    except ValueError:
+        raise PluginUnusable("option token holds no token; give one word") from None
+
+
+def bearer(token: str) -> Mapping[str, str]:
+    """Return the header that carries a token (RFC 6750)."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def checked_url(options: Mapping[str, Any], backend: str) -> str:
+    """Return the option ``url``. Raises `PluginUnusable`, also for plain HTTP to other machines."""
+    url = options.get("url")
+    if not isinstance(url, str) or not url:
+        raise PluginUnusable(f"backend {backend!r} needs url = 'https://HOST', the site's server")
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        raise PluginUnusable(f"option url = {url!r}; give one such as 'https://HOST'")
+    if parts.scheme == "http" and not _is_this_machine(parts.hostname):
+        raise PluginUnusable(
+            f"option url = {url!r} would send the token unencrypted over a network; give an "
+            "https:// address"
+        )
+    return url.rstrip("/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a server answered. content: of the body; retry_after_s: where it states that."""
+
+    status: int
+    content: bytes = field(repr=False)
+    retry_after_s: float | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """Whether the server did what was asked."""
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """Return the body as JSON. Raises ``ValueError``."""
+        return from_json(self.content)
+
+    @property
+    def error(self) -> Mapping[str, Any]:
+        """The body of an error where it is a JSON object, else nothing."""
+        try:
+            found = self.json()
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def reason(self) -> str:
+        """What the server says about an error, in a line."""
+        stated = self.error
+        texts = [stated.get(key) for key in ("error_code", "message", "detail", "title")]
+        words = ": ".join(" ".join(str(text).split()) for text in texts if text)
+        return f"HTTP {self.status}{' ' * bool(words)}{words}"[:_LONGEST_REASON]
+
+
+class SiteConnection:
+    """A client of one server. Nothing is sent twice, but after a token was replaced in its file."""
+
+    def __init__(
+        self,
+        url: str,
+        token: TokenSource,
+        *,
+        authorise: Callable[[str], Mapping[str, str]] = bearer,
+        answer_s: float = _ANSWER_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Store the arguments; nothing connects before the first request.
+
+        Args:
+            url: Of the server; its path is put before that of each request.
+            token: Where the token is found.
+            authorise: Returns the headers that carry a token.
+            answer_s: Longest that an answer may take.
+            clock: The time in seconds since the epoch.
+        """
+        self.url = url
+        self._token, self._authorise, self._clock = token, authorise, clock
+        self._answer_s = answer_s
+        self._lock = threading.Lock()
+        self._client: httpx.Client | None = None
+        self._closed = False
+
+    def read(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        longer_s: float = 0.0,
+    ) -> Answer:
+        """Send what may be sent again: a question, or a cancellation.
+
+        Args:
+            method: Of HTTP.
+            path: Below the URL, with a slash first.
+            params: Of the query.
+            body: JSON types, sent as such; None sends none.
+            longer_s: How much longer than usual the answer may take.
+
+        Returns:
+            An answer of status 2xx or 4xx, except those that are raised.
+
+        Raises:
+            AccessDenied: 401, 402 and 403.
+            QpuUnavailable: There was no answer, or one of status 429 or 5xx.
+        """
+        try:
+            answer = self._send(method, path, params, body, longer_s)
+        except httpx.TransportError as error:
+            raise QpuUnavailable(f"{self.url} cannot be asked: {_words(error)}") from error
+        if answer.status == 429 or answer.status >= 500:
+            raise QpuUnavailable(
+                f"{self.url} does not answer now: {answer.reason}",
+                retry_after_s=answer.retry_after_s,
+            )
+        return answer
+
+    def submit(
+        self, path: str, body: Any, *, params: Mapping[str, Any] | None = None, method: str = "POST"
+    ) -> Answer:
+        """Send what starts a task, which must happen once.
+
+        Returns:
+            An answer of status 2xx whose body is JSON, or 4xx, except those that are raised.
+
+        Raises:
+            AccessDenied: 401, 402 and 403; nothing was started.
+            QpuBusy: The request was not sent, or the server refused it for now: 429, or 503 with
+                ``Retry-After`` or an error in JSON. A 503 without either may be of a gateway.
+            QpuUnavailable: Nobody knows whether a task was started.
+        """
+        try:
+            answer = self._send(method, path, params, body, 0.0)
+        except _UNSENT as error:
+            raise QpuBusy(
+                f"{self.url} cannot be reached, so nothing was started: {_words(error)}"
+            ) from error
+        except httpx.TransportError as error:
+            raise QpuUnavailable(
+                f"the answer of {self.url} was lost: {_words(error)}; a task may have been started"
+            ) from error
+        refused = answer.retry_after_s is not None or bool(answer.error)
+        if answer.status == 429 or (answer.status == 503 and refused):
+            raise QpuBusy(
+                f"{self.url} takes no task now: {answer.reason}", retry_after_s=answer.retry_after_s
+            )
+        if answer.status >= 500 or answer.status < 200 or 300 <= answer.status < 400:
+            raise QpuUnavailable(
+                f"{self.url} answered a start with {answer.reason}; a task may have been started",
+                retry_after_s=answer.retry_after_s,
+            )
+        if answer.is_success:
+            try:
+                answer.json()
+            except ValueError:
+                raise QpuUnavailable(
+                    f"{self.url} answered a start with {len(answer.content)} bytes that are not "
+                    "JSON; a task may have been started"
+                ) from None
+        return answer
+
+    def close(self) -> None:
+        """Close all connections; further requests raise `QpuUnavailable`."""
+        with self._lock:
+            self._closed = True
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None,
+        body: Any,
+        longer_s: float,
+    ) -> Answer:
+        token = self._valid_token()
+        answer = self._once(method, path, params, body, longer_s, token)
+        if answer.status == 401:  # the server did nothing, so it may be asked again
+            newer = self._valid_token()
+            if newer != token:
+                answer = self._once(method, path, params, body, longer_s, newer)
+        if answer.status in (401, 402, 403):
+            remedy = "renew the token" if answer.status == 401 else "ask the site for access"
+            raise AccessDenied(f"{self.url} refused {method} {path}: {answer.reason}; {remedy}")
+        return answer
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None,
+        body: Any,
+        longer_s: float,
+        token: Token,
+    ) -> Answer:
+        headers = dict(self._authorise(token.text))
+        content = None if body is None else to_json(body)
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        given = {k: v for k, v in (params or {}).items() if v is not None}
+        try:
+            response = self._open().request(
+                method,
+                path,
+                params=given or None,
+                content=content,
+                headers=headers,
+                timeout=httpx.Timeout(
+                    self._answer_s + longer_s, connect=_CONNECT_S, pool=_CONNECT_S
+                ),
+            )
+        except RuntimeError as error:  # httpx's word for a closed client
+            raise httpx.ConnectError("it is closed") from error
+        return Answer(
+            status=response.status_code,
+            content=response.content,
+            retry_after_s=_retry_after_s(response.headers.get("retry-after")),
+        )
+
+    def _valid_token(self) -> Token:
+        token = self._token.read()
+        if token.expires_at_s is not None and token.expires_at_s <= self._clock():
+            ended = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(token.expires_at_s))
+            raise QpuBusy(f"the token for {self.url} expired at {ended} UTC; renew it")
+        return token
+
+    def _open(self) -> httpx.Client:
+        with self._lock:
+            if self._closed:
+                raise httpx.ConnectError("it is closed")
+            if self._client is None:
+                host = urlsplit(self.url).hostname or ""
+                self._client = httpx.Client(
+                    base_url=self.url,
+                    limits=httpx.Limits(
+                        max_connections=_MOST_CONNECTIONS,
+                        max_keepalive_connections=_MOST_CONNECTIONS,
+                        keepalive_expiry=_KEPT_S,
+                    ),
+                    # Proxies of the environment serve other machines only.
+                    trust_env=not _is_this_machine(host),
+                )
+            return self._client
+
+
+def _expiry(token: str) -> float | None:
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+        return float(claims["exp"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.rstrip(".").lower() == "localhost"
+
+
+def _retry_after_s(stated: str | None) -> float | None:
+    """Return the header in seconds (RFC 9110, 10.2.3); a date counts as not stated."""
+    try:
+        seconds = float(stated or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
