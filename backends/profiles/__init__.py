@@ -1,6 +1,6 @@
 """Device profiles: real QPUs as data, for a simulator to wear."""
 
-from backends.profiles.files import ProfileError, load_profile
+from backends.profiles.files import ProfileError, load_profile, profile_text
 from backends.profiles.profile import NativeGate, PrecisionRule, Profile, Readout
 from backends.simulator import shipped_profiles as shipped
 
@@ -11,5 +11,6 @@ __all__ = [
     "ProfileError",
     "Readout",
     "load_profile",
+    "profile_text",
     "shipped",
 ]

@@ -28,7 +28,7 @@ from backends.simulator import shipped_profiles
 from backends.suggestions import did_you_mean
 from backends.timing import TimingModel
 
-__all__ = ["ProfileError", "ProfileFile", "lattice_pairs", "load_profile"]
+__all__ = ["ProfileError", "ProfileFile", "lattice_pairs", "load_profile", "profile_text"]
 
 _SUFFIX = ".toml"
 _QUBIT, _GAP = "o", "."
@@ -138,10 +138,16 @@ class ProfileFile(_Table):
 
 def load_profile(name_or_path: str) -> Profile:
     """Return a shipped profile, or that of a path, which contains a slash or ends in ``.toml``."""
-    if name_or_path.endswith(_SUFFIX) or "/" in name_or_path:
-        path = Path(name_or_path).expanduser()
+    shipped = not _is_path(name_or_path)
+    where = name_or_path + _SUFFIX if shipped else str(Path(name_or_path).expanduser())
+    return _parsed(profile_text(name_or_path), where)
+
+
+def profile_text(name_or_path: str) -> str:
+    """Return a profile as TOML. Raises `ProfileError` where there is none."""
+    if _is_path(name_or_path):
         try:
-            return _parsed(path.read_text(encoding="utf-8-sig"), str(path))
+            return Path(name_or_path).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ProfileError(f"profile {name_or_path!r} cannot be read: {error}") from error
     names = shipped_profiles()
@@ -151,7 +157,11 @@ def load_profile(name_or_path: str) -> Profile:
             f"give its path, ending in .toml{did_you_mean(name_or_path, names)}"
         )
     resource = resources.files("backends.profiles").joinpath(name_or_path + _SUFFIX)
-    return _parsed(resource.read_text(encoding="utf-8"), name_or_path + _SUFFIX)
+    return resource.read_text(encoding="utf-8")
+
+
+def _is_path(name_or_path: str) -> bool:
+    return name_or_path.endswith(_SUFFIX) or "/" in name_or_path
 
 
 def _parsed(text: str, where: str) -> Profile:

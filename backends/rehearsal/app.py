@@ -1,0 +1,210 @@
+"""The server of a rehearsed site: a vendor's routes, with authentication and faults in front."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backends.rehearsal.device import RehearsedDevice
+from backends.rehearsal.dialect import Dialect
+from backends.rehearsal.faults import RETRY_AFTER_S, FaultError, FaultScript, parse_fault
+from backends.rehearsal.tokens import RehearsedTokens
+
+__all__ = ["CONTROL", "create_rehearsal"]
+
+# Routes of the rehearsal itself, which no site has.
+CONTROL = "/rehearsal/"
+_SLOW_S = 1.0
+_FATES = ("stuck", "failed")
+
+
+def create_rehearsal(
+    dialect: Dialect,
+    device: RehearsedDevice,
+    tokens: RehearsedTokens,
+    *,
+    faults: FaultScript,
+    control_token: str,
+) -> FastAPI:
+    """Return the application. The device is opened when it starts and closed when it ends.
+
+    Routes below ``/rehearsal/`` take the control token alone: ``GET meter``, ``POST faults`` with
+    a list of texts such as ``"lost:submit:2"`` (an empty one ends all faults and maintenance),
+    ``POST calibration`` and ``POST token``.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        device.open()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(device.close)
+
+    app = FastAPI(
+        title=f"{device.profile.name}, rehearsed",
+        summary=f"{device.profile.title}: simulated, with the protocol of its site.",
+        description="\n".join(f"- Not public, so assumed: {words}" for words in dialect.assumed),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(dialect.router(device))
+    border = _Border(dialect, device, tokens, faults, control_token)
+    _add_control(app, border)
+    app.add_middleware(_Middleware, border=border)
+    return app
+
+
+class _Border:
+    """What stands between requests and the vendor's routes."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        device: RehearsedDevice,
+        tokens: RehearsedTokens,
+        faults: FaultScript,
+        control_token: str,
+    ) -> None:
+        self.dialect, self.device, self.tokens = dialect, device, tokens
+        self.faults, self.control_token = faults, control_token
+        self.in_maintenance = False
+
+    def refusal(self, scope: Scope, kinds: frozenset[str]) -> Response | None:
+        """Carry out the faults that come before a request; return an answer if it ends there."""
+        if kinds & {"calibration", "vanish"}:
+            self.device.recalibrate(forget="vanish" in kinds)
+        if "renew" in kinds:
+            self.tokens.renew(revoke=True)
+        if "revoke" in kinds:
+            self.tokens.revoke()
+        self.in_maintenance |= "maintenance" in kinds
+        if not self.tokens.accepts(_credential(scope)):
+            return self.error(401, "the token is not valid")
+        if self.in_maintenance:
+            return self.error(503, "maintenance", RETRY_AFTER_S)
+        for status, reason in ((429, "too many requests"), (503, "the service is overloaded")):
+            if str(status) in kinds:
+                return self.error(status, reason, RETRY_AFTER_S)
+        return None
+
+    def error(self, status: int, reason: str, retry_after_s: int | None = None) -> Response:
+        headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        content = json.dumps(self.dialect.error(status, reason))
+        return Response(content, status, headers, media_type="application/json")
+
+
+class _Middleware:
+    """Authenticates requests and lets them meet their faults."""
+
+    def __init__(self, app: ASGIApp, border: _Border) -> None:
+        self._app, self._border = app, border
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        border, path = self._border, scope["path"]
+        if path.startswith(CONTROL):
+            if not secrets.compare_digest(_credential(scope), border.control_token):
+                await border.error(401, "give the control token")(scope, receive, send)
+                return
+            await self._app(scope, receive, send)
+            return
+        call = border.dialect.call(scope["method"], path)
+        kinds = frozenset() if call is None else border.faults.strike(call)
+        refused = border.refusal(scope, kinds)
+        if refused is not None:
+            await refused(scope, receive, send)
+            return
+        if "slow" in kinds:
+            await asyncio.sleep(_SLOW_S)
+        if "unsent" in kinds:
+            await _cut(send)
+            return
+        scope.setdefault("state", {})["fate"] = next((fate for fate in _FATES if fate in kinds), "")
+        await self._answered(kinds, scope, receive, send)
+
+    async def _answered(
+        self, kinds: frozenset[str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        if not kinds & {"lost", "error", "504", "garbage", "partial"}:
+            await self._app(scope, receive, send)
+            return
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        await self._app(scope, receive, keep)
+        if "lost" in kinds:
+            await _cut(send)
+        elif "partial" in kinds:
+            await send(messages[0])
+            body = messages[1]["body"]
+            await send({**messages[1], "body": body[: len(body) // 2], "more_body": True})
+        elif "garbage" in kinds:
+            page = Response("<html><body>It works!</body></html>", 200, media_type="text/html")
+            await page(scope, receive, send)
+        elif "504" in kinds:
+            page = Response("<h1>504 Gateway Time-out</h1>", 504, media_type="text/html")
+            await page(scope, receive, send)
+        else:
+            answer = self._border.error(500, "internal error")
+            await answer(scope, receive, send)
+
+
+async def _cut(send: Send) -> None:
+    """Begin an answer and leave it: the server then closes the connection."""
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]}
+    )
+
+
+def _credential(scope: Scope) -> str:
+    """Return the token of a request, in either of the usual headers, or nothing."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+        if name == b"x-api-key":
+            return str(value.decode("latin-1"))
+    return ""
+
+
+def _add_control(app: FastAPI, border: _Border) -> None:
+    @app.get(f"{CONTROL}meter", include_in_schema=False)
+    def meter() -> dict[str, Any]:
+        return {**border.device.meter(), "requests": border.faults.counts()}
+
+    @app.post(f"{CONTROL}faults", include_in_schema=False)
+    async def faults(request: Request) -> Response:
+        stated = await request.json()
+        try:
+            found = [parse_fault(text) for text in stated]
+        except (FaultError, AttributeError, TypeError) as error:
+            return Response(str(error), 422, media_type="text/plain")
+        for fault in found:
+            border.faults.add(fault)
+        if not found:
+            border.faults.clear()
+            border.in_maintenance = False
+        return Response(status_code=204)
+
+    @app.post(f"{CONTROL}calibration", include_in_schema=False)
+    def calibration() -> dict[str, str]:
+        return {"calibration": border.device.recalibrate().id}
+
+    @app.post(f"{CONTROL}token", include_in_schema=False)
+    def token() -> Response:
+        border.tokens.renew()
+        return Response(status_code=204)

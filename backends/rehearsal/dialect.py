@@ -1,0 +1,67 @@
+"""What a rehearsed site brings: its profile, and the protocol that its server speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from backends.plugins import installed, load
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+    from backends.rehearsal.device import RehearsedDevice
+
+__all__ = ["GROUP", "Dialect", "rehearsal_names", "rehearsed_site"]
+
+GROUP = "hpcqc.rehearsals"
+
+
+class Dialect(Protocol):
+    """A site's server as its clients meet it. Registered in ``hpcqc.rehearsals`` by site."""
+
+    @property
+    def profile(self) -> str:
+        """Name of the shipped device profile that is simulated behind the server."""
+        ...
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that speaks to the server."""
+        ...
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Details of the site's protocol that are not public, as a sentence each."""
+        ...
+
+    def call(self, method: str, path: str) -> str | None:
+        """Return the name under which faults address a request; None if none does.
+
+        ``submit``, ``status``, ``result``, ``cancel`` and ``target`` mean the same at all sites.
+        """
+        ...
+
+    def router(self, device: RehearsedDevice) -> APIRouter:
+        """Return the routes of the server."""
+        ...
+
+    def error(self, status: int, reason: str) -> dict[str, Any]:
+        """Return the body of an error as the vendor writes it."""
+        ...
+
+    def options(self, url: str, token_file: Path, clock_scale: float) -> Mapping[str, Any]:
+        """Return what the table of the QPU in a site file needs beside the backend's name."""
+        ...
+
+
+def rehearsal_names() -> tuple[str, ...]:
+    """Return the sites that can be rehearsed, sorted."""
+    return tuple(installed(GROUP))
+
+
+def rehearsed_site(name: str) -> Dialect:
+    """Return a site's dialect. Raises `UnknownPlugin` or `PluginUnusable`."""
+    found: Dialect = load(GROUP, name, noun="rehearsed site")
+    return found
