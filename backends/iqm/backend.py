@@ -1,0 +1,413 @@
+"""A QPU behind an IQM Server: each qpu_task is one job there."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from backends.api import (
+    Calibration,
+    CalibrationChanged,
+    PayloadRejected,
+    QpuBusy,
+    QpuTaskId,
+    QpuUnavailable,
+    Result,
+    SessionId,
+    Target,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFinished,
+    TaskState,
+    UnknownSession,
+    UnknownTask,
+    Usage,
+)
+from backends.connection import Answer, SiteConnection
+from backends.iqm.architecture import Architecture, read_architecture
+from backends.iqm.factory import IqmOptions
+from backends.iqm.jobs import circuits_of, recipes_of, result_of
+from backends.iqm.records import StartedJob, StartedJobs
+from backends.payloads import Payload, SamplerPayload
+from backends.validate import check, check_tag, is_tag
+
+__all__ = ["IqmBackend"]
+
+_API = "/api/v1"
+_PREFIX = "iqm"
+_STATES = {
+    "waiting": TaskState.QUEUED,
+    "processing": TaskState.RUNNING,
+    "completed": TaskState.COMPLETED,
+    "failed": TaskState.FAILED,
+    "cancelled": TaskState.CANCELLED,
+}
+_JOB_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
+# Many callers ask for the target, one after the other; the device is not calibrated that often.
+_TARGET_FRESH_S = 1.0
+_LONGEST_WAIT_S = 30.0
+_POLL_S = 0.5
+_LONGEST_TAG = 50
+
+
+class IqmBackend:
+    """A QPU behind an IQM Server. Nothing connects before the first call that asks the server.
+
+    The server cannot be searched by tag: `find` knows the tasks whose ids arrived here, and a
+    start without an answer is never repeated under its tag.
+    """
+
+    def __init__(self, options: IqmOptions, described: Target, *, state_dir: Path) -> None:
+        self._options, self._described = options, described
+        self._connection = SiteConnection(options.url, options.token)
+        self._records = StartedJobs(state_dir / "tasks")
+        self._lock = threading.RLock()
+        self._sessions: set[SessionId] = set()
+        self._starting: set[str] = set()
+        self._open: dict[QpuTaskId, TaskState] = {}
+        self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
+        self._computer: str | None = None
+        self._known: tuple[float, Architecture, Target] | None = None
+
+    def target(self) -> Target:
+        """Describe the QPU with the server's calibration; asks at most once a second."""
+        return self._current()[1]
+
+    def acquire(self) -> SessionId:
+        """Open a session, of which the server has no notion."""
+        session = SessionId(uuid.uuid4().hex)
+        with self._lock:
+            self._sessions.add(session)
+        return session
+
+    def release(self, session: SessionId) -> None:
+        """Close a session; its tasks go on."""
+        with self._lock:
+            self._sessions.discard(session)
+
+    def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
+        """Submit a job; see ``Backend.start``.
+
+        Also raises ``CalibrationChanged`` where the server has forgotten the calibration for which
+        circuits are compiled now, and ``AccessDenied``.
+        """
+        if session not in self._sessions:
+            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        check_tag(tag)
+        with self._lock:
+            if tag in self._starting:
+                raise QpuBusy(f"task {tag} is being started by another call")
+            self._starting.add(tag)
+        try:
+            return self._started(payload, tag)
+        finally:
+            with self._lock:
+                self._starting.discard(tag)
+
+    def find(self, tag: str) -> QpuTaskId | None:
+        """Return the task of a tag if its id arrived here; the server cannot be asked."""
+        check_tag(tag)
+        record = self._records.read(tag)
+        return None if record is None or record.job is None else _task_id(record.job, tag)
+
+    def status(self, task: QpuTaskId) -> TaskState:
+        """Return a task's state."""
+        return self._look(task, 0.0)
+
+    def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
+        """Block until the task is final or the time is up; the server answers at its end."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            left_s = deadline - time.monotonic()
+            asked_at = time.monotonic()
+            state = self._look(task, min(max(left_s, 0.0), _LONGEST_WAIT_S))
+            left_s = deadline - time.monotonic()
+            if state.is_final or left_s <= 0:
+                return state
+            # A server that does not hold the request back is asked seldom.
+            time.sleep(min(left_s, max(0.0, _POLL_S - (time.monotonic() - asked_at))))
+
+    def result(self, task: QpuTaskId) -> Result:
+        """Return a completed task's result; see ``Backend.result``."""
+        record = self._record(task)
+        state = self._look(task, 0.0)
+        if not state.is_final:
+            raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
+        if state is TaskState.CANCELLED:
+            raise TaskCancelled(f"{task} was cancelled")
+        job = self._ended[task]
+        if state is TaskState.FAILED:
+            raise TaskFailed(f"{task} failed: {_errors(job)}")
+        answer = self._read("GET", f"/jobs/{record.job}/artifacts/measurements")
+        if not answer.is_success:
+            raise QpuUnavailable(f"the result of {task} cannot be read: {answer.reason}")
+        native = result_of(record.recipes, _json(answer))
+        return Result(native=native, usage=self._usage(record, job), metadata=_metadata(job))
+
+    def stop(self, task: QpuTaskId) -> None:
+        """Cancel a task; one that is running is interrupted."""
+        record = self._record(task)
+        if self._look(task, 0.0).is_final:
+            return
+        answer = self._read("POST", f"/jobs/{record.job}/cancel")
+        if answer.status == 404:
+            raise UnknownTask(f"the server does not know {task}: {answer.reason}")
+        if answer.status != 409 and not answer.is_success:  # 409: it ended meanwhile
+            raise QpuUnavailable(f"{task} cannot be cancelled: {answer.reason}")
+
+    def close(self) -> None:
+        """Close the connections; jobs go on at the server."""
+        self._connection.close()
+
+    def _started(self, payload: Payload, tag: str) -> QpuTaskId:
+        known = self._records.read(tag)
+        if known is not None and known.job is None:
+            raise QpuUnavailable(
+                f"an earlier start of {tag} got no answer, so it is not repeated: its job may run"
+            )
+        if known is not None and known.job is not None:
+            return _task_id(known.job, tag)
+        architecture, target = self._current()
+        check(payload, target)
+        assert isinstance(payload, SamplerPayload)  # as is all that its target takes
+        self._refuse_when_full(target)
+        body = {
+            "circuits": circuits_of(payload, architecture.components),
+            "shots": payload.pubs[0].shots,
+            # Pinned: what was compiled for one calibration does not run with another.
+            "calibration_set_id": architecture.calibration_set_id,
+            "qubit_mapping": None,
+            "max_circuit_duration_over_t2": None,
+            "heralding_mode": "none",
+            "move_gate_validation": "strict",
+            "move_gate_frame_tracking": "full",
+            "active_reset_cycles": None,
+            "dd_mode": "disabled",
+            "dd_strategy": None,
+        }
+        record = _record_of(payload, tag, target)
+        self._records.write(record)
+        try:
+            answer = self._connection.submit(
+                f"{_API}/jobs/{self._quantum_computer()}/circuit",
+                body,
+                params={
+                    "tag": _short(tag),
+                    "use_timeslot": str(self._options.use_timeslot).lower(),
+                },
+            )
+            job = self._accepted(answer)
+        except QpuUnavailable:
+            raise
+        except BaseException:
+            self._records.remove(tag)
+            raise
+        self._records.write(record.accepted(job))
+        task = _task_id(job, tag)
+        with self._lock:
+            self._open[task] = TaskState.QUEUED
+        return task
+
+    def _accepted(self, answer: Answer) -> str:
+        """Return the job's id, or raise what the server's refusal means."""
+        if answer.is_success:
+            job = answer.error.get("id")
+            if not isinstance(job, str) or not _JOB_ID.fullmatch(job):
+                raise QpuUnavailable(f"the server accepted a job and calls it {job!r:.100}")
+            return job
+        if answer.status == 404 and "calibration" in answer.reason:
+            with self._lock:
+                self._known = None
+            raise CalibrationChanged(
+                f"the server has forgotten the calibration of this job: {answer.reason}; it is "
+                "prepared anew"
+            )
+        raise PayloadRejected(f"the server refused the job: {answer.reason}")
+
+    def _refuse_when_full(self, target: Target) -> None:
+        most = target.max_concurrent_tasks
+        if most is None:
+            return
+        with self._lock:
+            tasks = list(self._open)
+        if len(tasks) < most:
+            return
+        running = sum(not self._look(task, 0.0).is_final for task in tasks)
+        if running >= most:
+            raise QpuBusy(
+                f"{target.name} has {running} tasks of this client and takes at most {most}; start "
+                "again when one has ended"
+            )
+
+    def _current(self) -> tuple[Architecture, Target]:
+        now = time.monotonic()
+        with self._lock:
+            if self._known is not None and now - self._known[0] < _TARGET_FRESH_S:
+                return self._known[1:]
+        computer = self._quantum_computer()
+        answer = self._read(
+            "GET", f"/calibration-sets/{computer}/default/dynamic-quantum-architecture"
+        )
+        if not answer.is_success:
+            raise QpuUnavailable(f"the architecture cannot be read: {answer.reason}")
+        try:
+            architecture = read_architecture(_json(answer), self._described)
+        except ValueError as error:
+            raise QpuUnavailable(f"the architecture cannot be used: {error}") from error
+        with self._lock:
+            same = self._known is not None and self._known[1] == architecture
+            if self._known is not None and same:
+                target = self._known[2]
+            else:
+                taken_at = self._taken_at(computer, architecture.calibration_set_id)
+                calibration = Calibration(id=architecture.calibration_set_id, taken_at=taken_at)
+                target = replace(architecture.target(self._described), calibration=calibration)
+            self._known = (now, architecture, target)
+            return self._known[1:]
+
+    def _taken_at(self, computer: str, calibration: str) -> datetime:
+        """Return when a calibration set was made, the profile's time where that is not stated."""
+        answer = self._read("GET", f"/calibration-sets/{computer}/{calibration}")
+        stated = answer.error.get("created_timestamp") if answer.is_success else None
+        try:
+            found = datetime.fromisoformat(str(stated))
+        except ValueError:
+            return self._described.calibration.taken_at
+        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+    def _quantum_computer(self) -> str:
+        if self._options.quantum_computer is not None:
+            return self._options.quantum_computer
+        if self._computer is None:
+            answer = self._read("GET", "/quantum-computers")
+            listed = answer.error.get("quantum_computers") if answer.is_success else None
+            names = [str(one.get("alias") or one.get("id")) for one in listed or ()]
+            if len(names) != 1:
+                raise QpuUnavailable(
+                    f"{self._connection.url} has the quantum computers {', '.join(names) or 'none'}"
+                    "; choose one with quantum_computer = 'NAME'"
+                )
+            self._computer = names[0]
+        return self._computer
+
+    def _look(self, task: QpuTaskId, wait_s: float) -> TaskState:
+        """Ask for a task's state, until ``wait_s`` or its end."""
+        record = self._record(task)
+        if task in self._ended:
+            return _STATES[self._ended[task]["status"]]
+        params = {}
+        if wait_s > 0:
+            params = {"wait_until_terminal": "true", "timeout_seconds": f"{wait_s:.3f}"}
+        answer = self._read("GET", f"/jobs/{record.job}", params=params, longer_s=wait_s)
+        if answer.status == 404:
+            raise UnknownTask(f"the server does not know {task}: {answer.reason}")
+        status = answer.error.get("status") if answer.is_success else None
+        if status not in _STATES:
+            raise QpuUnavailable(
+                f"the state of {task} cannot be read: {answer.reason} {status!r:.40}"
+            )
+        state = _STATES[status]
+        with self._lock:
+            if state.is_final:
+                self._ended[task] = answer.error
+                self._open.pop(task, None)
+            else:
+                self._open[task] = state
+        return state
+
+    def _record(self, task: QpuTaskId) -> StartedJob:
+        kind, _, rest = str(task).partition(":")
+        job, _, tag = rest.partition(":")
+        record = self._records.read(tag) if kind == _PREFIX and is_tag(tag) else None
+        if record is None or record.job != job:
+            raise UnknownTask(f"no task {task!r:.200} was ever started here")
+        return record
+
+    def _usage(self, record: StartedJob, job: Mapping[str, Any]) -> Usage:
+        stated = job.get("runtime_ms")
+        seconds = stated / 1000 if isinstance(stated, int | float) else record.modelled_s
+        charge = self._described.metering.charge(
+            qpu_seconds=seconds, shots=record.shots, num_qubits=record.num_qubits
+        )
+        return Usage(
+            qpu_seconds=seconds,
+            shots=record.shots,
+            circuits=record.circuits,
+            tasks=1,
+            charges=(charge,),
+        )
+
+    def _read(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        longer_s: float = 0,
+    ) -> Answer:
+        return self._connection.read(method, _API + path, params=params, longer_s=longer_s)
+
+
+def _task_id(job: str, tag: str) -> QpuTaskId:
+    return QpuTaskId(f"{_PREFIX}:{job}:{tag}")
+
+
+def _short(tag: str) -> str:
+    """Return a tag as the server takes it: as it is, or its start with a digest of the whole."""
+    if len(tag) <= _LONGEST_TAG:
+        return tag
+    digest = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
+    return f"{tag[: _LONGEST_TAG - len(digest) - 1]}-{digest}"
+
+
+def _record_of(payload: SamplerPayload, tag: str, target: Target) -> StartedJob:
+    depths = [shape.points * shape.depth for shape in payload.shapes]
+    modelled_s = 0.0
+    if target.timing is not None:
+        modelled_s = target.timing.duration_s(
+            circuits=payload.circuits,
+            shots=payload.shots,
+            num_qubits=payload.num_qubits,
+            depth=sum(depths) / payload.circuits,
+        )
+    return StartedJob(
+        tag=tag,
+        job=None,
+        shots=payload.shots,
+        circuits=payload.circuits,
+        num_qubits=payload.num_qubits,
+        modelled_s=modelled_s,
+        recipes=tuple(recipes_of(payload)),
+    )
+
+
+def _metadata(job: Mapping[str, Any]) -> dict[str, Any]:
+    compilation = job.get("compilation") or {}
+    return {
+        "calibration_id": compilation.get("calibration_set_id"),
+        "vendor_job": job.get("id"),
+        "timeline": job.get("timeline") or [],
+    }
+
+
+def _errors(job: Mapping[str, Any]) -> str:
+    stated = job.get("errors") or ()
+    words = [f"{one.get('error_code')}: {one.get('message')}" for one in stated]
+    return "; ".join(words) or "the server states no reason"
+
+
+def _json(answer: Answer) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        raise QpuUnavailable(
+            f"the server answered with {len(answer.content)} bytes that are not JSON"
+        ) from None

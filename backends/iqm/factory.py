@@ -1,0 +1,122 @@
+"""The factory of QPUs behind an IQM Server, and their options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from backends.plugins import PluginUnusable
+from backends.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from backends.api import Target
+    from backends.connection import TokenSource
+    from backends.iqm.backend import IqmBackend
+
+__all__ = ["IqmFactory", "IqmOptions", "create"]
+
+_NAME = "iqm"
+_GATES = frozenset({"cz", "move", "r"})
+_STATED = (
+    "profile",
+    "quantum_computer",
+    "time_scale",
+    "token",
+    "token_file",
+    "url",
+    "use_timeslot",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IqmOptions:
+    """How a QPU behind an IQM Server is reached.
+
+    profile: device profile with what the server does not state: limits, times, metering.
+    quantum_computer: its id or alias; None where the server has one alone. use_timeslot: whether
+    jobs run in a booked timeslot. time_scale: seconds that pass for each second of the profile's
+    clock, 1 for a device.
+    """
+
+    url: str
+    token: TokenSource
+    profile: str
+    quantum_computer: str | None = None
+    use_timeslot: bool = False
+    time_scale: float = 1.0
+
+
+def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
+    """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
+    from backends.connection import checked_url, token_from_options
+
+    for name in options:
+        if name not in _STATED:
+            raise PluginUnusable(
+                f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
+                f"{did_you_mean(name, _STATED)}"
+            )
+    given = {key: value for key, value in options.items() if not key.startswith("token")}
+    given["url"] = checked_url(options, _NAME)
+    for name, kind in (("profile", str), ("quantum_computer", str), ("use_timeslot", bool)):
+        if name in given and not (isinstance(given[name], kind) and given[name] != ""):
+            raise PluginUnusable(f"option {name} = {given[name]!r}; give {_WORDS[kind]}")
+    if "profile" not in given:
+        raise PluginUnusable(
+            f"backend {_NAME!r} needs a device profile, which states limits, times and metering; "
+            "give profile = 'vlq', another shipped one, or the path of a TOML file"
+        )
+    scale = given.get("time_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
+        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    return IqmOptions(token=token_from_options(options, _NAME), **given)
+
+
+_WORDS = {str: "a text", bool: "true or false"}
+
+
+class IqmFactory:
+    """Creates and describes QPUs behind an IQM Server; raises ``ValueError`` for a wrong option."""
+
+    neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale", "token", "token_file"})
+
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> IqmBackend:
+        """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
+        from backends.iqm.backend import IqmBackend
+
+        parsed = _parse_options(options)
+        return IqmBackend(parsed, _target(parsed), state_dir=state_dir)
+
+    def describe(self, options: Mapping[str, Any]) -> Target:
+        """Return the target as the profile states it; the server is not asked."""
+        return _target(_parse_options(options))
+
+
+create = IqmFactory()
+
+
+def _target(options: IqmOptions) -> Target:
+    from backends.profiles import load_profile
+
+    target = load_profile(options.profile).target()
+    unknown = sorted(set(target.native_gates or ()) - _GATES)
+    if unknown:
+        raise PluginUnusable(
+            f"profile {options.profile!r} has the gate {unknown[0]!r}, which IQM's protocol lacks; "
+            f"expected {', '.join(sorted(_GATES))}"
+        )
+    return replace(
+        target,
+        payload_kinds=frozenset({"sampler"}),
+        # The server takes native gates on physical qubits, also where a portal before it transpiles.
+        site_transpiles=False,
+        # Control flow would need the server's conditional pulses, which are not spoken here.
+        mid_circuit_measurement=False,
+        uniform_shots=True,
+        can_find=False,
+        durable=True,
+        clock_scale=float(options.time_scale),
+    )
