@@ -27,6 +27,7 @@ from orchestrator.cli.run.sample import sample
 from orchestrator.cli.site.config import config_check, config_show
 from orchestrator.cli.site.doctor import doctor
 from orchestrator.cli.site.qpu import backends, qpu_list, qpu_show
+from orchestrator.cli.site.rehearse import rehearse
 
 __all__ = ["app", "options"]
 
@@ -54,6 +55,7 @@ _VERBS = (
     ("why", why),
     ("doctor", doctor),
     ("simulate", simulate),
+    ("rehearse", rehearse),
     ("deploy", deploy),
     ("submit", submit),
     ("qpu list", qpu_list),
