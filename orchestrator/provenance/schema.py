@@ -87,6 +87,8 @@ class RecordedTask(RecordPart):
     """what the job saved by sharing the task, in the unit of its charges"""
     provisional: bool = False
     """it completed outside the times for which the site vouches for results"""
+    slurm_job: int | None = None
+    """Slurm job that held the QPU for it; null where Slurm does not grant the QPU"""
     duration_s: float | None = None
     """from start to end, with the time in a queue of the backend"""
     worked_s: float | None = None
@@ -129,7 +131,8 @@ class RecordedJob(RecordPart):
     source: str | None = None
     """the job whose result was used again; this one took and cost nothing"""
     slurm_job: int | None = None
-    """Slurm job that held the QPU for it; null where Slurm does not grant the QPU"""
+    """the latest Slurm job that held the QPU for it, each task has its own; null where Slurm does not
+    grant the QPU"""
     slices: int = 0
     """number of its tasks"""
     methods: tuple[JsonValue, ...] = ()

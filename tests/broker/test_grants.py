@@ -15,8 +15,9 @@ from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Fifo
+from orchestrator.broker.core.records import job_view
 from orchestrator.broker.core.rules import QpuRules
-from orchestrator.broker.core.snapshot import freeze, thaw
+from orchestrator.broker.core.snapshot import ended_job, freeze, thaw
 from orchestrator.broker.core.state import BrokerState, Effects, SettleJob, StopTask, replay
 from orchestrator.broker.core.views import JobState
 from orchestrator.config.bounds import LeaseBounds
@@ -171,6 +172,23 @@ def test_a_task_ends_with_the_slurm_job_it_was_planned_under() -> None:
     outcome = state.handle(ev.GrantConfirmed(qpu="q", user="ada", slurm_job=9), at(5))
     assert planned(outcome) == ["j1.1"]
     assert state.handle(ev.GrantEnded(**ADA, reason=""), at(6)).commands == ()
+
+
+def test_each_task_has_the_slurm_job_that_held_the_qpu_for_it() -> None:
+    state = rebound()
+    state.handle(ev.GrantEnded(**ADA, reason=""), at(3))
+    state.handle(ev.TaskStopped(tag="j1.0"), at(4))
+    state.handle(ev.GrantConfirmed(qpu="q", user="ada", slurm_job=9), at(5))
+    state.handle(ev.GrantEnded(qpu="q", user="ada", slurm_job=9, reason=""), at(6))
+    state.handle(ev.TaskStopped(tag="j1.1"), at(7))
+    # Both tasks have ended before the next Slurm job takes over.
+    state.handle(ev.JobResumed(job=JobId("j1"), slurm_job=11), at(8))
+    view = job_view(state.jobs[JobId("j1")], state.tasks)
+    assert [task.slurm_job for task in view.tasks] == [7, 9]
+    assert view.slurm_job == 11
+    # A job that is over and was recalled shows the same.
+    again = ended_job(thaw(freeze(state, without=[])), JobId("j1")).view
+    assert again == view
 
 
 def test_a_task_of_an_ended_slurm_job_is_stopped_when_a_restart_finds_it() -> None:

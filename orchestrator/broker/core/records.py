@@ -54,7 +54,7 @@ class TaskRecord:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     late: bool = False  # completed after it was given up: the usage counts, the result does not
-    # Under which it runs, for each of its jobs that another Slurm job took over after it was planned.
+    # Under which it runs or ran, for each of its jobs that another Slurm job took over since.
     slurm_jobs: dict[JobId, int | None] = field(default_factory=dict)
 
     @property
@@ -256,7 +256,7 @@ class PastUse:
 def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
     """Return the read-only picture of a job with its share of every task's usage."""
     submitted = record.submitted
-    views = tuple(_task_view(tasks[tag], submitted.job) for tag in dict.fromkeys(record.tasks))
+    views = tuple(_task_view(tasks[tag], submitted) for tag in dict.fromkeys(record.tasks))
     starts = [view.started_at for view in views if view.started_at is not None]
     state = record.state
     return JobView(
@@ -289,7 +289,8 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
     )
 
 
-def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
+def _task_view(task: TaskRecord, submitted: ev.JobSubmitted) -> QpuTaskView:
+    job, grant = submitted.job, task.grant(submitted)
     parts = [part for part in task.planned.parts if part.job == job]
     return QpuTaskView(
         tag=task.planned.tag,
@@ -306,6 +307,7 @@ def _task_view(task: TaskRecord, job: JobId) -> QpuTaskView:
         late=task.late,
         saved=_saved(task, job),
         provisional=task.provisional,
+        slurm_job=None if grant is None else grant.slurm_job,
     )
 
 

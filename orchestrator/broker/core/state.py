@@ -305,7 +305,8 @@ class BrokerState(Recorded):
     def _resume(self, event: ev.JobResumed, now: datetime) -> list[Command]:
         record = self.jobs[event.job]
         if event.slurm_job != record.submitted.slurm_job:
-            for tag in record.open:  # what runs ends with the Slurm job that it was planned under
+            # What runs ends with the Slurm job that it was planned under, and what ended was its.
+            for tag in record.tasks:
                 self.tasks[tag].slurm_jobs.setdefault(event.job, record.submitted.slurm_job)
         record.resume(event.calibration, event.slurm_job)
         record.granted = self._is_granted(record)

@@ -60,6 +60,7 @@ class QpuTaskView:
     saved: in the unit of its charges, what the job was spared by sharing the task with others.
     late: it completed after it had been given up, so its result was not used.
     provisional: it completed, but outside the times for which the site vouches for results.
+    slurm_job: that held the QPU for this job's part; None where Slurm does not grant the QPU.
     """
 
     tag: str
@@ -76,6 +77,7 @@ class QpuTaskView:
     late: bool = False
     saved: float = 0.0
     provisional: bool = False
+    slurm_job: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,8 @@ class JobView:
     error, error_type: why it failed, and its class in `backends.api`.
     project, user: who pays and who asked; empty outside a service.
     source: the job whose result was used again, so that this one took and cost nothing.
-    slurm_job: that held the QPU for it, the latest one; None where Slurm does not grant the QPU.
+    slurm_job: that holds the QPU for what is left of it, the latest of several; each task has its
+    own. None where Slurm does not grant the QPU.
     """
 
     id: JobId

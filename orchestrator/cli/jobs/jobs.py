@@ -80,8 +80,12 @@ def _print_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
         print_json(found)
         return
     facts(_job_facts(found), title=f"job {found.id}")
-    columns = ("task", "state", "starts", "shots", "started", "took", "method", "error")
-    tabulate(columns, [_task_row(task) for task in found.tasks])
+    columns = ["task", "state", "starts", "shots", "started", "took", "method", "error"]
+    rows = [_task_row(task) for task in found.tasks]
+    if any(task.slurm_job is not None for task in found.tasks):
+        columns.append("Slurm job")
+        rows = [[*row, task.slurm_job] for row, task in zip(rows, found.tasks, strict=True)]
+    tabulate(columns, rows)
 
 
 def _job_facts(job: RecordedJob) -> dict[str, Any]:
