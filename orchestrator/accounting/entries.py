@@ -62,10 +62,15 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class RunKey:
-    """A run among those of all users: they choose the ids of their runs themselves."""
+    """A run among those of all users: they choose the ids of their runs themselves.
+
+    state: digest of its state folder, as `SlurmOwner` has it; empty for the reader's own folder, and
+    where it is not known.
+    """
 
     user: str
     run: str
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,11 @@ class TaskUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantumUse:
-    """A quantum job as the ledger has it. slurm_job: in which it ran, None if that is not recorded."""
+    """A quantum job as the ledger has it.
+
+    slurm_jobs: that held the QPU for its tasks, and for what is left of it; empty where Slurm does
+    not grant the QPU.
+    """
 
     job: str
     run: str
@@ -103,7 +112,7 @@ class QuantumUse:
     qpu: str
     submitted_at: datetime
     project: str = ""
-    slurm_job: int | None = None
+    slurm_jobs: tuple[int, ...] = ()
     tasks: tuple[TaskUse, ...] = ()
 
 
@@ -130,6 +139,8 @@ class AccountBooks:
         allocations: Slurm jobs that a run works in without having submitted them.
         holds: The QPUs that Slurm knows.
         queued: Jobs of ours in Slurm's queue that have started, and thus belong in its accounting.
+        state: Digest of the reader's state folder, as tags have it.
+        is_shared: Whether runs of other state folders are in ``quantum``, as a service has them.
     """
 
     user: str
@@ -141,6 +152,8 @@ class AccountBooks:
     allocations: Mapping[int, RunKey] = field(default_factory=dict)
     holds: Sequence[QpuHold] = ()
     queued: Collection[int] = ()
+    state: str = ""
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,7 +267,7 @@ def _attempt(
     if tag is not None:
         return Attempt(
             job=job,
-            key=RunKey(job.user, tag.run),
+            key=RunKey(job.user, tag.run, "" if tag.state == books.state else tag.state),
             purpose=tag.purpose,
             is_renamed=not job.name.startswith(slurm_job_name(tag.run, "")),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
@@ -14,6 +14,7 @@ from orchestrator.accounting.entries import (
     AccountBooks,
     Attempt,
     Period,
+    QuantumUse,
     RunKey,
     TaskUse,
     attempts_of,
@@ -208,8 +209,11 @@ class _Entries:
         self.attempts = attempts_of(books, [*facts, *(key for key, _ in owned)])
         of_slurm = {attempt.key for attempt in self.attempts}
         joined = joined_user(of_slurm, {key for key, _ in owned})
-        self.quantum = [(joined(key), use) for key, use in owned]
         self.facts = facts
+        placed = self._folders() if books.is_shared else (lambda key, _: key)
+        self.quantum = [(placed(joined(key), use), use) for key, use in owned]
+        keys = {*of_slurm, *(key for key, _ in self.quantum)}
+        self._several = {run for run, n in Counter(key.run for key in keys).items() if n > 1}
         self._projects = self._projects_of_runs()
         self._accounts = _unique((one.key, one.job.account) for one in self.attempts)
 
@@ -238,16 +242,44 @@ class _Entries:
                     figures = {"qpu_used_s": task.qpu_seconds}
                     yield key, self._group(by, key, project), figures, task.charges, use.job
 
+    def _folders(self) -> Callable[[RunKey, QuantumUse], RunKey]:
+        """Return how to find the state folder of a run whose quantum jobs a service has.
+
+        A service does not know the folder. The Slurm job that held the QPU names it. Without one it
+        is the reader's, if the run is known there, else the only one that has such a run.
+        """
+        of_job: dict[int, set[RunKey]] = defaultdict(set)
+        of_run: dict[RunKey, set[RunKey]] = defaultdict(set)
+        for one in self.attempts:
+            of_job[one.job.id].add(one.key)
+            of_run[replace(one.key, state="")].add(one.key)
+
+        def placed(key: RunKey, use: QuantumUse) -> RunKey:
+            named = of_run.get(key, set())
+            held = {one for job in use.slurm_jobs for one in of_job.get(job, ()) if one in named}
+            found = held or (set() if key in self.facts else named)
+            return next(iter(found)) if len(found) == 1 else key
+
+        return placed
+
     def _group(self, by: Grouping, key: RunKey, project: str) -> str:
         fact = self.facts.get(key)
         values = {
             "project": project,
             "user": key.user,
-            "run": key.run,
+            "run": self._run_text(key),
             "flow": fact.flow if fact else "",
             "coupling": fact.coupling if fact else "",
         }
         return values[by]
+
+    def _run_text(self, key: RunKey) -> str:
+        """Return the id of a run; where several have it, whose it is of those that are not ours."""
+        if key.run not in self._several:
+            return key.run
+        words = [key.user] if key.user != self.books.user else []
+        words += [f"state folder {key.state}"] if key.state else []
+        return f"{key.run} ({', '.join(words)})" if words else key.run
 
     def _projects_of_runs(self) -> dict[RunKey, str]:
         """Return the project of each run: the recorded one, else the only one that pays for it."""
@@ -261,7 +293,7 @@ class _Entries:
         if self._stores_no_comments():
             yield (
                 "Slurm's accounting stores no comments (AccountingStoreFlags=job_comment): jobs are "
-                "joined by their names"
+                "joined by their names, those of other state folders too"
             )
         purposes = [one for one in self.attempts if one.purpose == "qpu" and one.job.started_at]
         if purposes and not any("qpu" in name for one in purposes for name in one.job.tres):
@@ -303,6 +335,7 @@ class _Entries:
             is_told = one.key.user in self.books.registered
             if one.key not in known and (is_told or not one.key.run):
                 run = f"run {one.key.run!r}" if one.key.run else "any run"
+                run += f" of state folder {one.key.state}" if one.key.state else ""
                 yield _of_attempt(
                     DifferenceKind.NO_RUN,
                     one,
@@ -316,6 +349,7 @@ class _Entries:
         for one in self.attempts:
             seconds = self.period.seconds_of(one.job, self.now)
             is_told = self.books.told is None or one.key.user in self.books.told
+            is_told = is_told and (self.books.is_shared or not one.key.state)
             if not one.held or one.job.ended_at is None or not seconds or not is_told:
                 continue
             used = (t for qpu, t in tasks[one.key] if qpu in one.held or "" in one.held)
@@ -363,10 +397,11 @@ class _Entries:
         known = accounted | {*self.books.queued}
         for key, use in self.quantum:
             times = [use.submitted_at, *(task.ended_at for task in use.tasks)]
-            bound = use.slurm_job
-            if bound is None or bound in known:
+            if not any(at is not None and at in self.period for at in times):
                 continue
-            if any(at is not None and at in self.period for at in times):
+            for bound in use.slurm_jobs:
+                if bound in known:
+                    continue
                 yield Difference(
                     kind=DifferenceKind.UNKNOWN_SLURM_JOB,
                     text=f"quantum job {use.job} ran in Slurm job {bound}, which Slurm's accounting "

@@ -28,6 +28,7 @@ from orchestrator.application.service import service_at
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
+from orchestrator.slurm import owner_of
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.views import JobView
@@ -108,6 +109,7 @@ def quantum_use(job: JobView, user: str | None = None) -> QuantumUse:
     """Return what a quantum job used. user: whose it is, in place of the ledger's word."""
     from orchestrator.broker.core.budgets import is_charged
 
+    bound = [*(task.slurm_job for task in job.tasks), job.slurm_job]
     return QuantumUse(
         job=job.id,
         run=job.run,
@@ -115,7 +117,7 @@ def quantum_use(job: JobView, user: str | None = None) -> QuantumUse:
         qpu=job.qpu,
         project=job.project,
         submitted_at=job.submitted_at,
-        slurm_job=job.slurm_job,
+        slurm_jobs=tuple(dict.fromkeys(name for name in bound if name is not None)),
         tasks=tuple(
             TaskUse(
                 started_at=task.started_at,
@@ -166,6 +168,8 @@ class _Reading:
             told={self.user},
             allocations=allocations,
             holds=slurm_holds(self.site),
+            state=owner_of(self.site.state_dir, "").state,
+            is_shared=self.site.broker.url is not None,
         )
 
     def read_ledger(self) -> None:
@@ -179,9 +183,9 @@ class _Reading:
             self.notes.append(f"the ledger could not be read, what QPUs ran is missing: {error}")
             return
         bound = {
-            use.slurm_job: RunKey(use.user or self.user, use.run)
+            slurm_job: RunKey(use.user or self.user, use.run)
             for use in reversed(quantum)
-            if use.slurm_job is not None
+            for slurm_job in use.slurm_jobs
         }
         self.books = replace(
             self.books, quantum=quantum, allocations=bound | {**self.books.allocations}
@@ -252,8 +256,8 @@ class _Reading:
         """Yield the Slurm jobs in which quantum jobs of the period ran."""
         for use in self.books.quantum or ():
             times = [use.submitted_at, *(task.ended_at for task in use.tasks)]
-            if use.slurm_job and any(at is not None and at in self.period for at in times):
-                yield use.slurm_job
+            if any(at is not None and at in self.period for at in times):
+                yield from use.slurm_jobs
 
     def _queued(self, slurm: Slurm) -> Sequence[int]:
         """Return this user's jobs of ours in the queue that have had nodes in the period."""

@@ -88,13 +88,9 @@ def _attempts(
 ) -> list[Attempt]:
     books = AccountBooks(
         user=key.user,
-        # Without those of a run with this id in another state folder.
-        attempts=[
-            job
-            for job in slurm.accounting(since=since)
-            if job.tag is None or not job.tag.state or owner.has(job.tag)
-        ],
+        attempts=slurm.accounting(since=since),
         quantum=None,
+        state=owner.state,
         holds=slurm_holds(site),
     )
     return [attempt for attempt in attempts_of(books, [key]) if attempt.key == key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from math import isclose
@@ -30,6 +31,7 @@ from orchestrator.slurm.states import AccountedJob, SlurmState
 DAY = datetime(2026, 11, 29, tzinfo=UTC)
 ALL = Period(since=DAY - timedelta(days=30), until=DAY + timedelta(days=30))
 NOW = DAY + timedelta(days=2)
+OWN, OTHER = "0000000a", "0000000b"  # state folders
 HOLDS = (QpuHold(qpu="vlq", tres=("gres/qpu",), partition="quantum"),)
 KINDS = DifferenceKind
 
@@ -119,7 +121,8 @@ def attempts(draw: Any) -> AccountedJob:
     run = draw(names)
     job = slurm_job(draw(st.integers(1, 40)), begin, end, run=run, purpose=purpose)
     elapsed = 0.0 if begin is None else float(draw(st.integers(0, (end or begin + 50_000) - begin)))
-    comment = draw(st.sampled_from([job.comment, job.comment, "", "mine"]))
+    elsewhere = str(SlurmTag(run, purpose, job.id, draw(st.sampled_from([OWN, OTHER]))))
+    comment = draw(st.sampled_from([job.comment, elsewhere, "", "mine"]))
     gpus = draw(counts)
     changes = {
         "user": draw(users),
@@ -154,7 +157,7 @@ def uses(draw: Any) -> QuantumUse:
         project=draw(st.sampled_from(["", "chem", "maths"])),
         qpu=draw(st.sampled_from(["vlq", "aer"])),
         submitted_at=at(0),
-        slurm_job=draw(st.none() | st.integers(1, 60)),
+        slurm_jobs=tuple(draw(st.lists(st.integers(1, 60), max_size=2, unique=True))),
         tasks=tasks,
     )
 
@@ -175,6 +178,8 @@ books = st.builds(
     runs=st.lists(facts, max_size=5),
     registered=st.sampled_from([(), ("ada",), ("ada", "bob")]),
     holds=st.sampled_from([(), HOLDS]),
+    state=st.sampled_from(["", OWN]),
+    is_shared=st.booleans(),
 )
 
 
@@ -238,7 +243,7 @@ def test_the_order_of_the_books_does_not_matter(known: AccountBooks, chance: Any
 
 
 def _values(known: AccountBooks) -> dict[str, Any]:
-    named = ("user", "attempts", "quantum", "runs", "registered", "allocations", "holds", "queued")
+    named = [field.name for field in fields(known)]
     return {name: getattr(known, name) for name in named}
 
 
@@ -397,8 +402,12 @@ def test_the_longest_name_that_fits_wins() -> None:
         ),
         ([slurm_job(7, 0, 100, purpose="qpu"), quantum("j1", 90, 101)], []),
         ([quantum("j1", 0, 10, qpu="aer")], []),  # Slurm does not know this QPU
-        ([quantum("j1", 0, 10, qpu="aer", slurm_job=99)], [KINDS.UNKNOWN_SLURM_JOB]),
-        ([slurm_job(7, 0, 20), quantum("j1", 0, 10, qpu="aer", slurm_job=7)], []),
+        ([quantum("j1", 0, 10, qpu="aer", slurm_jobs=(99,))], [KINDS.UNKNOWN_SLURM_JOB]),
+        ([slurm_job(7, 0, 20), quantum("j1", 0, 10, qpu="aer", slurm_jobs=(7,))], []),
+        (
+            [slurm_job(7, 0, 20), quantum("j1", 0, 10, qpu="aer", slurm_jobs=(7, 98, 99))],
+            [KINDS.UNKNOWN_SLURM_JOB] * 2,
+        ),
         ([slurm_job(7, 0, 20, run="lost")], [KINDS.NO_RUN]),
         ([slurm_job(7, 0, 20, run="lost", user="bob")], []),  # bob's register is bob's
         ([slurm_job(7, 0, 20), slurm_job(8, 0, 9, comment="mine")], [KINDS.COMMENT_ALTERED]),
@@ -418,7 +427,7 @@ def test_differences_say_whose_and_how_much() -> None:
 
 
 def test_a_started_job_that_is_not_accounted_yet_is_a_difference() -> None:
-    found = joined(quantum("j1", 0, 10, qpu="aer", slurm_job=7), queued=[7])
+    found = joined(quantum("j1", 0, 10, qpu="aer", slurm_jobs=(7,)), queued=[7])
     assert kinds(found) == ["not-yet-accounted"]
 
 
@@ -450,6 +459,43 @@ def test_users_with_other_names_at_the_broker_are_joined_where_that_is_certain()
 def test_equal_ids_of_several_users_are_several_runs() -> None:
     jobs = [slurm_job(7, 0, 100), slurm_job(8, 0, 50, user="bob")]
     assert joined(*jobs, by="run").total.runs == 2
+
+
+def of_folder(number: int, state: str, **changes: Any) -> AccountedJob:
+    """Return the attempt of a QPU job of the run `scan` of a state folder, 100 s long."""
+    comment = str(SlurmTag("scan", "qpu", 0, state))
+    return slurm_job(number, 0, 100, purpose="qpu", comment=comment, **changes)
+
+
+def test_runs_of_two_state_folders_with_one_id_are_two_runs() -> None:
+    jobs = [of_folder(7, OWN), of_folder(8, OTHER), quantum("j1", 10, 20)]
+    found = joined(*jobs, by="run", state=OWN)
+    assert {row.group: (row.node_s, row.qpu_used_s) for row in found.rows} == {
+        "scan": (100.0, 10.0),
+        f"scan (state folder {OTHER})": (100.0, 0.0),
+    }
+    assert found.total.runs == 2
+    # The other folder's ledger is not read, so nothing is said of its QPU.
+    assert [(one.kind, one.slurm_job) for one in found.differences] == [(KINDS.NO_RUN, 8)]
+    flows = {row.group: row.node_s for row in joined(*jobs, by="flow", state=OWN).rows}
+    assert flows == {"f": 100.0, "": 100.0}
+
+
+def test_the_slurm_job_that_held_the_qpu_names_the_state_folder_of_a_services_jobs() -> None:
+    jobs = [of_folder(7, OWN), of_folder(8, OTHER)]
+    used = [
+        quantum("j1", 10, 20, slurm_jobs=(7,)),
+        quantum("j2", 30, 35, slurm_jobs=(8,)),
+        quantum("j3", 40, 42, qpu="aer"),  # nothing says whose: this folder knows such a run
+    ]
+    found = joined(*jobs, *used, by="run", state=OWN, is_shared=True)
+    assert {row.group: row.qpu_used_s for row in found.rows} == {
+        "scan": 12.0,
+        f"scan (state folder {OTHER})": 5.0,
+    }
+    assert kinds(found) == []
+    elsewhere = joined(jobs[1], used[2], runs=(), by="run", state=OWN, is_shared=True)
+    assert [(row.group, row.qpu_used_s, row.runs) for row in elsewhere.rows] == [("scan", 2.0, 1)]
 
 
 @pytest.mark.parametrize(
