@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,12 +42,14 @@ from orchestrator.compute.remote_call import stage_context, yield_worker_slot
 from orchestrator.identity import CallStage, JobId
 from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiled, Transpiler
+from orchestrator.wording import visible
 
 __all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
 
 _ResultT = TypeVar("_ResultT")
 
 _DEFAULT_SHOTS = 1024
+_LONGEST_NAME = 200  # of a flow, in a request
 # 4096 shots per term, Qiskit's own default where an expectation value is sampled.
 _SAMPLED_PRECISION = 0.015625
 # A QPU that is calibrated anew so often while one call waits is not waited for any longer.
@@ -204,6 +207,8 @@ class Qpu:
             calibration=self.calibration,
             may_reuse=may_reuse,
             slurm_job=self._resources.slurm_job(self.name),
+            flow=_flow_name(self._resources.run.flow),
+            coupling=self._resources.run.coupling,
         )
 
     @property
@@ -232,6 +237,15 @@ class Qpu:
     def transpiler(self) -> Transpiler:
         """The transpiler that all stages of the run share."""
         return self._resources.transpiler()
+
+
+def _flow_name(named: str) -> str:
+    """Return the name of the flow in which this is called, as a request may have it."""
+    prefect = sys.modules.get("prefect.context")  # loaded wherever a flow is running
+    context = None if named or prefect is None else prefect.FlowRunContext.get()
+    if context is not None and context.flow is not None:
+        named = context.flow.name
+    return visible(named, lines=False)[:_LONGEST_NAME]
 
 
 def _release(broker: BrokerClient, qpu: str, lease: str) -> None:

@@ -86,6 +86,7 @@ class Run:
     observers: list[Callable[[StageSpan], None]] = field(default_factory=list)  # must not block
     closing: bool = False  # the run is being ended: stages open nothing anew
     budgets: Mapping[str, float | None] = field(default_factory=dict)  # None lifts a limit
+    flow: str = ""  # its name; empty where a script calls stages
     coupling: str = ""  # how its stages share nodes and QPU in time; empty where nothing is Slurm's
     gate: Gate = field(default_factory=Gate)  # of a gated run
     _spans: dict[tuple[str, datetime], StageSpan] = field(default_factory=dict)

@@ -100,7 +100,7 @@ class TaskUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantumUse:
-    """A quantum job as the ledger has it.
+    """A quantum job as the ledger has it. flow, coupling: of its run; empty where not known.
 
     slurm_jobs: that held the QPU for its tasks, and for what is left of it; empty where Slurm does
     not grant the QPU.
@@ -112,6 +112,8 @@ class QuantumUse:
     qpu: str
     submitted_at: datetime
     project: str = ""
+    flow: str = ""
+    coupling: str = ""
     slurm_jobs: tuple[int, ...] = ()
     tasks: tuple[TaskUse, ...] = ()
 

@@ -215,6 +215,8 @@ class _Entries:
         keys = {*of_slurm, *(key for key, _ in self.quantum)}
         self._several = {run for run, n in Counter(key.run for key in keys).items() if n > 1}
         self._projects = self._projects_of_runs()
+        self._flows = _unique((key, use.flow) for key, use in self.quantum)
+        self._couplings = _unique((key, use.coupling) for key, use in self.quantum)
         self._accounts = _unique((one.key, one.job.account) for one in self.attempts)
 
     def uses(
@@ -268,8 +270,8 @@ class _Entries:
             "project": project,
             "user": key.user,
             "run": self._run_text(key),
-            "flow": fact.flow if fact else "",
-            "coupling": fact.coupling if fact else "",
+            "flow": (fact.flow if fact else "") or self._flows.get(key, ""),
+            "coupling": (fact.coupling if fact else "") or self._couplings.get(key, ""),
         }
         return values[by]
 

@@ -117,6 +117,8 @@ def quantum_use(job: JobView, user: str | None = None) -> QuantumUse:
         qpu=job.qpu,
         project=job.project,
         submitted_at=job.submitted_at,
+        flow=job.flow,
+        coupling=job.coupling,
         slurm_jobs=tuple(dict.fromkeys(name for name in bound if name is not None)),
         tasks=tuple(
             TaskUse(

@@ -186,6 +186,7 @@ class RunExecution:
         self._run = runs.Run(
             id=plan.id,
             site=plan.site,
+            flow=flow.name,
             qpu=plan.qpu,
             budgets=plan.budgets,
             coupling=plan.coupling,

@@ -128,6 +128,10 @@ class RecordedJob(RecordPart):
     project: str = ""
     user: str = ""
     provisional: bool = False
+    flow: str = ""
+    """of the run, as the broker was told"""
+    coupling: str = ""
+    """of the run, when the job was submitted"""
     source: str | None = None
     """the job whose result was used again; this one took and cost nothing"""
     slurm_job: int | None = None

@@ -157,6 +157,8 @@ def uses(draw: Any) -> QuantumUse:
         project=draw(st.sampled_from(["", "chem", "maths"])),
         qpu=draw(st.sampled_from(["vlq", "aer"])),
         submitted_at=at(0),
+        flow=draw(st.sampled_from(["", "maxcut", "vqe"])),
+        coupling=draw(st.sampled_from(["", "split"])),
         slurm_jobs=tuple(draw(st.lists(st.integers(1, 60), max_size=2, unique=True))),
         tasks=tasks,
     )
@@ -496,6 +498,25 @@ def test_the_slurm_job_that_held_the_qpu_names_the_state_folder_of_a_services_jo
     assert kinds(found) == []
     elsewhere = joined(jobs[1], used[2], runs=(), by="run", state=OWN, is_shared=True)
     assert [(row.group, row.qpu_used_s, row.runs) for row in elsewhere.rows] == [("scan", 2.0, 1)]
+
+
+def test_flow_and_coupling_of_others_are_as_their_quantum_jobs_have_them() -> None:
+    told = {"user": "bob", "run": "night", "flow": "vqe", "coupling": "gated"}
+    jobs = [
+        slurm_job(7, 0, 100, run="night", user="bob"),
+        quantum("j1", 10, 20, **told, qpu="aer"),
+        quantum("j2", 30, 35, user="bob", run="night", qpu="aer"),
+        quantum("j3", 30, 31, **told | {"user": "ada", "run": "scan", "flow": "old"}, qpu="aer"),
+    ]
+    for by, group, own in (("flow", "vqe", "f"), ("coupling", "gated", "split")):
+        rows = {row.group: (row.node_s, row.qpu_used_s) for row in joined(*jobs, by=by).rows}
+        # What the register of this state folder says of a run comes first.
+        assert rows == {group: (100.0, 15.0), own: (0.0, 1.0)}
+
+
+def test_a_run_with_several_flows_has_none_of_them() -> None:
+    used = [quantum(f"j{n}", 0, n, run="night", flow=f"f{n}", qpu="aer") for n in (1, 2)]
+    assert [row.group for row in joined(*used, by="flow").rows] == [""]
 
 
 @pytest.mark.parametrize(

@@ -138,17 +138,18 @@ def test_quantum_jobs_of_a_run_are_there_afterwards(here: Path) -> None:
         (result,) = qpu.sampler().run([circuit], shots=10).result()
         return result.data.meas.num_shots
 
-    @flow
-    def pairs() -> int:
+    @flow(name="pairs")
+    def pairs_at_once() -> int:
         return bell()
 
     async def cell() -> hpcqc.RunResult:
-        return hpcqc.run_flow(pairs, site="hpcqc.toml")
+        return hpcqc.run_flow(pairs_at_once, site="hpcqc.toml")
 
     result = asyncio.run(cell())
     assert result.value == 10
     (job,) = hpcqc.jobs(result.id, site="hpcqc.toml")
     assert job.id == result.record.jobs[0].id
+    assert job.flow == "pairs"
     (reason,) = hpcqc.why(job, site="hpcqc.toml").tasks
     assert reason.text == "nobody else waited"
 

@@ -31,6 +31,9 @@ FULL = JobRequest(
     lease=WISH,
     calibration="c1",
     may_reuse=True,
+    slurm_job=17,
+    flow="Näherung",
+    coupling="split",
 )
 # As brokers wrote it when a request was a part of each event.
 STORED = (

@@ -85,6 +85,17 @@ class JobRequest:
         ]
         | None
     ) = None
+    flow: Annotated[
+        str, Field(max_length=200, pattern=LINE, description="name of the run's flow")
+    ] = ""
+    coupling: Annotated[
+        str,
+        Field(
+            max_length=200,
+            pattern=LINE,
+            description="how the run's stages share nodes and QPU in time",
+        ),
+    ] = ""
 
     def checked(self) -> JobRequest:
         """Return it with Python's own numbers. Raises `InvalidRequest`."""

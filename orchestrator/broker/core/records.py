@@ -284,6 +284,8 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         project=submitted.project,
         user=submitted.user,
         provisional=any(view.provisional for view in views),
+        flow=submitted.flow,
+        coupling=submitted.coupling,
         source=submitted.source,
         slurm_job=submitted.slurm_job,
     )

@@ -88,6 +88,7 @@ class JobView:
     shots: requested in all; 0 for a payload that states none.
     error, error_type: why it failed, and its class in `backends.api`.
     project, user: who pays and who asked; empty outside a service.
+    flow, coupling: of its run; empty where not known.
     source: the job whose result was used again, so that this one took and cost nothing.
     slurm_job: that holds the QPU for what is left of it, the latest of several; each task has its
     own. None where Slurm does not grant the QPU.
@@ -117,5 +118,7 @@ class JobView:
     project: str = ""
     user: str = ""
     provisional: bool = False
+    flow: str = ""
+    coupling: str = ""
     source: JobId | None = None
     slurm_job: int | None = None
