@@ -17,7 +17,12 @@ from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.plan import AgentSettings
 from orchestrator.application.budget_check import budget_texts, check_units, idle_budgets, qpus_of
 from orchestrator.application.errors import reason
-from orchestrator.application.parameters import bound_parameters, checked_parameters
+from orchestrator.application.parameters import (
+    bound_parameters,
+    checked_parameters,
+    collapsed_parameters,
+    json_parameters,
+)
 from orchestrator.application.target import TargetError, find_target, load_flow
 from orchestrator.broker.runtime.site_rules import check_schedules
 from orchestrator.config.environment import prefect_is_configured, state_dir, variable
@@ -123,7 +128,8 @@ def submit(
 
     Raises:
         AgentError: No agent is running, or nothing is deployed under this name.
-        ParameterError: A parameter is unknown, missing or of another type.
+        ParameterError: A parameter is unknown, missing or of another type, or would not arrive as
+            it is: JSON, and the annotation of the flow's parameter, must say what it is.
         ConfigError: The agent's site has no such QPU, or no QPU that bills in a budget's unit.
     """
     return submitted(name, parameters or {}, qpu=qpu, budgets=budgets or {})
@@ -153,7 +159,8 @@ def submitted(
     environment = {} if qpu is None else {"HPCQC_QPU": qpu}
     if budgets:
         environment["HPCQC_BUDGET"] = ",".join(stated)
-    return deployments.submit(deployment, flow.serialize_parameters(given), Path.cwd(), environment)
+    encoded = collapsed_parameters(flow, json_parameters(flow, given, finite=True))
+    return deployments.submit(deployment, encoded, Path.cwd(), environment)
 
 
 def flow_run(

@@ -199,7 +199,7 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
         target=plan.target.text,
         parameters=dict(request.parameters)
         if request.as_text
-        else json_parameters(checked.parameters),
+        else json_parameters(flow, checked.parameters),
         as_text=request.as_text,
         qpu=request.qpu,
         site=plan.site_file,

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
+import textwrap
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from backends.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from prefect import Flow
 
 __all__ = [
     "ParameterError",
     "assignments",
     "bound_parameters",
     "checked_parameters",
+    "collapsed_parameters",
     "json_parameters",
     "literal",
 ]
@@ -75,20 +80,65 @@ def checked_parameters(function: Any, values: Mapping[str, Any]) -> dict[str, An
     return dict(values)
 
 
-def json_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as JSON has them, for another process, or raise `ParameterError`."""
+def json_parameters(
+    flow: Flow[..., Any], values: Mapping[str, Any], *, finite: bool = False
+) -> dict[str, Any]:
+    """Return values as JSON has them, for a flow in another process.
+
+    finite: whether infinite numbers are refused, which are not in JSON itself.
+
+    Raises `ParameterError` for a value that the flow would not get as it was given. What JSON has no
+    type for, such as a tuple or a path, arrives if the flow's annotation says so.
+    """
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
     encoded = {}
     for name, value in values.items():
         try:
             encoded[name] = to_jsonable_python(value)
-        except (PydanticSerializationError, ValueError, RecursionError) as error:
+            json.dumps(encoded[name], allow_nan=not finite)
+        except (PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
             raise ParameterError(
                 f"parameter {name!r} is a {type(value).__name__} that JSON cannot hold: {error}; "
                 "give numbers, text, lists or tables, such as array.tolist(), or the path of a file"
             ) from error
+    given, arrived = _validated(flow, values), _validated(flow, json.loads(json.dumps(encoded)))
+    for name, value in given.items():
+        if not _equal(value, arrived[name]):
+            shown = textwrap.shorten(repr(arrived[name]), _SHOWN, placeholder="…")
+            raise ParameterError(
+                f"parameter {name!r} is a {type(value).__name__} and would arrive in the flow's "
+                f"process as {shown}; annotate the flow's parameter with its type, or give numbers, "
+                "text, lists or tables with text as keys"
+            )
     return encoded
+
+
+def collapsed_parameters(flow: Flow[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as Prefect stores them: those of ``**kwargs`` in one table under its name."""
+    from prefect.utilities.callables import collapse_variadic_parameters
+
+    return collapse_variadic_parameters(flow.fn, dict(values))
+
+
+def _validated(flow: Flow[..., Any], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return values as the flow gets them. Raises `ParameterError` for one of another type."""
+    from prefect.exceptions import ParameterTypeError
+
+    collapsed = collapsed_parameters(flow, values)
+    if not flow.should_validate_parameters:
+        return collapsed
+    try:
+        return flow.validate_parameters(collapsed)
+    except ParameterTypeError as error:
+        raise ParameterError(f"the flow does not take these parameters: {error}") from None
+
+
+def _equal(given: Any, arrived: Any) -> bool:
+    try:
+        return bool(given == arrived)
+    except Exception:  # noqa: BLE001 - whatever a type of the user's does
+        return False
 
 
 def _missing(function: Any, given: Collection[str]) -> list[str]:
