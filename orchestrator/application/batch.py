@@ -15,14 +15,15 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from orchestrator.application.parameters import json_parameters
 from orchestrator.application.register import (
+    DRIVER_OUTPUT,
     RegisteredRun,
+    driver_output,
     find_registered,
     locked_entry,
     register,
     withdraw_cancel,
 )
 from orchestrator.application.run import CheckedRun, RunRequest, checked_run
-from orchestrator.application.run_logs import DRIVER_OUTPUT, driver_output
 from orchestrator.application.target import TargetError, target_of
 from orchestrator.arguments import expect
 from orchestrator.broker.runtime.embedded import RunBusy

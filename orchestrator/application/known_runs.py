@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -14,14 +15,17 @@ from orchestrator.application.register import (
     RegisteredRun,
     cancel_requested,
     find_registered,
+    log_files,
     registered_runs,
     unknown_run,
 )
+from orchestrator.application.report import read_result
 from orchestrator.arguments import expect
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.provenance.folder import RunFolder
-from orchestrator.provenance.schema import RecordError, RunRecord, read_record
+from orchestrator.provenance.outcome import Outcome
+from orchestrator.provenance.schema import RecordedSlurm, RecordError, RunRecord, read_record
 from orchestrator.retention import is_active, stored_runs
 from orchestrator.slurm import (
     Slurm,
@@ -69,6 +73,9 @@ class RunView:
     process: of its latest attempt. slurm_job: in which that is. stored_bytes: what the state folder
     keeps so that it can be continued. agent: whether the local agent runs it. abandoned: whether
     its driver job was cancelled, and quantum jobs may be left that nobody waits for.
+
+    `run_view` alone adds: quantum_jobs, how many there are in each state; slurm_use, what its Slurm
+    jobs took; logs, the files with what it printed; outcome and result, of one that completed.
     """
 
     id: str
@@ -86,13 +93,19 @@ class RunView:
     stored_bytes: int = 0
     agent: bool = False
     abandoned: bool = False
+    quantum_jobs: Mapping[str, int] = field(default_factory=dict)
+    slurm_use: RecordedSlurm | None = None
+    logs: tuple[Path, ...] = ()
+    outcome: Outcome | None = None
+    result: Any = None
 
 
 def runs(limit: int = 20, *, site: Path | str | None = None) -> list[RunView]:
     """Return the latest runs of the state folder, and those of the local agent if one is running.
 
-    A run with a driver job is as Slurm says, and as it was last where Slurm does not answer. Quantum jobs that such a run has left, because its job
-    was cancelled and its process was killed, are cancelled by this call.
+    A run with a driver job is as Slurm says, and as it was last where Slurm does not answer. Quantum
+    jobs that such a run has left, because its job was cancelled and its process was killed, are
+    cancelled by this call.
 
     Args:
         limit: How many.
@@ -124,13 +137,28 @@ def run_view(run: str, *, site: Path | str | None = None) -> RunView:
         site: Path of a site file; None for the one that the usual lookup finds.
 
     Returns:
-        The run as it is now.
+        The run as it is now, with its result if it completed.
 
     Raises:
         ConfigError: There is no such run, or there are several.
     """
     expect("run", run, str, "a run's id, or the start of one")
-    return known_run(load_site(site), run)
+    found = load_site(site)
+    view = known_run(found, run)
+    registered = find_registered(found.state_dir, view.id)
+    if registered is None:  # removed meanwhile
+        raise unknown_run(found.state_dir, run)
+    record = _record(registered)
+    completed = record if view.state == "completed" else None
+    result, _ = (None, []) if completed is None else read_result(registered.folder / "result.json")
+    return replace(
+        view,
+        quantum_jobs=_jobs_by_state(found, view, record),
+        slurm_use=None if record is None else record.slurm,
+        logs=log_files(found.state_dir, registered),
+        outcome=None if completed is None else completed.outcome,
+        result=result,
+    )
 
 
 def known_runs(site: Site, limit: int) -> list[RunView]:
@@ -274,6 +302,15 @@ def _qpu_seconds(
         return sum(job.usage.qpu_seconds for job in jobs_of(site, run.id))
     except (ValueError, RuntimeError):  # a ledger that is damaged, a service that is away
         return None
+
+
+def _jobs_by_state(site: Site, view: RunView, record: RunRecord | None) -> dict[str, int]:
+    if record is not None and view.state in ("completed", "failed", "interrupted"):
+        return dict(Counter(str(job.state) for job in record.jobs))
+    try:
+        return dict(Counter(job.state.value for job in jobs_of(site, view.id)))
+    except (ValueError, RuntimeError):  # a ledger that is damaged, a service that is away
+        return {}
 
 
 def _of_agent(site: Site, limit: int, sizes: Mapping[str, int]) -> list[RunView]:

@@ -16,16 +16,22 @@ from orchestrator.config.private import close_to_others, write_private
 from orchestrator.identity import checked_run_id, lock_file_name
 
 __all__ = [
+    "DRIVER_OUTPUT",
     "RegisteredRun",
     "cancel_requested",
+    "driver_output",
     "find_registered",
     "locked_entry",
+    "log_files",
     "note_cancel",
     "register",
     "registered_runs",
     "unknown_run",
     "withdraw_cancel",
 ]
+
+
+DRIVER_OUTPUT = "driver.out"
 
 
 class RegisteredRun(BaseModel):
@@ -96,6 +102,17 @@ def find_registered(state_dir: Path, start_of_id: str) -> RegisteredRun | None:
 def unknown_run(state_dir: Path, start_of_id: str) -> ConfigError:
     """Return the error for a run that is not in the register."""
     return ConfigError(f"no run with id {start_of_id!r} in {state_dir}; `hpcqc runs` lists them")
+
+
+def log_files(state_dir: Path, run: RegisteredRun) -> tuple[Path, ...]:
+    """Return the logs of a run that there are: its process's, and what its driver job printed."""
+    known = (run.folder / "run.log", driver_output(state_dir, run.id))
+    return tuple(path for path in known if path.is_file())
+
+
+def driver_output(state_dir: Path, run: str) -> Path:
+    """Return the file with what the driver job of a run prints."""
+    return state_dir / "slurm" / run / DRIVER_OUTPUT
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from orchestrator.provenance.report import draw_report
 from orchestrator.provenance.schema import read_record
 from orchestrator.text_files import TextFileError, read_text
 
-__all__ = ["report"]
+__all__ = ["read_result", "report"]
 
 
 def report(run: Path | str, *, out: Path | str | None = None) -> Path:
@@ -35,13 +35,13 @@ def report(run: Path | str, *, out: Path | str | None = None) -> Path:
     result: Any = None
     notes: list[str] = []
     if record.status == "completed":
-        result, notes = _result(folder / "result.json")
+        result, notes = read_result(folder / "result.json")
     written = folder / "report.html" if out is None else Path(out)
     written.write_bytes(draw_report(record, result, notes).page)
     return written
 
 
-def _result(file: Path) -> tuple[Any, list[str]]:
+def read_result(file: Path) -> tuple[Any, list[str]]:
     """Return a run's result, or None and a note why it is not shown."""
     try:
         return json.loads(read_text(file)), []

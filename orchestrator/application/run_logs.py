@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.application.known_runs import known_run
-from orchestrator.application.register import RegisteredRun, find_registered, unknown_run
+from orchestrator.application.register import (
+    RegisteredRun,
+    find_registered,
+    log_files,
+    unknown_run,
+)
 from orchestrator.arguments import expect
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 
-__all__ = ["DRIVER_OUTPUT", "LogText", "driver_output", "follow_logs", "run_logs"]
+__all__ = ["LogText", "follow_logs", "run_logs"]
 
-DRIVER_OUTPUT = "driver.out"
 _LOOK_EVERY_S = 0.3
 _STATE_EVERY = 5  # looks at the logs for one at the state of the run
 
@@ -48,7 +52,8 @@ def run_logs(run: str, *, lines: int = 40, site: Path | str | None = None) -> Ma
     """
     expect("run", run, str, "a run's id, or the start of one")
     here = load_site(site)
-    return {path: _end(path, lines) for path in _paths(here, _registered(here, run))}
+    registered = _registered(here, run)
+    return {path: _end(path, lines) for path in log_files(here.state_dir, registered)}
 
 
 def follow_logs(run: str, *, site: Path | str | None = None) -> Iterator[LogText]:
@@ -67,14 +72,14 @@ def follow_logs(run: str, *, site: Path | str | None = None) -> Iterator[LogText
     """
     here = load_site(site)
     registered = _registered(here, run)
-    begun = set(_paths(here, registered))
+    begun = set(log_files(here.state_dir, registered))
     looks = 0
     with ExitStack() as opened:
         logs: dict[Path, IO[str]] = {}
         while True:
             # Before the last look, so that nothing is missed.
             over = looks % _STATE_EVERY == 0 and not _goes_on(here, registered.id)
-            for path in _paths(here, registered):
+            for path in log_files(here.state_dir, registered):
                 if path not in logs:
                     logs[path] = opened.enter_context(path.open(encoding="utf-8", errors="replace"))
                     if path in begun:
@@ -92,16 +97,6 @@ def _registered(site: Site, run: str) -> RegisteredRun:
     if found is None:
         raise unknown_run(site.state_dir, run)
     return found
-
-
-def _paths(site: Site, run: RegisteredRun) -> list[Path]:
-    known = (run.folder / "run.log", driver_output(site.state_dir, run.id))
-    return [path for path in known if path.is_file()]
-
-
-def driver_output(state_dir: Path, run: str) -> Path:
-    """Return the file with what the driver job of a run prints."""
-    return state_dir / "slurm" / run / DRIVER_OUTPUT
 
 
 def _goes_on(site: Site, run: str) -> bool:

@@ -82,6 +82,15 @@ def test_a_run_that_has_ended(hpcqc, tmp_path) -> None:
     text = hpcqc("runs").out
     assert "first" in text
     assert "completed" in text
+    shown = hpcqc("runs", "first", "--json").document
+    assert shown["result"] == json.loads((tmp_path / "hpcqc-runs/first/result.json").read_text())
+    assert shown["quantum_jobs"] == {"completed": len(record.jobs)}
+    assert shown["logs"] == [str(tmp_path / "hpcqc-runs" / "first" / "run.log")]
+    printed = hpcqc("runs", "first").out
+    assert f"{len(record.jobs)} completed" in printed
+    assert "2 shares" in printed
+    assert "run.log" in printed
+    assert "result" not in first
     logged = hpcqc("logs", "first", "--json").document
     assert list(logged) == [str(tmp_path / "hpcqc-runs" / "first" / "run.log")]
     assert list(follow_logs("first")) == []  # it has ended

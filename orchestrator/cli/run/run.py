@@ -33,9 +33,10 @@ from orchestrator.cli.output import (
 if TYPE_CHECKING:
     from orchestrator.application.execution import RunResult
     from orchestrator.application.run import RunRequest
+    from orchestrator.provenance.outcome import Outcome
     from orchestrator.provenance.schema import RunRecord
 
-__all__ = ["Target", "output_aside", "print_outcome", "run"]
+__all__ = ["Target", "output_aside", "print_outcome", "print_result", "run"]
 
 _MAX_ROWS = 40
 Target = Annotated[
@@ -166,12 +167,10 @@ def _document(finished: RunResult) -> dict[str, Any]:
     }
 
 
-def _print_result(finished: RunResult) -> None:
-    from orchestrator.provenance.markup import cell_text, duration_text
-    from orchestrator.provenance.report import stage_total, usage_rows
-    from orchestrator.wording import counted
+def print_result(outcome: Outcome, value: Any) -> None:
+    """Print what of a result a report shows, or else the result itself, cut short."""
+    from orchestrator.provenance.markup import cell_text
 
-    outcome, record = finished.outcome, finished.record
     if outcome.table is not None:
         shown = outcome.table.rows[:_MAX_ROWS]
         tabulate(outcome.table.columns, shown)
@@ -181,7 +180,16 @@ def _print_result(finished: RunResult) -> None:
     for line in (*outcome.summary, *outcome.notes):
         say(line)
     if outcome.table is None and outcome.plot is None and not outcome.summary:
-        say(f"result: {cell_text(finished.value)}"[:2000])
+        say(f"result: {cell_text(value)}"[:2000])
+
+
+def _print_result(finished: RunResult) -> None:
+    from orchestrator.provenance.markup import duration_text
+    from orchestrator.provenance.report import stage_total, usage_rows
+    from orchestrator.wording import counted
+
+    print_result(finished.outcome, finished.value)
+    record = finished.record
     console = open_console()
     console.print()
     stages, jobs = stage_total(record), len(record.jobs)

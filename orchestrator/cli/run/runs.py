@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,16 +18,19 @@ if TYPE_CHECKING:
 
     from orchestrator.agent.deployments import FlowRunView
     from orchestrator.application.known_runs import RunView
+    from orchestrator.provenance.schema import RecordedSlurm
 
 __all__ = ["cancel_run", "flow_run_document", "print_flow_run", "run_logs", "runs"]
 
 _ID_SHOWN = 22  # the whole of an id that hpcqc made
+# What is looked up for one run alone.
+_OF_ONE = ("quantum_jobs", "slurm_use", "logs", "outcome", "result")
 _Run = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, or the start of it.")]
 
 
 def runs(
     run: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="One run; of the agent's, with its result.")
+        str | None, typer.Argument(metavar="[ID]", help="One run, with its result, jobs and logs.")
     ] = None,
     limit: Limit = 20,
     site: SiteFile = None,
@@ -41,7 +44,8 @@ def runs(
         return
     views = known_runs(limit, site=site)
     if as_json:
-        print_json([asdict(view) for view in views])
+        documents = [asdict(view) for view in views]
+        print_json([{k: v for k, v in one.items() if k not in _OF_ONE} for one in documents])
     elif not views:
         say("no runs yet; `hpcqc run TARGET` or `hpcqc submit NAME` makes one")
     else:
@@ -157,8 +161,9 @@ def _show(run: str, site: Any, *, as_json: bool) -> None:
         print_flow_run(flow_run(run), as_json=as_json)
         return
     if as_json:
-        print_json(asdict(view))
+        print_json(asdict(replace(view, outcome=None)))  # its parts are in the result
         return
+    jobs = ", ".join(f"{number} {state}" for state, number in view.quantum_jobs.items())
     facts(
         {
             "flow": view.flow,
@@ -169,11 +174,26 @@ def _show(run: str, site: Any, *, as_json: bool) -> None:
             "started": view.started_at,
             "ended": view.ended_at,
             "stages done": view.stages_done,
+            "quantum jobs": jobs or None,
             "on QPUs": None if view.qpu_seconds is None else duration_text(view.qpu_seconds),
+            "Slurm jobs": None if view.slurm_use is None else _slurm_text(view.slurm_use),
             "folder": view.folder,
+            "logs": ", ".join(map(str, view.logs)) or None,
         },
         title=f"run {view.id}",
     )
+    if view.outcome is not None:
+        from orchestrator.cli.run.run import print_result
+
+        print_result(view.outcome, view.result)
+
+
+def _slurm_text(used: RecordedSlurm) -> str:
+    """Return what a run's Slurm jobs took, in a line."""
+    jobs = counted(len({job.id for job in used.jobs}), "job")
+    node_hours = f"{used.node_s / 3600:.3g} node-hours"
+    held = f", QPUs held for {duration_text(used.qpu_held_s)}" if used.qpu_held_s else ""
+    return f"{jobs}, {node_hours}{held}" + ("" if used.is_complete else ", so far as accounted")
 
 
 def print_flow_run(view: FlowRunView, *, as_json: bool) -> None:
