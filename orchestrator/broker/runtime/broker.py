@@ -136,9 +136,9 @@ class Broker:
         self.watch = CalibrationWatch(self.events, every_s=self.pacing.watch_s)
         self._serving = asyncio.ensure_future(self.events.serve())
         accesses = {name: one.slurm for name, one in self.qpus.items() if one.slurm is not None}
-        self.grants = GrantWatch(self.events, accesses, self.allocations)
-        self.grants.start()
+        self.grants = GrantWatch(self.events, accesses, self.allocations, renew=self.watch.renew)
         self.watch.closures = self.grants.closures
+        self.grants.start()
 
     async def close(
         self, cancel_s: float | None = None, *, abandoned: bool = False, finish_s: float = 0.0
@@ -221,7 +221,8 @@ class Broker:
         try:
             target = await asyncio.to_thread(backend.target)
             await self.watch.note(qpu, target)
-            self.events.attach(settings, backend, target)
+            reserved = self.grants.closures.get(qpu, ())
+            self.events.attach(settings, backend, target, closures=reserved)
         except BaseException:
             with contextlib.suppress(Exception):
                 await asyncio.to_thread(backend.close)

@@ -34,9 +34,11 @@ class CalibrationWatch:
     read_at: dict[str, datetime] = field(default_factory=dict)  # when each QPU's target was read
     _calibrations: dict[str, str] = field(default_factory=dict)  # last id read, by QPU
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    _watched: dict[str, tuple[QpuSettings, Backend]] = field(default_factory=dict)
 
     def watch(self, settings: QpuSettings, backend: Backend) -> None:
         """Watch an attached QPU from now on."""
+        self._watched[settings.name] = (settings, backend)
         self._tasks.append(asyncio.create_task(self._poll(settings, backend, self.events.clock())))
 
     async def note(self, qpu: str, target: Target) -> None:
@@ -59,6 +61,18 @@ class CalibrationWatch:
     def is_known(self, qpu: str, target: Target) -> bool:
         """Whether `note` would do nothing; from any thread."""
         return self._calibrations.get(qpu) == target.calibration.id
+
+    async def renew(self, qpu: str) -> None:
+        """Put a QPU's calendar with its ``closures`` in force now. Raises `LedgerError`."""
+        if qpu not in self._watched:
+            return  # it is attached with them
+        settings, backend = self._watched[qpu]
+        try:
+            target = await asyncio.to_thread(backend.target)
+        except Exception as error:  # noqa: BLE001  # a foreign backend; polling asks it again
+            _log.info("the target of QPU %s cannot be read: %s", qpu, error)
+            return
+        await self._renew(settings, target, self.events.clock())
 
     async def close(self) -> None:
         """Stop all polling."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,7 +17,7 @@ from backends.payloads import payload_kind
 from backends.results import result_to_bytes
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.records import by_part
-from orchestrator.broker.core.rules import QpuRules
+from orchestrator.broker.core.rules import QpuRules, Window
 from orchestrator.broker.core.state import (
     BrokerState,
     Command,
@@ -127,12 +127,21 @@ class EventLoop:
         self._calls = ThreadPoolExecutor(_CALL_THREADS, thread_name_prefix="hpcqc-qpu-call")
         self._waits = ThreadPoolExecutor(_WAIT_THREADS, thread_name_prefix="hpcqc-qpu-wait")
 
-    def attach(self, settings: QpuSettings, backend: Backend, target: Target) -> None:
-        """Drive a QPU from now on, also its open tasks; its limits bound what is planned."""
+    def attach(
+        self,
+        settings: QpuSettings,
+        backend: Backend,
+        target: Target,
+        closures: Iterable[Window] = (),
+    ) -> None:
+        """Drive a QPU from now on, also its open tasks; its limits bound what is planned.
+
+        closures: besides those of its settings and its target.
+        """
         qpu = settings.name
         if qpu in self._drivers:
             return
-        rules = qpu_rules(settings, target, self.clock())
+        rules = qpu_rules(settings, target, self.clock(), closures)
         limits = rules.limits
         most = min(limits.max_concurrent_tasks or _WAIT_THREADS, _WAIT_THREADS)
         # Where any number of tasks may run there is nothing to keep for anybody.

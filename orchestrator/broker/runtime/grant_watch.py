@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal, Protocol
@@ -62,6 +62,7 @@ class GrantWatch:
     answered_at: datetime | None = None
     error: str | None = None  # why the last query failed, None after an answer
     closures: dict[str, tuple[Window, ...]] = field(default_factory=dict)  # by QPU
+    renew: Callable[[str], Awaitable[None]] | None = None  # puts a QPU's closures in force
     _closures_at: datetime | None = None
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _confirmed_at: dict[Grant, datetime] = field(default_factory=dict)
@@ -84,7 +85,15 @@ class GrantWatch:
 
     async def _watch(self, allocations: Allocations) -> None:
         while True:
-            await self._read_closures(allocations)
+            try:
+                # Before a grant is confirmed, so that nothing starts in a closure.
+                for qpu in await self._read_closures(allocations):
+                    if self.renew is not None:
+                        await self.renew(qpu)
+            except LedgerUnwritable as error:
+                _log.info("Slurm's reservations are not in force yet: %s", error)
+            except LedgerError:
+                return  # the broker has stopped
             bound = {g for g in self.events.state.bound() if g.qpu in self.accesses}
             pause_s = min((self.accesses[grant.qpu].check_s for grant in bound), default=_LONGEST_S)
             if bound:
@@ -113,17 +122,24 @@ class GrantWatch:
         self.answered_at, self.error = self.events.clock(), None
         return found
 
-    async def _read_closures(self, allocations: Allocations) -> None:
+    async def _read_closures(self, allocations: Allocations) -> list[str]:
+        """Return the QPUs whose closures are others than before."""
         now = self.events.clock()
         if self._closures_at is not None and now - self._closures_at < timedelta(
             seconds=_LONGEST_S
         ):
-            return
+            return []
         self._closures_at = now
         try:
-            self.closures.update(await asyncio.to_thread(allocations.closures))
+            found = await asyncio.to_thread(allocations.closures)
         except Exception as error:  # noqa: BLE001  # those that are known stay in force
             _log.info("Slurm's reservations cannot be read: %s", error)
+            return []
+        changed = [
+            name for name, windows in found.items() if self.closures.get(name, ()) != windows
+        ]
+        self.closures.update(found)
+        return changed
 
     async def _note(self, grant: Grant, found: GrantState) -> None:
         """Post what has changed of a grant."""

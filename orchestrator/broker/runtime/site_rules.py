@@ -56,13 +56,18 @@ def check_schedules(qpus: Iterable[QpuSettings], now: datetime) -> None:
             closures_of_file(settings.schedule.calendar, now, now + _AHEAD)
 
 
-def qpu_rules(settings: QpuSettings, target: Target, now: datetime) -> QpuRules:
-    """Return a QPU's rules. Raises `ConfigError` for an invalid policy or unreadable calendar."""
+def qpu_rules(
+    settings: QpuSettings, target: Target, now: datetime, more: Iterable[Window] = ()
+) -> QpuRules:
+    """Return a QPU's rules. Raises `ConfigError` for an invalid policy or unreadable calendar.
+
+    more: windows besides those of the settings and the target.
+    """
     schedule = settings.schedule
     return QpuRules(
         limits=TaskLimits.of(target, settings.uncertain),
         policy=check_schedule(settings),
-        calendar=calendar_of(settings, target, now),
+        calendar=calendar_of(settings, target, now, more=more),
         timing=target.timing,
         metering=target.metering,
         slice_s=schedule.slice_s or None,
