@@ -55,6 +55,7 @@ from orchestrator.application.service import back_up as back_up
 from orchestrator.application.service import open_service as open_service
 from orchestrator.application.service import statement as statement
 from orchestrator.application.service import token_file as token_file
+from orchestrator.application.service import verify_ledger as verify_ledger
 from orchestrator.application.simulate import PolicyStudy as PolicyStudy
 from orchestrator.application.simulate import simulate as simulate
 from orchestrator.application.storage import CleanedRun as CleanedRun

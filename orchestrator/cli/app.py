@@ -11,7 +11,7 @@ from orchestrator.cli.agent.services import logs, start, status, stop
 from orchestrator.cli.broker.jobs import cancel, queue, resolve
 from orchestrator.cli.broker.projects import projects, statement
 from orchestrator.cli.broker.qpus import broker_status, drain, ready, resume
-from orchestrator.cli.broker.serve import backup, serve
+from orchestrator.cli.broker.serve import backup, serve, verify
 from orchestrator.cli.broker.tokens import token_add, token_list, token_revoke
 from orchestrator.cli.jobs.jobs import jobs
 from orchestrator.cli.jobs.simulate import simulate
@@ -73,6 +73,7 @@ _VERBS = (
     ("broker projects", projects),
     ("broker statement", statement),
     ("broker backup", backup),
+    ("broker verify", verify),
     ("broker token add", token_add),
     ("broker token list", token_list),
     ("broker token revoke", token_revoke),

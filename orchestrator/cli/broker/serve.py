@@ -1,4 +1,4 @@
-"""``hpcqc broker serve`` and ``backup``: the service and its ledger, on its own machine."""
+"""``hpcqc broker serve``, ``backup`` and ``verify``: the service and its ledger, on its own machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from orchestrator.cli.output import print_json, say
 if TYPE_CHECKING:
     from orchestrator.config.site import Site
 
-__all__ = ["backup", "serve"]
+__all__ = ["backup", "serve", "verify"]
 
 
 def serve(
@@ -98,6 +98,27 @@ def backup(
         print_json({"file": str(file), "bytes": size})
     else:
         say(f"{file}: {size} bytes")
+
+
+def verify(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            parser=path, metavar="[FILE]", help="A copy of a ledger; the site's own if not given."
+        ),
+    ] = None,
+    site: SiteFile = None,
+    as_json: Json = False,
+) -> None:
+    """Check that the ledger, or a copy of it, is undamaged and can be read."""
+    from orchestrator.application.service import verify_ledger
+    from orchestrator.wording import counted
+
+    runs = verify_ledger(file, site=site)
+    if as_json:
+        print_json({"file": None if file is None else str(file), "runs": runs})
+    else:
+        say(f"{'the ledger' if file is None else file} is undamaged: {counted(runs, 'run')}")
 
 
 def _print_ready(broker: Any) -> dict[str, int]:
