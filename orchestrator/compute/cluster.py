@@ -18,10 +18,14 @@ def main() -> None:
     # A process of its own, since spawned workers would import the user's script again, and since no
     # worker may outlive a killed flow. The credentials go through the pipe and are in no file.
     os.umask(0o077)  # what it writes is its owner's alone
+    # Only the address goes to the flow, which reads no further: workers inherit stdout, and what
+    # functions print there would fill the pipe and block them.
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
     from orchestrator.compute.nodes import LOOPBACK, DaskCredentials, open_cluster, scheduler_host
 
-    with ExitStack() as opened:
+    with answer, ExitStack() as opened:
         try:
             pair = DaskCredentials.make()
             host = scheduler_host(spec["interface"]) if "interface" in spec else LOOPBACK
@@ -29,14 +33,14 @@ def main() -> None:
                 open_cluster(spec["workers"], spec["memory_per_worker"], pair.security(), host=host)
             )
         except Exception as error:  # noqa: BLE001  # the flow says it to its user
-            print(json.dumps({"error": str(error) or repr(error)}), flush=True)
+            print(json.dumps({"error": str(error) or repr(error)}), file=answer, flush=True)
             return
         connection = {
             "address": cluster.scheduler_address,
             "certificate": pair.certificate,
             "key": pair.key,
         }
-        print(json.dumps(connection), flush=True)
+        print(json.dumps(connection), file=answer, flush=True)
         sys.stdin.read()
 
 

@@ -23,6 +23,8 @@ from orchestrator.config.site import ComputeSettings
 
 __all__ = ["ComputeConformance"]
 
+_MUCH = 1 << 21  # bytes; a pipe holds 1 MiB at most, where nobody has changed the limit
+
 
 class ComputeConformance:
     """Subclass this, name your kind and its settings, and pytest tells you when it is right.
@@ -72,6 +74,11 @@ class ComputeConformance:
         demand = Demand(cores=2)
         remote = RemoteFunction(dump_by_value(_demand), _context(demand))
         assert compute.run(remote, (), {}).value == demand
+
+    def test_output_of_a_function_blocks_nothing(self, compute: Compute) -> None:
+        """A worker's stdout and stderr take more than a pipe that nobody reads."""
+        for stream in (1, 2):
+            assert _ran(compute, _written_to, stream).value == _MUCH
 
     def test_calls_come_from_many_threads(self, compute: Compute) -> None:
         """Each thread gets its own answer."""
@@ -153,6 +160,16 @@ def _spread(progress: Callable[[int, int], None] | None = None) -> Spread:
         return turns[content]
 
     return Spread(context=_context(), turn_of=turn_of, progress=progress)
+
+
+def _written_to(stream: int) -> int:
+    """Write more than a pipe holds; a full one is an error instead of a wait."""
+    is_blocking = os.get_blocking(stream)
+    os.set_blocking(stream, False)
+    try:
+        return sum(os.write(stream, b" " * 4096) for _ in range(_MUCH // 4096))
+    finally:
+        os.set_blocking(stream, is_blocking)
 
 
 def _raise(error: Exception) -> None:
