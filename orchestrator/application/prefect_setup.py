@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 from orchestrator.agent.lifeline import start_module
 from orchestrator.agent.prefect_service import HOST
@@ -182,8 +182,10 @@ def logs_to_file(path: Path, *, for_good: bool = False) -> Iterator[None]:
     filed = (logging.root, prefect, logging.getLogger("prefect._internal"))
     for logger in filed:
         logger.addHandler(sink)
+    # `logging.captureWarnings` would do nothing where an earlier run had called it for good and
+    # somebody, such as `warnings.catch_warnings`, has set another function since.
     shown = warnings.showwarning
-    logging.captureWarnings(capture=True)
+    warnings.showwarning = _log_warning
     try:
         yield
     finally:
@@ -194,8 +196,23 @@ def logs_to_file(path: Path, *, for_good: bool = False) -> Iterator[None]:
             for logger, handler in removed:
                 logger.addHandler(handler)
             prefect.propagate = propagated
-            if warnings.showwarning is not shown:
-                logging.captureWarnings(capture=False)
+            warnings.showwarning = shown
+
+
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Log a warning that Python would print."""
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    if file is None:
+        logging.getLogger("py.warnings").warning("%s", text)
+    else:
+        file.write(text)
 
 
 @contextmanager

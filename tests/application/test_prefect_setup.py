@@ -6,6 +6,7 @@ import logging
 import warnings
 from pathlib import Path
 
+import pytest
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_LOCAL_STORAGE_PATH,
@@ -49,6 +50,26 @@ def test_logs_and_warnings_are_filed_for_the_time_of_a_run(tmp_path: Path) -> No
     assert "another" in path.read_text()
     assert [set(logger.handlers) for logger in loggers] == before
     assert warnings.showwarning is shown
+
+
+def test_warnings_are_filed_although_an_earlier_run_filed_its_own_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefect = logging.getLogger("prefect")
+    monkeypatch.setattr(prefect, "propagate", prefect.propagate)
+    earlier, later = tmp_path / "earlier.log", tmp_path / "later.log"
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        sinks = set(logging.root.handlers)
+        with logs_to_file(earlier, for_good=True):
+            pass
+        with warnings.catch_warnings(record=True), logs_to_file(later):
+            warnings.warn("another", UserWarning, stacklevel=1)
+    for handler in set(logging.root.handlers) - sinks:
+        for logger in (logging.root, prefect, logging.getLogger("prefect._internal")):
+            logger.removeHandler(handler)
+        handler.close()
+    assert "another" in later.read_text()
 
 
 def test_results_are_kept_beside_the_ledger_unless_the_user_chose_a_place(tmp_path: Path) -> None:
