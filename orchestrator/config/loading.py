@@ -95,7 +95,10 @@ def lookup(
             if named == LAPTOP:
                 return None
             if not named.is_file():
-                raise ConfigError(f"{origin} is {str(named)!r}, which is not a file")
+                raise ConfigError(
+                    f"{origin} is {str(named)!r}, which is not a file; give the path of a site "
+                    f"file, or '{LAPTOP}' for the built-in site"
+                )
             return named
     for candidate in ((folder or Path.cwd()) / FILE_NAME, config_dir(environ) / FILE_NAME):
         if candidate.is_file():
@@ -116,11 +119,18 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except tomllib.TOMLDecodeError as error:  # its message ends with line and column
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}; correct it there, or start from the output of "
+            f"`hpcqc config show --site {LAPTOP}`"
+        ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start})") from None
+        raise ConfigError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; let this user read it, or name another file"
+        ) from None
 
 
 def _apply(raw: dict[str, Any], override: str) -> None:

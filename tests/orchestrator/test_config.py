@@ -157,7 +157,7 @@ def test_an_override_of_another_form_is_refused(nowhere, override) -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path, nowhere) -> None:
-    with pytest.raises(ConfigError, match=naming(tmp_path / "none.toml")):
+    with pytest.raises(ConfigError, match=naming(tmp_path / "none.toml", LAPTOP)):
         load_site(tmp_path / "none.toml", **nowhere)
     environ = nowhere["environ"] | {"HPCQC_SITE": str(tmp_path)}
     with pytest.raises(ConfigError, match=naming("HPCQC_SITE", tmp_path)):
