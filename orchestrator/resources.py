@@ -63,6 +63,8 @@ _log = logging.getLogger(__name__)
 # Dask topic on which workers report the progress of a fan-out to the flow's process.
 UNITS_TOPIC = "hpcqc-units"
 _LOOK_EVERY_S = 0.2
+# How long Slurm may take to end the jobs that hold QPUs, also after it has taken long for others.
+_CLOSE_S, _LEAST_CLOSE_S = 15.0, 3.0
 
 
 @dataclass(eq=False)
@@ -257,10 +259,11 @@ class Resources:
             placement = self._placement
         if placement is not None:
             placement.close()
+        began_s = time.monotonic()
         for compute in computes.values():
             compute.close()
-        if qpu_jobs is not None:
-            qpu_jobs.close()
+        if qpu_jobs is not None:  # what a silent Slurm has taken already is not waited for again
+            qpu_jobs.close(max(_LEAST_CLOSE_S, _CLOSE_S - (time.monotonic() - began_s)))
 
     def _refuse_if_closing(self) -> None:
         if self.run.closing:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,12 @@ from orchestrator.compute.reconciliation import (
 )
 from orchestrator.compute.worker_jobs import Allocation, JobFolder
 from orchestrator.identity import WorkerName
-from orchestrator.slurm.errors import JobScriptError, SlurmRefused, SlurmUnavailable
+from orchestrator.slurm.errors import (
+    JobScriptError,
+    SlurmRefused,
+    SlurmUnavailable,
+    left_behind,
+)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -43,7 +47,9 @@ _SOONEST_S = 0.3
 _LATEST_S = 10.0
 # The longer nothing changes, the less often Slurm is asked.
 _PATIENCE = 0.25
-_CLOSE_S = 5.0
+_CLOSE_S = 5.0  # for a look or a submission that is under way
+# For Slurm, in the end. A controller that does not answer must not keep the run from ending.
+_END_S = 15.0
 # After this, a submission without an answer has left no job.
 _DOUBT_S = 60.0
 # A wait that is over so soon is not worth a word.
@@ -119,18 +125,25 @@ class Reconciler:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Cancel every worker job of the run, and end the thread; closing twice does nothing."""
+        """Cancel every worker job of the run, and end the thread; closing twice does nothing.
+
+        If Slurm does not answer for 15 s, the user is told which jobs are left.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             thread, self._thread = self._thread, None
         if thread is None:
             return
+        self.slurm.hurry(_END_S)
         thread.join(_CLOSE_S)
-        self._cancel_all()
+        fault = self._cancel_all()
         if thread.is_alive():  # a submission hangs, and its job may come yet
-            thread.join(self.slurm.timeout_s)
-            self._cancel_all()
+            thread.join(_END_S)
+            fault = self._cancel_all()
+        left = {job.id for job in self._fleet.jobs} | self._unwanted
+        if fault is not None and (left or self._doubtful or thread.is_alive()):
+            self.on_notice(left_behind(self.folder.run, left, fault))
 
     def jobs(self) -> tuple[WorkerJob, ...]:
         """Return the worker jobs that the run has now."""
@@ -332,12 +345,20 @@ class Reconciler:
         for one in adopted:
             self._add(one)
 
-    def _cancel_all(self) -> None:
-        with suppress(SlurmUnavailable, SlurmRefused):
-            left = [job.id for job in self._fleet.jobs]
-            left += [job.id for job, _ in self._queued()]
+    def _cancel_all(self) -> SlurmUnavailable | SlurmRefused | None:
+        """Cancel what the queue has, and what is known. Return why that is not certain."""
+        left = {job.id for job in self._fleet.jobs} | self._unwanted
+        fault: SlurmUnavailable | SlurmRefused | None = None
+        try:
+            left |= {job.id for job, _ in self._queued()}
+        except (SlurmUnavailable, SlurmRefused) as error:
+            fault = error
+        try:
             if left:
-                self.slurm.cancel(sorted(set(left)))
+                self.slurm.cancel(sorted(left))
+        except (SlurmUnavailable, SlurmRefused) as error:
+            fault = error
+        return fault
 
     def _queued(self) -> Iterator[tuple[SlurmJob, SlurmTag]]:
         """Yield the worker jobs of the run that Slurm has and that are not over."""

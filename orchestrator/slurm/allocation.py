@@ -112,6 +112,9 @@ class AllocationSteps:
                 step.process.kill()
                 step.process.wait()
 
+    def hurry(self, seconds: float) -> None:
+        """Do nothing: no call waits for Slurm."""
+
     def hold(self, ids: Collection[int]) -> None:
         """Do nothing: the nodes are there already."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from orchestrator.slurm.inventory import (
     parse_licences,
     parse_partitions,
     parse_reservations,
+    parse_settings,
 )
 from orchestrator.slurm.script import JobScript
 from orchestrator.slurm.states import (
@@ -38,6 +40,7 @@ from orchestrator.slurm.states import (
 __all__ = ["Slurm", "job_environment"]
 
 _Record = TypeVar("_Record")
+_LEAST_S = 2.0  # for a program, after `hurry`
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 # Ids in one command: an argument has at most 128 KiB.
 _MOST_IDS = 2000
@@ -127,6 +130,11 @@ class Slurm:
         self._sleep = sleep
         self._clock = clock
         self._version: tuple[int, int, int] | None = None
+        self._ends_at: float | None = None  # by the clock, after `hurry`
+
+    def hurry(self, seconds: float) -> None:
+        """Let no call wait for longer than so many seconds from now, also of those under way."""
+        self._ends_at = self._clock() + seconds
 
     def submit(self, script: JobScript) -> int:
         """Submit a job exactly once, even if ``sbatch`` hangs, is killed or loses its connection.
@@ -146,18 +154,18 @@ class Slurm:
             JobScriptError: A value cannot be written into a script.
         """
         text = script.text()
-        deadline = self._clock() + self.patience_s
+        started = self._clock()
         doubtful = False
         for pause in self._pauses():
             try:
                 job = self._sbatch(text, script)
             except SlurmUnavailable as error:
                 doubtful = doubtful or error.submitted
-                is_last = not error.retryable or self._clock() >= deadline
+                is_last = not error.retryable or self._is_over(started)
                 if is_last and not doubtful:
                     raise
                 if not is_last:
-                    self._sleep(pause)
+                    self._pause(pause)
                 found = self._stored(script.tag, error) if doubtful else None
                 if found is not None:
                     return found
@@ -244,15 +252,21 @@ class Slurm:
             found += _read(parse_accounting, self._ask([*argv, *chosen]), separator=separator)
         return found
 
-    def cancel(self, ids: Collection[int], *, signal: str | None = None) -> None:
+    def cancel(
+        self, ids: Collection[int], *, signal: str | None = None, patient: bool = True
+    ) -> None:
         """Cancel jobs, or send their batch scripts a signal such as ``TERM``; ended ones are left.
 
-        A component of a heterogeneous job ends with its leader, which must be among them.
+        patient: whether it is tried again while the controller does not answer. A component of a heterogeneous job ends with its leader, which must be among them.
         """
         options = [f"--signal={signal}", "--batch"] if signal is not None else []
         for some in _portions(ids):
             argv = ["scancel", *options, *map(str, some)]
-            self._order(argv, _CHANGED_MEANWHILE if len(some) == 1 else _CHANGED_OR_PART)
+            done = _CHANGED_MEANWHILE if len(some) == 1 else _CHANGED_OR_PART
+            if patient:
+                self._order(argv, done)
+            else:
+                self._answer(argv, done, refusable=True)
 
     def hold(self, ids: Collection[int]) -> None:
         """Keep waiting jobs from starting; others are left as they are."""
@@ -284,10 +298,13 @@ class Slurm:
 
     def mpi_plugins(self) -> tuple[str, tuple[str, ...]]:
         """Return the site's default for ``srun --mpi``, and what it takes there; two programs."""
-        shown = self._ask(["scontrol", "show", "config"])
-        default = re.search(r"^MpiDefault\s*=\s*(\S+)", shown, re.MULTILINE)
+        default = self.settings().get("MpiDefault", "")
         listed = self._ask(["srun", "--mpi=list"])
-        return (default[1] if default else ""), tuple(listed.split())
+        return default, tuple(listed.split())
+
+    def settings(self) -> dict[str, str]:
+        """Return the cluster's configuration, by the names that ``slurm.conf`` has."""
+        return parse_settings(self._ask(["scontrol", "show", "config"]))
 
     def version(self) -> tuple[int, int, int]:
         """Return the version of Slurm's programs, as ``(22, 5, 8)``; asked once."""
@@ -373,15 +390,26 @@ class Slurm:
         self._patiently(lambda: self._answer(argv, done, refusable=True))
 
     def _patiently(self, call: Callable[[], str]) -> str:
-        deadline = self._clock() + self.patience_s
+        started = self._clock()
         for pause in self._pauses():
             try:
                 return call()
             except SlurmUnavailable as error:
-                if not error.retryable or self._clock() >= deadline:
+                if not error.retryable or self._is_over(started):
                     raise
-            self._sleep(pause)
+            self._pause(pause)
         raise AssertionError("there is always a next pause")
+
+    def _is_over(self, started: float) -> bool:
+        """Whether a call has no patience left."""
+        return self._clock() >= started + self.patience_s or self._left_s() <= 0
+
+    def _left_s(self) -> float:
+        """Return how long calls may take yet."""
+        return math.inf if self._ends_at is None else self._ends_at - self._clock()
+
+    def _pause(self, seconds: float) -> None:
+        self._sleep(min(seconds, max(self._left_s(), 0.0)))
 
     def _answer(
         self, argv: Sequence[str], harmless: re.Pattern[str] | None, *, refusable: bool = False
@@ -403,6 +431,7 @@ class Slurm:
         self, argv: Sequence[str], environment: Mapping[str, str], text: str | None = None
     ) -> _Answer:
         """Run a program once. Raises `SlurmUnavailable` if it is missing or takes too long."""
+        timeout_s = min(self.timeout_s, max(self._left_s(), _LEAST_S))
         try:
             done = subprocess.run(
                 argv,
@@ -411,13 +440,13 @@ class Slurm:
                 capture_output=True,
                 encoding="utf-8",
                 errors="replace",
-                timeout=self.timeout_s,
+                timeout=timeout_s,
                 umask=0o077,  # Slurm makes a job's output with the mask of its submission
                 check=False,
             )
         except subprocess.TimeoutExpired:
             raise SlurmUnavailable(
-                f"{argv[0]} did not answer within {self.timeout_s:g} s", submitted=True
+                f"{argv[0]} did not answer within {timeout_s:.3g} s", submitted=True
             ) from None
         except FileNotFoundError:
             raise SlurmUnavailable(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["JobScriptError", "SlurmRefused", "SlurmUnavailable"]
+import shlex
+from collections.abc import Collection
+
+__all__ = ["JobScriptError", "SlurmRefused", "SlurmUnavailable", "left_behind"]
 
 
 class JobScriptError(ValueError):
@@ -33,3 +36,18 @@ class SlurmUnavailable(RuntimeError):
         super().__init__(message)
         self.retryable = retryable
         self.submitted = submitted
+
+
+def left_behind(run: str, jobs: Collection[int], fault: Exception) -> str:
+    """Return a sentence on jobs of a run that could not be cancelled, and how to end them.
+
+    >>> left_behind("scan", {8, 7}, SlurmUnavailable("`scancel 7` failed"))
+    'jobs of run scan may be left in Slurm (`scancel 7` failed); end them with `scancel 7 8`, or with \
+`hpcqc cancel scan` once Slurm answers'
+    """
+    listed = " ".join(map(str, sorted(jobs)))
+    direct = f"`scancel {listed}`, or with " if jobs else ""
+    return (
+        f"jobs of run {run} may be left in Slurm ({fault}); end them with {direct}"
+        f"`hpcqc cancel {shlex.quote(run)}` once Slurm answers"
+    )

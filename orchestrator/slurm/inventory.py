@@ -19,6 +19,7 @@ __all__ = [
     "parse_licences",
     "parse_partitions",
     "parse_reservations",
+    "parse_settings",
     "properties_of",
 ]
 
@@ -210,6 +211,20 @@ def parse_licences(shown: str) -> dict[str, Licence]:
                 free=_number(known, "Free"),
             )
     return found
+
+
+def parse_settings(shown: str) -> dict[str, str]:
+    r"""Read ``scontrol show config``; what is not set is empty.
+
+    >>> parse_settings("AccountingStorageTRES   = cpu,gres/qpu\nMpiDefault              = (null)\n")
+    {'AccountingStorageTRES': 'cpu,gres/qpu', 'MpiDefault': ''}
+    """
+    pairs = (line.partition("=") for line in shown.split("\n"))
+    return {
+        name.strip(): "" if value.strip() == "(null)" else value.strip()
+        for name, equals, value in pairs
+        if equals
+    }
 
 
 def _partition(name: str, known: Mapping[str, str], kinds: list[Mapping[str, str]]) -> Partition:

@@ -18,7 +18,7 @@ from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.identity import slurm_job_name
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.environment import this_job
-from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
+from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable, left_behind
 from orchestrator.slurm.explain import explain_reason, impossible
 from orchestrator.slurm.owner import owner_of
 from orchestrator.slurm.qpu_grants import lacks
@@ -93,6 +93,7 @@ class QpuJobs:
         self._closed = threading.Event()
         self._beat: threading.Thread | None = None
         self._doubtful: set[str] = set()  # tags of submissions that had no answer
+        self._left: set[int] = set()  # jobs that Slurm has not cancelled yet
 
     @contextmanager
     def hold(self, settings: QpuSettings) -> Iterator[int | None]:
@@ -159,18 +160,33 @@ class QpuJobs:
             self._release(holding)
             holding.job, holding.is_coupled = slurm_job, True
 
-    def close(self) -> None:
-        """End the jobs that this run submitted; closing twice does nothing."""
+    def close(self, within_s: float = 15.0) -> None:
+        """End the jobs that this run submitted; closing twice does nothing.
+
+        within_s: how long Slurm may take; after that, the user is told which jobs are left.
+        """
         self._closed.set()
+        self._slurm.hurry(within_s)
         for holding in list(self._holdings.values()):
             with holding.lock:
-                self._release(holding)
+                self._release(holding, cancels=False)  # all at once below
+        fault: SlurmUnavailable | SlurmRefused | None = None
         for tag in tuple(self._doubtful):
-            with suppress(SlurmUnavailable, SlurmRefused):
+            try:
                 found = self._slurm.find(tag)
                 if found is not None:
                     self._slurm.cancel({found.id})
                 self._doubtful.discard(tag)
+            except (SlurmUnavailable, SlurmRefused) as error:
+                fault = error
+        try:
+            if self._left:
+                self._slurm.cancel(self._left)
+                self._left.clear()
+        except (SlurmUnavailable, SlurmRefused) as error:
+            fault = error
+        if fault is not None:
+            self._notice(left_behind(self._run, self._left, fault))
 
     def _holding(self, qpu: str) -> _Holding:
         with self._lock:
@@ -259,7 +275,7 @@ class QpuJobs:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         raise SlurmUnavailable(f"the run ended while Slurm job {job} waited for its QPU")
 
-    def _release(self, holding: _Holding) -> None:
+    def _release(self, holding: _Holding, *, cancels: bool = True) -> None:
         job, alive = holding.job, holding.alive
         holding.job = holding.alive = None
         if alive is None:
@@ -267,9 +283,13 @@ class QpuJobs:
         # Enough for a job that sees the folder, even for one that starts later.
         with suppress(OSError):
             os.utime(alive, (0, 0))
-        if job is not None:
-            with suppress(SlurmUnavailable, SlurmRefused):
-                self._slurm.cancel({job})
+        if job is None:
+            return
+        self._left.add(job)
+        if cancels:
+            with suppress(SlurmUnavailable, SlurmRefused):  # `close` tries again
+                self._slurm.cancel({job}, patient=False)
+                self._left.discard(job)
 
     def _runs(self, job: int | None) -> bool:
         """Whether a job runs, as far as Slurm says."""

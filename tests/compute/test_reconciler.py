@@ -24,11 +24,12 @@ class Room:
         self.folder = JobFolder(run="r", path=place, options=worker_options(settings))
         self.folder.prepare()
         self.failed: dict[str, Exception] = {}
+        self.notices: list[str] = []
         self.reconciler = Reconciler(
             slurm=self.slurm,
             folder=self.folder,
             on_failure=self.failed.__setitem__,
-            on_notice=lambda _: None,
+            on_notice=self.notices.append,
         )
 
     def tag(self, purpose: str, number: int) -> str:
@@ -122,3 +123,28 @@ def test_an_adoption_that_slurm_refuses_fails_the_pools(room) -> None:
     until(lambda: "shared" in room.failed)
     room.want(1)  # the thread lives
     until(lambda: room.slurm.tags)
+
+
+def test_what_a_silent_slurm_leaves_in_the_end_is_said_with_how_to_end_it(room) -> None:
+    room.want(2)
+    until(lambda: len(room.reconciler.jobs()) == 2)
+    room.slurm.faults |= {"jobs": away(100), "cancel": away(100)}
+    room.reconciler.close()
+    first, second = sorted(room.slurm.waiting())
+    assert f"scancel {first} {second}" in room.notices[-1]
+    assert "hpcqc cancel r" in room.notices[-1]
+
+
+def test_jobs_that_are_known_are_cancelled_where_the_queue_cannot_be_read(room) -> None:
+    room.want(2)
+    until(lambda: len(room.reconciler.jobs()) == 2)
+    room.slurm.faults["jobs"] = away(100)
+    room.reconciler.close()
+    assert room.slurm.waiting() == []
+
+
+def test_an_end_that_left_nothing_says_nothing(room) -> None:
+    room.want(1)
+    until(lambda: len(room.reconciler.jobs()) == 1)
+    room.reconciler.close()
+    assert not any("scancel" in notice for notice in room.notices)

@@ -55,3 +55,25 @@ def test_a_job_of_which_no_answer_came_is_cancelled_in_the_end(slurm, tmp_path) 
     assert [job.state for job in slurm.queue.values()] == [SlurmState.RUNNING]
     jobs.close()
     assert [job.state for job in slurm.queue.values()] == [SlurmState.CANCELLED]
+
+
+def test_a_job_that_could_not_be_cancelled_is_cancelled_in_the_end(slurm, tmp_path) -> None:
+    notices: list[str] = []
+    jobs = QpuJobs("r", tmp_path / "r", slurm, on_notice=notices.append)
+    slurm.faults["cancel"] = [SlurmUnavailable("it is away")]
+    with jobs.hold(QPU) as number:
+        pass
+    assert slurm.queue[number].state is SlurmState.RUNNING
+    jobs.close()
+    assert slurm.queue[number].state is SlurmState.CANCELLED
+    assert notices == []
+
+
+def test_what_a_silent_slurm_leaves_is_said_with_how_to_end_it(slurm, tmp_path) -> None:
+    notices: list[str] = []
+    jobs = QpuJobs("r", tmp_path / "r", slurm, on_notice=notices.append)
+    numbers = [jobs.current(QPU), jobs.current(QPU.model_copy(update={"name": "p"}))]
+    slurm.faults["cancel"] = [SlurmUnavailable("it is away")] * 9
+    jobs.close()
+    assert f"scancel {numbers[0]} {numbers[1]}" in notices[-1]
+    assert [slurm.queue[number].state for number in numbers] == [SlurmState.RUNNING] * 2
