@@ -9,13 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from backends.api import Backend, QpuUnavailable
 from backends.fake import create
+from orchestrator.broker.client.status import NotUncertain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.pacing import Pacing
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId
 from tests.broker.embedded_rooms import bell
@@ -24,7 +28,11 @@ from tests.patience import PATIENCE_S
 
 @asynccontextmanager
 async def serving(
-    folder: Path, names: str = "ab", down: Collection[str] = (), run_s: float = 0.5
+    folder: Path,
+    names: str = "ab",
+    down: Collection[str] = (),
+    run_s: float = 0.5,
+    watch_s: float = 30.0,
 ) -> AsyncIterator[Broker]:
     def open_backend(name: str) -> Backend:
         if name in down:
@@ -38,6 +46,7 @@ async def serving(
         ledger=ledger,
         clock=lambda: datetime.now(UTC),
         open_backend=open_backend,
+        pacing=Pacing(watch_s=watch_s),
     )
     try:
         await broker.open()
@@ -116,5 +125,42 @@ def test_a_job_cancelled_while_its_qpu_is_away_is_stopped_when_it_is_back(tmp_pa
             view = await broker.wait(running, PATIENCE_S)
             assert view.state is JobState.CANCELLED
             assert [task.state for task in view.tasks] == ["cancelled"]
+
+    asyncio.run(work())
+
+
+def test_waiting_work_goes_on_by_itself_when_its_qpu_is_back(tmp_path: Path) -> None:
+    async def work() -> None:
+        jobs = await left_running(tmp_path)
+        down = {"a"}
+        async with serving(tmp_path, down=down, watch_s=0.05) as broker:
+            await b_works_and_a_waits(broker, jobs[0])
+            down.clear()
+            assert_adopted(broker, *[await broker.wait(job, PATIENCE_S) for job in jobs])
+            assert broker.status("a").state == "online"
+
+    asyncio.run(work())
+
+
+def test_an_operator_resolves_a_task_of_a_removed_qpu(tmp_path: Path) -> None:
+    async def work() -> None:
+        running, waiting = await left_running(tmp_path)
+        async with serving(tmp_path, "b") as broker:
+            view = await broker.resolve(running, "failed", by="op", reason="the QPU is gone")
+            assert view.state is JobState.FAILED
+            with pytest.raises(NotUncertain):  # it has no task
+                await broker.resolve(waiting, "failed", by="op", reason="the QPU is gone")
+            await broker.cancel(waiting)
+            assert (await broker.view(waiting)).state is JobState.CANCELLED
+
+    asyncio.run(work())
+
+
+def test_a_task_of_a_qpu_that_is_only_down_is_not_resolved(tmp_path: Path) -> None:
+    async def work() -> None:
+        running, _ = await left_running(tmp_path)
+        async with serving(tmp_path, down={"a"}) as broker:
+            with pytest.raises(NotUncertain):
+                await broker.resolve(running, "failed", by="op", reason="in a hurry")
 
     asyncio.run(work())

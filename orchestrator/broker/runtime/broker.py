@@ -59,7 +59,7 @@ class Broker:
     """Admits jobs to QPUs, shows and ends them. Lives on one event loop; `open` starts it.
 
     A QPU whose backend cannot be built is shown as unavailable with the reason, and tried again
-    when it is next asked for; its open tasks are found again then. A service's jobs go on by
+    when it is next asked for, by a service every ``pacing.watch_s``; its open tasks are found then. A service's jobs go on by
     themselves after a restart, a run's when they are asked for again.
     """
 
@@ -83,6 +83,7 @@ class Broker:
     _arrivals: dict[JobId, asyncio.Future[JobState]] = field(default_factory=dict)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _serving: asyncio.Task[None] | None = None
+    _reopening: asyncio.Task[None] | None = None
     _writer: ThreadPoolExecutor | None = None
 
     async def open(self) -> None:
@@ -103,6 +104,15 @@ class Broker:
                 await self.backend(name)
         if self.events.state.asleep:
             await self.events.post(ev.BrokerOpened(resume=True))
+        self._reopening = asyncio.ensure_future(self._reopen())
+
+    async def _reopen(self) -> None:
+        """Open QPUs that cannot be opened yet: jobs of an earlier broker wait for them."""
+        while True:
+            await asyncio.sleep(self.pacing.watch_s)
+            for qpu in [name for name in self.qpus if name not in self._backends]:
+                with contextlib.suppress(QpuUnavailable):
+                    await self.backend(qpu)
 
     async def open_embedded(self) -> None:
         """Serve one process, committing on the loop. Raises ``LedgerError``, ``QpuUnavailable``."""
@@ -151,6 +161,9 @@ class Broker:
         self.intake.close()
         if self._serving is None:
             return
+        if self._reopening is not None:
+            self._reopening.cancel()
+            await asyncio.gather(self._reopening, return_exceptions=True)
         await self.watch.close()
         await self.grants.close()
         if cancel_s is not None:
@@ -483,9 +496,16 @@ class Broker:
         return replace(explain(alone, job, self.clock()), overtaken_by=None)
 
     async def resolve(self, job: JobId, verdict: ev.Verdict, by: str, reason: str) -> JobView:
-        """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`."""
+        """Settle the uncertain tasks of a job by an operator's word. Raises `NotUncertain`.
+
+        Open tasks on a QPU that the site has no longer count as uncertain: nobody looks for them.
+        """
         seen = await self.view(job)
         record = self.events.state.jobs.get(job)
+        if record is not None and record.submitted.qpu not in self.qpus:
+            removed = f"the site has no QPU {record.submitted.qpu!r} any more"
+            for tag in sorted(record.open - record.uncertain):
+                await self.events.post(ev.TaskUncertain(tag=tag, reason=removed))
         uncertain = sorted(record.uncertain) if record is not None else []
         if not uncertain:
             raise NotUncertain(f"job {job} is {seen.state}; it has no uncertain task")
