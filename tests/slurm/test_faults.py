@@ -149,6 +149,26 @@ def test_slurmctld_is_killed_and_started_again(
     demo.end()
 
 
+def test_a_run_ends_while_slurmctld_is_away(demo: Demo, slurm: SlurmForTests) -> None:
+    """Within its own time, and it says what is left; that ends as it says."""
+    private(slurm)
+    demo.prepare(granted=True)
+    demo.begin()
+    job = demo.started()
+    slurm.kill("slurmctld")
+    try:
+        assert demo.process is not None
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.process.wait(PATIENCE_S) == 130, demo.output
+    finally:
+        slurm.restart()
+    (words,) = {line for line in demo.output.splitlines() if f"scancel {job}" in line}
+    assert f"hpcqc cancel {demo.id}" in words
+    slurm.run(["scancel", str(job)])
+    demo.check_queue()
+    assert "Traceback" not in demo.output
+
+
 def test_the_accounting_is_away(demo: Demo, slurm: SlurmForTests) -> None:
     private(slurm)
     demo.prepare(granted=True)
