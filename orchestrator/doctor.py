@@ -359,6 +359,8 @@ def _slurm(site: Site) -> Iterator[Check]:
     except (SlurmUnavailable, SlurmRefused, ValueError) as error:
         yield Check("slurm accounting", "note", f"{error}; `hpcqc accounting` needs it")
     yield from _slurm_requests(site, slurm, partitions)
+    if users:
+        yield from _slurm_settings(site, slurm)
 
 
 def _slurm_requests(
@@ -400,6 +402,42 @@ def _slurm_requests(
             f"QPU {qpu.name} in slurm",
             "broken" if reasons else "ok",
             "; ".join(reasons) or "the cluster has what its jobs ask for",
+        )
+
+
+def _slurm_settings(site: Site, slurm: Slurm) -> Iterator[Check]:
+    """See whether the cluster is configured so that Slurm says who holds a QPU."""
+    from orchestrator.slurm import SlurmRefused, SlurmUnavailable
+
+    try:
+        settings = slurm.settings()
+    except (SlurmUnavailable, SlurmRefused) as error:
+        yield Check("slurm.conf", "note", f"cannot be read: {error}")
+        return
+    named = settings.get("AccountingStorageTRES", "").split(",")
+    tracked = {name.strip().lower() for name in named}
+    for qpu in site.qpus.values():
+        tres = () if qpu.slurm is None else qpu.slurm.tres
+        absent = [name for name in tres if name.lower() not in tracked]
+        if not absent:
+            continue
+        is_needed = any(name.startswith("gres/") for name in absent)
+        effect = (
+            "Slurm does not say which jobs hold the GRES, and the broker runs nothing on the QPU"
+            if is_needed
+            else "`hpcqc accounting` counts the time of the jobs instead"
+        )
+        yield Check(
+            f"QPU {qpu.name} in slurm.conf",
+            "broken" if is_needed else "note",
+            f"AccountingStorageTRES lacks {', '.join(absent)}: {effect}; add it in slurm.conf",
+        )
+    if "job_comment" not in settings.get("AccountingStoreFlags", "").lower():
+        yield Check(
+            "slurm.conf",
+            "note",
+            "AccountingStoreFlags lacks job_comment, so `hpcqc accounting` knows jobs by their names "
+            "alone; add it in slurm.conf",
         )
 
 

@@ -98,10 +98,8 @@ def slurm_holds(site: Site) -> list[QpuHold]:
     holds = []
     for qpu in site.qpus.values():
         if qpu.slurm is not None:
-            gres = [f"gres/{_without_count(qpu.slurm.gres)}"] if qpu.slurm.gres else []
-            named = qpu.slurm.license
-            tres = [*gres, *([f"license/{_without_count(named)}"] if named else [])]
-            holds.append(QpuHold(qpu=qpu.name, tres=tuple(tres), partition=qpu.slurm.partition))
+            access = qpu.slurm
+            holds.append(QpuHold(qpu=qpu.name, tres=access.tres, partition=access.partition))
     return holds
 
 
@@ -276,9 +274,3 @@ class _Reading:
                 and (job.ended_at or self.period.until) > self.period.since
             ]
         return []
-
-
-def _without_count(text: str) -> str:
-    """Return the name, with its type, of a resource that is asked for as ``NAME[:TYPE][:COUNT]``."""
-    words = text.split(":")
-    return ":".join(words[:-1]) if len(words) > 1 and words[-1].isdecimal() else text

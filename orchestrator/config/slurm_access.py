@@ -67,6 +67,16 @@ class SlurmAccess(ConfigTable):
         "its licence, its GRES or all nodes of its partition",
     )
 
+    @property
+    def tres(self) -> tuple[str, ...]:
+        """Names of the resources that stand for the QPU in Slurm's accounting.
+
+        >>> SlurmAccess(gres="qpu:vlq:1", license="qpu_lab").tres
+        ('gres/qpu:vlq', 'license/qpu_lab')
+        """
+        asked = (("gres", self.gres), ("license", self.license))
+        return tuple(f"{kind}/{_without_count(text)}" for kind, text in asked if text is not None)
+
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
         if not (self.gres or self.license or self.partition or self.reservation):
@@ -75,3 +85,9 @@ class SlurmAccess(ConfigTable):
                 "reservation"
             )
         return self
+
+
+def _without_count(text: str) -> str:
+    """Return the name, with its type, of a resource that is asked for as ``NAME[:TYPE][:COUNT]``."""
+    words = text.split(":")
+    return ":".join(words[:-1]) if len(words) > 1 and words[-1].isdecimal() else text

@@ -23,6 +23,8 @@ elif name == "sinfo":
     form = next(word for word in words if word.startswith("--Format="))
     separator = form.removeprefix("--Format=PartitionName:0").split(",")[0]
     print((recorded / "sinfo.txt").read_bytes().decode().replace("\\x1fSEP", separator), end="")
+elif words[1:] == ["config"]:
+    print(Path("SETTINGS").read_text(), end="")
 elif name == "scontrol":
     print((recorded / (words[1] + "s.txt").replace("ss.", "s.")).read_text(), end="")
 elif name == "sacct":
@@ -43,12 +45,15 @@ license = "qpu_piast:1"
 
 @pytest.fixture
 def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def look(site: str = SITE, version: str = "22.05.8") -> dict[str, tuple[str, str]]:
+    def look(
+        site: str = SITE, version: str = "22.05.8", settings: Path = RECORDED / "configs.txt"
+    ) -> dict[str, tuple[str, str]]:
         binaries = tmp_path / "bin"
         binaries.mkdir(exist_ok=True)
         for name in ("sbatch", "sinfo", "scontrol", "sacct"):
             program = binaries / name
-            program.write_text(PROGRAM.replace("VERSION", version))
+            text = PROGRAM.replace("VERSION", version).replace("SETTINGS", str(settings))
+            program.write_text(text)
             program.chmod(0o700)
         monkeypatch.setenv("PATH", f"{binaries}:/usr/bin:/bin")
         file = tmp_path / "hpcqc.toml"
@@ -59,6 +64,8 @@ def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "slurm accounting",
             "compute cluster",
             "QPU vlq in slurm",
+            "QPU vlq in slurm.conf",
+            "slurm.conf",
         )
         found = [check for check in diagnose(file) if check.name in names]
         return {check.name: (check.state, check.detail) for check in found}
@@ -74,7 +81,34 @@ def test_a_cluster_that_has_what_the_site_asks_for(checks) -> None:
         "slurm accounting": "note",
         "compute cluster": "ok",
         "QPU vlq in slurm": "ok",
+        "QPU vlq in slurm.conf": "note",  # it has another licence
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "state", "word"),
+    [
+        (("qpu_piast:1", "qpu_lab:1"), None, "ok", ""),  # as AccountingStorageTRES has it
+        (("qpu_piast:1", "other:1"), "QPU vlq in slurm.conf", "note", "license/other"),
+        (('"qpu:1"', '"fpga:1"'), "QPU vlq in slurm.conf", "broken", "gres/fpga"),
+        (('"qpu:1"', '"qpu:vlq:1"'), "QPU vlq in slurm.conf", "broken", "gres/qpu:vlq"),
+    ],
+)
+def test_what_slurm_must_account_of_a_qpu(checks, change, name, state, word) -> None:
+    found = checks(SITE.replace(*change))
+    conf = {key: value for key, value in found.items() if key.endswith("slurm.conf")}
+    assert [*conf] == ([] if name is None else [name])
+    for found_state, detail in conf.values():
+        assert found_state == state
+        assert word in detail
+
+
+def test_a_cluster_that_stores_no_comments_is_noted(checks, tmp_path) -> None:
+    shown = (RECORDED / "configs.txt").read_text().replace("job_comment", "job_env")
+    (tmp_path / "configs.txt").write_text(shown)
+    state, detail = checks(settings=tmp_path / "configs.txt")["slurm.conf"]
+    assert state == "note"
+    assert "job_comment" in detail
 
 
 @pytest.mark.parametrize(
