@@ -50,8 +50,14 @@ def describe_qpu(
 def target_from_settings(settings: QpuSettings) -> Target:
     """Return what a QPU publishes. Raises what its backend raises for its options."""
     from backends import registry
+    from backends.api import QpuUnavailable
 
-    return registry.describe(settings.backend, resolve_secrets(settings.options))
+    try:
+        return registry.describe(settings.backend, resolve_secrets(settings.options))
+    except QpuUnavailable as error:
+        from orchestrator.broker.client.status import unreachable
+
+        raise unreachable(settings.name, error) from None
 
 
 def qpu_faults(site: Site) -> dict[str, str | None]:

@@ -5,60 +5,64 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from backends.plugins import installed
+from backends.plugins import PluginUnusable, installed
+from backends.qrmi_types import QRMI_TYPES, QrmiType, qrmi_type
 from backends.suggestions import did_you_mean
-from orchestrator.config.environment import process_environment, variable
+from orchestrator.config.environment import process_environment
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.qrmi_file import stated_resources
+from orchestrator.config.secrets import SecretRef
 
 __all__ = ["QrmiResource", "qpu_tables", "qrmi_resources"]
 
 _BACKENDS = "orchestrator.backends"
 _RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
 _TYPES = ("QRMI_JOB_QPU_TYPES", "SLURM_JOB_QPU_TYPES")
-_FILE = Path("/etc/slurm/qrmi_config.json")
 # Of the environment of a resource, by which an operator says what stands for it here.
 _BACKEND, _OPTIONS = "HPCQC_BACKEND", "HPCQC_OPTIONS"
-_LARGEST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QrmiResource:
-    """A quantum resource of this job. type: as QRMI names it. settings: its own variables."""
+    """A quantum resource of this job. type: as QRMI names it. settings: its variables' values."""
 
     name: str
     type: str
-    settings: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict, repr=False)  # tokens are among them
 
 
 def qrmi_resources(environ: Mapping[str, str] | None = None) -> list[QrmiResource]:
     """Return the resources that this job was given, none outside such a job.
 
     A variable ``NAME_VARIABLE`` of the environment comes before what QRMI's file says of the
-    resource. The file is ``HPCQC_QRMI_CONFIG``, else ``/etc/slurm/qrmi_config.json`` if this
-    process can read it.
+    resource, and the list of types before the file's; see `stated_resources`.
 
     Raises `ConfigError` if the variables contradict each other, or the named file is invalid.
 
     >>> qrmi_resources({"QRMI_JOB_QPU_RESOURCES": "a", "QRMI_JOB_QPU_TYPES": "iqm-server"})
-    [QrmiResource(name='a', type='iqm-server', settings={})]
+    [QrmiResource(name='a', type='iqm-server')]
     """
     known = process_environment(environ)
     names, types = (_listed(known, variables) for variables in (_RESOURCES, _TYPES))
     if not names:
         return []
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{_RESOURCES[0]}={','.join(names)} names a resource twice")
+    stated = stated_resources(known)
+    types = types or [stated[name].type if name in stated else "" for name in names]
     if len(names) != len(types):
         raise ConfigError(
             f"{_RESOURCES[0]} names {len(names)} resources and {_TYPES[0]} {len(types)} types; "
             "QRMI's plugin sets one type for each resource"
         )
-    if len(set(names)) < len(names):
-        raise ConfigError(f"{_RESOURCES[0]}={','.join(names)} names a resource twice")
-    stated = _of_file(known)
     return [
-        QrmiResource(name=name, type=type_, settings=stated.get(name, {}) | _own(known, name))
+        QrmiResource(
+            name=name,
+            type=type_,
+            settings={**(stated[name].variables if name in stated else {}), **_own(known, name)},
+        )
         for name, type_ in zip(names, types, strict=True)
     ]
 
@@ -72,14 +76,53 @@ def qpu_tables(resources: list[QrmiResource]) -> dict[str, dict[str, Any]]:
 
 
 def _table(resource: QrmiResource) -> dict[str, Any]:
-    known, stated = installed(_BACKENDS), resource.settings.get(_BACKEND)
     what = f"the QPU resource {resource.name!r} of this job (QRMI's type {resource.type!r})"
-    if stated is None:
+    if resource.settings.get(_BACKEND):
+        return _stated_table(resource, what)
+    if not resource.type:
         raise ConfigError(
-            f"{what} has no backend: hpcqc has none for this type. Name one in a site file, "
-            f"[qpu.{json.dumps(resource.name)}] backend = …, or let the operator add {_BACKEND} to "
-            f"the resource's environment in qrmi_config.json; installed: {', '.join(known)}"
+            f"the QPU resource {resource.name!r} of this job has no type: {_TYPES[0]} is not set, and "
+            "qrmi_config.json does not have the resource; QRMI's plugin sets one type for each"
         )
+    try:
+        spoken = qrmi_type(resource.type)
+    except PluginUnusable as error:
+        raise ConfigError(f"{what} has no backend: {error}") from None
+    if spoken is not None:
+        return _spoken_table(resource, spoken, what)
+    types = ", ".join(installed(QRMI_TYPES)) or "none"
+    raise ConfigError(
+        f"{what} has no backend: the installed ones speak the types: {types}. Install one that "
+        f"does, or name one in a site file, [qpu.{json.dumps(resource.name)}] backend = …, or let "
+        f"the operator add {_BACKEND} to the resource's environment in qrmi_config.json; installed: "
+        f"{', '.join(installed(_BACKENDS))}"
+    )
+
+
+def _spoken_table(resource: QrmiResource, spoken: QrmiType, what: str) -> dict[str, Any]:
+    """Return the table of a resource whose type a backend speaks."""
+    needed = [*spoken.options, *spoken.secrets]
+    missing = [f"{resource.name}_{name}" for name in needed if not resource.settings.get(name)]
+    if missing:
+        raise ConfigError(
+            f"{what} lacks {', '.join(missing)}: neither the environment nor qrmi_config.json has "
+            "it; export it before the job is submitted, or ask the operator to add it to the file"
+        )
+    options: dict[str, Any] = {
+        option: resource.settings[name] for name, option in spoken.options.items()
+    }
+    options |= {
+        option: SecretRef(source="qrmi", where=f"{resource.name}_{name}")
+        for name, option in spoken.secrets.items()
+    }
+    if spoken.resource is not None:
+        options[spoken.resource] = spoken.resource_name(resource.name)
+    return {"backend": spoken.backend, "options": options}
+
+
+def _stated_table(resource: QrmiResource, what: str) -> dict[str, Any]:
+    """Return the table of a resource for which the operator names a backend."""
+    known, stated = installed(_BACKENDS), resource.settings[_BACKEND]
     if stated not in known:
         raise ConfigError(
             f"{what} names {_BACKEND}={stated!r}, which is not installed; installed: "
@@ -108,28 +151,3 @@ def _own(known: Mapping[str, str], name: str) -> dict[str, str]:
     prefix = f"{name}_"
     found = {key.removeprefix(prefix): v for key, v in known.items() if key.startswith(prefix)}
     return {key: value for key, value in found.items() if key.startswith(("QRMI_", "HPCQC_"))}
-
-
-def _of_file(known: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return the environment of each resource of QRMI's file."""
-    named = variable("HPCQC_QRMI_CONFIG", known)
-    path = Path(named) if named else _FILE
-    try:
-        with path.open("rb") as file:
-            document = json.loads(file.read(_LARGEST_BYTES))
-        return {
-            str(one["name"]): {str(key): str(value) for key, value in one["environment"].items()}
-            for one in document["resources"]
-            if isinstance(one.get("environment"), dict)
-        }
-    except OSError as error:
-        if named:
-            raise ConfigError(
-                f"HPCQC_QRMI_CONFIG names {named!r}, which cannot be read: {error.strerror}"
-            ) from None
-        return {}  # nodes where the plugin does not run need none
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ConfigError(
-            f"{path} is not a configuration file of QRMI; expected "
-            '{"resources": [{"name": …, "type": …, "environment": {…}}]}'
-        ) from None

@@ -9,19 +9,20 @@ from typing import Any, Literal
 
 from orchestrator.config.environment import process_environment
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.qrmi_file import qrmi_variable
 
 __all__ = ["SecretRef", "reference_or_value", "resolve_secrets"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretRef:
-    """Where a secret is kept: an environment variable or a file. Holds no value.
+    """Where a secret is kept: an environment variable, a file, or QRMI's variables. Holds no value.
 
     >>> SecretRef(source="env", where="VLQ_TOKEN")
     SecretRef(source='env', where='VLQ_TOKEN')
     """
 
-    source: Literal["env", "file"]
+    source: Literal["env", "file", "qrmi"]
     where: str
 
     def resolve(self, environ: Mapping[str, str] | None = None) -> str:
@@ -32,6 +33,14 @@ class SecretRef:
                 raise ConfigError(
                     f"environment variable {self.where} is not set; the site's configuration "
                     "takes a secret from it, so export it before the run"
+                )
+            return value
+        if self.source == "qrmi":
+            value = qrmi_variable(self.where, environ)
+            if not value:
+                raise ConfigError(
+                    f"{self.where} is neither in the environment nor in QRMI's file; export it "
+                    "before the job is submitted, or ask the operator to add it to the file"
                 )
             return value
         try:

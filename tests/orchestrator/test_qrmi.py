@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import strategies as st
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.qrmi import qrmi_resources
+from orchestrator.config.secrets import SecretRef, resolve_secrets
 from tests.errors import naming
+from tests.packages import addition, installed_package
 
 JOB = {
     "QRMI_JOB_QPU_RESOURCES": "lab_qpu,other",
@@ -24,6 +31,7 @@ JOB = {
     "lab_qpu_QRMI_IQM_ISA_ENDPOINT": "http://127.0.0.1:1",
     "other_HPCQC_BACKEND": "fake",
 }
+TOKEN = "a-secret-of-the-lab"
 FLOW = """
 from prefect import flow
 from qiskit import QuantumCircuit
@@ -41,12 +49,92 @@ def demo():
 """
 
 
+@dataclass(frozen=True)
+class Lab:
+    """A server of a vendor. path: of the package that speaks to it. asked: paths and credentials."""
+
+    url: str
+    path: str
+    asked: list[tuple[str, str]]
+    stop: Callable[[], None]
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        own = {"QRMI_LAB_ENDPOINT": self.url, "QRMI_LAB_TOKEN": TOKEN}
+        return {"name": "lab_one", "type": "lab-server", "environment": own}
+
+    @property
+    def job(self) -> dict[str, str]:
+        own = self.entry["environment"].items()
+        return {
+            "QRMI_JOB_QPU_RESOURCES": "lab_one",
+            "QRMI_JOB_QPU_TYPES": "lab-server",
+            **{f"lab_one_{name}": value for name, value in own},
+        }
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    asked: list[tuple[str, str]] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append((self.path, self.headers.get("Authorization", "")))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+
+    def stop() -> None:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    points = {
+        "orchestrator.backends": {"lab-wire": "labwire:create"},
+        "hpcqc.qrmi_types": {"lab-server": "labwire:LAB_SERVER"},
+    }
+    place = tmp_path / "packages"
+    place.mkdir()
+    with installed_package(place, "hpcqc-labwire", addition("labwire"), points):
+        yield Lab(f"http://127.0.0.1:{server.server_port}", str(place), asked, stop)
+    stop()
+
+
 def test_the_resources_are_the_qpus_where_there_is_no_site_file(tmp_path) -> None:
     site = load_site(environ={**JOB, "XDG_CONFIG_HOME": str(tmp_path)}, folder=tmp_path)
     assert site.default_qpu == "lab_qpu"
     assert list(site.qpus) == ["lab_qpu", "other"]
     assert site.qpu().backend == "aer"
     assert site.qpu().options["profile"] == "vlq"
+
+
+def test_a_type_that_a_backend_speaks_needs_no_configuration_of_ours(lab, tmp_path) -> None:
+    environ = {**lab.job, "XDG_CONFIG_HOME": str(tmp_path)}
+    site = load_site(environ=environ, folder=tmp_path)
+    token = SecretRef(source="qrmi", where="lab_one_QRMI_LAB_TOKEN")
+    assert site.qpu().backend == "lab-wire"
+    assert site.qpu().options == {"url": lab.url, "machine": "lab:one", "token": token}
+    assert token.resolve(environ) == TOKEN
+    assert TOKEN not in repr(site) + repr(qrmi_resources(environ))
+
+
+def test_types_and_secrets_may_come_from_the_file_of_the_plugin_alone(lab, tmp_path) -> None:
+    (tmp_path / "qrmi_config.json").write_text(json.dumps({"resources": [lab.entry]}))
+    environ = {
+        "SLURM_JOB_QPU_RESOURCES": "lab_one",
+        "HPCQC_QRMI_CONFIG": str(tmp_path / "qrmi_config.json"),
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    options = load_site(environ=environ, folder=tmp_path).qpu("lab_one").options
+    assert options["url"] == lab.url
+    assert resolve_secrets(options, environ)["token"] == TOKEN
+    with pytest.raises(ConfigError, match=naming("lab_one_QRMI_LAB_TOKEN")):
+        resolve_secrets(options, {})
 
 
 def test_older_variables_are_read_and_newer_ones_come_first() -> None:
@@ -89,6 +177,7 @@ def test_a_site_file_says_what_its_qpus_are(tmp_path) -> None:
     ("changed", "named"),
     [
         ({"QRMI_JOB_QPU_TYPES": "iqm-server"}, "QRMI_JOB_QPU_TYPES"),
+        ({"QRMI_JOB_QPU_TYPES": "", "lab_qpu_HPCQC_BACKEND": ""}, "QRMI_JOB_QPU_TYPES"),
         ({"QRMI_JOB_QPU_RESOURCES": "lab_qpu,lab_qpu"}, "QRMI_JOB_QPU_RESOURCES"),
         ({"other_HPCQC_BACKEND": ""}, "HPCQC_BACKEND"),
         ({"other_HPCQC_BACKEND": "ear"}, "ear"),
@@ -114,22 +203,53 @@ def test_a_resource_that_no_backend_speaks_names_its_type(tmp_path) -> None:
         load_site(environ=environ, folder=tmp_path)
 
 
-name = st.from_regex(r"[a-z][a-z0-9_.-]{0,9}", fullmatch=True)
+def test_a_variable_that_the_backend_needs_and_nobody_set_is_named(lab, tmp_path) -> None:
+    environ = {**lab.job, "lab_one_QRMI_LAB_TOKEN": "", "XDG_CONFIG_HOME": str(tmp_path)}
+    with pytest.raises(ConfigError, match=naming("lab_one", "lab_one_QRMI_LAB_TOKEN")):
+        load_site(environ=environ, folder=tmp_path)
 
 
-def test_a_flow_runs_on_the_qpu_of_the_job_without_any_configuration(tmp_path: Path) -> None:
-    (tmp_path / "demo.py").write_text(FLOW)
-    places = {name: str(tmp_path / name.lower()) for name in ("HPCQC_STATE_DIR", "XDG_CONFIG_HOME")}
-    ended = subprocess.run(
+def hpcqc(folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    (folder / "demo.py").write_text(FLOW)
+    places = {name: str(folder / name.lower()) for name in ("HPCQC_STATE_DIR", "XDG_CONFIG_HOME")}
+    return subprocess.run(
         [sys.executable, "-m", "orchestrator.cli", "run", "demo.py"],
         check=False,
-        cwd=tmp_path,
-        env={**os.environ, **JOB, **places},
+        cwd=folder,
+        env={**os.environ, **places, **environ},
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert ended.returncode == 0, ended.stderr
-    (record,) = (tmp_path / "hpcqc-runs").glob("*/run.json")
+
+
+def used(folder: Path) -> tuple[str, str]:
+    """Return name and backend of the QPU of the one job of the one run."""
+    (record,) = (folder / "hpcqc-runs").glob("*/run.json")
     (job,) = json.loads(record.read_text())["jobs"]
-    assert (job["qpu"], job["backend"]) == ("lab_qpu", "aer")
+    return job["qpu"], job["backend"]
+
+
+def test_a_flow_runs_on_the_qpu_of_the_job_without_any_configuration(tmp_path: Path) -> None:
+    ended = hpcqc(tmp_path, JOB)
+    assert ended.returncode == 0, ended.stderr
+    assert used(tmp_path) == ("lab_qpu", "aer")
+
+
+def test_a_flow_runs_on_the_vendors_machine_and_nobody_prints_its_token(lab, tmp_path) -> None:
+    ended = hpcqc(tmp_path, {**lab.job, "PYTHONPATH": lab.path})
+    assert ended.returncode == 0, ended.stderr
+    assert used(tmp_path) == ("lab_one", "lab-wire")
+    assert set(lab.asked) == {("/lab:one", f"Bearer {TOKEN}")}
+    written = [file for file in tmp_path.rglob("*") if file.is_file() and lab.path not in str(file)]
+    assert TOKEN.encode() not in b"".join(file.read_bytes() for file in written)
+    assert TOKEN not in ended.stdout + ended.stderr
+
+
+def test_a_machine_that_does_not_answer_is_one_clear_error(lab, tmp_path) -> None:
+    lab.stop()
+    ended = hpcqc(tmp_path, {**lab.job, "PYTHONPATH": lab.path})
+    assert ended.returncode == 1
+    assert re.search(naming("lab_one", f"{lab.url}/lab:one"), ended.stderr)
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.count("Error") == 1

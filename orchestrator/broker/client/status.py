@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from backends.api import Usage
+from backends.api import QpuUnavailable, Usage
 from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.views import JobView, QpuTaskView
 
@@ -17,7 +17,16 @@ __all__ = [
     "QpuReadiness",
     "QpuStatus",
     "TaskShare",
+    "unreachable",
 ]
+
+
+def unreachable(qpu: str, error: QpuUnavailable) -> QpuUnavailable:
+    """Return a backend's error that its QPU does not answer, with the QPU's name in the site."""
+    return QpuUnavailable(
+        f"QPU {qpu!r} cannot be reached: {error}; `hpcqc config show` prints its address",
+        retry_after_s=error.retry_after_s,
+    )
 
 
 class JobUnknown(ValueError):

@@ -17,7 +17,7 @@ from typing import IO, Any, Protocol, TypeVar, runtime_checkable
 from backends.api import Backend, QpuUnavailable, Target, TaskCancelled
 from backends.payloads import Payload
 from orchestrator.broker.client.protocol import job_error
-from orchestrator.broker.client.status import JobUnknown
+from orchestrator.broker.client.status import JobUnknown, unreachable
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
@@ -109,7 +109,7 @@ class EmbeddedBroker:
         opened = broker.opened(qpu)
         if opened is not None:
             return opened
-        with _own_words():
+        with _own_words(qpu):
             return self._on_loop(broker.backend(qpu))
 
     def target(self, qpu: str) -> Target:
@@ -239,12 +239,14 @@ class EmbeddedBroker:
 
 
 @contextmanager
-def _own_words() -> Iterator[None]:
+def _own_words(qpu: str | None = None) -> Iterator[None]:
     """Raise why a QPU cannot be opened: the user of the process is its operator."""
     try:
         yield
     except QpuUnavailable as error:
         cause, error.__cause__ = error.__cause__, None  # else each error is behind the other
+        if qpu is not None and isinstance(cause, QpuUnavailable):
+            raise unreachable(qpu, cause) from None
         raise cause or error from None
 
 
