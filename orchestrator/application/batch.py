@@ -28,8 +28,10 @@ from orchestrator.application.target import TargetError, target_of
 from orchestrator.arguments import expect
 from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.config.environment import process_environment, variable
+from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import LAPTOP
 from orchestrator.config.private import write_private
+from orchestrator.config.qrmi import qrmi_resources
 from orchestrator.config.secrets import SecretRef
 from orchestrator.config.site import BatchTable, Coupling, Site, size_bytes
 from orchestrator.identity import SlurmOwner, SlurmTag, checked_run_id, slurm_job_name
@@ -93,13 +95,16 @@ class DriverRequest(BaseModel):
     batch: BatchTable
 
     def run_request(self) -> RunRequest:
-        """Return the request, as the driver's process makes it."""
+        """Return the request, as the driver's process makes it.
+
+        A driver job without a site file has the QPUs that QRMI's plugin gives it, if it does.
+        """
         return RunRequest(
             flow=self.target,
             parameters=self.parameters,
             as_text=self.as_text,
             qpu=self.qpu,
-            site=self.site or LAPTOP,
+            site=self.site or (None if qrmi_resources() else LAPTOP),
             settings=self.settings,
             out=self.out,
             run_id=self.run,
@@ -191,6 +196,7 @@ def submitted_run(request: RunRequest, warn: Callable[[str], None]) -> Submitted
 
 def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> SubmittedRun:
     plan, flow, site = checked.plan, checked.flow, checked.plan.site
+    _check_granted(plan.site_file, site)
     earlier = driver_job(site.state_dir, plan.id)
     _check_free(site, plan.id, earlier, slurm)
     plan.folder.open(plan.id, plan.target.text)  # or refuse what is not this run's
@@ -203,7 +209,7 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
         else json_parameters(flow, checked.parameters),
         as_text=request.as_text,
         qpu=request.qpu,
-        site=plan.site_file,
+        site=plan.site_file or (LAPTOP if str(request.site) == str(LAPTOP) else None),
         settings=tuple(request.settings),
         out=plan.folder.path,
         budgets=dict(request.budgets),
@@ -406,6 +412,18 @@ def _check_free(site: Site, run: str, earlier: DriverJob | None, slurm: Slurm) -
         raise RunBusy(
             f"run {run!r} has Slurm job {earlier.job} already; end it with `hpcqc cancel {run}`, or "
             "choose another run id"
+        )
+
+
+def _check_granted(site_file: Path | None, site: Site) -> None:
+    """Raise `ConfigError` if the run's QPUs are those of this process's own Slurm job."""
+    granted = [] if site_file is not None else [one.name for one in qrmi_resources()]
+    asks = any(option.startswith("--qpu") for option in site.batch.extra)
+    if site.default_qpu in granted and not asks:
+        raise ConfigError(
+            f"QPU {site.default_qpu!r} was granted to the Slurm job of this process, and the driver "
+            "job is another one; let that ask for the QPU, --set "
+            f"'batch.extra=[\"--qpu={site.default_qpu}\"]', or run without --batch"
         )
 
 

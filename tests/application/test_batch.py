@@ -33,7 +33,7 @@ from orchestrator.application.storage import clean
 from orchestrator.application.target import TargetError
 from orchestrator.broker.runtime.embedded import RunBusy
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.loading import load_site
+from orchestrator.config.loading import LAPTOP, load_site
 from orchestrator.config.site import BatchTable
 from orchestrator.identity import ResultKey
 from orchestrator.provenance.record import site_document
@@ -55,6 +55,7 @@ from orchestrator.slurm import (
     owner_of,
 )
 from tests.cli.flows import FLOW
+from tests.errors import naming
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -287,6 +288,30 @@ def test_what_a_submitted_run_leaves_is_private_and_complete(
     registered = find_registered(isolated_state, "r1")
     assert registered is not None
     assert (registered.slurm_job, registered.is_driver_job) == (101, True)
+
+
+def test_a_driver_without_a_site_file_has_the_qpus_that_qrmi_gives_its_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: RecordingSlurm, flow: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert request(tmp_path).run_request().site == LAPTOP
+    job = {"QRMI_JOB_QPU_RESOURCES": "lab", "QRMI_JOB_QPU_TYPES": "t", "lab_HPCQC_BACKEND": "aer"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    assert request(tmp_path).run_request().site is None
+    with pytest.raises(ConfigError, match=naming("lab", "batch.extra")):
+        submit_run(f"{flow}:shares", run_id="r1")
+    asks = """batch.extra=["--qpu=lab"]"""
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r1", settings=[asks])
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r2", settings=[asks], site="built-in")
+    chosen = [read_driver_request(path).site for path in requests_of("r1", "r2")]
+    assert chosen == [None, LAPTOP]
+    assert "#SBATCH --qpu=lab" in slurm.scripts[0].text()
+
+
+def requests_of(*runs: str) -> list[Path]:
+    state_dir = load_site().state_dir
+    return [driver_folder(state_dir, run) / "request.json" for run in runs]
 
 
 def cancelled_from_outside(slurm: RecordingSlurm, flow: Path) -> RunView:
