@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.qrmi_file import stated_resources
 from orchestrator.config.secrets import SecretRef
 
-__all__ = ["QrmiResource", "qpu_tables", "qrmi_resources"]
+__all__ = ["QrmiResource", "program_environment", "qpu_tables", "qrmi_resources"]
 
 _BACKENDS = "orchestrator.backends"
 _RESOURCES = ("QRMI_JOB_QPU_RESOURCES", "SLURM_JOB_QPU_RESOURCES")
@@ -73,6 +73,52 @@ def qpu_tables(resources: list[QrmiResource]) -> dict[str, dict[str, Any]]:
     Raises `ConfigError` for one that no installed backend stands for.
     """
     return {one.name: _table(one) for one in resources}
+
+
+def program_environment(
+    environ: Mapping[str, str], qpus: Collection[str] | None = None
+) -> dict[str, str]:
+    """Return the environment of a program that may use QPUs through QRMI.
+
+    Variables of other resources, which a shell may have left, are taken out.
+
+    Args:
+        environ: Of this process, which the others of the variables are from.
+        qpus: Names of resources that this process's job was given; None for all of them.
+
+    Raises `ConfigError` if the job was not given one of them, or as `qrmi_resources` does.
+
+    >>> job = {"QRMI_JOB_QPU_RESOURCES": "a,b", "QRMI_JOB_QPU_TYPES": "s,t", "a_QRMI_URL": "u"}
+    >>> program_environment({**job, "PATH": "/bin", "old_QRMI_TOKEN": "x"}, ["b"])
+    {'PATH': '/bin', 'QRMI_JOB_QPU_RESOURCES': 'b', 'QRMI_JOB_QPU_TYPES': 't', 'SLURM_JOB_QPU_RESOURCES': 'b', 'SLURM_JOB_QPU_TYPES': 't'}
+    """
+    granted = {one.name: one for one in qrmi_resources(environ)}
+    absent = [name for name in qpus or () if name not in granted]
+    if absent:
+        raise ConfigError(
+            f"qpus={absent}: this process's Slurm job was not given them through QRMI; it has: "
+            f"{', '.join(granted) or 'none'}"
+        )
+    kept = {name: value for name, value in environ.items() if not _is_qrmis(name)}
+    chosen = [one for name, one in granted.items() if qpus is None or name in qpus]
+    if not chosen:
+        return kept
+    names, types = (
+        ",".join(listed) for listed in zip(*((c.name, c.type) for c in chosen), strict=True)
+    )
+    lists = dict.fromkeys(_RESOURCES, names) | dict.fromkeys(_TYPES, types)
+    own = {
+        f"{one.name}_{variable}": value
+        for one in chosen
+        for variable, value in one.settings.items()
+        if variable.startswith("QRMI_")
+    }
+    return kept | dict(sorted(lists.items())) | own
+
+
+def _is_qrmis(variable: str) -> bool:
+    of_a_resource = "_QRMI_" in variable and not variable.startswith("HPCQC_")
+    return variable in (*_RESOURCES, *_TYPES) or of_a_resource
 
 
 def _table(resource: QrmiResource) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from orchestrator.compute.api import Demand
 from orchestrator.compute.remote_call import execution, stage_context
 from orchestrator.config.environment import process_environment
 from orchestrator.config.private import close_to_others
+from orchestrator.config.qrmi import program_environment
 from orchestrator.identity import program_output
 from orchestrator.resources import resources
 from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, ThisJob, this_job
@@ -94,6 +95,7 @@ def run_program(
     gpus: int = 0,
     environment: Mapping[str, str] | None = None,
     directory: Path | str | None = None,
+    qpus: Collection[str] | None = None,
     check: bool = True,
 ) -> ProgramResult:
     """Run a program, such as an MPI one, and wait for its end.
@@ -112,6 +114,9 @@ def run_program(
         gpus: GPUs on each node.
         environment: Variables to add to those of the stage.
         directory: Where it runs; None for the stage's own working directory.
+        qpus: Names of QPUs that Slurm gave to the stage's job through QRMI, whose variables the
+            program gets; None for all of them, an empty list for none. What it does there is not in
+            the ledger.
         check: Whether another exit code than 0 is an error.
 
     Returns:
@@ -121,7 +126,7 @@ def run_program(
         ProgramFailed: The program ended badly and ``check`` is set, or took longer than the
             walltime of its stage.
         FileNotFoundError: There is no such program or directory, or ``mpirun`` is missing.
-        ValueError: An argument is invalid.
+        ValueError: An argument is invalid, or names a QPU that the job was not given.
     """
     arguments = _arguments(argv, tasks, tasks_per_node, cores, gpus)
     added = {"OMP_NUM_THREADS": str(cores), **(environment or {})}
@@ -138,6 +143,9 @@ def run_program(
         if nodes
         else _on_this_machine(arguments, tasks, tasks_per_node)
     )
+    if isinstance(qpus, str):
+        raise ValueError(f"qpus is {qpus!r}; give a list of names: [{qpus!r}]")
+    launch = replace(launch, environment=program_environment(launch.environment, qpus))
     output = _output_file()
     started_s = time.monotonic()
     deadline_s = _deadline_s(started_s)

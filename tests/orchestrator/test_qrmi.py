@@ -18,7 +18,7 @@ import pytest
 
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
-from orchestrator.config.qrmi import qrmi_resources
+from orchestrator.config.qrmi import program_environment, qrmi_resources
 from orchestrator.config.secrets import SecretRef, resolve_secrets
 from tests.errors import naming
 from tests.packages import addition, installed_package
@@ -207,6 +207,20 @@ def test_a_variable_that_the_backend_needs_and_nobody_set_is_named(lab, tmp_path
     environ = {**lab.job, "lab_one_QRMI_LAB_TOKEN": "", "XDG_CONFIG_HOME": str(tmp_path)}
     with pytest.raises(ConfigError, match=naming("lab_one", "lab_one_QRMI_LAB_TOKEN")):
         load_site(environ=environ, folder=tmp_path)
+
+
+def test_a_program_gets_what_the_file_alone_has_and_nothing_of_ours(lab, tmp_path) -> None:
+    (tmp_path / "qrmi_config.json").write_text(
+        json.dumps({"resources": [lab.entry | {"environment": {"QRMI_X": "1", "HPCQC_Y": "2"}}]})
+    )
+    known = {
+        "QRMI_JOB_QPU_RESOURCES": "lab_one",
+        "HPCQC_QRMI_CONFIG": str(tmp_path / "qrmi_config.json"),
+    }
+    found = program_environment(known)
+    assert {name for name in found if name.startswith("lab_one_")} == {"lab_one_QRMI_X"}
+    assert found["QRMI_JOB_QPU_TYPES"] == "lab-server"
+    assert program_environment({"PATH": "/bin"}) == {"PATH": "/bin"}
 
 
 def hpcqc(folder: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

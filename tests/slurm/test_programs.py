@@ -23,6 +23,7 @@ from orchestrator.config.site import ComputeSettings
 from orchestrator.programs import guard as guard_module
 from orchestrator.programs import program as program_module
 from orchestrator.slurm import this_job
+from tests.errors import naming
 from tests.patience import until
 
 MPI = {
@@ -30,6 +31,13 @@ MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     # The private Slurm's nodes are one machine: their shared memory has the same names.
     "OMPI_MCA_btl": "tcp,self",
+}
+QRMI_JOB = {
+    "QRMI_JOB_QPU_RESOURCES": "a,b",
+    "QRMI_JOB_QPU_TYPES": "s,t",
+    "a_QRMI_URL": "ua",
+    "b_QRMI_URL": "ub",
+    "left_QRMI_TOKEN": "from another job",
 }
 SOURCE = r"""
 #include <mpi.h>
@@ -227,6 +235,31 @@ class TestOnThisMachine:
             environment={"X": "y z"},
         )  # fmt: skip
         assert result.output.read_text() == f"{tmp_path}\n3 y z\n"
+
+    @pytest.mark.parametrize(
+        ("qpus", "seen"),
+        [(None, "a,b s,t ua ub"), (["b"], "b t - ub"), ([], "- - - -")],
+    )
+    def test_it_gets_the_qpus_of_its_job_and_no_others(
+        self, monkeypatch, tmp_path, qpus, seen
+    ) -> None:
+        (tmp_path / "qrmi.json").write_text('{"resources": []}')
+        for name, value in {**QRMI_JOB, "HPCQC_QRMI_CONFIG": str(tmp_path / "qrmi.json")}.items():
+            monkeypatch.setenv(name, value)
+        script = (
+            "echo ${QRMI_JOB_QPU_RESOURCES--} ${SLURM_JOB_QPU_TYPES--} ${a_QRMI_URL--} "
+            "${b_QRMI_URL--}; env | grep -c 'left\\|HPCQC_QRMI_CONFIG'"
+        )
+        result = outside("/bin/sh", "-c", script, qpus=qpus, check=False)
+        assert result.output.read_text() == f"{seen}\n1\n"
+
+    def test_a_qpu_that_its_job_was_not_given_is_refused(self, monkeypatch) -> None:
+        monkeypatch.setenv("QRMI_JOB_QPU_RESOURCES", "a")
+        monkeypatch.setenv("QRMI_JOB_QPU_TYPES", "s")
+        with pytest.raises(ValueError, match=naming("lab", "a")):
+            outside("/bin/true", qpus=["lab"])
+        with pytest.raises(ValueError, match=naming("['a']")):
+            outside("/bin/true", qpus="a")
 
     def test_what_it_leaves_behind_is_ended_and_counted(self) -> None:
         mark = f"600.{os.getpid()}"
