@@ -30,7 +30,7 @@ from orchestrator.config.site import (
     SiteTable,
     WindowSettings,
 )
-from orchestrator.config.slurm_access import SlurmAccess
+from orchestrator.config.slurm_access import QfwBounds, SlurmAccess
 from orchestrator.provenance import outcome, schema
 from orchestrator.slurm.explain import REASONS
 
@@ -46,6 +46,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "[qpu.NAME.schedule.lease]": LeaseBounds,
     "[[qpu.NAME.schedule.window]]": WindowSettings,
     "[qpu.NAME.slurm]": SlurmAccess,
+    "[qpu.NAME.slurm.qfw]": QfwBounds,
     "[broker]": BrokerSettings,
     "[broker.limits]": BrokerLimits,
     "[batch]": BatchTable,

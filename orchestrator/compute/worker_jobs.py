@@ -57,11 +57,14 @@ class Allocation:
             nodes=nodes,
             nodes_max=nodes,
             licenses=",".join(held) or None,  # Slurm counts those of the first component only
+            plugin_options=tuple(
+                option for one in also if not _has_nodes(one) for option in one.plugin_options
+            ),
         )
         components = (
             replace(one, licenses=None, walltime=self.resources.walltime)
             for one in also
-            if one.gres or one.partition or one.reservation
+            if _has_nodes(one)
         )
         return replace(self, resources=resources, also=tuple(components))
 
@@ -69,6 +72,11 @@ class Allocation:
     def purpose(self) -> str:
         """What the job is for, as its tag says."""
         return "worker" if self.pool == SHARED else "stage"
+
+
+def _has_nodes(resources: JobResources) -> bool:
+    """Whether a QPU comes with nodes, so that a job needs a component for it."""
+    return bool(resources.gres or resources.partition or resources.reservation)
 
 
 def fits_worker(options: WorkerOptions, demand: Demand) -> bool:

@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from orchestrator.config.bounds import ConfigTable
 from orchestrator.config.durations import Walltime
 
-__all__ = ["SlurmAccess"]
+__all__ = ["QfwBounds", "SlurmAccess"]
 
 _NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*$"
 _COUNTED = r"^[A-Za-z0-9_][A-Za-z0-9_.@+-]*(:[A-Za-z0-9_.+-]+)*$"
 _Name = Annotated[str, StringConstraints(pattern=_NAME, max_length=100)]
 _Counted = Annotated[str, StringConstraints(pattern=_COUNTED, max_length=100)]
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+_Count = Annotated[int, Field(ge=1, lt=1 << 32)]
+_LargeCount = Annotated[int, Field(ge=1, lt=1 << 64)]
+
+
+class QfwBounds(ConfigTable):
+    """`[qpu.NAME.slurm.qfw]`: for the plugin qfw-slurm, what a run asks of the QPU at the most.
+
+    Each key is the plugin's option of that name, with `-` for `_`; see its manual.
+    """
+
+    qpu: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=128)] = Field(
+        description="name of the QPU at the plugin", examples=["'nwqsim'"]
+    )
+    workload_kind: Literal["quantum", "hybrid"] = Field(
+        default="hybrid", description="whether the run has classical work, too"
+    )
+    circ_count: _Count = Field(description="circuits in all", examples=["500"])
+    max_qubits: _Count = Field(description="qubits of a circuit", examples=["20"])
+    max_depth: _LargeCount = Field(description="depth of a circuit", examples=["300"])
+    max_shots: _LargeCount = Field(description="shots of a circuit", examples=["4000"])
+    max_one_q_gates: _LargeCount | None = Field(
+        default=None, description="one-qubit gates of a circuit", examples=["1000"]
+    )
+    max_two_q_gates: _LargeCount | None = Field(
+        default=None, description="two-qubit gates of a circuit", examples=["400"]
+    )
+    max_measurements: _LargeCount | None = Field(
+        default=None, description="measurements of a circuit", examples=["20"]
+    )
+
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """Return names and values as `sbatch` and `salloc` take them; `srun` does not."""
+        given = ((name, getattr(self, name)) for name in type(self).model_fields)
+        return tuple(
+            (name.replace("_", "-"), str(value)) for name, value in given if value is not None
+        )
 
 
 class SlurmAccess(ConfigTable):
@@ -66,6 +104,11 @@ class SlurmAccess(ConfigTable):
         description="whether Slurm's reservations with the flag MAINT close the QPU, those that have "
         "its licence, its GRES or all nodes of its partition",
     )
+    qfw: QfwBounds | None = Field(
+        default=None,
+        description="a table, where the site has the plugin qfw-slurm: its jobs carry the options "
+        "by which the plugin evaluates and reserves the QPU; needs `account`",
+    )
 
     @property
     def tres(self) -> tuple[str, ...]:
@@ -84,6 +127,8 @@ class SlurmAccess(ConfigTable):
                 "it names nothing by which Slurm grants the QPU; give gres, license, partition or "
                 "reservation"
             )
+        if self.qfw is not None and self.account is None:
+            raise ValueError("qfw-slurm refuses jobs without an account; give account")
         return self
 
 

@@ -231,6 +231,16 @@ def _unknown_partition(resources: JobResources, known: _Cluster) -> str:
     return f"There is no partition {resources.partition!r}: this cluster has {names}{hint}"
 
 
+def _unknown_option(resources: JobResources, _known: _Cluster) -> str:
+    options = ", ".join(f"--{name}" for name, _ in resources.plugin_options)
+    if not options:
+        return "This Slurm has no such option; correct `extra`"
+    return (
+        f"No plugin of this Slurm knows {options}; leave the table `qfw` out where the site does not "
+        "have qfw-slurm"
+    )
+
+
 def _too_much(resources: JobResources, known: _Cluster) -> str:
     reasons = impossible(resources, known.partitions)
     if reasons:
@@ -297,6 +307,7 @@ def _saying(text: str) -> Callable[[JobResources, _Cluster], str]:
 
 # In this order: a message may hold several of them, the telling one first.
 _REFUSALS: tuple[tuple[str, Callable[[JobResources, _Cluster], str]], ...] = (
+    ("unrecognized option", _unknown_option),
     ("invalid partition", _unknown_partition),
     ("invalid account", _account),
     ("account not permitted", _account),

@@ -49,6 +49,7 @@ def access_resources(settings: QpuSettings) -> JobResources:
         walltime=access.walltime,
         gres=access.gres,
         licenses=access.license,
+        plugin_options=() if access.qfw is None else access.qfw.options(),
     )
 
 

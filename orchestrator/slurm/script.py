@@ -70,6 +70,7 @@ class JobResources:
         licenses: As ``qpu_lab:1``; of a heterogeneous job, the first component has them all.
         exclusive: Whether no other job may use its nodes.
         constraint: Features that its nodes must have.
+        plugin_options: Options of ``sbatch`` that a plugin of the site reads, with their values.
     """
 
     partition: str | None = None
@@ -87,6 +88,7 @@ class JobResources:
     licenses: str | None = None
     exclusive: bool = False
     constraint: str | None = None
+    plugin_options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("nodes", "nodes_max", "tasks_per_node", "cores", "memory_bytes"):
@@ -123,6 +125,7 @@ class JobResources:
             yield "gres", self.all_gres
         if self.exclusive:
             yield "exclusive", None
+        yield from self.plugin_options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
