@@ -33,9 +33,11 @@ from backends.api import (
 )
 from backends.connection import Answer, SiteConnection
 from backends.iqm.architecture import Architecture, read_architecture
-from backends.iqm.factory import IqmOptions
+from backends.iqm.description import described_by_server
+from backends.iqm.factory import IqmOptions, as_spoken
 from backends.iqm.jobs import circuits_of, recipes_of, result_of
 from backends.iqm.records import StartedJob, StartedJobs
+from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
 from backends.validate import check, check_tag, is_tag
 
@@ -65,8 +67,9 @@ class IqmBackend:
     start without an answer is never repeated under its tag.
     """
 
-    def __init__(self, options: IqmOptions, described: Target, *, state_dir: Path) -> None:
+    def __init__(self, options: IqmOptions, described: Target | None, *, state_dir: Path) -> None:
         self._options, self._described = options, described
+        self._metering = Metering() if described is None else described.metering
         self._connection = SiteConnection(options.url, options.token)
         self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
@@ -258,8 +261,10 @@ class IqmBackend:
         )
         if not answer.is_success:
             raise QpuUnavailable(f"the architecture cannot be read: {answer.reason}")
+        stated = _json(answer)
         try:
-            architecture = read_architecture(_json(answer), self._described)
+            described = self._described or self._own_description(computer, stated)
+            architecture = read_architecture(stated, described)
         except ValueError as error:
             raise QpuUnavailable(f"the architecture cannot be used: {error}") from error
         with self._lock:
@@ -267,20 +272,30 @@ class IqmBackend:
             if self._known is not None and same:
                 target = self._known[2]
             else:
-                taken_at = self._taken_at(computer, architecture.calibration_set_id)
+                before = described.calibration.taken_at
+                taken_at = self._taken_at(computer, architecture.calibration_set_id) or before
                 calibration = Calibration(id=architecture.calibration_set_id, taken_at=taken_at)
-                target = replace(architecture.target(self._described), calibration=calibration)
+                target = replace(architecture.target(described), calibration=calibration)
             self._known = (now, architecture, target)
             return self._known[1:]
 
-    def _taken_at(self, computer: str, calibration: str) -> datetime:
-        """Return when a calibration set was made, the profile's time where that is not stated."""
+    def _own_description(self, computer: str, architecture: Any) -> Target:
+        """Return what the server says of itself, and keep it."""
+        answer = self._read("GET", f"/quantum-computers/{computer}/limits")
+        # Older servers have no such page.
+        limits = answer.error if answer.is_success else {}
+        target = as_spoken(described_by_server(computer, architecture, limits), self._options)
+        self._described = target
+        return target
+
+    def _taken_at(self, computer: str, calibration: str) -> datetime | None:
+        """Return when a calibration set was made, None where that is not stated."""
         answer = self._read("GET", f"/calibration-sets/{computer}/{calibration}")
         stated = answer.error.get("created_timestamp") if answer.is_success else None
         try:
             found = datetime.fromisoformat(str(stated))
         except ValueError:
-            return self._described.calibration.taken_at
+            return None
         return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
     def _quantum_computer(self) -> str:
@@ -334,7 +349,7 @@ class IqmBackend:
     def _usage(self, record: StartedJob, job: Mapping[str, Any]) -> Usage:
         stated = job.get("runtime_ms")
         seconds = stated / 1000 if isinstance(stated, int | float) else record.modelled_s
-        charge = self._described.metering.charge(
+        charge = self._metering.charge(
             qpu_seconds=seconds, shots=record.shots, num_qubits=record.num_qubits
         )
         return Usage(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from backends.connection import TokenSource
     from backends.iqm.backend import IqmBackend
 
-__all__ = ["IqmFactory", "IqmOptions", "create"]
+__all__ = ["IqmFactory", "IqmOptions", "as_spoken", "create"]
 
 _NAME = "iqm"
 _GATES = frozenset({"cz", "move", "r"})
@@ -35,7 +37,8 @@ _STATED = (
 class IqmOptions:
     """How a QPU behind an IQM Server is reached.
 
-    profile: device profile with what the server does not state: limits, times, metering.
+    profile: device profile with what the server does not state: times, metering, tighter limits;
+    None to do without.
     quantum_computer: its id or alias; None where the server has one alone. use_timeslot: whether
     jobs run in a booked timeslot. time_scale: seconds that pass for each second of the profile's
     clock, 1 for a device.
@@ -43,7 +46,7 @@ class IqmOptions:
 
     url: str
     token: TokenSource
-    profile: str
+    profile: str | None = None
     quantum_computer: str | None = None
     use_timeslot: bool = False
     time_scale: float = 1.0
@@ -64,11 +67,6 @@ def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
     for name, kind in (("profile", str), ("quantum_computer", str), ("use_timeslot", bool)):
         if name in given and not (isinstance(given[name], kind) and given[name] != ""):
             raise PluginUnusable(f"option {name} = {given[name]!r}; give {_WORDS[kind]}")
-    if "profile" not in given:
-        raise PluginUnusable(
-            f"backend {_NAME!r} needs a device profile, which states limits, times and metering; "
-            "give profile = 'vlq', another shipped one, or the path of a TOML file"
-        )
     scale = given.get("time_scale", 1.0)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
         raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
@@ -88,26 +86,39 @@ class IqmFactory:
         from backends.iqm.backend import IqmBackend
 
         parsed = _parse_options(options)
-        return IqmBackend(parsed, _target(parsed), state_dir=state_dir)
+        described = None if parsed.profile is None else _target(parsed, parsed.profile)
+        return IqmBackend(parsed, described, state_dir=state_dir)
 
     def describe(self, options: Mapping[str, Any]) -> Target:
-        """Return the target as the profile states it; the server is not asked."""
-        return _target(_parse_options(options))
+        """Return the target as the profile states it; without one, the server is asked."""
+        parsed = _parse_options(options)
+        if parsed.profile is not None:
+            return _target(parsed, parsed.profile)
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            closing(self(options, state_dir=Path(scratch))) as backend,
+        ):
+            return backend.target()
 
 
 create = IqmFactory()
 
 
-def _target(options: IqmOptions) -> Target:
+def _target(options: IqmOptions, profile: str) -> Target:
     from backends.profiles import load_profile
 
-    target = load_profile(options.profile).target()
+    target = load_profile(profile).target()
     unknown = sorted(set(target.native_gates or ()) - _GATES)
     if unknown:
         raise PluginUnusable(
-            f"profile {options.profile!r} has the gate {unknown[0]!r}, which IQM's protocol lacks; "
+            f"profile {profile!r} has the gate {unknown[0]!r}, which IQM's protocol lacks; "
             f"expected {', '.join(sorted(_GATES))}"
         )
+    return as_spoken(target, options)
+
+
+def as_spoken(target: Target, options: IqmOptions) -> Target:
+    """Return a device's target as this backend and the protocol have it."""
     return replace(
         target,
         payload_kinds=frozenset({"sampler"}),

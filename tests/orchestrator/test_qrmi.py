@@ -22,6 +22,7 @@ from orchestrator.config.qrmi import program_environment, qrmi_resources
 from orchestrator.config.secrets import SecretRef, resolve_secrets
 from tests.errors import naming
 from tests.packages import addition, installed_package
+from tests.rehearsed import rehearsed
 
 JOB = {
     "QRMI_JOB_QPU_RESOURCES": "lab_qpu,other",
@@ -267,3 +268,24 @@ def test_a_machine_that_does_not_answer_is_one_clear_error(lab, tmp_path) -> Non
     assert re.search(naming("lab_one", f"{lab.url}/lab:one"), ended.stderr)
     assert "Traceback" not in ended.stderr
     assert ended.stderr.count("Error") == 1
+
+
+def test_qrmis_variables_alone_reach_the_quantum_computer_of_an_iqm_server(tmp_path: Path) -> None:
+    with rehearsed("euro-q-exa", tmp_path / "site") as server:
+        token = json.loads(Path(server.options["token_file"]).read_text())["access_token"]
+        job = {
+            "SLURM_JOB_QPU_RESOURCES": "euro-q-exa",
+            "SLURM_JOB_QPU_TYPES": "iqm-server",
+            "euro-q-exa_QRMI_IQM_ISA_ENDPOINT": server.options["url"],
+            "euro-q-exa_QRMI_IQM_ISA_TOKEN": token,
+        }
+        ended = hpcqc(tmp_path, job)
+        assert ended.returncode == 0, ended.stderr
+        assert used(tmp_path) == ("euro-q-exa", "iqm")
+        assert server.meter()["jobs"] == 1
+        (tmp_path / "other").mkdir()
+        wrong = {**job, "euro-q-exa_QRMI_IQM_ISA_TOKEN": "revoked"}
+        refused = hpcqc(tmp_path / "other", wrong)
+    assert refused.returncode == 1
+    assert refused.stderr.count("Error") == 1
+    assert "revoked" not in refused.stderr
