@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["FrameError", "array_from_frame", "frame_from_array", "json_safe", "pack", "unpack"]
 
@@ -58,7 +59,8 @@ def json_safe(value: Any) -> Any:
         return {str(k): json_safe(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [json_safe(v) for v in value]
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # the process of a vendor's SDK may be without
+    if numpy is not None and isinstance(value, numpy.generic):
         return value.item()
     try:
         json.dumps(value)
@@ -76,6 +78,8 @@ def frame_from_array(array: NDArray[Any]) -> tuple[dict[str, Any], bytes]:
 
 def array_from_frame(entry: dict[str, Any], frame: bytes) -> NDArray[Any]:
     """Rebuild an array from `frame_from_array`'s entry and bytes. Raises `FrameError`."""
+    import numpy as np
+
     try:
         dtype = np.dtype(entry["dtype"])
         if dtype.kind not in _SAFE_KINDS:
