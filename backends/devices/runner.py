@@ -1,0 +1,177 @@
+"""Tasks on a thread, for devices of SDKs whose runs are local or block."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from backends.devices.api import FlatJob, FlatResult
+from backends.errors import (
+    BackendError,
+    QpuBusy,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFinished,
+    UnknownTask,
+)
+
+__all__ = ["Stopped", "Stopping", "TaskRunner"]
+
+_ENDED_TASKS = 1000
+
+
+class Stopped(Exception):
+    """Raised by `Stopping.check` in a task that was stopped."""
+
+
+class Stopping:
+    """Whether a running task was stopped."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._cancel: Callable[[], object] | None = None
+
+    def check(self) -> None:
+        """Raise `Stopped` if the task was stopped; call it between parts of the work."""
+        if self._stopped:
+            raise Stopped
+
+    def cancel_with(self, cancel: Callable[[], object] | None) -> None:
+        """Have ``cancel`` called when the task is stopped; at once if it is already."""
+        with self._lock:
+            self._cancel = cancel
+            stopped = self._stopped
+        if stopped and cancel is not None:
+            cancel()
+
+    def stop(self) -> None:
+        """Stop the task."""
+        with self._lock:
+            self._stopped = True
+            cancel = self._cancel
+        if cancel is not None:
+            cancel()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Task:
+    state: str = "queued"
+    stopping: Stopping = field(default_factory=Stopping)
+    result: FlatResult | None = None
+    reason: str = ""
+
+
+class TaskRunner:
+    """The tasks of one device, by tag; at most ``most`` are open at a time.
+
+    run: runs a job to its end, in a thread; what it raises is the reason of the failure.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[FlatJob, Stopping], FlatResult], *, most: int = 1
+    ) -> None:
+        self._name, self._run, self._most = name, run, most
+        self._tasks: OrderedDict[str, _Task] = OrderedDict()
+        self._changed = threading.Condition()
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix=name)
+
+    def start(self, job: FlatJob, tag: str) -> str:
+        """See ``Device.start``."""
+        with self._changed:
+            if self._task_id(tag) not in self._tasks:
+                still_open = sum(_is_open(task) for task in self._tasks.values())
+                if still_open >= self._most:
+                    raise QpuBusy(
+                        f"{self._name} runs {still_open} tasks and takes at most {self._most}; "
+                        "start again when one has ended"
+                    )
+                self._forget_old()
+                task = self._tasks[self._task_id(tag)] = _Task()
+                self._threads.submit(self._work, task, job)
+        return self._task_id(tag)
+
+    def find(self, tag: str) -> str | None:
+        """See ``Device.find``."""
+        return self._task_id(tag) if self._task_id(tag) in self._tasks else None
+
+    def status(self, task: str) -> str:
+        """See ``Device.status``."""
+        return self._known(task).state
+
+    def wait(self, task: str, timeout_s: float) -> str:
+        """Return a task's state when it has ended, or when the time is up."""
+        known = self._known(task)
+        with self._changed:
+            self._changed.wait_for(lambda: not _is_open(known), timeout_s)
+        return known.state
+
+    def result(self, task: str) -> FlatResult:
+        """See ``Device.result``."""
+        known = self._known(task)
+        if _is_open(known):
+            raise TaskNotFinished(f"{task} is {known.state}; wait until it has ended")
+        if known.state == "cancelled":
+            raise TaskCancelled(f"{task} was cancelled")
+        if known.result is None:
+            raise TaskFailed(f"{task} failed: {known.reason}")
+        return known.result
+
+    def stop(self, task: str) -> None:
+        """See ``Device.stop``."""
+        known = self._known(task)
+        with self._changed:
+            if not _is_open(known):
+                return
+            known.state = "cancelled"
+            self._changed.notify_all()
+        known.stopping.stop()
+
+    def close(self) -> None:
+        """Stop all tasks."""
+        for task in list(self._tasks):
+            self.stop(task)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, task: _Task, job: FlatJob) -> None:
+        with self._changed:
+            if not _is_open(task):
+                return
+            task.state = "running"
+        result, reason = None, ""
+        try:
+            result = self._run(job, task.stopping)
+        except Stopped:
+            return
+        except BackendError as error:
+            reason = str(error)
+        except MemoryError:
+            reason = "it needs more memory than its process may use"
+        except BaseException as error:  # noqa: BLE001 - an SDK may raise anything
+            reason = f"{type(error).__name__}: {error}"
+        with self._changed:
+            if _is_open(task):
+                task.result, task.reason = result, reason
+                task.state = "failed" if result is None else "completed"
+                self._changed.notify_all()
+
+    def _known(self, task: str) -> _Task:
+        known = self._tasks.get(task)
+        if known is None:
+            raise UnknownTask(f"no task {task!r} was ever started here")
+        return known
+
+    def _task_id(self, tag: str) -> str:
+        return f"{self._name}-{tag}"
+
+    def _forget_old(self) -> None:
+        ended = [name for name, task in self._tasks.items() if not _is_open(task)]
+        for name in ended[: max(0, len(ended) - _ENDED_TASKS)]:
+            del self._tasks[name]
+
+
+def _is_open(task: _Task) -> bool:
+    return task.state in ("queued", "running")
