@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
@@ -12,19 +13,34 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from backends.api import Backend, Target
-from backends.plugins import PluginUnusable, UnknownPlugin, installed, load
+from backends.child.environment import Environment
+from backends.plugins import PluginUnusable, UnknownPlugin, installed, load, unknown
 
 __all__ = [
     "GROUP",
     "BackendFactory",
+    "BackendPackages",
     "available",
     "create",
     "describe",
+    "packages_of",
     "preload",
     "result_options",
 ]
 
 GROUP = "orchestrator.backends"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendPackages:
+    """What a backend's own environment holds.
+
+    requirements: for pip, each with a floor; without one pip falls back to old, broken releases.
+    imports: modules that must import afterwards.
+    """
+
+    requirements: tuple[str, ...]
+    imports: tuple[str, ...]
 
 
 class BackendFactory(Protocol):
@@ -38,6 +54,11 @@ class BackendFactory(Protocol):
     ``describe(options) -> Target``: the target of the QPU that the factory would return, with
     the same checks, told without a process, a connection or a written file. The calibration may
     be an earlier one. Without it, `describe` makes a backend and asks that.
+
+    ``packages``: a `BackendPackages`, if ``hpcqc backends install`` can make an environment for it.
+
+    ``variables``: names of environment variables that its SDK reads, so that a process of its own
+    gets them.
 
     ``neutral_options``: a set of names of options that change when a result comes, not what it
     is. A run that is continued with another value finds its results again.
@@ -53,25 +74,77 @@ def available() -> dict[str, EntryPoint]:
     return installed(GROUP)
 
 
-def create(name: str, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
-    """Build the backend ``name``; raises `UnknownPlugin` or `PluginUnusable`."""
-    factory = _factory(name)
+def create(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    state_dir: Path,
+    environment: Environment | None = None,
+) -> Backend:
+    """Build the backend ``name``, in a child process if it has an environment of its own.
+
+    Raises `UnknownPlugin`, `PluginUnusable`, or ``ValueError`` for an option.
+    """
     state_dir.mkdir(parents=True, exist_ok=True)
+    if environment is not None:
+        return _create_in_child(name, options, state_dir, environment)
+    factory = _factory(name)
     return factory(options, state_dir=state_dir)
 
 
-def describe(name: str, options: Mapping[str, Any]) -> Target:
+def describe(
+    name: str, options: Mapping[str, Any], *, environment: Environment | None = None
+) -> Target:
     """Return the target of the backend ``name``, from a temporary one if it has no ``describe``."""
-    factory = _factory(name)
+    factory: BackendFactory | None
+    try:
+        factory = _factory(name)
+    except PluginUnusable:
+        if environment is None:
+            raise
+        factory = None  # what it imports is in its environment alone
     own = getattr(factory, "describe", None)
     if own is not None:
         target: Target = own(options)
         return target
     with (
         tempfile.TemporaryDirectory() as scratch,
-        closing(factory(options, state_dir=Path(scratch))) as backend,
+        closing(create(name, options, state_dir=Path(scratch), environment=environment)) as backend,
     ):
         return backend.target()
+
+
+def packages_of(name: str) -> BackendPackages:
+    """Return what a backend's own environment holds.
+
+    Raises `UnknownPlugin`, or `PluginUnusable` for a backend that states no packages.
+    """
+    packages = getattr(_factory(name), "packages", None)
+    if not isinstance(packages, BackendPackages):
+        raise PluginUnusable(
+            f"backend {name!r} needs no environment of its own: it runs in hpcqc's, so leave out "
+            "`environment`, or give the path of an interpreter that has its packages"
+        )
+    return packages
+
+
+def _create_in_child(
+    name: str, options: Mapping[str, Any], state_dir: Path, environment: Environment
+) -> Backend:
+    from backends.child.backend import open_child
+    from backends.child.process import Opening
+
+    points = available()
+    if name not in points:
+        raise unknown(name, points, noun="backend")
+    opening = Opening(
+        backend=name,
+        factory=points[name].value,
+        options=options,
+        state_dir=state_dir.absolute(),
+        variables=_variables(name),
+    )
+    return open_child(opening, environment)
 
 
 def result_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,6 +164,13 @@ def _neutral_options(name: str) -> frozenset[str]:
 def _factory(name: str) -> BackendFactory:
     factory: BackendFactory = load(GROUP, name, noun="backend")
     return factory
+
+
+def _variables(name: str) -> tuple[str, ...]:
+    try:
+        return tuple(getattr(_factory(name), "variables", ()))
+    except PluginUnusable:  # the child says why
+        return ()
 
 
 def preload(name: str) -> None:

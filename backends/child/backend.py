@@ -1,0 +1,135 @@
+"""A backend whose work is done by a child process."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+from backends.api import (
+    Backend,
+    QpuTaskId,
+    QpuUnavailable,
+    Result,
+    SessionId,
+    Target,
+    TaskState,
+    UnknownSession,
+)
+from backends.child.calls import ChildCalls
+from backends.child.device import child_device
+from backends.child.environment import Environment
+from backends.child.process import Opening
+from backends.child.supervisor import Supervisor
+from backends.devices.backend import device_backend
+from backends.frames import FrameError
+from backends.payloads import Payload
+from backends.results import result_from_bytes
+from backends.targets import target_from_json
+from backends.validate import check_fits, check_tag
+
+__all__ = ["ChildBackend", "open_child"]
+
+
+def open_child(opening: Opening, environment: Environment) -> Backend:
+    """Start a child and return its backend. Raises `PluginUnusable` with the reason."""
+    supervisor = Supervisor(opening, environment)
+    about = supervisor.child().about
+    calls, waitable = ChildCalls(supervisor), bool(about.get("waitable"))
+    if about.get("flat"):
+        return device_backend(child_device(calls, waitable=waitable))
+    return (WaitableChildBackend if waitable else ChildBackend)(calls)
+
+
+class ChildBackend:
+    """A backend in a child; see ``backends.api.Backend``.
+
+    calls: how the child is asked. Sessions are this process's own, so that they outlive a child.
+    """
+
+    def __init__(self, calls: ChildCalls) -> None:
+        self.calls = calls
+        self._sessions: dict[SessionId, tuple[int, str]] = {}
+        self._kinds: dict[str, str] = {}  # of the payloads of tasks
+        self._lock = threading.Lock()
+
+    def target(self) -> Target:
+        """Return the target that the child's backend states."""
+        try:
+            return target_from_json(self.calls.target())
+        except ValueError as error:
+            raise QpuUnavailable(f"backend {self.calls.supervisor.name!r}: {error}") from error
+
+    def acquire(self) -> SessionId:
+        """Open a session of the child's backend."""
+        session = SessionId(uuid.uuid4().hex)
+        self._acquire(session)
+        return session
+
+    def release(self, session: SessionId) -> None:
+        """Close a session."""
+        with self._lock:
+            generation, inner = self._sessions.pop(session, (0, ""))
+        if inner and generation == self.calls.supervisor.generation:
+            self.calls.ask("release", {"session": inner})
+
+    def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
+        """Start a task in the child; after `QpuUnavailable` ask `find`."""
+        if session not in self._sessions:
+            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        check_tag(tag)
+        if not isinstance(getattr(payload, "kind", None), str):
+            check_fits(payload, self.target())
+        header = {"session": self._inner_session(session), "tag": tag}
+        task = self.calls.start(header, [payload.to_bytes()])
+        self._kinds[task] = payload.kind
+        return QpuTaskId(task)
+
+    def find(self, tag: str) -> QpuTaskId | None:
+        """Return the task of a tag."""
+        check_tag(tag)
+        task = self.calls.find(tag)
+        return None if task is None else QpuTaskId(task)
+
+    def status(self, task: QpuTaskId) -> TaskState:
+        """Return a task's state; FAILED for one that was lost with its process."""
+        return self.calls.status(task)
+
+    def result(self, task: QpuTaskId) -> Result:
+        """Return a task's result; see ``Backend.result``."""
+        _, frames = self.calls.result(task, kind=self._kinds.get(task))
+        try:
+            return result_from_bytes(frames[0])
+        except (FrameError, IndexError) as error:
+            raise QpuUnavailable(f"the result of {task} came damaged: {error}") from error
+
+    def stop(self, task: QpuTaskId) -> None:
+        """Cancel a task."""
+        self.calls.stop(task)
+
+    def close(self) -> None:
+        """Close the child's backend and end the child."""
+        self.calls.close()
+
+    def _acquire(self, session: SessionId) -> str:
+        child = self.calls.supervisor.child()
+        generation = self.calls.supervisor.generation
+        answer, _ = self.calls.ask("acquire", {}, child=child)
+        inner = str(answer["session"])
+        with self._lock:
+            self._sessions[session] = (generation, inner)
+        return inner
+
+    def _inner_session(self, session: SessionId) -> str:
+        """Return the child's session for ours; a new child gives a new one."""
+        self.calls.supervisor.child()
+        with self._lock:
+            generation, inner = self._sessions.get(session, (0, ""))
+        return inner if generation == self.calls.supervisor.generation else self._acquire(session)
+
+
+class WaitableChildBackend(ChildBackend):
+    """A `ChildBackend` whose backend tells of a task's end."""
+
+    def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
+        """Block until the task is final or ``timeout_s`` passed; see ``Waitable``."""
+        return self.calls.wait(task, timeout_s)

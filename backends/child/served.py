@@ -1,0 +1,104 @@
+"""What a child serves: a backend with payloads as bytes, or a device with flat circuits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backends.api import Backend
+    from backends.devices.api import Device
+
+__all__ = ["Served", "serve_backend", "serve_device"]
+
+Answer = tuple[dict[str, Any], list[bytes]]
+Call = Callable[[Mapping[str, Any], list[bytes]], Answer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """Calls by name. about: what hpcqc is told of it once."""
+
+    about: Mapping[str, Any]
+    calls: Mapping[str, Call]
+    close: Callable[[], None]
+
+    def call(self, name: str, header: Mapping[str, Any], frames: list[bytes]) -> Answer:
+        """Make a call; raises what the backend raises, and ``LookupError`` for an unknown name."""
+        return self.calls[name](header, frames)
+
+
+def serve_backend(backend: Backend) -> Served:
+    """Serve a backend. Payloads and results travel as hpcqc stores them, circuits in QPY."""
+    from backends.api import QpuTaskId, SessionId, Waitable
+    from backends.payloads import payload_from_bytes
+    from backends.results import result_to_bytes
+    from backends.targets import target_to_json
+
+    kinds: dict[str, str] = {}  # of the tasks started here
+
+    def release(header: Mapping[str, Any], _frames: list[bytes]) -> Answer:
+        backend.release(SessionId(header["session"]))
+        return {}, []
+
+    def stop(header: Mapping[str, Any], _frames: list[bytes]) -> Answer:
+        backend.stop(QpuTaskId(header["task"]))
+        return {}, []
+
+    def start(header: Mapping[str, Any], frames: list[bytes]) -> Answer:
+        payload = payload_from_bytes(frames[0])
+        task = backend.start(SessionId(header["session"]), payload, header["tag"])
+        kinds[task] = payload.kind
+        return {"task": task}, []
+
+    def result(header: Mapping[str, Any], _frames: list[bytes]) -> Answer:
+        task = QpuTaskId(header["task"])
+        found = backend.result(task)
+        kind = kinds.get(task) or header["kind"] or min(backend.target().payload_kinds)
+        return {}, [result_to_bytes(found, kind)]
+
+    calls: dict[str, Call] = {
+        "target": lambda _header, _frames: ({"target": target_to_json(backend.target())}, []),
+        "acquire": lambda _header, _frames: ({"session": backend.acquire()}, []),
+        "release": release,
+        "start": start,
+        "find": lambda h, _frames: ({"task": backend.find(h["tag"])}, []),
+        "status": lambda h, _frames: ({"state": backend.status(QpuTaskId(h["task"]))}, []),
+        "result": result,
+        "stop": stop,
+    }
+    waitable = isinstance(backend, Waitable)
+    if isinstance(backend, Waitable):
+        wait = backend.wait
+        calls["wait"] = lambda h, _frames: (
+            {"state": wait(QpuTaskId(h["task"]), h["timeout_s"])},
+            [],
+        )
+    return Served(about={"waitable": waitable, "flat": False}, calls=calls, close=backend.close)
+
+
+def serve_device(device: Device) -> Served:
+    """Serve a device. Circuits travel as lists of gates, and results as counts."""
+    from backends.devices.coding import job_from_frames, result_to_json
+
+    def stop(header: Mapping[str, Any], _frames: list[bytes]) -> Answer:
+        device.stop(header["task"])
+        return {}, []
+
+    calls: dict[str, Call] = {
+        "target": lambda _header, _frames: ({"target": dict(device.target())}, []),
+        "start": lambda h, frames: (
+            {"task": device.start(job_from_frames(h, frames), h["tag"])},
+            [],
+        ),
+        "find": lambda h, _frames: ({"task": device.find(h["tag"])}, []),
+        "status": lambda h, _frames: ({"state": device.status(h["task"])}, []),
+        "result": lambda h, _frames: (result_to_json(device.result(h["task"])), []),
+        "stop": stop,
+    }
+    wait = getattr(device, "wait", None)
+    if wait is not None:
+        calls["wait"] = lambda h, _frames: ({"state": wait(h["task"], h["timeout_s"])}, [])
+    about = {"waitable": wait is not None, "flat": True}
+    return Served(about=about, calls=calls, close=device.close)
