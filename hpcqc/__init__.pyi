@@ -8,6 +8,8 @@ from backends.api import QpuBusy as QpuBusy
 from backends.api import QpuUnavailable as QpuUnavailable
 from backends.api import TaskCancelled as TaskCancelled
 from backends.api import TaskFailed as TaskFailed
+from backends.child.installation import InstallationFailed as InstallationFailed
+from backends.child.managed import ManagedEnvironment as ManagedEnvironment
 from orchestrator.accounting.join import Accounting as Accounting
 from orchestrator.accounting.join import AccountingRow as AccountingRow
 from orchestrator.accounting.join import Difference as Difference
@@ -21,6 +23,9 @@ from orchestrator.application.agent import deploy as deploy
 from orchestrator.application.agent import flow_run as flow_run
 from orchestrator.application.agent import flow_runs as flow_runs
 from orchestrator.application.agent import submit as submit
+from orchestrator.application.backends import InstalledBackend as InstalledBackend
+from orchestrator.application.backends import backends as backends
+from orchestrator.application.backends import install_backend as install_backend
 from orchestrator.application.batch import SubmittedRun as SubmittedRun
 from orchestrator.application.batch import submit_run as submit_run
 from orchestrator.application.cancel import CancelledRun as CancelledRun

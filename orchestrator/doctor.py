@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, r
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from orchestrator.config.backend_environments import backend_environment
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
@@ -316,7 +317,9 @@ def _qpus(site: Site) -> Iterator[Check]:
 def _described(settings: QpuSettings) -> str:
     from backends import registry
 
-    return registry.describe(settings.backend, resolve_secrets(settings.options)).name
+    options = resolve_secrets(settings.options)
+    environment = backend_environment(settings)
+    return registry.describe(settings.backend, options, environment=environment).name
 
 
 def _schedules(site: Site) -> Check:

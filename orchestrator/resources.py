@@ -20,6 +20,7 @@ from orchestrator.compute.api import ComputeRun
 from orchestrator.compute.kinds import open_compute, settings_in_force
 from orchestrator.compute.remote_call import Execution, execution
 from orchestrator.compute.slurm import SlurmDask
+from orchestrator.config.backend_environments import backend_environment
 from orchestrator.config.private import close_to_others
 from orchestrator.config.secrets import resolve_secrets
 from orchestrator.couplings.placement import (
@@ -327,7 +328,12 @@ def open_backend(site: Site, qpu: str) -> Backend:
 
     settings = site.qpu(qpu)
     options = resolve_secrets(settings.options)
-    return registry.create(settings.backend, options, state_dir=site.state_dir / "qpus" / qpu)
+    return registry.create(
+        settings.backend,
+        options,
+        state_dir=site.state_dir / "qpus" / qpu,
+        environment=backend_environment(settings),
+    )
 
 
 _lock = threading.Lock()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.application.service import service_at
 from orchestrator.application.target import stages_beside
+from orchestrator.config.backend_environments import backend_environment
 from orchestrator.config.environment import budgets_of
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import resolve_secrets
@@ -96,6 +97,7 @@ def _unit(settings: QpuSettings) -> str | None:
 
     try:
         options = resolve_secrets(settings.options)
-        return registry.describe(settings.backend, options).metering.unit
+        environment = backend_environment(settings)
+        return registry.describe(settings.backend, options, environment=environment).metering.unit
     except Exception:  # noqa: BLE001  # it is told when the QPU is used
         return None

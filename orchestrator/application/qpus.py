@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from backends.simulator import stand_in
 from orchestrator.application.errors import reason
+from orchestrator.config.backend_environments import backend_environment
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
@@ -52,8 +53,10 @@ def target_from_settings(settings: QpuSettings) -> Target:
     from backends import registry
     from backends.api import QpuUnavailable
 
+    options = resolve_secrets(settings.options)
+    environment = backend_environment(settings)
     try:
-        return registry.describe(settings.backend, resolve_secrets(settings.options))
+        return registry.describe(settings.backend, options, environment=environment)
     except QpuUnavailable as error:
         from orchestrator.broker.client.status import unreachable
 
@@ -108,5 +111,5 @@ def load_ahead(site: Path | None, settings: Sequence[str], qpu: str | None) -> N
 
     found = load_site(site, settings)
     chosen = found.qpu(qpu)
-    if found.broker.url is None:
+    if found.broker.url is None and chosen.environment is None:
         registry.preload(chosen.backend)

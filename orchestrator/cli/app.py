@@ -16,6 +16,7 @@ from orchestrator.cli.broker.tokens import token_add, token_list, token_revoke
 from orchestrator.cli.jobs.jobs import jobs
 from orchestrator.cli.jobs.simulate import simulate
 from orchestrator.cli.jobs.why import why
+from orchestrator.cli.options import Json
 from orchestrator.cli.run.accounting import accounting
 from orchestrator.cli.run.clean import clean
 from orchestrator.cli.run.estimate import estimate
@@ -24,9 +25,10 @@ from orchestrator.cli.run.report import report
 from orchestrator.cli.run.run import run
 from orchestrator.cli.run.runs import cancel_run, run_logs, runs
 from orchestrator.cli.run.sample import sample
+from orchestrator.cli.site.backends import backends_install, backends_list
 from orchestrator.cli.site.config import config_check, config_show
 from orchestrator.cli.site.doctor import doctor
-from orchestrator.cli.site.qpu import backends, qpu_list, qpu_show
+from orchestrator.cli.site.qpu import qpu_list, qpu_show
 from orchestrator.cli.site.rehearse import rehearse
 
 __all__ = ["app", "options"]
@@ -34,6 +36,7 @@ __all__ = ["app", "options"]
 _ABOUT = "Run hybrid quantum-classical flows: classical stages on Dask, quantum stages on QPUs."
 _NOUNS = {
     "qpu": "The QPUs of the site.",
+    "backends": "What can drive a QPU; without a verb, list it.",
     "config": "The site's configuration.",
     "broker": "The broker as a service: many flows share the site's QPUs, nothing runs twice.",
     "broker token": "Tokens of users and operators.",
@@ -47,7 +50,8 @@ _VERBS = (
     ("estimate", estimate),
     ("plan", plan),
     ("sample", sample),
-    ("backends", backends),
+    ("backends list", backends_list),
+    ("backends install", backends_install),
     ("jobs", jobs),
     ("report", report),
     ("clean", clean),
@@ -92,13 +96,21 @@ app = typer.Typer(
     help=_ABOUT,
 )
 _groups = {"": app}
+# Nouns that are verbs, too.
+_BARE = {"backends"}
 for _name, _help in _NOUNS.items():
     _parent, _, _noun = _name.rpartition(" ")
-    _groups[_name] = typer.Typer(no_args_is_help=True, help=_help)
+    _groups[_name] = typer.Typer(no_args_is_help=_name not in _BARE, help=_help)
     _groups[_parent].add_typer(_groups[_name], name=_noun)
 for _name, _function in _VERBS:
     _parent, _, _verb = _name.rpartition(" ")
     _groups[_parent].command(_verb)(_function)
+
+
+@_groups["backends"].callback(invoke_without_command=True)
+def _bare_backends(context: typer.Context, as_json: Json = False) -> None:
+    if context.invoked_subcommand is None:
+        backends_list(as_json=as_json)
 
 
 def _print_version(wanted: bool) -> None:

@@ -173,6 +173,9 @@ def _anchor_paths(raw: Mapping[str, Any], folder: Path) -> None:
             text = table.get(name)
             if isinstance(text, str) and (os.sep in text or text.endswith(".toml")):
                 table[name] = str(folder / Path(text).expanduser())
+        interpreter = table.get("environment")
+        if isinstance(interpreter, str) and os.sep in interpreter:
+            table["environment"] = str(folder / Path(interpreter).expanduser())
 
 
 def _refer_to_secrets(raw: Mapping[str, Any], folder: Path) -> None:
@@ -294,7 +297,7 @@ def _sentence(fault: Any) -> str:
     given = fault["input"]
     stated = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
     example = _example(section, key)
-    if fault["type"] in ("string_pattern_mismatch", "size") and example:
+    if fault["type"] in ("string_pattern_mismatch", "size", "environment") and example:
         return f"{stated}; give one such as {example}"
     expectation = _KINDS.get(fault["type"]) or fault["msg"].removeprefix("Input should be ")
     return f"{stated}; it should be {expectation}{', such as ' * bool(example)}{example}"

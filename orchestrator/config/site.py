@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from backends.child.environment import DEFAULT_MEMORY_BYTES
 from backends.site_options import SITE_OPTIONS, SiteOption
 from backends.suggestions import did_you_mean
 from orchestrator.arguments import expect
@@ -34,6 +35,7 @@ from orchestrator.names import LINE, PROJECT
 
 __all__ = [
     "COMPUTE_KINDS",
+    "MANAGED",
     "BatchTable",
     "BrokerLimits",
     "BrokerSettings",
@@ -55,6 +57,8 @@ COMPUTE_KINDS = "hpcqc.computes"
 _BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
 _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$"
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
+# The environment that `hpcqc backends install` makes.
+MANAGED = "managed"
 # What a size looks like, for the schema of a site file.
 _SIZE = r"^\s*\d+(\.\d+)?\s*([kKMGT]i?)?B\s*$"
 
@@ -233,6 +237,35 @@ class ScheduleSettings(ConfigTable):
         return False if value is None else value.model_dump()
 
 
+def _bytes_of(size: Any) -> Any:
+    if not isinstance(size, str):
+        return size
+    try:
+        return size_bytes(size)
+    except ValueError:
+        raise PydanticCustomError("size", "an amount") from None
+
+
+_Size = Annotated[int, Field(ge=0), BeforeValidator(_bytes_of, json_schema_input_type=str)]
+
+
+def _where(value: Any) -> Any:
+    """Return an environment as its text or its command. Lists come from TOML, tuples from here."""
+    words = (
+        [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else []
+    )
+    if not words or not all(isinstance(word, str) and word for word in words):
+        raise PydanticCustomError("environment", "an environment")
+    if isinstance(value, str) and value != MANAGED and "/" not in value:
+        raise PydanticCustomError("environment", "an environment")
+    return value if isinstance(value, str) else tuple(words)
+
+
+_Environment = Annotated[
+    str | tuple[str, ...], BeforeValidator(_where, json_schema_input_type=str | list[str])
+]
+
+
 class _Qpu(ConfigTable):
     """`[qpu.NAME]`: a quantum device, or something that behaves like one."""
 
@@ -256,6 +289,18 @@ class _Qpu(ConfigTable):
         description="how Slurm grants the QPU; without it the broker alone shares it",
         examples=["{ gres = 'qpu:1', partition = 'quantum' }"],
     )
+    environment: _Environment | None = Field(
+        default=None,
+        description="Python environment in which the backend runs, in a process of its own: `managed`, "
+        "made by `hpcqc backends install`; the path of an interpreter; or a container's command as a "
+        "list. Without it the backend runs in hpcqc's own processes",
+        examples=["'managed', '/opt/sdk/bin/python' or a list with a command"],
+    )
+    environment_memory: _Size = Field(
+        default=DEFAULT_MEMORY_BYTES,
+        description="most memory that the process in `environment` may allocate",
+        examples=["'8 GiB'"],
+    )
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="anything else the backend takes; "
@@ -277,18 +322,6 @@ def _site_option(option: SiteOption) -> Any:
 
 _site_options: dict[str, Any] = {option.name: _site_option(option) for option in SITE_OPTIONS}
 QpuTable: Any = create_model("QpuTable", __base__=_Qpu, __doc__=_Qpu.__doc__, **_site_options)
-
-
-def _bytes_of(size: Any) -> Any:
-    if not isinstance(size, str):
-        return size
-    try:
-        return size_bytes(size)
-    except ValueError:
-        raise PydanticCustomError("size", "an amount") from None
-
-
-_Size = Annotated[int, Field(ge=0), BeforeValidator(_bytes_of, json_schema_input_type=str)]
 
 
 class BrokerLimits(ConfigTable):

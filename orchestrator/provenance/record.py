@@ -128,6 +128,7 @@ def site_document(site: Site) -> dict[str, Any]:
                 "longest_task_s": qpu.longest_task_s,
                 "schedule": json_value(qpu.schedule),
                 "slurm": json_value(qpu.slurm),
+                "environment": json_value(qpu.environment),
                 "options": json_value(_without_secrets(qpu.options)),
             }
             for name, qpu in site.qpus.items()

@@ -207,6 +207,8 @@ class RecordedQpu(RecordPart):
     """as `[qpu.NAME.schedule]` of a site file"""
     slurm: dict[str, JsonValue] | None = None
     """as `[qpu.NAME.slurm]` of a site file"""
+    environment: str | list[str] | None = None
+    """as in `[qpu.NAME]` of a site file: where the backend ran in a process of its own"""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """of the backend; secrets show as where they are kept"""
 

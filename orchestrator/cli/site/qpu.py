@@ -1,4 +1,4 @@
-"""``hpcqc qpu`` and ``hpcqc backends``: the QPUs of a site and the kinds that are installed."""
+"""``hpcqc qpu``: the QPUs of a site."""
 
 from __future__ import annotations
 
@@ -16,29 +16,9 @@ if TYPE_CHECKING:
     from backends.timing import TimingModel
     from orchestrator.config.site import QpuSettings, Site
 
-__all__ = ["backends", "metering_in_words", "qpu_list", "qpu_show", "timing_in_words"]
+__all__ = ["metering_in_words", "qpu_list", "qpu_show", "timing_in_words"]
 
 _MAX_PAIRS = 30
-
-
-def backends(as_json: Json = False) -> None:
-    """List the installed backends, ours and other packages'."""
-    from backends import registry
-
-    known = [
-        {
-            "name": name,
-            "object": point.value,
-            "package": point.dist.metadata["Name"] if point.dist else None,
-            "version": point.dist.version if point.dist else None,
-        }
-        for name, point in registry.available().items()
-    ]
-    if as_json:
-        print_json(known)
-        return
-    columns = ("name", "object", "package", "version")
-    tabulate(columns, [[entry[column] for column in columns] for entry in known])
 
 
 def qpu_list(site: SiteFile = None, setting: Settings = None, as_json: Json = False) -> None:

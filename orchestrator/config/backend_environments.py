@@ -1,0 +1,33 @@
+"""The environments of backends that run in a process of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backends.child.environment import Environment
+from backends.child.managed import managed_interpreter
+from orchestrator.config.environment import state_dir
+from orchestrator.config.site import MANAGED, QpuSettings
+
+__all__ = ["backend_environment", "environments_folder"]
+
+
+def environments_folder() -> Path:
+    """Return the folder of the environments that hpcqc makes, which may not exist yet."""
+    return state_dir() / "environments"
+
+
+def backend_environment(settings: QpuSettings) -> Environment | None:
+    """Return where a QPU's backend runs; None for hpcqc's own processes.
+
+    Raises `PluginUnusable` for a managed environment that was not made, or that others can change.
+    """
+    stated, memory_bytes = settings.environment, settings.environment_memory
+    if stated is None:
+        return None
+    if stated == MANAGED:
+        interpreter = managed_interpreter(environments_folder(), settings.backend)
+        return Environment(interpreter=str(interpreter), memory_bytes=memory_bytes)
+    if isinstance(stated, str):
+        return Environment(interpreter=stated, memory_bytes=memory_bytes)
+    return Environment(command=stated, memory_bytes=memory_bytes)
