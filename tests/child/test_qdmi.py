@@ -1,0 +1,165 @@
+"""DDSIM and the described machines of QDMI, in a managed environment."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+from qiskit.circuit import Parameter
+from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
+from qiskit.quantum_info import Statevector
+
+from backends import registry
+from backends.api import PayloadRejected
+from backends.lowering import NativeCompiler
+from backends.payloads import SamplerPayload
+from backends.plugins import PluginUnusable
+from backends.qdmi.factory import create
+from backends.qdmi.openqasm import GATES
+from backends.testing import BackendConformance
+from tests.errors import naming
+from tests.patience import until
+from tests.vendors import vendor_environment
+
+vendor = pytest.mark.vendor
+SHOTS = 4000
+
+
+@vendor
+class TestDdsimInChild(BackendConformance):
+    @classmethod
+    def make_backend(cls, state_dir):
+        return registry.create(
+            "qdmi", {}, state_dir=state_dir, environment=vendor_environment("qdmi")
+        )
+
+
+@pytest.fixture(scope="module")
+def ddsim(tmp_path_factory):
+    backend = registry.create(
+        "qdmi",
+        {},
+        state_dir=tmp_path_factory.mktemp("qdmi"),
+        environment=vendor_environment("qdmi"),
+    )
+    yield backend
+    backend.close()
+
+
+def sampled(backend, pubs, *, shots=SHOTS, seed=None):
+    task = backend.start(
+        backend.acquire(),
+        SamplerPayload.coerce(pubs, shots=shots, seed=seed),
+        f"t{len(backend._sent)}",
+    )
+    assert until(lambda: backend.status(task).is_final)
+    return backend.result(task).native
+
+
+@vendor
+@pytest.mark.parametrize("name", GATES)
+def test_each_gate_means_what_qiskit_means(ddsim, name) -> None:
+    known = get_standard_gate_name_mapping()[name]
+    gate = known.base_class(*[0.4 + 0.7 * number for number in range(len(known.params))])
+    circuit = QuantumCircuit(2)
+    circuit.u(0.3, 0.5, 0.7, 0)
+    circuit.u(1.1, 0.2, 1.3, 1)
+    circuit.append(gate, range(gate.num_qubits))
+    circuit.u(0.9, 0.4, 0.2, 0)
+    circuit.u(0.6, 1.4, 0.8, 1)
+    expected = Statevector(circuit).probabilities_dict()
+    circuit.measure_all()
+    counts = sampled(ddsim, [circuit])[0].data.meas.get_counts()
+    for outcome in ("00", "01", "10", "11"):
+        p = expected.get(outcome, 0.0)
+        spread = math.sqrt(SHOTS * p * (1 - p)) + 1
+        assert abs(counts.get(outcome, 0) - SHOTS * p) < 6 * spread, (name, expected, counts)
+
+
+@vendor
+def test_bits_come_in_qiskits_order(ddsim) -> None:
+    qubits, low, high = (
+        QuantumRegister(3),
+        ClassicalRegister(3, "low"),
+        ClassicalRegister(2, "high"),
+    )
+    circuit = QuantumCircuit(qubits, low, high)
+    circuit.x(0)
+    circuit.measure(0, high[1])
+    circuit.measure(1, low[0])
+    data = sampled(ddsim, [circuit], shots=10)[0].data
+    assert data.low.get_counts() == {"000": 10}
+    assert data.high.get_counts() == {"10": 10}
+
+
+@vendor
+def test_parameters_are_bound_at_each_point(ddsim) -> None:
+    angle = Parameter("a")
+    circuit = QuantumCircuit(2)
+    circuit.rx(angle, 0)
+    circuit.rx(math.pi - angle, 1)
+    circuit.measure_all()
+    (pub,) = sampled(ddsim, [(circuit, [[0.0], [math.pi]])], shots=10)
+    assert pub.data.meas.get_counts(0) == {"10": 10}
+    assert pub.data.meas.get_counts(1) == {"01": 10}
+
+
+@vendor
+def test_a_seed_gives_the_same_counts(ddsim) -> None:
+    circuit = QuantumCircuit(3)
+    circuit.h(range(3))
+    circuit.measure_all()
+    first, second = (sampled(ddsim, [circuit], seed=7)[0].data.meas.get_counts() for _ in range(2))
+    assert first == second
+
+
+@vendor
+@pytest.mark.parametrize(
+    ("device", "qubits"), [("mqt.sc.iqm.garnet", 20), ("mqt.sc.ibm.heron", 156)]
+)
+def test_a_described_machine_is_a_target_and_runs_nothing(tmp_path, device, qubits) -> None:
+    where = vendor_environment("qdmi")
+    target = registry.describe("qdmi", {"device": device}, environment=where)
+    assert target.num_qubits == qubits
+    assert target.coupling
+    circuit = QuantumCircuit(3)
+    circuit.h(0)
+    circuit.cx(0, 1)
+    circuit.cx(1, 2)
+    circuit.measure_all()
+    native, _ = NativeCompiler(target).compile(circuit)
+    backend = registry.create("qdmi", {"device": device}, state_dir=tmp_path, environment=where)
+    with pytest.raises(PayloadRejected, match=naming(device)):
+        backend.start(backend.acquire(), SamplerPayload.coerce([native], shots=1), "t")
+    backend.close()
+
+
+@vendor
+def test_an_unknown_device_is_refused(tmp_path) -> None:
+    options = {"device": "mqt.ddsim.defualt"}
+    with pytest.raises(PluginUnusable, match=naming("mqt.ddsim.defualt", "mqt.ddsim.default")):
+        registry.create("qdmi", options, state_dir=tmp_path, environment=vendor_environment("qdmi"))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"devise": "x"}, ["devise", "device"]),
+        ({"qubits": 0}, ["qubits", 0]),
+        ({"qubits": True}, ["qubits", True]),
+        ({"token": 5}, ["token"]),
+        ({"device": ""}, ["device"]),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, options, named) -> None:
+    with pytest.raises(PluginUnusable, match=naming(*named)):
+        create(options, state_dir=tmp_path)
+
+
+def test_the_extra_is_what_the_environment_holds() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    extra = project["project"]["optional-dependencies"]["qdmi"]
+    assert tuple(extra) == create.packages.requirements
