@@ -24,8 +24,8 @@ from orchestrator.application.agent import flow_run as flow_run
 from orchestrator.application.agent import flow_runs as flow_runs
 from orchestrator.application.agent import submit as submit
 from orchestrator.application.backends import InstalledBackend as InstalledBackend
-from orchestrator.application.backends import backends as backends
 from orchestrator.application.backends import install_backend as install_backend
+from orchestrator.application.backends import installed_backends as installed_backends
 from orchestrator.application.batch import SubmittedRun as SubmittedRun
 from orchestrator.application.batch import submit_run as submit_run
 from orchestrator.application.cancel import CancelledRun as CancelledRun

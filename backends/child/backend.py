@@ -19,7 +19,7 @@ from backends.child.calls import ChildCalls
 from backends.child.device import child_device
 from backends.child.environment import Environment
 from backends.child.process import Opening
-from backends.child.supervisor import Supervisor
+from backends.child.supervisor import ChildSupervisor
 from backends.devices.backend import device_backend
 from backends.frames import FrameError
 from backends.payloads import Payload
@@ -27,12 +27,12 @@ from backends.results import result_from_bytes
 from backends.targets import target_from_json
 from backends.validate import check_fits, check_tag
 
-__all__ = ["ChildBackend", "open_child"]
+__all__ = ["ChildBackend", "WaitableChildBackend", "open_child"]
 
 
 def open_child(opening: Opening, environment: Environment) -> Backend:
     """Start a child and return its backend. Raises `PluginUnusable` with the reason."""
-    supervisor = Supervisor(opening, environment)
+    supervisor = ChildSupervisor(opening, environment)
     about = supervisor.child().about
     calls, waitable = ChildCalls(supervisor), bool(about.get("waitable"))
     if about.get("flat"):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from backends import errors
 from backends.api import TaskState
 from backends.child.process import ChildDied, ChildProcess, ChildSilent
-from backends.child.supervisor import Supervisor
+from backends.child.supervisor import ChildSupervisor
 from backends.child.wire import Message
 from backends.errors import BackendError, QpuUnavailable, TaskFailed, UnknownTask
 
@@ -30,7 +30,7 @@ class ChildCalls:
     A task of a dead child that the next one does not know has failed.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: ChildSupervisor) -> None:
         self.supervisor = supervisor
         self._generations: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends.child.calls import ChildCalls
-from backends.devices.api import Device, FlatJob, FlatResult
+from backends.devices.api import FlatDevice, FlatJob, FlatResult
 from backends.devices.coding import job_to_frames, result_from_json
 from backends.errors import QpuUnavailable
 
-__all__ = ["ChildDevice", "child_device"]
+__all__ = ["ChildDevice", "WaitableChildDevice", "child_device"]
 
 
-def child_device(calls: ChildCalls, *, waitable: bool) -> Device:
+def child_device(calls: ChildCalls, *, waitable: bool) -> FlatDevice:
     """Return the device that a child serves."""
     return (WaitableChildDevice if waitable else ChildDevice)(calls)
 
 
 class ChildDevice:
-    """A device in a child; see ``backends.devices.api.Device``."""
+    """A device in a child; see ``backends.devices.api.FlatDevice``."""
 
     def __init__(self, calls: ChildCalls) -> None:
         self.calls = calls

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backends.api import Backend
-    from backends.devices.api import Device
+    from backends.devices.api import FlatDevice
 
-__all__ = ["Served", "serve_backend", "serve_device"]
+__all__ = ["Answer", "Call", "Served", "serve_backend", "serve_device"]
 
 Answer = tuple[dict[str, Any], list[bytes]]
 Call = Callable[[Mapping[str, Any], list[bytes]], Answer]
@@ -78,7 +78,7 @@ def serve_backend(backend: Backend) -> Served:
     return Served(about={"waitable": waitable, "flat": False}, calls=calls, close=backend.close)
 
 
-def serve_device(device: Device) -> Served:
+def serve_device(device: FlatDevice) -> Served:
     """Serve a device. Circuits travel as lists of gates, and results as counts."""
     from backends.devices.coding import job_from_frames, result_to_json
 

@@ -10,14 +10,14 @@ from backends.child.process import ChildProcess, Opening
 from backends.errors import QpuUnavailable
 from backends.plugins import PluginUnusable
 
-__all__ = ["Supervisor"]
+__all__ = ["ChildSupervisor"]
 
 # After that many ends in a row without an answer in between, restarts wait.
 _QUICK_RESTARTS = 2
 _LONGEST_PAUSE_S = 60.0
 
 
-class Supervisor:
+class ChildSupervisor:
     """A child and its successors.
 
     generation: how many children there were. last_end: how the last one ended.

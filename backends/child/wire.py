@@ -18,7 +18,7 @@ from typing import Any
 
 from backends.frames import FrameError, pack, unpack
 
-__all__ = ["MOST_BYTES", "PROTOCOL", "Line", "LineClosed", "LineGarbled", "LineStuck"]
+__all__ = ["MOST_BYTES", "PROTOCOL", "Line", "LineClosed", "LineGarbled", "LineStuck", "Message"]
 
 # Versions of the protocol; raised when a request or answer changes its meaning.
 PROTOCOL = 1

@@ -16,7 +16,7 @@ from backends.errors import PayloadRejected
 
 __all__ = [
     "BoundStep",
-    "Device",
+    "FlatDevice",
     "FlatJob",
     "FlatPub",
     "FlatResult",
@@ -72,7 +72,7 @@ class FlatResult:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Device(Protocol):
+class FlatDevice(Protocol):
     """An SDK's device. Calls are prompt, come from any thread, and raise only ``BackendError``.
 
     Tags and states are those of ``backends.api.Backend``. A device that learns of a task's end by

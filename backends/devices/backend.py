@@ -20,14 +20,14 @@ from backends.api import (
     UnknownSession,
     Usage,
 )
-from backends.devices.api import Device
+from backends.devices.api import FlatDevice
 from backends.devices.flatten import PubLayout, flat_job, layouts, native_result
 from backends.metering import Metering, metering_to_json
 from backends.payloads import Payload, SamplerPayload
 from backends.targets import target_from_json
 from backends.validate import check, check_tag
 
-__all__ = ["DeviceBackend", "device_backend"]
+__all__ = ["DeviceBackend", "WaitableDeviceBackend", "device_backend"]
 
 _DEFAULTS: Mapping[str, Any] = {
     "payload_kinds": [SamplerPayload.kind],
@@ -36,7 +36,7 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def device_backend(device: Device) -> Backend:
+def device_backend(device: FlatDevice) -> Backend:
     """Return a device as a backend, which tells of a task's end if the device does."""
     return (WaitableDeviceBackend if hasattr(device, "wait") else DeviceBackend)(device)
 
@@ -54,7 +54,7 @@ class _Sent:
 class DeviceBackend:
     """A backend that takes sampler payloads; see ``backends.api.Backend``."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: FlatDevice) -> None:
         self.device = device
         self._sessions: set[SessionId] = set()
         self._sent: dict[str, _Sent] = {}  # by task
@@ -138,7 +138,7 @@ class DeviceBackend:
         self.device.close()
 
 
-class _WaitableDevice(Device, Protocol):
+class _WaitableDevice(FlatDevice, Protocol):
     def wait(self, task: str, timeout_s: float) -> str: ...
 
 

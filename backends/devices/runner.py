@@ -80,7 +80,7 @@ class TaskRunner:
         self._threads = ThreadPoolExecutor(most, thread_name_prefix=name)
 
     def start(self, job: FlatJob, tag: str) -> str:
-        """See ``Device.start``."""
+        """See ``FlatDevice.start``."""
         with self._changed:
             if self._task_id(tag) not in self._tasks:
                 still_open = sum(_is_open(task) for task in self._tasks.values())
@@ -95,11 +95,11 @@ class TaskRunner:
         return self._task_id(tag)
 
     def find(self, tag: str) -> str | None:
-        """See ``Device.find``."""
+        """See ``FlatDevice.find``."""
         return self._task_id(tag) if self._task_id(tag) in self._tasks else None
 
     def status(self, task: str) -> str:
-        """See ``Device.status``."""
+        """See ``FlatDevice.status``."""
         return self._known(task).state
 
     def wait(self, task: str, timeout_s: float) -> str:
@@ -110,7 +110,7 @@ class TaskRunner:
         return known.state
 
     def result(self, task: str) -> FlatResult:
-        """See ``Device.result``."""
+        """See ``FlatDevice.result``."""
         known = self._known(task)
         if _is_open(known):
             raise TaskNotFinished(f"{task} is {known.state}; wait until it has ended")
@@ -121,7 +121,7 @@ class TaskRunner:
         return known.result
 
     def stop(self, task: str) -> None:
-        """See ``Device.stop``."""
+        """See ``FlatDevice.stop``."""
         known = self._known(task)
         with self._changed:
             if not _is_open(known):

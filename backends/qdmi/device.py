@@ -50,7 +50,7 @@ def open_device(options: QdmiOptions) -> QdmiDevice:
 
 
 class QdmiDevice:
-    """See ``backends.devices.api.Device``."""
+    """See ``backends.devices.api.FlatDevice``."""
 
     def __init__(self, device: Any, options: QdmiOptions) -> None:
         self._device, self._id = device, options.device

@@ -13,7 +13,7 @@ from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from backends.api import Backend
-    from backends.devices.api import Device
+    from backends.devices.api import FlatDevice
 
 __all__ = ["QdmiFactory", "QdmiOptions", "create"]
 
@@ -81,7 +81,7 @@ class QdmiFactory:
             ) from error
         return device_backend(device)
 
-    def device(self, options: Mapping[str, Any], *, state_dir: Path) -> Device:
+    def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice:
         """Open a device; needs mqt-core, and neither Qiskit nor NumPy."""
         del state_dir  # the devices of mqt-core remember nothing
         parsed = _parse_options(options)

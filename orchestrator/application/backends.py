@@ -12,7 +12,7 @@ from backends.plugins import PluginUnusable
 from orchestrator.config.backend_environments import environments_folder
 from orchestrator.config.private import close_to_others
 
-__all__ = ["InstalledBackend", "backends", "install_backend"]
+__all__ = ["InstalledBackend", "install_backend", "installed_backends"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class InstalledBackend:
     fault: str | None = None
 
 
-def backends() -> list[InstalledBackend]:
+def installed_backends() -> list[InstalledBackend]:
     """List the backends that a site may name: hpcqc's own and other packages'.
 
     Returns:

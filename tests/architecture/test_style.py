@@ -23,6 +23,7 @@ REGISTERING_DECORATORS = {"callback", "command", "delete", "flow", "get", "post"
 
 # Module -> why it may look at the environment.
 ENVIRONMENT_READERS: dict[str, str] = {
+    "backends.child.environment": "passes the few variables on that a backend's process gets",
     "orchestrator.config.environment": "the one reader of the environment",
 }
 

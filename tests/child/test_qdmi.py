@@ -22,7 +22,7 @@ from backends.qdmi.openqasm import GATES
 from backends.testing import BackendConformance
 from tests.errors import naming
 from tests.patience import until
-from tests.vendors import vendor_environment
+from tests.vendor_environments import vendor_environment
 
 vendor = pytest.mark.vendor
 SHOTS = 4000

@@ -15,9 +15,9 @@ __all__ = ["backends_install", "backends_list"]
 
 def backends_list(as_json: Json = False) -> None:
     """List the installed backends, ours and other packages'."""
-    from orchestrator.application.backends import backends
+    from orchestrator.application.backends import installed_backends
 
-    known = backends()
+    known = installed_backends()
     if as_json:
         print_json([asdict(entry) for entry in known])
         return
