@@ -27,6 +27,7 @@ NAMES = (
     "prediction",
     "scheduling",
     "reading",
+    "border",
     "slurm_queue",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
