@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -16,6 +17,7 @@ __all__ = [
     "LOCK",
     "ManagedEnvironment",
     "check_private",
+    "lock_digest",
     "managed_environment",
     "managed_interpreter",
     "write_manifest",
@@ -75,6 +77,14 @@ def managed_interpreter(environments: Path, backend: str) -> Path:
         )
     check_private(environments, backend)
     return interpreter
+
+
+def lock_digest(environments: Path, backend: str) -> str:
+    """Return the SHA-256 of the lock of a backend's environment, in hex; empty if it has none."""
+    try:
+        return hashlib.sha256((environments / backend / CURRENT / LOCK).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def check_private(environments: Path, backend: str) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from backends.child.environment import Environment
-from backends.child.managed import managed_interpreter
+from backends.child.managed import lock_digest, managed_interpreter
 from orchestrator.config.environment import state_dir
 from orchestrator.config.site import MANAGED, QpuSettings
 
-__all__ = ["backend_environment", "environments_folder"]
+__all__ = ["backend_environment", "environment_identity", "environments_folder"]
 
 
 def environments_folder() -> Path:
@@ -31,3 +32,11 @@ def backend_environment(settings: QpuSettings) -> Environment | None:
     if isinstance(stated, str):
         return Environment(interpreter=stated, memory_bytes=memory_bytes)
     return Environment(command=stated, memory_bytes=memory_bytes)
+
+
+def environment_identity(settings: QpuSettings) -> str:
+    """Return a text that differs where a QPU's backend runs with other packages, as far as known."""
+    stated = settings.environment
+    if stated == MANAGED:
+        return lock_digest(environments_folder(), settings.backend)
+    return "" if stated is None else json.dumps(stated)

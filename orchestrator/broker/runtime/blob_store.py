@@ -24,6 +24,7 @@ from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.ledger import Ledger, LedgerError
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.config.backend_environments import environment_identity
 from orchestrator.config.site import QpuSettings
 from orchestrator.identity import JobId, reuse_tag
 
@@ -186,6 +187,8 @@ def reuse_key(
         target.calibration.id,
         versions_of(settings.backend, payload.kind),
     ]
+    if settings.environment is not None:
+        parts.append(environment_identity(settings))
     text = json.dumps(parts, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -123,6 +123,7 @@ def _target_facts(settings: QpuSettings, target: Target) -> dict[str, Any]:
     credentials = target.credential_lifetime_s
     return {
         "backend": settings.backend,
+        "environment": _environment(settings),
         **{option.name: settings.options.get(option.name) for option in SITE_OPTIONS},
         "device": target.name if target.name != settings.name else None,
         "qubits": "as many as memory holds" if target.num_qubits is None else target.num_qubits,
@@ -147,6 +148,11 @@ def _target_facts(settings: QpuSettings, target: Target) -> dict[str, Any]:
         "quality windows": ", ".join(f"{w.start} to {w.end} UTC" for w in windows) or None,
         "credentials last": duration_text(credentials) if credentials else None,
     }
+
+
+def _environment(settings: QpuSettings) -> str | None:
+    stated = settings.environment
+    return stated if stated is None or isinstance(stated, str) else " ".join(stated)
 
 
 def _coupling(target: Target) -> str:
