@@ -11,15 +11,16 @@ from backends.child.environment import Environment
 from backends.child.managed import managed_interpreter
 from backends.plugins import PluginUnusable
 
-__all__ = ["vendor_environment"]
+__all__ = ["environment_or_skip"]
 
-_FOLDER = Path(os.environ.get("VENDOR_ENVIRONMENTS", "~/.local/state/hpcqc/environments"))
+_NAMED = os.environ.get("VENDOR_ENVIRONMENTS", "~/.local/state/hpcqc/environments")
 
 
-def vendor_environment(backend: str) -> Environment:
-    """Return a backend's managed environment; skips the test where there is none."""
+def environment_or_skip(backend: str) -> Environment:
+    """Return a backend's managed environment; skips the module that calls it where there is none."""
+    folder = Path(_NAMED).expanduser().absolute()
     try:
-        interpreter = managed_interpreter(_FOLDER.expanduser().absolute(), backend)
+        return Environment(interpreter=str(managed_interpreter(folder, backend)))
     except PluginUnusable as error:
-        pytest.skip(f"{error}, or name a folder with VENDOR_ENVIRONMENTS")
-    return Environment(interpreter=str(interpreter))
+        reason = f"{error}, or name a folder of such with VENDOR_ENVIRONMENTS"
+        pytest.skip(reason, allow_module_level=True)

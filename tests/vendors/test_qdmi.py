@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
-from pathlib import Path
 
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
@@ -17,24 +15,21 @@ from backends.api import PayloadRejected
 from backends.lowering import NativeCompiler
 from backends.payloads import SamplerPayload
 from backends.plugins import PluginUnusable
-from backends.qdmi.factory import create
 from backends.qdmi.openqasm import GATES
 from backends.testing import BackendConformance
 from tests.errors import naming
 from tests.patience import until
-from tests.vendor_environments import vendor_environment
+from tests.vendor_environments import environment_or_skip
 
-vendor = pytest.mark.vendor
+pytestmark = pytest.mark.vendor
+ENVIRONMENT = environment_or_skip("qdmi")
 SHOTS = 4000
 
 
-@vendor
 class TestDdsimInChild(BackendConformance):
     @classmethod
     def make_backend(cls, state_dir):
-        return registry.create(
-            "qdmi", {}, state_dir=state_dir, environment=vendor_environment("qdmi")
-        )
+        return registry.create("qdmi", {}, state_dir=state_dir, environment=ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +38,7 @@ def ddsim(tmp_path_factory):
         "qdmi",
         {},
         state_dir=tmp_path_factory.mktemp("qdmi"),
-        environment=vendor_environment("qdmi"),
+        environment=ENVIRONMENT,
     )
     yield backend
     backend.close()
@@ -59,7 +54,6 @@ def sampled(backend, pubs, *, shots=SHOTS, seed=None):
     return backend.result(task).native
 
 
-@vendor
 @pytest.mark.parametrize("name", GATES)
 def test_each_gate_means_what_qiskit_means(ddsim, name) -> None:
     known = get_standard_gate_name_mapping()[name]
@@ -79,7 +73,6 @@ def test_each_gate_means_what_qiskit_means(ddsim, name) -> None:
         assert abs(counts.get(outcome, 0) - SHOTS * p) < 6 * spread, (name, expected, counts)
 
 
-@vendor
 def test_bits_come_in_qiskits_order(ddsim) -> None:
     qubits, low, high = (
         QuantumRegister(3),
@@ -95,7 +88,6 @@ def test_bits_come_in_qiskits_order(ddsim) -> None:
     assert data.high.get_counts() == {"10": 10}
 
 
-@vendor
 def test_parameters_are_bound_at_each_point(ddsim) -> None:
     angle = Parameter("a")
     circuit = QuantumCircuit(2)
@@ -107,7 +99,6 @@ def test_parameters_are_bound_at_each_point(ddsim) -> None:
     assert pub.data.meas.get_counts(1) == {"01": 10}
 
 
-@vendor
 def test_a_seed_gives_the_same_counts(ddsim) -> None:
     circuit = QuantumCircuit(3)
     circuit.h(range(3))
@@ -116,12 +107,11 @@ def test_a_seed_gives_the_same_counts(ddsim) -> None:
     assert first == second
 
 
-@vendor
 @pytest.mark.parametrize(
     ("device", "qubits"), [("mqt.sc.iqm.garnet", 20), ("mqt.sc.ibm.heron", 156)]
 )
 def test_a_described_machine_is_a_target_and_runs_nothing(tmp_path, device, qubits) -> None:
-    where = vendor_environment("qdmi")
+    where = ENVIRONMENT
     target = registry.describe("qdmi", {"device": device}, environment=where)
     assert target.num_qubits == qubits
     assert target.coupling
@@ -137,29 +127,7 @@ def test_a_described_machine_is_a_target_and_runs_nothing(tmp_path, device, qubi
     backend.close()
 
 
-@vendor
 def test_an_unknown_device_is_refused(tmp_path) -> None:
     options = {"device": "mqt.ddsim.defualt"}
     with pytest.raises(PluginUnusable, match=naming("mqt.ddsim.defualt", "mqt.ddsim.default")):
-        registry.create("qdmi", options, state_dir=tmp_path, environment=vendor_environment("qdmi"))
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"devise": "x"}, ["devise", "device"]),
-        ({"qubits": 0}, ["qubits", 0]),
-        ({"qubits": True}, ["qubits", True]),
-        ({"token": 5}, ["token"]),
-        ({"device": ""}, ["device"]),
-    ],
-)
-def test_wrong_options_are_refused(tmp_path, options, named) -> None:
-    with pytest.raises(PluginUnusable, match=naming(*named)):
-        create(options, state_dir=tmp_path)
-
-
-def test_the_extra_is_what_the_environment_holds() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    extra = project["project"]["optional-dependencies"]["qdmi"]
-    assert tuple(extra) == create.packages.requirements
+        registry.create("qdmi", options, state_dir=tmp_path, environment=ENVIRONMENT)
