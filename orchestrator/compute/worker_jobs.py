@@ -140,12 +140,15 @@ def lacking(
 ) -> dict[str, str]:
     """Return the fields of a demand that no job on the cluster can be given, with the reasons."""
     lacks = {}
+    # The partition is that of the whole demand: one with GPUs, say, has other nodes and limits.
+    place = allocation(options, demand, partitions=partitions).resources.partition
+    there = options.model_copy(update={"partition": place, "gpu_partition": place})
     for name in ("nodes", "cores", "memory", "gpus", "walltime"):
         tasks = {"tasks_per_node": demand.tasks_per_node} if name == "cores" else {}
         alone = Demand(**{name: getattr(demand, name), **tasks})
         if alone == Demand():
             continue
-        asked = allocation(options, alone, partitions=partitions)
+        asked = allocation(there, alone, partitions=partitions)
         reasons = impossible(asked.resources, partitions)
         if reasons:
             lacks[name] = "; ".join(reasons)

@@ -161,6 +161,29 @@ def test_what_a_partition_has_is_not_lacking() -> None:
     assert not lacking(options(), Demand(gpus=2), PARTITIONS)
 
 
+@pytest.mark.parametrize(
+    ("amounts", "lacks"),
+    [
+        ({"cores": 32, "memory": 64 << 30, "walltime": timedelta(hours=10)}, set()),
+        ({"nodes": 3}, {"nodes"}),
+        ({"cores": 65}, {"cores"}),
+        ({"walltime": timedelta(days=3)}, {"walltime"}),
+    ],
+)
+def test_a_stage_with_gpus_is_measured_by_the_partition_that_has_them(amounts, lacks) -> None:
+    large = Partition(
+        name="gpu",
+        node_count=2,
+        cores_per_node=64,
+        memory_per_node_bytes=512 << 30,
+        max_walltime=timedelta(days=2),
+        gres={"gpu": 2},
+    )
+    found = lacking(options(), Demand(gpus=1, **amounts), {**PARTITIONS, "gpu": large})
+    assert found.keys() == lacks
+    assert all("'gpu'" in reason for reason in found.values())
+
+
 def test_numbers_of_jobs_are_never_used_twice(tmp_path) -> None:
     folder = JobFolder(run="r", path=tmp_path / "slurm" / "r", options=options())
     folder.prepare()
