@@ -370,6 +370,7 @@ def _slurm_requests(
     site: Site, slurm: Slurm, partitions: Mapping[str, Partition]
 ) -> Iterator[Check]:
     """See whether the cluster can ever meet what the site file asks of it."""
+    from orchestrator.compute.worker_jobs import allocation
     from orchestrator.slurm import JobResources, impossible
     from orchestrator.slurm.options import worker_options
 
@@ -382,14 +383,8 @@ def _slurm_requests(
         except ConfigError as error:
             yield Check(name, "broken", str(error))
             continue
-        resources = JobResources(
-            partition=options.partition,
-            walltime=options.walltime,
-            cores=options.cores,
-            memory_bytes=options.memory,
-            gpus=options.gpus,
-        )
-        reasons = impossible(resources, partitions)
+        worker = allocation(options, partitions=partitions)
+        reasons = impossible(worker.resources, partitions)
         state: Literal["broken", "ok"] = "broken" if reasons else "ok"
         yield Check(name, state, "; ".join(reasons) or "a worker job fits its partition")
     for qpu in site.qpus.values():

@@ -118,6 +118,7 @@ def test_a_cluster_that_stores_no_comments_is_noted(checks, tmp_path) -> None:
         (("cores = 4", "cores = 400"), "compute cluster", "400"),
         (("8 GiB", "80 GiB"), "compute cluster", "80 GiB"),
         (("1 h", "30 d"), "compute cluster", "walltime"),
+        (("cores = 4", "gpus = 1, gpu_partition = 'quantum'"), "compute cluster", "'quantum'"),
         (("cores = 4", "coers = 4"), "compute cluster", "'coers'"),
         (('"qpu:1"', '"qpu:2"'), "QPU vlq in slurm", "'qpu'"),
         (("qpu_piast:1", "qpu_piast:5"), "QPU vlq in slurm", "qpu_piast"),
