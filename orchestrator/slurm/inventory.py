@@ -27,8 +27,9 @@ __all__ = [
 NODE_FIELDS = ("PartitionName", "Nodes", "CPUs", "Memory", "Gres", "NodeAIOT", "Features")
 _NOTHING = ("", "(null)", "N/A", "n/a", "None", "ALL")
 _KEY = re.compile(r"(?:^| )([A-Z][A-Za-z_:]*)=")
+# A type may begin with a digit, as "3090" or "1g.5gb" do: only the last number is the count.
 _GRES = re.compile(
-    r"(?P<name>[^:(]+)(?::(?P<type>[^:(0-9][^:(]*))?(?::(?P<count>[0-9]+)(?P<scale>[KMG]?))?"
+    r"(?P<name>[^:(]+)(?::[^(]*?)??(?::(?P<count>[0-9]+)(?P<scale>[KMG]?))?(?:\(.*)?"
 )
 _SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -135,12 +136,12 @@ def duration_of(text: str) -> timedelta | None:
 def gres_of(text: str) -> dict[str, int]:
     """Return how many of each generic resource a text names, those of all types together.
 
-    >>> gres_of("gpu:a100:2(S:0-1),gpu:1,qpu:1,disk")
-    {'gpu': 3, 'qpu': 1, 'disk': 1}
+    >>> gres_of("gpu:a100:2(S:0-1),gpu:1g.5gb:7,gpu:1,qpu:1,disk")
+    {'gpu': 10, 'qpu': 1, 'disk': 1}
     """
     found: dict[str, int] = {}
     for piece in re.split(r",(?![^(]*\))", "" if text in _NOTHING else text):
-        one = _GRES.match(piece.strip().removeprefix("gres:").removeprefix("gres/"))
+        one = _GRES.fullmatch(piece.strip().removeprefix("gres:").removeprefix("gres/"))
         if one is None:
             continue
         count = int(one["count"] or 1) * _SCALES[one["scale"] or ""]

@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.identity import SlurmTag
-from orchestrator.slurm.inventory import parse_licences, parse_partitions, parse_reservations
+from orchestrator.slurm.inventory import (
+    gres_of,
+    parse_licences,
+    parse_partitions,
+    parse_reservations,
+)
 from orchestrator.slurm.node_lists import counts_of, nodes_of
 from orchestrator.slurm.states import (
     ACCOUNTING_FIELDS,
@@ -128,6 +133,21 @@ def test_what_a_cluster_has_is_read() -> None:
     assert not licensed.is_maintenance
 
     assert parse_licences(recorded("licenses.txt"))["qpu_piast"].total == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("gpu:2080ti:8", 8),
+        ("gpu:3090:4(S:0-1)", 4),
+        ("gpu:1g.5gb:7,gpu:a100:2(S:0,1)", 9),
+        ("gpu:tesla:no_consume:4", 4),
+        ("gpu:2080ti", 1),
+        ("gpu:2(IDX:0,1)", 2),
+    ],
+)
+def test_the_type_of_a_gres_is_not_its_count(text: str, count: int) -> None:
+    assert gres_of(text) == {"gpu": count}
 
 
 def test_a_state_that_is_not_known_is_neither_over_nor_waiting() -> None:
