@@ -36,7 +36,16 @@ def options(**given) -> WorkerOptions:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90 min", 5400), ("1 h 30 min", 5400), ("1-12:00", 129600), ("0:10:00", 600), ("2d", 172800)],
+    [
+        ("90 min", 5400),
+        ("1 h 30 min", 5400),
+        ("1-12:00", 129600),
+        ("1-12", 129600),
+        ("1-12:00:05", 129605),
+        ("0:10:00", 600),
+        ("100:00:00", 360000),
+        ("2d", 172800),
+    ],
 )
 def test_times_are_read(text, seconds) -> None:
     assert duration(text) == timedelta(seconds=seconds)
@@ -44,6 +53,13 @@ def test_times_are_read(text, seconds) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "10", "0 min", "1 h later", "-5 min"])
 def test_what_is_no_time_is_refused(text) -> None:
+    with pytest.raises(ValueError, match="such as"):
+        duration(text)
+
+
+# To Slurm 30 minutes, to others 30 hours.
+@pytest.mark.parametrize("text", ["30:00", "1:30", "12:00\n:00", "1-"])
+def test_a_time_with_two_meanings_is_refused(text) -> None:
     with pytest.raises(ValueError, match="such as"):
         duration(text)
 
