@@ -31,6 +31,8 @@ _PURPOSE = "qpu"
 _ALIVE_EVERY_S = 20.0
 # A job whose run has not touched its file for so long ends by itself.
 _ABANDONED_S = 180
+# The time of the file of a job that is to end at once.
+_RELEASED_S = 0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
 
 
@@ -283,7 +285,7 @@ class QpuJobs:
             return
         # Enough for a job that sees the folder, even for one that starts later.
         with suppress(OSError):
-            os.utime(alive, (0, 0))
+            os.utime(alive, (_RELEASED_S, _RELEASED_S))
         if job is None:
             return
         self._left.add(job)
@@ -352,7 +354,7 @@ class QpuJobs:
                 with suppress(OSError):  # somebody removed the folder
                     os.utime(alive, (now, now))
                     if holding.alive is not alive:  # it was released meanwhile
-                        os.utime(alive, (0, 0))
+                        os.utime(alive, (_RELEASED_S, _RELEASED_S))
 
 
 def _is_useful(job: SlurmJob) -> bool:
@@ -370,18 +372,23 @@ def _access(settings: QpuSettings) -> SlurmAccess:
 
 
 def _body(alive: Path) -> tuple[str, ...]:
-    """Return shell that does nothing until the job is cancelled or its run is gone."""
+    """Return shell that does nothing until the job is cancelled or its run is gone.
+
+    The run changes the file's time as long as it lives. That time is compared with none of this
+    node, whose clock may be another: only how long it stays the same counts.
+    """
     file = shlex.quote(str(alive))
     return (
         "trap 'exit 0' TERM",
-        "hpcqc_seen=",
+        "hpcqc_last= hpcqc_since=$SECONDS",
         "while :; do",
         "  sleep 2 & wait $!",
-        f"  if [ -e {file} ]; then",
-        "    hpcqc_seen=yes",
-        f"    hpcqc_age=$(( $(date +%s) - $(stat -c %Y {file} 2>/dev/null || date +%s) ))",
-        f'    [ "$hpcqc_age" -gt {_ABANDONED_S} ] && exit 0',
-        '  elif [ -n "$hpcqc_seen" ]; then',
+        f"  if hpcqc_now=$(stat -c %Y {file} 2>/dev/null); then",
+        f'    [ "$hpcqc_now" = {_RELEASED_S} ] && exit 0',
+        '    [ "$hpcqc_now" = "$hpcqc_last" ] || hpcqc_since=$SECONDS',
+        "    hpcqc_last=$hpcqc_now",
+        f"    [ $(( SECONDS - hpcqc_since )) -gt {_ABANDONED_S} ] && exit 0",
+        f'  elif [ -n "$hpcqc_last" ] && [ ! -e {file} ]; then',
         "    exit 0",
         "  fi",
         "done",

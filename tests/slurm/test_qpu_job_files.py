@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 
 import pytest
 
@@ -45,6 +47,28 @@ def test_a_job_that_starts_after_its_run_left_ends_at_its_first_look(slurm, tmp_
         pass
     body = "\n".join(slurm.script.body)
     subprocess.run(["bash", "-c", body], check=True, timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("ahead_s", [-7200.0, 7200.0])
+def test_the_clock_of_its_node_does_not_end_a_job(slurm, tmp_path, ahead_s) -> None:
+    looks = "sleep() { echo look; command sleep 0.01; }"
+    with QpuJobs("r", tmp_path / "r", slurm).hold(QPU):
+        (alive,) = (tmp_path / "r").glob("*.alive")
+        seen_s = time.time() - ahead_s  # as a node whose clock is ahead sees the run's time
+        os.utime(alive, (seen_s, seen_s))
+        body = "\n".join((looks, *slurm.script.body))
+        with subprocess.Popen(["bash", "-c", body], stdout=subprocess.PIPE) as job:
+            assert job.stdout is not None
+            seen = [job.stdout.readline() for _ in range(10)]
+            job.terminate()
+    assert all(seen)
+
+
+def test_a_job_ends_when_its_run_does_not_touch_its_file(slurm, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.slurm.qpu_jobs._ABANDONED_S", 1)
+    with QpuJobs("r", tmp_path / "r", slurm).hold(QPU):
+        body = "\n".join(slurm.script.body)
+        subprocess.run(["bash", "-c", body], check=True, timeout=PATIENCE_S)
 
 
 def test_a_job_of_which_no_answer_came_is_cancelled_in_the_end(slurm, tmp_path) -> None:

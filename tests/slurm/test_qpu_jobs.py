@@ -268,12 +268,12 @@ def test_a_job_of_a_killed_process_is_taken_over(slurm, tmp_path, closing) -> No
     until(lambda: not slurm.queue())
 
 
-def test_a_job_whose_run_is_gone_ends_by_itself(slurm, tmp_path, closing) -> None:
+def test_a_job_whose_run_is_gone_ends_by_itself(slurm, tmp_path, closing, monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.slurm.qpu_jobs._ABANDONED_S", 3)
+    monkeypatch.setattr("orchestrator.slurm.qpu_jobs._ALIVE_EVERY_S", 3600.0)
     jobs = jobs_of(tmp_path, "gone")
     closing.append(jobs)
     jobs.current(qpu())
-    (alive,) = (tmp_path / "gone").glob("*.alive")
-    os.utime(alive, (1, 1))
     until(lambda: not slurm.queue())
 
 
