@@ -21,11 +21,13 @@ _MODULE = re.compile(r"[A-Za-z0-9_.+/@:-]+")
 # Slurm stores a script, and shows it to operators and, where the site keeps scripts, in sacct.
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|PRIVATE_?KEY", re.IGNORECASE)
 _MOST_LETTERS = 4000  # sbatch reads an option into a buffer of fixed size
-# What the script says itself; another value would break what is promised of it.
+# What the script says itself, or leaves as it is; another value would break what is promised of it:
+# on another cluster, say, no query finds the job.
 _OURS = frozenset(
     [
         "array",
         "chdir",
+        "clusters",
         "comment",
         "dependency",
         "error",
@@ -255,7 +257,8 @@ def _extra(option: str) -> str:
     ours = next((name for name in sorted(_OURS) if name.startswith(found["name"])), None)
     if ours is not None:
         raise JobScriptError(
-            f"option {option!r} for sbatch: hpcqc sets --{ours} itself; leave it out"
+            f"option {option!r} for sbatch: hpcqc needs --{ours} as it is, to find and end its jobs; "
+            "leave it out"
         )
     return _directive(found["name"], found["value"])
 

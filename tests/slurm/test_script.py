@@ -167,6 +167,8 @@ def test_each_component_asks_for_its_own() -> None:
         {"extra": ("--comm=mine",)},
         {"extra": ("--o elsewhere",)},
         {"extra": ("--output=elsewhere",)},
+        {"extra": ("--clusters=other",)},
+        {"extra": ("--cluster other",)},
         {"extra": ("-p classical",)},
         {"extra": ("--mail-user=a\n#SBATCH --hold",)},
         {"resources": JobResources(partition="a\nb")},
