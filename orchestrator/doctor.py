@@ -230,19 +230,19 @@ def _shadows() -> Check:
 
 
 def _state_dir(site: Site) -> Check:
-    """See whether the nearest existing folder can be written; make none."""
+    """See whether files in the nearest existing folder can be written and locked; make none."""
+    import fcntl
     import tempfile
 
-    folder = site.state_dir
+    folder, what = site.state_dir, "cannot be written"
     try:
         existing = next(place for place in (folder, *folder.parents) if place.exists())
-        with tempfile.TemporaryFile(dir=existing):
-            pass
+        with tempfile.TemporaryFile(dir=existing) as file:
+            what = "has a file system that locks no files, as some parallel ones are mounted"
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return Check(
-            "state folder",
-            "broken",
-            f"{folder} cannot be written: {error.strerror}; set HPCQC_STATE_DIR",
+            "state folder", "broken", f"{folder} {what}: {error.strerror}; set HPCQC_STATE_DIR"
         )
     free = shutil.disk_usage(existing).free / 2**30
     state: Literal["ok", "note"] = "ok" if free >= _MIN_FREE_GIB else "note"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "QPU vlq in slurm",
             "QPU vlq in slurm.conf",
             "slurm.conf",
+            "state folder",
         )
         found = [check for check in diagnose(file) if check.name in names]
         return {check.name: (check.state, check.detail) for check in found}
@@ -76,7 +78,7 @@ def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_cluster_that_has_what_the_site_asks_for(checks) -> None:
     found = checks()
     assert found["slurm"] == ("ok", "22.05.8, partitions: classical (default), scavenge, quantum")
-    assert {name: state for name, (state, _) in found.items()} == {
+    assert {name: state for name, (state, _) in found.items() if name != "state folder"} == {
         "slurm": "ok",
         "slurm accounting": "note",
         "compute cluster": "ok",
@@ -162,3 +164,13 @@ def test_slurm_is_missed_only_where_the_site_uses_it(checks, monkeypatch, tmp_pa
 def test_versions_that_lose_licences(version, loses) -> None:
     assert loses_licences(version) is loses
     assert bool(faults_of(version)) is loses
+
+
+def test_a_state_folder_without_locks_is_broken(checks, monkeypatch, tmp_path) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
+    assert checks()["state folder"][0] != "broken"
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert checks()["state folder"][0] == "broken"
