@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -28,7 +27,7 @@ from orchestrator.application.service import service_at
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
-from orchestrator.slurm import owner_of
+from orchestrator.slurm.owner import login_name, owner_of
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.views import JobView
@@ -138,7 +137,7 @@ class _Reading:
     site: Site
     period: Period
     everyone: bool
-    user: str = field(default_factory=getpass.getuser)
+    user: str = field(default_factory=login_name)
     books: AccountBooks = field(init=False)
     notes: list[str] = field(default_factory=list)
     away: Exception | None = None  # why the ledger could not be read

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from orchestrator.application.accounting import slurm_holds, uses_slurm
 from orchestrator.config.site import Site
 from orchestrator.identity import SlurmOwner
 from orchestrator.provenance.schema import RecordedSlurm, RecordedSlurmJob
-from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, owner_of
+from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, login_name, owner_of
 
 __all__ = ["measured", "recorded_slurm"]
 
@@ -38,7 +37,7 @@ def measured(
     if not uses_slurm(site):
         return None
     slurm = slurm or Slurm(patience_s=0.0, timeout_s=max(1.0, patience_s))
-    key, owner = RunKey(getpass.getuser(), run), owner_of(site.state_dir, run)
+    key, owner = RunKey(login_name(), run), owner_of(site.state_dir, run)
     deadline = clock() + patience_s
     while True:
         try:

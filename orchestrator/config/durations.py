@@ -14,9 +14,7 @@ __all__ = ["Walltime", "duration", "duration_text"]
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)\b\s*", re.ASCII)
 # Not "30:00" alone: to Slurm that is minutes and seconds, to others it is hours and minutes.
-_CLOCK = re.compile(
-    r"(?:(\d+)-|(?=\d+:\d\d:\d\d$))(\d+)(?::(\d\d))?(?::(\d\d))?", re.ASCII
-)
+_CLOCK = re.compile(r"(?:(\d+)-|(?=\d+:\d\d:\d\d$))(\d+)(?::(\d\d))?(?::(\d\d))?", re.ASCII)
 # What Slurm can store; it counts minutes in 32 bits.
 _LONGEST = timedelta(days=365 * 100)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from orchestrator.broker.runtime.grant_watch import GrantState
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.inventory import Partition, Reservation
+from orchestrator.slurm.owner import login_name
 from orchestrator.slurm.states import SlurmJob, SlurmState, tres_of
 
 __all__ = ["SlurmAllocations", "closes", "grant_state", "lacks"]
@@ -39,7 +39,7 @@ class SlurmAllocations:
 
     def look(self, grants: Collection[Grant]) -> dict[Grant, GrantState]:
         """Return how each grant stands. Raises ``SlurmUnavailable``."""
-        own = self._own_user or getpass.getuser()
+        own = self._own_user or login_name()
         jobs = self._slurm.jobs({grant.slurm_job for grant in grants}).values()
         now = datetime.now(UTC)
         return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -20,12 +19,19 @@ from orchestrator.config.environment import state_dir
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.identity import SlurmTag, slurm_job_name
-from orchestrator.slurm import AccountedJob, SlurmJob, SlurmState, SlurmUnavailable, owner_of
+from orchestrator.slurm import (
+    AccountedJob,
+    SlurmJob,
+    SlurmState,
+    SlurmUnavailable,
+    login_name,
+    owner_of,
+)
 from orchestrator.slurm.options import WorkerOptions
 from orchestrator.slurm.qpu_jobs import access_resources
 
 START = datetime(2026, 11, 29, 8, tzinfo=UTC)
-USER = getpass.getuser()
+USER = login_name()
 
 
 @pytest.fixture
@@ -122,6 +128,12 @@ def test_figures_are_those_of_all_jobs_but_the_driver(site: Site) -> None:
         (2, "worker", {}),
         (3, "qpu", {"vlq": 1.0}),
     ]
+
+
+def test_the_environment_does_not_say_whose_the_jobs_are(site: Site, monkeypatch) -> None:
+    monkeypatch.setenv("LOGNAME", "somebody")
+    found = measure(site, Answers([accounted(1, "worker", 0, 10)]))
+    assert [job.id for job in found.jobs] == [1]
 
 
 def test_the_qpus_node_of_an_exclusive_job_is_no_workers_node(site: Site) -> None:
