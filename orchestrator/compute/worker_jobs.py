@@ -173,7 +173,8 @@ def _partition(
     if options.gpu_partition is not None:
         return options.gpu_partition
     able = [one.name for one in partitions.values() if one.gres.get("gpu", 0) >= gpus]
-    return usual if usual in able or not able else able[0]
+    named = (usual or "").split(",")  # of several, Slurm takes one that can
+    return usual if not able or not {*named}.isdisjoint(able) else able[0]
 
 
 @dataclass(eq=False)

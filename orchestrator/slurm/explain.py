@@ -168,13 +168,21 @@ def impossible(resources: JobResources, partitions: Mapping[str, Partition]) -> 
     """Return why no node, or no walltime, of the cluster can ever meet a request; empty if one can.
 
     Args:
-        resources: What a job asks for; a partition of None is the default one.
+        resources: What a job asks for; a partition of None is the default one. Of several, as
+            ``short,long``, one that can meet it is enough.
         partitions: What the cluster has.
     """
-    partition = _partition_of(resources, partitions)
-    if partition is None:
-        name = resources.partition
-        return [_unknown_partition(resources, _Cluster(partitions, {}))] if name else []
+    names = [] if resources.partition is None else resources.partition.split(",")
+    if not partitions.keys() >= {*names}:
+        return [_unknown_partition(resources, _Cluster(partitions, {}))]
+    lacks = [_lacks(resources, one, partitions) for one in _partitions_of(resources, partitions)]
+    return lacks[0] if lacks and all(lacks) else []
+
+
+def _lacks(
+    resources: JobResources, partition: Partition, partitions: Mapping[str, Partition]
+) -> list[str]:
+    """Return what a partition lacks of a request."""
     found = []
     where = f"partition {partition.name!r}"
     most_nodes = min(partition.node_count, partition.max_nodes or partition.node_count)
@@ -216,19 +224,22 @@ class _Cluster:
     licenses: Mapping[str, Licence]
 
 
-def _partition_of(resources: JobResources, partitions: Mapping[str, Partition]) -> Partition | None:
-    if resources.partition is not None:
-        return partitions.get(resources.partition)
-    return next((one for one in partitions.values() if one.is_default), None)
+def _partitions_of(resources: JobResources, partitions: Mapping[str, Partition]) -> list[Partition]:
+    """Return the partitions that a job may run in, as far as the cluster has them."""
+    if resources.partition is None:
+        return [one for one in partitions.values() if one.is_default]
+    return [partitions[name] for name in resources.partition.split(",") if name in partitions]
 
 
 def _unknown_partition(resources: JobResources, known: _Cluster) -> str:
     if not known.partitions:
         return "See the partitions with `sinfo -s`"
-    near = get_close_matches(resources.partition or "", known.partitions, 1)
+    asked = (resources.partition or "").split(",")
+    unknown = next((name for name in asked if name not in known.partitions), asked[0])
+    near = get_close_matches(unknown, known.partitions, 1)
     names = ", ".join(known.partitions)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"There is no partition {resources.partition!r}: this cluster has {names}{hint}"
+    return f"There is no partition {unknown!r}: this cluster has {names}{hint}"
 
 
 def _unknown_option(resources: JobResources, _known: _Cluster) -> str:
@@ -266,12 +277,10 @@ def _licence(resources: JobResources, known: _Cluster) -> str:
 
 
 def _account(resources: JobResources, known: _Cluster) -> str:
-    partition = _partition_of(resources, known.partitions)
-    allowed = partition.accounts if partition else None
-    hint = (
-        f"; partition {partition.name!r} accepts {', '.join(allowed)}"
-        if partition and allowed
-        else ""
+    hint = "".join(
+        f"; partition {one.name!r} accepts {', '.join(one.accounts)}"
+        for one in _partitions_of(resources, known.partitions)
+        if one.accounts
     )
     return (
         f"You may not use account {resources.account or '(the default)'!r} there{hint}; choose one "
@@ -280,12 +289,10 @@ def _account(resources: JobResources, known: _Cluster) -> str:
 
 
 def _qos(resources: JobResources, known: _Cluster) -> str:
-    partition = _partition_of(resources, known.partitions)
-    allowed = partition.qos if partition else None
-    hint = (
-        f"; partition {partition.name!r} accepts {', '.join(allowed)}"
-        if partition and allowed
-        else ""
+    hint = "".join(
+        f"; partition {one.name!r} accepts {', '.join(one.qos)}"
+        for one in _partitions_of(resources, known.partitions)
+        if one.qos
     )
     return (
         f"You may not use QOS {resources.qos or '(the default)'!r} there{hint}; choose one that "

@@ -148,7 +148,12 @@ def test_the_walltime_of_a_job_leaves_time_to_start_it_up_to_the_partitions_limi
 
 @pytest.mark.parametrize(
     ("given", "partition"),
-    [({}, "gpu"), ({"partition": "batch"}, "gpu"), ({"gpu_partition": "other"}, "other")],
+    [
+        ({}, "gpu"),
+        ({"partition": "batch"}, "gpu"),
+        ({"partition": "batch,gpu"}, "batch,gpu"),
+        ({"gpu_partition": "other"}, "other"),
+    ],
 )
 def test_a_stage_that_asks_for_gpus_lands_where_they_are(given, partition) -> None:
     own = allocation(options(**given), Demand(gpus=2), pool="s", partitions=PARTITIONS)

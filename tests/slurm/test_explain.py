@@ -88,6 +88,8 @@ def test_a_refusal_that_is_not_known_keeps_slurms_words() -> None:
         JobResources(),
         JobResources(partition="quantum", gres="qpu:1"),
         JobResources(nodes=4, cores=4, memory_bytes=20000 << 20, walltime=timedelta(days=1)),
+        JobResources(partition="classical,quantum", nodes=4),
+        JobResources(partition="quantum,classical", nodes=4),
     ],
 )
 def test_what_fits_is_possible(resources: JobResources) -> None:
@@ -99,6 +101,8 @@ def test_what_fits_is_possible(resources: JobResources) -> None:
     [
         JobResources(partition="nope"),
         JobResources(nodes=5),
+        JobResources(partition="classical,nope"),
+        JobResources(partition="quantum,classical", nodes=5),
         JobResources(cores=5),
         JobResources(cores=2, tasks_per_node=3),
         JobResources(memory_bytes=1 << 40),
