@@ -129,6 +129,10 @@ class SlurmDask:
         if self._started:
             self._want_shared()
 
+    def shares(self, demand: Demand) -> bool:
+        """Whether a stage runs on the shared jobs, and not in an allocation of its own."""
+        return fits_worker(self._options, demand)
+
     def want_together(self, *also: JobResources) -> None:
         """Make the shared workers one job with all their nodes, and with further components.
 

@@ -64,6 +64,10 @@ class CoupledWorkers(Protocol):
         """Say how many worker jobs the stages share, and whether new ones wait held."""
         ...
 
+    def shares(self, demand: Demand) -> bool:
+        """Whether a stage runs on the shared worker jobs, and not in an allocation of its own."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerBounds:
@@ -222,10 +226,11 @@ class Coupled:
             pool.workers.start()
 
     def _situation(self, pool: _Pool) -> RunSituation:
-        most = [demand.nodes_max for demand in pool.classical if demand.nodes == 1]
+        sharing = [demand for demand in pool.classical if pool.workers.shares(demand)]
+        most = [demand.nodes_max for demand in sharing]
         since_s = self._gated_since_s
         return RunSituation(
-            classical=len(pool.classical),
+            classical=len(sharing),
             quantum=self._quantum,
             useful_nodes=useful_nodes(most, pool.bounds.stages_per_node),
             nodes_min=pool.bounds.nodes_min,

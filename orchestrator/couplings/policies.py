@@ -26,7 +26,8 @@ LONGEST_GATE_S: Final = 3600.0
 class RunSituation:
     """A run at a moment, as a coupling sees it.
 
-    classical, quantum: numbers of stages that run, or could if they had what they need.
+    classical, quantum: numbers of stages that run, or could if they had what they need; of the
+    classical ones, those that share workers.
     useful_nodes: nodes that the classical ones can use together. qpu_free_in_s: how long the QPU
     is busy with others, None if not known. quantum_in_s: how long the classical stages before the
     next quantum one take, None if not known. released: whether the gate was open before.

@@ -270,7 +270,8 @@ class _Prediction:
             run.gated_since_s = self._now_s
         due_s = _quantum_in_s(run)
         return RunSituation(
-            classical=len(classical),
+            # Others have an allocation of their own.
+            classical=sum(stage.model.nodes == 1 for stage in classical),
             quantum=len(run.active) - len(classical),
             useful_nodes=useful_nodes(
                 [s.model.most_nodes for s in classical if s.model.nodes == 1],

@@ -28,6 +28,9 @@ class Workers:
     def want(self, workers: int, *, held: bool = False) -> None:
         self.asked.append((workers, held))
 
+    def shares(self, demand: Demand) -> bool:
+        return demand.nodes == 1 and not demand.gpus
+
 
 class Qpu:
     """Counts who holds it."""
@@ -43,10 +46,12 @@ class Qpu:
         self.holders -= 1
 
 
-def coupled(coupling: str, workers: Workers, qpu: Qpu, **more: object) -> Coupled:
+def coupled(
+    coupling: str, workers: Workers, qpu: Qpu, bounds: WorkerBounds = BOUNDS, **more: object
+) -> Coupled:
     return Coupled(
         coupling,
-        pool=lambda name: (workers, BOUNDS) if name == "cluster" else None,
+        pool=lambda name: (workers, bounds) if name == "cluster" else None,
         hold_qpu=qpu.hold,
         default=("cluster", "vlq"),
         **more,  # type: ignore[arg-type]
@@ -77,6 +82,17 @@ def test_stages_that_overlap_are_counted_together() -> None:
         with placed.classical("cluster", Demand()):
             assert workers.asked[-1] == (3, False)
         assert workers.asked[-1] == (2, False)
+
+
+@pytest.mark.parametrize("demand", [Demand(nodes=2), Demand(gpus=1)])
+def test_a_stage_with_an_allocation_of_its_own_keeps_no_shared_node(demand: Demand) -> None:
+    workers, qpu = Workers(), Qpu()
+    placed = coupled("malleable", workers, qpu, bounds=WorkerBounds(nodes_min=0, nodes_max=3))
+    with placed.classical("cluster", demand):
+        assert workers.asked == [(0, False)]
+        with placed.classical("cluster", Demand()):
+            assert workers.asked[-1] == (1, False)
+        assert workers.asked[-1] == (0, False)
 
 
 def test_a_failed_stage_is_no_longer_counted() -> None:

@@ -53,6 +53,13 @@ def test_the_published_savings_are_reached(published: dict[str, CouplingPredicti
         assert one.makespan_s / base.makespan_s <= shorter
 
 
+def test_a_stage_of_several_nodes_keeps_no_shared_node_in_malleable() -> None:
+    stages = (StageModel(name="solve", kind="classical", seconds=100.0, nodes=2),)
+    alone = FlowModel(name="a", stages=stages, nodes_min=0, nodes_max=3)
+    found = predict([alone], ClusterModel(nodes=3), QpuModel(), "malleable")
+    assert found.node_seconds == pytest.approx(200.0)
+
+
 def test_exclusive_holds_the_qpu_for_all_its_time() -> None:
     alone = predict([clustering("a", 2)], THREE_NODES, QpuModel(), "exclusive")
     assert alone.qpu_held_s == pytest.approx(2 * (78 + 122.8 + 54) + 0.75)
