@@ -50,12 +50,15 @@ _AWAY = re.compile(
     r"resource temporarily unavailable|unexpected message received|transport endpoint|"
     r"protocol authentication error|broken pipe|problem talking to the database|"
     r"connection reset|munged|slurm_persist_conn|database is (down|busy)|"
-    r"configuration (source|file)|unable to (contact|connect)",
+    r"configuration (source|file)|unable to (contact|connect)|in standby|"
+    r"communication (connection|shutdown) failure|message (send|receive) failure|"
+    r"insane message length|unable to create job record|not available right now",
     re.IGNORECASE,
 )
 # After these the controller may have stored the job all the same.
 _DOUBTFUL = re.compile(
-    r"timed out|zero bytes|unexpected message|broken pipe|connection reset|transport endpoint",
+    r"timed out|zero bytes|unexpected message|broken pipe|connection reset|transport endpoint|"
+    r"receive failure|insane message",
     re.IGNORECASE,
 )
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)

@@ -114,6 +114,37 @@ def test_a_controller_that_is_down_leaves_no_doubt(with_programs, script, tmp_pa
     assert started(tmp_path) == ["sbatch"]
 
 
+@pytest.mark.parametrize(
+    "words", ["Unable to contact slurm controller (receive failure)", "Message receive failure"]
+)
+def test_an_answer_that_breaks_off_leaves_doubt(with_programs, script, tmp_path, words) -> None:
+    client = with_programs(sbatch=f"echo '{words}' >&2; exit 1", squeue="true")
+    client.settle_s = 0
+    with pytest.raises(SlurmUnavailable) as error:
+        client.submit(script)
+    assert error.value.submitted
+    assert started(tmp_path) == ["sbatch", "squeue"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Communication connection failure",
+        "Message send failure",
+        "Unable to create job record, try again",
+        "Slurm backup controller in standby mode",
+    ],
+)
+def test_a_connection_that_fails_is_no_refusal(with_programs, script, words) -> None:
+    failing = f"echo 'error: {words}' >&2; exit 1"
+    client = with_programs(sbatch=failing, scancel=failing)
+    for call in (lambda: client.submit(script), lambda: client.cancel([7])):
+        with pytest.raises(SlurmUnavailable) as error:
+            call()
+        assert error.value.retryable
+        assert not error.value.submitted
+
+
 def test_without_accounting_nothing_is_repeated(with_programs, tmp_path) -> None:
     disabled = "echo Slurm accounting storage is disabled >&2; exit 1"
     client = with_programs(sacct=disabled, patience_s=100)
