@@ -143,6 +143,7 @@ class AccountBooks:
         queued: Jobs of ours in Slurm's queue that have started, and thus belong in its accounting.
         state: Digest of the reader's state folder, as tags have it.
         is_shared: Whether runs of other state folders are in ``quantum``, as a service has them.
+        listed: All jobs of the reader in Slurm's queue; None if it did not answer.
     """
 
     user: str
@@ -156,6 +157,7 @@ class AccountBooks:
     queued: Collection[int] = ()
     state: str = ""
     is_shared: bool = False
+    listed: Collection[int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

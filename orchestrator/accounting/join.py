@@ -46,6 +46,7 @@ class DifferenceKind(StrEnum):
     USED_UNHELD = "used-unheld"
     UNKNOWN_SLURM_JOB = "unknown-slurm-job"
     NOT_YET_ACCOUNTED = "not-yet-accounted"
+    NEVER_ENDED = "never-ended"
     NO_RUN = "no-run"
     COMMENT_ALTERED = "comment-altered"
 
@@ -308,7 +309,7 @@ class _Entries:
         """Yield what one book has and the other has not."""
         if self.books.attempts is None:
             return
-        found = [*self._altered(), *self._without_run()]
+        found = [*self._altered(), *self._without_run(), *self._never_ended()]
         if self.books.quantum is not None:
             found += [*self._idle_qpus(), *self._unheld(), *self._unknown()]
         yield from sorted(found, key=lambda one: (one.run, one.user, one.slurm_job or 0, one.kind))
@@ -342,6 +343,21 @@ class _Entries:
                     DifferenceKind.NO_RUN,
                     one,
                     f"Slurm job {one.job.id} ({one.job.name}) has no record of {run} in this state folder",
+                )
+
+    def _never_ended(self) -> Iterator[Difference]:
+        """Yield the attempts that Slurm's accounting takes to be running for ever."""
+        if self.books.listed is None:
+            return
+        for one in self.attempts:
+            job, runs = one.job, one.span is not None and one.job.ended_at is None
+            if runs and job.user == self.books.user and job.id not in self.books.listed:
+                yield _of_attempt(
+                    DifferenceKind.NEVER_ENDED,
+                    one,
+                    f"Slurm job {job.id} has no end in Slurm's accounting and is not in Slurm's "
+                    "queue, so its use grows up to now; an administrator finds such jobs with "
+                    "`sacctmgr show runawayjobs`",
                 )
 
     def _idle_qpus(self) -> Iterator[Difference]:

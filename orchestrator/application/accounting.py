@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
@@ -31,7 +31,7 @@ from orchestrator.slurm.owner import login_name, owner_of
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.views import JobView
-    from orchestrator.slurm import Slurm
+    from orchestrator.slurm import Slurm, SlurmJob
 
 __all__ = ["accounting", "quantum_use", "slurm_holds", "uses_slurm"]
 
@@ -240,14 +240,19 @@ class _Reading:
         """Ask again for jobs that Slurm's accounting must have, until it does or for `_SETTLE_S`."""
         deadline = time.monotonic() + _SETTLE_S
         while True:
-            queued = self._queued(slurm)
+            listed = self._listed(slurm)
+            queued = self._queued((listed or {}).values())
             missing = {*queued, *self._bound()} - {job.id for job in self.books.attempts or ()}
             if missing:
                 late = slurm.accounting(ids=missing)
                 self.books = replace(self.books, attempts=[*(self.books.attempts or ()), *late])
                 missing -= {job.id for job in late}
             if not missing or time.monotonic() >= deadline:
-                self.books = replace(self.books, queued=frozenset(missing & {*queued}))
+                self.books = replace(
+                    self.books,
+                    queued=frozenset(missing & {*queued}),
+                    listed=None if listed is None else frozenset(listed),
+                )
                 return
             time.sleep(_PAUSE_S)
 
@@ -258,18 +263,22 @@ class _Reading:
             if any(at is not None and at in self.period for at in times):
                 yield from use.slurm_jobs
 
-    def _queued(self, slurm: Slurm) -> Sequence[int]:
-        """Return this user's jobs of ours in the queue that have had nodes in the period."""
+    def _listed(self, slurm: Slurm) -> Mapping[int, SlurmJob] | None:
+        """Return this user's jobs in the queue; None if the controller does not answer."""
         from orchestrator.slurm import SlurmRefused, SlurmUnavailable
 
-        with suppress(SlurmRefused, SlurmUnavailable):  # the controller is away, not its accounting
-            return [
-                job.id
-                for job in slurm.jobs().values()
-                if job.tag is not None
-                and job.nodes
-                and job.started_at is not None
-                and job.started_at < self.period.until
-                and (job.ended_at or self.period.until) > self.period.since
-            ]
-        return []
+        with suppress(SlurmRefused, SlurmUnavailable):  # it is away, not its accounting
+            return slurm.jobs()
+        return None
+
+    def _queued(self, listed: Iterable[SlurmJob]) -> Sequence[int]:
+        """Return the jobs of ours in the queue that have had nodes in the period."""
+        return [
+            job.id
+            for job in listed
+            if job.tag is not None
+            and job.nodes
+            and job.started_at is not None
+            and job.started_at < self.period.until
+            and (job.ended_at or self.period.until) > self.period.since
+        ]

@@ -433,6 +433,16 @@ def test_a_started_job_that_is_not_accounted_yet_is_a_difference() -> None:
     assert kinds(found) == ["not-yet-accounted"]
 
 
+def test_a_job_that_runs_in_the_accounting_alone_is_a_difference() -> None:
+    running = slurm_job(7, 0, None)
+    assert kinds(joined(running, listed=[8])) == ["never-ended"]
+    for listed in (None, [7, 8]):
+        assert kinds(joined(running, listed=listed)) == []
+    assert kinds(joined(slurm_job(7, 0, 10), listed=[])) == []
+    assert kinds(joined(slurm_job(7, 0, None, user="bob"), listed=[])) == []
+    assert kinds(joined(slurm_job(7, None, None), listed=[])) == []
+
+
 def test_a_book_that_is_away_has_no_figures_and_accuses_nobody() -> None:
     without_slurm = joined(quantum("j1", 0, 10), attempts=None)
     assert figures(without_slurm.total) == {
