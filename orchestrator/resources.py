@@ -169,7 +169,7 @@ class Resources:
         """Let quantum jobs go under the job of an exclusive run, if it holds the QPU; wait for it."""
         compute = self.compute()
         is_part = qpu == self.run.default_qpu and self.run.site.qpu(qpu).slurm is not None
-        if is_part and isinstance(compute, SlurmDask):
+        if is_part and isinstance(compute, SlurmDask) and not compute.in_allocation:
             compute.start()
             while (job := compute.running_job()) is None:
                 self._refuse_if_closing()

@@ -140,6 +140,11 @@ class SlurmDask:
         """
         self._together = also
 
+    @property
+    def in_allocation(self) -> bool:
+        """Whether the workers are steps of a job of the user's own, and not jobs."""
+        return isinstance(self._reconciler.slurm, AllocationSteps)
+
     def running_job(self) -> int | None:
         """Return the id of a shared job whose workers have joined, None while there is none."""
         joined = (job for job in self._reconciler.jobs() if job.pool == SHARED)

@@ -20,7 +20,7 @@ from orchestrator.slurm.errors import SlurmUnavailable
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Mock:
     """Workers whose Slurm job a test names."""
-    made = Mock(spec=SlurmDask)
+    made = Mock(spec=SlurmDask, in_allocation=False)
     monkeypatch.setattr(resources, "open_compute", lambda *_: made)
     return made
 
@@ -46,6 +46,14 @@ def test_a_call_before_the_first_quantum_stage_takes_the_job_of_the_nodes(opened
     workers.running_job.return_value = 7
     assert opened.slurm_job("vlq") == 7
     workers.start.assert_called()
+
+
+def test_in_an_allocation_of_the_user_no_step_stands_for_the_job_that_holds_the_qpu(
+    opened, workers
+) -> None:
+    workers.in_allocation, workers.running_job.return_value = True, 10**9
+    with pytest.raises(SlurmUnavailable, match="it was asked"):  # which job holds it
+        opened.slurm_job("vlq")
 
 
 def test_a_call_after_the_job_of_the_nodes_was_replaced_names_the_new_one(opened, workers) -> None:
