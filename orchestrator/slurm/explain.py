@@ -103,6 +103,7 @@ REASONS: Mapping[str, WaitReason] = {
 _PER_JOB = re.compile(
     r"^(Assoc|QOS)Max\w*(PerJob|PerNode)\w*(Limit)?$|MaxWallDurationPerJob|MaxWall"
 )
+_TOO_LITTLE = re.compile(r"^QOSMin\w+$")
 _SPENT = re.compile(r"^(Assoc|QOS)Grp\w*(Minutes|RunMinutes)\w*$")
 _POLICY = re.compile(r"^(Assoc|QOS|Max)\w*$")
 
@@ -129,6 +130,11 @@ def explain_reason(reason: str) -> WaitReason:
     if _PER_JOB.search(word):
         return _stuck(
             f"it asks for more than one job may have ({word}); ask for less, or use another QOS "
+            "(`sacctmgr show qos`)"
+        )
+    if _TOO_LITTLE.search(word):
+        return _stuck(
+            f"it asks for less than its QOS demands ({word}); ask for more, or use another QOS "
             "(`sacctmgr show qos`)"
         )
     if _SPENT.search(word):

@@ -123,6 +123,8 @@ def test_of_a_cluster_that_is_not_known_nothing_is_said() -> None:
     [
         "PartitionTimeLimit",
         "PartitionNodeLimit",
+        "QOSMinCpuNotSatisfied",
+        "QOSMinGRES",
         "BadConstraints",
         "InvalidAccount",
         "DependencyNeverSatisfied",
