@@ -352,7 +352,8 @@ def _slurm(site: Site) -> Iterator[Check]:
     except (SlurmUnavailable, SlurmRefused, ValueError) as error:
         yield Check("slurm", absent, str(error))
         return
-    names = [f"{one.name} (default)" if one.is_default else one.name for one in partitions.values()]
+    offered = [one for one in partitions.values() if one.is_offered]
+    names = [f"{one.name} (default)" if one.is_default else one.name for one in offered]
     text = "{}.{:02d}.{}".format(*release)
     yield Check("slurm", "ok", f"{text}, partitions: {', '.join(names) or 'none'}")
     yield from (Check("slurm version", "note", f"{text}: {fault}") for fault in faults_of(release))

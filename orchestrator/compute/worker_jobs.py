@@ -172,9 +172,11 @@ def _partition(
         return usual
     if options.gpu_partition is not None:
         return options.gpu_partition
-    able = [one.name for one in partitions.values() if one.gres.get("gpu", 0) >= gpus]
+    able = {name: one for name, one in partitions.items() if one.gres.get("gpu", 0) >= gpus}
     named = (usual or "").split(",")  # of several, Slurm takes one that can
-    return usual if not able or not {*named}.isdisjoint(able) else able[0]
+    if not able.keys().isdisjoint(named):
+        return usual
+    return next((name for name, one in able.items() if one.is_offered), usual)
 
 
 @dataclass(eq=False)

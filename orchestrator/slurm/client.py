@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import math
 import os
 import re
@@ -284,12 +285,12 @@ class Slurm:
         self._order(["scontrol", "requeue", str(id)])
 
     def partitions(self) -> dict[str, Partition]:
-        """Return the partitions that this user may see, by name; two programs."""
+        """Return the partitions by name, hidden ones too, which jobs may name; two programs."""
         separator = f"\x1d{secrets.token_hex(4)}"
         fields = ",".join(f"{name}:0{separator}" for name in NODE_FIELDS)
-        nodes = self._ask(["sinfo", "--noheader", f"--Format={fields}"])
-        shown = self._ask(["scontrol", "show", "partition", "--oneliner"])
-        return parse_partitions(shown, nodes, separator=separator)
+        nodes = self._ask(["sinfo", "--noheader", "--all", f"--Format={fields}"])
+        shown = self._ask(["scontrol", "show", "partition", "--all", "--oneliner"])
+        return parse_partitions(shown, nodes, separator=separator, groups=_groups())
 
     def reservations(self) -> list[Reservation]:
         """Return the reservations that are or will be."""
@@ -487,6 +488,15 @@ class _Answer:
     code: int
     output: str
     errors: str
+
+
+def _groups() -> frozenset[str]:
+    """Return the names of this process's groups."""
+    found = set()
+    for number in {os.getegid(), *os.getgroups()}:
+        with contextlib.suppress(KeyError):  # a group that this machine does not know
+            found.add(grp.getgrgid(number).gr_name)
+    return frozenset(found)
 
 
 def _separators() -> tuple[str, str]:

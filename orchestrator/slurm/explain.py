@@ -208,7 +208,8 @@ def _lacks(
     for name, count in gres_of(resources.all_gres).items():
         has = partition.gres.get(name, 0)
         if count > has:
-            others = [one.name for one in partitions.values() if one.gres.get(name, 0) >= count]
+            able = (one for one in partitions.values() if one.gres.get(name, 0) >= count)
+            others = [one.name for one in able if one.is_offered]
             found.append(
                 f"a node of {where} has {has or 'no'} {name!r}, {count} asked for"
                 + (f"; {' and '.join(others)} has them" if others else "")
@@ -243,7 +244,7 @@ def _unknown_partition(resources: JobResources, known: _Cluster) -> str:
     asked = (resources.partition or "").split(",")
     unknown = next((name for name in asked if name not in known.partitions), asked[0])
     near = get_close_matches(unknown, known.partitions, 1)
-    names = ", ".join(known.partitions)
+    names = ", ".join(one.name for one in known.partitions.values() if one.is_offered)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"There is no partition {unknown!r}: this cluster has {names}{hint}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -39,6 +39,8 @@ class Partition:
     """A partition and the largest node in it.
 
     Attributes:
+        is_offered: Whether it is neither hidden nor for other groups than the user's. A job may
+            name another one all the same.
         max_nodes: Most nodes of one job; None without a limit of its own.
         max_walltime: None without a limit.
         idle_nodes: Nodes that are free now.
@@ -52,6 +54,7 @@ class Partition:
 
     name: str
     is_default: bool = False
+    is_offered: bool = True
     nodes: tuple[str, ...] = ()
     node_count: int = 0
     idle_nodes: int = 0
@@ -149,13 +152,16 @@ def gres_of(text: str) -> dict[str, int]:
     return found
 
 
-def parse_partitions(shown: str, nodes: str, *, separator: str) -> dict[str, Partition]:
+def parse_partitions(
+    shown: str, nodes: str, *, separator: str, groups: Collection[str] = ()
+) -> dict[str, Partition]:
     """Read ``scontrol show partition -o``, and `NODE_FIELDS` as ``sinfo -O`` prints them.
 
     Args:
         shown: A line for each partition.
         nodes: A line for each kind of node in each partition.
         separator: Suffix of each field of ``nodes``.
+        groups: Of the user, who is not offered partitions of other groups.
 
     Returns:
         The partitions by name, in Slurm's order.
@@ -170,7 +176,7 @@ def parse_partitions(shown: str, nodes: str, *, separator: str) -> dict[str, Par
     for line in shown.split("\n"):
         known = properties_of(line)
         if name := known.get("PartitionName"):
-            found[name] = _partition(name, known, kinds.get(name, []))
+            found[name] = _partition(name, known, kinds.get(name, []), groups)
     return found
 
 
@@ -228,16 +234,20 @@ def parse_settings(shown: str) -> dict[str, str]:
     }
 
 
-def _partition(name: str, known: Mapping[str, str], kinds: list[Mapping[str, str]]) -> Partition:
+def _partition(
+    name: str, known: Mapping[str, str], kinds: list[Mapping[str, str]], groups: Collection[str]
+) -> Partition:
     gres: dict[str, int] = {}
     for kind in kinds:
         for resource, count in gres_of(kind["Gres"]).items():
             gres[resource] = max(count, gres.get(resource, 0))
     features = {one for kind in kinds for one in (_split(kind["Features"]) or ())}
-    largest = known.get("MaxNodes", "")
+    largest, allowed = known.get("MaxNodes", ""), _names(known, "AllowGroups")
     return Partition(
         name=name,
         is_default=known.get("Default") == "YES",
+        is_offered=known.get("Hidden") != "YES"
+        and (allowed is None or not {*allowed}.isdisjoint(groups)),
         nodes=nodes_of(known.get("Nodes", "")),
         node_count=_number(known, "TotalNodes"),
         idle_nodes=sum(_number_in(kind["NodeAIOT"].split("/")[1:2]) for kind in kinds),

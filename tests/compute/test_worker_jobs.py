@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -158,6 +159,17 @@ def test_the_walltime_of_a_job_leaves_time_to_start_it_up_to_the_partitions_limi
 def test_a_stage_that_asks_for_gpus_lands_where_they_are(given, partition) -> None:
     own = allocation(options(**given), Demand(gpus=2), pool="s", partitions=PARTITIONS)
     assert own.resources.partition == partition
+
+
+def test_a_partition_that_is_not_offered_must_be_named() -> None:
+    hidden = replace(PARTITIONS["gpu"], name="secret", is_offered=False)
+    known = {"batch": PARTITIONS["batch"], "secret": hidden}
+    demand = Demand(gpus=2)
+    assert allocation(options(), demand, partitions=known).resources.partition == "batch"
+    given = options(gpu_partition="secret")
+    assert not lacking(given, demand, known)
+    assert lacking(options(), demand, known).keys() == {"gpus"}
+    assert allocation(options(), demand, partitions=known | PARTITIONS).resources.partition == "gpu"
 
 
 @pytest.mark.parametrize(

@@ -170,3 +170,9 @@ def test_what_changed_meanwhile_is_no_error_and_what_is_forbidden_is_one(with_pr
     client = with_programs(scancel=f"{ended}; {forbidden}; exit 1")
     with pytest.raises(SlurmRefused, match="permission denied"):
         client.cancel([7, 8])
+
+
+def test_partitions_that_slurm_hides_are_known_too(with_programs) -> None:
+    hides = 'case "$*" in *--all*) echo "PartitionName=secret Hidden=YES" ;; esac'
+    client = with_programs(scontrol=hides, sinfo="true")
+    assert client.partitions().keys() == {"secret"}

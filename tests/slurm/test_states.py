@@ -136,6 +136,22 @@ def test_what_a_cluster_has_is_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("properties", "groups", "offered"),
+    [
+        ("Hidden=NO AllowGroups=ALL", (), True),
+        ("Hidden=YES AllowGroups=ALL", (), False),
+        ("Hidden=NO AllowGroups=staff,physics", ("ada", "physics"), True),
+        ("Hidden=NO AllowGroups=staff,physics", ("ada",), False),
+    ],
+)
+def test_partitions_are_offered_that_are_not_hidden_or_for_others(
+    properties: str, groups: tuple[str, ...], offered: bool
+) -> None:
+    shown = f"PartitionName=p {properties} Default=NO\n"
+    assert parse_partitions(shown, "", separator="|", groups=groups)["p"].is_offered is offered
+
+
+@pytest.mark.parametrize(
     ("text", "count"),
     [
         ("gpu:2080ti:8", 8),
