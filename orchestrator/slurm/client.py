@@ -288,7 +288,8 @@ class Slurm:
         """Return the partitions by name, hidden ones too, which jobs may name; two programs."""
         separator = f"\x1d{secrets.token_hex(4)}"
         fields = ",".join(f"{name}:0{separator}" for name in NODE_FIELDS)
-        nodes = self._ask(["sinfo", "--noheader", "--all", f"--Format={fields}"])
+        # Without --exact, unlike nodes are one line with the least of their amounts, as 4+.
+        nodes = self._ask(["sinfo", "--noheader", "--all", "--exact", f"--Format={fields}"])
         shown = self._ask(["scontrol", "show", "partition", "--all", "--oneliner"])
         return parse_partitions(shown, nodes, separator=separator, groups=_groups())
 

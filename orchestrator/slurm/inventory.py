@@ -31,6 +31,7 @@ _KEY = re.compile(r"(?:^| )([A-Z][A-Za-z_:]*)=")
 _GRES = re.compile(
     r"(?P<name>[^:(]+)(?::[^(]*?)??(?::(?P<count>[0-9]+)(?P<scale>[KMG]?))?(?:\(.*)?"
 )
+_NUMBER = re.compile(r"([0-9]+)([KMG]?)")  # `sinfo` prints 1024 CPUs as 1K
 _SCALES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -275,5 +276,5 @@ def _number(known: Mapping[str, str], key: str) -> int:
 
 
 def _number_in(texts: list[str]) -> int:
-    digits = texts[0].strip().rstrip("+") if texts else ""
-    return int(digits) if digits.isdecimal() else 0
+    found = _NUMBER.fullmatch(texts[0].strip()) if texts else None
+    return int(found[1]) * _SCALES[found[2]] if found else 0

@@ -172,6 +172,24 @@ def test_what_changed_meanwhile_is_no_error_and_what_is_forbidden_is_one(with_pr
         client.cancel([7, 8])
 
 
+def test_the_largest_node_of_a_partition_counts(with_programs) -> None:
+    # As sinfo 22.05 printed two kinds of nodes, with --exact and without it.
+    prints = r"""
+for word in "$@"; do case $word in
+  --exact) rows="1024 1 100 1 1K 64000" ;;
+  --Format=*) separator=${word#--Format=PartitionName:0}; separator=${separator%%,*} ;;
+esac; done
+for field in ${rows:-1025 1+ 100+}; do fields+=($field); done
+for ((n = 0; n < ${#fields[@]}; n += 3)); do
+  for field in wide ${fields[@]:n:3} "(null)" 0/0/1/1 "(null)"; do printf "%s" "$field$separator"; done
+  echo
+done
+"""
+    client = with_programs(scontrol="echo PartitionName=wide MaxNodes=UNLIMITED", sinfo=prints)
+    wide = client.partitions()["wide"]
+    assert (wide.cores_per_node, wide.memory_per_node_bytes) == (1024, 64000 << 20)
+
+
 def test_partitions_that_slurm_hides_are_known_too(with_programs) -> None:
     hides = 'case "$*" in *--all*) echo "PartitionName=secret Hidden=YES" ;; esac'
     client = with_programs(scontrol=hides, sinfo="true")
