@@ -11,15 +11,17 @@ from dataclasses import dataclass
 
 from orchestrator.config.environment import process_environment
 from orchestrator.config.private import write_private
+from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.environment import WORKER_NUMBER, ThisJob
 from orchestrator.slurm.errors import SlurmUnavailable
 from orchestrator.slurm.script import JobScript
-from orchestrator.slurm.states import SlurmJob, SlurmState
+from orchestrator.slurm.states import SlurmJob, SlurmState, tres_of
 from orchestrator.slurm.steps import step_environment
 
 __all__ = ["AllocationSteps"]
 
 _END_S = 5.0
+_PATIENCE_S = 5.0
 # Above all job ids of Slurm, which are below 2**26: numbers of steps are never taken for some.
 _FIRST = 10**9
 
@@ -40,9 +42,11 @@ class AllocationSteps:
 
     Args:
         job: The job of this process.
+        slurm: Asked for what the environment does not say of the job; None for this machine's.
     """
 
-    def __init__(self, job: ThisJob) -> None:
+    def __init__(self, job: ThisJob, slurm: Slurm | None = None) -> None:
+        self._slurm = slurm or Slurm(patience_s=_PATIENCE_S)
         self.timeout_s = _END_S
         self._job = job
         self._numbers = itertools.count(_FIRST)
@@ -60,7 +64,7 @@ class AllocationSteps:
         environment = step_environment(process_environment()) | {WORKER_NUMBER: str(number)}
         argv = ["bash", str(path)]
         if wanted.nodes_max in (None, 1):
-            argv = [*self._srun(script), *argv]
+            argv = [*self._srun(script, number), *argv]
         else:  # the script starts its step itself, over as many nodes
             nodes = min(wanted.nodes_max or 1, self._job.node_count)
             environment["SLURM_JOB_NUM_NODES"] = str(nodes)
@@ -126,7 +130,7 @@ class AllocationSteps:
         has = {
             "nodes": self._job.node_count,
             "cores": max(self._job.cores, default=1),
-            "gpus": self._job.gpus,
+            "gpus": self._gpus() if demand.get("gpus") else 0,
         }
         return {
             name: f"the allocation, job {self._job.id}, has {has[name]}"
@@ -134,8 +138,18 @@ class AllocationSteps:
             if amount > has[name]
         }
 
-    @staticmethod
-    def _srun(script: JobScript) -> list[str]:
+    def _gpus(self) -> int:
+        """Return the GPUs on each node: Slurm sets no variable of them for the shell of ``salloc``."""
+        if self._job.gpus:
+            return self._job.gpus
+        try:
+            found = self._slurm.jobs([self._job.id]).get(self._job.id)
+        except SlurmUnavailable:
+            found = None
+        held = 0.0 if found is None else tres_of(found.tres).get("gres/gpu", 0.0)
+        return int(held) // max(1, len(self._job.nodes))
+
+    def _srun(self, script: JobScript, number: int) -> list[str]:
         wanted = script.resources
         options = [
             "--exact",  # the rest of the allocation stays for other steps
@@ -150,8 +164,11 @@ class AllocationSteps:
         ]
         if wanted.memory_bytes is not None:
             options.append(f"--mem={-(-wanted.memory_bytes // (1 << 20))}M")
-        if wanted.all_gres:
-            options.append(f"--gres={wanted.all_gres}")
+        # Otherwise a step takes all that the job has.
+        options.append(f"--gres={wanted.all_gres or 'none'}")
+        if self._job.in_step:  # which has the cores already, so that others would wait for its end
+            place = (number - _FIRST) % max(1, len(self._job.nodes))
+            options += ["--overlap", f"--relative={place}"]
         return ["srun", *options]
 
     def _view(self, number: int, step: _Step) -> SlurmJob:

@@ -13,6 +13,8 @@ __all__ = ["WORKER_NUMBER", "ThisJob", "this_job"]
 
 # The variable with the number of a worker that is a step: Slurm does not number those of one run.
 WORKER_NUMBER = "HPCQC_WORKER_NUMBER"
+# Steps from this number on are Slurm's own, such as that of a batch script.
+_SPECIAL_STEPS = 0xFFFFFFF0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,8 @@ class ThisJob:
         node: Number of this node among those of the job, from 0.
         node_name: Of this node; empty where it is not known, as outside of steps.
         step_nodes: Of the step that this process is in; empty outside one.
+        in_step: Whether this process is in a step that has cores of the job, as that of ``srun --pty
+            bash`` does; the shell of ``salloc`` and a batch script are not.
         worker: Number of a worker that is a step of a user's job; None for any other process.
         licenses: As asked for; empty where Slurm does not tell (before 23.02).
     """
@@ -44,6 +48,7 @@ class ThisJob:
     node: int = 0
     node_name: str = ""
     step_nodes: tuple[str, ...] = ()
+    in_step: bool = False
     worker: int | None = None
     name: str = ""
     partition: str = ""
@@ -80,6 +85,7 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
     cores = known.get("SLURM_JOB_CPUS_PER_NODE") or known.get(
         "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_0", ""
     )
+    step = known.get("SLURM_STEP_ID") or known.get("SLURM_STEPID") or ""
     return ThisJob(
         id=int(id_),
         nodes=_nodes(nodes),
@@ -91,6 +97,7 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
         node=_count(known.get("SLURM_NODEID", "")),
         node_name=known.get("SLURMD_NODENAME", ""),
         step_nodes=_nodes(known.get("SLURM_STEP_NODELIST", "")),
+        in_step=step.isdecimal() and int(step) < _SPECIAL_STEPS,
         worker=_count(known.get(WORKER_NUMBER, "")) or None,
         name=known.get("SLURM_JOB_NAME", ""),
         partition=known.get("SLURM_JOB_PARTITION", ""),

@@ -39,6 +39,8 @@ _OF_A_STEP = (
     "OMPI_COMM",
     "OMPI_UNIVERSE",
 )
+# What the job was submitted with, and what `srun` would take for a request of the step.
+_OF_THE_JOB = frozenset(["SLURM_CPUS_PER_GPU", "SLURM_GPUS"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,5 +94,9 @@ def worker_step(command: str, resources: JobResources) -> str:
 
 
 def step_environment(known: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what describes the step that it belongs to."""
-    return {name: value for name, value in known.items() if not name.startswith(_OF_A_STEP)}
+    """Return an environment without what describes the step that it belongs to, or asks for its own."""
+    return {
+        name: value
+        for name, value in known.items()
+        if not name.startswith(_OF_A_STEP) and name not in _OF_THE_JOB
+    }

@@ -73,6 +73,50 @@ def test_stages_run_on_the_nodes_of_the_allocation(salloc: list[str], slurm: Slu
     assert slurm.queue() == []
 
 
+GPUS = """
+import os
+from prefect import flow
+from hpcqc import classical
+
+
+@classical
+def count():
+    return os.environ.get("SLURM_GPUS_ON_NODE", "0")
+
+
+@classical(gpus=1)
+def device():
+    return os.environ["SLURM_GPUS_ON_NODE"]
+
+
+@flow
+def here():
+    return [count(), device(), device(), count()]
+"""
+
+
+@pytest.mark.parametrize("asked", ["--gres=gpu:2", "--gpus=2"])
+def test_stages_with_gpus_have_those_of_the_allocation(
+    salloc: list[str], slurm: SlurmForTests, asked: str
+) -> None:
+    Path("here.py").write_text(GPUS)
+    command = salloc[salloc.index(sys.executable) :]
+    allocated = ["salloc", "--quiet", "--partition=gpu", "--cpus-per-task=4", asked, *command]
+    document = json.loads(slurm.run([*allocated, "--run-id", "r1"], timeout_s=200))
+    assert document["result"] == ["0", "1", "1", "0"]
+
+
+def test_a_run_in_a_step_that_has_all_cores_does_not_wait_for_its_end(
+    salloc: list[str], slurm: SlurmForTests
+) -> None:
+    command = salloc[salloc.index(sys.executable) :]
+    step = ["srun", "--quiet", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2"]
+    Path("once.sh").write_text('[ "$SLURM_PROCID" != 0 ] || exec "$@"\n')
+    running = [*step, "bash", "once.sh", *command, "--run-id", "r1"]
+    found, other = json.loads(slurm.run(running, timeout_s=200))["result"]
+    assert len(found) == len(other) == 2
+
+
 def test_a_stage_that_asks_for_more_than_the_allocation_is_refused(
     salloc: list[str], slurm: SlurmForTests
 ) -> None:

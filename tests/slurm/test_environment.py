@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from orchestrator.slurm import this_job
+from orchestrator.slurm.steps import step_environment
 
 # As Slurm 22.05 set them for a job with two components.
 HETEROGENEOUS = {
@@ -63,3 +64,19 @@ def test_variables_that_are_not_clear_are_left_out() -> None:
     job = this_job({"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "c[", "SLURM_HET_SIZE": "x"})
     assert job is not None
     assert (job.id, job.components, job.restarts) == (7, (), 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "has_cores"),
+    [({}, False), ({"SLURM_STEP_ID": "0"}, True), ({"SLURM_STEP_ID": "4294967290"}, False)],
+)
+def test_a_step_of_slurms_own_has_no_cores_of_the_job(step, has_cores) -> None:
+    job = this_job({"SLURM_JOB_ID": "7", **step})
+    assert job is not None
+    assert job.in_step is has_cores
+
+
+def test_what_a_job_was_submitted_with_is_no_request_of_its_steps() -> None:
+    given = {"SLURM_GPUS": "4", "SLURM_CPUS_PER_GPU": "8", "SLURM_GPUS_PER_NODE": "2"}
+    kept = {"SLURM_GPUS_ON_NODE": "2", "SLURM_JOB_GPUS": "0,1", "PATH": "/bin"}
+    assert step_environment(given | kept) == kept

@@ -53,7 +53,9 @@ def test_the_clock_of_its_node_does_not_end_a_job(slurm, tmp_path, ahead_s) -> N
     looks = "sleep() { echo look; command sleep 0.01; }"
     with QpuJobs("r", tmp_path / "r", slurm).hold(QPU):
         (alive,) = (tmp_path / "r").glob("*.alive")
-        seen_s = alive.stat().st_mtime - ahead_s  # as a node whose clock is ahead sees the run's time
+        seen_s = (
+            alive.stat().st_mtime - ahead_s
+        )  # as a node whose clock is ahead sees the run's time
         os.utime(alive, (seen_s, seen_s))
         body = "\n".join((looks, *slurm.script.body))
         with subprocess.Popen(["bash", "-c", body], stdout=subprocess.PIPE) as job:
