@@ -160,6 +160,8 @@ class _Server:
         computer = "/quantum-computers/{qc}"
         sets = "/calibration-sets/{qc}/{name}"
         routes: list[tuple[str, str, Callable[..., Any]]] = [
+            ("GET", "/about", self.about),
+            ("GET", f"{computer}/artifacts/about", self.about_station),
             ("GET", "/quantum-computers", self.computers),
             ("GET", computer, self.computer),
             ("GET", f"{computer}/health", self.health),
@@ -183,6 +185,15 @@ class _Server:
                 path, _endpoint(self.site, answer), methods=[method], summary=answer.__doc__
             )
         return router
+
+    async def about(self, _: Request) -> Any:
+        """Describe this server."""
+        return {"name": f"{self.site.alias}, rehearsed", "version": "1"}
+
+    async def about_station(self, request: Request) -> Any:
+        """Describe the software of the quantum computer: there is none."""
+        self._check_computer(request)
+        return {"version": "1", "software_versions": {}}
 
     async def computers(self, _: Request) -> Any:
         """List the quantum computers of this server: one."""
@@ -254,14 +265,13 @@ class _Server:
         }
 
     async def observations(self, request: Request) -> Any:
-        """Return the values of a calibration set."""
-        calibration = self._calibration(request)
-        return _observations(calibration, self.device.profile, self.components)
+        """Return the control values of a calibration set: a simulated device has none."""
+        return self._set(self._calibration(request), [])
 
     async def metrics(self, request: Request) -> Any:
         """Return the quality metrics of a calibration set."""
         calibration = self._calibration(request)
-        return _observations(calibration, self.device.profile, self.components)
+        return self._set(calibration, _metrics(self.device.profile, self.components))
 
     async def submit(self, request: Request) -> Any:
         """Queue a job of circuits."""
@@ -336,6 +346,31 @@ class _Server:
         if found is None:
             raise _Refused(404, f"no calibration set {name!r}")
         return found
+
+    def _set(self, calibration: Calibration, values: Sequence[tuple[str, float, str]]) -> Any:
+        """Return a set of observations, each a name, a value and a unit."""
+        taken_at = _iso(calibration.taken_at)
+        return {
+            "observation_set_id": calibration.id,
+            "observation_set_type": "calibration-set",
+            "dut_label": self.site.alias,
+            "created_timestamp": taken_at,
+            "end_timestamp": taken_at,
+            "invalid": False,
+            "observations": [
+                {
+                    "observation_id": number,
+                    "dut_field": name,
+                    "value": value,
+                    "unit": unit,
+                    "uncertainty": None,
+                    "invalid": False,
+                    "created_timestamp": taken_at,
+                    "modified_timestamp": taken_at,
+                }
+                for number, (name, value, unit) in enumerate(values, 1)
+            ],
+        }
 
     def _job(self, request: Request) -> RehearsedJob:
         name = request.path_params["job"]
@@ -533,59 +568,36 @@ def _gate(implementation: str, loci: list[list[str]]) -> dict[str, Any]:
     }
 
 
-def _observations(
-    calibration: Calibration, profile: Profile, components: Components
-) -> dict[str, Any]:
-    """Return a profile's values in the form of a set of observations."""
+def _metrics(profile: Profile, components: Components) -> list[tuple[str, float, str]]:
+    """Return a profile's values under the names that observations have."""
     values: list[tuple[str, float, str]] = []
     used = [q for q in range(profile.num_qubits) if q not in profile.unusable_qubits]
-    for qubit in used:
-        name = components.name(qubit)
+    for name in map(components.name, used):
         if profile.coherence is not None:
             values.append((f"characterization.model.{name}.t1_time", profile.coherence.t1_s, "s"))
             values.append((f"characterization.model.{name}.t2_time", profile.coherence.t2_s, "s"))
-        for wrong, stated in (
-            (profile.readout.zero_as_one, "error_0_to_1"),
-            (profile.readout.one_as_zero, "error_1_to_0"),
-        ):
-            values.append((f"metrics.ssro.measure.constant.{name}.{stated}", wrong, ""))
+        readout = f"metrics.ssro.measure.constant.{name}"
+        values.append((f"{readout}.error_0_to_1", profile.readout.zero_as_one, ""))
+        values.append((f"{readout}.error_1_to_0", profile.readout.one_as_zero, ""))
     for gate in profile.gates:
         wire, implementation = _GATES[gate.name]
-        if gate.num_qubits == 1:
-            places = [components.name(q) for q in used]
-        elif profile.resonator is not None:
-            places = [f"{components.name(q)}__{components.resonator}" for q in used]
-        else:
-            places = [
-                "__".join(components.name(q) for q in pair)
-                for pair in profile.coupling or ()
-                if set(pair) <= set(used)
-            ]
         kind = "rb" if gate.num_qubits == 1 else "irb"
-        for place in places:
-            field_name = f"metrics.{kind}.{wire}.{implementation}.{place}.fidelity"
-            values.append((field_name, 1 - gate.error, ""))
-    taken_at = _iso(calibration.taken_at)
-    return {
-        "observation_set_id": calibration.id,
-        "observation_set_type": "calibration-set",
-        "created_timestamp": taken_at,
-        "end_timestamp": taken_at,
-        "invalid": False,
-        "observations": [
-            {
-                "observation_id": number,
-                "dut_field": name,
-                "value": value,
-                "unit": unit,
-                "uncertainty": None,
-                "invalid": False,
-                "created_timestamp": taken_at,
-                "modified_timestamp": taken_at,
-            }
-            for number, (name, value, unit) in enumerate(values, 1)
-        ],
-    }
+        for place in (
+            _places(profile, components, used)
+            if gate.num_qubits > 1
+            else map(components.name, used)
+        ):
+            name = f"metrics.{kind}.{wire}.{implementation}.{place}.fidelity"
+            values.append((name, 1 - gate.error, ""))
+    return values
+
+
+def _places(profile: Profile, components: Components, used: Sequence[int]) -> list[str]:
+    """Return the names of the pairs of components that two-qubit gates use."""
+    if profile.resonator is not None:
+        return [f"{components.name(q)}__{components.resonator}" for q in used]
+    pairs = [pair for pair in profile.coupling or () if set(pair) <= set(used)]
+    return ["__".join(map(components.name, pair)) for pair in pairs]
 
 
 def _endpoint(site: IqmSite, answer: Callable[[Request], Any]) -> Callable[[Request], Any]:
