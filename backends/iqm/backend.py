@@ -81,7 +81,11 @@ class IqmBackend:
         self._known: tuple[float, Architecture, Target] | None = None
 
     def target(self) -> Target:
-        """Describe the QPU with the server's calibration; asks at most once a second."""
+        """Describe the QPU with the server's calibration; asks at most once a second.
+
+        While the server does not answer, this is the QPU as it was last known: a start states for
+        which calibration it was prepared, and the server refuses one that it has forgotten.
+        """
         return self._current()[1]
 
     def acquire(self) -> SessionId:
@@ -251,36 +255,48 @@ class IqmBackend:
             )
 
     def _current(self) -> tuple[Architecture, Target]:
-        now = time.monotonic()
         with self._lock:
-            if self._known is not None and now - self._known[0] < _TARGET_FRESH_S:
-                return self._known[1:]
-        computer = self._quantum_computer()
-        answer = self._read(
-            "GET", f"/calibration-sets/{computer}/default/dynamic-quantum-architecture"
-        )
+            known = self._known
+        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
+            return known[1:]
+        try:
+            architecture = self._architecture()
+            if known is not None and known[1] == architecture:
+                target = known[2]
+            else:
+                target = self._target_of(architecture)
+        except QpuUnavailable:
+            if known is None:
+                raise
+            _, architecture, target = known
+        with self._lock:
+            self._known = (time.monotonic(), architecture, target)
+        return architecture, target
+
+    def _architecture(self) -> Architecture:
+        path = f"/calibration-sets/{self._quantum_computer()}/default/dynamic-quantum-architecture"
+        answer = self._read("GET", path)
         if not answer.is_success:
             raise QpuUnavailable(f"the architecture cannot be read: {answer.reason}")
         stated = _json(answer)
         try:
-            described = self._described or self._own_description(computer, stated)
-            architecture = read_architecture(stated, described)
+            described = self._described or self._own_description(stated)
+            return read_architecture(stated, described)
         except ValueError as error:
             raise QpuUnavailable(f"the architecture cannot be used: {error}") from error
-        with self._lock:
-            same = self._known is not None and self._known[1] == architecture
-            if self._known is not None and same:
-                target = self._known[2]
-            else:
-                before = described.calibration.taken_at
-                taken_at = self._taken_at(computer, architecture.calibration_set_id) or before
-                calibration = Calibration(id=architecture.calibration_set_id, taken_at=taken_at)
-                target = replace(architecture.target(described), calibration=calibration)
-            self._known = (now, architecture, target)
-            return self._known[1:]
 
-    def _own_description(self, computer: str, architecture: Any) -> Target:
+    def _target_of(self, architecture: Architecture) -> Target:
+        assert self._described is not None  # since the architecture was read
+        stated = self._taken_at(self._quantum_computer(), architecture.calibration_set_id)
+        calibration = Calibration(
+            id=architecture.calibration_set_id,
+            taken_at=stated or self._described.calibration.taken_at,
+        )
+        return replace(architecture.target(self._described), calibration=calibration)
+
+    def _own_description(self, architecture: Any) -> Target:
         """Return what the server says of itself, and keep it."""
+        computer = self._quantum_computer()
         answer = self._read("GET", f"/quantum-computers/{computer}/limits")
         # Older servers have no such page.
         limits = answer.error if answer.is_success else {}

@@ -251,7 +251,7 @@ class Broker:
         self, request: JobRequest, user: str, body: IO[bytes]
     ) -> tuple[JobView, bool]:
         """See `submit`; also raises ``PayloadRejected`` if it is invalid or costly to read."""
-        target = (await self.backend(request.qpu)).target()
+        target = await self.target(request.qpu)
         payload = await self.intake.read(body, user, request.qpu, target)
         return await self.submit(request, user, payload)
 
@@ -259,7 +259,7 @@ class Broker:
         self, request: JobRequest, user: str, payload: CheckedPayload
     ) -> tuple[JobView, bool]:
         """Admit a job; return it once it is durable, and whether it is a new one. See `admit`."""
-        target = (await self.backend(request.qpu)).target()
+        target = await self.target(request.qpu)
         await self.watch.note(request.qpu, target)
         job = request.job_id(payload.digest)
         reuse = None
@@ -563,7 +563,7 @@ class Broker:
             return answers
         context = self.events.state.context(qpu, now)
         reason = status.standstill or no_room(context, now, seconds)
-        target = None if backend is None else backend.target()
+        target = self.watch.targets.get(qpu)  # asking the device could take long
         if target is not None and target.num_qubits is not None and qubits > target.num_qubits:
             reason = f"it has {target.num_qubits} qubits; {qubits} were asked for"
         return replace(answers, has_room=reason is None, room_reason=reason)

@@ -31,6 +31,7 @@ class CalibrationWatch:
     events: EventLoop
     every_s: float
     closures: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)  # of Slurm, by QPU
+    targets: dict[str, Target] = field(default_factory=dict)  # as last read, by QPU
     read_at: dict[str, datetime] = field(default_factory=dict)  # when each QPU's target was read
     _calibrations: dict[str, str] = field(default_factory=dict)  # last id read, by QPU
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -43,7 +44,7 @@ class CalibrationWatch:
 
     async def note(self, qpu: str, target: Target) -> None:
         """Post an event if the QPU was calibrated anew. Raises `LedgerError`."""
-        self.read_at[qpu] = self.events.clock()
+        self.targets[qpu], self.read_at[qpu] = target, self.events.clock()
         calibration, before = target.calibration.id, self._calibrations.get(qpu, "")
         if calibration == before:
             return
