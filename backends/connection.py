@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import stat
 import threading
 import time
@@ -40,6 +41,7 @@ _ANSWER_S = 30.0
 _KEPT_S = 5.0
 _MOST_CONNECTIONS = 64
 _LONGEST_REASON = 300
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -60,7 +62,7 @@ class Token:
         if text.startswith("{"):
             stated = json.loads(text)
             text = str(stated.get("access_token") or "")
-        if not text.isascii() or len(text.split()) != 1:
+        if not _TOKEN.fullmatch(text):
             raise ValueError("it holds no token")
         return cls(text=text, expires_at_s=_expiry(text))
 

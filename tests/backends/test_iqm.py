@@ -1,0 +1,215 @@
+"""IQM's protocol: what is sent, how measurements become bits, what an architecture says."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from qiskit import ClassicalRegister, QuantumCircuit
+from qiskit.circuit import Parameter
+
+from backends.api import PayloadRejected, TaskFailed
+from backends.gates import MoveGate
+from backends.iqm import create
+from backends.iqm.architecture import read_architecture
+from backends.iqm.components import Components
+from backends.iqm.jobs import PubRecipe, circuits_of, recipes_of, result_of
+from backends.payloads import SamplerPayload
+from tests.errors import naming
+
+STAR = Components(num_qubits=3, resonator="CR1")
+OPTIONS = {"url": "https://iqm.site", "token": "secret", "profile": "vlq"}
+
+
+def star() -> QuantumCircuit:
+    circuit = QuantumCircuit(4, 2)
+    circuit.r(math.pi, Parameter("φ"), 0)
+    circuit.append(MoveGate(), [0, 3])
+    circuit.cz(1, 3)
+    circuit.append(MoveGate(), [0, 3])
+    circuit.delay(40, 2, unit="ns")
+    circuit.barrier(0, 1)
+    circuit.measure([1, 0], [0, 1])
+    return circuit
+
+
+def test_a_circuit_is_written_in_names_and_radians() -> None:
+    payload = SamplerPayload.coerce([(star(), [[0.25], [0.5]])], shots=10)
+    first, second = circuits_of(payload, STAR)
+    assert [i["name"] for i in first["instructions"]] == [
+        *("prx", "move", "cz", "move", "delay", "barrier", "measure")
+    ]
+    prx, move, cz, _, delay, barrier, measure = first["instructions"]
+    assert prx["args"] == pytest.approx({"angle": math.pi, "phase": 0.25})
+    assert second["instructions"][0]["args"]["phase"] == pytest.approx(0.5)
+    assert (move["locus"], cz["locus"]) == (["QB1", "CR1"], ["QB2", "CR1"])
+    assert delay["args"]["duration"] == pytest.approx(40e-9)
+    assert barrier["locus"] == ["QB1", "QB2"]
+    assert measure == {
+        "name": "measure",
+        "locus": ["QB2", "QB1"],
+        "args": {"key": "m0"},
+        "implementation": None,
+    }
+
+
+def test_a_gate_that_the_protocol_lacks_is_refused() -> None:
+    circuit = QuantumCircuit(1, 1)
+    circuit.h(0)
+    circuit.measure(0, 0)
+    with pytest.raises(PayloadRejected, match="'h'"):
+        circuits_of(SamplerPayload.coerce([circuit], shots=1), STAR)
+
+
+@given(data=st.data())
+def test_measurements_come_back_in_the_bits_of_their_registers(data) -> None:
+    """Whatever order bits are measured in, into whichever registers, last one wins."""
+    width = data.draw(st.integers(1, 4))
+    circuit = QuantumCircuit(width)
+    sizes = data.draw(st.lists(st.integers(1, 11), min_size=1, max_size=3))
+    for number, size in enumerate(sizes):
+        circuit.add_register(ClassicalRegister(size, f"c{number}"))
+    pairs = data.draw(
+        st.lists(
+            st.tuples(st.integers(0, width - 1), st.integers(0, circuit.num_clbits - 1)),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    for qubit, bit in pairs:
+        circuit.measure(qubit, bit)
+    shots = data.draw(st.integers(1, 5))
+    payload = SamplerPayload.coerce([circuit], shots=shots)
+    (recipe,) = [
+        PubRecipe.from_json(json.loads(json.dumps(r.to_json()))) for r in recipes_of(payload)
+    ]
+    (sent,) = circuits_of(payload, Components(num_qubits=width))
+    # The device gives each qubit a bit of its own at each measurement.
+    rng = np.random.default_rng(0)
+    answer, expected, position = {}, np.zeros((shots, circuit.num_clbits), dtype=int), 0
+    frozen = payload.pubs[0].circuit.circuit
+    order = [
+        (frozen.find_bit(s.qubits[0]).index, frozen.find_bit(s.clbits[0]).index)
+        for s in frozen.data
+    ]
+    for instruction in sent["instructions"]:
+        assert len(set(instruction["locus"])) == len(instruction["locus"])
+        table = rng.integers(0, 2, (shots, len(instruction["locus"])))
+        answer[instruction["args"]["key"]] = table.tolist()
+        for column, name in enumerate(instruction["locus"]):
+            qubit, bit = order[position]
+            assert name == f"QB{qubit + 1}"
+            expected[:, bit] = table[:, column]
+            position += 1
+    assert position == len(pairs)
+    found = result_of([recipe], [answer])[0].data
+    offset = 0
+    for number, size in enumerate(sizes):
+        texts = found[f"c{number}"].get_bitstrings()
+        wanted = ["".join(map(str, row[offset : offset + size][::-1])) for row in expected]
+        assert texts == wanted
+        offset += size
+
+
+def test_points_keep_their_shape() -> None:
+    circuit = QuantumCircuit(1, 1)
+    circuit.r(Parameter("θ"), 0.0, 0)
+    circuit.measure(0, 0)
+    payload = SamplerPayload.coerce([(circuit, np.zeros((2, 3, 1)))], shots=4)
+    answers = [{"m0": [[point % 2]] * 4} for point in range(6)]
+    data = result_of(recipes_of(payload), answers)[0].data
+    assert data.c.shape == (2, 3)
+    assert data.c[1, 0].get_counts() == {"1": 4}
+    assert data.c[1, 1].get_counts() == {"0": 4}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        [{}],
+        [{"m0": None}],
+        [{"m0": [[0], [1], [0]]}],
+        [{"m0": [[0, 1], [1, 0]]}],
+        [{"m0": [[0], [2]]}],
+        [{"m0": [[0], [-1]]}],
+        [{"m0": [[0], ["x"]]}],
+        [{"m0": [[0], [0, 1]]}],
+    ],
+)
+def test_measurements_of_another_job_are_refused(answer) -> None:
+    circuit = QuantumCircuit(1, 1)
+    circuit.measure(0, 0)
+    payload = SamplerPayload.coerce([circuit], shots=2)
+    with pytest.raises(TaskFailed):
+        result_of(recipes_of(payload), answer)
+
+
+def architecture(**changes):
+    qubits = [f"QB{n}" for n in range(1, 25) if n != 5]
+    alone = [[q] for q in qubits]
+    pairs = [[q, "CR1"] for q in qubits]
+
+    def gate(loci):
+        return {"implementations": {"a": {"loci": loci}}, "default_implementation": "a"}
+
+    gates = {"prx": alone, "measure": alone, "cz": pairs, "move": pairs}
+    return {
+        "calibration_set_id": "c1",
+        "qubits": qubits,
+        "computational_resonators": ["CR1"],
+        "gates": {name: gate(loci) for name, loci in (gates | changes).items()},
+    }
+
+
+def test_qubits_without_gates_are_out_of_use() -> None:
+    described = create.describe(OPTIONS)
+    stated = architecture(move=[[f"QB{n}", "CR1"] for n in range(1, 24)])
+    found = read_architecture(stated, described)
+    assert found.target(described).unusable_qubits == (4, 23)
+    assert found.components.name(24) == "CR1"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {},
+        {"gates": 3},
+        {**architecture(), "computational_resonators": []},
+        {**architecture(), "computational_resonators": ["CR1", "CR2"]},
+        architecture(prx=[["QB25"]]),
+        architecture(prx=[["alice"]]),
+    ],
+)
+def test_an_architecture_that_does_not_fit_the_profile_is_refused(broken) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_architecture(broken, create.describe(OPTIONS))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"url": None}, ("url",)),
+        ({"profile": None}, ("profile",)),
+        ({"profile": "nowhere"}, ("nowhere",)),
+        ({"profile": "piast-q"}, ("piast-q", "rxx")),
+        ({"use_timeslot": "yes"}, ("use_timeslot", "yes")),
+        ({"time_scale": -1}, ("time_scale", -1)),
+        ({"quantum_computer": ""}, ("quantum_computer",)),
+        ({"tokenfile": "x"}, ("tokenfile", "token_file")),
+    ],
+)
+def test_wrong_options_are_named(changes, words) -> None:
+    options = {k: v for k, v in (OPTIONS | changes).items() if v is not None}
+    with pytest.raises(ValueError, match=naming(*words)):
+        create.describe(options)
+
+
+def test_a_target_needs_no_server() -> None:
+    target = create.describe(OPTIONS)
+    assert (target.num_qubits, target.resonator, target.can_find) == (24, 24, False)
+    assert target.uniform_shots
