@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import re
 import stat
 import threading
@@ -21,6 +20,7 @@ from pydantic_core import from_json, to_json
 
 from backends.errors import AccessDenied, QpuBusy, QpuUnavailable
 from backends.plugins import PluginUnusable
+from backends.secret_text import SecretText
 
 __all__ = [
     "Answer",
@@ -120,21 +120,17 @@ class StoredToken:
 
 
 def token_from_options(options: Mapping[str, Any], backend: str) -> TokenSource:
-    """Return the source that ``token`` or ``token_file`` names. Raises `PluginUnusable`."""
-    text, file = options.get("token"), options.get("token_file")
-    if (text is None) == (file is None):
-        raise PluginUnusable(
-            f"backend {backend!r} needs either token_file = 'PATH', which is read again when it "
-            "changes, or token = { env = 'NAME' }"
-        )
-    if file is not None:
-        if not isinstance(file, (str, os.PathLike)) or not str(file):
-            raise PluginUnusable(f"option token_file = {file!r}; give the path of a file")
-        return StoredToken(Path(file).expanduser())
+    """Return where the option ``token`` is found. Raises `PluginUnusable` if there is none."""
+    text = options.get("token")
+    if isinstance(text, SecretText):
+        return StoredToken(Path(text.path))
     try:
-        return FixedToken(Token.parse(str(text)))
-    except ValueError:
-        raise PluginUnusable("option token holds no token; give one word") from None
+        return FixedToken(Token.parse(text or ""))
+    except (AttributeError, ValueError):
+        raise PluginUnusable(
+            f"backend {backend!r} needs the site's token: token = {{ file = 'PATH' }}, which is read "
+            "again when it changes, or token = { env = 'NAME' }"
+        ) from None
 
 
 def bearer(token: str) -> Mapping[str, str]:

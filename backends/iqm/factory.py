@@ -27,7 +27,6 @@ _STATED = (
     "quantum_computer",
     "time_scale",
     "token",
-    "token_file",
     "url",
     "use_timeslot",
 )
@@ -62,7 +61,7 @@ def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
                 f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
                 f"{did_you_mean(name, _STATED)}"
             )
-    given = {key: value for key, value in options.items() if not key.startswith("token")}
+    given = {key: value for key, value in options.items() if key != "token"}
     given["url"] = checked_url(options, _NAME)
     for name, kind in (("profile", str), ("quantum_computer", str), ("use_timeslot", bool)):
         if name in given and not (isinstance(given[name], kind) and given[name] != ""):
@@ -79,7 +78,7 @@ _WORDS = {str: "a text", bool: "true or false"}
 class IqmFactory:
     """Creates and describes QPUs behind an IQM Server; raises ``ValueError`` for a wrong option."""
 
-    neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale", "token", "token_file"})
+    neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale", "token"})
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> IqmBackend:
         """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""

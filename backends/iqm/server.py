@@ -132,7 +132,7 @@ class IqmSite:
         return {
             "profile": self.profile,
             "url": url,
-            "token_file": str(token_file),
+            "token": {"file": str(token_file)},
             "time_scale": clock_scale,
         }
 

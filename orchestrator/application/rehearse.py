@@ -113,9 +113,8 @@ def serve_rehearsal(rehearsal: Rehearsal) -> None:
 
 
 def _site_file(site: str, backend: str, options: dict[str, object]) -> str:
-    """Return a site file with one QPU. JSON's texts and numbers are those of TOML, too."""
+    """Return a site file with one QPU. JSON's texts and numbers are TOML's, too."""
     direct = {one.name: options.pop(one.name) for one in SITE_OPTIONS if one.name in options}
-    inner = ", ".join(f"{name} = {json.dumps(value)}" for name, value in options.items())
     lines = [
         f"{name} = {json.dumps(value)}" for name, value in {"backend": backend, **direct}.items()
     ]
@@ -126,7 +125,13 @@ def _site_file(site: str, backend: str, options: dict[str, object]) -> str:
             "",
             f"[qpu.{site}]",
             *lines,
-            f"options = {{ {inner} }}",
+            f"options = {_toml(options)}",
             "",
         ]
     )
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    return json.dumps(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from backends.secret_text import SecretText
 from orchestrator.config.environment import process_environment
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.qrmi_file import qrmi_variable
@@ -44,13 +45,14 @@ class SecretRef:
                 )
             return value
         try:
-            return Path(self.where).read_text(encoding="utf-8-sig").rstrip("\n")
+            text = Path(self.where).read_text(encoding="utf-8-sig").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise ConfigError(
                 f"cannot read the secret file {self.where}: {reason}; create it, "
                 "readable by you alone, or change the reference in the site's configuration"
             ) from error
+        return SecretText.read_from(self.where, text)
 
 
 def reference_or_value(value: Any, folder: Path) -> Any:

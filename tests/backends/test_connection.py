@@ -23,6 +23,7 @@ from backends.connection import (
     token_from_options,
 )
 from backends.plugins import PluginUnusable
+from orchestrator.config.secrets import SecretRef, resolve_secrets
 from tests.errors import naming
 
 
@@ -225,9 +226,17 @@ def test_a_url_is_taken(url) -> None:
     assert checked_url({"url": url}, "iqm") == url.rstrip("/")
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"token": "a", "token_file": "b"}, {"token": ""}, {"token_file": ""}]
-)
-def test_credentials_are_stated_once(options) -> None:
+@pytest.mark.parametrize("options", [{}, {"token": ""}, {"token": "two words"}, {"token": 3}])
+def test_credentials_are_needed(options) -> None:
     with pytest.raises(PluginUnusable, match="token"):
         token_from_options(options, "iqm")
+
+
+def test_a_token_of_a_file_is_read_when_it_is_needed(tmp_path) -> None:
+    file = tmp_path / "token"
+    file.write_text("first\n")
+    file.chmod(0o600)
+    options = resolve_secrets({"token": SecretRef(source="file", where=str(file))})
+    source = token_from_options(options, "iqm")
+    file.write_text("second\n")
+    assert source.read().text == "second"

@@ -200,7 +200,7 @@ def test_an_architecture_that_does_not_fit_the_profile_is_refused(broken) -> Non
         ({"use_timeslot": "yes"}, ("use_timeslot", "yes")),
         ({"time_scale": -1}, ("time_scale", -1)),
         ({"quantum_computer": ""}, ("quantum_computer",)),
-        ({"tokenfile": "x"}, ("tokenfile", "token_file")),
+        ({"tokn": "x"}, ("tokn", "token")),
     ],
 )
 def test_wrong_options_are_named(changes, words) -> None:
