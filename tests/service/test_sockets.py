@@ -323,3 +323,16 @@ def test_a_client_with_many_waiting_jobs_takes_turns_on_few_connections() -> Non
         server.shutdown()
     assert [answer.status_code for answer in answers] == [200] * 20
     assert most == 4
+
+
+def test_answers_over_tcp_do_not_wait_for_the_acknowledgement_of_their_head() -> None:
+    listener = Listener.open("127.0.0.1:0")
+    inherited = Listener.open(f"fd:{os.dup(listener.socket.fileno())}")
+    try:
+        with socket.create_connection(listener.socket.getsockname()):
+            accepted, _ = inherited.socket.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    finally:
+        inherited.close()
+        listener.close()
