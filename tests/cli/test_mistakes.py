@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -330,3 +331,16 @@ def test_a_machine_without_loopback_is_told_so_before_the_flow_begins(tmp_path: 
     assert "ip link set lo up" in done.stderr
     assert "Traceback" not in done.stderr
     assert "ran" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["vlqq"], ["vlqq", "vlq"]),
+        (["vlq", "--listen", "0.0.0.0:0"], ["0.0.0.0:0", "127.0.0.1"]),
+        (["vlq", "--fault", "losst:submit"], ["losst", "lost"]),
+        (["vlq", "--fault", "lost:submit:0"], ["lost:submit:0", "KIND:CALL"]),
+    ],
+)
+def test_a_rehearsal_that_cannot_be(refused, arguments, words) -> None:
+    assert re.search(naming(*words), refused("rehearse", *arguments))

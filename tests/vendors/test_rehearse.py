@@ -1,0 +1,101 @@
+"""`hpcqc rehearse` as users start it: a process, a site file, and flows that reach it by HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from hpcqc import run_flow, sample
+from tests.patience import PATIENCE_S
+
+FLIPPED = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[3];\ncreg c[3];\nx q[0];\nmeasure q -> c;\n'
+
+
+@contextmanager
+def rehearsing(folder: Path, site: str, *arguments: str) -> Iterator[str]:
+    """Run the command while the block runs; give what its first line says it listens at."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "orchestrator.cli", "rehearse", site, "--folder", str(folder)),
+            *arguments,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        first = process.stdout.readline()
+        found = re.search(r"http://\S+", first)
+        assert found, first
+        yield found[0]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        process.stdout.close()
+        assert process.wait(PATIENCE_S) == 0
+
+
+def meter(url: str, folder: Path) -> dict:
+    token = (folder / "control").read_text(encoding="utf-8")
+    headers = {"Authorization": f"Bearer {token}"}
+    return httpx.get(f"{url}/rehearsal/meter", headers=headers, trust_env=False).json()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("site", ["vlq", "euro-q-exa"])
+def test_sampling_and_a_flow_reach_a_rehearsed_site(site, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("pyscf")
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "place"
+    (tmp_path / "flipped.qasm").write_text(FLIPPED)
+    faults = ("--fault", "429:submit:2", "--fault", "garbage:status:3", "--fault", "renew:status:4")
+    with rehearsing(place, site, "--clock", "0", *faults) as url:
+        found = sample(tmp_path / "flipped.qasm", shots=200, site=place / "site.toml")
+        assert max(found.counts, key=found.counts.get) == "001"
+        before = meter(url, place)
+        result = run_flow(
+            "flows.dissociation",
+            {"molecule": "h2", "lengths": [0.74], "precision": 0.03, "max_iterations": 5},
+            site=place / "site.toml",
+            out=tmp_path / "run",
+        )
+        books = meter(url, place)
+    (point,) = result.value["points"]
+    assert point["vqe"] == pytest.approx(point["exact"], abs=0.25)
+    record = result.record
+    starts = {label: n for label, n in books["starts"].items() if label not in before["starts"]}
+    assert set(starts.values()) == {1}
+    assert len(starts) == sum(len(job.tasks) for job in record.jobs)
+    charged = {unit: total - before["charges"][unit] for unit, total in books["charges"].items()}
+    assert record.usage.total.charges == pytest.approx(charged)
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_rehearsal_is_private(tmp_path) -> None:
+    place = tmp_path / "place"
+    with rehearsing(place, "vlq", "--clock", "0") as url:
+        assert stat.S_IMODE(place.stat().st_mode) == 0o700
+        for name in ("token.json", "control", "site.toml"):
+            assert stat.S_IMODE((place / name).stat().st_mode) == 0o600
+        api = f"{url}/api/v1/quantum-computers"
+        token = json.loads((place / "token.json").read_text())["access_token"]
+        control = (place / "control").read_text()
+        with httpx.Client(trust_env=False) as client:
+            for secret, status in (("x", 401), (control, 401), (token, 200)):
+                headers = {"Authorization": f"Bearer {secret}"}
+                assert client.get(api, headers=headers).status_code == status
+            for secret, status in (("x", 401), (token, 401), (control, 200)):
+                headers = {"Authorization": f"Bearer {secret}"}
+                found = client.get(f"{url}/rehearsal/meter", headers=headers)
+                assert found.status_code == status
