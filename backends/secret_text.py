@@ -10,8 +10,8 @@ __all__ = ["SecretText"]
 class SecretText(str):
     """A secret that was read from a file, which may hold a newer one later.
 
-    >>> SecretText.read_from("/home/ada/token", "s3cret").path
-    '/home/ada/token'
+    >>> SecretText.read_from("token", "s3cret").path
+    'token'
     """
 
     __slots__ = ("path",)

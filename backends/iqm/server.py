@@ -204,23 +204,37 @@ class _Server:
     async def computer(self, request: Request) -> Any:
         """Describe a quantum computer."""
         self._check_computer(request)
-        return self._computer()
+        return {
+            **self._computer(),
+            "description": self.device.profile.title,
+            "backend_type": "real",
+            "number_of_qubits": self.device.profile.num_qubits,
+            "operational": "online",
+            "health": self._health(),
+            "limits": self._limits(),
+            "queue_length": self.device.queue_length(),
+            "pulla_enabled": False,
+            "pricing": {
+                "payg_price_per_second": "0",
+                "timeslots": {"slot_duration": 0, "slot_price": "0"},
+            },
+            "additional_info": {
+                "academy_url": "",
+                "best_suited_for": [],
+                "mock_url": "",
+                "documentation_url": "",
+            },
+        }
 
     async def health(self, request: Request) -> Any:
         """Return whether it works."""
         self._check_computer(request)
-        return {"healthy": True, "updated_at": _iso(datetime.now(UTC))}
+        return self._health()
 
     async def limits(self, request: Request) -> Any:
         """Return what one job may hold."""
         self._check_computer(request)
-        shots, circuits = self._most_shots, self._most_circuits
-        return {
-            "max_circuits_per_job": circuits,
-            "max_executions_per_job": circuits * shots,
-            "max_instructions_per_circuit": _MOST_INSTRUCTIONS,
-            "max_shots_per_circuit": shots,
-        }
+        return self._limits()
 
     async def queue(self, request: Request) -> Any:
         """Return how many jobs have not ended."""
@@ -333,6 +347,18 @@ class _Server:
     @property
     def _most_circuits(self) -> int:
         return self.device.target.max_circuits or 500
+
+    def _health(self) -> dict[str, Any]:
+        return {"healthy": True, "updated_at": _iso(datetime.now(UTC))}
+
+    def _limits(self) -> dict[str, int]:
+        shots, circuits = self._most_shots, self._most_circuits
+        return {
+            "max_circuits_per_job": circuits,
+            "max_executions_per_job": circuits * shots,
+            "max_instructions_per_circuit": _MOST_INSTRUCTIONS,
+            "max_shots_per_circuit": shots,
+        }
 
     def _computer(self) -> dict[str, Any]:
         alias, title = self.site.alias, self.device.profile.title
