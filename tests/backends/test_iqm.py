@@ -194,7 +194,6 @@ def test_an_architecture_that_does_not_fit_the_profile_is_refused(broken) -> Non
     ("changes", "words"),
     [
         ({"url": None}, ("url",)),
-        ({"profile": None}, ("profile",)),
         ({"profile": "nowhere"}, ("nowhere",)),
         ({"profile": "piast-q"}, ("piast-q", "rxx")),
         ({"use_timeslot": "yes"}, ("use_timeslot", "yes")),

@@ -22,7 +22,7 @@ def test_its_target_is_what_a_profile_would_state(site: str, tmp_path: Path) -> 
         backend = create(given, state_dir=tmp_path / "a")
         stated = backend.target()
         backend.close()
-        found = create.describe({name: given[name] for name in ("url", "token_file")})
+        found = create.describe({name: given[name] for name in ("url", "token")})
     for name in ("native_gates", "max_shots", "max_circuits"):
         assert getattr(found, name) == getattr(stated, name), name
     assert found.calibration == stated.calibration

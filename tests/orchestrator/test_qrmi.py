@@ -272,7 +272,7 @@ def test_a_machine_that_does_not_answer_is_one_clear_error(lab, tmp_path) -> Non
 
 def test_qrmis_variables_alone_reach_the_quantum_computer_of_an_iqm_server(tmp_path: Path) -> None:
     with rehearsed("euro-q-exa", tmp_path / "site") as server:
-        token = json.loads(Path(server.options["token_file"]).read_text())["access_token"]
+        token = json.loads(server.options["token"])["access_token"]
         job = {
             "SLURM_JOB_QPU_RESOURCES": "euro-q-exa",
             "SLURM_JOB_QPU_TYPES": "iqm-server",
