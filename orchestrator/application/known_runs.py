@@ -279,7 +279,10 @@ def _state(
     if last_known is not None:
         return last_known, "Slurm does not answer"
     if record is None or record.status == "running":
-        return "killed", "its process is gone; continue it with --run-id"
+        how = "its process is gone"
+        if job is not None:
+            how = f"Slurm job {job.id} ended as {job.state.value} (`hpcqc logs {run.id}`)"
+        return "killed", f"{how}; continue it with --run-id"
     return record.status, record.error
 
 

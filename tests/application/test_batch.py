@@ -401,8 +401,13 @@ def test_a_run_is_as_it_was_where_slurm_does_not_answer(slurm: RecordingSlurm, f
         written(submitted, status, reason)
         assert run_view("r1").state == state
     slurm.is_away = False
-    slurm.queue.clear()
     written(submitted, "running")
+    job = slurm.queue[submitted.slurm_job]
+    slurm.queue[job.id] = replace(job, state=SlurmState.OUT_OF_MEMORY, nodes=("c1",))
+    killed = run_view("r1")
+    assert killed.state == "killed"
+    assert "OUT_OF_MEMORY" in str(killed.reason)
+    slurm.queue.clear()
     assert run_view("r1").state == "killed"
 
 
