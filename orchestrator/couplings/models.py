@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -191,34 +190,21 @@ class CouplingPrediction:
         return self.qpu_used_s / self.makespan_s if self.makespan_s else 0.0
 
 
-def quantum_after_s(
-    flow: FlowModel,
-    *,
-    ended: AbstractSet[str] = frozenset(),
-    left: Mapping[str, float] | None = None,
-    nodes: Mapping[str, int] | None = None,
-) -> float | None:
-    """Return for how long a flow works before its next quantum stage, None if none comes.
+def quantum_after_s(flow: FlowModel) -> float | None:
+    """Return for how long a flow works before its first quantum stage, None if it has none.
 
-    Args:
-        flow: The flow.
-        ended: Names of stages that have ended.
-        left: The part of its work that a stage has left, by name; all of it for the others.
-        nodes: On how many nodes a stage runs, by name; the most that it can have for the others.
+    Its classical stages are taken to have all the nodes that they can use.
     """
     until: dict[str, float] = {}
     found: list[float] = []
     for stage in flow.stages:
-        if stage.name in ended:
-            continue
-        before_s = max((until[name] for name in stage.after if name in until), default=0.0)
+        before_s = max((until[name] for name in stage.after), default=0.0)
         if stage.kind == "quantum":
             found.append(before_s)
             until[stage.name] = math.inf
             continue
         most = min(stage.most_nodes, max(flow.nodes_max, stage.nodes))
-        part = (left or {}).get(stage.name, 1.0)
-        until[stage.name] = before_s + part * stage.seconds_on((nodes or {}).get(stage.name, most))
+        until[stage.name] = before_s + stage.seconds_on(most)
     return min(found, default=None)
 
 

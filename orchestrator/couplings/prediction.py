@@ -133,9 +133,10 @@ class _StageRun:
 
 @dataclass(slots=True, eq=False)
 class _FlowRun:
-    """A flow in progress."""
+    """A flow in progress. quantum_after_s: its work before its first quantum stage."""
 
     model: FlowModel
+    quantum_after_s: float | None
     active: list[_StageRun] = field(default_factory=list)
     done: set[str] = field(default_factory=set)
     known: set[str] = field(default_factory=set)
@@ -152,6 +153,10 @@ class _Task:
     seconds: float
     stage: _StageRun | None = None
 
+    def place(self) -> tuple[float, float]:
+        """Return its place: of two that arrive at once, the earlier stage's is first."""
+        return self.since_s, -math.inf if self.stage is None else self.stage.began_s
+
 
 class _Prediction:
     """Flows, nodes and QPU at a moment, and how they go on."""
@@ -162,7 +167,7 @@ class _Prediction:
         self._cluster, self._qpu, self._coupling = cluster, qpu, coupling
         self._now_s = min((flow.begins_at_s for flow in flows), default=0.0)
         self._begins_s = self._now_s
-        self._runs = [_FlowRun(flow) for flow in flows]
+        self._runs = [_FlowRun(flow, quantum_after_s(flow)) for flow in flows]
         self._numbers = count()
         self._jobs: list[_Job] = []  # not ended, in order of submission
         self._leaving: list[tuple[float, int]] = list(cluster.busy)
@@ -268,7 +273,6 @@ class _Prediction:
         classical = [stage for stage in run.active if stage.is_classical]
         if classical and run.gated_since_s is None:
             run.gated_since_s = self._now_s
-        due_s = _quantum_in_s(run)
         return RunSituation(
             # Others have an allocation of their own.
             classical=sum(stage.model.nodes == 1 for stage in classical),
@@ -279,8 +283,9 @@ class _Prediction:
             ),
             nodes_min=model.nodes_min,
             nodes_max=model.nodes_max,
-            qpu_free_in_s=None if due_s is None else self._qpu_free_in_s(),
-            quantum_in_s=due_s,
+            # A run looks at its gate from its first classical stage on.
+            qpu_free_in_s=math.inf if run.gated_since_s is None else self._qpu_free_in_s(),
+            quantum_in_s=run.quantum_after_s,
             released=run.released,
             waited_s=0.0 if run.gated_since_s is None else self._now_s - run.gated_since_s,
         )
@@ -506,7 +511,7 @@ class _Prediction:
             for task in self._tasks
             if self._holder is None or (task.stage and task.stage.run is self._holder)
         ]
-        return min(able, key=lambda task: task.since_s, default=None)
+        return min(able, key=_Task.place, default=None)
 
     def _start_task(self, task: _Task) -> None:
         self._tasks.remove(task)
@@ -555,19 +560,9 @@ class _Prediction:
             moments += [at_s for s in run.active for at_s in (s.queued_s, s.until_s)]
             if self._coupling == "gated" and not run.released and run.gated_since_s is not None:
                 moments.append(run.gated_since_s + LONGEST_GATE_S)
-                moments.append(self._now_s + self._qpu_free_in_s() - (_quantum_in_s(run) or 0.0))
+                moments.append(self._now_s + self._qpu_free_in_s() - (run.quantum_after_s or 0.0))
         moments += [
             self._now_s + stage.left * stage.model.seconds_on(stage.width)
             for stage in self._at_work()
         ]
         return (at_s for at_s in moments if self._now_s + _EPSILON_S < at_s < math.inf)
-
-
-def _quantum_in_s(run: _FlowRun) -> float | None:
-    """Return how long the classical stages before the next quantum one take, None if none comes."""
-    return quantum_after_s(
-        run.model,
-        ended=run.done,
-        left={stage.model.name: stage.left for stage in run.active},
-        nodes={stage.model.name: stage.width for stage in run.active if stage.width},
-    )
