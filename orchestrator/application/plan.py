@@ -16,6 +16,7 @@ from orchestrator.application.couplings import coupling_in_force
 from orchestrator.application.earlier import earlier_run
 from orchestrator.application.estimate import dry_record, qpu_estimates, simulated_target
 from orchestrator.application.execution import Watcher
+from orchestrator.application.node_wait import cluster_now
 from orchestrator.application.observed import observed_stages
 from orchestrator.application.run import RunRequest, bound_request, undisturbed
 from orchestrator.application.target import load_flow, stages_beside, target_of
@@ -27,7 +28,6 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
 from orchestrator.config.site import QpuSettings, Site
 from orchestrator.couplings.models import (
-    ClusterModel,
     CouplingPrediction,
     FlowModel,
     QpuModel,
@@ -45,8 +45,6 @@ from orchestrator.couplings.replay import (
     stage_models,
 )
 from orchestrator.provenance.schema import CouplingUse, RecordedCoupling
-from orchestrator.slurm.client import Slurm
-from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import WorkerOptions, worker_options
 from orchestrator.wording import counted
 
@@ -61,20 +59,14 @@ __all__ = [
     "PlannedCoupling",
     "automatic",
     "classical_work_before",
-    "cluster_model",
     "make_plan",
     "plan",
     "reason_of",
     "stage_times",
 ]
 
-# From submission to start of a job on a free node, from there to a worker that has joined, and from
-# the end of its work to the end of the job. The first is about what an idle Slurm 22.05 took; the
-# others are estimates, not measurements: a site's nodes may need much longer.
-_START_S, _BOOT_S, _END_S = 1.0, 3.0, 2.0
-# For how long nodes that are in use now stay so. Slurm knows only the walltimes of their jobs, which
-# say little of when these end; so it is assumed, and the plan says so.
-_BUSY_S = 600.0
+# From submission to start of a job that holds a free QPU: about what an idle Slurm 22.05 took.
+_QPU_START_S = 1.0
 _TIME = re.compile(r"(?P<name>[^=]+)=(?P<seconds>[0-9.]+)(@(?P<nodes>[1-9][0-9]*))?")
 _Times = Mapping[str, float | Mapping[int, float]]
 
@@ -124,7 +116,7 @@ def plan(
     settings: Sequence[str] = (),
     times: _Times | None = None,
     copies: int = 1,
-    wait_s: float = 0.0,
+    wait_s: float | None = None,
     prefer: Preference = "balanced",
 ) -> CouplingPlan:
     """Predict what a run takes in each coupling, and recommend one; nothing is submitted.
@@ -142,7 +134,8 @@ def plan(
         times: Seconds by the name of a stage's function, which replace those; ``{nodes: seconds}``
             where the number of nodes matters.
         copies: How many such runs start at once.
-        wait_s: How long a new job waits in Slurm's queue at present.
+        wait_s: How long a new job waits in Slurm's queue; None to take it from the jobs that are
+            there now.
         prefer: ``"time"``, ``"nodes"``, or ``"balanced"`` for the least product of both.
 
     Returns:
@@ -172,12 +165,12 @@ def make_plan(
     *,
     times: _Times | None = None,
     copies: int = 1,
-    wait_s: float = 0.0,
+    wait_s: float | None = None,
     prefer: Preference = "balanced",
     watcher: Watcher | None = None,
 ) -> CouplingPlan:
     """Predict a run in each coupling. Raises as `plan` does."""
-    if copies < 1 or wait_s < 0:
+    if copies < 1 or (wait_s is not None and wait_s < 0):
         raise ValueError(f"copies={copies}, wait_s={wait_s}; expected at least 1 and 0")
     site = load_site(request.site, request.settings)
     if not coupling_in_force(site, None):
@@ -199,7 +192,7 @@ def make_plan(
     models = stage_models(observed, times)
     one_flow = _flow_model(models, options)
     flows = [replace(one_flow, name=str(number)) for number in range(copies)]
-    cluster, of_nodes = cluster_model(_partition(options), wait_s)
+    cluster, of_nodes = cluster_now(options, site.state_dir, wait_s)
     device, of_queue = _qpu(site, site.qpu(request.qpu))
     charges, of_use = _charges(site, record, is_dry=is_dry)
     found, impossible = {}, {}
@@ -347,46 +340,12 @@ def _workers(site: Site) -> tuple[str, WorkerOptions]:
     return able[0], worker_options(settings_in_force(site, able[0]))
 
 
-def _partition(options: WorkerOptions) -> Partition:
-    """Return the partition of the worker jobs, as it is now."""
-    partitions = Slurm().partitions()
-    default = next((one.name for one in partitions.values() if one.is_default), "")
-    found = partitions.get(options.partition or default)
-    if found is None:
-        raise ConfigError(
-            f"Slurm has no partition {options.partition!r}; it has: {', '.join(partitions)}"
-        )
-    return found
-
-
-def cluster_model(partition: Partition, wait_s: float) -> tuple[ClusterModel, list[str]]:
-    """Return a partition's nodes, those in use as busy for a time that is assumed, and the notes.
-
-    Args:
-        partition: The partition as it is now.
-        wait_s: What a new job waits for others beyond that.
-    """
-    busy = partition.node_count - partition.idle_nodes
-    words = f"{counted(partition.idle_nodes, 'node')} of {partition.node_count} in {partition.name} idle"
-    if busy:
-        words += f"; the others are assumed to be free in {_BUSY_S:.0f} s"
-    model = ClusterModel(
-        nodes=partition.node_count,
-        start_s=_START_S,
-        boot_s=_BOOT_S,
-        end_s=_END_S,
-        wait_s=wait_s,
-        busy=((_BUSY_S, busy),) if busy else (),
-    )
-    return model, [words]
-
-
 def _qpu(site: Site, settings: QpuSettings) -> tuple[QpuModel, list[str]]:
     target, _ = simulated_target(settings)
     wait = expected_wait(site, settings, target, 0.0, now=datetime.now(UTC))
     by_job = settings.slurm is not None
     model = QpuModel(
-        ahead_s=wait.waiting_s or 0.0, start_s=_START_S if by_job else 0.0, by_job=by_job
+        ahead_s=wait.waiting_s or 0.0, start_s=_QPU_START_S if by_job else 0.0, by_job=by_job
     )
     if wait.waiting_s is not None:
         return model, []

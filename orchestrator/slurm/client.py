@@ -28,6 +28,7 @@ from orchestrator.slurm.inventory import (
     parse_reservations,
     parse_settings,
 )
+from orchestrator.slurm.outlook import ENTRY_FIELDS, QueueEntry, parse_entries
 from orchestrator.slurm.script import JobScript
 from orchestrator.slurm.states import (
     ACCOUNTING_FIELDS,
@@ -36,6 +37,7 @@ from orchestrator.slurm.states import (
     SlurmJob,
     parse_accounting,
     parse_queue,
+    time_of,
 )
 
 __all__ = ["Slurm", "job_environment"]
@@ -62,6 +64,7 @@ _DOUBTFUL = re.compile(
     r"receive failure|insane message",
     re.IGNORECASE,
 )
+_STARTS = re.compile(r"Job [0-9]+ to start at (\S+) using", re.IGNORECASE)
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 _CHANGED_MEANWHILE = re.compile(
@@ -213,6 +216,49 @@ class Slurm:
     def find(self, tag: str) -> SlurmJob | None:
         """Return this user's job with a tag, the first one if there are several; None for none."""
         return next(iter(self._tagged(tag)), None)
+
+    def queue(self) -> list[QueueEntry]:
+        """Return the jobs of all users that have nodes or wait for some, with one ``squeue``.
+
+        Where the site hides others' jobs (``PrivateData``), only this user's are among them.
+        """
+        separator, end = _separators()
+        fields = ",".join(f"{name}:0{separator}" for name in ENTRY_FIELDS[:-1])
+        argv = ["squeue", "--noheader", "--all", "--array"]
+        argv += ["--states=pending,configuring,running,completing,suspended"]
+        argv.append(f"--Format={fields},{ENTRY_FIELDS[-1]}:0{end}")
+        return _read(parse_entries, self._ask(argv), separator=separator, end=end)
+
+    def expected_start(self, script: JobScript) -> datetime:
+        """Return when Slurm would start a job that were submitted now; nothing is submitted.
+
+        Slurm goes by the walltimes of running jobs (``sbatch --test-only``).
+
+        Raises:
+            SlurmRefused: Slurm would not accept the job; the message says why and what to do.
+            SlurmUnavailable: No answer in time, or none that says when.
+            JobScriptError: A value cannot be written into a script.
+        """
+        text = script.text()
+        environment = job_environment(self._environment) | _READABLE_TIMES
+
+        def ask() -> str:
+            answer = self._run(["sbatch", "--test-only"], environment, text)
+            if answer.code > 0 and not _AWAY.search(answer.errors):
+                raise self._refused(answer.errors, script)
+            if answer.code:
+                raise SlurmUnavailable(f"sbatch failed: {_said(answer.errors, answer.code)}")
+            return answer.errors
+
+        words = self._patiently(ask)
+        found = _STARTS.search(words)
+        at = None if found is None else time_of(found[1])
+        if at is None:
+            raise SlurmUnavailable(
+                f"sbatch --test-only printed {words.strip()!r}, which says no time of a start",
+                retryable=False,
+            )
+        return at
 
     def accounting(
         self,

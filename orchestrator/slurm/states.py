@@ -16,9 +16,12 @@ __all__ = [
     "AccountedJob",
     "SlurmJob",
     "SlurmState",
+    "count_of",
     "parse_accounting",
     "parse_queue",
+    "records_of",
     "state_of",
+    "time_of",
     "tres_of",
 ]
 
@@ -294,7 +297,7 @@ def parse_queue(text: str, *, separator: str, end: str) -> list[SlurmJob]:
         The jobs in the order of the queue. Raises ``ValueError`` for another form.
     """
     jobs = []
-    for record in _records(text, end):
+    for record in records_of(text, end):
         fields = record.split(separator, len(QUEUE_FIELDS) - 1)
         if len(fields) != len(QUEUE_FIELDS):
             raise ValueError(f"unexpected output of squeue: {record[:200]!r}")
@@ -329,7 +332,8 @@ def parse_accounting(text: str, *, separator: str) -> list[AccountedJob]:
     return jobs
 
 
-def _records(text: str, end: str) -> Iterator[str]:
+def records_of(text: str, end: str) -> Iterator[str]:
+    """Yield the records of an output whose last field has a suffix. end: the suffix."""
     for record in text.split(end):
         # Only the line end that squeue itself prints after each job is not a part of a name.
         stripped = record.removeprefix("\n")
@@ -339,7 +343,7 @@ def _records(text: str, end: str) -> Iterator[str]:
 
 def _queued(known: Mapping[str, str]) -> SlurmJob:
     state = state_of(known["State"])
-    end = _time(known["EndTime"])
+    end = time_of(known["EndTime"])
     waits = state.is_waiting
     leader = known["HetJobID"]
     return SlurmJob(
@@ -351,19 +355,19 @@ def _queued(known: Mapping[str, str]) -> SlurmJob:
         reason=_text(known["Reason"]),
         partition=known["Partition"],
         nodes=() if waits else _nodes(known["NodeList"]),
-        node_count=_count(known["NumNodes"]),
-        cpus=_count(known["NumCPUs"]),
-        submitted_at=_time(known["SubmitTime"]),
-        started_at=_time(known["StartTime"]),
+        node_count=count_of(known["NumNodes"]),
+        cpus=count_of(known["NumCPUs"]),
+        submitted_at=time_of(known["SubmitTime"]),
+        started_at=time_of(known["StartTime"]),
         ended_at=end if state.is_over else None,
         ends_by=end if state.is_running else None,
-        restarts=_count(known["RestartCnt"]),
+        restarts=count_of(known["RestartCnt"]),
         comment=_text(known["Comment"]),
         held=state in _HOLDS or (waits and known["PriorityLong"].strip() == "0"),
         licenses=_text(known["Licenses"]),
         tres=_text(known["tres-alloc"]),
         leader=int(leader) if leader.isdecimal() and leader != "0" else None,
-        component=_count(known["HetJobOffset"]),
+        component=count_of(known["HetJobOffset"]),
     )
 
 
@@ -376,16 +380,16 @@ def _accounted(known: Mapping[str, str]) -> AccountedJob:
         account=known["Account"],
         partition=known["Partition"],
         state=state_of(known["State"]),
-        submitted_at=_time(known["Submit"]),
-        started_at=_time(known["Start"]),
-        ended_at=_time(known["End"]),
-        elapsed_s=float(_count(known["ElapsedRaw"])),
-        node_count=_count(known["NNodes"]),
-        cpus=_count(known["AllocCPUS"]),
+        submitted_at=time_of(known["Submit"]),
+        started_at=time_of(known["Start"]),
+        ended_at=time_of(known["End"]),
+        elapsed_s=float(count_of(known["ElapsedRaw"])),
+        node_count=count_of(known["NNodes"]),
+        cpus=count_of(known["AllocCPUS"]),
         tres=tres_of(known["AllocTRES"]),
         comment=_text(known["Comment"]),
-        exit_code=_count(code),
-        signal=_count(signal),
+        exit_code=count_of(code),
+        signal=count_of(signal),
     )
 
 
@@ -400,12 +404,14 @@ def _text(value: str) -> str:
     return "" if value in _NOTHING else value
 
 
-def _count(value: str) -> int:
+def count_of(value: str) -> int:
+    """Return a number as Slurm prints it, the least one of a range, 0 for none."""
     digits = value.split("-", maxsplit=1)[0].strip()  # a waiting job may ask for 1-3 nodes
     return int(digits) if digits.isdecimal() else 0
 
 
-def _time(value: str) -> datetime | None:
+def time_of(value: str) -> datetime | None:
+    """Return a time that Slurm printed in seconds since 1970, None for another text."""
     seconds = value.strip()
     return datetime.fromtimestamp(int(seconds), UTC) if seconds.isdecimal() else None
 

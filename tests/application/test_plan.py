@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.application import plan as plan_module
 from orchestrator.application import run as run_module
 from orchestrator.application.couplings import gate_of
 from orchestrator.application.execution import RunPlan
+from orchestrator.application.node_wait import cluster_model
 from orchestrator.application.observed import observed_stages
 from orchestrator.application.plan import reason_of, stage_times
 from orchestrator.application.target import target_of
@@ -26,8 +28,11 @@ from orchestrator.couplings.replay import recommend
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.schema import RecordedCoupling, RecordedUsage, RunRecord, RunUsage
 from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.inventory import Partition
 from orchestrator.slurm.options import WorkerOptions
+from orchestrator.slurm.outlook import Outlook, QueueEntry
+from orchestrator.slurm.states import SlurmState
 from orchestrator.stages import StageNeeds
 from tests.application.ran import job, leave, record, slurm_job, slurm_use, stage
 
@@ -156,8 +161,17 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, idle: int, *, seconds: 
     monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
     file = tmp_path / "lab.toml"
     file.write_text(LAB)
-    partition = Partition(name="batch", is_default=True, node_count=8, idle_nodes=idle)
+    partition = Partition(
+        name="batch",
+        is_default=True,
+        nodes=tuple(f"c{n}" for n in range(8)),
+        node_count=8,
+        idle_nodes=idle,
+        cores_per_node=4,
+    )
     monkeypatch.setattr(Slurm, "partitions", lambda _: {"batch": partition})
+    monkeypatch.setattr(Slurm, "queue", lambda _: [])
+    monkeypatch.setattr(Slurm, "expected_start", lambda *_: datetime.now(UTC))
     needs = StageNeeds(kind="classical", demand=Demand(nodes=2, nodes_max=2))
     monkeypatch.setattr(plan_module, "stages_beside", lambda _: {"wide": needs})
     made = record(
@@ -188,6 +202,84 @@ def test_idle_nodes_make_no_run_wait(tmp_path, monkeypatch) -> None:
     assert by_name["split"].makespan_s == pytest.approx(1 + 3 + 100 + 20)
     assert by_name["split"].node_seconds == pytest.approx(2 * (3 + 100 + 2))
     assert by_name["split"].cost == {"node-h": pytest.approx(210 / 3600, abs=1e-6), "EUR": 3.0}
+
+
+def queue(*jobs: QueueEntry):
+    return lambda _: list(jobs)
+
+
+def on(node: str, seconds: float) -> QueueEntry:
+    return QueueEntry(
+        state=SlurmState.RUNNING,
+        partitions=("batch",),
+        nodes=(node,),
+        cpus=4,
+        ends_at=datetime.now(UTC) + timedelta(seconds=seconds),
+    )
+
+
+def ahead(seconds: float) -> QueueEntry:
+    return QueueEntry(
+        state=SlurmState.PENDING,
+        partitions=("batch",),
+        node_count=8,
+        cpus=32,
+        walltime=timedelta(seconds=seconds),
+        priority=5,
+        reason="Resources",
+    )
+
+
+def test_a_run_waits_for_walltimes_and_for_jobs_before_its_own(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 0, seconds=100.0)
+    held = [on(f"c{n}", 300.0) for n in range(8)]
+    later = datetime.now(UTC) + timedelta(seconds=300)
+    monkeypatch.setattr(Slurm, "expected_start", lambda *_: later)
+    monkeypatch.setattr(Slurm, "queue", queue(*held))
+    busy = {one.coupling: one for one in hpcqc.plan(wide_then_quantum, site=file).couplings}
+    assert busy["split"].makespan_s == pytest.approx(300 + 3 + 100 + 20, abs=5)
+    monkeypatch.setattr(Slurm, "queue", queue(*held, ahead(1000.0)))
+    made = hpcqc.plan(wide_then_quantum, site=file)
+    split = next(one for one in made.couplings if one.coupling == "split")
+    assert split.makespan_s == pytest.approx(300 + 1000 + 3 + 100 + 20, abs=5)
+    assert any("1 job in batch" in note and "squeue" in note for note in made.notes)
+
+
+def test_a_wait_that_is_given_replaces_what_slurm_expects(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    monkeypatch.setattr(Slurm, "queue", queue(ahead(1000.0)))
+    monkeypatch.delattr(Slurm, "expected_start")
+    made = hpcqc.plan(wide_then_quantum, site=file, wait_s=50.0)
+    split = next(one for one in made.couplings if one.coupling == "split")
+    assert split.makespan_s == pytest.approx(50 + 1 + 3 + 100 + 20)
+
+
+def test_a_plan_is_made_without_what_slurm_does_not_say(tmp_path, monkeypatch) -> None:
+    def away(*_: object) -> list[QueueEntry]:
+        raise SlurmUnavailable("squeue did not answer")
+
+    def refused(*_: object) -> datetime:
+        raise SlurmRefused("no account 'x'", words="")
+
+    file = lab(tmp_path, monkeypatch, 1, seconds=100.0)
+    monkeypatch.setattr(Slurm, "queue", away)
+    monkeypatch.setattr(Slurm, "expected_start", refused)
+    made = hpcqc.plan(wide_then_quantum, site=file)
+    split = next(one for one in made.couplings if one.coupling == "split")
+    assert split.makespan_s == pytest.approx(600 + 3 + 100 + 20)
+    for words in ("600 s", "squeue did not answer", "no account 'x'"):
+        assert any(words in note for note in made.notes)
+
+
+def test_no_node_has_room_before_slurm_expects_it(tmp_path) -> None:
+    three = Partition(name="batch", node_count=3, idle_nodes=1)
+    seen = Outlook(busy=((40.0, 1), (90.0, 1)), unknown=0, ahead=0, starts_in_s=0.0)
+    later, _ = cluster_model(three, seen, starts_in_s=70.0)
+    assert later.busy == ((70.0, 2), (90.0, 1))  # such as before a reservation
+    none_idle = Partition(name="batch", node_count=2, idle_nodes=0)
+    sooner, _ = cluster_model(none_idle, seen, starts_in_s=0.0)
+    assert sooner.busy == ((90.0, 1),)  # such as by preemption
+    assert (later.wait_s, sooner.wait_s) == (0.0, 0.0)
 
 
 def test_charges_are_those_of_each_copy(tmp_path, monkeypatch) -> None:

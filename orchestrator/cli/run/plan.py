@@ -37,11 +37,13 @@ def plan(
         int, typer.Option(parser=whole(1), metavar="N", help="Runs that start at once.")
     ] = cast("int", "1"),
     wait: Annotated[
-        float,
+        float | None,
         typer.Option(
-            parser=real(0), metavar="SECONDS", help="What a new job waits in Slurm's queue."
+            parser=real(0),
+            metavar="SECONDS",
+            help="What a new job waits in Slurm's queue; if not given, by the jobs there now.",
         ),
-    ] = cast("float", "0"),
+    ] = None,
     prefer: Annotated[
         str, typer.Option("--prefer", metavar="WHAT", help="balanced, time or nodes.")
     ] = "balanced",
