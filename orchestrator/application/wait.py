@@ -12,7 +12,6 @@ from orchestrator.config.site import QpuSettings, Site
 
 if TYPE_CHECKING:
     from backends.api import Target
-    from backends.timing import TimingModel
     from orchestrator.broker.core.rules import Window
 
 __all__ = ["ExpectedWait", "expected_wait"]
@@ -39,7 +38,7 @@ class _Queue:
     """A QPU's queue, as the broker reports it."""
 
     jobs: int = 0
-    seconds: float | None = None  # of the jobs' work on it, None if not known
+    work_s: float | None = None  # that the jobs take by the clock, None if not known
     closures: tuple[Window, ...] = ()
     stopped: str | None = None  # the QPU's state where it starts nothing for now
 
@@ -61,16 +60,14 @@ def expected_wait(
 
     scale = target.clock_scale
     calendar = calendar_of(settings, target, now)
-    queue = _Queue(seconds=0.0)
+    queue = _Queue(work_s=0.0)
     if site.broker.url is not None:
-        queue = _queue(site, site.broker.url, settings.name, target.timing)
+        queue = _queue(site, site.broker.url, settings.name, target)
         calendar = Calendar.of((*calendar.closures, *queue.closures))
     opens = calendar.fit(now, 0.0)
-    begins = calendar.fit(
-        opens + timedelta(seconds=(queue.seconds or 0.0) * scale), longest_s * scale
-    )
+    begins = calendar.fit(opens + timedelta(seconds=queue.work_s or 0.0), longest_s * scale)
     closure = next((one for one in calendar.closures if one.end in (begins, opens)), None)
-    known = queue.seconds is not None and queue.stopped is None
+    known = queue.work_s is not None and queue.stopped is None
     return ExpectedWait(
         jobs_ahead=queue.jobs,
         waiting_s=round((begins - now).total_seconds(), 3) if known else None,
@@ -80,22 +77,25 @@ def expected_wait(
     )
 
 
-def _queue(site: Site, url: str, qpu: str, timing: TimingModel | None) -> _Queue:
-    """Return a QPU's queue; jobs hidden from this user count as long as the others."""
+def _queue(site: Site, url: str, qpu: str, target: Target) -> _Queue:
+    """Return a QPU's queue; the service knows more of its length than the jobs that it shows."""
     with closing(service_at(site, url)) as service:
         found = [one for one in service.qpus() if one.name == qpu]
         seen = service.queue(qpu)
     ahead = max(len(seen), *(one.queued + one.open for one in found), 0)
-    seconds = None if ahead else 0.0
-    if ahead and seen and timing is not None:
-        total = sum(
-            timing.duration_s(circuits=job.circuits, shots=job.shots, num_qubits=job.num_qubits)
+    work_s = next((one.work_s for one in found), None) if ahead else 0.0
+    if work_s is None and seen and target.timing is not None:
+        total_s = sum(
+            target.timing.duration_s(
+                circuits=job.circuits, shots=job.shots, num_qubits=job.num_qubits
+            )
             for job in seen
         )
-        seconds = total * ahead / len(seen)
+        # Jobs hidden from this user count as long as the others.
+        work_s = total_s * target.clock_scale * ahead / len(seen)
     return _Queue(
         jobs=ahead,
-        seconds=seconds,
+        work_s=work_s,
         closures=tuple(one.closure for one in found if one.closure is not None),
         stopped=next((one.state for one in found if one.state != "online"), None),
     )

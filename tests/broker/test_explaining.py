@@ -12,7 +12,7 @@ from backends.metering import Charge, FloorPerTask, Metering
 from backends.shapes import ItemShape
 from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.explain import Explanation, explain
+from orchestrator.broker.core.explain import Explanation, explain, work_left_s
 from orchestrator.broker.core.job_request import LeaseWish
 from orchestrator.broker.core.packing import TaskLimits
 from orchestrator.broker.core.policies import Shortest
@@ -88,6 +88,32 @@ def test_place_and_likely_start_follow_the_policy() -> None:
     (task,) = why(state, "short", seconds=5).tasks
     assert task.text == "most urgent of 2 by shortness -2"
     assert (task.predicted_s, task.actual_s, task.policy) == (2.0, 3.0, "shortest")
+
+
+def work_s(state: BrokerState, seconds: float = 0) -> float | None:
+    now = NOW + timedelta(seconds=seconds)
+    return work_left_s(state, state.context("q", now), now)
+
+
+def test_work_that_is_left_is_what_runs_and_what_waits() -> None:
+    state = served()
+    assert work_s(state) == 0.0
+    submit(state, "runs", 200)
+    submit(state, "long", 900)
+    assert work_s(state, 1) == 3 - 1 + 10
+    assert work_s(state, 9) == 10  # a task that takes longer than it should ends at any moment
+    complete(state, "runs.0", 3)
+    assert work_s(state, 4) == 10 - 1
+
+
+def test_work_of_unknown_length_is_known_after_a_measurement() -> None:
+    state = served(replace(RULES, timing=None))
+    submit(state, "first", 100)
+    submit(state, "second", 100)
+    submit(state, "third", 100)
+    assert work_s(state) is None
+    complete(state, "first.0", 3)
+    assert work_s(state, 4) == 3 - 1 + 3  # the second was planned, and the third is counted, by it
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ class QpuStatus:
 
     closed: by its calendar, now; closure: the one that is on, or else the next.
     predicted, error: how many tasks' QPU-seconds were predicted, and how far off, relatively.
+    work_s: for how long it has work, in seconds on the clock, None if that is not known.
     """
 
     name: str
@@ -55,6 +56,7 @@ class QpuStatus:
     closure: Window | None = None
     predicted: int = 0
     error: float | None = None
+    work_s: float | None = None
 
     @property
     def standstill(self) -> str | None:

@@ -11,13 +11,13 @@ from typing import Any
 from orchestrator.broker.core.policies import QueuedJob
 from orchestrator.broker.core.records import JobRecord, TaskRecord
 from orchestrator.broker.core.rules import in_utc
-from orchestrator.broker.core.scheduler import SchedulingContext
+from orchestrator.broker.core.scheduler import SchedulingContext, expected, queued_as
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.identity import JobId
 from orchestrator.wording import counted
 
-__all__ = ["Explanation", "TaskReason", "explain", "no_room"]
+__all__ = ["Explanation", "TaskReason", "explain", "no_room", "work_left_s"]
 
 _UNSERVED = "its QPU cannot be opened now; an operator sees why in its status"
 
@@ -92,6 +92,28 @@ def explain(
         overtaken_by=_overtaken(state, record),
         tasks=tuple(_task_reason(state.tasks[tag], job) for tag in dict.fromkeys(record.tasks)),
     )
+
+
+def work_left_s(state: BrokerState, context: SchedulingContext, now: datetime) -> float | None:
+    """Return for how long a QPU has work, in seconds on the clock, closures left out.
+
+    None if the length of some of it is not known: the QPU has no timing model, and nothing of it was
+    measured yet. Tasks whose state is not certain are left out.
+    """
+    scale = context.rules.clock_scale
+    found = [_left_s(task, context, now) for task in _running(state, context.qpu)]
+    for job in state.queued(context.qpu):
+        record = state.jobs[job]
+        whole_s = record.submitted.predicted_s
+        if whole_s is None:  # nothing was known of it when it came
+            whole_s, _ = expected(record.submitted, context.rules, context.accuracy)
+            found.append(None if whole_s is None else whole_s * scale)
+        else:
+            found.append(queued_as(record, context.rules, context.accuracy).seconds * scale)
+    known = [seconds for seconds in found if seconds is not None]
+    if len(known) < len(found):
+        return None
+    return sum(known) / (context.rules.limits.max_concurrent_tasks or 1)
 
 
 def no_room(context: SchedulingContext, now: datetime, seconds: float) -> str | None:
@@ -209,17 +231,24 @@ def _of_qpu(
         )
 
 
+def _running(state: BrokerState, qpu: str) -> Iterator[TaskRecord]:
+    tasks = (state.tasks[tag] for tag in state.open_tasks(qpu))
+    return (task for task in tasks if task.state is not QpuTaskState.UNCERTAIN)
+
+
+def _left_s(task: TaskRecord, context: SchedulingContext, now: datetime) -> float | None:
+    """Return how long a task still takes by the clock, None if that was not predicted."""
+    if task.planned.predicted_s is None:
+        return None
+    since = task.started_at or task.planned_at
+    whole_s = task.planned.predicted_s * context.rules.clock_scale
+    return max(0.0, whole_s - (now - since).total_seconds())
+
+
 def _likely_start(
     state: BrokerState, context: SchedulingContext, work_s: float, length_s: float, now: datetime
 ) -> datetime | None:
-    running_s = 0.0
-    for tag in state.open_tasks(context.qpu):
-        task = state.tasks[tag]
-        if task.state is QpuTaskState.UNCERTAIN:
-            continue
-        whole_s = (task.planned.predicted_s or 0.0) * context.rules.clock_scale
-        since = task.started_at or task.planned_at
-        running_s += max(0.0, whole_s - (now - since).total_seconds())
+    running_s = sum(_left_s(task, context, now) or 0.0 for task in _running(state, context.qpu))
     most = context.rules.limits.max_concurrent_tasks or 1
     left_s = (running_s + work_s) / most
     at = now

@@ -22,7 +22,7 @@ from orchestrator.broker.client.status import (
     TaskShare,
 )
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.explain import Explanation, explain, no_room
+from orchestrator.broker.core.explain import Explanation, explain, no_room, work_left_s
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.rules import Calendar
@@ -526,7 +526,8 @@ class Broker:
         """Return how a QPU stands."""
         state = self.events.state
         drained, now = state.drained.get(qpu), self.clock()
-        calendar = state.rules[qpu].calendar if qpu in state.rules else Calendar()
+        is_served = qpu in state.rules
+        calendar = state.rules[qpu].calendar if is_served else Calendar()
         closure = calendar.closure_at(now)
         history = state.histories.get(qpu)
         predicted = 0 if history is None else history.accuracy.tasks
@@ -541,6 +542,7 @@ class Broker:
             closure=closure or calendar.next_closure(now),
             predicted=predicted,
             error=history.accuracy.error if history is not None and predicted else None,
+            work_s=work_left_s(state, state.context(qpu, now), now) if is_served else None,
         )
 
     def readiness(self, qpu: str, *, qubits: int = 1, seconds: float = 0.0) -> QpuReadiness:
