@@ -1,4 +1,4 @@
-"""For how long the nodes of worker jobs are busy with others, as Slurm knows it."""
+"""For how long nodes and QPU are busy with jobs of others, as Slurm knows it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from orchestrator.couplings.models import ClusterModel
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.errors import JobScriptError, SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.outlook import Outlook, outlook
+from orchestrator.slurm.qpu_jobs import access_resources
+from orchestrator.slurm.script import JobScript
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from orchestrator.config.site import QpuSettings
     from orchestrator.slurm.inventory import Partition
     from orchestrator.slurm.options import WorkerOptions
-    from orchestrator.slurm.script import JobScript
 
-__all__ = ["cluster_model", "cluster_now"]
+__all__ = ["cluster_model", "cluster_now", "qpu_job_wait_s"]
 
 # From submission to start of a job on a free node, from there to a worker that has joined, and from
 # the end of its work to the end of the job. The first is about what an idle Slurm 22.05 took; the
@@ -34,6 +36,8 @@ _UNKNOWN_S = 600.0
 _AT_ONCE_S = 5.0
 # A plan is made beside the user: a controller that is slow to answer must not hold it up.
 _PATIENCE_S = 10.0
+_RUN = "plan"  # stands for the id of a run in names and paths of scripts that are not submitted
+_ASKED = "sbatch --test-only"
 
 
 def cluster_now(
@@ -50,7 +54,7 @@ def cluster_now(
         ConfigError: Slurm has no such partition.
         SlurmUnavailable: Slurm does not answer.
     """
-    slurm = Slurm(timeout_s=_PATIENCE_S, patience_s=_PATIENCE_S)
+    slurm = _slurm()
     partitions = slurm.partitions()
     partition = _partition(options, partitions)
     now = datetime.now(UTC)
@@ -69,12 +73,34 @@ def cluster_now(
         notes.append(f"jobs of others are not known: {error}")
     starts_in_s: float | None = None
     if wait_s is None:
-        folder = JobFolder(run="plan", path=state / "slurm" / "plan", options=options)
+        folder = JobFolder(run=_RUN, path=state / "slurm" / _RUN, options=options)
         script = folder.script(allocation(options, partitions=partitions), 0)
-        starts_in_s, words = _starts_in_s(slurm, script, now)
+        starts_in_s, words = _starts_in_s(slurm, script, "a worker job", now)
         notes += words
     model, of_nodes = cluster_model(partition, look, starts_in_s=starts_in_s, wait_s=wait_s)
     return model, [*of_nodes, *notes]
+
+
+def qpu_job_wait_s(settings: QpuSettings, state: Path) -> tuple[float, list[str]]:
+    """Return in how many seconds Slurm expects to grant a QPU, and where that comes from.
+
+    Args:
+        settings: Of a QPU that Slurm grants.
+        state: The site's state folder.
+    """
+    script = JobScript(
+        name=_RUN,
+        tag=_RUN,
+        resources=access_resources(settings),
+        body=("true",),
+        directory=state,
+        output=state / f"{_RUN}.out",
+    )
+    what = f"a job that holds QPU {settings.name}"
+    starts_in_s, words = _starts_in_s(_slurm(), script, what, datetime.now(UTC))
+    if starts_in_s is None or starts_in_s <= _AT_ONCE_S:
+        return 0.0, [*words]
+    return starts_in_s, [f"Slurm expects to start {what} in {starts_in_s:.0f} s ({_ASKED})"]
 
 
 def cluster_model(
@@ -109,7 +135,7 @@ def cluster_model(
         first_s = 0.0 if starts_in_s is None or starts_in_s <= _AT_ONCE_S else starts_in_s
         if starts_in_s is not None:
             when = f"in {first_s:.0f} s" if first_s else "at once"
-            words.append(f"Slurm expects to start a worker job {when} (sbatch --test-only)")
+            words.append(f"Slurm expects to start a worker job {when} ({_ASKED})")
             # No node has room before, and one has it then.
             times_s = [first_s, *(max(time_s, first_s) for time_s in times_s[1:])]
         if found.ahead:
@@ -128,6 +154,10 @@ def cluster_model(
     return model, words
 
 
+def _slurm() -> Slurm:
+    return Slurm(timeout_s=_PATIENCE_S, patience_s=_PATIENCE_S)
+
+
 def _partition(options: WorkerOptions, partitions: Mapping[str, Partition]) -> Partition:
     """Return the partition of the worker jobs."""
     default = next((one.name for one in partitions.values() if one.is_default), "")
@@ -140,15 +170,15 @@ def _partition(options: WorkerOptions, partitions: Mapping[str, Partition]) -> P
 
 
 def _starts_in_s(
-    slurm: Slurm, script: JobScript, now: datetime
+    slurm: Slurm, script: JobScript, what: str, now: datetime
 ) -> tuple[float | None, Sequence[str]]:
-    """Return when Slurm expects to start a worker job, None with the reason if that is not known."""
+    """Return when Slurm expects to start a job, None with the reason if that is not known."""
     try:
         at = slurm.expected_start(script)
     except SlurmRefused as error:
-        return None, [f"Slurm refuses a worker job of this site: {error}"]
+        return None, [f"Slurm refuses {what}: {error}"]
     except (SlurmUnavailable, JobScriptError) as error:
-        return None, [f"when Slurm would start a worker job is not known: {error}"]
+        return None, [f"when Slurm would start {what} is not known: {error}"]
     return max((at - now).total_seconds(), 0.0), []
 
 

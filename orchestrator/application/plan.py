@@ -16,7 +16,7 @@ from orchestrator.application.couplings import coupling_in_force
 from orchestrator.application.earlier import earlier_run
 from orchestrator.application.estimate import dry_record, qpu_estimates, simulated_target
 from orchestrator.application.execution import Watcher
-from orchestrator.application.node_wait import cluster_now
+from orchestrator.application.node_wait import cluster_now, qpu_job_wait_s
 from orchestrator.application.observed import observed_stages
 from orchestrator.application.run import RunRequest, bound_request, undisturbed
 from orchestrator.application.target import load_flow, stages_beside, target_of
@@ -344,15 +344,19 @@ def _qpu(site: Site, settings: QpuSettings) -> tuple[QpuModel, list[str]]:
     target, _ = simulated_target(settings)
     wait = expected_wait(site, settings, target, 0.0, now=datetime.now(UTC))
     by_job = settings.slurm is not None
-    model = QpuModel(
-        ahead_s=wait.waiting_s or 0.0, start_s=_QPU_START_S if by_job else 0.0, by_job=by_job
-    )
-    if wait.waiting_s is not None:
-        return model, []
-    why = f"it is {wait.stopped}" if wait.stopped else counted(wait.jobs_ahead, "job") + " ahead"
-    return model, [
-        f"how long QPU {settings.name} is busy is not known ({why}); it counts as free now"
-    ]
+    ahead_s = wait.waiting_s or 0.0
+    notes: list[str] = []
+    if wait.waiting_s is None:
+        why = (
+            f"it is {wait.stopped}" if wait.stopped else counted(wait.jobs_ahead, "job") + " ahead"
+        )
+        notes.append(
+            f"how long QPU {settings.name} is busy is not known ({why}); it counts as free now"
+        )
+    elif by_job and not ahead_s:  # the broker knows nothing of a job that has not used it yet
+        ahead_s, notes = qpu_job_wait_s(settings, site.state_dir)
+    start_s = _QPU_START_S if by_job else 0.0
+    return QpuModel(ahead_s=ahead_s, start_s=start_s, by_job=by_job), notes
 
 
 def _charges(
