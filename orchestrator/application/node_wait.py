@@ -128,20 +128,21 @@ def cluster_model(
     times_s += [_UNKNOWN_S] * found.unknown
     times_s = sorted([*times_s, *[0.0] * (partition.node_count - len(times_s))])
     waits_s = 0.0
+    expects_s = starts_in_s if starts_in_s is None or starts_in_s > _AT_ONCE_S else 0.0
     if wait_s is not None:
         waits_s = wait_s
         words.append(f"each new job waits {wait_s:.0f} s, as you say")
-    else:
-        first_s = 0.0 if starts_in_s is None or starts_in_s <= _AT_ONCE_S else starts_in_s
-        if starts_in_s is not None:
-            when = f"in {first_s:.0f} s" if first_s else "at once"
-            words.append(f"Slurm expects to start a worker job {when} ({_ASKED})")
-            # No node has room before, and one has it then.
-            times_s = [first_s, *(max(time_s, first_s) for time_s in times_s[1:])]
-        if found.ahead:
-            behind_s = found.starts_in_s if found.starts_in_s < math.inf else _UNKNOWN_S
-            waits_s = max(first_s, behind_s)
-            words.append(_of_queue(partition, found, waits_s))
+    elif found.ahead:
+        # Slurm's estimate adds up the walltimes of waiting jobs and fills no gap before them, while
+        # its scheduler does: on an idle node it named 20 minutes for a job that started at once.
+        known = found.starts_in_s < math.inf
+        waits_s = found.starts_in_s if known else (expects_s or _UNKNOWN_S)
+        words.append(_of_queue(partition, found, waits_s, "by their walltimes" if known else ""))
+    elif expects_s is not None:
+        when = f"in {expects_s:.0f} s" if expects_s else "at once"
+        words.append(f"Slurm expects to start a worker job {when} ({_ASKED})")
+        # No node has room before, and one has it then.
+        times_s = [expects_s, *(max(time_s, expects_s) for time_s in times_s[1:])]
     busy = [(time_s, times_s.count(time_s)) for time_s in sorted(set(times_s)) if time_s]
     model = ClusterModel(
         nodes=partition.node_count,
@@ -196,9 +197,8 @@ def _of_nodes(partition: Partition, found: Outlook) -> str:
     return words
 
 
-def _of_queue(partition: Partition, found: Outlook, waits_s: float) -> str:
-    how = "by their walltimes" if found.starts_in_s < math.inf else "which is assumed"
+def _of_queue(partition: Partition, found: Outlook, waits_s: float, how: str) -> str:
     return (
         f"{counted(found.ahead, 'job')} in {partition.name} before those of the run (squeue): each "
-        f"new one is taken to wait {waits_s:.0f} s, {how}"
+        f"new one is taken to wait {waits_s:.0f} s, {how or 'since no end of theirs is known'}"
     )

@@ -28,7 +28,8 @@ ENTRY_FIELDS = (
     "Reason",
     "NodeList",
 )
-# Other waiting jobs wait for something else: a time, another job, a limit, an operator.
+# Jobs with other reasons wait for something else, such as a time, another job, a limit or an
+# operator, unless Slurm has planned when they start.
 _FOR_NODES = ("", "None", "Priority", "Resources")
 # More jobs ahead than that are not placed one by one; Slurm's own planning has such a limit, too.
 _MOST_AHEAD = 1000
@@ -63,8 +64,13 @@ class QueueEntry:
 
     @property
     def waits_for_nodes(self) -> bool:
-        """Whether it would start if there were nodes."""
-        return self.state.is_waiting and bool(self.priority) and self.reason in _FOR_NODES
+        """Whether it would start if there were nodes; a held job would not."""
+        is_planned = self.starts_at is not None and self.reason != "BeginTime"
+        return (
+            self.state.is_waiting
+            and self.priority > 0
+            and (self.reason in _FOR_NODES or is_planned)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

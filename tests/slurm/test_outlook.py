@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.slurm.inventory import Partition
-from orchestrator.slurm.outlook import ENTRY_FIELDS, QueueEntry, outlook, parse_entries
+from orchestrator.slurm.outlook import ENTRY_FIELDS, Outlook, QueueEntry, outlook, parse_entries
 from orchestrator.slurm.states import SlurmState
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -163,6 +164,31 @@ def test_an_unknown_state_or_a_strange_list_of_nodes_hides_no_other_job() -> Non
 def test_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="squeue"):
         parse_entries("1 RUNNING" + END, separator=SEPARATOR, end=END)
+
+
+def test_what_a_real_slurm_printed_is_read() -> None:
+    """Of 22.05: exclusive and shared nodes, an array, held, dependent and planned jobs."""
+    text = (Path(__file__).parent / "recorded" / "22.05" / "nodes-in-use.txt").read_text()
+    jobs = parse_entries(text, separator=SEPARATOR, end=END)
+    classical = Partition(
+        name="classical",
+        nodes=("c1", "c2", "c3", "c4"),
+        node_count=4,
+        cores_per_node=4,
+    )
+    now = datetime.fromtimestamp(1795955384, UTC)
+
+    def found(cores: int, walltime: timedelta) -> Outlook:
+        return outlook(classical, jobs, now=now, cores=cores, walltime=walltime, unknown_s=600.0)
+
+    assert len(jobs) == 15
+    whole = found(4, timedelta(minutes=10))
+    assert whole.busy == ((111.0, 1), (291.0, 1), (86391.0, 2))
+    assert (whole.unknown, whole.ahead, whole.starts_in_s) == (0, 2, 111.0)
+    # c2 and c3 are full; jobs on both end in ten minutes.
+    assert found(1, timedelta(minutes=10)).busy == ((111.0, 1), (291.0, 1), (591.0, 2))
+    # Two jobs are planned to begin in a day: there is no room for a longer one before them.
+    assert found(4, timedelta(days=2)).starts_in_s == 86391.0 + 1200.0
 
 
 def test_busy_nodes_come_in_order() -> None:

@@ -80,7 +80,7 @@ def test_nodes_are_free_after_walltimes_and_behind_waiting_jobs(submit, tmp_path
     assert 35 * 60 - _ABOUT_S < behind.starts_in_s < 35 * 60 + _ABOUT_S
     submit("--hold", "--nodes=4", state="PENDING")
     submit("--begin=now+1hour", "--nodes=4", state="PENDING")
-    assert look(timedelta(minutes=30)).ahead == 1
+    until(lambda: look(timedelta(minutes=30)).ahead == 1)  # once Slurm knows for what it waits
 
 
 def test_a_node_that_others_use_has_room_for_a_small_job(submit) -> None:
