@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def test_held_jobs_are_released_when_the_qpu_will_be_free_in_time(slurm, service
     # The plan knows the classical work from an earlier run, and the broker the length of a task.
     ended(start(tmp_path, slurm, "multiplexed"))
     _, secret = service.tokens.add("bob", "user", ["optics"], now=datetime.now(UTC))
-    with RemoteBroker(service.url, token=secret).open() as bob:
+    with closing(RemoteBroker(service.url, token=secret).open()) as bob:
         theirs = [
             bob.submit(JobRequest(run="bobs", qpu="fake", call=n), bell(seed=n)) for n in range(2)
         ]
