@@ -9,40 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.couplings.models import ClusterModel, FlowModel, QpuModel, StageModel
+from orchestrator.couplings.models import QpuModel
 from orchestrator.couplings.prediction import predict
-
-SECONDS = st.integers(1, 30)
-
-
-@dataclass
-class Step:
-    """A stage of a chain. times: by number of nodes; own_s: of a quantum stage, without the QPU."""
-
-    quantum: bool
-    times: dict[int, int]
-    least: int = 1
-    own_s: int = 0
-
-
-@dataclass
-class Latencies:
-    """Seconds of a cluster and a QPU."""
-
-    start: int
-    boot: int
-    end: int
-    wait: int
-    qpu: int
-
-    def cluster(self, nodes: int) -> ClusterModel:
-        return ClusterModel(
-            nodes=nodes,
-            start_s=self.start,
-            boot_s=self.boot,
-            end_s=self.end,
-            wait_s=self.wait,
-        )
+from tests.couplings.chains import LATENCIES, SECONDS, Latencies, Step, chain
 
 
 @st.composite
@@ -55,33 +24,6 @@ def steps(draw: st.DrawFn, *, wide: bool) -> Step:
     falling = sorted(draw(st.lists(SECONDS, min_size=most, max_size=most)), reverse=True)
     least = draw(st.integers(1, most)) if wide else 1
     return Step(quantum=False, times=dict(enumerate(falling, start=1)), least=least)
-
-
-LATENCIES = st.builds(
-    Latencies,
-    start=st.integers(0, 4),
-    boot=st.integers(0, 4),
-    end=st.integers(0, 4),
-    wait=st.integers(0, 9),
-    qpu=st.integers(0, 4),
-)
-
-
-def chain(name: str, of: Sequence[Step], nodes_max: int) -> FlowModel:
-    """Return a flow whose stages follow each other."""
-    stages = tuple(
-        StageModel(
-            name=str(n),
-            kind="quantum" if step.quantum else "classical",
-            seconds=step.times[1] if step.quantum else step.times,
-            nodes=step.least,
-            nodes_max=max(step.times),
-            after=(str(n - 1),) if n else (),
-            qpu_seconds=step.times[1] - step.own_s if step.quantum else None,
-        )
-        for n, step in enumerate(of)
-    )
-    return FlowModel(name=name, stages=stages, nodes_max=nodes_max)
 
 
 def ended_s(of: Sequence[Step], nodes: int, begin_s: int, ready_s: int, extra_s: int) -> int:

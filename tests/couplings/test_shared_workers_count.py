@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from orchestrator.couplings.models import FlowModel, QpuModel
 from orchestrator.couplings.prediction import predict
-from tests.couplings.test_against_other_counts import LATENCIES, SECONDS, Latencies, Step, chain
+from tests.couplings.chains import LATENCIES, SECONDS, Latencies, Step, chain
 
 
 @dataclass(eq=False)
