@@ -168,7 +168,7 @@ class Count:
     def wanted(self, run: Run) -> tuple[int, bool]:
         if self.coupling == "malleable":
             step = run.step
-            useful = 0 if step.quantum else (1 if step.least > 1 else max(step.times))
+            useful = 0 if step.quantum or step.least > 1 else max(step.times)
             return min(max(useful, self.least), self.most), False
         if self.coupling == "gated" and not run.is_open:
             run.needs_nodes |= not run.step.quantum
