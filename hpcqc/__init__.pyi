@@ -63,6 +63,8 @@ from orchestrator.application.service import token_file as token_file
 from orchestrator.application.service import verify_ledger as verify_ledger
 from orchestrator.application.simulate import PolicyStudy as PolicyStudy
 from orchestrator.application.simulate import simulate as simulate
+from orchestrator.application.slots import PublishedSlots as PublishedSlots
+from orchestrator.application.slots import publish_slots as publish_slots
 from orchestrator.application.storage import CleanedRun as CleanedRun
 from orchestrator.application.storage import clean as clean
 from orchestrator.application.target import TargetError as TargetError

@@ -12,6 +12,7 @@ from orchestrator.cli.broker.jobs import cancel, queue, resolve
 from orchestrator.cli.broker.projects import projects, statement
 from orchestrator.cli.broker.qpus import broker_status, drain, ready, resume
 from orchestrator.cli.broker.serve import backup, serve, verify
+from orchestrator.cli.broker.slots import publish
 from orchestrator.cli.broker.tokens import token_add, token_list, token_revoke
 from orchestrator.cli.jobs.jobs import jobs
 from orchestrator.cli.jobs.simulate import simulate
@@ -69,6 +70,7 @@ _VERBS = (
     ("broker serve", serve),
     ("broker status", broker_status),
     ("broker ready", ready),
+    ("broker publish", publish),
     ("broker queue", queue),
     ("broker drain", drain),
     ("broker resume", resume),

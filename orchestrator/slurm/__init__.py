@@ -6,7 +6,7 @@ from orchestrator.slurm.client import Slurm, job_environment
 from orchestrator.slurm.environment import ThisJob, this_job
 from orchestrator.slurm.errors import JobScriptError, SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.explain import WaitReason, explain_reason, explain_refusal, impossible
-from orchestrator.slurm.inventory import Licence, Partition, Reservation
+from orchestrator.slurm.inventory import Licence, Partition, RemoteLicence, Reservation
 from orchestrator.slurm.owner import login_name, owner_of
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.states import AccountedJob, SlurmJob, SlurmState
@@ -19,6 +19,7 @@ __all__ = [
     "JobScriptError",
     "Licence",
     "Partition",
+    "RemoteLicence",
     "Reservation",
     "Slurm",
     "SlurmJob",

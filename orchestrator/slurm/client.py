@@ -22,9 +22,11 @@ from orchestrator.slurm.inventory import (
     NODE_FIELDS,
     Licence,
     Partition,
+    RemoteLicence,
     Reservation,
     parse_licences,
     parse_partitions,
+    parse_remote_licences,
     parse_reservations,
     parse_settings,
 )
@@ -39,6 +41,7 @@ from orchestrator.slurm.states import (
     parse_queue,
     time_of,
 )
+from orchestrator.slurm.versions import REMOTE_LICENCES_SINCE
 
 __all__ = ["Slurm", "job_environment"]
 
@@ -347,6 +350,28 @@ class Slurm:
         """Return the licences by name."""
         return parse_licences(self._ask(["scontrol", "show", "licenses", "--oneliner"]))
 
+    def remote_licences(self) -> list[RemoteLicence]:
+        """Return the licences of Slurm's database, which an operator made with ``sacctmgr``.
+
+        Raises:
+            SlurmRefused: Before Slurm 23.02, which has no count of consumed ones.
+            SlurmUnavailable: There is no database, or it does not answer.
+        """
+        fields = "format=name,server,count,lastconsumed"
+        argv = ["sacctmgr", "--noheader", "--parsable2", "show", "resource", fields]
+        return _read(parse_remote_licences, self._of_database(argv))
+
+    def set_consumed(self, licence: RemoteLicence, number: int) -> None:
+        """Tell Slurm how many remote licences are taken; it starts no job that needs more.
+
+        Raises:
+            SlurmRefused: The user is no operator of Slurm's, or there is no such licence.
+            SlurmUnavailable: The database does not answer.
+        """
+        which = [f"name={licence.name}", f"server={licence.server}"]
+        change = ["set", f"lastconsumed={number}"]
+        self._of_database(["sacctmgr", "--immediate", "modify", "resource", *which, *change])
+
     def mpi_plugins(self) -> tuple[str, tuple[str, ...]]:
         """Return the site's default for ``srun --mpi``, and what it takes there; two programs."""
         default = self.settings().get("MpiDefault", "")
@@ -436,6 +461,20 @@ class Slurm:
         """Run a query and return its output. Raises only `SlurmUnavailable`."""
         return self._patiently(lambda: self._answer(argv, unknown))
 
+    def _of_database(self, argv: Sequence[str]) -> str:
+        """Run a program about remote licences, and return its output."""
+        try:
+            return self._patiently(lambda: self._answer(argv, None, refusable=True))
+        except SlurmRefused as error:
+            version = self.version()
+            if version >= REMOTE_LICENCES_SINCE:
+                raise
+            shown = ".".join(map(str, version))
+            raise SlurmRefused(
+                f"{error}. Slurm {shown} does not count consumed remote licences: 23.02 and later do",
+                words=error.words,
+            ) from None
+
     def _order(self, argv: Sequence[str], done: re.Pattern[str] | None = None) -> None:
         """Run a program that changes jobs; an error that says it is ``done`` is none."""
         self._patiently(lambda: self._answer(argv, done, refusable=True))
@@ -471,11 +510,13 @@ class Slurm:
         lines = [line for line in answer.errors.splitlines() if line.strip()]
         if harmless is not None and lines and all(harmless.search(line) for line in lines):
             return answer.output
-        message = f"`{argv[0]} {argv[1]}` failed: {_said(answer.errors, answer.code)}"
+        words = answer.errors.strip() or answer.output.strip()  # as sacctmgr does
+        verb = next((word for word in argv[1:] if not word.startswith("-")), argv[1])
+        message = f"`{argv[0]} {verb}` failed: {_said(words, answer.code)}"
         if _NO_ACCOUNTING.search(answer.errors):
             raise SlurmUnavailable(f"{message}; this cluster keeps no accounting", retryable=False)
         if refusable and answer.code > 0 and not _AWAY.search(answer.errors):
-            raise SlurmRefused(message, words=answer.errors.strip())
+            raise SlurmRefused(message, words=words)
         raise SlurmUnavailable(message)
 
     def _run(

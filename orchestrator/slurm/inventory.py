@@ -13,11 +13,13 @@ __all__ = [
     "NODE_FIELDS",
     "Licence",
     "Partition",
+    "RemoteLicence",
     "Reservation",
     "duration_of",
     "gres_of",
     "parse_licences",
     "parse_partitions",
+    "parse_remote_licences",
     "parse_reservations",
     "parse_settings",
     "properties_of",
@@ -105,6 +107,28 @@ class Licence:
     total: int
     used: int
     free: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteLicence:
+    """A licence of Slurm's database, which clusters share.
+
+    Attributes:
+        name: Without the server.
+        server: What counts it.
+        total: How many there are.
+        consumed: How many are taken, by Slurm's jobs or otherwise, as the server said last.
+    """
+
+    name: str
+    server: str
+    total: int
+    consumed: int
+
+    @property
+    def text(self) -> str:
+        """The licence as jobs name it."""
+        return f"{self.name}@{self.server}"
 
 
 def properties_of(line: str) -> dict[str, str]:
@@ -233,6 +257,19 @@ def parse_settings(shown: str) -> dict[str, str]:
         for name, equals, value in pairs
         if equals
     }
+
+
+def parse_remote_licences(shown: str) -> list[RemoteLicence]:
+    """Read ``sacctmgr -nP show resource format=name,server,count,lastconsumed``.
+
+    >>> parse_remote_licences("qpu_vlq|hpcqc|4|1")
+    [RemoteLicence(name='qpu_vlq', server='hpcqc', total=4, consumed=1)]
+    """
+    rows = (line.split("|") for line in shown.splitlines() if line.strip())
+    return [
+        RemoteLicence(name=name, server=server, total=int(total), consumed=int(consumed or 0))
+        for name, server, total, consumed in rows
+    ]
 
 
 def _partition(

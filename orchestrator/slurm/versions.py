@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["faults_of", "loses_licences"]
+__all__ = ["REMOTE_LICENCES_SINCE", "faults_of", "loses_licences"]
 
 _Version = tuple[int, int, int]
 
@@ -13,6 +13,8 @@ _LOSES_LICENCES: tuple[tuple[_Version, _Version], ...] = (
     ((25, 11, 0), (25, 11, 6)),
 )
 _OLDEST = (22, 5, 0)
+# First version whose database takes how many remote licences are consumed (its licence guide).
+REMOTE_LICENCES_SINCE: _Version = (23, 2, 0)
 
 
 def loses_licences(version: _Version) -> bool:

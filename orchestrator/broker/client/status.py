@@ -41,6 +41,7 @@ class NotUncertain(ValueError):
 class QpuStatus:
     """How a QPU stands. reason: why it is drained or unavailable. queued, open: jobs and tasks.
 
+    runs: those with a task or a lease on it, or with a job that waits for it, and not for Slurm.
     closed: by its calendar, now; closure: the one that is on, or else the next.
     predicted, error: how many tasks' QPU-seconds were predicted, and how far off, relatively.
     work_s: for how long it has work, in seconds on the clock, None if that is not known.
@@ -52,6 +53,7 @@ class QpuStatus:
     reason: str | None
     queued: int
     open: int
+    runs: int = 0
     closed: bool = False
     closure: Window | None = None
     predicted: int = 0

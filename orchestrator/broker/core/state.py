@@ -215,6 +215,19 @@ class BrokerState(Recorded):
         """Return the jobs that wait for a QPU, with their place in the order of arrival."""
         return dict(self._waiting.get(qpu, {}))
 
+    def active_runs(self, qpu: str) -> set[tuple[str, str]]:
+        """Return user and run of all work that has a QPU or waits for it, and not for Slurm."""
+        waiting = (job for job in self._waiting.get(qpu, ()) if self.jobs[job].granted)
+        tasks = (self.tasks[tag] for tag in self._open.get(qpu, ()))
+        # An uncertain task blocks nothing, and may wait long for its operator.
+        sure = (task for task in tasks if task.state is not QpuTaskState.UNCERTAIN)
+        jobs = {*waiting, *(job for task in sure for job in task.jobs)}
+        found = {(one.user, one.run) for one in (self.jobs[job].submitted for job in jobs)}
+        history = self.histories.get(qpu)
+        if history is not None and history.lease is not None:
+            found.add((history.lease.opened.user, history.lease.opened.run))
+        return found
+
     def context(self, qpu: str, now: datetime) -> SchedulingContext:
         """Return what decisions about a QPU rest on now."""
         history = self._history(qpu)

@@ -524,6 +524,10 @@ class Broker:
 
     def status(self, qpu: str) -> QpuStatus:
         """Return how a QPU stands."""
+        return replace(self._standing(qpu), runs=len(self.events.state.active_runs(qpu)))
+
+    def _standing(self, qpu: str) -> QpuStatus:
+        """Return a QPU's status without its runs, which take longer to count."""
         state = self.events.state
         drained, now = state.drained.get(qpu), self.clock()
         is_served = qpu in state.rules
@@ -547,7 +551,7 @@ class Broker:
 
     def readiness(self, qpu: str, *, qubits: int = 1, seconds: float = 0.0) -> QpuReadiness:
         """Return whether a QPU works, and has room for a job of so many qubits and QPU-seconds."""
-        now, status, backend = self.clock(), self.status(qpu), self._backends.get(qpu)
+        now, status, backend = self.clock(), self._standing(qpu), self._backends.get(qpu)
         unknown = status.state == "online" and backend is None
         operational = None if unknown else status.state == "online"
         why = status.standstill if operational is False else None
