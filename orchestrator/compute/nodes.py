@@ -23,7 +23,7 @@ __all__ = [
     "DaskCredentials",
     "occupation",
     "open_cluster",
-    "open_nanny",
+    "open_worker",
     "retire",
     "scheduler_host",
     "security_from",
@@ -140,7 +140,7 @@ def scheduler_host(interface: str | None) -> str:
     return get_ip() if interface is None else str(get_ip_interface(interface))
 
 
-def open_nanny(
+def open_worker(
     scheduler: str,
     security: Security,
     *,
@@ -150,10 +150,10 @@ def open_nanny(
     interface: str | None,
     scratch: str,
     join_s: float,
-) -> Nanny:
-    """Return a worker of one thread for a scheduler elsewhere; awaiting it starts it."""
-    dask.config.set(CALM)  # the nanny hands it to its worker
-    return Nanny(
+) -> Worker:
+    """Return a worker of one thread, in this process, for a scheduler elsewhere; awaiting it joins."""
+    dask.config.set(CALM)
+    return _Worker(
         scheduler,
         name=name,
         nthreads=1,
@@ -163,7 +163,6 @@ def open_nanny(
         local_directory=scratch,
         security=security,
         protocol="tls://",
-        worker_class=_Worker,
         dashboard=False,
         death_timeout=join_s,
         silence_logs=_ERROR,

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import mmap
 import os
 import signal
 import sys
 import tempfile
 import time
-from contextlib import suppress
+import traceback
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distributed import Nanny
+    from distributed import Worker
 
     from orchestrator.compute.connection import Connection
 
 __all__ = ["WorkerSpec", "main"]
 
-
 _LOOK_S = 0.2
 _JOIN_S = 60
+_CLOSE_S = 5.0
+_MOST_OF_MEMORY = 0.95
+# A function that waits for its units keeps its share of the resource; none may wait for that.
+_PLENTY = 1e9
+_SET_PDEATHSIG = 1
+_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+# What a worker's process says of itself in the byte that it shares with its parent.
+_JOINED, _LEFT = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,99 +76,206 @@ class WorkerSpec:
 def main() -> None:
     """Join the run that ``argv[1]`` names, and stay until it is over."""
     os.umask(0o077)  # what it writes is its owner's alone
-    sys.exit(asyncio.run(_serve(WorkerSpec.parse(sys.argv[1]))))
+    spec = WorkerSpec.parse(sys.argv[1])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    # Loaded here once, and not by each worker: that is most of the time until one has joined.
+    import orchestrator.compute.nodes
+    import orchestrator.compute.remote_call
+    import orchestrator.slurm.environment  # noqa: F401
+
+    _serve(spec, before)
+    # Nothing is left to do, and Slurm would wait while the interpreter dismantles what it loaded.
+    sys.stdout.flush()
+    os._exit(0)
 
 
-async def _serve(spec: WorkerSpec) -> int:
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
+def _serve(spec: WorkerSpec, mask: Collection[signal.Signals]) -> None:
     left: Connection | None = None
     with tempfile.TemporaryDirectory(
         prefix="hpcqc-dask-", dir=spec.scratch, ignore_cleanup_errors=True
     ) as scratch:
-        while not stopping.is_set():
-            connection = await _connection(spec, left, stopping)
-            if connection is None:
-                print("no run to work for; this worker job ends", flush=True)  # noqa: T201
-                return 0
-            await _work(spec, connection, scratch, stopping)
-            left = connection
-    return 0
+        while True:
+            try:
+                left = _connection(spec, left)
+                if left is None:
+                    print("no run to work for; this worker job ends", flush=True)  # noqa: T201
+                    return
+                _work(_Place(spec=spec, connection=left, scratch=scratch, mask=mask))
+            except _Stopped:
+                return
 
 
-async def _connection(
-    spec: WorkerSpec, left: Connection | None, stopping: asyncio.Event
-) -> Connection | None:
+class _Stopped(Exception):
+    """Slurm, or the run, ends this job."""
+
+
+def _wait() -> None:
+    """Wait until a process ended, or a moment; raise `_Stopped` when this job is to end."""
+    received = signal.sigtimedwait(_SIGNALS, _LOOK_S)
+    if received is not None and received.si_signo != signal.SIGCHLD:
+        raise _Stopped
+
+
+def _connection(spec: WorkerSpec, left: Connection | None) -> Connection | None:
     """Wait for a scheduler other than the one that was left; None if none came in time."""
     from orchestrator.compute.connection import Connection
 
     deadline = time.monotonic() + spec.linger_s
-    while not stopping.is_set() and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         found = Connection.read(spec.folder)
         if found is not None and found != left:
             return found
         if not spec.folder.is_dir():  # the run was removed
             return None
-        await asyncio.sleep(_LOOK_S)
+        _wait()
     return None
 
 
-async def _work(
-    spec: WorkerSpec, connection: Connection, scratch: str, stopping: asyncio.Event
-) -> None:
-    """Work for a scheduler until it, or this job, ends."""
-    nannies = _nannies(spec, connection, scratch)
-    stop = asyncio.create_task(stopping.wait())
-    working = [asyncio.create_task(_stay(nanny)) for nanny in nannies]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where workers join, and the signals that they do not block."""
+
+    spec: WorkerSpec
+    connection: Connection
+    scratch: str
+    mask: Collection[signal.Signals]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    """A worker's process. number: in its name. state: one byte of memory that it shares with us."""
+
+    pid: int
+    number: int
+    state: mmap.mmap
+
+
+def _work(place: _Place) -> None:
+    """Run workers until they have left their scheduler, and replace those that die meanwhile."""
+    running = [_start(place, number) for number in range(place.spec.processes)]
     try:
-        running = set(working)
-        while running and not stop.done():
-            await asyncio.wait([stop, *running], return_when=asyncio.FIRST_COMPLETED)
-            running = {one for one in running if not one.done()}
-        faults = [one.exception() for one in working if one.done()]
-        for fault in dict.fromkeys(str(fault) for fault in faults if fault is not None):
-            print(f"cannot join {connection.address}: {fault}", flush=True)  # noqa: T201
+        while running:
+            _wait()
+            _end_too_large(running, place.spec.memory_bytes)
+            for ended, code in _ended(running):
+                running.remove(ended)
+                if ended.state[0] == _JOINED:
+                    print(f"a worker process ended with {code}; another one starts", flush=True)  # noqa: T201
+                    # A name of its own: the scheduler may not know yet that the other one is gone.
+                    running.append(_start(place, ended.number + place.spec.processes))
     finally:
-        for task in (stop, *working):
-            task.cancel()
-        await asyncio.wait([stop, *working])
-        with suppress(Exception):
-            await asyncio.gather(*(one.close(timeout=5) for one in nannies))
+        _end(running)
 
 
-async def _stay(nanny: Nanny) -> None:
-    """Join a scheduler, and wait until its end."""
-    await nanny
-    await nanny.finished()
+def _start(place: _Place, number: int) -> _Process:
+    """Fork a process that is a worker."""
+    state = mmap.mmap(-1, 1)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return _Process(pid=pid, number=number, state=state)
+    code = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, place.mask)
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == parent:  # it has not died just before
+            code = asyncio.run(_be_worker(place, number, state))
+    except BaseException:  # noqa: BLE001  # nothing of the parent's may run here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
-def _nannies(spec: WorkerSpec, connection: Connection, scratch: str) -> list[Nanny]:
-    from orchestrator.compute.nodes import DaskCredentials, open_nanny
+async def _be_worker(place: _Place, number: int, state: mmap.mmap) -> int:
+    """Work for a scheduler until it, or this job, ends; return the exit code."""
+    from dask.multiprocessing import default_initializer
+
+    default_initializer()  # random numbers of its own
+    stopping = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
+    worker = _worker(place, number)
+    stop, joining = asyncio.create_task(stopping.wait()), asyncio.ensure_future(worker.start())
+    await asyncio.wait([stop, joining], return_when=asyncio.FIRST_COMPLETED)
+    if not joining.done():
+        return 0
+    if (fault := joining.exception()) is not None:
+        print(f"cannot join {place.connection.address}: {fault}", flush=True)  # noqa: T201
+        return 1
+    state[0] = _JOINED
+    finished = asyncio.create_task(worker.finished())
+    await asyncio.wait([stop, finished], return_when=asyncio.FIRST_COMPLETED)
+    state[0] = _LEFT
+    await worker.close(timeout=_CLOSE_S, executor_wait=False)
+    return 0
+
+
+def _worker(place: _Place, number: int) -> Worker:
+    from orchestrator.compute.nodes import DaskCredentials, open_worker
     from orchestrator.identity import WorkerName
     from orchestrator.slurm.environment import this_job
 
+    spec, connection = place.spec, place.connection
     pair = DaskCredentials(certificate=connection.certificate, key=connection.key)
     here = this_job()
     job, restarts, node = (here.worker or here.id, here.restarts, here.node) if here else (0, 0, 0)
-    return [
-        open_nanny(
-            connection.address,
-            pair.security(),
-            name=str(WorkerName(job=job, restarts=restarts, node=node, process=number)),
-            resources={spec.pool: _PLENTY},
-            memory_bytes=spec.memory_bytes,
-            interface=spec.interface,
-            scratch=scratch,
-            join_s=_JOIN_S,
-        )
-        for number in range(spec.processes)
-    ]
+    return open_worker(
+        connection.address,
+        pair.security(),
+        name=str(WorkerName(job=job, restarts=restarts, node=node, process=number)),
+        resources={spec.pool: _PLENTY},
+        memory_bytes=spec.memory_bytes,
+        interface=spec.interface,
+        scratch=place.scratch,
+        join_s=_JOIN_S,
+    )
 
 
-# A function that waits for its units keeps its share of the resource; none may wait for that.
-_PLENTY = 1e9
+def _ended(running: Iterable[_Process]) -> list[tuple[_Process, int]]:
+    """Return the processes that ended, with their exit codes."""
+    ended = []
+    for one in running:
+        pid, status = os.waitpid(one.pid, os.WNOHANG)
+        if pid:
+            ended.append((one, os.waitstatus_to_exitcode(status)))
+    return ended
+
+
+def _end_too_large(running: Iterable[_Process], memory_bytes: int | None) -> None:
+    """Kill workers that have nearly all the memory that Slurm gives them, before it ends the job."""
+    if memory_bytes is None:
+        return
+    for one in running:
+        used = _resident_bytes(one.pid)
+        if used > _MOST_OF_MEMORY * memory_bytes:
+            print(  # noqa: T201
+                f"a worker process is killed: it uses {used} of {memory_bytes} bytes", flush=True
+            )
+            os.kill(one.pid, signal.SIGKILL)
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _end(running: Sequence[_Process]) -> None:
+    """End processes in order, and kill those that take long."""
+    left = list(running)
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        for one in left:
+            os.kill(one.pid, signum)
+        deadline = time.monotonic() + _CLOSE_S
+        while left and time.monotonic() < deadline:
+            signal.sigtimedwait({signal.SIGCHLD}, _LOOK_S)
+            ended = [one for one, _ in _ended(left)]
+            left = [one for one in left if one not in ended]
+
 
 if __name__ == "__main__":
     main()

@@ -229,7 +229,11 @@ class JobFolder:
             requeue=False,  # the run replaces its jobs itself, so that none runs beside its orphan
             prologue=tuple(self.options.prologue),
             modules=tuple(self.options.modules),
-            environment={**dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()},
+            environment={
+                **dict.fromkeys(PINNED, "1"),
+                "MALLOC_TRIM_THRESHOLD_": "65536",  # what Dask recommends for its workers
+                "PYTHONPATH": import_path(),
+            },
             extra=tuple(self.options.extra),
         )
 

@@ -101,7 +101,7 @@ def test_a_stranger_gets_nothing_from_worker_jobs(slurm) -> None:
         assert readable(*files) == []
         assert open_to_others(*files) == []
         ports, named = listening(keepers(job))
-        assert len(ports) >= 2, "nanny and worker"
+        assert ports, "the worker's"
         assert answers(ports) == {port: [] for port in ports}
         # slurmstepd has a socket of its own; munge guards it.
         assert [name for name in named if "/spool/" not in name] == []
