@@ -388,15 +388,17 @@ def _resources_of(here: Execution) -> Resources:
     with _lock:
         if here not in _on_worker:
             context = here.context
+            assert context.site is not None, "functions of a stage have its site"
+            site = context.site()
             scope = str(Scope(context.run, context.key))
-            if context.limited and context.site.broker.url is None:
+            if context.limited and site.broker.url is None:
                 raise BudgetOutOfReach(
                     "this run has a budget, which only one broker can keep, and a function on a "
                     "worker would open its own; call the QPU in a @quantum stage, let the site "
                     "have a broker service (hpcqc broker serve), or take the budget away with "
                     "--budget 'none UNIT'"
                 )
-            run = Run(id=context.run, site=context.site, qpu=context.qpu, scope=scope)
+            run = Run(id=context.run, site=site, qpu=context.qpu, scope=scope)
             opened = _on_worker[here] = Resources(run)
             here.ending.callback(_end, opened)
         return _on_worker[here]

@@ -23,6 +23,7 @@ from orchestrator.compute.kinds import check_demand, settings_in_force
 from orchestrator.compute.remote_call import (
     RemoteFunction,
     StageContext,
+    deferred,
     dump_by_value,
     execution,
     exhausted,
@@ -254,7 +255,7 @@ def _run(call: _Call) -> Any:
     context = StageContext(
         run=run.id,
         key=key,
-        site=run.site,
+        site=deferred(run.site),
         qpu=run.chosen_qpu,
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         demand=needs.demand,
@@ -282,11 +283,11 @@ def _run_inline(call: _Call) -> Any:
 
 
 def _run_remotely(call: _Call, context: StageContext) -> Any:
-    needs = call.needs
+    needs, site = call.needs, current_run().site
     if needs.demand != Demand():
-        check_demand(call.fn.__name__, needs.demand, settings_in_force(context.site, needs.where))
+        check_demand(call.fn.__name__, needs.demand, settings_in_force(site, needs.where))
     remote = RemoteFunction(_dump_once(call.fn), context)
-    compute = needs.where or context.site.default_compute
+    compute = needs.where or site.default_compute
     with resources().placement().classical(compute, needs.demand):
         ran = resources().compute(needs.where).run(remote, call.args, call.kwargs)
     current_run().update(

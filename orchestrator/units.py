@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from orchestrator.compute.fanout import Spread, fan_out_on
-from orchestrator.compute.remote_call import StageContext, execution, stage_context
+from orchestrator.compute.remote_call import StageContext, deferred, execution, stage_context
 from orchestrator.resources import UNITS_TOPIC, Resources, resources
 
 __all__ = ["fan_out"]
@@ -80,7 +80,7 @@ def _flow_context(opened: Resources) -> StageContext:
     return StageContext(
         run=opened.run.id,
         key="flow",
-        site=opened.run.site,
+        site=deferred(opened.run.site),
         qpu=opened.run.chosen_qpu,
         keep_dir=None,
         limited=opened.is_limited(),

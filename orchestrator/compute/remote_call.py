@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import pickle
 import sys
 import threading
 import time
@@ -15,18 +16,22 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
 from orchestrator.compute.api import Demand
 from orchestrator.compute.module_isolation import activate_paths, note_file_times
 
+if TYPE_CHECKING:
+    from orchestrator.config.site import Site
+
 __all__ = [
     "Execution",
     "RemoteFunction",
     "RemoteResult",
     "StageContext",
+    "deferred",
     "dump_by_value",
     "execution",
     "exhausted",
@@ -38,13 +43,16 @@ __all__ = [
 ]
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """The stage that a function runs in."""
+    """The stage that a function runs in. site: `deferred`; for primitives called on a worker."""
 
     run: str
     key: str  # stable over reruns
-    site: Any  # for primitives called on a worker
+    site: Callable[[], Site] | None
     qpu: str | None
     keep_dir: Path | None  # for finished units, None if the run cannot be resumed
     demand: Demand = field(default_factory=Demand)
@@ -101,6 +109,14 @@ def within(context: StageContext | None) -> Iterator[None]:
         yield
     finally:
         _context.reset(token)
+
+
+def deferred(value: T) -> Callable[[], T]:
+    """Return a function for a value that another process unpickles when it calls it, not before.
+
+    A worker that never calls it does not load what the value is made of.
+    """
+    return partial(pickle.loads, pickle.dumps(value))
 
 
 def dump_by_value(function: Callable[..., Any]) -> bytes:

@@ -318,7 +318,7 @@ def test_where_every_unit_kills_its_worker_not_each_is_waited_for(
 def test_a_torn_record_costs_only_itself(run: Run, marks: Path, cut: int) -> None:
     folder = run.site.state_dir / "units" / run.id
     before = set(folder.glob("*")) if folder.exists() else set()
-    context = StageContext(run=run.id, key=f"torn-{cut}", site=run.site, qpu=None, keep_dir=folder)
+    context = StageContext(run=run.id, key=f"torn-{cut}", site=None, qpu=None, keep_dir=folder)
     client = resources.resources().compute().client()
 
     def spread() -> list[int]:

@@ -16,7 +16,12 @@ import pytest
 
 from hpcqc import ProgramFailed, ProgramResult, classical, run_program
 from orchestrator.compute.api import ComputeRun, Demand
-from orchestrator.compute.remote_call import RemoteFunction, StageContext, dump_by_value
+from orchestrator.compute.remote_call import (
+    RemoteFunction,
+    StageContext,
+    deferred,
+    dump_by_value,
+)
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings
@@ -96,7 +101,7 @@ def in_job(slurm, tmp_path, request):
 
     def run(function, demand, *args, **kwargs):
         context = StageContext(
-            run="programs", key="stage", site=site, qpu=None, keep_dir=None, demand=demand
+            run="programs", key="stage", site=deferred(site), qpu=None, keep_dir=None, demand=demand
         )
         remote = RemoteFunction(dump_by_value(function), context)
         return compute.run(remote, args, kwargs).value
