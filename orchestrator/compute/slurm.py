@@ -179,8 +179,9 @@ class SlurmDask:
         """Run a function in a worker job; raise its exception, or `ComputeError`."""
         from distributed import KilledWorker
 
-        client = self.client()
+        self.start()
         with self._pool(remote.context.demand) as pool:
+            client = self.client()  # last, so that Slurm starts the job while the scheduler starts
             placed = replace(remote, context=replace(remote.context, pool=pool))
             future = client.submit(run_timed, placed, args, kwargs, pure=False, resources={pool: 1})
             try:
@@ -197,8 +198,9 @@ class SlurmDask:
         self, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
     ) -> list[T]:
         """Apply a function to every item in the worker jobs; see `Compute.fan_out`."""
-        client = self.client()
+        self.start()
         with self._pool(spread.context.demand) as pool:
+            client = self.client()
             placed = replace(
                 spread,
                 context=replace(spread.context, pool=pool),
