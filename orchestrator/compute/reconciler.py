@@ -176,6 +176,7 @@ class Reconciler:
             self._adopted = True
         if not self._settle_doubtful():
             return
+        self._cancel_dropped()
         seen = self._observe()
         with self._changed:
             wanted = dict(self._wanted)
@@ -189,6 +190,18 @@ class Reconciler:
             since_s = seen.now_s if self._waiting_s is None else self._waiting_s
             self._waiting_s = since_s if notice else None
             self._say(notice if seen.now_s - since_s >= _SILENT_S else "")
+
+    def _cancel_dropped(self) -> None:
+        """Cancel jobs of dropped pools before Slurm is asked anything: their nodes do nothing now."""
+        with self._changed:
+            wanted = set(self._wanted)
+        dropped = [job.id for job in self._fleet.jobs if job.pool not in wanted]
+        if dropped:
+            self._fleet = replace(
+                self._fleet, jobs=tuple(job for job in self._fleet.jobs if job.pool in wanted)
+            )
+            self._unwanted.update(dropped)
+            self._cancel_unwanted()
 
     def _observe(self) -> Observation:
         workers, busy = self._occupation()
@@ -230,12 +243,15 @@ class Reconciler:
                 self._retire(action.job)
         self._hold([action.job for action in actions if isinstance(action, Hold)], held=True)
         self._hold([action.job for action in actions if isinstance(action, Release)], held=False)
-        if self._unwanted:
-            self.slurm.cancel(sorted(self._unwanted))
-            self._unwanted.clear()
+        self._cancel_unwanted()
         for action in actions:
             if isinstance(action, Submit):
                 self._submit(action)
+
+    def _cancel_unwanted(self) -> None:
+        if self._unwanted:
+            self.slurm.cancel(sorted(self._unwanted))
+            self._unwanted.clear()
 
     def _hold(self, jobs: Sequence[int], *, held: bool) -> None:
         """Hold or release jobs; those that Slurm did not take it for remain as they were."""

@@ -68,6 +68,18 @@ def test_a_dropped_pools_job_that_could_not_be_cancelled_is_cancelled_later(room
     until(lambda: not room.slurm.waiting())
 
 
+def test_a_dropped_pools_job_is_cancelled_before_slurm_is_asked_anything(room, monkeypatch) -> None:
+    room.reconciler.want(allocation(room.folder.options), 1)
+    room.reconciler._step()
+    (job,) = room.slurm.waiting()
+    calls = []
+    monkeypatch.setattr(room.slurm, "jobs", lambda ids=None: calls.append(("jobs", ids)) or {})
+    monkeypatch.setattr(room.slurm, "cancel", lambda ids: calls.append(("cancel", ids)))
+    room.reconciler.drop("shared")
+    room.reconciler._step()
+    assert calls == [("cancel", [job])]
+
+
 @pytest.mark.parametrize(("verb", "before"), [("release", True), ("hold", False)])
 def test_a_hold_or_release_that_failed_is_made_again(room, verb, before) -> None:
     room.want(1, held=before)
