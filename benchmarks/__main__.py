@@ -17,6 +17,7 @@ NAMES = (
     "bell",
     "loop",
     "stages",
+    "encryption",
     "widths",
     "noisy",
     "startup",
@@ -29,6 +30,7 @@ NAMES = (
     "reading",
     "border",
     "slurm_queue",
+    "slurm_stages",
 )
 RESULTS = Path(__file__).with_name("RESULTS.md")
 PACKAGES = ("hpcqc", "prefect", "qiskit", "qiskit-aer", "dask", "distributed", "numpy")

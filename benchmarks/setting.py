@@ -17,10 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @contextmanager
-def scratch_run(name: str, profiles: Sequence[str] = ()) -> Iterator[Run]:
+def scratch_run(
+    name: str,
+    profiles: Sequence[str] = (),
+    computes: Sequence[ComputeSettings] = (ComputeSettings(name="local"),),
+    coupling: str = "",
+) -> Iterator[Run]:
     """Activate a resumable run; everything it started is ended and removed afterwards.
 
     profiles: of devices that are QPUs beside the ideal one, under the profiles' names.
+    computes: of the site, the default one first.
     """
     devices = {
         profile: QpuSettings(name=profile, backend="aer", options={"profile": profile})
@@ -30,13 +36,13 @@ def scratch_run(name: str, profiles: Sequence[str] = ()) -> Iterator[Run]:
         site = Site(
             name="bench",
             default_qpu="aer",
-            default_compute="local",
+            default_compute=computes[0].name,
             qpus={"aer": QpuSettings(name="aer", backend="aer", options={}), **devices},
-            computes={"local": ComputeSettings(name="local")},
+            computes={settings.name: settings for settings in computes},
             state_dir=Path(folder) / "state",
             source="benchmarks",
         )
-        run = Run(id=name, site=site)
+        run = Run(id=name, site=site, coupling=coupling)
         runs.activate(run)
         try:
             yield run

@@ -36,10 +36,11 @@ PINNED = (
 class ClusterProcess:
     """A process of ``orchestrator.compute.cluster``; nothing starts before `start`.
 
-    spec: its JSON argument.
+    spec: its JSON argument. module: another one that does the same.
     """
 
     spec: Mapping[str, Any]
+    module: str = "orchestrator.compute.cluster"
     _process: subprocess.Popen[str] | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
@@ -58,7 +59,7 @@ class ClusterProcess:
             if self._process is not None:
                 return self._process
             # -P and our own path order: a user's folder must not shadow the packages we need.
-            command = [sys.executable, "-P", "-m", "orchestrator.compute.cluster"]
+            command = [sys.executable, "-P", "-m", self.module]
             self._process = subprocess.Popen(
                 [*command, json.dumps(dict(self.spec))],
                 stdin=subprocess.PIPE,
