@@ -160,3 +160,15 @@ def test_an_end_that_left_nothing_says_nothing(room) -> None:
     until(lambda: len(room.reconciler.jobs()) == 1)
     room.reconciler.close()
     assert not any("scancel" in notice for notice in room.notices)
+
+
+def test_slurm_is_asked_once_for_all_jobs_each_time(room, monkeypatch) -> None:
+    room.reconciler.want(allocation(room.folder.options), 200)
+    room.reconciler._step()
+    assert len(room.reconciler.jobs()) == 200
+    asked = []
+    answer = room.slurm.jobs
+    monkeypatch.setattr(room.slurm, "jobs", lambda ids=None: asked.append(ids) or answer(ids))
+    for _ in range(3):
+        room.reconciler._step()
+    assert [len(ids) for ids in asked] == [200] * 3
