@@ -168,14 +168,13 @@ class _Bench:
 
     def _dask_worker_s(self) -> tuple[float, int]:
         """Return the time from the call of sbatch to a function's result, and the job."""
-        jobs: list[int] = []
-
-        def work() -> None:
-            jobs.append(self._submit_dask_worker())
-            self._function()
-            self._slurm.cancel(jobs)
-
-        return self._alone(work), jobs[0]
+        self._wait_until_alone()
+        began_s = time.perf_counter()
+        job = self._submit_dask_worker()
+        self._function()
+        took_s = time.perf_counter() - began_s
+        self._slurm.cancel([job])
+        return took_s, job
 
     def _submit_dask_worker(self) -> int:
         worker = [sys.executable, "-m", "distributed.cli.dask_worker"]
