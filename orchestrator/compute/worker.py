@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerSpec", "main"]
 
-_LOOK_S = 0.2
+_LOOK_S, _LONG_S = 0.25, 60.0
 _JOIN_S = 60
 _CLOSE_S = 5.0
 _MOST_OF_MEMORY = 0.95
@@ -109,9 +109,9 @@ class _Stopped(Exception):
     """Slurm, or the run, ends this job."""
 
 
-def _wait() -> None:
-    """Wait until a process ended, or a moment; raise `_Stopped` when this job is to end."""
-    received = signal.sigtimedwait(_SIGNALS, _LOOK_S)
+def _wait(longest_s: float) -> None:
+    """Wait until a process ended, or so long; raise `_Stopped` when this job is to end."""
+    received = signal.sigtimedwait(_SIGNALS, longest_s)
     if received is not None and received.si_signo != signal.SIGCHLD:
         raise _Stopped
 
@@ -127,7 +127,7 @@ def _connection(spec: WorkerSpec, left: Connection | None) -> Connection | None:
             return found
         if not spec.folder.is_dir():  # the run was removed
             return None
-        _wait()
+        _wait(_LOOK_S)
     return None
 
 
@@ -155,7 +155,8 @@ def _work(place: _Place) -> None:
     running = [_start(place, number) for number in range(place.spec.processes)]
     try:
         while running:
-            _wait()
+            # Without a limit there is nothing to look at, and a signal says when a process ended.
+            _wait(_LONG_S if place.spec.memory_bytes is None else _LOOK_S)
             _end_too_large(running, place.spec.memory_bytes)
             for ended, code in _ended(running):
                 running.remove(ended)
