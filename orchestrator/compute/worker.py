@@ -33,7 +33,8 @@ _PLENTY = 1e9
 _SET_PDEATHSIG = 1
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 # What a worker's process says of itself in the byte that it shares with its parent.
-_JOINED, _LEFT = 1, 2
+_STARTING, _JOINED, _LEFT = 0, 1, 2
+_MOST_EARLY_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +154,7 @@ class _Process:
 def _work(place: _Place) -> None:
     """Run workers until they have left their scheduler, and replace those that die meanwhile."""
     running = [_start(place, number) for number in range(place.spec.processes)]
+    early = 0  # deaths before a worker said that it had joined; it may have had a function by then
     try:
         while running:
             # Without a limit there is nothing to look at, and a signal says when a process ended.
@@ -160,7 +162,8 @@ def _work(place: _Place) -> None:
             _end_too_large(running, place.spec.memory_bytes)
             for ended, code in _ended(running):
                 running.remove(ended)
-                if ended.state[0] == _JOINED:
+                early += ended.state[0] == _STARTING
+                if ended.state[0] != _LEFT and early <= _MOST_EARLY_DEATHS:
                     print(f"a worker process ended with {code}; another one starts", flush=True)  # noqa: T201
                     # A name of its own: the scheduler may not know yet that the other one is gone.
                     running.append(_start(place, ended.number + place.spec.processes))
@@ -190,26 +193,23 @@ def _start(place: _Place, number: int) -> _Process:
 
 
 async def _be_worker(place: _Place, number: int, state: mmap.mmap) -> int:
-    """Work for a scheduler until it, or this job, ends; return the exit code."""
+    """Work for a scheduler until it ends; return the exit code.
+
+    SIGTERM has its usual effect, also on processes that a function forks.
+    """
     from dask.multiprocessing import default_initializer
 
     default_initializer()  # random numbers of its own
-    stopping = asyncio.Event()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
     worker = _worker(place, number)
-    stop, joining = asyncio.create_task(stopping.wait()), asyncio.ensure_future(worker.start())
-    await asyncio.wait([stop, joining], return_when=asyncio.FIRST_COMPLETED)
-    if not joining.done():
-        return 0
-    if (fault := joining.exception()) is not None:
+    try:
+        await worker
+    except Exception as fault:  # noqa: BLE001  # whatever it is, the job's output says it
         print(f"cannot join {place.connection.address}: {fault}", flush=True)  # noqa: T201
+        state[0] = _LEFT
         return 1
     state[0] = _JOINED
-    finished = asyncio.create_task(worker.finished())
-    await asyncio.wait([stop, finished], return_when=asyncio.FIRST_COMPLETED)
+    await worker.finished()
     state[0] = _LEFT
-    await worker.close(timeout=_CLOSE_S, executor_wait=False)
     return 0
 
 
@@ -266,7 +266,7 @@ def _resident_bytes(pid: int) -> int:
 
 
 def _end(running: Sequence[_Process]) -> None:
-    """End processes in order, and kill those that take long."""
+    """End processes, and kill those that take long."""
     left = list(running)
     for signum in (signal.SIGTERM, signal.SIGKILL):
         for one in left:
