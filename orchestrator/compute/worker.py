@@ -90,7 +90,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _serve(spec: WorkerSpec, mask: Collection[signal.Signals]) -> None:
+def _serve(spec: WorkerSpec, mask: Collection[int]) -> None:
     left: Connection | None = None
     with tempfile.TemporaryDirectory(
         prefix="hpcqc-dask-", dir=spec.scratch, ignore_cleanup_errors=True
@@ -139,7 +139,7 @@ class _Place:
     spec: WorkerSpec
     connection: Connection
     scratch: str
-    mask: Collection[signal.Signals]
+    mask: Collection[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +197,8 @@ async def _be_worker(place: _Place, number: int, state: mmap.mmap) -> int:
 
     SIGTERM has its usual effect, also on processes that a function forks.
     """
-    from dask.multiprocessing import default_initializer
-
-    default_initializer()  # random numbers of its own
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed()  # all workers would have the same numbers; Python's own are seeded anew
     worker = _worker(place, number)
     try:
         await worker
