@@ -58,6 +58,9 @@ _TARGET_FRESH_S = 1.0
 _LONGEST_WAIT_S = 30.0
 _POLL_S = 0.5
 _LONGEST_TAG = 50
+# The server's answers about ended jobs stay in memory for a while; older ones are asked for again.
+_ENDED_IN_MEMORY = 256
+_KEEP_S = 30 * 86400.0
 
 
 class IqmBackend:
@@ -78,6 +81,7 @@ class IqmBackend:
         self._open: dict[QpuTaskId, TaskState] = {}
         self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
         self._computer: str | None = None
+        self._purged = False
         self._known: tuple[float, Architecture, Target] | None = None
 
     def target(self) -> Target:
@@ -127,7 +131,7 @@ class IqmBackend:
 
     def status(self, task: QpuTaskId) -> TaskState:
         """Return a task's state."""
-        return self._look(task, 0.0)
+        return self._look(task, 0.0)[0]
 
     def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
         """Block until the task is final or the time is up; the server answers at its end."""
@@ -135,7 +139,7 @@ class IqmBackend:
         while True:
             left_s = deadline - time.monotonic()
             asked_at = time.monotonic()
-            state = self._look(task, min(max(left_s, 0.0), _LONGEST_WAIT_S))
+            state, _ = self._look(task, min(max(left_s, 0.0), _LONGEST_WAIT_S))
             left_s = deadline - time.monotonic()
             if state.is_final or left_s <= 0:
                 return state
@@ -145,12 +149,11 @@ class IqmBackend:
     def result(self, task: QpuTaskId) -> Result:
         """Return a completed task's result; see ``Backend.result``."""
         record = self._record(task)
-        state = self._look(task, 0.0)
+        state, job = self._look(task, 0.0)
         if not state.is_final:
             raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
         if state is TaskState.CANCELLED:
             raise TaskCancelled(f"{task} was cancelled")
-        job = self._ended[task]
         if state is TaskState.FAILED:
             raise TaskFailed(f"{task} failed: {_errors(job)}")
         answer = self._read("GET", f"/jobs/{record.job}/artifacts/measurements")
@@ -162,7 +165,7 @@ class IqmBackend:
     def stop(self, task: QpuTaskId) -> None:
         """Cancel a task; one that is running is interrupted."""
         record = self._record(task)
-        if self._look(task, 0.0).is_final:
+        if self._look(task, 0.0)[0].is_final:
             return
         answer = self._read("POST", f"/jobs/{record.job}/cancel")
         if answer.status == 404:
@@ -182,10 +185,16 @@ class IqmBackend:
             )
         if known is not None and known.job is not None:
             return _task_id(known.job, tag)
-        architecture, target = self._current()
-        check(payload, target)
+        try:
+            architecture, target = self._current()
+            check(payload, target)
+            self._refuse_when_full(target)
+            computer = self._quantum_computer()
+        except QpuUnavailable as error:
+            raise QpuBusy(
+                f"nothing was started: {error}", retry_after_s=error.retry_after_s
+            ) from error
         assert isinstance(payload, SamplerPayload)  # as is all that its target takes
-        self._refuse_when_full(target)
         body = {
             "circuits": circuits_of(payload, architecture.components),
             "shots": payload.pubs[0].shots,
@@ -200,11 +209,12 @@ class IqmBackend:
             "dd_mode": "disabled",
             "dd_strategy": None,
         }
+        self._purge_once()
         record = _record_of(payload, tag, target)
         self._records.write(record)
         try:
             answer = self._connection.submit(
-                f"{_API}/jobs/{self._quantum_computer()}/circuit",
+                f"{_API}/jobs/{computer}/circuit",
                 body,
                 params={
                     "tag": _short(tag),
@@ -222,6 +232,11 @@ class IqmBackend:
         with self._lock:
             self._open[task] = TaskState.QUEUED
         return task
+
+    def _purge_once(self) -> None:
+        if not self._purged:
+            self._purged = True
+            self._records.purge(time.time() - _KEEP_S)
 
     def _accepted(self, answer: Answer) -> str:
         """Return the job's id, or raise what the server's refusal means."""
@@ -247,7 +262,7 @@ class IqmBackend:
             tasks = list(self._open)
         if len(tasks) < most:
             return
-        running = sum(not self._look(task, 0.0).is_final for task in tasks)
+        running = sum(map(self._is_open, tasks))
         if running >= most:
             raise QpuBusy(
                 f"{target.name} has {running} tasks of this client and takes at most {most}; start "
@@ -329,30 +344,42 @@ class IqmBackend:
             self._computer = names[0]
         return self._computer
 
-    def _look(self, task: QpuTaskId, wait_s: float) -> TaskState:
-        """Ask for a task's state, until ``wait_s`` or its end."""
+    def _is_open(self, task: QpuTaskId) -> bool:
+        try:
+            return not self._look(task, 0.0)[0].is_final
+        except UnknownTask:
+            return False
+
+    def _look(self, task: QpuTaskId, wait_s: float) -> tuple[TaskState, Mapping[str, Any]]:
+        """Ask for a task's state, until ``wait_s`` or its end; also return the server's answer."""
         record = self._record(task)
-        if task in self._ended:
-            return _STATES[self._ended[task]["status"]]
+        ended = self._ended.get(task)
+        if ended is not None:
+            return _STATES[ended["status"]], ended
         params = {}
         if wait_s > 0:
             params = {"wait_until_terminal": "true", "timeout_seconds": f"{wait_s:.3f}"}
         answer = self._read("GET", f"/jobs/{record.job}", params=params, longer_s=wait_s)
         if answer.status == 404:
+            with self._lock:
+                self._open.pop(task, None)
             raise UnknownTask(f"the server does not know {task}: {answer.reason}")
-        status = answer.error.get("status") if answer.is_success else None
-        if status not in _STATES:
+        job = answer.error if answer.is_success else {}
+        state = _STATES.get(str(job.get("status")))
+        if state is None:
             raise QpuUnavailable(
-                f"the state of {task} cannot be read: {answer.reason} {status!r:.40}"
+                f"the state of {task} cannot be read: HTTP {answer.status}, status "
+                f"{job.get('status')!r:.40}; expected one of {', '.join(_STATES)}"
             )
-        state = _STATES[status]
         with self._lock:
             if state.is_final:
-                self._ended[task] = answer.error
+                if len(self._ended) >= _ENDED_IN_MEMORY:
+                    del self._ended[next(iter(self._ended))]
+                self._ended[task] = job
                 self._open.pop(task, None)
             else:
                 self._open[task] = state
-        return state
+        return state, job
 
     def _record(self, task: QpuTaskId) -> StartedJob:
         kind, _, rest = str(task).partition(":")
@@ -421,17 +448,19 @@ def _record_of(payload: SamplerPayload, tag: str, target: Target) -> StartedJob:
 
 
 def _metadata(job: Mapping[str, Any]) -> dict[str, Any]:
-    compilation = job.get("compilation") or {}
+    compilation = job.get("compilation")
+    known = compilation if isinstance(compilation, dict) else {}
     return {
-        "calibration_id": compilation.get("calibration_set_id"),
+        "calibration_id": known.get("calibration_set_id"),
         "vendor_job": job.get("id"),
         "timeline": job.get("timeline") or [],
     }
 
 
 def _errors(job: Mapping[str, Any]) -> str:
-    stated = job.get("errors") or ()
-    words = [f"{one.get('error_code')}: {one.get('message')}" for one in stated]
+    stated = job.get("errors")
+    listed = [one for one in stated if isinstance(one, dict)] if isinstance(stated, list) else []
+    words = [f"{one.get('error_code')}: {one.get('message')}" for one in listed]
     return "; ".join(words) or "the server states no reason"
 
 

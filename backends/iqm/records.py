@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,23 @@ class StartedJobs:
     def remove(self, tag: str) -> None:
         """Remove the record of a start that surely started nothing."""
         self._path(tag).unlink(missing_ok=True)
+
+    def purge(self, before_s: float) -> None:
+        """Remove records older than a time, in seconds since the epoch.
+
+        A start without an answer is kept: it must not be repeated, however long ago it was.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.scandir(self._folder):
+                with contextlib.suppress(OSError):
+                    if entry.stat().st_mtime < before_s and self._is_answered(Path(entry.path)):
+                        Path(entry.path).unlink()
+
+    def _is_answered(self, path: Path) -> bool:
+        if path.suffix != ".json":  # a draft, of a process that was killed
+            return True
+        found = self.read(path.stem)
+        return found is not None and found.job is not None
 
     def _path(self, tag: str) -> Path:
         return self._folder / f"{tag}.json"

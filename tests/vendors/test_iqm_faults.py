@@ -7,13 +7,17 @@ from collections import Counter
 import pytest
 from qiskit import QuantumCircuit
 
-from backends.api import AccessDenied, BackendError, TaskFailed
+from backends.api import AccessDenied, BackendError, QpuBusy, TaskFailed, TaskState
+from backends.iqm import create
+from backends.lowering import NativeCompiler
+from backends.payloads import SamplerPayload
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
 from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.core.views import JobState
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.runs import Run
+from orchestrator.transpile.moves import insert_moves
 from tests.patience import PATIENCE_S, until
 from tests.rehearsed import RehearsedSite, rehearsed
 
@@ -143,6 +147,28 @@ def test_a_target_that_cannot_be_read_stays_as_it_was_known(flow, vlq, monkeypat
     vlq.misbehave(f"{kind}:target")
     assert run.sampler.qpu.target == known
     assert most_frequent(run.sampler.run([flipped()], shots=100)) == "001"
+
+
+def test_what_is_asked_before_a_start_leaves_no_doubt_about_it(vlq, tmp_path) -> None:
+    """Only the start itself may be unknown; what fails before it started nothing."""
+    backend = create(vlq.options, state_dir=tmp_path)
+    session = backend.acquire()
+    native = insert_moves(NativeCompiler(backend.target()).compile(flipped())[0], 24)
+    payload = SamplerPayload.coerce([native], shots=10)
+    backend.close()
+    fresh = create(vlq.options, state_dir=tmp_path)
+    session = fresh.acquire()
+    vlq.behave()
+    vlq.misbehave("error:target", "lost:other")
+    with pytest.raises(QpuBusy):
+        fresh.start(session, payload, "tag")
+    vlq.behave()
+    task = fresh.start(session, payload, "tag")
+    vlq.misbehave("error:status:1")
+    with pytest.raises(QpuBusy):
+        fresh.start(session, payload, "other")
+    assert fresh.wait(task, PATIENCE_S) is TaskState.COMPLETED
+    fresh.close()
 
 
 def test_a_revoked_token_is_one_clear_error(flow, vlq) -> None:
