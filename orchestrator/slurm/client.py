@@ -72,7 +72,8 @@ _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 _CHANGED_MEANWHILE = re.compile(
     r"invalid job id|already completing|already completed|already finished|no longer pending|is finished|"
-    r"already held|not (been )?held",
+    # The last one: what scontrol adds, in a line of its own, if others of the jobs were changed.
+    r"already held|not (been )?held|error: no error",
     re.IGNORECASE,
 )
 _CHANGED_OR_PART = re.compile(

@@ -126,6 +126,9 @@ def test_a_held_job_is_released_and_cancelled(client, script) -> None:
     client.cancel([job])
     client.hold([job])
     client.release([job])
+    waiting = client.submit(script(held=True))
+    client.release([job, waiting])  # those that can be changed are
+    assert not client.jobs([waiting])[waiting].held
 
 
 def test_jobs_that_slurm_does_not_know_are_absent(client, script) -> None:

@@ -172,6 +172,14 @@ def test_what_changed_meanwhile_is_no_error_and_what_is_forbidden_is_one(with_pr
         client.cancel([7, 8])
 
 
+def test_jobs_that_ended_meanwhile_keep_no_others_from_being_released(with_programs) -> None:
+    # As scontrol 22.05 printed it when job 1 had ended and job 7 was released.
+    words = "Job has already finished for job 1\nslurm_suspend error: No error"
+    client = with_programs(scontrol=f"echo '{words}' >&2; exit 1")
+    client.release([1, 7])
+    client.hold([1, 7])
+
+
 def test_the_largest_node_of_a_partition_counts(with_programs) -> None:
     # As sinfo 22.05 printed two kinds of nodes, with --exact and without it.
     prints = r"""
