@@ -79,6 +79,7 @@ class Reconciler:
     _due: bool = True
     _closing: bool = False
     _notice: str = ""
+    _refusal: str = ""  # why Slurm takes no further job at present
     _waiting_s: float | None = None
     _doubtful: dict[str, tuple[str, int, float]] = field(default_factory=dict)
     _thread: threading.Thread | None = None
@@ -171,6 +172,7 @@ class Reconciler:
             return not self._closing
 
     def _step(self) -> None:
+        self._refusal = ""
         if not self._adopted:
             self._adopt()
             self._adopted = True
@@ -183,13 +185,14 @@ class Reconciler:
         before = self._fleet
         self._fleet, actions = reconcile(before, wanted, seen)
         self._execute(actions)
-        if actions or [job.id for job in before.jobs] != [job.id for job in self._fleet.jobs]:
+        done = bool(actions) and not self._refusal
+        if done or [job.id for job in before.jobs] != [job.id for job in self._fleet.jobs]:
             self._changed_s = time.monotonic()
         if seen.slurm is not None:
             notice = waiting_notice(self._fleet, seen)
             since_s = seen.now_s if self._waiting_s is None else self._waiting_s
             self._waiting_s = since_s if notice else None
-            self._say(notice if seen.now_s - since_s >= _SILENT_S else "")
+            self._say(self._refusal or (notice if seen.now_s - since_s >= _SILENT_S else ""))
 
     def _cancel_dropped(self) -> None:
         """Cancel jobs of dropped pools before Slurm is asked anything: their nodes do nothing now."""
@@ -272,7 +275,7 @@ class Reconciler:
     def _submit(self, action: Submit) -> None:
         with self._changed:
             wanted = self._allocations.get(action.pool)
-            if wanted is None or action.pool not in self._wanted or self._closing:
+            if wanted is None or action.pool not in self._wanted or self._closing or self._refusal:
                 return
         number = self._spare.pop(wanted.purpose, None)
         if number is None:
@@ -283,6 +286,9 @@ class Reconciler:
             job = self.slurm.submit(script)
         except (SlurmRefused, JobScriptError) as error:
             self._spare[wanted.purpose] = number
+            if isinstance(error, SlurmRefused) and error.passes:
+                self._refusal = f"{error}; hpcqc tries again"
+                return
             self._fail(action.pool, ComputeError(f"a worker job cannot be submitted: {error}"))
             return
         except SlurmUnavailable as error:

@@ -68,6 +68,8 @@ _DOUBTFUL = re.compile(
     re.IGNORECASE,
 )
 _STARTS = re.compile(r"Job [0-9]+ to start at (\S+) using", re.IGNORECASE)
+# As in QOSMaxSubmitJobPerUserLimit; the user's other jobs count, too.
+_TOO_MANY = re.compile(r"MaxSubmitJob")
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 _CHANGED_MEANWHILE = re.compile(
@@ -423,7 +425,9 @@ class Slurm:
         with contextlib.suppress(SlurmUnavailable):
             partitions, licenses = self.partitions(), self.licenses()
         return SlurmRefused(
-            explain_refusal(words, script.resources, partitions, licenses), words=words.strip()
+            explain_refusal(words, script.resources, partitions, licenses),
+            words=words.strip(),
+            passes=_TOO_MANY.search(words) is not None,
         )
 
     def _stored(self, tag: str, failure: SlurmUnavailable) -> int | None:

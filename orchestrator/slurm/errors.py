@@ -17,11 +17,13 @@ class SlurmRefused(ValueError):
 
     Attributes:
         words: What Slurm itself printed.
+        passes: Whether it may accept the same later: a limit on the number of jobs is reached now.
     """
 
-    def __init__(self, message: str, *, words: str = "") -> None:
+    def __init__(self, message: str, *, words: str = "", passes: bool = False) -> None:
         super().__init__(message)
         self.words = words
+        self.passes = passes
 
 
 class SlurmUnavailable(RuntimeError):

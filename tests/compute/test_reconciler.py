@@ -107,6 +107,16 @@ def test_a_submission_that_is_tried_again_has_its_number(room) -> None:
     assert not room.failed
 
 
+def test_a_limit_on_the_number_of_jobs_is_waited_for_and_said_once(room) -> None:
+    room.slurm.faults["submit"] = [SlurmRefused("too many jobs", passes=True) for _ in range(3)]
+    room.want(2)
+    until(lambda: len(room.slurm.tags) == 2)
+    assert room.slurm.tags == [room.tag("worker", 0), room.tag("worker", 1)]
+    assert not room.failed
+    assert len(room.notices) == 1
+    assert "too many jobs" in room.notices[0]
+
+
 def test_a_script_that_cannot_be_written_is_said_and_the_thread_goes_on(tmp_path) -> None:
     room = Room(tmp_path / "r", extra=["--wrap=true"])
     room.want(1)

@@ -180,6 +180,21 @@ def test_jobs_that_ended_meanwhile_keep_no_others_from_being_released(with_progr
     client.hold([1, 7])
 
 
+@pytest.mark.parametrize(
+    ("limit", "passes"), [("QOSMaxSubmitJobPerUserLimit", True), ("QOSMaxCpuPerJobLimit", False)]
+)
+def test_a_limit_on_the_number_of_jobs_passes(with_programs, script, limit, passes) -> None:
+    words = (
+        f"sbatch: error: {limit}\nsbatch: error: Batch job submission failed: Job violates "
+        "accounting/QOS policy (job submit limit, the size and/or time limits of a user)"
+    )
+    silent = dict.fromkeys(("sinfo", "scontrol"), "true")
+    client = with_programs(sbatch=f"echo '{words}' >&2; exit 1", **silent)
+    with pytest.raises(SlurmRefused) as error:
+        client.submit(script)
+    assert error.value.passes is passes
+
+
 def test_the_largest_node_of_a_partition_counts(with_programs) -> None:
     # As sinfo 22.05 printed two kinds of nodes, with --exact and without it.
     prints = r"""
