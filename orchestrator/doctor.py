@@ -21,7 +21,7 @@ from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
-from orchestrator.config.site import QpuSettings, Site
+from orchestrator.config.site import BatchTable, QpuSettings, Site
 from orchestrator.names import EXTENSION_GROUPS, OUR_PACKAGES
 from orchestrator.wording import counted
 
@@ -373,7 +373,7 @@ def _slurm_requests(
     """See whether the cluster can ever meet what the site file asks of it."""
     from orchestrator.compute.worker_jobs import allocation
     from orchestrator.slurm import JobResources, impossible
-    from orchestrator.slurm.options import worker_options
+    from orchestrator.slurm.options import driver_resources, worker_options
 
     for compute in site.computes.values():
         if compute.kind != "slurm":
@@ -388,6 +388,13 @@ def _slurm_requests(
         reasons = impossible(worker.resources, partitions)
         state: Literal["broken", "ok"] = "broken" if reasons else "ok"
         yield Check(name, state, "; ".join(reasons) or "a worker job fits its partition")
+    if site.batch != BatchTable():
+        reasons = impossible(driver_resources(site.batch), partitions)
+        yield Check(
+            "driver jobs",
+            "broken" if reasons else "ok",
+            "; ".join(reasons) or "one fits its partition",
+        )
     for qpu in site.qpus.values():
         if qpu.slurm is None:
             continue

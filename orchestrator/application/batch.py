@@ -33,11 +33,12 @@ from orchestrator.config.loading import LAPTOP
 from orchestrator.config.private import write_private
 from orchestrator.config.qrmi import qrmi_resources
 from orchestrator.config.secrets import SecretRef
-from orchestrator.config.site import BatchTable, Coupling, Site, size_bytes
+from orchestrator.config.site import BatchTable, Coupling, Site
 from orchestrator.identity import SlurmOwner, SlurmTag, checked_run_id, slurm_job_name
 from orchestrator.provenance.schema import RecordError, RunRecord, read_record
 from orchestrator.retention import is_active
-from orchestrator.slurm import JobResources, JobScript, Slurm, SlurmRefused, owner_of, this_job
+from orchestrator.slurm import JobScript, Slurm, SlurmRefused, impossible, owner_of, this_job
+from orchestrator.slurm.options import driver_resources
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -199,6 +200,11 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
     _check_granted(plan.site_file, site)
     earlier = driver_job(site.state_dir, plan.id)
     _check_free(site, plan.id, earlier, slurm)
+    reasons = impossible(driver_resources(site.batch), slurm.partitions())
+    if reasons:  # many clusters accept such a job, and let it wait for ever
+        raise SlurmRefused(
+            f"Slurm can never run the driver job: {'; '.join(reasons)}. Correct [batch]"
+        )
     plan.folder.open(plan.id, plan.target.text)  # or refuse what is not this run's
     plan.folder.close()
     asked = DriverRequest(
@@ -376,15 +382,7 @@ def _script(
     return JobScript(
         name=slurm_job_name(asked.run, "driver"),
         tag=str(tag),
-        resources=JobResources(
-            partition=batch.partition,
-            account=batch.account,
-            qos=batch.qos,
-            reservation=batch.reservation,
-            walltime=batch.walltime,
-            cores=batch.cores,
-            memory_bytes=None if batch.memory is None else size_bytes(batch.memory),
-        ),
+        resources=driver_resources(batch),
         # The signal before the end of the walltime goes to the script's process alone: become it.
         body=(f"exec {shlex.join(driver)}",),
         directory=asked.folder,

@@ -176,10 +176,10 @@ def impossible(resources: JobResources, partitions: Mapping[str, Partition]) -> 
     Args:
         resources: What a job asks for; a partition of None is the default one. Of several, as
             ``short,long``, one that can meet it is enough.
-        partitions: What the cluster has.
+        partitions: What the cluster has; empty if that is not known.
     """
     names = [] if resources.partition is None else resources.partition.split(",")
-    if not partitions.keys() >= {*names}:
+    if partitions and not partitions.keys() >= {*names}:
         return [_unknown_partition(resources, _Cluster(partitions, {}))]
     lacks = [_lacks(resources, one, partitions) for one in _partitions_of(resources, partitions)]
     return lacks[0] if lacks and all(lacks) else []

@@ -13,9 +13,10 @@ from backends.suggestions import did_you_mean
 from orchestrator.config.bounds import ConfigTable
 from orchestrator.config.durations import Walltime
 from orchestrator.config.errors import ConfigError
-from orchestrator.config.site import ComputeSettings, size_bytes
+from orchestrator.config.site import BatchTable, ComputeSettings, size_bytes
+from orchestrator.slurm.script import JobResources
 
-__all__ = ["WorkerOptions", "worker_options"]
+__all__ = ["WorkerOptions", "driver_resources", "worker_options"]
 
 _Table = TypeVar("_Table", bound=ConfigTable)
 
@@ -133,6 +134,19 @@ def worker_options(settings: ComputeSettings) -> WorkerOptions:
                 f"{place} {name}: kind 'slurm' does not take it; give {instead} in its options"
             )
     return _checked(WorkerOptions, settings.options, f"{place} options")
+
+
+def driver_resources(batch: BatchTable) -> JobResources:
+    """Return what a driver job asks Slurm for."""
+    return JobResources(
+        partition=batch.partition,
+        account=batch.account,
+        qos=batch.qos,
+        reservation=batch.reservation,
+        walltime=batch.walltime,
+        cores=batch.cores,
+        memory_bytes=None if batch.memory is None else size_bytes(batch.memory),
+    )
 
 
 def _checked(model: type[_Table], given: Mapping[str, Any], place: str) -> _Table:

@@ -6,7 +6,7 @@ import math
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ from orchestrator.provenance.schema import (
 from orchestrator.retention import hold_run
 from orchestrator.slurm import (
     JobScript,
+    Partition,
     SlurmJob,
     SlurmRefused,
     SlurmState,
@@ -70,6 +71,10 @@ class RecordingSlurm:
     scripts: list[JobScript] = field(default_factory=list)
     queue: dict[int, SlurmJob] = field(default_factory=dict)
     is_away: bool = False
+    known: dict[str, Partition] = field(default_factory=dict)
+
+    def partitions(self) -> dict[str, Partition]:
+        return self.known
 
     def requeue(self, id: int) -> None:  # noqa: A002 - as Slurm calls it
         if self.loses_answer:  # it is done, and the repetition of the order is refused
@@ -250,6 +255,18 @@ def test_two_state_folders_do_not_touch_each_others_jobs(
     link.symlink_to(isolated_state)
     monkeypatch.setenv("HPCQC_STATE_DIR", str(link))
     assert cancel_run("r1").slurm_jobs == (101,)
+
+
+def test_a_job_that_can_never_run_is_not_submitted(slurm: RecordingSlurm, flow: Path) -> None:
+    day = timedelta(days=1)
+    slurm.known = {"long": Partition(name="long", node_count=1, max_walltime=day)}
+    settings = ["batch.partition='long'", "batch.walltime='2 d'"]
+    with pytest.raises(SlurmRefused):
+        submit_run(f"{flow}:shares", {"points": 2}, run_id="r1", settings=settings)
+    assert slurm.scripts == []
+    settings[1] = "batch.walltime='1 d'"
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r1", settings=settings)
+    assert len(slurm.scripts) == 1
 
 
 def test_what_a_submitted_run_leaves_is_private_and_complete(

@@ -68,6 +68,7 @@ def checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             "QPU vlq in slurm.conf",
             "slurm.conf",
             "state folder",
+            "driver jobs",
         )
         found = [check for check in diagnose(file) if check.name in names]
         return {check.name: (check.state, check.detail) for check in found}
@@ -121,6 +122,7 @@ def test_a_cluster_that_stores_no_comments_is_noted(checks, tmp_path) -> None:
         (("8 GiB", "80 GiB"), "compute cluster", "80 GiB"),
         (("1 h", "30 d"), "compute cluster", "walltime"),
         (("cores = 4", "gpus = 1, gpu_partition = 'quantum'"), "compute cluster", "'quantum'"),
+        (("[qpu.vlq]\n", "[batch]\nwalltime = '3 d'\n[qpu.vlq]\n"), "driver jobs", "walltime"),
         (("cores = 4", "coers = 4"), "compute cluster", "'coers'"),
         (('"qpu:1"', '"qpu:2"'), "QPU vlq in slurm", "'qpu'"),
         (("qpu_piast:1", "qpu_piast:5"), "QPU vlq in slurm", "qpu_piast"),

@@ -116,6 +116,7 @@ def test_what_does_not_fit_is_impossible(resources: JobResources) -> None:
 
 def test_of_a_cluster_that_is_not_known_nothing_is_said() -> None:
     assert impossible(JobResources(nodes=99), {}) == []
+    assert impossible(JobResources(partition="p"), {}) == []
 
 
 @pytest.mark.parametrize(
