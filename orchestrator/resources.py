@@ -80,6 +80,7 @@ class Resources:
     _transpiler: Transpiler | None = None
     _placement: StagePlacement | None = None
     _qpu_jobs: QpuJobs | None = None
+    _ending: list[SlurmDask | QpuJobs] = field(default_factory=list)  # with jobs to cancel
     _loops: dict[str, int] = field(default_factory=dict)
     _calls: dict[str | None, Occurrences] = field(default_factory=dict)
 
@@ -258,6 +259,8 @@ class Resources:
             computes, self._computes = self._computes, {}
             qpu_jobs, self._qpu_jobs = self._qpu_jobs, None
             placement = self._placement
+            self._ending += [one for one in computes.values() if isinstance(one, SlurmDask)]
+            self._ending += [qpu_jobs] if qpu_jobs is not None else []
         if placement is not None:
             placement.close()
         began_s = time.monotonic()
@@ -265,6 +268,13 @@ class Resources:
             compute.close()
         if qpu_jobs is not None:  # what a silent Slurm has taken already is not waited for again
             qpu_jobs.close(max(_LEAST_CLOSE_S, _CLOSE_S - (time.monotonic() - began_s)))
+
+    def left_slurm_jobs(self) -> frozenset[int]:
+        """Return the Slurm jobs of the run that are left, also while `close` is at work."""
+        # Without the lock: a thread that hangs may have it.
+        known = [*self._ending, *self._computes.values(), self._qpu_jobs]
+        found = [one.left_jobs() for one in known if isinstance(one, SlurmDask | QpuJobs)]
+        return frozenset[int]().union(*found)
 
     def _refuse_if_closing(self) -> None:
         if self.run.closing:
@@ -338,6 +348,7 @@ def open_backend(site: Site, qpu: str) -> Backend:
 
 _lock = threading.Lock()
 _resources: Resources | None = None
+_ended: Resources | None = None  # by the last `shutdown`
 _on_worker: WeakKeyDictionary[Execution, Resources] = WeakKeyDictionary()
 
 
@@ -365,6 +376,11 @@ def opened_broker() -> BrokerClient | None:
         return None if _resources is None else _resources._broker  # noqa: SLF001
 
 
+def left_slurm_jobs() -> frozenset[int]:
+    """Return the Slurm jobs that the last `shutdown` has left, as Slurm does not answer."""
+    return frozenset() if _ended is None else _ended.left_slurm_jobs()
+
+
 def shutdown(*, resuming_s: float | None = None) -> None:
     """Cancel open quantum jobs and end all processes that this process started for its run.
 
@@ -375,9 +391,10 @@ def shutdown(*, resuming_s: float | None = None) -> None:
             a broker service stay there, and a broker in this process lets tasks that are on a QPU
             go on for so many seconds before it cancels them. None cancels all jobs at once.
     """
-    global _resources
+    global _resources, _ended
     with _lock:
         opened, _resources = _resources, None
+        _ended = opened
     if opened is not None:
         opened.close(resuming_s)
     runs.end_own()

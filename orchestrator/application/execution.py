@@ -49,6 +49,7 @@ from orchestrator.provenance.schema import (
 from orchestrator.provenance.values import json_value
 from orchestrator.retention import hold_run
 from orchestrator.slurm import this_job
+from orchestrator.slurm.errors import left_behind
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -85,7 +86,7 @@ class RunResult:
     folder: where the record, the result and the report are. error: why the flow failed, None if
     it completed. place: file and line of the user's code in which it failed, if that is known.
     is_mistake: whether the user must change something before the flow can work. outcome: what of
-    the value the report shows.
+    the value the report shows. left: which Slurm jobs could not be ended, and how to end them.
     """
 
     id: str
@@ -97,6 +98,7 @@ class RunResult:
     place: str | None = None
     is_mistake: bool = False
     outcome: Outcome = field(default_factory=Outcome)
+    left: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +278,15 @@ class RunExecution:
 
             shutdown(resuming_s=resuming_s)
 
+    def left_behind(self) -> str:
+        """Say which Slurm jobs `close` has left, and how to end them; empty for none."""
+        if "orchestrator.resources" not in sys.modules:
+            return ""
+        from orchestrator.resources import left_slurm_jobs
+
+        jobs = left_slurm_jobs()
+        return left_behind(self.id, jobs, "it did not answer in time") if jobs else ""
+
     def stop_flow(self) -> None:
         """Return when the flow's thread has ended, or will not."""
         self._thread.stop()
@@ -354,6 +365,7 @@ class RunExecution:
                 record=record,
                 folder=folder.path,
                 outcome=folder.write_report(record, result),
+                left=self.left_behind(),
             )
         file = self._plan.target.path
         beside = file.parent if file else None
@@ -370,6 +382,7 @@ class RunExecution:
             place=place_of(error, beside),
             is_mistake=is_mistake(error, beside),
             outcome=folder.write_report(record, None),
+            left=self.left_behind(),
         )
 
     def _write(

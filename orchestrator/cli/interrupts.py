@@ -79,8 +79,12 @@ def end_after(
     record: Callable[[], None] | None = None,
     *,
     close_s: float = _CLOSE_S,
+    left: Callable[[], str] | None = None,
 ) -> None:
-    """Report an interrupt, close (at most ``close_s``), record, and end; another Ctrl-C ends at once."""
+    """Report an interrupt, close (at most ``close_s``), record, and end; another Ctrl-C ends at once.
+
+    left: says what closing has left, empty for nothing.
+    """
     for once in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(once, signal.SIG_IGN)
     code = report_interrupt(interrupt, words)
@@ -88,6 +92,8 @@ def end_after(
         closing = threading.Thread(target=_reported, args=(close,), daemon=True)
         closing.start()
         closing.join(close_s)
+        if left is not None:
+            _reported(lambda: _print_if_any(left()))
         if record is not None:
             _reported(record)
     flush_output()
@@ -104,6 +110,11 @@ def _reported(work: Callable[[], None]) -> None:
 def _print(message: str) -> None:
     with suppress(OSError):  # the terminal may have gone
         print_error(message)
+
+
+def _print_if_any(message: str) -> None:
+    if message:
+        _print(message)
 
 
 def _end_now(code: int) -> None:

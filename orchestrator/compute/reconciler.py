@@ -84,6 +84,7 @@ class Reconciler:
     _doubtful: dict[str, tuple[str, int, float]] = field(default_factory=dict)
     _thread: threading.Thread | None = None
     _adopted: bool = False
+    _ended: bool = False  # Slurm was told to cancel all jobs
     _unwanted: set[int] = field(default_factory=set)  # jobs that Slurm is to cancel, and has not
     _spare: dict[str, int] = field(default_factory=dict)  # numbers that no job has got, by purpose
 
@@ -142,9 +143,15 @@ class Reconciler:
         if thread.is_alive():  # a submission hangs, and its job may come yet
             thread.join(_END_S)
             fault = self._cancel_all()
-        left = {job.id for job in self._fleet.jobs} | self._unwanted
-        if fault is not None and (left or self._doubtful or thread.is_alive()):
-            self.on_notice(left_behind(self.folder.run, left, fault))
+        if fault is None:
+            self._ended = True
+        elif self.left() or self._doubtful or thread.is_alive():
+            self.on_notice(left_behind(self.folder.run, self.left(), fault))
+
+    def left(self) -> frozenset[int]:
+        """Return the jobs that Slurm has not been told to cancel."""
+        known = {job.id for job in self._fleet.jobs} | self._unwanted
+        return frozenset() if self._ended else frozenset(known)
 
     def jobs(self) -> tuple[WorkerJob, ...]:
         """Return the worker jobs that the run has now."""

@@ -226,6 +226,12 @@ class SlurmDask:
         if self._started:
             (self._folder.path / CONNECTION_FILE).unlink(missing_ok=True)
 
+    def left_jobs(self) -> frozenset[int]:
+        """Return the Slurm jobs that are left, after `close` because Slurm does not answer."""
+        # Inside an allocation the workers are steps, which end with this process.
+        is_inside = isinstance(self._reconciler.slurm, AllocationSteps)
+        return frozenset() if is_inside else self._reconciler.left()
+
     def _want_shared(self) -> None:
         jobs, held = self._wanted or (self._options.nodes_max, False)
         shared = allocation(self._options)

@@ -40,8 +40,10 @@ class SlurmUnavailable(RuntimeError):
         self.submitted = submitted
 
 
-def left_behind(run: str, jobs: Collection[int], fault: Exception) -> str:
+def left_behind(run: str, jobs: Collection[int], fault: Exception | str) -> str:
     """Return a sentence on jobs of a run that could not be cancelled, and how to end them.
+
+    fault: why.
 
     >>> left_behind("scan", {8, 7}, SlurmUnavailable("`scancel 7` failed"))
     'jobs of run scan may be left in Slurm (`scancel 7` failed); end them with `scancel 7 8`, or with \

@@ -191,6 +191,11 @@ class QpuJobs:
         if fault is not None:
             self._notice(left_behind(self._run, self._left, fault))
 
+    def left_jobs(self) -> frozenset[int]:
+        """Return the jobs of ours that are left, after `close` because Slurm does not answer."""
+        own = (one.job for one in tuple(self._holdings.values()) if one.alive is not None)
+        return frozenset(self._left).union(job for job in own if job is not None)
+
     def _holding(self, qpu: str) -> _Holding:
         with self._lock:
             return self._holdings.setdefault(qpu, _Holding())

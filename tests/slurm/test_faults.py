@@ -149,17 +149,23 @@ def test_slurmctld_is_killed_and_started_again(
     demo.end()
 
 
-def test_a_run_ends_while_slurmctld_is_away(demo: Demo, slurm: SlurmForTests) -> None:
+@pytest.mark.parametrize("interrupted", [True, False])
+def test_a_run_ends_while_slurmctld_is_away(
+    demo: Demo, slurm: SlurmForTests, interrupted: bool
+) -> None:
     """Within its own time, and it says what is left; that ends as it says."""
     private(slurm)
-    demo.prepare(granted=True)
+    demo.prepare(granted=interrupted)
     demo.begin()
     job = demo.started()
     slurm.kill("slurmctld")
     try:
         assert demo.process is not None
-        demo.process.send_signal(signal.SIGINT)
-        assert demo.process.wait(PATIENCE_S) == 130, demo.output
+        if interrupted:
+            demo.process.send_signal(signal.SIGINT)
+        else:
+            demo.go()
+        assert demo.process.wait(PATIENCE_S) == (130 if interrupted else 0), demo.output
     finally:
         slurm.restart()
     (words,) = {line for line in demo.output.splitlines() if f"scancel {job}" in line}

@@ -66,6 +66,7 @@ class Driver(Terminal):
             words,
             lambda: run.close(finish_s),
             record,
+            left=run.left_behind,
             close_s=_LEAST_CLOSE_S + (finish_s or 0.0),
         )
 

@@ -246,4 +246,4 @@ class Terminal(Watcher):
             else "cancelling quantum jobs and ending workers. Continue with the same command "
             f"and --run-id {run.id}"
         )
-        end_after(interrupt, words, run.close, run.record_interrupt)
+        end_after(interrupt, words, run.close, run.record_interrupt, left=run.left_behind)

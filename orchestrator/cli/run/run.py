@@ -144,6 +144,8 @@ def print_outcome(finished: RunResult, *, as_json: bool) -> int:
         print_json(_document(finished))
     elif finished.error is None:
         _print_result(finished)
+    if finished.left:
+        print_warning(finished.left)
     if finished.error is None:
         return 0
     print_error(str(finished.record.error))
