@@ -22,6 +22,7 @@ from orchestrator.identity import SERVICE_SCOPE, is_scope_of
 if TYPE_CHECKING:
     from orchestrator.broker.client.http import RemoteBroker
     from orchestrator.broker.core.explain import Explanation
+    from orchestrator.broker.core.rules import Window
     from orchestrator.broker.core.views import JobView
     from orchestrator.broker.ledger import Ledger, Restored
 
@@ -225,11 +226,14 @@ class JobsOfRun:
         return self._service
 
     def _closures(self, qpus: Collection[str]) -> list[str]:
-        """Reckon from the site file, as the brokers in this run's processes do."""
+        """Reckon from the site file and Slurm, as the brokers in this run's processes do."""
         from orchestrator.broker.runtime.site_rules import calendar_of
 
-        now = datetime.now(UTC)
-        known = {qpu: calendar_of(self._site.qpu(qpu), None, now) for qpu in qpus}
+        now, reserved = datetime.now(UTC), _reserved_here(qpus)
+        known = {
+            qpu: calendar_of(self._site.qpu(qpu), None, now, more=reserved.get(qpu, ()))
+            for qpu in qpus
+        }
         found = {qpu: calendar.closure_at(now) for qpu, calendar in known.items()}
         return [closure.closed(qpu) for qpu, closure in found.items() if closure is not None]
 
@@ -272,6 +276,19 @@ def job_of(site: Site, job: str) -> JobView:
 
     with closing(Ledger.open(path)) as ledger:
         return ledger.job(job)
+
+
+def _reserved_here(qpus: Collection[str]) -> dict[str, tuple[Window, ...]]:
+    """Return the maintenance that the broker in this process has from Slurm, by QPU."""
+    if "orchestrator.resources" not in sys.modules:
+        return {}
+    from orchestrator.broker.runtime.embedded import EmbeddedBroker
+    from orchestrator.resources import opened_broker
+
+    broker = opened_broker()
+    if not isinstance(broker, EmbeddedBroker):
+        return {}
+    return {qpu: broker.reserved(qpu) for qpu in qpus}
 
 
 def _explained_here(job: JobView) -> Explanation | None:

@@ -12,12 +12,14 @@ from qiskit import QuantumCircuit
 
 from backends import registry
 from backends.payloads import SamplerPayload
+from orchestrator.application.jobs import JobsOfRun
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.grant_watch import GrantState
+from orchestrator.config.loading import LAPTOP, load_site
 from orchestrator.config.site import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.errors import SlurmUnavailable
@@ -84,6 +86,7 @@ def test_nothing_starts_in_it_although_the_slurm_job_holds_the_qpu(
         until(lambda: any("pump" in why for why in broker.why(job).waits_for))
         assert broker.view(job).state is JobState.QUEUED
         assert broker.view(job).tasks == ()
+        assert broker.reserved("q") == (slurm.window,)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +99,15 @@ def test_work_goes_on_before_it_and_where_slurm_does_not_say(
         job = broker.submit(JobRequest(run="r", qpu="q", slurm_job=7), bell())
         broker.result(job, PATIENCE_S)
         assert broker.view(job).state is JobState.COMPLETED
+
+
+def test_a_run_that_waits_for_its_end_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with embedded(tmp_path, Reserved(-HOUR)) as broker:
+        monkeypatch.setattr("orchestrator.resources.opened_broker", lambda: broker)
+        until(lambda: broker.reserved("q"))
+        qpus = {"q": QpuSettings(name="q", backend="fake")}
+        site = load_site(LAPTOP).model_copy(update={"qpus": qpus})
+        (words,) = JobsOfRun(site, "r").standstills(["q"])
+        assert "pump" in words

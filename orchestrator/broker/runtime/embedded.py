@@ -21,6 +21,7 @@ from orchestrator.broker.client.status import JobUnknown, unreachable
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.snapshot import ended_job
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.broker.ledger import Ledger
@@ -185,6 +186,10 @@ class EmbeddedBroker:
     def why(self, job: str) -> Explanation:
         """See `BrokerClient.why`."""
         return self._on_loop(self._running.why(JobId(job)))
+
+    def reserved(self, qpu: str) -> tuple[Window, ...]:
+        """Return the maintenance of a QPU that Slurm has reserved, as it was read last."""
+        return () if self._broker is None else self._broker.grants.closures.get(qpu, ())
 
     def cancel_all(self) -> int:
         """Cancel every open job; return how many there were."""
