@@ -48,6 +48,7 @@ __all__ = [
     "UNITS_TOPIC",
     "BudgetOutOfReach",
     "Resources",
+    "left_slurm_jobs",
     "open_backend",
     "opened_broker",
     "resources",
