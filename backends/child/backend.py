@@ -21,10 +21,10 @@ from backends.child.environment import Environment
 from backends.child.process import Opening
 from backends.child.supervisor import ChildSupervisor
 from backends.devices.backend import device_backend
+from backends.devices.recent import RecentTarget
 from backends.frames import FrameError
 from backends.payloads import Payload
 from backends.results import result_from_bytes
-from backends.targets import target_from_json
 from backends.validate import check_fits, check_tag
 
 __all__ = ["ChildBackend", "WaitableChildBackend", "open_child"]
@@ -48,16 +48,17 @@ class ChildBackend:
 
     def __init__(self, calls: ChildCalls) -> None:
         self.calls = calls
+        self._target = RecentTarget(calls.target)
         self._sessions: dict[SessionId, tuple[int, str]] = {}
         self._kinds: dict[str, str] = {}  # of the payloads of tasks
         self._lock = threading.Lock()
 
     def target(self) -> Target:
-        """Return the target that the child's backend states."""
-        try:
-            return target_from_json(self.calls.target())
-        except ValueError as error:
-            raise QpuUnavailable(f"backend {self.calls.supervisor.name!r}: {error}") from error
+        """Return the target that the child's backend stated within the last second.
+
+        While there is no child, that is the last known one: this never waits for a new child.
+        """
+        return self._target.get()
 
     def acquire(self) -> SessionId:
         """Open a session of the child's backend."""

@@ -17,6 +17,7 @@ from backends.errors import BackendError, QpuUnavailable, TaskFailed, UnknownTas
 __all__ = ["ChildCalls"]
 
 _TASKS = 10_000
+_TARGET_S = 5.0
 _ERRORS: Mapping[str, type[BackendError]] = {
     name: kind
     for name, kind in vars(errors).items()
@@ -33,24 +34,47 @@ class ChildCalls:
     def __init__(self, supervisor: ChildSupervisor) -> None:
         self.supervisor = supervisor
         self._generations: OrderedDict[str, int] = OrderedDict()
+        self._by_tag: OrderedDict[str, str] = OrderedDict()
         self._lock = threading.Lock()
 
     def target(self) -> Mapping[str, Any]:
-        """Return the target as JSON."""
-        target: Mapping[str, Any] = self._field("target", "target", {}, dict)
+        """Return the target as JSON; never waits long, for the broker asks on its event loop.
+
+        Raises `QpuUnavailable` if there is no child now; the next other call starts one.
+        """
+        child = self.supervisor.living
+        if child is None:
+            raise QpuUnavailable(f"the process of backend {self.supervisor.name!r} has ended")
+        try:
+            answer, _ = child.ask("target", {}, timeout_s=_TARGET_S, patient=False)
+        except (ChildDied, ChildSilent) as error:
+            raise QpuUnavailable(f"backend {self.supervisor.name!r}: {error}") from None
+        if "error" in answer:
+            self._raise("target", answer)
+        if not isinstance(answer.get("target"), dict):
+            raise self._strange("target", answer)
+        target: Mapping[str, Any] = answer["target"]
         return target
 
     def start(self, header: Mapping[str, Any], frames: Sequence[bytes]) -> str:
-        """Start a task and return its id."""
+        """Start a task and return its id; that of the first one if the tag was started before."""
+        known = self._by_tag.get(header["tag"])
+        if known is not None:
+            return known
         task: str = self._field("start", "task", header, str, frames)
         with self._lock:
             self._generations.setdefault(task, self.supervisor.generation)
-            while len(self._generations) > _TASKS:
-                self._generations.popitem(last=False)
+            self._by_tag[header["tag"]] = task
+            for noted in (self._generations, self._by_tag):
+                while len(noted) > _TASKS:
+                    noted.popitem(last=False)
         return task
 
     def find(self, tag: str) -> str | None:
-        """Return the task of a tag."""
+        """Return the task of a tag, also one that was lost with its process: it has failed."""
+        known = self._by_tag.get(tag)
+        if known is not None:
+            return known
         task: str | None = self._field("find", "task", {"tag": tag}, str | None)
         return task
 

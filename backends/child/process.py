@@ -111,8 +111,12 @@ class ChildProcess:
         frames: Sequence[bytes] = (),
         *,
         timeout_s: float,
+        patient: bool = True,
     ) -> Message:
         """Make a call and return the answer.
+
+        patient: after a call that was not answered, find out whether the child lives, which may
+        take as long again.
 
         Raises:
             ChildDied: The process ended before it answered.
@@ -121,7 +125,8 @@ class ChildProcess:
         try:
             return self._ask(call, header, frames, timeout_s)
         except TimeoutError:
-            self._judge(call)
+            if patient:
+                self._judge(call)
             raise ChildSilent(f"{call} was not answered within {timeout_s:g} s") from None
 
     def memory(self) -> dict[str, int]:

@@ -38,6 +38,12 @@ class ChildSupervisor:
         """Name of the backend."""
         return self._opening.backend
 
+    @property
+    def living(self) -> ChildProcess | None:
+        """The child, if there is one now; starts none and does not wait."""
+        child = self._child
+        return None if child is None or child.dead else child
+
     def child(self) -> ChildProcess:
         """Return the living child, a new one if there is none.
 

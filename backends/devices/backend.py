@@ -22,9 +22,9 @@ from backends.api import (
 )
 from backends.devices.api import FlatDevice
 from backends.devices.flatten import PubLayout, flat_job, layouts, native_result
+from backends.devices.recent import RecentTarget
 from backends.metering import Metering, metering_to_json
 from backends.payloads import Payload, SamplerPayload
-from backends.targets import target_from_json
 from backends.validate import check, check_tag
 
 __all__ = ["DeviceBackend", "WaitableDeviceBackend", "device_backend"]
@@ -59,15 +59,11 @@ class DeviceBackend:
         self._sessions: set[SessionId] = set()
         self._sent: dict[str, _Sent] = {}  # by task
         self._lock = threading.Lock()
-        self._target: Target | None = None
+        self._target = RecentTarget(lambda: {**_DEFAULTS, **device.target()})
 
     def target(self) -> Target:
-        """Return what the device states, now."""
-        try:
-            self._target = target_from_json({**_DEFAULTS, **self.device.target()})
-        except ValueError as error:
-            raise QpuUnavailable(f"the device states an {error}") from error
-        return self._target
+        """Return what the device stated within the last second."""
+        return self._target.get()
 
     def acquire(self) -> SessionId:
         """Open a session; as many as are asked for."""
@@ -86,7 +82,7 @@ class DeviceBackend:
         if session not in self._sessions:
             raise UnknownSession(f"session {session!r} is not open; call acquire() first")
         check_tag(tag)
-        check(payload, self._target or self.target())
+        check(payload, self.target())
         assert isinstance(payload, SamplerPayload)  # as is all that its target takes
         task = self.device.start(flat_job(payload), tag)
         self._sent[task] = _Sent(
@@ -116,7 +112,7 @@ class DeviceBackend:
             native = native_result(found, sent.layouts)
         except ValueError as error:
             raise TaskFailed(f"{task} returned what was not asked for: {error}") from error
-        metering = (self._target or self.target()).metering
+        metering = self.target().metering
         charge = metering.charge(
             qpu_seconds=found.qpu_seconds, shots=sent.shots, num_qubits=sent.num_qubits
         )

@@ -98,7 +98,8 @@ def test_a_task_that_died_with_its_child_has_failed(open_backend) -> None:
     with pytest.raises(TaskFailed, match=naming(task, 9)):
         backend.result(task)
     backend.stop(task)
-    assert backend.find("lost") is None
+    assert backend.find("lost") == task
+    assert backend.start(backend.acquire(), bell(), "lost") == task
     with pytest.raises(UnknownTask):
         backend.status("fake-of-nobody")
 
@@ -122,6 +123,17 @@ def test_a_call_that_hangs_is_bounded_and_others_go_on(open_backend) -> None:
         backend.acquire()
     assert backend.target().name == "fake"
     assert pid_of(backend) == pid
+
+
+def test_the_target_is_known_while_there_is_no_child(open_backend) -> None:
+    backend = open_backend()
+    target = backend.target()
+    pid = pid_of(backend)
+    kill(backend)
+    assert backend.target() == target
+    assert backend.calls.supervisor.living is None  # asking for it starts no other
+    assert backend.acquire()
+    assert pid_of(backend) != pid
 
 
 def test_a_child_that_is_frozen_is_killed(open_backend, monkeypatch) -> None:
@@ -190,7 +202,7 @@ def test_closing_ends_the_process(open_backend) -> None:
     backend.close()
     assert is_gone(pid)
     with pytest.raises(QpuUnavailable):
-        backend.target()
+        backend.acquire()
 
 
 def test_a_child_gets_no_secret_of_the_environment(open_backend, tmp_path, monkeypatch) -> None:
