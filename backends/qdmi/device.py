@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mqt.core import qdmi
 
-from backends.devices.api import BoundStep, FlatJob, FlatPub, FlatResult, bound_steps, point_seed
-from backends.devices.runner import Stopping, TaskRunner
-from backends.errors import PayloadRejected, QpuUnavailable, TaskFailed
+from backends.devices.api import FlatPub, bound_steps, point_seed
+from backends.devices.local import LocalDevice, Stopping
+from backends.devices.outcomes import spread, written_bits
+from backends.errors import QpuUnavailable, TaskFailed
 from backends.plugins import PluginUnusable
 from backends.qdmi.factory import QdmiOptions
 from backends.qdmi.openqasm import GATES, openqasm
 from backends.suggestions import did_you_mean
 
-__all__ = ["QdmiDevice", "open_device"]
+__all__ = ["QdmiSampler", "open_device"]
 
 # A simulator has as many qubits as memory holds; circuits are compiled for so many.
 _DEFAULT_QUBITS = 32
@@ -29,7 +29,7 @@ _CALLED = {"i": "id"}
 _UNITS_S = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "ps": 1e-12}
 
 
-def open_device(options: QdmiOptions) -> QdmiDevice:
+def open_device(options: QdmiOptions) -> LocalDevice:
     """Open a device. Raises `PluginUnusable` for an unknown id, `QpuUnavailable` if it fails."""
     known = qdmi.device_ids()
     if options.device not in known:
@@ -46,71 +46,31 @@ def open_device(options: QdmiOptions) -> QdmiDevice:
         device = qdmi.open_device(options.device, **session)
     except (IndexError, RuntimeError, ValueError) as error:
         raise QpuUnavailable(f"QDMI device {options.device!r} cannot be opened: {error}") from error
-    return QdmiDevice(device, options)
+    return LocalDevice(QdmiSampler(device, options))
 
 
-class QdmiDevice:
-    """See ``backends.devices.api.FlatDevice``."""
+class QdmiSampler:
+    """See ``backends.devices.local.PointSampler``: one QDMI job for each circuit and point."""
 
     def __init__(self, device: Any, options: QdmiOptions) -> None:
-        self._device, self._id = device, options.device
-        self._runs = qdmi.ProgramFormat.QASM2 in device.supported_program_formats()
+        self.name, self._device = options.device, device
         self._target = _target(device, options)
-        self._runner = TaskRunner(f"qdmi-{options.device}", self._run)
+        runs = qdmi.ProgramFormat.QASM2 in device.supported_program_formats()
+        self.refusal = (
+            None
+            if runs
+            else f"QDMI device {self.name!r} takes no OpenQASM 2: it describes a machine, so that "
+            "circuits can be compiled for it; choose another device"
+        )
 
     def target(self) -> Mapping[str, Any]:
         """Return what the device states."""
         return self._target
 
-    def start(self, job: FlatJob, tag: str) -> str:
-        """Start a task: one QDMI job for each circuit and point, one after the other."""
-        if not self._runs:
-            raise PayloadRejected(
-                f"QDMI device {self._id!r} takes no OpenQASM 2: it describes a machine, so that "
-                "circuits can be compiled for it; choose another device"
-            )
-        return self._runner.start(job, tag)
-
-    def find(self, tag: str) -> str | None:
-        """Return the task of a tag."""
-        return self._runner.find(tag)
-
-    def status(self, task: str) -> str:
-        """Return a task's state."""
-        return self._runner.status(task)
-
-    def wait(self, task: str, timeout_s: float) -> str:
-        """Return a task's state when it has ended, or when the time is up."""
-        return self._runner.wait(task, timeout_s)
-
-    def result(self, task: str) -> FlatResult:
-        """Return a completed task's result."""
-        return self._runner.result(task)
-
-    def stop(self, task: str) -> None:
-        """Cancel a task."""
-        self._runner.stop(task)
-
-    def close(self) -> None:
-        """Stop all tasks."""
-        self._runner.close()
-
-    def _run(self, job: FlatJob, stopping: Stopping) -> FlatResult:
-        started = time.monotonic()
-        counts = tuple(
-            tuple(self._counts(pub, point, stopping) for point in range(len(pub.angles)))
-            for pub in job.pubs
-        )
-        return FlatResult(
-            counts=counts,
-            qpu_seconds=time.monotonic() - started,
-            metadata={"device": self._id, "calibration_id": self._target["calibration"]["id"]},
-        )
-
-    def _counts(self, pub: FlatPub, point: int, stopping: Stopping) -> dict[str, int]:
-        stopping.check()
+    def sample(self, pub: FlatPub, point: int, stopping: Stopping) -> Mapping[str, int]:
+        """Run one point."""
         steps = list(bound_steps(pub, point))
-        written = _written(steps)
+        written = written_bits(steps)
         program = openqasm(pub.num_qubits, steps, {bit: i for i, bit in enumerate(written)})
         seed = point_seed(pub, point)
         chosen = {} if seed is None else {"custom1": seed % _LARGEST_SEED + 1}
@@ -121,29 +81,7 @@ class QdmiDevice:
         stopping.check()
         if job.check().name != "DONE":
             raise TaskFailed(f"its QDMI job ended in {job.check().name}")
-        return _spread(job.get_counts(), written, pub.num_clbits)
-
-
-def _written(steps: Iterable[BoundStep]) -> list[int]:
-    """Return the classical bits that are measured, in order."""
-    return sorted({clbits[0] for name, _, clbits, _ in steps if name == "measure"})
-
-
-def _spread(counts: Mapping[str, int], written: Sequence[int], width: int) -> dict[str, int]:
-    """Put the measured bits where they belong; all others are 0.
-
-    >>> _spread({"10": 7}, [0, 2], 4)
-    {'0100': 7}
-    """
-    if len(written) == width:
-        return dict(counts)
-    spread = {}
-    for outcome, number in counts.items():
-        bits = ["0"] * width
-        for bit, value in zip(written, reversed(outcome), strict=True):
-            bits[width - 1 - bit] = value
-        spread["".join(bits)] = number
-    return spread
+        return spread(job.get_counts(), written, pub.num_clbits)
 
 
 def _target(device: Any, options: QdmiOptions) -> dict[str, Any]:
@@ -159,7 +97,6 @@ def _target(device: Any, options: QdmiOptions) -> dict[str, Any]:
         "native_gates": [name for name in operations if name in GATES],
         "coupling": None if pairs is None else sorted(places),
         "mid_circuit_measurement": False,
-        "max_concurrent_tasks": 1,
         "native": None if pairs is None else _properties(device, qubits, operations),
         "calibration": {
             "id": f"{options.device}-{device.version()}",  # QDMI has no id of calibrations

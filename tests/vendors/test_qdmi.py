@@ -7,8 +7,6 @@ import math
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Parameter
-from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
-from qiskit.quantum_info import Statevector
 
 from backends import registry
 from backends.api import PayloadRejected
@@ -18,12 +16,11 @@ from backends.plugins import PluginUnusable
 from backends.qdmi.openqasm import GATES
 from backends.testing import BackendConformance
 from tests.errors import naming
-from tests.patience import until
+from tests.flat_devices import check_gate, sampled
 from tests.vendor_environments import environment_or_skip
 
 pytestmark = pytest.mark.vendor
 ENVIRONMENT = environment_or_skip("qdmi")
-SHOTS = 4000
 
 
 class TestDdsimInChild(BackendConformance):
@@ -44,33 +41,9 @@ def ddsim(tmp_path_factory):
     backend.close()
 
 
-def sampled(backend, pubs, *, shots=SHOTS, seed=None):
-    task = backend.start(
-        backend.acquire(),
-        SamplerPayload.coerce(pubs, shots=shots, seed=seed),
-        f"t{len(backend._sent)}",
-    )
-    assert until(lambda: backend.status(task).is_final)
-    return backend.result(task).native
-
-
 @pytest.mark.parametrize("name", GATES)
 def test_each_gate_means_what_qiskit_means(ddsim, name) -> None:
-    known = get_standard_gate_name_mapping()[name]
-    gate = known.base_class(*[0.4 + 0.7 * number for number in range(len(known.params))])
-    circuit = QuantumCircuit(2)
-    circuit.u(0.3, 0.5, 0.7, 0)
-    circuit.u(1.1, 0.2, 1.3, 1)
-    circuit.append(gate, range(gate.num_qubits))
-    circuit.u(0.9, 0.4, 0.2, 0)
-    circuit.u(0.6, 1.4, 0.8, 1)
-    expected = Statevector(circuit).probabilities_dict()
-    circuit.measure_all()
-    counts = sampled(ddsim, [circuit])[0].data.meas.get_counts()
-    for outcome in ("00", "01", "10", "11"):
-        p = expected.get(outcome, 0.0)
-        spread = math.sqrt(SHOTS * p * (1 - p)) + 1
-        assert abs(counts.get(outcome, 0) - SHOTS * p) < 6 * spread, (name, expected, counts)
+    check_gate(ddsim, name)
 
 
 def test_bits_come_in_qiskits_order(ddsim) -> None:
@@ -103,7 +76,9 @@ def test_a_seed_gives_the_same_counts(ddsim) -> None:
     circuit = QuantumCircuit(3)
     circuit.h(range(3))
     circuit.measure_all()
-    first, second = (sampled(ddsim, [circuit], seed=7)[0].data.meas.get_counts() for _ in range(2))
+    first, second = (
+        sampled(ddsim, [circuit], shots=4000, seed=7)[0].data.meas.get_counts() for _ in range(2)
+    )
     assert first == second
 
 

@@ -1,16 +1,20 @@
-"""Tasks on a thread, for devices of SDKs whose runs are local or block."""
+"""Devices whose SDK runs one circuit at a time, in this process: tasks on a thread."""
 
 from __future__ import annotations
 
+import resource
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from backends.devices.api import FlatJob, FlatResult
+from backends.devices.api import FlatJob, FlatPub, FlatResult
 from backends.errors import (
     BackendError,
+    PayloadRejected,
     QpuBusy,
     TaskCancelled,
     TaskFailed,
@@ -18,7 +22,7 @@ from backends.errors import (
     UnknownTask,
 )
 
-__all__ = ["Stopped", "Stopping", "TaskRunner"]
+__all__ = ["LocalDevice", "PointSampler", "Stopped", "Stopping"]
 
 _ENDED_TASKS = 1000
 
@@ -57,6 +61,27 @@ class Stopping:
             cancel()
 
 
+class PointSampler(Protocol):
+    """An SDK's device that runs one circuit at a time.
+
+    name: of the device. refusal: why it runs nothing, None if it runs circuits.
+    """
+
+    name: str
+    refusal: str | None
+
+    def target(self) -> Mapping[str, Any]:
+        """Return the target, as ``FlatDevice.target`` does."""
+        ...
+
+    def sample(self, pub: FlatPub, point: int, stopping: Stopping) -> Mapping[str, int]:
+        """Run a PUB at one point to its end and return its counts, as in `FlatResult`.
+
+        Called in a thread; whatever it raises is the reason of the task's failure.
+        """
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class _Task:
     state: str = "queued"
@@ -65,22 +90,26 @@ class _Task:
     reason: str = ""
 
 
-class TaskRunner:
-    """The tasks of one device, by tag; at most ``most`` are open at a time.
+class LocalDevice:
+    """A ``FlatDevice`` whose tasks run one after the other in a thread, point by point.
 
-    run: runs a job to its end, in a thread; what it raises is the reason of the failure.
+    most: tasks that may be open at a time.
     """
 
-    def __init__(
-        self, name: str, run: Callable[[FlatJob, Stopping], FlatResult], *, most: int = 1
-    ) -> None:
-        self._name, self._run, self._most = name, run, most
+    def __init__(self, sampler: PointSampler, *, most: int = 1) -> None:
+        self._sampler, self._name, self._most = sampler, sampler.name, most
         self._tasks: OrderedDict[str, _Task] = OrderedDict()
         self._changed = threading.Condition()
-        self._threads = ThreadPoolExecutor(most, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="hpcqc-device")
+
+    def target(self) -> Mapping[str, Any]:
+        """See ``FlatDevice.target``."""
+        return {**self._sampler.target(), "max_concurrent_tasks": self._most}
 
     def start(self, job: FlatJob, tag: str) -> str:
         """See ``FlatDevice.start``."""
+        if self._sampler.refusal is not None:
+            raise PayloadRejected(self._sampler.refusal)
         with self._changed:
             if self._task_id(tag) not in self._tasks:
                 still_open = sum(_is_open(task) for task in self._tasks.values())
@@ -157,6 +186,29 @@ class TaskRunner:
                 task.result, task.reason = result, reason
                 task.state = "failed" if result is None else "completed"
                 self._changed.notify_all()
+
+    def _run(self, job: FlatJob, stopping: Stopping) -> FlatResult:
+        started = time.monotonic()
+        counts = tuple(
+            tuple(self._sampled(pub, point, stopping) for point in range(len(pub.angles)))
+            for pub in job.pubs
+        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return FlatResult(
+            counts=counts,
+            qpu_seconds=time.monotonic() - started,
+            metadata={
+                "device": self._name,
+                "calibration_id": self._sampler.target()["calibration"]["id"],
+                "peak_memory_bytes": peak,
+            },
+        )
+
+    def _sampled(self, pub: FlatPub, point: int, stopping: Stopping) -> Mapping[str, int]:
+        stopping.check()
+        counts = self._sampler.sample(pub, point, stopping)
+        stopping.check()
+        return counts
 
     def _known(self, task: str) -> _Task:
         known = self._tasks.get(task)
