@@ -62,7 +62,7 @@ def test_qrmis_variables_alone_run_the_demo_on_the_right_qpu(
 ) -> None:
     pytest.importorskip("pyscf")
     with rehearsed("vtt-q50", tmp_path / "site") as server:
-        token = json.loads(Path(server.options["token_file"]).read_text())["access_token"]
+        token = json.loads(server.options["token"])["access_token"]
         variables = {
             "QRMI_JOB_QPU_RESOURCES": "q50,other",
             "QRMI_JOB_QPU_TYPES": "iqm-server,iqm-server",
