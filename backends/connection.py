@@ -40,6 +40,9 @@ _ANSWER_S = 30.0
 # answer, and then nobody knows whether a task was started: leave the connection long before.
 _KEPT_S = 5.0
 _MOST_CONNECTIONS = 64
+# More than any job's measurements in JSON, and longer than a slow network needs for them.
+_LARGEST_ANSWER_BYTES = 1 << 30
+_WHOLE_ANSWER_S = 600.0
 _LONGEST_REASON = 300
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
@@ -338,24 +341,23 @@ class SiteConnection:
         if content is not None:
             headers["Content-Type"] = "application/json"
         given = {k: v for k, v in (params or {}).items() if v is not None}
+        timeout = httpx.Timeout(self._answer_s + longer_s, connect=_CONNECT_S, pool=_CONNECT_S)
         try:
-            response = self._open().request(
+            with self._open().stream(
                 method,
                 path,
                 params=given or None,
                 content=content,
                 headers=headers,
-                timeout=httpx.Timeout(
-                    self._answer_s + longer_s, connect=_CONNECT_S, pool=_CONNECT_S
-                ),
-            )
+                timeout=timeout,
+            ) as response:
+                return Answer(
+                    status=response.status_code,
+                    content=_bounded(response, time.monotonic() + longer_s + _WHOLE_ANSWER_S),
+                    retry_after_s=_retry_after_s(response.headers.get("retry-after")),
+                )
         except RuntimeError as error:  # httpx's word for a closed client
             raise httpx.ConnectError("it is closed") from error
-        return Answer(
-            status=response.status_code,
-            content=response.content,
-            retry_after_s=_retry_after_s(response.headers.get("retry-after")),
-        )
 
     def _valid_token(self) -> Token:
         token = self._token.read()
@@ -381,6 +383,18 @@ class SiteConnection:
                     trust_env=not _is_this_machine(host),
                 )
             return self._client
+
+
+def _bounded(response: httpx.Response, deadline: float) -> bytes:
+    """Read a body that a faulty server may never end. Raises ``httpx.ReadError``."""
+    content = bytearray()
+    for chunk in response.iter_bytes():
+        content += chunk
+        if len(content) > _LARGEST_ANSWER_BYTES:
+            raise httpx.ReadError(f"it answers with more than {_LARGEST_ANSWER_BYTES} bytes")
+        if time.monotonic() > deadline:
+            raise httpx.ReadError(f"its answer has not ended after {_WHOLE_ANSWER_S:g} s")
+    return bytes(content)
 
 
 def _expiry(token: str) -> float | None:

@@ -141,6 +141,20 @@ def test_a_start_that_cannot_be_sent_has_started_nothing() -> None:
         connection.submit("/jobs", {})
 
 
+@pytest.mark.parametrize(
+    ("limit", "value"), [("_LARGEST_ANSWER_BYTES", 100), ("_WHOLE_ANSWER_S", -1.0)]
+)
+def test_an_answer_without_end_is_none(monkeypatch, limit, value) -> None:
+    monkeypatch.setattr(f"backends.connection.{limit}", value)
+    content = b'{"id": "' + b"a" * 200 + b'"}'
+    with Site((200, {}, content), (200, {}, content)) as site, connected(site) as connection:
+        with pytest.raises(QpuUnavailable, match="started"):
+            connection.submit("/jobs", {})
+        with pytest.raises(QpuUnavailable):
+            connection.read("GET", "/jobs/1")
+        assert len(site.seen) == 2
+
+
 def test_requests_share_a_connection() -> None:
     with Site() as site, connected(site) as connection:
         for number in range(5):
