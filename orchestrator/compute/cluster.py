@@ -23,14 +23,23 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     spec = json.loads(sys.argv[1])
-    from orchestrator.compute.nodes import LOOPBACK, DaskCredentials, open_cluster, scheduler_host
+    from orchestrator.compute.nodes import (
+        LOOPBACK,
+        DaskCredentials,
+        free_port,
+        open_cluster,
+        scheduler_host,
+    )
 
     with answer, ExitStack() as opened:
         try:
             pair = DaskCredentials.make()
             host = scheduler_host(spec["interface"]) if "interface" in spec else LOOPBACK
+            port = free_port(host, spec.get("ports"))
             cluster = opened.enter_context(
-                open_cluster(spec["workers"], spec["memory_per_worker"], pair.security(), host=host)
+                open_cluster(
+                    spec["workers"], spec["memory_per_worker"], pair.security(), port, host
+                )
             )
         except Exception as error:  # noqa: BLE001  # the flow says it to its user
             print(json.dumps({"error": str(error) or repr(error)}), file=answer, flush=True)

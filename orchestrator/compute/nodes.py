@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ __all__ = [
     "CALM",
     "LOOPBACK",
     "DaskCredentials",
+    "free_port",
     "occupation",
     "open_cluster",
     "open_worker",
@@ -140,6 +143,22 @@ def scheduler_host(interface: str | None) -> str:
     return get_ip() if interface is None else str(get_ip_interface(interface))
 
 
+def free_port(host: str, ports: str | None) -> int:
+    """Return a port of ``FIRST-LAST`` that is free on an address, at random; 0 for any port.
+
+    Raises ``OSError`` if none is free.
+    """
+    if ports is None:
+        return 0
+    first, last = map(int, ports.split("-"))
+    for port in random.sample(range(first, last + 1), last + 1 - first):
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            return port
+    raise OSError(f"none of the ports {ports} is free on {host}; give more ports")
+
+
 def open_worker(
     scheduler: str,
     security: Security,
@@ -148,6 +167,7 @@ def open_worker(
     resources: Mapping[str, float],
     memory_bytes: int | None,
     interface: str | None,
+    ports: str | None,
     scratch: str,
     join_s: float,
 ) -> Worker:
@@ -160,6 +180,7 @@ def open_worker(
         resources=dict(resources),
         memory_limit=memory_bytes or 0,  # 0: what the batch system gives is the only limit
         interface=interface,
+        port=0 if ports is None else ports.replace("-", ":"),
         local_directory=scratch,
         security=security,
         protocol="tls://",

@@ -240,7 +240,7 @@ class SlurmDask:
         self._reconciler.want(shared, jobs, held=held)
 
     def _host(self) -> dict[str, Any]:
-        return {"interface": self._options.interface}
+        return {"interface": self._options.interface, "ports": self._options.ports}
 
     def _connect(self) -> None:
         client: Client | None = None

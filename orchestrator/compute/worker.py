@@ -42,7 +42,8 @@ class WorkerSpec:
     """What the workers of a job are. Travels on the job's command line, so it holds no secret.
 
     folder: of the run, with its connection file. pool: Dask resource of the tasks that may run
-    here. memory_bytes: of each process, None for no limit of Dask's own. linger_s: how long to
+    here. memory_bytes: of each process, None for no limit of Dask's own. ports: on which they may
+    listen, ``FIRST-LAST``; None for any. linger_s: how long to
     wait for a run that was killed.
     """
 
@@ -51,6 +52,7 @@ class WorkerSpec:
     processes: int = 1
     memory_bytes: int | None = None
     interface: str | None = None
+    ports: str | None = None
     scratch: str | None = None
     linger_s: float = 60.0
 
@@ -62,6 +64,7 @@ class WorkerSpec:
             "processes": self.processes,
             "memory_bytes": self.memory_bytes,
             "interface": self.interface,
+            "ports": self.ports,
             "scratch": self.scratch,
             "linger_s": self.linger_s,
         }
@@ -228,6 +231,7 @@ def _worker(place: _Place, number: int) -> Worker:
         resources={spec.pool: _PLENTY},
         memory_bytes=spec.memory_bytes,
         interface=spec.interface,
+        ports=spec.ports,
         scratch=place.scratch,
         join_s=_JOIN_S,
     )

@@ -209,6 +209,7 @@ class JobFolder:
             processes=wanted.processes,
             memory_bytes=wanted.memory_bytes,
             interface=self.options.interface,
+            ports=self.options.ports,
             scratch=self.options.scratch,
             linger_s=self.options.linger.total_seconds(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Self, TypeVar
@@ -33,6 +34,7 @@ def _bytes_of(value: Any) -> Any:
 
 
 _Memory = Annotated[int, Field(ge=1), BeforeValidator(_bytes_of, json_schema_input_type=str)]
+_PORTS = re.compile(r"([0-9]{4,5})-([0-9]{4,5})", re.ASCII)
 _Line = Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
@@ -92,6 +94,12 @@ class WorkerOptions(ConfigTable):
         description="network interface by which nodes and the run reach each other, such as `ib0`; "
         "if not given, the one with the default route",
     )
+    ports: _Line | None = Field(
+        default=None,
+        description="TCP ports on which the run's scheduler and its workers listen, where a firewall "
+        "is between nodes, such as `9000-9200`: one for each worker process of all users on a node, "
+        "and one for each run; any if not given",
+    )
     python: _Line | None = Field(
         default=None, description="Python on the nodes, with hpcqc; this one if not given"
     )
@@ -110,6 +118,18 @@ class WorkerOptions(ConfigTable):
             raise ValueError(
                 f"processes = {self.processes} is more than cores = {self.cores}; each process "
                 "needs a core"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_ports(self) -> Self:
+        if self.ports is None:
+            return self
+        found = _PORTS.fullmatch(self.ports)
+        if found is None or not 1024 <= int(found[1]) <= int(found[2]) <= 65535:
+            raise ValueError(
+                f"ports = {self.ports!r} is not a range of ports from 1024 to 65535; give one such "
+                "as '9000-9200'"
             )
         return self
 

@@ -76,6 +76,10 @@ def test_a_time_with_two_meanings_is_refused(text) -> None:
         ({"nodes_min": 3, "nodes_max": 2}, ["nodes_min = 3", "nodes_max = 2"]),
         ({"cores": 2, "processes": 4}, ["processes = 4", "cores = 2"]),
         ({"prologue": ["a\nb"]}, ["prologue"]),
+        ({"ports": "9000"}, ["ports = '9000'", "9000-9200"]),
+        ({"ports": "9200-9000"}, ["ports = '9200-9000'"]),
+        ({"ports": "80-9000"}, ["ports = '80-9000'"]),
+        ({"ports": "9000-90000"}, ["ports = '9000-90000'"]),
     ],
 )
 def test_wrong_options_are_named(given, words) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 
 from orchestrator.compute.cluster_process import PINNED, ClusterProcess, connect, import_path
 from orchestrator.compute.connection import CONNECTION_FILE
+from orchestrator.compute.nodes import free_port
 from orchestrator.compute.worker import WorkerSpec
 from orchestrator.identity import WorkerName
 from tests.patience import until
@@ -163,3 +165,33 @@ def test_it_ends_when_no_run_comes(job, tmp_path) -> None:
     process = job(linger_s=0.1)
     assert process.wait() == 0
     assert "no run to work for" in process.stdout.read()
+
+
+def test_scheduler_and_workers_listen_on_the_ports_of_the_site_alone(tmp_path) -> None:
+    ports = range(23100, 23300)
+    allowed = f"{ports[0]}-{ports[-1]}"
+    process = ClusterProcess(
+        {"workers": 0, "memory_per_worker": None, "interface": "lo", "ports": allowed}
+    )
+    spec = WorkerSpec(folder=tmp_path, pool="shared", interface="lo", ports=allowed, processes=2)
+    try:
+        connection = process.connection()
+        connection.write(tmp_path)
+        environment = {**os.environ, **dict.fromkeys(PINNED, "1"), "PYTHONPATH": import_path()}
+        argv = [sys.executable, "-P", "-m", "orchestrator.compute.worker", *spec.arguments()]
+        with subprocess.Popen(argv, env=environment) as job, connect(connection) as client:
+            until(lambda: len(names(client)) == 2)
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+            job.terminate()
+        used = [int(address.rpartition(":")[2]) for address in (connection.address, *workers)]
+    finally:
+        process.close()
+    assert set(used) <= set(ports)
+    assert len(set(used)) == 3
+
+
+def test_a_range_without_a_free_port_is_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=str(port)):
+            free_port("127.0.0.1", f"{port}-{port}")
