@@ -35,7 +35,7 @@ from backends.payloads import (
 from backends.payloads.circuit_checks import check_pubs
 from backends.sampling import lower
 from backends.validate import check_fits
-from orchestrator.broker.client.protocol import BrokerClient
+from orchestrator.broker.client.protocol import AllocationEnded, BrokerClient
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.compute.remote_call import stage_context, yield_worker_slot
@@ -54,6 +54,8 @@ _LONGEST_NAME = 200  # of a flow, in a request
 _SAMPLED_PRECISION = 0.015625
 # A QPU that is calibrated anew so often while one call waits is not waited for any longer.
 _MOST_TRANSPILATIONS = 10
+# So many Slurm jobs take the place of one that ended under a call, until something must be wrong.
+_MOST_ALLOCATIONS = 3
 _STATUS = {
     JobState.QUEUED: JobStatus.QUEUED,
     JobState.RUNNING: JobStatus.RUNNING,
@@ -217,6 +219,21 @@ class Qpu:
         anywhere = self.target.native_gates is None or self.target.site_transpiles
         return "" if anywhere else self.target.calibration.id
 
+    def next_slurm_job(self, ended: int) -> int | None:
+        """Block until another Slurm job holds the QPU in the place of one that ended.
+
+        Args:
+            ended: id of the Slurm job under which work was stopped.
+
+        Returns:
+            The id; None if the one that ended was not submitted by hpcqc.
+
+        Raises:
+            SlurmRefused: Slurm never grants the QPU.
+            SlurmUnavailable: Slurm does not answer.
+        """
+        return self._resources.next_slurm_job(self.name, ended)
+
     def serves(self, stage: str | None) -> bool:
         """Whether it was opened for this stage, and what it was opened with is still open.
 
@@ -287,7 +304,8 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
     """One call of a primitive, as the broker runs it.
 
     If its QPU is calibrated anew before it begins, the next request for its state or result
-    transpiles it again and submits it as another job.
+    transpiles it again and submits it as another job. If the Slurm job ends that hpcqc submitted to
+    hold the QPU, the next request for its result lets it go on under another one.
     """
 
     def __init__(
@@ -302,6 +320,7 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
         self._client = qpu.broker
         self._lock = threading.Lock()
         self._attempts_left = _MOST_TRANSPILATIONS
+        self._allocations_left = _MOST_ALLOCATIONS
         self._request: JobRequest | None = None
         self._digest = ""
         self._result: _ResultT | None = None
@@ -366,6 +385,27 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
                 return self._client.result(job, rest_s)
             except CalibrationChanged as error:
                 self._replace_job(job, error)
+            except AllocationEnded as error:
+                self._go_on(job, error)
+
+    def _go_on(self, job: JobId, error: AllocationEnded) -> None:
+        """Submit a job again under the next Slurm job that holds the QPU, or raise the error."""
+        with self._lock:
+            if self._job != job or self._client.view(job).state is not JobState.FAILED:
+                return
+            ended = None if self._request is None else self._request.slurm_job
+            if self._request is None or ended is None or not self._allocations_left:
+                raise error
+            self._allocations_left -= 1
+            slurm_job = self._qpu.next_slurm_job(ended)
+            if slurm_job is None:
+                raise error
+            _log.warning("%s; quantum job %s goes on under Slurm job %d", error, job, slurm_job)
+            self._request = replace(self._request, slurm_job=slurm_job)
+            try:
+                self._job = self._job_id = self._submit()
+            except CalibrationChanged as newer:
+                self._job = self._job_id = self._submit_again(newer)
 
     def _replace_job(self, job: JobId, error: CalibrationChanged) -> None:
         with self._lock:

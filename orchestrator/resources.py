@@ -167,18 +167,24 @@ class Resources:
         with self._hold_qpu(qpu) as held:
             yield held
 
-    def _use_nodes_job(self, qpu: str) -> None:
-        """Let quantum jobs go under the job of an exclusive run, if it holds the QPU; wait for it."""
+    def _use_nodes_job(self, qpu: str, ended: int | None = None) -> None:
+        """Let quantum jobs go under the job of an exclusive run, if it holds the QPU; wait for it.
+
+        ended: a job that no longer holds the QPU, in whose place there will be another one.
+        """
         compute = self.compute()
         is_part = qpu == self.run.default_qpu and self.run.site.qpu(qpu).slurm is not None
         if is_part and isinstance(compute, SlurmDask) and not compute.in_allocation:
             compute.start()
-            while (job := compute.running_job()) is None:
+            if ended is not None:
+                self.qpu_jobs().discard(ended)
+            while (job := compute.running_job()) in (None, ended):
                 self._refuse_if_closing()
                 fault = compute.fault()
                 if fault is not None:
                     raise fault
                 time.sleep(_LOOK_EVERY_S)
+            assert job is not None
             self.qpu_jobs().use(qpu, job)
 
     def _couple(self, name: str, compute: SlurmDask) -> None:
@@ -212,6 +218,18 @@ class Resources:
         if self.run.coupling == "exclusive":  # it may be another one since the last quantum stage
             self._use_nodes_job(qpu)
         return self.qpu_jobs().current(settings)
+
+    def next_slurm_job(self, qpu: str, ended: int) -> int | None:
+        """Return the Slurm job under which quantum jobs go on whose Slurm job has ended.
+
+        Blocks, and raises, as `slurm_job` does. None if hpcqc did not submit the one that ended.
+        """
+        settings = self.run.site.qpu(qpu)
+        if settings.slurm is None:
+            return None
+        if self.run.coupling == "exclusive":
+            self._use_nodes_job(qpu, ended)
+        return self.qpu_jobs().replacement(settings, ended)
 
     def begin_stage(self, stage: str) -> None:
         """Count this stage's quantum calls from 0: it is executed, perhaps once more."""

@@ -25,7 +25,7 @@ from orchestrator.slurm.qpu_grants import lacks
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.states import SlurmJob, SlurmState
 
-__all__ = ["QpuJobs", "access_resources"]
+__all__ = ["QpuJobs", "access_resources", "never_granted"]
 
 _PURPOSE = "qpu"
 _ALIVE_EVERY_S = 20.0
@@ -52,6 +52,15 @@ def access_resources(settings: QpuSettings) -> JobResources:
         gres=access.gres,
         licenses=access.license,
         plugin_options=() if access.qfw is None else access.qfw.options(),
+    )
+
+
+def never_granted(settings: QpuSettings, reason: str, words: str = "") -> SlurmRefused:
+    """Return the error for a QPU that Slurm never grants. reason: why; words: Slurm's own."""
+    return SlurmRefused(
+        f"Slurm can never grant QPU {settings.name!r}: {reason}. Correct "
+        f"[qpu.{settings.name}.slurm]",
+        words=words,
     )
 
 
@@ -97,6 +106,7 @@ class QpuJobs:
         self._beat: threading.Thread | None = None
         self._doubtful: set[str] = set()  # tags of submissions that had no answer
         self._left: set[int] = set()  # jobs that Slurm has not cancelled yet
+        self._useless: set[int] = set()  # jobs that ceased to hold their QPU
 
     @contextmanager
     def hold(self, settings: QpuSettings) -> Iterator[int | None]:
@@ -148,6 +158,34 @@ class QpuJobs:
             if holding.job is None or ended:
                 self._acquire(holding, settings)
             return holding.job
+
+    def replacement(self, settings: QpuSettings, ended: int) -> int | None:
+        """Return the Slurm job that takes the place of one that no longer holds a QPU; see `hold`.
+
+        The earlier one is cancelled: it may be running without its licence.
+
+        Args:
+            settings: Of the QPU.
+            ended: Id of the job under which quantum work was stopped.
+
+        Returns:
+            The id; None if the job was the user's own, or the coupling's. Raises as `hold` does.
+        """
+        holding = self._holding(settings.name)
+        with holding.lock:
+            if holding.job == ended and holding.alive is None:
+                return None
+            self._useless.add(ended)
+            if holding.job in (None, ended):
+                self._acquire(holding, settings)
+            return holding.job
+
+    def discard(self, slurm_job: int) -> None:
+        """Cancel a job that no longer holds its QPU; one that has ended is left."""
+        self._left.add(slurm_job)
+        with suppress(SlurmUnavailable, SlurmRefused):  # `close` tries again
+            self._slurm.cancel({slurm_job}, patient=False)
+            self._left.discard(slurm_job)
 
     def use(self, qpu: str, slurm_job: int) -> None:
         """Let quantum jobs go under a job of the coupling's own that holds the QPU.
@@ -228,10 +266,7 @@ class QpuJobs:
         resources = access_resources(settings)
         reasons = impossible(resources, self._slurm.partitions())
         if reasons:
-            raise SlurmRefused(
-                f"Slurm can never grant QPU {settings.name!r}: {'; '.join(reasons)}. Correct "
-                f"[qpu.{settings.name}.slurm]"
-            )
+            raise never_granted(settings, "; ".join(reasons))
         name = f"{_PURPOSE}-{number}"
         tag = str(self._owner.tag(_PURPOSE, number))
         try:
@@ -246,11 +281,7 @@ class QpuJobs:
                 )
             )
         except SlurmRefused as error:
-            raise SlurmRefused(
-                f"Slurm does not grant QPU {settings.name!r}: {error} (see "
-                f"[qpu.{settings.name}.slurm])",
-                words=error.words,
-            ) from error
+            raise never_granted(settings, str(error), error.words) from error
         except SlurmUnavailable as error:
             if error.submitted:
                 self._doubtful.add(tag)
@@ -271,11 +302,7 @@ class QpuJobs:
                 return
             reason = explain_reason(found.reason)
             if not reason.can_resolve:
-                raise SlurmRefused(
-                    f"Slurm can never grant QPU {settings.name!r}: {reason.text}. Correct "
-                    f"[qpu.{settings.name}.slurm]",
-                    words=found.reason,
-                )
+                raise never_granted(settings, reason.text, found.reason)
             if found.reason != shown and found.state.is_waiting:
                 shown = found.reason
                 self._notice(f"QPU {settings.name} waits for Slurm job {job}: {reason.text}")
@@ -293,11 +320,10 @@ class QpuJobs:
             os.utime(alive, (_RELEASED_S, _RELEASED_S))
         if job is None:
             return
-        self._left.add(job)
         if cancels:
-            with suppress(SlurmUnavailable, SlurmRefused):  # `close` tries again
-                self._slurm.cancel({job}, patient=False)
-                self._left.discard(job)
+            self.discard(job)
+        else:
+            self._left.add(job)
 
     def _runs(self, job: int | None) -> bool:
         """Whether a job runs, as far as Slurm says."""
@@ -325,8 +351,12 @@ class QpuJobs:
                 continue
             if tag.purpose != _PURPOSE or job.name != name:
                 continue
-            if job.id not in held and _is_useful(job):
-                return tag.number, job.id
+            if job.id in held or job.id in self._useless or not _is_useful(job):
+                continue
+            if job.state is SlurmState.RUNNING and lacks(job, _access(settings)):
+                self.discard(job.id)  # a requeued job may have lost its licence
+                continue
+            return tag.number, job.id
         return None
 
     def _next_number(self) -> int:

@@ -63,3 +63,11 @@ def test_a_call_after_the_job_of_the_nodes_was_replaced_names_the_new_one(opened
     workers.running_job.side_effect = [None, 8]  # it was requeued, say, and the next one starts
     workers.fault.return_value = None
     assert opened.slurm_job("vlq") == 8
+
+
+def test_work_goes_on_under_the_next_job_of_the_nodes(opened, workers) -> None:
+    workers.running_job.return_value = 7
+    assert opened.slurm_job("vlq") == 7
+    workers.fault.return_value = None
+    workers.running_job.side_effect = [7, None, 8]  # the reconciler has not looked at first
+    assert opened.next_slurm_job("vlq", 7) == 8

@@ -29,7 +29,8 @@ class GrantingSlurm(ForgetfulSlurm):
     def submit(self, script) -> int:
         self.script = script
         number = super().submit(script)
-        self.change(number, state=SlurmState.RUNNING)
+        tres, name = f"gres/{script.resources.gres.replace(':', '=')}", script.name
+        self.change(number, state=SlurmState.RUNNING, tres=tres, name=name)
         if self.doubt is not None:
             raise self.doubt
         return number
@@ -102,3 +103,35 @@ def test_what_a_silent_slurm_leaves_is_said_with_how_to_end_it(slurm, tmp_path) 
     jobs.close()
     assert f"scancel {numbers[0]} {numbers[1]}" in notices[-1]
     assert [slurm.queue[number].state for number in numbers] == [SlurmState.RUNNING] * 2
+
+
+def test_a_job_that_no_longer_holds_the_qpu_is_replaced_once(slurm, tmp_path) -> None:
+    jobs = QpuJobs("r", tmp_path / "r", slurm)
+    with jobs.hold(QPU) as first:
+        second = jobs.replacement(QPU, first)
+        assert second not in (None, first)
+        assert jobs.replacement(QPU, first) == second  # another stage asks for the same reason
+        assert slurm.queue[first].state is SlurmState.CANCELLED
+    assert slurm.queue[second].state is SlurmState.CANCELLED
+
+
+def test_a_job_that_slurm_does_not_cancel_now_is_not_taken_over(slurm, tmp_path) -> None:
+    jobs = QpuJobs("r", tmp_path / "r", slurm)
+    with jobs.hold(QPU) as first:
+        slurm.faults["cancel"] = [SlurmUnavailable("it is away")]
+        assert jobs.replacement(QPU, first) != first
+
+
+def test_a_job_that_is_not_the_runs_own_is_not_replaced(slurm, tmp_path) -> None:
+    jobs = QpuJobs("r", tmp_path / "r", slurm)
+    jobs.use("q", 7)
+    assert jobs.replacement(QPU, 7) is None
+    assert slurm.queue == {}
+
+
+def test_a_job_without_what_grants_the_qpu_is_not_taken_over(slurm, tmp_path) -> None:
+    left = QpuJobs("r", tmp_path / "r", slurm).current(QPU)
+    slurm.change(left, tres="cpu=1", restarts=1)
+    with QpuJobs("r", tmp_path / "r", slurm).hold(QPU) as held:
+        assert held != left
+        assert slurm.queue[left].state is SlurmState.CANCELLED

@@ -1,0 +1,114 @@
+"""A call whose Slurm job ends goes on under the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from qiskit import QuantumCircuit
+
+from backends import registry
+from backends.fake import FakeBackend, read_script
+from hpcqc import Sampler, open_qpu
+from orchestrator import resources, runs
+from orchestrator.broker.client.protocol import AllocationEnded
+from orchestrator.broker.core.grants import Grant
+from orchestrator.broker.runtime.grant_watch import GrantState
+from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.slurm_access import SlurmAccess
+from orchestrator.resources import Resources
+from orchestrator.runs import Run
+from tests.errors import naming
+from tests.patience import PATIENCE_S, until
+
+
+class Granting:
+    """Slurm jobs in whose order a run holds the QPU; those below ``first`` have ended."""
+
+    def __init__(self) -> None:
+        self.first = 1
+        self.asked: list[int] = []
+        self.mine = True
+
+    def look(self, grants) -> dict[Grant, GrantState]:
+        return {grant: self._state(grant.slurm_job) for grant in grants}
+
+    def _state(self, job: int) -> GrantState:
+        held = job >= self.first
+        return GrantState(state="holds") if held else GrantState(state="ended", reason=f"job {job}")
+
+    def closures(self) -> dict:
+        return {}
+
+    def current(self, qpu: str) -> int:
+        return 1
+
+    def following(self, qpu: str, ended: int) -> int | None:
+        self.asked.append(ended)
+        return ended + 1 if self.mine else None
+
+
+@pytest.fixture
+def granting(monkeypatch: pytest.MonkeyPatch) -> Granting:
+    granting = Granting()
+    monkeypatch.setattr(resources, "slurm_allocations", lambda _site: granting)
+    monkeypatch.setattr(Resources, "slurm_job", granting.current)
+    monkeypatch.setattr(Resources, "next_slurm_job", granting.following)
+    return granting
+
+
+@pytest.fixture
+def device(
+    granting: Granting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeBackend]:
+    """The QPU of an active run, which a Slurm job grants; its first task never ends."""
+    qpu = FakeBackend(read_script({"stuck": [1]}), state_dir=tmp_path)
+    monkeypatch.setattr(registry, "create", lambda *_, **__: qpu)
+    access = SlurmAccess(gres="qpu:1", check_s=0.05)
+    site = Site(
+        name="test",
+        default_qpu="q",
+        default_compute="local",
+        qpus={"q": QpuSettings(name="q", backend="fake", slurm=access)},
+        computes={"local": ComputeSettings(name="local", workers=1)},
+        state_dir=tmp_path,
+        source="test",
+    )
+    runs.activate(Run(id="granted", site=site))
+    yield qpu
+    resources.shutdown()
+    runs.activate(None)
+
+
+def sampled(shots: int):
+    circuit = QuantumCircuit(1)
+    circuit.measure_all()
+    return Sampler(open_qpu(), seed=1).run([circuit], shots=shots)
+
+
+def test_a_task_that_was_stopped_runs_again_under_the_next_slurm_job(device, granting) -> None:
+    job = sampled(10)
+    until(lambda: device.starts)
+    granting.first = 2
+    assert job.result(PATIENCE_S)[0].data.meas.num_shots == 10
+    assert granting.asked == [1]
+    view = job.view()
+    assert [task.state for task in view.tasks] == ["cancelled", "completed"]
+    assert view.slurm_job == 2
+    assert list(device.starts.values()) == [1, 1]
+
+
+def test_a_slurm_job_that_is_not_the_runs_own_ends_the_call(device, granting) -> None:
+    granting.first, granting.mine = 2, False
+    with pytest.raises(AllocationEnded, match=naming(1)):
+        sampled(10).result(PATIENCE_S)
+    assert device.starts == {}
+
+
+def test_jobs_that_never_hold_the_qpu_are_not_submitted_for_ever(device, granting) -> None:
+    granting.first = 100
+    with pytest.raises(AllocationEnded):
+        sampled(10).result(PATIENCE_S)
+    assert granting.asked == [1, 2, 3]
+    assert device.starts == {}
