@@ -202,9 +202,7 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
     _check_free(site, plan.id, earlier, slurm)
     reasons = impossible(driver_resources(site.batch), slurm.partitions())
     if reasons:  # many clusters accept such a job, and let it wait for ever
-        raise SlurmRefused(
-            f"Slurm can never run the driver job: {'; '.join(reasons)}. Correct [batch]"
-        )
+        raise _never_runs("; ".join(reasons))
     plan.folder.open(plan.id, plan.target.text)  # or refuse what is not this run's
     plan.folder.close()
     asked = DriverRequest(
@@ -364,7 +362,10 @@ def _submit(
     if found is None:
         script = _script(folder, asked, owner.tag("driver", number), dependency)
         write_private(folder / _SCRIPT, script.text())
-        id_ = slurm.submit(script)
+        try:
+            id_ = slurm.submit(script)
+        except SlurmRefused as error:
+            raise _never_runs(str(error), error.words) from error
     else:
         id_ = found.id
     noted = job.model_copy(update={"job": id_, "number": number})
@@ -393,6 +394,12 @@ def _script(
         modules=tuple(batch.modules),
         prologue=tuple(batch.prologue),
         extra=tuple(batch.extra),
+    )
+
+
+def _never_runs(reason: str, words: str = "") -> SlurmRefused:
+    return SlurmRefused(
+        f"Slurm can never run the driver job: {reason}. Correct [batch]", words=words
     )
 
 

@@ -30,6 +30,7 @@ from orchestrator.application.prefect_setup import (
     server_if_needed,
 )
 from orchestrator.application.qpus import dry_site, target_from_settings
+from orchestrator.application.slurm_check import check_slurm
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.arguments import expect
 from orchestrator.broker.runtime.site_rules import check_schedules
@@ -276,7 +277,7 @@ def _with_flow(plan: RunPlan, request: RunRequest, warn: Callable[[str], None]) 
     bound = bound_parameters if request.as_text else checked_parameters
     parameters = bound(flow.fn, request.parameters)
     check_inputs(flow.fn, parameters)
-    _check_pins(plan.site, flow)
+    _check_stages(plan.site, plan.qpu, flow)
     qpu = plan.site.qpu(plan.qpu)
     if plan.qpu is not None or "qiskit" in sys.modules:  # a plain flow is spared Qiskit's import
         target_from_settings(qpu)
@@ -361,11 +362,19 @@ def _broker_name(url: str | None) -> str:
     return "the broker of its own process" if url is None else f"the broker {url}"
 
 
-def _check_pins(site: Site, flow: Flow[..., Any]) -> None:
-    """Check the stages' pins against the site; raise ``ConfigError`` or ``DemandNotMet``."""
+def _check_stages(site: Site, qpu: str | None, flow: Flow[..., Any]) -> None:
+    """Check what the stages ask of the site and of its batch system.
+
+    Raises ``ConfigError``, ``DemandNotMet`` or ``SlurmRefused``.
+    """
+    computes, qpus = {}, {}
     for name, needs in stages_beside(flow).items():
         try:
-            _ = site.qpu(needs.where) if needs.kind == "quantum" else site.compute(needs.where)
+            if needs.kind == "quantum":
+                found = site.qpu(needs.where or qpu)
+                qpus[found.name] = found
+            else:
+                site.compute(needs.where)
         except ConfigError as error:
             raise ConfigError(f"stage {name!r} is pinned: {error}") from None
         if needs.kind == "classical":
@@ -374,3 +383,5 @@ def _check_pins(site: Site, flow: Flow[..., Any]) -> None:
             settings = settings_in_force(site, needs.where)
             open_compute(settings).close()
             check_demand(name, needs.demand, settings)
+            computes[settings.name] = settings
+    check_slurm(site, computes.values(), qpus.values())

@@ -61,6 +61,12 @@ _AWAY = re.compile(
     r"insane message length|unable to create job record|not available right now",
     re.IGNORECASE,
 )
+# Reasons for refusing a job that no later moment changes.
+_FOR_GOOD = re.compile(
+    r"invalid (partition|account|qos|license|generic resource|feature)|qos specification|"
+    r"not permitted|requested reservation is invalid",
+    re.IGNORECASE,
+)
 # After these the controller may have stored the job all the same.
 _DOUBTFUL = re.compile(
     r"timed out|zero bytes|unexpected message|broken pipe|connection reset|transport endpoint|"
@@ -187,6 +193,26 @@ class Slurm:
                 continue
             return self._first_of(script.tag, job) if doubtful else job
         raise AssertionError("there is always a next pause")
+
+    def check(self, script: JobScript) -> None:
+        """Ask whether Slurm accepts a job, and submit nothing.
+
+        A job that only cannot start now, such as one whose partition is down, passes.
+
+        Args:
+            script: As for `submit`.
+
+        Raises:
+            SlurmRefused: Slurm does not accept such a job; the message says why and what to do.
+            SlurmUnavailable: No answer.
+            JobScriptError: A value cannot be written into a script.
+        """
+        text, environment = script.text(), job_environment(self._environment)
+        answer = self._run(["sbatch", "--test-only"], environment, text)
+        if answer.code and _FOR_GOOD.search(answer.errors):
+            raise self._refused(answer.errors, script)
+        if answer.code < 0 or _AWAY.search(answer.errors):
+            raise SlurmUnavailable(f"sbatch failed: {_said(answer.errors, answer.code)}")
 
     def jobs(
         self, ids: Collection[int] | None = None, *, user: str | None = None

@@ -159,7 +159,9 @@ def explain_refusal(
         licenses: The licences of the cluster.
     """
     said = " ".join(
-        re.sub(r"^(sbatch|srun|salloc|scontrol): (error: )?", "", line).strip()
+        re.sub(
+            r"^((sbatch|srun|salloc|scontrol): (error: )?|allocation failure: )", "", line
+        ).strip()
         for line in words.splitlines()
     ).strip()
     text = said.lower()

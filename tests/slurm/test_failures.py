@@ -145,6 +145,37 @@ def test_a_connection_that_fails_is_no_refusal(with_programs, script, words) -> 
         assert not error.value.submitted
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["Invalid account or account/partition combination specified", "Invalid qos specification"],
+)
+def test_a_job_that_slurm_would_never_take_is_refused_before(with_programs, script, words) -> None:
+    client = with_programs(
+        sbatch=f'[ "$1" = --test-only ] && echo "allocation failure: {words}" >&2; exit 1',
+        sinfo="exit 1",
+    )
+    with pytest.raises(SlurmRefused, match=f"job: {words}") as error:
+        client.check(script)
+    assert words in error.value.words
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "echo 'sbatch: Job 7 to start at 2026-11-29T12:00:00' >&2",
+        "echo 'allocation failure: Required partition not available' >&2; exit 1",
+        "echo 'allocation failure: Requested node configuration is not available' >&2; exit 1",
+    ],
+)
+def test_a_job_that_may_start_some_day_is_not_refused(with_programs, script, lines) -> None:
+    with_programs(sbatch=lines).check(script)
+
+
+def test_a_controller_that_is_away_refuses_nothing(with_programs, script) -> None:
+    with pytest.raises(SlurmUnavailable):
+        with_programs(sbatch=LOST).check(script)
+
+
 def test_without_accounting_nothing_is_repeated(with_programs, tmp_path) -> None:
     disabled = "echo Slurm accounting storage is disabled >&2; exit 1"
     client = with_programs(sacct=disabled, patience_s=100)
