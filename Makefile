@@ -7,7 +7,7 @@ STAMP       := $(VENV)/.hpcqc-installed
 UV          ?= uv
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo test test-slow test-all lint format bench constraints clean
+.PHONY: help venv demo test test-slow test-all faults lint format bench constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test-slow: $(STAMP)  ## the tests marked slow or slurm, without campaigns
 
 test-all: lint  ## lint, then every test there is
 	@$(BIN)/pytest -m "" $(PYTEST_ARGS)
+
+faults: $(STAMP)  ## every fault of a real Slurm, with the starts on the QPU and what squeue still has
+	@$(BIN)/pytest -m fault $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## ruff, mypy strict, import-linter
 	@$(BIN)/ruff check --quiet .

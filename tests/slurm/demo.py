@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,17 +18,17 @@ from orchestrator.broker.ledger import Ledger
 from tests.patience import PATIENCE_S, until
 from tests.private_slurm import SlurmForTests
 
-FLOW = """
+BEGINNING = """
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from prefect import flow
 from qiskit import QuantumCircuit
-from hpcqc import classical, quantum
+from hpcqc import classical, quantum, run_program
 
 
-@quantum
-def measure(qpu, seed):
+def counts_of(qpu, seed):
     circuit = QuantumCircuit(2)
     circuit.h(0)
     circuit.cx(0, 1)
@@ -35,12 +36,27 @@ def measure(qpu, seed):
     return qpu.sampler(seed=seed).run([circuit], shots=100).result()[0].data.meas.get_counts()
 
 
-@classical
-def wait(counts, folder):
+@quantum
+def measure(qpu, seed):
+    return counts_of(qpu, seed)
+
+
+def begin(folder):
     with open(Path(folder) / "starts", "a") as file:
-        file.write(os.environ["SLURM_JOB_ID"] + "\\n")
+        file.write(os.environ.get("SLURM_JOB_ID", "0") + "\\n")
+
+
+def wait_for_go(folder):
     while not (Path(folder) / "go").exists():
         time.sleep(0.05)
+
+"""
+# Waits in a classical stage between two quantum stages.
+FLOW = f"""{BEGINNING}
+@classical
+def wait(counts, folder):
+    begin(folder)
+    wait_for_go(folder)
     return sum(counts.values())
 
 
@@ -49,17 +65,47 @@ def demo(folder: str):
     shots = wait(measure(1), folder)
     return shots + sum(measure(2).values())
 """
+# Waits in a quantum stage between two quantum jobs.
+QUANTUM_FLOW = f"""{BEGINNING}
+@quantum
+def twice(qpu, folder):
+    first = counts_of(qpu, 1)
+    begin(folder)
+    wait_for_go(folder)
+    return sum(first.values()) + sum(counts_of(qpu, 2).values())
+
+
+@flow
+def demo(folder: str):
+    return twice(folder)
+"""
+# Runs an MPI program on two nodes between two quantum stages; the file "mode" says how.
+MPI_FLOW = f"""{BEGINNING}
+@classical(nodes=2, walltime=timedelta(seconds=WALLTIME_S))
+def solve(counts, folder):
+    begin(folder)
+    mode = (Path(folder) / "mode").read_text()
+    result = run_program([PROGRAM, mode], environment=MPI)
+    (Path(folder) / "leftover").write_text(str(result.leftover))
+    return sum(counts.values())
+
+
+@flow
+def demo(folder: str):
+    shots = solve(measure(1), folder)
+    return shots + sum(measure(2).values())
+"""
 SITE = """
 [compute.cluster]
 kind = "slurm"
 options = { partition = "PARTITION", walltime = "WALLTIME", nodes_max = 1, interface = "lo" }
 
 [qpu.vlq]
-backend = "aer"
-profile = "vlq"
-time_scale = 0
+BACKEND
 """
-GRANTED = '[qpu.vlq.slurm]\ngres = "qpu:1"\npartition = "quantum"\n'
+SIMULATED = 'backend = "aer"\nprofile = "vlq"\ntime_scale = 0'
+GRANTED = '[qpu.vlq.slurm]\ncheck_s = 0.5\npartition = "quantum"\n'
+GRES, LICENCE = 'gres = "qpu:1"\n', 'license = "qpu_lab:1"\n'
 
 
 @dataclass
@@ -69,16 +115,26 @@ class Demo:
     slurm: SlurmForTests
     folder: Path
     id: str = "faulty"
+    flow: str = FLOW
+    quantum_stages: int = 2
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[str] | None = None
 
     def prepare(
-        self, partition: str = "classical", walltime: str = "10 min", granted: bool = False
+        self,
+        partition: str = "classical",
+        walltime: str = "10 min",
+        granted: bool | str = False,
+        backend: str = SIMULATED,
     ) -> None:
+        """Write flow and site. granted: by what Slurm grants the QPU, its GRES for True."""
         self.folder.mkdir(exist_ok=True)
-        (self.folder / "demo.py").write_text(FLOW)
+        (self.folder / "demo.py").write_text(self.flow)
         site = SITE.replace("PARTITION", partition).replace("WALLTIME", walltime)
-        (self.folder / "site.toml").write_text(site + (GRANTED if granted else ""))
+        site = site.replace("BACKEND", backend)
+        if granted:
+            site += GRANTED + (GRES if granted is True else granted)
+        (self.folder / "site.toml").write_text(site)
 
     def begin(self) -> None:
         environment = {**self.slurm.environment, "HPCQC_STATE_DIR": str(self.state)}
@@ -127,19 +183,29 @@ class Demo:
     def go(self) -> None:
         (self.folder / "go").touch()
 
-    def end(self) -> None:
-        """Let the run end, and check that it did all of its work, and quantum work once."""
+    def fail(self) -> None:
+        """Wait until the run has failed, and check that it left no job."""
+        assert self.process is not None
+        assert self.process.wait(PATIENCE_S) == 1, self.output
+        self.check_queue()
+
+    def end(self, starts: int = 2) -> None:
+        """Let the run end, and check that it did all of its work, and quantum work once.
+
+        starts: of quantum tasks in all; more than 2 if the fault stopped some of them.
+        """
         self.go()
         assert self.process is not None
         assert self.process.wait(PATIENCE_S) == 0, self.output
         record = json.loads((self.folder / "hpcqc-runs" / self.id / "run.json").read_text())
         assert record["status"] == "completed", record
-        assert len([stage for stage in record["stages"] if stage["kind"] == "quantum"]) == 2
+        stages = [stage for stage in record["stages"] if stage["kind"] == "quantum"]
+        assert len(stages) == self.quantum_stages
         assert "result: 200" in self.output
-        self.check_ledger()
+        self.check_ledger(starts)
         self.check_queue()
 
-    def check_ledger(self) -> None:
+    def check_ledger(self, starts: int = 2) -> None:
         ledger = Ledger.open(self.state / "ledger.sqlite")
         try:
             jobs = ledger.jobs(self.id)
@@ -151,7 +217,9 @@ class Demo:
         finally:
             ledger.close()
         assert [job.state for job in jobs] == [JobState.COMPLETED] * 2
-        assert list(started.values()) == [1, 1]
+        assert list(started.values()) == [1] * starts
+        ended = [task.state for job in jobs for task in job.tasks]
+        assert ended.count("completed") == 2
 
     def abandon(self) -> None:
         """Kill what is left of a run whose test failed."""
@@ -178,3 +246,17 @@ def keepers(job: int) -> list[int]:
         if words.startswith(f"slurmstepd: [{job}.".encode()):
             found.append(int(entry.name))
     return found
+
+
+def starts_of(state: Path, run: str | None = None) -> Counter[str]:
+    """Count the starts that a backend accepted, by quantum job; of all runs of a state folder."""
+    if not (state / "ledger.sqlite").exists():
+        return Counter()
+    with closing(Ledger.open(state / "ledger.sqlite")) as ledger:
+        began = [
+            event.tag.rpartition(".")[0]
+            for scope in (ledger.runs() if run is None else [run])
+            for event, _ in ledger.events(scope)
+            if isinstance(event, ev.TaskStarted)
+        ]
+    return Counter(began)

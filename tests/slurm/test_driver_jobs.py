@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,13 @@ from orchestrator.application.cancel import cancel_run
 from orchestrator.application.jobs import jobs_of
 from orchestrator.application.known_runs import RunView, run_view, runs
 from orchestrator.application.run_logs import run_logs
-from orchestrator.broker.core import events as ev
-from orchestrator.broker.ledger import Ledger
 from orchestrator.config.loading import load_site
 from orchestrator.provenance.schema import RunRecord, read_record
 from orchestrator.retention import hold_run
 from orchestrator.slurm import Slurm, SlurmJob
 from tests.cli.flows import LONG
 from tests.patience import until
+from tests.slurm.demo import BEGINNING, keepers, starts_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -56,6 +54,17 @@ def share(qpu, theta, pause_s):
 def curve(points: int = 3, pause_s: float = 0.0):
     return [share(angle(number), pause_s) for number in range(points)]
 """
+WAITING = f"""{BEGINNING}
+@classical
+def wait(counts, folder):
+    wait_for_go(folder)
+    return sum(counts.values())
+
+
+@flow
+def waiting(folder: str):
+    return wait(measure(1), folder) + sum(measure(2).values())
+"""
 SITE = """
 [qpu.aer]
 backend = "aer"
@@ -67,15 +76,17 @@ SLOW = {"points": 6, "pause_s": 0.7}
 
 
 @pytest.fixture
-def here(slurm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: Callable[[Path], None]
+) -> Iterator[Path]:
     """Work in a folder with a name that must be quoted; leave no job of these tests in the queue."""
-    del slurm
     folder = tmp_path / "a 'quoted' folder, größer"
     folder.mkdir()
     monkeypatch.chdir(folder)
     Path("curve.py").write_text(CURVE)
     Path("hpcqc.toml").write_text(SITE)
     yield folder
+    count(load_site().state_dir)
     client = Slurm()
     client.cancel(live(client))
     until(lambda: not live(client))
@@ -114,9 +125,7 @@ def job_of(run: str) -> SlurmJob:
 
 def starts(run: str) -> Counter[str]:
     """Count the starts of each quantum job of a run that the backend accepted."""
-    with closing(Ledger.open(load_site().state_dir / "ledger.sqlite")) as ledger:
-        began = (event for event, _ in ledger.events(run) if isinstance(event, ev.TaskStarted))
-        return Counter(event.tag.rpartition(".")[0] for event in began)
+    return starts_of(load_site().state_dir, run)
 
 
 def check_complete(run: str, points: int) -> RunRecord:
@@ -157,6 +166,7 @@ def test_a_waiting_run_says_why_and_is_cancelled(here: Path) -> None:
     assert not (here / "hpcqc-runs" / "r1" / "run.json").exists()
 
 
+@pytest.mark.fault
 def test_a_run_is_cancelled(here: Path) -> None:
     submit("r1", SLOW)
     until_stages("r1", 4)
@@ -170,6 +180,7 @@ def test_a_run_is_cancelled(here: Path) -> None:
     assert run_view("r1").state == "cancelled"
 
 
+@pytest.mark.fault
 def test_a_killed_driver_is_submitted_again(here: Path) -> None:
     submit("r1", SLOW)
     until_stages("r1", 4)
@@ -182,6 +193,7 @@ def test_a_killed_driver_is_submitted_again(here: Path) -> None:
     assert len(check_complete("r1", 6).attempts) == 2
 
 
+@pytest.mark.fault
 def test_a_preempted_driver_goes_on(here: Path, slurm: Any) -> None:
     submit("r1", SLOW, settings=["batch.partition=scavenge"])
     until_stages("r1", 4)
@@ -192,6 +204,7 @@ def test_a_preempted_driver_goes_on(here: Path, slurm: Any) -> None:
     assert check_complete("r1", 6).attempts[0].reason == "requeued"
 
 
+@pytest.mark.fault
 @pytest.mark.campaign
 def test_a_driver_goes_on_after_its_walltime_as_long_as_it_gets_on(here: Path) -> None:
     # Slurm looks at time limits every half minute, so this takes more than a minute.
@@ -212,6 +225,7 @@ def test_a_driver_goes_on_after_its_walltime_as_long_as_it_gets_on(here: Path) -
     assert {attempt.reason for attempt in record_of("r1").attempts} == {"walltime"}
 
 
+@pytest.mark.fault
 def test_a_driver_cancelled_at_slurm_leaves_nothing(here: Path) -> None:
     submitted = submit("r1", SLOW)
     until_stages("r1", 4)
@@ -223,6 +237,7 @@ def test_a_driver_cancelled_at_slurm_leaves_nothing(here: Path) -> None:
     assert (record.status, record.attempts[-1].reason) == ("interrupted", "cancelled")
 
 
+@pytest.mark.fault
 def test_what_a_driver_left_is_cancelled_by_the_next_command(here: Path) -> None:
     Path("stuck.py").write_text(LONG)
     # A process that ignores SIGTERM is killed after Slurm's KillWait.
@@ -239,6 +254,7 @@ def test_what_a_driver_left_is_cancelled_by_the_next_command(here: Path) -> None
     assert record_of("r1").status == "interrupted"
 
 
+@pytest.mark.fault
 def test_two_runs_at_once_have_nothing_in_common(here: Path) -> None:
     jobs = {run: submit(run).slurm_job for run in ("r2", "r2-1")}
     assert len(set(jobs.values())) == 2
@@ -267,3 +283,29 @@ def test_a_second_driver_waits_for_the_first(here: Path) -> None:
         assert not (here / "hpcqc-runs" / "r1" / "run.json").exists()
     assert until_state("r1", "completed", "failed").state == "completed"
     check_complete("r1", 3)
+
+
+@pytest.mark.fault
+@pytest.mark.campaign
+def test_the_orphan_of_a_requeued_driver_ends_before_the_next_begins(
+    here: Path, slurm: Any
+) -> None:
+    """slurmd dies with the keepers of its jobs, and Slurm starts the job again on another node."""
+    if slurm.root is None:
+        pytest.skip("an existing cluster is not for breaking")
+    Path("waiting.py").write_text(WAITING)
+    submitted = submit_run("waiting.py:waiting", {"folder": str(here)}, run_id="r1")
+    until_stages("r1", 1)
+    node = job_of("r1").nodes[0]
+    try:
+        slurm.kill(f"slurmd.{node}")
+        for keeper in keepers(submitted.slurm_job):
+            os.kill(keeper, signal.SIGKILL)
+        until(lambda: job_of("r1").restarts == 1 and job_of("r1").state.is_running, story("r1"))
+        assert job_of("r1").nodes[0] != node
+        until(lambda: "waiting for its end" in submitted.output.read_text(), story("r1"))
+        (here / "go").touch()
+        assert until_state("r1", "completed", "failed").state == "completed"
+        assert len(check_complete("r1", 2).attempts) == 1
+    finally:
+        slurm.restart()

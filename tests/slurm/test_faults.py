@@ -9,23 +9,34 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from orchestrator.application.jobs import jobs_of
+from orchestrator.config.loading import load_site
 from tests.patience import PATIENCE_S, until
 from tests.private_slurm import SlurmForTests
-from tests.slurm.demo import Demo, keepers
+from tests.slurm.demo import (
+    GRES,
+    LICENCE,
+    MPI_FLOW,
+    QUANTUM_FLOW,
+    Demo,
+    keepers,
+)
+from tests.slurm.mpi import MPI, build, processes
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.fault]
 
 
 @pytest.fixture
-def demo(slurm: SlurmForTests, tmp_path: Path) -> Iterator[Demo]:
+def demo(slurm: SlurmForTests, tmp_path: Path, count: Callable[[Path], None]) -> Iterator[Demo]:
     demo = Demo(slurm, tmp_path)
     demo.prepare()
     yield demo
+    count(demo.state)
     demo.abandon()
 
 
@@ -175,10 +186,11 @@ def test_a_run_ends_while_slurmctld_is_away(
     assert "Traceback" not in demo.output
 
 
-def test_the_accounting_is_away(demo: Demo, slurm: SlurmForTests) -> None:
+@pytest.mark.parametrize("daemon", ["slurmdbd", "mariadb"])
+def test_the_accounting_is_away(demo: Demo, slurm: SlurmForTests, daemon: str) -> None:
     private(slurm)
     demo.prepare(granted=True)
-    slurm.kill("slurmdbd")
+    slurm.kill(daemon)
     try:
         demo.begin()
         demo.started()
@@ -189,6 +201,7 @@ def test_the_accounting_is_away(demo: Demo, slurm: SlurmForTests) -> None:
 
 HANGING = """#!/bin/sh
 # Hangs, then fails, then submits: after a submission without an answer, too.
+case " $* " in *" --test-only "*) exec REAL "$@" ;; esac
 exec 9>>FOLDER/lock; flock 9
 n=$(cat FOLDER/calls 2>/dev/null || echo 0); echo $((n + 1)) > FOLDER/calls
 flock -u 9
@@ -275,9 +288,92 @@ def test_two_runs_at_once_and_a_job_array_do_not_meet(
     assert {line.split()[0].split("_")[0] for line in left} <= {other}
 
 
-def test_paths_with_spaces_and_quotes(slurm: SlurmForTests, tmp_path: Path) -> None:
-    demo = Demo(slurm, tmp_path / "a b'\"$x é", id="quoted")
+def test_paths_with_spaces_and_quotes(demo: Demo) -> None:
+    demo.folder, demo.id = demo.folder / "a b'\"$x é", "quoted"
     demo.prepare(granted=True)
     demo.begin()
     demo.started()
     demo.end()
+
+
+def between_quantum_jobs(demo: Demo, slurm: SlurmForTests, granted: str) -> int:
+    """Let a quantum stage wait after its first job; return the Slurm job that holds the QPU."""
+    demo.flow, demo.quantum_stages = QUANTUM_FLOW, 1
+    demo.prepare(granted=granted)
+    demo.begin()
+    demo.started()
+    return holder(slurm)
+
+
+def holder(slurm: SlurmForTests) -> int:
+    (line,) = [line for line in slurm.queue() if "qpu" in line]
+    return int(line.split()[0])
+
+
+def test_a_requeued_job_that_holds_the_qpu_lost_its_licence(
+    demo: Demo, slurm: SlurmForTests
+) -> None:
+    """As Slurm 25.05.0 to 25.05.8 and 25.11.0 to 25.11.6 do it: the job runs again without any."""
+    job = between_quantum_jobs(demo, slurm, LICENCE)
+    slurm.run(["scontrol", "update", f"JobId={job}", "Requeue=1"])
+    slurm.run(["scontrol", "requeuehold", str(job)])
+    until(lambda: state_of(slurm, job) == "PENDING", lambda: state_of(slurm, job))
+    slurm.run(["scontrol", "update", f"JobId={job}", "Licenses="])
+    slurm.run(["scontrol", "release", str(job)])
+    until(lambda: state_of(slurm, job) == "RUNNING", lambda: state_of(slurm, job))
+    demo.end()
+    assert state_of(slurm, job) == "CANCELLED"
+
+
+def test_the_job_that_holds_the_qpu_is_cancelled_between_quantum_jobs(
+    demo: Demo, slurm: SlurmForTests
+) -> None:
+    slurm.run(["scancel", str(between_quantum_jobs(demo, slurm, GRES))])
+    demo.end()
+
+
+def test_the_job_that_holds_the_qpu_is_cancelled_under_a_quantum_task(
+    demo: Demo, slurm: SlurmForTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo.prepare(granted=GRES, backend='backend = "fake"\noptions = { stuck = [1] }')
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(demo.state))
+    site = load_site(demo.folder / "site.toml")
+    demo.go()
+    demo.begin()
+    until(lambda: [job.state.value for job in jobs_of(site, demo.id)] == ["running"])
+    slurm.run(["scancel", str(holder(slurm))])
+    # The task was stopped with its Slurm job, and ran again under the next one.
+    demo.end(starts=3)
+
+
+@pytest.fixture
+def mpi(demo: Demo) -> Demo:
+    """A run whose classical stage runs an MPI program on two nodes."""
+    demo.flow = MPI_FLOW.replace("PROGRAM", repr(build(demo.folder))).replace("MPI)", f"{MPI})")
+    return demo
+
+
+@pytest.mark.parametrize(("mode", "walltime_s"), [("crash", 120), ("hang", 10)])
+def test_an_mpi_program_crashes_or_hangs(mpi: Demo, mode: str, walltime_s: int) -> None:
+    flow, mpi.flow = mpi.flow, mpi.flow.replace("WALLTIME_S", str(walltime_s))
+    mpi.prepare(granted=True)
+    (mpi.folder / "mode").write_text(mode)
+    mpi.begin()
+    mpi.fail()
+    assert "rank 0 of 2" in mpi.output
+    assert not processes(str(mpi.folder / "sum"))
+    mpi.flow = flow.replace("WALLTIME_S", "120")
+    mpi.prepare(granted=True)
+    (mpi.folder / "mode").write_text("well")
+    mpi.begin()
+    mpi.end()
+
+
+def test_an_mpi_program_leaves_children(mpi: Demo) -> None:
+    mpi.flow = mpi.flow.replace("WALLTIME_S", "120")
+    mpi.prepare(granted=True)
+    (mpi.folder / "mode").write_text("children")
+    mpi.begin()
+    mpi.end()
+    assert (mpi.folder / "leftover").read_text() == "2"
+    assert not processes(str(mpi.folder / "sum"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import textwrap
 from dataclasses import fields
 from datetime import timedelta
 
-import psutil
 import pytest
 
 from hpcqc import ProgramFailed, ProgramResult, classical, run_program
@@ -30,13 +28,8 @@ from orchestrator.programs import program as program_module
 from orchestrator.slurm import this_job
 from tests.errors import naming
 from tests.patience import until
+from tests.slurm.mpi import MPI, build, processes
 
-MPI = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    # The private Slurm's nodes are one machine: their shared memory has the same names.
-    "OMPI_MCA_btl": "tcp,self",
-}
 QRMI_JOB = {
     "QRMI_JOB_QPU_RESOURCES": "a,b",
     "QRMI_JOB_QPU_TYPES": "s,t",
@@ -44,36 +37,11 @@ QRMI_JOB = {
     "b_QRMI_URL": "ub",
     "left_QRMI_TOKEN": "from another job",
 }
-SOURCE = r"""
-#include <mpi.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-int main(int argc, char **argv) {
-    int rank, size, sum;
-    MPI_Init(&argc, &argv);
-    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    MPI_Comm_size(MPI_COMM_WORLD, &size);
-    MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
-    printf("rank %d of %d on %s: sum %d\n", rank, size, getenv("SLURMD_NODENAME"), sum);
-    fflush(stdout);
-    if (argc > 1 && !strcmp(argv[1], "crash") && rank == 1) _exit(7);
-    if (argc > 1 && !strcmp(argv[1], "hang")) sleep(600);
-    MPI_Finalize();
-    return 0;
-}
-"""
 
 
 @pytest.fixture(scope="module")
 def mpi_program(tmp_path_factory):
-    if shutil.which("mpicc") is None:
-        pytest.skip("no MPI here: mpicc is not on the PATH (Debian: libopenmpi-dev)")
-    place = tmp_path_factory.mktemp("mpi")
-    (place / "sum.c").write_text(SOURCE)
-    subprocess.run(["mpicc", "-o", place / "sum", place / "sum.c"], check=True)
-    return str(place / "sum")
+    return build(tmp_path_factory.mktemp("mpi"))
 
 
 @pytest.fixture
@@ -108,15 +76,6 @@ def in_job(slurm, tmp_path, request):
 
     yield run
     compute.close()
-
-
-def processes(text: str) -> list[int]:
-    found = []
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        gone = process.info["status"] == psutil.STATUS_ZOMBIE
-        if not gone and text in " ".join(process.info["cmdline"] or ()):
-            found.append(process.info["pid"])
-    return found
 
 
 @pytest.mark.slurm
@@ -158,6 +117,14 @@ def test_a_program_that_hangs_ends_with_the_walltime_of_its_stage(in_job, mpi_pr
         in_job(run_program, demand, [mpi_program, "hang"], environment=MPI)
     assert caught.value.result.seconds >= 4
     assert until(lambda: not processes(mpi_program))
+
+
+@pytest.mark.slurm
+def test_what_an_mpi_program_leaves_on_its_nodes_is_ended(in_job, mpi_program) -> None:
+    demand = Demand(nodes=2, walltime=timedelta(minutes=2))
+    result = in_job(run_program, demand, [mpi_program, "children"], environment=MPI)
+    assert (result.exit_code, result.leftover) == (0, 2)
+    assert not processes(mpi_program)
 
 
 @pytest.mark.slurm
