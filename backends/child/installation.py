@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +25,7 @@ from backends.child.managed import (
     managed_environment,
     write_manifest,
 )
-from backends.registry import packages_of
+from backends.registry import BackendPackages, packages_of
 
 __all__ = ["InstallationFailed", "install"]
 
@@ -68,6 +70,18 @@ def install(
     _make_private(environments)
     _make_private(environments / backend)
     check_private(environments, backend)
+    with _alone(environments / backend):
+        return _installed(backend, environments, packages, lock, upgrade, progress)
+
+
+def _installed(
+    backend: str,
+    environments: Path,
+    packages: BackendPackages,
+    lock: Path | None,
+    upgrade: bool,
+    progress: Callable[[str], None],
+) -> ManagedEnvironment:
     known = None if upgrade or lock is not None else managed_environment(environments, backend)
     if known is not None and known.requirements == packages.requirements:
         return known
@@ -96,6 +110,14 @@ def install(
         raise
     _put_in_use(environments / backend, generation)
     return made
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for other processes that install into a folder: each removes what is not in use."""
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _make_private(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -111,7 +112,8 @@ def test_an_sdk_that_does_not_import_leaves_the_old_one(wheels, environments, co
     with pytest.raises(InstallationFailed, match=naming("tinysdk", *named)):
         install("tiny", environments, upgrade=True)
     assert version_in(environments) == "1.0"
-    assert len([p for p in (environments / "tiny").iterdir() if not p.is_symlink()]) == 1
+    folders = [p for p in (environments / "tiny").iterdir() if p.is_dir() and not p.is_symlink()]
+    assert len(folders) == 1
 
 
 def test_what_cannot_be_found_is_named(wheels, environments) -> None:
@@ -127,6 +129,14 @@ def test_no_network_is_told_in_a_sentence(wheels, environments, monkeypatch) -> 
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(InstallationFailed, match=naming("index", "PIP_INDEX_URL")):
         install("tiny", environments)
+
+
+def test_two_that_install_at_once_leave_a_whole_environment(wheels, environments) -> None:
+    add_wheel(wheels, "1.0")
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: install("tiny", environments, upgrade=True), range(2)))
+    assert [one.packages for one in made] == [{"tinysdk": "1.0"}] * 2
+    assert version_in(environments) == "1.0"
 
 
 @pytest.mark.parametrize("place", [".", "tiny", f"tiny/{CURRENT}", f"tiny/{CURRENT}/bin"])
