@@ -16,6 +16,7 @@ __all__ = [
     "CURRENT",
     "LOCK",
     "ManagedEnvironment",
+    "check_not_public",
     "check_private",
     "lock_digest",
     "managed_environment",
@@ -109,6 +110,20 @@ def check_private(environments: Path, backend: str) -> None:
             raise PluginUnusable(
                 f"other users can write {place} (mode {mode:04o}), so they could have put other "
                 f"code there; remove it and make it again with 'hpcqc backends install {backend}'"
+            )
+
+
+def check_not_public(program: Path) -> None:
+    """Raise `PluginUnusable` if all users can replace a program, or write to it."""
+    for place in {program, program.parent, program.resolve(), program.resolve().parent}:
+        try:
+            mode = place.stat().st_mode
+        except OSError:  # starting it says why
+            continue
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise PluginUnusable(
+                f"all users can write {place} (mode {stat.S_IMODE(mode):04o}), so any of them could "
+                f"put other code in the place of {program}; close it with 'chmod o-w {place}'"
             )
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from backends.child.environment import Environment
-from backends.child.managed import lock_digest, managed_interpreter
+from backends.child.managed import check_not_public, lock_digest, managed_interpreter
 from orchestrator.config.environment import state_dir
 from orchestrator.config.site import MANAGED, QpuSettings
 
@@ -21,7 +21,8 @@ def environments_folder() -> Path:
 def backend_environment(settings: QpuSettings) -> Environment | None:
     """Return where a QPU's backend runs; None for hpcqc's own processes.
 
-    Raises `PluginUnusable` for a managed environment that was not made, or that others can change.
+    Raises `PluginUnusable` for a managed environment that was not made, or that others can change,
+    and for a program that all users can change.
     """
     stated, memory_bytes = settings.environment, settings.environment_memory
     if stated is None:
@@ -29,6 +30,7 @@ def backend_environment(settings: QpuSettings) -> Environment | None:
     if stated == MANAGED:
         interpreter = managed_interpreter(environments_folder(), settings.backend)
         return Environment(interpreter=str(interpreter), memory_bytes=memory_bytes)
+    check_not_public(Path(stated if isinstance(stated, str) else stated[0]))
     if isinstance(stated, str):
         return Environment(interpreter=stated, memory_bytes=memory_bytes)
     return Environment(command=stated, memory_bytes=memory_bytes)

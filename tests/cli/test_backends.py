@@ -96,6 +96,20 @@ def test_an_environment_that_cannot_be_used_is_one_sentence(
     assert named in said.paragraph
 
 
+def test_an_interpreter_that_all_can_replace_is_refused(hpcqc, tmp_path, bell) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "python").chmod(0o755)
+    site(tmp_path, environment=f'"{folder}/python"')
+    said = hpcqc("sample", bell)
+    assert said.code == 2
+    assert "0777" in said.paragraph
+    folder.chmod(0o755)
+    assert hpcqc("sample", bell).code == 0
+
+
 @pytest.mark.parametrize("environment", ["3", '""', '"python"', "[]", '["a", 3]', '[""]', "true"])
 def test_what_is_no_environment_is_refused(hpcqc, tmp_path, environment) -> None:
     site(tmp_path, environment=environment)
