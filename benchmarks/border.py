@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import tempfile
@@ -34,6 +35,7 @@ _SERVE = (
 )
 _SHOTS = 1000
 _MS = 1e3
+_tags = itertools.count()
 
 
 class InstantBackend:
@@ -166,10 +168,9 @@ def _row(what: str, circuit: QuantumCircuit, inside: Any, outside: Any, most_ms:
 
 def _call(backend: Any, data: bytes) -> Callable[[], object]:
     session = backend.acquire()
-    count = iter(range(10**9))
 
     def run() -> object:
-        task = backend.start(session, payload_from_bytes(data), f"t{next(count)}")
+        task = backend.start(session, payload_from_bytes(data), f"t{next(_tags)}")
         backend.status(task)
         return backend.result(task)
 
