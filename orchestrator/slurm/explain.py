@@ -193,7 +193,11 @@ def _lacks(
     """Return what a partition lacks of a request."""
     found = []
     where = f"partition {partition.name!r}"
-    most_nodes = min(partition.node_count, partition.max_nodes or partition.node_count)
+    # A QOS may lift the limits of a partition (its flags PartitionMaxNodes and PartitionTimeLimit).
+    is_limited = resources.qos is None
+    most_nodes = partition.node_count
+    if is_limited and partition.max_nodes is not None:
+        most_nodes = min(most_nodes, partition.max_nodes)
     if resources.nodes > most_nodes:
         found.append(f"{where} has {most_nodes} nodes for a job, {resources.nodes} asked for")
     cores = (resources.cores or 1) * (resources.tasks_per_node or 1)
@@ -217,7 +221,8 @@ def _lacks(
                 + (f"; {' and '.join(others)} has them" if others else "")
             )
     if (
-        resources.walltime
+        is_limited
+        and resources.walltime
         and partition.max_walltime
         and resources.walltime > partition.max_walltime
     ):

@@ -89,6 +89,7 @@ def test_a_refusal_that_is_not_known_keeps_slurms_words() -> None:
         JobResources(partition="quantum", gres="qpu:1"),
         JobResources(nodes=4, cores=4, memory_bytes=20000 << 20, walltime=timedelta(days=1)),
         JobResources(partition="classical,quantum", nodes=4),
+        JobResources(walltime=timedelta(days=9), qos="long"),
         JobResources(partition="quantum,classical", nodes=4),
     ],
 )
@@ -101,6 +102,7 @@ def test_what_fits_is_possible(resources: JobResources) -> None:
     [
         JobResources(partition="nope"),
         JobResources(nodes=5),
+        JobResources(nodes=5, qos="wide"),
         JobResources(partition="classical,nope"),
         JobResources(partition="quantum,classical", nodes=5),
         JobResources(cores=5),
