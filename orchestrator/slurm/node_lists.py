@@ -24,7 +24,10 @@ def nodes_of(text: str) -> tuple[str, ...]:
     if text in _NO_NODES:
         return ()
     found: list[str] = []
-    for piece in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text):
+    pieces = re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text)
+    if ",".join(pieces) != text:  # brackets without an end, as where a list was cut off
+        raise ValueError(f"invalid list of nodes {text[:80]!r}")
+    for piece in pieces:
         parts = _BRACKETS.split(piece)  # literal, ranges, literal, …
         choices = [
             [part] if number % 2 == 0 else _range(part, text) for number, part in enumerate(parts)

@@ -210,7 +210,9 @@ def test_another_form_is_refused(text: str) -> None:
         parse_queue(text, separator=SEPARATOR, end=END)
 
 
-@pytest.mark.parametrize("text", ["c[1-x]", "c[x]", "c[1-99999999]"])
+@pytest.mark.parametrize(
+    "text", ["c[1-x]", "c[x]", "c[1-99999999]", "c[", "c[1-2", "c1,", "c1,,c2"]
+)
 def test_no_list_of_nodes(text: str) -> None:
     with pytest.raises(ValueError, match="nodes"):
         nodes_of(text)
