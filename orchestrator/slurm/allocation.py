@@ -66,7 +66,7 @@ class AllocationSteps:
         if wanted.nodes_max in (None, 1):
             argv = [*self._srun(script, number), *argv]
         else:  # the script starts its step itself, over as many nodes
-            nodes = min(wanted.nodes_max or 1, self._job.node_count)
+            nodes = min(wanted.nodes_max or 1, len(self._job.nodes))
             environment["SLURM_JOB_NUM_NODES"] = str(nodes)
         with script.output.open("ab") as output:
             process = subprocess.Popen(
@@ -128,7 +128,7 @@ class AllocationSteps:
     def lacks(self, demand: Mapping[str, int]) -> dict[str, str]:
         """Return what the allocation has less of than asked for: ``nodes``, ``cores``, ``gpus``."""
         has = {
-            "nodes": self._job.node_count,
+            "nodes": len(self._job.nodes),  # a step is in one component of a heterogeneous job
             "cores": max(self._job.cores, default=1),
             "gpus": self._gpus() if demand.get("gpus") else 0,
         }

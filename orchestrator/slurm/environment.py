@@ -28,7 +28,6 @@ class ThisJob:
         gpus: GPUs on this node.
         ends_by: End of its walltime; None where Slurm does not tell (before 22.05, without limit).
         restarts: How often it was requeued.
-        components: Of a heterogeneous job, the nodes of each component; empty for another job.
         node: Number of this node among those of the job, from 0.
         node_name: Of this node; empty where it is not known, as outside of steps.
         step_nodes: Of the step that this process is in; empty outside one.
@@ -44,7 +43,6 @@ class ThisJob:
     gpus: int = 0
     ends_by: datetime | None = None
     restarts: int = 0
-    components: tuple[tuple[str, ...], ...] = ()
     node: int = 0
     node_name: str = ""
     step_nodes: tuple[str, ...] = ()
@@ -54,11 +52,6 @@ class ThisJob:
     partition: str = ""
     account: str = ""
     licenses: str = ""
-
-    @property
-    def node_count(self) -> int:
-        """Nodes of the whole job, all components together."""
-        return sum(map(len, self.components)) or len(self.nodes)
 
 
 def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
@@ -72,15 +65,6 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
     if not id_.isdecimal():
         return None
     ends = known.get("SLURM_JOB_END_TIME", "")
-    size = known.get("SLURM_HET_SIZE", "0")
-    components = (
-        tuple(
-            _nodes(known.get(f"SLURM_JOB_NODELIST_HET_GROUP_{number}", ""))
-            for number in range(int(size))
-        )
-        if size.isdecimal()
-        else ()
-    )
     nodes = known.get("SLURM_JOB_NODELIST") or known.get("SLURM_JOB_NODELIST_HET_GROUP_0", "")
     cores = known.get("SLURM_JOB_CPUS_PER_NODE") or known.get(
         "SLURM_JOB_CPUS_PER_NODE_HET_GROUP_0", ""
@@ -93,7 +77,6 @@ def this_job(environ: Mapping[str, str] | None = None) -> ThisJob | None:
         gpus=_gpus(known),
         ends_by=datetime.fromtimestamp(int(ends), UTC) if ends.isdecimal() else None,
         restarts=_count(known.get("SLURM_RESTART_COUNT", "")),
-        components=components,
         node=_count(known.get("SLURM_NODEID", "")),
         node_name=known.get("SLURMD_NODENAME", ""),
         step_nodes=_nodes(known.get("SLURM_STEP_NODELIST", "")),
