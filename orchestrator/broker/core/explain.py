@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.broker.core.policies import QueuedJob
 from orchestrator.broker.core.records import JobRecord, TaskRecord
 from orchestrator.broker.core.rules import in_utc
-from orchestrator.broker.core.scheduler import SchedulingContext, expected, queued_as
+from orchestrator.broker.core.scheduler import SchedulingContext, expected
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.identity import JobId
@@ -103,13 +103,14 @@ def work_left_s(state: BrokerState, context: SchedulingContext, now: datetime) -
     scale = context.rules.clock_scale
     found = [_left_s(task, context, now) for task in _running(state, context.qpu)]
     for job in state.queued(context.qpu):
-        record = state.jobs[job]
-        whole_s = record.submitted.predicted_s
-        if whole_s is None:  # nothing was known of it when it came
-            whole_s, _ = expected(record.submitted, context.rules, context.accuracy)
+        submitted = state.jobs[job].submitted
+        if submitted.predicted_s is None:  # nothing was known of it when it came
+            whole_s, _ = expected(submitted, context.rules, context.accuracy)
             found.append(None if whole_s is None else whole_s * scale)
-        else:
-            found.append(queued_as(record, context.rules, context.accuracy).seconds * scale)
+        elif job in context.queue:
+            found.append(context.queue[job].seconds * scale)
+        else:  # it waits for Slurm's confirmation
+            found.append(submitted.predicted_s * scale)
     known = [seconds for seconds in found if seconds is not None]
     if len(known) < len(found):
         return None
