@@ -135,7 +135,7 @@ def main() -> None:
 
 def rewrite(page: Path, name: str, text: str) -> None:
     """Put a text between two markers of a page."""
-    maker = "couplings" if name == "measured" else "coupling_sweep"
+    maker = {"measured": "couplings", "errors": "coupling_errors"}.get(name, "coupling_sweep")
     begin = f"<!-- {name}: made by python -m benchmarks.{maker}; do not edit -->\n"
     before, found, rest = page.read_text().partition(begin)
     _, ended, after = rest.partition(f"<!-- end of {name} -->")
