@@ -491,6 +491,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.recorded is not None:
         runs = [Measured(**json.loads(line)) for line in given.recorded.read_text().splitlines()]
+        runs.sort(key=lambda run: (run.repetition, list(COUPLINGS).index(run.coupling)))
     else:
         setting = Setting(
             scale=given.scale,
