@@ -7,7 +7,7 @@ STAMP       := $(VENV)/.hpcqc-installed
 UV          ?= uv
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo test test-slow test-all faults lint format bench constraints clean
+.PHONY: help venv demo test test-slow test-slurm test-all faults lint format bench constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +20,11 @@ demo: $(STAMP)  ## a dissociation curve on Dask and Aer, with its report in hpcq
 test: lint  ## lint, then every test that is marked neither slow nor slurm
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## the tests marked slow or slurm, without campaigns
-	@$(BIN)/pytest -m "(slow or slurm) and not campaign" $(PYTEST_ARGS)
+test-slow: $(STAMP)  ## the tests marked slow, without campaigns and Slurm
+	@$(BIN)/pytest -m "slow and not slurm and not campaign" $(PYTEST_ARGS)
+
+test-slurm: $(STAMP)  ## the tests marked slurm, without campaigns
+	@$(BIN)/pytest -m "slurm and not campaign" $(PYTEST_ARGS)
 
 test-all: lint  ## lint, then every test there is
 	@$(BIN)/pytest -m "" $(PYTEST_ARGS)
