@@ -37,6 +37,9 @@ _CODE = re.compile(r"status code: (-?\d+)")
 _END_S = 5.0
 _MOST = 200  # what one answer of the server holds
 _AGAIN = "AwaitingRetry"  # a name that Prefect's UI knows
+# Prefect reports the death of a process twice. On a busy machine the second report comes after we
+# have scheduled the run again, and would leave it crashed for good.
+_ECHO_S = 60.0
 # A flow that is killed again and again, for its memory, for example, is left crashed at last.
 _POLICY = RestartPolicy(first_s=0.5, longest_s=30.0, window_s=600.0, limit=20)
 _log = logging.getLogger("prefect.hpcqc.worker")
@@ -63,6 +66,7 @@ class Recovery:
     def __init__(self, pool: str, records: FlowRecords) -> None:
         self._pool, self._records = pool, records
         self._deaths: dict[str, list[float]] = {}
+        self._revived: dict[str, float] = {}
 
     async def resume_earlier(self, client: PrefectClient) -> int:
         """End an earlier worker's processes and schedule its runs again; return how many."""
@@ -86,16 +90,20 @@ class Recovery:
         """Schedule the runs whose process was killed again; return how many there are."""
         count = 0
         for run in await self._runs(client, ("CRASHED",)):
-            name = str(run.id)
+            name, now = str(run.id), time.monotonic()
             if self._records.process_of(name) is None:
-                continue  # not ours, or settled already
+                if now < self._revived.get(name, -_ECHO_S) + _ECHO_S:
+                    await self._again(client, run, 0.0)
+                    count += 1
+                continue  # else it is not ours, or settled already
             message = run.state.message if run.state else None
+            self._revived.pop(name, None)
             if killed_by_signal(message):
-                now = time.monotonic()
                 deaths = [*self._deaths.get(name, ()), now]
                 delay = _POLICY.delay_s(deaths, now)
                 if delay is not None:
                     await self._again(client, run, delay)
+                    self._revived[name] = now
                     count += 1
                 self._deaths[name] = deaths
             # Last, so that the request is repeated if the server did not answer.
