@@ -40,6 +40,7 @@ class Queue:
             state=SlurmState.RUNNING,
             nodes=("c1",),
             comment=script.tag,
+            tres=f"gres/{script.resources.gres.replace(':', '=')}" if script.resources.gres else "",
         )
         return id_
 

@@ -39,9 +39,12 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
     for attempt in document["attempts"]:
         attempt.update(host=None, slurm_job=None, reason=None)
     for qpu in document["site"]["qpu"].values():
-        qpu["slurm"] = None
+        qpu.update(slurm=None, environment=None)
     document["site"].update(batch={}, coupling=None)
-    for part in (*document["stages"], *document["jobs"]):
+    for job in document["jobs"]:
+        job.update(flow="", coupling="")
+    tasks = [task for job in document["jobs"] for task in job["tasks"]]
+    for part in (*document["stages"], *document["jobs"], *tasks):
         part["slurm_job"] = None
     later = {"outcome": None, "slurm": None, "coupling": None}
     assert json_value(record) == {"version": VERSION, **later, **document}
