@@ -14,7 +14,11 @@ from tests.architecture.source import ROOT, read_modules
 from tests.patience import PATIENCE_S
 
 # Module -> why the parent process never imports it.
-WORKER_ONLY = {"backends.aer.worker": "Aer's processes fork with Aer loaded"}
+WORKER_ONLY = {
+    "backends.aer.worker": "Aer's processes fork with Aer loaded",
+    "backends.braket.device": "its SDK is in an environment of its own",
+    "backends.qdmi.device": "its SDK is in an environment of its own",
+}
 
 MOST_HELP_MODULES = 320
 needs_command_line = pytest.mark.skipif(
