@@ -48,6 +48,8 @@ __all__ = ["Slurm", "job_environment"]
 _Record = TypeVar("_Record")
 _LEAST_S = 2.0  # for a program, after `hurry`
 _PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+# More than any id; squeue refuses a whole list with one that does not fit into its own numbers.
+_NO_ID = 1 << 31
 # Ids in one command: an argument has at most 128 KiB.
 _MOST_IDS = 2000
 _AWAY = re.compile(
@@ -227,18 +229,20 @@ class Slurm:
         Returns:
             The jobs that Slurm still knows, finished ones for some minutes; others are absent.
         """
-        if ids is not None and not ids:
+        wanted = None if ids is None else {id_ for id_ in ids if 0 < id_ < _NO_ID}
+        if wanted is not None and not wanted:
             return {}
         separator, end = _separators()
         fields = ",".join(f"{name}:0{separator}" for name in QUEUE_FIELDS[:-1])
         chosen = ["--me"] if user is None else [f"--user={user}"]
-        if ids is not None:
-            listed = ",".join(map(str, sorted(set(ids))))
-            chosen = [f"--jobs={listed}"] if len(ids) <= _MOST_IDS else []
+        if wanted is not None:
+            listed = ",".join(map(str, sorted(wanted)))
+            chosen = [f"--jobs={listed}"] if len(wanted) <= _MOST_IDS else []
         argv = ["squeue", "--noheader", "--all", "--states=all", *chosen]
         argv.append(f"--Format={fields},{QUEUE_FIELDS[-1]}:0{end}")
-        text = self._ask(argv, unknown=_UNKNOWN_JOB)
-        wanted = None if ids is None else set(ids)
+        # Of several, those that Slurm does not know are left out; a refusal says nothing of the others.
+        alone = wanted is not None and len(wanted) == 1
+        text = self._ask(argv, unknown=_UNKNOWN_JOB if alone else None)
         return {
             job.id: job
             for job in _read(parse_queue, text, separator=separator, end=end)

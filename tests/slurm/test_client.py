@@ -134,6 +134,14 @@ def test_a_held_job_is_released_and_cancelled(client, script) -> None:
 def test_jobs_that_slurm_does_not_know_are_absent(client, script) -> None:
     job = client.submit(script(held=True))
     assert set(client.jobs([job, 60_000_000])) == {job}
+    for never in (
+        0,
+        2**31,
+        2**32 + job,
+        2**63 - 1,
+    ):  # squeue would refuse the list, or read another id
+        assert set(client.jobs([job, never])) == {job}
+        assert client.jobs([never]) == {}
     assert client.jobs([60_000_000]) == {}
     assert client.jobs([]) == {}
     assert client.find("hpcqc:v1:nobody:worker:0") is None

@@ -97,6 +97,18 @@ def test_another_user_cannot_use_a_job_that_holds_the_qpu(slurm, service) -> Non
     broker.close()
 
 
+def test_an_id_that_no_job_can_have_ends_nobody_elses_work(slurm, service) -> None:
+    job, broker = held(slurm), service.client()
+    running = broker.submit(request(job), bell())
+    until(lambda: broker.view(running).state is JobState.RUNNING)
+    for call, never in enumerate((2**31, 2**32, 2**63 - 1), start=1):
+        with pytest.raises(AllocationEnded, match=naming(never)):
+            broker.result(broker.submit(request(never, call), bell(seed=call)), PATIENCE_S)
+    assert broker.view(running).state is JobState.RUNNING
+    slurm.run(["scancel", str(job)])
+    broker.close()
+
+
 def test_no_answer_of_slurm_ends_nothing(slurm, service) -> None:
     """The controller is killed and restarted: what runs goes on, what comes meanwhile waits."""
     assert slurm.root is not None
