@@ -8,7 +8,8 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -43,6 +44,8 @@ _MOST_CONNECTIONS = 64
 # More than any job's measurements in JSON, and longer than a slow network needs for them.
 _LARGEST_ANSWER_BYTES = 1 << 30
 _WHOLE_ANSWER_S = 600.0
+_PIECE_BYTES = 1 << 20
+_GZIP = zlib.MAX_WBITS | 16
 _LONGEST_REASON = 300
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
@@ -247,7 +250,7 @@ class SiteConnection:
         """
         try:
             answer = self._send(method, path, params, body, longer_s)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise QpuUnavailable(f"{self.url} cannot be asked: {_words(error)}") from error
         if answer.status == 429 or answer.status >= 500:
             raise QpuUnavailable(
@@ -276,7 +279,7 @@ class SiteConnection:
             raise QpuBusy(
                 f"{self.url} cannot be reached, so nothing was started: {_words(error)}"
             ) from error
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise QpuUnavailable(
                 f"the answer of {self.url} was lost: {_words(error)}; a task may have been started"
             ) from error
@@ -336,7 +339,7 @@ class SiteConnection:
         longer_s: float,
         token: Token,
     ) -> Answer:
-        headers = dict(self._authorise(token.text))
+        headers = {"Accept-Encoding": "gzip", **self._authorise(token.text)}
         content = None if body is None else to_json(body)
         if content is not None:
             headers["Content-Type"] = "application/json"
@@ -356,6 +359,8 @@ class SiteConnection:
                     content=_bounded(response, time.monotonic() + longer_s + _WHOLE_ANSWER_S),
                     retry_after_s=_retry_after_s(response.headers.get("retry-after")),
                 )
+        except httpx.InvalidURL as error:  # made of what the server called something
+            raise httpx.UnsupportedProtocol(f"{path!r:.200} is no path: {error}") from error
         except RuntimeError as error:  # httpx's word for a closed client
             raise httpx.ConnectError("it is closed") from error
 
@@ -388,13 +393,38 @@ class SiteConnection:
 def _bounded(response: httpx.Response, deadline: float) -> bytes:
     """Read a body that a faulty server may never end. Raises ``httpx.ReadError``."""
     content = bytearray()
-    for chunk in response.iter_bytes():
+    for chunk in _decoded(response, deadline):
         content += chunk
         if len(content) > _LARGEST_ANSWER_BYTES:
             raise httpx.ReadError(f"it answers with more than {_LARGEST_ANSWER_BYTES} bytes")
+    return bytes(content)
+
+
+def _decoded(response: httpx.Response, deadline: float) -> Iterator[bytes]:
+    """Yield a body in pieces of bounded size, empty ones too. Raises ``httpx.ReadError``.
+
+    httpx's own decoders unpack a piece as a whole, several times if the server says so, and yield
+    nothing while a header of gzip goes on.
+    """
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("identity", "gzip"):
+        raise httpx.ReadError(f"it answers in the coding {coding!r:.40}; it was asked for gzip")
+    unpacker = zlib.decompressobj(_GZIP)
+    for piece in response.iter_raw():
         if time.monotonic() > deadline:
             raise httpx.ReadError(f"its answer has not ended after {_WHOLE_ANSWER_S:g} s")
-    return bytes(content)
+        if coding == "identity":
+            yield piece
+            continue
+        rest = piece
+        while rest and not unpacker.eof:
+            try:
+                yield unpacker.decompress(rest, _PIECE_BYTES)
+            except zlib.error as error:
+                raise httpx.ReadError(f"its answer is no gzip: {error}") from None
+            rest = unpacker.unconsumed_tail
+    if coding == "gzip" and not unpacker.eof:
+        raise httpx.ReadError("its answer is cut off")
 
 
 def _expiry(token: str) -> float | None:

@@ -43,6 +43,8 @@ def read_architecture(data: Any, described: Target) -> Architecture:
         resonators = list(data["computational_resonators"])
         loci = {name: _loci(gate) for name, gate in data["gates"].items()}
         calibration = str(data["calibration_set_id"])
+    except StopIteration:
+        raise ValueError("it lacks an implementation of a gate") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"it lacks {error}") from None
     if bool(resonators) != (described.resonator is not None):

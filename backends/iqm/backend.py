@@ -12,8 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from backends.api import (
+    AccessDenied,
     Calibration,
     CalibrationChanged,
     PayloadRejected,
@@ -61,6 +63,7 @@ _LONGEST_TAG = 50
 # The server's answers about ended jobs stay in memory for a while; older ones are asked for again.
 _ENDED_IN_MEMORY = 256
 _KEEP_S = 30 * 86400.0
+_LONGEST_RUNTIME_MS = 1e10
 
 
 class IqmBackend:
@@ -214,7 +217,7 @@ class IqmBackend:
         self._records.write(record)
         try:
             answer = self._connection.submit(
-                f"{_API}/jobs/{computer}/circuit",
+                f"{_API}/jobs/{_part(computer)}/circuit",
                 body,
                 params={
                     "tag": _short(tag),
@@ -222,10 +225,8 @@ class IqmBackend:
                 },
             )
             job = self._accepted(answer)
-        except QpuUnavailable:
-            raise
-        except BaseException:
-            self._records.remove(tag)
+        except (AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy):
+            self._records.remove(tag)  # nothing was started; after anything else, nobody knows
             raise
         self._records.write(record.accepted(job))
         task = _task_id(job, tag)
@@ -289,7 +290,7 @@ class IqmBackend:
         return architecture, target
 
     def _architecture(self) -> Architecture:
-        path = f"/calibration-sets/{self._quantum_computer()}/default/dynamic-quantum-architecture"
+        path = f"/calibration-sets/{_part(self._quantum_computer())}/default/dynamic-quantum-architecture"
         answer = self._read("GET", path)
         if not answer.is_success:
             raise QpuUnavailable(f"the architecture cannot be read: {answer.reason}")
@@ -312,7 +313,7 @@ class IqmBackend:
     def _own_description(self, architecture: Any) -> Target:
         """Return what the server says of itself, and keep it."""
         computer = self._quantum_computer()
-        answer = self._read("GET", f"/quantum-computers/{computer}/limits")
+        answer = self._read("GET", f"/quantum-computers/{_part(computer)}/limits")
         # Older servers have no such page.
         limits = answer.error if answer.is_success else {}
         target = as_spoken(described_by_server(computer, architecture, limits), self._options)
@@ -321,7 +322,7 @@ class IqmBackend:
 
     def _taken_at(self, computer: str, calibration: str) -> datetime | None:
         """Return when a calibration set was made, None where that is not stated."""
-        answer = self._read("GET", f"/calibration-sets/{computer}/{calibration}")
+        answer = self._read("GET", f"/calibration-sets/{_part(computer)}/{_part(calibration)}")
         stated = answer.error.get("created_timestamp") if answer.is_success else None
         try:
             found = datetime.fromisoformat(str(stated))
@@ -335,7 +336,10 @@ class IqmBackend:
         if self._computer is None:
             answer = self._read("GET", "/quantum-computers")
             listed = answer.error.get("quantum_computers") if answer.is_success else None
-            names = [str(one.get("alias") or one.get("id")) for one in listed or ()]
+            found = (
+                [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+            )
+            names = [str(one.get("alias") or one.get("id")) for one in found]
             if len(names) != 1:
                 raise QpuUnavailable(
                     f"{self._connection.url} has the quantum computers {', '.join(names) or 'none'}"
@@ -390,8 +394,10 @@ class IqmBackend:
         return record
 
     def _usage(self, record: StartedJob, job: Mapping[str, Any]) -> Usage:
-        stated = job.get("runtime_ms")
-        seconds = stated / 1000 if isinstance(stated, int | float) else record.modelled_s
+        stated, seconds = job.get("runtime_ms"), record.modelled_s
+        # What is no time is not counted, such as NaN.
+        if isinstance(stated, int | float) and 0 <= stated < _LONGEST_RUNTIME_MS:
+            seconds = stated / 1000
         charge = self._metering.charge(
             qpu_seconds=seconds, shots=record.shots, num_qubits=record.num_qubits
         )
@@ -412,6 +418,11 @@ class IqmBackend:
         longer_s: float = 0,
     ) -> Answer:
         return self._connection.read(method, _API + path, params=params, longer_s=longer_s)
+
+
+def _part(name: str) -> str:
+    """Return what a server calls something as one part of a path."""
+    return quote(name, safe="").replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
 
 
 def _task_id(job: str, tag: str) -> QpuTaskId:

@@ -13,6 +13,8 @@ from backends.metering import Metering
 __all__ = ["described_by_server"]
 
 _NUMBER = re.compile(r"QB([1-9]\d*)")
+# More than any device has: what is kept of a target grows with the number.
+_MOST_QUBITS = 10_000
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
@@ -37,6 +39,8 @@ def described_by_server(
     if not numbers:
         raise ValueError("it has no qubits named QB1, QB2 and so on")
     num_qubits = max(numbers)
+    if num_qubits > _MOST_QUBITS:
+        raise ValueError(f"it has a qubit QB{num_qubits}; expected QB1 to QB{_MOST_QUBITS}")
     pairs: tuple[tuple[int, int], ...] | None = None if resonators else ()
     shots, circuits = (
         _limit(limits, "max_shots_per_circuit"),

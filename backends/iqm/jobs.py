@@ -105,6 +105,8 @@ def result_of(
     Raises `TaskFailed` for measurements that do not belong to such a job.
     """
     wanted = sum(math.prod(recipe.shape) for recipe in recipes)
+    if not isinstance(measurements, list):
+        raise TaskFailed("the server returned no list of measurements, one for each circuit")
     if len(measurements) != wanted:
         raise TaskFailed(f"the server returned {len(measurements)} circuits; {wanted} were sent")
     rest = iter(measurements)
@@ -187,10 +189,12 @@ def _point(recipe: PubRecipe, measured: Mapping[str, Any]) -> _Bits:
     for number, places in enumerate(recipe.reads):
         key = f"{_KEY}{number}"
         try:
-            table = np.asarray(measured[key], dtype=np.uint8)
+            table = np.asarray(measured[key])
+            if table.dtype.kind not in "bui":  # a cast would cut 0.9 down to 0
+                raise TypeError
         except (KeyError, TypeError, ValueError, OverflowError):
             raise TaskFailed(f"the server returned no readable measurement {key!r}") from None
-        if table.shape != (recipe.shots, len(places)) or table.max(initial=0) > 1:
+        if table.shape != (recipe.shots, len(places)) or not np.isin(table, (0, 1)).all():
             raise TaskFailed(
                 f"the server returned measurement {key!r} of shape {table.shape}; expected bits of "
                 f"shape {(recipe.shots, len(places))}"

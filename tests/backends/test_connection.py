@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -77,6 +79,9 @@ class Site:
         self._thread.join()
 
 
+TWICE = gzip.compress(gzip.compress(b'{"id": "1"}'))
+
+
 @contextmanager
 def connected(site: Site, token=None) -> Iterator[SiteConnection]:
     connection = SiteConnection(site.url, token or FixedToken(Token(text="secret")))
@@ -104,6 +109,14 @@ def web_token(expires_at: float) -> str:
         ((302, {"Location": "/elsewhere"}, b""), QpuUnavailable, None),
         ((200, {}, b"<html>It works!</html>"), QpuUnavailable, None),
         ((200, {}, b'{"id": '), QpuUnavailable, None),
+        ((200, {"Content-Encoding": "gzip"}, b'{"id": "1"}'), QpuUnavailable, None),
+        (
+            (200, {"Content-Encoding": "gzip"}, gzip.compress(b'{"id": "1"}')[:-9]),
+            QpuUnavailable,
+            None,
+        ),
+        ((200, {"Content-Encoding": "gzip, gzip"}, TWICE), QpuUnavailable, None),
+        ((200, {"Content-Encoding": "br"}, b'{"id": "1"}'), QpuUnavailable, None),
         (None, QpuUnavailable, None),
         ((401, {}, b""), AccessDenied, None),
         ((402, {}, b'{"message": "no credits"}'), AccessDenied, None),
@@ -153,6 +166,44 @@ def test_an_answer_without_end_is_none(monkeypatch, limit, value) -> None:
         with pytest.raises(QpuUnavailable):
             connection.read("GET", "/jobs/1")
         assert len(site.seen) == 2
+
+
+def test_an_answer_that_was_asked_for_in_gzip_is_read() -> None:
+    content = gzip.compress(json.dumps(["0"] * 5_000_000).encode())
+    with Site((200, {"Content-Encoding": "gzip"}, content)) as site, connected(site) as connection:
+        assert connection.submit("/jobs", {}).json() == ["0"] * 5_000_000
+
+
+def test_an_answer_that_unpacks_to_more_than_the_bound_is_none(monkeypatch) -> None:
+    monkeypatch.setattr("backends.connection._LARGEST_ANSWER_BYTES", 4 << 20)
+    content = gzip.compress(bytes(64 << 20))
+    with Site((200, {"Content-Encoding": "gzip"}, content)) as site, connected(site) as connection:
+        tracemalloc.start()
+        with pytest.raises(QpuUnavailable, match=str(4 << 20)):
+            connection.submit("/jobs", {})
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_a_header_of_gzip_without_end_is_none(monkeypatch) -> None:
+    monkeypatch.setattr("backends.connection._WHOLE_ANSWER_S", -1.0)
+    named = b"\x1f\x8b\x08\x08\0\0\0\0\0\x03" + b"a" * 1_000_000  # the name of a file goes on
+    with (
+        Site((200, {"Content-Encoding": "gzip"}, named)) as site,
+        connected(site) as connection,
+        pytest.raises(QpuUnavailable, match="not ended"),
+    ):
+        connection.submit("/jobs", {})
+
+
+def test_a_path_made_of_what_a_server_said_is_not_sent() -> None:
+    with Site() as site, connected(site) as connection:
+        with pytest.raises(QpuUnavailable):
+            connection.read("GET", "/jobs/a\x01b")
+        with pytest.raises(QpuBusy):
+            connection.submit("/jobs/a\x01b", {})
+        assert site.seen == []
 
 
 def test_requests_share_a_connection() -> None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -13,7 +18,7 @@ from hypothesis import strategies as st
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit import Parameter
 
-from backends.api import PayloadRejected, TaskFailed
+from backends.api import PayloadRejected, QpuUnavailable, TaskFailed
 from backends.gates import MoveGate
 from backends.iqm import create
 from backends.iqm.architecture import read_architecture
@@ -141,6 +146,11 @@ def test_points_keep_their_shape() -> None:
         [{"m0": [[0], [-1]]}],
         [{"m0": [[0], ["x"]]}],
         [{"m0": [[0], [0, 1]]}],
+        [{"m0": [[0], [0.9]]}],
+        [{"m0": [[0], ["1"]]}],
+        [{"m0": [[0], [math.nan]]}],
+        {"m0": [[0], [1]]},
+        None,
     ],
 )
 def test_measurements_of_another_job_are_refused(answer) -> None:
@@ -221,6 +231,115 @@ def started(tag: str, job: str | None) -> StartedJob:
     return StartedJob(
         tag=tag, job=job, shots=1, circuits=1, num_qubits=1, modelled_s=0.5, recipes=(recipe,)
     )
+
+
+@contextmanager
+def answering(**answers) -> Iterator[tuple[str, list[str]]]:
+    """Serve a QPU of one qubit; answers: by the last part of a path, as headers and body."""
+    gate = {"implementations": {"a": {"loci": [["QB1"]]}}}
+    told = {
+        "dynamic-quantum-architecture": {
+            "calibration_set_id": "c1",
+            "qubits": ["QB1"],
+            "computational_resonators": [],
+            "gates": {
+                "prx": gate,
+                "measure": gate,
+                "cz": {"implementations": {"a": {"loci": []}}},
+            },
+        },
+        "quantum-computers": {"quantum_computers": [{"alias": "q"}]},
+        "circuit": {"id": "j1"},
+        "j1": {"id": "j1", "status": "completed"},
+        "measurements": [{"m0": [[1]]}],
+    } | answers
+    seen = []
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = urlsplit(self.path).path
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            seen.append(path)
+            found = told.get(path.rpartition("/")[2])
+            body = found if isinstance(found, bytes) else json.dumps(found or {}).encode()
+            self.send_response(404 if found is None else 200)
+            if isinstance(found, bytes):
+                self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", seen
+        finally:
+            server.shutdown()
+
+
+def one_shot() -> SamplerPayload:
+    circuit = QuantumCircuit(1, 1)
+    circuit.measure(0, 0)
+    return SamplerPayload.coerce([circuit], shots=1)
+
+
+def test_a_start_whose_answer_is_damaged_is_not_repeated(tmp_path) -> None:
+    with answering(circuit=b"this is no gzip") as (url, seen):
+        backend = create({"url": url, "token": "secret"}, state_dir=tmp_path)
+        session = backend.acquire()
+        for _ in range(2):
+            with pytest.raises(QpuUnavailable):
+                backend.start(session, one_shot(), "tag")
+        backend.close()
+    assert [path.rpartition("/")[2] for path in seen].count("circuit") == 1
+
+
+@pytest.mark.parametrize("stated", [math.nan, math.inf, -5000, 10**400, "5", None])
+def test_a_runtime_that_is_none_is_modelled(tmp_path, stated) -> None:
+    with answering(j1={"id": "j1", "status": "completed", "runtime_ms": stated}) as (url, _):
+        backend = create({"url": url, "token": "secret"}, state_dir=tmp_path)
+        task = backend.start(backend.acquire(), one_shot(), "tag")
+        usage = backend.result(task).usage
+        backend.close()
+    assert (usage.qpu_seconds, usage.charges[0].amount) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"quantum-computers": {"quantum_computers": 5}},
+        {"quantum-computers": {"quantum_computers": ["q"]}},
+        {"dynamic-quantum-architecture": {**architecture(), "qubits": ["QB1", "QB1000000000"]}},
+        {
+            "dynamic-quantum-architecture": {
+                **architecture(),
+                "gates": {"prx": {"implementations": {}}},
+            }
+        },
+    ],
+)
+def test_what_describes_no_qpu_is_refused(tmp_path, answers) -> None:
+    with answering(**answers) as (url, _):
+        backend = create({"url": url, "token": "secret"}, state_dir=tmp_path)
+        with pytest.raises(QpuUnavailable):
+            backend.target()
+        backend.close()
+
+
+def test_a_name_that_a_server_states_is_one_part_of_a_path(tmp_path) -> None:
+    with answering(**{"quantum-computers": {"quantum_computers": [{"alias": "../../x?y"}]}}) as (
+        url,
+        seen,
+    ):
+        backend = create({"url": url, "token": "secret"}, state_dir=tmp_path)
+        assert backend.target().num_qubits == 1
+        backend.close()
+    assert all(path.startswith("/api/v1/") for path in seen)
 
 
 def test_old_records_go_but_those_of_a_start_without_an_answer(tmp_path) -> None:
