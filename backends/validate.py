@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
-from backends.api import Target
+from backends.api import Target, Usage
 from backends.errors import PayloadRejected
 from backends.payloads import Payload, kind_names, payload_kind
 
-__all__ = ["check", "check_fits", "check_tag", "is_tag"]
+__all__ = ["check", "check_fits", "check_tag", "check_usage", "is_tag"]
 
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
 
@@ -68,3 +69,11 @@ def check_tag(tag: object) -> None:
             f"tag {tag!r}; use 1 to 200 letters, digits and any of _ . = + -, not beginning "
             "with a sign or a dot"
         )
+
+
+def check_usage(usage: Usage) -> None:
+    """Raise ``ValueError`` for a usage that cannot be: budgets and fair share would count it."""
+    amounts = [usage.qpu_seconds, *(charge.amount for charge in usage.charges)]
+    counts = [usage.shots, usage.circuits, usage.tasks]
+    if not all(0 <= amount < math.inf for amount in (*amounts, *counts)):
+        raise ValueError(f"its usage is {usage}; expected finite amounts, none below 0")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from dataclasses import replace
 
 import pytest
 
-from backends.api import TaskCancelled
+from backends.api import Charge, TaskCancelled, TaskFailed, Usage
+from backends.fake import FakeBackend
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.pacing import Pacing
@@ -45,6 +48,28 @@ def test_calls_that_arrive_together_share_a_task_where_that_pays(opened: Open) -
     assert len(starts(broker)) == 2  # the first went at once, the rest together
     assert sum(broker.view(job).usage.tasks for job in jobs) == 2
     assert sum(broker.view(job).usage.shots for job in jobs) == 600
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(qpu_seconds=math.nan),
+        Usage(qpu_seconds=-5.0),
+        Usage(shots=-1),
+        Usage(charges=(Charge(amount=math.inf, unit="EUR"),)),
+    ],
+)
+def test_a_usage_that_cannot_be_is_not_counted(opened: Open, monkeypatch, usage) -> None:
+    broker = opened()
+    read = FakeBackend.result
+    monkeypatch.setattr(
+        FakeBackend, "result", lambda self, task: replace(read(self, task), usage=usage)
+    )
+    job = broker.submit(call(), bell())
+    with pytest.raises(TaskFailed, match="usage"):
+        broker.result(job, PATIENCE_S)
+    assert 0 <= broker.view(job).usage.qpu_seconds < math.inf
+    assert broker.view(job).usage.charges == ()
 
 
 def test_a_cancelled_job_is_stopped_on_the_backend(opened: Open) -> None:

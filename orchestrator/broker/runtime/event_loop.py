@@ -15,6 +15,7 @@ from typing import Any, assert_never
 from backends.api import Backend, Result, Target, TaskCancelled
 from backends.payloads import payload_kind
 from backends.results import result_to_bytes
+from backends.validate import check_usage
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.records import by_part
 from orchestrator.broker.core.rules import QpuRules, Window
@@ -272,6 +273,7 @@ class EventLoop:
         expected = sum(len(part.by_block()) for part in planned.parts)
         if items != expected:
             raise ValueError(f"it has {items} results for {expected} items")
+        check_usage(result.usage)
         data = result_to_bytes(result, kind)
         return Received(replace(result, metadata=by_part(result.metadata, planned.parts)), data)
 
