@@ -87,7 +87,8 @@ def lookup(
     """Return the site file that applies, None for the built-in laptop.
 
     In order: ``path``, ``HPCQC_SITE``, ``./hpcqc.toml``, the user's configuration folder.
-    Raises `ConfigError` when one that was named does not exist.
+    Raises `ConfigError` when one that was named does not exist, and for one in the working folder
+    that another user has put there.
     """
     given = None if path is None else Path(path).expanduser()
     for named, origin in ((given, "the site file"), (site_file(environ), "HPCQC_SITE")):
@@ -102,8 +103,19 @@ def lookup(
             return named
     for candidate in ((folder or Path.cwd()) / FILE_NAME, config_dir(environ) / FILE_NAME):
         if candidate.is_file():
+            _check_owner(candidate)
             return candidate
     return None
+
+
+def _check_owner(found: Path) -> None:
+    """Refuse a file that nobody named and another user owns: a site file can run programs."""
+    for owner in (found.lstat().st_uid, found.stat().st_uid):
+        if owner not in (0, os.geteuid()):
+            raise ConfigError(
+                f"{found} belongs to user id {owner}, who could run programs as you by it; if you "
+                f"trust that user, name the file with --site, or --site {LAPTOP} to leave it"
+            )
 
 
 def _laptop() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 from datetime import UTC, datetime, timedelta, timezone
@@ -73,6 +74,24 @@ def test_the_first_file_that_is_named_counts(tmp_path, nowhere) -> None:
     xdg = environ | {"XDG_CONFIG_HOME": str(tmp_path / "empty")}
     found.append(lookup(environ=xdg, folder=folder))
     assert found == [None, here, user, variable, option, None]
+
+
+def test_a_file_of_another_user_in_the_working_folder_is_used_only_if_it_is_named(nowhere) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: only root can make a file of another user")
+    folder, mine = nowhere["folder"], nowhere["folder"] / "mine.toml"
+    mine.write_text(MINIMAL)
+    here = folder / "hpcqc.toml"
+    here.write_text(MINIMAL)
+    os.chown(here, 65534, 65534)
+    with pytest.raises(ConfigError, match=naming("65534", "--site")):
+        lookup(**nowhere)
+    assert lookup(here, **nowhere) == here
+    here.unlink()
+    here.symlink_to(mine)
+    os.chown(here, 65534, 65534, follow_symlinks=False)
+    with pytest.raises(ConfigError, match="65534"):
+        lookup(**nowhere)
 
 
 def test_a_file_says_everything(tmp_path, nowhere) -> None:
