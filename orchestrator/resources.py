@@ -351,6 +351,16 @@ def slurm_allocations(site: Site) -> SlurmAllocations | None:
     return SlurmAllocations(Slurm(timeout_s=20.0, patience_s=0.0), accesses) if accesses else None
 
 
+def _folder_name(qpu: str) -> str:
+    """Return a QPU's name as that of one folder.
+
+    >>> _folder_name("vlq"), _folder_name("../../lab"), _folder_name("..")
+    ('vlq', '..%2F..%2Flab', '%2E%2E')
+    """
+    name = qpu.replace("%", "%25").replace("/", "%2F")
+    return name.replace(".", "%2E") if name in (".", "..") else name
+
+
 def open_backend(site: Site, qpu: str) -> Backend:
     """Open the backend of a QPU of the site, with its secrets."""
     from backends import registry
@@ -360,7 +370,7 @@ def open_backend(site: Site, qpu: str) -> Backend:
     return registry.create(
         settings.backend,
         options,
-        state_dir=site.state_dir / "qpus" / qpu,
+        state_dir=site.state_dir / "qpus" / _folder_name(qpu),
         environment=backend_environment(settings),
     )
 

@@ -20,6 +20,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.qrmi import program_environment, qrmi_resources
 from orchestrator.config.secrets import SecretRef, resolve_secrets
+from orchestrator.resources import open_backend
 from tests.errors import naming
 from tests.packages import addition, installed_package
 from tests.rehearsed import rehearsed
@@ -104,6 +105,19 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     with installed_package(place, "hpcqc-labwire", addition("labwire"), points):
         yield Lab(f"http://127.0.0.1:{server.server_port}", str(place), asked, stop)
     stop()
+
+
+def test_a_resource_s_name_leads_out_of_no_folder(tmp_path) -> None:
+    job = {"QRMI_JOB_QPU_RESOURCES": "../../x", "QRMI_JOB_QPU_TYPES": "any"}
+    job |= {"../../x_HPCQC_BACKEND": "fake", "../../x_HPCQC_OPTIONS": '{"durable": true}'}
+    state = tmp_path / "a" / "b" / "state"
+    site = load_site(
+        environ={**job, "XDG_CONFIG_HOME": str(tmp_path), "HPCQC_STATE_DIR": str(state)},
+        folder=tmp_path,
+    )
+    open_backend(site, "../../x").close()
+    assert (state / "qpus").is_dir()
+    assert [path.name for path in (tmp_path / "a").rglob("*") if path.name == "x"] == []
 
 
 def test_the_resources_are_the_qpus_where_there_is_no_site_file(tmp_path) -> None:
