@@ -115,7 +115,8 @@ def check_private(environments: Path, backend: str) -> None:
 
 def check_not_public(program: Path) -> None:
     """Raise `PluginUnusable` if all users can replace a program, or write to it."""
-    for place in {program, program.parent, program.resolve(), program.resolve().parent}:
+    named, resolved = Path(os.path.abspath(program)), program.resolve()  # noqa: PTH100  # links stay
+    for place in {named, *named.parents, resolved, *resolved.parents}:
         try:
             mode = place.stat().st_mode
         except OSError:  # starting it says why

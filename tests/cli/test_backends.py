@@ -97,8 +97,9 @@ def test_an_environment_that_cannot_be_used_is_one_sentence(
 
 
 def test_an_interpreter_that_all_can_replace_is_refused(hpcqc, tmp_path, bell) -> None:
-    folder = tmp_path / "open"
-    folder.mkdir()
+    top = tmp_path / "open"
+    folder = top / "bin"
+    folder.mkdir(parents=True)
     folder.chmod(0o777)
     (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (folder / "python").chmod(0o755)
@@ -108,6 +109,8 @@ def test_an_interpreter_that_all_can_replace_is_refused(hpcqc, tmp_path, bell) -
     assert "0777" in said.paragraph
     folder.chmod(0o755)
     assert hpcqc("sample", bell).code == 0
+    top.chmod(0o777)  # another folder can be put in the place of "bin"
+    assert hpcqc("sample", bell).code == 2
 
 
 @pytest.mark.parametrize("environment", ["3", '""', '"python"', "[]", '["a", 3]', '[""]', "true"])
