@@ -49,7 +49,13 @@ def unpack(data: bytes) -> tuple[Any, list[bytes]]:
         if position != len(data):
             raise FrameError(f"{len(data) - position} bytes too many follow the last frame")
         return json.loads(frames[0]), frames[1:]
-    except (struct.error, IndexError, json.JSONDecodeError) as error:
+    except (
+        struct.error,
+        IndexError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ) as error:
         raise FrameError(f"damaged container of {len(data)} bytes: {error}") from error
 
 

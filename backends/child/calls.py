@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from backends.api import TaskState
 from backends.child.process import ChildDied, ChildProcess, ChildSilent
 from backends.child.supervisor import ChildSupervisor
 from backends.child.wire import Message
-from backends.errors import BackendError, QpuUnavailable, TaskFailed, UnknownTask
+from backends.errors import BackendError, QpuBusy, QpuUnavailable, TaskFailed, UnknownTask
 
 __all__ = ["ChildCalls"]
 
@@ -174,8 +175,9 @@ class ChildCalls:
         message, name = str(answer.get("message", "")), str(answer["error"])
         retry_after_s = answer.get("retry_after_s")
         kind = _ERRORS.get(name)
-        if kind is not None and isinstance(retry_after_s, int | float):
-            raise kind(message, retry_after_s=retry_after_s)  # type: ignore[call-arg]  # it had one
+        if kind in (QpuBusy, QpuUnavailable) and isinstance(retry_after_s, int | float):
+            after_s = float(retry_after_s) if 0 <= retry_after_s < math.inf else None
+            raise kind(message, retry_after_s=after_s)
         if kind is not None:
             raise kind(message)
         if name == "MemoryError":

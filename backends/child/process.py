@@ -258,8 +258,9 @@ class ChildProcess:
         try:
             while True:
                 header, frames = self._line.receive()
+                number = header.get("id")
                 with self._lock:
-                    pending = self._pending.pop(header.get("id", 0), None)
+                    pending = self._pending.pop(number, None) if type(number) is int else None
                     self._lost -= pending is None and self._lost > 0  # late, but not lost
                 if pending is not None:
                     pending.set_result((header, frames))

@@ -48,6 +48,12 @@ def test_damaged_frames_are_told(data):
         unpack(pickle.dumps({"a": 1}))
 
 
+@pytest.mark.parametrize("header", [b"[" * 100_000, b'"\xff"', b"{"])
+def test_a_header_that_is_no_json_is_told(header):
+    with pytest.raises(FrameError):
+        unpack(b"HQC1" + (1).to_bytes(4, "little") + len(header).to_bytes(8, "little") + header)
+
+
 def test_arrays_keep_type_and_shape():
     for array in (
         np.arange(6, dtype=np.uint8).reshape(2, 3),

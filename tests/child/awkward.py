@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+from backends.api import QpuBusy, UnknownSession
 from backends.child.backend import open_child
 from backends.child.environment import Environment
 from backends.child.process import Opening
@@ -100,7 +102,19 @@ def fail() -> None:
     raise KeyError("qubit 7")
 
 
+def ask_to_come_back_never() -> None:
+    raise QpuBusy("later", retry_after_s=math.nan)
+
+
+def know_no_session() -> None:
+    error = UnknownSession("no session")
+    error.retry_after_s = 1.0  # which no such error has
+    raise error
+
+
 MISDEEDS = {
+    "busy": ask_to_come_back_never,
+    "no session": know_no_session,
     "exit": lambda: os._exit(7),
     "exit after": lambda: os._exit(7),
     "say and exit": say_and_exit,

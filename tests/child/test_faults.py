@@ -11,12 +11,19 @@ import pytest
 from qiskit import QuantumCircuit
 
 from backends import registry
-from backends.api import QpuUnavailable, TaskFailed, TaskState, UnknownTask
+from backends.api import (
+    QpuBusy,
+    QpuUnavailable,
+    TaskFailed,
+    TaskState,
+    UnknownSession,
+    UnknownTask,
+)
 from backends.child import wire
 from backends.child.environment import Environment, child_variables
 from backends.payloads import SamplerPayload
 from backends.plugins import PluginUnusable
-from tests.child.awkward import SERVE, environment, opened
+from tests.child.awkward import ROOT, SERVE, environment, opened
 from tests.errors import naming
 from tests.patience import until
 
@@ -165,6 +172,34 @@ def test_garbage_on_the_pipe_is_shown(open_backend) -> None:
     with pytest.raises(QpuUnavailable, match=naming("Segmentation fault")):
         backend.acquire()
     assert backend.acquire()
+
+
+@pytest.mark.parametrize(("how", "raised"), [("busy", QpuBusy), ("no session", UnknownSession)])
+def test_an_error_has_a_time_to_come_back_only_if_that_is_one(open_backend, how, raised) -> None:
+    with pytest.raises(raised) as caught:
+        open_backend(acquire=how).acquire()
+    assert getattr(caught.value, "retry_after_s", None) is None
+
+
+def test_an_answer_to_no_call_is_left(tmp_path) -> None:
+    served = """
+import os
+from backends.child.wire import Line
+line = Line(0, os.dup(1))
+line.send({"protocols": [1]}, timeout_s=60)
+line.receive()
+line.send({"opened": True}, timeout_s=60)
+while True:
+    number = line.receive()[0]["id"]
+    for answered in ([number], {}, True, None, number + 1, number):
+        line.send({"id": answered, "task": answered}, timeout_s=60)
+"""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{served}"
+    backend = opened(tmp_path, Environment(command=(sys.executable, "-c", code)))
+    assert backend.calls.ask("find", {})[0]["task"] == 1
+    assert backend.calls.ask("find", {})[0]["task"] == 2
+    backend.calls.supervisor.child().kill()
+    backend.close()
 
 
 def test_what_an_sdk_prints_does_no_harm(open_backend) -> None:
