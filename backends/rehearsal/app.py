@@ -115,7 +115,9 @@ class _Middleware:
             return
         border, path = self._border, scope["path"]
         if path.startswith(CONTROL):
-            if not secrets.compare_digest(_credential(scope), border.control_token):
+            if not secrets.compare_digest(
+                _credential(scope).encode(), border.control_token.encode()
+            ):
                 await border.error(401, "give the control token")(scope, receive, send)
                 return
             await self._app(scope, receive, send)

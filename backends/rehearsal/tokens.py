@@ -55,7 +55,11 @@ class RehearsedTokens:
             self.renew()
         with self._lock:
             found = next(
-                (end for known, end in self._valid.items() if secrets.compare_digest(known, token)),
+                (
+                    end
+                    for known, end in self._valid.items()
+                    if secrets.compare_digest(known.encode(), token.encode())
+                ),
                 None,
             )
         return found is not None and now < found

@@ -95,6 +95,9 @@ def test_the_folder_of_a_rehearsal_is_private(tmp_path) -> None:
             for secret, status in (("x", 401), (control, 401), (token, 200)):
                 headers = {"Authorization": f"Bearer {secret}"}
                 assert client.get(api, headers=headers).status_code == status
+            for path in (api, f"{url}/rehearsal/meter"):  # no text of ASCII, as no token is
+                sent = client.get(path, headers={b"Authorization": b"Bearer \xff"})
+                assert sent.status_code == 401
             for secret, status in (("x", 401), (token, 401), (control, 200)):
                 headers = {"Authorization": f"Bearer {secret}"}
                 found = client.get(f"{url}/rehearsal/meter", headers=headers)
