@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -115,6 +116,11 @@ def check_private(environments: Path, backend: str) -> None:
 
 def check_not_public(program: Path) -> None:
     """Raise `PluginUnusable` if all users can replace a program, or write to it."""
+    if program.name == str(program):  # it is looked for on the PATH
+        found = shutil.which(program)
+        if found is None:
+            return
+        program = Path(found)
     named, resolved = Path(os.path.abspath(program)), program.resolve()  # noqa: PTH100  # links stay
     for place in {named, *named.parents, resolved, *resolved.parents}:
         try:

@@ -113,6 +113,20 @@ def test_an_interpreter_that_all_can_replace_is_refused(hpcqc, tmp_path, bell) -
     assert hpcqc("sample", bell).code == 2
 
 
+def test_a_command_of_the_path_may_be_used_in_a_folder_that_all_can_write(
+    hpcqc, tmp_path, bell, monkeypatch
+) -> None:
+    tmp_path.chmod(0o777)
+    site(tmp_path, environment='["sh", "-c", "exit 3"]')
+    said = hpcqc("sample", bell)
+    assert "exit code 3" in said.paragraph
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert "0777" in hpcqc("sample", bell).paragraph
+    tmp_path.chmod(0o700)
+
+
 @pytest.mark.parametrize("environment", ["3", '""', '"python"', "[]", '["a", 3]', '[""]', "true"])
 def test_what_is_no_environment_is_refused(hpcqc, tmp_path, environment) -> None:
     site(tmp_path, environment=environment)
