@@ -50,6 +50,7 @@ from orchestrator.provenance.values import json_value
 from orchestrator.retention import hold_run
 from orchestrator.slurm import this_job
 from orchestrator.slurm.errors import left_behind
+from orchestrator.wording import visible
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -371,7 +372,7 @@ class RunExecution:
         beside = file.parent if file else None
         record = self._write("failed", self._reason(error))
         with (folder.path / "run.log").open("a", encoding="utf-8") as log:
-            log.writelines(traceback.format_exception(error))
+            log.writelines(map(visible, traceback.format_exception(error)))
         return RunResult(
             id=self.id,
             status="failed",

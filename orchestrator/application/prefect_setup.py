@@ -28,6 +28,7 @@ from orchestrator.config.environment import (
     silence_telemetry,
     variable,
 )
+from orchestrator.wording import visible
 
 __all__ = [
     "ServerError",
@@ -37,6 +38,7 @@ __all__ = [
     "on_server",
     "prepare",
     "server_if_needed",
+    "visible_logs",
 ]
 
 _START_S = 120.0
@@ -163,18 +165,53 @@ def server_if_needed() -> TemporaryServer | None:
     return _running() if PREFECT_API_URL.value() in (None, *_own_urls()) else None
 
 
-@contextmanager
-def logs_to_file(path: Path, *, for_good: bool = False) -> Iterator[None]:
-    """Send what Prefect, Dask and warnings log to a file. for_good: also after the block."""
-    sink = logging.FileHandler(path, encoding="utf-8")
-    sink.setFormatter(logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s"))
+class _Visible(logging.Formatter):
+    """Another formatter's text, with what would act on a terminal escaped.
+
+    Vendors and other users choose words of errors, which tracebacks repeat.
+    """
+
+    def __init__(self, form: logging.Formatter) -> None:
+        super().__init__()
+        self._form = form
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record and of its traceback."""
+        return visible(self._form.format(record))
+
+
+def _printing_sinks() -> list[tuple[logging.Logger, logging.Handler]]:
+    """Return Prefect's handlers that print, with the loggers that have them."""
     named = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
-    removed = [
+    return [
         (logger, handler)
         for logger in (logging.root, *named)
         for handler in tuple(logger.handlers)
         if type(handler).__module__ == "prefect.logging.handlers" and hasattr(handler, "stream")
     ]
+
+
+@contextmanager
+def visible_logs() -> Iterator[None]:
+    """Let Prefect print its log with what would act on a terminal escaped."""
+    handlers = {id(handler): handler for _, handler in _printing_sinks()}
+    formatters = [(handler, handler.formatter) for handler in handlers.values()]
+    for handler, form in formatters:
+        handler.setFormatter(_Visible(form or logging.Formatter()))
+    try:
+        yield
+    finally:
+        for handler, form in formatters:
+            handler.setFormatter(form)
+
+
+@contextmanager
+def logs_to_file(path: Path, *, for_good: bool = False) -> Iterator[None]:
+    """Send what Prefect, Dask and warnings log to a file. for_good: also after the block."""
+    sink = logging.FileHandler(path, encoding="utf-8")
+    form = logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
+    sink.setFormatter(_Visible(form))
+    removed = _printing_sinks()
     for logger, handler in removed:
         logger.removeHandler(handler)
     prefect = logging.getLogger("prefect")

@@ -28,6 +28,7 @@ from orchestrator.application.prefect_setup import (
     logs_to_file,
     prepare,
     server_if_needed,
+    visible_logs,
 )
 from orchestrator.application.qpus import dry_site, target_from_settings
 from orchestrator.application.slurm_check import check_slurm
@@ -236,7 +237,8 @@ def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
             watcher=watcher,
         )
         if request.verbose:
-            return execution.run()
+            with visible_logs():
+                return execution.run()
         with logs_to_file(plan.folder.path / "run.log", for_good=not watcher.goes_on):
             return execution.run()
     finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from pathlib import Path
 
 import pytest
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_LOCAL_STORAGE_PATH,
@@ -14,7 +16,12 @@ from prefect.settings import (
 )
 
 from orchestrator.application import prefect_setup
-from orchestrator.application.prefect_setup import launch_server, logs_to_file, on_server
+from orchestrator.application.prefect_setup import (
+    launch_server,
+    logs_to_file,
+    on_server,
+    visible_logs,
+)
 
 
 def test_a_process_starts_one_server_and_another_when_that_has_died(monkeypatch) -> None:
@@ -50,6 +57,35 @@ def test_logs_and_warnings_are_filed_for_the_time_of_a_run(tmp_path: Path) -> No
     assert "another" in path.read_text()
     assert [set(logger.handlers) for logger in loggers] == before
     assert warnings.showwarning is shown
+
+
+def test_what_would_act_on_a_terminal_is_escaped_in_logs(tmp_path: Path) -> None:
+    path, printed = tmp_path / "run.log", io.StringIO()
+    logger = logging.getLogger("prefect.flow_runs")
+    handler = PrefectConsoleHandler(stream=printed)
+
+    def fail() -> None:
+        try:
+            raise RuntimeError("\x1b]0;title\x07 and \u202eback")
+        except RuntimeError:
+            logger.exception("a \x1b[31mword")
+
+    with logs_to_file(path):
+        fail()
+    logger.addHandler(handler)
+    try:
+        with visible_logs():
+            fail()
+        first = printed.getvalue()
+        fail()
+    finally:
+        logger.removeHandler(handler)
+    # Afterwards the handler is as it was.
+    assert "\u202e" in printed.getvalue().removeprefix(first)
+    for text in (path.read_text(), first):
+        assert r"\x1b]0;title\x07" in text
+        assert r"\u202e" in text
+        assert not any(character in text for character in "\x1b\x07\u202e")
 
 
 def test_warnings_are_filed_although_an_earlier_run_filed_its_own_for_good(
