@@ -120,6 +120,26 @@ def test_a_broker_of_another_user_in_a_folder_of_its_own_is_asked(tmp_path: Path
         folder.rmdir()
 
 
+def test_an_answer_that_cannot_be_read_is_none() -> None:
+    told = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}"
+    with socket.create_server(("127.0.0.1", 0)) as faulty:
+        faulty.settimeout(60)
+
+        def answer() -> None:
+            connection, _ = faulty.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(told)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        url = f"http://127.0.0.1:{faulty.getsockname()[1]}"
+        exchange = Exchange(url, token=None, patience_s=0)
+        with closing(exchange), pytest.raises(BrokerUnreachable):
+            exchange.ask("GET", "/v1/whoami")
+        answering.join()
+
+
 def test_a_question_of_health_carries_no_token() -> None:
     """Whoever listens on the port while the broker is away learns nothing."""
     with socket.create_server(("127.0.0.1", 0)) as squatter:

@@ -117,7 +117,7 @@ class Exchange:
         while True:
             try:
                 answer = self._http.request(method, path, headers=sent, **options)
-            except httpx.TransportError as error:
+            except httpx.RequestError as error:
                 patience.spend(str(error) or type(error).__name__)
                 continue
             except RuntimeError as error:  # httpx's word for a closed client
