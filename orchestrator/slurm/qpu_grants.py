@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -156,7 +155,9 @@ def _has_gres(job: SlurmJob, wanted: str) -> bool:
 
 def _has_licence(job: SlurmJob, wanted: str) -> bool:
     name, count = _counted(wanted)
-    held = (_counted(one) for one in re.split(r"[,|]", job.licenses))
+    if "|" in job.licenses:  # Slurm chose one of them, and only what it allocated says which
+        return tres_of(job.tres).get(f"license/{name}", 0) >= count
+    held = (_counted(one) for one in job.licenses.split(","))
     return any(one == name and number >= count for one, number in held)
 
 
