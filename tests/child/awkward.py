@@ -112,6 +112,11 @@ def know_no_session() -> None:
     raise error
 
 
+def freeze() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)  # this thread may go on for a moment, until another one takes the signal
+
+
 MISDEEDS = {
     "busy": ask_to_come_back_never,
     "no session": know_no_session,
@@ -120,7 +125,7 @@ MISDEEDS = {
     "say and exit": say_and_exit,
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": lambda: time.sleep(3600),
-    "freeze": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "freeze": freeze,
     "garbage": write_garbage,
     "raise": fail,
     "memory": lambda: bytearray(4 << 30),
