@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backends.api import Usage
@@ -314,6 +314,19 @@ class Slurm:
 
 
 @given(steps, st.integers(1, 2), st.booleans())
+@example(
+    taken=[
+        ("submit", 1, 7, "eve"),
+        ("confirm", 0, 7, "eve"),
+        ("end", 0, 7, "eve"),
+        ("resume", 0, 7, "ada"),
+        ("suspend", 0, 7, "eve"),
+        ("open", 0, 7, "ada"),
+        ("start", 0, 7, "ada"),
+    ],
+    most=1,
+    coalesces=False,
+)
 def test_only_confirmed_work_is_planned_and_a_replay_agrees(taken, most, coalesces) -> None:
     state, recorded = served(max_concurrent_tasks=most, coalesces=coalesces), []
     slurm = Slurm()

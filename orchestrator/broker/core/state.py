@@ -397,8 +397,10 @@ class BrokerState(Recorded):
         grant = Grant(event.qpu, event.user, event.slurm_job)
         if isinstance(event, ev.GrantEnded):
             self.grants.pop(grant.text, None)
-        else:
-            self.grants[grant.text] = isinstance(event, ev.GrantConfirmed)
+        elif isinstance(event, ev.GrantConfirmed):
+            self.grants[grant.text] = True
+        elif grant.text in self.grants:  # doubt does not bring back what has ended
+            self.grants[grant.text] = False
         touched, settled = self._tasks_under(grant), list[Command]()
         for record in self.jobs.values():
             if record.submitted.grant != grant or record.ended_at is not None:
