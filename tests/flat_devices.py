@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from qiskit import QuantumCircuit
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit.library.standard_gates import get_standard_gate_name_mapping
 from qiskit.quantum_info import Statevector
 
 from backends.payloads import SamplerPayload
 from tests.patience import until
 
-__all__ = ["check_gate", "sampled"]
+__all__ = ["check_bit_order", "check_gate", "sampled"]
 
 _SHOTS = 4000
 
@@ -42,3 +42,19 @@ def check_gate(backend: Any, name: str) -> None:
         p = expected.get(outcome, 0.0)
         spread = math.sqrt(_SHOTS * p * (1 - p)) + 1
         assert abs(counts.get(outcome, 0) - _SHOTS * p) < 6 * spread, (name, expected, counts)
+
+
+def check_bit_order(backend: Any) -> None:
+    """Check that measured bits come back in the places that the circuit gives them."""
+    qubits, low, high = (
+        QuantumRegister(3),
+        ClassicalRegister(3, "low"),
+        ClassicalRegister(2, "high"),
+    )
+    circuit = QuantumCircuit(qubits, low, high)
+    circuit.x(0)
+    circuit.measure(0, high[1])
+    circuit.measure(1, low[0])
+    data = sampled(backend, [circuit], shots=10)[0].data
+    assert data.low.get_counts() == {"000": 10}
+    assert data.high.get_counts() == {"10": 10}

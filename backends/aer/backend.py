@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import threading
 import time
-import uuid
 from pathlib import Path
 
 from backends.aer.device import device_target, join_parts
@@ -25,11 +24,11 @@ from backends.api import (
     TaskFailed,
     TaskNotFinished,
     TaskState,
-    UnknownSession,
     UnknownTask,
 )
 from backends.payloads import Payload, PubPayload, payload_from_bytes
 from backends.results import result_from_bytes
+from backends.sessions import Sessions
 from backends.validate import check, check_tag, is_tag
 
 __all__ = ["AerBackend"]
@@ -60,7 +59,7 @@ class AerBackend:
             memory_left=self._planner.memory_left,
         )
         self._lock = threading.RLock()
-        self._sessions: set[SessionId] = set()
+        self._sessions = Sessions()
         self._pending: dict[str, PendingTask] = {}
         self._purged = False
 
@@ -70,15 +69,11 @@ class AerBackend:
 
     def acquire(self) -> SessionId:
         """Open a session; a simulator grants as many as are asked for."""
-        session = SessionId(uuid.uuid4().hex)
-        with self._lock:
-            self._sessions.add(session)
-        return session
+        return self._sessions.open()
 
     def release(self, session: SessionId) -> None:
         """Close a session; tasks started in it go on."""
-        with self._lock:
-            self._sessions.discard(session)
+        self._sessions.close(session)
 
     def prewarm(self) -> None:
         """Begin to start a worker process, which takes seconds; returns at once."""
@@ -86,8 +81,7 @@ class AerBackend:
 
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Queue a simulation; see ``Backend.start``. Also raises ``InsufficientMemory``."""
-        if session not in self._sessions:
-            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        self._sessions.check(session)
         check_tag(tag)
         check(payload, self._target)
         assert isinstance(payload, PubPayload)  # as is all that its target takes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +16,6 @@ from backends.api import (
     Target,
     TaskFailed,
     TaskState,
-    UnknownSession,
     Usage,
 )
 from backends.devices.api import FlatDevice
@@ -25,6 +23,7 @@ from backends.devices.flatten import PubLayout, flat_job, layouts, native_result
 from backends.devices.recent import RecentTarget
 from backends.metering import Metering, metering_to_json
 from backends.payloads import Payload, SamplerPayload
+from backends.sessions import Sessions
 from backends.validate import check, check_tag
 
 __all__ = ["DeviceBackend", "WaitableDeviceBackend", "device_backend"]
@@ -56,7 +55,7 @@ class DeviceBackend:
 
     def __init__(self, device: FlatDevice) -> None:
         self.device = device
-        self._sessions: set[SessionId] = set()
+        self._sessions = Sessions()
         self._sent: dict[str, _Sent] = {}  # by task
         self._lock = threading.Lock()
         self._target = RecentTarget(lambda: {**_DEFAULTS, **device.target()})
@@ -67,20 +66,15 @@ class DeviceBackend:
 
     def acquire(self) -> SessionId:
         """Open a session; as many as are asked for."""
-        session = SessionId(uuid.uuid4().hex)
-        with self._lock:
-            self._sessions.add(session)
-        return session
+        return self._sessions.open()
 
     def release(self, session: SessionId) -> None:
         """Close a session."""
-        with self._lock:
-            self._sessions.discard(session)
+        self._sessions.close(session)
 
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Start a task; see ``Backend.start``."""
-        if session not in self._sessions:
-            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        self._sessions.check(session)
         check_tag(tag)
         check(payload, self.target())
         assert isinstance(payload, SamplerPayload)  # as is all that its target takes

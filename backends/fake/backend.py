@@ -31,7 +31,6 @@ from backends.api import (
     TaskFailed,
     TaskNotFinished,
     TaskState,
-    UnknownSession,
     UnknownTask,
     Usage,
 )
@@ -46,6 +45,7 @@ from backends.payloads import (
     SamplerPayload,
     payload_from_bytes,
 )
+from backends.sessions import Sessions
 from backends.validate import check, check_tag
 
 __all__ = ["FakeBackend", "FakeFactory", "create"]
@@ -105,7 +105,7 @@ class FakeBackend:
         self._records: FileRecords | MemoryRecords = (
             FileRecords(state_dir / "fake") if script.durable else MemoryRecords()
         )
-        self._sessions: set[SessionId] = set()
+        self._sessions = Sessions()
         self._results: dict[str, Result] = {}
         self._lock = threading.RLock()
         self.calls: Counter[str] = Counter()
@@ -124,20 +124,17 @@ class FakeBackend:
     @_scripted
     def acquire(self) -> SessionId:
         """Open a session."""
-        session = SessionId(uuid.uuid4().hex)
-        self._sessions.add(session)
-        return session
+        return self._sessions.open()
 
     @_scripted
     def release(self, session: SessionId) -> None:
         """Close a session; its tasks go on."""
-        self._sessions.discard(session)
+        self._sessions.close(session)
 
     @_scripted
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Start a task; see ``Backend.start``."""
-        if session not in self._sessions:
-            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        self._sessions.check(session)
         check_tag(tag)
         check(payload, self._script.target)
         if self._records.read(tag) is None:

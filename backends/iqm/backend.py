@@ -6,7 +6,6 @@ import hashlib
 import re
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,7 +28,6 @@ from backends.api import (
     TaskFailed,
     TaskNotFinished,
     TaskState,
-    UnknownSession,
     UnknownTask,
     Usage,
 )
@@ -41,6 +39,7 @@ from backends.iqm.jobs import circuits_of, recipes_of, result_of
 from backends.iqm.records import StartedJob, StartedJobs
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
+from backends.sessions import Sessions
 from backends.validate import check, check_tag, is_tag
 
 __all__ = ["IqmBackend"]
@@ -79,7 +78,7 @@ class IqmBackend:
         self._connection = SiteConnection(options.url, options.token)
         self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
-        self._sessions: set[SessionId] = set()
+        self._sessions = Sessions()
         self._starting: set[str] = set()
         self._open: dict[QpuTaskId, TaskState] = {}
         self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
@@ -97,15 +96,11 @@ class IqmBackend:
 
     def acquire(self) -> SessionId:
         """Open a session, of which the server has no notion."""
-        session = SessionId(uuid.uuid4().hex)
-        with self._lock:
-            self._sessions.add(session)
-        return session
+        return self._sessions.open()
 
     def release(self, session: SessionId) -> None:
         """Close a session; its tasks go on."""
-        with self._lock:
-            self._sessions.discard(session)
+        self._sessions.close(session)
 
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Submit a job; see ``Backend.start``.
@@ -113,8 +108,7 @@ class IqmBackend:
         Also raises ``CalibrationChanged`` where the server has forgotten the calibration for which
         circuits are compiled now, and ``AccessDenied``.
         """
-        if session not in self._sessions:
-            raise UnknownSession(f"session {session!r} is not open; call acquire() first")
+        self._sessions.check(session)
         check_tag(tag)
         with self._lock:
             if tag in self._starting:

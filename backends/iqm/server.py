@@ -7,24 +7,27 @@ client runs against it unchanged (tests/vendors).
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from qiskit import ClassicalRegister, QuantumCircuit
-from qiskit.primitives import BitArray
+from pydantic import ValidationError
 
 from backends.api import Calibration, PayloadRejected, TaskState
-from backends.gates import MOVE, MoveGate
+from backends.gates import MOVE
 from backends.iqm.components import Components
+from backends.iqm.served_circuits import (
+    MOST_INSTRUCTIONS,
+    CircuitJob,
+    CircuitReader,
+    counts_of,
+    measurements_of,
+)
 from backends.payloads import SamplerPayload
 from backends.profiles import Profile
 from backends.rehearsal import RehearsedDevice, RehearsedJob
@@ -36,7 +39,6 @@ _RESONATOR = "CR1"
 _LONGEST_WAIT_S = 30.0
 _LOOK_S = 0.005
 _LONGEST_TAG = 50
-_MOST_INSTRUCTIONS = 10_000
 _STATUS = {
     TaskState.QUEUED: "waiting",
     TaskState.RUNNING: "processing",
@@ -56,36 +58,6 @@ _CODES = {
 }
 # Of each gate of a profile: IQM's name, and the implementation that its calibration has.
 _GATES = {"r": ("prx", "drag_gaussian"), "cz": ("cz", "tgss"), MOVE: ("move", "tgss_crf")}
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Instruction(_Strict):
-    name: str
-    locus: tuple[str, ...] = Field(strict=False)
-    args: dict[str, Any] = {}
-    implementation: str | None = None
-
-
-class _Circuit(_Strict):
-    name: str
-    instructions: list[_Instruction] = Field(min_length=1, max_length=_MOST_INSTRUCTIONS)
-    metadata: dict[str, Any] | None = None
-
-
-class _CircuitJob(BaseModel):
-    """A job as clients send it; what changes only how pulses are scheduled is read and left."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    circuits: list[_Circuit] = Field(min_length=1)
-    shots: int = Field(ge=1)
-    calibration_set_id: str | None = None
-    qubit_mapping: list[dict[str, str]] | None = None
-    heralding_mode: Literal["none", "zeros"] = "none"
-    move_gate_validation: Literal["strict", "allow_prx", "none"] = "strict"
 
 
 class _Refused(Exception):
@@ -319,12 +291,12 @@ class _Server:
     async def measurements(self, request: Request) -> Any:
         """Return each shot of a completed job, by circuit and key."""
         job = self._completed(request)
-        return await asyncio.to_thread(_measurements, job)
+        return await asyncio.to_thread(measurements_of, job)
 
     async def counts(self, request: Request) -> Any:
         """Return how often each outcome came, by circuit."""
         job = self._completed(request)
-        return await asyncio.to_thread(_counts, job)
+        return await asyncio.to_thread(counts_of, job)
 
     async def cancel(self, request: Request) -> Any:
         """Cancel a job that has not ended."""
@@ -356,7 +328,7 @@ class _Server:
         return {
             "max_circuits_per_job": circuits,
             "max_executions_per_job": circuits * shots,
-            "max_instructions_per_circuit": _MOST_INSTRUCTIONS,
+            "max_instructions_per_circuit": MOST_INSTRUCTIONS,
             "max_shots_per_circuit": shots,
         }
 
@@ -427,7 +399,7 @@ class _Server:
 
     def _submitted(self, body: Any, tag: str, fate: str) -> Any:
         try:
-            sent = _CircuitJob.model_validate(body)
+            sent = CircuitJob.model_validate(body)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in fault["loc"])
@@ -443,7 +415,7 @@ class _Server:
             )
         mapping = {m["logical_name"]: m["physical_name"] for m in sent.qubit_mapping or ()}
         try:
-            read = [_Reader(self.components, mapping).circuit(one) for one in sent.circuits]
+            read = [CircuitReader(self.components, mapping).circuit(one) for one in sent.circuits]
             payload = SamplerPayload.coerce([circuit for circuit, _ in read], shots=sent.shots)
             job = self.device.submit(
                 payload,
@@ -489,101 +461,6 @@ class _Server:
             "runtime_ms": None if usage is None else round(usage.qpu_seconds * 1000),
             "tag": job.label or None,
         }
-
-
-# Of each measurement of a circuit, in order: its key, and the classical bits that it fills.
-_Keys = list[tuple[str, range]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Reads circuits of the wire. mapping: physical names by those that the client uses."""
-
-    components: Components
-    mapping: Mapping[str, str]
-
-    def circuit(self, sent: _Circuit) -> tuple[QuantumCircuit, _Keys]:
-        wires = self.components.num_qubits + (self.components.resonator is not None)
-        circuit = QuantumCircuit(wires)
-        keys: _Keys = []
-        for instruction in sent.instructions:
-            qubits = [
-                self.components.number(self.mapping.get(name, name)) for name in instruction.locus
-            ]
-            if len(set(qubits)) < len(qubits):
-                raise ValueError(f"{instruction.name} on {list(instruction.locus)}")
-            self._add(circuit, instruction, qubits, keys)
-        if not keys:
-            raise ValueError(f"circuit {sent.name!r} measures nothing")
-        return circuit, keys
-
-    def _add(
-        self, circuit: QuantumCircuit, sent: _Instruction, qubits: list[int], keys: _Keys
-    ) -> None:
-        match sent.name:
-            case "prx":
-                circuit.r(_number(sent, "angle"), _number(sent, "phase"), *_of(sent, qubits, 1))
-            case "cz":
-                circuit.cz(*_of(sent, qubits, 2))
-            case "move":
-                circuit.append(MoveGate(), _of(sent, qubits, 2))
-            case "barrier":
-                circuit.barrier(qubits)
-            case "delay":
-                circuit.delay(_number(sent, "duration"), qubits, unit="s")
-            case "measure":
-                key = sent.args.get("key")
-                if not isinstance(key, str) or key in dict(keys):
-                    raise ValueError(f"measure with key {key!r}; expected one of its own")
-                first = circuit.num_clbits
-                register = ClassicalRegister(len(qubits), f"m{len(keys)}")
-                circuit.add_register(register)
-                circuit.measure(qubits, register)
-                keys.append((key, range(first, first + len(qubits))))
-            case _:
-                raise ValueError(
-                    f"instruction {sent.name!r}; expected prx, cz, move, measure, barrier or delay"
-                )
-
-
-def _number(sent: _Instruction, name: str) -> float:
-    value = sent.args.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{sent.name} with {name} = {value!r}; expected a number")
-    return float(value)
-
-
-def _of(sent: _Instruction, qubits: list[int], number: int) -> list[int]:
-    if len(qubits) != number:
-        raise ValueError(f"{sent.name} on {list(sent.locus)}; expected {number}")
-    return qubits
-
-
-def _measurements(job: RehearsedJob) -> list[dict[str, list[list[int]]]]:
-    assert job.result is not None  # as of each completed job
-    answer = []
-    for pub, keys in zip(job.result.native, job.details["keys"], strict=True):
-        answer.append({key: _table(pub.data[f"m{n}"]).tolist() for n, (key, _) in enumerate(keys)})
-    return answer
-
-
-def _counts(job: RehearsedJob) -> list[dict[str, Any]]:
-    answer = []
-    for circuit in _measurements(job):
-        tables = [np.asarray(table) for table in circuit.values()]
-        outcomes, numbers = np.unique(np.concatenate(tables, axis=1), axis=0, return_counts=True)
-        counts = {
-            "".join(map(str, outcome)): int(number)
-            for outcome, number in zip(outcomes.tolist(), numbers, strict=True)
-        }
-        answer.append({"measurement_keys": list(circuit), "counts": counts})
-    return answer
-
-
-def _table(bits: BitArray) -> Any:
-    """Return a register's shots as a matrix, bit 0 in the first column."""
-    unpacked = np.unpackbits(bits.array[:, ::-1], axis=1, bitorder="little")
-    return unpacked[:, : bits.num_bits]
 
 
 def _alone(names: Sequence[str]) -> list[list[str]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+from qiskit import QuantumCircuit
 
 from backends import registry
 from backends.braket.openqasm import GATES
 from backends.plugins import PluginUnusable
 from backends.testing import BackendConformance
 from tests.errors import naming
-from tests.flat_devices import check_gate, sampled
+from tests.flat_devices import check_bit_order, check_gate, sampled
 from tests.vendor_environments import environment_or_skip
 
 pytestmark = pytest.mark.vendor
@@ -41,18 +41,7 @@ def test_each_gate_means_what_qiskit_means(simulator, name) -> None:
 
 
 def test_bits_come_in_qiskits_order(simulator) -> None:
-    qubits, low, high = (
-        QuantumRegister(3),
-        ClassicalRegister(3, "low"),
-        ClassicalRegister(2, "high"),
-    )
-    circuit = QuantumCircuit(qubits, low, high)
-    circuit.x(0)
-    circuit.measure(0, high[1])
-    circuit.measure(1, low[0])
-    data = sampled(simulator, [circuit], shots=10)[0].data
-    assert data.low.get_counts() == {"000": 10}
-    assert data.high.get_counts() == {"10": 10}
+    check_bit_order(simulator)
 
 
 def test_idle_qubits_take_no_memory(simulator) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
 from backends import registry
@@ -16,7 +16,7 @@ from backends.plugins import PluginUnusable
 from backends.qdmi.openqasm import GATES
 from backends.testing import BackendConformance
 from tests.errors import naming
-from tests.flat_devices import check_gate, sampled
+from tests.flat_devices import check_bit_order, check_gate, sampled
 from tests.vendor_environments import environment_or_skip
 
 pytestmark = pytest.mark.vendor
@@ -47,18 +47,7 @@ def test_each_gate_means_what_qiskit_means(ddsim, name) -> None:
 
 
 def test_bits_come_in_qiskits_order(ddsim) -> None:
-    qubits, low, high = (
-        QuantumRegister(3),
-        ClassicalRegister(3, "low"),
-        ClassicalRegister(2, "high"),
-    )
-    circuit = QuantumCircuit(qubits, low, high)
-    circuit.x(0)
-    circuit.measure(0, high[1])
-    circuit.measure(1, low[0])
-    data = sampled(ddsim, [circuit], shots=10)[0].data
-    assert data.low.get_counts() == {"000": 10}
-    assert data.high.get_counts() == {"10": 10}
+    check_bit_order(ddsim)
 
 
 def test_parameters_are_bound_at_each_point(ddsim) -> None:
