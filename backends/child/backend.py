@@ -16,11 +16,11 @@ from backends.api import (
     UnknownSession,
 )
 from backends.child.calls import ChildCalls
-from backends.child.device import child_device
+from backends.child.device import child_device, child_payload_device
 from backends.child.environment import Environment
 from backends.child.process import Opening
 from backends.child.supervisor import ChildSupervisor
-from backends.devices.backend import device_backend
+from backends.devices.backend import device_backend, payload_device_backend
 from backends.devices.recent import RecentTarget
 from backends.frames import FrameError
 from backends.payloads import Payload
@@ -37,6 +37,8 @@ def open_child(opening: Opening, environment: Environment) -> Backend:
     calls, waitable = ChildCalls(supervisor), bool(about.get("waitable"))
     if about.get("flat"):
         return device_backend(child_device(calls, waitable=waitable))
+    if about.get("plain"):
+        return payload_device_backend(child_payload_device(calls, waitable=waitable))
     return (WaitableChildBackend if waitable else ChildBackend)(calls)
 
 

@@ -1,4 +1,4 @@
-"""What a child serves: a backend with payloads as bytes, or a device with flat circuits."""
+"""What a child serves: a backend with payloads as bytes, or a device."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backends.api import Backend
-    from backends.devices.api import FlatDevice
+    from backends.devices.api import FlatDevice, PayloadDevice
 
-__all__ = ["Answer", "Call", "Served", "serve_backend", "serve_device"]
+__all__ = ["Answer", "Call", "Served", "serve_backend", "serve_device", "serve_payload_device"]
 
 Answer = tuple[dict[str, Any], list[bytes]]
 Call = Callable[[Mapping[str, Any], list[bytes]], Answer]
@@ -82,23 +82,48 @@ def serve_device(device: FlatDevice) -> Served:
     """Serve a device. Circuits travel as lists of gates, and results as counts."""
     from backends.devices.coding import job_from_frames, result_to_json
 
+    return _served(
+        device,
+        start=job_from_frames,
+        result=lambda found: (result_to_json(found), []),
+        about={"flat": True},
+    )
+
+
+def serve_payload_device(device: PayloadDevice) -> Served:
+    """Serve a device for other payloads, which travel as their bytes state them."""
+    from backends.devices.coding import payload_from_frames, plain_result_to_frames
+
+    return _served(
+        device,
+        start=payload_from_frames,
+        result=plain_result_to_frames,
+        about={"flat": False, "plain": True},
+    )
+
+
+def _served(
+    device: Any,
+    *,
+    start: Callable[[Mapping[str, Any], list[bytes]], Any],
+    result: Callable[[Any], Answer],
+    about: Mapping[str, Any],
+) -> Served:
+    """Serve a device. start: reads its jobs; result: writes its results."""
+
     def stop(header: Mapping[str, Any], _frames: list[bytes]) -> Answer:
         device.stop(header["task"])
         return {}, []
 
     calls: dict[str, Call] = {
         "target": lambda _header, _frames: ({"target": dict(device.target())}, []),
-        "start": lambda h, frames: (
-            {"task": device.start(job_from_frames(h, frames), h["tag"])},
-            [],
-        ),
+        "start": lambda h, frames: ({"task": device.start(start(h, frames), h["tag"])}, []),
         "find": lambda h, _frames: ({"task": device.find(h["tag"])}, []),
         "status": lambda h, _frames: ({"state": device.status(h["task"])}, []),
-        "result": lambda h, _frames: (result_to_json(device.result(h["task"])), []),
+        "result": lambda h, _frames: result(device.result(h["task"])),
         "stop": stop,
     }
     wait = getattr(device, "wait", None)
     if wait is not None:
         calls["wait"] = lambda h, _frames: ({"state": wait(h["task"], h["timeout_s"])}, [])
-    about = {"waitable": wait is not None, "flat": True}
-    return Served(about=about, calls=calls, close=device.close)
+    return Served(about={"waitable": wait is not None, **about}, calls=calls, close=device.close)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from backends.child.served import Served, serve_backend, serve_device
+from backends.child.served import Served, serve_backend, serve_device, serve_payload_device
 from backends.child.wire import PROTOCOL, Line, LineClosed, LineGarbled, LineStuck
 from backends.errors import BackendError
 
@@ -91,6 +91,9 @@ def _open(opening: Mapping[str, Any]) -> Served:
     device = getattr(factory, "device", None)
     if device is not None:
         return serve_device(device(options, state_dir=state_dir))
+    payload_device = getattr(factory, "payload_device", None)
+    if payload_device is not None:
+        return serve_payload_device(payload_device(options, state_dir=state_dir))
     return serve_backend(factory(options, state_dir=state_dir))
 
 

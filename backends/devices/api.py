@@ -1,4 +1,4 @@
-"""What a device is: a backend without sessions that takes flat circuits and returns counts.
+"""What a device is: a backend without sessions that takes flat circuits, or other payloads.
 
 Nothing here needs more than Python's standard library, so that a device runs in any environment of
 an SDK. `backends.devices.backend.DeviceBackend` makes a ``Backend`` of it, on this or the other
@@ -20,6 +20,9 @@ __all__ = [
     "FlatJob",
     "FlatPub",
     "FlatResult",
+    "PayloadDevice",
+    "PlainPayload",
+    "PlainResult",
     "Step",
     "bound_steps",
     "point_seed",
@@ -96,6 +99,62 @@ class FlatDevice(Protocol):
         ...
 
     def result(self, task: str) -> FlatResult:
+        """Return the result of a completed task."""
+        ...
+
+    def stop(self, task: str) -> None:
+        """Cancel a task."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainPayload:
+    """A payload of any kind as its bytes state it: what `backends.frames.unpack` returns of them."""
+
+    header: Mapping[str, Any]
+    frames: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainResult:
+    """What a completed task returns: header and frames as the payload kind's ``pack_result``.
+
+    qpu_seconds: time on the device. metadata: JSON-compatible facts.
+    """
+
+    header: Any
+    frames: tuple[bytes, ...] = ()
+    qpu_seconds: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PayloadDevice(Protocol):
+    """An SDK's device for payloads that are not circuits; see `FlatDevice`.
+
+    Its target states its ``payload_kinds``.
+    """
+
+    def target(self) -> Mapping[str, Any]:
+        """Return a target as ``backends.targets.target_to_json`` does; what is left out is default."""
+        ...
+
+    def start(self, job: PlainPayload, tag: str) -> str:
+        """Start a task and return its id."""
+        ...
+
+    def find(self, tag: str) -> str | None:
+        """Return the task of a tag."""
+        ...
+
+    def status(self, task: str) -> str:
+        """Return a value of ``TaskState``."""
+        ...
+
+    def result(self, task: str) -> PlainResult:
         """Return the result of a completed task."""
         ...
 

@@ -18,15 +18,23 @@ from backends.api import (
     TaskState,
     Usage,
 )
-from backends.devices.api import FlatDevice
-from backends.devices.flatten import PubLayout, flat_job, layouts, native_result
+from backends.devices.api import FlatDevice, PayloadDevice, PlainPayload, PlainResult
+from backends.devices.flatten import flat_job, layouts, native_result
 from backends.devices.recent import RecentTarget
+from backends.frames import unpack
 from backends.metering import Metering, metering_to_json
-from backends.payloads import Payload, SamplerPayload
+from backends.payloads import Payload, SamplerPayload, payload_kind
 from backends.sessions import Sessions
+from backends.targets import target_from_json
 from backends.validate import check, check_tag
 
-__all__ = ["DeviceBackend", "WaitableDeviceBackend", "device_backend"]
+__all__ = [
+    "DeviceBackend",
+    "WaitableDeviceBackend",
+    "device_backend",
+    "payload_device_backend",
+    "stated_target",
+]
 
 _DEFAULTS: Mapping[str, Any] = {
     "payload_kinds": [SamplerPayload.kind],
@@ -35,26 +43,106 @@ _DEFAULTS: Mapping[str, Any] = {
 }
 
 
+class _Device(Protocol):
+    """What circuits' devices and payloads' devices have in common."""
+
+    def target(self) -> Mapping[str, Any]: ...
+
+    def start(self, job: Any, tag: str) -> str: ...
+
+    def find(self, tag: str) -> str | None: ...
+
+    def status(self, task: str) -> str: ...
+
+    def result(self, task: str) -> Any: ...
+
+    def stop(self, task: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Translation(Protocol):
+    """How payloads become a device's jobs, and its results native ones."""
+
+    def job(self, payload: Any) -> Any:
+        """Return what the device starts."""
+        ...
+
+    def recipe(self, payload: Any) -> Any:
+        """Return what of a payload is needed to read its result."""
+        ...
+
+    def native(self, found: Any, recipe: Any) -> Any:
+        """Return a device's result as the payload's kind has it. Raises ``ValueError``."""
+        ...
+
+
+class _Circuits:
+    """Sampler payloads as flat circuits."""
+
+    def job(self, payload: Any) -> Any:
+        return flat_job(payload)
+
+    def recipe(self, payload: Any) -> Any:
+        return layouts(payload)
+
+    def native(self, found: Any, recipe: Any) -> Any:
+        return native_result(found, recipe)
+
+
+class _Payloads:
+    """Payloads of any kind as their bytes state them."""
+
+    def job(self, payload: Payload) -> PlainPayload:
+        header, frames = unpack(payload.to_bytes())
+        return PlainPayload(header=header, frames=tuple(frames))
+
+    def recipe(self, payload: Payload) -> str:
+        return payload.kind
+
+    def native(self, found: PlainResult, recipe: str) -> Any:
+        try:
+            return payload_kind(recipe).unpack_result(found.header, list(found.frames))
+        except Exception as error:  # a kind may raise anything on damage
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
 def device_backend(device: FlatDevice) -> Backend:
     """Return a device as a backend, which tells of a task's end if the device does."""
-    return (WaitableDeviceBackend if hasattr(device, "wait") else DeviceBackend)(device)
+    return _backend(device, _Circuits())
+
+
+def payload_device_backend(device: PayloadDevice) -> Backend:
+    """Return a device for payloads of other kinds as a backend, as `device_backend` does."""
+    return _backend(device, _Payloads())
+
+
+def stated_target(stated: Mapping[str, Any]) -> Target:
+    """Return the target that a device states. Raises ``ValueError``."""
+    return target_from_json({**_DEFAULTS, **stated})
+
+
+def _backend(device: _Device, translation: _Translation) -> Backend:
+    made = WaitableDeviceBackend if hasattr(device, "wait") else DeviceBackend
+    return made(device, translation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sent:
-    """What of a task's payload is needed to read its result."""
+    """What of a task's payload is needed to read its result and to charge it."""
 
-    layouts: tuple[PubLayout, ...]
+    recipe: Any
     circuits: int
     shots: int
     num_qubits: int
 
 
 class DeviceBackend:
-    """A backend that takes sampler payloads; see ``backends.api.Backend``."""
+    """A backend whose device takes payloads in another form; see ``backends.api.Backend``."""
 
-    def __init__(self, device: FlatDevice) -> None:
+    def __init__(self, device: _Device, translation: _Translation | None = None) -> None:
         self.device = device
+        self._translation = translation or _Circuits()
         self._sessions = Sessions()
         self._sent: dict[str, _Sent] = {}  # by task
         self._lock = threading.Lock()
@@ -77,12 +165,12 @@ class DeviceBackend:
         self._sessions.check(session)
         check_tag(tag)
         check(payload, self.target())
-        assert isinstance(payload, SamplerPayload)  # as is all that its target takes
-        task = self.device.start(flat_job(payload), tag)
+        task = self.device.start(self._translation.job(payload), tag)
+        shapes = payload.shapes
         self._sent[task] = _Sent(
-            layouts=layouts(payload),
-            circuits=payload.circuits,
-            shots=payload.shots,
+            recipe=self._translation.recipe(payload),
+            circuits=sum(shape.points for shape in shapes),
+            shots=sum(shape.points * shape.shots for shape in shapes),
             num_qubits=payload.num_qubits,
         )
         return QpuTaskId(task)
@@ -103,7 +191,7 @@ class DeviceBackend:
         if sent is None:
             raise QpuUnavailable(f"{task} was started by another process, which alone can read it")
         try:
-            native = native_result(found, sent.layouts)
+            native = self._translation.native(found, sent.recipe)
         except ValueError as error:
             raise TaskFailed(f"{task} returned what was not asked for: {error}") from error
         metering = self.target().metering
@@ -128,7 +216,7 @@ class DeviceBackend:
         self.device.close()
 
 
-class _WaitableDevice(FlatDevice, Protocol):
+class _WaitableDevice(_Device, Protocol):
     def wait(self, task: str, timeout_s: float) -> str: ...
 
 

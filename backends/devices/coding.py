@@ -1,4 +1,4 @@
-"""Flat jobs and results as JSON and typed bytes."""
+"""Devices' jobs and results as JSON and typed bytes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from backends.devices.api import FlatJob, FlatPub, FlatResult
+from backends.devices.api import FlatJob, FlatPub, FlatResult, PlainPayload, PlainResult
 
-__all__ = ["job_from_frames", "job_to_frames", "result_from_json", "result_to_json"]
+__all__ = [
+    "job_from_frames",
+    "job_to_frames",
+    "payload_from_frames",
+    "payload_to_frames",
+    "plain_result_from_frames",
+    "plain_result_to_frames",
+    "result_from_json",
+    "result_to_json",
+]
 
 
 def job_to_frames(job: FlatJob) -> tuple[dict[str, Any], list[bytes]]:
@@ -48,6 +57,36 @@ def result_from_json(stated: Mapping[str, Any]) -> FlatResult:
     """Rebuild a result from `result_to_json`."""
     return FlatResult(
         counts=tuple(tuple(pub) for pub in stated["counts"]),
+        qpu_seconds=stated["qpu_seconds"],
+        metadata=stated["metadata"],
+    )
+
+
+def payload_to_frames(payload: PlainPayload) -> tuple[dict[str, Any], list[bytes]]:
+    """Return a payload as JSON types and its frames."""
+    return {"payload": payload.header}, list(payload.frames)
+
+
+def payload_from_frames(header: Mapping[str, Any], frames: Sequence[bytes]) -> PlainPayload:
+    """Rebuild a payload from `payload_to_frames`."""
+    return PlainPayload(header=header["payload"], frames=tuple(frames))
+
+
+def plain_result_to_frames(result: PlainResult) -> tuple[dict[str, Any], list[bytes]]:
+    """Return a result as JSON types and its frames."""
+    stated = {
+        "native": result.header,
+        "qpu_seconds": result.qpu_seconds,
+        "metadata": dict(result.metadata),
+    }
+    return stated, list(result.frames)
+
+
+def plain_result_from_frames(stated: Mapping[str, Any], frames: Sequence[bytes]) -> PlainResult:
+    """Rebuild a result from `plain_result_to_frames`."""
+    return PlainResult(
+        header=stated["native"],
+        frames=tuple(frames),
         qpu_seconds=stated["qpu_seconds"],
         metadata=stated["metadata"],
     )

@@ -1,4 +1,4 @@
-"""Devices whose SDK runs one circuit at a time, in this process: tasks on a thread."""
+"""Devices whose SDK does its work in this process: tasks on a thread."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
 
-from backends.devices.api import FlatJob, FlatPub, FlatResult
+from backends.devices.api import FlatJob, FlatPub, FlatResult, PlainPayload, PlainResult
 from backends.errors import (
     BackendError,
     PayloadRejected,
@@ -22,9 +22,20 @@ from backends.errors import (
     UnknownTask,
 )
 
-__all__ = ["LocalDevice", "PointSampler", "Stopped", "Stopping"]
+__all__ = [
+    "LocalDevice",
+    "LocalPayloadDevice",
+    "LocalTasks",
+    "PayloadRunner",
+    "PointSampler",
+    "Stopped",
+    "Stopping",
+]
 
 _ENDED_TASKS = 1000
+
+_JobT = TypeVar("_JobT")
+_ResultT = TypeVar("_ResultT")
 
 
 class Stopped(Exception):
@@ -82,34 +93,59 @@ class PointSampler(Protocol):
         ...
 
 
+class PayloadRunner(Protocol):
+    """An SDK's device that takes payloads of another kind than circuits.
+
+    name: of the device. refusal: why it runs nothing, None if it runs payloads.
+    """
+
+    name: str
+    refusal: str | None
+
+    def target(self) -> Mapping[str, Any]:
+        """Return the target, as ``PayloadDevice.target`` does."""
+        ...
+
+    def run(self, payload: PlainPayload, stopping: Stopping) -> PlainResult:
+        """Run a payload to its end.
+
+        Called in a thread; whatever it raises is the reason of the task's failure.
+        """
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
-class _Task:
+class _Task(Generic[_ResultT]):
     state: str = "queued"
     stopping: Stopping = field(default_factory=Stopping)
-    result: FlatResult | None = None
+    result: _ResultT | None = None
     reason: str = ""
 
 
-class LocalDevice:
-    """A ``FlatDevice`` whose tasks run one after the other in a thread, point by point.
+class LocalTasks(Generic[_JobT, _ResultT]):
+    """The tasks of a device, which run one after the other in a thread.
 
-    most: tasks that may be open at a time.
+    work: runs a job to its end. refusal: why none runs, or None. most: tasks that may be open at a
+    time.
     """
 
-    def __init__(self, sampler: PointSampler, *, most: int = 1) -> None:
-        self._sampler, self._name, self._most = sampler, sampler.name, most
-        self._tasks: OrderedDict[str, _Task] = OrderedDict()
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[_JobT, Stopping], _ResultT],
+        *,
+        refusal: str | None = None,
+        most: int = 1,
+    ) -> None:
+        self._name, self._do, self._refusal, self._most = name, work, refusal, most
+        self._tasks: OrderedDict[str, _Task[_ResultT]] = OrderedDict()
         self._changed = threading.Condition()
         self._threads = ThreadPoolExecutor(most, thread_name_prefix="hpcqc-device")
 
-    def target(self) -> Mapping[str, Any]:
-        """See ``FlatDevice.target``."""
-        return {**self._sampler.target(), "max_concurrent_tasks": self._most}
-
-    def start(self, job: FlatJob, tag: str) -> str:
+    def start(self, job: _JobT, tag: str) -> str:
         """See ``FlatDevice.start``."""
-        if self._sampler.refusal is not None:
-            raise PayloadRejected(self._sampler.refusal)
+        if self._refusal is not None:
+            raise PayloadRejected(self._refusal)
         with self._changed:
             if self._task_id(tag) not in self._tasks:
                 still_open = sum(_is_open(task) for task in self._tasks.values())
@@ -119,7 +155,8 @@ class LocalDevice:
                         "start again when one has ended"
                     )
                 self._forget_old()
-                task = self._tasks[self._task_id(tag)] = _Task()
+                task: _Task[_ResultT] = _Task()
+                self._tasks[self._task_id(tag)] = task
                 self._threads.submit(self._work, task, job)
         return self._task_id(tag)
 
@@ -138,7 +175,7 @@ class LocalDevice:
             self._changed.wait_for(lambda: not _is_open(known), timeout_s)
         return known.state
 
-    def result(self, task: str) -> FlatResult:
+    def result(self, task: str) -> _ResultT:
         """See ``FlatDevice.result``."""
         known = self._known(task)
         if _is_open(known):
@@ -165,14 +202,14 @@ class LocalDevice:
             self.stop(task)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self, task: _Task, job: FlatJob) -> None:
+    def _work(self, task: _Task[_ResultT], job: _JobT) -> None:
         with self._changed:
             if not _is_open(task):
                 return
             task.state = "running"
         result, reason = None, ""
         try:
-            result = self._run(job, task.stopping)
+            result = self._do(job, task.stopping)
         except Stopped:
             return
         except BackendError as error:
@@ -187,30 +224,7 @@ class LocalDevice:
                 task.state = "failed" if result is None else "completed"
                 self._changed.notify_all()
 
-    def _run(self, job: FlatJob, stopping: Stopping) -> FlatResult:
-        started = time.monotonic()
-        counts = tuple(
-            tuple(self._sampled(pub, point, stopping) for point in range(len(pub.angles)))
-            for pub in job.pubs
-        )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return FlatResult(
-            counts=counts,
-            qpu_seconds=time.monotonic() - started,
-            metadata={
-                "device": self._name,
-                "calibration_id": self._sampler.target()["calibration"]["id"],
-                "peak_memory_bytes": peak,
-            },
-        )
-
-    def _sampled(self, pub: FlatPub, point: int, stopping: Stopping) -> Mapping[str, int]:
-        stopping.check()
-        counts = self._sampler.sample(pub, point, stopping)
-        stopping.check()
-        return counts
-
-    def _known(self, task: str) -> _Task:
+    def _known(self, task: str) -> _Task[_ResultT]:
         known = self._tasks.get(task)
         if known is None:
             raise UnknownTask(f"no task {task!r} was ever started here")
@@ -225,5 +239,67 @@ class LocalDevice:
             del self._tasks[name]
 
 
-def _is_open(task: _Task) -> bool:
+def _is_open(task: _Task[Any]) -> bool:
     return task.state in ("queued", "running")
+
+
+class LocalDevice(LocalTasks[FlatJob, FlatResult]):
+    """A ``FlatDevice`` that runs circuits one after the other, point by point."""
+
+    def __init__(self, sampler: PointSampler, *, most: int = 1) -> None:
+        super().__init__(sampler.name, self._run, refusal=sampler.refusal, most=most)
+        self._sampler = sampler
+
+    def target(self) -> Mapping[str, Any]:
+        """See ``FlatDevice.target``."""
+        return {**self._sampler.target(), "max_concurrent_tasks": self._most}
+
+    def _run(self, job: FlatJob, stopping: Stopping) -> FlatResult:
+        started = time.monotonic()
+        counts = tuple(
+            tuple(self._sampled(pub, point, stopping) for point in range(len(pub.angles)))
+            for pub in job.pubs
+        )
+        return FlatResult(
+            counts=counts,
+            qpu_seconds=time.monotonic() - started,
+            metadata=_facts(self._name, self._sampler.target()),
+        )
+
+    def _sampled(self, pub: FlatPub, point: int, stopping: Stopping) -> Mapping[str, int]:
+        stopping.check()
+        counts = self._sampler.sample(pub, point, stopping)
+        stopping.check()
+        return counts
+
+
+class LocalPayloadDevice(LocalTasks[PlainPayload, PlainResult]):
+    """A ``PayloadDevice`` that runs payloads one after the other."""
+
+    def __init__(self, runner: PayloadRunner, *, most: int = 1) -> None:
+        super().__init__(runner.name, self._run, refusal=runner.refusal, most=most)
+        self._runner = runner
+
+    def target(self) -> Mapping[str, Any]:
+        """See ``PayloadDevice.target``."""
+        return {**self._runner.target(), "max_concurrent_tasks": self._most}
+
+    def _run(self, payload: PlainPayload, stopping: Stopping) -> PlainResult:
+        stopping.check()
+        started = time.monotonic()
+        found = self._runner.run(payload, stopping)
+        stopping.check()
+        return replace(
+            found,
+            qpu_seconds=found.qpu_seconds or time.monotonic() - started,
+            metadata={**_facts(self._name, self._runner.target()), **found.metadata},
+        )
+
+
+def _facts(name: str, target: Mapping[str, Any]) -> dict[str, Any]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "device": name,
+        "calibration_id": target["calibration"]["id"],
+        "peak_memory_bytes": peak,
+    }
