@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NewType, Protocol, runtime_checkable
 
+from backends.analog.device import RydbergDevice
 from backends.errors import (
     AccessDenied,
     BackendError,
@@ -152,6 +153,7 @@ class Target:
     durable: a new backend instance with the same options still knows all its task ids.
     clock_scale: seconds that pass for each QPU-second of ``timing``: 1 for a device, other values
     for a simulated one, 0 for one whose tasks end at once.
+    rydberg: limits of a device of neutral atoms, which takes analog sequences; else None.
     native: the vendor's or Qiskit's own description, for its transpiler.
     sources: where values are from, by dotted name (``"timing.init_s"``), for people.
     """
@@ -178,6 +180,7 @@ class Target:
     quality_windows: tuple[QualityWindow, ...] = ()
     credential_lifetime_s: float | None = None
     clock_scale: float = 1.0
+    rydberg: RydbergDevice | None = None
     native: Any = field(default=None, compare=False, repr=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 

@@ -1,5 +1,6 @@
 """What a backend's ``start`` carries: payloads of any kind, and those of Qiskit's primitives."""
 
+from backends.payloads.analog import AnalogCounts, AnalogItem, AnalogPayload
 from backends.payloads.estimator import EstimatorPayload, FrozenEstimatorPub
 from backends.payloads.kind import Payload, PayloadKind, PayloadLimits
 from backends.payloads.pubs import SEEDS, PubPayload, Values
@@ -17,6 +18,9 @@ __all__ = [
     "MOST_SHOTS",
     "SEEDS",
     "SEED_STRIDE",
+    "AnalogCounts",
+    "AnalogItem",
+    "AnalogPayload",
     "EstimatorPayload",
     "FrozenEstimatorPub",
     "FrozenSamplerPub",

@@ -8,6 +8,7 @@ from typing import Any, cast
 from backends.circuits import is_panic
 from backends.errors import PayloadRejected
 from backends.frames import unpack
+from backends.payloads.analog import ANALOG
 from backends.payloads.estimator import ESTIMATOR
 from backends.payloads.kind import Payload, PayloadKind, PayloadLimits
 from backends.payloads.sampler import SAMPLER
@@ -29,7 +30,7 @@ _MEMBERS = (
 )
 
 
-_OWN: dict[str, PayloadKind] = {kind.name: kind for kind in (SAMPLER, ESTIMATOR)}
+_OWN: dict[str, PayloadKind] = {kind.name: kind for kind in (SAMPLER, ESTIMATOR, ANALOG)}
 
 
 def kind_names() -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from backends.testing.cases import (
     smallest_sample,
 )
 from backends.testing.physics import ESTIMATOR_CHECKS, SAMPLER_CHECKS, Trial
+from backends.testing.rydberg import ANALOG_CHECKS, lengthy_sequences, smallest_sequence
 
 __all__ = ["GROUP", "PayloadCases", "cases_of", "checks"]
 
@@ -46,6 +47,9 @@ _OWN = {
     ),
     "estimator": PayloadCases(
         smallest=smallest_estimate, lengthy=lengthy_estimates, checks=ESTIMATOR_CHECKS
+    ),
+    "analog": PayloadCases(
+        smallest=smallest_sequence, lengthy=lengthy_sequences, checks=ANALOG_CHECKS
     ),
 }
 

@@ -1,0 +1,1 @@
+"""Neutral atoms driven by analog pulses: devices, sequences, and how they evolve."""
