@@ -1,5 +1,8 @@
 """The public names of hpcqc, each with its home, for type checkers and for ``__init__.py``."""
 
+from backends.analog.builder import RydbergPulse as RydbergPulse
+from backends.analog.builder import rydberg_sequence as rydberg_sequence
+from backends.analog.waveforms import Waveform as Waveform
 from backends.api import BackendError as BackendError
 from backends.api import CalibrationChanged as CalibrationChanged
 from backends.api import InsufficientMemory as InsufficientMemory
@@ -10,6 +13,7 @@ from backends.api import TaskCancelled as TaskCancelled
 from backends.api import TaskFailed as TaskFailed
 from backends.child.installation import InstallationFailed as InstallationFailed
 from backends.child.managed import ManagedEnvironment as ManagedEnvironment
+from backends.payloads.analog import AnalogCounts as AnalogCounts
 from orchestrator.accounting.join import Accounting as Accounting
 from orchestrator.accounting.join import AccountingRow as AccountingRow
 from orchestrator.accounting.join import Difference as Difference
@@ -17,6 +21,7 @@ from orchestrator.accounting.join import DifferenceKind as DifferenceKind
 from orchestrator.accounting.periods import PeriodError as PeriodError
 from orchestrator.agent.deployments import FlowRunView as FlowRunView
 from orchestrator.agent.folder import AgentError as AgentError
+from orchestrator.analog import AnalogSampler as AnalogSampler
 from orchestrator.application.accounting import accounting as accounting
 from orchestrator.application.agent import Deployed as Deployed
 from orchestrator.application.agent import deploy as deploy

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qiskit.primitives import (
     BaseEstimatorV2,
@@ -44,7 +44,10 @@ from orchestrator.resources import Resources, resources
 from orchestrator.transpile import Transpiled, Transpiler
 from orchestrator.wording import visible
 
-__all__ = ["Estimator", "Qpu", "QpuJob", "Sampler", "open_qpu"]
+if TYPE_CHECKING:
+    from orchestrator.analog import AnalogSampler
+
+__all__ = ["Estimator", "Primitive", "Qpu", "QpuJob", "Sampler", "open_qpu"]
 
 _ResultT = TypeVar("_ResultT")
 
@@ -120,6 +123,23 @@ class Qpu:
             An estimator for this QPU.
         """
         return Estimator(self, default_precision=precision, seed=seed, reuse=reuse)
+
+    def analog_sampler(
+        self, *, default_shots: int = 100, seed: int | None = None, reuse: bool = False
+    ) -> AnalogSampler:
+        """Return a sampler of analog sequences on this QPU, which must be of neutral atoms.
+
+        Args:
+            default_shots: shots of a sequence for which ``run`` states no number.
+            seed: for simulators; equal seeds give equal counts.
+            reuse: take an equal job's result, if there is one, at no cost; see `Sampler`.
+
+        Returns:
+            A sampler for this QPU.
+        """
+        from orchestrator.analog import AnalogSampler
+
+        return AnalogSampler(self, default_shots=default_shots, seed=seed, reuse=reuse)
 
     def run(self, payload: Payload, *, reuse: bool = False) -> QpuJob[Any]:
         """Submit a payload of any kind that the QPU takes, as it is, as one quantum job.
@@ -432,8 +452,8 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
         return self._client.submit(self._request, payload)
 
 
-class _Primitive:
-    """What a sampler and an estimator share: the QPU and the options of their jobs."""
+class Primitive:
+    """What samplers and estimators share: the QPU and the options of their jobs."""
 
     def __init__(self, qpu: Qpu | str | None, **options: Any) -> None:
         self._chosen, self._options = qpu, options
@@ -452,7 +472,7 @@ class _Primitive:
         return opened
 
 
-class Sampler(_Primitive, BaseSamplerV2):
+class Sampler(Primitive, BaseSamplerV2):
     """Samples circuits on a QPU of the site. Same contract as Qiskit's ``BaseSamplerV2``."""
 
     def __init__(
@@ -501,7 +521,7 @@ class Sampler(_Primitive, BaseSamplerV2):
         return QpuJob(self.qpu, partial(_prepare_sampler, payload), **self._options)
 
 
-class Estimator(_Primitive, BaseEstimatorV2):
+class Estimator(Primitive, BaseEstimatorV2):
     """Estimates observables on a QPU of the site. Same contract as Qiskit's ``BaseEstimatorV2``.
 
     Where the QPU returns only counts, observables are measured basis by basis, with the shots
