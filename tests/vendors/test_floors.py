@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -9,10 +10,15 @@ import pytest
 from qiskit import QuantumCircuit
 
 from backends import registry
+from backends.analog.builder import RydbergPulse, rydberg_sequence
+from backends.analog.devices import shipped_device
+from backends.analog.waveforms import Waveform
+from backends.api import TaskState, Waitable
 from backends.child import installation
 from backends.child.environment import Environment
 from backends.child.installation import InstallationFailed, install
 from backends.child.managed import managed_interpreter
+from backends.payloads import AnalogPayload
 from backends.registry import packages_of
 from tests.flat_devices import sampled
 
@@ -23,9 +29,8 @@ def at_floor(requirement: str) -> str:
     return re.sub(r">=([^,]+).*", r"~=\1.0", requirement)
 
 
-@pytest.mark.parametrize("backend", ["qdmi", "braket"])
-@pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "newest"])
-def test_a_bell_circuit_runs(tmp_path, monkeypatch, backend, oldest) -> None:
+def installed(tmp_path, monkeypatch, backend, oldest):
+    """Return a backend in an environment made for it."""
     packages = packages_of(backend)
     if oldest:
         floors = tuple(map(at_floor, packages.requirements))
@@ -38,7 +43,13 @@ def test_a_bell_circuit_runs(tmp_path, monkeypatch, backend, oldest) -> None:
             pytest.skip(str(error))
         raise
     where = Environment(interpreter=str(managed_interpreter(tmp_path / "environments", backend)))
-    qpu = registry.create(backend, {}, state_dir=tmp_path, environment=where)
+    return registry.create(backend, {}, state_dir=tmp_path, environment=where)
+
+
+@pytest.mark.parametrize("backend", ["qdmi", "braket"])
+@pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "newest"])
+def test_a_bell_circuit_runs(tmp_path, monkeypatch, backend, oldest) -> None:
+    qpu = installed(tmp_path, monkeypatch, backend, oldest)
     bell = QuantumCircuit(2)
     bell.h(0)
     bell.cx(0, 1)
@@ -46,3 +57,18 @@ def test_a_bell_circuit_runs(tmp_path, monkeypatch, backend, oldest) -> None:
     counts = sampled(qpu, [bell], shots=100)[0].data.meas.get_counts()
     qpu.close()
     assert set(counts) == {"00", "11"}
+
+
+@pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "newest"])
+def test_a_pulse_of_pi_runs(tmp_path, monkeypatch, oldest) -> None:
+    qpu = installed(tmp_path, monkeypatch, "pasqal", oldest)
+    pulse = RydbergPulse(
+        amplitude=Waveform.constant(1000, math.pi), detuning=Waveform.constant(1000, 0.0)
+    )
+    sequence = rydberg_sequence([(0, 0)], [pulse], shipped_device("analog"))
+    task = qpu.start(qpu.acquire(), AnalogPayload.coerce([sequence], shots=100), "pi")
+    assert isinstance(qpu, Waitable)
+    assert qpu.wait(task, 60.0) is TaskState.COMPLETED
+    (counts,) = qpu.result(task).native
+    qpu.close()
+    assert counts.counts.get("1", 0) > 90
