@@ -35,9 +35,10 @@ from backends.payloads import (
 from backends.payloads.circuit_checks import check_pubs
 from backends.sampling import lower
 from backends.validate import check_fits
-from orchestrator.broker.client.protocol import AllocationEnded, BrokerClient
+from orchestrator.broker.client.protocol import AllocationEnded, BrokerClient, WalltimeTooShort
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
-from orchestrator.broker.core.views import JobState, JobView
+from orchestrator.broker.core.prediction import least_task_seconds
+from orchestrator.broker.core.views import JobState, JobView, QpuTaskState
 from orchestrator.compute.remote_call import stage_context, yield_worker_slot
 from orchestrator.identity import CallStage, JobId
 from orchestrator.resources import Resources, resources
@@ -57,8 +58,11 @@ _LONGEST_NAME = 200  # of a flow, in a request
 _SAMPLED_PRECISION = 0.015625
 # A QPU that is calibrated anew so often while one call waits is not waited for any longer.
 _MOST_TRANSPILATIONS = 10
-# So many Slurm jobs take the place of one that ended under a call, until something must be wrong.
+# So many Slurm jobs in a row take the place of one that ended under a call without a completed task,
+# until something must be wrong.
 _MOST_ALLOCATIONS = 3
+# A task that had this share of what a Slurm job gives, and was stopped, does not fit into one.
+_WHOLE_ALLOCATION = 0.9
 _STATUS = {
     JobState.QUEUED: JobStatus.QUEUED,
     JobState.RUNNING: JobStatus.RUNNING,
@@ -254,6 +258,67 @@ class Qpu:
         """
         return self._resources.next_slurm_job(self.name, ended)
 
+    def check_fits_walltime(self, payload: Payload) -> None:
+        """Refuse a payload of which not even the smallest task fits into a Slurm job of hpcqc's.
+
+        Args:
+            payload: what is to be submitted.
+
+        Raises:
+            WalltimeTooShort: the QPU's timing model says that a task takes longer.
+        """
+        access, target = self._resources.run.site.qpu(self.name).slurm, self.target
+        if access is None or target.timing is None:
+            return
+        least_s = target.clock_scale * least_task_seconds(
+            payload.shapes,
+            payload.num_qubits,
+            seeded=payload.seed is not None,
+            max_shots=target.max_shots,
+            timing=target.timing,
+        )
+        # The user's own job may be longer.
+        if least_s <= access.usable_s or not self._resources.submits_qpu_job(self.name):
+            return
+        raise WalltimeTooShort(
+            f"a task of this quantum job takes {least_s:.3g} s on QPU {self.name!r}, and a Slurm job "
+            f"that holds the QPU gives {access.usable_s:.3g} s of its walltime to tasks; "
+            f"{self._remedy}"
+        )
+
+    def check_stopped(self, view: JobView) -> None:
+        """Refuse to go on with a job whose task was stopped after all that a Slurm job gives.
+
+        Args:
+            view: of a job whose Slurm job ended; hpcqc had submitted it.
+
+        Raises:
+            WalltimeTooShort: the next Slurm job would not be long enough either.
+        """
+        access = self._resources.run.site.qpu(self.name).slurm
+        stopped = [one for one in view.tasks if one.state is QpuTaskState.CANCELLED]
+        if access is None or not stopped:
+            return
+        last = stopped[-1]
+        if last.started_at is None or last.ended_at is None or last.slurm_job != view.slurm_job:
+            return
+        ran_s = (last.ended_at - last.started_at).total_seconds()
+        if ran_s < _WHOLE_ALLOCATION * access.usable_s:
+            return
+        if not self._resources.submits_qpu_job(self.name):
+            return
+        raise WalltimeTooShort(
+            f"a task of quantum job {view.id} ran for {ran_s:.3g} s on QPU {self.name!r} and was "
+            f"stopped at the end of Slurm job {view.slurm_job}, which gives {access.usable_s:.3g} s of "
+            f"its walltime to tasks; {self._remedy}"
+        )
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"give a longer walltime in [qpu.{self.name}.slurm], or fewer shots or circuits in a call"
+        )
+
     def serves(self, stage: str | None) -> bool:
         """Whether it was opened for this stage, and what it was opened with is still open.
 
@@ -325,7 +390,8 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
 
     If its QPU is calibrated anew before it begins, the next request for its state or result
     transpiles it again and submits it as another job. If the Slurm job ends that hpcqc submitted to
-    hold the QPU, the next request for its result lets it go on under another one.
+    hold the QPU, the next request for its result lets it go on under another one, as often as a
+    task of it completed since.
     """
 
     def __init__(
@@ -341,6 +407,7 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
         self._lock = threading.Lock()
         self._attempts_left = _MOST_TRANSPILATIONS
         self._allocations_left = _MOST_ALLOCATIONS
+        self._completed = 0  # tasks, when the job went on last
         self._request: JobRequest | None = None
         self._digest = ""
         self._result: _ResultT | None = None
@@ -411,11 +478,18 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
     def _go_on(self, job: JobId, error: AllocationEnded) -> None:
         """Submit a job again under the next Slurm job that holds the QPU, or raise the error."""
         with self._lock:
-            if self._job != job or self._client.view(job).state is not JobState.FAILED:
+            view = self._client.view(job)
+            if self._job != job or view.state is not JobState.FAILED:
                 return
             ended = None if self._request is None else self._request.slurm_job
-            if self._request is None or ended is None or not self._allocations_left:
+            if self._request is None or ended is None:
                 raise error
+            completed = sum(task.state is QpuTaskState.COMPLETED for task in view.tasks)
+            if completed > self._completed:
+                self._completed, self._allocations_left = completed, _MOST_ALLOCATIONS
+            if not self._allocations_left:
+                raise error
+            self._qpu.check_stopped(view)
             self._allocations_left -= 1
             slurm_job = self._qpu.next_slurm_job(ended)
             if slurm_job is None:
@@ -444,6 +518,7 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
 
     def _submit(self) -> JobId:
         payload = self._prepare(self._qpu)
+        self._qpu.check_fits_walltime(payload)
         if self._request is None or payload.digest != self._digest:
             self._request = self._qpu.request(payload, **self._options)
             self._digest = payload.digest

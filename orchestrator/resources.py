@@ -33,6 +33,7 @@ from orchestrator.couplings.placement import (
 from orchestrator.identity import Occurrences, Scope, lock_file_name
 from orchestrator.runs import Run
 from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.errors import SlurmUnavailable
 from orchestrator.slurm.options import worker_options
 from orchestrator.slurm.qpu_grants import SlurmAllocations
 from orchestrator.slurm.qpu_jobs import QpuJobs, access_resources
@@ -218,6 +219,16 @@ class Resources:
         if self.run.coupling == "exclusive":  # it may be another one since the last quantum stage
             self._use_nodes_job(qpu)
         return self.qpu_jobs().current(settings)
+
+    def submits_qpu_job(self, qpu: str) -> bool:
+        """Whether hpcqc submits the Slurm jobs that hold a QPU; False if Slurm does not say."""
+        settings = self.run.site.qpu(qpu)
+        if settings.slurm is None or self.run.coupling == "exclusive":
+            return False
+        try:
+            return not self.qpu_jobs().is_inside(settings)
+        except SlurmUnavailable:
+            return False
 
     def next_slurm_job(self, qpu: str, ended: int) -> int | None:
         """Return the Slurm job under which quantum jobs go on whose Slurm job has ended.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -119,6 +120,18 @@ class SlurmAccess(ConfigTable):
         """
         asked = (("gres", self.gres), ("license", self.license))
         return tuple(f"{kind}/{_without_count(text)}" for kind, text in asked if text is not None)
+
+    @property
+    def usable_s(self) -> float:
+        """Seconds that a job of this walltime gives to quantum tasks; nothing runs after that.
+
+        Slurm counts whole minutes, and the broker ends a grant two checks before the walltime.
+
+        >>> SlurmAccess(gres="qpu:1", walltime="90 s").usable_s
+        110.0
+        """
+        minutes = math.ceil(self.walltime / timedelta(minutes=1))
+        return max(0.0, 60.0 * minutes - 2 * self.check_s)
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:

@@ -187,6 +187,11 @@ class QpuJobs:
             self._slurm.cancel({slurm_job}, patient=False)
             self._left.discard(slurm_job)
 
+    def is_inside(self, settings: QpuSettings) -> bool:
+        """Whether the job that this process is in holds a QPU. Raises ``SlurmUnavailable``."""
+        here = this_job()
+        return here is not None and self._has(here.id, _access(settings))
+
     def use(self, qpu: str, slurm_job: int) -> None:
         """Let quantum jobs go under a job of the coupling's own that holds the QPU.
 
@@ -241,7 +246,7 @@ class QpuJobs:
     def _acquire(self, holding: _Holding, settings: QpuSettings) -> None:
         self._release(holding)
         here = this_job()
-        if here is not None and self._has(here.id, _access(settings)):
+        if here is not None and self.is_inside(settings):
             holding.job = here.id
             return
         close_to_others(self._folder)

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backends.api import Usage
+from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.explain import explain
 from orchestrator.broker.core.grants import Grant
@@ -350,3 +351,33 @@ def test_only_confirmed_work_is_planned_and_a_replay_agrees(taken, most, coalesc
             assert lease is None or lease.opened.grant != ended
     again = replay(recorded)
     assert (again.jobs, again.tasks, again.grants) == (state.jobs, state.tasks, state.grants)
+
+
+@given(
+    shots=st.lists(st.integers(1, 100_000), min_size=1, max_size=3),
+    points=st.integers(1, 20),
+    allocation_s=st.floats(2.0, 600.0),
+    start_s=st.floats(0.0, 0.9),
+    slice_s=st.one_of(st.none(), st.floats(1.0, 100.0)),
+)
+@example(shots=[100_000], points=20, allocation_s=60.0, start_s=10.0, slice_s=None)
+def test_tasks_are_cut_to_fit_into_a_slurm_job(
+    shots, points, allocation_s, start_s, slice_s
+) -> None:
+    state = BrokerState()
+    rules = QpuRules(
+        limits=TaskLimits(max_concurrent_tasks=None),
+        timing=TimingModel(init_s=start_s, shot_s=1e-3),
+        slice_s=slice_s,
+        allocation_s=allocation_s,
+    )
+    state.configure("q", rules)
+    state.handle(ev.GrantConfirmed(**ADA), at(0))
+    sizes = [(points, count) for count in shots]
+    asked = replace(submitted(5, sizes), slurm_job=7, user="ada", seed=None)
+    outcome = state.handle(asked, at(1))
+    tasks = [event for event in outcome.events if isinstance(event, ev.TaskPlanned)]
+    assert sum(part.points * part.shots for task in tasks for part in task.parts) == points * sum(
+        shots
+    )
+    assert all(task.predicted_s <= allocation_s * (1 + 1e-6) for task in tasks)

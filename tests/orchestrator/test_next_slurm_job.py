@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from qiskit import QuantumCircuit
@@ -12,15 +16,20 @@ from backends import registry
 from backends.fake import FakeBackend, read_script
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
-from orchestrator.broker.client.protocol import AllocationEnded
+from backends.timing import TimingModel
+from orchestrator.broker.client.protocol import AllocationEnded, WalltimeTooShort
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.runtime.grant_watch import GrantState
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.resources import Resources
 from orchestrator.runs import Run
+from orchestrator.slurm.qpu_jobs import QpuJobs
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
+
+
+ACCESS = SlurmAccess(gres="qpu:1", check_s=0.05)
 
 
 class Granting:
@@ -63,14 +72,28 @@ def device(
     granting: Granting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[FakeBackend]:
     """The QPU of an active run, which a Slurm job grants; its first task never ends."""
-    qpu = FakeBackend(read_script({"stuck": [1]}), state_dir=tmp_path)
+    yield from opened({"stuck": [1]}, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def halting(
+    granting: Granting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeBackend]:
+    """As `device`; it takes one circuit at a time, and of its tasks every other one never ends."""
+    script = {"stuck": list(range(2, 20, 2)), "max_circuits": 1}
+    yield from opened(script, tmp_path, monkeypatch)
+
+
+def opened(
+    script: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeBackend]:
+    qpu = FakeBackend(read_script(script), state_dir=tmp_path)
     monkeypatch.setattr(registry, "create", lambda *_, **__: qpu)
-    access = SlurmAccess(gres="qpu:1", check_s=0.05)
     site = Site(
         name="test",
         default_qpu="q",
         default_compute="local",
-        qpus={"q": QpuSettings(name="q", backend="fake", slurm=access)},
+        qpus={"q": QpuSettings(name="q", backend="fake", slurm=ACCESS)},
         computes={"local": ComputeSettings(name="local", workers=1)},
         state_dir=tmp_path,
         source="test",
@@ -81,10 +104,10 @@ def device(
     runs.activate(None)
 
 
-def sampled(shots: int):
+def sampled(shots: int, circuits: int = 1):
     circuit = QuantumCircuit(1)
     circuit.measure_all()
-    return Sampler(open_qpu(), seed=1).run([circuit], shots=shots)
+    return Sampler(open_qpu(), seed=1).run([circuit] * circuits, shots=shots)
 
 
 def test_a_task_that_was_stopped_runs_again_under_the_next_slurm_job(device, granting) -> None:
@@ -112,3 +135,50 @@ def test_jobs_that_never_hold_the_qpu_are_not_submitted_for_ever(device, grantin
         sampled(10).result(PATIENCE_S)
     assert granting.asked == [1, 2, 3]
     assert device.starts == {}
+
+
+def test_a_call_of_many_tasks_goes_on_as_long_as_some_complete(halting, granting) -> None:
+    circuits = 6
+    job = sampled(10, circuits)
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(job.result, PATIENCE_S)
+        for ended in range(1, circuits):
+            until(lambda most=2 * ended: len(halting.starts) == most or result.done())
+            granting.first = ended + 1
+        found = result.result(PATIENCE_S)
+    assert [pub.data.meas.num_shots for pub in found] == [10] * circuits
+    assert granting.asked == list(range(1, circuits))
+    states = [task.state for task in job.view().tasks]
+    assert (states.count("completed"), states.count("cancelled")) == (circuits, circuits - 1)
+    assert set(halting.starts.values()) == {1}
+
+
+def test_a_task_that_had_a_whole_slurm_job_is_not_started_in_the_next(device, granting) -> None:
+    granting.mine = False
+    job = sampled(10)
+    until(lambda: device.starts)
+    granting.first = 2
+    with pytest.raises(AllocationEnded):
+        job.result(PATIENCE_S)
+    view, qpu = job.view(), open_qpu()
+    (task,) = view.tasks
+    usable = timedelta(seconds=ACCESS.usable_s)
+    qpu.check_stopped(replace(view, tasks=(replace(task, started_at=task.ended_at - usable / 2),)))
+    whole = replace(view, tasks=(replace(task, started_at=task.ended_at - usable),))
+    with pytest.raises(WalltimeTooShort, match=naming("[qpu.q.slurm]")):
+        qpu.check_stopped(whole)
+    assert not WalltimeTooShort.retryable
+
+
+def test_a_task_that_no_slurm_job_is_long_enough_for_is_refused_before(
+    device, granting, monkeypatch
+) -> None:
+    target = replace(device.target(), timing=TimingModel(init_s=2 * ACCESS.usable_s))
+    monkeypatch.setattr(device, "target", lambda: target)
+    with pytest.raises(WalltimeTooShort, match=naming("[qpu.q.slurm]")):
+        sampled(10)
+    assert device.starts == {}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")  # of the user's own, which may be longer
+    monkeypatch.setattr(QpuJobs, "is_inside", lambda *_: True)  # the user's own may be longer
+    sampled(10)
+    until(lambda: device.starts)

@@ -145,6 +145,57 @@ def test_a_run_holds_the_qpu_while_its_quantum_stage_runs(slurm, tmp_path) -> No
     assert "node=1" in tres.split(",")
 
 
+LONG_FLOW = FLOW.replace(".run([circuit], shots=100)", ".run([circuit] * 6, shots=100)")
+
+
+def test_a_stage_longer_than_its_qpu_jobs_goes_on_until_it_is_done(slurm, tmp_path) -> None:
+    """Each Slurm job ends after one task or two; what had completed is not started again."""
+    (tmp_path / "demo.py").write_text(LONG_FLOW)
+    (tmp_path / "site.toml").write_text(
+        '[qpu.q]\nbackend = "fake"\nrun_s = 1.0\nmax_circuits = 1\n'
+        '[qpu.q.slurm]\ngres = "qpu:1"\npartition = "quantum"\ncheck_s = 0.5\n'
+    )
+    environment = {**slurm.environment, "HPCQC_STATE_DIR": str(tmp_path / "state")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "run", "demo.py", "--site", "site.toml"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        ended: list[int] = []
+
+        def completed() -> int:
+            found = (tmp_path / "hpcqc-runs").glob("*/run.json")
+            return sum(
+                task["state"] == "completed"
+                for record in found
+                for job in json.loads(record.read_text())["jobs"]
+                for task in job["tasks"]
+            )
+
+        def current() -> int | None:
+            mine = [line.split() for line in slurm.queue() if "-qpu-q" in line]
+            fresh = [int(one[0]) for one in mine if "RUNNING" in one and int(one[0]) not in ended]
+            return fresh[0] if fresh else None
+
+        for _ in range(5):
+            until(lambda: current() or running.poll() is not None)
+            job = current()
+            if job is None:
+                break
+            before = completed()
+            until(lambda most=before: completed() > most or running.poll() is not None)
+            ended.append(job)
+            slurm.run(["scancel", str(job)])
+        assert running.wait(PATIENCE_S) == 0, running.stderr.read() if running.stderr else ""
+    assert len(ended) == 5
+    (record,) = (tmp_path / "hpcqc-runs").glob("*/run.json")
+    (job,) = json.loads(record.read_text())["jobs"]
+    assert [task["starts"] for task in job["tasks"] if task["state"] == "completed"] == [1] * 6
+
+
 def test_two_runs_take_turns_and_stages_of_one_share(slurm, tmp_path, closing) -> None:
     first, second = jobs_of(tmp_path, "one"), jobs_of(tmp_path, "two")
     closing += [first, second]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from backends.payloads import Payload
     from orchestrator.broker.core.explain import Explanation
 
-__all__ = ["AllocationEnded", "BrokerClient", "JobUncertain", "job_error"]
+__all__ = ["AllocationEnded", "BrokerClient", "JobUncertain", "WalltimeTooShort", "job_error"]
 
 
 class JobUncertain(BackendError):
@@ -28,6 +28,12 @@ class AllocationEnded(BackendError):
     """The Slurm job that held the QPU for a job ended, or does not hold it; the work was stopped."""
 
     retryable: ClassVar[bool] = True
+
+
+class WalltimeTooShort(BackendError):
+    """A quantum task takes longer than any Slurm job that hpcqc submits holds the QPU for it."""
+
+    retryable: ClassVar[bool] = False
 
 
 def job_error(view: JobView) -> Exception:

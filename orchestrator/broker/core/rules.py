@@ -126,6 +126,7 @@ class QpuRules:
     timing: TimingModel | None = None
     metering: Metering = field(default_factory=Metering)
     slice_s: float | None = None  # QPU-seconds; longer work is cut, so that others go in between
+    allocation_s: float | None = None  # QPU-seconds in a Slurm job that holds it, None for no bound
     rate: Rate | None = None  # None is no limit
     leases: LeaseBounds | None = field(default_factory=LeaseBounds)  # None grants none
     clock_scale: float = 1.0  # seconds on the clock for each QPU-second

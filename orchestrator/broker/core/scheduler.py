@@ -28,6 +28,8 @@ Decision = ev.LeaseClosed | ev.LeaseOpened | ev.TaskPlanned
 _BACKFILL_DEPTH = 1000
 # A slice works at least so many times as long as it takes to start, so little is lost by it.
 _SLICE_OVER_START = 10
+# A Slurm job that holds the QPU has time for so many tasks, so one that is stopped at its end loses little.
+_TASKS_IN_ALLOCATION = 4
 # A job of more tasks than this is not planned through; the rest is taken to be like the first.
 _MOST_PLANNED = 500
 _NAMED = 5
@@ -223,9 +225,16 @@ def _sliced(piece: ev.Part, job: ev.JobSubmitted, rules: QpuRules, accuracy: Acc
 
 def _slice_s(rules: QpuRules, num_qubits: int) -> float | None:
     """Return how long the work of one task may take, None without a bound."""
-    if rules.slice_s is None or rules.timing is None:
+    if rules.timing is None:
         return None
-    return max(rules.slice_s, _SLICE_OVER_START * _start_s(rules, num_qubits))
+    start_s = _start_s(rules, num_qubits)
+    least_s, bounds = _SLICE_OVER_START * start_s, []
+    if rules.slice_s is not None:
+        bounds.append(max(rules.slice_s, least_s))
+    if rules.allocation_s is not None and rules.allocation_s > 2 * start_s:
+        longest_s = max(rules.allocation_s / _TASKS_IN_ALLOCATION, least_s)
+        bounds.append(min(longest_s, rules.allocation_s - start_s))
+    return min(bounds, default=None)
 
 
 def _start_s(rules: QpuRules, num_qubits: int) -> float:

@@ -71,6 +71,9 @@ def qpu_rules(
         timing=target.timing,
         metering=target.metering,
         slice_s=schedule.slice_s or None,
+        allocation_s=settings.slurm.usable_s / target.clock_scale
+        if settings.slurm is not None and target.clock_scale
+        else None,
         rate=schedule.rate,
         leases=schedule.lease,
         clock_scale=target.clock_scale,
