@@ -365,6 +365,13 @@ def _submit(
         try:
             id_ = slurm.submit(script)
         except SlurmRefused as error:
+            if error.passes:
+                raise SlurmRefused(
+                    f"Slurm takes no driver job now: {error}. Submit the run again once earlier jobs "
+                    "have ended",
+                    words=error.words,
+                    passes=True,
+                ) from error
             raise _never_runs(str(error), error.words) from error
     else:
         id_ = found.id

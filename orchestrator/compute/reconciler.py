@@ -27,6 +27,7 @@ from orchestrator.compute.reconciliation import (
 from orchestrator.compute.worker_jobs import Allocation, JobFolder
 from orchestrator.identity import WorkerName
 from orchestrator.slurm.errors import (
+    LONGEST_REFUSAL_S,
     JobScriptError,
     SlurmRefused,
     SlurmUnavailable,
@@ -80,6 +81,7 @@ class Reconciler:
     _closing: bool = False
     _notice: str = ""
     _refusal: str = ""  # why Slurm takes no further job at present
+    _refused_s: dict[str, float] = field(default_factory=dict)  # since when, by pool
     _waiting_s: float | None = None
     _doubtful: dict[str, tuple[str, int, float]] = field(default_factory=dict)
     _thread: threading.Thread | None = None
@@ -295,7 +297,11 @@ class Reconciler:
             self._spare[wanted.purpose] = number
             if isinstance(error, SlurmRefused) and error.passes:
                 self._refusal = f"{error}; hpcqc tries again"
-                return
+                now_s = time.monotonic()
+                since_s = self._refused_s.setdefault(action.pool, now_s)
+                if now_s - since_s < LONGEST_REFUSAL_S:
+                    return
+            self._refused_s.pop(action.pool, None)
             self._fail(action.pool, ComputeError(f"a worker job cannot be submitted: {error}"))
             return
         except SlurmUnavailable as error:
@@ -304,6 +310,7 @@ class Reconciler:
             else:
                 self._spare[wanted.purpose] = number
             raise
+        self._refused_s.pop(action.pool, None)
         # Known first: a job whose record cannot be written is to be cancelled in the end, too.
         self._add(
             WorkerJob(

@@ -76,8 +76,8 @@ _DOUBTFUL = re.compile(
     re.IGNORECASE,
 )
 _STARTS = re.compile(r"Job [0-9]+ to start at (\S+) using", re.IGNORECASE)
-# As in QOSMaxSubmitJobPerUserLimit; the user's other jobs count, too.
-_TOO_MANY = re.compile(r"MaxSubmitJob")
+# As in QOSMaxSubmitJobPerUserLimit; other jobs count, too.
+_TOO_MANY = re.compile(r"(Max|Grp)SubmitJob")
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 _CHANGED_MEANWHILE = re.compile(

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection
+from typing import Final
 
-__all__ = ["JobScriptError", "SlurmRefused", "SlurmUnavailable", "left_behind"]
+__all__ = [
+    "LONGEST_REFUSAL_S",
+    "JobScriptError",
+    "SlurmRefused",
+    "SlurmUnavailable",
+    "left_behind",
+]
+
+# So long a job is submitted again that Slurm refuses for the number of the user's jobs alone: they may
+# end, or may be ones that wait for this one.
+LONGEST_REFUSAL_S: Final = 3600.0
 
 
 class JobScriptError(ValueError):

@@ -117,6 +117,14 @@ def test_a_limit_on_the_number_of_jobs_is_waited_for_and_said_once(room) -> None
     assert "too many jobs" in room.notices[0]
 
 
+def test_a_limit_on_the_number_of_jobs_is_not_waited_for_for_ever(room, monkeypatch) -> None:
+    monkeypatch.setattr("orchestrator.compute.reconciler.LONGEST_REFUSAL_S", 0.0)
+    room.slurm.faults["submit"] = [SlurmRefused("too many jobs", passes=True) for _ in range(9)]
+    room.want(1)
+    until(lambda: "shared" in room.failed)
+    assert room.slurm.tries == 1
+
+
 def test_a_script_that_cannot_be_written_is_said_and_the_thread_goes_on(tmp_path) -> None:
     room = Room(tmp_path / "r", extra=["--wrap=true"])
     room.want(1)
