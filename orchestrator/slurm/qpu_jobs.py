@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shlex
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from orchestrator.config.private import close_to_others
 from orchestrator.config.site import QpuSettings
@@ -18,7 +20,12 @@ from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.identity import slurm_job_name
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.environment import this_job
-from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable, left_behind
+from orchestrator.slurm.errors import (
+    LONGEST_REFUSAL_S,
+    SlurmRefused,
+    SlurmUnavailable,
+    left_behind,
+)
 from orchestrator.slurm.explain import explain_reason, impossible
 from orchestrator.slurm.owner import owner_of
 from orchestrator.slurm.qpu_grants import lacks
@@ -34,6 +41,7 @@ _ABANDONED_S = 180
 # The time of the file of a job that is to end at once.
 _RELEASED_S = 0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+_LONGEST_REFUSED_PAUSE_S = 30.0
 
 
 def access_resources(settings: QpuSettings) -> JobResources:
@@ -72,13 +80,15 @@ class _Holding:
     users: int = 0
     job: int | None = None
     alive: Path | None = None  # file of a job that this process submitted or took over
+    use: IO[str] | None = None  # the same file, open and locked as long as this process uses the job
     is_coupled: bool = False  # the job is the coupling's, which ends it
 
 
 class QpuJobs:
     """The Slurm jobs of a run that hold QPUs; calls may come from any thread.
 
-    Concurrent stages share one job for each QPU. Inside a job that already holds the QPU nothing
+    Concurrent stages share one job for each QPU, and so do workers that use it in functions of their
+    own: the last process to leave it cancels it. Inside a job that already holds the QPU nothing
     is submitted. A job that outlives its run ends by itself after three minutes, where its node
     sees the run's folder, and at its walltime otherwise.
 
@@ -107,6 +117,7 @@ class QpuJobs:
         self._doubtful: set[str] = set()  # tags of submissions that had no answer
         self._left: set[int] = set()  # jobs that Slurm has not cancelled yet
         self._useless: set[int] = set()  # jobs that ceased to hold their QPU
+        self._released: set[Path] = set()  # files of jobs that are to end
 
     @contextmanager
     def hold(self, settings: QpuSettings) -> Iterator[int | None]:
@@ -251,21 +262,26 @@ class QpuJobs:
             return
         close_to_others(self._folder)
         mine = self._earlier(settings)
-        number, job = (self._next_number(), None) if mine is None else mine
-        name = f"{_PURPOSE}-{number}"
-        holding.alive = self._folder / f"{name}.alive"
-        holding.alive.touch(0o600)
+        if mine is None:
+            number, job = self._next_number(), None
+            use = _opened(self._alive(number))
+        else:
+            number, job, use = mine
+        holding.alive, holding.use = self._alive(number), use
         try:
             if job is None:
                 job = self._submit(settings, number)
                 record = {"qpu": settings.name, "slurm_job": job}
-                (self._folder / f"{name}.json").write_text(json.dumps(record))
+                (self._folder / f"{_PURPOSE}-{number}.json").write_text(json.dumps(record))
             holding.job = job
             self._begin_beat()
             self._wait(job, settings)
         except BaseException:
             self._release(holding)
             raise
+
+    def _alive(self, number: int) -> Path:
+        return self._folder / f"{_PURPOSE}-{number}.alive"
 
     def _submit(self, settings: QpuSettings, number: int) -> int:
         resources = access_resources(settings)
@@ -274,23 +290,48 @@ class QpuJobs:
             raise never_granted(settings, "; ".join(reasons))
         name = f"{_PURPOSE}-{number}"
         tag = str(self._owner.tag(_PURPOSE, number))
-        try:
-            return self._slurm.submit(
-                JobScript(
-                    name=slurm_job_name(self._run, f"{_PURPOSE}-{settings.name}"),
-                    tag=tag,
-                    resources=resources,
-                    body=_body(self._folder / f"{name}.alive"),
-                    directory=self._folder,
-                    output=self._folder / f"{name}.out",
-                )
+        script = JobScript(
+            name=slurm_job_name(self._run, f"{_PURPOSE}-{settings.name}"),
+            tag=tag,
+            resources=resources,
+            body=_body(self._alive(number)),
+            directory=self._folder,
+            output=self._folder / f"{name}.out",
+        )
+        pause_s, ends_s = _FIRST_PAUSE_S, time.monotonic() + LONGEST_REFUSAL_S
+        while True:
+            try:
+                return self._slurm.submit(script)
+            except SlurmRefused as error:
+                if not error.passes:
+                    raise never_granted(settings, str(error), error.words) from error
+                self._await_room(settings, error, ends_s, pause_s)
+            except SlurmUnavailable as error:
+                if error.submitted:
+                    self._doubtful.add(tag)
+                raise
+            pause_s = min(2 * pause_s, _LONGEST_REFUSED_PAUSE_S)
+
+    def _await_room(
+        self, settings: QpuSettings, refusal: SlurmRefused, ends_s: float, pause_s: float
+    ) -> None:
+        """Wait before a job is submitted again that Slurm refused for the number of jobs alone."""
+        if time.monotonic() >= ends_s:
+            raise SlurmRefused(
+                f"Slurm has taken no job that holds QPU {settings.name!r} for "
+                f"{LONGEST_REFUSAL_S / 60:.0f} min: {refusal}",
+                words=refusal.words,
+                passes=True,
+            ) from refusal
+        if pause_s == _FIRST_PAUSE_S:  # it is the first time
+            self._notice(
+                f"QPU {settings.name} waits, as Slurm takes no further job now; hpcqc tries again: "
+                f"{refusal}"
             )
-        except SlurmRefused as error:
-            raise never_granted(settings, str(error), error.words) from error
-        except SlurmUnavailable as error:
-            if error.submitted:
-                self._doubtful.add(tag)
-            raise
+        if self._closed.wait(pause_s):
+            raise SlurmUnavailable(
+                f"the run ended before Slurm took a job that holds QPU {settings.name!r}"
+            ) from refusal
 
     def _wait(self, job: int, settings: QpuSettings) -> None:
         """Block until the job runs, with the reason shown while it waits."""
@@ -316,13 +357,17 @@ class QpuJobs:
         raise SlurmUnavailable(f"the run ended while Slurm job {job} waited for its QPU")
 
     def _release(self, holding: _Holding, *, cancels: bool = True) -> None:
-        job, alive = holding.job, holding.alive
-        holding.job = holding.alive = None
-        if alive is None:
+        job, alive, use = holding.job, holding.alive, holding.use
+        holding.job = holding.alive = holding.use = None
+        if alive is None or use is None:
             return
-        # Enough for a job that sees the folder, even for one that starts later.
-        with suppress(OSError):
-            os.utime(alive, (_RELEASED_S, _RELEASED_S))
+        with use:
+            if not _is_last(use) and job not in self._useless:
+                return
+            self._released.add(alive)
+            # Enough for a job that sees the folder, even for one that starts later.
+            with suppress(OSError):
+                os.utime(alive, (_RELEASED_S, _RELEASED_S))
         if job is None:
             return
         if cancels:
@@ -346,8 +391,11 @@ class QpuJobs:
         own = [one for one in found if job in (one.id, one.leader)]
         return bool(own) and not lacks(own[0], access, *own[1:])
 
-    def _earlier(self, settings: QpuSettings) -> tuple[int, int] | None:
-        """Return number and id of a job that an earlier process of the run left for this QPU."""
+    def _earlier(self, settings: QpuSettings) -> tuple[int, int, IO[str]] | None:
+        """Return a job that another process of the run left, or uses, for this QPU.
+
+        Its number, its id, and its file, locked: from then on nobody else ends the job.
+        """
         name = slurm_job_name(self._run, f"{_PURPOSE}-{settings.name}")
         held = {one.job for one in self._holdings.values()}
         for job in self._slurm.jobs().values():
@@ -361,7 +409,12 @@ class QpuJobs:
             if job.state is SlurmState.RUNNING and lacks(job, _access(settings)):
                 self.discard(job.id)  # a requeued job may have lost its licence
                 continue
-            return tag.number, job.id
+            use = _opened(self._alive(tag.number))
+            if os.fstat(use.fileno()).st_mtime == _RELEASED_S:
+                use.close()  # it is about to end
+                continue
+            os.utime(self._alive(tag.number))  # its process may be gone, and it would end soon
+            return tag.number, job.id, use
         return None
 
     def _next_number(self) -> int:
@@ -393,8 +446,28 @@ class QpuJobs:
                     continue
                 with suppress(OSError):  # somebody removed the folder
                     os.utime(alive, (now, now))
-                    if holding.alive is not alive:  # it was released meanwhile
+                    if alive in self._released:  # meanwhile
                         os.utime(alive, (_RELEASED_S, _RELEASED_S))
+
+
+def _opened(alive: Path) -> IO[str]:
+    """Open the file of a job, and lock it so that no other process is the last one to use the job."""
+    # Not `touch`: the time of a file whose job is about to end stays.
+    use = os.fdopen(os.open(alive, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii")
+    with suppress(OSError):  # a file system without locks; see `_is_last`
+        fcntl.flock(use, fcntl.LOCK_SH)
+    return use
+
+
+def _is_last(use: IO[str]) -> bool:
+    """Whether no other process uses the job of a file; one that comes now waits until it is closed."""
+    try:
+        fcntl.flock(use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # nobody knows: a job that nobody ends would hold the QPU
+    return True
 
 
 def _is_useful(job: SlurmJob) -> bool:

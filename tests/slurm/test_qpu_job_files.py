@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.config.site import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
-from orchestrator.slurm.errors import SlurmUnavailable
+from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.qpu_jobs import QpuJobs
 from orchestrator.slurm.states import SlurmState
 from tests.forgetful_slurm import ForgetfulSlurm
@@ -135,3 +135,59 @@ def test_a_job_without_what_grants_the_qpu_is_not_taken_over(slurm, tmp_path) ->
     with QpuJobs("r", tmp_path / "r", slurm).hold(QPU) as held:
         assert held != left
         assert slurm.queue[left].state is SlurmState.CANCELLED
+
+
+def test_the_last_process_that_uses_a_job_ends_it(slurm, tmp_path) -> None:
+    """A worker of a fan-out takes over the job of its run, and leaves it before or after the run."""
+    for first, last in ((0, 1), (1, 0)):
+        flow, worker = (QpuJobs(f"r{first}", tmp_path / f"r{first}", slurm) for _ in range(2))
+        with flow.hold(QPU) as job:
+            assert worker.current(QPU) == job
+            both = [flow, worker]
+            if first == 1:
+                worker.close()
+                assert slurm.queue[job].state is SlurmState.RUNNING
+                assert flow.current(QPU) == job
+        if first == 0:
+            assert slurm.queue[job].state is SlurmState.RUNNING
+            assert worker.current(QPU) == job
+        both[last].close()
+        assert slurm.queue[job].state is SlurmState.CANCELLED
+
+
+def test_a_job_that_no_longer_holds_the_qpu_ends_whoever_uses_it(slurm, tmp_path) -> None:
+    flow, worker = (QpuJobs("r", tmp_path / "r", slurm) for _ in range(2))
+    ended = flow.current(QPU)
+    assert worker.current(QPU) == ended
+    assert worker.replacement(QPU, ended) != ended
+    assert slurm.queue[ended].state is SlurmState.CANCELLED
+
+
+def test_a_job_that_its_run_released_is_not_taken_over(slurm, tmp_path) -> None:
+    first = QpuJobs("r", tmp_path / "r", slurm)
+    with first.hold(QPU) as job:
+        slurm.faults["cancel"] = [SlurmUnavailable("away")]
+    assert slurm.queue[job].state is SlurmState.RUNNING
+    assert QpuJobs("r", tmp_path / "r", slurm).current(QPU) != job
+
+
+def test_a_limit_on_the_number_of_jobs_is_waited_for_and_said_once(slurm, tmp_path) -> None:
+    notices: list[str] = []
+    slurm.faults["submit"] = [SlurmRefused("too many", passes=True) for _ in range(3)]
+    jobs = QpuJobs("r", tmp_path / "r", slurm, on_notice=notices.append)
+    with jobs.hold(QPU) as job:
+        assert slurm.queue[job].state is SlurmState.RUNNING
+    assert slurm.tries == 4
+    (notice,) = notices
+    assert "too many" in notice
+
+
+def test_a_limit_that_never_passes_is_not_waited_for_for_ever(
+    slurm, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("orchestrator.slurm.qpu_jobs.LONGEST_REFUSAL_S", 0.0)
+    slurm.faults["submit"] = [SlurmRefused("too many", passes=True) for _ in range(9)]
+    with pytest.raises(SlurmRefused) as caught:
+        QpuJobs("r", tmp_path / "r", slurm).current(QPU)
+    assert caught.value.passes
+    assert slurm.tries == 1

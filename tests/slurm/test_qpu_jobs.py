@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -314,6 +315,9 @@ def test_a_job_of_a_killed_process_is_taken_over(slurm, tmp_path, closing) -> No
     dead, alive = jobs_of(tmp_path, "killed"), jobs_of(tmp_path, "killed")
     closing += [dead, alive]
     left = dead.current(qpu())
+    for holding in dead._holdings.values():  # as the end of its process does  # noqa: SLF001
+        assert holding.use is not None
+        holding.use.close()
     with alive.hold(qpu()) as held:
         assert held == left
     until(lambda: not slurm.queue())
@@ -326,6 +330,29 @@ def test_a_job_whose_run_is_gone_ends_by_itself(slurm, tmp_path, closing, monkey
     closing.append(jobs)
     jobs.current(qpu())
     until(lambda: not slurm.queue())
+
+
+def test_a_limit_on_the_number_of_jobs_is_waited_for(slurm, tmp_path, closing) -> None:
+    """Slurm refuses the job while another one of the user's has the only place of a QOS."""
+    change = ["sacctmgr", "-i", "modify", "qos", "short", "set"]
+    slurm.run([*change, "MaxSubmitJobsPerUser=1"])
+    notices: list[str] = []
+    try:
+        before = submitted(slurm, "-Aphysics", "--qos=short", "-pclassical")
+        access = ACCESS.model_copy(update={"account": "physics", "qos": "short"})
+        settings = QpuSettings(name="q", backend="fake", slurm=access)
+        jobs = QpuJobs("limited", tmp_path / "limited", on_notice=notices.append)
+        closing.append(jobs)
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(jobs.current, settings)
+            until(lambda: notices or held.done())
+            slurm.run(["scancel", str(before)])
+            assert held.result(PATIENCE_S) is not None
+    finally:
+        slurm.run([*change, "MaxSubmitJobsPerUser=-1"])
+    refusals = [notice for notice in notices if "MaxSubmitJob" in notice]
+    assert len(refusals) == 1
+    jobs.close()
 
 
 def test_a_run_that_ends_while_its_job_waits_leaves_nothing(slurm, tmp_path) -> None:
