@@ -6,6 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from orchestrator.compute.api import Demand
 from orchestrator.resources import resources
 from orchestrator.stages import StageNeeds, stage_needs
 
@@ -20,10 +21,11 @@ def prewarm(namespace: Mapping[str, Any]) -> None:
 
 def _start(found: set[StageNeeds]) -> None:
     opened = resources()
-    for needs in sorted(found, key=lambda needs: needs.kind):
+    # Stages without demands first: they share workers, of which an earlier attempt may have left some.
+    for needs in sorted(found, key=lambda needs: (needs.kind, needs.demand != Demand())):
         try:
             if needs.kind == "classical":
-                opened.compute(needs.where).start()
+                opened.start_compute(needs.where, needs.demand)
             else:
                 opened.broker().prewarm(needs.where or opened.run.default_qpu)
         except Exception:  # noqa: BLE001  # see above: reported by the stage itself

@@ -41,7 +41,7 @@ from orchestrator.slurm.qpu_jobs import QpuJobs, access_resources
 if TYPE_CHECKING:
     from backends.api import Backend
     from orchestrator.broker.client.protocol import BrokerClient
-    from orchestrator.compute.api import Compute
+    from orchestrator.compute.api import Compute, Demand
     from orchestrator.config.site import Site
     from orchestrator.transpile import Transpiler
 
@@ -122,6 +122,20 @@ class Resources:
                 if self.run.coupling and isinstance(compute, SlurmDask):
                     self._couple(named, compute)
             return self._computes[named]
+
+    def start_compute(self, name: str | None, demand: Demand) -> None:
+        """Begin to start what a stage needs of a compute: workers, where it shares them.
+
+        Args:
+            name: As for `compute`.
+            demand: What the stage asks for.
+        """
+        compute = self.compute(name)
+        own = isinstance(compute, SlurmDask) and not compute.shares(demand)
+        if isinstance(compute, SlurmDask) and own and self.run.coupling != "exclusive":
+            compute.start_scheduler()
+        else:
+            compute.start()
 
     def placement(self) -> StagePlacement:
         """Return what the run's coupling does where stages begin and end."""

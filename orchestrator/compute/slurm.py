@@ -56,7 +56,7 @@ class _Stages:
 class SlurmDask:
     """A `Compute` whose workers are jobs of Slurm; nothing starts before `start` or `run`.
 
-    `want` says how many jobs the stages share, `separate_stages` that each gets its own. If nobody
+    Shared jobs are submitted when a stage is to use them, or by `start`. `want` says how many jobs the stages share, `separate_stages` that each gets its own. If nobody
     says, stages share ``nodes_max`` jobs.
     """
 
@@ -75,7 +75,7 @@ class SlurmDask:
         )
         self._lock = threading.Lock()
         self._connected = threading.Event()
-        self._started = self._closed = self._separate = False
+        self._started = self._closed = self._separate = self._sharing = False
         self._client: Client | None = None
         self._failed_start: ComputeError | None = None
         self._wanted: tuple[int, bool] | None = None
@@ -104,7 +104,12 @@ class SlurmDask:
             raise ComputeError(f"cannot ask Slurm what it has: {error}") from error
 
     def start(self) -> None:
-        """Begin to start scheduler and worker jobs; return at once."""
+        """Begin to start scheduler and shared worker jobs; return at once."""
+        self._share()
+        self.start_scheduler()
+
+    def start_scheduler(self) -> None:
+        """Begin to start the scheduler alone, for stages with allocations of their own."""
         with self._lock:
             if self._closed:
                 raise ComputeError("the workers were shut down")
@@ -115,7 +120,8 @@ class SlurmDask:
             self._process.start()
             self._started = True
         threading.Thread(target=self._connect, name="hpcqc-slurm-connect", daemon=True).start()
-        self._want_shared()
+        if self._sharing:
+            self._want_shared()
         self._reconciler.start()
 
     def want(self, workers: int, *, held: bool = False) -> None:
@@ -126,7 +132,7 @@ class SlurmDask:
             held: Whether jobs that have not started wait until they are wanted without it.
         """
         self._wanted = workers, held
-        if self._started:
+        if self._started and self._sharing:
             self._want_shared()
 
     def shares(self, demand: Demand) -> bool:
@@ -164,7 +170,7 @@ class SlurmDask:
 
     def client(self) -> Client:
         """Block until the scheduler is up and return a client, or raise `ComputeError`."""
-        self.start()
+        self.start_scheduler()
         self._connected.wait()
         if self._failed_start is not None:
             raise self._failed_start
@@ -179,7 +185,7 @@ class SlurmDask:
         """Run a function in a worker job; raise its exception, or `ComputeError`."""
         from distributed import KilledWorker
 
-        self.start()
+        self._begin(remote.context.demand)
         with self._pool(remote.context.demand) as pool:
             client = self.client()  # last, so that Slurm starts the job while the scheduler starts
             placed = replace(remote, context=replace(remote.context, pool=pool))
@@ -198,7 +204,7 @@ class SlurmDask:
         self, function: Callable[[Any], T], items: Iterable[Any], spread: Spread
     ) -> list[T]:
         """Apply a function to every item in the worker jobs; see `Compute.fan_out`."""
-        self.start()
+        self._begin(spread.context.demand)
         with self._pool(spread.context.demand) as pool:
             client = self.client()
             placed = replace(
@@ -232,6 +238,28 @@ class SlurmDask:
         is_inside = isinstance(self._reconciler.slurm, AllocationSteps)
         return frozenset() if is_inside else self._reconciler.left()
 
+    def _begin(self, demand: Demand) -> None:
+        """Start what a stage needs: no shared jobs for one with an allocation of its own."""
+        if self._is_shared(self._placed(demand)):
+            self._share()
+        self.start_scheduler()
+
+    def _share(self) -> None:
+        """Have shared jobs from now on, as many as are wanted."""
+        with self._lock:
+            begins, self._sharing = not self._sharing, True
+        if begins and self._started:
+            self._want_shared()
+
+    def _placed(self, demand: Demand) -> Demand:
+        """Return a stage's demand: on nodes that are one job, several are there already."""
+        if self._together is not None and demand.nodes <= self._options.nodes_max:
+            return replace(demand, nodes=1)
+        return demand
+
+    def _is_shared(self, demand: Demand) -> bool:
+        return not self._separate and fits_worker(self._options, demand)
+
     def _want_shared(self) -> None:
         jobs, held = self._wanted or (self._options.nodes_max, False)
         shared = allocation(self._options)
@@ -264,9 +292,8 @@ class SlurmDask:
     @contextmanager
     def _pool(self, demand: Demand) -> Iterator[str]:
         """Yield the pool of workers for a stage; one of its own ends with the block."""
-        if self._together is not None and demand.nodes <= self._options.nodes_max:
-            demand = replace(demand, nodes=1)
-        if not self._separate and fits_worker(self._options, demand):
+        demand = self._placed(demand)
+        if self._is_shared(demand):
             with self._lock:
                 self._pools.setdefault(SHARED, WeakSet())
                 revived = self._faults.pop(SHARED, None) is not None

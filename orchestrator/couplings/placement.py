@@ -119,12 +119,18 @@ class Uncoupled:
 
 @dataclass(slots=True)
 class _Pool:
-    """What is known of one compute. classical: demands of the active stages."""
+    """What is known of one compute.
+
+    classical: demands of the active stages. is_shared: whether a stage shared its workers. started:
+    whether they were told to start.
+    """
 
     workers: CoupledWorkers
     bounds: WorkerBounds
     classical: list[Demand] = field(default_factory=list)
     wanted: Wanted | None = None
+    is_shared: bool = False
+    started: bool = False
 
 
 class Coupled:
@@ -170,6 +176,7 @@ class Coupled:
             pool = self._pool(name)
             if pool is not None:
                 pool.classical.append(demand)
+                pool.is_shared = pool.is_shared or pool.workers.shares(demand)
                 self._watch_gate()
                 self._apply(pool)
         try:
@@ -218,11 +225,13 @@ class Coupled:
             return
         wanted = decide(self._coupling, self._situation(pool))
         self._released |= not wanted.held
-        if wanted == pool.wanted:
-            return
-        first, pool.wanted = pool.wanted is None, wanted
-        pool.workers.want(wanted.workers, held=wanted.held)
-        if first and wanted.workers:
+        if wanted != pool.wanted:
+            pool.wanted = wanted
+            pool.workers.want(wanted.workers, held=wanted.held)
+        # Where all stages have allocations of their own, shared workers would have nothing to do.
+        is_used = pool.is_shared or wanted.together
+        if is_used and wanted.workers and not pool.started:
+            pool.started = True
             pool.workers.start()
 
     def _situation(self, pool: _Pool) -> RunSituation:

@@ -13,6 +13,7 @@ from orchestrator.compute.fanout import Spread
 from orchestrator.compute.remote_call import StageContext
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.site import ComputeSettings
+from orchestrator.identity import SlurmTag
 from orchestrator.slurm.errors import SlurmRefused
 from orchestrator.slurm.states import SlurmState
 from tests.forgetful_slurm import ForgetfulSlurm
@@ -118,3 +119,26 @@ def test_an_allocation_is_handed_on_if_enough_of_its_walltime_is_left(
         until(lambda: compute._stages[demand].waiting)
     waiting.join()
     assert (used == [first]) is handed_on
+
+
+def test_no_shared_job_is_submitted_for_stages_with_allocations_of_their_own(opened) -> None:
+    compute = opened(nodes_max=3)
+    compute.want(3)
+    own = threading.Thread(target=_failing, args=(compute, Demand(cores=2)))
+    own.start()
+    until(lambda: len(compute.slurm.tags) == 1)
+    compute.want(2)
+    shared = threading.Thread(target=_failing, args=(compute, Demand()))
+    shared.start()
+    until(lambda: len(compute.slurm.tags) == 3)
+    purposes = [SlurmTag.parse(tag).purpose for tag in compute.slurm.tags]
+    assert purposes == ["stage", "worker", "worker"]
+    compute.close()
+    own.join()
+    shared.join()
+
+
+def _failing(compute: SlurmDask, demand: Demand) -> None:
+    """Run until the compute is closed."""
+    with pytest.raises(ComputeError):
+        compute.fan_out(abs, range(3), spread(demand))

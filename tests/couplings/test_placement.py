@@ -95,6 +95,22 @@ def test_a_stage_with_an_allocation_of_its_own_keeps_no_shared_node(demand: Dema
         assert workers.asked[-1] == (0, False)
 
 
+@pytest.mark.parametrize(
+    ("coupling", "starts"),
+    [("multiplexed", 0), ("gated", 0), ("malleable", 0), ("split", 0), ("exclusive", 1)],
+)
+@pytest.mark.parametrize("demand", [Demand(nodes=2), Demand(gpus=1)])
+def test_shared_workers_start_when_a_stage_is_to_use_them(coupling, starts, demand) -> None:
+    workers, qpu = Workers(), Qpu()
+    placed = coupled(coupling, workers, qpu)
+    with placed.classical("cluster", demand):
+        assert workers.started == starts
+    with placed.quantum("k", "vlq"):
+        assert workers.started == starts
+    with placed.classical("cluster", Demand()):
+        assert workers.started == (coupling != "split")
+
+
 def test_a_failed_stage_is_no_longer_counted() -> None:
     workers, qpu = Workers(), Qpu()
     placed = coupled("malleable", workers, qpu)
