@@ -30,7 +30,7 @@ class AllocationEnded(BackendError):
     retryable: ClassVar[bool] = True
 
 
-class WalltimeTooShort(BackendError):
+class WalltimeTooShort(BackendError, ValueError):
     """A quantum task takes longer than any Slurm job that hpcqc submits holds the QPU for it."""
 
     retryable: ClassVar[bool] = False
