@@ -20,6 +20,7 @@ from orchestrator.application.register import (
     driver_output,
     find_registered,
     locked_entry,
+    note_last_job,
     register,
     withdraw_cancel,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "read_driver_request",
     "submit_run",
     "submitted_run",
+    "will_continue",
 ]
 
 _REQUEST, _JOB, _SCRIPT = "request.json", "driver.json", "driver.sh"
@@ -225,6 +227,7 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
     )
     folder = driver_folder(site.state_dir, plan.id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    note_last_job(site.state_dir, plan.id, None)
     write_private(folder / _REQUEST, asked.model_dump_json())
     number = 0 if earlier is None else earlier.number + 1
     progress = progress_of(_record(asked))
@@ -304,12 +307,10 @@ def continue_driver(
     submitted. Returns why the run is not continued, None if it is. Raises ``SlurmUnavailable``.
     """
     progress = progress_of(_record(asked))
-    if job.resumes >= asked.batch.resumes:
-        return f"it was continued {job.resumes} times already ([batch] resumes)"
-    if progress <= job.progress:
-        return (
-            "it completed no stage since it was continued last; give it a longer [batch] walltime"
-        )
+    refusal = _why_last(asked, job, progress)
+    note_last_job(state_dir, asked.run, refusal)
+    if refusal is not None:
+        return refusal
     following = job.model_copy(update={"resumes": job.resumes + 1, "progress": progress})
     write_private(driver_folder(state_dir, asked.run) / _JOB, following.model_dump_json())
     try:
@@ -322,6 +323,22 @@ def continue_driver(
         registered = find_registered(state_dir, asked.run)
         if registered is not None:
             register(state_dir, registered.model_copy(update={"slurm_job": id_}))
+    return None
+
+
+def will_continue(asked: DriverRequest, job: DriverJob) -> bool:
+    """Whether `continue_driver` would let a run go on as it is now, if Slurm does."""
+    return _why_last(asked, job, progress_of(_record(asked))) is None
+
+
+def _why_last(asked: DriverRequest, job: DriverJob, progress: int) -> str | None:
+    """Return why no job follows a driver job; None if one does."""
+    if job.resumes >= asked.batch.resumes:
+        return f"it was continued {job.resumes} times already ([batch] resumes)"
+    if progress <= job.progress:
+        return (
+            "it completed no stage since it was continued last; give it a longer [batch] walltime"
+        )
     return None
 
 

@@ -18,6 +18,7 @@ from orchestrator.application.register import (
     log_files,
     registered_runs,
     unknown_run,
+    why_last_job,
 )
 from orchestrator.application.report import read_result
 from orchestrator.arguments import expect
@@ -275,7 +276,8 @@ def _state(
         return "cancelled", None
     if job is not None and job.state is SlurmState.CANCELLED:
         return "cancelled", f"Slurm job {job.id} was cancelled"
-    last_known = _before_silence(record) if is_silent and run.is_driver_job else None
+    may_follow = run.is_driver_job and why_last_job(site.state_dir, run.id) is None
+    last_known = _before_silence(record) if is_silent and may_follow else None
     if last_known is not None:
         return last_known, "Slurm does not answer"
     if record is None or record.status == "running":
@@ -283,6 +285,9 @@ def _state(
         if job is not None:
             how = f"Slurm job {job.id} ended as {job.state.value} (`hpcqc logs {run.id}`)"
         return "killed", f"{how}; continue it with --run-id"
+    last = why_last_job(site.state_dir, run.id) if run.is_driver_job else None
+    if record.status == "interrupted" and last is not None:
+        return record.status, f"{record.error}; not continued: {last}"
     return record.status, record.error
 
 

@@ -24,14 +24,17 @@ __all__ = [
     "locked_entry",
     "log_files",
     "note_cancel",
+    "note_last_job",
     "register",
     "registered_runs",
     "unknown_run",
+    "why_last_job",
     "withdraw_cancel",
 ]
 
 
 DRIVER_OUTPUT = "driver.out"
+_LAST_JOB = "driver.last"
 
 
 class RegisteredRun(BaseModel):
@@ -147,6 +150,23 @@ def withdraw_cancel(state_dir: Path, run: str) -> None:
 def cancel_requested(state_dir: Path, run: str) -> bool:
     """Whether `note_cancel` was called for the latest attempt of a run."""
     return (_folder(state_dir) / f"{run}.cancel").exists()
+
+
+def note_last_job(state_dir: Path, run: str, reason: str | None) -> None:
+    """Note why no driver job follows the latest one of a run; None takes it back."""
+    path = state_dir / "slurm" / run / _LAST_JOB
+    if reason is not None:
+        write_private(path, reason)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def why_last_job(state_dir: Path, run: str) -> str | None:
+    """Return why no driver job follows the latest one of a run, None if it was not decided."""
+    try:
+        return (state_dir / "slurm" / run / _LAST_JOB).read_text(encoding="utf-8")
+    except OSError:
+        return None
 
 
 def _folder(state_dir: Path) -> Path:

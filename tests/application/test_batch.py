@@ -23,11 +23,17 @@ from orchestrator.application.batch import (
     progress_of,
     read_driver_request,
     submit_run,
+    will_continue,
 )
 from orchestrator.application.cancel import cancel_run, end_abandoned
 from orchestrator.application.known_runs import RunView, run_view, runs
 from orchestrator.application.parameters import ParameterError
-from orchestrator.application.register import cancel_requested, find_registered
+from orchestrator.application.register import (
+    cancel_requested,
+    find_registered,
+    note_last_job,
+    why_last_job,
+)
 from orchestrator.application.run_logs import follow_logs
 from orchestrator.application.storage import clean
 from orchestrator.application.target import TargetError
@@ -179,11 +185,18 @@ def test_a_driver_job_is_continued_while_it_gets_on(
     assert refusal is not None
     assert "no stage" in refusal
     assert slurm.requeued == [7, 7]
+    assert why_last_job(isolated_state, "r1") == refusal
+    assert not will_continue(asked, job)
+    progress.append(9)
+    assert will_continue(asked, job)
+    assert continue_driver(isolated_state, asked, job, slurm) is None  # type: ignore[arg-type]
+    assert why_last_job(isolated_state, "r1") is None
 
 
 def test_a_driver_job_is_continued_so_often_at_most(
     isolated_state: Path, tmp_path: Path, progress: list[int]
 ) -> None:
+    driver_folder(isolated_state, "r1").mkdir(parents=True)
     slurm, job = RecordingSlurm(), DriverJob(job=7, number=0, resumes=2)
     progress.append(5)
     asked = request(tmp_path, resumes=2)
@@ -426,6 +439,25 @@ def test_a_run_is_as_it_was_where_slurm_does_not_answer(slurm: RecordingSlurm, f
     assert "OUT_OF_MEMORY" in str(killed.reason)
     slurm.queue.clear()
     assert run_view("r1").state == "killed"
+
+
+def test_a_run_that_is_not_continued_says_so(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path
+) -> None:
+    submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    written(submitted, "interrupted", "walltime")
+    slurm.cancel([submitted.slurm_job])
+    slurm.queue[submitted.slurm_job] = replace(
+        slurm.queue[submitted.slurm_job], state=SlurmState.COMPLETED
+    )
+    note_last_job(isolated_state, "r1", "it completed no stage")
+    for slurm.is_away in (False, True):
+        view = run_view("r1")
+        assert view.state == "interrupted"
+        assert "it completed no stage" in str(view.reason)
+    slurm.is_away = False
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    assert why_last_job(isolated_state, "r1") is None
 
 
 def test_logs_are_followed_while_slurm_does_not_answer(

@@ -58,9 +58,10 @@ class Driver(Terminal):
             if goes_on and reason != "requeued":
                 self._continue()
 
-        words = (
-            f"{reason}; the run goes on in the next job" if goes_on else f"{reason}; the run ends"
-        )
+        # Whether another job follows is known once this one has ended what it could.
+        words = f"{reason}; this job of the run ends" if goes_on else f"{reason}; the run ends"
+        if reason == "requeued":
+            words = f"{reason}; the run goes on in the next job"
         end_after(
             interrupt,
             words,
@@ -111,13 +112,15 @@ class Driver(Terminal):
         return (now.ends_by - datetime.now(UTC)).total_seconds()
 
     def _continue(self) -> None:
-        from orchestrator.application.batch import continue_driver, driver_job
+        from orchestrator.application.batch import continue_driver, driver_job, will_continue
         from orchestrator.slurm import Slurm
 
         job = driver_job(self._state_dir, self._asked.run)
         if job is None:
             print_error("its file in the state folder is gone, so the run is not continued")
             return
+        if will_continue(self._asked, job):  # said before: Slurm may end this process at once
+            say("the run goes on in the next job")
         refusal = continue_driver(
             self._state_dir, self._asked, job, Slurm(timeout_s=5.0, patience_s=10.0)
         )
