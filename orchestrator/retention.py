@@ -140,13 +140,6 @@ def _files(state_dir: Path) -> Iterator[tuple[str, Path]]:
     for kind in _FOLDERS:
         folders = state_dir / kind
         for folder in folders.iterdir() if folders.is_dir() else ():
-            if kind == "slurm" and not _has_started(state_dir, folder.name):
-                continue  # its driver job waits and needs them
             for path in folder.rglob("*"):
                 if path.is_file():
                     yield folder.name, path
-
-
-def _has_started(state_dir: Path, run: str) -> bool:
-    name = lock_file_name(run)
-    return any((state_dir / folder / name).exists() for folder in ("active", "runs"))

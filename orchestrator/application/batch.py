@@ -6,6 +6,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,7 +39,16 @@ from orchestrator.config.site import BatchTable, Coupling, Site
 from orchestrator.identity import SlurmOwner, SlurmTag, checked_run_id, slurm_job_name
 from orchestrator.provenance.schema import RecordError, RunRecord, read_record
 from orchestrator.retention import is_active
-from orchestrator.slurm import JobScript, Slurm, SlurmRefused, impossible, owner_of, this_job
+from orchestrator.slurm import (
+    JobScript,
+    JobScriptError,
+    Slurm,
+    SlurmRefused,
+    SlurmUnavailable,
+    impossible,
+    owner_of,
+    this_job,
+)
 from orchestrator.slurm.options import driver_resources
 
 if TYPE_CHECKING:
@@ -231,7 +241,16 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
     write_private(folder / _REQUEST, asked.model_dump_json())
     number = 0 if earlier is None else earlier.number + 1
     progress = progress_of(_record(asked))
-    job = _submit(site.state_dir, asked, DriverJob(job=0, number=number, progress=progress), slurm)
+    wanted = DriverJob(job=0, number=number, progress=progress)
+    try:
+        job = _submit(site.state_dir, asked, wanted, slurm)
+    except (SlurmRefused, JobScriptError):
+        _forget_request(folder)
+        raise
+    except SlurmUnavailable as error:
+        if not error.submitted:
+            _forget_request(folder)
+        raise
     register(
         site.state_dir,
         RegisteredRun(
@@ -254,6 +273,14 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
         folder=plan.folder.path,
         output=driver_output(site.state_dir, plan.id),
     )
+
+
+def _forget_request(folder: Path) -> None:
+    """Remove what was written for a job that there is not: a request may hold secrets."""
+    for name in (_REQUEST, _SCRIPT):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # an earlier job of the run has left something
+        folder.rmdir()
 
 
 def driver_folder(state_dir: Path, run: str) -> Path:

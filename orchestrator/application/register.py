@@ -21,6 +21,7 @@ __all__ = [
     "cancel_requested",
     "driver_output",
     "find_registered",
+    "is_being_submitted",
     "locked_entry",
     "log_files",
     "note_cancel",
@@ -132,6 +133,17 @@ def locked_entry(state_dir: Path, run: str, *, wait: bool = True) -> Iterator[No
     with path.open("r+", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
+
+
+def is_being_submitted(state_dir: Path, run: str) -> bool:
+    """Whether another process submits a run now, or ends what its driver job left."""
+    if not (_folder(state_dir) / lock_file_name(run)).exists():
+        return False
+    try:
+        with locked_entry(state_dir, run, wait=False):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def note_cancel(state_dir: Path, run: str) -> None:

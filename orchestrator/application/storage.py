@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator.application.known_runs import driver_jobs
-from orchestrator.application.register import RegisteredRun, cancel_requested, registered_runs
+from orchestrator.application.register import (
+    RegisteredRun,
+    cancel_requested,
+    is_being_submitted,
+    registered_runs,
+)
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.provenance.schema import RecordError, read_record
@@ -56,9 +61,15 @@ def clean(
         keep_days, keep_gib = found.keep_days, found.keep_gib
     if keep_days is None and keep_gib is None:
         keep_days = _KEEP_DAYS
+    stored = stored_runs(found.state_dir)
+    # Looked at afterwards: what is submitted from now on has newer files, which are not removed.
     waiting = _waiting_for_slurm(found)
     runs = [
-        replace(run, active=run.active or run.id in waiting) for run in stored_runs(found.state_dir)
+        replace(
+            run,
+            active=run.active or run.id in waiting or is_being_submitted(found.state_dir, run.id),
+        )
+        for run in stored
     ]
     beyond = runs_to_remove(runs, time.time(), keep_days=keep_days, keep_gib=keep_gib)
     removed = [run for run in beyond if remove and remove_stored(found.state_dir, run)]

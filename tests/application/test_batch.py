@@ -446,16 +446,15 @@ def test_a_run_that_is_not_continued_says_so(
 ) -> None:
     submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
     written(submitted, "interrupted", "walltime")
-    slurm.cancel([submitted.slurm_job])
-    slurm.queue[submitted.slurm_job] = replace(
-        slurm.queue[submitted.slurm_job], state=SlurmState.COMPLETED
-    )
+    job = slurm.queue[submitted.slurm_job]
+    slurm.queue[job.id] = replace(job, state=SlurmState.COMPLETED)
     note_last_job(isolated_state, "r1", "it completed no stage")
     for slurm.is_away in (False, True):
         view = run_view("r1")
         assert view.state == "interrupted"
         assert "it completed no stage" in str(view.reason)
     slurm.is_away = False
+    (submitted.folder / "run.json").unlink()  # it is one of another target
     submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
     assert why_last_job(isolated_state, "r1") is None
 
@@ -508,6 +507,58 @@ def test_what_a_driver_job_needs_is_not_cleaned_away(
     slurm.is_away = False
     slurm.cancel([submitted.slurm_job])
     assert left() == (False, False)
+
+
+def test_the_request_of_a_run_that_never_started_is_cleaned_away(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path
+) -> None:
+    submitted = submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    own = driver_folder(isolated_state, "r1")
+    clean(keep_days=-1.0, remove=True)
+    assert (own / "request.json").exists()
+    slurm.cancel([submitted.slurm_job])
+    clean(keep_days=-1.0, remove=True)
+    assert not own.exists()
+
+
+def test_the_request_of_a_run_that_is_being_submitted_stays(
+    isolated_state: Path, slurm: RecordingSlurm, flow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, own = slurm.submit, driver_folder(isolated_state, "r1")
+
+    def slowly(script: JobScript) -> int:
+        clean(keep_days=-1.0, remove=True)
+        assert (own / "request.json").exists()
+        return submit(script)
+
+    monkeypatch.setattr(slurm, "submit", slowly)
+    submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    assert (own / "request.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_left"),
+    [
+        (SlurmRefused("no such account"), False),
+        (SlurmUnavailable("away"), False),
+        (SlurmUnavailable("no answer", submitted=True), True),
+    ],
+)
+def test_a_refused_submission_leaves_no_request(
+    isolated_state: Path,
+    slurm: RecordingSlurm,
+    flow: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    is_left: bool,
+) -> None:
+    def refuse(script: JobScript) -> int:
+        raise error
+
+    monkeypatch.setattr(slurm, "submit", refuse)
+    with pytest.raises(type(error)):
+        submit_run(f"{flow}:shares", {"points": 2}, run_id="r1")
+    assert (driver_folder(isolated_state, "r1") / "request.json").exists() is is_left
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])

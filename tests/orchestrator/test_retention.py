@@ -167,13 +167,11 @@ def test_the_output_of_programs_goes_with_its_run(isolated_state) -> None:
     assert not output.parent.exists()
 
 
-def test_the_files_of_slurm_jobs_go_but_for_those_of_a_job_that_waits(isolated_state) -> None:
-    for run in ("ended", "waits"):
-        output = isolated_state / "slurm" / run / "driver.out"
-        output.parent.mkdir(parents=True)
-        output.write_bytes(b"o" * 10)
-    hold_run(isolated_state, "ended").close()
+def test_the_files_of_slurm_jobs_go_with_their_run(isolated_state) -> None:
+    output = isolated_state / "slurm" / "ended" / "driver.out"
+    output.parent.mkdir(parents=True)
+    output.write_bytes(b"o" * 10)
     (run,) = stored_runs(isolated_state)
     assert (run.id, run.size_bytes) == ("ended", 10)
     assert remove_stored(isolated_state, run)
-    assert [folder.name for folder in (isolated_state / "slurm").iterdir()] == ["waits"]
+    assert list((isolated_state / "slurm").iterdir()) == []
