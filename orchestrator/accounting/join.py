@@ -315,15 +315,14 @@ class _Entries:
         yield from sorted(found, key=lambda one: (one.run, one.user, one.slurm_job or 0, one.kind))
 
     def _stores_no_comments(self) -> bool:
-        return any(one.by_name for one in self.attempts) and not any(
-            one.job.comment for one in self.attempts
-        )
+        ended = [one for one in self.attempts if _has_its_comment(one)]
+        return any(one.by_name for one in ended) and not any(one.job.comment for one in ended)
 
     def _altered(self) -> Iterator[Difference]:
         if self._stores_no_comments():
             return
         for one in self.attempts:
-            if one.by_name or one.is_renamed:
+            if (one.by_name and _has_its_comment(one)) or one.is_renamed:
                 said = repr(one.job.comment) if one.job.comment else "no comment"
                 yield _of_attempt(
                     DifferenceKind.COMMENT_ALTERED,
@@ -458,6 +457,11 @@ def _of_attempt(
         slurm_job=one.job.id,
         seconds=seconds,
     )
+
+
+def _has_its_comment(attempt: Attempt) -> bool:
+    """Whether Slurm's accounting would have a comment: it stores one when the attempt ends."""
+    return attempt.job.ended_at is not None or bool(attempt.job.comment)
 
 
 def _overlaps(attempt: Attempt, task: TaskUse) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from math import isclose
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from orchestrator.accounting.entries import (
 )
 from orchestrator.accounting.join import GROUPS, Accounting, DifferenceKind, join, joined_user
 from orchestrator.identity import SlurmTag, slurm_job_name
-from orchestrator.slurm.states import AccountedJob, SlurmState
+from orchestrator.slurm.states import AccountedJob, SlurmState, parse_accounting
 
 DAY = datetime(2026, 11, 29, tzinfo=UTC)
 ALL = Period(since=DAY - timedelta(days=30), until=DAY + timedelta(days=30))
@@ -374,6 +375,27 @@ def test_without_comments_jobs_are_joined_by_name_and_nothing_is_suspected() -> 
     assert [(row.group, row.node_s) for row in found.rows] == [("scan", 110.0)]
     assert found.differences == ()
     assert "AccountingStoreFlags" in found.notes[0]
+
+
+@pytest.mark.parametrize("version", ["22.05", "24.11", "26.05"])
+def test_a_running_job_whose_comment_comes_at_its_end_is_not_suspected(version: str) -> None:
+    """As sacct printed them: of jobs with one comment, those that had ended have it."""
+    folder = Path(__file__).parents[1] / "slurm" / "recorded" / "same-jobs" / version
+    text = (folder / "sacct.txt").read_bytes().decode()
+    accounted = parse_accounting(text, separator="\x1fSEP")
+    ours = [
+        replace(job, user="ada", name=slurm_job_name("r:1", "worker-0"))
+        for job in accounted
+        if job.state in (SlurmState.COMPLETED, SlurmState.RUNNING)
+    ]
+    assert {bool(job.comment) for job in ours} == {True, False}
+    found = joined(*ours, runs=("r:1",))
+    assert str(KINDS.COMMENT_ALTERED) not in kinds(found)
+    assert found.notes == ()
+    running = [job for job in ours if job.state is SlurmState.RUNNING]
+    assert joined(*running, runs=("r:1",)).notes == ()
+    altered = [replace(job, ended_at=NOW) for job in running]
+    assert kinds(joined(*ours, *altered, runs=("r:1",))).count("comment-altered") == len(altered)
 
 
 def test_a_name_that_two_runs_have_belongs_to_none() -> None:
