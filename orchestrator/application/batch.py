@@ -26,6 +26,7 @@ from orchestrator.application.register import (
     withdraw_cancel,
 )
 from orchestrator.application.run import CheckedRun, RunRequest, checked_run
+from orchestrator.application.slurm_check import check_python
 from orchestrator.application.target import TargetError, target_of
 from orchestrator.arguments import expect
 from orchestrator.broker.runtime.embedded import RunBusy
@@ -202,7 +203,8 @@ def submitted_run(request: RunRequest, warn: Callable[[str], None]) -> Submitted
     """Submit a run as `submit_run` does. warn: takes what is probably not what the user meant."""
     if not isinstance(request.flow, str):
         request = replace(request, flow=_place_of(request.flow))
-    checked = checked_run(replace(request, use_agent=False), warn)
+    checked = checked_run(replace(request, use_agent=False, by_driver_job=True), warn)
+    check_python("[batch] python", checked.plan.site.batch.python, checked.plan.site.state_dir)
     with locked_entry(checked.plan.site.state_dir, checked.plan.id):
         return _enqueued(request, checked, Slurm())
 
@@ -244,7 +246,10 @@ def _enqueued(request: RunRequest, checked: CheckedRun, slurm: Slurm) -> Submitt
     wanted = DriverJob(job=0, number=number, progress=progress)
     try:
         job = _submit(site.state_dir, asked, wanted, slurm)
-    except (SlurmRefused, JobScriptError):
+    except JobScriptError as error:
+        _forget_request(folder)
+        raise JobScriptError(f"the driver job ([batch]) cannot be submitted: {error}") from None
+    except SlurmRefused:
         _forget_request(folder)
         raise
     except SlurmUnavailable as error:

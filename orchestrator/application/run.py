@@ -31,7 +31,7 @@ from orchestrator.application.prefect_setup import (
     visible_logs,
 )
 from orchestrator.application.qpus import dry_site, target_from_settings
-from orchestrator.application.slurm_check import check_slurm
+from orchestrator.application.slurm_check import check_options, check_slurm
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.arguments import expect
 from orchestrator.broker.runtime.site_rules import check_schedules
@@ -87,6 +87,7 @@ class RunRequest:
     verbose: bool = False  # do not send Prefect's log to a file
     use_agent: bool = True  # of the same site, if one is running
     scratch: Path | None = None  # folder of a dry run, on simulators; an interrupt removes it
+    by_driver_job: bool = False  # another process will run it, in a Slurm job
     is_driver_job: bool = False  # this process is in a Slurm job that was submitted for the run
 
 
@@ -279,7 +280,7 @@ def _with_flow(plan: RunPlan, request: RunRequest, warn: Callable[[str], None]) 
     bound = bound_parameters if request.as_text else checked_parameters
     parameters = bound(flow.fn, request.parameters)
     check_inputs(flow.fn, parameters)
-    _check_stages(plan.site, plan.qpu, flow)
+    _check_stages(plan.site, plan.qpu, flow, starts_here=not request.by_driver_job)
     qpu = plan.site.qpu(plan.qpu)
     if plan.qpu is not None or "qiskit" in sys.modules:  # a plain flow is spared Qiskit's import
         target_from_settings(qpu)
@@ -364,8 +365,10 @@ def _broker_name(url: str | None) -> str:
     return "the broker of its own process" if url is None else f"the broker {url}"
 
 
-def _check_stages(site: Site, qpu: str | None, flow: Flow[..., Any]) -> None:
+def _check_stages(site: Site, qpu: str | None, flow: Flow[..., Any], *, starts_here: bool) -> None:
     """Check what the stages ask of the site and of its batch system.
+
+    starts_here: whether this machine runs the flow.
 
     Raises ``ConfigError``, ``DemandNotMet`` or ``SlurmRefused``.
     """
@@ -386,4 +389,5 @@ def _check_stages(site: Site, qpu: str | None, flow: Flow[..., Any]) -> None:
             open_compute(settings).close()
             check_demand(name, needs.demand, settings)
             computes[settings.name] = settings
+    check_options(site, computes.values(), starts_here=starts_here)
     check_slurm(site, computes.values(), qpus.values())

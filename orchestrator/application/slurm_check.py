@@ -1,7 +1,8 @@
-"""Whether Slurm accepts the jobs that a run will need, asked before anything starts."""
+"""Whether the jobs that a run will need can be, and Slurm accepts them, asked before anything starts."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,85 @@ if TYPE_CHECKING:
     from orchestrator.config.site import ComputeSettings, QpuSettings, Site
     from orchestrator.slurm import Partition, Slurm
 
-__all__ = ["check_slurm"]
+__all__ = ["check_options", "check_python", "check_slurm"]
 
 _RUN = "RUN"  # stands for the id of the run: these jobs are not submitted
+
+
+def check_options(site: Site, computes: Collection[ComputeSettings], *, starts_here: bool) -> None:
+    """Refuse options of worker jobs that cannot be right, whatever Slurm says.
+
+    Args:
+        site: The run's.
+        computes: Those that its stages use.
+        starts_here: Whether the run's process is on this machine, which workers then reach.
+
+    Raises:
+        ConfigError: The message names the option, and what was expected.
+    """
+    from orchestrator.compute.worker_jobs import JobFolder, allocation
+    from orchestrator.config.errors import ConfigError
+    from orchestrator.slurm import JobScriptError
+    from orchestrator.slurm.options import worker_options
+
+    for compute in computes:
+        if compute.kind != "slurm":
+            continue
+        place, options = f"[compute.{compute.name}.options]", worker_options(compute)
+        try:
+            folder = JobFolder(run=_RUN, path=_folder(site), options=options)
+            folder.script(allocation(options), 0).text()
+        except JobScriptError as error:
+            raise ConfigError(f"{place}: a worker job cannot be submitted: {error}") from None
+        check_python(f"{place} python", options.python, site.state_dir)
+        if starts_here and options.interface is not None:
+            _check_interface(place, options.interface)
+
+
+def check_python(key: str, python: str | None, state_dir: Path) -> None:
+    """Refuse a Python for nodes that is not where it is said to be.
+
+    Nodes may have file systems of their own, so a file is only missed on that of the state folder,
+    which all nodes see.
+
+    Args:
+        key: How the site file names it.
+        python: A path, or a name that is on the ``PATH`` of a job; None for this one.
+        state_dir: The site's.
+
+    Raises:
+        ConfigError: There is no such file, or it cannot be executed.
+    """
+    from orchestrator.config.errors import ConfigError
+
+    if python is None or "/" not in python:
+        return
+    path, expected = Path(python), "expected the path of a Python with hpcqc, as the nodes see it"
+    if not path.is_absolute():
+        raise ConfigError(f"{key} = {python!r} is not an absolute path; {expected}")
+    if path.exists():
+        if path.is_dir() or not os.access(path, os.X_OK):
+            raise ConfigError(f"{key} = {python!r} cannot be executed; {expected}")
+    elif _device(path) == _device(state_dir):
+        raise ConfigError(f"{key} = {python!r} does not exist; {expected}")
+
+
+def _device(path: Path) -> int:
+    """Return the file system on which a path is, or would be."""
+    return next(one for one in (path, *path.parents) if one.exists()).stat().st_dev
+
+
+def _check_interface(place: str, interface: str) -> None:
+    import psutil
+
+    from orchestrator.config.errors import ConfigError
+
+    known = psutil.net_if_addrs()
+    if interface not in known:
+        raise ConfigError(
+            f"{place} interface = {interface!r}: this machine, on which the run's scheduler listens, "
+            f"has {', '.join(known)}; choose one by which the nodes reach it"
+        )
 
 
 def check_slurm(

@@ -80,6 +80,11 @@ def refusal(hpcqc, slurm, tmp_path):
         ("gpus=1", ["'classical'", "'gpu'", "1 asked for"]),
         ('constraint="fpga"', ["Invalid feature specification", "'fpga'"]),
         ('reservation="monday"', ["Requested reservation is invalid", "'monday'"]),
+        ('extra=["--wrap=true"]', ["--wrap"]),
+        ('extra=["--no-such-option"]', ["--no-such-option", "extra"]),
+        ('extra=["--mail-type=SOON"]', ["mail-type"]),
+        ('interface="no-such0"', ["'no-such0'", "lo"]),
+        ('python="/no/such/python"', ["'/no/such/python'"]),
     ],
 )
 def test_worker_jobs_that_slurm_never_accepts(refusal, setting, named) -> None:
@@ -109,8 +114,9 @@ def test_a_qpu_that_slurm_never_grants(refusal, settings, named) -> None:
     [
         ("nodes=9", ["nodes = 9", "'classical'", "4 nodes"]),
         ("cores=5", ["cores = 5", "'classical'", "4 CPUs"]),
-        ("gpus=7", ["gpus = 7", "'gpu'"]),
-        ("memory='1 TiB'", ["memory", "1024 GiB", "15.62 GiB"]),
+        ("gpus=7", ["gpus = 7", "partition 'gpu'"]),
+        ("tasks_per_node=99", ["tasks_per_node = 99", "4 CPUs", "99 asked for"]),
+        ("memory='1 TiB'", ["memory = 1024 GiB", "15.62 GiB"]),
         ("walltime=timedelta(days=3)", ["walltime = 3 days", "1 day"]),
     ],
 )
@@ -126,6 +132,9 @@ def test_a_stage_that_no_partition_can_serve(refusal, demand, named) -> None:
         ('account="nobody-pays"', [NO_ACCOUNT, "'nobody-pays'"]),
         ('walltime="3 d"', ["1 day", "3 days"]),
         ('memory="64 GiB"', ["15.62 GiB", "64 GiB"]),
+        ('extra=["--wrap=true"]', ["--wrap"]),
+        ('extra=["--no-such-option"]', ["--no-such-option"]),
+        ('python="/no/such/python"', ["'/no/such/python'"]),
     ],
 )
 def test_a_driver_job_that_slurm_never_accepts(refusal, setting, named) -> None:
