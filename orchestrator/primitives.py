@@ -315,9 +315,7 @@ class Qpu:
 
     @property
     def _remedy(self) -> str:
-        return (
-            f"give a longer walltime in [qpu.{self.name}.slurm], or fewer shots or circuits in a call"
-        )
+        return f"give a longer walltime in [qpu.{self.name}.slurm], or fewer shots or circuits in a call"
 
     def serves(self, stage: str | None) -> bool:
         """Whether it was opened for this stage, and what it was opened with is still open.

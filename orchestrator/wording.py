@@ -7,6 +7,7 @@ import unicodedata
 
 __all__ = [
     "counted",
+    "size_text",
     "visible",
     "visible_json",
 ]
@@ -19,6 +20,18 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     ('1 job', '0 jobs', '2,500 queries')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def size_text(size_bytes: int) -> str:
+    """Return an amount of memory in GiB, or in MiB below one.
+
+    >>> size_text(3 << 29), size_text(500 << 20), size_text(100)
+    ('1.5 GiB', '500 MiB', '100 B')
+    """
+    for unit, bytes_each in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes >= bytes_each:
+            return f"{size_bytes / bytes_each:.4g} {unit}"
+    return f"{size_bytes} B"
 
 
 def visible(text: str, *, lines: bool = True) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from orchestrator.slurm.states import SlurmJob, SlurmState
+from orchestrator.slurm.states import JobDetails, SlurmJob, SlurmState
 
 
 class ForgetfulSlurm:
@@ -17,6 +17,7 @@ class ForgetfulSlurm:
         self.faults: dict[str, list[Exception]] = {}
         self.tags: list[str] = []
         self.tries = 0
+        self.ended: dict[int, JobDetails] = {}
 
     def jobs(self, ids=None) -> dict[int, SlurmJob]:
         self._fault("jobs")
@@ -37,6 +38,9 @@ class ForgetfulSlurm:
             id=number, name="n", user="u", state=SlurmState.PENDING, comment=tag, held=held
         )
         return number
+
+    def details(self, job: int) -> JobDetails:
+        return self.ended.get(job, JobDetails())
 
     def hurry(self, seconds: float) -> None:
         """Nothing takes time here."""

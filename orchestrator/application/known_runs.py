@@ -283,12 +283,22 @@ def _state(
     if record is None or record.status == "running":
         how = "its process is gone"
         if job is not None:
-            how = f"Slurm job {job.id} ended as {job.state.value} (`hpcqc logs {run.id}`)"
+            ending = _ending(job)
+            how = f"Slurm job {job.id} ended as {job.state.value}{ending} (`hpcqc logs {run.id}`)"
         return "killed", f"{how}; continue it with --run-id"
     last = why_last_job(site.state_dir, run.id) if run.is_driver_job else None
     if record.status == "interrupted" and last is not None:
         return record.status, f"{record.error}; not continued: {last}"
     return record.status, record.error
+
+
+def _ending(job: SlurmJob) -> str:
+    """Return how a job's script ended, as the rest of a sentence; empty if Slurm does not say."""
+    try:
+        ending = Slurm(patience_s=0.0).details(job.id).ending
+    except SlurmUnavailable:
+        return ""
+    return f" with {ending}" if ending else ""
 
 
 def _before_silence(record: RunRecord | None) -> RunState | None:

@@ -12,6 +12,7 @@ from orchestrator.compute.shared import SharedDask
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.environment import shared_cluster
 from orchestrator.config.site import COMPUTE_KINDS, ComputeSettings, Site
+from orchestrator.wording import size_text
 
 __all__ = ["check_demand", "open_compute", "settings_in_force"]
 
@@ -41,9 +42,15 @@ def check_demand(stage: str, demand: Demand, settings: ComputeSettings) -> None:
     """Raise `DemandNotMet` where a compute cannot give what a stage asks for."""
     for resource, reason in _kind(settings.kind).lacks(settings, demand).items():
         raise DemandNotMet(
-            f"stage {stage!r} asks for {resource} = {getattr(demand, resource)}, which compute "
+            f"stage {stage!r} asks for {resource} = {_shown(demand, resource)}, which compute "
             f"{settings.name!r} of kind {settings.kind!r} cannot give: {reason}"
         )
+
+
+def _shown(demand: Demand, resource: str) -> str:
+    """Return an amount of a demand, as its stage may have stated it."""
+    amount = getattr(demand, resource)
+    return size_text(amount) if resource == "memory" else str(amount)
 
 
 def _kind(name: str) -> ComputeKind:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -344,6 +345,9 @@ class Reconciler:
         purpose = "worker" if action.pool == "shared" else "stage"
         tail = self.folder.tail(purpose, action.job.number)
         said = f"; the end of its output:\n{tail}" if tail else ""
+        with suppress(SlurmUnavailable):  # it may know the job no longer
+            ending = self.slurm.details(action.job.id).ending
+            said = f" ({ending}){said}" if ending else said
         what = (
             "its workers joined, and ended soon after"
             if action.job.joined_s is not None

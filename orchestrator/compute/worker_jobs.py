@@ -25,6 +25,7 @@ from orchestrator.slurm.owner import owner_of
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.steps import worker_step
 from orchestrator.text_files import tail_of
+from orchestrator.wording import counted
 
 __all__ = ["SHARED", "Allocation", "JobFolder", "allocation", "fits_worker", "lacking"]
 
@@ -150,7 +151,12 @@ def lacking(
             continue
         asked = allocation(there, alone, partitions=partitions)
         reasons = impossible(asked.resources, partitions)
-        if reasons:
+        if not reasons:
+            continue
+        if name == "cores" and demand.tasks_per_node > 1:
+            each = counted(demand.cores, "core")
+            lacks["tasks_per_node"] = f"{'; '.join(reasons)} (each task has {each})"
+        else:
             lacks[name] = "; ".join(reasons)
     return lacks
 
@@ -176,7 +182,16 @@ def _partition(
     named = (usual or "").split(",")  # of several, Slurm takes one that can
     if not able.keys().isdisjoint(named):
         return usual
-    return next((name for name, one in able.items() if one.is_offered), usual)
+    offered = next((name for name, one in able.items() if one.is_offered), None)
+    if offered is not None:
+        return offered
+    # None has so many: the one with the most is where a shortage is to be explained.
+    most = max(
+        (one for one in partitions.values() if one.is_offered),
+        key=lambda one: one.gres.get("gpu", 0),
+        default=None,
+    )
+    return most.name if most is not None and most.gres.get("gpu") else usual
 
 
 @dataclass(eq=False)

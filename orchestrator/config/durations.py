@@ -12,6 +12,9 @@ from pydantic_core import PydanticCustomError
 __all__ = ["Walltime", "duration", "duration_text"]
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+_EXPECTED = (
+    "a time above 0 in s, min, h or d, such as '90 min' or '2 d', or as Slurm's '1-12:00:00'"
+)
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)\b\s*", re.ASCII)
 # Not "30:00" alone: to Slurm that is minutes and seconds, to others it is hours and minutes.
 _CLOCK = re.compile(r"(?:(\d+)-|(?=\d+:\d\d:\d\d$))(\d+)(?::(\d\d))?(?::(\d\d))?", re.ASCII)
@@ -42,7 +45,7 @@ def duration(text: str) -> timedelta:
     except (OverflowError, ValueError):
         found = timedelta()
     if not timedelta() < found <= _LONGEST:
-        raise ValueError(f"{text!r:.80} is not a time; give one such as '90 min' or '1-12:00:00'")
+        raise ValueError(f"{text!r:.80} is not valid: give {_EXPECTED}, and at most 100 years")
     return found
 
 
@@ -68,7 +71,7 @@ def _duration_of(value: Any) -> Any:
             raise TypeError
         return duration(value)
     except (TypeError, ValueError):
-        raise PydanticCustomError("duration", "a time such as '90 min' or '1-12:00:00'") from None
+        raise PydanticCustomError("duration", _EXPECTED) from None
 
 
 Walltime = Annotated[

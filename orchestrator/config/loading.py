@@ -308,7 +308,8 @@ def _sentence(fault: Any) -> str:
         return f"invalid name {name!r:.120} of a {kind}: use one line of 1-100 characters"
     given = fault["input"]
     stated = f"{table} {key} = {str(given).lower() if isinstance(given, bool) else repr(given)}"
-    example = _example(section, key)
+    # A time's expectation has examples of its own.
+    example = "" if fault["type"] == "duration" else _example(section, key)
     if fault["type"] in ("string_pattern_mismatch", "size", "environment") and example:
         return f"{stated}; give one such as {example}"
     expectation = _KINDS.get(fault["type"]) or fault["msg"].removeprefix("Input should be ")

@@ -15,7 +15,7 @@ from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.environment import WORKER_NUMBER, ThisJob
 from orchestrator.slurm.errors import SlurmUnavailable
 from orchestrator.slurm.script import JobScript
-from orchestrator.slurm.states import SlurmJob, SlurmState, tres_of
+from orchestrator.slurm.states import JobDetails, SlurmJob, SlurmState
 from orchestrator.slurm.steps import step_environment
 
 __all__ = ["AllocationSteps"]
@@ -97,6 +97,13 @@ class AllocationSteps:
         """Return the step with a tag; None for none."""
         return next((job for job in self.jobs().values() if job.comment == tag), None)
 
+    def details(self, number: int) -> JobDetails:
+        """Return how a step ended."""
+        with self._lock:
+            code = self._steps[number].process.poll() if number in self._steps else None
+        ended = code or 0
+        return JobDetails(exit_code=max(0, ended), signal=max(0, -ended))
+
     def cancel(self, ids: Collection[int]) -> None:
         """End steps, and return when they have ended."""
         with self._lock:
@@ -143,11 +150,10 @@ class AllocationSteps:
         if self._job.gpus:
             return self._job.gpus
         try:
-            found = self._slurm.jobs([self._job.id]).get(self._job.id)
+            # Not the job's TRES: a site need not count its GPUs there (AccountingStorageTRES).
+            return self._slurm.details(self._job.id).gres_per_node.get("gpu", 0)
         except SlurmUnavailable:
-            found = None
-        held = 0.0 if found is None else tres_of(found.tres).get("gres/gpu", 0.0)
-        return int(held) // max(1, len(self._job.nodes))
+            return 0
 
     def _srun(self, script: JobScript, number: int) -> list[str]:
         wanted = script.resources

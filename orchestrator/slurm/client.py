@@ -36,8 +36,10 @@ from orchestrator.slurm.states import (
     ACCOUNTING_FIELDS,
     QUEUE_FIELDS,
     AccountedJob,
+    JobDetails,
     SlurmJob,
     parse_accounting,
+    parse_details,
     parse_queue,
     time_of,
 )
@@ -66,7 +68,10 @@ _AWAY = re.compile(
 # Reasons for refusing a job that no later moment changes.
 _FOR_GOOD = re.compile(
     r"invalid (partition|account|qos|license|generic resource|feature)|qos specification|"
-    r"not permitted|requested reservation is invalid",
+    r"not permitted|requested reservation is invalid|"
+    # Words of sbatch itself about an option, before it asks anybody.
+    r"unrecognized option|ambiguous|requires an argument|doesn't allow an argument|"
+    r"invalid --?[a-z-]+ |invalid \S+ specification",
     re.IGNORECASE,
 )
 # After these the controller may have stored the job all the same.
@@ -248,6 +253,14 @@ class Slurm:
             for job in _read(parse_queue, text, separator=separator, end=end)
             if wanted is None or job.id in wanted or job.leader in wanted
         }
+
+    def details(self, job: int) -> JobDetails:
+        """Return what Slurm says of one job alone, of the first component of a heterogeneous one.
+
+        Raises `SlurmUnavailable`, also for a job that Slurm no longer knows.
+        """
+        argv = ["scontrol", "show", "job", "--details", "--oneliner", str(job)]
+        return parse_details(self._answer(argv, None).partition("\n")[0])
 
     def find(self, tag: str) -> SlurmJob | None:
         """Return this user's job with a tag, the first one if there are several; None for none."""

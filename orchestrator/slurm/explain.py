@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from orchestrator.slurm.inventory import Licence, Partition, gres_of
+from orchestrator.wording import size_text
 
 if TYPE_CHECKING:
     from orchestrator.slurm.script import JobResources
@@ -208,17 +209,15 @@ def _lacks(
     memory = resources.memory_bytes or 0
     if partition.memory_per_node_bytes and memory > partition.memory_per_node_bytes:
         found.append(
-            f"a node of {where} has at most {_gib(partition.memory_per_node_bytes)} of memory, "
-            f"{_gib(memory)} asked for"
+            f"a node of {where} has at most {size_text(partition.memory_per_node_bytes)} of memory, "
+            f"{size_text(memory)} asked for"
         )
     for name, count in gres_of(resources.all_gres).items():
         has = partition.gres.get(name, 0)
         if count > has:
-            able = (one for one in partitions.values() if one.gres.get(name, 0) >= count)
-            others = [one.name for one in able if one.is_offered]
             found.append(
                 f"a node of {where} has {has or 'no'} {name!r}, {count} asked for"
-                + (f"; {' and '.join(others)} has them" if others else "")
+                + _elsewhere(name, count, has, partitions)
             )
     if (
         is_limited
@@ -230,6 +229,19 @@ def _lacks(
             f"{where} allows a walltime of {partition.max_walltime}, {resources.walltime} asked for"
         )
     return found
+
+
+def _elsewhere(name: str, count: int, has: int, partitions: Mapping[str, Partition]) -> str:
+    """Return which partitions have a resource that one lacks, as the rest of a sentence."""
+    counts = {one.name: one.gres.get(name, 0) for one in partitions.values() if one.is_offered}
+    able = [partition for partition, number in counts.items() if number >= count]
+    if able:
+        return f"; {' and '.join(able)} has them"
+    most = max(counts.values(), default=0)
+    if most <= has:
+        return ""
+    best = [partition for partition, number in counts.items() if number == most]
+    return f"; {' and '.join(best)} has {most}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +385,3 @@ _REFUSALS: tuple[tuple[str, Callable[[JobResources, _Cluster], str]], ...] = (
 
 def _capitalised(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _gib(size: int) -> str:
-    return f"{size / (1 << 30):.4g} GiB"

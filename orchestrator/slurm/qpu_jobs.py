@@ -80,7 +80,9 @@ class _Holding:
     users: int = 0
     job: int | None = None
     alive: Path | None = None  # file of a job that this process submitted or took over
-    use: IO[str] | None = None  # the same file, open and locked as long as this process uses the job
+    use: IO[str] | None = (
+        None  # the same file, open and locked as long as this process uses the job
+    )
     is_coupled: bool = False  # the job is the coupling's, which ends it
 
 

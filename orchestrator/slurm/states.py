@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from orchestrator.identity import IdentityError, SlurmTag
+from orchestrator.slurm.inventory import gres_of
 from orchestrator.slurm.node_lists import nodes_of
 
 __all__ = [
     "ACCOUNTING_FIELDS",
     "QUEUE_FIELDS",
     "AccountedJob",
+    "JobDetails",
     "SlurmJob",
     "SlurmState",
     "count_of",
     "parse_accounting",
+    "parse_details",
     "parse_queue",
     "records_of",
     "state_of",
@@ -68,6 +72,8 @@ ACCOUNTING_FIELDS = (
     "ElapsedRaw",
 )
 _NOTHING = ("", "(null)", "N/A", "n/a", "None", "Unknown", "NONE")
+_EXIT_CODE = re.compile(r" ExitCode=([0-9]+):([0-9]+)")
+_NODE_GRES = re.compile(r" GRES=(\S*)")
 _SCALES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40, "P": 1 << 50}
 
 
@@ -255,6 +261,29 @@ class AccountedJob:
         return _tag(self.comment)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobDetails:
+    """What Slurm says of one job alone.
+
+    Attributes:
+        exit_code: As the job's script returned it; 0 before its end, and if a signal ended it.
+        signal: Number of the signal that ended it, 0 for none.
+        gres_per_node: Generic resources that it has on each of its nodes, the least of each one, as
+            ``{"gpu": 2}``.
+    """
+
+    exit_code: int = 0
+    signal: int = 0
+    gres_per_node: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def ending(self) -> str:
+        """How the script ended, as ``exit code 3``; empty if Slurm does not say."""
+        if self.exit_code:
+            return f"exit code {self.exit_code}"
+        return f"signal {self.signal}" if self.signal else ""
+
+
 def state_of(text: str) -> SlurmState:
     """Return the state that a text of Slurm's begins with, as ``CANCELLED by 1000``.
 
@@ -330,6 +359,19 @@ def parse_accounting(text: str, *, separator: str) -> list[AccountedJob]:
         jobs.append(_accounted(dict(zip(ACCOUNTING_FIELDS, fields, strict=True))))
         first = following
     return jobs
+
+
+def parse_details(text: str) -> JobDetails:
+    """Read one job as ``scontrol show job --details --oneliner`` prints it."""
+    ended = _EXIT_CODE.search(text)
+    # What the job has on its nodes stands there, whether Slurm counts that resource or not.
+    nodes = [gres_of(found[1]) for found in _NODE_GRES.finditer(text.partition(" NumNodes=")[2])]
+    names = set[str]().union(*nodes)
+    return JobDetails(
+        exit_code=0 if ended is None else int(ended[1]),
+        signal=0 if ended is None else int(ended[2]),
+        gres_per_node={name: min(one.get(name, 0) for one in nodes) for name in sorted(names)},
+    )
 
 
 def records_of(text: str, end: str) -> Iterator[str]:

@@ -61,6 +61,7 @@ from orchestrator.slurm import (
     SlurmUnavailable,
     owner_of,
 )
+from orchestrator.slurm.states import JobDetails
 from tests.cli.flows import FLOW
 from tests.errors import naming
 
@@ -97,6 +98,9 @@ class RecordingSlurm:
         if self.is_away:
             raise SlurmUnavailable("squeue does not answer")
         return {id_: job for id_, job in self.queue.items() if ids is None or id_ in ids}
+
+    def details(self, job: int) -> JobDetails:
+        return JobDetails(exit_code=3)
 
     def cancel(self, ids: Collection[int]) -> None:
         for id_ in ids:
@@ -436,7 +440,7 @@ def test_a_run_is_as_it_was_where_slurm_does_not_answer(slurm: RecordingSlurm, f
     slurm.queue[job.id] = replace(job, state=SlurmState.OUT_OF_MEMORY, nodes=("c1",))
     killed = run_view("r1")
     assert killed.state == "killed"
-    assert "OUT_OF_MEMORY" in str(killed.reason)
+    assert "OUT_OF_MEMORY with exit code 3" in str(killed.reason)
     slurm.queue.clear()
     assert run_view("r1").state == "killed"
 

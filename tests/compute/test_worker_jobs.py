@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.compute.api import Demand
+from orchestrator.compute.api import Demand, DemandNotMet
+from orchestrator.compute.kinds import check_demand
 from orchestrator.compute.worker import WorkerSpec
 from orchestrator.compute.worker_jobs import JobFolder, allocation, fits_worker, lacking
 from orchestrator.config.durations import duration
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import ComputeSettings
 from orchestrator.identity import SlurmTag
-from orchestrator.slurm import Partition
+from orchestrator.slurm import Partition, impossible
 from orchestrator.slurm.options import WorkerOptions, worker_options
 
 PARTITIONS = {
@@ -262,3 +263,27 @@ def test_a_spec_survives_its_way_through_a_command_line() -> None:
         linger_s=1,
     )
     assert WorkerSpec.parse(*spec.arguments()) == spec
+
+
+def test_a_shortage_of_gpus_names_the_partition_that_has_some() -> None:
+    many = lacking(options(), Demand(gpus=3), PARTITIONS)
+    assert [word in many["gpus"] for word in ("'gpu'", "2 'gpu'", "3 asked for")] == [True] * 3
+    (reason,) = impossible(allocation(options(gpus=3)).resources, PARTITIONS)
+    assert reason.endswith("gpu has 2")
+    without = {name: replace(one, gres={}) for name, one in PARTITIONS.items()}
+    assert allocation(options(), Demand(gpus=3), partitions=without).resources.partition == next(
+        name for name, one in without.items() if one.is_default
+    )
+
+
+def test_too_many_tasks_are_named_as_such() -> None:
+    found = lacking(options(), Demand(tasks_per_node=99), PARTITIONS)
+    assert found.keys() == {"tasks_per_node"}
+    assert "99 asked for" in found["tasks_per_node"]
+    assert lacking(options(), Demand(cores=99), PARTITIONS).keys() == {"cores"}
+
+
+def test_memory_that_is_not_there_is_named_in_units() -> None:
+    settings = ComputeSettings(name="c", kind="local", memory_per_worker="1 GiB")
+    with pytest.raises(DemandNotMet, match="memory = 64 GiB"):
+        check_demand("s", Demand(memory=64 << 30), settings)

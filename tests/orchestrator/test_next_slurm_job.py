@@ -14,9 +14,9 @@ from qiskit import QuantumCircuit
 
 from backends import registry
 from backends.fake import FakeBackend, read_script
+from backends.timing import TimingModel
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
-from backends.timing import TimingModel
 from orchestrator.broker.client.protocol import AllocationEnded, WalltimeTooShort
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.runtime.grant_watch import GrantState
@@ -27,7 +27,6 @@ from orchestrator.runs import Run
 from orchestrator.slurm.qpu_jobs import QpuJobs
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
-
 
 ACCESS = SlurmAccess(gres="qpu:1", check_s=0.05)
 

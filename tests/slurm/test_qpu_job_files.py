@@ -182,9 +182,7 @@ def test_a_limit_on_the_number_of_jobs_is_waited_for_and_said_once(slurm, tmp_pa
     assert "too many" in notice
 
 
-def test_a_limit_that_never_passes_is_not_waited_for_for_ever(
-    slurm, tmp_path, monkeypatch
-) -> None:
+def test_a_limit_that_never_passes_is_not_waited_for_for_ever(slurm, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("orchestrator.slurm.qpu_jobs.LONGEST_REFUSAL_S", 0.0)
     slurm.faults["submit"] = [SlurmRefused("too many", passes=True) for _ in range(9)]
     with pytest.raises(SlurmRefused) as caught:

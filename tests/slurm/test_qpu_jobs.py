@@ -315,7 +315,7 @@ def test_a_job_of_a_killed_process_is_taken_over(slurm, tmp_path, closing) -> No
     dead, alive = jobs_of(tmp_path, "killed"), jobs_of(tmp_path, "killed")
     closing += [dead, alive]
     left = dead.current(qpu())
-    for holding in dead._holdings.values():  # as the end of its process does  # noqa: SLF001
+    for holding in dead._holdings.values():  # as the end of its process does
         assert holding.use is not None
         holding.use.close()
     with alive.hold(qpu()) as held:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.metering import Charge, Metering
-from backends.timing import TimingModel
 from backends.shapes import ItemShape
+from backends.timing import TimingModel
 from orchestrator.broker.core.events import JobSubmitted, Part
 from orchestrator.broker.core.packing import SHOT_BLOCK
 from orchestrator.identity import JobId

@@ -72,6 +72,8 @@ def run_logs(
     if as_json:
         print_json({str(path): text for path, text in ends.items()})
         return
+    if not any(ends.values()) and not follow:
+        say(f"run {run} has logged nothing yet; `hpcqc runs {run}` prints how it is")
     last = None
     for path, text in ends.items():
         if len(ends) > 1:
