@@ -286,10 +286,14 @@ def _state(
             ending = _ending(job)
             how = f"Slurm job {job.id} ended as {job.state.value}{ending} (`hpcqc logs {run.id}`)"
         return "killed", f"{how}; continue it with --run-id"
-    last = why_last_job(site.state_dir, run.id) if run.is_driver_job else None
-    if record.status == "interrupted" and last is not None:
-        return record.status, f"{record.error}; not continued: {last}"
-    return record.status, record.error
+    return record.status, _why_ended(site, run, record)
+
+
+def _why_ended(site: Site, run: RegisteredRun, record: RunRecord) -> str | None:
+    """Return why a run ended, and why its driver job is not followed by another one."""
+    is_stopped = run.is_driver_job and record.status == "interrupted"
+    last = why_last_job(site.state_dir, run.id) if is_stopped else None
+    return record.error if last is None else f"{record.error}; not continued: {last}"
 
 
 def _ending(job: SlurmJob) -> str:
