@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from backends.fake import create
+from orchestrator.application.jobs import jobs_of as recorded_jobs
 from orchestrator.broker.client.protocol import AllocationEnded
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.job_request import JobRequest
-from orchestrator.broker.core.views import JobState
+from orchestrator.broker.core.views import JobState, QpuTaskState
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
 from orchestrator.broker.runtime.grant_watch import NotGranted
+from orchestrator.config.loading import load_site
 from orchestrator.config.site import QpuSettings
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.client import Slurm
@@ -149,13 +151,17 @@ def test_a_run_holds_the_qpu_while_its_quantum_stage_runs(slurm, tmp_path) -> No
 LONG_FLOW = FLOW.replace(".run([circuit], shots=100)", ".run([circuit] * 6, shots=100)")
 
 
-def test_a_stage_longer_than_its_qpu_jobs_goes_on_until_it_is_done(slurm, tmp_path) -> None:
+def test_a_stage_longer_than_its_qpu_jobs_goes_on_until_it_is_done(
+    slurm, tmp_path, monkeypatch
+) -> None:
     """Each Slurm job ends after one task or two; what had completed is not started again."""
     (tmp_path / "demo.py").write_text(LONG_FLOW)
     (tmp_path / "site.toml").write_text(
-        '[qpu.q]\nbackend = "fake"\nrun_s = 1.0\nmax_circuits = 1\n'
+        '[qpu.q]\nbackend = "fake"\noptions = { run_s = 1.0, max_circuits = 1 }\n'
         '[qpu.q.slurm]\ngres = "qpu:1"\npartition = "quantum"\ncheck_s = 0.5\n'
     )
+    monkeypatch.setenv("HPCQC_STATE_DIR", str(tmp_path / "state"))
+    site = load_site(tmp_path / "site.toml")
     environment = {**slurm.environment, "HPCQC_STATE_DIR": str(tmp_path / "state")}
     with subprocess.Popen(
         [sys.executable, "-m", "orchestrator.cli", "run", "demo.py", "--site", "site.toml"],
@@ -168,13 +174,8 @@ def test_a_stage_longer_than_its_qpu_jobs_goes_on_until_it_is_done(slurm, tmp_pa
         ended: list[int] = []
 
         def completed() -> int:
-            found = (tmp_path / "hpcqc-runs").glob("*/run.json")
-            return sum(
-                task["state"] == "completed"
-                for record in found
-                for job in json.loads(record.read_text())["jobs"]
-                for task in job["tasks"]
-            )
+            tasks = [task for job in recorded_jobs(site) for task in job.tasks]
+            return sum(task.state is QpuTaskState.COMPLETED for task in tasks)
 
         def current() -> int | None:
             mine = [line.split() for line in slurm.queue() if "-qpu-q" in line]
@@ -318,6 +319,7 @@ def test_a_job_of_a_killed_process_is_taken_over(slurm, tmp_path, closing) -> No
     for holding in dead._holdings.values():  # as the end of its process does
         assert holding.use is not None
         holding.use.close()
+        holding.use = (tmp_path / "no-lock").open("w")
     with alive.hold(qpu()) as held:
         assert held == left
     until(lambda: not slurm.queue())
