@@ -80,16 +80,26 @@ def refusal(hpcqc, slurm, tmp_path):
         ("gpus=1", ["'classical'", "'gpu'", "1 asked for"]),
         ('constraint="fpga"', ["Invalid feature specification", "'fpga'"]),
         ('reservation="monday"', ["Requested reservation is invalid", "'monday'"]),
-        ('extra=["--wrap=true"]', ["--wrap"]),
         ('extra=["--no-such-option"]', ["--no-such-option", "extra"]),
         ('extra=["--mail-type=SOON"]', ["mail-type"]),
-        ('interface="no-such0"', ["'no-such0'", "lo"]),
-        ('python="/no/such/python"', ["'/no/such/python'"]),
     ],
 )
 def test_worker_jobs_that_slurm_never_accepts(refusal, setting, named) -> None:
     said = refusal(settings=(f"compute.cluster.options.{setting}",))
     assert [name for name in [*named, WORKERS, "'cluster'"] if name not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ('extra=["--wrap=true"]', ["--wrap=true"]),
+        ('interface="no-such0"', ["'no-such0'", "lo"]),
+        ('python="/no/such/python"', ["'/no/such/python'"]),
+    ],
+)
+def test_worker_options_that_cannot_be_right(refusal, setting, named) -> None:
+    said = refusal(settings=(f"compute.cluster.options.{setting}",))
+    assert [name for name in [*named, WORKERS] if name not in said] == []
 
 
 @pytest.mark.parametrize(
