@@ -37,7 +37,7 @@ from backends.sampling import lower
 from backends.validate import check_fits
 from orchestrator.broker.client.protocol import AllocationEnded, BrokerClient, WalltimeTooShort
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
-from orchestrator.broker.core.prediction import least_task_seconds
+from orchestrator.broker.core.scheduler import least_task_seconds
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskState
 from orchestrator.compute.remote_call import stage_context, yield_worker_slot
 from orchestrator.identity import CallStage, JobId

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from backends.metering import Charge, Metering
-from backends.shapes import ItemShape
 from backends.timing import TimingModel
 from orchestrator.broker.core.events import JobSubmitted, Part
-from orchestrator.broker.core.packing import SHOT_BLOCK
 from orchestrator.identity import JobId
 
 __all__ = [
     "Accuracy",
     "Load",
-    "least_task_seconds",
     "load_of",
     "predicted_charge",
     "predicted_seconds",
@@ -129,34 +126,6 @@ def predicted_seconds(
         circuits=load.circuits, shots=load.shots, num_qubits=load.num_qubits, depth=load.depth
     )
     return seconds * (accuracy.factor if accuracy is not None else 1.0)
-
-
-def least_task_seconds(
-    shapes: Sequence[ItemShape],
-    num_qubits: int,
-    *,
-    seeded: bool,
-    max_shots: int | None,
-    timing: TimingModel,
-) -> float:
-    """Return the QPU-seconds of a job's longest task, if its tasks are cut as short as they can be.
-
-    >>> shape = ItemShape(points=9, shots=100)
-    >>> least_task_seconds([shape], 1, seeded=True, max_shots=None, timing=TimingModel(shot_s=0.5))
-    50.0
-    """
-
-    def least_s(shape: ItemShape) -> float:
-        # With a seed, the shots of a block belong together; an item without shots is never cut.
-        shots = min(shape.shots, SHOT_BLOCK if seeded else 1, max_shots or SHOT_BLOCK)
-        return timing.duration_s(
-            circuits=1 if shape.shots else shape.points,
-            shots=shots,
-            num_qubits=shape.num_qubits or num_qubits,
-            depth=shape.depth,
-        )
-
-    return max(map(least_s, shapes), default=0.0)
 
 
 def predicted_charge(load: Load, metering: Metering, seconds: float | None) -> Charge:

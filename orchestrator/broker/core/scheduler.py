@@ -10,9 +10,11 @@ from itertools import chain
 from typing import Any
 
 from backends.metering import Charge
+from backends.shapes import ItemShape
+from backends.timing import TimingModel
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.job_request import LeaseWish
-from orchestrator.broker.core.packing import pack, thin, whole_parts
+from orchestrator.broker.core.packing import SHOT_BLOCK, pack, thin, whole_parts
 from orchestrator.broker.core.policies import JobQueue, QueuedJob, Situation
 from orchestrator.broker.core.prediction import Accuracy, Load, predicted_charge, predicted_seconds
 from orchestrator.broker.core.qpu_history import Lease
@@ -20,7 +22,15 @@ from orchestrator.broker.core.records import JobRecord
 from orchestrator.broker.core.rules import QpuRules
 from orchestrator.identity import JobId, Payer, Tag
 
-__all__ = ["Decision", "SchedulingContext", "expected", "next_decision", "next_look", "queued_as"]
+__all__ = [
+    "Decision",
+    "SchedulingContext",
+    "expected",
+    "least_task_seconds",
+    "next_decision",
+    "next_look",
+    "queued_as",
+]
 
 Decision = ev.LeaseClosed | ev.LeaseOpened | ev.TaskPlanned
 
@@ -156,6 +166,34 @@ def expected(
     scale = _weight_of_job(job) / max(1, weight)
     charge = Charge(amount=amount * scale, unit=rules.metering.unit)
     return (seconds * scale if known else None), charge
+
+
+def least_task_seconds(
+    shapes: Sequence[ItemShape],
+    num_qubits: int,
+    *,
+    seeded: bool,
+    max_shots: int | None,
+    timing: TimingModel,
+) -> float:
+    """Return the QPU-seconds of a job's longest task, if its tasks are cut as short as they can be.
+
+    >>> shape = ItemShape(points=9, shots=100)
+    >>> least_task_seconds([shape], 1, seeded=True, max_shots=None, timing=TimingModel(shot_s=0.5))
+    50.0
+    """
+
+    def least_s(shape: ItemShape) -> float:
+        # With a seed, the shots of a block belong together; an item without shots is never cut.
+        shots = min(shape.shots, SHOT_BLOCK if seeded else 1, max_shots or SHOT_BLOCK)
+        return timing.duration_s(
+            circuits=1 if shape.shots else shape.points,
+            shots=shots,
+            num_qubits=shape.num_qubits or num_qubits,
+            depth=shape.depth,
+        )
+
+    return max(map(least_s, shapes), default=0.0)
 
 
 class _Filling:
