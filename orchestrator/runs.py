@@ -53,10 +53,12 @@ class StageSpan:
     state: StageState
     started_at: datetime
     ended_at: datetime | None = None
+    asked_at: datetime | None = None  # when the flow submitted it
+    after: tuple[str, ...] | None = None  # keys of stages whose results it takes, None: not known
     where: str | None = None  # name of a compute or a QPU
     error: str | None = None
     worker: str | None = None  # worker, ran_from and ran_until are known once it has ended there
-    ran_from: datetime | None = None
+    ran_from: datetime | None = None  # of a quantum stage: since when it has the QPU
     ran_until: datetime | None = None
     slurm_job: int | None = None  # of the worker
     units: tuple[int, int] | None = None  # finished and total units of its fan-out
@@ -166,6 +168,11 @@ class Run:
             if token not in self._keys:
                 self._keys[token] = str(Occurrence(digest, self._stages.next(digest)))
             return self._keys[token]
+
+    def known_key(self, token: Hashable) -> str | None:
+        """Return the key of a stage run that has got one, by what names its execution."""
+        with self._lock:
+            return self._keys.get(token)
 
     def inner_token(self, task_run: str, attempt: int, content: str) -> Hashable:
         """Name the n-th equal call of a stage inside an attempt, the same for each attempt."""

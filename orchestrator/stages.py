@@ -242,6 +242,7 @@ def _run(call: _Call) -> Any:
     run = current_run()
     key, name = _key_and_name(run, call)
     needs = call.needs
+    asked_at, after = _dependencies(run, call)
     default = run.default_qpu if needs.kind == "quantum" else run.site.default_compute
     span = StageSpan(
         key=key,
@@ -249,6 +250,8 @@ def _run(call: _Call) -> Any:
         kind=needs.kind,
         state="running",
         started_at=datetime.now(UTC),
+        asked_at=asked_at,
+        after=after,
         where=needs.where or default,
         cores=needs.demand.cores,
     )
@@ -306,8 +309,11 @@ def _run_with_qpu(call: _Call, context: StageContext) -> Any:
     resources().begin_stage(context.key)
     name = call.needs.where or current_run().default_qpu
     with resources().placement().quantum(context.key, name), within(context):
+        begun_at = datetime.now(UTC)
         qpu = open_qpu(call.needs.where, context.key)
-        return exhausted(call.fn(qpu, *call.args, **call.kwargs))
+        value = exhausted(call.fn(qpu, *call.args, **call.kwargs))
+        current_run().update(context.key, ran_from=begun_at, ran_until=datetime.now(UTC))
+        return value
 
 
 def _key_and_name(run: Run, call: _Call) -> tuple[str, str]:
@@ -325,6 +331,25 @@ def _key_and_name(run: Run, call: _Call) -> tuple[str, str]:
         around = task_context.task_run
         token = run.inner_token(str(around.id), around.run_count, content)
     return run.stage_key(token, lambda: content), fn.__name__
+
+
+def _dependencies(run: Run, call: _Call) -> tuple[datetime | None, tuple[str, ...] | None]:
+    """Return when the flow submitted this execution, and the stages whose results it takes.
+
+    None for what is not known: of a plain call, or where other tasks are between two stages.
+    """
+    task_context = TaskRunContext.get()
+    if task_context is None or getattr(task_context.task.fn, "__wrapped__", None) is not call.fn:
+        return None, None
+    task_run = task_context.task_run
+    keys = {
+        run.known_key(str(getattr(one, "id", "")))
+        for inputs in task_run.task_inputs.values()
+        for one in inputs
+        if one.input_type != "parameter"
+    }
+    known = [key for key in keys if key is not None]
+    return task_run.created, tuple(sorted(known)) if len(known) == len(keys) else None
 
 
 @functools.lru_cache(maxsize=256)

@@ -15,10 +15,15 @@ from orchestrator.provenance.record import jobs_by_stage
 from orchestrator.slurm.options import WorkerOptions
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from orchestrator.provenance.schema import RecordedSlurmJob, RecordedStage, RunRecord
     from orchestrator.stages import StageNeeds
 
 __all__ = ["observed_stages"]
+
+# A quantum stage of more tasks counts as one of so many longer ones.
+_MOST_TASKS = 20
 
 
 def observed_stages(
@@ -41,7 +46,7 @@ def observed_stages(
         if stage.ended_at is None or stage.state not in ("completed", "cached"):
             continue
         name = stage_name(stage.name)
-        ready_s = (stage.started_at - record.started_at).total_seconds()
+        ready_s = _at_work_s(record, stage.started_at)
         known = needs.get(name)
         demand = None if known is None else known.demand
         most = 1 if demand is None else max(demand.nodes, demand.nodes_max)
@@ -61,10 +66,14 @@ def observed_stages(
             ObservedStage(
                 name=name,
                 kind=stage.kind,
+                key=stage.key,
                 ready_s=ready_s,
-                ended_s=ready_s + (stage.ended_at - stage.started_at).total_seconds(),
+                ended_s=_at_work_s(record, stage.ended_at),
+                asked_s=None if stage.asked_at is None else _at_work_s(record, stage.asked_at),
+                after=stage.after,
                 seconds=seconds,
                 qpu_seconds=on_qpu_s if quantum else None,
+                tasks=min(max(len(jobs), 1), _MOST_TASKS),
                 nodes=1 if demand is None else demand.nodes,
                 nodes_max=most,
             )
@@ -72,6 +81,17 @@ def observed_stages(
     if not observed:
         raise ConfigError(f"{source} of {record.target} has no stages, so nothing can be coupled")
     return observed, list(dict.fromkeys(notes))
+
+
+def _at_work_s(record: RunRecord, at: datetime) -> float:
+    """Return the time from the start of a run, without that between its attempts."""
+    begins = [one.started_at for one in record.attempts] or [record.started_at]
+    ends = [one.ended_at for one in record.attempts] or [None]
+    return sum(
+        max((min(at, end or at) - begin).total_seconds(), 0.0)
+        for begin, end in zip(begins, ends, strict=True)
+        if begin <= at
+    )
 
 
 def _by_nodes(

@@ -356,7 +356,9 @@ def _qpu(site: Site, settings: QpuSettings) -> tuple[QpuModel, list[str]]:
     elif by_job and not ahead_s:  # the broker knows nothing of a job that has not used it yet
         ahead_s, notes = qpu_job_wait_s(settings, site.state_dir)
     start_s = _QPU_START_S if by_job else 0.0
-    return QpuModel(ahead_s=ahead_s, start_s=start_s, by_job=by_job), notes
+    at_once = target.max_concurrent_tasks
+    model = QpuModel(ahead_s=ahead_s, start_s=start_s, by_job=by_job, tasks_at_once=at_once)
+    return model, notes
 
 
 def _charges(

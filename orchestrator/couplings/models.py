@@ -27,8 +27,9 @@ class StageModel:
     seconds: that it takes once it has what it needs; by number of nodes where that matters.
     nodes, nodes_max: least and most nodes that it can use; one that needs more than one has an
     allocation of its own, unless the coupling is exclusive. after: names of stages of its flow that
-    must have ended. qpu_seconds: of a quantum stage, for how much of its time the QPU works; all
-    of it if None.
+    must have ended. delay_s: what the flow itself takes between their end and this stage.
+    qpu_seconds: of a quantum stage, for how much of its time the QPU works; all of it if None.
+    tasks: of a quantum stage, in how many parts the QPU does that, each after a part of the rest.
     """
 
     name: str
@@ -37,10 +38,12 @@ class StageModel:
     nodes: int = 1
     nodes_max: int | None = None
     after: tuple[str, ...] = ()
+    delay_s: float = 0.0
     qpu_seconds: float | None = None
+    tasks: int = 1
 
     def __post_init__(self) -> None:
-        """Raise ``ValueError`` for times or numbers of nodes that cannot be."""
+        """Raise ``ValueError`` for times or numbers that cannot be."""
         times = self.seconds.values() if isinstance(self.seconds, Mapping) else (self.seconds,)
         if not times or not all(0 <= time < math.inf for time in times):
             raise ValueError(f"stage {self.name!r}: seconds={self.seconds}; expected 0 or more")
@@ -54,6 +57,11 @@ class StageModel:
         if self.qpu_seconds is not None and not 0 <= self.qpu_seconds <= self.seconds_on(1):
             raise ValueError(
                 f"stage {self.name!r}: qpu_seconds={self.qpu_seconds}; expected 0 up to its seconds"
+            )
+        if self.tasks < 1 or not 0 <= self.delay_s < math.inf:
+            raise ValueError(
+                f"stage {self.name!r}: tasks={self.tasks}, delay_s={self.delay_s}; expected at "
+                "least 1 and 0"
             )
 
     @property
@@ -142,16 +150,18 @@ class ClusterModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QpuModel:
-    """The QPU, which runs one task at a time in order of submission.
+    """The QPU, which runs tasks in order of submission.
 
     ahead_s: work of others that waits now. start_s: from submission to start of the Slurm job by
-    which a run holds the QPU. by_job: whether such a job holds it for all of a quantum stage in
-    every coupling, not only in `split`.
+    which a run holds the QPU. by_job: whether such a job holds it in every coupling, and not only
+    in `split`: from the begin of a quantum stage until no quantum stage of the run is left.
+    tasks_at_once: how many tasks it runs beside each other, None for any number.
     """
 
     ahead_s: float = 0.0
     start_s: float = 0.0
     by_job: bool = False
+    tasks_at_once: int | None = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +208,9 @@ def quantum_after_s(flow: FlowModel) -> float | None:
     until: dict[str, float] = {}
     found: list[float] = []
     for stage in flow.stages:
-        before_s = max((until[name] for name in stage.after), default=0.0)
+        # A flow's start is not counted: a gate is looked at from the first classical stage on.
+        delay_s = stage.delay_s if stage.after else 0.0
+        before_s = max((until[name] for name in stage.after), default=0.0) + delay_s
         if stage.kind == "quantum":
             found.append(before_s)
             until[stage.name] = math.inf

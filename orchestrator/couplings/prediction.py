@@ -121,14 +121,37 @@ class _StageRun:
     left: float = 1.0  # part of its work, of a classical one
     width: int = 0  # nodes on which it runs, 0 if it waits
     began_s: float = math.inf
-    ended: bool = False
     job: _Job | None = None
-    queued_s: float = math.inf  # when its task reaches the QPU's queue
-    until_s: float = math.inf  # when its task, or its stage on the QPU, ends
+    tasks_left: int = 0  # of a quantum one, with the task that runs
+    queued_s: float = math.inf  # when its next task reaches the QPU's queue
+    task: _Task | None = None
+    is_over: bool = False  # its last task has ended
 
     @property
     def is_classical(self) -> bool:
         return self.model.kind == "classical"
+
+    @property
+    def own_s(self) -> float:
+        """What a quantum stage does without the QPU before each of its tasks."""
+        return (self.model.seconds_on(1) - self.model.on_qpu_s) / self.model.tasks
+
+    @property
+    def task_s(self) -> float:
+        return self.model.on_qpu_s / self.model.tasks
+
+    def needs_s(self, now_s: float) -> float:
+        """Return how long a quantum stage goes on if its tasks wait for nothing."""
+        later_s = max(self.tasks_left - 1, 0) * (self.own_s + self.task_s)
+        if self.task is not None:
+            return later_s + min(self.task.until_s - now_s, self.task_s)
+        before_s = self.own_s if self.queued_s == math.inf else self.queued_s - now_s
+        return later_s + before_s + self.task_s
+
+    def shares_with(self, other: _StageRun) -> bool:
+        """Whether an allocation of the other's own can be handed on to this one."""
+        mine, theirs = self.model, other.model
+        return (mine.nodes, mine.most_nodes) == (theirs.nodes, theirs.most_nodes)
 
 
 @dataclass(slots=True, eq=False)
@@ -138,8 +161,9 @@ class _FlowRun:
     model: FlowModel
     quantum_after_s: float | None
     active: list[_StageRun] = field(default_factory=list)
-    done: set[str] = field(default_factory=set)
+    done: dict[str, float] = field(default_factory=dict)  # when each stage ended
     known: set[str] = field(default_factory=set)
+    hold: _Hold | None = None
     released: bool = False
     gated_since_s: float | None = None
     ended_s: float = math.inf
@@ -152,10 +176,26 @@ class _Task:
     since_s: float
     seconds: float
     stage: _StageRun | None = None
+    until_s: float = math.inf
 
     def place(self) -> tuple[float, float]:
         """Return its place: of two that arrive at once, the earlier stage's is first."""
         return self.since_s, -math.inf if self.stage is None else self.stage.began_s
+
+
+@dataclass(slots=True, eq=False)
+class _Hold:
+    """A Slurm job by which a run holds the QPU, while it has quantum stages. stage: its first."""
+
+    run: _FlowRun
+    stage: _StageRun
+    since_s: float  # from when on Slurm can grant it
+    is_queued: bool = False
+    granted_s: float = math.inf
+
+    def place(self) -> tuple[float, float]:
+        """Return its place among tasks and others."""
+        return self.since_s, self.stage.began_s
 
 
 class _Prediction:
@@ -172,10 +212,12 @@ class _Prediction:
         self._jobs: list[_Job] = []  # not ended, in order of submission
         self._leaving: list[tuple[float, int]] = list(cluster.busy)
         self._tasks: list[_Task] = []
-        self._current: _Task | None = None
-        self._current_until_s = math.inf
-        self._holder: _FlowRun | None = None  # of an exclusive job
+        self._running: list[_Task] = []
+        self._tasks_at_once = math.inf if qpu.tasks_at_once is None else qpu.tasks_at_once
+        self._holds: list[_Hold] = []  # not granted
+        self._holder: _FlowRun | None = None  # with an exclusive job, or one that was granted
         self._node_seconds = self._held_s = self._used_s = 0.0
+        self._held_until_s = -math.inf  # by tasks of runs that do not hold the QPU
         self._occupations: list[Occupation] = []
         if qpu.ahead_s:
             self._tasks.append(_Task(self._now_s, qpu.ahead_s))
@@ -203,7 +245,8 @@ class _Prediction:
 
     def _step(self) -> bool:
         """Do what is due; return whether something happened."""
-        happened = self._end_stages()
+        happened = self._end_tasks()
+        happened |= self._end_stages()
         for run in self._runs:
             if run.model.begins_at_s <= self._now_s + _EPSILON_S and run.ended_s == math.inf:
                 happened |= self._go_on(run)
@@ -218,7 +261,7 @@ class _Prediction:
     def _end_stages(self) -> bool:
         happened = False
         for stage in [stage for run in self._runs for stage in run.active]:
-            over = stage.left <= _EPSILON_S if stage.is_classical else self._is_due(stage.until_s)
+            over = stage.left <= _EPSILON_S if stage.is_classical else stage.is_over
             if over and stage.began_s < math.inf:
                 happened = True
                 self._end_stage(stage)
@@ -226,13 +269,27 @@ class _Prediction:
 
     def _end_stage(self, stage: _StageRun) -> None:
         run, model = stage.run, stage.model
-        stage.ended = True
         run.active.remove(stage)
-        run.done.add(model.name)
+        run.done[model.name] = self._now_s
         nodes = stage.width if stage.is_classical else 0
         self._note(run, model.kind, model.name, stage.began_s, nodes)
-        if stage.job is not None:
+        if stage.job is not None and not self._hand_on(stage.job, stage):
             self._end_job(stage.job)
+        if run.hold is not None and all(one.is_classical for one in run.active):
+            self._release(run.hold)
+
+    def _hand_on(self, job: _Job, stage: _StageRun) -> bool:
+        """Give the allocation of a stage that ended to an equal one that waits for one."""
+        for other in stage.run.active:
+            if other.is_classical and other.job is None and self._is_limited(other):
+                if other.shares_with(stage):
+                    job.stage, other.job = other, job
+                    return True
+        return False
+
+    def _is_limited(self, stage: _StageRun) -> bool:
+        """Whether a stage has an allocation of its own that is as large as a shared worker job."""
+        return self._coupling == "split" and stage.model.nodes == 1
 
     def _note(
         self,
@@ -256,17 +313,28 @@ class _Prediction:
     def _go_on(self, run: _FlowRun) -> bool:
         """Let stages become ready, and ask for what the coupling wants."""
         happened = False
-        for model in run.model.stages:
-            if model.name not in run.known and run.done.issuperset(model.after):
+        for model, ready_s in self._next_stages(run):
+            if self._is_due(ready_s):
                 run.known.add(model.name)
-                run.active.append(_StageRun(model, run, self._now_s))
+                run.active.append(_StageRun(model, run, self._now_s, tasks_left=model.tasks))
                 happened = True
         if not run.active and len(run.done) == len(run.model.stages):
             run.ended_s = self._now_s
             for job in [job for job in self._jobs if job.run is run]:
                 self._end_job(job)
             return True
+        if not run.active and run.done:  # between two stages a run keeps what it has
+            return happened
         return self._reconcile(run, decide(self._coupling, self._situation(run))) or happened
+
+    def _next_stages(self, run: _FlowRun) -> list[tuple[StageModel, float]]:
+        """Return the stages whose predecessors have ended, with the times at which they are ready."""
+        found = []
+        for model in run.model.stages:
+            if model.name not in run.known and run.done.keys() >= set(model.after):
+                ended = [run.done[name] for name in model.after]
+                found.append((model, max(ended, default=run.model.begins_at_s) + model.delay_s))
+        return found
 
     def _situation(self, run: _FlowRun) -> RunSituation:
         model = run.model
@@ -291,9 +359,21 @@ class _Prediction:
         )
 
     def _qpu_free_in_s(self) -> float:
-        queued_s = sum(task.seconds for task in self._tasks)
-        running_s = 0.0 if self._current is None else self._current_until_s - self._now_s
-        return queued_s + running_s
+        if self._holder is not None and self._coupling != "exclusive":
+            running_s = self._held_for_s(self._holder)
+        else:
+            running_s = max((task.until_s - self._now_s for task in self._running), default=0.0)
+        queued_s = sum(task.seconds for task in self._tasks if not self._is_of_holder(task))
+        waiting = [hold for hold in self._holds if hold.is_queued]
+        return running_s + queued_s + sum(self._held_for_s(hold.run) for hold in waiting)
+
+    def _held_for_s(self, run: _FlowRun) -> float:
+        """Return for how long a run with its stages of now needs the QPU that it holds."""
+        stages = (stage for stage in run.active if not stage.is_classical)
+        return max((stage.needs_s(self._now_s) for stage in stages), default=0.0)
+
+    def _is_of_holder(self, task: _Task) -> bool:
+        return task.stage is not None and task.stage.run is self._holder
 
     def _reconcile(self, run: _FlowRun, wanted: Wanted) -> bool:
         mine = [job for job in self._jobs if job.run is run]
@@ -318,11 +398,22 @@ class _Prediction:
         happened = False
         for stage in run.active:
             own = wanted.separate or stage.model.nodes > 1
-            if stage.is_classical and own and stage.job is None:
+            if stage.is_classical and own and stage.job is None and self._may_submit(stage):
                 stage.job = self._submit(run, stage.model.nodes, stage.model.most_nodes)
                 stage.job.stage = stage
                 happened = True
         return happened
+
+    def _may_submit(self, stage: _StageRun) -> bool:
+        """Whether there may be one more allocation like that of a stage."""
+        if not self._is_limited(stage):
+            return True
+        equal = [
+            job
+            for job in self._jobs
+            if job.run is stage.run and job.stage is not None and stage.shares_with(job.stage)
+        ]
+        return len(equal) < max(stage.run.model.nodes_max, 1)
 
     def _retire(self, run: _FlowRun, shared: list[_Job], surplus: int) -> bool:
         """End jobs that are too many: those that have not started first, then those that idle."""
@@ -393,7 +484,7 @@ class _Prediction:
             if not self._is_due(self._eligible_s(job)):
                 continue
             free = self._free()
-            blocked = job.together and (self._holder is not None or self._current is not None)
+            blocked = job.together and (self._holder is not None or bool(self._running))
             ahead = job.together and any(task.since_s < job.since_s for task in self._tasks)
             if free < job.least or blocked or ahead:
                 break
@@ -458,77 +549,105 @@ class _Prediction:
             stage.left = 0.0
 
     def _use_qpu(self) -> bool:
-        happened = self._queue_tasks()
-        if self._current is not None and self._is_due(self._current_until_s):
-            self._current, self._current_until_s, happened = None, math.inf, True
-        while self._current is None:
-            task = self._next_task()
-            if task is None:
-                return happened
+        happened = False
+        for stage in [stage for run in self._runs for stage in run.active]:
+            if not stage.is_classical and stage.tasks_left and stage.task is None:
+                happened |= self._go_to_qpu(stage)
+        happened |= self._grant_hold()
+        while (task := self._next_task()) is not None:
             self._start_task(task)
             happened = True
         return happened
 
-    def _queue_tasks(self) -> bool:
-        happened = False
-        for stage in [stage for run in self._runs for stage in run.active]:
-            if stage.is_classical or (
-                stage.queued_s < math.inf and not self._is_due(stage.queued_s)
-            ):
-                continue
-            if stage.queued_s == math.inf:
-                happened |= self._approach_qpu(stage)
-            elif stage.left:
-                stage.left = 0.0
-                self._tasks.append(_Task(stage.queued_s, self._held_by_task_s(stage), stage))
-                happened = True
-        return happened
+    def _end_tasks(self) -> bool:
+        over = [task for task in self._running if self._is_due(task.until_s)]
+        for task in over:
+            self._running.remove(task)
+            stage = task.stage
+            if stage is not None:
+                stage.task, stage.tasks_left = None, stage.tasks_left - 1
+                stage.is_over = not stage.tasks_left
+                stage.queued_s = self._now_s + stage.own_s
+        return bool(over)
 
-    def _approach_qpu(self, stage: _StageRun) -> bool:
-        """Begin a quantum stage: it prepares its task, which then waits for the QPU."""
-        if self._coupling == "exclusive" and self._holder is not stage.run:
-            return False
-        own_s = stage.model.seconds_on(1) - stage.model.on_qpu_s
-        before_s = self._qpu.start_s if self._holds_by_job else own_s
-        if self._coupling != "exclusive":
-            before_s = max(before_s, self._qpu.start_s)
-        stage.began_s = self._now_s
+    def _go_to_qpu(self, stage: _StageRun) -> bool:
+        """Let a quantum stage prepare its task, or hand in the one that it has prepared."""
+        if stage.queued_s < math.inf:
+            if not self._is_due(stage.queued_s):
+                return False
+            stage.task = _Task(stage.queued_s, stage.task_s, stage)
+            stage.queued_s = math.inf
+            self._tasks.append(stage.task)
+            return True
+        run, begins = stage.run, stage.began_s == math.inf
+        if self._coupling == "exclusive":
+            if self._holder is not run:
+                return False
+        elif self._holds_by_job:
+            if begins:
+                stage.began_s = self._now_s
+            if run.hold is None:
+                run.hold = _Hold(run, stage, self._now_s + self._qpu.start_s)
+                self._holds.append(run.hold)
+            if run.hold.granted_s == math.inf:
+                return begins
+        stage.began_s = min(stage.began_s, self._now_s)
+        by_broker = self._coupling != "exclusive" and not self._holds_by_job
+        before_s = max(stage.own_s, self._qpu.start_s) if by_broker else stage.own_s
         stage.queued_s = self._now_s + before_s
         return True
-
-    def _held_by_task_s(self, stage: _StageRun) -> float:
-        """Return for how long a task keeps the QPU from others."""
-        return stage.model.seconds_on(1) if self._holds_by_job else stage.model.on_qpu_s
 
     @property
     def _holds_by_job(self) -> bool:
         return self._coupling == "split" or (self._qpu.by_job and self._coupling != "exclusive")
 
+    def _grant_hold(self) -> bool:
+        """Let the first run that waits for the QPU have it, once it is free."""
+        due = [hold for hold in self._holds if self._is_due(hold.since_s)]
+        for hold in due:
+            hold.is_queued = True
+        if not due or self._holder is not None or self._running:
+            return False
+        first = min(due, key=_Hold.place)
+        if any(task.place() < first.place() for task in self._tasks):
+            return False
+        self._holds.remove(first)
+        first.granted_s, self._holder = self._now_s, first.run
+        return True
+
+    def _release(self, hold: _Hold) -> None:
+        self._held_s += self._now_s - hold.granted_s
+        self._note(hold.run, "qpu", hold.stage.model.name, hold.granted_s)
+        hold.run.hold = self._holder = None
+
     def _next_task(self) -> _Task | None:
-        """Return the first task in the queue, of the holder if there is one."""
-        able = [
-            task
-            for task in self._tasks
-            if self._holder is None or (task.stage and task.stage.run is self._holder)
-        ]
-        return min(able, key=_Task.place, default=None)
+        """Return the first task that can start: of the holder if there is one."""
+        able = [task for task in self._tasks if self._holder is None or self._is_of_holder(task)]
+        task = min(able, key=_Task.place, default=None)
+        # The work of others is taken to need the whole QPU.
+        is_full = len(self._running) >= self._tasks_at_once
+        alone = any(one.stage is None for one in self._running)
+        if task is None or is_full or alone or (task.stage is None and self._running):
+            return None
+        return task
 
     def _start_task(self, task: _Task) -> None:
         self._tasks.remove(task)
-        self._current, self._current_until_s = task, self._now_s + task.seconds
+        self._running.append(task)
+        task.until_s = self._now_s + task.seconds
         if task.stage is None:
             return
-        task.stage.until_s = self._current_until_s
-        self._used_s += task.stage.model.on_qpu_s
+        self._used_s += task.seconds
         if self._holder is None:
-            self._held_s += task.seconds
+            self._held_s += max(task.until_s - max(self._held_until_s, self._now_s), 0.0)
+            self._held_until_s = max(self._held_until_s, task.until_s)
             self._occupations.append(
                 Occupation(
                     flow=task.stage.run.model.name,
                     what="qpu",
                     name=task.stage.model.name,
                     start_s=self._now_s,
-                    end_s=self._current_until_s,
+                    end_s=task.until_s,
                 )
             )
 
@@ -552,12 +671,14 @@ class _Prediction:
 
     def _coming(self) -> Iterator[float]:
         moments = [run.model.begins_at_s for run in self._runs]
+        moments += [at_s for run in self._runs for _, at_s in self._next_stages(run)]
         moments += [self._eligible_s(job) for job in self._waiting()]
         moments += [job.ready_s for job in self._jobs]
         moments += [at_s for at_s, _ in self._leaving]
-        moments.append(self._current_until_s)
+        moments += [task.until_s for task in self._running]
+        moments += [hold.since_s for hold in self._holds]
         for run in self._runs:
-            moments += [at_s for s in run.active for at_s in (s.queued_s, s.until_s)]
+            moments += [stage.queued_s for stage in run.active]
             if self._coupling == "gated" and not run.released and run.gated_since_s is not None:
                 moments.append(run.gated_since_s + LONGEST_GATE_S)
                 moments.append(self._now_s + self._qpu_free_in_s() - (run.quantum_after_s or 0.0))

@@ -18,9 +18,12 @@ _ALIKE = 1.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedStage:
-    """A stage that ran. ready_s, ended_s: on one clock. name: of its function.
+    """A stage that ran. name: of its function. ready_s, ended_s: on one clock, from the run's start.
 
-    seconds: that it takes, by number of nodes where that matters; qpu_seconds: of them, on the QPU.
+    key: of this execution. asked_s: when the flow submitted it; after: keys of the stages whose
+    results it takes; None where that is not known.
+    seconds: that it takes, by number of nodes where that matters; qpu_seconds: of them, on the QPU,
+    in so many tasks.
     """
 
     name: str
@@ -29,15 +32,22 @@ class ObservedStage:
     ended_s: float
     seconds: float | Mapping[int, float]
     qpu_seconds: float | None = None
+    tasks: int = 1
     nodes: int = 1
     nodes_max: int = 1
+    key: str = ""
+    asked_s: float | None = None
+    after: tuple[str, ...] | None = None
 
 
 def stage_models(
     observed: Sequence[ObservedStage],
     times: Mapping[str, float | Mapping[int, float]] | None = None,
 ) -> tuple[StageModel, ...]:
-    """Return stages that wait for those that had ended before they were ready.
+    """Return stages that wait for those whose results they take, and for those before them.
+
+    A flow submits a stage after all those that it has waited for, which are among those that had
+    ended; where it is not known when it did so, they are those that had ended when it was ready.
 
     Args:
         observed: What ran.
@@ -52,12 +62,14 @@ def stage_models(
         if isinstance(seconds, Mapping):
             check_times(f"stage {name!r}", seconds)
     ordered = sorted(observed, key=lambda stage: (stage.ready_s, stage.ended_s))
-    models = []
+    number_of = {stage.key: number for number, stage in enumerate(ordered) if stage.key}
+    models: list[StageModel] = []
+    before: list[set[int]] = []  # of each stage, all that must have ended
     for number, stage in enumerate(ordered):
-        before = [n for n in range(number) if ordered[n].ended_s <= stage.ready_s]
-        last_s = max((ordered[n].ready_s for n in before), default=0.0)
-        # Those that ended before the last of them was ready come before it, too.
-        direct = [n for n in before if ordered[n].ended_s > last_s or ordered[n].ready_s == last_s]
+        direct = _predecessors(ordered[:number], stage, number_of)
+        before.append(direct.union(*(before[n] for n in direct)))
+        direct -= set[int]().union(*(before[n] for n in direct))
+        ended_s = max((ordered[n].ended_s for n in direct), default=0.0)
         models.append(
             StageModel(
                 name=str(number),
@@ -65,11 +77,24 @@ def stage_models(
                 seconds=given.get(stage.name, stage.seconds),
                 nodes=stage.nodes,
                 nodes_max=stage.nodes_max,
-                after=tuple(str(n) for n in direct),
+                after=tuple(str(n) for n in sorted(direct)),
+                delay_s=max(stage.ready_s - ended_s, 0.0),
                 qpu_seconds=None if stage.name in given else stage.qpu_seconds,
+                tasks=stage.tasks,
             )
         )
     return tuple(models)
+
+
+def _predecessors(
+    earlier: Sequence[ObservedStage], stage: ObservedStage, number_of: Mapping[str, int]
+) -> set[int]:
+    """Return the numbers of the earlier stages that must have ended before a stage."""
+    is_known = stage.asked_s is not None and stage.after is not None
+    asked_s = stage.asked_s if stage.asked_s is not None and is_known else stage.ready_s
+    found = {n for n, one in enumerate(earlier) if one.ended_s <= asked_s}
+    of_results = {number_of[key] for key in stage.after or () if key in number_of}
+    return found | {n for n in of_results if n < len(earlier)}
 
 
 def recommend(

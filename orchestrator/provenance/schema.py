@@ -159,13 +159,17 @@ class RecordedStage(RecordPart):
     state: StageState
     started_at: datetime
     ended_at: datetime | None = None
+    asked_at: datetime | None = None
+    """when the flow submitted it; it waits until the stages whose results it takes have ended"""
+    after: tuple[str, ...] | None = None
+    """keys of the stages whose results it takes, null if not known"""
     where: str | None = None
     """name of the compute or QPU"""
     error: str | None = None
     worker: str | None = None
     """the worker that ran it"""
     ran_from: datetime | None = None
-    """start on the worker"""
+    """start on the worker; of a quantum stage, since when the run held the QPU for it"""
     ran_until: datetime | None = None
     """end on the worker"""
     units: tuple[int, int] | None = None
@@ -176,7 +180,7 @@ class RecordedStage(RecordPart):
     worked_s: float | None = None
     """its duration without `waited_s`"""
     waited_s: float | None = None
-    """how long it waited for a worker and for its QPU tasks"""
+    """how long it waited for a worker, or for Slurm to grant the QPU, and for its QPU tasks"""
     slurm_job: int | None = None
     """Slurm job in which it ran, or which held the QPU for it"""
 

@@ -258,3 +258,73 @@ def test_no_prediction_is_shorter_than_the_longest_path(flow: FlowModel, couplin
         before = max((until[name] for name in stage.after), default=0.0)
         until[stage.name] = before + stage.seconds_on(8)
     assert found.makespan_s >= max(until.values()) - 1e-6
+
+
+def branches(count: int, *, tasks: int = 1) -> FlowModel:
+    """Return quantum stages side by side, each of 4 s, of which the QPU works 1."""
+    stages = tuple(
+        StageModel(name=str(n), kind="quantum", seconds=4.0, qpu_seconds=1.0, tasks=tasks)
+        for n in range(count)
+    )
+    return FlowModel(name="f", stages=stages)
+
+
+def test_quantum_stages_of_a_run_share_the_job_that_holds_the_qpu() -> None:
+    one_by_one = predict([branches(5)], ClusterModel(nodes=1), QpuModel(start_s=1.0), "split")
+    assert one_by_one.makespan_s == pytest.approx(1 + 3 + 5 * 1)  # each prepares at the same time
+    assert one_by_one.qpu_held_s == pytest.approx(3 + 5 * 1)
+    at_once = QpuModel(start_s=1.0, tasks_at_once=None)
+    together = predict([branches(5)], ClusterModel(nodes=1), at_once, "split")
+    assert together.makespan_s == pytest.approx(1 + 4)
+    assert (together.qpu_held_s, together.qpu_used_s) == pytest.approx((4, 5))
+
+
+@pytest.mark.parametrize("by_job", [True, False])
+def test_tasks_of_a_stage_leave_the_qpu_to_others_between_them(by_job: bool) -> None:
+    qpu = QpuModel(by_job=by_job)
+    found = predict([branches(3, tasks=3)], ClusterModel(nodes=1), qpu, "multiplexed")
+    # Rounds of 1 s without the QPU and a third on it: it serves all three in the time of a round.
+    assert found.makespan_s == pytest.approx(3 * (1 + 1 / 3) + 2 / 3)
+    assert found.qpu_used_s == pytest.approx(3)
+    assert found.qpu_held_s == pytest.approx(found.makespan_s if by_job else 3)
+
+
+def test_a_run_gives_the_qpu_back_between_its_quantum_stages() -> None:
+    stages = [StageModel(name="a", kind="quantum", seconds=10.0)]
+    stages.append(StageModel(name="b", kind="quantum", seconds=10.0, after=("a",), delay_s=5.0))
+    flows = [FlowModel(name=n, stages=tuple(stages)) for n in ("f", "g")]
+    found = predict(flows, ClusterModel(nodes=1), QpuModel(by_job=True), "multiplexed")
+    held = [(o.flow, o.start_s) for o in found.occupations if o.what == "qpu"]
+    assert held == [("f", 0.0), ("g", 10.0), ("f", 20.0), ("g", 30.0)]
+
+
+def fan(count: int, seconds: float) -> FlowModel:
+    """Return classical stages side by side, on at most two nodes."""
+    stages = tuple(
+        StageModel(name=str(n), kind="classical", seconds=seconds) for n in range(count)
+    )
+    return FlowModel(name="f", stages=stages, nodes_max=2)
+
+
+def test_allocations_of_split_stages_are_handed_on_and_are_no_more_than_nodes_max() -> None:
+    cluster = ClusterModel(nodes=8, start_s=1.0, boot_s=2.0, end_s=1.0)
+    found = predict([fan(6, 10.0)], cluster, QpuModel(), "split")
+    assert found.makespan_s == pytest.approx(1 + 2 + 3 * 10)
+    nodes = [one for one in found.occupations if one.what == "nodes"]
+    assert [one.nodes for one in nodes] == [1, 1]
+    assert found.node_seconds == pytest.approx(2 * (2 + 3 * 10 + 1))
+
+
+def test_a_flow_takes_time_itself_before_and_between_its_stages() -> None:
+    stages = (
+        StageModel(name="a", kind="classical", seconds=10.0, delay_s=4.0),
+        StageModel(name="b", kind="classical", seconds=10.0, delay_s=3.0, after=("a",)),
+    )
+    flow = FlowModel(name="f", stages=stages)
+    cluster = ClusterModel(nodes=1, start_s=1.0, boot_s=2.0)
+    kept = predict([flow], cluster, QpuModel(), "malleable")
+    assert kept.makespan_s == pytest.approx(4 + 3 + 10 + 3 + 10)  # the node stays between them
+    held = predict([flow], cluster, QpuModel(), "multiplexed")
+    assert held.makespan_s == pytest.approx(4 + 10 + 3 + 10)  # its node is ready after 3 s
+    split = predict([flow], cluster, QpuModel(), "split")
+    assert split.makespan_s == pytest.approx(4 + 3 + 10 + 3 + 3 + 10)

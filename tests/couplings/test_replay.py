@@ -85,3 +85,36 @@ def test_of_equal_couplings_the_one_with_the_fewest_jobs_is_taken() -> None:
         "multiplexed": replace(one, coupling="multiplexed", makespan_s=100.9),
     }
     assert recommend(alike) == "multiplexed"
+
+
+def seen(
+    key: str, ready_s: float, ended_s: float, asked_s: float, after: tuple[str, ...] | None = ()
+) -> ObservedStage:
+    return ObservedStage(
+        name=key,
+        key=key,
+        kind="classical",
+        ready_s=ready_s,
+        ended_s=ended_s,
+        asked_s=asked_s,
+        after=after,
+        seconds=ended_s - ready_s,
+    )
+
+
+def test_branches_that_were_submitted_together_do_not_wait_for_each_other() -> None:
+    ran = [
+        seen("a", 0, 10, 0),
+        seen("b", 0, 20, 0),
+        seen("c", 10.5, 15, 0.1, ("a",)),
+        seen("d", 20, 25, 0.1, ("b",)),  # a and c had ended, but it takes nothing of them
+        seen("e", 26, 30, 25, ("c",)),  # the flow had waited for d
+    ]
+    models = stage_models(ran)
+    assert [stage.after for stage in models] == [(), (), ("0",), ("1",), ("2", "3")]
+    assert [stage.delay_s for stage in models] == pytest.approx([0, 0, 0.5, 0, 1])
+
+
+def test_a_stage_that_takes_an_unknown_result_waits_for_all_that_had_ended() -> None:
+    ran = [seen("a", 0, 10, 0), seen("b", 0, 20, 0), seen("c", 20, 30, 0, None)]
+    assert stage_models(ran)[2].after == ("0", "1")
