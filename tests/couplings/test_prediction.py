@@ -300,9 +300,7 @@ def test_a_run_gives_the_qpu_back_between_its_quantum_stages() -> None:
 
 def fan(count: int, seconds: float) -> FlowModel:
     """Return classical stages side by side, on at most two nodes."""
-    stages = tuple(
-        StageModel(name=str(n), kind="classical", seconds=seconds) for n in range(count)
-    )
+    stages = tuple(StageModel(name=str(n), kind="classical", seconds=seconds) for n in range(count))
     return FlowModel(name="f", stages=stages, nodes_max=2)
 
 

@@ -87,6 +87,43 @@ def test_the_function_runs_on_a_worker_without_prefect_and_with_one_thread(run: 
     assert all(span.state == "completed" and span.ended_at is not None for span in spans)
 
 
+@classical
+def plus(first: int, second: int = 0) -> int:
+    return first + second
+
+
+@task
+def passes(value: int) -> int:
+    """Stand between two stages, as no stage."""
+    return value
+
+
+@flow
+def graph() -> None:
+    """Fan out, join, and take a result that went through something else."""
+    left, right = plus.map([1, 2])
+    joined = plus.submit(left, right)
+    awaited = plus(joined.result())
+    plus(passes.submit(joined))
+    plus(awaited, wait_for=[left])
+
+
+def test_a_stage_knows_when_it_was_submitted_and_whose_results_it_takes(run: Run) -> None:
+    before = len(run.spans())
+    graph()
+    left, right, joined, awaited, unclear, last = run.spans()[before:]
+    assert [left.after, right.after] == [(), ()]
+    assert joined.after == tuple(sorted((left.key, right.key)))
+    assert awaited.after is not None  # Prefect does not follow a number; the time of the call does
+    assert unclear.after is None
+    assert last.after in {(left.key,), (right.key,)}  # which of two began first is open
+    assert joined.asked_at is not None
+    assert joined.asked_at <= joined.started_at
+    assert awaited.asked_at is not None
+    assert joined.ended_at is not None
+    assert joined.ended_at <= awaited.asked_at
+
+
 def test_a_killed_worker_costs_only_time(run: Run, marks: Path) -> None:
     @flow
     def risky() -> str:
