@@ -281,10 +281,10 @@ class _Prediction:
     def _hand_on(self, job: _Job, stage: _StageRun) -> bool:
         """Give the allocation of a stage that ended to an equal one that waits for one."""
         for other in stage.run.active:
-            if other.is_classical and other.job is None and self._is_limited(other):
-                if other.shares_with(stage):
-                    job.stage, other.job = other, job
-                    return True
+            waits = other.is_classical and other.job is None and self._is_limited(other)
+            if waits and other.shares_with(stage):
+                job.stage, other.job = other, job
+                return True
         return False
 
     def _is_limited(self, stage: _StageRun) -> bool:
