@@ -35,9 +35,16 @@ def simulated_device(profile: str) -> tuple[str, dict[str, Any]]:
     return SIMULATOR, {"profile": profile}
 
 
-def stand_in(backend: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the simulator for a dry run: the QPU's profile, a stopped clock, and no secrets."""
-    if backend == SIMULATOR:
-        return SIMULATOR, {key: value for key, value in options.items() if key != "time_scale"}
-    profile = options.get("profile")
-    return SIMULATOR, {} if profile is None else {"profile": profile}
+def stand_in(
+    backend: str, options: Mapping[str, Any], *, noisy: bool = False
+) -> tuple[str, dict[str, Any]]:
+    """Return the simulator for a dry run: the QPU's profile, a stopped clock, and no secrets.
+
+    noisy: whether the profile's errors are simulated, too.
+    """
+    taken = {key: value for key, value in options.items() if key != "time_scale"}
+    if backend != SIMULATOR:
+        taken = {key: value for key, value in taken.items() if key == "profile"}
+    if taken.get("profile") is not None and not noisy:
+        taken["noise"] = False
+    return SIMULATOR, taken

@@ -52,7 +52,11 @@ class AerBackend:
         self._spool = Spool(state_dir / "tasks")
         cores = usable_cores()
         self._pool = WorkerPool(
-            {"spool": str((state_dir / "tasks").absolute()), "profile": options.profile},
+            {
+                "spool": str((state_dir / "tasks").absolute()),
+                "profile": options.profile,
+                "noise": options.noise,
+            },
             self._spool,
             processes=options.processes or min(cores, _MOST_PROCESSES),
             cores=cores,

@@ -68,7 +68,7 @@ class Program:
 class Engine:
     """Aer's controller, ideal or with a device's noise; transpiles where the site does."""
 
-    def __init__(self, profile: Profile | None = None) -> None:
+    def __init__(self, profile: Profile | None = None, *, noisy: bool = True) -> None:
         from qiskit_aer import AerSimulator
         from qiskit_aer.backends.backend_utils import LIBRARY_DIR
         from qiskit_aer.backends.controller_wrappers import aer_controller_execute
@@ -80,18 +80,19 @@ class Engine:
         self._noise: dict[str, Any] = {}
         self._device: DeviceNoise | None = None
         self._site: NativeCompiler | None = None
-        if profile is not None:
+        if profile is not None and noisy:
             self._device = device_noise(profile)
             self._noise = self._device.model.to_dict(serializable=True)
+        if profile is not None:
             self._site = NativeCompiler(profile.target()) if profile.site_transpiles else None
 
     def place(self, circuit: QuantumCircuit) -> tuple[QuantumCircuit, tuple[int, ...] | None]:
         """Transpile and add idle relaxation; also return where each qubit ends, if transpiled."""
-        if self._device is None:
-            return _without_delays(circuit), None
         layout = None
         if self._site is not None:
             circuit, layout = self._site.compile(circuit)
+        if self._device is None:
+            return _without_delays(circuit), layout
         return self._device.waited(circuit), layout
 
     def compile(

@@ -30,6 +30,8 @@ class AerOptions:
     simulations may hold together; None means what the machine has free at each start.
     processes: most worker processes; None means one per usable core, at most 8.
     profile: name or path of a device profile; None simulates an ideal QPU of any width.
+    noise: whether a profile's errors are simulated; without them only results differ, and a
+    simulation is much faster.
     time_scale: seconds that pass per modelled second of the profile's clock.
     precision: ``exact`` expectation values, or ``sampled`` with real shots; None takes the
     profile's, and exact without one.
@@ -39,6 +41,7 @@ class AerOptions:
     memory_bytes: int | None = None
     processes: int | None = None
     profile: str | None = None
+    noise: bool = True
     time_scale: float = 0.0
     precision: str | None = None
 
@@ -52,9 +55,14 @@ def _parse_options(options: Mapping[str, Any]) -> AerOptions:
                 f"unknown option {name!r} of backend 'aer'; there are: {', '.join(names)}"
                 f"{did_you_mean(name, names)}"
             )
-    for name, allowed in (("method", METHODS), ("precision", (*_PRECISIONS, None))):
+    choices = (
+        ("method", METHODS),
+        ("precision", (*_PRECISIONS, None)),
+        ("noise", (True, False)),
+    )
+    for name, allowed in choices:
         if name in options and options[name] not in allowed:
-            listed = ", ".join(str(a) for a in allowed if a)
+            listed = ", ".join(str(a) for a in allowed if a is not None)
             raise PluginUnusable(f"option {name} = {options[name]!r}; use one of: {listed}")
     for name in ("memory_bytes", "processes"):
         value = options.get(name)

@@ -58,7 +58,9 @@ class Worker:
         self._circuits: OrderedDict[str, FrozenCircuit] = OrderedDict()
         name = settings["profile"]
         profile = None if name is None else load_profile(name)
-        self._runner = PubRunner(Engine(profile), profile.readout if profile else None)
+        engine = Engine(profile, noisy=settings["noise"])
+        readout = profile.readout if profile is not None and settings["noise"] else None
+        self._runner = PubRunner(engine, readout)
         self._orphan = False
 
     def serve(self) -> None:

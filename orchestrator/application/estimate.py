@@ -103,6 +103,7 @@ def estimate(
     qpu: str | None = None,
     site: Path | str | None = None,
     settings: Sequence[str] = (),
+    noise: bool = False,
     verbose: bool = False,
 ) -> Estimate:
     """Run a flow dry, on simulators, and return what a real run will use and cost.
@@ -117,6 +118,8 @@ def estimate(
         qpu: QPU of the quantum stages that pin none; None for ``HPCQC_QPU`` or the site's default.
         site: Path of a site file; None for the one that the usual lookup finds.
         settings: Changes to the site, such as ``"qpu.vlq.profile=helmi"``.
+        noise: Simulate the QPU's errors, too. It takes longer, and a flow whose course depends on
+            its results takes the course that it takes on such a simulator.
         verbose: Leave Prefect's log of the dry run where it goes.
 
     Returns:
@@ -137,6 +140,7 @@ def estimate(
         qpu=qpu or variable("HPCQC_QPU"),
         site=site,
         settings=settings,
+        noisy=noise,
         verbose=verbose,
     )
     with undisturbed():

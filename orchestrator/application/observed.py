@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -20,10 +22,47 @@ if TYPE_CHECKING:
     from orchestrator.provenance.schema import RecordedSlurmJob, RecordedStage, RunRecord
     from orchestrator.stages import StageNeeds
 
-__all__ = ["observed_stages"]
+__all__ = ["JobLatencies", "job_latencies", "observed_stages"]
 
 # A quantum stage of more tasks counts as one of so many longer ones.
 _MOST_TASKS = 20
+# Slurm's accounting leaves out parts of seconds.
+_LEFT_OUT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobLatencies:
+    """What worker jobs took beside their work, on average; None where a run does not show it.
+
+    boot_s: from a job's start until a stage that waited for it ran. end_s: from the end of the last
+    stage in it until its own.
+    """
+
+    boot_s: float | None = None
+    end_s: float | None = None
+
+
+def job_latencies(record: RunRecord) -> JobLatencies:
+    """Return what the worker jobs of a run took beside their work."""
+    last_end = max((s.ended_at for s in record.stages if s.ended_at is not None), default=None)
+    boots_s, ends_s = [], []
+    for job in () if record.slurm is None else record.slurm.jobs:
+        ran = [s for s in record.stages if s.slurm_job == job.id and s.kind == "classical"]
+        begins = [s.ran_from for s in ran if s.ran_from is not None]
+        ends = [s.ran_until for s in ran if s.ran_until is not None]
+        if job.purpose not in ("worker", "stage") or not begins or not ends:
+            continue
+        first = min(ran, key=lambda stage: stage.ran_from or stage.started_at)
+        if job.started_at is not None and first.started_at <= job.started_at:
+            boots_s.append((min(begins) - job.started_at).total_seconds() - _LEFT_OUT_S)
+        # One that stages share goes on until the run has ended, or its coupling retires it.
+        over = max(ends) if job.purpose == "stage" else last_end
+        if job.ended_at is not None and over is not None and job.ended_at >= over:
+            ends_s.append((job.ended_at - over).total_seconds() + _LEFT_OUT_S)
+    return JobLatencies(
+        boot_s=max(fmean(boots_s), 0.0) if boots_s else None,
+        end_s=max(fmean(ends_s), 0.0) if ends_s else None,
+    )
 
 
 def observed_stages(

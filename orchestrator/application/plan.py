@@ -17,7 +17,7 @@ from orchestrator.application.earlier import earlier_run
 from orchestrator.application.estimate import dry_record, qpu_estimates, simulated_target
 from orchestrator.application.execution import Watcher
 from orchestrator.application.node_wait import cluster_now, qpu_job_wait_s
-from orchestrator.application.observed import observed_stages
+from orchestrator.application.observed import job_latencies, observed_stages
 from orchestrator.application.run import RunRequest, bound_request, undisturbed
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.application.wait import expected_wait
@@ -28,6 +28,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
 from orchestrator.config.site import QpuSettings, Site
 from orchestrator.couplings.models import (
+    ClusterModel,
     CouplingPrediction,
     FlowModel,
     QpuModel,
@@ -192,7 +193,7 @@ def make_plan(
     models = stage_models(observed, times)
     one_flow = _flow_model(models, options)
     flows = [replace(one_flow, name=str(number)) for number in range(copies)]
-    cluster, of_nodes = cluster_now(options, site.state_dir, wait_s)
+    cluster, of_nodes = _cluster(options, site, record, source, wait_s)
     device, of_queue = _qpu(site, site.qpu(request.qpu))
     charges, of_use = _charges(site, record, is_dry=is_dry)
     found, impossible = {}, {}
@@ -338,6 +339,28 @@ def _workers(site: Site) -> tuple[str, WorkerOptions]:
     names = sorted(site.computes, key=lambda name: name != site.default_compute)
     able = [name for name in names if settings_in_force(site, name).kind == "slurm"]
     return able[0], worker_options(settings_in_force(site, able[0]))
+
+
+def _cluster(
+    options: WorkerOptions, site: Site, record: RunRecord, source: str, wait_s: float | None
+) -> tuple[ClusterModel, list[str]]:
+    """Return the nodes as they are now, where a job takes as long to start and end as in a run."""
+    cluster, notes = cluster_now(options, site.state_dir, wait_s)
+    ran = job_latencies(record)
+    known = [text for one, text in ((ran.boot_s, "start"), (ran.end_s, "end")) if one is not None]
+    cluster = replace(
+        cluster,
+        boot_s=cluster.boot_s if ran.boot_s is None else ran.boot_s,
+        end_s=cluster.end_s if ran.end_s is None else ran.end_s,
+    )
+    whence = f"as in {source}" if len(known) == 2 else "assumed"
+    if len(known) == 1:
+        whence = f"the {known[0]} as in {source}, the rest assumed"
+    notes.append(
+        f"a worker is ready {cluster.boot_s:.1f} s after its job's start, and the job ends "
+        f"{cluster.end_s:.1f} s after its work ({whence})"
+    )
+    return cluster, notes
 
 
 def _qpu(site: Site, settings: QpuSettings) -> tuple[QpuModel, list[str]]:

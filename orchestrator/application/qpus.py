@@ -80,11 +80,11 @@ def _fault(settings: QpuSettings) -> str | None:
     return None
 
 
-def dry_site(site: Site, scratch: Path) -> Site:
+def dry_site(site: Site, scratch: Path, *, noisy: bool = False) -> Site:
     """Return the site with every QPU simulated, no Slurm, and its broker and state its own."""
     return site.model_copy(
         update={
-            "qpus": {name: dry_qpu(settings) for name, settings in site.qpus.items()},
+            "qpus": {name: dry_qpu(settings, noisy=noisy) for name, settings in site.qpus.items()},
             "computes": {name: _dry_compute(settings) for name, settings in site.computes.items()},
             "broker": BrokerSettings(),
             "state_dir": scratch / "state",
@@ -96,9 +96,12 @@ def _dry_compute(settings: ComputeSettings) -> ComputeSettings:
     return ComputeSettings(name=settings.name, kind="dry") if settings.kind == "slurm" else settings
 
 
-def dry_qpu(settings: QpuSettings) -> QpuSettings:
-    """Return a QPU's simulator without what makes work wait: clock, windows, rates, leases."""
-    backend, options = stand_in(settings.backend, settings.options)
+def dry_qpu(settings: QpuSettings, *, noisy: bool = False) -> QpuSettings:
+    """Return a QPU's simulator without what makes work wait: clock, windows, rates, leases.
+
+    noisy: whether the QPU's errors are simulated, which takes most of the time.
+    """
+    backend, options = stand_in(settings.backend, settings.options, noisy=noisy)
     schedule = settings.schedule.model_copy(
         update={"window": [], "calendar": None, "rate": None, "lease": None}
     )

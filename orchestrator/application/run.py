@@ -88,6 +88,7 @@ class RunRequest:
     use_agent: bool = True  # of the same site, if one is running
     scratch: Path | None = None  # folder of a dry run, on simulators; an interrupt removes it
     by_driver_job: bool = False  # another process will run it, in a Slurm job
+    noisy: bool = False  # whether a dry run simulates the QPUs' errors
     is_driver_job: bool = False  # this process is in a Slurm job that was submitted for the run
 
 
@@ -303,7 +304,7 @@ def _checked(request: RunRequest) -> RunPlan:
     site, site_file = load_site(request.site, request.settings), lookup(request.site)
     check_schedules(site.qpus.values(), datetime.now(UTC))
     if request.scratch is not None:
-        site = dry_site(site, request.scratch)
+        site = dry_site(site, request.scratch, noisy=request.noisy)
     qpu, known = site.qpu(request.qpu), registry.available()
     if qpu.backend not in known:
         raise UnknownPlugin(

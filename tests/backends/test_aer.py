@@ -19,6 +19,7 @@ from qiskit_aer.library import SaveExpectationValue
 from backends.aer import create
 from backends.aer.spool import Spool
 from backends.api import InsufficientMemory, PayloadRejected, QpuBusy, TaskFailed, TaskState
+from backends.lowering import NativeCompiler
 from backends.payloads import EstimatorPayload, SamplerPayload
 from backends.plugins import PluginUnusable
 from tests.errors import naming
@@ -431,6 +432,7 @@ def test_prepared_states_and_matrices_are_simulated(run):
         ({"processes": True}, naming("processes", True)),
         ({"time_scale": -1}, naming("time_scale", -1)),
         ({"profile": ""}, naming("profile", "''")),
+        ({"noise": "no"}, naming("noise", "'no'")),
         ({"precision": "vague"}, naming("vague", "exact", "sampled")),
     ],
 )
@@ -500,6 +502,29 @@ def test_a_profile_gives_noise_time_and_a_bill(tmp_path):
     assert result.metadata["calibration_id"] == target.calibration.id
     assert result.metadata["method"] == ["density_matrix"]
     backend.close()
+
+
+@pytest.mark.parametrize("profile", ["helmi", "piast-q"])  # native gates, transpiled
+def test_without_noise_a_profile_changes_time_and_bill_alone(tmp_path, profile):
+    usage = []
+    for noise in (True, False):
+        backend = create({"profile": profile, "noise": noise}, state_dir=tmp_path / str(noise))
+        target = backend.target()
+        circuit = QuantumCircuit(3, 3)
+        circuit.x(0)
+        circuit.cx(0, 1)
+        circuit.measure(range(3), range(3))
+        native = NativeCompiler(target).compile(circuit)[0] if target.native else circuit
+        task = backend.start(
+            backend.acquire(), SamplerPayload.coerce([native], shots=200, seed=1), "tag"
+        )
+        backend.wait(task, PATIENCE_S)
+        result = backend.result(task)
+        usage.append(result.usage)
+        right = next(iter(result.native[0].data.values())).get_counts()["011"]
+        assert (right == 200) == (not noise)
+        backend.close()
+    assert usage[0] == usage[1]
 
 
 def test_a_scaled_clock_keeps_the_device_busy(tmp_path):

@@ -95,7 +95,7 @@ def test_a_variational_run_uses_what_was_estimated(hpcqc, flow_file, tmp_path) -
     parameters = ("molecule=h2", "lengths=[0.735, 1.5]", "max_iterations=2", "precision=0.1")
     given = [word for one in parameters for word in ("-p", one)]
     options = ("flows.dissociation", "--verbose", "--qpu", "helmi", *given, "--json")
-    told = _estimated(hpcqc("estimate", *options))
+    told = _estimated(hpcqc("estimate", *options, "--noise"))
     used = _used(hpcqc("run", *options, "--out", "out"), "helmi", tmp_path / "out")
     assert told["jobs"] > 1
     assert {key: told[key] for key in COUNTED} == {key: used[key] for key in COUNTED}
@@ -191,7 +191,8 @@ def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
         schedule=ScheduleSettings(slice_s=3.0, rate=Rate(starts=1, per_s=60.0)),
     )
     dry = dry_qpu(real)
-    assert (dry.backend, dry.options) == ("aer", {"profile": "helmi"})
+    assert (dry.backend, dry.options) == ("aer", {"profile": "helmi", "noise": False})
+    assert dry_qpu(real, noisy=True).options == {"profile": "helmi"}
     assert (dry.schedule.slice_s, dry.schedule.rate) == (3.0, None)
     whole = dry_site(site, tmp_path)
     assert whole.broker == BrokerSettings()

@@ -26,6 +26,9 @@ def estimate(
     qpu: Qpu = None,
     site: SiteFile = None,
     setting: Settings = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Simulate the QPU's errors, too; it takes longer.")
+    ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show Prefect's log of the dry run.")
     ] = False,
@@ -44,6 +47,7 @@ def estimate(
         qpu=qpu,
         site=site,
         settings=setting or (),
+        noisy=noise,
         verbose=verbose,
     )
     with output_aside(wanted=True):
