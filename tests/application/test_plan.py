@@ -15,7 +15,7 @@ from orchestrator.application import run as run_module
 from orchestrator.application.couplings import gate_of
 from orchestrator.application.execution import RunPlan
 from orchestrator.application.node_wait import cluster_model
-from orchestrator.application.observed import observed_stages
+from orchestrator.application.observed import JobLatencies, job_latencies, observed_stages
 from orchestrator.application.plan import reason_of, stage_times
 from orchestrator.application.target import target_of
 from orchestrator.application.wait import ExpectedWait
@@ -26,7 +26,13 @@ from orchestrator.config.site import Site
 from orchestrator.couplings.models import CouplingPrediction
 from orchestrator.couplings.replay import recommend
 from orchestrator.provenance.folder import RunFolder
-from orchestrator.provenance.schema import RecordedCoupling, RecordedUsage, RunRecord, RunUsage
+from orchestrator.provenance.schema import (
+    RecordedCoupling,
+    RecordedStage,
+    RecordedUsage,
+    RunRecord,
+    RunUsage,
+)
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.inventory import Partition
@@ -34,7 +40,7 @@ from orchestrator.slurm.options import WorkerOptions
 from orchestrator.slurm.outlook import Outlook, QueueEntry
 from orchestrator.slurm.states import SlurmState
 from orchestrator.stages import StageNeeds
-from tests.application.ran import job, leave, record, slurm_job, slurm_use, stage
+from tests.application.ran import at_s, job, leave, record, slurm_job, slurm_use, stage
 
 
 @pytest.mark.parametrize("text", ["C", "C=", "C=x", "=3", "C=1.2.3", "C=-1", "C=3@0", "C=3@x"])
@@ -202,6 +208,36 @@ def test_idle_nodes_make_no_run_wait(tmp_path, monkeypatch) -> None:
     assert by_name["split"].makespan_s == pytest.approx(1 + 3 + 100 + 20)
     assert by_name["split"].node_seconds == pytest.approx(2 * (3 + 100 + 2))
     assert by_name["split"].cost == {"node-h": pytest.approx(210 / 3600, abs=1e-6), "EUR": 3.0}
+
+
+def test_jobs_take_as_long_to_start_and_end_as_in_the_run(tmp_path) -> None:
+    def ran(name: str, job: int, ready_s: float, from_s: float, until_s: float) -> RecordedStage:
+        times = {"ran_from": at_s(from_s), "ran_until": at_s(until_s), "slurm_job": job}
+        return stage(name, "classical", ready_s, until_s, **times)
+
+    stages = [
+        ran("a", 1, 0, 6.5, 10.5),
+        ran("b", 1, 5, 10.5, 20.5),  # waited for the first, not for the job
+        ran("c", 2, 0, 9.5, 12.0),
+        ran("d", 3, 30, 30.1, 40.0),  # its job had started before
+    ]
+    jobs = [
+        slurm_job(1, "stage", 1, 2, 22),
+        slurm_job(2, "stage", 1, 3, 13),
+        slurm_job(3, "worker", 1, 1, 43),
+        slurm_job(4, "qpu", 1, 0, 90),
+    ]
+    site = load_site(environ={"HOME": str(tmp_path)})
+    found = job_latencies(record(site, stages, slurm=slurm_use(jobs)))
+    assert found.boot_s == pytest.approx((4.5 + 6.5) / 2 - 0.5)
+    assert found.end_s == pytest.approx((1.5 + 1.0 + 3.0) / 3 + 0.5)
+    assert job_latencies(record(site, stages)) == JobLatencies()
+
+
+def test_a_plan_names_what_it_assumes_of_jobs(tmp_path, monkeypatch) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    made = hpcqc.plan(wide_then_quantum, site=file)
+    assert any("3.0 s" in note and "2.0 s" in note and "assumed" in note for note in made.notes)
 
 
 def queue(*jobs: QueueEntry):
