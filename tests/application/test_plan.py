@@ -24,9 +24,10 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.couplings.models import CouplingPrediction
-from orchestrator.couplings.replay import recommend
+from orchestrator.couplings.replay import recommend, stage_models
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.schema import (
+    RecordedAttempt,
     RecordedCoupling,
     RecordedStage,
     RecordedUsage,
@@ -232,6 +233,24 @@ def test_jobs_take_as_long_to_start_and_end_as_in_the_run(tmp_path) -> None:
     assert found.boot_s == pytest.approx((4.5 + 6.5) / 2 - 0.5)
     assert found.end_s == pytest.approx((1.5 + 1.0 + 3.0) / 3 + 0.5)
     assert job_latencies(record(site, stages)) == JobLatencies()
+
+
+def test_the_time_between_attempts_is_no_work_of_the_flow(tmp_path) -> None:
+    attempts = (
+        RecordedAttempt(started_at=at_s(0), ended_at=at_s(12), status="interrupted"),
+        RecordedAttempt(started_at=at_s(1000), ended_at=at_s(1030), status="completed"),
+    )
+    stages = [
+        stage("a", "classical", 2, 10, asked_at=at_s(1), after=()),
+        stage("b", "quantum", 1003, 1030, asked_at=at_s(1003), after=("a-0",)),
+    ]
+    site = load_site(environ={"HOME": str(tmp_path)})
+    ran = record(site, stages, attempts=attempts, jobs=(job("b-0", 4.0), job("b-0", 5.0)))
+    seen, _ = observed_stages(ran, {}, WorkerOptions(), "a run")
+    first, second = stage_models(seen)
+    assert (first.after, first.delay_s, second.after) == ((), 2.0, (first.name,))
+    assert second.delay_s == pytest.approx((12 - 10) + (1003 - 1000))
+    assert (second.tasks, second.on_qpu_s, second.seconds_on(1)) == (2, 9.0, 27.0)
 
 
 def test_a_plan_names_what_it_assumes_of_jobs(tmp_path, monkeypatch) -> None:
