@@ -46,5 +46,5 @@ def stand_in(
     if backend != SIMULATOR:
         taken = {key: value for key, value in taken.items() if key == "profile"}
     if taken.get("profile") is not None and not noisy:
-        taken["noise"] = False
+        taken["noiseless"] = True
     return SIMULATOR, taken

@@ -55,7 +55,7 @@ class AerBackend:
             {
                 "spool": str((state_dir / "tasks").absolute()),
                 "profile": options.profile,
-                "noise": options.noise,
+                "noiseless": options.noiseless,
             },
             self._spool,
             processes=options.processes or min(cores, _MOST_PROCESSES),

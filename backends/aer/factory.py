@@ -30,8 +30,8 @@ class AerOptions:
     simulations may hold together; None means what the machine has free at each start.
     processes: most worker processes; None means one per usable core, at most 8.
     profile: name or path of a device profile; None simulates an ideal QPU of any width.
-    noise: whether a profile's errors are simulated; without them only results differ, and a
-    simulation is much faster.
+    noiseless: whether a profile's errors are left out: only results differ, and a simulation is
+    much faster.
     time_scale: seconds that pass per modelled second of the profile's clock.
     precision: ``exact`` expectation values, or ``sampled`` with real shots; None takes the
     profile's, and exact without one.
@@ -41,7 +41,7 @@ class AerOptions:
     memory_bytes: int | None = None
     processes: int | None = None
     profile: str | None = None
-    noise: bool = True
+    noiseless: bool = False
     time_scale: float = 0.0
     precision: str | None = None
 
@@ -58,7 +58,7 @@ def _parse_options(options: Mapping[str, Any]) -> AerOptions:
     choices = (
         ("method", METHODS),
         ("precision", (*_PRECISIONS, None)),
-        ("noise", (True, False)),
+        ("noiseless", (True, False)),
     )
     for name, allowed in choices:
         if name in options and options[name] not in allowed:

@@ -52,7 +52,7 @@ class Planner:
     def __init__(self, options: AerOptions, target: Target, profile: Profile | None) -> None:
         self._options = options
         self._target = target
-        self._noisy = profile is not None and options.noise
+        self._noisy = profile is not None and not options.noiseless
         self._traits: OrderedDict[str, Traits] = OrderedDict()
         self._free_at = 0.0
 

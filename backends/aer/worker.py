@@ -58,8 +58,8 @@ class Worker:
         self._circuits: OrderedDict[str, FrozenCircuit] = OrderedDict()
         name = settings["profile"]
         profile = None if name is None else load_profile(name)
-        engine = Engine(profile, noisy=settings["noise"])
-        readout = profile.readout if profile is not None and settings["noise"] else None
+        engine = Engine(profile, noisy=not settings["noiseless"])
+        readout = profile.readout if profile is not None and not settings["noiseless"] else None
         self._runner = PubRunner(engine, readout)
         self._orphan = False
 

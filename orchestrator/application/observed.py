@@ -26,6 +26,8 @@ __all__ = ["JobLatencies", "job_latencies", "observed_stages"]
 
 # A quantum stage of more tasks counts as one of so many longer ones.
 _MOST_TASKS = 20
+# A stage that began so soon had not waited for its worker.
+_AT_ONCE_S = 0.5
 # Slurm's accounting leaves out parts of seconds.
 _LEFT_OUT_S = 0.5
 
@@ -53,7 +55,9 @@ def job_latencies(record: RunRecord) -> JobLatencies:
         if job.purpose not in ("worker", "stage") or not begins or not ends:
             continue
         first = min(ran, key=lambda stage: stage.ran_from or stage.started_at)
-        if job.started_at is not None and first.started_at <= job.started_at:
+        begun_at = first.ran_from or first.started_at
+        waited_s = (begun_at - first.started_at).total_seconds()
+        if job.started_at is not None and waited_s > _AT_ONCE_S:  # for this worker
             boots_s.append((min(begins) - job.started_at).total_seconds() - _LEFT_OUT_S)
         # One that stages share goes on until the run has ended, or its coupling retires it.
         over = max(ends) if job.purpose == "stage" else last_end

@@ -432,7 +432,7 @@ def test_prepared_states_and_matrices_are_simulated(run):
         ({"processes": True}, naming("processes", True)),
         ({"time_scale": -1}, naming("time_scale", -1)),
         ({"profile": ""}, naming("profile", "''")),
-        ({"noise": "no"}, naming("noise", "'no'")),
+        ({"noiseless": "no"}, naming("noiseless", "'no'")),
         ({"precision": "vague"}, naming("vague", "exact", "sampled")),
     ],
 )
@@ -507,8 +507,10 @@ def test_a_profile_gives_noise_time_and_a_bill(tmp_path):
 @pytest.mark.parametrize("profile", ["helmi", "piast-q"])  # native gates, transpiled
 def test_without_noise_a_profile_changes_time_and_bill_alone(tmp_path, profile):
     usage = []
-    for noise in (True, False):
-        backend = create({"profile": profile, "noise": noise}, state_dir=tmp_path / str(noise))
+    for noiseless in (False, True):
+        backend = create(
+            {"profile": profile, "noiseless": noiseless}, state_dir=tmp_path / str(noiseless)
+        )
         target = backend.target()
         circuit = QuantumCircuit(3, 3)
         circuit.x(0)
@@ -522,7 +524,7 @@ def test_without_noise_a_profile_changes_time_and_bill_alone(tmp_path, profile):
         result = backend.result(task)
         usage.append(result.usage)
         right = next(iter(result.native[0].data.values())).get_counts()["011"]
-        assert (right == 200) == (not noise)
+        assert (right == 200) == noiseless
         backend.close()
     assert usage[0] == usage[1]
 

@@ -234,7 +234,7 @@ def test_a_part_never_sent_is_taken_over(tmp_path, heard):
         blocks=tuple(divide([load] * 4, 2)),
         facts=facts,
     )
-    settings = {"spool": str(tmp_path / "tasks"), "profile": None, "noise": True}
+    settings = {"spool": str(tmp_path / "tasks"), "profile": None, "noiseless": False}
     thread = threading.Thread(target=Worker(theirs, settings).serve)
     thread.start()
     assert receive(ours) is not None  # it is ready

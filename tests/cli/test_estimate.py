@@ -191,7 +191,7 @@ def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
         schedule=ScheduleSettings(slice_s=3.0, rate=Rate(starts=1, per_s=60.0)),
     )
     dry = dry_qpu(real)
-    assert (dry.backend, dry.options) == ("aer", {"profile": "helmi", "noise": False})
+    assert (dry.backend, dry.options) == ("aer", {"profile": "helmi", "noiseless": True})
     assert dry_qpu(real, noisy=True).options == {"profile": "helmi"}
     assert (dry.schedule.slice_s, dry.schedule.rate) == (3.0, None)
     whole = dry_site(site, tmp_path)
