@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,12 @@ from orchestrator.slurm.options import WorkerOptions
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from orchestrator.provenance.schema import RecordedSlurmJob, RecordedStage, RunRecord
+    from orchestrator.provenance.schema import (
+        RecordedJob,
+        RecordedSlurmJob,
+        RecordedStage,
+        RunRecord,
+    )
     from orchestrator.stages import StageNeeds
 
 __all__ = ["JobLatencies", "job_latencies", "observed_stages"]
@@ -36,11 +42,13 @@ _LEFT_OUT_S = 0.5
 class JobLatencies:
     """What worker jobs took beside their work, on average; None where a run does not show it.
 
-    boot_s: from a job's start until a stage that waited for it ran. end_s: from the end of the last
+    boot_s: from a job's start until a stage that waited for it ran. cold_s: what the first stage on
+    a worker took more than later ones of the same function. end_s: from the end of the last
     stage in it until its own.
     """
 
     boot_s: float | None = None
+    cold_s: float = 0.0
     end_s: float | None = None
 
 
@@ -65,12 +73,43 @@ def job_latencies(record: RunRecord) -> JobLatencies:
             ends_s.append((job.ended_at - over).total_seconds() + _LEFT_OUT_S)
     return JobLatencies(
         boot_s=max(fmean(boots_s), 0.0) if boots_s else None,
+        cold_s=_cold_s(record),
         end_s=max(fmean(ends_s), 0.0) if ends_s else None,
     )
 
 
+def _first_on_workers(record: RunRecord) -> list[RecordedStage]:
+    """Return the first classical stage on each worker."""
+    ran = (s for s in record.stages if s.kind == "classical" and s.worker and s.ran_from)
+    firsts: dict[str | None, RecordedStage] = {}
+    for stage in sorted(ran, key=lambda stage: stage.ran_from or stage.started_at):
+        firsts.setdefault(stage.worker, stage)
+    return list(firsts.values())
+
+
+def _cold_s(record: RunRecord) -> float:
+    """Return what first stages took more than the longest later ones of the same function."""
+    firsts = _first_on_workers(record)
+    later: dict[str, float] = {}
+    for stage in record.stages:
+        if stage.kind == "classical" and stage.ran_from and stage not in firsts:
+            name = stage_name(stage.name)
+            later[name] = max(later.get(name, 0.0), stage.worked_s or 0.0)
+    more_s = [
+        (stage.worked_s or 0.0) - later[stage_name(stage.name)]
+        for stage in firsts
+        if stage_name(stage.name) in later
+    ]
+    return max(fmean(more_s), 0.0) if more_s else 0.0
+
+
 def observed_stages(
-    record: RunRecord, needs: Mapping[str, StageNeeds], options: WorkerOptions, source: str
+    record: RunRecord,
+    needs: Mapping[str, StageNeeds],
+    options: WorkerOptions,
+    source: str,
+    *,
+    by_simulator: bool = False,
 ) -> tuple[list[ObservedStage], list[str]]:
     """Return the stages of a run with their times, and what is not known of these.
 
@@ -79,11 +118,14 @@ def observed_stages(
         needs: What stages ask for, by name of the function.
         options: Of the compute on which they are to run.
         source: How to call the run.
+        by_simulator: Whether QPU tasks are work of the flow's machine.
 
     Raises:
         ConfigError: No stage of the run has ended.
     """
     of_stage = jobs_by_stage(record.jobs)
+    shares_s = _shares_s(record, of_stage, by_simulator=by_simulator)
+    cold_s, firsts = _cold_s(record), {stage.key for stage in _first_on_workers(record)}
     observed, notes = [], []
     for stage in record.stages:
         if stage.ended_at is None or stage.state not in ("completed", "cached"):
@@ -96,9 +138,14 @@ def observed_stages(
         worked_s = max(stage.worked_s or 0.0, 0.0)
         jobs = of_stage.get(stage.key, ())
         on_qpu_s = sum(job.usage.qpu_seconds for job in jobs)
-        own_s = max(worked_s - sum(t.worked_s or 0.0 for job in jobs for t in job.tasks), 0.0)
         quantum = stage.kind == "quantum"
-        seconds = own_s + on_qpu_s if quantum else _by_nodes(record, stage, worked_s, most, options)
+        if quantum:
+            seconds: float | dict[int, float] | None = shares_s[stage.key] + on_qpu_s
+            if by_simulator:
+                seconds = max(shares_s[stage.key], on_qpu_s)
+        else:
+            worked_s = max(worked_s - cold_s, 0.0) if stage.key in firsts else worked_s
+            seconds = _by_nodes(record, stage, worked_s, most, options)
         if seconds is None:
             seconds = worked_s
             notes.append(
@@ -112,6 +159,7 @@ def observed_stages(
                 key=stage.key,
                 ready_s=ready_s,
                 ended_s=_at_work_s(record, stage.ended_at),
+                freed_s=None if stage.ran_until is None else _at_work_s(record, stage.ran_until),
                 asked_s=None if stage.asked_at is None else _at_work_s(record, stage.asked_at),
                 after=stage.after,
                 seconds=seconds,
@@ -124,6 +172,41 @@ def observed_stages(
     if not observed:
         raise ConfigError(f"{source} of {record.target} has no stages, so nothing can be coupled")
     return observed, list(dict.fromkeys(notes))
+
+
+def _shares_s(
+    record: RunRecord,
+    of_stage: Mapping[str, Sequence[RecordedJob]],
+    *,
+    by_simulator: bool,
+) -> dict[str, float]:
+    """Return the work of quantum stages without the QPU, by key.
+
+    Stages that overlapped had to share the flow's process, so each counts its part of that time.
+    by_simulator: with the time of their tasks.
+    """
+    borders: list[tuple[datetime, int, str]] = []
+    for stage in record.stages:
+        begun, ended = stage.ran_from or stage.started_at, stage.ran_until or stage.ended_at
+        if stage.kind != "quantum" or ended is None:
+            continue
+        borders += [(begun, 1, stage.key), (max(ended, begun), -1, stage.key)]
+        for job in of_stage.get(stage.key, ()):
+            # By a simulator, only its queue counts as a pause.
+            resumed = job.started_at if by_simulator else job.ended_at
+            paused = min(max(job.submitted_at, begun), ended)
+            until = min(max(resumed or ended, paused), ended)
+            borders += [(paused, -1, stage.key), (until, 1, stage.key)]
+    borders.sort(key=lambda border: border[0])
+    shares_s: dict[str, float] = {key: 0.0 for _, _, key in borders}
+    depths: dict[str, int] = {}
+    for (at, change, key), (until, _, _) in pairwise(borders):
+        depths[key] = depths.get(key, 0) + change
+        working = [one for one, depth in depths.items() if depth > 0]
+        for one in working:
+            shares_s[one] += (until - at).total_seconds() / len(working)
+        depths = {one: depth for one, depth in depths.items() if depth}
+    return shares_s
 
 
 def _at_work_s(record: RunRecord, at: datetime) -> float:

@@ -183,7 +183,14 @@ def make_plan(
     source = "a dry run on this machine" if is_dry else f"run {record.id}"
     flow = load_flow(target_of(request.flow))
     name, options = _workers(site)
-    observed, unsure = observed_stages(record, stages_beside(flow), options, source)
+    device, of_queue = _qpu(site, site.qpu(request.qpu))
+    observed, unsure = observed_stages(
+        record,
+        stages_beside(flow),
+        options,
+        source,
+        by_simulator=device.tasks_at_once is None,
+    )
     unknown = sorted(set(times or {}) - {stage.name for stage in observed})
     if unknown:
         raise ConfigError(
@@ -194,7 +201,6 @@ def make_plan(
     one_flow = _flow_model(models, options)
     flows = [replace(one_flow, name=str(number)) for number in range(copies)]
     cluster, of_nodes = _cluster(options, site, record, source, wait_s)
-    device, of_queue = _qpu(site, site.qpu(request.qpu))
     charges, of_use = _charges(site, record, is_dry=is_dry)
     found, impossible = {}, {}
     for coupling in COUPLINGS:
@@ -208,7 +214,7 @@ def make_plan(
     planned = [
         PlannedCoupling(
             coupling=coupling,
-            makespan_s=round(one.makespan_s, 3),
+            makespan_s=round(one.slurm_s or one.makespan_s, 3),
             node_seconds=round(one.node_seconds, 3),
             qpu_held_s=round(one.qpu_held_s, 3),
             qpu_used_s=round(one.qpu_used_s, 3),
@@ -350,6 +356,7 @@ def _cluster(
     known = [text for one, text in ((ran.boot_s, "start"), (ran.end_s, "end")) if one is not None]
     cluster = replace(
         cluster,
+        cold_s=ran.cold_s,
         boot_s=cluster.boot_s if ran.boot_s is None else ran.boot_s,
         end_s=cluster.end_s if ran.end_s is None else ran.end_s,
     )

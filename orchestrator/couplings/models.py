@@ -28,8 +28,8 @@ class StageModel:
     nodes, nodes_max: least and most nodes that it can use; one that needs more than one has an
     allocation of its own, unless the coupling is exclusive. after: names of stages of its flow that
     must have ended. delay_s: what the flow itself takes between their end and this stage.
-    qpu_seconds: of a quantum stage, for how much of its time the QPU works; all of it if None.
-    tasks: of a quantum stage, in how many parts the QPU does that, each after a part of the rest.
+    qpu_seconds: of a quantum stage, for how much of its time the QPU works; all of it if None. The
+    rest is work of the flow's process, which quantum stages of a flow share. tasks: of a quantum stage, in how many parts the QPU does that, each after a part of the rest.
     """
 
     name: str
@@ -135,7 +135,8 @@ class ClusterModel:
     """The nodes that Slurm grants in order of submission.
 
     start_s: from submission to a job's start on free nodes. boot_s: from there until its worker is
-    ready. end_s: for how long a job that has nothing to do keeps its node. wait_s: what a new job
+    ready. cold_s: what the first stage that a worker runs takes more, such as for imports. end_s:
+    for how long a job that has nothing to do keeps its node. wait_s: what a new job
     waits for others at present, beyond the nodes below. busy: nodes that others hold, each with the
     seconds until they are free.
     """
@@ -143,6 +144,7 @@ class ClusterModel:
     nodes: int
     start_s: float = 0.0
     boot_s: float = 0.0
+    cold_s: float = 0.0
     end_s: float = 0.0
     wait_s: float = 0.0
     busy: tuple[tuple[float, int], ...] = ()
@@ -155,7 +157,8 @@ class QpuModel:
     ahead_s: work of others that waits now. start_s: from submission to start of the Slurm job by
     which a run holds the QPU. by_job: whether such a job holds it in every coupling, and not only
     in `split`: from the begin of a quantum stage until no quantum stage of the run is left.
-    tasks_at_once: how many tasks it runs beside each other, None for any number.
+    tasks_at_once: how many tasks it runs beside each other; None for a simulator without a limit,
+    whose tasks share the machine with the flow's process.
     """
 
     ahead_s: float = 0.0
@@ -180,7 +183,8 @@ class Occupation:
 class CouplingPrediction:
     """What a coupling leads to.
 
-    makespan_s: from the first begin to the last end. node_seconds: of jobs from start to end.
+    makespan_s: from the first begin to the last end; slurm_s: from the first submission of a job to
+    the end of the last one. node_seconds: of jobs from start to end.
     qpu_held_s: how long nobody else could use the QPU. qpu_used_s: how long it worked.
     ended_at_s: by flow. occupations: what happened, in order of start, by
     which a prediction can be checked.
@@ -192,6 +196,7 @@ class CouplingPrediction:
     qpu_held_s: float
     qpu_used_s: float
     ended_at_s: Mapping[str, float]
+    slurm_s: float = 0.0
     occupations: tuple[Occupation, ...] = field(repr=False, default=())
 
     @property

@@ -107,6 +107,7 @@ class _Job:
     together: bool = False
     stage: _StageRun | None = None
     nodes: int = 0
+    cold: int = 0  # workers that have not run a stage
     started_s: float = math.inf
     ready_s: float = math.inf
 
@@ -119,11 +120,15 @@ class _StageRun:
     run: _FlowRun
     ready_s: float
     left: float = 1.0  # part of its work, of a classical one
+    cold_s: float = 0.0  # left of what its worker needs before
     width: int = 0  # nodes on which it runs, 0 if it waits
     began_s: float = math.inf
     job: _Job | None = None
     tasks_left: int = 0  # of a quantum one, with the task that runs
-    queued_s: float = math.inf  # when its next task reaches the QPU's queue
+    own_s: float = 0.0  # what it does without the QPU before each task
+    task_s: float = 0.0
+    own_left_s: float = math.inf  # until its next task, inf if it does not prepare one
+    queued_s: float = math.inf  # when that reaches the QPU's queue at the earliest
     task: _Task | None = None
     is_over: bool = False  # its last task has ended
 
@@ -132,21 +137,16 @@ class _StageRun:
         return self.model.kind == "classical"
 
     @property
-    def own_s(self) -> float:
-        """What a quantum stage does without the QPU before each of its tasks."""
-        return (self.model.seconds_on(1) - self.model.on_qpu_s) / self.model.tasks
-
-    @property
-    def task_s(self) -> float:
-        return self.model.on_qpu_s / self.model.tasks
+    def prepares(self) -> bool:
+        """Whether it works without the QPU now."""
+        return _EPSILON_S < self.own_left_s < math.inf
 
     def needs_s(self, now_s: float) -> float:
         """Return how long a quantum stage goes on if its tasks wait for nothing."""
         later_s = max(self.tasks_left - 1, 0) * (self.own_s + self.task_s)
         if self.task is not None:
             return later_s + min(self.task.until_s - now_s, self.task_s)
-        before_s = self.own_s if self.queued_s == math.inf else self.queued_s - now_s
-        return later_s + before_s + self.task_s
+        return later_s + min(self.own_left_s, self.own_s) + self.task_s
 
     def shares_with(self, other: _StageRun) -> bool:
         """Whether an allocation of the other's own can be handed on to this one."""
@@ -213,7 +213,7 @@ class _Prediction:
         self._leaving: list[tuple[float, int]] = list(cluster.busy)
         self._tasks: list[_Task] = []
         self._running: list[_Task] = []
-        self._tasks_at_once = math.inf if qpu.tasks_at_once is None else qpu.tasks_at_once
+        self._submitted_s, self._slurm_ended_s = math.inf, -math.inf
         self._holds: list[_Hold] = []  # not granted
         self._holder: _FlowRun | None = None  # with an exclusive job, or one that was granted
         self._node_seconds = self._held_s = self._used_s = 0.0
@@ -238,6 +238,7 @@ class _Prediction:
             qpu_held_s=self._held_s,
             qpu_used_s=self._used_s,
             ended_at_s=ended,
+            slurm_s=max(self._slurm_ended_s - self._submitted_s, 0.0),
             occupations=tuple(sorted(self._occupations, key=lambda o: (o.start_s, o.end_s))),
         )
 
@@ -261,7 +262,8 @@ class _Prediction:
     def _end_stages(self) -> bool:
         happened = False
         for stage in [stage for run in self._runs for stage in run.active]:
-            over = stage.left <= _EPSILON_S if stage.is_classical else stage.is_over
+            works = stage.left > _EPSILON_S or stage.cold_s > _EPSILON_S
+            over = not works if stage.is_classical else stage.is_over
             if over and stage.began_s < math.inf:
                 happened = True
                 self._end_stage(stage)
@@ -316,7 +318,7 @@ class _Prediction:
         for model, ready_s in self._next_stages(run):
             if self._is_due(ready_s):
                 run.known.add(model.name)
-                run.active.append(_StageRun(model, run, self._now_s, tasks_left=model.tasks))
+                run.active.append(self._stage(model, run))
                 happened = True
         if not run.active and len(run.done) == len(run.model.stages):
             run.ended_s = self._now_s
@@ -326,6 +328,17 @@ class _Prediction:
         if not run.active and run.done:  # between two stages a run keeps what it has
             return happened
         return self._reconcile(run, decide(self._coupling, self._situation(run))) or happened
+
+    def _stage(self, model: StageModel, run: _FlowRun) -> _StageRun:
+        if model.kind == "classical":
+            return _StageRun(model, run, self._now_s)
+        if self._qpu.tasks_at_once is None:  # its tasks are work on the flow's machine, too
+            return _StageRun(model, run, self._now_s, tasks_left=1, own_s=model.seconds_on(1))
+        task_s = model.on_qpu_s / model.tasks
+        own_s = (model.seconds_on(1) - model.on_qpu_s) / model.tasks
+        return _StageRun(
+            model, run, self._now_s, tasks_left=model.tasks, own_s=own_s, task_s=task_s
+        )
 
     def _next_stages(self, run: _FlowRun) -> list[tuple[StageModel, float]]:
         """Return the stages whose predecessors have ended, with the times at which they are ready."""
@@ -444,6 +457,7 @@ class _Prediction:
             together=together,
         )
         self._jobs.append(job)
+        self._submitted_s = min(self._submitted_s, self._now_s)
         return job
 
     def _end_job(self, job: _Job) -> None:
@@ -458,6 +472,7 @@ class _Prediction:
         leaves_s = self._now_s + self._cluster.end_s
         self._leaving.append((leaves_s, job.nodes))
         self._node_seconds += job.nodes * (leaves_s - job.started_s)
+        self._slurm_ended_s = max(self._slurm_ended_s, leaves_s)
         name = "shared" if job.stage is None else job.stage.model.name
         self._note(job.run, "nodes", name, job.started_s, job.nodes)
 
@@ -491,6 +506,7 @@ class _Prediction:
             job.nodes = min(job.most, free)
             job.started_s = self._now_s
             job.ready_s = self._now_s + self._cluster.boot_s
+            job.cold = job.nodes if job.stage else job.nodes * job.run.model.stages_per_node
             if job.together:
                 self._holder = job.run
             happened = True
@@ -545,6 +561,11 @@ class _Prediction:
     def _begin(self, stage: _StageRun, width: int) -> None:
         stage.width = width
         stage.began_s = self._now_s
+        ours = (job for job in self._jobs if job.run is stage.run and job.stage is None)
+        for job in [stage.job] if stage.job is not None else ours:
+            if job.cold and self._is_due(job.ready_s):
+                job.cold, stage.cold_s = job.cold - 1, self._cluster.cold_s
+                break
         if stage.model.seconds_on(width) <= _EPSILON_S:
             stage.left = 0.0
 
@@ -567,16 +588,17 @@ class _Prediction:
             if stage is not None:
                 stage.task, stage.tasks_left = None, stage.tasks_left - 1
                 stage.is_over = not stage.tasks_left
-                stage.queued_s = self._now_s + stage.own_s
+                if stage.tasks_left:
+                    stage.own_left_s, stage.queued_s = stage.own_s, self._now_s
         return bool(over)
 
     def _go_to_qpu(self, stage: _StageRun) -> bool:
         """Let a quantum stage prepare its task, or hand in the one that it has prepared."""
-        if stage.queued_s < math.inf:
-            if not self._is_due(stage.queued_s):
+        if stage.own_left_s < math.inf:
+            if stage.prepares or not self._is_due(stage.queued_s):
                 return False
-            stage.task = _Task(stage.queued_s, stage.task_s, stage)
-            stage.queued_s = math.inf
+            stage.task = _Task(self._now_s, stage.task_s, stage)
+            stage.own_left_s = stage.queued_s = math.inf
             self._tasks.append(stage.task)
             return True
         run, begins = stage.run, stage.began_s == math.inf
@@ -588,13 +610,14 @@ class _Prediction:
                 stage.began_s = self._now_s
             if run.hold is None:
                 run.hold = _Hold(run, stage, self._now_s + self._qpu.start_s)
+                self._submitted_s = min(self._submitted_s, self._now_s)
                 self._holds.append(run.hold)
             if run.hold.granted_s == math.inf:
                 return begins
         stage.began_s = min(stage.began_s, self._now_s)
         by_broker = self._coupling != "exclusive" and not self._holds_by_job
-        before_s = max(stage.own_s, self._qpu.start_s) if by_broker else stage.own_s
-        stage.queued_s = self._now_s + before_s
+        stage.own_left_s = stage.own_s
+        stage.queued_s = self._now_s + (self._qpu.start_s if by_broker else 0.0)
         return True
 
     @property
@@ -617,6 +640,7 @@ class _Prediction:
 
     def _release(self, hold: _Hold) -> None:
         self._held_s += self._now_s - hold.granted_s
+        self._slurm_ended_s = max(self._slurm_ended_s, self._now_s)
         self._note(hold.run, "qpu", hold.stage.model.name, hold.granted_s)
         hold.run.hold = self._holder = None
 
@@ -625,7 +649,7 @@ class _Prediction:
         able = [task for task in self._tasks if self._holder is None or self._is_of_holder(task)]
         task = min(able, key=_Task.place, default=None)
         # The work of others is taken to need the whole QPU.
-        is_full = len(self._running) >= self._tasks_at_once
+        is_full = len(self._running) >= (self._qpu.tasks_at_once or math.inf)
         alone = any(one.stage is None for one in self._running)
         if task is None or is_full or alone or (task.stage is None and self._running):
             return None
@@ -637,7 +661,9 @@ class _Prediction:
         task.until_s = self._now_s + task.seconds
         if task.stage is None:
             return
-        self._used_s += task.seconds
+        self._used_s += task.stage.model.on_qpu_s / (
+            1 if self._qpu.tasks_at_once is None else task.stage.model.tasks
+        )
         if self._holder is None:
             self._held_s += max(task.until_s - max(self._held_until_s, self._now_s), 0.0)
             self._held_until_s = max(self._held_until_s, task.until_s)
@@ -661,9 +687,15 @@ class _Prediction:
         passed_s = next_s - self._now_s
         for stage in self._at_work():
             took_s = stage.model.seconds_on(stage.width)
-            stage.left = max(stage.left - passed_s / took_s, 0.0) if took_s else 0.0
+            worked_s = max(passed_s - stage.cold_s, 0.0)
+            stage.cold_s = max(stage.cold_s - passed_s, 0.0)
+            stage.left = max(stage.left - worked_s / took_s, 0.0) if took_s else 0.0
             if stage.left * took_s <= _EPSILON_S:
                 stage.left = 0.0
+        for run in self._runs:
+            preparing = [stage for stage in run.active if stage.prepares]
+            for stage in preparing:
+                stage.own_left_s -= passed_s / len(preparing)
         self._now_s = next_s
 
     def _at_work(self) -> list[_StageRun]:
@@ -679,11 +711,13 @@ class _Prediction:
         moments += [hold.since_s for hold in self._holds]
         for run in self._runs:
             moments += [stage.queued_s for stage in run.active]
+            preparing = [stage.own_left_s for stage in run.active if stage.prepares]
+            moments += [self._now_s + left_s * len(preparing) for left_s in preparing]
             if self._coupling == "gated" and not run.released and run.gated_since_s is not None:
                 moments.append(run.gated_since_s + LONGEST_GATE_S)
                 moments.append(self._now_s + self._qpu_free_in_s() - (run.quantum_after_s or 0.0))
         moments += [
-            self._now_s + stage.left * stage.model.seconds_on(stage.width)
+            self._now_s + stage.cold_s + stage.left * stage.model.seconds_on(stage.width)
             for stage in self._at_work()
         ]
         return (at_s for at_s in moments if self._now_s + _EPSILON_S < at_s < math.inf)

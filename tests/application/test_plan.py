@@ -29,6 +29,7 @@ from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.schema import (
     RecordedAttempt,
     RecordedCoupling,
+    RecordedJob,
     RecordedStage,
     RecordedUsage,
     RunRecord,
@@ -70,19 +71,74 @@ def test_without_slurm_there_is_nothing_to_choose(tmp_path) -> None:
 def test_calls_of_units_and_of_a_qpu_opened_inside_count_for_their_stage(tmp_path) -> None:
     site = load_site(environ={"HOME": str(tmp_path)})
     jobs = tuple(
-        job(key, seconds)
-        for key, seconds in (
-            ("solve-0", 1.0),
-            ("solve-0@other", 2.0),
-            ("solve-0~u-0", 4.0),
-            ("solve-0~u-1~v-0@other", 8.0),
-            ("solve-01", 99.0),
+        on_qpu(key, begun_s, seconds)
+        for key, begun_s, seconds in (
+            ("solve-0", 0.0, 1.0),
+            ("solve-0@other", 3.0, 2.0),
+            ("solve-0~u-0", 5.0, 4.0),
+            ("solve-0~u-1~v-0@other", 12.0, 8.0),
+            ("solve-01", 0.0, 99.0),
         )
     )
     ran = record(site, [stage("solve", "quantum", 0, 20)], jobs=jobs)
     (seen,), _ = observed_stages(ran, {}, WorkerOptions(), "a run")
     assert seen.qpu_seconds == 15.0
     assert seen.seconds == 20.0
+
+
+def on_qpu(key: str, begun_s: float, seconds: float, waited_s: float = 0.0) -> RecordedJob:
+    """Return a job of one task that waited for the QPU before."""
+    return job(
+        key,
+        seconds,
+        submitted_at=at_s(begun_s),
+        started_at=at_s(begun_s + waited_s),
+        ended_at=at_s(begun_s + waited_s + seconds),
+    )
+
+
+def test_overlapping_quantum_stages_share_the_time_of_the_flows_process(tmp_path) -> None:
+    site = load_site(environ={"HOME": str(tmp_path)})
+    stages = [
+        stage("a", "quantum", 0, 20, ran_from=at_s(4), ran_until=at_s(20)),
+        stage("b", "quantum", 0, 16, ran_from=at_s(4), ran_until=at_s(16)),
+    ]
+    jobs = (on_qpu("a-0", 10, 2, 1), on_qpu("b-0", 10, 1, 0))
+    ran = record(site, stages, jobs=jobs)
+    first, second = observed_stages(ran, {}, WorkerOptions(), "a run")[0]
+    # 4 to 10 and 13 to 16 both work; from 11 to 13 only b does, from 16 to 20 only a.
+    assert (first.seconds, second.seconds) == (4.5 + 4 + 2, 4.5 + 2 + 1)
+    first, second = observed_stages(ran, {}, WorkerOptions(), "a run", by_simulator=True)[0]
+    # The task of a waits from 10 to 11; else both work, or simulate, until 16.
+    assert (first.seconds, second.seconds) == (5.5 + 4, 5.5 + 1)
+
+
+def test_the_first_stage_of_each_worker_counts_without_what_it_takes_more(tmp_path) -> None:
+    def ran(name: str, worker: str, begun_s: float, seconds: float) -> RecordedStage:
+        times = {"ran_from": at_s(begun_s), "ran_until": at_s(begun_s + seconds)}
+        key = f"{name}-{worker}-{begun_s:g}"
+        return stage(
+            name,
+            "classical",
+            0,
+            begun_s + seconds,
+            worker=worker,
+            worked_s=seconds,
+            key=key,
+            **times,
+        )
+
+    stages = [
+        ran("scan", "w1", 1, 6),
+        ran("scan", "w2", 1, 8),
+        ran("scan", "w1", 7, 2),
+        ran("scan", "w2", 9, 3),
+        ran("rate", "w3", 9, 50),  # alone of its function
+    ]
+    made = record(load_site(environ={"HOME": str(tmp_path)}), stages)
+    assert job_latencies(made).cold_s == pytest.approx((3 + 5) / 2)
+    seen, _ = observed_stages(made, {}, WorkerOptions(), "a run")
+    assert sorted(one.seconds for one in seen if one.name == "scan") == [2, 2, 3, 4]
 
 
 def greedy_s(units: int, workers: int) -> float:
@@ -245,7 +301,9 @@ def test_the_time_between_attempts_is_no_work_of_the_flow(tmp_path) -> None:
         stage("b", "quantum", 1003, 1030, asked_at=at_s(1003), after=("a-0",)),
     ]
     site = load_site(environ={"HOME": str(tmp_path)})
-    ran = record(site, stages, attempts=attempts, jobs=(job("b-0", 4.0), job("b-0", 5.0)))
+    ran = record(
+        site, stages, attempts=attempts, jobs=(on_qpu("b-0", 1005, 4), on_qpu("b-0", 1010, 5))
+    )
     seen, _ = observed_stages(ran, {}, WorkerOptions(), "a run")
     first, second = stage_models(seen)
     assert (first.after, first.delay_s, second.after) == ((), 2.0, (first.name,))

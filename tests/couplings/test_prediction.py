@@ -271,22 +271,48 @@ def branches(count: int, *, tasks: int = 1) -> FlowModel:
 
 def test_quantum_stages_of_a_run_share_the_job_that_holds_the_qpu() -> None:
     one_by_one = predict([branches(5)], ClusterModel(nodes=1), QpuModel(start_s=1.0), "split")
-    assert one_by_one.makespan_s == pytest.approx(1 + 3 + 5 * 1)  # each prepares at the same time
-    assert one_by_one.qpu_held_s == pytest.approx(3 + 5 * 1)
+    assert one_by_one.makespan_s == pytest.approx(1 + 5 * 3 + 5 * 1)  # of one flow's process
+    assert one_by_one.qpu_held_s == pytest.approx(5 * 3 + 5 * 1)
     at_once = QpuModel(start_s=1.0, tasks_at_once=None)
     together = predict([branches(5)], ClusterModel(nodes=1), at_once, "split")
-    assert together.makespan_s == pytest.approx(1 + 4)
-    assert (together.qpu_held_s, together.qpu_used_s) == pytest.approx((4, 5))
+    assert together.makespan_s == pytest.approx(1 + 5 * 4)  # a simulator on the flow's machine
+    assert (together.qpu_held_s, together.qpu_used_s) == pytest.approx((20, 5))
 
 
 @pytest.mark.parametrize("by_job", [True, False])
 def test_tasks_of_a_stage_leave_the_qpu_to_others_between_them(by_job: bool) -> None:
     qpu = QpuModel(by_job=by_job)
     found = predict([branches(3, tasks=3)], ClusterModel(nodes=1), qpu, "multiplexed")
-    # Rounds of 1 s without the QPU and a third on it: it serves all three in the time of a round.
-    assert found.makespan_s == pytest.approx(3 * (1 + 1 / 3) + 2 / 3)
+    assert 3 * 3 + 1 / 3 <= found.makespan_s < 3 * 3 + 3 - 1
     assert found.qpu_used_s == pytest.approx(3)
     assert found.qpu_held_s == pytest.approx(found.makespan_s if by_job else 3)
+
+
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "split"])
+def test_the_first_stage_of_each_worker_takes_longer(coupling: str) -> None:
+    cluster = ClusterModel(nodes=2, cold_s=4.0)
+    found = predict([fan(6, 10.0)], cluster, QpuModel(), coupling)
+    assert found.makespan_s == pytest.approx(4 + 3 * 10)
+    apart = (
+        StageModel(name="a", kind="classical", seconds=0.0),
+        StageModel(name="b", kind="classical", seconds=1.0, after=("a",)),
+    )
+    chain = predict([FlowModel(name="f", stages=apart)], cluster, QpuModel(), coupling)
+    assert chain.makespan_s == pytest.approx(4 + 1 + (4 if coupling == "split" else 0))
+
+
+def test_slurm_sees_a_run_from_its_first_submission_to_the_end_of_its_last_job() -> None:
+    stages = (
+        StageModel(name="a", kind="classical", seconds=10.0, delay_s=4.0),
+        StageModel(name="b", kind="quantum", seconds=5.0, after=("a",)),
+        StageModel(name="c", kind="classical", seconds=10.0, after=("b",)),
+    )
+    cluster = ClusterModel(nodes=2, start_s=1.0, end_s=2.0)
+    flow = FlowModel(name="f", stages=stages)
+    split = predict([flow], cluster, QpuModel(start_s=1.0), "split")
+    assert split.slurm_s == pytest.approx(split.makespan_s - 4 + 2)
+    kept = predict([flow], cluster, QpuModel(start_s=1.0), "multiplexed")
+    assert kept.slurm_s == pytest.approx(kept.makespan_s + 2)
 
 
 def test_a_run_gives_the_qpu_back_between_its_quantum_stages() -> None:
