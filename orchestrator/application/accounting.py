@@ -26,8 +26,9 @@ from orchestrator.application.register import registered_runs
 from orchestrator.application.service import service_at
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
+from orchestrator.config.private import login_name
 from orchestrator.config.site import Site
-from orchestrator.slurm.owner import login_name, owner_of
+from orchestrator.slurm.owner import owner_of
 
 if TYPE_CHECKING:
     from orchestrator.broker.core.views import JobView

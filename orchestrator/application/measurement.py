@@ -9,10 +9,11 @@ from datetime import datetime
 
 from orchestrator.accounting.entries import AccountBooks, Attempt, RunKey, attempts_of, gpus_of
 from orchestrator.application.accounting import slurm_holds, uses_slurm
+from orchestrator.config.private import login_name
 from orchestrator.config.site import Site
 from orchestrator.identity import SlurmOwner
 from orchestrator.provenance.schema import RecordedSlurm, RecordedSlurmJob
-from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, login_name, owner_of
+from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, owner_of
 
 __all__ = ["measured", "recorded_slurm"]
 

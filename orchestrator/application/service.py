@@ -17,12 +17,14 @@ from orchestrator.config.site import Site
 if TYPE_CHECKING:
     from orchestrator.broker.api.tokens import TokenFile
     from orchestrator.broker.client.http import RemoteBroker
+    from orchestrator.broker.client.status import QpuReadiness
     from orchestrator.broker.core.budgets import StatementLine
 
 __all__ = [
     "back_up",
     "check_project",
     "open_service",
+    "qpu_facts",
     "service_at",
     "service_ledger",
     "statement",
@@ -60,6 +62,28 @@ def open_service(*, site: Path | str | None = None) -> RemoteBroker:
             "start one with 'hpcqc broker serve', or set HPCQC_BROKER_URL"
         )
     return service_at(found, f"unix:{socket}")
+
+
+def qpu_facts(site: Site, qpu: str) -> QpuReadiness | str:
+    """Return a QPU's status, capacity and readiness as the site's service has them, or why not.
+
+    Args:
+        site: A site; its broker service is asked, or else the one that runs on this machine.
+        qpu: Name of the QPU there.
+
+    Returns:
+        The three facts with their sources; a sentence where nobody can be asked for them.
+    """
+    from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable
+
+    socket = site.state_dir / "broker.sock"
+    if site.broker.url is None and not socket.exists():
+        return "no broker service watches it; start one with 'hpcqc broker serve'"
+    try:
+        with closing(service_at(site, site.broker.url or f"unix:{socket}")) as broker:
+            return broker.readiness(qpu)
+    except (BrokerRefused, BrokerUnreachable, ConfigError) as error:
+        return str(error)
 
 
 def service_at(site: Site, url: str) -> RemoteBroker:

@@ -1,15 +1,25 @@
-"""Files and folders that no other user of the machine can read."""
+"""The user of this process, and files and folders that no other user of the machine can read."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.config.errors import ConfigError
 
-__all__ = ["close_to_others", "write_private"]
+__all__ = ["close_to_others", "login_name", "write_private"]
+
+
+def login_name() -> str:
+    """Return the name of the user of this process, whatever its environment says."""
+    uid = os.geteuid()
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a container without the site's users
+        return str(uid)
 
 
 def close_to_others(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from orchestrator.config.environment import process_environment
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.qrmi_file import qrmi_variable
 
-__all__ = ["SecretRef", "reference_or_value", "resolve_secrets"]
+__all__ = ["SecretRef", "credentials_used", "reference_or_value", "resolve_secrets"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,3 +79,23 @@ def resolve_secrets(options: Any, environ: Mapping[str, str] | None = None) -> A
     if isinstance(options, (list, tuple)):
         return [resolve_secrets(item, environ) for item in options]
     return options
+
+
+def credentials_used(options: Any, user: str) -> str:
+    """Return with whose credentials a QPU with these options is asked; places, never values.
+
+    >>> credentials_used({"token": SecretRef(source="env", where="VLQ_TOKEN")}, "hpcqc")
+    'user hpcqc, env VLQ_TOKEN'
+    """
+    return ", ".join(dict.fromkeys([f"user {user}", *_places(options)]))
+
+
+def _places(options: Any) -> Iterator[str]:
+    if isinstance(options, SecretRef):
+        yield f"{options.source} {options.where}"
+    elif isinstance(options, Mapping):
+        for item in options.values():
+            yield from _places(item)
+    elif isinstance(options, (list, tuple)):
+        for item in options:
+            yield from _places(item)

@@ -7,7 +7,7 @@ from orchestrator.slurm.environment import ThisJob, this_job
 from orchestrator.slurm.errors import JobScriptError, SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.explain import WaitReason, explain_reason, explain_refusal, impossible
 from orchestrator.slurm.inventory import Licence, Partition, RemoteLicence, Reservation
-from orchestrator.slurm.owner import login_name, owner_of
+from orchestrator.slurm.owner import owner_of
 from orchestrator.slurm.script import JobResources, JobScript
 from orchestrator.slurm.states import AccountedJob, SlurmJob, SlurmState
 from orchestrator.slurm.versions import loses_licences
@@ -32,7 +32,6 @@ __all__ = [
     "explain_refusal",
     "impossible",
     "job_environment",
-    "login_name",
     "loses_licences",
     "owner_of",
     "this_job",

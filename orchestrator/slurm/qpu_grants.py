@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.rules import Window
 from orchestrator.broker.runtime.grant_watch import GrantState
+from orchestrator.config.private import login_name
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.inventory import Partition, Reservation
-from orchestrator.slurm.owner import login_name
 from orchestrator.slurm.states import SlurmJob, SlurmState, tres_of
 
 __all__ = ["SlurmAllocations", "closes", "grant_state", "lacks"]

@@ -17,6 +17,7 @@ from orchestrator.application.measurement import measured
 from orchestrator.compute.worker_jobs import allocation
 from orchestrator.config.environment import state_dir
 from orchestrator.config.loading import load_site
+from orchestrator.config.private import login_name
 from orchestrator.config.site import Site
 from orchestrator.identity import SlurmTag, slurm_job_name
 from orchestrator.slurm import (
@@ -24,7 +25,6 @@ from orchestrator.slurm import (
     SlurmJob,
     SlurmState,
     SlurmUnavailable,
-    login_name,
     owner_of,
 )
 from orchestrator.slurm.options import WorkerOptions

@@ -95,6 +95,8 @@ class BrokerMetrics:
             "qpu_has_room", "1 if a job would start now, 0 if not, NaN if unknown.", "qpu"
         )
         age = _gauge("qpu_answer_age_seconds", "Since the broker heard of the QPU.", "qpu")
+        slots = _gauge("qpu_slots", "Tasks that the QPU takes at once, NaN if unknown.", "qpu")
+        ages = _gauge("qpu_fact_age_seconds", "Since a fact was obtained.", "qpu", "fact")
         left = _gauge("budget_left", "What a project may still spend.", "project", "unit")
         for qpu in self._broker.qpus:
             for state, number in self._open_jobs(qpu).items():
@@ -108,11 +110,15 @@ class BrokerMetrics:
             for gauge, answer in ((works, ready.operational), (room, ready.has_room)):
                 gauge.add_metric((qpu,), float("nan") if answer is None else float(answer))
             age.add_metric((qpu,), float("nan") if ready.age_s is None else ready.age_s)
+            slots.add_metric((qpu,), float("nan") if ready.slots is None else ready.slots)
+            for fact in ready.sources:
+                fact_age_s = ready.age_of(fact)
+                ages.add_metric((qpu, fact), float("nan") if fact_age_s is None else fact_age_s)
         for project in limited_projects(self._broker):
             for budget in project_budgets(self._broker, project):
                 if budget.left is not None:
                     left.add_metric((project, budget.unit), budget.left)
-        return (jobs, queue, tasks, states, works, room, age, left)
+        return (jobs, queue, tasks, states, works, room, age, slots, ages, left)
 
     def observe(self, commit: Commit) -> None:
         """Count a commit, its events and the jobs that ended with it."""

@@ -126,10 +126,19 @@ async def readiness(
     qubits: Annotated[int, Query(ge=1, le=10**6)] = 1,
     seconds: Annotated[float, Query(ge=0, le=1e9, allow_inf_nan=False)] = 0.0,
 ) -> QpuReadiness:
-    """Return whether a QPU works, has room for a job of this size, and how fresh the answer is."""
+    """Return a QPU's status, capacity and readiness, when and with whose credentials obtained."""
     known_qpu(broker, qpu)
     found = broker.readiness(qpu, qubits=qubits, seconds=seconds)
-    return found if caller.is_operator else replace(found, slurm_error=None)
+    if caller.is_operator:
+        return found
+    # Where the site keeps its secrets is for operators.
+    sources = {
+        fact: source
+        if source.credentials == "broker"
+        else replace(source, credentials="the site's own")
+        for fact, source in found.sources.items()
+    }
+    return replace(found, slurm_error=None, sources=sources)
 
 
 @router.post("/qpus/{qpu}/drain")

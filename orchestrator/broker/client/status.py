@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -11,6 +12,7 @@ from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.views import JobView, QpuTaskView
 
 __all__ = [
+    "FactSource",
     "JobUnknown",
     "NotUncertain",
     "ProjectTotals",
@@ -73,18 +75,36 @@ class QpuStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QpuReadiness:
-    """Answers to three questions about a QPU; None where an answer is not known, which is not no.
+class FactSource:
+    """Where a fact is from. at: when it was obtained, None if it never was.
 
-    operational: whether it works and takes work. has_room: whether a job of the size that was asked
-    about would start now, which nothing is reserved for. Each with the reason for a no.
-    read_at: when the broker last heard of the QPU itself; slurm_at: when Slurm last answered;
-    slurm_error: why it does not answer now.
+    credentials: with whose it was obtained; ``broker`` for what the broker knows by itself.
+    """
+
+    at: datetime | None
+    credentials: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuReadiness:
+    """Three facts about a QPU: status, capacity, readiness; None where one is not known.
+
+    Not known is not no. operational, its status: whether it works and takes work. slots, its
+    capacity: how many tasks it takes at once, None also for any number; open of them are taken by
+    the broker's own tasks. has_room, its readiness: whether a job of the size that was asked about
+    would start now, which nothing is reserved for. Status and readiness have the reason for a no,
+    and for what is not known.
+    sources: when and with whose credentials each was obtained, by ``status``, ``capacity`` and
+    ``readiness``. read_at: when the broker last heard of the QPU itself; slurm_at: when Slurm last
+    answered; slurm_error: why it does not answer now.
     """
 
     name: str
     operational: bool | None
     operational_reason: str | None = None
+    slots: int | None = None
+    open: int = 0
+    sources: Mapping[str, FactSource] = field(default_factory=dict)
     has_room: bool | None = None
     room_reason: str | None = None
     asked_at: datetime
@@ -96,6 +116,13 @@ class QpuReadiness:
     def age_s(self) -> float | None:
         """Seconds since the broker heard of the QPU; None if it never did."""
         return None if self.read_at is None else (self.asked_at - self.read_at).total_seconds()
+
+    def age_of(self, fact: str) -> float | None:
+        """Return how many seconds ago a fact of ``sources`` was obtained; None if it never was."""
+        source = self.sources.get(fact)
+        if source is None or source.at is None:
+            return None
+        return max(0.0, (self.asked_at - source.at).total_seconds())
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from typing import IO, Any, TypeVar
 
 from backends.api import Backend, CalibrationChanged, PayloadRejected, QpuUnavailable, Target
 from orchestrator.broker.client.status import (
+    FactSource,
     JobUnknown,
     NotUncertain,
     ProjectTotals,
@@ -25,7 +26,7 @@ from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.explain import Explanation, explain, no_room, work_left_s
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
-from orchestrator.broker.core.rules import Calendar
+from orchestrator.broker.core.rules import Calendar, in_utc
 from orchestrator.broker.core.snapshot import EndedJob, ended_job
 from orchestrator.broker.core.state import BrokerState
 from orchestrator.broker.core.views import JobState, JobView
@@ -39,6 +40,8 @@ from orchestrator.broker.runtime.intake import Intake
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.broker.runtime.quotas import Quotas
 from orchestrator.config.errors import ConfigError
+from orchestrator.config.private import login_name
+from orchestrator.config.secrets import credentials_used
 from orchestrator.config.site import BrokerLimits, QpuSettings
 from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audience
 
@@ -80,6 +83,7 @@ class Broker:
     quotas: Quotas = field(init=False)
     _backends: dict[str, Backend] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
+    _broken_at: dict[str, datetime] = field(default_factory=dict)
     _arrivals: dict[JobId, asyncio.Future[JobState]] = field(default_factory=dict)
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _serving: asyncio.Task[None] | None = None
@@ -218,6 +222,7 @@ class Broker:
                     backend = await self._opened(qpu)
                 except Exception as error:
                     self._broken[qpu] = f"{type(error).__name__}: {error}"
+                    self._broken_at[qpu] = self.clock()
                     # A vendor's words may hold an address or a secret: they are for operators.
                     raise QpuUnavailable(
                         f"QPU {qpu!r} cannot be opened now; an operator sees why in its status"
@@ -552,14 +557,21 @@ class Broker:
     def readiness(self, qpu: str, *, qubits: int = 1, seconds: float = 0.0) -> QpuReadiness:
         """Return whether a QPU works, and has room for a job of so many qubits and QPU-seconds."""
         now, status, backend = self.clock(), self._standing(qpu), self._backends.get(qpu)
-        unknown = status.state == "online" and backend is None
+        silent = self.watch.silent_since.get(qpu)
+        unknown = status.state == "online" and (backend is None or silent is not None)
         operational = None if unknown else status.state == "online"
         why = status.standstill if operational is False else None
+        if unknown and silent is not None:
+            why = f"{qpu} has not answered since {in_utc(silent)}"
         asks = self.qpus[qpu].slurm is not None and self.allocations is not None
+        rules = self.events.state.rules.get(qpu)
         answers = QpuReadiness(
             name=qpu,
             operational=operational,
             operational_reason=why,
+            slots=None if rules is None else rules.limits.max_concurrent_tasks,
+            open=status.open,
+            sources=self._sources(qpu, status, asks=asks),
             asked_at=now,
             read_at=self.watch.read_at.get(qpu),
             slurm_at=self.grants.answered_at if asks else None,
@@ -573,6 +585,25 @@ class Broker:
         if target is not None and target.num_qubits is not None and qubits > target.num_qubits:
             reason = f"it has {target.num_qubits} qubits; {qubits} were asked for"
         return replace(answers, has_room=reason is None, room_reason=reason)
+
+    def _sources(self, qpu: str, status: QpuStatus, *, asks: bool) -> dict[str, FactSource]:
+        """Return when, and with whose credentials, each fact about a QPU was obtained."""
+        user, now, read_at = login_name(), self.clock(), self.watch.read_at.get(qpu)
+        device = FactSource(at=read_at, credentials=credentials_used(self.qpus[qpu].options, user))
+        if status.state == "unavailable":
+            stated = replace(device, at=self._broken_at.get(qpu))
+        elif status.state == "drained":
+            stated = FactSource(at=now, credentials="broker")
+        else:
+            stated = device
+        ready = device
+        if status.standstill is not None and qpu in self.events.state.rules:
+            ready = FactSource(at=now, credentials="broker")
+        elif asks:
+            both = (read_at, self.grants.answered_at)
+            oldest = None if None in both else min(at for at in both if at is not None)
+            ready = FactSource(at=oldest, credentials=f"{device.credentials}; Slurm as {user}")
+        return {"status": stated, "capacity": device, "readiness": ready}
 
     async def fault(self) -> str | None:
         """Return why no work can be accepted now, None while all is well."""

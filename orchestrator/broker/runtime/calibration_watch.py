@@ -33,6 +33,7 @@ class CalibrationWatch:
     closures: Mapping[str, tuple[Window, ...]] = field(default_factory=dict)  # of Slurm, by QPU
     targets: dict[str, Target] = field(default_factory=dict)  # as last read, by QPU
     read_at: dict[str, datetime] = field(default_factory=dict)  # when each QPU's target was read
+    silent_since: dict[str, datetime] = field(default_factory=dict)  # of QPUs that do not answer
     _calibrations: dict[str, str] = field(default_factory=dict)  # last id read, by QPU
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
     _watched: dict[str, tuple[QpuSettings, Backend]] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class CalibrationWatch:
     async def note(self, qpu: str, target: Target) -> None:
         """Post an event if the QPU was calibrated anew. Raises `LedgerError`."""
         self.targets[qpu], self.read_at[qpu] = target, self.events.clock()
+        self.silent_since.pop(qpu, None)
         calibration, before = target.calibration.id, self._calibrations.get(qpu, "")
         if calibration == before:
             return
@@ -102,7 +104,9 @@ class CalibrationWatch:
                 target = await asyncio.to_thread(backend.target)
             except Exception as error:  # noqa: BLE001  # a foreign backend; it is asked again
                 _log.info("the target of QPU %s cannot be read: %s", settings.name, error)
+                self.silent_since.setdefault(settings.name, self.events.clock())
                 continue
+            self.silent_since.pop(settings.name, None)
             try:
                 # Else `note` was called meanwhile.
                 if self._calibrations.get(settings.name) == before:

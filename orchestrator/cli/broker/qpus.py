@@ -12,9 +12,9 @@ from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
-    from orchestrator.broker.client.status import QpuStatus
+    from orchestrator.broker.client.status import QpuReadiness, QpuStatus
 
-__all__ = ["Reason", "broker_status", "drain", "ready", "resume"]
+__all__ = ["Reason", "broker_status", "drain", "readiness_facts", "ready", "resume"]
 
 _QpuName = Annotated[str, typer.Argument(metavar="QPU")]
 Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Kept in the ledger.")]
@@ -63,24 +63,39 @@ def ready(
     if as_json:
         print_json(to_jsonable_python(found))
     else:
-        age, slurm = found.age_s, found.slurm_at
-        facts(
-            {
-                "operational": _answer(found.operational, found.operational_reason),
-                "room": _answer(found.has_room, found.room_reason),
-                "heard of the QPU": "never" if age is None else f"{age:.0f} s ago",
-                "heard of Slurm": None if slurm is None else f"{slurm:%H:%M:%S} UTC",
-                "Slurm's fault": found.slurm_error,
-            },
-            title=f"QPU {qpu}",
-        )
+        facts(readiness_facts(found), title=f"QPU {qpu}")
     raise typer.Exit(0 if found.operational and found.has_room else 1)
 
 
-def _answer(answer: bool | None, reason: str | None) -> str:
-    if answer is None:
-        return "not known"
-    return "yes" if answer else f"no: {reason}"
+def readiness_facts(found: QpuReadiness) -> dict[str, str | None]:
+    """Return a QPU's status, capacity and readiness as text, each with when and whose it is."""
+    status = _answer(found.operational, "works", "does not work", found.operational_reason)
+    ready = _answer(found.has_room, "a job would start", "no job would start", found.room_reason)
+    taken = f"{counted(found.open, 'task')} open"
+    capacity = taken if found.slots is None else f"{taken} of {found.slots}"
+    slurm = found.slurm_at
+    return {
+        "status": f"{status} ({_source(found, 'status')})",
+        "capacity": f"{capacity} ({_source(found, 'capacity')})",
+        "readiness": f"{ready} ({_source(found, 'readiness')})",
+        "heard of Slurm": None if slurm is None else f"{slurm:%H:%M:%S} UTC",
+        "Slurm's fault": found.slurm_error,
+    }
+
+
+def _answer(answer: bool | None, yes: str, no: str, reason: str | None) -> str:
+    if answer:
+        return yes
+    word = "not known" if answer is None else no
+    return f"{word}: {reason}" if reason else word
+
+
+def _source(found: QpuReadiness, fact: str) -> str:
+    source = found.sources.get(fact)
+    if source is None or source.at is None:
+        return "never obtained"
+    age_s = found.age_of(fact)
+    return f"{source.at:%Y-%m-%d %H:%M:%S} UTC, {age_s:.0f} s ago, by {source.credentials}"
 
 
 def drain(qpu: _QpuName, reason: Reason, site: SiteFile = None, as_json: Json = False) -> None:

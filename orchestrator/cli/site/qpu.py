@@ -54,17 +54,31 @@ def qpu_show(
     setting: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a QPU accepts, how it charges, and where its values come from."""
+    """Show what a QPU accepts, how it charges, where its values come from, and how it stands.
+
+    Status, capacity and readiness come from the broker service, if the site has one.
+    """
+    from pydantic_core import to_jsonable_python
+
     from orchestrator.application.qpus import target_from_settings
+    from orchestrator.application.service import qpu_facts
+    from orchestrator.cli.broker.qpus import readiness_facts
     from orchestrator.config.loading import load_site
 
     found = load_site(site, setting or ())
     settings = found.qpu(name)
     target = target_from_settings(settings)
+    stands = qpu_facts(found, settings.name)
     if as_json:
-        print_json(_target_document(found, settings, target))
+        document = _target_document(found, settings, target)
+        print_json(document | {"facts": to_jsonable_python(stands)})
         return
     facts(_target_facts(settings, target), title=f"QPU {name}")
+    if isinstance(stands, str):
+        unknown = dict.fromkeys(("status", "capacity", "readiness"), f"not known: {stands}")
+        facts(unknown, title="How it stands")
+    else:
+        facts(readiness_facts(stands), title="How it stands")
     if target.sources:
         rows = list(target.sources.items())
         tabulate(("value", "source"), rows, title="Where the values come from")
