@@ -292,6 +292,7 @@ class CallKey:
     project: str  # who pays, empty without a broker service
     digest: str  # of the payload
     occurrence: int  # how many equal payloads the stage sent before
+    labels: tuple[str, ...] = ()  # of its data, so that unlabelled work is never taken for it
 
     @property
     def job(self) -> JobId:
@@ -300,9 +301,8 @@ class CallKey:
         >>> CallKey(run="r", stage=None, qpu="vlq", project="", digest="d", occurrence=0).job
         'j6183d980265fdcb25604'
         """
-        text = json.dumps(
-            [self.run, self.stage, self.qpu, self.project, self.digest, self.occurrence]
-        )
+        parts = [self.run, self.stage, self.qpu, self.project, self.digest, self.occurrence]
+        text = json.dumps([*parts, *([sorted(self.labels)] if self.labels else [])])
         return JobId("j" + hashlib.blake2b(text.encode(), digest_size=10).hexdigest())
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["EXPECTED", "EXTENSION_GROUPS", "LINE", "OUR_PACKAGES", "PROJECT", "RUN", "is_name"]
+__all__ = [
+    "EXPECTED",
+    "EXTENSION_GROUPS",
+    "LABEL",
+    "LINE",
+    "OUR_PACKAGES",
+    "PROJECT",
+    "RUN",
+    "is_name",
+]
 
 OUR_PACKAGES = ("backends", "flows", "hpcqc", "orchestrator")
 # By entry point group, what a package registers there.
@@ -18,6 +27,7 @@ EXTENSION_GROUPS = {
 
 PROJECT = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 RUN = r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,199}$"
+LABEL = r"^[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}$"
 # Any text of one line without control characters, or those that change the direction of writing or
 # have no width. What else a terminal could take for an order is escaped where it is printed.
 LINE = r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
@@ -26,6 +36,7 @@ LINE = r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u20
 EXPECTED = {
     PROJECT: "use 1-64 letters, digits or . _ @ -, and begin with a letter or digit",
     RUN: "use 1-200 letters, digits or . _ @ : -, and begin with a letter or digit",
+    LABEL: "use 1-100 letters, digits or . _ @ : -, and begin with a letter or digit",
     LINE: "use one line of text without control or invisible characters",
 }
 

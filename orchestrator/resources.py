@@ -333,6 +333,7 @@ class Resources:
             open_backend=partial(open_backend, self.run.site),
             qpus=self.run.site.qpus,
             allocations=slurm_allocations(self.run.site),
+            labels=self.run.site.project_labels(self.run.site.broker.project),
         ).open()
         for unit, amount in self.run.budgets.items():
             broker.limit(unit, amount)

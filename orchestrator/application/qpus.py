@@ -105,7 +105,14 @@ def dry_qpu(settings: QpuSettings, *, noisy: bool = False) -> QpuSettings:
     schedule = settings.schedule.model_copy(
         update={"window": [], "calendar": None, "rate": None, "lease": None}
     )
-    return QpuSettings(name=settings.name, backend=backend, options=options, schedule=schedule)
+    return QpuSettings(
+        name=settings.name,
+        backend=backend,
+        options=options,
+        schedule=schedule,
+        accepts=settings.accepts,
+        jurisdictions=settings.jurisdictions,
+    )
 
 
 def load_ahead(site: Path | None, settings: Sequence[str], qpu: str | None) -> None:

@@ -238,6 +238,7 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
         source=source,
         broker=_broker(checked.broker, environ),
         batch=checked.batch,
+        projects=checked.project,
     )
 
 

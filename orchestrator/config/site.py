@@ -31,7 +31,8 @@ from orchestrator.config.durations import Walltime
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef
 from orchestrator.config.slurm_access import SlurmAccess
-from orchestrator.names import LINE, PROJECT
+from orchestrator.data_labels import all_labels
+from orchestrator.names import LABEL, LINE, PROJECT
 
 __all__ = [
     "COMPUTE_KINDS",
@@ -42,6 +43,7 @@ __all__ = [
     "ComputeSettings",
     "ComputeTable",
     "Coupling",
+    "ProjectTable",
     "QpuSettings",
     "QpuTable",
     "ScheduleSettings",
@@ -266,6 +268,9 @@ _Environment = Annotated[
 ]
 
 
+_Label = Annotated[str, StringConstraints(pattern=LABEL)]
+
+
 class _Qpu(ConfigTable):
     """`[qpu.NAME]`: a quantum device, or something that behaves like one."""
 
@@ -300,6 +305,16 @@ class _Qpu(ConfigTable):
         default=DEFAULT_MEMORY_BYTES,
         description="most memory that the process in `environment` may allocate",
         examples=["'8 GiB'"],
+    )
+    accepts: list[_Label] = Field(
+        default_factory=list,
+        description="labels of data that may go to the QPU; data with any other label never does",
+        examples=["['embargoed', 'project:chemistry']"],
+    )
+    jurisdictions: list[_Label] = Field(
+        default_factory=list,
+        description="where the QPU processes data; data labelled for another place never goes there",
+        examples=["['DE', 'EU']"],
     )
     options: dict[str, Any] = Field(
         default_factory=dict,
@@ -512,6 +527,21 @@ class BatchTable(ConfigTable):
         return self
 
 
+class ProjectTable(ConfigTable):
+    """`[project.NAME]`: what holds for all jobs of a project."""
+
+    labels: list[_Label] = Field(
+        default_factory=list,
+        description="of the data of its jobs, besides those that a job states",
+        examples=["['export-controlled']"],
+    )
+    jurisdiction: _Label | None = Field(
+        default=None,
+        description="where alone the data of its jobs is processed",
+        examples=["'EU'"],
+    )
+
+
 class SiteFile(ConfigTable):
     """A whole `hpcqc.toml`."""
 
@@ -520,6 +550,9 @@ class SiteFile(ConfigTable):
     qpu: dict[_QpuName, QpuTable] = Field(default_factory=dict)
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     batch: BatchTable = Field(default_factory=BatchTable)
+    project: dict[Annotated[str, StringConstraints(pattern=PROJECT)], ProjectTable] = Field(
+        default_factory=dict
+    )
 
 
 class Site(SiteTable):
@@ -534,6 +567,7 @@ class Site(SiteTable):
     source: str
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     batch: BatchTable = Field(default_factory=BatchTable)
+    projects: Mapping[str, ProjectTable] = Field(default_factory=dict)
 
     def qpu(self, name: str | None = None) -> QpuSettings:
         """Return a QPU by name, None for the default; `ConfigError` lists the names."""
@@ -545,6 +579,13 @@ class Site(SiteTable):
             f"no QPU {wanted!r} at site {self.name!r} ({self.source}); "
             f"it has: {', '.join(self.qpus)}{did_you_mean(wanted, self.qpus)}"
         )
+
+    def project_labels(self, project: str | None) -> tuple[str, ...]:
+        """Return the labels of the data of all jobs of a project; none for None."""
+        table = None if project is None else self.projects.get(project)
+        if table is None:
+            return ()
+        return all_labels(table.labels, jurisdiction=table.jurisdiction or "")
 
     def compute(self, name: str | None = None) -> ComputeSettings:
         """Return a compute by name, None for the default; `ConfigError` lists the names."""

@@ -45,6 +45,7 @@ _JOB_FACTS = ("run", "stage", "job", "qpu", "user", "project")
 _LINES: Mapping[type[Any], tuple[str, str, tuple[str, ...], _Entry]] = {
     ev.JobSubmitted: ("info", "accepted", (), {}),
     ev.JobResumed: ("info", "retried", (), {}),
+    ev.JobRefused: ("warning", "refused", ("reason",), {}),
     ev.JobCancelRequested: ("info", "cancelled", (), {}),
     ev.QpuDrained: ("warning", "drained", ("qpu", "by", "reason"), {}),
     ev.QpuResumed: ("info", "resumed", ("qpu", "by"), {}),

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from backends.api import BackendError, PayloadRejected, QpuUnavailable, TaskCancelled
 from orchestrator.broker.api.tokens import TokenError
+from orchestrator.broker.client.protocol import DataRefused
 from orchestrator.broker.client.status import JobUnknown, NotUncertain
 from orchestrator.broker.core.access import Forbidden
 from orchestrator.broker.core.budgets import BudgetExhausted
@@ -70,6 +71,7 @@ _STATUS: Mapping[type[Exception], int] = {
     TokenError: 503,
     Forbidden: 403,
     NotGranted: 403,
+    DataRefused: 403,
     JobUnknown: 404,
     NotUncertain: 409,
     BackendError: 409,

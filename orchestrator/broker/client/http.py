@@ -20,7 +20,7 @@ from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
-from orchestrator.broker.client.protocol import AllocationEnded, JobUncertain
+from orchestrator.broker.client.protocol import AllocationEnded, DataRefused, JobUncertain
 from orchestrator.broker.client.status import QpuReadiness, QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted, StatementLine
 from orchestrator.broker.core.job_request import JobRequest
@@ -435,7 +435,7 @@ def _error(answer: httpx.Response) -> Exception:
     detail, name = _detail(answer), str(_problem(answer).get("error_type") or "")
     if name == BudgetExhausted.__name__:
         return BudgetExhausted(detail)
-    for kind in (AllocationEnded, JobUncertain):
+    for kind in (AllocationEnded, DataRefused, JobUncertain):
         if name == kind.__name__:
             return kind(detail)
     error_type = getattr(api, name, None)

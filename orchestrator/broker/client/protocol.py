@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from backends.payloads import Payload
     from orchestrator.broker.core.explain import Explanation
 
-__all__ = ["AllocationEnded", "BrokerClient", "JobUncertain", "WalltimeTooShort", "job_error"]
+__all__ = [
+    "AllocationEnded",
+    "BrokerClient",
+    "DataRefused",
+    "JobUncertain",
+    "WalltimeTooShort",
+    "job_error",
+]
 
 
 class JobUncertain(BackendError):
@@ -36,6 +43,12 @@ class WalltimeTooShort(BackendError, ValueError):
     retryable: ClassVar[bool] = False
 
 
+class DataRefused(BackendError):
+    """The labels of a job's data keep it from the QPU; nothing was sent there."""
+
+    retryable: ClassVar[bool] = False
+
+
 def job_error(view: JobView) -> Exception:
     """Return what a client is to raise for a job that ended, or stands, without a result."""
     match view.state:
@@ -45,8 +58,9 @@ def job_error(view: JobView) -> Exception:
             reasons = "; ".join(f"{task.tag}: {task.error}" for task in view.tasks if task.error)
             return JobUncertain(f"quantum job {view.id} is uncertain: {reasons}")
         case JobState.FAILED:
-            if view.error_type == AllocationEnded.__name__:
-                return AllocationEnded(view.error)
+            for kind in (AllocationEnded, DataRefused):
+                if view.error_type == kind.__name__:
+                    return kind(view.error)
             error_type = getattr(api, view.error_type or "", TaskFailed)
             known = isinstance(error_type, type) and issubclass(error_type, BackendError)
             return (error_type if known else TaskFailed)(view.error)

@@ -23,6 +23,7 @@ __all__ = [
     "GrantEnded",
     "GrantSuspended",
     "JobCancelRequested",
+    "JobRefused",
     "JobResumed",
     "JobSubmitted",
     "LeaseClosed",
@@ -93,6 +94,7 @@ class JobSubmitted(JobRequest):
     predicted_s: float | None = None  # expected QPU-seconds at admission, None if unknown
     reserved: Charge | None = None  # set aside from its budgets at admission
     reuse: Reuse | None = None  # if the stage asked; with a source, the job is complete
+    refused: str = ""  # why its data may not go to the QPU; then it has failed, unstored
 
     @property
     def source(self) -> JobId | None:
@@ -116,6 +118,15 @@ class JobResumed:
     job: JobId
     calibration: str = ""
     slurm_job: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRefused:
+    """A job that was accepted may not go to its QPU any more, by the labels of its data."""
+
+    kind: ClassVar[str] = "job-refused"
+    job: JobId
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -322,6 +333,7 @@ Event = (
     BrokerOpened
     | JobSubmitted
     | JobResumed
+    | JobRefused
     | JobCancelRequested
     | TaskPlanned
     | TaskStarted

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from orchestrator.broker.core.codec import to_plain
 from orchestrator.identity import CallKey, JobId
-from orchestrator.names import EXPECTED, LINE, PROJECT, RUN
+from orchestrator.names import EXPECTED, LABEL, LINE, PROJECT, RUN
 
 __all__ = ["InvalidRequest", "JobRequest", "LeaseWish"]
 
@@ -24,6 +24,7 @@ _STRICT = ConfigDict(
     ser_json_inf_nan="constants",
 )
 _SHOWN = 60
+_MOST_LABELS = 32
 
 
 class InvalidRequest(ValueError):
@@ -96,6 +97,14 @@ class JobRequest:
             description="how the run's stages share nodes and QPU in time",
         ),
     ] = ""
+    labels: Annotated[
+        tuple[Annotated[str, Field(pattern=LABEL)], ...],
+        Field(
+            max_length=_MOST_LABELS,
+            description="of its data; the QPU must accept each. `jurisdiction:NAME` and "
+            "`project:NAME` say where, and for whom alone, it may be processed",
+        ),
+    ] = ()
 
     def checked(self) -> JobRequest:
         """Return it with Python's own numbers. Raises `InvalidRequest`."""
@@ -121,6 +130,7 @@ class JobRequest:
             project=self.project,
             digest=digest,
             occurrence=self.call,
+            labels=self.labels,
         )
         return key.job
 

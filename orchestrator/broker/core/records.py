@@ -287,6 +287,7 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         flow=submitted.flow,
         coupling=submitted.coupling,
         source=submitted.source,
+        labels=submitted.labels,
         slurm_job=submitted.slurm_job,
     )
 

@@ -131,6 +131,7 @@ class QpuRules:
     leases: LeaseBounds | None = field(default_factory=LeaseBounds)  # None grants none
     clock_scale: float = 1.0  # seconds on the clock for each QPU-second
     shares: dict[str, float] = field(default_factory=dict)  # by project
+    accepted: frozenset[str] = frozenset()  # labels of data that may go there
 
     def next_start(self, starts: Sequence[datetime]) -> datetime | None:
         """Return when the rate admits one more start after these; None if it did all along."""

@@ -32,6 +32,7 @@ from orchestrator.broker.core.scheduler import (
     queued_as,
 )
 from orchestrator.broker.core.views import QpuTaskState
+from orchestrator.data_labels import refusal
 from orchestrator.identity import JobId, Payer
 
 __all__ = [
@@ -116,13 +117,14 @@ class BrokerState(Recorded):
     rules: dict[str, QpuRules] = field(default_factory=dict)  # of the site, from `configure`
     queues: dict[str, JobQueue] = field(default_factory=dict)  # of served QPUs
     asleep: bool = False  # nothing is decided until `BrokerOpened` looks for earlier tasks
+    _to_refuse: dict[JobId, str] = field(default_factory=dict)  # waiting jobs, with the reason
 
     def configure(self, qpu: str, rules: QpuRules) -> None:
         """Serve a QPU by these rules from now on."""
         self.rules[qpu] = rules
-        queue = self.queues[qpu] = JobQueue(rules.policy)
+        self.queues[qpu] = JobQueue(rules.policy)
         for job in self._waiting.get(qpu, ()):
-            queue.put(queued_as(self.jobs[job], rules, self._history(qpu).accuracy))
+            self._enqueue(self.jobs[job])
 
     def handle(self, event: ev.Event, now: datetime) -> Effects:
         """Apply an event, then plan whatever can start; return all of it."""
@@ -163,7 +165,7 @@ class BrokerState(Recorded):
     def _admitted(self, event: ev.JobSubmitted) -> ev.JobSubmitted:
         """Note what the job is expected to take, which is then set aside for it."""
         rules = self.rules.get(event.qpu)
-        if rules is None or event.source is not None:
+        if rules is None or event.source is not None or event.refused:
             return event
         seconds, charge = expected(event, rules, self._history(event.qpu).accuracy)
         return replace(event, predicted_s=seconds, reserved=charge)
@@ -196,8 +198,8 @@ class BrokerState(Recorded):
                 return self._submit(event, now)
             case ev.JobResumed():
                 return self._resume(event, now)
-            case ev.JobCancelRequested():
-                return self._cancel(event, now)
+            case ev.JobCancelRequested() | ev.JobRefused():
+                return self._give_up(event, now)
             case ev.TaskPlanned():
                 return self._plan(event, now)
             case ev.TaskStarted() | ev.TaskAdopted():
@@ -302,6 +304,8 @@ class BrokerState(Recorded):
         record.granted = self._is_granted(record)
         if event.source is None:
             record.pending.extend(whole_parts(event))
+            if event.refused:
+                record.failure = _refused(event.refused)
             self._requeue(record)
         return self._settle(record, now)
 
@@ -326,11 +330,17 @@ class BrokerState(Recorded):
         self._requeue(record)
         return self._settle(record, now)
 
-    def _cancel(self, event: ev.JobCancelRequested, now: datetime) -> list[Command]:
+    def _give_up(
+        self, event: ev.JobCancelRequested | ev.JobRefused, now: datetime
+    ) -> list[Command]:
+        """End a job, and stop what carries it alone."""
         record = self.jobs[event.job]
         if record.state.is_final:
             return []
-        record.cancel_requested = True
+        if isinstance(event, ev.JobRefused):
+            record.failure = _refused(event.reason)
+        else:
+            record.cancel_requested = True
         self._requeue(record)
         stops: list[Command] = [StopTask(tag) for tag in self._private_tasks(record)]
         return stops + self._settle(record, now)
@@ -530,11 +540,26 @@ class BrokerState(Recorded):
         if record.startable:
             waiting[job] = record.arrival
             if queue is not None:
-                queue.put(queued_as(record, self.rules[qpu], self._history(qpu).accuracy))
+                self._enqueue(record)
         else:
             waiting.pop(job, None)
             if queue is not None:
                 queue.discard(job)
+
+    def _enqueue(self, record: JobRecord) -> None:
+        """Let a waiting job be planned on its QPU; the only way there is, and it asks its labels."""
+        submitted = record.submitted
+        rules, job = self.rules[submitted.qpu], submitted.job
+        reason = refusal(
+            submitted.labels, rules.accepted, qpu=submitted.qpu, project=submitted.project
+        )
+        if reason is None:
+            self.queues[submitted.qpu].put(
+                queued_as(record, rules, self._history(submitted.qpu).accuracy)
+            )
+        else:
+            self.queues[submitted.qpu].discard(job)
+            self._to_refuse[job] = reason
 
     def _history(self, qpu: str) -> QpuHistory:
         if qpu not in self.histories:
@@ -552,11 +577,19 @@ class BrokerState(Recorded):
             tag = self._to_fail.pop()
             reason = self.tasks[tag].error or "uncertain"
             yield ev.TaskResolved(tag=tag, verdict="failed", by="rule fail", reason=reason)
+        while self._to_refuse:
+            job, reason = self._to_refuse.popitem()
+            if job in self.jobs and self.jobs[job].startable:
+                yield ev.JobRefused(job=job, reason=reason)
         for qpu in self.rules:
             while (decision := next_decision(self.context(qpu, now), now)) is not None:
                 if isinstance(decision, ev.LeaseClosed):
                     decision = self._closing(decision)
                 yield decision
+
+
+def _refused(reason: str) -> ev.TaskErred:
+    return ev.TaskErred(tag="", error=reason, error_type="DataRefused")
 
 
 def replay(recorded: Iterable[tuple[ev.Event, datetime]]) -> BrokerState:

@@ -90,6 +90,7 @@ class JobView:
     project, user: who pays and who asked; empty outside a service.
     flow, coupling: of its run; empty where not known.
     source: the job whose result was used again, so that this one took and cost nothing.
+    labels: of its data; the QPU accepts each of them, or the job was refused.
     slurm_job: that holds the QPU for what is left of it, the latest of several; each task has its
     own. None where Slurm does not grant the QPU.
     """
@@ -121,4 +122,5 @@ class JobView:
     flow: str = ""
     coupling: str = ""
     source: JobId | None = None
+    labels: tuple[str, ...] = ()
     slurm_job: int | None = None

@@ -167,13 +167,18 @@ _PACKAGES = ("hpcqc", "qiskit", "qiskit-aer")
 
 
 def reuse_key(
-    payload: Payload | CheckedPayload, settings: QpuSettings, target: Target, audience: str
+    payload: Payload | CheckedPayload,
+    settings: QpuSettings,
+    target: Target,
+    audience: str,
+    labels: tuple[str, ...] = (),
 ) -> str:
     """Return a digest of all that a result depends on.
 
     That is: the payload with circuits, values, shots, precision and seeds; the QPU's name,
     backend and options with method and noise; its calibration; and the versions of what computes.
     audience: a project whose results are its own, or what stands for those that share theirs.
+    labels: of the data; results of labelled data are for jobs with the same labels alone.
     """
     options = registry.result_options(settings.backend, settings.options)
     parts = [
@@ -189,6 +194,8 @@ def reuse_key(
     ]
     if settings.environment is not None:
         parts.append(environment_identity(settings))
+    if labels:
+        parts.append(sorted(labels))
     text = json.dumps(parts, sort_keys=True, default=repr)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import IO, Any, TypeVar
 
 from backends.api import Backend, CalibrationChanged, PayloadRejected, QpuUnavailable, Target
+from orchestrator.broker.client.protocol import DataRefused
 from orchestrator.broker.client.status import (
     FactSource,
     JobUnknown,
@@ -43,6 +44,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.private import login_name
 from orchestrator.config.secrets import credentials_used
 from orchestrator.config.site import BrokerLimits, QpuSettings
+from orchestrator.data_labels import accepted_labels, all_labels, refusal
 from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audience
 
 __all__ = ["Broker"]
@@ -74,6 +76,7 @@ class Broker:
     observers: list[Callable[[Commit], None]] = field(default_factory=list)  # on the loop
     limits: BrokerLimits | None = field(default_factory=BrokerLimits)  # None: a run's process
     sharing: frozenset[str] = frozenset()  # projects that reuse each other's results, if asked
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of data, by project
     intake: Intake = field(default_factory=Intake)  # reads untrusted payloads
     allocations: Allocations | None = None  # of Slurm, for QPUs that it grants
     pacing: Pacing = STANDARD_PACING
@@ -264,6 +267,7 @@ class Broker:
         self, request: JobRequest, user: str, payload: CheckedPayload
     ) -> tuple[JobView, bool]:
         """Admit a job; return it once it is durable, and whether it is a new one. See `admit`."""
+        request = self.labelled(request)
         target = await self.target(request.qpu)
         await self.watch.note(request.qpu, target)
         job = request.job_id(payload.digest)
@@ -276,9 +280,20 @@ class Broker:
         await written
         return await self.view(job), new
 
+    def labelled(self, request: JobRequest) -> JobRequest:
+        """Return a request with all labels of its data: its own and those of its project."""
+        labels = all_labels(request.labels, self.labels.get(request.project, ()))
+        return request if labels == request.labels else replace(request, labels=labels)
+
+    def _refusal(self, request: JobRequest) -> str | None:
+        """Return why the data of a job may not go to its QPU, None if it may."""
+        settings = self.qpus[request.qpu]
+        accepted = accepted_labels(settings.accepts, settings.jurisdictions)
+        return refusal(request.labels, accepted, qpu=request.qpu, project=request.project)
+
     def admit(
         self,
-        request: JobRequest,
+        request: JobRequest,  # with all its labels
         user: str,  # empty where one process is the only user
         payload: CheckedPayload,  # checked against the target
         target: Target,
@@ -291,13 +306,13 @@ class Broker:
         A plain function: a coroutine would cost each call of a run a tenth of a millisecond.
         Returns whether the job is new; one that failed or was cancelled goes on with what is
         missing. Raises ``CalibrationChanged`` if it was prepared for another calibration,
-        ``PayloadRejected`` if the QPU can never run it, `InvalidRequest`, `NotGranted`,
-        `TooManyJobs`, `StorageFull`.
+        `DataRefused` by the labels of its data, ``PayloadRejected`` if the QPU can never run it,
+        `InvalidRequest`, `NotGranted`, `TooManyJobs`, `StorageFull`. The refusal of a new job is in
+        the ledger, and raised by ``written``.
         """
         events, job = self.events, request.job_id(payload.digest)
         known = events.state.jobs.get(job) or (None if ended is None else ended.job)
-        access = self.qpus[request.qpu].slurm
-        if access is None and request.slurm_job is not None:
+        if self.qpus[request.qpu].slurm is None and request.slurm_job is not None:
             request = replace(request, slurm_job=None)  # the broker alone shares this QPU
         goes_on = known is not None and not (
             known.held
@@ -309,23 +324,19 @@ class Broker:
             return False
         if known is None:
             request = request.checked()
-        if request.calibration not in ("", target.calibration.id):
-            raise CalibrationChanged(
-                f"QPU {request.qpu!r} was calibrated anew: the job was transpiled for calibration "
-                f"{request.calibration}, and it is {target.calibration.id} now; transpile it again"
-            )
-        if access is not None and request.slurm_job is None:
-            raise NotGranted(
-                f"QPU {request.qpu!r} is granted by Slurm, and the job names no Slurm job that holds "
-                "it; call it in a quantum stage, or run inside a job that has it"
-            )
-        if payload.unfit is not None:
-            raise PayloadRejected(payload.unfit)
+        refused = self._refusal(request)
+        if refused is not None and known is not None:
+            raise DataRefused(refused)
+        if refused is None:
+            self._check_runs(request, payload, target)
         if self.limits is not None:
             size = len(payload.data) if known is None else 0
             now_s = self.clock().timestamp()
             self.quotas.admit(job, user, request.project, size, now_s)
             written.add_done_callback(lambda _: self.quotas.arrived(job))
+        if refused is not None:
+            self._record_refusal(self._submitted(request, user, payload, None), refused, written)
+            return True
         events.blobs.put(job, payload)
         if request.slurm_job is not None:
             written.add_done_callback(lambda _: self.grants.wake())
@@ -333,13 +344,42 @@ class Broker:
             resumed = ev.JobResumed(
                 job=job, calibration=request.calibration, slurm_job=request.slurm_job
             )
-            events.put(resumed, {}, written)
+            unstored = {payload.digest: payload.data} if known.submitted.refused else {}
+            events.put(resumed, unstored, written)
             return False
         events.put(
             self._submitted(request, user, payload, reuse), {payload.digest: payload.data}, written
         )
         written.add_done_callback(lambda _: events.blobs.drop_unknown(job))
         return True
+
+    def _record_refusal(
+        self, submitted: ev.JobSubmitted, reason: str, written: asyncio.Future[None] | Future[None]
+    ) -> None:
+        """Keep a refused job in the ledger without its payload, then raise to its caller."""
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answer(_: asyncio.Future[None]) -> None:
+            if not written.done():
+                written.set_exception(stored.exception() or DataRefused(reason))
+
+        stored.add_done_callback(answer)
+        self.events.put(replace(submitted, refused=reason), {}, stored)
+
+    def _check_runs(self, request: JobRequest, payload: CheckedPayload, target: Target) -> None:
+        """Raise why a job cannot run on its QPU as it is asked for."""
+        if request.calibration not in ("", target.calibration.id):
+            raise CalibrationChanged(
+                f"QPU {request.qpu!r} was calibrated anew: the job was transpiled for calibration "
+                f"{request.calibration}, and it is {target.calibration.id} now; transpile it again"
+            )
+        if self.qpus[request.qpu].slurm is not None and request.slurm_job is None:
+            raise NotGranted(
+                f"QPU {request.qpu!r} is granted by Slurm, and the job names no Slurm job that holds "
+                "it; call it in a quantum stage, or run inside a job that has it"
+            )
+        if payload.unfit is not None:
+            raise PayloadRejected(payload.unfit)
 
     def _submitted(
         self, request: JobRequest, user: str, payload: CheckedPayload, reuse: ev.Reuse | None
@@ -363,7 +403,8 @@ class Broker:
         """Return under which key a result is used again, and whose result there is; blocks."""
         project = request.project
         audience = results_audience(project, shares=project in self.sharing)
-        key = reuse_key(payload, self.qpus[request.qpu], target, audience)
+        settings = self.qpus[request.qpu]
+        key = reuse_key(payload, settings, target, audience, request.labels)
         source = self.events.blobs.source(key)
         return ev.Reuse(key=key, calibration=target.calibration.id, source=source)
 

@@ -57,6 +57,7 @@ class EmbeddedBroker:
 
     See `BrokerClient` for the calls. open_backend: builds the backend of a QPU by name, when it is
     first used; also called for QPUs on which tasks of an earlier, dead process may still run.
+    labels: of the data of all jobs.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class EmbeddedBroker:
         qpus: Mapping[str, QpuSettings],
         allocations: Allocations | None = None,
         pacing: Pacing = STANDARD_PACING,
+        labels: tuple[str, ...] = (),
     ) -> None:
         """Take note of the arguments; `open` does the work."""
         self._run = run
@@ -76,6 +78,7 @@ class EmbeddedBroker:
         self._qpus = qpus
         self._allocations = allocations
         self._pacing = pacing
+        self._labels = labels
         self._closed = False
         self._lock_file: IO[str] | None = None
         self._ledger: Ledger | None = None
@@ -99,6 +102,7 @@ class EmbeddedBroker:
             limits=None,
             allocations=self._allocations,
             pacing=self._pacing,
+            labels={"": self._labels},  # jobs of a run name no project
         )
         with _own_words():
             self._on_loop(self._broker.open_embedded())
@@ -125,6 +129,7 @@ class EmbeddedBroker:
 
     def submit(self, request: JobRequest, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
+        request = self._running.labelled(request)
         target = self.target(request.qpu)
         checked = CheckedPayload.of(payload, target)  # here: the loop serves other callers
         broker = self._running

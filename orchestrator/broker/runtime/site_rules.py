@@ -16,6 +16,7 @@ from orchestrator.broker.core.rules import Calendar, QpuRules, Window
 from orchestrator.broker.runtime.calendar_files import closures_of_file
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import QpuSettings, WindowSettings
+from orchestrator.data_labels import accepted_labels
 
 __all__ = [
     "GROUP",
@@ -78,6 +79,7 @@ def qpu_rules(
         leases=schedule.lease,
         clock_scale=target.clock_scale,
         shares=dict(schedule.shares),
+        accepted=accepted_labels(settings.accepts, settings.jurisdictions),
     )
 
 

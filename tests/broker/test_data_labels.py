@@ -1,0 +1,316 @@
+"""Labelled data never reaches a QPU that does not accept it, by whatever path."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qiskit import QuantumCircuit
+
+from backends.api import Backend, BackendError, QpuTaskId, SessionId
+from backends.fake import FakeBackend, create
+from backends.payloads import Payload, SamplerPayload
+from orchestrator.broker.client.protocol import DataRefused
+from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.views import JobState
+from orchestrator.broker.ledger import JobFilter, Ledger
+from orchestrator.broker.runtime.broker import Broker
+from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.embedded import EmbeddedBroker
+from orchestrator.config.site import QpuSettings
+from orchestrator.data_labels import accepted_labels, refusal
+from tests.patience import PATIENCE_S
+
+QPUS = ("home", "abroad", "cloud")
+LABELS = ("embargoed", "jurisdiction:EU", "jurisdiction:DE", "project:chem", "personal")
+PROJECTS = ("chem", "bio")
+
+
+def payload(number: int) -> SamplerPayload:
+    """Return a payload that can be told from all others by its shots."""
+    circuit = QuantumCircuit(1)
+    circuit.h(0)
+    circuit.measure_all()
+    return SamplerPayload.coerce([circuit], shots=10 + number)
+
+
+def request(qpu: str, labels: Sequence[str] = (), **options: Any) -> JobRequest:
+    asked: dict[str, Any] = {"run": "r", "project": "chem", **options}
+    return JobRequest(qpu=qpu, labels=tuple(labels), **asked)
+
+
+def site(accepts: Mapping[str, Sequence[str]]) -> dict[str, QpuSettings]:
+    found = {}
+    for name in QPUS:
+        labels = accepts.get(name, ())
+        places = [one.partition(":")[2] for one in labels if one.startswith("jurisdiction:")]
+        others = [one for one in labels if not one.startswith("jurisdiction:")]
+        found[name] = QpuSettings(name=name, backend="fake", accepts=others, jurisdictions=places)
+    return found
+
+
+@dataclass
+class Lab:
+    """Fake QPUs that outlive brokers, and note whose data they got while what was accepted."""
+
+    folder: Path
+    script: Mapping[str, Any] = field(default_factory=dict)
+    accepts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    got: list[tuple[str, int, frozenset[str]]] = field(default_factory=list)
+    backends: dict[str, FakeBackend] = field(default_factory=dict)
+
+    def open_backend(self, qpu: str) -> Backend:
+        lab, accepted = self, frozenset(self.accepts.get(qpu, ()))
+        made = create(dict(self.script), state_dir=self.folder / qpu)
+
+        class Noting(FakeBackend):
+            def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
+                assert isinstance(payload, SamplerPayload)
+                lab.got.extend((qpu, int(pub.shots) - 10, accepted) for pub in payload.pubs)
+                return super().start(session, payload, tag)
+
+        made.__class__ = Noting
+        self.backends[qpu] = made
+        return made
+
+    @asynccontextmanager
+    async def broker(
+        self, accepts: Mapping[str, Sequence[str]], **options: Any
+    ) -> AsyncIterator[Broker]:
+        self.accepts = accepts
+        ledger = Ledger.open(self.folder / "ledger.sqlite")
+        broker = Broker(
+            qpus=site(accepts),
+            ledger=ledger,
+            clock=lambda: datetime.now(UTC),
+            open_backend=self.open_backend,
+            **options,
+        )
+        await broker.open()
+        try:
+            yield broker
+        finally:
+            await broker.close()
+            ledger.close()
+
+
+async def hand_in(broker: Broker, asked: JobRequest, number: int) -> str:
+    target = await broker.target(asked.qpu)
+    view, _ = await broker.submit(asked, "ada", CheckedPayload.of(payload(number), target))
+    return view.id
+
+
+def test_a_refused_job_is_in_the_ledger_with_the_reason_and_without_its_payload(
+    tmp_path: Path,
+) -> None:
+    lab = Lab(tmp_path)
+
+    async def check() -> None:
+        async with lab.broker({"home": ["embargoed"]}) as broker:
+            asked = request("abroad", ["embargoed"])
+            with pytest.raises(DataRefused, match="embargoed"):
+                await hand_in(broker, asked, 1)
+            with pytest.raises(DataRefused):
+                await hand_in(broker, asked, 1)
+            job = broker.labelled(asked).job_id(payload(1).digest)
+            seen = await broker.view(job)
+            assert (seen.state, seen.error_type) == (JobState.FAILED, "DataRefused")
+            assert seen.labels == ("embargoed",)
+            done = await hand_in(broker, request("home", ["embargoed"]), 2)
+            assert (await broker.wait(done, PATIENCE_S)).state is JobState.COMPLETED
+        with closing(Ledger.open(tmp_path / "ledger.sqlite")) as ledger:
+            assert ledger.job(job).error_type == "DataRefused"
+            with pytest.raises(Exception, match="payload"):
+                ledger.payload(payload(1).digest)
+        # The operator has heard of the label meanwhile: the same call runs now.
+        async with lab.broker({"abroad": ["embargoed"]}) as broker:
+            assert await hand_in(broker, asked, 1) == job
+            assert (await broker.wait(job, PATIENCE_S)).state is JobState.COMPLETED
+        assert [(qpu, number) for qpu, number, _ in lab.got] == [("home", 2), ("abroad", 1)]
+
+    asyncio.run(check())
+
+
+def test_waiting_work_is_given_up_when_the_site_no_longer_accepts_it(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+
+    async def check() -> None:
+        async with lab.broker({"home": ["personal"]}) as broker:
+            await broker.drain("home", "ops", "cooling")
+            job = await hand_in(broker, request("home", ["personal"]), 1)
+            plain = await hand_in(broker, request("home"), 2)
+        async with lab.broker({}) as broker:
+            seen = await broker.wait(job, PATIENCE_S)
+            assert (seen.state, seen.error_type) == (JobState.FAILED, "DataRefused")
+            await broker.resume("home", "ops")
+            assert (await broker.wait(plain, PATIENCE_S)).state is JobState.COMPLETED
+            with pytest.raises(DataRefused):
+                await hand_in(broker, request("home", ["personal"]), 1)
+        assert [number for _, number, _ in lab.got] == [2]
+
+    asyncio.run(check())
+
+
+def test_a_project_labels_all_its_jobs_whatever_they_say(tmp_path: Path) -> None:
+    lab, labels = Lab(tmp_path), {"chem": ("jurisdiction:EU", "project:chem")}
+
+    async def check() -> None:
+        accepts = {"home": ["jurisdiction:EU", "project:chem"], "cloud": ["project:chem"]}
+        async with lab.broker(accepts, labels=labels) as broker:
+            with pytest.raises(DataRefused):
+                await hand_in(broker, request("cloud"), 1)
+            with pytest.raises(DataRefused, match="bio"):
+                await hand_in(broker, request("home", ["project:chem"], project="bio"), 2)
+            await hand_in(broker, request("cloud", project="bio"), 3)
+            job = await hand_in(broker, request("home"), 4)
+            assert (await broker.wait(job, PATIENCE_S)).labels == labels["chem"]
+
+    asyncio.run(check())
+    assert {number for _, number, _ in lab.got} == {3, 4}
+
+
+def test_results_of_labelled_data_are_not_for_others(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+
+    async def check() -> None:
+        async with lab.broker({"home": ["personal"]}, sharing=frozenset(PROJECTS)) as broker:
+            first = await hand_in(broker, request("home", ["personal"], may_reuse=True), 1)
+            await broker.wait(first, PATIENCE_S)
+            same = request("home", ["personal"], may_reuse=True, call=1)
+            assert (await broker.view(await hand_in(broker, same, 1))).source == first
+            other = request("home", may_reuse=True, project="bio")
+            assert (await broker.view(await hand_in(broker, other, 1))).source is None
+
+    asyncio.run(check())
+
+
+def test_the_broker_of_a_run_refuses_too(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, accepts={"home": ["personal"]})
+    broker = EmbeddedBroker(
+        run="r",
+        state_dir=tmp_path,
+        open_backend=lab.open_backend,
+        qpus=site(lab.accepts),
+        labels=("personal",),
+    ).open()
+    try:
+        with pytest.raises(DataRefused):
+            broker.submit(JobRequest(run="r", qpu="cloud"), payload(1))
+        job = broker.submit(JobRequest(run="r", qpu="home"), payload(2))
+        assert broker.result(job, PATIENCE_S)
+        assert broker.view(job).labels == ("personal",)
+    finally:
+        broker.close()
+    assert [(qpu, number) for qpu, number, _ in lab.got] == [("home", 2)]
+
+
+def test_what_is_not_accepted_by_name_is_refused() -> None:
+    accepted = accepted_labels(["embargoed"], ["DE", "EU"])
+    assert refusal((), (), qpu="q") is None
+    assert refusal(("embargoed", "jurisdiction:DE"), accepted, qpu="q") is None
+    for label in ("Embargoed", "embargo", "jurisdiction:US", "DE", "export-controlled"):
+        assert refusal((label,), accepted, qpu="q") is not None
+
+
+label_sets = st.lists(st.sampled_from(LABELS), max_size=3, unique=True).map(tuple)
+acceptances = st.dictionaries(st.sampled_from(QPUS), label_sets)
+submissions = st.tuples(st.sampled_from(QPUS), label_sets, st.sampled_from(PROJECTS), st.booleans())
+# A site file, what is submitted under it, and whether the broker then closes or dies; in turn.
+histories = st.lists(
+    st.tuples(
+        acceptances, st.dictionaries(st.sampled_from(PROJECTS), label_sets), st.booleans(),
+        st.lists(st.one_of(submissions, st.integers(0, 9)), max_size=6),
+    ),
+    min_size=1,
+    max_size=3,
+)  # fmt: skip
+scripts = st.sampled_from(
+    [
+        {},
+        {"run_s": 0.05, "max_concurrent_tasks": 1},
+        {"run_s": 0.02, "durable": True},
+        {"fail": [1]},
+        {"faults": [{"call": "start", "kind": "refused", "on": [1, 2, 3]}]},
+        {"faults": [{"call": "start", "kind": "busy", "on": [1, 2, 3, 4, 5]}]},
+        {"faults": [{"call": "start", "kind": "lost", "on": [1, 3]}], "durable": True},
+        {"faults": [{"call": "start", "kind": "lost", "on": [1]}], "can_find": False},
+    ]
+)
+
+
+@dataclass
+class Campaign:
+    """Calls at brokers of changing site files, and the labels that held for each payload."""
+
+    lab: Lab
+    reuse: bool
+    asked: list[JobRequest] = field(default_factory=list)  # by number of the payload
+    inherited: dict[int, set[tuple[str, ...]]] = field(default_factory=dict)  # of its project
+
+    async def live(self, accepts: Any, projects: Any, drains: bool, todo: Sequence[Any]) -> None:
+        """Hand work in at a broker, then let it close with whatever is under way."""
+        sharing = frozenset(PROJECTS)
+        async with self.lab.broker(accepts, labels=projects, sharing=sharing) as broker:
+            if drains:
+                await broker.drain("home", "ops", "cooling")
+            for what in todo:
+                await self.act(broker, what)
+            if drains:
+                await broker.resume("home", "ops")
+            for view in await broker.jobs(JobFilter()):
+                if view.state is JobState.UNCERTAIN:
+                    await broker.resolve(view.id, "not-started", "ops", "looked at the device")
+            await asyncio.sleep(0.02)
+
+    async def act(self, broker: Broker, what: Any) -> None:
+        if not isinstance(what, int):
+            qpu, labels, project, again = what
+            reuse = self.reuse and again
+            self.asked.append(request(qpu, labels, project=project, may_reuse=reuse))
+            await self.submit(broker, len(self.asked) - 1)
+        elif self.asked:  # the same call again, under the site file of now
+            await self.submit(broker, what % len(self.asked))
+
+    async def submit(self, broker: Broker, number: int) -> None:
+        one = self.asked[number]
+        self.inherited.setdefault(number, set()).add(tuple(broker.labels.get(one.project, ())))
+        with suppress(DataRefused, BackendError):
+            job = await hand_in(broker, one, number)
+            if number % 3 == 0:
+                await broker.wait(job, 0.2)
+            if number % 5 == 4:
+                await broker.cancel(job)
+
+    def may_have(self, qpu: str, number: int, accepted: frozenset[str]) -> bool:
+        """Whether a QPU may have got a payload while it accepted these labels."""
+        one = self.asked[number]
+        return any(
+            refusal((*one.labels, *more), accepted, qpu=qpu, project=one.project) is None
+            for more in self.inherited[number]
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(histories=histories, script=scripts, reuse=st.booleans())
+def test_no_path_leads_labelled_data_to_a_qpu_that_does_not_accept_it(
+    histories: list[Any], script: dict[str, Any], reuse: bool
+) -> None:
+    folder = Path(tempfile.mkdtemp())
+    campaign = Campaign(Lab(folder, script), reuse)
+    try:
+        for history in histories:
+            asyncio.run(campaign.live(*history))
+    finally:
+        shutil.rmtree(folder)
+    for qpu, number, accepted in campaign.lab.got:
+        assert campaign.may_have(qpu, number, accepted)
