@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from orchestrator.identity import IdentityError, ProjectAccount, account_from_text
+
 __all__ = [
     "JURISDICTION",
-    "OF_PROJECT",
     "accepted_labels",
     "all_labels",
     "refusal",
     "stated_jurisdiction",
 ]
 
-# What labels begin with that name where, and for which project alone, data may be processed.
-JURISDICTION, OF_PROJECT = "jurisdiction:", "project:"
+# What labels begin with that name where data may be processed. Labels that name for which project
+# alone have the text of its account.
+JURISDICTION = "jurisdiction:"
 
 
 def all_labels(*several: Iterable[str], jurisdiction: str = "") -> tuple[str, ...]:
@@ -60,7 +62,7 @@ def refusal(
             f"QPU {qpu!r} must not get data labelled {', '.join(missing)}: the site file accepts "
             f"{listed} there; use a QPU that accepts it, such as by --qpu any"
         )
-    owners = sorted(label.removeprefix(OF_PROJECT) for label in labels if _is_owner(label))
+    owners = sorted(owner for owner in map(_owner, labels) if owner is not None)
     strange = [owner for owner in owners if project and owner != project]
     if strange:
         return (
@@ -70,5 +72,10 @@ def refusal(
     return None
 
 
-def _is_owner(label: str) -> bool:
-    return label.startswith(OF_PROJECT)
+def _owner(label: str) -> str | None:
+    """Return the project that a label names, None for other labels."""
+    try:
+        account = account_from_text(label)
+    except IdentityError:
+        return None
+    return account.project if isinstance(account, ProjectAccount) else None

@@ -25,6 +25,7 @@ from orchestrator.config.site import (
     BrokerLimits,
     BrokerSettings,
     ComputeTable,
+    ProjectTable,
     QpuTable,
     ScheduleSettings,
     SiteTable,
@@ -50,6 +51,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "[broker]": BrokerSettings,
     "[broker.limits]": BrokerLimits,
     "[batch]": BatchTable,
+    "[project.NAME]": ProjectTable,
 }
 _KINDS = {
     "array": "list",

@@ -120,6 +120,7 @@ def site_document(site: Site) -> dict[str, Any]:
         "keep_gib": site.keep_gib,
         "batch": site.batch.model_dump(mode="json", exclude_defaults=True),
         "broker": json_value(site.broker) | {"ledger": _without_password(site.broker.ledger)},
+        "project": {name: json_value(project) for name, project in site.projects.items()},
         "compute": {name: json_value(compute) for name, compute in site.computes.items()},
         "qpu": {
             name: {
@@ -129,6 +130,8 @@ def site_document(site: Site) -> dict[str, Any]:
                 "schedule": json_value(qpu.schedule),
                 "slurm": json_value(qpu.slurm),
                 "environment": json_value(qpu.environment),
+                "accepts": qpu.accepts,
+                "jurisdictions": qpu.jurisdictions,
                 "options": json_value(_without_secrets(qpu.options)),
             }
             for name, qpu in site.qpus.items()

@@ -134,6 +134,8 @@ class RecordedJob(RecordPart):
     """of the run, when the job was submitted"""
     source: str | None = None
     """the job whose result was used again; this one took and cost nothing"""
+    labels: tuple[str, ...] = ()
+    """of its data: where it may go"""
     slurm_job: int | None = None
     """the latest Slurm job that held the QPU for it, each task has its own; null where Slurm does not
     grant the QPU"""
@@ -213,6 +215,10 @@ class RecordedQpu(RecordPart):
     """as `[qpu.NAME.slurm]` of a site file"""
     environment: str | list[str] | None = None
     """as in `[qpu.NAME]` of a site file: where the backend ran in a process of its own"""
+    accepts: tuple[str, ...] = ()
+    """labels of data that may go there"""
+    jurisdictions: tuple[str, ...] = ()
+    """where it processes data"""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """of the backend; secrets show as where they are kept"""
 
@@ -233,6 +239,8 @@ class RecordedSite(RecordPart):
     """as `[broker]` of a site file"""
     batch: dict[str, JsonValue] = Field(default_factory=dict)
     """as `[batch]` of a site file"""
+    project: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """by name, as `[project.NAME]` of a site file"""
     compute: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """by name, as `[compute.NAME]` of a site file"""
     qpu: dict[str, RecordedQpu] = Field(default_factory=dict)

@@ -98,22 +98,28 @@ def config_lines(site: Site) -> list[str]:
         lines += ["", f"[qpu.{_key(name)}]", f"backend = {_value(qpu['backend'])}"]
         direct = [option.name for option in SITE_OPTIONS if option.name in options]
         lines += [f"{key} = {_value(options.pop(key))}" for key in direct]
-        lines += _given({key: qpu[key] for key in ("uncertain", "longest_task_s")})
+        stated = ("uncertain", "longest_task_s", "accepts", "jurisdictions")
+        lines += _given({key: qpu[key] for key in stated})
         if options:
             lines.append(f"options = {_value(options)}")
         lines += _schedule_lines(f"qpu.{_key(name)}.schedule", qpu["schedule"])
         if qpu["slurm"] is not None:
             lines += ["", f"[qpu.{_key(name)}.slurm]", *_given(qpu["slurm"])]
-    stated = dict(document["broker"])
+    service = dict(document["broker"])
     limits = _limit_lines(site.broker.limits)
-    del stated["limits"]
-    broker = _given({key: value for key, value in stated.items() if value})
+    del service["limits"]
+    broker = _given({key: value for key, value in service.items() if value})
     batch = _given(document["batch"])
     return [
         *lines,
         *(["", "[broker]", *broker] if broker else []),
         *limits,
         *(["", "[batch]", *batch] if batch else []),
+        *(
+            line
+            for name, project in document["project"].items()
+            for line in ("", f"[project.{_key(name)}]", *_given(project))
+        ),
     ]
 
 
