@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from typing import Any
 
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
@@ -20,7 +21,7 @@ _SHOTS = 4000
 def sampled(backend: Any, pubs: list[Any], *, shots: int, seed: int | None = None) -> Any:
     """Run PUBs to their end and return the native result."""
     payload = SamplerPayload.coerce(pubs, shots=shots, seed=seed)
-    task = backend.start(backend.acquire(), payload, f"t{len(backend._sent)}")
+    task = backend.start(backend.acquire(), payload, uuid.uuid4().hex)
     assert until(lambda: backend.status(task).is_final)
     return backend.result(task).native
 
