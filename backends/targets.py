@@ -7,6 +7,7 @@ from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from qiskit.circuit import ForLoopOp, IfElseOp, SwitchCaseOp, WhileLoopOp
 from qiskit.transpiler import InstructionProperties
 from qiskit.transpiler import Target as QiskitTarget
 
@@ -21,6 +22,13 @@ __all__ = ["target_from_json", "target_to_json"]
 
 # Fields that Pydantic does not write: a formula by its kind, a Qiskit target in part, notes never.
 _APART = ("metering", "native", "sources")
+# What a Qiskit target has in no place of its own.
+_CONTROL_FLOW = {
+    "for_loop": ForLoopOp,
+    "if_else": IfElseOp,
+    "switch_case": SwitchCaseOp,
+    "while_loop": WhileLoopOp,
+}
 
 
 @cache
@@ -73,11 +81,15 @@ def _native(target: QiskitTarget) -> dict[str, Any]:
         "description": target.description,
         "num_qubits": target.num_qubits,
         "operations": operations,
+        "control_flow": [name for name in target.operation_names if name in _CONTROL_FLOW],
+        "dt_s": target.dt,
     }
 
 
 def _qiskit_target(data: Mapping[str, Any]) -> QiskitTarget:
-    target = QiskitTarget(description=data["description"], num_qubits=data["num_qubits"])
+    target = QiskitTarget(
+        description=data["description"], num_qubits=data["num_qubits"], dt=data.get("dt_s")
+    )
     for name, places in data["operations"].items():
         properties = {
             tuple(at): None
@@ -86,4 +98,6 @@ def _qiskit_target(data: Mapping[str, Any]) -> QiskitTarget:
             for at, duration, error in places
         }
         target.add_instruction(native_operation(name), properties)
+    for name in data.get("control_flow", ()):
+        target.add_instruction(_CONTROL_FLOW[name], name=name)
     return target

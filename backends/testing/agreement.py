@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.primitives import DataBin
+from qiskit.transpiler import Target as QiskitTarget
 from scipy.stats import binom
 
 from backends.api import BackendError, Target
@@ -39,7 +40,15 @@ def kinds_for(target: Target) -> Kinds:
     """Return what random circuits for a target may hold."""
     free = target.native_gates is None
     dynamic = target.mid_circuit_measurement
-    return Kinds(resets=dynamic, channels=dynamic and free, branches=dynamic, loops=free)
+    listed = target.native.operation_names if isinstance(target.native, QiskitTarget) else ()
+    repeats = "if_else" not in listed or "while_loop" in listed
+    return Kinds(
+        resets=dynamic,
+        channels=dynamic and free,
+        branches=dynamic,
+        loops=free,
+        repeats=repeats,
+    )
 
 
 def values_are_exact(trial: Trial, examples: int, kinds: Kinds) -> None:

@@ -27,8 +27,8 @@ class Kinds:
     """What a random circuit may hold besides gates.
 
     clifford: of gates, only Clifford gates. resets: also inside other instructions. channels:
-    initialisations and Kraus channels. branches: measurements in the middle, ``if``, ``switch``
-    and ``while``. loops: ``for``.
+    initialisations and Kraus channels. branches: measurements in the middle, ``if`` and
+    ``switch``. loops: ``for``. repeats: ``while``, among the branches.
     """
 
     clifford: bool = False
@@ -36,6 +36,7 @@ class Kinds:
     channels: bool = False
     branches: bool = False
     loops: bool = False
+    repeats: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +182,8 @@ class _Maker:
         circuit = self.circuit
         bit: Clbit = circuit.clbits[self.number(0, circuit.num_clbits - 1)]
         register = circuit.cregs[self.number(0, 1)]
-        choice = self.number(0, 4 if self._kinds.loops else 3)
+        choices = [0, 1, 2, *[3] * self._kinds.repeats, *[4] * self._kinds.loops]
+        choice = choices[self.number(0, len(choices) - 1)]
         if choice == 0:
             with circuit.if_test((bit, self.number(0, 1))) as other:
                 self.gate()
