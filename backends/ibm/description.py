@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from qiskit import QuantumCircuit
 from qiskit.circuit import Gate
 from qiskit.transpiler import Target as QiskitTarget
 
 from backends.api import Calibration, Target
+from backends.errors import PayloadRejected
 from backends.metering import Metering
 from backends.payloads import SamplerPayload
 
-__all__ = ["calibration_of", "described"]
+__all__ = ["calibration_of", "check_branches", "described"]
 
 
 def described(
@@ -61,3 +64,22 @@ def calibration_of(name: str, taken_at: datetime) -> Calibration:
     """Return a calibration whose id follows from its time: IBM's properties state no other."""
     moment = taken_at.astimezone(UTC)
     return Calibration(id=f"{name}-{moment:%Y%m%dT%H%M%SZ}", taken_at=moment)
+
+
+def check_branches(payload: SamplerPayload, target: Target) -> None:
+    """Raise `PayloadRejected` for control flow that the device does not list."""
+    for index, pub in enumerate(payload.pubs):
+        for name in _control_flow(pub.circuit.circuit):
+            if name not in target.native.operation_names:
+                raise PayloadRejected(
+                    f"PUB {index}: {name!r} is not among the instructions of {target.name}, which "
+                    f"are: {', '.join(sorted(target.native.operation_names))}"
+                )
+
+
+def _control_flow(circuit: QuantumCircuit) -> Iterator[str]:
+    for step in circuit.data:
+        if step.is_control_flow():
+            yield step.name
+            for block in step.operation.blocks:
+                yield from _control_flow(block)

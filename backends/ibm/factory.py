@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,25 @@ from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from backends.api import Backend
+    from backends.connection import TokenSource
 
-__all__ = ["IbmFactory", "OfflineOptions", "create"]
+__all__ = ["IbmFactory", "OfflineOptions", "ServiceOptions", "create"]
 
 _NAME = "ibm"
 _OFFLINE = "fake_"
 _OFFLINE_OPTIONS = ("device", "noise")
+_SERVICE_OPTIONS = (
+    "concurrent_tasks",
+    "device",
+    "iam_url",
+    "instance",
+    "profile",
+    "session_s",
+    "time_scale",
+    "token",
+    "url",
+)
+_IAM_URL = "https://iam.cloud.ibm.com"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +41,27 @@ class OfflineOptions:
 
     device: str
     noise: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """Which device of IBM's service is used, and how.
+
+    instance: its CRN. token: the API key. url: of the service's API; None for that of the
+    instance's region. iam_url: of the identity service. profile: device profile with times and
+    prices, which the service does not state. session_s: longest that a dedicated session lasts;
+    None runs jobs alone. concurrent_tasks: most jobs in the service's queue.
+    """
+
+    device: str
+    instance: str
+    token: TokenSource
+    url: str | None = None
+    iam_url: str = _IAM_URL
+    profile: str | None = None
+    session_s: int | None = None
+    concurrent_tasks: int = 3
+    time_scale: float = 1.0
 
 
 class IbmFactory:
@@ -42,39 +77,84 @@ class IbmFactory:
         ),
         imports=("qiskit_ibm_runtime.executor_sampler", "qiskit_aer", "pydantic", "httpx"),
     )
+    neutral_options: ClassVar[frozenset[str]] = frozenset(
+        {"concurrent_tasks", "session_s", "time_scale", "token"}
+    )
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
-        """Return a device; a fake one if its name begins with ``fake_``."""
-        del state_dir
-        offline = _parse_offline(options)
+        """Return a device; a fake one if its name begins with ``fake_``. Connects nowhere."""
+        device = options.get("device")
+        if not isinstance(device, str) or not device:
+            raise PluginUnusable(
+                f"backend {_NAME!r} needs the name of a device, such as device = 'fake_manila' or "
+                f"device = 'ibm_fez'; got {device!r}"
+            )
         try:
-            from backends.ibm.offline import open_offline
+            if device.startswith(_OFFLINE):
+                offline = _parse_offline(device, options)
+                from backends.ibm.offline import open_offline
+
+                return open_offline(offline)
+            service = _parse_service(device, options)
+            from backends.ibm.backend import open_service
+
+            return open_service(service, state_dir=state_dir)
         except ImportError as error:
             raise PluginUnusable(
                 f"backend {_NAME!r} needs qiskit-ibm-runtime ({error}); install hpcqc[ibm], or run "
                 f"'hpcqc backends install {_NAME}' and write environment = \"managed\" in the table "
                 "of the QPU"
             ) from error
-        return open_offline(offline)
 
 
 create = IbmFactory()
 
 
-def _parse_offline(options: Mapping[str, Any]) -> OfflineOptions:
-    for name in options:
-        if name not in _OFFLINE_OPTIONS:
-            raise PluginUnusable(
-                f"unknown option {name!r} of a fake device of backend {_NAME!r}; there are: "
-                f"{', '.join(_OFFLINE_OPTIONS)}{did_you_mean(name, _OFFLINE_OPTIONS)}"
-            )
-    device = options.get("device")
-    if not isinstance(device, str) or not device.startswith(_OFFLINE):
-        raise PluginUnusable(
-            f"backend {_NAME!r} needs the name of a device, such as device = 'fake_manila'; got "
-            f"{device!r}"
-        )
+def _parse_offline(device: str, options: Mapping[str, Any]) -> OfflineOptions:
+    _check_names(options, _OFFLINE_OPTIONS, "a fake device of backend")
     noise = options.get("noise", True)
     if not isinstance(noise, bool):
         raise PluginUnusable(f"option noise = {noise!r}; give true or false")
     return OfflineOptions(device=device, noise=noise)
+
+
+def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
+    from backends.connection import checked_url, token_from_options
+
+    _check_names(options, _SERVICE_OPTIONS, "backend")
+    instance = options.get("instance")
+    if not isinstance(instance, str) or not instance.startswith("crn:"):
+        raise PluginUnusable(
+            f"backend {_NAME!r} needs the instance whose time is used: instance = 'crn:v1:…', as "
+            f"IBM's pages show it; got {instance!r}"
+        )
+    for name in ("session_s", "concurrent_tasks"):
+        value = options.get(name)
+        if value is not None and not (type(value) is int and value >= 1):
+            raise PluginUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")
+    profile = options.get("profile")
+    if profile is not None and not (isinstance(profile, str) and profile):
+        raise PluginUnusable(f"option profile = {profile!r}; give a profile's name or a path")
+    scale = options.get("time_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
+        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    return ServiceOptions(
+        device=device,
+        instance=instance,
+        token=token_from_options(options, _NAME),
+        url=checked_url(options, _NAME) if "url" in options else None,
+        iam_url=checked_url({"url": options.get("iam_url", _IAM_URL)}, _NAME),
+        profile=profile,
+        session_s=options.get("session_s"),
+        concurrent_tasks=options.get("concurrent_tasks", 3),
+        time_scale=float(scale),
+    )
+
+
+def _check_names(options: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for name in options:
+        if name not in known:
+            raise PluginUnusable(
+                f"unknown option {name!r} of {where} {_NAME!r}; there are: {', '.join(known)}"
+                f"{did_you_mean(name, known)}"
+            )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from backends.errors import TaskFailed
 from backends.payloads import FrozenSamplerPub
 
-__all__ = ["joined", "separate"]
+__all__ = ["PubRecipe", "separate"]
 
 
 def separate(pub: FrozenSamplerPub) -> list[SamplerPub]:
@@ -27,18 +29,58 @@ def separate(pub: FrozenSamplerPub) -> list[SamplerPub]:
     return [SamplerPub(whole.circuit, shots=pub.shots)] * pub.points
 
 
-def joined(pub: FrozenSamplerPub, results: Sequence[Any]) -> SamplerPubResult:
-    """Put the results of `separate` together. Raises `TaskFailed` for those of another PUB."""
-    shape, fields = pub.values.shape[:-1], {}
-    for register in pub.circuit.circuit.cregs:
-        try:
-            parts = [result.data[register.name].array for result in results]
-            num_bytes = (register.size + 7) // 8
-            bits = np.stack(parts).reshape(*shape, pub.shots, num_bytes)
-        except (KeyError, ValueError) as error:
-            raise TaskFailed(
-                f"the result has no {pub.shots} shots of register {register.name!r} at "
-                f"{pub.points} points: {error}"
-            ) from error
-        fields[register.name] = BitArray(np.ascontiguousarray(bits), register.size)
-    return SamplerPubResult(DataBin(**fields, shape=shape), metadata={"shots": pub.shots})
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PubRecipe:
+    """How the results of `separate` are put together.
+
+    shape: of the PUB's points. parts: how many results there are. registers: sizes by name.
+    """
+
+    shape: tuple[int, ...]
+    shots: int
+    parts: int
+    registers: Mapping[str, int]
+
+    @classmethod
+    def of(cls, pub: FrozenSamplerPub) -> PubRecipe:
+        """Return that of a PUB."""
+        return cls(
+            shape=pub.values.shape[:-1],
+            shots=pub.shots,
+            parts=1 if pub.values.shape[-1] else pub.points,
+            registers={register.name: register.size for register in pub.circuit.circuit.cregs},
+        )
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> PubRecipe:
+        """Undo `to_json`."""
+        return cls(**{**data, "shape": tuple(data["shape"]), "registers": dict(data["registers"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "shape": list(self.shape),
+            "shots": self.shots,
+            "parts": self.parts,
+            "registers": list(self.registers.items()),
+        }
+
+    @property
+    def circuits(self) -> int:
+        """How many bound circuits there are."""
+        return math.prod(self.shape)
+
+    def joined(self, results: Sequence[Any]) -> SamplerPubResult:
+        """Put results together. Raises `TaskFailed` for those of another PUB."""
+        fields = {}
+        for name, size in self.registers.items():
+            try:
+                parts = [result.data[name].array for result in results]
+                bits = np.stack(parts).reshape(*self.shape, self.shots, (size + 7) // 8)
+            except (KeyError, ValueError) as error:
+                raise TaskFailed(
+                    f"the result has no {self.shots} shots of register {name!r} at {self.circuits} "
+                    f"points: {error}"
+                ) from error
+            fields[name] = BitArray(np.ascontiguousarray(bits), size)
+        return SamplerPubResult(DataBin(**fields, shape=self.shape), metadata={"shots": self.shots})

@@ -88,7 +88,9 @@ class _Border:
         if "revoke" in kinds:
             self.tokens.revoke()
         self.in_maintenance |= "maintenance" in kinds
-        if not self.tokens.accepts(_credential(scope)):
+        is_public = getattr(self.dialect, "is_public", None)
+        open_to_all = is_public is not None and is_public(scope["method"], scope["path"])
+        if not open_to_all and not self.tokens.accepts(_credential(scope)):
             return self.error(401, "the token is not valid")
         if self.in_maintenance:
             return self.error(503, "maintenance", RETRY_AFTER_S)
@@ -139,10 +141,13 @@ class _Middleware:
     async def _answered(
         self, kinds: frozenset[str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not kinds & {"lost", "error", "504", "garbage", "partial"}:
+        if not kinds & {"lost", "error", "504", "garbage", "partial", "twice"}:
             await self._app(scope, receive, send)
             return
         messages: list[Message] = []
+        if "twice" in kinds:
+            receive = await _repeatable(receive)
+            await self._app({**scope, "state": dict(scope["state"])}, receive, _unheard)
 
         async def keep(message: Message) -> None:
             messages.append(message)
@@ -157,12 +162,31 @@ class _Middleware:
         elif "garbage" in kinds:
             page = Response("<html><body>It works!</body></html>", 200, media_type="text/html")
             await page(scope, receive, send)
-        elif "504" in kinds:
+        elif kinds & {"504", "twice"}:
             page = Response("<h1>504 Gateway Time-out</h1>", 504, media_type="text/html")
             await page(scope, receive, send)
         else:
             answer = self._border.error(500, "internal error")
             await answer(scope, receive, send)
+
+
+async def _repeatable(receive: Receive) -> Receive:
+    """Return what gives a request's whole body as often as it is asked."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+
+    async def again() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _unheard(_message: Message) -> None:
+    """Drop an answer."""
 
 
 async def _cut(send: Send) -> None:

@@ -20,6 +20,7 @@ FAULT_KINDS = {
     "lost": "does what was asked, and closes the connection without an answer",
     "error": "does what was asked, and answers 500",
     "504": "does what was asked, and answers as a gateway whose time is up",
+    "twice": "does what was asked twice, and answers as a gateway whose time is up",
     "garbage": "does what was asked, and answers with a page of HTML",
     "partial": "does what was asked, and ends in the middle of the answer",
     "stuck": "accepts the job, which never ends",
