@@ -73,7 +73,7 @@ class _Bearer(AuthBase):
         return request
 
 
-class _Parameters(ClientParameters):
+class _Parameters(ClientParameters):  # type: ignore[misc]  # it has no types
     """How the client reaches the service, with our tokens."""
 
     def __init__(self, instance: str, url: str | None, bearer: _Bearer) -> None:
