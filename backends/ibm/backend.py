@@ -37,11 +37,12 @@ from backends.api import (
 from backends.ibm.access import AccessTokens
 from backends.ibm.description import calibration_of, check_branches, described
 from backends.ibm.factory import ServiceOptions
-from backends.ibm.pubs import PubRecipe, separate
-from backends.ibm.records import StartedJob, StartedJobs
+from backends.ibm.pubs import PubForm, separate
+from backends.ibm.records import SentJob
 from backends.ibm.service import IbmService, Refused
 from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
+from backends.tag_files import TagFiles
 from backends.validate import check, check_tag, is_tag
 
 __all__ = ["IbmBackend", "open_service"]
@@ -108,7 +109,7 @@ class IbmBackend:
     def __init__(self, options: ServiceOptions, service: IbmService, *, state_dir: Path) -> None:
         self._options, self._service = options, service
         self._submitter = _Submitter(service)
-        self._records = StartedJobs(state_dir / "tasks")
+        self._records = TagFiles(state_dir / "tasks")
         self._lock = threading.RLock()
         self._sessions = Sessions()
         self._ibm_sessions: dict[SessionId, str] = {}
@@ -160,7 +161,7 @@ class IbmBackend:
         oldest is the task and the others are cancelled.
         """
         check_tag(tag)
-        record = self._records.read(tag)
+        record = self._record(tag)
         if record is not None and record.job is not None:
             return _task_id(record.job, tag)
         jobs = sorted(self._tagged(_short(tag)), key=lambda job: str(job.get("created", "")))
@@ -176,7 +177,7 @@ class IbmBackend:
                 self._cancel(str(surplus["id"]))
         job = str(jobs[0]["id"])
         if record is not None:
-            self._records.write(record.accepted(job))
+            self._records.write(tag, record.accepted(job).to_json())
         return _task_id(job, tag)
 
     def status(self, task: QpuTaskId) -> TaskState:
@@ -196,7 +197,7 @@ class IbmBackend:
             reason = described_job["state"].get("reason") or "the service states no reason"
             raise TaskFailed(f"{task} failed: {reason}")
         text = self._asked(task, self._service.client.job_results, job)
-        native = _native(text, None if record is None else record.recipes)
+        native = _native(text, None if record is None else record.forms)
         metrics = self._asked(task, self._service.client.job_metadata, job)
         return Result(
             native=native,
@@ -219,7 +220,7 @@ class IbmBackend:
         self._service.close()
 
     def _started(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
-        known = self._records.read(tag)
+        known = self._record(tag)
         if known is not None:
             found = self.find(tag)
             if found is not None:
@@ -238,19 +239,18 @@ class IbmBackend:
         if not self._purged:
             self._purged = True
             self._records.purge(time.time() - _KEEP_S)
-        record = StartedJob(
-            tag=tag,
+        record = SentJob(
             sent_at_s=time.time(),
             num_qubits=payload.num_qubits,
-            recipes=tuple(map(PubRecipe.of, payload.pubs)),
+            forms=tuple(map(PubForm.of, payload.pubs)),
         )
-        self._records.write(record)
+        self._records.write(tag, record.to_json())
         try:
             job = self._submitted(device, payload, tag, ibm_session)
         except (AccessDenied, PayloadRejected, QpuBusy):
             self._records.remove(tag)  # nothing was started; after anything else, nobody knows
             raise
-        self._records.write(record.accepted(job))
+        self._records.write(tag, record.accepted(job).to_json())
         task = _task_id(job, tag)
         with self._lock:
             self._open[task] = job
@@ -450,19 +450,23 @@ class IbmBackend:
                 raise UnknownTask(f"the service does not know {task}: {error}") from error
             raise QpuUnavailable(f"{task} cannot be asked for: {error}") from error
 
-    def _parsed(self, task: QpuTaskId) -> tuple[str, StartedJob | None]:
+    def _parsed(self, task: QpuTaskId) -> tuple[str, SentJob | None]:
         """Return the job of a task and its record, which another folder may hold."""
         kind, _, rest = str(task).partition(":")
         job, _, tag = rest.partition(":")
         if kind != _PREFIX or not _JOB_ID.fullmatch(job) or not is_tag(tag):
             raise UnknownTask(f"no task {task!r:.200} was ever started here")
-        record = self._records.read(tag)
+        record = self._record(tag)
         return job, record if record is not None and record.job == job else None
+
+    def _record(self, tag: str) -> SentJob | None:
+        stated = self._records.read(tag)
+        return None if stated is None else SentJob.from_json(stated)
 
     def _usage(
         self,
         task: QpuTaskId,
-        record: StartedJob | None,
+        record: SentJob | None,
         native: PrimitiveResult[Any],
         metrics: Mapping[str, Any],
     ) -> Usage:
@@ -476,8 +480,8 @@ class IbmBackend:
         qpu_seconds = (
             float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e9 else 0.0
         )
-        recipes = () if record is None else record.recipes
-        shots = sum(recipe.circuits * recipe.shots for recipe in recipes)
+        forms = () if record is None else record.forms
+        shots = sum(form.circuits * form.shots for form in forms)
         charge = self._current()[1].metering.charge(
             qpu_seconds=qpu_seconds,
             shots=shots,
@@ -486,7 +490,7 @@ class IbmBackend:
         return Usage(
             qpu_seconds=qpu_seconds,
             shots=shots,
-            circuits=sum(recipe.circuits for recipe in recipes) or len(native),
+            circuits=sum(form.circuits for form in forms) or len(native),
             tasks=1,
             charges=(charge,),
         )
@@ -506,7 +510,7 @@ def _state_of(job: Any) -> TaskState:
     return TaskState.FAILED if code == _RAN_TOO_LONG else state
 
 
-def _native(text: Any, recipes: Sequence[PubRecipe] | None) -> PrimitiveResult[Any]:
+def _native(text: Any, forms: Sequence[PubForm] | None) -> PrimitiveResult[Any]:
     """Decode a result with IBM's client, and give the PUBs their own form back."""
     try:
         found: Any = reduce(
@@ -521,13 +525,13 @@ def _native(text: Any, recipes: Sequence[PubRecipe] | None) -> PrimitiveResult[A
         raise QpuUnavailable(
             f"the result cannot be read: {type(error).__name__}: {error!s:.200}"
         ) from error
-    if recipes is None:
+    if forms is None:
         return PrimitiveResult(results, metadata={"version": 2})
-    wanted = sum(recipe.parts for recipe in recipes)
+    wanted = sum(form.parts for form in forms)
     if len(results) != wanted:
         raise TaskFailed(f"the service returned {len(results)} results; {wanted} were asked for")
     rest = iter(results)
-    pubs = [recipe.joined([next(rest) for _ in range(recipe.parts)]) for recipe in recipes]
+    pubs = [form.joined([next(rest) for _ in range(form.parts)]) for form in forms]
     return PrimitiveResult(pubs, metadata={"version": 2})
 
 

@@ -17,7 +17,7 @@ from backends.api import QpuTaskId, Result, SessionId, Target, TaskState, Usage
 from backends.devices.local import LocalTasks, Stopping
 from backends.ibm.description import calibration_of, described
 from backends.ibm.factory import OfflineOptions
-from backends.ibm.pubs import PubRecipe, separate
+from backends.ibm.pubs import PubForm, separate
 from backends.payloads import FrozenSamplerPub, Payload, SamplerPayload
 from backends.payloads.sampler import SEED_STRIDE
 from backends.plugins import PluginUnusable
@@ -140,7 +140,7 @@ class OfflineIbmBackend:
             seed = None if pub.seed is None else (pub.seed + SEED_STRIDE * number) % _LARGEST_SEED
             sampler = Sampler(mode=self._simulator, options={"simulator": {"seed_simulator": seed}})
             results += sampler.run([part]).result()
-        return PubRecipe.of(pub).joined(results)
+        return PubForm.of(pub).joined(results)
 
 
 def _fake_device(name: str) -> Any:

@@ -14,7 +14,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from backends.errors import TaskFailed
 from backends.payloads import FrozenSamplerPub
 
-__all__ = ["PubRecipe", "separate"]
+__all__ = ["PubForm", "separate"]
 
 
 def separate(pub: FrozenSamplerPub) -> list[SamplerPub]:
@@ -30,7 +30,7 @@ def separate(pub: FrozenSamplerPub) -> list[SamplerPub]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PubRecipe:
+class PubForm:
     """How the results of `separate` are put together.
 
     shape: of the PUB's points. parts: how many results there are. registers: sizes by name.
@@ -42,7 +42,7 @@ class PubRecipe:
     registers: Mapping[str, int]
 
     @classmethod
-    def of(cls, pub: FrozenSamplerPub) -> PubRecipe:
+    def of(cls, pub: FrozenSamplerPub) -> PubForm:
         """Return that of a PUB."""
         return cls(
             shape=pub.values.shape[:-1],
@@ -52,7 +52,7 @@ class PubRecipe:
         )
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> PubRecipe:
+    def from_json(cls, data: Mapping[str, Any]) -> PubForm:
         """Undo `to_json`."""
         return cls(**{**data, "shape": tuple(data["shape"]), "registers": dict(data["registers"])})
 

@@ -73,24 +73,6 @@ class _Bearer(AuthBase):
         return request
 
 
-class _Parameters(ClientParameters):  # type: ignore[misc]  # it has no types
-    """How the client reaches the service, with our tokens."""
-
-    def __init__(self, instance: str, url: str | None, bearer: _Bearer) -> None:
-        super().__init__(
-            channel="ibm_quantum_platform",
-            token="",
-            url="https://cloud.ibm.com",
-            instance=instance,
-            url_resolver=None if url is None else lambda *_: url,
-        )
-        self._bearer = bearer
-
-    def get_auth_handler(self) -> Any:
-        """Return what authenticates requests."""
-        return self._bearer
-
-
 class IbmService:
     """The client of one instance; nothing connects before the first call.
 
@@ -100,7 +82,15 @@ class IbmService:
     def __init__(self, instance: str, url: str | None, tokens: AccessTokens) -> None:
         self._tokens = tokens
         self._bearer = _Bearer(tokens, instance)
-        self.client = RuntimeClient(_Parameters(instance, url, self._bearer))
+        self.client = RuntimeClient(
+            ClientParameters(
+                channel="ibm_quantum_platform",
+                token="replaced",  # below
+                url="https://cloud.ibm.com",
+                instance=instance,
+                url_resolver=None if url is None else lambda *_: url,
+            )
+        )
         session = getattr(self.client, "_session", None)
         if not isinstance(session, requests.Session):
             raise PluginUnusable(
@@ -109,6 +99,7 @@ class IbmService:
             )
         self._session = session
         self.url = str(session.base_url)  # type: ignore[attr-defined]
+        session.auth = self._bearer
         for scheme in ("http://", "https://"):
             session.mount(scheme, _OnceAdapter())
         session.trust_env = urlsplit(self.url).hostname not in _LOOPBACK
