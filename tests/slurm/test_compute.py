@@ -201,7 +201,7 @@ def test_what_slurm_refuses_is_an_error_in_its_words(opened) -> None:
 
 def test_jobs_that_die_at_once_are_given_up_with_their_output(opened, slurm) -> None:
     compute = opened(prologue=["echo the module is missing; exit 3"])
-    with pytest.raises(ComputeError, match="the module is missing"):
+    with pytest.raises(ComputeError, match=r"(?s)exit code 3.*the module is missing"):
         ran(compute, job_id)
 
 

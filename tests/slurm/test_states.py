@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.identity import SlurmTag
+from orchestrator.slurm.allocation import AllocationSteps
+from orchestrator.slurm.client import Slurm
+from orchestrator.slurm.environment import ThisJob
 from orchestrator.slurm.inventory import (
     gres_of,
     parse_licences,
@@ -20,8 +23,10 @@ from orchestrator.slurm.node_lists import counts_of, nodes_of
 from orchestrator.slurm.states import (
     ACCOUNTING_FIELDS,
     QUEUE_FIELDS,
+    JobDetails,
     SlurmState,
     parse_accounting,
+    parse_details,
     parse_queue,
     state_of,
     tres_of,
@@ -222,3 +227,37 @@ def test_counts_need_numbers() -> None:
     assert counts_of("4(x2),8") == (4, 4, 8)
     with pytest.raises(ValueError, match="counts"):
         counts_of("four")
+
+
+@pytest.mark.parametrize(
+    ("line", "gres", "ending"),
+    [
+        (0, {"gpu": 2}, ""),
+        (1, {}, "exit code 3"),
+        (2, {}, "signal 9"),
+        (3, {"gpu": 2}, ""),  # of a cluster without gres/gpu in AccountingStorageTRES
+    ],
+)
+def test_what_slurm_says_of_one_job_alone(line, gres, ending) -> None:
+    text = recorded("job-details.txt").splitlines()[line]
+    found = parse_details(text)
+    assert (found.gres_per_node, found.ending) == (gres, ending)
+    assert ("gres/gpu=2" in text) is (line == 0)
+
+
+def test_unlike_nodes_have_the_least_of_their_resources() -> None:
+    text = recorded("job-details.txt").splitlines()[0]
+    more = text.replace(" MinCPUsNode", "   Nodes=g2 CPU_IDs=0 Mem=1 GRES=gpu:1(IDX:0) MinCPUsNode")
+    assert parse_details(more).gres_per_node == {"gpu": 1}
+    less = text.replace(" MinCPUsNode", "   Nodes=c1 CPU_IDs=0 Mem=1 GRES= MinCPUsNode")
+    assert parse_details(less).gres_per_node == {"gpu": 0}
+
+
+def test_the_gpus_of_an_allocation_need_not_be_accounted() -> None:
+    class Asked(Slurm):
+        def details(self, job: int) -> JobDetails:
+            return parse_details(recorded("job-details.txt").splitlines()[3])
+
+    steps = AllocationSteps(ThisJob(id=1, nodes=("g1",), cores=(4,)), Asked())
+    assert steps.lacks({"gpus": 2}) == {}
+    assert steps.lacks({"gpus": 3}).keys() == {"gpus"}
