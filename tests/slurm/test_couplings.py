@@ -116,6 +116,16 @@ def test_multiplexed_keeps_its_workers(run) -> None:
     assert purposes(jobs) == ["qpu", "worker", "worker"]
 
 
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable"])
+def test_workers_that_no_stage_shares_are_not_started(run, tmp_path, coupling) -> None:
+    own = FLOW.replace("nodes=(1, 2)", "nodes=2").replace(
+        "@classical\ndef judge", "@classical(nodes=2)\ndef judge"
+    )
+    (tmp_path / "loop.py").write_text(own)
+    _, jobs = run(coupling)
+    assert purposes(jobs) == ["qpu", "stage", "stage"]
+
+
 def test_malleable_gives_a_node_back_in_the_quantum_stage(run) -> None:
     _, jobs = run("malleable")
     assert purposes(jobs) == ["qpu", "worker", "worker"]

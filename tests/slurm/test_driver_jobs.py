@@ -207,18 +207,22 @@ def test_a_preempted_driver_goes_on(here: Path, slurm: Any) -> None:
 @pytest.mark.fault
 @pytest.mark.campaign
 def test_a_driver_goes_on_after_its_walltime_as_long_as_it_gets_on(here: Path) -> None:
-    # Slurm looks at time limits every half minute, so this takes more than a minute.
+    # Slurm sends the signal up to a minute early: of 2 min, the first stage has 45 s to complete in,
+    # with the start of the process and of Prefect, which takes half a minute on a busy machine.
     Path("stuck.py").write_text(LONG.replace("shots(before())", "shots(2) + shots(26)"))
-    walltime = ['batch.walltime="1 min"', 'batch.grace="15 s"']
+    walltime = ['batch.walltime="2 min"', 'batch.grace="15 s"']
     submitted = submit_run("stuck.py:long", run_id="r1", settings=walltime)
     until(lambda: job_of("r1").restarts == 1, story("r1"), pause_s=1.0)
     until_state("r1", "running")
     # The second attempt completes no stage.
     view = until_state("r1", "interrupted", "failed")
-    assert view.reason == "interrupted: walltime"
+    assert view.reason is not None
+    assert view.reason.startswith("interrupted: walltime; not continued: ")
     until(lambda: not live(Slurm()))
     assert job_of("r1").restarts == 1
-    assert "no stage" in run_logs("r1")[submitted.output]
+    said = run_logs("r1")[submitted.output]
+    assert said.count("the run goes on in the next job") == 1
+    assert said.count("not continued") == said.count("no stage") == 1
     first, second = jobs_of(load_site(), "r1")
     assert (first.state.value, second.state.value) == ("completed", "cancelled")
     assert starts("r1")[first.id] == 1
