@@ -91,6 +91,11 @@ def test_a_run_that_has_ended(hpcqc, tmp_path) -> None:
     assert "2 shares" in printed
     assert "run.log" in printed
     assert "result" not in first
+    log = tmp_path / "hpcqc-runs" / "first" / "run.log"
+    written = log.read_text()
+    log.write_text("")
+    assert "hpcqc runs first" in hpcqc("logs", "first").out
+    log.write_text(written)
     logged = hpcqc("logs", "first", "--json").document
     assert list(logged) == [str(tmp_path / "hpcqc-runs" / "first" / "run.log")]
     assert list(follow_logs("first")) == []  # it has ended

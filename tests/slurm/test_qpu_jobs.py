@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -322,6 +323,20 @@ def test_a_job_of_a_killed_process_is_taken_over(slurm, tmp_path, closing) -> No
         holding.use = (tmp_path / "no-lock").open("w")
     with alive.hold(qpu()) as held:
         assert held == left
+    until(lambda: not slurm.queue())
+
+
+def test_a_worker_that_leaves_a_job_before_its_run_does_not_end_it(
+    slurm, tmp_path, closing
+) -> None:
+    """A worker of a fan-out, which is another process, uses the job that a stage holds."""
+    flow, worker = jobs_of(tmp_path, "shared"), jobs_of(tmp_path, "shared")
+    closing.append(flow)
+    with flow.hold(qpu()) as held:
+        assert worker.current(qpu()) == held
+        worker.close()
+        time.sleep(3.0)  # the job's script looks at its file every 2 s
+        assert [line.split()[:2] for line in slurm.queue()] == [[str(held), "RUNNING"]]
     until(lambda: not slurm.queue())
 
 
