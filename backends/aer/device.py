@@ -11,10 +11,11 @@ from qiskit.primitives import PrimitiveResult
 
 from backends.aer.blocks import joined
 from backends.aer.factory import AerOptions
-from backends.api import Calibration, QualityWindow, Result, Target, Usage
+from backends.api import Calibration, Result, Target, Usage
 from backends.metering import Metering
 from backends.payloads import PubPayload
 from backends.profiles import Profile, load_profile
+from backends.quality_windows import is_provisional
 
 __all__ = ["TaskTimes", "device_facts", "device_target", "join_parts", "timeline"]
 
@@ -82,7 +83,7 @@ def device_facts(
     return {
         "calibration_id": target.calibration.id,
         "profile": target.name if target.timing is not None else None,
-        "provisional": _provisional(target.quality_windows, at),
+        "provisional": is_provisional(target.quality_windows, at),
         "circuits": payload.circuits,
         "shots": payload.shots,
         "num_qubits": num_qubits,
@@ -125,17 +126,3 @@ def _mean_depth(payload: PubPayload) -> float:
     weights = [shape.points * (shape.shots or 1) for shape in payload.shapes]
     layers = sum(w * shape.depth for w, shape in zip(weights, payload.shapes, strict=True))
     return float(layers) / max(1, sum(weights))
-
-
-def _provisional(windows: tuple[QualityWindow, ...], at: float | None) -> bool:
-    """Whether a time lies outside all quality windows, so that the site does not vouch for it."""
-    if not windows or at is None:
-        return False
-    clock = datetime.fromtimestamp(at, UTC).strftime("%H:%M")
-    return not any(_within(clock, window) for window in windows)
-
-
-def _within(clock: str, window: QualityWindow) -> bool:
-    if window.start <= window.end:
-        return window.start <= clock < window.end
-    return clock >= window.start or clock < window.end  # over midnight
