@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from pydantic_core import from_json, to_json
@@ -32,6 +32,7 @@ __all__ = [
     "TokenSource",
     "bearer",
     "checked_url",
+    "path_part",
     "token_from_options",
 ]
 
@@ -160,6 +161,16 @@ def checked_url(options: Mapping[str, Any], backend: str) -> str:
     return url.rstrip("/")
 
 
+def path_part(name: str) -> str:
+    """Return what a server or a site file calls something as one part of a path.
+
+    >>> path_part("a/b"), path_part("..")
+    ('a%2Fb', '%2E%2E')
+    """
+    quoted = quote(name, safe="")
+    return quoted.replace(".", "%2E") if name in (".", "..") else quoted
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """What a server answered. content: of the body; retry_after_s: where it states that."""
@@ -205,6 +216,8 @@ class SiteConnection:
         *,
         authorise: Callable[[str], Mapping[str, str]] = bearer,
         answer_s: float = _ANSWER_S,
+        most_connections: int = _MOST_CONNECTIONS,
+        doubtful_refusals: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Store the arguments; nothing connects before the first request.
@@ -214,11 +227,15 @@ class SiteConnection:
             token: Where the token is found.
             authorise: Returns the headers that carry a token.
             answer_s: Longest that an answer may take.
+            most_connections: That may be open at the same time; further requests wait for one.
+            doubtful_refusals: Whether the server may answer a start with 429 or 503 and carry it
+                out nevertheless; such an answer then leaves in doubt whether a task was started.
             clock: The time in seconds since the epoch.
         """
         self.url = url
         self._token, self._authorise, self._clock = token, authorise, clock
-        self._answer_s = answer_s
+        self._answer_s, self._most_connections = answer_s, most_connections
+        self._doubtful_refusals = doubtful_refusals
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
         self._closed = False
@@ -231,6 +248,7 @@ class SiteConnection:
         params: Mapping[str, Any] | None = None,
         body: Any = None,
         longer_s: float = 0.0,
+        held: bool = False,
     ) -> Answer:
         """Send what may be sent again: a question, or a cancellation.
 
@@ -240,9 +258,12 @@ class SiteConnection:
             params: Of the query.
             body: JSON types, sent as such; None sends none.
             longer_s: How much longer than usual the answer may take.
+            held: Whether the server holds its answer back until there is one. That it does not come
+                in time is then no fault, and neither is a gateway that gives up before.
 
         Returns:
-            An answer of status 2xx or 4xx, except those that are raised.
+            An answer of status 2xx or 4xx, except those that are raised. If it is held back still,
+            one of status 504.
 
         Raises:
             AccessDenied: 401, 402 and 403.
@@ -251,7 +272,11 @@ class SiteConnection:
         try:
             answer = self._send(method, path, params, body, longer_s)
         except httpx.RequestError as error:
+            if held and isinstance(error, httpx.ReadTimeout):
+                return Answer(status=504, content=b"")
             raise QpuUnavailable(f"{self.url} cannot be asked: {_words(error)}") from error
+        if held and answer.status == 504:
+            return answer
         if answer.status == 429 or answer.status >= 500:
             raise QpuUnavailable(
                 f"{self.url} does not answer now: {answer.reason}",
@@ -271,6 +296,7 @@ class SiteConnection:
             AccessDenied: 401, 402 and 403; nothing was started.
             QpuBusy: The request was not sent, or the server refused it for now: 429, or 503 with
                 ``Retry-After`` or an error in JSON. A 503 without either may be of a gateway.
+                With ``doubtful_refusals`` no answer means this.
             QpuUnavailable: Nobody knows whether a task was started.
         """
         try:
@@ -283,12 +309,14 @@ class SiteConnection:
             raise QpuUnavailable(
                 f"the answer of {self.url} was lost: {_words(error)}; a task may have been started"
             ) from error
-        refused = answer.retry_after_s is not None or bool(answer.error)
-        if answer.status == 429 or (answer.status == 503 and refused):
+        stated = answer.retry_after_s is not None or bool(answer.error)
+        refused = answer.status == 429 or (answer.status == 503 and stated)
+        if refused and not self._doubtful_refusals:
             raise QpuBusy(
                 f"{self.url} takes no task now: {answer.reason}", retry_after_s=answer.retry_after_s
             )
-        if answer.status >= 500 or answer.status < 200 or 300 <= answer.status < 400:
+        unclear = answer.status < 200 or 300 <= answer.status < 400 or answer.status >= 500
+        if refused or unclear:
             raise QpuUnavailable(
                 f"{self.url} answered a start with {answer.reason}; a task may have been started",
                 retry_after_s=answer.retry_after_s,
@@ -380,8 +408,8 @@ class SiteConnection:
                 self._client = httpx.Client(
                     base_url=self.url,
                     limits=httpx.Limits(
-                        max_connections=_MOST_CONNECTIONS,
-                        max_keepalive_connections=_MOST_CONNECTIONS,
+                        max_connections=self._most_connections,
+                        max_keepalive_connections=self._most_connections,
                         keepalive_expiry=_KEPT_S,
                     ),
                     # Proxies of the environment serve other machines only.

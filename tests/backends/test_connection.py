@@ -59,7 +59,7 @@ class Site:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST  # noqa: N815
+            do_GET = do_PUT = do_POST  # noqa: N815
 
             def log_message(self, *_):
                 pass
@@ -83,8 +83,8 @@ TWICE = gzip.compress(gzip.compress(b'{"id": "1"}'))
 
 
 @contextmanager
-def connected(site: Site, token=None) -> Iterator[SiteConnection]:
-    connection = SiteConnection(site.url, token or FixedToken(Token(text="secret")))
+def connected(site: Site, token=None, **options) -> Iterator[SiteConnection]:
+    connection = SiteConnection(site.url, token or FixedToken(Token(text="secret")), **options)
     try:
         yield connection
     finally:
@@ -139,6 +139,49 @@ def test_a_refusal_of_the_request_is_an_answer(status) -> None:
         answer = connection.submit("/jobs", {})
     assert answer.status == status
     assert answer.reason == f"HTTP {status} invalid: too many"
+
+
+@pytest.mark.parametrize(
+    ("answer", "retry_after_s"),
+    [
+        ((429, {"Retry-After": "7"}, b""), 7.0),
+        ((503, {"Retry-After": "3"}, b""), 3.0),
+        ((503, {}, b'{"detail": "too many connections"}'), None),
+    ],
+)
+def test_where_errors_may_be_successes_a_refusal_leaves_a_doubt(answer, retry_after_s) -> None:
+    with Site(answer) as site, connected(site, doubtful_refusals=True) as connection:
+        with pytest.raises(QpuUnavailable) as caught:
+            connection.submit("/circuit", {}, method="PUT")
+        assert caught.value.retry_after_s == retry_after_s
+        assert len(site.seen) == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_there_a_refused_request_is_an_answer_nevertheless(status) -> None:
+    with (
+        Site((status, {}, b"{}")) as site,
+        connected(site, doubtful_refusals=True) as connection,
+    ):
+        assert connection.submit("/circuit", {}).status == status
+
+
+def test_a_held_answer_that_a_gateway_does_not_wait_for_is_an_answer() -> None:
+    gateway = (504, {}, b"<html>")
+    with Site(gateway, gateway) as site, connected(site) as connection:
+        assert connection.read("GET", "/result/1", held=True).status == 504
+        with pytest.raises(QpuUnavailable):
+            connection.read("GET", "/result/1")
+
+
+def test_an_answer_that_is_held_longer_than_asked_for_is_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        connection = SiteConnection(url, FixedToken(Token(text="x")), answer_s=0.05)
+        assert connection.read("GET", "/result/1", held=True).status == 504
+        with pytest.raises(QpuUnavailable):
+            connection.read("GET", "/result/1")
+        connection.close()
 
 
 def test_a_start_that_cannot_be_sent_has_started_nothing() -> None:
