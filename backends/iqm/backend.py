@@ -11,7 +11,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from backends.api import (
     AccessDenied,
@@ -31,15 +30,15 @@ from backends.api import (
     UnknownTask,
     Usage,
 )
-from backends.connection import Answer, SiteConnection
+from backends.connection import Answer, SiteConnection, path_part
 from backends.iqm.architecture import Architecture, read_architecture
 from backends.iqm.description import described_by_server
 from backends.iqm.factory import IqmOptions, as_spoken
-from backends.iqm.jobs import circuits_of, recipes_of, result_of
-from backends.iqm.records import StartedJob, StartedJobs
+from backends.iqm.jobs import PubRecipe, circuits_of, recipes_of, result_of
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
+from backends.started_jobs import StartedJob, StartedJobs
 from backends.validate import check, check_tag, is_tag
 
 __all__ = ["IqmBackend"]
@@ -156,7 +155,8 @@ class IqmBackend:
         answer = self._read("GET", f"/jobs/{record.job}/artifacts/measurements")
         if not answer.is_success:
             raise QpuUnavailable(f"the result of {task} cannot be read: {answer.reason}")
-        native = result_of(record.recipes, _json(answer))
+        recipes = [PubRecipe.from_json(one) for one in record.recipes]
+        native = result_of(recipes, _json(answer))
         return Result(native=native, usage=self._usage(record, job), metadata=_metadata(job))
 
     def stop(self, task: QpuTaskId) -> None:
@@ -211,7 +211,7 @@ class IqmBackend:
         self._records.write(record)
         try:
             answer = self._connection.submit(
-                f"{_API}/jobs/{_part(computer)}/circuit",
+                f"{_API}/jobs/{path_part(computer)}/circuit",
                 body,
                 params={
                     "tag": _short(tag),
@@ -284,7 +284,7 @@ class IqmBackend:
         return architecture, target
 
     def _architecture(self) -> Architecture:
-        path = f"/calibration-sets/{_part(self._quantum_computer())}/default/dynamic-quantum-architecture"
+        path = f"/calibration-sets/{path_part(self._quantum_computer())}/default/dynamic-quantum-architecture"
         answer = self._read("GET", path)
         if not answer.is_success:
             raise QpuUnavailable(f"the architecture cannot be read: {answer.reason}")
@@ -307,7 +307,7 @@ class IqmBackend:
     def _own_description(self, architecture: Any) -> Target:
         """Return what the server says of itself, and keep it."""
         computer = self._quantum_computer()
-        answer = self._read("GET", f"/quantum-computers/{_part(computer)}/limits")
+        answer = self._read("GET", f"/quantum-computers/{path_part(computer)}/limits")
         # Older servers have no such page.
         limits = answer.error if answer.is_success else {}
         target = as_spoken(described_by_server(computer, architecture, limits), self._options)
@@ -316,7 +316,9 @@ class IqmBackend:
 
     def _taken_at(self, computer: str, calibration: str) -> datetime | None:
         """Return when a calibration set was made, None where that is not stated."""
-        answer = self._read("GET", f"/calibration-sets/{_part(computer)}/{_part(calibration)}")
+        answer = self._read(
+            "GET", f"/calibration-sets/{path_part(computer)}/{path_part(calibration)}"
+        )
         stated = answer.error.get("created_timestamp") if answer.is_success else None
         try:
             found = datetime.fromisoformat(str(stated))
@@ -414,11 +416,6 @@ class IqmBackend:
         return self._connection.read(method, _API + path, params=params, longer_s=longer_s)
 
 
-def _part(name: str) -> str:
-    """Return what a server calls something as one part of a path."""
-    return quote(name, safe="").replace(".", "%2E") if name in (".", "..") else quote(name, safe="")
-
-
 def _task_id(job: str, tag: str) -> QpuTaskId:
     return QpuTaskId(f"{_PREFIX}:{job}:{tag}")
 
@@ -448,7 +445,8 @@ def _record_of(payload: SamplerPayload, tag: str, target: Target) -> StartedJob:
         circuits=payload.circuits,
         num_qubits=payload.num_qubits,
         modelled_s=modelled_s,
-        recipes=tuple(recipes_of(payload)),
+        recipes=tuple(recipe.to_json() for recipe in recipes_of(payload)),
+        started_at_s=time.time(),
     )
 
 

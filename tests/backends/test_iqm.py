@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,6 @@ from backends.iqm import create
 from backends.iqm.architecture import read_architecture
 from backends.iqm.components import Components
 from backends.iqm.jobs import PubRecipe, circuits_of, recipes_of, result_of
-from backends.iqm.records import StartedJob, StartedJobs
 from backends.payloads import SamplerPayload
 from tests.errors import naming
 
@@ -226,13 +224,6 @@ def test_a_target_needs_no_server() -> None:
     assert target.uniform_shots
 
 
-def started(tag: str, job: str | None) -> StartedJob:
-    recipe = PubRecipe(shape=(), shots=1, num_bits=1, registers={"c": (0,)}, reads=((0,),))
-    return StartedJob(
-        tag=tag, job=job, shots=1, circuits=1, num_qubits=1, modelled_s=0.5, recipes=(recipe,)
-    )
-
-
 @contextmanager
 def answering(**answers) -> Iterator[tuple[str, list[str]]]:
     """Serve a QPU of one qubit; answers: by the last part of a path, as headers and body."""
@@ -340,17 +331,3 @@ def test_a_name_that_a_server_states_is_one_part_of_a_path(tmp_path) -> None:
         assert backend.target().num_qubits == 1
         backend.close()
     assert all(path.startswith("/api/v1/") for path in seen)
-
-
-def test_old_records_go_but_those_of_a_start_without_an_answer(tmp_path) -> None:
-    records = StartedJobs(tmp_path / "tasks")
-    for record in (started("old", "1"), started("doubtful", None), started("new", "2")):
-        records.write(record)
-        assert records.read(record.tag) == record
-    for tag in ("old", "doubtful"):
-        os.utime(tmp_path / "tasks" / f"{tag}.json", (1, 1))
-    records.purge(1000.0)
-    assert records.read("old") is None
-    assert records.read("doubtful") == started("doubtful", None)
-    assert records.read("new") == started("new", "2")
-    StartedJobs(tmp_path / "nothing").purge(1000.0)
