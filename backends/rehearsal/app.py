@@ -23,6 +23,7 @@ __all__ = ["CONTROL", "create_rehearsal"]
 CONTROL = "/rehearsal/"
 _SLOW_S = 1.0
 _FATES = ("stuck", "failed")
+_TOO_MANY = "too many connections"
 
 
 def create_rehearsal(
@@ -36,8 +37,8 @@ def create_rehearsal(
     """Return the application. The device is opened when it starts and closed when it ends.
 
     Routes below ``/rehearsal/`` take the control token alone: ``GET meter``, ``POST faults`` with
-    a list of texts such as ``"lost:submit:2"`` (an empty one ends all faults and maintenance),
-    ``POST calibration`` and ``POST token``.
+    a list of texts such as ``"lost:submit:2"`` (an empty one ends faults, maintenance and stuck jobs),
+    ``POST calibration``, and ``POST token``, which makes a new token, or accepts that in the body.
     """
 
     @asynccontextmanager
@@ -78,6 +79,8 @@ class _Border:
         self.dialect, self.device, self.tokens = dialect, device, tokens
         self.faults, self.control_token = faults, control_token
         self.in_maintenance = False
+        self.most_requests: int | None = getattr(dialect, "most_connections", None)
+        self.requests = 0
 
     def refusal(self, scope: Scope, kinds: frozenset[str]) -> Response | None:
         """Carry out the faults that come before a request; return an answer if it ends there."""
@@ -136,12 +139,22 @@ class _Middleware:
             await _cut(send)
             return
         scope.setdefault("state", {})["fate"] = next((fate for fate in _FATES if fate in kinds), "")
-        await self._answered(kinds, scope, receive, send)
+        if border.most_requests is not None and border.requests >= border.most_requests:
+            if call != "submit":
+                await border.error(429, _TOO_MANY)(scope, receive, send)
+                return
+            kinds |= {"limit"}
+        border.requests += 1
+        try:
+            await self._answered(kinds, scope, receive, send)
+        finally:
+            border.requests -= 1
 
     async def _answered(
         self, kinds: frozenset[str], scope: Scope, receive: Receive, send: Send
     ) -> None:
-        if not kinds & {"lost", "error", "504", "garbage", "partial", "twice"}:
+        after = {"lost", "error", "limit", "504", "garbage", "partial", "twice"}
+        if not kinds & after:
             await self._app(scope, receive, send)
             return
         messages: list[Message] = []
@@ -165,6 +178,8 @@ class _Middleware:
         elif kinds & {"504", "twice"}:
             page = Response("<h1>504 Gateway Time-out</h1>", 504, media_type="text/html")
             await page(scope, receive, send)
+        elif "limit" in kinds:
+            await self._border.error(429, _TOO_MANY)(scope, receive, send)
         else:
             answer = self._border.error(500, "internal error")
             await answer(scope, receive, send)
@@ -224,6 +239,7 @@ def _add_control(app: FastAPI, border: _Border) -> None:
         if not found:
             border.faults.clear()
             border.in_maintenance = False
+            border.device.free()
         return Response(status_code=204)
 
     @app.post(f"{CONTROL}calibration", include_in_schema=False)
@@ -231,6 +247,10 @@ def _add_control(app: FastAPI, border: _Border) -> None:
         return {"calibration": border.device.recalibrate().id}
 
     @app.post(f"{CONTROL}token", include_in_schema=False)
-    def token() -> Response:
-        border.tokens.renew()
+    async def token(request: Request) -> Response:
+        own = (await request.body()).decode()
+        if own:
+            border.tokens.admit(own)
+        else:
+            border.tokens.renew()
         return Response(status_code=204)

@@ -88,6 +88,7 @@ class RehearsedDevice:
         self._queue: list[RehearsedJob] = []
         self._starts: Counter[str] = Counter()
         self._usage = Usage()
+        self._provisional = 0
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -189,8 +190,18 @@ class RehearsedDevice:
         job.stopped.set()
         return self.wait(job, 10.0)
 
+    def free(self) -> None:
+        """End the jobs that are stuck, which not every site's clients can cancel."""
+        with self._changed:
+            for job in self._jobs.values():
+                if job.fate == "stuck" and not job.state.is_final:
+                    job.stopped.set()
+
     def meter(self) -> dict[str, Any]:
-        """Return what the site's own books say: jobs by state and label, and what they used."""
+        """Return what the site's own books say: jobs by state and label, and what they used.
+
+        ``provisional`` counts jobs that completed outside the site's quality windows.
+        """
         with self._changed:
             states = Counter(job.state.value for job in self._jobs.values())
             return {
@@ -202,6 +213,7 @@ class RehearsedDevice:
                 "circuits": self._usage.circuits,
                 "charges": {charge.unit: charge.amount for charge in self._usage.charges},
                 "calibration": self.calibration.id,
+                "provisional": self._provisional,
             }
 
     def _run_all(self) -> None:
@@ -220,7 +232,7 @@ class RehearsedDevice:
                 self._end(job, state)
 
     def _run(self, session: Any, job: RehearsedJob) -> tuple[TaskState, Result | None, str]:
-        """Run a job to its end; one that is stuck ends only by a cancellation."""
+        """Run a job to its end; one that is stuck ends when it is cancelled or freed."""
         if job.fate == "stuck":
             while not job.stopped.wait(_LOOK_S) and not self._closing.is_set():
                 pass
@@ -250,6 +262,7 @@ class RehearsedDevice:
         job.state, job.ended_at = state, self._clock()
         if job.result is not None:
             self._usage += job.result.usage
+            self._provisional += bool(job.result.metadata.get("provisional"))
         self._changed.notify_all()
 
 

@@ -19,7 +19,11 @@ GROUP = "hpcqc.rehearsals"
 
 
 class Dialect(Protocol):
-    """A site's server as its clients meet it. Registered in ``hpcqc.rehearsals`` by site."""
+    """A site's server as its clients meet it. Registered in ``hpcqc.rehearsals`` by site.
+
+    A dialect may also have ``most_connections``: of requests at the same time. One more that
+    submits a job is carried out and answered with 429; others are refused.
+    """
 
     @property
     def profile(self) -> str:

@@ -19,6 +19,7 @@ FAULT_KINDS = {
     "unsent": "closes the connection and does nothing",
     "lost": "does what was asked, and closes the connection without an answer",
     "error": "does what was asked, and answers 500",
+    "limit": "does what was asked, and answers 429, as some sites do beyond their connections",
     "504": "does what was asked, and answers as a gateway whose time is up",
     "twice": "does what was asked twice, and answers as a gateway whose time is up",
     "garbage": "does what was asked, and answers with a page of HTML",

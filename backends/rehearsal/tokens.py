@@ -42,6 +42,11 @@ class RehearsedTokens:
             stated = {"access_token": token, "refresh_status": "SUCCESS", "auth_server_url": ""}
             _write_private(self.file, json.dumps(stated))
 
+    def admit(self, token: str) -> None:
+        """Accept a client's own token, too, which does not expire here."""
+        with self._lock:
+            self._valid[token] = float("inf")
+
     def revoke(self) -> None:
         """Make all tokens invalid; the one in the file stays there."""
         with self._lock:
