@@ -53,14 +53,22 @@ def meter(url: str, folder: Path) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("site", ["vlq", "euro-q-exa"])
-def test_sampling_and_a_flow_reach_a_rehearsed_site(site, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("site", "faults"),
+    [
+        ("vlq", ("429:submit:2", "garbage:status:3", "renew:status:4")),
+        ("euro-q-exa", ("429:submit:2", "garbage:status:3", "renew:status:4")),
+        ("ibex-q1", ("429:submit:2", "garbage:result:3", "renew:result:4")),
+        ("piast-q", ("503:target:2", "garbage:result:3", "renew:result:4")),
+    ],
+)
+def test_sampling_and_a_flow_reach_a_rehearsed_site(site, faults, tmp_path, monkeypatch) -> None:
     pytest.importorskip("pyscf")
     monkeypatch.chdir(tmp_path)
     place = tmp_path / "place"
     (tmp_path / "flipped.qasm").write_text(FLIPPED)
-    faults = ("--fault", "429:submit:2", "--fault", "garbage:status:3", "--fault", "renew:status:4")
-    with rehearsing(place, site, "--clock", "0", *faults) as url:
+    stated = [word for fault in faults for word in ("--fault", fault)]
+    with rehearsing(place, site, "--clock", "0", *stated) as url:
         found = sample(tmp_path / "flipped.qasm", shots=200, site=place / "site.toml")
         assert max(found.counts, key=found.counts.get) == "001"
         before = meter(url, place)
@@ -74,9 +82,10 @@ def test_sampling_and_a_flow_reach_a_rehearsed_site(site, tmp_path, monkeypatch)
     (point,) = result.value["points"]
     assert point["vqe"] == pytest.approx(point["exact"], abs=0.25)
     record = result.record
+    assert books["jobs"] - before["jobs"] == sum(len(job.tasks) for job in record.jobs)
     starts = {label: n for label, n in books["starts"].items() if label not in before["starts"]}
-    assert set(starts.values()) == {1}
-    assert len(starts) == sum(len(job.tasks) for job in record.jobs)
+    # Direct access to AQT's machines takes no label.
+    assert set(starts.values()) == (set() if site == "piast-q" else {1})
     charged = {unit: total - before["charges"][unit] for unit, total in books["charges"].items()}
     assert record.usage.total.charges == pytest.approx(charged)
 

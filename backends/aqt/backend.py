@@ -1,0 +1,455 @@
+"""A QPU of AQT: each qpu_task is one job at its server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qiskit.primitives import PrimitiveResult
+
+from backends.api import (
+    AccessDenied,
+    BackendError,
+    Calibration,
+    PayloadRejected,
+    QpuBusy,
+    QpuTaskId,
+    QpuUnavailable,
+    Result,
+    SessionId,
+    Target,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFinished,
+    TaskState,
+    UnknownTask,
+    Usage,
+)
+from backends.aqt.access import Access, CloudAccess, DeviceFacts, DirectAccess, Look
+from backends.aqt.factory import NATIVE_GATES, AqtOptions, as_spoken
+from backends.aqt.operations import circuits_of
+from backends.aqt.samples import SampleRecipe, recipes_of, result_of
+from backends.connection import SiteConnection, bearer
+from backends.metering import Metering
+from backends.payloads import Payload, SamplerPayload
+from backends.quality_windows import is_provisional
+from backends.sessions import Sessions
+from backends.started_jobs import StartedJob, StartedJobs
+from backends.validate import check, check_tag, is_tag
+
+__all__ = ["AqtBackend"]
+
+_PREFIX = "aqt"
+# Many callers ask for the target, one after the other; the device changes less often.
+_TARGET_FRESH_S = 1.0
+_SHORTEST_POLL_S, _POLL_SHARE, _LONGEST_POLL_S = 0.02, 0.03, 2.0
+_MOST_HELD = 8
+_ENDED_IN_MEMORY = 64
+_KEEP_S = 30 * 86400.0
+_NOT_STATED = Calibration(id="not-stated", taken_at=datetime.fromtimestamp(0, UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a task ended. look: without samples; native: its result if the samples are readable.
+
+    known_at_s: when this was known here, in seconds since the epoch.
+    """
+
+    look: Look
+    native: PrimitiveResult[Any] | None
+    known_at_s: float
+
+    @classmethod
+    def of(cls, look: Look, record: StartedJob, known_at_s: float) -> _End:
+        """Decode the samples, which take 64 times the memory of their bits."""
+        bare = replace(look, samples=())
+        if look.state is not TaskState.COMPLETED or look.message:
+            return cls(bare, None, known_at_s)
+        try:
+            native = result_of(
+                [SampleRecipe.from_json(one) for one in record.recipes], look.samples
+            )
+        except TaskFailed as error:
+            return cls(replace(bare, message=str(error)), None, known_at_s)
+        return cls(bare, native, known_at_s)
+
+    @classmethod
+    def from_json(cls, stated: Mapping[str, Any], record: StartedJob) -> _End:
+        """Read what `to_json` returned."""
+        known_at_s, state = stated["known_at_s"], TaskState(stated["state"])
+        look = Look(
+            state=state,
+            samples=stated["samples"],
+            message=stated["message"],
+            ended_at_s=stated["ended_at_s"],
+        )
+        return cls.of(look, record, known_at_s)
+
+    def to_json(self, samples: Sequence[Any]) -> dict[str, Any]:
+        """Return it as JSON types, with the samples if they were readable."""
+        return {
+            "state": self.look.state.value,
+            "samples": [] if self.native is None else list(samples),
+            "message": self.look.message,
+            "ended_at_s": self.look.ended_at_s,
+            "known_at_s": self.known_at_s,
+        }
+
+
+class AqtBackend:
+    """A QPU of AQT. Nothing connects before the first call that asks the server.
+
+    The server can neither be searched nor asked to cancel: `find` knows the tasks whose ids
+    arrived here, a start without an answer is never repeated under its tag, and `stop` lets a
+    task go on to its end.
+    """
+
+    def __init__(self, options: AqtOptions, described: Target | None, *, state_dir: Path) -> None:
+        self._options, self._described = options, described
+        self._metering = Metering() if described is None else described.metering
+        limit = options.connections
+        header = options.api_key_header
+        limited: dict[str, Any] = {}
+        if limit is not None:
+            # Beyond its limit the site answers with an error and carries the start out.
+            limited = {"most_connections": limit, "doubtful_refusals": True}
+        self._connection = SiteConnection(
+            options.url,
+            options.token,
+            authorise=bearer if header is None else _in_header(header),
+            **limited,
+        )
+        self._access: Access = DirectAccess(self._connection)
+        if options.workspace is not None and options.resource is not None:
+            self._access = CloudAccess(self._connection, options.workspace, options.resource)
+        # One connection stays free for starts.
+        self._held = threading.BoundedSemaphore(_MOST_HELD if limit is None else limit - 1)
+        self._records = StartedJobs(state_dir / "tasks")
+        self._lock = threading.RLock()
+        self._sessions = Sessions()
+        self._starting: set[str] = set()
+        self._open: dict[QpuTaskId, TaskState] = {}
+        self._awaited: dict[QpuTaskId, Future[Look]] = {}
+        self._ended: dict[QpuTaskId, _End] = {}
+        self._purged = False
+        self._known: tuple[float, Target] | None = None
+        self._calibration_id: str | None = None
+
+    def target(self) -> Target:
+        """Describe the QPU; asks the server at most once a second.
+
+        While the server does not answer, this is the QPU as it was last known.
+        """
+        try:
+            return self._current()
+        except QpuUnavailable:
+            with self._lock:
+                if self._known is None:
+                    raise
+                return self._known[1]
+
+    def acquire(self) -> SessionId:
+        """Open a session, of which the server has no notion."""
+        return self._sessions.open()
+
+    def release(self, session: SessionId) -> None:
+        """Close a session; its tasks go on."""
+        self._sessions.close(session)
+
+    def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
+        """Submit a job; see ``Backend.start``. Also raises ``AccessDenied``."""
+        self._sessions.check(session)
+        check_tag(tag)
+        with self._lock:
+            if tag in self._starting:
+                raise QpuBusy(f"task {tag} is being started by another call")
+            self._starting.add(tag)
+        try:
+            return self._started(payload, tag)
+        finally:
+            with self._lock:
+                self._starting.discard(tag)
+
+    def find(self, tag: str) -> QpuTaskId | None:
+        """Return the task of a tag if its id arrived here; the server cannot be asked."""
+        check_tag(tag)
+        record = self._records.read(tag)
+        return None if record is None or record.job is None else _task_id(record.job, tag)
+
+    def status(self, task: QpuTaskId) -> TaskState:
+        """Return a task's state."""
+        return self._look(task, 0.0)[0]
+
+    def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
+        """Block until the task is final or the time is up."""
+        deadline = time.monotonic() + timeout_s
+        since_s = self._record(task).started_at_s
+        while True:
+            state, _ = self._look(task, max(0.0, deadline - time.monotonic()))
+            left_s = deadline - time.monotonic()
+            if state.is_final or left_s <= 0:
+                return state
+            time.sleep(min(left_s, _pause_s(time.time() - since_s)))
+
+    def result(self, task: QpuTaskId) -> Result:
+        """Return a completed task's result; see ``Backend.result``."""
+        record = self._record(task)
+        state, end = self._look(task, 0.0)
+        if end is None:
+            raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
+        if state is TaskState.CANCELLED:
+            raise TaskCancelled(f"{task} was cancelled")
+        if state is TaskState.FAILED:
+            raise TaskFailed(f"{task} failed: {end.look.message or 'the server states no reason'}")
+        if end.native is None:
+            raise TaskFailed(f"{task} has no readable result: {end.look.message}")
+        return Result(
+            native=end.native, usage=self._usage(record), metadata=self._metadata(record, end)
+        )
+
+    def stop(self, task: QpuTaskId) -> None:
+        """Do nothing but check the id: AQT's protocols cannot cancel, so the task runs to its end."""
+        self._record(task)
+
+    def close(self) -> None:
+        """Close the connections; jobs go on at the server."""
+        self._connection.close()
+
+    def _started(self, payload: Payload, tag: str) -> QpuTaskId:
+        known = self._records.read(tag)
+        if known is not None and known.job is None:
+            raise QpuUnavailable(
+                f"an earlier start of {tag} got no answer, so it is not repeated: its job may run"
+            )
+        if known is not None and known.job is not None:
+            return _task_id(known.job, tag)
+        try:
+            # Asked anew, because a server out of service may leave a start in doubt.
+            target = self._current()
+            check(payload, target)
+            self._refuse_when_full(target)
+        except QpuUnavailable as error:
+            raise QpuBusy(
+                f"nothing was started: {error}", retry_after_s=error.retry_after_s
+            ) from error
+        assert isinstance(payload, SamplerPayload)  # as is all that its target takes
+        circuits = circuits_of(payload)
+        self._purge_once()
+        record = replace(_record_of(payload, tag, target), calibration_id=self._calibration_id)
+        self._records.write(record)
+        try:
+            job = self._access.submit(circuits, tag)
+        except (AccessDenied, PayloadRejected, QpuBusy):
+            self._records.remove(tag)  # nothing was started; after anything else, nobody knows
+            raise
+        self._records.write(record.accepted(job))
+        task = _task_id(job, tag)
+        with self._lock:
+            self._open[task] = TaskState.QUEUED
+        return task
+
+    def _purge_once(self) -> None:
+        if not self._purged:
+            self._purged = True
+            self._records.purge(time.time() - _KEEP_S)
+
+    def _refuse_when_full(self, target: Target) -> None:
+        most = target.max_concurrent_tasks
+        if most is None:
+            return
+        with self._lock:
+            tasks, starting = list(self._open), len(self._starting) - 1
+        if len(tasks) + starting < most:
+            return
+        running = sum(map(self._is_open, tasks)) + starting
+        if running >= most:
+            raise QpuBusy(
+                f"{target.name} has {running} tasks of this client and takes at most {most}; start "
+                "again when one has ended"
+            )
+
+    def _is_open(self, task: QpuTaskId) -> bool:
+        try:
+            return not self._look(task, 0.0)[0].is_final
+        except UnknownTask:
+            return False
+
+    def _current(self) -> Target:
+        """Return the target as the server described it within the last second."""
+        with self._lock:
+            known = self._known
+        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
+            return known[1]
+        device = self._access.device()
+        target = self._target_of(device)
+        with self._lock:
+            self._known = (time.monotonic(), target)
+            self._calibration_id = None if device.calibration is None else device.calibration.id
+        return target
+
+    def _target_of(self, device: DeviceFacts) -> Target:
+        described = self._described
+        if described is None:
+            own = Target(
+                name=device.name,
+                num_qubits=device.num_qubits,
+                payload_kinds=frozenset(),
+                native_gates=NATIVE_GATES,
+                max_concurrent_tasks=self._options.connections,
+                calibration=_NOT_STATED,
+                metering=Metering(),
+            )
+            described = as_spoken(own, self._options)
+        missing = range(device.num_qubits, described.num_qubits or 0)
+        unusable = sorted({*described.unusable_qubits, *missing})
+        return replace(
+            described,
+            unusable_qubits=tuple(unusable),
+            calibration=device.calibration or described.calibration,
+        )
+
+    def _look(self, task: QpuTaskId, wait_s: float) -> tuple[TaskState, _End | None]:
+        """Return a task's state, and its end if that is known."""
+        record = self._record(task)
+        with self._lock:
+            end = self._ended.get(task)
+        if end is None and self._access.answers_once:
+            stored = self._records.answer(record.tag)
+            end = None if stored is None else _End.from_json(stored, record)
+        if end is None:
+            look = self._asked(task, record, wait_s)
+            if not look.state.is_final:
+                with self._lock:
+                    self._open[task] = look.state
+                return look.state, None
+            end = _End.of(look, record, time.time())
+            if self._access.answers_once:
+                self._records.write_answer(record.tag, end.to_json(look.samples))
+        with self._lock:
+            self._open.pop(task, None)
+            self._awaited.pop(task, None)
+            if task not in self._ended and len(self._ended) >= _ENDED_IN_MEMORY:
+                del self._ended[next(iter(self._ended))]
+            end = self._ended.setdefault(task, end)
+        return end.look.state, end
+
+    def _asked(self, task: QpuTaskId, record: StartedJob, wait_s: float) -> Look:
+        assert record.job is not None  # as of each task that has an id
+        try:
+            if not self._access.holds_answers:
+                return self._access.look(record.job)
+            awaited = self._await(task, record.job)
+            try:
+                return awaited.result(wait_s)
+            except TimeoutError:
+                return Look(state=TaskState.RUNNING)
+            finally:
+                if awaited.done() and not _is_final(awaited):  # the next look asks again
+                    with self._lock:
+                        if self._awaited.get(task) is awaited:
+                            del self._awaited[task]
+        except UnknownTask:
+            with self._lock:
+                self._open.pop(task, None)
+            raise
+
+    def _await(self, task: QpuTaskId, job: str) -> Future[Look]:
+        """Have a thread await the answer about a job, whoever asks for it, and how often."""
+        with self._lock:
+            awaited = self._awaited.get(task)
+            if awaited is not None:
+                return awaited
+            made: Future[Look] = Future()
+            self._awaited[task] = made
+        # A daemon, since a server may hold its answer back for hours.
+        threading.Thread(
+            target=self._fetch, args=(job, made), name=f"aqt-{job}", daemon=True
+        ).start()
+        return made
+
+    def _fetch(self, job: str, made: Future[Look]) -> None:
+        try:
+            with self._held:
+                made.set_result(self._access.look(job))
+        except BackendError as error:
+            made.set_exception(error)
+        except BaseException as error:
+            made.set_exception(QpuUnavailable(f"job {job} cannot be read: {error}"))
+            raise
+
+    def _record(self, task: QpuTaskId) -> StartedJob:
+        kind, _, rest = str(task).partition(":")
+        job, _, tag = rest.partition(":")
+        record = self._records.read(tag) if kind == _PREFIX and is_tag(tag) else None
+        if record is None or record.job != job:
+            raise UnknownTask(f"no task {task!r:.200} was ever started here")
+        return record
+
+    def _usage(self, record: StartedJob) -> Usage:
+        charge = self._metering.charge(
+            qpu_seconds=record.modelled_s, shots=record.shots, num_qubits=record.num_qubits
+        )
+        return Usage(
+            qpu_seconds=record.modelled_s,
+            shots=record.shots,
+            circuits=record.circuits,
+            tasks=1,
+            charges=(charge,),
+        )
+
+    def _metadata(self, record: StartedJob, end: _End) -> dict[str, Any]:
+        windows = () if self._described is None else self._described.quality_windows
+        ended_at_s = end.look.ended_at_s or end.known_at_s
+        return {
+            "vendor_job": record.job,
+            "calibration_id": record.calibration_id,
+            # It ran at some time between the two.
+            "provisional": is_provisional(windows, record.started_at_s)
+            or is_provisional(windows, ended_at_s),
+        }
+
+
+def _pause_s(age_s: float) -> float:
+    """Return when to look again at a task of this age: later, the longer it takes."""
+    return min(max(_SHORTEST_POLL_S, _POLL_SHARE * age_s), _LONGEST_POLL_S)
+
+
+def _is_final(awaited: Future[Look]) -> bool:
+    return awaited.exception() is None and awaited.result().state.is_final
+
+
+def _in_header(name: str) -> Callable[[str], Mapping[str, str]]:
+    return lambda key: {name: key}
+
+
+def _task_id(job: str, tag: str) -> QpuTaskId:
+    return QpuTaskId(f"{_PREFIX}:{job}:{tag}")
+
+
+def _record_of(payload: SamplerPayload, tag: str, target: Target) -> StartedJob:
+    modelled_s = 0.0
+    if target.timing is not None:
+        depths = [shape.points * shape.shots * shape.depth for shape in payload.shapes]
+        modelled_s = target.timing.duration_s(
+            circuits=payload.circuits,
+            shots=payload.shots,
+            num_qubits=payload.num_qubits,
+            depth=sum(depths) / max(1, payload.shots),
+        )
+    return StartedJob(
+        tag=tag,
+        job=None,
+        shots=payload.shots,
+        circuits=payload.circuits,
+        num_qubits=payload.num_qubits,
+        modelled_s=round(modelled_s, 3),
+        recipes=tuple(recipe.to_json() for recipe in recipes_of(payload)),
+        started_at_s=time.time(),
+    )

@@ -1,0 +1,153 @@
+"""The factory of AQT's QPUs, and their options."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from backends.plugins import PluginUnusable
+from backends.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from backends.api import Target
+    from backends.aqt.backend import AqtBackend
+    from backends.connection import TokenSource
+
+__all__ = ["NATIVE_GATES", "AqtFactory", "AqtOptions", "as_spoken", "create"]
+
+NATIVE_GATES = ("rz", "r", "rxx")
+
+_NAME = "aqt"
+_STATED = (
+    "api_key_header",
+    "connections",
+    "profile",
+    "resource",
+    "time_scale",
+    "token",
+    "url",
+    "workspace",
+)
+_HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AqtOptions:
+    """How a QPU of AQT is reached: over the cloud with a workspace, else by direct access.
+
+    workspace, resource: of AQT's cloud; None for direct access.
+    api_key_header: header that carries the token alone; None for ``Authorization: Bearer``.
+    connections: most connections that the site allows at the same time, beyond which it answers
+    with errors that mean nothing; None if it states no such limit.
+    profile: device profile with what the server does not state: times, metering, tighter limits.
+    time_scale: seconds that pass for each second of the profile's clock, 1 for a device.
+    """
+
+    url: str
+    token: TokenSource
+    workspace: str | None = None
+    resource: str | None = None
+    api_key_header: str | None = None
+    connections: int | None = None
+    profile: str | None = None
+    time_scale: float = 1.0
+
+
+def _parse_options(options: Mapping[str, Any]) -> AqtOptions:
+    """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
+    from backends.connection import checked_url, token_from_options
+
+    for name in options:
+        if name not in _STATED:
+            raise PluginUnusable(
+                f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
+                f"{did_you_mean(name, _STATED)}"
+            )
+    given = {key: value for key, value in options.items() if key != "token"}
+    given["url"] = checked_url(options, _NAME)
+    for name in ("profile", "workspace", "resource", "api_key_header"):
+        if name in given and not (isinstance(given[name], str) and given[name]):
+            raise PluginUnusable(f"option {name} = {given[name]!r}; give a text")
+    if ("workspace" in given) != ("resource" in given):
+        raise PluginUnusable(
+            f"backend {_NAME!r} needs both workspace and resource for AQT's cloud, and neither for "
+            "direct access"
+        )
+    header = given.get("api_key_header", "X")
+    if not _HEADER.fullmatch(header):
+        raise PluginUnusable(f"option api_key_header = {header!r}; give one such as 'X-API-Key'")
+    connections = given.get("connections", 2)
+    if isinstance(connections, bool) or not isinstance(connections, int) or connections < 2:
+        raise PluginUnusable(
+            f"option connections = {connections!r}; give a whole number ≥ 2: one waits for "
+            "results while another starts tasks"
+        )
+    scale = given.get("time_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
+        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    return AqtOptions(token=token_from_options(options, _NAME), **given)
+
+
+class AqtFactory:
+    """Creates and describes QPUs of AQT; raises ``ValueError`` for a wrong option."""
+
+    neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale", "token"})
+
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> AqtBackend:
+        """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
+        from backends.aqt.backend import AqtBackend
+
+        parsed = _parse_options(options)
+        described = None if parsed.profile is None else _target(parsed, parsed.profile)
+        return AqtBackend(parsed, described, state_dir=state_dir)
+
+    def describe(self, options: Mapping[str, Any]) -> Target:
+        """Return the target as the profile states it; without one, the server is asked."""
+        parsed = _parse_options(options)
+        if parsed.profile is not None:
+            return _target(parsed, parsed.profile)
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            closing(self(options, state_dir=Path(scratch))) as backend,
+        ):
+            return backend.target()
+
+
+create = AqtFactory()
+
+
+def _target(options: AqtOptions, profile: str) -> Target:
+    from backends.profiles import load_profile
+
+    target = load_profile(profile).target()
+    if set(target.native_gates or ()) != set(NATIVE_GATES) or target.coupling is not None:
+        raise PluginUnusable(
+            f"profile {profile!r} has the gates {', '.join(target.native_gates or ())}"
+            f"{'' if target.coupling is None else ' on a lattice'}; AQT's protocol has "
+            f"{', '.join(NATIVE_GATES)} on all pairs"
+        )
+    return as_spoken(target, options)
+
+
+def as_spoken(target: Target, options: AqtOptions) -> Target:
+    """Return a device's target as this backend and the protocol have it."""
+    from backends.aqt.operations import MOST_CIRCUITS, MOST_SHOTS
+
+    most_circuits = 1 if options.workspace is None else MOST_CIRCUITS
+    return replace(
+        target,
+        payload_kinds=frozenset({"sampler"}),
+        site_transpiles=False,
+        mid_circuit_measurement=False,
+        max_shots=min(target.max_shots or MOST_SHOTS, MOST_SHOTS),
+        max_circuits=min(target.max_circuits or most_circuits, most_circuits),
+        can_find=False,
+        durable=True,
+        clock_scale=float(options.time_scale),
+    )
