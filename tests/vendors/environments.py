@@ -1,8 +1,9 @@
-"""Vendors' own software in environments of its own, as judges of what we built."""
+"""Vendors' software in environments of its own: SDKs that backends use, and clients that judge us."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -12,12 +13,29 @@ from typing import Any
 
 import pytest
 
+from backends.child.environment import Environment
+from backends.child.managed import managed_interpreter
+from backends.plugins import PluginUnusable
+
+__all__ = ["environment_or_skip", "interpreter_or_skip", "judge"]
+
 SCRIPTS = Path(__file__).with_name("scripts")
 _INSTALL_S, _RUN_S = 900, 600
+_NAMED = os.environ.get("VENDOR_ENVIRONMENTS", "~/.local/state/hpcqc/environments")
 
 
-def environment(cache: Any, requirement: str) -> Path:
-    """Return the interpreter of an environment with a package, made once; skip without one.
+def environment_or_skip(backend: str) -> Environment:
+    """Return a backend's managed environment; skips the module that calls it where there is none."""
+    folder = Path(_NAMED).expanduser().absolute()
+    try:
+        return Environment(interpreter=str(managed_interpreter(folder, backend)))
+    except PluginUnusable as error:
+        reason = f"{error}, or name a folder of such with VENDOR_ENVIRONMENTS"
+        pytest.skip(reason, allow_module_level=True)
+
+
+def interpreter_or_skip(cache: Any, requirement: str) -> Path:
+    """Return the interpreter of an environment with a vendor's client, made once; skip without one.
 
     cache: pytest's, so that the next session finds the environment again.
     """

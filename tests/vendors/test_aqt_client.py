@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tests.rehearsed import rehearsed
-from tests.vendors.environments import environment, judge
+from tests.vendors.environments import interpreter_or_skip, judge
 
 pytestmark = [pytest.mark.slow, pytest.mark.vendor]
 
@@ -30,7 +30,7 @@ def check_counts(found, shots: int) -> None:
 def test_the_client_runs_a_bell_circuit_and_ten_circuits_by_direct_access(
     tmp_path, request
 ) -> None:
-    python = environment(request.config.cache, REQUIREMENT)
+    python = interpreter_or_skip(request.config.cache, REQUIREMENT)
     with rehearsed("piast-q", tmp_path) as server:
         token_file = str(tmp_path / "token.json")
         found = judge(python, "aqt_direct_runs.py", server.rehearsal.url, token_file, "200")
@@ -41,7 +41,7 @@ def test_the_client_runs_a_bell_circuit_and_ten_circuits_by_direct_access(
 
 
 def test_the_client_runs_a_bell_circuit_and_ten_circuits_in_the_cloud(tmp_path, request) -> None:
-    python = environment(request.config.cache, REQUIREMENT)
+    python = interpreter_or_skip(request.config.cache, REQUIREMENT)
     folder = tmp_path / "client"
     folder.mkdir()
     with rehearsed("ibex-q1", tmp_path) as server:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tests.rehearsed import rehearsed
-from tests.vendors.environments import environment, judge
+from tests.vendors.environments import interpreter_or_skip, judge
 
 pytestmark = [pytest.mark.slow, pytest.mark.vendor]
 
@@ -18,7 +18,7 @@ REQUIREMENT = "iqm-client[qiskit]==36.0.0"
 def test_the_client_runs_a_bell_circuit_and_ten_circuits(
     site, alias, qubits, tmp_path, request
 ) -> None:
-    python = environment(request.config.cache, REQUIREMENT)
+    python = interpreter_or_skip(request.config.cache, REQUIREMENT)
     with rehearsed(site, tmp_path) as server:
         token_file = str(tmp_path / "token.json")
         found = judge(python, "iqm_client_runs.py", server.rehearsal.url, alias, token_file)

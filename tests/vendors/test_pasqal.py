@@ -21,8 +21,7 @@ from backends.payloads import AnalogPayload
 from backends.plugins import PluginUnusable
 from backends.testing import BackendConformance
 from tests.errors import naming
-from tests.vendor_environments import environment_or_skip
-from tests.vendors.environments import judge
+from tests.vendors.environments import environment_or_skip, judge
 
 pytestmark = pytest.mark.vendor
 ENVIRONMENT = environment_or_skip("pasqal")

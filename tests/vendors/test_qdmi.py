@@ -17,7 +17,7 @@ from backends.qdmi.openqasm import GATES
 from backends.testing import BackendConformance
 from tests.errors import naming
 from tests.flat_devices import check_bit_order, check_gate, sampled
-from tests.vendor_environments import environment_or_skip
+from tests.vendors.environments import environment_or_skip
 
 pytestmark = pytest.mark.vendor
 ENVIRONMENT = environment_or_skip("qdmi")

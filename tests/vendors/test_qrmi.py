@@ -7,13 +7,13 @@ import math
 import pytest
 
 from tests.rehearsed import rehearsed
-from tests.vendors.environments import environment, judge
+from tests.vendors.environments import interpreter_or_skip, judge
 
 pytestmark = [pytest.mark.slow, pytest.mark.vendor]
 
 
 def test_qrmi_runs_a_bell_circuit_and_ten_circuits(tmp_path, request) -> None:
-    python = environment(request.config.cache, "qrmi==0.26.4")
+    python = interpreter_or_skip(request.config.cache, "qrmi==0.26.4")
     with rehearsed("vlq", tmp_path) as server:
         token_file = str(tmp_path / "token.json")
         found = judge(python, "qrmi_runs.py", server.rehearsal.url, "vlq", token_file, "a-tag")
