@@ -49,6 +49,8 @@ _PIECE_BYTES = 1 << 20
 _GZIP = zlib.MAX_WBITS | 16
 _LONGEST_REASON = 300
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
+# The server did not carry the request out, and may do so later (RFC 9110, 8470, 6585).
+_NOT_NOW = (408, 425, 429)
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -267,7 +269,7 @@ class SiteConnection:
 
         Raises:
             AccessDenied: 401, 402 and 403.
-            QpuUnavailable: There was no answer, or one of status 429 or 5xx.
+            QpuUnavailable: There was no answer, or one of status 408, 425, 429 or 5xx.
         """
         try:
             answer = self._send(method, path, params, body, longer_s)
@@ -277,7 +279,7 @@ class SiteConnection:
             raise QpuUnavailable(f"{self.url} cannot be asked: {_words(error)}") from error
         if held and answer.status == 504:
             return answer
-        if answer.status == 429 or answer.status >= 500:
+        if answer.status in _NOT_NOW or answer.status >= 500:
             raise QpuUnavailable(
                 f"{self.url} does not answer now: {answer.reason}",
                 retry_after_s=answer.retry_after_s,
@@ -294,8 +296,8 @@ class SiteConnection:
 
         Raises:
             AccessDenied: 401, 402 and 403; nothing was started.
-            QpuBusy: The request was not sent, or the server refused it for now: 429, or 503 with
-                ``Retry-After`` or an error in JSON. A 503 without either may be of a gateway.
+            QpuBusy: The request was not sent, or the server refused it for now: 408, 425, 429, or 503
+                with ``Retry-After`` or an error in JSON. A 503 without either may be of a gateway.
                 With ``doubtful_refusals`` no answer means this.
             QpuUnavailable: Nobody knows whether a task was started.
         """
@@ -310,7 +312,7 @@ class SiteConnection:
                 f"the answer of {self.url} was lost: {_words(error)}; a task may have been started"
             ) from error
         stated = answer.retry_after_s is not None or bool(answer.error)
-        refused = answer.status == 429 or (answer.status == 503 and stated)
+        refused = answer.status in _NOT_NOW or (answer.status == 503 and stated)
         if refused and not self._doubtful_refusals:
             raise QpuBusy(
                 f"{self.url} takes no task now: {answer.reason}", retry_after_s=answer.retry_after_s

@@ -101,6 +101,8 @@ def web_token(expires_at: float) -> str:
     [
         ((429, {"Retry-After": "7"}, b""), QpuBusy, 7.0),
         ((429, {}, b""), QpuBusy, None),
+        ((408, {}, b""), QpuBusy, None),
+        ((425, {}, b""), QpuBusy, None),
         ((503, {"Retry-After": "3"}, b"<html>"), QpuBusy, 3.0),
         ((503, {}, b'{"error_code": "system_unavailable"}'), QpuBusy, None),
         ((503, {}, b"<html>a gateway</html>"), QpuUnavailable, None),

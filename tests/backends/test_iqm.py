@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -24,6 +19,7 @@ from backends.iqm.architecture import read_architecture
 from backends.iqm.components import Components
 from backends.iqm.jobs import PubRecipe, circuits_of, recipes_of, result_of
 from backends.payloads import SamplerPayload
+from tests.answering import Raw, answering
 from tests.errors import naming
 
 STAR = Components(num_qubits=3, resonator="CR1")
@@ -224,53 +220,28 @@ def test_a_target_needs_no_server() -> None:
     assert target.uniform_shots
 
 
-@contextmanager
-def answering(**answers) -> Iterator[tuple[str, list[str]]]:
-    """Serve a QPU of one qubit; answers: by the last part of a path, as headers and body."""
+def server(**answers):
+    """Serve a QPU of one qubit, with other answers by the end of a path."""
     gate = {"implementations": {"a": {"loci": [["QB1"]]}}}
-    told = {
-        "dynamic-quantum-architecture": {
-            "calibration_set_id": "c1",
-            "qubits": ["QB1"],
-            "computational_resonators": [],
-            "gates": {
-                "prx": gate,
-                "measure": gate,
-                "cz": {"implementations": {"a": {"loci": []}}},
+    return answering(
+        {
+            "dynamic-quantum-architecture": {
+                "calibration_set_id": "c1",
+                "qubits": ["QB1"],
+                "computational_resonators": [],
+                "gates": {
+                    "prx": gate,
+                    "measure": gate,
+                    "cz": {"implementations": {"a": {"loci": []}}},
+                },
             },
-        },
-        "quantum-computers": {"quantum_computers": [{"alias": "q"}]},
-        "circuit": {"id": "j1"},
-        "j1": {"id": "j1", "status": "completed"},
-        "measurements": [{"m0": [[1]]}],
-    } | answers
-    seen = []
-
-    class Site(BaseHTTPRequestHandler):
-        def do_GET(self):
-            path = urlsplit(self.path).path
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            seen.append(path)
-            found = told.get(path.rpartition("/")[2])
-            body = found if isinstance(found, bytes) else json.dumps(found or {}).encode()
-            self.send_response(404 if found is None else 200)
-            if isinstance(found, bytes):
-                self.send_header("Content-Encoding", "gzip")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_POST = do_GET  # noqa: N815
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", seen
-        finally:
-            server.shutdown()
+            "quantum-computers": {"quantum_computers": [{"alias": "q"}]},
+            "circuit": {"id": "j1"},
+            "j1": {"id": "j1", "status": "completed"},
+            "measurements": [{"m0": [[1]]}],
+        }
+        | answers
+    )
 
 
 def one_shot() -> SamplerPayload:
@@ -280,7 +251,10 @@ def one_shot() -> SamplerPayload:
 
 
 def test_a_start_whose_answer_is_damaged_is_not_repeated(tmp_path) -> None:
-    with answering(circuit=b"this is no gzip") as (url, seen):
+    with server(circuit=Raw(b"this is no gzip", headers={"Content-Encoding": "gzip"})) as (
+        url,
+        seen,
+    ):
         backend = create({"url": url, "token": "secret"}, state_dir=tmp_path)
         session = backend.acquire()
         for _ in range(2):
@@ -292,7 +266,7 @@ def test_a_start_whose_answer_is_damaged_is_not_repeated(tmp_path) -> None:
 
 @pytest.mark.parametrize("stated", [math.nan, math.inf, -5000, 10**400, "5", None])
 def test_a_runtime_that_is_none_is_modelled(tmp_path, stated) -> None:
-    with answering(j1={"id": "j1", "status": "completed", "runtime_ms": stated}) as (url, _):
+    with server(j1={"id": "j1", "status": "completed", "runtime_ms": stated}) as (url, _):
         backend = create({"url": url, "token": "secret"}, state_dir=tmp_path)
         task = backend.start(backend.acquire(), one_shot(), "tag")
         usage = backend.result(task).usage
@@ -315,7 +289,7 @@ def test_a_runtime_that_is_none_is_modelled(tmp_path, stated) -> None:
     ],
 )
 def test_what_describes_no_qpu_is_refused(tmp_path, answers) -> None:
-    with answering(**answers) as (url, _):
+    with server(**answers) as (url, _):
         backend = create({"url": url, "token": "secret"}, state_dir=tmp_path)
         with pytest.raises(QpuUnavailable):
             backend.target()
@@ -323,7 +297,7 @@ def test_what_describes_no_qpu_is_refused(tmp_path, answers) -> None:
 
 
 def test_a_name_that_a_server_states_is_one_part_of_a_path(tmp_path) -> None:
-    with answering(**{"quantum-computers": {"quantum_computers": [{"alias": "../../x?y"}]}}) as (
+    with server(**{"quantum-computers": {"quantum_computers": [{"alias": "../../x?y"}]}}) as (
         url,
         seen,
     ):
