@@ -40,6 +40,7 @@ from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
 from backends.quality_windows import is_provisional
 from backends.sessions import Sessions
+from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
 from backends.validate import check, check_tag, is_tag
 
@@ -48,7 +49,6 @@ __all__ = ["AqtBackend"]
 _PREFIX = "aqt"
 # Many callers ask for the target, one after the other; the device changes less often.
 _TARGET_FRESH_S = 1.0
-_SHORTEST_POLL_S, _POLL_SHARE, _LONGEST_POLL_S = 0.02, 0.03, 2.0
 _MOST_HELD = 8
 _ENDED_IN_MEMORY = 64
 _KEEP_S = 30 * 86400.0
@@ -131,6 +131,7 @@ class AqtBackend:
             self._access = CloudAccess(self._connection, options.workspace, options.resource)
         # One connection stays free for starts.
         self._held = threading.BoundedSemaphore(_MOST_HELD if limit is None else limit - 1)
+        self._looks = SpreadLooks()
         self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
         self._sessions = Sessions()
@@ -188,15 +189,23 @@ class AqtBackend:
         return self._look(task, 0.0)[0]
 
     def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
-        """Block until the task is final or the time is up."""
+        """Block until the task is final or the time is up.
+
+        Many tasks in the cloud, whose protocol has no list of jobs, are looked at one by one. Then
+        this is the state as last known.
+        """
         deadline = time.monotonic() + timeout_s
         since_s = self._record(task).started_at_s
         while True:
+            is_asked = timeout_s > 0 and task not in self._ended
+            if is_asked and not self._looks.await_turn(task, deadline):
+                return self._open.get(task, TaskState.QUEUED)
             state, _ = self._look(task, max(0.0, deadline - time.monotonic()))
-            left_s = deadline - time.monotonic()
-            if state.is_final or left_s <= 0:
+            if state.is_final:
                 return state
-            time.sleep(min(left_s, _pause_s(time.time() - since_s)))
+            self._looks.put_off(task, pause_s(time.time() - since_s))
+            if time.monotonic() >= deadline:
+                return state
 
     def result(self, task: QpuTaskId) -> Result:
         """Return a completed task's result; see ``Backend.result``."""
@@ -332,9 +341,8 @@ class AqtBackend:
             end = _End.of(look, record, time.time())
             if self._access.answers_once:
                 self._records.write_answer(record.tag, end.to_json(look.samples))
+        self._forget(task)
         with self._lock:
-            self._open.pop(task, None)
-            self._awaited.pop(task, None)
             if task not in self._ended and len(self._ended) >= _ENDED_IN_MEMORY:
                 del self._ended[next(iter(self._ended))]
             end = self._ended.setdefault(task, end)
@@ -356,9 +364,14 @@ class AqtBackend:
                         if self._awaited.get(task) is awaited:
                             del self._awaited[task]
         except UnknownTask:
-            with self._lock:
-                self._open.pop(task, None)
+            self._forget(task)
             raise
+
+    def _forget(self, task: QpuTaskId) -> None:
+        with self._lock:
+            self._open.pop(task, None)
+            self._awaited.pop(task, None)
+        self._looks.forget(task)
 
     def _await(self, task: QpuTaskId, job: str) -> Future[Look]:
         """Have a thread await the answer about a job, whoever asks for it, and how often."""
@@ -414,11 +427,6 @@ class AqtBackend:
             "provisional": is_provisional(windows, record.started_at_s)
             or is_provisional(windows, ended_at_s),
         }
-
-
-def _pause_s(age_s: float) -> float:
-    """Return when to look again at a task of this age: later, the longer it takes."""
-    return min(max(_SHORTEST_POLL_S, _POLL_SHARE * age_s), _LONGEST_POLL_S)
 
 
 def _is_final(awaited: Future[Look]) -> bool:

@@ -38,6 +38,7 @@ from backends.iqm.jobs import PubRecipe, circuits_of, recipes_of, result_of
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
+from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
 from backends.validate import check, check_tag, is_tag
 
@@ -57,6 +58,8 @@ _JOB_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 _TARGET_FRESH_S = 1.0
 _LONGEST_WAIT_S = 30.0
 _POLL_S = 0.5
+# Requests that wait for the end of a job, each on a connection of its own.
+_MOST_HELD = 8
 _LONGEST_TAG = 50
 # The server's answers about ended jobs stay in memory for a while; older ones are asked for again.
 _ENDED_IN_MEMORY = 256
@@ -78,6 +81,8 @@ class IqmBackend:
         self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
         self._sessions = Sessions()
+        self._held = threading.BoundedSemaphore(_MOST_HELD)
+        self._looks = SpreadLooks()
         self._starting: set[str] = set()
         self._open: dict[QpuTaskId, TaskState] = {}
         self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
@@ -130,17 +135,32 @@ class IqmBackend:
         return self._look(task, 0.0)[0]
 
     def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
-        """Block until the task is final or the time is up; the server answers at its end."""
+        """Block until the task is final or the time is up; the server answers at its end.
+
+        Of many tasks the server holds the requests of some, and the others are looked at one by
+        one, since IQM's protocol has no list of jobs. Then this is the state as last known.
+        """
         deadline = time.monotonic() + timeout_s
+        since_s = self._record(task).started_at_s
         while True:
-            left_s = deadline - time.monotonic()
+            is_asked = timeout_s > 0 and task not in self._ended
+            if is_asked and not self._looks.await_turn(task, deadline):
+                return self._open.get(task, TaskState.QUEUED)
             asked_at = time.monotonic()
-            state, _ = self._look(task, min(max(left_s, 0.0), _LONGEST_WAIT_S))
-            left_s = deadline - time.monotonic()
-            if state.is_final or left_s <= 0:
+            is_held = self._held.acquire(blocking=False)
+            try:
+                wait_s = min(max(deadline - asked_at, 0.0), _LONGEST_WAIT_S) if is_held else 0.0
+                state, _ = self._look(task, wait_s)
+            finally:
+                if is_held:
+                    self._held.release()
+            if state.is_final:
                 return state
             # A server that does not hold the request back is asked seldom.
-            time.sleep(min(left_s, max(0.0, _POLL_S - (time.monotonic() - asked_at))))
+            rest_s = max(0.0, _POLL_S - (time.monotonic() - asked_at))
+            self._looks.put_off(task, rest_s if is_held else pause_s(time.time() - since_s))
+            if time.monotonic() >= deadline:
+                return state
 
     def result(self, task: QpuTaskId) -> Result:
         """Return a completed task's result; see ``Backend.result``."""
@@ -361,8 +381,7 @@ class IqmBackend:
             params = {"wait_until_terminal": "true", "timeout_seconds": f"{wait_s:.3f}"}
         answer = self._read("GET", f"/jobs/{record.job}", params=params, longer_s=wait_s)
         if answer.status == 404:
-            with self._lock:
-                self._open.pop(task, None)
+            self._forget(task)
             raise UnknownTask(f"the server does not know {task}: {answer.reason}")
         job = answer.error if answer.is_success else {}
         state = _STATES.get(str(job.get("status")))
@@ -376,10 +395,15 @@ class IqmBackend:
                 if len(self._ended) >= _ENDED_IN_MEMORY:
                     del self._ended[next(iter(self._ended))]
                 self._ended[task] = job
-                self._open.pop(task, None)
+                self._forget(task)
             else:
                 self._open[task] = state
         return state, job
+
+    def _forget(self, task: QpuTaskId) -> None:
+        with self._lock:
+            self._open.pop(task, None)
+        self._looks.forget(task)
 
     def _record(self, task: QpuTaskId) -> StartedJob:
         kind, _, rest = str(task).partition(":")
