@@ -29,6 +29,7 @@ NAMES = (
     "scheduling",
     "reading",
     "border",
+    "vendors",
     "slurm_queue",
     "slurm_stages",
 )

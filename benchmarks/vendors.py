@@ -1,0 +1,232 @@
+"""What a call of a backend that speaks a vendor's protocol costs beyond the server's own time.
+
+The server is a process that gives prepared answers; its own time is that of the same requests over
+a bare socket, which is kept open as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from qiskit import QuantumCircuit
+
+from backends import aqt, iqm
+from backends.payloads import SamplerPayload
+from benchmarks.rows import Row, interleaved
+
+__all__ = ["measure"]
+
+_MOST_MS = 3.0
+_SHOTS = 100
+_ROUNDS = 200
+_PATIENCE_S = 60.0
+_MS = 1e3
+_SERVE = """
+import asyncio, json, sys
+answers = {path: json.dumps(found).encode() for path, found in json.load(sys.stdin).items()}
+
+class Answering(asyncio.Protocol):
+    def connection_made(self, transport):
+        self.transport, self.rest = transport, b""
+
+    def data_received(self, data):
+        self.rest += data
+        head, found, body = self.rest.partition(b"\\r\\n\\r\\n")
+        lines = head.lower().split(b"\\r\\n")
+        sizes = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
+        if not found or len(body) < sum(sizes):
+            return
+        self.rest = b""
+        path = head.split()[1].decode().partition("?")[0]
+        content = next((text for end, text in answers.items() if path.endswith(end)), b"{}")
+        self.transport.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(content) + content)
+
+async def main():
+    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Protocol:
+    """A vendor's protocol: a circuit in native gates, and what a server answers by end of path.
+
+    task: the requests of a task from its start to its result. running: answers about a task that
+    has not ended; None where the server holds its answer until then.
+    """
+
+    name: str
+    create: Callable[..., Any]
+    options: Mapping[str, Any]
+    circuit: QuantumCircuit
+    answers: Mapping[str, Any]
+    running: Mapping[str, Any] | None
+    task: tuple[str, ...]
+
+
+def measure() -> list[Row]:
+    """Measure a look at a running task, and all calls of a task that ends at once."""
+    rows = []
+    for protocol in (_iqm(), _cloud(), _direct()):
+        payload = SamplerPayload.coerce([protocol.circuit], shots=_SHOTS)
+        if protocol.running is not None:
+            with _opened(protocol, protocol.running) as (backend, url):
+                task = backend.start(backend.acquire(), payload, "running")
+                look = partial(backend.status, task)
+                rows.append(_row(f"{protocol.name}: look at a task", look, url, protocol.task[1:2]))
+        with _opened(protocol, {}) as (backend, url):
+            run = _task(backend, payload)
+            what = f"{protocol.name}: task of {_SHOTS} shots, its record on disk"
+            rows.append(_row(what, run, url, protocol.task))
+    return rows
+
+
+def _task(backend: Any, payload: SamplerPayload) -> Callable[[], object]:
+    session, numbers = backend.acquire(), itertools.count()
+
+    def run() -> object:
+        task = backend.start(session, payload, f"t{next(numbers)}")
+        backend.wait(task, _PATIENCE_S)
+        return backend.result(task)
+
+    return run
+
+
+def _row(name: str, call: Callable[[], object], url: str, requests: Sequence[str]) -> Row:
+    with _bare(url, requests) as bare:
+        ours_s, bare_s = interleaved([call, bare], rounds=_ROUNDS, warmup=5)
+    over_ms = (ours_s - bare_s) * _MS / len(requests)
+    return Row(
+        name=name,
+        ours=f"{ours_s * _MS:.2f} ms",
+        against=f"{bare_s * _MS:.2f} ms",
+        what=f"its {len(requests)} requests, over a bare socket to the same prepared answers",
+        ratio=ours_s / bare_s,
+        goal=f"≤ {_MOST_MS:g} ms more a request (is {over_ms:+.2f} ms)",
+        met=over_ms <= _MOST_MS,
+    )
+
+
+@contextmanager
+def _bare(url: str, requests: Sequence[str]) -> Iterator[Callable[[], object]]:
+    """Give what sends the requests one after another and reads the answers."""
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def run() -> None:
+            for path in requests:
+                connection.sendall(f"GET /{path} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n".encode())
+                head, _, body = connection.recv(1 << 16).partition(b"\r\n\r\n")
+                left = int(head.rpartition(b" ")[2]) - len(body)
+                while left > 0:
+                    left -= len(connection.recv(1 << 16))
+
+        yield run
+
+
+@contextmanager
+def _opened(protocol: _Protocol, others: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
+    """Serve a protocol's answers; give a backend that is connected to it, and the URL."""
+    command = [sys.executable, "-c", _SERVE]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server,
+    ):
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps({**protocol.answers, **others}).encode())
+        server.stdin.close()
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        options = {"url": url, "token": "secret", **protocol.options}
+        try:
+            with closing(protocol.create(options, state_dir=Path(folder))) as backend:
+                yield backend, url
+        finally:
+            server.kill()
+
+
+def _iqm() -> _Protocol:
+    circuit = QuantumCircuit(2)
+    circuit.r(math.pi / 2, 0, 0)
+    circuit.r(math.pi / 2, 0, 1)
+    circuit.cz(0, 1)
+    circuit.measure_all()
+    one = {"implementations": {"a": {"loci": [["QB1"], ["QB2"]]}}}
+    pair = {"implementations": {"a": {"loci": [["QB1", "QB2"]]}}}
+    return _Protocol(
+        name="IQM Server",
+        create=iqm.create,
+        options={"quantum_computer": "q"},
+        circuit=circuit,
+        answers={
+            "/default/dynamic-quantum-architecture": {
+                "calibration_set_id": "c",
+                "qubits": ["QB1", "QB2"],
+                "computational_resonators": [],
+                "gates": {"prx": one, "measure": one, "cz": pair},
+            },
+            "/jobs/q/circuit": {"id": "j1"},
+            "/jobs/j1": {"id": "j1", "status": "completed", "runtime_ms": 1},
+            "/artifacts/measurements": [{"m0": [[0, 1]] * _SHOTS}],
+        },
+        running={"/jobs/j1": {"id": "j1", "status": "processing"}},
+        task=("jobs/q/circuit", "jobs/j1", "jobs/j1/artifacts/measurements"),
+    )
+
+
+def _ions() -> QuantumCircuit:
+    circuit = QuantumCircuit(2)
+    circuit.r(math.pi / 2, 0, 0)
+    circuit.rxx(math.pi / 2, 0, 1)
+    circuit.measure_all()
+    return circuit
+
+
+def _cloud() -> _Protocol:
+    return _Protocol(
+        name="AQT's cloud",
+        create=aqt.create,
+        options={"workspace": "w", "resource": "r"},
+        circuit=_ions(),
+        answers={
+            "/resources/r": {"id": "r", "status": "online", "available_qubits": 2},
+            "/submit/w/r": {"job": {"job_id": "j1"}, "response": {"status": "queued"}},
+            "/result/j1": {"response": {"status": "finished", "result": {"0": [[0, 1]] * _SHOTS}}},
+        },
+        running={"/result/j1": {"response": {"status": "ongoing", "finished_count": 0}}},
+        task=("api/v1/submit/w/r", "api/v1/result/j1"),
+    )
+
+
+def _direct() -> _Protocol:
+    return _Protocol(
+        name="AQT's direct access",
+        create=aqt.create,
+        options={},
+        circuit=_ions(),
+        answers={
+            "/system/name": "a",
+            "/status/ions": {"num_ions": 2},
+            "/circuit": "j1",
+            "/circuit/result/j1": {"payload": {"status": "finished", "result": [[0, 1]] * _SHOTS}},
+        },
+        running=None,
+        task=("circuit", "circuit/result/j1"),
+    )
