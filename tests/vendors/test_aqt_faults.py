@@ -266,6 +266,19 @@ def test_a_revoked_key_is_one_clear_error(enter, piast_q) -> None:
     assert most_frequent(run.sampler.run([flipped()], shots=101)) == "001"
 
 
+@pytest.mark.parametrize("site", ["piast_q", "ibex_q1"])
+def test_a_key_revoked_while_a_job_runs_costs_no_second_start(enter, request, site) -> None:
+    server = request.getfixturevalue(site)
+    run = enter(server, "revoke:result:1")
+    asked = server.meter()["requests"].get("result", 0)
+    job = run.sampler.run([flipped()], shots=BRIEF)
+    until(lambda: server.meter()["requests"].get("result", 0) > asked)
+    server.control.post("token").raise_for_status()
+    until(lambda: job.view().state is JobState.COMPLETED)
+    assert most_frequent(job) == "001"
+    assert run.grown("jobs") == 1
+
+
 def test_work_waits_for_the_end_of_a_maintenance(enter, piast_q) -> None:
     run = enter(piast_q)
     assert most_frequent(run.sampler.run([flipped()], shots=100)) == "001"
