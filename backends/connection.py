@@ -42,8 +42,9 @@ _ANSWER_S = 30.0
 # answer, and then nobody knows whether a task was started: leave the connection long before.
 _KEPT_S = 5.0
 _MOST_CONNECTIONS = 64
-# More than any job's measurements in JSON, and longer than a slow network needs for them.
-_LARGEST_ANSWER_BYTES = 1 << 30
+# More than any answer but a result; JSON of that size may take twenty times the memory when read.
+_LARGEST_ANSWER_BYTES = 1 << 24
+# Longer than a slow network needs for the largest result.
 _WHOLE_ANSWER_S = 600.0
 _PIECE_BYTES = 1 << 20
 _GZIP = zlib.MAX_WBITS | 16
@@ -208,6 +209,14 @@ class Answer:
         return f"HTTP {self.status}{' ' * bool(words)}{words}"[:_LONGEST_REASON]
 
 
+@dataclass(frozen=True, slots=True)
+class _Excess:
+    """How much longer an answer may take, and how much larger it may be, than usual."""
+
+    longer_s: float = 0.0
+    larger_bytes: int = 0
+
+
 class SiteConnection:
     """A client of one server. Nothing is sent twice, but after a token was replaced in its file."""
 
@@ -251,6 +260,7 @@ class SiteConnection:
         body: Any = None,
         longer_s: float = 0.0,
         held: bool = False,
+        larger_bytes: int = 0,
     ) -> Answer:
         """Send what may be sent again: a question, or a cancellation.
 
@@ -260,6 +270,7 @@ class SiteConnection:
             params: Of the query.
             body: JSON types, sent as such; None sends none.
             longer_s: How much longer than usual the answer may take.
+            larger_bytes: How much larger than usual, 16 MiB, the answer may be.
             held: Whether the server holds its answer back until there is one. That it does not come
                 in time is then no fault, and neither is a gateway that gives up before.
 
@@ -272,7 +283,7 @@ class SiteConnection:
             QpuUnavailable: There was no answer, or one of status 408, 425, 429 or 5xx.
         """
         try:
-            answer = self._send(method, path, params, body, longer_s)
+            answer = self._send(method, path, params, body, _Excess(longer_s, larger_bytes))
         except httpx.RequestError as error:
             if held and isinstance(error, httpx.ReadTimeout):
                 return Answer(status=504, content=b"")
@@ -302,7 +313,7 @@ class SiteConnection:
             QpuUnavailable: Nobody knows whether a task was started.
         """
         try:
-            answer = self._send(method, path, params, body, 0.0)
+            answer = self._send(method, path, params, body, _Excess())
         except _UNSENT as error:
             raise QpuBusy(
                 f"{self.url} cannot be reached, so nothing was started: {_words(error)}"
@@ -347,14 +358,14 @@ class SiteConnection:
         path: str,
         params: Mapping[str, Any] | None,
         body: Any,
-        longer_s: float,
+        excess: _Excess,
     ) -> Answer:
         token = self._valid_token()
-        answer = self._once(method, path, params, body, longer_s, token)
+        answer = self._once(method, path, params, body, excess, token)
         if answer.status == 401:  # the server did nothing, so it may be asked again
             newer = self._valid_token()
             if newer != token:
-                answer = self._once(method, path, params, body, longer_s, newer)
+                answer = self._once(method, path, params, body, excess, newer)
         if answer.status in (401, 402, 403):
             remedy = "renew the token" if answer.status == 401 else "ask the site for access"
             raise AccessDenied(f"{self.url} refused {method} {path}: {answer.reason}; {remedy}")
@@ -366,7 +377,7 @@ class SiteConnection:
         path: str,
         params: Mapping[str, Any] | None,
         body: Any,
-        longer_s: float,
+        excess: _Excess,
         token: Token,
     ) -> Answer:
         headers = {"Accept-Encoding": "gzip", **self._authorise(token.text)}
@@ -374,7 +385,9 @@ class SiteConnection:
         if content is not None:
             headers["Content-Type"] = "application/json"
         given = {k: v for k, v in (params or {}).items() if v is not None}
-        timeout = httpx.Timeout(self._answer_s + longer_s, connect=_CONNECT_S, pool=_CONNECT_S)
+        timeout = httpx.Timeout(
+            self._answer_s + excess.longer_s, connect=_CONNECT_S, pool=_CONNECT_S
+        )
         try:
             with self._open().stream(
                 method,
@@ -386,7 +399,7 @@ class SiteConnection:
             ) as response:
                 return Answer(
                     status=response.status_code,
-                    content=_bounded(response, time.monotonic() + longer_s + _WHOLE_ANSWER_S),
+                    content=_bounded(response, excess),
                     retry_after_s=_retry_after_s(response.headers.get("retry-after")),
                 )
         except httpx.InvalidURL as error:  # made of what the server called something
@@ -420,13 +433,15 @@ class SiteConnection:
             return self._client
 
 
-def _bounded(response: httpx.Response, deadline: float) -> bytes:
+def _bounded(response: httpx.Response, excess: _Excess) -> bytes:
     """Read a body that a faulty server may never end. Raises ``httpx.ReadError``."""
+    deadline = time.monotonic() + _WHOLE_ANSWER_S + excess.longer_s
+    largest = _LARGEST_ANSWER_BYTES + excess.larger_bytes
     content = bytearray()
     for chunk in _decoded(response, deadline):
         content += chunk
-        if len(content) > _LARGEST_ANSWER_BYTES:
-            raise httpx.ReadError(f"it answers with more than {_LARGEST_ANSWER_BYTES} bytes")
+        if len(content) > largest:
+            raise httpx.ReadError(f"it answers with more than {largest} bytes")
     return bytes(content)
 
 

@@ -71,8 +71,8 @@ class Access(Protocol):
         """Start a job and return its id."""
         ...
 
-    def look(self, job: str) -> Look:
-        """Return the state of a job. Raises `UnknownTask`."""
+    def look(self, job: str, larger_bytes: int) -> Look:
+        """Return the state of a job, whose samples have a size. Raises `UnknownTask`."""
         ...
 
 
@@ -102,10 +102,12 @@ class DirectAccess:
         answer = _accepted(self._connection.submit("/circuit", circuit, method="PUT"))
         return _job_id(answer.json())
 
-    def look(self, job: str) -> Look:
+    def look(self, job: str, larger_bytes: int) -> Look:
         """See `Access.look`; returns when the job has ended, or a gateway gave up waiting."""
         path = f"/circuit/result/{job}"
-        answer = self._connection.read("GET", path, longer_s=_HELD_S, held=True)
+        answer = self._connection.read(
+            "GET", path, longer_s=_HELD_S, held=True, larger_bytes=larger_bytes
+        )
         if answer.status == 504:
             return Look(state=TaskState.RUNNING)
         payload = _described(answer, job).get("payload")
@@ -156,9 +158,10 @@ class CloudAccess:
         job = _accepted(self._connection.submit(path, body)).error.get("job")
         return _job_id(job.get("job_id") if isinstance(job, dict) else job)
 
-    def look(self, job: str) -> Look:
+    def look(self, job: str, larger_bytes: int) -> Look:
         """See `Access.look`."""
-        answer = self._connection.read("GET", f"{_API}/result/{job}")
+        path = f"{_API}/result/{job}"
+        answer = self._connection.read("GET", path, larger_bytes=larger_bytes)
         response = _described(answer, job).get("response")
         response = response if isinstance(response, dict) else {}
         state = _STATES.get(str(response.get("status")))

@@ -34,7 +34,7 @@ from backends.api import (
 from backends.aqt.access import Access, CloudAccess, DeviceFacts, DirectAccess, Look
 from backends.aqt.factory import NATIVE_GATES, AqtOptions, as_spoken
 from backends.aqt.operations import circuits_of
-from backends.aqt.samples import SampleRecipe, recipes_of, result_of
+from backends.aqt.samples import SampleRecipe, largest_bytes, recipes_of, result_of
 from backends.connection import SiteConnection, bearer
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
@@ -73,9 +73,7 @@ class _End:
         if look.state is not TaskState.COMPLETED or look.message:
             return cls(bare, None, known_at_s)
         try:
-            native = result_of(
-                [SampleRecipe.from_json(one) for one in record.recipes], look.samples
-            )
+            native = result_of(_recipes(record), look.samples)
         except TaskFailed as error:
             return cls(replace(bare, message=str(error)), None, known_at_s)
         return cls(bare, native, known_at_s)
@@ -352,8 +350,8 @@ class AqtBackend:
         assert record.job is not None  # as of each task that has an id
         try:
             if not self._access.holds_answers:
-                return self._access.look(record.job)
-            awaited = self._await(task, record.job)
+                return self._access.look(record.job, largest_bytes(_recipes(record)))
+            awaited = self._await(task, record)
             try:
                 return awaited.result(wait_s)
             except TimeoutError:
@@ -373,7 +371,7 @@ class AqtBackend:
             self._awaited.pop(task, None)
         self._looks.forget(task)
 
-    def _await(self, task: QpuTaskId, job: str) -> Future[Look]:
+    def _await(self, task: QpuTaskId, record: StartedJob) -> Future[Look]:
         """Have a thread await the answer about a job, whoever asks for it, and how often."""
         with self._lock:
             awaited = self._awaited.get(task)
@@ -383,18 +381,19 @@ class AqtBackend:
             self._awaited[task] = made
         # A daemon, since a server may hold its answer back for hours.
         threading.Thread(
-            target=self._fetch, args=(job, made), name=f"aqt-{job}", daemon=True
+            target=self._fetch, args=(record, made), name=f"aqt-{record.job}", daemon=True
         ).start()
         return made
 
-    def _fetch(self, job: str, made: Future[Look]) -> None:
+    def _fetch(self, record: StartedJob, made: Future[Look]) -> None:
+        assert record.job is not None  # as of each task that has an id
         try:
             with self._held:
-                made.set_result(self._access.look(job))
+                made.set_result(self._access.look(record.job, largest_bytes(_recipes(record))))
         except BackendError as error:
             made.set_exception(error)
         except BaseException as error:
-            made.set_exception(QpuUnavailable(f"job {job} cannot be read: {error}"))
+            made.set_exception(QpuUnavailable(f"job {record.job} cannot be read: {error}"))
             raise
 
     def _record(self, task: QpuTaskId) -> StartedJob:
@@ -427,6 +426,10 @@ class AqtBackend:
             "provisional": is_provisional(windows, record.started_at_s)
             or is_provisional(windows, ended_at_s),
         }
+
+
+def _recipes(record: StartedJob) -> list[SampleRecipe]:
+    return [SampleRecipe.from_json(one) for one in record.recipes]
 
 
 def _is_final(awaited: Future[Look]) -> bool:

@@ -14,9 +14,11 @@ from qiskit.primitives import BitArray, DataBin, PrimitiveResult, SamplerPubResu
 from backends.errors import TaskFailed
 from backends.payloads import SamplerPayload
 
-__all__ = ["SampleRecipe", "recipes_of", "result_of"]
+__all__ = ["SampleRecipe", "largest_bytes", "recipes_of", "result_of"]
 
 _NOT_MEASURED = -1
+# Of JSON, however it is indented.
+_LARGEST_BIT_BYTES = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,12 @@ def recipes_of(payload: SamplerPayload) -> list[SampleRecipe]:
             )
         )
     return recipes
+
+
+def largest_bytes(recipes: Sequence[SampleRecipe]) -> int:
+    """Return how large the samples of a job may be in JSON."""
+    rows = sum(math.prod(one.shape) * one.shots * (one.num_qubits + 2) for one in recipes)
+    return rows * _LARGEST_BIT_BYTES
 
 
 def result_of(recipes: Sequence[SampleRecipe], samples: Sequence[Any]) -> PrimitiveResult[Any]:

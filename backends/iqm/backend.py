@@ -34,7 +34,7 @@ from backends.connection import Answer, SiteConnection, path_part
 from backends.iqm.architecture import Architecture, read_architecture
 from backends.iqm.description import described_by_server
 from backends.iqm.factory import IqmOptions, as_spoken
-from backends.iqm.jobs import PubRecipe, circuits_of, recipes_of, result_of
+from backends.iqm.jobs import PubRecipe, circuits_of, largest_bytes, recipes_of, result_of
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
@@ -172,10 +172,11 @@ class IqmBackend:
             raise TaskCancelled(f"{task} was cancelled")
         if state is TaskState.FAILED:
             raise TaskFailed(f"{task} failed: {_errors(job)}")
-        answer = self._read("GET", f"/jobs/{record.job}/artifacts/measurements")
+        recipes = [PubRecipe.from_json(one) for one in record.recipes]
+        path = f"/jobs/{record.job}/artifacts/measurements"
+        answer = self._read("GET", path, larger_bytes=largest_bytes(recipes))
         if not answer.is_success:
             raise QpuUnavailable(f"the result of {task} cannot be read: {answer.reason}")
-        recipes = [PubRecipe.from_json(one) for one in record.recipes]
         native = result_of(recipes, _json(answer))
         return Result(native=native, usage=self._usage(record, job), metadata=_metadata(job))
 
@@ -436,8 +437,11 @@ class IqmBackend:
         *,
         params: Mapping[str, Any] | None = None,
         longer_s: float = 0,
+        larger_bytes: int = 0,
     ) -> Answer:
-        return self._connection.read(method, _API + path, params=params, longer_s=longer_s)
+        return self._connection.read(
+            method, _API + path, params=params, longer_s=longer_s, larger_bytes=larger_bytes
+        )
 
 
 def _task_id(job: str, tag: str) -> QpuTaskId:

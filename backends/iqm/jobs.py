@@ -18,9 +18,11 @@ from backends.errors import PayloadRejected, TaskFailed
 from backends.iqm.components import Components
 from backends.payloads import FrozenSamplerPub, SamplerPayload
 
-__all__ = ["PubRecipe", "circuits_of", "recipes_of", "result_of"]
+__all__ = ["PubRecipe", "circuits_of", "largest_bytes", "recipes_of", "result_of"]
 
 _KEY = "m"
+# Of JSON, however it is indented.
+_LARGEST_BIT_BYTES = 24
 _Bits = NDArray[np.uint8]
 
 
@@ -95,6 +97,15 @@ def recipes_of(payload: SamplerPayload) -> list[PubRecipe]:
             )
         )
     return recipes
+
+
+def largest_bytes(recipes: Sequence[PubRecipe]) -> int:
+    """Return how large the measurements of a job may be in JSON."""
+    rows = sum(
+        math.prod(one.shape) * one.shots * sum(len(places) + 2 for places in one.reads)
+        for one in recipes
+    )
+    return rows * _LARGEST_BIT_BYTES
 
 
 def result_of(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import tracemalloc
 from typing import ClassVar
 
 import pytest
@@ -18,6 +20,7 @@ from backends.api import (
     UnknownTask,
 )
 from backends.aqt import create
+from backends.aqt.samples import largest_bytes, recipes_of
 from backends.payloads import SamplerPayload
 from tests.answering import Raw, answering
 from tests.patience import PATIENCE_S
@@ -212,7 +215,7 @@ def test_fields_of_a_later_version_are_ignored(tmp_path, way) -> None:
         [[1, 0, 0], [1, 0, None]],
         [[1, 0, 0], [1, 0, [0]]],
         [["1", "0", "0"]] * SHOTS,
-        [[1] * 1000] * 1000,
+        [[1] * 100] * 1000,
     ],
     ids=lambda samples: str(samples)[:40],
 )
@@ -226,6 +229,25 @@ def test_samples_of_another_job_are_one_clear_error(tmp_path, way, samples) -> N
         assert (client.asked(way.submit), client.asked(way.result)) == (1, 1)
     sizes = [path.stat().st_size for path in tmp_path.rglob("tag*")]
     assert sum(sizes) < 4096, "what a server sends in addition is not stored"
+
+
+@both
+def test_far_more_than_the_samples_of_a_job_is_not_even_read(tmp_path, way) -> None:
+    content = json.dumps(way.ended([[1, 0, 0]] * 3_000_000)[way.result]).encode()
+    with Client(way, tmp_path, {way.result: Raw(content)}) as client:
+        task = client.start()
+        tracemalloc.start()
+        with pytest.raises(QpuUnavailable, match="bytes"):
+            client.backend.wait(task, PATIENCE_S)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 3 * len(content)
+
+
+def test_samples_may_be_indented() -> None:
+    recipes = recipes_of(flipped()) * 500
+    text = json.dumps({"response": {"result": {"0": FLIPPED * 500}}}, indent=4)
+    assert len(text) < largest_bytes(recipes) < 2 * len(text)
 
 
 @pytest.mark.parametrize(
