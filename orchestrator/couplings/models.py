@@ -27,7 +27,9 @@ class StageModel:
     seconds: that it takes once it has what it needs; by number of nodes where that matters.
     nodes, nodes_max: least and most nodes that it can use; one that needs more than one has an
     allocation of its own, unless the coupling is exclusive. after: names of stages of its flow that
-    must have ended. delay_s: what the flow itself takes between their end and this stage.
+    must have ended. delay_s: what the flow itself takes between their end and this stage. result_s:
+    until the flow's process has the result of a classical one, whose worker is free meanwhile, but
+    not an allocation of its own.
     qpu_seconds: of a quantum stage, for how much of its time the QPU works; all of it if None. The
     rest is work of the flow's process, which quantum stages of a flow share. tasks: of a quantum stage, in how many parts the QPU does that, each after a part of the rest.
     """
@@ -39,6 +41,7 @@ class StageModel:
     nodes_max: int | None = None
     after: tuple[str, ...] = ()
     delay_s: float = 0.0
+    result_s: float = 0.0
     qpu_seconds: float | None = None
     tasks: int = 1
 
@@ -58,10 +61,10 @@ class StageModel:
             raise ValueError(
                 f"stage {self.name!r}: qpu_seconds={self.qpu_seconds}; expected 0 up to its seconds"
             )
-        if self.tasks < 1 or not 0 <= self.delay_s < math.inf:
+        if self.tasks < 1 or not all(0 <= s < math.inf for s in (self.delay_s, self.result_s)):
             raise ValueError(
-                f"stage {self.name!r}: tasks={self.tasks}, delay_s={self.delay_s}; expected at "
-                "least 1 and 0"
+                f"stage {self.name!r}: tasks={self.tasks}, delay_s={self.delay_s}, "
+                f"result_s={self.result_s}; expected at least 1, 0 and 0"
             )
 
     @property
@@ -221,7 +224,7 @@ def quantum_after_s(flow: FlowModel) -> float | None:
             until[stage.name] = math.inf
             continue
         most = min(stage.most_nodes, max(flow.nodes_max, stage.nodes))
-        until[stage.name] = before_s + stage.seconds_on(most)
+        until[stage.name] = before_s + stage.seconds_on(most) + stage.result_s
     return min(found, default=None)
 
 

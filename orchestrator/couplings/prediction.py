@@ -161,7 +161,8 @@ class _FlowRun:
     model: FlowModel
     quantum_after_s: float | None
     active: list[_StageRun] = field(default_factory=list)
-    done: dict[str, float] = field(default_factory=dict)  # when each stage ended
+    receiving: list[_StageRun] = field(default_factory=list)  # without their results
+    done: dict[str, float] = field(default_factory=dict)  # when the flow has each one's result
     known: set[str] = field(default_factory=set)
     hold: _Hold | None = None
     released: bool = False
@@ -267,16 +268,22 @@ class _Prediction:
             if over and stage.began_s < math.inf:
                 happened = True
                 self._end_stage(stage)
+        for run in self._runs:
+            for stage in [one for one in run.receiving if self._is_due(run.done[one.model.name])]:
+                run.receiving.remove(stage)
+                happened = True
+                if stage.job is not None and not self._hand_on(stage.job, stage):
+                    self._end_job(stage.job)
         return happened
 
     def _end_stage(self, stage: _StageRun) -> None:
         run, model = stage.run, stage.model
         run.active.remove(stage)
-        run.done[model.name] = self._now_s
+        run.done[model.name] = self._now_s + model.result_s
         nodes = stage.width if stage.is_classical else 0
         self._note(run, model.kind, model.name, stage.began_s, nodes)
-        if stage.job is not None and not self._hand_on(stage.job, stage):
-            self._end_job(stage.job)
+        if stage.is_classical:
+            run.receiving.append(stage)
         if run.hold is not None and all(one.is_classical for one in run.active):
             self._release(run.hold)
 
@@ -320,12 +327,14 @@ class _Prediction:
                 run.known.add(model.name)
                 run.active.append(self._stage(model, run))
                 happened = True
-        if not run.active and len(run.done) == len(run.model.stages):
+        if not run.active and not run.receiving and len(run.done) == len(run.model.stages):
             run.ended_s = self._now_s
             for job in [job for job in self._jobs if job.run is run]:
                 self._end_job(job)
             return True
-        if not run.active and run.done:  # between two stages a run keeps what it has
+        if (
+            not run.active and not run.receiving and run.done
+        ):  # between two stages a run keeps what it has
             return happened
         return self._reconcile(run, decide(self._coupling, self._situation(run))) or happened
 
@@ -351,13 +360,14 @@ class _Prediction:
 
     def _situation(self, run: _FlowRun) -> RunSituation:
         model = run.model
-        classical = [stage for stage in run.active if stage.is_classical]
+        working = [stage for stage in run.active if stage.is_classical]
+        classical = [*working, *run.receiving]
         if classical and run.gated_since_s is None:
             run.gated_since_s = self._now_s
         return RunSituation(
             # Others have an allocation of their own.
             classical=sum(stage.model.nodes == 1 for stage in classical),
-            quantum=len(run.active) - len(classical),
+            quantum=len(run.active) - len(working),
             useful_nodes=useful_nodes(
                 [s.model.most_nodes for s in classical if s.model.nodes == 1],
                 model.stages_per_node,
@@ -707,6 +717,7 @@ class _Prediction:
         moments += [self._eligible_s(job) for job in self._waiting()]
         moments += [job.ready_s for job in self._jobs]
         moments += [at_s for at_s, _ in self._leaving]
+        moments += [r.done[stage.model.name] for r in self._runs for stage in r.receiving]
         moments += [task.until_s for task in self._running]
         moments += [hold.since_s for hold in self._holds]
         for run in self._runs:

@@ -20,8 +20,8 @@ _ALIKE = 1.01
 class ObservedStage:
     """A stage that ran. name: of its function. ready_s, ended_s: on one clock, from the run's start.
 
-    key: of this execution. freed_s: when its worker or the QPU had done, if before its end; then
-    the flow's process took its result. asked_s: when the flow submitted it; after: keys of the stages whose
+    key: of this execution. freed_s: when its worker had done it; then the flow's process received
+    its result. asked_s: when the flow submitted it; after: keys of the stages whose
     results it takes; None where that is not known.
     seconds: that it takes, by number of nodes where that matters; qpu_seconds: of them, on the QPU,
     in so many tasks.
@@ -71,7 +71,8 @@ def stage_models(
         direct = _predecessors(ordered[:number], stage, number_of)
         before.append(direct.union(*(before[n] for n in direct)))
         direct -= set[int]().union(*(before[n] for n in direct))
-        done_s = max((_done_s(ordered[n]) for n in direct), default=0.0)
+        ended_s = max((ordered[n].ended_s for n in direct), default=0.0)
+        freed_s = stage.ended_s if stage.freed_s is None else stage.freed_s
         models.append(
             StageModel(
                 name=str(number),
@@ -80,16 +81,13 @@ def stage_models(
                 nodes=stage.nodes,
                 nodes_max=stage.nodes_max,
                 after=tuple(str(n) for n in sorted(direct)),
-                delay_s=max(stage.ready_s - done_s, 0.0),
+                delay_s=max(stage.ready_s - ended_s, 0.0),
+                result_s=max(stage.ended_s - freed_s, 0.0) if stage.kind == "classical" else 0.0,
                 qpu_seconds=None if stage.name in given else stage.qpu_seconds,
                 tasks=stage.tasks,
             )
         )
     return tuple(models)
-
-
-def _done_s(stage: ObservedStage) -> float:
-    return stage.ended_s if stage.freed_s is None else stage.freed_s
 
 
 def _predecessors(

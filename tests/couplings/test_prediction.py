@@ -17,6 +17,7 @@ from orchestrator.couplings.models import (
     FlowModel,
     QpuModel,
     StageModel,
+    quantum_after_s,
 )
 from orchestrator.couplings.policies import COUPLINGS
 from orchestrator.couplings.prediction import CouplingCannot, compare, predict
@@ -299,6 +300,20 @@ def test_the_first_stage_of_each_worker_takes_longer(coupling: str) -> None:
     )
     chain = predict([FlowModel(name="f", stages=apart)], cluster, QpuModel(), coupling)
     assert chain.makespan_s == pytest.approx(4 + 1 + (4 if coupling == "split" else 0))
+
+
+def test_a_worker_goes_on_while_the_flow_receives_a_result_and_an_own_allocation_waits() -> None:
+    stages = tuple(
+        StageModel(name=name, kind="classical", seconds=10.0, result_s=3.0) for name in ("a", "b")
+    )
+    flow = FlowModel(name="f", stages=stages)
+    kept = predict([flow], ClusterModel(nodes=1), QpuModel(), "multiplexed")
+    assert (kept.makespan_s, kept.node_seconds) == pytest.approx((10 + 10 + 3, 10 + 10 + 3))
+    split = predict([flow], ClusterModel(nodes=1), QpuModel(), "split")
+    assert (split.makespan_s, split.node_seconds) == pytest.approx((26, 26))
+    assert quantum_after_s(flow) is None
+    after = StageModel(name="c", kind="quantum", seconds=1.0, after=("a",), delay_s=2.0)
+    assert quantum_after_s(FlowModel(name="f", stages=(*stages, after))) == 10 + 3 + 2
 
 
 def test_slurm_sees_a_run_from_its_first_submission_to_the_end_of_its_last_job() -> None:

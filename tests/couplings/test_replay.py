@@ -118,3 +118,15 @@ def test_branches_that_were_submitted_together_do_not_wait_for_each_other() -> N
 def test_a_stage_that_takes_an_unknown_result_waits_for_all_that_had_ended() -> None:
     ran = [seen("a", 0, 10, 0), seen("b", 0, 20, 0), seen("c", 20, 30, 0, None)]
     assert stage_models(ran)[2].after == ("0", "1")
+
+
+def test_what_the_flow_takes_to_receive_a_result_is_no_work_of_the_worker() -> None:
+    ran = [
+        replace(seen("a", 0, 10, 0), freed_s=7.0, seconds=7.0),
+        seen("b", 11, 20, 0, ("a",)),
+    ]
+    first, second = stage_models(ran)
+    assert (first.result_s, second.result_s) == (3, 0)
+    assert second.delay_s == 1
+    flow = FlowModel(name="f", stages=(first, second))
+    assert predict([flow], ClusterModel(nodes=1), QpuModel(), "multiplexed").makespan_s == 20
