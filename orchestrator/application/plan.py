@@ -387,7 +387,13 @@ def _qpu(site: Site, settings: QpuSettings) -> tuple[QpuModel, list[str]]:
         ahead_s, notes = qpu_job_wait_s(settings, site.state_dir)
     start_s = _QPU_START_S if by_job else 0.0
     at_once = target.max_concurrent_tasks
-    model = QpuModel(ahead_s=ahead_s, start_s=start_s, by_job=by_job, tasks_at_once=at_once)
+    model = QpuModel(
+        ahead_s=ahead_s,
+        start_s=start_s,
+        by_job=by_job,
+        tasks_at_once=at_once,
+        tells_queue=site.broker.url is not None,
+    )
     return model, notes
 
 

@@ -161,13 +161,15 @@ class QpuModel:
     which a run holds the QPU. by_job: whether such a job holds it in every coupling, and not only
     in `split`: from the begin of a quantum stage until no quantum stage of the run is left.
     tasks_at_once: how many tasks it runs beside each other; None for a simulator without a limit,
-    whose tasks share the machine with the flow's process.
+    whose tasks share the machine with the flow's process. tells_queue: whether a broker service says
+    how long it is busy, without which a gate is open.
     """
 
     ahead_s: float = 0.0
     start_s: float = 0.0
     by_job: bool = False
     tasks_at_once: int | None = 1
+    tells_queue: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -374,12 +374,17 @@ class _Prediction:
             ),
             nodes_min=model.nodes_min,
             nodes_max=model.nodes_max,
-            # A run looks at its gate from its first classical stage on.
-            qpu_free_in_s=math.inf if run.gated_since_s is None else self._qpu_free_in_s(),
+            qpu_free_in_s=self._seen_at_gate(run),
             quantum_in_s=run.quantum_after_s,
             released=run.released,
             waited_s=0.0 if run.gated_since_s is None else self._now_s - run.gated_since_s,
         )
+
+    def _seen_at_gate(self, run: _FlowRun) -> float | None:
+        """Return how long the QPU is busy; a run looks from its first classical stage on."""
+        if not self._qpu.tells_queue:
+            return None
+        return math.inf if run.gated_since_s is None else self._qpu_free_in_s()
 
     def _qpu_free_in_s(self) -> float:
         if self._holder is not None and self._coupling != "exclusive":

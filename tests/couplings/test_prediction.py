@@ -316,6 +316,16 @@ def test_a_worker_goes_on_while_the_flow_receives_a_result_and_an_own_allocation
     assert quantum_after_s(FlowModel(name="f", stages=(*stages, after))) == 10 + 3 + 2
 
 
+def test_without_a_queue_to_look_at_a_gate_is_open() -> None:
+    flow = FlowModel(
+        name="f", stages=(StageModel(name="a", kind="classical", seconds=10.0, delay_s=4.0),)
+    )
+    shut = predict([flow], ClusterModel(nodes=1), QpuModel(ahead_s=5.0), "gated")
+    assert shut.node_seconds == pytest.approx(10)  # its job starts with the first stage
+    blind = predict([flow], ClusterModel(nodes=1), QpuModel(tells_queue=False), "gated")
+    assert blind.node_seconds == pytest.approx(4 + 10)
+
+
 def test_slurm_sees_a_run_from_its_first_submission_to_the_end_of_its_last_job() -> None:
     stages = (
         StageModel(name="a", kind="classical", seconds=10.0, delay_s=4.0),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -48,16 +49,38 @@ def loop():
     return judge(solve(cluster(0)))
 """
 
+FAN = """
+import time
+from prefect import flow
+from hpcqc import classical, quantum
+
+@classical
+def prepare(n):
+    time.sleep(1)
+    return n
+
+@quantum
+def solve(qpu, n):
+    time.sleep(8)
+    return n
+
+@flow
+def fan():
+    found = solve.map(prepare.map([0, 1, 2]))
+    return sum(one.result() for one in found)
+"""
+
 
 @pytest.fixture
 def run(slurm, tmp_path: Path) -> Callable[[str], tuple[dict, list[AccountedJob]]]:
     (tmp_path / "site.toml").write_text(SITE)
     (tmp_path / "loop.py").write_text(FLOW)
+    (tmp_path / "fan.py").write_text(FAN)
 
-    def run_coupled(coupling: str) -> tuple[dict, list[AccountedJob]]:
+    def run_coupled(coupling: str, target: str = "loop.py:loop") -> tuple[dict, list[AccountedJob]]:
         name = f"test-{coupling}-{tmp_path.parent.name}-{tmp_path.name}"
-        command = [sys.executable, "-m", "orchestrator.cli", "run", "loop.py:loop"]
-        command += ["--site", "site.toml", "--coupling", coupling, "--run-id", name, "--out", "out"]
+        command = [sys.executable, "-m", "orchestrator.cli", "run", target, "--site", "site.toml"]
+        command += ["--coupling", coupling, "--run-id", name, "--out", coupling]
         environment = {**slurm.environment, "XDG_STATE_HOME": str(tmp_path / "state")}
         ended = subprocess.run(
             command,
@@ -76,8 +99,8 @@ def run(slurm, tmp_path: Path) -> Callable[[str], tuple[dict, list[AccountedJob]
             return [j for j in jobs if j.tag is not None and j.tag.run == name]
 
         until(lambda: of_run() and all(j.ended_at for j in of_run()), of_run)
-        assert json.loads((tmp_path / "out" / "result.json").read_text()) == 3
-        return json.loads((tmp_path / "out" / "run.json").read_text()), of_run()
+        assert json.loads((tmp_path / coupling / "result.json").read_text()) == 3
+        return json.loads((tmp_path / coupling / "run.json").read_text()), of_run()
 
     return run_coupled
 
@@ -140,3 +163,23 @@ def test_auto_says_what_it_expects(run) -> None:
     coupling = record["coupling"]
     assert coupling["automatic"]
     assert coupling["chosen"] in coupling["predicted"]
+
+
+def test_auto_lets_nodes_go_that_would_wait_for_quantum_stages_side_by_side(run, tmp_path) -> None:
+    site = (tmp_path / "site.toml").read_text()
+    (tmp_path / "site.toml").write_text(site.replace("nodes_min = 1, ", ""))
+    before, _ = run("multiplexed", "fan.py:fan")
+    solved = [stage for stage in before["stages"] if stage["kind"] == "quantum"]
+    begins, ends = (
+        [datetime.fromisoformat(s[k]) for s in solved] for k in ("ran_from", "ran_until")
+    )
+    lasted_s = (max(ends) - min(begins)).total_seconds()
+    record, jobs = run("auto", "fan.py:fan")
+    assert record["coupling"]["chosen"] in {"split", "malleable"}
+    assert record["coupling"]["reason"]
+    predicted = record["coupling"]["predicted"]
+    for coupling in ("split", "malleable", "multiplexed"):  # one hold for all three stages
+        assert predicted[coupling]["qpu_held_s"] < 1.5 * lasted_s
+    held = [job for job in jobs if job.tag.purpose == "qpu"]
+    # Workers were given back while the QPU was held.
+    assert any(job.ended_at < held[-1].ended_at for job in jobs if job.tag.purpose != "qpu")
