@@ -18,6 +18,7 @@ from orchestrator.provenance.record import jobs_by_stage
 from orchestrator.slurm.options import WorkerOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from orchestrator.provenance.schema import (
@@ -69,8 +70,11 @@ def job_latencies(record: RunRecord) -> JobLatencies:
             boots_s.append((min(begins) - job.started_at).total_seconds() - _LEFT_OUT_S)
         # One that stages share goes on until the run has ended, or its coupling retires it.
         over = max(ends) if job.purpose == "stage" else last_end
-        if job.ended_at is not None and over is not None and job.ended_at >= over:
-            ends_s.append((job.ended_at - over).total_seconds() + _LEFT_OUT_S)
+        if job.ended_at is None or over is None:
+            continue
+        after_s = (job.ended_at - over).total_seconds() + _LEFT_OUT_S
+        if after_s >= -_LEFT_OUT_S:  # not one that was retired before
+            ends_s.append(after_s)
     return JobLatencies(
         boot_s=max(fmean(boots_s), 0.0) if boots_s else None,
         cold_s=_cold_s(record),
@@ -123,7 +127,7 @@ def observed_stages(
     Raises:
         ConfigError: No stage of the run has ended.
     """
-    of_stage = jobs_by_stage(record.jobs)
+    of_stage, at_work_s = jobs_by_stage(record.jobs), _clock(record)
     shares_s = _shares_s(record, of_stage, by_simulator=by_simulator)
     cold_s, firsts = _cold_s(record), {stage.key for stage in _first_on_workers(record)}
     observed, notes = [], []
@@ -131,7 +135,7 @@ def observed_stages(
         if stage.ended_at is None or stage.state not in ("completed", "cached"):
             continue
         name = stage_name(stage.name)
-        ready_s = _at_work_s(record, stage.started_at)
+        ready_s = at_work_s(stage.started_at)
         known = needs.get(name)
         demand = None if known is None else known.demand
         most = 1 if demand is None else max(demand.nodes, demand.nodes_max)
@@ -158,9 +162,9 @@ def observed_stages(
                 kind=stage.kind,
                 key=stage.key,
                 ready_s=ready_s,
-                ended_s=_at_work_s(record, stage.ended_at),
-                freed_s=None if stage.ran_until is None else _at_work_s(record, stage.ran_until),
-                asked_s=None if stage.asked_at is None else _at_work_s(record, stage.asked_at),
+                ended_s=at_work_s(stage.ended_at),
+                freed_s=None if stage.ran_until is None else at_work_s(stage.ran_until),
+                asked_s=None if stage.asked_at is None else at_work_s(stage.asked_at),
                 after=stage.after,
                 seconds=seconds,
                 qpu_seconds=on_qpu_s if quantum else None,
@@ -209,15 +213,26 @@ def _shares_s(
     return shares_s
 
 
-def _at_work_s(record: RunRecord, at: datetime) -> float:
-    """Return the time from the start of a run, without that between its attempts."""
+def _clock(record: RunRecord) -> Callable[[datetime], float]:
+    """Return what tells the time from a run's first worker job, without that between its attempts.
+
+    Workers are asked for as a run starts. Where none were, the time counts from that start.
+    """
     begins = [one.started_at for one in record.attempts] or [record.started_at]
     ends = [one.ended_at for one in record.attempts] or [None]
-    return sum(
-        max((min(at, end or at) - begin).total_seconds(), 0.0)
-        for begin, end in zip(begins, ends, strict=True)
-        if begin <= at
-    )
+    jobs = [] if record.slurm is None else record.slurm.jobs
+    asked = [job.submitted_at for job in jobs if job.submitted_at and job.purpose == "worker"]
+    first = min((stage.started_at for stage in record.stages), default=begins[0])
+    begins[0] = max(begins[0], min([first, *asked]) if asked else begins[0])
+
+    def at_work_s(at: datetime) -> float:
+        return sum(
+            max((min(at, end or at) - begin).total_seconds(), 0.0)
+            for begin, end in zip(begins, ends, strict=True)
+            if begin <= at
+        )
+
+    return at_work_s
 
 
 def _by_nodes(

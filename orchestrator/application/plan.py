@@ -68,6 +68,9 @@ __all__ = [
 
 # From submission to start of a job that holds a free QPU: about what an idle Slurm 22.05 took.
 _QPU_START_S = 1.0
+# What a worker takes more to leave while the run goes on: it hands on what it has, and is watched
+# until it is idle.
+_RETIRE_S = 2.0
 _TIME = re.compile(r"(?P<name>[^=]+)=(?P<seconds>[0-9.]+)(@(?P<nodes>[1-9][0-9]*))?")
 _Times = Mapping[str, float | Mapping[int, float]]
 
@@ -357,6 +360,7 @@ def _cluster(
     cluster = replace(
         cluster,
         cold_s=ran.cold_s,
+        retire_s=_RETIRE_S,
         boot_s=cluster.boot_s if ran.boot_s is None else ran.boot_s,
         end_s=cluster.end_s if ran.end_s is None else ran.end_s,
     )

@@ -139,7 +139,8 @@ class ClusterModel:
 
     start_s: from submission to a job's start on free nodes. boot_s: from there until its worker is
     ready. cold_s: what the first stage that a worker runs takes more, such as for imports. end_s:
-    for how long a job that has nothing to do keeps its node. wait_s: what a new job
+    for how long a job that has nothing to do keeps its node; retire_s: how much longer where other
+    workers of the run stay. wait_s: what a new job
     waits for others at present, beyond the nodes below. busy: nodes that others hold, each with the
     seconds until they are free.
     """
@@ -149,6 +150,7 @@ class ClusterModel:
     boot_s: float = 0.0
     cold_s: float = 0.0
     end_s: float = 0.0
+    retire_s: float = 0.0
     wait_s: float = 0.0
     busy: tuple[tuple[float, int], ...] = ()
 

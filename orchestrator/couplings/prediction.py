@@ -450,7 +450,7 @@ class _Prediction:
         idle = max(len(started) - self._busy_nodes(run), 0)
         ending = [*reversed(waiting), *list(reversed(started))[:idle]][:surplus]
         for job in ending:
-            self._end_job(job)
+            self._end_job(job, self._cluster.retire_s)
         return bool(ending)
 
     def _busy_nodes(self, run: _FlowRun) -> int:
@@ -475,7 +475,7 @@ class _Prediction:
         self._submitted_s = min(self._submitted_s, self._now_s)
         return job
 
-    def _end_job(self, job: _Job) -> None:
+    def _end_job(self, job: _Job, later_s: float = 0.0) -> None:
         if job.started_s == math.inf:
             self._jobs.remove(job)
             return
@@ -484,7 +484,7 @@ class _Prediction:
             self._held_s += self._now_s - job.started_s
             self._note(job.run, "qpu", "exclusive", job.started_s)
         self._jobs.remove(job)
-        leaves_s = self._now_s + self._cluster.end_s
+        leaves_s = self._now_s + self._cluster.end_s + later_s
         self._leaving.append((leaves_s, job.nodes))
         self._node_seconds += job.nodes * (leaves_s - job.started_s)
         self._slurm_ended_s = max(self._slurm_ended_s, leaves_s)

@@ -311,6 +311,17 @@ def test_the_time_between_attempts_is_no_work_of_the_flow(tmp_path) -> None:
     assert (second.tasks, second.on_qpu_s, second.seconds_on(1)) == (2, 9.0, 27.0)
 
 
+def test_the_time_counts_from_the_first_worker_job(tmp_path) -> None:
+    site = load_site(environ={"HOME": str(tmp_path)})
+    stages = [stage("a", "classical", 9, 20)]
+    early = slurm_job(1, "worker", 1, 4, 25).model_copy(update={"submitted_at": at_s(3)})
+    late = slurm_job(2, "stage", 1, 10, 25).model_copy(update={"submitted_at": at_s(9)})
+    for jobs, delay_s in (([early, late], 6), ([late], 9)):
+        ran = record(site, stages, slurm=slurm_use(jobs))
+        seen, _ = observed_stages(ran, {}, WorkerOptions(), "a run")
+        assert stage_models(seen)[0].delay_s == delay_s
+
+
 def test_a_plan_names_what_it_assumes_of_jobs(tmp_path, monkeypatch) -> None:
     file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
     made = hpcqc.plan(wide_then_quantum, site=file)

@@ -316,6 +316,17 @@ def test_a_worker_goes_on_while_the_flow_receives_a_result_and_an_own_allocation
     assert quantum_after_s(FlowModel(name="f", stages=(*stages, after))) == 10 + 3 + 2
 
 
+def test_a_worker_that_is_retired_keeps_its_node_a_little_longer() -> None:
+    stages = (
+        StageModel(name="a", kind="classical", seconds=10.0),
+        StageModel(name="b", kind="quantum", seconds=10.0, after=("a",)),
+    )
+    flow = FlowModel(name="f", stages=stages)
+    cluster = ClusterModel(nodes=1, end_s=1.0, retire_s=2.0)
+    assert predict([flow], cluster, QpuModel(), "malleable").node_seconds == pytest.approx(13)
+    assert predict([flow], cluster, QpuModel(), "multiplexed").node_seconds == pytest.approx(21)
+
+
 def test_without_a_queue_to_look_at_a_gate_is_open() -> None:
     flow = FlowModel(
         name="f", stages=(StageModel(name="a", kind="classical", seconds=10.0, delay_s=4.0),)
