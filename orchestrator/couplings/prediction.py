@@ -576,13 +576,23 @@ class _Prediction:
     def _begin(self, stage: _StageRun, width: int) -> None:
         stage.width = width
         stage.began_s = self._now_s
-        ours = (job for job in self._jobs if job.run is stage.run and job.stage is None)
-        for job in [stage.job] if stage.job is not None else ours:
-            if job.cold and self._is_due(job.ready_s):
-                job.cold, stage.cold_s = job.cold - 1, self._cluster.cold_s
-                break
+        job = stage.job if stage.job is not None else self._next_cold(stage)
+        if job is not None and job.cold:
+            job.cold, stage.cold_s = job.cold - 1, self._cluster.cold_s
         if stage.model.seconds_on(width) <= _EPSILON_S:
             stage.left = 0.0
+
+    def _next_cold(self, stage: _StageRun) -> _Job | None:
+        """Return the shared job whose worker has not run a stage; None if another one is idle."""
+        run = stage.run
+        ready = [
+            j for j in self._jobs if j.run is run and j.stage is None and self._is_due(j.ready_s)
+        ]
+        others = [s for s in run.active if s.is_classical and s.width and s.job is None]
+        per_node = run.model.stages_per_node
+        busy = sum(1 if s.model.most_nodes == 1 else s.width * per_node for s in others) - 1
+        warm = sum(job.nodes * per_node - job.cold for job in ready)
+        return None if busy < warm else next((job for job in ready if job.cold), None)
 
     def _use_qpu(self) -> bool:
         happened = False

@@ -298,7 +298,7 @@ def test_the_first_stage_of_each_worker_takes_longer(coupling: str) -> None:
         StageModel(name="a", kind="classical", seconds=0.0),
         StageModel(name="b", kind="classical", seconds=1.0, after=("a",)),
     )
-    chain = predict([FlowModel(name="f", stages=apart)], cluster, QpuModel(), coupling)
+    chain = predict([FlowModel(name="f", stages=apart, nodes_max=2)], cluster, QpuModel(), coupling)
     assert chain.makespan_s == pytest.approx(4 + 1 + (4 if coupling == "split" else 0))
 
 
