@@ -7,12 +7,10 @@ If that thread ends, a later thread with its number crashes the process at its f
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -23,7 +21,7 @@ _LIBRARY = "qiskit._accelerate"
 _STAND_INS = 64
 
 
-class _Loader(MetaPathFinder):
+class _Loader:
     """Finds nothing; sees who is about to load the library, and has it loaded before."""
 
     def find_spec(
@@ -53,6 +51,8 @@ def guard_import() -> None:
 
 
 def _load_and_stay(library: str, loaded: threading.Event) -> None:
+    import ctypes  # here, because every command imports this module
+
     try:
         ctypes.CDLL(library)
     except OSError:  # the import says what is wrong

@@ -264,27 +264,24 @@ def _end_embedded(site: Site, scope: str) -> None:
 
 
 def _close_record(site: Site, run: RegisteredRun) -> None:
-    """Complete the record of a run whose process was killed."""
+    """Complete the record of a run whose process was killed, or ended before its jobs."""
     folder = RunFolder(run.folder)
     try:
         record = read_record(run.folder)
     except RecordError:
         return
-    if record.id != run.id or record.status != "running":
+    was_killed = record.status == "running"
+    ended_early = record.status == "interrupted" and record.has_open_jobs
+    if record.id != run.id or not (was_killed or ended_early):
         return
-    now = datetime.now(UTC)
-    attempts = (
-        *record.attempts[:-1],
-        record.attempts[-1].model_copy(update={"status": "interrupted", "reason": "cancelled"}),
-    )
-    head = record.model_copy(
-        update={
-            "status": "interrupted",
-            "error": "interrupted: cancelled",
-            "ended_at": now,
-            "attempts": attempts,
-        }
-    )
+    head = record.model_copy(update={"error": "interrupted: cancelled"})
+    if was_killed:
+        last = {"status": "interrupted", "reason": "cancelled"}
+        attempts = *record.attempts[:-1], record.attempts[-1].model_copy(update=last)
+        now = datetime.now(UTC)
+        head = head.model_copy(
+            update={"status": "interrupted", "ended_at": now, "attempts": attempts}
+        )
     with suppress(FolderError):
         folder.open(run.id, record.target)
         try:

@@ -292,10 +292,11 @@ class RunExecution:
         """Return when the flow's thread has ended, or will not."""
         self._thread.stop()
 
-    def record_interrupt(self, reason: str = "user") -> None:
+    def record_interrupt(self, reason: str = "user", *, in_haste: bool = False) -> None:
         """Write the record of an interrupted run; of a dry run, remove its folder.
 
-        reason: why, as `RecordedAttempt` has it.
+        reason: why, as `RecordedAttempt` has it. in_haste: ask no ledger and no Slurm, and draw no
+        report, because the process ends before its quantum jobs and workers.
         """
         if self._plan.scratch is not None:
             shutil.rmtree(self._plan.scratch, ignore_errors=True)
@@ -303,6 +304,10 @@ class RunExecution:
         if reason == "user" and cancel_requested(self._plan.site.state_dir, self.id):
             reason = "cancelled"
         self._attempt = self._attempt.model_copy(update={"reason": reason})
+        if in_haste:
+            left = f"{_REASONS[reason]}; `hpcqc cancel {self.id}` ends what it may have left"
+            self._write("interrupted", left, in_haste=True)
+            return
         record = self._write("interrupted", _REASONS[reason])
         self._plan.folder.write_report(record, None)
 
@@ -387,11 +392,16 @@ class RunExecution:
         )
 
     def _write(
-        self, status: RunStatus, error: str | None = None, outcome: Outcome | None = None
+        self,
+        status: RunStatus,
+        error: str | None = None,
+        outcome: Outcome | None = None,
+        *,
+        in_haste: bool = False,
     ) -> RunRecord:
         ended = None if status == "running" else datetime.now(UTC)
         slurm = None
-        if ended is not None and not self.is_dry:
+        if ended is not None and not self.is_dry and not in_haste:
             slurm = self._measured(_SETTLE_S if status != "interrupted" else _SHORT_SETTLE_S)
             if self._run.coupling:  # it may have been chosen in the run
                 register(self._plan.site.state_dir, self._registered())
@@ -408,7 +418,7 @@ class RunExecution:
             }
         )
         stages = merged_stages(self._earlier_stages, self.spans())
-        record = run_record(head, stages, self.jobs())
+        record = run_record(head, stages, self._last_jobs if in_haste else self.jobs())
         self._plan.folder.write_record(record)
         return record
 

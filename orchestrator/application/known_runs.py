@@ -318,7 +318,7 @@ def _before_silence(record: RunRecord | None) -> RunState | None:
 def _qpu_seconds(
     site: Site, run: RegisteredRun, record: RunRecord | None, state: RunState
 ) -> float | None:
-    if record is not None and state in ("completed", "failed", "interrupted"):
+    if record is not None and _is_final(record, state):
         return record.usage.total.qpu_seconds
     try:
         return sum(job.usage.qpu_seconds for job in jobs_of(site, run.id))
@@ -327,12 +327,17 @@ def _qpu_seconds(
 
 
 def _jobs_by_state(site: Site, view: RunView, record: RunRecord | None) -> dict[str, int]:
-    if record is not None and view.state in ("completed", "failed", "interrupted"):
+    if record is not None and _is_final(record, view.state):
         return dict(Counter(str(job.state) for job in record.jobs))
     try:
         return dict(Counter(job.state.value for job in jobs_of(site, view.id)))
     except (ValueError, RuntimeError):  # a ledger that is damaged, a service that is away
         return {}
+
+
+def _is_final(record: RunRecord, state: RunState) -> bool:
+    """Whether the record has a run's jobs as they are; one that ended in haste may lack their ends."""
+    return state in ("completed", "failed", "interrupted") and not record.has_open_jobs
 
 
 def _of_agent(site: Site, limit: int, sizes: Mapping[str, int]) -> list[RunView]:

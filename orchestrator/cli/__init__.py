@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+
+from orchestrator.cli.signals import end_at_once, words_for
 
 __all__ = ["main", "run_alone"]
 
@@ -19,24 +20,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
 
+    def load() -> None:
+        from orchestrator.cli import app  # noqa: F401
+
     def command() -> int:
         from orchestrator.cli.app import app
 
         app(args=given, prog_name="hpcqc")
         return 0
 
-    run_alone(command, as_json="--json" in given, for_good=arguments is None)
+    run_alone(command, load=load, as_json="--json" in given, for_good=arguments is None)
 
 
 def run_alone(
-    command: Callable[[], int], *, as_json: bool = False, for_good: bool = True
-) -> NoReturn:
+    command: Callable[[], int],
+    *,
+    load: Callable[[], None] | None = None,
+    as_json: bool = False,
+    for_good: bool = True,
+) -> None:
     """Exit with a command's code, or with that of its error, which is printed.
 
-    as_json: print errors as JSON. for_good: this process does nothing else.
+    load: imports what the command needs; a signal meanwhile ends the process at once. as_json:
+    print errors as JSON. for_good: this process does nothing else.
     """
     ending = _Ending()
     if for_good:
+        end_at_once()
         atexit.register(ending)  # before any other, so that it runs after all of them
     os.umask(0o077)  # what it writes is its owner's alone
     from orchestrator.garbage import collect_seldom
@@ -46,10 +56,11 @@ def run_alone(
 
     prepare_streams()
     try:
-        code, fault = _run(command, as_json=as_json)
-    except KeyboardInterrupt as interrupt:  # while the command itself was being loaded
-        sys.stderr.write("Error: interrupted\n")
-        ending.code = 128 + getattr(interrupt, "number", 2)
+        code, fault = _run(command, load, as_json=as_json)
+    except KeyboardInterrupt as interrupt:  # of a command that is not Typer's
+        number = getattr(interrupt, "number", 2)
+        sys.stderr.write(f"Error: {words_for(number)}\n")
+        ending.code = 128 + number
     else:
         ending.code = code if fault is None else _unwritten(code, fault)
     sys.exit(ending.code)
@@ -78,15 +89,20 @@ class _Ending:
         os._exit(self.code)
 
 
-def _run(command: Callable[[], int], *, as_json: bool) -> tuple[int, OSError | None]:
+def _run(
+    command: Callable[[], int], load: Callable[[], None] | None, *, as_json: bool
+) -> tuple[int, OSError | None]:
     """Return a command's exit code, and why what it printed could not be written, if so."""
     from orchestrator.cli.errors import FAILED, end_with
-    from orchestrator.cli.interrupts import interrupt_behind, interruptible, report_interrupt
+    from orchestrator.cli.interrupts import interrupt_behind, report_interrupt
     from orchestrator.cli.output import arose_in_output
+    from orchestrator.cli.signals import interruptible
     from orchestrator.cli.streams import flush_output
 
     code = 0
     try:
+        if load is not None:
+            load()
         with interruptible():
             code = command()
     except SystemExit as end:  # Typer ends every command with one, Ctrl-C too

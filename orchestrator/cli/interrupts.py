@@ -5,52 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
 
 from orchestrator.application.errors import reason
 from orchestrator.cli.output import print_error
+from orchestrator.cli.signals import words_for
 from orchestrator.cli.streams import flush_output
 
-__all__ = ["Terminated", "end_after", "interrupt_behind", "interruptible", "report_interrupt"]
+__all__ = ["end_after", "interrupt_behind", "report_interrupt"]
 
 _CLOSE_S = 10.0
-_WORDS = {
-    signal.SIGINT: "interrupted",
-    signal.SIGTERM: "terminated",
-    signal.SIGHUP: "the terminal was closed",
-}
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end by SIGTERM, as Slurm does at the end of a walltime, or SIGHUP."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = signal.Signals(number)
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP, unless ignored (`nohup`), raise `Terminated` in the block."""
-
-    def terminate(number: int, _frame: Any) -> None:
-        raise Terminated(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in heeded:
-        signal.signal(number, terminate)
-    try:
-        yield
-    finally:
-        for number in heeded:
-            signal.signal(number, before[number])
 
 
 def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
@@ -68,7 +33,8 @@ def interrupt_behind(error: BaseException) -> KeyboardInterrupt | None:
 def report_interrupt(interrupt: KeyboardInterrupt, words: str = "") -> int:
     """Print one line about an interrupt; return the exit code."""
     number = getattr(interrupt, "number", signal.SIGINT)
-    _print(f"{_WORDS[number]}; {words}" if words else _WORDS[number])
+    said = words_for(number)
+    _print(f"{said}; {words}" if words else said)
     return 128 + number
 
 
@@ -80,15 +46,17 @@ def end_after(
     *,
     close_s: float = _CLOSE_S,
     left: Callable[[], str] | None = None,
+    record_in_haste: Callable[[], None] | None = None,
 ) -> None:
     """Report an interrupt, close (at most ``close_s``), record, and end; another Ctrl-C ends at once.
 
-    left: says what closing has left, empty for nothing.
+    left: says what closing has left, empty for nothing. record_in_haste: instead of ``record`` after
+    another Ctrl-C.
     """
     for once in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(once, signal.SIG_IGN)
     code = report_interrupt(interrupt, words)
-    with suppress(KeyboardInterrupt):
+    try:
         closing = threading.Thread(target=_reported, args=(close,), daemon=True)
         closing.start()
         closing.join(close_s)
@@ -96,6 +64,10 @@ def end_after(
             _reported(lambda: _print_if_any(left()))
         if record is not None:
             _reported(record)
+    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            if record_in_haste is not None:
+                _reported(record_in_haste)
     flush_output()
     _end_now(code)
 

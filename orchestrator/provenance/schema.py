@@ -362,6 +362,11 @@ class RunRecord(RecordPart):
     outcome: Outcome | None = None
     """of the flow's result, what reports show; null if the run did not complete"""
 
+    @property
+    def has_open_jobs(self) -> bool:
+        """Whether quantum jobs had not ended when the record was written."""
+        return any(not job.state.is_final for job in self.jobs)
+
 
 class RecordError(ValueError):
     """A file is not a run record that can be read; the message says what to do."""

@@ -68,6 +68,7 @@ class Driver(Terminal):
             lambda: run.close(finish_s),
             record,
             left=run.left_behind,
+            record_in_haste=lambda: run.record_interrupt(reason, in_haste=True),
             close_s=_LEAST_CLOSE_S + (finish_s or 0.0),
         )
 
@@ -138,7 +139,7 @@ def main() -> None:
     hand_down(asked.environment)
     from orchestrator.cli import run_alone
 
-    sys.exit(run_alone(lambda: _drive(asked, state_dir())))
+    run_alone(lambda: _drive(asked, state_dir()))
 
 
 def _drive(asked: DriverRequest, state_dir: Path) -> int:

@@ -246,4 +246,11 @@ class Terminal(Watcher):
             else "cancelling quantum jobs and ending workers. Continue with the same command "
             f"and --run-id {run.id}"
         )
-        end_after(interrupt, words, run.close, run.record_interrupt, left=run.left_behind)
+        end_after(
+            interrupt,
+            words,
+            run.close,
+            run.record_interrupt,
+            left=run.left_behind,
+            record_in_haste=lambda: run.record_interrupt(in_haste=True),
+        )
