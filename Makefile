@@ -15,7 +15,8 @@ help:  ## this list
 venv: $(STAMP)  ## the environment in .venv, installed from constraints.txt
 
 demo: $(STAMP)  ## a dissociation curve on Dask and Aer, with its report in hpcqc-demo/
-	@$(BIN)/hpcqc run flows.dissociation --run-id demo --out $(DEMO_OUT)
+	@HPCQC_STATE_DIR="$(DEMO_OUT)/state" $(BIN)/hpcqc run flows.dissociation --site built-in \
+	  --run-id demo --out "$(DEMO_OUT)"
 
 test: lint  ## lint, then every test that is marked neither slow nor slurm
 	@$(BIN)/pytest $(PYTEST_ARGS)
@@ -54,7 +55,7 @@ constraints:  ## refresh uv.lock from pyproject.toml, and constraints.txt from u
 	@mv constraints.txt.new constraints.txt
 
 clean:  ## remove caches, builds and the demo's folder; .venv stays
-	rm -rf $(DEMO_OUT) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf "$(DEMO_OUT)" dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # An environment that is there already is used as it is, whoever made it: pip is added to it if
