@@ -66,6 +66,7 @@ __all__ = ["FlowThread", "RunExecution", "RunPlan", "RunResult", "Watcher"]
 
 _LOOK_EVERY_S = 0.1
 _STOP_S = 10.0
+_HASTE_S = 1.0
 # How long the end of a run waits for Slurm's accounting of its jobs, which may be late by seconds.
 _SETTLE_S = 8.0
 _SHORT_SETTLE_S = 2.0
@@ -295,8 +296,8 @@ class RunExecution:
     def record_interrupt(self, reason: str = "user", *, in_haste: bool = False) -> None:
         """Write the record of an interrupted run; of a dry run, remove its folder.
 
-        reason: why, as `RecordedAttempt` has it. in_haste: ask no ledger and no Slurm, and draw no
-        report, because the process ends before its quantum jobs and workers.
+        reason: why, as `RecordedAttempt` has it. in_haste: wait for no broker and no Slurm, and draw
+        no report, because the process ends before its quantum jobs and workers.
         """
         if self._plan.scratch is not None:
             shutil.rmtree(self._plan.scratch, ignore_errors=True)
@@ -305,6 +306,9 @@ class RunExecution:
             reason = "cancelled"
         self._attempt = self._attempt.model_copy(update={"reason": reason})
         if in_haste:
+            reading = threading.Thread(target=self.jobs, daemon=True)
+            reading.start()
+            reading.join(_HASTE_S)
             left = f"{_REASONS[reason]}; `hpcqc cancel {self.id}` ends what it may have left"
             self._write("interrupted", left, in_haste=True)
             return

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,29 @@ from tests.architecture.source import ROOT
 from tests.cli.flows import FLOW, LONG
 from tests.patience import PATIENCE_S, until
 
+# The command line, where a second Ctrl-C comes while a run is being closed.
+IMPATIENT = """
+import os, signal, threading
+from orchestrator.application.execution import RunExecution
+from orchestrator.cli import main
 
-def begin(folder: Path, run: str) -> subprocess.Popen[str]:
+def close(self, resuming_s=None):
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Event().wait()
+
+RunExecution.close = close
+main()
+"""
+COMMAND_LINE = ("-m", "orchestrator.cli")
+
+
+def begin(
+    folder: Path, run: str, command_line: Sequence[str] = COMMAND_LINE
+) -> subprocess.Popen[str]:
     """Start a run in a process of its own; return when its job is on the QPU."""
     (folder / "long.py").write_text(LONG)
     process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.cli", "run", "long.py", "--run-id", run],
+        [sys.executable, *command_line, "run", "long.py", "--run-id", run],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -150,6 +169,32 @@ def test_what_a_killed_run_has_left_is_cancelled(hpcqc, tmp_path) -> None:
     record = read_record(tmp_path / "hpcqc-runs" / "r1")
     assert (record.status, record.error) == ("interrupted", "interrupted: cancelled")
     assert [job.state for job in record.jobs] == ["cancelled"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_second_ctrl_c_is_recorded_with_what_it_left(hpcqc, tmp_path) -> None:
+    process = begin(tmp_path, "r1", ("-c", IMPATIENT))
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert not psutil.wait_procs(children, timeout=PATIENCE_S)[1]
+    view = run_view("r1")
+    assert view.state == "interrupted"
+    assert "hpcqc cancel r1" in str(view.reason)
+    assert view.quantum_jobs == {"running": 1}
+    record = read_record(tmp_path / "hpcqc-runs" / "r1")
+    assert [(a.status, a.reason) for a in record.attempts] == [("interrupted", "user")]
+    cancelled = hpcqc("cancel", "r1", "--json").document
+    assert (cancelled["before"], cancelled["quantum_jobs"]) == ("interrupted", 1)
+    (state,) = states("r1")
+    assert state in ("cancelled", "failed")  # its simulation was killed with the process
+    assert run_view("r1").quantum_jobs == {state: 1}
+    record = read_record(tmp_path / "hpcqc-runs" / "r1")
+    assert [job.state for job in record.jobs] == [state]
+    assert [(a.status, a.reason) for a in record.attempts] == [("interrupted", "user")]
 
 
 def test_runs_that_are_not_there(hpcqc) -> None:
