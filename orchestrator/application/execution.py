@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlowThread", "RunExecution", "RunPlan", "RunResult", "Watcher"]
 
+_log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.1
 _STOP_S = 10.0
 _HASTE_S = 1.0
@@ -234,6 +236,10 @@ class RunExecution:
         """Whether the run is a dry one, on simulators, of which nothing stays."""
         return self._plan.scratch is not None
 
+    def is_closing(self) -> bool:
+        """Whether stages and workers are being ended, or have been."""
+        return self._run.closing
+
     def spans(self) -> list[StageSpan]:
         """Return the stages so far."""
         return self._run.spans()
@@ -243,7 +249,7 @@ class RunExecution:
         try:
             self._last_jobs = self._ledger_jobs.read()
         except (ValueError, RuntimeError) as error:  # the ledger, or a service that is away
-            logging.getLogger(__name__).info("%s", error)
+            _log.info("%s", error)
         return self._last_jobs
 
     def standstills(self, qpus: Collection[str]) -> list[str]:
@@ -265,6 +271,8 @@ class RunExecution:
         except KeyboardInterrupt as interrupt:
             self._watcher.stop()
             self._run.closing = True  # or a stage's next call would open a broker again
+            number = getattr(interrupt, "number", signal.SIGINT)
+            _log.warning("the process got %s: the run is being ended", number.name)
             self._watcher.interrupted(interrupt, self)
             raise
         finally:
@@ -305,6 +313,7 @@ class RunExecution:
         if reason == "user" and cancel_requested(self._plan.site.state_dir, self.id):
             reason = "cancelled"
         self._attempt = self._attempt.model_copy(update={"reason": reason})
+        _log.warning("the run is %s", _REASONS[reason])
         if in_haste:
             reading = threading.Thread(target=self.jobs, daemon=True)
             reading.start()

@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TextIO
@@ -191,24 +191,59 @@ def _printing_sinks() -> list[tuple[logging.Logger, logging.Handler]]:
     ]
 
 
+class _Causes(logging.Filter):
+    """Leaves out the errors of stages and workers that are being ended, which all have one cause."""
+
+    def __init__(self, is_closing: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_closing = is_closing
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log a record."""
+        library = record.name.partition(".")[0]
+        return not (
+            self._is_closing()
+            and (
+                library == "distributed"
+                or (library == "prefect" and record.levelno >= logging.ERROR)
+            )
+        )
+
+
+def _never() -> bool:
+    return False
+
+
 @contextmanager
-def visible_logs() -> Iterator[None]:
-    """Let Prefect print its log with what would act on a terminal escaped."""
+def visible_logs(is_closing: Callable[[], bool] = _never) -> Iterator[None]:
+    """Let Prefect print its log with what would act on a terminal escaped.
+
+    is_closing: whether stages and workers are being ended; their errors are then left out.
+    """
     handlers = {id(handler): handler for _, handler in _printing_sinks()}
     formatters = [(handler, handler.formatter) for handler in handlers.values()]
+    causes = _Causes(is_closing)
     for handler, form in formatters:
         handler.setFormatter(_Visible(form or logging.Formatter()))
+        handler.addFilter(causes)
     try:
         yield
     finally:
         for handler, form in formatters:
             handler.setFormatter(form)
+            handler.removeFilter(causes)
 
 
 @contextmanager
-def logs_to_file(path: Path, *, for_good: bool = False) -> Iterator[None]:
-    """Send what Prefect, Dask and warnings log to a file. for_good: also after the block."""
+def logs_to_file(
+    path: Path, *, for_good: bool = False, is_closing: Callable[[], bool] = _never
+) -> Iterator[None]:
+    """Send what Prefect, Dask and warnings log to a file. for_good: also after the block.
+
+    is_closing: as of `visible_logs`.
+    """
     sink = logging.FileHandler(path, encoding="utf-8")
+    sink.addFilter(_Causes(is_closing))
     form = logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
     sink.setFormatter(_Visible(form))
     removed = _printing_sinks()

@@ -239,9 +239,13 @@ def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
             watcher=watcher,
         )
         if request.verbose:
-            with visible_logs():
+            with visible_logs(execution.is_closing):
                 return execution.run()
-        with logs_to_file(plan.folder.path / "run.log", for_good=not watcher.goes_on):
+        with logs_to_file(
+            plan.folder.path / "run.log",
+            for_good=not watcher.goes_on,
+            is_closing=execution.is_closing,
+        ):
             return execution.run()
     finally:
         plan.folder.close()

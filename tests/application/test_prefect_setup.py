@@ -59,6 +59,24 @@ def test_logs_and_warnings_are_filed_for_the_time_of_a_run(tmp_path: Path) -> No
     assert warnings.showwarning is shown
 
 
+def test_what_the_end_of_a_run_causes_is_not_filed(tmp_path: Path) -> None:
+    path, closing = tmp_path / "run.log", False
+
+    def log(words: str) -> None:
+        logging.getLogger("prefect.task_runs").error("failed %s", words)
+        logging.getLogger("prefect.flow_runs").warning("said %s", words)
+        logging.getLogger("distributed.worker").warning("lost %s", words)
+        logging.getLogger("elsewhere").error("wrong %s", words)
+
+    with logs_to_file(path, is_closing=lambda: closing):
+        log("before")
+        closing = True
+        log("meanwhile")
+    lines = [line.split(" | ")[-1] for line in path.read_text().splitlines()]
+    before = [f"{word} before" for word in ("failed", "said", "lost", "wrong")]
+    assert lines == [*before, "said meanwhile", "wrong meanwhile"]
+
+
 def test_what_would_act_on_a_terminal_is_escaped_in_logs(tmp_path: Path) -> None:
     path, printed = tmp_path / "run.log", io.StringIO()
     logger = logging.getLogger("prefect.flow_runs")

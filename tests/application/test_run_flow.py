@@ -121,6 +121,10 @@ def test_an_interrupt_ends_the_run_and_not_the_process(here: Path) -> None:
     assert seen[-1] == "ended"
     record = json.loads((here / "hpcqc-runs/stopped/run.json").read_text())
     assert record["status"] == "interrupted"
+    log = (here / "hpcqc-runs/stopped/run.log").read_text()
+    assert "SIGINT" in log
+    assert "interrupted by the user" in log
+    assert "Traceback" not in log
     assert hpcqc.run_flow(add, {"a": 1}).value == 2
 
 
