@@ -43,7 +43,7 @@ def period_of(
         zone: Of days, and of instants that are not aware; None for that of this machine.
 
     Raises:
-        PeriodError: It ends before it begins.
+        PeriodError: It does not end after its begin.
     """
     here = now.astimezone(zone)
     begin = _instant(here.date().replace(day=1) if since is None else since, zone)
@@ -54,11 +54,17 @@ def period_of(
     else:
         end = _instant(until + timedelta(days=1), zone)  # the whole of that day, of 23 to 25 hours
     if begin >= end:
+        first = begin if since is None else since
+        last = f"now, {now.isoformat()}" if until is None else _end_text(until)
         raise PeriodError(
-            f"invalid period: it ends at {end.isoformat()}, before it begins at "
-            f"{begin.isoformat()}; give an earlier begin or a later end"
+            f"invalid period from {first.isoformat()} to {last}: expected a begin before the end"
         )
     return Period(since=begin, until=end)
+
+
+def _end_text(until: date) -> str:
+    is_day = not isinstance(until, datetime)
+    return f"the end of {until.isoformat()}" if is_day else until.isoformat()
 
 
 def _instant(at: date, zone: tzinfo | None) -> datetime:

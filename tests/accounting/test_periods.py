@@ -55,3 +55,14 @@ def test_a_period_does_not_end_before_it_begins(days: int) -> None:
         period_of(begin, NOW, NOW, PRAGUE)
     with pytest.raises(PeriodError):
         period_of(date(2027, 1, 1), None, NOW, PRAGUE)
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("2026-11-30", "2026-11-29"), ("2026-11-29T08:00:00.000002", "2026-11-29T08:00:00.000001")],
+)
+def test_the_error_of_a_period_states_what_was_given(begin: str, end: str) -> None:
+    with pytest.raises(PeriodError) as raised:
+        period_of(instant_or_day(begin), instant_or_day(end), NOW, PRAGUE)
+    assert begin in str(raised.value)
+    assert end in str(raised.value)
