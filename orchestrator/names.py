@@ -34,9 +34,9 @@ LINE = r"^[^\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u20
 
 # By pattern, how an error message goes on.
 EXPECTED = {
-    PROJECT: "use 1-64 letters, digits or . _ @ -, and begin with a letter or digit",
-    RUN: "use 1-200 letters, digits or . _ @ : -, and begin with a letter or digit",
-    LABEL: "use 1-100 letters, digits or . _ @ : -, and begin with a letter or digit",
+    PROJECT: "use 1-64 ASCII letters, digits or . _ @ -, and begin with a letter or digit",
+    RUN: "use 1-200 ASCII letters, digits or . _ @ : -, and begin with a letter or digit",
+    LABEL: "use 1-100 ASCII letters, digits or . _ @ : -, and begin with a letter or digit",
     LINE: "use one line of text without control or invisible characters",
 }
 

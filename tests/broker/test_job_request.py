@@ -101,7 +101,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"seed": True}, "invalid seed True .* valid integer"),
     ({"priority": 500}, "invalid priority 500 .* less than or equal to 100"),
     ({"calibration": "x" * 201}, "invalid calibration .* at most 200 characters"),
-    ({"project": "a b"}, "invalid project 'a b' .* use 1-64 letters"),
+    ({"project": "a b"}, "invalid project 'a b' .* use 1-64 ASCII letters"),
     ({"lease": lease(id="a\nb")}, r"invalid lease\.id .* one line of text"),
     ({"lease": lease(longest_s=math.inf)}, r"invalid lease\.longest_s inf .* finite"),
     ({"lease": lease(idle_s=0)}, r"invalid lease\.idle_s 0 .* greater than 0"),

@@ -34,20 +34,22 @@ def test_the_message_says_what_was_given_and_what_is_expected(room: Room) -> Non
     body = {"project": "a b", "unit": "qpu-s", "amount": 1}
     answer = ask(room, "POST", "/v1/budgets/projects", json=body)
     assert answer.json()["detail"] == (
-        "invalid project name 'a b': use 1-64 letters, digits or . _ @ -, and begin with a letter "
-        "or digit"
+        "invalid project name 'a b': use 1-64 ASCII letters, digits or . _ @ -, and begin with a "
+        "letter or digit"
     )
 
 
 def test_names_of_projects_are_of_letters_and_digits(room: Room) -> None:
     for name in PROJECTS:
         body = {"project": name, "unit": "qpu-s", "amount": 1}
-        refused(ask(room, "POST", "/v1/budgets/projects", json=body), name, "use 1-64 letters")
+        refused(
+            ask(room, "POST", "/v1/budgets/projects", json=body), name, "use 1-64 ASCII letters"
+        )
         asked = {"run": "r", "qpu": "fake", "project": name}
         for method, path in (("POST", "/v1/jobs"), ("GET", "/v1/statement")):
             sent = {"asked": asked} if method == "POST" else {"params": asked}
             answer = ask(room, method, path, content=b"", **sent)
-            refused(answer, name, "use 1-64 letters")
+            refused(answer, name, "use 1-64 ASCII letters")
 
 
 def test_names_of_runs_are_of_letters_and_digits(room: Room) -> None:
@@ -59,7 +61,7 @@ def test_names_of_runs_are_of_letters_and_digits(room: Room) -> None:
             ask(room, "POST", "/v1/budgets/runs", json={"run": name, "unit": "u", "amount": 1}),
         ]
         for answer in answers:
-            refused(answer, name, "use 1-200 letters")
+            refused(answer, name, "use 1-200 ASCII letters")
 
 
 def named(field: str, name: str) -> dict[str, Any]:
