@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from backends.api import Usage
@@ -79,10 +79,8 @@ def merged_stages(
 def recorded_job(job: JobView) -> RecordedJob:
     """Return one quantum job, with its slices and how each was run."""
     facts = [task.metadata for task in job.tasks]
-    values = _fields(job) | {
-        "usage": _usage(job.usage),
-        "tasks": tuple(_recorded_task(task) for task in job.tasks),
-    }
+    tasks = tuple(_recorded_task(task) for task in job.tasks)
+    values = _fields(job) | {"usage": _usage(job.usage), "tasks": tasks}
     return RecordedJob(
         **values,
         slices=len(job.tasks),
@@ -90,7 +88,17 @@ def recorded_job(job: JobView) -> RecordedJob:
         calibrations=tuple(_distinct(facts, "calibration_id")),
         waited_s=_seconds(job.submitted_at, job.started_at),
         duration_s=_seconds(job.started_at, job.ended_at),
+        worked_s=None if job.ended_at is None else _worked_on_tasks_s(tasks),
     )
+
+
+def _worked_on_tasks_s(tasks: Iterable[RecordedTask]) -> float | None:
+    spans = [
+        (task.ended_at - timedelta(seconds=task.worked_s), task.ended_at)
+        for task in tasks
+        if task.ended_at is not None and task.worked_s is not None
+    ]
+    return round(_covered_s(spans), 6) if spans else None
 
 
 def _usage(usage: Usage) -> RecordedUsage:

@@ -146,7 +146,8 @@ def _jobs(record: RunRecord) -> dict[str, Any]:
             job.methods or None,
             job.calibrations or None,
             duration_text(job.waited_s),
-            duration_text(job.duration_s),
+            # Records that earlier versions wrote lack the first.
+            duration_text(job.duration_s if job.worked_s is None else job.worked_s),
             ", ".join(f"{cell_text(a)} {u}" for u, a in job.usage.charges.items()) or None,
         ]
         for job in jobs[:_MAX_ROWS]

@@ -148,7 +148,9 @@ class RecordedJob(RecordPart):
     waited_s: float | None = None
     """from submission to start"""
     duration_s: float | None = None
-    """from start to end"""
+    """from start to end, with the time between its tasks"""
+    worked_s: float | None = None
+    """how long the QPU, or its simulation, worked on at least one of its tasks"""
 
 
 class RecordedStage(RecordPart):

@@ -24,6 +24,7 @@ from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.outcome import outcome_of
 from orchestrator.provenance.record import (
     merged_stages,
+    recorded_job,
     recorded_stage,
     run_record,
     site_document,
@@ -162,6 +163,13 @@ def test_a_job_tells_its_slices_method_seed_and_calibration() -> None:
     assert (first.slices, first.methods, first.calibrations) == (2, ("stabilizer",), ("c-1",))
     assert (first.seed, first.waited_s, first.duration_s) == (7, 1.0, 3.0)
     assert [task.duration_s for task in first.tasks] == [1.0, 2.0]
+
+
+def test_what_a_job_took_has_no_pause_between_its_tasks() -> None:
+    view = job("j1", "vlq", (task(1, 2, 3, "billed-s"), task(2, 500, 503, "billed-s")))
+    paused = recorded_job(replace(view, started_at=at(2), ended_at=at(503)))
+    assert (paused.duration_s, paused.worked_s) == (501.0, 1.0)
+    assert [task.worked_s for task in paused.tasks] == [0.5, 0.5]
 
 
 def test_a_record_is_json() -> None:

@@ -62,7 +62,7 @@ def _print_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json:
             _instant_text(job.submitted_at),
             job.shots or None,
             job.slices if job.source is None else f"reused {job.source[:_ID_SHOWN]}",
-            duration_text(job.duration_s),
+            duration_text(job.worked_s),
         ]
         for job in shown
     ]
@@ -98,7 +98,7 @@ def _job_facts(job: RecordedJob) -> dict[str, Any]:
         "payload": job.digest,
         "submitted": job.submitted_at.isoformat(),
         "waited": duration_text(job.waited_s),
-        "took": duration_text(job.duration_s),
+        "took": duration_text(job.worked_s),
         "on the device": duration_text(job.usage.qpu_seconds),
         "charged": ", ".join(f"{cell_text(a)} {u}" for u, a in job.usage.charges.items()) or None,
         "calibration": job.calibrations or None,
@@ -114,7 +114,7 @@ def _task_row(task: RecordedTask) -> list[Any]:
         task.starts,
         task.shots,
         _instant_text(task.started_at),
-        duration_text(task.duration_s),
+        duration_text(task.worked_s),
         task.metadata.get("method"),
         task.error,
     ]
