@@ -27,9 +27,13 @@ _PASSED = frozenset({
     "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy",
 })  # fmt: skip
 _PASSED_FAMILIES = ("LC_",)
+# What pip needs besides: all proxies, and the compilers of packages that have no wheel.
+_PASSED_TO_PIP = frozenset({
+    "ALL_PROXY", "all_proxy", "CC", "CFLAGS", "CPPFLAGS", "CXX", "CXXFLAGS", "LDFLAGS", "NETRC",
+})  # fmt: skip
+# Lead pip to another environment.
 _MISLEADING = frozenset({
     "PIP_PREFIX", "PIP_PYTHON", "PIP_REQUIRE_VIRTUALENV", "PIP_ROOT", "PIP_TARGET", "PIP_USER",
-    "VIRTUAL_ENV",
 })  # fmt: skip
 
 # The package is found by its place, so that the environment needs no hpcqc and its own modules
@@ -92,10 +96,14 @@ def child_variables(
 
 
 def installer_variables(*, source: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the user's variables for pip, without those that lead it to another environment."""
+    """Return the variables that pip gets: those of a child, pip's own, and a few for building.
+
+    The build of a package runs its code, which must not find tokens in the user's variables.
+    """
     given = os.environ if source is None else source
-    return {
-        name: value
-        for name, value in given.items()
-        if not name.startswith("PYTHON") and name not in _MISLEADING
+    own = {
+        name
+        for name in given
+        if name in _PASSED_TO_PIP or (name.startswith("PIP_") and name not in _MISLEADING)
     }
+    return child_variables(sorted(own), source=given)

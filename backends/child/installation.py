@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from backends.child.environment import installer_variables
+from backends.child.environment import child_variables, installer_variables
 from backends.child.managed import (
     CURRENT,
     LOCK,
@@ -170,7 +170,8 @@ def _packages(generation: Path) -> dict[str, str]:
 
 def _try_imports(interpreter: Path, modules: Sequence[str]) -> None:
     code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
-    _run([str(interpreter), "-I", "-c", code, *modules], f"importing {', '.join(modules)}")
+    command = [str(interpreter), "-I", "-c", code, *modules]
+    _run(command, f"importing {', '.join(modules)}", child_variables())
 
 
 def _put_in_use(folder: Path, generation: Path) -> None:
@@ -186,7 +187,8 @@ def _put_in_use(folder: Path, generation: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _run(command: Sequence[str], step: str) -> None:
+def _run(command: Sequence[str], step: str, variables: Mapping[str, str] | None = None) -> None:
+    """Run a step, with the installer's variables if ``variables`` is None."""
     try:
         done = subprocess.run(
             command,
@@ -195,7 +197,7 @@ def _run(command: Sequence[str], step: str) -> None:
             text=True,
             errors="replace",
             timeout=_STEP_S,
-            env=installer_variables(),
+            env=installer_variables() if variables is None else variables,
             umask=0o077,
             check=False,
         )
@@ -208,7 +210,14 @@ def _run(command: Sequence[str], step: str) -> None:
 
 
 def _output(command: Sequence[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_STEP_S, check=True)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=_STEP_S,
+        env=child_variables(),
+        check=True,
+    )
     return done.stdout.strip()
 
 

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backends.child import installation
+from backends.child.environment import installer_variables
 from backends.child.installation import InstallationFailed, install
 from backends.child.managed import (
     CURRENT,
@@ -129,6 +130,33 @@ def test_no_network_is_told_in_a_sentence(wheels, environments, monkeypatch) -> 
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     with pytest.raises(InstallationFailed, match=naming("index", "PIP_INDEX_URL")):
         install("tiny", environments)
+
+
+def test_packages_find_no_secrets_of_the_user(wheels, environments, monkeypatch) -> None:
+    monkeypatch.setenv("CLOUD_TOKEN", "s3cret")
+    monkeypatch.setenv("PIP_PASSWORD_OF_INDEX", "s3cret")
+    found = "import os\nassert not [n for n, v in os.environ.items() if v == 's3cret']\n"
+    add_wheel(wheels, "1.0", code=found)
+    assert install("tiny", environments).packages == {"tinysdk": "1.0"}
+
+
+def test_pip_gets_what_it_needs_and_nothing_else() -> None:
+    needed = {
+        "PATH": "/bin",
+        "HOME": "/nowhere",
+        "TMPDIR": "/scratch",
+        "LC_ALL": "C",
+        "CC": "gcc",
+        "https_proxy": "http://p",
+        "ALL_PROXY": "http://p",
+        "SSL_CERT_FILE": "/ca.pem",
+        "PIP_INDEX_URL": "https://i",
+        "PIP_CERT": "/ca.pem",
+    }
+    others = dict.fromkeys(
+        ("CLOUD_TOKEN", "HPCQC_BROKER_TOKEN", "PYTHONPATH", "PIP_TARGET", "VIRTUAL_ENV"), "x"
+    )
+    assert installer_variables(source=needed | others) == needed
 
 
 def test_two_that_install_at_once_leave_a_whole_environment(wheels, environments) -> None:
