@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 
 from backends.errors import AccessDenied, QpuBusy, QpuUnavailable
 from backends.plugins import PluginUnusable
-from backends.secret_text import SecretText
+from backends.secret_text import SecretText, without_credentials
 
 __all__ = [
     "Answer",
@@ -155,7 +155,9 @@ def checked_url(options: Mapping[str, Any], backend: str) -> str:
         raise PluginUnusable(f"backend {backend!r} needs url = 'https://HOST', the site's server")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-        raise PluginUnusable(f"option url = {url!r}; give one such as 'https://HOST'")
+        raise PluginUnusable(
+            f"option url = {without_credentials(url)!r}; give one such as 'https://HOST'"
+        )
     if parts.scheme == "http" and not _is_this_machine(parts.hostname):
         raise PluginUnusable(
             f"option url = {url!r} would send the token unencrypted over a network; give an "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from backends.plugins import installed, unknown
+from backends.secret_text import without_credentials
 from backends.simulator import SIMULATOR, built_in_qpus
 from backends.site_options import SITE_OPTIONS
 from backends.suggestions import did_you_mean
@@ -212,7 +213,7 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
     try:
         checked = SiteFile.model_validate(raw)
     except ValidationError as error:
-        faults = [_sentence(fault) for fault in error.errors()]
+        faults = [without_credentials(_sentence(fault)) for fault in error.errors()]
         raise ConfigError(f"{source}: {'; '.join(faults)}") from None
     computes = {
         name: ComputeSettings(name=name, **dict(table)) for name, table in checked.compute.items()
@@ -236,7 +237,7 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
         computes=computes,
         state_dir=state_dir(environ),
         source=source,
-        broker=_broker(checked.broker, environ),
+        broker=_broker(checked.broker, source, environ),
         batch=checked.batch,
         projects=checked.project,
     )
@@ -268,9 +269,18 @@ def _check_kind(settings: ComputeSettings, source: str) -> None:
         raise ConfigError(f"{source}: [compute.{settings.name}] kind = {settings.kind!r}: {error}")
 
 
-def _broker(stated: BrokerSettings, environ: Mapping[str, str] | None) -> BrokerSettings:
+def _broker(
+    stated: BrokerSettings, source: str, environ: Mapping[str, str] | None
+) -> BrokerSettings:
     """Return the file's broker; a url in the environment, with its token, comes before it."""
     url, variable = broker_from_environment(environ)
+    chosen = url or stated.url or ""
+    if without_credentials(chosen) != chosen:  # it would be in every record
+        origin = "HPCQC_BROKER_URL" if url else f"{source}: [broker] url"
+        raise ConfigError(
+            f"{origin} = {without_credentials(chosen)!r} has a user name or a password; a broker "
+            "takes a token alone: give that as `token`, or in HPCQC_BROKER_TOKEN"
+        )
     token = SecretRef(source="env", where=variable) if variable else stated.token
     return stated.model_copy(update={"url": url or stated.url, "token": token})
 

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from backends.api import Usage
+from backends.secret_text import without_credentials
 from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
 from orchestrator.config.site import Site
 from orchestrator.identity import CallStage, IdentityError, UnitKey
@@ -129,7 +130,9 @@ def site_document(site: Site) -> dict[str, Any]:
         "batch": site.batch.model_dump(mode="json", exclude_defaults=True),
         "broker": json_value(site.broker) | {"ledger": _without_password(site.broker.ledger)},
         "project": {name: json_value(project) for name, project in site.projects.items()},
-        "compute": {name: json_value(compute) for name, compute in site.computes.items()},
+        "compute": {
+            name: _without_secrets(json_value(compute)) for name, compute in site.computes.items()
+        },
         "qpu": {
             name: {
                 "backend": qpu.backend,
@@ -155,7 +158,7 @@ def _without_password(ledger: Any) -> Any:
 
 
 def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Hide what is named like a secret, should somebody have written one into the file."""
+    """Hide what looks like a secret, should somebody have written one into the file."""
     shown: dict[str, Any] = {}
     for key, value in options.items():
         if isinstance(value, Mapping):
@@ -163,8 +166,14 @@ def _without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, str) and any(word in key.lower() for word in _SECRET_WORDS):
             shown[key] = "(hidden)"
         else:
-            shown[key] = value
+            shown[key] = _without_urls_credentials(value)
     return shown
+
+
+def _without_urls_credentials(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_urls_credentials(item) for item in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def jobs_by_stage(jobs: Iterable[RecordedJob]) -> dict[str, list[RecordedJob]]:

@@ -110,12 +110,32 @@ def test_config_check_goes_down_to_the_options(hpcqc, tmp_path) -> None:
 def test_secrets_are_not_shown(hpcqc, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("TOKEN", "s3cret")
     (tmp_path / "hpcqc.toml").write_text(
-        '[qpu.a]\nbackend = "aer"\noptions = { token = { env = "TOKEN" }, password = "s3cret" }\n'
+        '[qpu.a]\nbackend = "aer"\noptions = { token = { env = "TOKEN" }, password = "s3cret", '
+        'url = "https://ada:s3cret@host" }\n'
         '[broker]\nledger = "postgresql+psycopg://ada:s3cret@db/hpcqc?password=s3cret"\n'
     )
     said = [hpcqc("config", "show"), hpcqc("config", "show", "--json"), hpcqc("qpu", "list")]
     assert 'token = { env = "TOKEN" }' in said[0].out
     assert 'ledger = "postgresql+psycopg://ada:(hidden)@db/hpcqc?(hidden)"' in said[0].out
+    assert not any("s3cret" in one.out + one.err for one in said)
+
+
+def test_errors_do_not_repeat_the_password_of_a_url(hpcqc, tmp_path, monkeypatch) -> None:
+    url = "https://ada:s3cret@host"
+    broker = tmp_path / "broker.toml"
+    broker.write_text(f'[qpu.aer]\nbackend = "aer"\n[broker]\nurl = "{url}"\n')
+    malformed = tmp_path / "malformed.toml"
+    malformed.write_text(f'[qpu.aer]\nbackend = "aer"\n[broker]\nurl = "{url}/a/path"\n')
+    vendor = tmp_path / "vendor.toml"
+    vendor.write_text(f'[qpu.vlq]\nbackend = "iqm"\noptions = {{ token = "t", url = "{url}" }}\n')
+    said = [
+        *(hpcqc("config", "show", "--site", file) for file in (broker, malformed)),
+        hpcqc("config", "check", vendor),
+    ]
+    monkeypatch.setenv("HPCQC_BROKER_URL", url)
+    said.append(hpcqc("config", "show"))
+    assert [one.code for one in said] == [2] * 4
+    assert all("(hidden)@host" in one.err for one in said)
     assert not any("s3cret" in one.out + one.err for one in said)
 
 

@@ -204,6 +204,7 @@ def test_secrets_do_not_get_into_a_record(monkeypatch) -> None:
             'qpu.aer.options.token={ env = "TOKEN" }',
             "qpu.aer.options.deep.password=s3cret",
             "qpu.aer.options.url=https://x",
+            "qpu.aer.options.mirrors=['https://ada:s3cret@x:8443/y', 'https://s3cret@z']",
         ]
     )
     assert site.qpus["aer"].options["token"] == SecretRef(source="env", where="TOKEN")
@@ -212,6 +213,7 @@ def test_secrets_do_not_get_into_a_record(monkeypatch) -> None:
         "token": {"source": "env", "where": "TOKEN"},
         "deep": {"password": "(hidden)"},
         "url": "https://x",
+        "mirrors": ["https://(hidden)@x:8443/y", "https://(hidden)@z"],
     }
 
 
