@@ -26,16 +26,20 @@ def close_to_others(folder: Path) -> None:
     """Make a folder that its owner alone can enter; close one that others can.
 
     Raises `ConfigError` for a folder that is open to others and not this user's to close, as
-    ``/tmp`` is, and for one that others can replace because they can write a folder above it that
-    is not sticky. A folder that cannot be made is no error here.
+    ``/tmp`` is, for one of another user, also where a link of another user leads, and for one that
+    others can replace because all users can write a folder above it that is not sticky. Where a
+    group can write a folder above, as those of projects are, what a member puts in the place of
+    this folder belongs to that member. A folder that cannot be made is no error here.
     """
     _check_place(folder)
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        mode = stat.S_IMODE(folder.stat().st_mode)
+        found, link = folder.stat(), folder.lstat()
     except OSError:
         return
+    mode = stat.S_IMODE(found.st_mode)
+    _check_owner(folder, found.st_uid, link.st_uid)
     if not mode & 0o077:
         return
     try:
@@ -47,6 +51,17 @@ def close_to_others(folder: Path) -> None:
             f"other users can enter the state folder {folder} (mode {mode:04o}), and it is not "
             "yours to close; name a folder of your own with HPCQC_STATE_DIR"
         ) from None
+
+
+def _check_owner(folder: Path, owner: int, link_owner: int) -> None:
+    """Refuse a folder of another user, who could have this one write over other files by links."""
+    own = os.geteuid()
+    if owner not in (own, 0) or link_owner not in (own, 0):
+        what, user = ("", owner) if owner not in (own, 0) else ("the link ", link_owner)
+        raise ConfigError(
+            f"{what}{folder} belongs to user id {user}, and the state folder of user id {own} must "
+            "be that user's own; work as its owner, or name another with HPCQC_STATE_DIR"
+        )
 
 
 def _check_place(folder: Path) -> None:
