@@ -63,6 +63,7 @@ class StageSpan:
     slurm_job: int | None = None  # of the worker
     units: tuple[int, int] | None = None  # finished and total units of its fan-out
     cores: int = 1
+    leftover: int = 0  # processes that its programs left behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -299,6 +299,7 @@ def _run_remotely(call: _Call, context: StageContext) -> Any:
         ran_from=ran.started_at,
         ran_until=ran.ended_at,
         slurm_job=ran.slurm_job,
+        leftover=ran.leftover,
     )
     return ran.value
 

@@ -64,15 +64,20 @@ class StageContext:
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Execution:
-    """One execution of a function on a worker. ending: closes what the function opened there."""
+    """One execution of a function on a worker. ending: closes what the function opened there.
+
+    leftovers: of each program, how many processes it left behind.
+    """
 
     context: StageContext
     started_s: float = field(default_factory=time.monotonic)
     ending: ExitStack = field(default_factory=ExitStack)
+    leftovers: list[int] = field(default_factory=list)
 
 
 _context: ContextVar[StageContext | None] = ContextVar("hpcqc_stage", default=None)
 _execution: ContextVar[Execution | None] = ContextVar("hpcqc_execution", default=None)
+_leftovers: ContextVar[list[int] | None] = ContextVar("hpcqc_leftovers", default=None)
 _running: list[Execution] = []
 _registration = threading.Lock()
 
@@ -200,6 +205,9 @@ def exhausted(value: Any) -> Any:
 @contextmanager
 def _executing(context: StageContext) -> Iterator[None]:
     here = Execution(context)
+    counted = _leftovers.get()
+    if counted is not None:
+        here.leftovers = counted
     token = _execution.set(here)
     _running.append(here)
     try:
@@ -212,13 +220,17 @@ def _executing(context: StageContext) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class RemoteResult:
-    """What a function returned on a worker, and where and when it ran. slurm_job: of the worker."""
+    """What a function returned on a worker, and where and when it ran.
+
+    slurm_job: of the worker. leftover: processes that its programs left behind.
+    """
 
     value: Any
     worker: str
     started_at: datetime
     ended_at: datetime
     slurm_job: int | None = None
+    leftover: int = 0
 
 
 def run_timed(
@@ -226,9 +238,20 @@ def run_timed(
 ) -> RemoteResult:
     """Run a function here and note when, without its time in queues."""
     started_at = datetime.now(UTC)
-    value = remote(*args, **kwargs)
-    worker = f"worker {os.getpid()}"
-    return RemoteResult(value, worker, started_at, datetime.now(UTC), _slurm_job())
+    counted: list[int] = []
+    token = _leftovers.set(counted)
+    try:
+        value = remote(*args, **kwargs)
+    finally:
+        _leftovers.reset(token)
+    return RemoteResult(
+        value,
+        f"worker {os.getpid()}",
+        started_at,
+        datetime.now(UTC),
+        slurm_job=_slurm_job(),
+        leftover=sum(counted),
+    )
 
 
 def _slurm_job() -> int | None:

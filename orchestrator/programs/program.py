@@ -25,6 +25,7 @@ from orchestrator.resources import resources
 from orchestrator.slurm import Slurm, SlurmRefused, SlurmUnavailable, ThisJob, this_job
 from orchestrator.slurm.steps import ProgramStep, step_environment
 from orchestrator.text_files import tail_of
+from orchestrator.wording import counted
 
 __all__ = ["ProgramFailed", "ProgramResult", "run_program"]
 
@@ -161,6 +162,9 @@ def run_program(
         nodes=launch.nodes,
         leftover=sum(int(one.get("left", 0)) for one in found),
     )
+    here = execution()
+    if here is not None and result.leftover:
+        here.leftovers.append(result.leftover)
     _raise_fault(arguments, result, outer, in_time=in_time, check=check)
     return result
 
@@ -347,10 +351,11 @@ def _raise_fault(
     check: bool,
 ) -> None:
     what = shlex.join(arguments)
+    end = _left_text(result.leftover) + _tail(result.output)
     if not in_time:
         raise ProgramFailed(
             f"{what} did not end within the walltime of its stage, and was stopped after "
-            f"{result.seconds:.1f} s{_tail(result.output)}",
+            f"{result.seconds:.1f} s{end}",
             result,
         )
     if "error" in measured:
@@ -361,7 +366,13 @@ def _raise_fault(
             if result.exit_code < 0
             else f"ended with exit code {result.exit_code}"
         )
-        raise ProgramFailed(f"{what} {how}{_tail(result.output)}", result)
+        raise ProgramFailed(f"{what} {how}{end}", result)
+
+
+def _left_text(leftover: int) -> str:
+    if not leftover:
+        return ""
+    return f"; {counted(leftover, 'process', 'processes')} that it left behind had to be ended"
 
 
 def _tail(output: Path) -> str:

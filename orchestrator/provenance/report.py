@@ -13,8 +13,17 @@ from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.markup import cell_text, duration_text, rendered
 from orchestrator.provenance.outcome import Outcome, outcome_of
 from orchestrator.provenance.schema import RecordedCoupling, RecordedStage, RunRecord
+from orchestrator.wording import counted
 
-__all__ = ["Report", "draw_report", "report_html", "stage_rows", "stage_total", "usage_rows"]
+__all__ = [
+    "Report",
+    "draw_report",
+    "leftover_lines",
+    "report_html",
+    "stage_rows",
+    "stage_total",
+    "usage_rows",
+]
 
 _MAX_ROWS = 200
 _ALWAYS_SHOWN = ("job", "state", "waited", "took", "charged")
@@ -78,6 +87,7 @@ def report_html(
         numbers=_numbers(record),
         usage=usage_rows(record),
         stages=stage_rows(record),
+        leftovers=leftover_lines(record),
         coupling=_coupling(record),
         slurm_jobs=_slurm_jobs(record),
         jobs=_jobs(record),
@@ -100,6 +110,20 @@ def stage_rows(record: RunRecord) -> list[list[Any]]:
         done, cached = states.count("completed"), states.count("cached")
         rows.append([name, kind, len(runs), done, cached, failed, worked_s, waited_s, places])
     return rows
+
+
+def leftover_lines(record: RunRecord) -> list[str]:
+    """Return a sentence for each stage whose programs left processes behind."""
+    left: dict[str, int] = {}
+    for stage in record.stages:
+        if stage.leftover:
+            name = stage_name(stage.name)
+            left[name] = left.get(name, 0) + stage.leftover
+    return [
+        f"stage {name}: its programs left {counted(number, 'process', 'processes')} behind, and "
+        "hpcqc ended them"
+        for name, number in left.items()
+    ]
 
 
 def stage_total(record: RunRecord) -> int:

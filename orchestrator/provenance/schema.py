@@ -187,6 +187,8 @@ class RecordedStage(RecordPart):
     """how long it waited for a worker, or for Slurm to grant the QPU, and for its QPU tasks"""
     slurm_job: int | None = None
     """Slurm job in which it ran, or which held the QPU for it"""
+    leftover: int = 0
+    """processes that its programs left behind, and that were ended"""
 
 
 class RecordedAttempt(RecordPart):

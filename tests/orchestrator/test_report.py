@@ -30,6 +30,7 @@ from orchestrator.provenance.record import (
     site_document,
 )
 from orchestrator.provenance.report import (
+    leftover_lines,
     report_html,
     stage_rows,
     stage_total,
@@ -195,6 +196,16 @@ def test_stages_of_a_continued_run_show_once() -> None:
     ]
     shown = [(s.key, s.state) for s in merged_stages(earlier, now)]
     assert shown == [("a", "completed"), ("b", "failed"), ("b", "completed"), ("z", "cached")]
+
+
+def test_processes_that_programs_left_are_shown_for_their_stage() -> None:
+    spans = [span("a", 0, 1, leftover=2), span("b", 1, 2), span("a2", 2, 3, leftover=1)]
+    spans[2] = replace(spans[2], name=spans[0].name)
+    found = run_record(record(), merged_stages([], spans), [])
+    (line,) = leftover_lines(found)
+    assert "3 processes" in line
+    assert line in report_html(found, outcome_of(None), {})
+    assert leftover_lines(record()) == []
 
 
 def test_secrets_do_not_get_into_a_record(monkeypatch) -> None:

@@ -19,6 +19,7 @@ from orchestrator.compute.remote_call import (
     StageContext,
     deferred,
     dump_by_value,
+    run_timed,
 )
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.loading import load_site
@@ -238,6 +239,22 @@ class TestOnThisMachine:
         result = outside("/bin/sh", "-c", f"setsid sleep {mark} & sleep {mark} & exit 0")
         assert (result.exit_code, result.leftover) == (0, 2)
         assert not processes(mark)
+
+    def test_what_programs_leave_behind_counts_for_their_stage(self, tmp_path) -> None:
+        def two_programs(mark):
+            for _ in range(2):
+                run_program(["/bin/sh", "-c", f"setsid sleep {mark} & exit 0"])
+
+        context = StageContext(
+            run="r1", key="k", site=deferred(load_site()), qpu=None, keep_dir=None
+        )
+        remote = RemoteFunction(dump_by_value(two_programs), context)
+        assert run_timed(remote, (f"602.{os.getpid()}",), {}).leftover == 2
+        assert run_timed(RemoteFunction(dump_by_value(abs), context), (1,), {}).leftover == 0
+
+    def test_an_error_says_what_was_left_behind(self) -> None:
+        with pytest.raises(ProgramFailed, match="1 process that it left behind"):
+            outside("/bin/sh", "-c", f"setsid sleep 603.{os.getpid()} & exit 3")
 
     def test_it_is_told_to_end_with_the_process_that_runs_it(self, tmp_path) -> None:
         mark = f"601.{os.getpid()}"

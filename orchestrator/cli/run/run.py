@@ -187,7 +187,7 @@ def print_result(outcome: Outcome, value: Any) -> None:
 
 def _print_result(finished: RunResult) -> None:
     from orchestrator.provenance.markup import duration_text
-    from orchestrator.provenance.report import stage_total, usage_rows
+    from orchestrator.provenance.report import leftover_lines, stage_total, usage_rows
     from orchestrator.wording import counted
 
     print_result(finished.outcome, finished.value)
@@ -209,6 +209,8 @@ def _print_result(finished: RunResult) -> None:
             f"{duration_text(seconds)} on the device, charged {charged or 'nothing'}",
             style="dim",
         )
+    for line in leftover_lines(record):
+        say(line, style="dim")
     for name in ("report.html", "plot.png", "plot.svg", "gantt.png", "result.json", "run.json"):
         file = finished.folder / name
         if file.exists():
