@@ -29,6 +29,7 @@ from orchestrator.application.run_logs import follow_logs, run_logs
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.provenance.schema import read_record
+from tests.application.ran import leave, record
 from tests.architecture.source import ROOT
 from tests.cli.flows import FLOW, LONG
 from tests.patience import PATIENCE_S, until
@@ -195,6 +196,24 @@ def test_a_second_ctrl_c_is_recorded_with_what_it_left(hpcqc, tmp_path) -> None:
     record = read_record(tmp_path / "hpcqc-runs" / "r1")
     assert [job.state for job in record.jobs] == [state]
     assert [(a.status, a.reason) for a in record.attempts] == [("interrupted", "user")]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "said"),
+    [
+        ("interrupted", "interrupted: walltime", "interrupted: walltime"),
+        ("failed", "ValueError: no", "failed: ValueError: no"),
+        ("running", None, "killed"),
+        ("completed", None, ""),
+    ],
+)
+def test_logs_end_with_what_ended_the_run(hpcqc, tmp_path, status, error, said) -> None:
+    site = load_site()
+    leave(site, None, record(site, [], status=status, error=error), tmp_path / "r1")
+    (tmp_path / "r1" / "run.log").write_text("a line\n")
+    shown = hpcqc("logs", "r1")
+    assert (shown.code, shown.out) == (0, "a line\n")
+    assert shown.err.startswith(f"run r1 is {said}") if said else shown.err == ""
 
 
 def test_runs_that_are_not_there(hpcqc) -> None:

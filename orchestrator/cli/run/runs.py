@@ -63,7 +63,8 @@ def run_logs(
     site: SiteFile = None,
     as_json: Json = False,
 ) -> None:
-    """Show the end of a run's log and of what its driver job printed."""
+    """Show the end of a run's log and of what its driver job printed, and why it ended."""
+    from orchestrator.application.known_runs import run_view
     from orchestrator.application.run_logs import follow_logs
     from orchestrator.application.run_logs import run_logs as read_logs
 
@@ -85,6 +86,11 @@ def run_logs(
             say(f"==> {piece.path} <==", style="bold")
         write(piece.text, sys.stdout)
         last = piece.path
+    view = run_view(run, site=site)
+    if view.state not in ("pending", "running", "completed"):
+        why = view.reason or view.state
+        ended = why if why.startswith(view.state) else f"{view.state}: {why}"
+        say(f"run {view.id} is {ended}", stderr=True)
 
 
 def cancel_run(run: _Run, site: SiteFile = None, as_json: Json = False) -> None:
