@@ -33,6 +33,14 @@ class Block:
     name: str
     shifts: tuple[float, ...]
 
+    @property
+    def slope_noise(self) -> float:
+        """Standard error of the slope at δ = 0 by that of each shifted energy."""
+        if len(self.shifts) == 2:
+            return float(np.sqrt(2))
+        at = np.array(self.shifts)
+        return float(np.linalg.norm(2 / 5 * (np.sin(at) + 2 * np.sin(2 * at))))
+
     def curve(self, here: float, shifted: _Angles) -> _Angles:
         """Return (a, b₁, c₁, b₂, c₂) of E(δ) = a + Σ b_f cos fδ + c_f sin fδ, here being E(0)."""
         if len(self.shifts) == 2:
@@ -141,6 +149,9 @@ _Values = NDArray[np.float64]
 # stretched bonds, do bend as little. With noise, what noise alone can bend is the floor.
 _FLATTEST = 0.002
 _FLATTEST_PER_PRECISION = 4.0
+# Shifted energies only point the way: with twice the standard error each costs a quarter of the
+# shots, and they are nearly all that an iteration measures.
+_SHIFT_PRECISION = 2.0
 # No step changes an angle by more: a rotation by π/2 would already swap the two states.
 _LONGEST = 0.6
 
@@ -149,7 +160,7 @@ _LONGEST = 0.6
 class Meter:
     """Measures energies of one Hamiltonian with any BaseEstimatorV2, and counts them.
 
-    precision: standard error, 0 for exact. tolerance: least step worth taking, in Hartree.
+    precision: standard error of the energy, 0 for exact. tolerance: least step worth taking, in Hartree.
     """
 
     estimator: Any
@@ -165,16 +176,24 @@ class Meter:
         """Whether no iteration is left."""
         return self.iterations >= self.max_iterations
 
-    def energies(self, circuit: QuantumCircuit, rows: _Values) -> tuple[_Values, _Values]:
-        """Return the energy and its standard error at every row of angles, from one PUB."""
+    @property
+    def shift_precision(self) -> float:
+        """Standard error of a shifted energy, 0 for exact."""
+        return _SHIFT_PRECISION * self.precision
+
+    def energies(self, circuit: QuantumCircuit, rows: _Values) -> tuple[_Values, float]:
+        """Return the energy at every row of angles, and the first one's standard error.
+
+        All rows but the first are its shifts. One job measures all.
+        """
         self.evaluations += len(rows)
-        pub = (circuit, self.hamiltonian, rows, self.precision)
-        data = self.estimator.run([pub]).result()[0].data
-        errors = data.stds if self.precision else np.zeros(len(rows))
-        return (
-            np.asarray(data.evs, dtype=np.float64).reshape(-1),
-            np.asarray(errors, dtype=np.float64).reshape(-1),
-        )
+        parts = [(rows, 0.0)]
+        if self.precision:
+            parts = [(rows[:1], self.precision), (rows[1:], self.shift_precision)]
+        pubs = [(circuit, self.hamiltonian, part, error) for part, error in parts if len(part)]
+        found = [one.data for one in self.estimator.run(pubs).result()]
+        energies = np.concatenate([np.asarray(d.evs, dtype=np.float64).reshape(-1) for d in found])
+        return energies, float(np.ravel(found[0].stds)[0]) if self.precision else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,25 +210,36 @@ class Point:
 
 def _measure(meter: Meter, ansatz: Ansatz, angles: _Values, *, slopes: bool = True) -> Point:
     rows = ansatz.points(angles) if slopes else angles[np.newaxis]
-    energies, errors = meter.energies(ansatz.circuit, rows)
+    energies, error = meter.energies(ansatz.circuit, rows)
     curves = ansatz.curves(energies) if slopes else np.zeros((len(angles), 5))
+    noise = meter.shift_precision * np.array([block.slope_noise for block in ansatz.blocks])
     return Point(
         angles=angles,
         energy=float(energies[0]),
-        std_error=float(errors[0]),
-        gradient=curves[:, 2] + 2 * curves[:, 4],
+        std_error=error,
+        gradient=_beyond_noise(curves[:, 2] + 2 * curves[:, 4], noise),
         curvature=-curves[:, 1] - 4 * curves[:, 3],
     )
 
 
+def _beyond_noise(slopes: _Values, noise: _Values) -> _Values:
+    """Shrink slopes by what noise alone would make of them; those within it become 0.
+
+    A step along such a slope costs more energy than it gains, for the search starts near a minimum.
+    """
+    squares = slopes**2
+    kept = 1 - np.divide(2 * noise**2, squares, out=np.zeros_like(squares), where=squares > 0)
+    return np.asarray(slopes * np.maximum(kept, 0.0))
+
+
 def descend(meter: Meter, ansatz: Ansatz, angles: _Values) -> Point:
-    """Walk to a minimum by BFGS; one iteration is one PUB with the energy and all its shifts.
+    """Walk to a minimum by BFGS; one iteration is one job with the energy and all its shifts.
 
     The shifts give curvatures, so the first step is a Newton step. A step that leads up by more
     than noise is shortened. The meter's last iteration measures the energy alone.
     """
     here = _measure(meter, ansatz, angles, slopes=not meter.spent)
-    flattest = max(_FLATTEST, _FLATTEST_PER_PRECISION * meter.precision)
+    flattest = max(_FLATTEST, _FLATTEST_PER_PRECISION * meter.shift_precision)
     hessian = np.diag(np.maximum(np.abs(here.curvature), flattest))
     longest = _LONGEST
     while not meter.spent:
@@ -248,7 +278,7 @@ _KICK_GAIN = 1e-4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much work one ground state may take; ``max_iterations`` are PUBs of the optimiser.
+    """How much work one ground state may take; ``max_iterations`` are jobs of the optimiser.
 
     precision: standard error in Hartree, 0 for exact. start_gain: Hartree that an excitation must
     promise to start in the ansatz, ``start_most`` at most. grow_gain: gain that adds the best

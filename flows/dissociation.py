@@ -2,7 +2,7 @@
 
 For each geometry, PySCF computes the integrals of a small active space and diagonalises it on
 Dask workers; a QPU finds the ground state of the same space, each optimiser iteration being one
-broadcast estimator PUB. ``hpcqc run flows.dissociation -p name=value …`` takes:
+estimator job. ``hpcqc run flows.dissociation -p name=value …`` takes:
 
 - ``molecule``: h2, h4, hf, h2o, lih (the default) or n2; or a file in its place:
 - ``xyz``: one geometry, of which a bond is stretched; or several, each a point of the curve;

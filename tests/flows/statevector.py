@@ -59,12 +59,14 @@ class Estimator:
 
     def __init__(self, seed: int | None = None) -> None:
         self.pubs: list[int] = []
+        self.precisions: list[float] = []
         self._rng = np.random.default_rng(seed)
 
     def run(self, pubs: Sequence[Any]) -> Any:
         results = []
         for circuit, observable, rows, precision in pubs:
             self.pubs.append(len(rows))
+            self.precisions.append(precision)
             state = amplitudes(circuit, np.asarray(rows, dtype=float))
             values = np.einsum("ij,ij->j", state.conj(), observable.to_matrix(sparse=True) @ state)
             noise = self._rng.normal(scale=precision, size=len(rows)) if precision else 0.0

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("ffsim", reason="the chemistry extra is not installed")
 
@@ -11,7 +15,7 @@ from flows._active_space import SpaceChoice, active_space, exact_energy, molecul
 from flows._fermions import Problem, encode
 from flows._geometries import Geometry
 from flows._molecules import MOLECULES
-from flows._variational import Plan, solve
+from flows._variational import Plan, _beyond_noise, solve
 from tests.flows.statevector import Estimator
 
 CHEMICAL_ACCURACY = 1.6e-3
@@ -83,6 +87,35 @@ def test_sampling_stays_small_and_its_error_is_told() -> None:
     assert found.std_error == pytest.approx(0.02)
     assert found.evaluations <= 2 * 11 + 1
     assert abs(found.energy - exact) < 0.02 * 4 + 0.02
+
+
+@pytest.mark.parametrize("distance", [1.0, 1.6, 2.4, 3.2])
+def test_sampled_energies_err_by_little_more_than_their_precision(distance: float) -> None:
+    problem, _ = _problem("lih", distance)
+    plan = Plan(precision=0.03, max_iterations=2, start_most=3, grow_gain=None)
+    best = solve(Estimator(), problem, replace(plan, precision=0.0, max_iterations=50)).energy
+    errors = [solve(Estimator(seed), problem, plan).energy - best for seed in range(20)]
+    assert np.sqrt(np.mean(np.square(errors))) < 1.5 * 0.03
+    assert abs(np.mean(errors)) < 0.03
+
+
+def test_shifts_cost_a_quarter_of_the_shots() -> None:
+    problem, _ = _problem("lih", 2.4)
+    estimator = Estimator(seed=3)
+    solve(estimator, problem, Plan(precision=0.02, max_iterations=2, start_most=3, grow_gain=None))
+    assert estimator.precisions[:2] == pytest.approx([0.02, 0.04])
+    assert estimator.pubs[0] == 1
+    assert set(estimator.precisions[0::2]) == {0.02}
+
+
+@given(slopes=st.lists(st.integers(-1000, 1000), min_size=1), thousandths=st.integers(0, 1000))
+def test_slopes_within_noise_lead_nowhere(slopes: list[int], thousandths: int) -> None:
+    given_slopes, noise = np.array(slopes) / 1000, thousandths / 1000
+    kept = _beyond_noise(given_slopes, np.full(len(slopes), noise))
+    assert np.all(np.abs(kept) <= np.abs(given_slopes))
+    assert np.all(kept * given_slopes >= 0)
+    assert np.all(kept[np.abs(given_slopes) <= noise] == 0)
+    assert noise > 0 or np.array_equal(kept, given_slopes)
 
 
 def test_noise_does_not_send_the_search_away() -> None:
