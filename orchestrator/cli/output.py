@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from traceback import walk_tb
@@ -38,9 +40,15 @@ def open_console(*, stderr: bool = False) -> Console:
     """Return a Rich console on the stream as it is now."""
     from rich.console import Console
 
+    class RaisingConsole(Console):
+        """Raises ``BrokenPipeError`` where Rich would exit, in the midst of ending a run, too."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _FILE_WIDTH  # a file or a pipe needs no folding at 80
-    return Console(file=stream, width=width, highlight=False, soft_wrap=True)
+    return RaisingConsole(file=stream, width=width, highlight=False, soft_wrap=True)
 
 
 def print_json(value: Any, file: IO[str] | None = None) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
 from orchestrator.cli.interrupts import interrupt_behind
+from tests.architecture.source import ROOT
 
 _SCRIPT = """
 import atexit, os, sys
@@ -60,3 +62,25 @@ def test_errors_that_refer_to_each_other_hide_no_interrupt_and_stop_nothing() ->
     stopped = KeyboardInterrupt()
     other.__cause__ = stopped
     assert interrupt_behind(one) is stopped
+
+
+def test_an_interrupted_run_is_closed_although_nobody_reads_its_errors(tmp_path) -> None:
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from orchestrator.cli.interrupts import end_after\n"
+        "end_after(KeyboardInterrupt(), 'ending', Path('closed').touch, Path('recorded').touch,\n"
+        "          left=lambda: 'a job is left')\n"
+    )
+    # As in `hpcqc run … 2>&1 | tee log`: Ctrl-C ends tee, too.
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer) as stderr:
+        ended = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=stderr,
+            check=False,
+        )
+    assert ended.returncode == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"closed", "recorded"}
