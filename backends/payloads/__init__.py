@@ -1,6 +1,8 @@
 """What a backend's ``start`` carries: payloads of any kind, and those of Qiskit's primitives."""
 
+from backends.annealing.wire import AnnealingProblem, AnnealingSamples
 from backends.payloads.analog import AnalogCounts, AnalogItem, AnalogPayload
+from backends.payloads.annealing import AnnealingPayload
 from backends.payloads.estimator import EstimatorPayload, FrozenEstimatorPub
 from backends.payloads.kind import Payload, PayloadKind, PayloadLimits
 from backends.payloads.pubs import SEEDS, PubPayload, Values
@@ -12,6 +14,7 @@ from backends.payloads.registry import (
     payload_kind,
 )
 from backends.payloads.sampler import MOST_SHOTS, SEED_STRIDE, FrozenSamplerPub, SamplerPayload
+from backends.quadratic_models import BinaryQuadraticModel
 from backends.shapes import ItemShape, Piece
 
 __all__ = [
@@ -21,6 +24,10 @@ __all__ = [
     "AnalogCounts",
     "AnalogItem",
     "AnalogPayload",
+    "AnnealingPayload",
+    "AnnealingProblem",
+    "AnnealingSamples",
+    "BinaryQuadraticModel",
     "EstimatorPayload",
     "FrozenEstimatorPub",
     "FrozenSamplerPub",

@@ -9,6 +9,7 @@ from backends.circuits import is_panic
 from backends.errors import PayloadRejected
 from backends.frames import unpack
 from backends.payloads.analog import ANALOG
+from backends.payloads.annealing import ANNEALING
 from backends.payloads.estimator import ESTIMATOR
 from backends.payloads.kind import Payload, PayloadKind, PayloadLimits
 from backends.payloads.sampler import SAMPLER
@@ -30,7 +31,7 @@ _MEMBERS = (
 )
 
 
-_OWN: dict[str, PayloadKind] = {kind.name: kind for kind in (SAMPLER, ESTIMATOR, ANALOG)}
+_OWN: dict[str, PayloadKind] = {kind.name: kind for kind in (SAMPLER, ESTIMATOR, ANALOG, ANNEALING)}
 
 
 def kind_names() -> tuple[str, ...]:

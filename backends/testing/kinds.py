@@ -9,6 +9,11 @@ from typing import Any
 from backends.api import Target
 from backends.payloads import Payload, kind_names
 from backends.plugins import PluginUnusable, load
+from backends.testing.annealing import (
+    ANNEALING_CHECKS,
+    lengthy_annealing,
+    smallest_annealing,
+)
 from backends.testing.cases import (
     Native,
     lengthy_estimates,
@@ -50,6 +55,9 @@ _OWN = {
     ),
     "analog": PayloadCases(
         smallest=smallest_sequence, lengthy=lengthy_sequences, checks=ANALOG_CHECKS
+    ),
+    "annealing": PayloadCases(
+        smallest=smallest_annealing, lengthy=lengthy_annealing, checks=ANNEALING_CHECKS
     ),
 }
 
