@@ -3,6 +3,7 @@
 from backends.analog.builder import RydbergPulse as RydbergPulse
 from backends.analog.builder import rydberg_sequence as rydberg_sequence
 from backends.analog.waveforms import Waveform as Waveform
+from backends.annealing.wire import AnnealingSamples as AnnealingSamples
 from backends.api import BackendError as BackendError
 from backends.api import CalibrationChanged as CalibrationChanged
 from backends.api import InsufficientMemory as InsufficientMemory
@@ -14,6 +15,7 @@ from backends.api import TaskFailed as TaskFailed
 from backends.child.installation import InstallationFailed as InstallationFailed
 from backends.child.managed import ManagedEnvironment as ManagedEnvironment
 from backends.payloads.analog import AnalogCounts as AnalogCounts
+from backends.quadratic_models import BinaryQuadraticModel as BinaryQuadraticModel
 from orchestrator.accounting.join import Accounting as Accounting
 from orchestrator.accounting.join import AccountingRow as AccountingRow
 from orchestrator.accounting.join import Difference as Difference
@@ -22,6 +24,7 @@ from orchestrator.accounting.periods import PeriodError as PeriodError
 from orchestrator.agent.deployments import FlowRunView as FlowRunView
 from orchestrator.agent.folder import AgentError as AgentError
 from orchestrator.analog import AnalogSampler as AnalogSampler
+from orchestrator.annealing import AnnealingSampler as AnnealingSampler
 from orchestrator.application.accounting import accounting as accounting
 from orchestrator.application.agent import Deployed as Deployed
 from orchestrator.application.agent import deploy as deploy

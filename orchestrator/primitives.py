@@ -47,6 +47,7 @@ from orchestrator.wording import visible
 
 if TYPE_CHECKING:
     from orchestrator.analog import AnalogSampler
+    from orchestrator.annealing import AnnealingSampler
 
 __all__ = ["Estimator", "Primitive", "Qpu", "QpuJob", "Sampler", "open_qpu"]
 
@@ -144,6 +145,23 @@ class Qpu:
         from orchestrator.analog import AnalogSampler
 
         return AnalogSampler(self, default_shots=default_shots, seed=seed, reuse=reuse)
+
+    def annealing_sampler(
+        self, *, default_reads: int = 100, seed: int | None = None, reuse: bool = False
+    ) -> AnnealingSampler:
+        """Return a sampler of binary quadratic models on this QPU, which must be an annealer.
+
+        Args:
+            default_reads: how often a model is annealed for which ``run`` states no number.
+            seed: for simulators; equal seeds give equal samples.
+            reuse: take an equal job's result, if there is one, at no cost; see `Sampler`.
+
+        Returns:
+            A sampler for this QPU.
+        """
+        from orchestrator.annealing import AnnealingSampler
+
+        return AnnealingSampler(self, default_reads=default_reads, seed=seed, reuse=reuse)
 
     def run(self, payload: Payload, *, reuse: bool = False) -> QpuJob[Any]:
         """Submit a payload of any kind that the QPU takes, as it is, as one quantum job.
