@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from flows._qaoa import Ising
 
-__all__ = ["Conflicts", "best_set", "components", "gain", "largest_within", "repaired", "weight_of"]
+__all__ = [
+    "Conflicts",
+    "best_set",
+    "components",
+    "gain",
+    "largest_within",
+    "penalties",
+    "repaired",
+    "weight_of",
+]
 
 # Above 1, leaving out the lighter of two nodes in conflict always gains.
 _PENALTY = 1.25
@@ -99,6 +108,12 @@ def largest_within(conflicts: Conflicts, part: Sequence[int], most: int) -> tupl
     return tuple(sorted(by_weight[:most]))
 
 
+def penalties(conflicts: Conflicts) -> dict[tuple[int, int], float]:
+    """Return for each edge 1.25 min(w_u, w_v): taking both nodes loses more than either gains."""
+    weights = conflicts.weights
+    return {(u, v): _PENALTY * min(weights[u], weights[v]) for u, v in conflicts.edges}
+
+
 def gain(conflicts: Conflicts) -> Ising:
     """Return Σ w_i x_i − 1.25 Σ min(w_u, w_v) x_u x_v over edges, with x = (1 − Z) / 2.
 
@@ -107,8 +122,8 @@ def gain(conflicts: Conflicts) -> Ising:
     """
     fields = [-weight / 2 for weight in conflicts.weights]
     couplings, constant = [], sum(conflicts.weights) / 2
-    for u, v in conflicts.edges:
-        quarter = _PENALTY * min(conflicts.weights[u], conflicts.weights[v]) / 4
+    for (u, v), penalty in penalties(conflicts).items():
+        quarter = penalty / 4
         fields[u] += quarter
         fields[v] += quarter
         constant -= quarter

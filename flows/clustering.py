@@ -53,38 +53,32 @@ from flows._clusterings import (
     trials,
     useful,
 )
-from flows._independent_sets import (
-    Conflicts,
-    best_set,
-    components,
-    gain,
-    largest_within,
-    repaired,
-    weight_of,
-)
+from flows._independent_sets import Conflicts, best_set, weight_of
 from flows._inputs import InputError, require_extra
 from flows._points import Points, from_table, generated, nearest, sampled
-from flows._qaoa import Instance, Search, tune_all
+from flows._set_sampling import (
+    MOST_QUBITS,
+    Choice,
+    QaoaSettings,
+    decided,
+    qaoa_choice,
+    shares,
+)
 from hpcqc import Qpu, checked_by, classical, fan_out, quantum
 from orchestrator.wording import counted
 
 __all__ = [
-    "Choice",
     "Iteration",
     "Proposal",
-    "SampledPart",
     "assess",
     "choose",
     "clustering",
-    "decided",
     "exact",
     "propose",
 ]
 
 _Values = NDArray[np.float64]
 
-_SAMPLED_PRECISION = 0.03  # of the weight of all candidates in a circuit
-_MOST_QUBITS = 16
 _MOST_CLUSTERS = 20
 _MOST_LABELS = 10_000
 _LEAST_POINTS = 10
@@ -96,26 +90,6 @@ class Proposal:
 
     bases: tuple[Clustering, ...]
     found: Candidates
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampledPart:
-    """Candidates that depend on each other, ``asked`` of them on the QPU: counts by bitstring.
-
-    The first asked candidate is the rightmost bit.
-    """
-
-    nodes: tuple[int, ...]
-    asked: tuple[int, ...]
-    counts: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What the QPU sampled. evaluations: mean gains measured on the way."""
-
-    parts: tuple[SampledPart, ...]
-    evaluations: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,14 +119,6 @@ class Iteration:
     bases: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings:
-    layers: int
-    shots: int
-    qubits: int
-    seed: int
-
-
 @classical(nodes=(1, 3))
 def propose(coordinates: _Values, tried: Sequence[Method], best: Clustering | None) -> Proposal:
     """Make the clusterings on the workers, and find which of their clusters exclude each other."""
@@ -174,53 +140,9 @@ def exact(conflicts: Conflicts) -> tuple[int, ...]:
 
 
 @quantum
-def choose(qpu: Qpu, conflicts: Conflicts, settings: _Settings) -> Choice:
+def choose(qpu: Qpu, conflicts: Conflicts, settings: QaoaSettings) -> Choice:
     """Sample choices on the QPU of this stage, one circuit per component of the conflicts."""
-    most = min(settings.qubits, qpu.target.num_qubits or settings.qubits)
-    is_exact = "estimator" in qpu.target.payload_kinds
-    asked = [
-        (part, largest_within(conflicts, part, most))
-        for part in components(conflicts)
-        if len(part) > 1
-    ]
-    instances = [
-        _instance(conflicts.among(nodes), settings.layers, is_exact)
-        for _, nodes in asked
-        if len(nodes) > 1
-    ]
-    counts, evaluations = _sampled(qpu, instances, settings) if instances else ([], 0)
-    left = iter(counts)
-    parts = (
-        SampledPart(nodes=part, asked=nodes, counts=next(left) if len(nodes) > 1 else {})
-        for part, nodes in asked
-    )
-    return Choice(parts=tuple(parts), evaluations=evaluations)
-
-
-def _sampled(
-    qpu: Qpu, instances: Sequence[Instance], settings: _Settings
-) -> tuple[list[dict[str, int]], int]:
-    """Find all angles, then sample every circuit in one job."""
-    with qpu.lease():
-        tuned = tune_all(qpu.estimator(seed=settings.seed), instances)
-        sampler = qpu.sampler(default_shots=settings.shots, seed=settings.seed)
-        pubs = [
-            (one.circuit.measure_all(inplace=False), np.array(found.angles))
-            for one, found in zip(instances, tuned, strict=True)
-        ]
-        results = sampler.run(pubs).result()
-    counts = [dict(result.data.meas.get_counts()) for result in results]
-    return counts, sum(one.evaluations for one in tuned)
-
-
-def _instance(conflicts: Conflicts, layers: int, is_exact: bool) -> Instance:
-    model = gain(conflicts)
-    search = Search(rounds=8)
-    if not is_exact:
-        search = Search(precision=_SAMPLED_PRECISION * sum(conflicts.weights), grid=5)
-    return Instance(
-        circuit=model.circuit(layers), gain=model.operator(), layers=layers, search=search
-    )
+    return qaoa_choice(qpu, conflicts, settings)
 
 
 @classical
@@ -231,56 +153,6 @@ def assess(
     return [
         rated(coordinates, joined(found, chosen), "consensus", "consensus") for chosen in choices
     ]
-
-
-def decided(conflicts: Conflicts, choice: Choice) -> tuple[int, ...]:
-    """Return the best choice: of every sample, made consistent; and all that excludes nothing."""
-    chosen: list[int] = []
-    for part in components(conflicts):
-        inner = conflicts.among(part)
-        sets = {repaired(inner, picked) for picked in _picked(choice, part)}
-        best = max(sorted(sets), key=lambda nodes: weight_of(inner, nodes))
-        chosen += [part[node] for node in best]
-    return tuple(sorted(chosen))
-
-
-def _picked(choice: Choice, nodes: tuple[int, ...]) -> list[list[int]]:
-    """Return what was sampled of a component, by places in it."""
-    for part in choice.parts:
-        if part.nodes == nodes:
-            places = [nodes.index(node) for node in part.asked]
-            return [
-                [place for place, bit in zip(places, reversed(bits), strict=True) if bit == "1"]
-                for bits in part.counts or ("1",)  # one asked candidate dominates all others
-            ]
-    return [[]]
-
-
-def _shares(conflicts: Conflicts, choice: Choice) -> tuple[float, float]:
-    """Return the shares of shots, and of random bits, that are best choices in every circuit."""
-    ours = random = 1.0
-    for part in choice.parts:
-        if not part.counts:
-            continue
-        asked = conflicts.among(part.asked)
-        values = _weights(asked)
-        hits = np.flatnonzero(values >= weight_of(asked, best_set(asked)) - 1e-9)
-        shots = sum(part.counts.values())
-        width = len(part.asked)
-        ours *= sum(part.counts.get(f"{hit:0{width}b}", 0) for hit in hits) / shots
-        random *= len(hits) / len(values)
-    return ours, random
-
-
-def _weights(conflicts: Conflicts) -> _Values:
-    """Return the weight of every set of nodes, by its bits; minus infinity with a conflict."""
-    index = np.arange(2 ** len(conflicts.weights))
-    values = np.zeros(len(index))
-    for node, weight in enumerate(conflicts.weights):
-        values += weight * ((index >> node) & 1)
-    for u, v in conflicts.edges:
-        values[((index >> u) & (index >> v) & 1) == 1] = -np.inf
-    return values
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -297,7 +169,7 @@ def _checked(given: Mapping[str, Any]) -> _Inputs:
         "iterations": (1, 100),
         "layers": (1, 100),
         "shots": (1, 10**9),
-        "qubits": (2, _MOST_QUBITS),
+        "qubits": (2, MOST_QUBITS),
         "sample": (_LEAST_POINTS, 20_000),
         "seed": (0, 2**63 - 1),
     }
@@ -348,7 +220,7 @@ def clustering(
         before = max((one.consensus for one in rounds), key=_silhouette, default=None)
         near = None if before is None else before.clusters
         tried = trials(index, clusters, near, seed, most)
-        settings = _Settings(layers=layers, shots=shots, qubits=qubits, seed=seed + index)
+        settings = QaoaSettings(layers=layers, shots=shots, qubits=qubits, seed=seed + index)
         rounds.append(_round(coordinates, tried, before, settings))
         if rounds[-1].consensus.silhouette >= good_enough:
             break
@@ -369,7 +241,7 @@ class _Round:
 
 
 def _round(
-    coordinates: _Values, tried: Sequence[Method], best: Clustering | None, settings: _Settings
+    coordinates: _Values, tried: Sequence[Method], best: Clustering | None, settings: QaoaSettings
 ) -> _Round:
     proposal = propose(coordinates, tried, best)
     conflicts = proposal.found.conflicts
@@ -377,7 +249,7 @@ def _round(
     choice = choose(conflicts, settings)
     chosen, reference = decided(conflicts, choice), known.result()
     consensus, ideal = assess(coordinates, proposal.found, [chosen, reference])
-    ours, random = _shares(conflicts, choice)
+    ours, random = shares(conflicts, choice)
     single = max(proposal.bases, key=_silhouette)
     record = Iteration(
         candidates=len(conflicts.weights),

@@ -18,7 +18,8 @@ from flows._clusterings import clustered, completed, trials, useful
 from flows._independent_sets import Conflicts, best_set, components, weight_of
 from flows._inputs import InputError
 from flows._points import Points, generated
-from flows.clustering import Choice, SampledPart, _shares, clustering, decided
+from flows._set_sampling import Choice, SampledPart, decided, shares
+from flows.clustering import clustering
 from orchestrator.runs import Run
 from tests.errors import naming
 from tests.flows import by_definition
@@ -193,7 +194,7 @@ def test_shares_are_of_the_bits_that_are_a_best_choice(case: tuple[Conflicts, Ch
         hits = sum(count for bits, count in part.counts.items() if bits in best)
         optimal *= hits / sum(part.counts.values())
         random *= len(best) / 2**width
-    assert _shares(known, choice) == pytest.approx((optimal, random))
+    assert shares(known, choice) == pytest.approx((optimal, random))
 
 
 @given(sampled_choices())
