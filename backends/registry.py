@@ -26,6 +26,7 @@ __all__ = [
     "packages_of",
     "preload",
     "result_options",
+    "simulated_options",
 ]
 
 GROUP = "orchestrator.backends"
@@ -59,6 +60,9 @@ class BackendFactory(Protocol):
 
     ``variables``: names of environment variables that its SDK reads, so that a process of its own
     gets them.
+
+    ``simulated(options)``: the options with which the same backend does its work on this machine,
+    without a secret, a connection or a clock: dry runs use them in the place of Aer.
 
     ``neutral_options``: a set of names of options that change when a result comes, not what it
     is. A run that is continued with another value finds its results again.
@@ -145,6 +149,15 @@ def _create_in_child(
         variables=_variables(name),
     )
     return open_child(opening, environment)
+
+
+def simulated_options(name: str, options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return options with which a backend simulates its device itself; None if it does not."""
+    try:
+        own = getattr(_factory(name), "simulated", None)
+    except (UnknownPlugin, PluginUnusable):
+        return None
+    return None if own is None else dict(own(options))
 
 
 def result_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

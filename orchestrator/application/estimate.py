@@ -218,8 +218,11 @@ def qpu_estimates(site: Site, record: RunRecord) -> list[QpuEstimate]:
 
 def simulated_target(settings: QpuSettings) -> tuple[Target, bool]:
     """Return a QPU's target without asking the device, and whether a simulator stands in for it."""
+    from backends import registry
+
     dry = dry_qpu(settings)
-    replaced = dry.backend != settings.backend
+    own = registry.simulated_options(settings.backend, settings.options)
+    replaced = dry.backend != settings.backend or (own is not None and own != settings.options)
     target = target_from_settings(dry if replaced else settings)
     # As the device itself, whose clock runs.
     return (replace(target, clock_scale=1.0) if replaced else target), replaced

@@ -99,9 +99,17 @@ def _dry_compute(settings: ComputeSettings) -> ComputeSettings:
 def dry_qpu(settings: QpuSettings, *, noisy: bool = False) -> QpuSettings:
     """Return a QPU's simulator without what makes work wait: clock, windows, rates, leases.
 
+    That is Aer, unless the backend itself has a simulator of what it reaches.
+
     noisy: whether the QPU's errors are simulated, which takes most of the time.
     """
-    backend, options = stand_in(settings.backend, settings.options, noisy=noisy)
+    from backends import registry
+
+    own = registry.simulated_options(settings.backend, settings.options)
+    if own is None:
+        backend, options = stand_in(settings.backend, settings.options, noisy=noisy)
+    else:
+        backend, options = settings.backend, own
     schedule = settings.schedule.model_copy(
         update={"window": [], "calendar": None, "rate": None, "lease": None}
     )
@@ -112,6 +120,8 @@ def dry_qpu(settings: QpuSettings, *, noisy: bool = False) -> QpuSettings:
         schedule=schedule,
         accepts=settings.accepts,
         jurisdictions=settings.jurisdictions,
+        environment=None if own is None else settings.environment,
+        environment_memory=settings.environment_memory,
     )
 
 

@@ -201,6 +201,13 @@ def test_no_qpu_of_a_dry_site_is_real(tmp_path) -> None:
     assert all("time_scale" not in qpu.options for qpu in whole.qpus.values())
 
 
+def test_a_backend_with_a_simulator_of_its_own_runs_dry_itself() -> None:
+    options = {"sweeps": 50}
+    real = QpuSettings(name="a", backend="annealing", options=options, environment="managed")
+    dry = dry_qpu(real)
+    assert (dry.backend, dry.options, dry.environment) == ("annealing", options, "managed")
+
+
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 SHUT = {"start": NOW - timedelta(hours=1), "end": NOW + timedelta(hours=2)}
 JOB = JobView(
