@@ -1,3 +1,5 @@
 """Annealers: simulated ones of the package dwave-samplers, and those of D-Wave's cloud."""
 
-__all__: list[str] = []
+from backends.annealing.factory import create
+
+__all__ = ["create"]
