@@ -38,7 +38,7 @@ def place(tmp_path):
 
 def test_help_names_the_installed_flows(place) -> None:
     said = hpcqc(place, "run", "--help")
-    assert "flows.clustering, flows.dissociation, flows.maxcut, rose," in " ".join(
+    assert "flows.clustering, flows.dissociation, flows.maxcut, flows.mis, rose," in " ".join(
         said.stdout.split()
     )
 

@@ -26,7 +26,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """An ideal simulator and two with a device's noise; workers live as long as the module."""
+    """An ideal simulator, two with noise, an annealer, atoms; workers live with the module."""
     noisy = [
         QpuSettings(name=name, backend="aer", options={"profile": name, "time_scale": 0})
         for name in ("helmi", "vlq")
@@ -35,7 +35,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         name="test",
         default_qpu="aer",
         default_compute="local",
-        qpus={"aer": QpuSettings(name="aer", backend="aer")} | {one.name: one for one in noisy},
+        qpus={"aer": QpuSettings(name="aer", backend="aer")}
+        | {one.name: one for one in noisy}
+        | {"annealer": QpuSettings(name="annealer", backend="annealing")}
+        | {"atoms": QpuSettings(name="atoms", backend="rydberg")},
         computes={"local": ComputeSettings(name="local", workers=2)},
         state_dir=tmp_path_factory.mktemp("state"),
         source="test",
