@@ -123,13 +123,18 @@ class PlainPayload:
 class PlainResult:
     """What a completed task returns: header and frames as the payload kind's ``pack_result``.
 
-    qpu_seconds: time on the device. metadata: JSON-compatible facts.
+    qpu_seconds: time on the device. metadata: JSON-compatible facts. kind, circuits, shots,
+    num_qubits: of the payload, where another process than the one that started the task reads it.
     """
 
     header: Any
     frames: tuple[bytes, ...] = ()
     qpu_seconds: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = ""
+    circuits: int = 0
+    shots: int = 0
+    num_qubits: int = 0
 
 
 class PayloadDevice(Protocol):

@@ -137,6 +137,15 @@ class _Sent:
     num_qubits: int
 
 
+def _stated(found: Any) -> _Sent | None:
+    """Return what a result states of its payload; None if it states nothing."""
+    if not isinstance(found, PlainResult) or not found.kind:
+        return None
+    return _Sent(
+        recipe=found.kind, circuits=found.circuits, shots=found.shots, num_qubits=found.num_qubits
+    )
+
+
 class DeviceBackend:
     """A backend whose device takes payloads in another form; see ``backends.api.Backend``."""
 
@@ -187,7 +196,8 @@ class DeviceBackend:
 
     def result(self, task: QpuTaskId) -> Result:
         """Return a completed task's result; see ``Backend.result``."""
-        found, sent = self.device.result(task), self._sent.get(task)
+        found = self.device.result(task)
+        sent = self._sent.get(task) or _stated(found)
         if sent is None:
             raise QpuUnavailable(f"{task} was started by another process, which alone can read it")
         try:

@@ -20,6 +20,8 @@ __all__ = [
     "result_to_json",
 ]
 
+_OF_PAYLOAD = ("kind", "circuits", "shots", "num_qubits")
+
 
 def job_to_frames(job: FlatJob) -> tuple[dict[str, Any], list[bytes]]:
     """Return a job as JSON types and one frame of angles (float64, little endian) for each PUB."""
@@ -78,6 +80,7 @@ def plain_result_to_frames(result: PlainResult) -> tuple[dict[str, Any], list[by
         "native": result.header,
         "qpu_seconds": result.qpu_seconds,
         "metadata": dict(result.metadata),
+        **{name: getattr(result, name) for name in _OF_PAYLOAD},
     }
     return stated, list(result.frames)
 
@@ -89,6 +92,7 @@ def plain_result_from_frames(stated: Mapping[str, Any], frames: Sequence[bytes])
         frames=tuple(frames),
         qpu_seconds=stated["qpu_seconds"],
         metadata=stated["metadata"],
+        **{name: stated[name] for name in _OF_PAYLOAD},
     )
 
 

@@ -1,0 +1,262 @@
+"""An annealer of D-Wave's cloud, over HTTP to a server on this machine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("dwave.cloud.api", reason="the dwave extra is not installed")
+pytest.importorskip("minorminer", reason="the dwave extra is not installed")
+pytest.importorskip("dwave.samplers", reason="the annealing extra is not installed")
+
+from backends import registry
+from backends.annealing import cloud
+from backends.annealing.embedding import chain_strength, embedded, find_chains, unembedded
+from backends.api import (
+    AccessDenied,
+    Backend,
+    PayloadRejected,
+    QpuBusy,
+    QpuUnavailable,
+    TaskCancelled,
+    TaskState,
+)
+from backends.child.environment import Environment
+from backends.payloads import AnnealingPayload, BinaryQuadraticModel
+from backends.plugins import PluginUnusable
+from backends.testing import BackendConformance
+from backends.testing.annealing import all_samples, random_model
+from tests.errors import naming
+from tests.vendors.sapi_server import TOKEN, Sapi, chimera, serving
+
+QUBITS, COUPLERS = chimera(4)
+RING = BinaryQuadraticModel.of([0.1] * 5, {(i, (i + 1) % 5): 1.0 for i in range(5)}, vartype="SPIN")
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, Sapi]]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def sapi(served: tuple[str, Sapi]) -> Sapi:
+    _, found = served
+    found.faults.clear()
+    found.requests.clear()
+    return found
+
+
+def options_for(url: str, **more: Any) -> dict[str, Any]:
+    return {"solver": "Chip4", "url": url, "token": TOKEN, **more}
+
+
+@pytest.fixture
+def annealer(served: tuple[str, Sapi], tmp_path: Path) -> Iterator[Backend]:
+    backend = registry.create("annealing", options_for(served[0]), state_dir=tmp_path)
+    yield backend
+    backend.close()
+
+
+class TestSapi(BackendConformance):
+    finish_s = 60.0
+    # An anneal of chains may end a little above the lowest energy.
+    noise = 0.1
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def server(cls, served: tuple[str, Sapi]) -> None:
+        cls.url = served[0]
+
+    @classmethod
+    def make_backend(cls, state_dir: Path) -> Any:
+        return registry.create("annealing", options_for(cls.url), state_dir=state_dir)
+
+
+class TestSapiInChild(TestSapi):
+    @classmethod
+    def make_backend(cls, state_dir: Path) -> Any:
+        where = Environment.current()
+        options = options_for(cls.url)
+        return registry.create("annealing", options, state_dir=state_dir, environment=where)
+
+
+def payload(model: BinaryQuadraticModel = RING, reads: int = 20) -> AnnealingPayload:
+    return AnnealingPayload.coerce([model], reads=reads)
+
+
+def ended(backend: Backend, task: Any) -> TaskState:
+    state = backend.status(task)
+    while not state.is_final:
+        threading.Event().wait(0.01)
+        state = backend.status(task)
+    return state
+
+
+def test_a_label_is_the_tag_and_its_qubits_are_paid_for(annealer: Backend, sapi: Sapi) -> None:
+    task = annealer.start(annealer.acquire(), payload(), "label-1")
+    assert sapi.problems[task]["label"] == "label-1"
+    assert ended(annealer, task) is TaskState.COMPLETED
+    result = annealer.result(task)
+    (found,) = result.native
+    assert found.energies[0] == pytest.approx(RING.energies(all_samples(RING)).min())
+    assert result.usage.qpu_seconds == pytest.approx(0.022)
+    assert result.metadata["longest_chain"] >= 2
+    assert result.metadata["timing_us"]["qpu_sampling_time"] == 2000
+    calls = [request.split()[0] for request in sapi.requests]
+    assert calls.count("POST") == 1
+
+
+@pytest.mark.parametrize("fault", ["lost", "500", "garbage"])
+def test_a_lost_answer_is_found_by_its_label(annealer: Backend, sapi: Sapi, fault: str) -> None:
+    before = len(sapi.problems)
+    sapi.faults.append(fault)
+    session, tag = annealer.acquire(), f"fault-{fault}"
+    with pytest.raises(QpuUnavailable):
+        annealer.start(session, payload(), tag)
+    task = annealer.find(tag)
+    assert task is not None
+    assert annealer.start(session, payload(), tag) == task
+    assert len(sapi.problems) == before + 1
+    assert ended(annealer, task) is TaskState.COMPLETED
+    assert annealer.result(task).native[0].reads == 20
+
+
+def test_what_a_gateway_doubled_is_cancelled(annealer: Backend, sapi: Sapi) -> None:
+    release = threading.Event()
+    sapi.work.submit(release.wait)
+    sapi.faults.append("doubled")
+    with pytest.raises(QpuUnavailable):
+        annealer.start(annealer.acquire(), payload(), "twice")
+    task = annealer.find("twice")
+    ours = [one for one in sapi.problems.values() if one["label"] == "twice"]
+    assert [one["status"] for one in ours] == ["PENDING", "CANCELLED"]
+    assert task == ours[0]["id"]
+    release.set()
+    assert ended(annealer, task) is TaskState.COMPLETED
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "after_s"),
+    [("429", QpuBusy, 7.0), ("503", QpuBusy, 7.0), ("400", PayloadRejected, None)],
+)
+def test_a_refusal_starts_nothing(annealer, sapi, fault, error, after_s) -> None:
+    before = len(sapi.problems)
+    sapi.faults.append(fault)
+    session = annealer.acquire()
+    with pytest.raises(error) as caught:
+        annealer.start(session, payload(), f"refused-{fault}")
+    assert getattr(caught.value, "retry_after_s", None) == after_s
+    assert len(sapi.problems) == before
+    assert annealer.find(f"refused-{fault}") is None
+
+
+def test_a_task_is_stopped_while_it_waits(annealer: Backend, sapi: Sapi) -> None:
+    release = threading.Event()
+    sapi.work.submit(release.wait)
+    task = annealer.start(annealer.acquire(), payload(), "stopped")
+    assert annealer.status(task) is TaskState.QUEUED
+    annealer.stop(task)
+    release.set()
+    with pytest.raises(TaskCancelled):
+        annealer.result(task)
+
+
+def test_no_server_and_a_wrong_token_are_told_apart(served: Any, tmp_path: Path) -> None:
+    wrong = registry.create(
+        "annealing", options_for(served[0], token="DEV-wrong"), state_dir=tmp_path
+    )
+    with pytest.raises(AccessDenied) as caught:
+        wrong.start(wrong.acquire(), payload(), "denied")
+    assert "DEV-wrong" not in str(caught.value)
+    nobody = registry.create(
+        "annealing", options_for("http://127.0.0.1:9/sapi/v2/"), state_dir=tmp_path
+    )
+    with pytest.raises(QpuUnavailable):
+        nobody.target()
+
+
+def test_a_server_that_went_away_started_nothing(tmp_path: Path) -> None:
+    with serving() as (url, _):
+        backend = registry.create("annealing", options_for(url), state_dir=tmp_path)
+        session = backend.acquire()
+        backend.target()
+    with pytest.raises(QpuBusy):
+        backend.start(session, payload(), "gone")
+
+
+def test_what_fits_nowhere_is_refused(annealer: Backend, monkeypatch: Any) -> None:
+    monkeypatch.setattr(cloud, "_EMBEDDING_S", 1.0)
+    full = random_model(np.random.default_rng(1), 40, "SPIN")
+    with pytest.raises(PayloadRejected, match=naming(40)):
+        annealer.start(annealer.acquire(), payload(full), "too-dense")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"solver": ""}, ["solver"]),
+        ({"url": "https://example.org"}, ["url", "solver"]),
+        ({"solver": "Chip4"}, ["url"]),
+        ({"solver": "Chip4", "url": "http://example.org", "token": TOKEN}, ["https"]),
+        ({"solver": "Chip4", "url": "https://example.org"}, ["token"]),
+        (options_for("https://example.org", parameters={"num_reads": 5}), ["num_reads"]),
+        (options_for("https://example.org", parameters=5), ["parameters"]),
+    ],
+)
+def test_options_are_checked(options: dict[str, Any], named: list[str], tmp_path: Path) -> None:
+    with pytest.raises(PluginUnusable, match=naming(*named)):
+        registry.create("annealing", options, state_dir=tmp_path)
+
+
+def test_the_vendors_own_client_runs_on_the_server(served: tuple[str, Sapi]) -> None:
+    base = pytest.importorskip("dwave.cloud.client.base")
+    url, sapi = served
+    with base.Client(endpoint=url, token=TOKEN) as client:
+        solver = client.get_solver(name="Chip4")
+        assert solver.graph_id == "01a"
+        found = solver.sample_ising({0: 0.0, 4: 0.5}, {(0, 4): -1.0}, num_reads=30, label="theirs")
+        assert min(found.energies) == -1.5
+        assert sum(found.num_occurrences) == 30
+        assert (found.samples[0][0], found.samples[0][4]) == (-1, -1)
+    assert [one["status"] for one in sapi.problems.values() if one["label"] == "theirs"] == [
+        "COMPLETED"
+    ]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 8))
+def test_whole_chains_have_the_energies_of_the_model(seed: int, variables: int) -> None:
+    model = random_model(np.random.default_rng(seed), variables, "SPIN")
+    chains = find_chains(model, QUBITS, COUPLERS, timeout_s=20)
+    assert len({qubit for chain in chains for qubit in chain}) == sum(map(len, chains))
+    fields, couplings = embedded(model, chains, COUPLERS)
+    inside = sum(1 for a, b in couplings if any(a in chain and b in chain for chain in chains))
+    samples = all_samples(model)
+    qubits = np.zeros((len(samples), 8 * 16), dtype=np.int8)
+    for variable, chain in enumerate(chains):
+        qubits[:, list(chain)] = samples[:, [variable]]
+    energies = np.zeros(len(samples))
+    for qubit, field in fields.items():
+        energies += field * qubits[:, qubit]
+    for (a, b), strength in couplings.items():
+        energies += strength * qubits[:, a] * qubits[:, b]
+    expected = model.energies(samples) - model.offset - inside * chain_strength(model)
+    np.testing.assert_allclose(energies, expected, atol=1e-9)
+    back, broken = unembedded(qubits, chains)
+    assert broken == 0
+    np.testing.assert_array_equal(back, samples)
+
+
+def test_a_broken_chain_decides_by_majority() -> None:
+    spins = np.array([[1, 1, -1, 1], [-1, -1, 1, -1], [1, -1, 1, 1]], dtype=np.int8)
+    found, broken = unembedded(spins, ((0, 1, 2), (3,)))
+    assert found.tolist() == [[1, 1], [-1, -1], [1, 1]]
+    assert broken == 0.5
