@@ -261,7 +261,7 @@ class CouplingUse(RecordPart):
     """What a run should take in one coupling."""
 
     makespan_s: float
-    """from its start to its end"""
+    """from the first submission of its Slurm jobs to the last end"""
     node_seconds: float
     """of its Slurm jobs with workers, from the start to the end of each"""
     qpu_held_s: float
