@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,17 +15,47 @@ if TYPE_CHECKING:
     from backends.api import Backend
     from backends.devices.api import FlatDevice
 
-__all__ = ["BraketFactory", "create"]
+__all__ = ["BraketFactory", "CloudOptions", "create"]
 
 # State vector, and density matrix.
 _SIMULATORS = ("braket_sv", "braket_dm")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudOptions:
+    """Which device of the service is used. arn: its name. bucket, prefix: in S3, for results.
+
+    region: of the service; profile: of the credentials; None takes what the SDK finds.
+    endpoint_url, s3_endpoint_url: where the services are not AWS's own. concurrent_tasks: most
+    tasks at the service.
+    """
+
+    arn: str
+    bucket: str
+    prefix: str = "hpcqc"
+    region: str | None = None
+    profile: str | None = None
+    endpoint_url: str | None = None
+    s3_endpoint_url: str | None = None
+    concurrent_tasks: int = 10
+
+
 class BraketFactory:
-    """Creates backends for Braket's simulators; raises `PluginUnusable` for a wrong option."""
+    """Creates backends for Braket's devices; raises `PluginUnusable` for a wrong option."""
 
     packages: ClassVar[BackendPackages] = BackendPackages(
-        requirements=("amazon-braket-sdk>=1.127,<2",), imports=("braket.devices",)
+        requirements=("amazon-braket-sdk>=1.127,<2",), imports=("braket.devices", "boto3")
+    )
+    variables: ClassVar[tuple[str, ...]] = (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_CA_BUNDLE",
+        "AWS_CONFIG_FILE",
+        "AWS_DEFAULT_REGION",
+        "AWS_PROFILE",
+        "AWS_REGION",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_SHARED_CREDENTIALS_FILE",
     )
 
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
@@ -42,8 +73,16 @@ class BraketFactory:
         return device_backend(device)
 
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice:
-        """Open a simulator; ``simulator`` is the only option, by default ``braket_sv``."""
-        del state_dir  # a local simulator remembers nothing
+        """Open a device of the service if ``arn`` is given, else a simulator on this machine.
+
+        Of a simulator, ``simulator`` is the only option, by default ``braket_sv``.
+        """
+        del state_dir  # the service remembers its tasks, a local simulator nothing
+        if "arn" in options:
+            cloud = _parse_cloud(options)
+            from backends.braket.cloud import BraketCloud
+
+            return BraketCloud(cloud)
         for name in options:
             if name != "simulator":
                 raise PluginUnusable(
@@ -62,3 +101,24 @@ class BraketFactory:
 
 
 create = BraketFactory()
+
+
+def _parse_cloud(options: Mapping[str, Any]) -> CloudOptions:
+    names = [field.name for field in fields(CloudOptions)]
+    for name, value in options.items():
+        if name not in names:
+            raise PluginUnusable(
+                f"unknown option {name!r} of a device in Braket's cloud; there are: "
+                f"{', '.join(names)}{did_you_mean(name, names)}"
+            )
+        if name == "concurrent_tasks":
+            if not (type(value) is int and value >= 1):
+                raise PluginUnusable(f"option {name} = {value!r}; give a whole number ≥ 1")
+        elif not isinstance(value, str) or not value:
+            raise PluginUnusable(f"option {name} = {value!r}; give a text")
+    if not options["arn"].startswith("arn:") or "bucket" not in options:
+        raise PluginUnusable(
+            f"arn = {options['arn']!r} and bucket = {options.get('bucket')!r}; give a device as "
+            "'arn:aws:braket:…' and the bucket in S3 for its results"
+        )
+    return CloudOptions(**options)

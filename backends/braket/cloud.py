@@ -1,0 +1,327 @@
+"""A device of Amazon Braket's service: each task is one quantum task there, results lie in S3.
+
+A start carries a client token that follows from its tag, so the service itself starts it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from backends.braket.factory import CloudOptions
+from backends.braket.openqasm import GATES, openqasm
+from backends.devices.api import BoundStep, FlatJob, FlatResult, bound_steps
+from backends.devices.outcomes import spread, written_bits
+from backends.errors import (
+    AccessDenied,
+    BackendError,
+    PayloadRejected,
+    QpuBusy,
+    QpuUnavailable,
+    TaskCancelled,
+    TaskFailed,
+    TaskNotFinished,
+    UnknownTask,
+)
+
+__all__ = ["BraketCloud"]
+
+_TAG = "hpcqc-tag"
+_LONGEST_TAG_VALUE = 256
+_STATES = {
+    "CREATED": "queued",
+    "QUEUED": "queued",
+    "RUNNING": "running",
+    "CANCELLING": "running",
+    "COMPLETED": "completed",
+    "FAILED": "failed",
+    "CANCELLED": "cancelled",
+}
+_DENIED = frozenset({
+    "AccessDeniedException", "ExpiredTokenException", "IncompleteSignatureException",
+    "InvalidSignatureException", "MissingAuthenticationTokenException",
+    "UnrecognizedClientException",
+})  # fmt: skip
+_BUSY = frozenset({
+    "DeviceOfflineException", "ServiceQuotaExceededException", "ThrottlingException",
+    "TooManyRequestsException",
+})  # fmt: skip
+_REJECTED = frozenset(
+    {"DeviceRetiredException", "ResourceNotFoundException", "ValidationException"}
+)
+_UNSENT = (
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+_TARGET_FRESH_S = 60.0
+_PROGRAM = {"name": "braket.ir.openqasm.program", "version": "1"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Started:
+    """A task's measured bits, the wire of each, and the width of its outcomes."""
+
+    written: Sequence[int]
+    wires: Sequence[int]
+    width: int
+    shots: int
+
+
+class BraketCloud:
+    """See ``backends.devices.api.FlatDevice``. Nothing connects before the first call."""
+
+    def __init__(self, options: CloudOptions) -> None:
+        """Make the clients, with few repetitions: starts are idempotent, all else is asked again."""
+        self._options = options
+        session = boto3.session.Session(region_name=options.region, profile_name=options.profile)
+        config = Config(
+            connect_timeout=5,
+            read_timeout=15,
+            retries={"mode": "standard", "total_max_attempts": 2},
+            s3={"addressing_style": "path"} if options.s3_endpoint_url else None,
+        )
+        self._braket: Any = session.client(
+            "braket", endpoint_url=options.endpoint_url, config=config
+        )
+        self._s3: Any = session.client("s3", endpoint_url=options.s3_endpoint_url, config=config)
+        self._lock = threading.Lock()
+        self._by_tag: dict[str, str] = {}
+        self._started: dict[str, _Started] = {}
+        self._known: tuple[float, Mapping[str, Any]] | None = None
+
+    def target(self) -> Mapping[str, Any]:
+        """Return what the service states of the device, asked for once a minute."""
+        with self._lock:
+            known = self._known
+        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
+            return known[1]
+        try:
+            answer = self._braket.get_device(deviceArn=self._options.arn)
+            stated = json.loads(answer["deviceCapabilities"])
+            target = self._described(str(answer["deviceName"]), stated)
+        except (BotoCoreError, ClientError) as error:
+            _raise(error, "the device cannot be described")
+        except (KeyError, TypeError, ValueError) as error:
+            raise QpuUnavailable(f"the device's capabilities cannot be read: {error!r}") from error
+        with self._lock:
+            self._known = (time.monotonic(), target)
+        return target
+
+    def start(self, job: FlatJob, tag: str) -> str:
+        """See ``FlatDevice.start``; the same tag gives the same task, in any process."""
+        (pub,) = job.pubs
+        steps = list(bound_steps(pub, 0))
+        written = written_bits(steps)
+        program = openqasm(steps, {bit: place for place, bit in enumerate(written)})
+        action = {"braketSchemaHeader": _PROGRAM, "source": program, "inputs": {}}
+        try:
+            answer = self._braket.create_quantum_task(
+                clientToken=_client_token(tag),
+                deviceArn=self._options.arn,
+                action=json.dumps(action),
+                shots=pub.shots,
+                outputS3Bucket=self._options.bucket,
+                outputS3KeyPrefix=self._options.prefix,
+                tags={_TAG: tag[:_LONGEST_TAG_VALUE]},
+            )
+            task = str(answer["quantumTaskArn"])
+        except (BotoCoreError, ClientError, KeyError, TypeError) as error:
+            _raise_for_start(error)
+        with self._lock:
+            self._by_tag[tag] = task
+            self._started[task] = _Started(
+                written=written,
+                wires=_wires(steps, written),
+                width=pub.num_clbits,
+                shots=pub.shots,
+            )
+        return task
+
+    def find(self, tag: str) -> str | None:
+        """See ``FlatDevice.find``."""
+        with self._lock:
+            known = self._by_tag.get(tag)
+        if known is not None:
+            return known
+        filters = [
+            {"name": "deviceArn", "operator": "EQUAL", "values": [self._options.arn]},
+            {"name": f"tags:{_TAG}", "operator": "EQUAL", "values": [tag[:_LONGEST_TAG_VALUE]]},
+        ]
+        try:
+            listed = self._braket.search_quantum_tasks(filters=filters)["quantumTasks"]
+            return str(listed[0]["quantumTaskArn"]) if listed else None
+        except (BotoCoreError, ClientError) as error:
+            _raise(error, "tasks cannot be searched")
+        except (KeyError, TypeError) as error:
+            raise QpuUnavailable(f"the list of tasks cannot be read: {error!r}") from error
+
+    def status(self, task: str) -> str:
+        """See ``FlatDevice.status``."""
+        return _STATES[str(self._look(task)["status"])]
+
+    def result(self, task: str) -> FlatResult:
+        """See ``FlatDevice.result``."""
+        stated = self._look(task)
+        state = _STATES[str(stated["status"])]
+        if state in ("queued", "running"):
+            raise TaskNotFinished(f"{task} is {state}; wait until it has ended")
+        if state == "cancelled":
+            raise TaskCancelled(f"{task} was cancelled")
+        if state == "failed":
+            reason = stated.get("failureReason") or "the service states no reason"
+            raise TaskFailed(f"{task} failed: {reason}")
+        started = self._started.get(task)
+        if started is None:
+            raise QpuUnavailable(f"{task} was started by another process, which alone can read it")
+        key = f"{stated['outputS3Directory']}/results.json"
+        try:
+            body = self._s3.get_object(Bucket=stated["outputS3Bucket"], Key=key)["Body"].read()
+        except (BotoCoreError, ClientError) as error:
+            _raise(error, f"the result of {task} cannot be read")
+        return FlatResult(
+            counts=((_counts(json.loads(body), started),),),
+            metadata={
+                "device": self._options.arn,
+                "calibration_id": self.target()["calibration"]["id"],
+                "vendor_job": task,
+            },
+        )
+
+    def stop(self, task: str) -> None:
+        """See ``FlatDevice.stop``."""
+        if _STATES[str(self._look(task)["status"])] not in ("queued", "running"):
+            return
+        try:
+            self._braket.cancel_quantum_task(
+                quantumTaskArn=task, clientToken=_client_token(f"cancel {task}")
+            )
+        except ClientError as error:
+            if _code(error) != "ConflictException":  # it ended meanwhile
+                _raise(error, f"{task} cannot be cancelled")
+        except BotoCoreError as error:
+            _raise(error, f"{task} cannot be cancelled")
+
+    def close(self) -> None:
+        """Close the connections; tasks go on at the service."""
+        self._braket.close()
+        self._s3.close()
+
+    def _look(self, task: str) -> Mapping[str, Any]:
+        if not task.startswith("arn:"):
+            raise UnknownTask(f"no task {task!r:.200} was ever started here")
+        try:
+            stated: Mapping[str, Any] = self._braket.get_quantum_task(quantumTaskArn=task)
+        except ClientError as error:
+            if _code(error) in ("ResourceNotFoundException", "ValidationException"):
+                raise UnknownTask(f"the service does not know {task}: {error}") from error
+            _raise(error, f"{task} cannot be asked for")
+        except BotoCoreError as error:
+            _raise(error, f"{task} cannot be asked for")
+        if stated.get("status") not in _STATES:
+            raise QpuUnavailable(
+                f"the state of {task} is {stated.get('status')!r}; expected one of "
+                f"{', '.join(_STATES)}"
+            )
+        return stated
+
+    def _described(self, name: str, stated: Mapping[str, Any]) -> dict[str, Any]:
+        action = stated["action"]["braket.ir.openqasm.program"]
+        offered = {str(gate).lower() for gate in action["supportedOperations"]}
+        updated = str(stated["service"].get("updatedAt") or datetime.now(UTC).isoformat())
+        moment = datetime.fromisoformat(updated)
+        taken_at = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+        return {
+            "name": name,
+            "num_qubits": int(stated["paradigm"]["qubitCount"]),
+            # The service compiles for the device.
+            "native_gates": [ours for ours, theirs in GATES.items() if theirs.lower() in offered],
+            "mid_circuit_measurement": False,
+            "max_shots": int(stated["service"]["shotsRange"][1]),
+            "max_circuits": 1,
+            "max_concurrent_tasks": self._options.concurrent_tasks,
+            "calibration": {
+                "id": f"{name}-{taken_at:%Y%m%dT%H%M%S}",
+                "taken_at": taken_at.isoformat(),
+            },
+        }
+
+
+def _wires(steps: Sequence[BoundStep], written: Sequence[int]) -> list[int]:
+    """Return the wire of the program that each measured bit is read from, as `openqasm` has it."""
+    used = sorted(
+        {q for name, qubits, _, _ in steps if name not in ("barrier", "delay") for q in qubits}
+    )
+    measured = {clbits[0]: qubits[0] for name, qubits, clbits, _ in steps if name == "measure"}
+    return [used.index(measured[bit]) for bit in written]
+
+
+def _counts(stated: Mapping[str, Any], started: _Started) -> dict[str, int]:
+    """Return counts over all classical bits. Raises `TaskFailed` for results that are none."""
+    try:
+        column = {wire: place for place, wire in enumerate(stated["measuredQubits"])}
+        places = [column[wire] for wire in started.wires]
+        outcomes = Counter(
+            "".join(str(int(shot[place])) for place in reversed(places))
+            for shot in stated["measurements"]
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise TaskFailed(f"the result holds no measurements of the circuit: {error!r}") from error
+    if outcomes.total() != started.shots:
+        raise TaskFailed(f"the result has {outcomes.total()} shots; {started.shots} were asked for")
+    return spread(outcomes, started.written, started.width)
+
+
+def _client_token(tag: str) -> str:
+    """Return a token that is the same for a tag in every process, of 64 characters."""
+    return hashlib.sha256(tag.encode()).hexdigest()
+
+
+def _code(error: BaseException) -> str:
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", ""))
+    return ""
+
+
+def _refusal(error: BaseException) -> type[BackendError] | None:
+    code = _code(error)
+    if code in _DENIED or isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return AccessDenied
+    if code in _BUSY:
+        return QpuBusy
+    return PayloadRejected if code in _REJECTED else None
+
+
+def _raise(error: BaseException, what: str) -> NoReturn:
+    kind = AccessDenied if _refusal(error) is AccessDenied else QpuUnavailable
+    raise kind(f"{what}: {error}") from error
+
+
+def _raise_for_start(error: BaseException) -> NoReturn:
+    kind = _refusal(error)
+    if kind is not None:
+        raise kind(f"Braket refused the task: {error}") from error
+    if isinstance(error, _UNSENT):
+        raise QpuBusy(f"Braket cannot be reached, so nothing was started: {error}") from error
+    raise QpuUnavailable(
+        f"the answer of Braket to a start is unknown: {type(error).__name__}: {error}"
+    ) from error
