@@ -54,7 +54,8 @@ class BackendFactory(Protocol):
 
     ``describe(options) -> Target``: the target of the QPU that the factory would return, with
     the same checks, told without a process, a connection or a written file. The calibration may
-    be an earlier one. Without it, `describe` makes a backend and asks that.
+    be an earlier one. Without it, and where it returns None, `describe` makes a backend and asks
+    that.
 
     ``packages``: a `BackendPackages`, if ``hpcqc backends install`` can make an environment for it.
 
@@ -109,8 +110,9 @@ def describe(
         factory = None  # what it imports is in its environment alone
     own = getattr(factory, "describe", None)
     if own is not None:
-        target: Target = own(options)
-        return target
+        target: Target | None = own(options)
+        if target is not None:
+            return target
     with (
         tempfile.TemporaryDirectory() as scratch,
         closing(create(name, options, state_dir=Path(scratch), environment=environment)) as backend,

@@ -89,8 +89,9 @@ def _open(opening: Mapping[str, Any]) -> Served:
         factory = getattr(factory, name)
     options, state_dir = opening["options"], Path(opening["state_dir"])
     device = getattr(factory, "device", None)
-    if device is not None:
-        return serve_device(device(options, state_dir=state_dir))
+    opened = None if device is None else device(options, state_dir=state_dir)
+    if opened is not None:
+        return serve_device(opened)
     payload_device = getattr(factory, "payload_device", None)
     if payload_device is not None:
         return serve_payload_device(payload_device(options, state_dir=state_dir))

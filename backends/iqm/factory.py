@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
+from backends.registry import BackendPackages
 from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from backends.api import Target
+    from backends.api import Backend, Target
     from backends.connection import TokenSource
-    from backends.iqm.backend import IqmBackend
+    from backends.devices.api import FlatDevice
 
 __all__ = ["IqmFactory", "IqmOptions", "as_spoken", "create"]
 
 _NAME = "iqm"
+# Devices that IQM's client simulates, without a server.
+_FAKES = ("adonis", "aphrodite", "apollo", "deneb")
 _GATES = frozenset({"cz", "move", "r"})
 _STATED = (
     "profile",
@@ -56,6 +59,11 @@ def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
     from backends.connection import checked_url, token_from_options
 
     for name in options:
+        if name == "fake":
+            raise PluginUnusable(
+                f"option fake = {options[name]!r} beside others; a fake device has no server, so "
+                "give fake alone"
+            )
         if name not in _STATED:
             raise PluginUnusable(
                 f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
@@ -79,17 +87,53 @@ class IqmFactory:
     """Creates and describes QPUs behind an IQM Server; raises ``ValueError`` for a wrong option."""
 
     neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale", "token"})
+    packages: ClassVar[BackendPackages] = BackendPackages(
+        requirements=("iqm-client[qiskit]>=36,<37",), imports=("iqm.iqm_client",)
+    )
 
-    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> IqmBackend:
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
         """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
+        fake = self.device(options, state_dir=state_dir)
+        if fake is not None:
+            from backends.devices.backend import device_backend
+
+            return device_backend(fake)
         from backends.iqm.backend import IqmBackend
 
         parsed = _parse_options(options)
         described = None if parsed.profile is None else _target(parsed, parsed.profile)
         return IqmBackend(parsed, described, state_dir=state_dir)
 
-    def describe(self, options: Mapping[str, Any]) -> Target:
-        """Return the target as the profile states it; without one, the server is asked."""
+    def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice | None:
+        """Open the device that the option ``fake`` names; None without that option."""
+        del state_dir  # a fake device remembers nothing
+        if set(options) != {"fake"}:
+            return None
+        fake = options["fake"]
+        if fake not in _FAKES:
+            raise PluginUnusable(
+                f"option fake = {fake!r}; use one of: {', '.join(_FAKES)}"
+                f"{did_you_mean(str(fake), _FAKES)}"
+            )
+        try:
+            from backends.devices.local import LocalDevice
+            from backends.iqm.fakes import IqmFake
+
+            return LocalDevice(IqmFake(fake))
+        except ImportError as error:
+            raise PluginUnusable(
+                f"IQM's fake devices need iqm-client, which cannot be installed beside hpcqc "
+                f"({error}); run 'hpcqc backends install iqm' and write environment = \"managed\" "
+                "in the table of the QPU"
+            ) from error
+
+    def describe(self, options: Mapping[str, Any]) -> Target | None:
+        """Return the target as the profile states it; without one, the server is asked.
+
+        None for a fake device, which its process describes.
+        """
+        if set(options) == {"fake"}:
+            return None
         parsed = _parse_options(options)
         if parsed.profile is not None:
             return _target(parsed, parsed.profile)
