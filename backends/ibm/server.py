@@ -7,6 +7,7 @@ with the schemas that IBM publishes; IBM's own client runs against it unchanged 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -165,7 +166,13 @@ class _Server:
         """Exchange an API key for a token, which is the key itself here."""
         form = parse_qs((await request.body()).decode())
         key = form.get("apikey", [""])[0]
-        return {"access_token": key, "expires_in": _TOKEN_S}
+        expiration = int(time.time()) + _TOKEN_S
+        return {
+            "access_token": key,
+            "token_type": "Bearer",
+            "expires_in": _TOKEN_S,
+            "expiration": expiration,
+        }
 
     async def backends(self, _: Request) -> Any:
         """List the devices of the instance: one."""

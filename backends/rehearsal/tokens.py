@@ -35,7 +35,7 @@ class RehearsedTokens:
         with self._lock:
             self._made_at = self._clock()
             expires_at = self._made_at + self._lifetime_s
-            token = _token(expires_at)
+            token = _token(self._made_at, expires_at)
             if revoke:
                 self._valid.clear()
             self._valid[token] = expires_at
@@ -70,8 +70,9 @@ class RehearsedTokens:
         return found is not None and now < found
 
 
-def _token(expires_at: float) -> str:
-    claims = {"exp": int(expires_at), "sub": "rehearsal", "jti": secrets.token_urlsafe(16)}
+def _token(made_at: float, expires_at: float) -> str:
+    times = {"iat": int(made_at), "exp": int(expires_at)}
+    claims = {**times, "sub": "rehearsal", "jti": secrets.token_urlsafe(16)}
     parts = [json.dumps(part).encode() for part in ({"alg": "none", "typ": "JWT"}, claims)]
     encoded = [base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts]
     return ".".join([*encoded, secrets.token_urlsafe(32)])
