@@ -38,11 +38,10 @@ from backends.ibm.access import AccessTokens
 from backends.ibm.description import calibration_of, check_branches, described
 from backends.ibm.factory import ServiceOptions
 from backends.ibm.pubs import PubForm, separate
-from backends.ibm.records import SentJob
 from backends.ibm.service import IbmService, Refused
 from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
-from backends.tag_files import TagFiles
+from backends.started_jobs import StartedJob, StartedJobs
 from backends.validate import check, check_tag, is_tag
 
 __all__ = ["IbmBackend", "open_service"]
@@ -109,7 +108,7 @@ class IbmBackend:
     def __init__(self, options: ServiceOptions, service: IbmService, *, state_dir: Path) -> None:
         self._options, self._service = options, service
         self._submitter = _Submitter(service)
-        self._records = TagFiles(state_dir / "tasks")
+        self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
         self._sessions = Sessions()
         self._ibm_sessions: dict[SessionId, str] = {}
@@ -161,12 +160,12 @@ class IbmBackend:
         oldest is the task and the others are cancelled.
         """
         check_tag(tag)
-        record = self._record(tag)
+        record = self._records.read(tag)
         if record is not None and record.job is not None:
             return _task_id(record.job, tag)
         jobs = sorted(self._tagged(_short(tag)), key=lambda job: str(job.get("created", "")))
         if not jobs:
-            if record is not None and time.time() - record.sent_at_s < _SETTLES_S:
+            if record is not None and time.time() - record.started_at_s < _SETTLES_S:
                 raise QpuUnavailable(
                     f"the service does not list the job of {tag} yet, whose start got no answer",
                     retry_after_s=1.0,
@@ -177,7 +176,7 @@ class IbmBackend:
                 self._cancel(str(surplus["id"]))
         job = str(jobs[0]["id"])
         if record is not None:
-            self._records.write(tag, record.accepted(job).to_json())
+            self._records.write(record.accepted(job))
         return _task_id(job, tag)
 
     def status(self, task: QpuTaskId) -> TaskState:
@@ -197,7 +196,7 @@ class IbmBackend:
             reason = described_job["state"].get("reason") or "the service states no reason"
             raise TaskFailed(f"{task} failed: {reason}")
         text = self._asked(task, self._service.client.job_results, job)
-        native = _native(text, None if record is None else record.forms)
+        native = _native(text, None if record is None else _forms(record))
         metrics = self._asked(task, self._service.client.job_metadata, job)
         return Result(
             native=native,
@@ -220,7 +219,7 @@ class IbmBackend:
         self._service.close()
 
     def _started(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
-        known = self._record(tag)
+        known = self._records.read(tag)
         if known is not None:
             found = self.find(tag)
             if found is not None:
@@ -239,18 +238,23 @@ class IbmBackend:
         if not self._purged:
             self._purged = True
             self._records.purge(time.time() - _KEEP_S)
-        record = SentJob(
-            sent_at_s=time.time(),
+        record = StartedJob(
+            tag=tag,
+            job=None,
+            shots=payload.shots,
+            circuits=payload.circuits,
             num_qubits=payload.num_qubits,
-            forms=tuple(map(PubForm.of, payload.pubs)),
+            modelled_s=0.0,  # the service states the time
+            recipes=tuple(PubForm.of(pub).to_json() for pub in payload.pubs),
+            started_at_s=time.time(),
         )
-        self._records.write(tag, record.to_json())
+        self._records.write(record)
         try:
             job = self._submitted(device, payload, tag, ibm_session)
         except (AccessDenied, PayloadRejected, QpuBusy):
             self._records.remove(tag)  # nothing was started; after anything else, nobody knows
             raise
-        self._records.write(tag, record.accepted(job).to_json())
+        self._records.write(record.accepted(job))
         task = _task_id(job, tag)
         with self._lock:
             self._open[task] = job
@@ -450,23 +454,19 @@ class IbmBackend:
                 raise UnknownTask(f"the service does not know {task}: {error}") from error
             raise QpuUnavailable(f"{task} cannot be asked for: {error}") from error
 
-    def _parsed(self, task: QpuTaskId) -> tuple[str, SentJob | None]:
+    def _parsed(self, task: QpuTaskId) -> tuple[str, StartedJob | None]:
         """Return the job of a task and its record, which another folder may hold."""
         kind, _, rest = str(task).partition(":")
         job, _, tag = rest.partition(":")
         if kind != _PREFIX or not _JOB_ID.fullmatch(job) or not is_tag(tag):
             raise UnknownTask(f"no task {task!r:.200} was ever started here")
-        record = self._record(tag)
+        record = self._records.read(tag)
         return job, record if record is not None and record.job == job else None
-
-    def _record(self, tag: str) -> SentJob | None:
-        stated = self._records.read(tag)
-        return None if stated is None else SentJob.from_json(stated)
 
     def _usage(
         self,
         task: QpuTaskId,
-        record: SentJob | None,
+        record: StartedJob | None,
         native: PrimitiveResult[Any],
         metrics: Mapping[str, Any],
     ) -> Usage:
@@ -480,8 +480,7 @@ class IbmBackend:
         qpu_seconds = (
             float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e9 else 0.0
         )
-        forms = () if record is None else record.forms
-        shots = sum(form.circuits * form.shots for form in forms)
+        shots = 0 if record is None else record.shots
         charge = self._current()[1].metering.charge(
             qpu_seconds=qpu_seconds,
             shots=shots,
@@ -490,7 +489,7 @@ class IbmBackend:
         return Usage(
             qpu_seconds=qpu_seconds,
             shots=shots,
-            circuits=sum(form.circuits for form in forms) or len(native),
+            circuits=len(native) if record is None else record.circuits,
             tasks=1,
             charges=(charge,),
         )
@@ -533,6 +532,10 @@ def _native(text: Any, forms: Sequence[PubForm] | None) -> PrimitiveResult[Any]:
     rest = iter(results)
     pubs = [form.joined([next(rest) for _ in range(form.parts)]) for form in forms]
     return PrimitiveResult(pubs, metadata={"version": 2})
+
+
+def _forms(record: StartedJob) -> list[PubForm]:
+    return [PubForm.from_json(stated) for stated in record.recipes]
 
 
 def _task_id(job: str, tag: str) -> QpuTaskId:
