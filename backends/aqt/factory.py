@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from backends.plugins import PluginUnusable
+from backends.registry import BackendPackages
 from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from backends.api import Target
-    from backends.aqt.backend import AqtBackend
+    from backends.api import Backend, Target
     from backends.connection import TokenSource
+    from backends.devices.api import FlatDevice
 
 __all__ = ["NATIVE_GATES", "AqtFactory", "AqtOptions", "as_spoken", "create"]
 
 NATIVE_GATES = ("rz", "r", "rxx")
 
 _NAME = "aqt"
+# Simulators that AQT's provider has, without a server.
+_OFFLINE = ("ideal", "noisy")
 _STATED = (
     "api_key_header",
     "connections",
@@ -64,6 +67,11 @@ def _parse_options(options: Mapping[str, Any]) -> AqtOptions:
     from backends.connection import checked_url, token_from_options
 
     for name in options:
+        if name == "offline":
+            raise PluginUnusable(
+                f"option offline = {options[name]!r} beside others; an offline simulator has no "
+                "server, so give offline alone"
+            )
         if name not in _STATED:
             raise PluginUnusable(
                 f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
@@ -98,17 +106,53 @@ class AqtFactory:
     """Creates and describes QPUs of AQT; raises ``ValueError`` for a wrong option."""
 
     neutral_options: ClassVar[frozenset[str]] = frozenset({"time_scale", "token"})
+    packages: ClassVar[BackendPackages] = BackendPackages(
+        requirements=("qiskit-aqt-provider>=2.0.1,<3",), imports=("qiskit_aqt_provider",)
+    )
 
-    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> AqtBackend:
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
         """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
+        offline = self.device(options, state_dir=state_dir)
+        if offline is not None:
+            from backends.devices.backend import device_backend
+
+            return device_backend(offline)
         from backends.aqt.backend import AqtBackend
 
         parsed = _parse_options(options)
         described = None if parsed.profile is None else _target(parsed, parsed.profile)
         return AqtBackend(parsed, described, state_dir=state_dir)
 
-    def describe(self, options: Mapping[str, Any]) -> Target:
-        """Return the target as the profile states it; without one, the server is asked."""
+    def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice | None:
+        """Open the simulator that the option ``offline`` names; None without that option."""
+        del state_dir  # a simulator remembers nothing
+        if set(options) != {"offline"}:
+            return None
+        simulator = options["offline"]
+        if simulator not in _OFFLINE:
+            raise PluginUnusable(
+                f"option offline = {simulator!r}; use one of: {', '.join(_OFFLINE)}"
+                f"{did_you_mean(str(simulator), _OFFLINE)}"
+            )
+        try:
+            from backends.aqt.offline import AqtOffline
+            from backends.devices.local import LocalDevice
+
+            return LocalDevice(AqtOffline(simulator))
+        except ImportError as error:
+            raise PluginUnusable(
+                f"AQT's offline simulators need qiskit-aqt-provider, which cannot be installed "
+                f"beside hpcqc ({error}); run 'hpcqc backends install aqt' and write environment = "
+                '"managed" in the table of the QPU'
+            ) from error
+
+    def describe(self, options: Mapping[str, Any]) -> Target | None:
+        """Return the target as the profile states it; without one, the server is asked.
+
+        None for an offline simulator, which its process describes.
+        """
+        if set(options) == {"offline"}:
+            return None
         parsed = _parse_options(options)
         if parsed.profile is not None:
             return _target(parsed, parsed.profile)
