@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from qiskit import QuantumCircuit
+from qiskit.providers.fake_provider import GenericBackendV2
 
 from backends import registry
 from backends.circuits import FrozenCircuit
@@ -46,3 +48,14 @@ def test_anything_else_is_refused(damage: dict[str, object], tmp_path: Path) -> 
         target_from_json(target_to_json(target_of("vlq", tmp_path)) | damage)
     with pytest.raises(ValueError, match="target"):
         target_from_json({"name": "x"})
+
+
+def test_control_flow_and_the_sample_length_cross_the_wire(tmp_path: Path) -> None:
+    device = GenericBackendV2(3, control_flow=True, seed=1).target
+    target = replace(target_of("aer", tmp_path), num_qubits=3, native=device)
+    again = target_from_json(json.loads(json.dumps(target_to_json(target)))).native
+    branches = {"for_loop", "if_else", "switch_case", "while_loop"}
+    assert branches <= set(again.operation_names)
+    no_places = {name for name in device.operation_names if device[name] in (None, {None: None})}
+    assert set(again.operation_names) - branches == set(device.operation_names) - no_places
+    assert again.dt == device.dt
