@@ -15,7 +15,7 @@ estimator job. ``hpcqc run flows.dissociation -p name=value …`` takes:
 - ``active_electrons``, ``active_orbitals`` (8 at most): by default all valence orbitals if they
   are at most five, else four around the Fermi level.
 - ``precision``: standard error of each energy in Hartree, 0 for exact; by default exact where
-  the QPU can be, else 0.03. ``max_iterations`` per geometry; ``max_excitations`` of the ansatz;
+  the QPU can be, else 0.05. ``max_iterations`` per geometry; ``max_excitations`` of the ansatz;
   ``seed`` of simulated sampling.
 
 Beside the keys that `flows` documents, the result has ``molecule``, ``basis``, ``active_space``
@@ -198,7 +198,8 @@ def _caveats(points: Sequence[CurvePoint]) -> list[str]:
     return lines
 
 
-_SAMPLED_PRECISION = 0.03
+# Shots are counted for the worst state; of these molecules the error was found to be half of it.
+_SAMPLED_PRECISION = 0.05
 _SAMPLED_ITERATIONS = 2
 _SAMPLED_EXCITATIONS = 3
 
