@@ -150,7 +150,7 @@ def estimate(
 def dry_run(request: RunRequest, watcher: Watcher) -> Estimate:
     """Run a flow dry and return what a real run will use. Raises as `estimate` does."""
     site = load_site(request.site, request.settings)
-    return _estimate(site, dry_record(request, watcher))
+    return _estimate(site, dry_record(request, watcher), noisy=request.noisy)
 
 
 def dry_record(request: RunRequest, watcher: Watcher) -> RunRecord:
@@ -193,12 +193,12 @@ def stated_error(sources: Mapping[str, str]) -> float | None:
     return None if found is None else float(found[1])
 
 
-def _estimate(site: Site, record: RunRecord) -> Estimate:
+def _estimate(site: Site, record: RunRecord, *, noisy: bool) -> Estimate:
     workers = site.compute().workers or len(os.sched_getaffinity(0))
     return Estimate(
         target=record.target,
         parameters=record.parameters,
-        qpus=qpu_estimates(site, record),
+        qpus=qpu_estimates(site, record, noisy=noisy),
         stages=[
             StageEstimate(name=row[0], kind=row[1], runs=row[2], dry_s=row[6])
             for row in stage_rows(record)
@@ -208,12 +208,23 @@ def _estimate(site: Site, record: RunRecord) -> Estimate:
     )
 
 
-def qpu_estimates(site: Site, record: RunRecord) -> list[QpuEstimate]:
-    """Return what a run will use of each QPU, from the record of its dry run."""
-    return [
+def qpu_estimates(site: Site, record: RunRecord, *, noisy: bool = False) -> list[QpuEstimate]:
+    """Return what a run will use of each QPU, from the record of its dry run, noisy or not."""
+    found = [
         _of_qpu(site, site.qpu(name), usage, [j for j in record.jobs if j.qpu == name])
         for name, usage in record.usage.per_qpu.items()
     ]
+    return found if noisy else [_without_noise(one) for one in found]
+
+
+def _without_noise(one: QpuEstimate) -> QpuEstimate:
+    if one.profile is None:
+        return one
+    words = (
+        f"the errors of {one.profile} were not simulated; where jobs and shots depend on results, "
+        "a run takes more or fewer of them: --noise simulates the errors, and takes longer"
+    )
+    return replace(one, notes=[*one.notes, words])
 
 
 def simulated_target(settings: QpuSettings) -> tuple[Target, bool]:
