@@ -50,8 +50,8 @@ def create_rehearsal(
             await asyncio.to_thread(device.close)
 
     app = FastAPI(
-        title=f"{device.profile.name}, rehearsed",
-        summary=f"{device.profile.title}: simulated, with the protocol of its site.",
+        title=f"{device.target.name}, rehearsed",
+        summary=f"{device.title}: simulated, with the protocol of its site.",
         description="\n".join(f"- Not public, so assumed: {words}" for words in dialect.assumed),
         lifespan=lifespan,
         docs_url=None,
@@ -91,9 +91,7 @@ class _Border:
         if "revoke" in kinds:
             self.tokens.revoke()
         self.in_maintenance |= "maintenance" in kinds
-        is_public = getattr(self.dialect, "is_public", None)
-        open_to_all = is_public is not None and is_public(scope["method"], scope["path"])
-        if not open_to_all and not self.tokens.accepts(_credential(scope)):
+        if not self._admits(scope):
             return self.error(401, "the token is not valid")
         if self.in_maintenance:
             return self.error(503, "maintenance", RETRY_AFTER_S)
@@ -101,6 +99,15 @@ class _Border:
             if str(status) in kinds:
                 return self.error(status, reason, RETRY_AFTER_S)
         return None
+
+    def _admits(self, scope: Scope) -> bool:
+        """Whether a request has a credential that the site accepts, or needs none."""
+        is_public = getattr(self.dialect, "is_public", None)
+        if is_public is not None and is_public(scope["method"], scope["path"]):
+            return True
+        credential, accepts = _credential(scope), getattr(self.dialect, "accepts", None)
+        own = accepts is not None and accepts(credential)
+        return own or self.tokens.accepts(credential)
 
     def error(self, status: int, reason: str, retry_after_s: int | None = None) -> Response:
         headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
@@ -212,12 +219,12 @@ async def _cut(send: Send) -> None:
 
 
 def _credential(scope: Scope) -> str:
-    """Return the token of a request, in either of the usual headers, or nothing."""
+    """Return the token of a request, in one of the usual headers, or nothing."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.decode("latin-1").partition(" ")
             return token.strip() if scheme.lower() == "bearer" else ""
-        if name == b"x-api-key":
+        if name in (b"x-api-key", b"x-munge-cred"):
             return str(value.decode("latin-1"))
     return ""
 

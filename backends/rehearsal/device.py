@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,15 +24,24 @@ from backends.api import (
     Usage,
     Waitable,
 )
-from backends.payloads import SamplerPayload
+from backends.payloads import Payload
 from backends.profiles import Profile, load_profile, profile_text
 from backends.simulator import simulated_device
 from backends.validate import check
 
-__all__ = ["RehearsedDevice", "RehearsedJob"]
+__all__ = ["RehearsedDevice", "RehearsedJob", "Simulator"]
 
 _LOOK_S = 0.2
 _MOST_JOBS = 100_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulator:
+    """A backend that simulates a device without a profile. title: of the device, in words."""
+
+    title: str
+    backend: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -41,7 +50,7 @@ class RehearsedJob:
 
     id: str
     label: str
-    payload: SamplerPayload
+    payload: Payload
     details: Any  # what the dialect stores with it
     calibration: Calibration
     received_at: float
@@ -62,7 +71,7 @@ class RehearsedDevice:
 
     def __init__(
         self,
-        profile: str,
+        profile: str | Simulator,
         *,
         folder: Path,
         clock_scale: float,
@@ -71,14 +80,20 @@ class RehearsedDevice:
         """Prepare the device; `open` starts its thread.
 
         Args:
-            profile: Name of a shipped profile, or a path.
+            profile: Name of a shipped profile, or a path; or a simulator that needs none.
             folder: Private and existing, for the simulator's files.
             clock_scale: Seconds that pass for each second of the device; 0 never waits.
             clock: The time in seconds since the epoch.
         """
-        self.profile: Profile = load_profile(profile)
+        self._profile = None if isinstance(profile, Simulator) else load_profile(profile)
         self.clock_scale = clock_scale
-        backend, options = simulated_device(str(_native_profile(profile, self.profile, folder)))
+        if isinstance(profile, Simulator):
+            backend, options = profile.backend, dict(profile.options)
+            self.title = profile.title
+        else:
+            native = _native_profile(profile, self.profile, folder)
+            backend, options = simulated_device(str(native))
+            self.title = self.profile.title
         options["time_scale"] = clock_scale
         self._backend: Backend = registry.create(backend, options, state_dir=folder / "device")
         self.target = self._backend.target()
@@ -93,6 +108,18 @@ class RehearsedDevice:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self.recalibrate()
+
+    @property
+    def profile(self) -> Profile:
+        """The profile that is simulated. Raises ``ValueError`` for a device without one."""
+        if self._profile is None:
+            raise ValueError(f"{self.title} is simulated without a profile")
+        return self._profile
+
+    @property
+    def credential_lifetime_s(self) -> float | None:
+        """How long the site's tokens are valid; None for those that last."""
+        return None if self._profile is None else self._profile.credential_lifetime_s
 
     def open(self) -> None:
         """Begin to run jobs."""
@@ -134,7 +161,7 @@ class RehearsedDevice:
 
     def submit(
         self,
-        payload: SamplerPayload,
+        payload: Payload,
         *,
         label: str = "",
         calibration: Calibration | None = None,
@@ -276,7 +303,7 @@ def _native_profile(name: str, profile: Profile, folder: Path) -> Path | str:
     return path
 
 
-def _in_whole_milliseconds(result: Result, payload: SamplerPayload, target: Target) -> Result:
+def _in_whole_milliseconds(result: Result, payload: Payload, target: Target) -> Result:
     """Return a result whose usage is in the unit in which servers state times."""
     seconds = round(result.usage.qpu_seconds, 3)
     charge = target.metering.charge(

@@ -11,7 +11,7 @@ from backends.plugins import installed, load
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-    from backends.rehearsal.device import RehearsedDevice
+    from backends.rehearsal.device import RehearsedDevice, Simulator
 
 __all__ = ["GROUP", "Dialect", "rehearsal_names", "rehearsed_site"]
 
@@ -21,13 +21,19 @@ GROUP = "hpcqc.rehearsals"
 class Dialect(Protocol):
     """A site's server as its clients meet it. Registered in ``hpcqc.rehearsals`` by site.
 
-    A dialect may also have ``most_connections``: of requests at the same time. One more that
-    submits a job is carried out and answered with 429; others are refused.
+    A dialect may also have:
+
+    ``most_connections``: of requests at the same time. One more that submits a job is carried out
+    and answered with 429; others are refused.
+
+    ``is_public(method, path)``: whether a request needs no credential.
+
+    ``accepts(credential)``: whether it is one that the site knows beside the rehearsal's tokens.
     """
 
     @property
-    def profile(self) -> str:
-        """Name of the shipped device profile that is simulated behind the server."""
+    def profile(self) -> str | Simulator:
+        """Name of the shipped device profile that is simulated, or a simulator without one."""
         ...
 
     @property

@@ -81,7 +81,7 @@ def prepare_rehearsal(
     place = Path(folder) if folder is not None else state_dir() / "rehearsals" / site
     close_to_others(place)
     device = RehearsedDevice(dialect.profile, folder=place, clock_scale=clock_scale)
-    lifetime_s = device.profile.credential_lifetime_s
+    lifetime_s = device.credential_lifetime_s
     token_file, control = place / "token.json", secrets.token_urlsafe(32)
     tokens = RehearsedTokens(
         token_file,
