@@ -8,7 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["C6_BY_LEVEL", "DeviceError", "RydbergChannel", "RydbergDevice", "rydberg_device"]
+__all__ = [
+    "C6_BY_LEVEL",
+    "SHOT_S",
+    "DeviceError",
+    "RydbergChannel",
+    "RydbergDevice",
+    "rydberg_device",
+]
+
+# Loading atoms, checking them and imaging them take this long in each run of today's machines,
+# however short the sequence is.
+SHOT_S = 0.2
 
 # C6/ħ of two rubidium-87 atoms in the same nS1/2 state in rad/µs·µm⁶, by n, as computed with the
 # ARC calculator (arXiv:1612.05529) and used by Pulser.

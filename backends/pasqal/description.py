@@ -19,6 +19,7 @@ def description(device: RydbergDevice, most_atoms: int, release: str) -> Mapping
         "name": device.name,
         "num_qubits": min(most_atoms, device.max_atoms or most_atoms),
         "payload_kinds": ["analog"],
+        "mid_circuit_measurement": False,
         "max_shots": device.max_runs,
         "calibration": {"id": f"qutip-{release}", "taken_at": _BUILT},
         "rydberg": asdict(device),

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from backends.devices.api import PayloadDevice
     from backends.rydberg.runner import RydbergRunner
 
-__all__ = ["RydbergFactory", "create"]
+__all__ = ["RydbergFactory", "create", "stand_in_options"]
 
 _OPTIONS = ("device", "max_atoms", "time_scale")
 _MOST_ATOMS = 20
+_DEVICE = "analog"
 _DEFAULT_ATOMS = 14  # 16 384 amplitudes, a second for each microsecond of a sequence
 
 
@@ -47,11 +48,16 @@ class RydbergFactory:
         return stated_target({**_runner(options).target(), "max_concurrent_tasks": 1})
 
     def simulated(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return options with which this machine stands for the QPU; here the same."""
-        return options
+        """Return options for a dry run: the same device, and a clock that does not wait."""
+        return {**options, "time_scale": 0.0}
 
 
 create = RydbergFactory()
+
+
+def stand_in_options(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options with which a backend for a vendor's server simulates its device here."""
+    return {"simulated": True, "device": options.get("device", _DEVICE)}
 
 
 def _runner(options: Mapping[str, Any]) -> RydbergRunner:
@@ -71,7 +77,7 @@ def _runner(options: Mapping[str, Any]) -> RydbergRunner:
     scale = options.get("time_scale", 0.0)
     if type(scale) not in (int, float) or not 0 <= scale < math.inf:
         raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
-    name = options.get("device", "analog")
+    name = options.get("device", _DEVICE)
     if not isinstance(name, str):
         raise PluginUnusable(f"option device = {name!r}; give a name, or the path of a description")
     try:

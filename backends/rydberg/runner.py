@@ -11,17 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from backends.analog.device import RydbergDevice
+from backends.analog.device import SHOT_S, RydbergDevice
 from backends.analog.evolution import drive_of, interactions, probabilities, sampled
 from backends.devices.api import PlainPayload, PlainResult
 from backends.devices.local import Stopping
 from backends.payloads import AnalogCounts, AnalogPayload, payload_kind
+from backends.timing import TimingModel
 
-__all__ = ["SHOT_S", "RydbergRunner"]
+__all__ = ["RydbergRunner"]
 
-# Loading atoms, checking them and imaging them take this long in each run of today's machines,
-# however short the sequence is.
-SHOT_S = 0.2
 _BUILT = "2026-01-01T00:00:00+00:00"
 
 
@@ -44,8 +42,10 @@ class RydbergRunner:
             "name": self.name,
             "num_qubits": min(self._most, self._device.max_atoms or self._most),
             "payload_kinds": ["analog"],
+            "mid_circuit_measurement": False,
             "max_shots": self._device.max_runs,
             "calibration": self._calibration,
+            "timing": asdict(TimingModel(shot_s=SHOT_S)),
             "clock_scale": self._scale,
             "rydberg": asdict(self._device),
         }

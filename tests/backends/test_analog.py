@@ -19,7 +19,7 @@ from backends.analog.devices import DEVICE_NAMES, shipped_device, stated_device
 from backends.analog.evolution import drive_of, interactions, probabilities
 from backends.analog.sequence import parse_sequence
 from backends.analog.waveforms import Waveform, waveform_duration_ns, waveform_samples
-from backends.api import PayloadRejected
+from backends.api import PayloadRejected, TaskState, Waitable
 from backends.frames import pack, unpack
 from backends.payloads import (
     AnalogCounts,
@@ -367,3 +367,40 @@ def test_the_header_states_the_kind() -> None:
     header, frames = unpack(AnalogPayload.coerce([text()], shots=2).to_bytes())
     assert header["kind"] == "analog"
     assert frames == [text().encode()]
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("rydberg", {"device": "free", "time_scale": 1.0}),
+        ("warden", {"url": "http://127.0.0.1:1", "session": "s", "device": "free"}),
+        (
+            "pasqal-cloud",
+            {"project": "p", "device_type": "D", "token": "secret", "device": "free"},
+        ),
+    ],
+)
+def test_dry_runs_simulate_the_device_without_a_secret(tmp_path, name, options) -> None:
+    dry = create_factory(name).simulated(options)
+    assert "secret" not in str(dry)
+    assert "token" not in dry
+    described = registry.describe(name, dry)
+    assert described.rydberg == FREE
+    assert described.clock_scale == 0
+    backend = registry.create(name, dry, state_dir=tmp_path)
+    payload = AnalogPayload.coerce([text(FREE)], shots=10, seed=1)
+    task = backend.start(backend.acquire(), payload, "dry")
+    assert isinstance(backend, Waitable)
+    assert backend.wait(task, 30.0) is TaskState.COMPLETED
+    assert backend.result(task).native[0].shots == 10
+    backend.close()
+
+
+def create_factory(name: str) -> Any:
+    return registry.available()[name].load()
+
+
+@pytest.mark.parametrize("name", ["warden", "pasqal-cloud"])
+def test_simulated_is_true_or_false(name) -> None:
+    with pytest.raises(ValueError, match="simulated"):
+        registry.describe(name, {"url": "http://127.0.0.1:1", "simulated": "yes"})

@@ -55,6 +55,9 @@ def test_a_job_is_cut_between_its_shots_and_merged(qpu: Qpu) -> None:
     assert len(view.tasks) >= 3  # the device takes 2000 shots
     assert (view.usage.shots, view.num_qubits) == (5030, 2)
     assert view.usage.qpu_seconds > 1000  # 0.2 s for each shot
+    assert qpu.target.timing is not None
+    predicted_s = qpu.target.timing.duration_s(circuits=2, shots=5030, num_qubits=2)
+    assert view.usage.qpu_seconds == pytest.approx(predicted_s, rel=1e-3)
 
 
 def test_equal_jobs_share_a_result(qpu: Qpu) -> None:
