@@ -62,6 +62,17 @@ def test_an_ideal_qpu_has_no_sources(hpcqc) -> None:
     assert document["target"]["num_qubits"] is None
 
 
+def test_a_machine_of_atoms_is_shown_as_such(hpcqc, tmp_path) -> None:
+    (tmp_path / "hpcqc.toml").write_text('[qpu.atoms]\nbackend = "rydberg"\n')
+    shown = hpcqc("qpu", "show", "atoms").out
+    for words in ("Rydberg level", "5 µm", "38 µm", "6000 ns", "rydberg_global"):
+        assert words in shown
+    for words in ("native gates", "coupling", "mid-circuit"):
+        assert words not in shown
+    document = hpcqc("qpu", "show", "atoms", "--json").document
+    assert document["target"]["rydberg"]["max_atoms"] == 80
+
+
 def test_the_backends_and_the_packages_they_come_from(hpcqc) -> None:
     listed = {entry["name"]: entry for entry in hpcqc("backends", "--json").document}
     assert listed["aer"]["object"] == "backends.aer:create"

@@ -27,7 +27,7 @@ from tests.rehearsed import rehearsed
 
 JOB = {
     "QRMI_JOB_QPU_RESOURCES": "lab_qpu,other",
-    "QRMI_JOB_QPU_TYPES": "iqm-server,pasqal-local",
+    "QRMI_JOB_QPU_TYPES": "iqm-server,alice-bob-felis",
     "lab_qpu_HPCQC_BACKEND": "aer",
     "lab_qpu_HPCQC_OPTIONS": '{"profile": "vlq", "time_scale": 0}',
     "lab_qpu_QRMI_IQM_ISA_ENDPOINT": "http://127.0.0.1:1",

@@ -1,0 +1,108 @@
+"""How a site makes QPUs in Pasqal's cloud."""
+
+from __future__ import annotations
+
+import math
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from backends.plugins import PluginUnusable
+from backends.rydberg.factory import create as rydberg
+from backends.rydberg.factory import stand_in_options
+from backends.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from backends.analog.device import RydbergDevice
+    from backends.api import Backend, Target
+
+__all__ = ["PasqalCloudFactory", "create"]
+
+_NAME = "pasqal-cloud"
+_OPTIONS = ("url", "project", "device_type", "token", "device", "time_scale", "simulated")
+_URL = "https://apis.pasqal.cloud/core-fast"
+_WORD = re.compile(r"[0-9A-Za-z_-]{1,100}")
+
+
+class PasqalCloudFactory:
+    """Creates and describes QPUs in Pasqal's cloud; raises ``ValueError`` for a wrong option."""
+
+    neutral_options: ClassVar[frozenset[str]] = frozenset({"token", "time_scale"})
+
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
+        """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
+        from backends.analog.remote import RemoteAnalogBackend
+        from backends.connection import checked_url, token_from_options
+        from backends.pasqal_cloud.site import PasqalCloudSite
+
+        if options.get("simulated") is True:
+            return rydberg(_simulated(options), state_dir=state_dir)
+        device, scale = _parsed(options)
+        site = PasqalCloudSite(
+            checked_url({"url": _URL, **options}, _NAME),
+            token_from_options(options, _NAME),
+            project=options["project"],
+            device_type=options["device_type"],
+        )
+        return RemoteAnalogBackend(site, described=device, clock_scale=scale, state_dir=state_dir)
+
+    def describe(self, options: Mapping[str, Any]) -> Target:
+        """Return the target of the stated device; without one, the server is asked."""
+        if options.get("simulated") is True:
+            return rydberg.describe(_simulated(options))
+        device, scale = _parsed(options)
+        if device is not None:
+            from backends.analog.remote import analog_target
+
+            return analog_target(device, can_find=True, clock_scale=scale)
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            closing(self(options, state_dir=Path(scratch))) as backend,
+        ):
+            return backend.target()
+
+    def simulated(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options for a dry run: the device is simulated on this machine."""
+        return stand_in_options(options)
+
+
+create = PasqalCloudFactory()
+
+
+def _simulated(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of the device's simulation on this machine."""
+    return {name: options[name] for name in ("device", "time_scale") if name in options}
+
+
+def _parsed(options: Mapping[str, Any]) -> tuple[RydbergDevice | None, float]:
+    """Check options; return the stated device and the scale of its clock."""
+    from backends.analog.device import DeviceError
+    from backends.analog.devices import stated_device
+    from backends.connection import checked_url
+
+    for name in options:
+        if name not in _OPTIONS:
+            raise PluginUnusable(
+                f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_OPTIONS)}"
+                f"{did_you_mean(name, _OPTIONS)}"
+            )
+    checked_url({"url": _URL, **options}, _NAME)
+    if options.get("simulated", False) is not False:
+        raise PluginUnusable(f"option simulated = {options['simulated']!r}; give true or false")
+    for name, what in (
+        ("project", "the id of your project"),
+        ("device_type", "the device, such as FRESNEL"),
+    ):
+        if not isinstance(options.get(name), str) or not _WORD.fullmatch(options[name]):
+            raise PluginUnusable(f"backend {_NAME!r} needs {name} = '…', {what}")
+    scale = options.get("time_scale", 1.0)
+    if type(scale) not in (int, float) or not 0 <= scale < math.inf:
+        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    try:
+        given = options.get("device")
+        return None if given is None else stated_device(str(given)), float(scale)
+    except DeviceError as error:
+        raise PluginUnusable(f"option device: {error}") from error
