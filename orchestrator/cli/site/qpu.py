@@ -11,6 +11,7 @@ from orchestrator.cli.output import facts, print_json, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
 
 if TYPE_CHECKING:
+    from backends.analog.device import RydbergChannel, RydbergDevice
     from backends.api import Target
     from backends.metering import Metering
     from backends.timing import TimingModel
@@ -140,12 +141,7 @@ def _target_facts(settings: QpuSettings, target: Target) -> dict[str, Any]:
         "environment": _environment(settings),
         **{option.name: settings.options.get(option.name) for option in SITE_OPTIONS},
         "device": target.name if target.name != settings.name else None,
-        "qubits": "as many as memory holds" if target.num_qubits is None else target.num_qubits,
-        "unusable qubits": target.unusable_qubits or None,
-        "coupling": _coupling(target),
-        "native gates": ", ".join(target.native_gates) if target.native_gates else "any",
-        "transpiled by": "the site" if target.site_transpiles else "hpcqc, against this target",
-        "mid-circuit measurement": "yes" if target.mid_circuit_measurement else "no",
+        **(_gate_facts(target) if target.rydberg is None else _atom_facts(target, target.rydberg)),
         "primitives": ", ".join(sorted(target.payload_kinds)),
         "shots per task": target.max_shots or unlimited,
         "circuits per task": target.max_circuits or unlimited,
@@ -162,6 +158,39 @@ def _target_facts(settings: QpuSettings, target: Target) -> dict[str, Any]:
         "quality windows": ", ".join(f"{w.start} to {w.end} UTC" for w in windows) or None,
         "credentials last": duration_text(credentials) if credentials else None,
     }
+
+
+def _gate_facts(target: Target) -> dict[str, Any]:
+    return {
+        "qubits": "as many as memory holds" if target.num_qubits is None else target.num_qubits,
+        "unusable qubits": target.unusable_qubits or None,
+        "coupling": _coupling(target),
+        "native gates": ", ".join(target.native_gates) if target.native_gates else "any",
+        "transpiled by": "the site" if target.site_transpiles else "hpcqc, against this target",
+        "mid-circuit measurement": "yes" if target.mid_circuit_measurement else "no",
+    }
+
+
+def _atom_facts(target: Target, device: RydbergDevice) -> dict[str, Any]:
+    radius, longest_ns = device.max_radius_um, device.max_duration_ns
+    return {
+        "atoms": target.num_qubits or "no limit",
+        "Rydberg level": f"{device.rydberg_level}, C6/ħ = {device.c6:g} rad/µs·µm⁶",
+        "least distance": f"{device.min_distance_um:g} µm",
+        "field": None if radius is None else f"{radius:g} µm around its centre",
+        "layout of traps": "required" if device.requires_layout else "not required",
+        "longest sequence": None if longest_ns is None else f"{longest_ns} ns",
+        "channels": ", ".join(map(_channel, device.channels)),
+    }
+
+
+def _channel(channel: RydbergChannel) -> str:
+    limits = [
+        f"{name} ≤ {most:.4g} rad/µs"
+        for name, most in (("Ω", channel.max_amplitude), ("|δ|", channel.max_detuning))
+        if most is not None
+    ]
+    return f"{channel.id} ({', '.join([channel.basis, *limits])})"
 
 
 def _environment(settings: QpuSettings) -> str | None:
