@@ -25,8 +25,11 @@ from urllib.parse import urlsplit
 
 from qiskit import QuantumCircuit
 
-from backends import aqt, iqm
-from backends.payloads import SamplerPayload
+from backends import aqt, iqm, pasqal_cloud, warden
+from backends.analog.builder import RydbergPulse, rydberg_sequence
+from backends.analog.devices import shipped_device
+from backends.analog.waveforms import Waveform
+from backends.payloads import AnalogPayload, Payload, SamplerPayload
 from benchmarks.rows import Row, interleaved
 
 __all__ = ["measure"]
@@ -36,6 +39,7 @@ _SHOTS = 100
 _ROUNDS = 200
 _PATIENCE_S = 60.0
 _MS = 1e3
+_HERE = "HERE"  # in answers, the URL of the server
 _SERVE = """
 import asyncio, json, sys
 answers = {path: json.dumps(found).encode() for path, found in json.load(sys.stdin).items()}
@@ -53,7 +57,8 @@ class Answering(asyncio.Protocol):
             return
         self.rest = b""
         path = head.split()[1].decode().partition("?")[0]
-        content = next((text for end, text in answers.items() if path.endswith(end)), b"{}")
+        host = next(line[5:].strip() for line in lines if line.startswith(b"host:"))
+        content = next((text for end, text in answers.items() if path.endswith(end)), b"{}").replace(b"HERE", b"http://" + host)
         self.transport.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(content) + content)
 
 async def main():
@@ -67,7 +72,7 @@ asyncio.run(main())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Protocol:
-    """A vendor's protocol: a circuit in native gates, and what a server answers by end of path.
+    """A vendor's protocol: a payload for its device, and what a server answers by end of path.
 
     task: the requests of a task from its start to its result. running: answers about a task that
     has not ended; None where the server holds its answer until then. files: durable ones of a task.
@@ -76,7 +81,7 @@ class _Protocol:
     name: str
     create: Callable[..., Any]
     options: Mapping[str, Any]
-    circuit: QuantumCircuit
+    payload: Payload
     answers: Mapping[str, Any]
     running: Mapping[str, Any] | None
     task: tuple[str, ...]
@@ -86,8 +91,8 @@ class _Protocol:
 def measure() -> list[Row]:
     """Measure a look at a running task, and all calls of a task that ends at once."""
     rows = []
-    for protocol in (_iqm(), _cloud(), _direct()):
-        payload = SamplerPayload.coerce([protocol.circuit], shots=_SHOTS)
+    for protocol in (_iqm(), _cloud(), _direct(), _warden(), _pasqal()):
+        payload = protocol.payload
         if protocol.running is not None:
             with _opened(protocol, protocol.running) as (backend, url):
                 task = backend.start(backend.acquire(), payload, "running")
@@ -102,7 +107,7 @@ def measure() -> list[Row]:
     return rows
 
 
-def _task(backend: Any, payload: SamplerPayload) -> Callable[[], object]:
+def _task(backend: Any, payload: Payload) -> Callable[[], object]:
     session, numbers = backend.acquire(), itertools.count()
 
     def run() -> object:
@@ -191,7 +196,7 @@ def _iqm() -> _Protocol:
         name="IQM Server",
         create=iqm.create,
         options={"quantum_computer": "q"},
-        circuit=circuit,
+        payload=SamplerPayload.coerce([circuit], shots=_SHOTS),
         answers={
             "/default/dynamic-quantum-architecture": {
                 "calibration_set_id": "c",
@@ -222,7 +227,7 @@ def _cloud() -> _Protocol:
         name="AQT's cloud",
         create=aqt.create,
         options={"workspace": "w", "resource": "r"},
-        circuit=_ions(),
+        payload=SamplerPayload.coerce([_ions()], shots=_SHOTS),
         answers={
             "/resources/r": {"id": "r", "status": "online", "available_qubits": 2},
             "/submit/w/r": {"job": {"job_id": "j1"}, "response": {"status": "queued"}},
@@ -239,7 +244,7 @@ def _direct() -> _Protocol:
         name="AQT's direct access",
         create=aqt.create,
         options={},
-        circuit=_ions(),
+        payload=SamplerPayload.coerce([_ions()], shots=_SHOTS),
         answers={
             "/system/name": "a",
             "/status/ions": {"num_ions": 2},
@@ -249,4 +254,52 @@ def _direct() -> _Protocol:
         running=None,
         task=("circuit", "circuit/result/j1"),
         files=3,
+    )
+
+
+def _atoms() -> AnalogPayload:
+    pulse = RydbergPulse(
+        amplitude=Waveform.constant(1000, math.pi), detuning=Waveform.constant(1000, 0.0)
+    )
+    sequence = rydberg_sequence([(0, 0), (20, 0)], [pulse], shipped_device("analog"))
+    return AnalogPayload.coerce([sequence], shots=_SHOTS)
+
+
+def _warden() -> _Protocol:
+    results = json.dumps({"counter": {"11": _SHOTS}})
+    return _Protocol(
+        name="Warden, without Munge",
+        create=warden.create,
+        options={"session": "s"},
+        payload=_atoms(),
+        answers={
+            "/qpu/specs": {"specs": shipped_device("analog").specification},
+            "/jobs": {"id": 1, "status": "PENDING"},
+            "/jobs/1": {"id": 1, "status": "DONE", "results": results},
+        },
+        running={"/jobs/1": {"id": 1, "status": "RUNNING"}},
+        task=("jobs", "jobs/1"),
+    )
+
+
+def _pasqal() -> _Protocol:
+    done = {"id": "b", "status": "DONE"}
+    return _Protocol(
+        name="Pasqal's cloud",
+        create=pasqal_cloud.create,
+        options={"project": "p", "device_type": "D"},
+        payload=_atoms(),
+        answers={
+            "/devices/specs": {"data": {"D": shipped_device("analog").specification}},
+            "/v1/batches": {"data": {"id": "b"}},
+            "/v2/batches/b": {"data": done},
+            "/v2/jobs": {"data": [{**done, "id": "j"}]},
+            "/results_link": {"data": {"results_link": f"{_HERE}/store"}},
+            "/store": {"counter": {"11": _SHOTS}},
+        },
+        running={"/v2/batches/b": {"data": {"id": "b", "status": "RUNNING"}}},
+        task=(
+            *("api/v1/batches", "api/v2/batches/b", "api/v2/jobs"),
+            *("api/v1/jobs/j/results_link", "store"),
+        ),
     )
