@@ -72,7 +72,7 @@ class IbmFactory:
             "qiskit-ibm-runtime>=0.51,<0.52",
             "qiskit>=2.4,<2.7",
             "qiskit-aer>=0.17.2,<0.19",
-            "pydantic>=2.10,<3",
+            "pydantic>=2.13,<3",
             "httpx>=0.27,<1",
         ),
         imports=("qiskit_ibm_runtime.executor_sampler", "qiskit_aer", "pydantic", "httpx"),

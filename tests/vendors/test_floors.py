@@ -18,18 +18,21 @@ from backends.child import installation
 from backends.child.environment import Environment
 from backends.child.installation import InstallationFailed, install
 from backends.child.managed import managed_interpreter
+from backends.lowering import NativeCompiler
 from backends.payloads import AnalogPayload
 from backends.registry import packages_of
+from orchestrator.transpile.moves import insert_moves
 from tests.flat_devices import sampled
 
 pytestmark = [pytest.mark.vendor, pytest.mark.slow]
 
 
 def at_floor(requirement: str) -> str:
-    return re.sub(r">=([^,]+).*", r"~=\1.0", requirement)
+    name, floor = re.match(r"([^>]+)>=([^,]+)", requirement).groups()
+    return f"{name}~={floor}" + ".0" * (floor.count(".") < 2)
 
 
-def installed(tmp_path, monkeypatch, backend, oldest):
+def installed(tmp_path, monkeypatch, backend, oldest, **options):
     """Return a backend in an environment made for it."""
     packages = packages_of(backend)
     if oldest:
@@ -43,20 +46,36 @@ def installed(tmp_path, monkeypatch, backend, oldest):
             pytest.skip(str(error))
         raise
     where = Environment(interpreter=str(managed_interpreter(tmp_path / "environments", backend)))
-    return registry.create(backend, {}, state_dir=tmp_path, environment=where)
+    return registry.create(backend, options, state_dir=tmp_path, environment=where)
 
 
-@pytest.mark.parametrize("backend", ["qdmi", "braket"])
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        ("aqt", {"offline": "ideal"}),
+        ("braket", {}),
+        ("ibm", {"device": "fake_manila", "noise": False}),
+        ("iqm", {"fake": "deneb"}),
+        ("qdmi", {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 @pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "newest"])
-def test_a_bell_circuit_runs(tmp_path, monkeypatch, backend, oldest) -> None:
-    qpu = installed(tmp_path, monkeypatch, backend, oldest)
+def test_a_bell_circuit_runs(tmp_path, monkeypatch, backend, options, oldest) -> None:
+    qpu = installed(tmp_path, monkeypatch, backend, oldest, **options)
     bell = QuantumCircuit(2)
     bell.h(0)
     bell.cx(0, 1)
     bell.measure_all()
-    counts = sampled(qpu, [bell], shots=100)[0].data.meas.get_counts()
+    target = qpu.target()
+    native, _ = NativeCompiler(target).compile(bell)
+    if target.resonator is not None:
+        native = insert_moves(native, target.resonator)
+    counts = sampled(qpu, [native], shots=100)[0].data.meas.get_counts()
     qpu.close()
-    assert set(counts) == {"00", "11"}
+    noisy = 20 if backend == "iqm" else 0  # a fake device alone has noise that cannot be left out
+    assert counts.get("00", 0) + counts.get("11", 0) >= 100 - noisy
+    assert min(counts.get("00", 0), counts.get("11", 0)) > 20
 
 
 @pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "newest"])
