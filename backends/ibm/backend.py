@@ -111,10 +111,12 @@ class IbmBackend:
         self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
         self._sessions = Sessions()
+        self._opening = threading.Lock()  # for the whole time in which a session of IBM's is opened
         self._ibm_sessions: dict[SessionId, str] = {}
         self._starting: set[str] = set()
         self._open: dict[QpuTaskId, str] = {}  # the jobs of tasks
         self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
+        self._listing = threading.Lock()  # for the whole time in which a list is read
         self._listed: tuple[float, Mapping[str, Mapping[str, Any]]] = (0.0, {})
         self._completed_at: dict[QpuTaskId, float] = {}
         self._known: tuple[float, Any, Target] | None = None
@@ -131,7 +133,7 @@ class IbmBackend:
     def release(self, session: SessionId) -> None:
         """Close a session, and IBM's; its tasks go on."""
         self._sessions.close(session)
-        with self._lock:
+        with self._opening:
             found = self._ibm_sessions.pop(session, None)
         if found is not None:
             try:
@@ -284,10 +286,14 @@ class IbmBackend:
         longest_s = self._options.session_s
         if longest_s is None:
             return None
-        with self._lock:
+        with self._opening:  # or starts at the same time would open one each, and all are billed
             found = self._ibm_sessions.get(session)
-        if found is not None and self._accepts_jobs(found):
+            if found is None or not self._accepts_jobs(found):
+                found = self._ibm_sessions[session] = self._opened(longest_s)
             return found
+
+    def _opened(self, longest_s: int) -> str:
+        """Open a session of IBM's."""
         answer = self._service.submitting(
             self._service.client.create_session,
             self._options.device,
@@ -298,8 +304,6 @@ class IbmBackend:
         made = answer.get("id") if isinstance(answer, dict) else None
         if not isinstance(made, str):
             raise QpuUnavailable(f"the service opened a session and calls it {made!r:.100}")
-        with self._lock:
-            self._ibm_sessions[session] = made
         return made
 
     def _accepts_jobs(self, ibm_session: str) -> bool:
@@ -412,10 +416,10 @@ class IbmBackend:
         with self._lock:
             if job not in self._open.values() or len(self._open) < 2:
                 return None
+        with self._listing:  # one thread asks, and all take its answer
             listed_at, listed = self._listed
-        if time.monotonic() - listed_at >= _LIST_FRESH_S:
-            listed = {str(one.get("id")): one for one in self._tagged(_OURS)}
-            with self._lock:
+            if time.monotonic() - listed_at >= _LIST_FRESH_S:
+                listed = {str(one.get("id")): one for one in self._tagged(_OURS)}
                 self._listed = (time.monotonic(), listed)
         return listed.get(job)
 

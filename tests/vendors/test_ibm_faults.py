@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from qiskit import QuantumCircuit
 
@@ -176,6 +178,34 @@ def test_open_tasks_are_asked_for_with_one_request(backend, site, monkeypatch) -
         backend.start(session, work, "many3")
     for task in tasks:
         backend.stop(task)
+
+
+def test_threads_share_one_list_of_open_tasks(backend, site, monkeypatch) -> None:
+    monkeypatch.setattr(ibm, "_LIST_FRESH_S", 1000.0)
+    session, work = backend.acquire(), payload(backend)
+    site.misbehave("stuck:submit:1,2,3", "slow:find:1")
+    tasks = [backend.start(session, work, f"shared{number}") for number in range(3)]
+    before = site.meter()["requests"].get("find", 0)
+    with ThreadPoolExecutor(3) as threads:
+        assert not any(state.is_final for state in threads.map(backend.status, tasks))
+    assert site.meter()["requests"]["find"] == before + 1
+    for task in tasks:
+        backend.stop(task)
+
+
+def test_starts_at_the_same_time_share_a_session_of_ibms(site, tmp_path) -> None:
+    site.misbehave("slow:session:1")
+    options = {**site.options, "session_s": 600}
+    made = registry.create("ibm", options, state_dir=tmp_path)
+    session, work = made.acquire(), payload(made)
+    opened = site.meter()["requests"].get("session", 0)
+    with ThreadPoolExecutor(2) as threads:
+        starts = [threads.submit(made.start, session, work, f"at-once{n}") for n in range(2)]
+    tasks = [start.result() for start in starts]
+    assert site.meter()["requests"]["session"] == opened + 1
+    assert len({made._look(task)["session_id"] for task in tasks}) == 1
+    made.release(session)
+    made.close()
 
 
 def test_tasks_run_in_a_session_of_ibms_if_asked_for(site, tmp_path) -> None:
