@@ -153,12 +153,16 @@ def checked_url(options: Mapping[str, Any], backend: str) -> str:
     url = options.get("url")
     if not isinstance(url, str) or not url:
         raise PluginUnusable(f"backend {backend!r} needs url = 'https://HOST', the site's server")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+    try:
+        parts = urlsplit(url)
+        host, is_usable = parts.hostname, bool(parts.port != 0 and not parts.username)
+    except ValueError:  # brackets without an address, or a port that is no number
+        host, is_usable = None, False
+    if not is_usable or not host or parts.scheme not in ("http", "https"):
         raise PluginUnusable(
             f"option url = {without_credentials(url)!r}; give one such as 'https://HOST'"
         )
-    if parts.scheme == "http" and not _is_this_machine(parts.hostname):
+    if parts.scheme == "http" and not _is_this_machine(host):
         raise PluginUnusable(
             f"option url = {url!r} would send the token unencrypted over a network; give an "
             "https:// address"

@@ -324,7 +324,11 @@ def test_a_token_is_not_in_its_repr() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", [None, "", 3, "vlq", "ftp://host", "http://iqm.site", "https://user:pw@iqm.site"]
+    "url",
+    [
+        *(None, "", 3, "vlq", "ftp://host", "http://iqm.site", "https://user:pw@iqm.site"),
+        *("https://[::1", "https://iqm.site:vlq", "https://iqm.site:99999"),
+    ],
 )
 def test_an_unusable_url_is_refused(url) -> None:
     with pytest.raises(PluginUnusable):
