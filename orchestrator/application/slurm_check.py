@@ -67,16 +67,17 @@ def check_python(key: str, python: str | None, state_dir: Path) -> None:
     path, expected = Path(python), "expected the path of a Python with hpcqc, as the nodes see it"
     if not path.is_absolute():
         raise ConfigError(f"{key} = {python!r} is not an absolute path; {expected}")
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110  # Path.exists raises for names that cannot be
         if path.is_dir() or not os.access(path, os.X_OK):
             raise ConfigError(f"{key} = {python!r} cannot be executed; {expected}")
     elif _device(path) == _device(state_dir):
-        raise ConfigError(f"{key} = {python!r} does not exist; {expected}")
+        raise ConfigError(f"{key} = {python!r} does not exist, or is closed to you; {expected}")
 
 
 def _device(path: Path) -> int:
     """Return the file system on which a path is, or would be."""
-    return next(one for one in (path, *path.parents) if one.exists()).stat().st_dev
+    there = (one for one in (path, *path.parents) if os.path.exists(one))  # noqa: PTH110
+    return next(there).stat().st_dev
 
 
 def _check_interface(place: str, interface: str) -> None:

@@ -55,6 +55,8 @@ def test_a_python_that_all_nodes_would_see_must_exist(tmp_path, monkeypatch) -> 
     there = tmp_path / "python"
     with pytest.raises(ConfigError, match=naming(there)):
         check_python("python", str(there), tmp_path / "not" / "yet")
+    with pytest.raises(ConfigError):  # an error of the system other than that it is missing
+        check_python("python", str(tmp_path / ("x" * 300)), tmp_path)
     there.touch()
     with pytest.raises(ConfigError, match=naming(there)):
         check_python("python", str(there), tmp_path)
