@@ -19,6 +19,7 @@ from typing import IO, Any
 from backends.child.environment import Environment, child_command, child_variables
 from backends.child.wire import PROTOCOL, Line, LineClosed, LineGarbled, LineStuck, Message
 from backends.plugins import PluginUnusable
+from backends.secret_text import SecretText
 
 __all__ = ["ChildDied", "ChildProcess", "ChildSilent", "Opening"]
 
@@ -53,7 +54,17 @@ class Opening:
     ) -> None:
         self.backend = backend
         self.variables = tuple(variables)
-        self._header = {"factory": factory, "options": dict(options), "state_dir": str(state_dir)}
+        self._header = {
+            "factory": factory,
+            "options": dict(options),
+            # JSON takes a secret for its text alone; with its file it can be read again.
+            "secret_files": {
+                name: str(Path(value.path).absolute())
+                for name, value in options.items()
+                if isinstance(value, SecretText)
+            },
+            "state_dir": str(state_dir),
+        }
 
     def message(self, environment: Environment) -> dict[str, Any]:
         """Return the first message to the child."""

@@ -16,6 +16,7 @@ from typing import Any
 from backends.child.served import Served, serve_backend, serve_device, serve_payload_device
 from backends.child.wire import PROTOCOL, Line, LineClosed, LineGarbled, LineStuck
 from backends.errors import BackendError
+from backends.secret_text import SecretText
 
 __all__ = ["main"]
 
@@ -87,7 +88,9 @@ def _open(opening: Mapping[str, Any]) -> Served:
     factory: Any = importlib.import_module(module)
     for name in attribute.split("."):
         factory = getattr(factory, name)
-    options, state_dir = opening["options"], Path(opening["state_dir"])
+    options, state_dir = dict(opening["options"]), Path(opening["state_dir"])
+    for name, path in opening.get("secret_files", {}).items():
+        options[name] = SecretText.read_from(path, options[name])
     device = getattr(factory, "device", None)
     opened = None if device is None else device(options, state_dir=state_dir)
     if opened is not None:
