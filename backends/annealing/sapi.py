@@ -96,11 +96,12 @@ class SapiClient:
     def _open(self, resource: Callable[..., Any]) -> Iterator[Any]:
         opened = resource(
             endpoint=self.url,
-            token=self._token.read().text,
             timeout=_TIMEOUT_S,
             retry={"total": 0, "redirect": 0},
             on_deprecation={"log": True, "warn": False, "store": False},
         )
+        # Not as its argument, which the SDK writes into the log.
+        opened.client.session.headers["X-Auth-Token"] = self._token.read().text
         # Proxies of the environment serve other machines only.
         opened.client.session.trust_env = urlsplit(self.url).hostname not in _LOOPBACK
         try:

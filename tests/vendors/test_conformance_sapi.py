@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +182,13 @@ def test_no_server_and_a_wrong_token_are_told_apart(served: Any, tmp_path: Path)
     )
     with pytest.raises(QpuUnavailable):
         nobody.target()
+
+
+def test_the_token_is_in_no_log(annealer: Backend, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    annealer.start(annealer.acquire(), payload(), "logged")
+    assert "problems/" in caplog.text
+    assert TOKEN not in caplog.text
 
 
 def test_a_server_that_went_away_started_nothing(tmp_path: Path) -> None:
