@@ -19,7 +19,7 @@ from backends.child.environment import Environment
 from backends.child.installation import InstallationFailed, install
 from backends.child.managed import managed_interpreter
 from backends.lowering import NativeCompiler
-from backends.payloads import AnalogPayload
+from backends.payloads import AnalogPayload, AnnealingPayload, BinaryQuadraticModel
 from backends.registry import packages_of
 from orchestrator.transpile.moves import insert_moves
 from tests.flat_devices import sampled
@@ -91,3 +91,16 @@ def test_a_pulse_of_pi_runs(tmp_path, monkeypatch, oldest) -> None:
     (counts,) = qpu.result(task).native
     qpu.close()
     assert counts.counts.get("1", 0) > 90
+
+
+@pytest.mark.parametrize("oldest", [True, False], ids=["oldest", "newest"])
+def test_a_pair_of_spins_is_annealed(tmp_path, monkeypatch, oldest) -> None:
+    qpu = installed(tmp_path, monkeypatch, "annealing", oldest)
+    pair = BinaryQuadraticModel.of([0.5, 0.0], {(0, 1): -1.0}, vartype="SPIN")
+    task = qpu.start(qpu.acquire(), AnnealingPayload.coerce([pair], reads=50), "pair")
+    assert isinstance(qpu, Waitable)
+    assert qpu.wait(task, 60.0) is TaskState.COMPLETED
+    (found,) = qpu.result(task).native
+    qpu.close()
+    assert found.lowest.tolist() == [-1, -1]
+    assert found.energies[0] == -1.5
