@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from backends.profiles import Profile, load_profile, shipped
 from orchestrator.cli.app import app
-from orchestrator.config.bounds import LeaseBounds, Rate
+from orchestrator.config.bounds import ChoiceWeights, LeaseBounds, Rate
 from orchestrator.config.environment import VARIABLES
 from orchestrator.config.site import (
     BatchTable,
@@ -52,6 +52,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "[broker.limits]": BrokerLimits,
     "[batch]": BatchTable,
     "[project.NAME]": ProjectTable,
+    "[choice]": ChoiceWeights,
 }
 _KINDS = {
     "array": "list",

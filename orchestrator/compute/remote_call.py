@@ -56,6 +56,7 @@ class StageContext:
     qpu: str | None
     keep_dir: Path | None  # for finished units, None if the run cannot be resumed
     demand: Demand = field(default_factory=Demand)
+    labels: tuple[str, ...] = ()  # of the data that it sends to a QPU
     qpu_identity: str = ""  # of a quantum stage's QPU; part of its key
     paths: tuple[str, ...] = ()  # of the user's modules, on workers that flows share
     limited: bool = False  # whether the run has a budget

@@ -1,4 +1,4 @@
-"""Bounds on the use of a QPU, as site files state them and the scheduler keeps them."""
+"""What site files state for decisions of the broker: bounds on the use of a QPU, weights of a choice."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["ConfigTable", "LeaseBounds", "Rate"]
+__all__ = ["ChoiceWeights", "ConfigTable", "LeaseBounds", "Rate"]
 
 _Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -42,4 +42,30 @@ class LeaseBounds(ConfigTable):
                 f"idle_s = {self.idle_s:g} is more than longest_s = {self.longest_s:g}, so no lease "
                 f"would end for being idle; give an idle_s of at most {self.longest_s:g}"
             )
+        return self
+
+
+_Weight = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+
+
+class ChoiceWeights(ConfigTable):
+    """`[choice]`: what counts where the broker chooses a QPU, as for `--qpu any`."""
+
+    fidelity: _Weight = Field(default=1.0, description="weight of the predicted fidelity")
+    wait: _Weight = Field(default=1.0, description="weight of the predicted wait")
+    cost: _Weight = Field(default=1.0, description="weight of the predicted cost")
+    patience_s: _Seconds = Field(
+        default=600.0, description="seconds of waiting that halve what a QPU is worth by its wait"
+    )
+    prices: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict,
+        description="by unit of the sites' bills, what one costs in a currency of your own; without "
+        "them, costs in different units are not compared",
+        examples=["{ billed-s = 0.5, qpu-s = 0.4 }"],
+    )
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if not self.fidelity + self.wait + self.cost:
+            raise ValueError("fidelity, wait and cost are all 0; give one of them a weight above 0")
         return self

@@ -20,6 +20,7 @@ __all__ = [
     "budgets_of_environment",
     "config_dir",
     "hand_down",
+    "labels_of_environment",
     "own_environment_kept",
     "own_variables",
     "prefect_is_configured",
@@ -42,6 +43,8 @@ VARIABLES: Mapping[str, str] = {
     "HPCQC_DASK_CREDENTIALS": "PEM file, mode 0600, with your certificate for that scheduler, its "
     "key and the authority's certificate; `none` accepts a cluster without authentication",
     "HPCQC_QPU": "QPU of the stages that pin none, where there is no `--qpu`",
+    "HPCQC_LABELS": "labels of the data of all jobs, beside those of the site file; several with "
+    "commas between",
     "HPCQC_BUDGET": "what the run may cost, as `10 billed-s`; several with commas between",
     "HPCQC_BROKER_URL": "the broker service to use; comes before the site file's `[broker] url`",
     "HPCQC_BROKER_TOKEN": "the user's token for that service",
@@ -225,6 +228,12 @@ def budgets_of(texts: Iterable[str]) -> dict[str, float | None]:
 def budgets_of_environment() -> dict[str, float | None]:
     """Read the budgets that ``HPCQC_BUDGET`` holds. Raises ``ConfigError``."""
     return budgets_of(text for text in (variable("HPCQC_BUDGET") or "").split(",") if text.strip())
+
+
+def labels_of_environment(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return the labels that ``HPCQC_LABELS`` holds."""
+    stated = (variable("HPCQC_LABELS", environ) or "").split(",")
+    return [label.strip() for label in stated if label.strip()]
 
 
 def _budget(text: str) -> tuple[str, float | None]:

@@ -17,12 +17,14 @@ from orchestrator.arguments import expect_texts
 from orchestrator.config.environment import (
     broker_from_environment,
     config_dir,
+    labels_of_environment,
     site_file,
     state_dir,
 )
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.qrmi import qpu_tables, qrmi_resources
 from orchestrator.config.secrets import SecretRef, reference_or_value
+from orchestrator.data_labels import JURISDICTION
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
@@ -70,8 +72,10 @@ def load_site(
         raw["site"] = {**raw.get("site", {}), "default_qpu": first}
     home = folder if found is None else found.parent.absolute()
     _anchor_paths(raw, home)
+    stated = _labels(raw)
     for override in overrides:
         _apply(raw, override)
+    _keep_labels(raw, stated + labels_of_environment(environ))
     if overrides:
         source = f"{source} with {counted(len(overrides), 'override')}"
         _anchor_paths(raw, folder)
@@ -162,6 +166,22 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     table[parts[-1]] = _toml_value(text.strip())
 
 
+def _labels(raw: Mapping[str, Any]) -> list[Any]:
+    table = raw.get("site")
+    if not isinstance(table, dict):
+        return []
+    labels, place = table.get("labels"), table.get("jurisdiction")
+    stated = labels if isinstance(labels, list) else []
+    return [*stated, *([f"{JURISDICTION}{place}"] if isinstance(place, str) else [])]
+
+
+def _keep_labels(raw: dict[str, Any], labels: list[Any]) -> None:
+    """Add labels of all data to those that are there: what a file states, no override takes away."""
+    table = raw.setdefault("site", {})
+    if labels and isinstance(table, dict) and isinstance(table.get("labels", []), list):
+        table["labels"] = [*labels, *(one for one in table.get("labels", []) if one not in labels)]
+
+
 def _toml_value(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
@@ -240,6 +260,7 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
         broker=_broker(checked.broker, source, environ),
         batch=checked.batch,
         projects=checked.project,
+        choice=checked.choice,
     )
 
 

@@ -26,7 +26,7 @@ from backends.child.environment import DEFAULT_MEMORY_BYTES
 from backends.site_options import SITE_OPTIONS, SiteOption
 from backends.suggestions import did_you_mean
 from orchestrator.arguments import expect
-from orchestrator.config.bounds import ConfigTable, LeaseBounds, Rate
+from orchestrator.config.bounds import ChoiceWeights, ConfigTable, LeaseBounds, Rate
 from orchestrator.config.durations import Walltime
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef
@@ -82,6 +82,9 @@ def size_bytes(size: str) -> int:
     return int(float(number) * base ** " KMGT".index(unit.upper()[0] if unit != "B" else " "))
 
 
+_Label = Annotated[str, StringConstraints(pattern=LABEL)]
+
+
 class SiteTable(ConfigTable):
     """`[site]`: the place as a whole."""
 
@@ -100,6 +103,16 @@ class SiteTable(ConfigTable):
         "kind `slurm`: `exclusive`, `split`, `multiplexed` (if not given), `malleable`, `gated`, or "
         "`auto`, which predicts them and takes the best",
         examples=["'split'"],
+    )
+    labels: list[_Label] = Field(
+        default_factory=list,
+        description="of the data of all jobs; an override adds to them, and `HPCQC_LABELS` does",
+        examples=["['embargoed']"],
+    )
+    jurisdiction: _Label | None = Field(
+        default=None,
+        description="where alone the data of all jobs is processed",
+        examples=["'EU'"],
     )
     keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         default=None,
@@ -266,9 +279,6 @@ def _where(value: Any) -> Any:
 _Environment = Annotated[
     str | tuple[str, ...], BeforeValidator(_where, json_schema_input_type=str | list[str])
 ]
-
-
-_Label = Annotated[str, StringConstraints(pattern=LABEL)]
 
 
 class _Qpu(ConfigTable):
@@ -553,6 +563,7 @@ class SiteFile(ConfigTable):
     project: dict[Annotated[str, StringConstraints(pattern=PROJECT)], ProjectTable] = Field(
         default_factory=dict
     )
+    choice: ChoiceWeights = Field(default_factory=ChoiceWeights)
 
 
 class Site(SiteTable):
@@ -568,6 +579,7 @@ class Site(SiteTable):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     batch: BatchTable = Field(default_factory=BatchTable)
     projects: Mapping[str, ProjectTable] = Field(default_factory=dict)
+    choice: ChoiceWeights = Field(default_factory=ChoiceWeights)
 
     def qpu(self, name: str | None = None) -> QpuSettings:
         """Return a QPU by name, None for the default; `ConfigError` lists the names."""
@@ -581,11 +593,12 @@ class Site(SiteTable):
         )
 
     def project_labels(self, project: str | None) -> tuple[str, ...]:
-        """Return the labels of the data of all jobs of a project; none for None."""
+        """Return the labels of the data of all jobs of a project, those of the site among them."""
+        ours = all_labels(self.labels, jurisdiction=self.jurisdiction or "")
         table = None if project is None else self.projects.get(project)
         if table is None:
-            return ()
-        return all_labels(table.labels, jurisdiction=table.jurisdiction or "")
+            return ours
+        return all_labels(ours, table.labels, jurisdiction=table.jurisdiction or "")
 
     def compute(self, name: str | None = None) -> ComputeSettings:
         """Return a compute by name, None for the default; `ConfigError` lists the names."""

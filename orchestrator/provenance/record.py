@@ -125,10 +125,12 @@ def site_document(site: Site) -> dict[str, Any]:
         "default_qpu": site.default_qpu,
         "default_compute": site.default_compute,
         "coupling": site.coupling,
+        "labels": list(site.project_labels(None)),
         "keep_days": site.keep_days,
         "keep_gib": site.keep_gib,
         "batch": site.batch.model_dump(mode="json", exclude_defaults=True),
         "broker": json_value(site.broker) | {"ledger": _without_password(site.broker.ledger)},
+        "choice": site.choice.model_dump(mode="json", exclude_defaults=True),
         "project": {name: json_value(project) for name, project in site.projects.items()},
         "compute": {
             name: _without_secrets(json_value(compute)) for name, compute in site.computes.items()

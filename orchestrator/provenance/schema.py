@@ -237,12 +237,16 @@ class RecordedSite(RecordPart):
     default_qpu: str
     default_compute: str
     coupling: str | None = None
+    labels: tuple[str, ...] = ()
+    """of the data of all jobs of the run"""
     keep_days: float | None = None
     keep_gib: float | None = None
     broker: dict[str, JsonValue] = Field(default_factory=dict)
     """as `[broker]` of a site file"""
     batch: dict[str, JsonValue] = Field(default_factory=dict)
     """as `[batch]` of a site file"""
+    choice: dict[str, JsonValue] = Field(default_factory=dict)
+    """as `[choice]` of a site file"""
     project: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """by name, as `[project.NAME]` of a site file"""
     compute: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)

@@ -21,7 +21,7 @@ GET /v1/jobs|GET /v1/jobs/{job}|GET /v1/jobs/{job}/result
 GET /v1/jobs/{job}/why|GET /v1/projects|GET /v1/qpus|GET /v1/qpus/{qpu}/readiness
 GET /v1/qpus/{qpu}/target
 GET /v1/statement|GET /v1/timeline|GET /v1/whoami
-POST /v1/budgets/projects|POST /v1/budgets/runs
+POST /v1/budgets/projects|POST /v1/budgets/runs|POST /v1/choices
 POST /v1/jobs|POST /v1/jobs/{job}/cancel|POST /v1/jobs/{job}/resolve
 POST /v1/qpus/{qpu}/drain|POST /v1/qpus/{qpu}/resume
 """.strip()

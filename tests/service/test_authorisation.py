@@ -50,6 +50,7 @@ TABLE: dict[tuple[str, str], tuple[dict[str, Any], tuple[int, int, int]]] = {
         {"json": {"run": "x", "unit": "qpu-s", "amount": 5.0}},
         (200, 200, 200),
     ),
+    ("POST", "/v1/choices"): ({"json": {"run": "r"}}, (200, 200, 200)),
     ("GET", "/v1/statement"): ({}, (200, 200, 200)),
     ("GET", "/metrics"): ({}, (403, 403, 200)),
     ("POST", "/v1/jobs/{job}/cancel"): ({}, (200, 404, 200)),

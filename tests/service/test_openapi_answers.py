@@ -81,6 +81,8 @@ def test_every_operation_succeeds_as_described(described: Described) -> None:
     assert (ready["operational"], ready["has_room"]) == (True, True)
     assert set(ready["sources"]) == {"status", "capacity", "readiness"}
     assert all(source["at"] and source["credentials"] for source in ready["sources"].values())
+    wanted = {"run": "r", "needs": {"qubits": 3, "labels": []}}
+    assert ask("POST /v1/choices", json=wanted).json()["qpu"] == "fake"
     assert len(ask("GET /v1/jobs", params={"limit": 5, "run": "r"}).json()) == 3
     for name in ("GET /health", "GET /metrics", "GET /v1/projects", "GET /v1/qpus"):
         ask(name)

@@ -67,7 +67,7 @@ _WHOLE = (
     ev.GrantSuspended,
     ev.GrantEnded,
 )
-_OWN = (ev.BrokerOpened, ev.TaskPlanned)
+_OWN = (ev.BrokerOpened, ev.QpuChosen, ev.TaskPlanned)
 
 
 def log_entries(commit: Commit, state: BrokerState) -> Iterator[_Entry]:
@@ -85,6 +85,12 @@ def _entries(event: ev.Event, at: datetime, state: BrokerState) -> Iterator[_Ent
     if isinstance(event, ev.BrokerOpened):
         number = sum(not record.state.is_final for record in state.jobs.values())
         yield log_entry(at, "info", "opened", open_jobs=number)
+    elif isinstance(event, ev.QpuChosen):
+        chosen = event.choice
+        level = "info" if chosen.qpu else "warning"
+        named = {"run": event.run, "stage": event.stage, "user": event.user}
+        facts = {"project": event.project, "qpu": chosen.qpu, "reason": chosen.reason}
+        yield log_entry(at, level, "chosen", **named, **facts)
     elif isinstance(event, _WHOLE):
         facts = to_plain(event)
         facts.pop("at", None)  # the entry has the time of the commit

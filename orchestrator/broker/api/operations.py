@@ -26,6 +26,7 @@ from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.client.models import Health, ProjectUse, Whoami
 from orchestrator.broker.client.status import ProjectTotals, QpuReadiness, QpuStatus, TaskShare
 from orchestrator.broker.core.access import Identity
+from orchestrator.broker.core.choice import Choice, ChoiceRequest
 from orchestrator.names import LINE
 
 __all__ = ["Drain", "Released", "Slot", "health_router", "router"]
@@ -139,6 +140,13 @@ async def readiness(
         for fact, source in found.sources.items()
     }
     return replace(found, slurm_error=None, sources=sources)
+
+
+@router.post("/choices")
+async def choose(broker: ServedBroker, caller: Caller, body: ChoiceRequest) -> Choice:
+    """Choose a QPU for work that names none; its name is empty if none fits."""
+    asked = replace(body, project=caller.paying(body.project or None))
+    return await broker.choose(asked, caller.user)
 
 
 @router.post("/qpus/{qpu}/drain")

@@ -23,6 +23,7 @@ from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, 
 from orchestrator.broker.client.protocol import AllocationEnded, DataRefused, JobUncertain
 from orchestrator.broker.client.status import QpuReadiness, QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted, StatementLine
+from orchestrator.broker.core.codec import to_plain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
@@ -32,6 +33,7 @@ from orchestrator.unix_sockets import UnixSocketError, check_listener, check_pat
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
     from backends.payloads import Payload
+    from orchestrator.broker.core.choice import Choice, ChoiceRequest
     from orchestrator.broker.core.explain import Explanation
 
 __all__ = ["BrokerRefused", "BrokerUnreachable", "Exchange", "RemoteBroker"]
@@ -235,6 +237,14 @@ class RemoteBroker:
         with self._lock:
             self._open_jobs.add(job)
         return job
+
+    def choose(self, request: ChoiceRequest) -> Choice:
+        """See `BrokerClient.choose`."""
+        from orchestrator.broker.core.choice import Choice
+
+        if self._project is not None:
+            request = replace(request, project=self._project)
+        return self._post(Choice, "/v1/choices", to_plain(request))
 
     def limit_run(self, run: str, unit: str, amount: float | None) -> None:
         """Limit the cost of this user's jobs of a run; None lifts it. Raises `BrokerRefused`."""

@@ -13,6 +13,7 @@ from orchestrator.identity import JobId
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
     from backends.payloads import Payload
+    from orchestrator.broker.core.choice import Choice, ChoiceRequest
     from orchestrator.broker.core.explain import Explanation
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "BrokerClient",
     "DataRefused",
     "JobUncertain",
+    "NoQpuFits",
     "WalltimeTooShort",
     "job_error",
 ]
@@ -45,6 +47,12 @@ class WalltimeTooShort(BackendError, ValueError):
 
 class DataRefused(BackendError):
     """The labels of a job's data keep it from the QPU; nothing was sent there."""
+
+    retryable: ClassVar[bool] = False
+
+
+class NoQpuFits(BackendError):
+    """No QPU of the site meets what a stage needs; nothing was started."""
 
     retryable: ClassVar[bool] = False
 
@@ -86,6 +94,10 @@ class BrokerClient(Protocol):
         it is not started again while it runs or once it is completed. A failed or cancelled
         one is tried again with what is missing.
         """
+        ...
+
+    def choose(self, request: ChoiceRequest) -> Choice:
+        """Return the QPU for work that names none, and why; its ``qpu`` is empty if none fits."""
         ...
 
     def result(self, job: JobId, timeout_s: float | None = None) -> Any:

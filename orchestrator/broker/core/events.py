@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 from backends.api import Usage
 from backends.metering import Charge
 from backends.shapes import ItemShape, Piece
+from orchestrator.broker.core.choice import Choice, QpuNeeds
 from orchestrator.broker.core.codec import from_json
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.job_request import JobRequest
@@ -30,6 +31,7 @@ __all__ = [
     "LeaseEnd",
     "LeaseOpened",
     "Part",
+    "QpuChosen",
     "QpuDrained",
     "QpuRecalibrated",
     "QpuResumed",
@@ -225,6 +227,19 @@ class TaskResolved:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QpuChosen:
+    """A QPU was chosen for the work of a stage, or none fits; for what reason."""
+
+    kind: ClassVar[str] = "qpu-chosen"
+    run: str
+    stage: str | None
+    user: str
+    project: str
+    choice: Choice
+    needs: QpuNeeds = field(default_factory=QpuNeeds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QpuDrained:
     """Nothing further is started on the QPU; what runs there goes on to its end."""
 
@@ -343,6 +358,7 @@ Event = (
     | TaskStopped
     | TaskUncertain
     | TaskResolved
+    | QpuChosen
     | QpuDrained
     | QpuResumed
     | LeaseOpened

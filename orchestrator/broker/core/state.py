@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -34,6 +35,10 @@ from orchestrator.broker.core.scheduler import (
 from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.data_labels import refusal
 from orchestrator.identity import JobId, Payer
+
+# So many choices of QPUs for stages are remembered; a stage that is run again after that is chosen
+# for anew.
+_MOST_CHOICES = 10_000
 
 __all__ = [
     "BrokerState",
@@ -100,6 +105,8 @@ class Recorded:
     books: Books = field(default_factory=Books)
     # Slurm jobs that hold QPUs, by the text of the grant: whether work bound to them may start.
     grants: dict[str, bool] = field(default_factory=dict)
+    # The QPU that was chosen for a stage, by its text; the latest of them.
+    chosen: dict[str, str] = field(default_factory=dict)
     _arrivals: int = 0
     _waiting: dict[str, dict[JobId, int]] = field(default_factory=dict)
     _open: dict[str, set[str]] = field(default_factory=dict)
@@ -382,6 +389,8 @@ class BrokerState(Recorded):
 
     def _operate(self, event: ev.Event, now: datetime) -> list[Command]:
         match event:
+            case ev.QpuChosen():
+                self._note_choice(event)
             case ev.QpuDrained():
                 self.drained[event.qpu] = event
             case ev.QpuResumed():
@@ -399,6 +408,19 @@ class BrokerState(Recorded):
             case _:
                 raise ValueError(f"the state machine does not know {event.kind!r}")
         return []
+
+    def _note_choice(self, event: ev.QpuChosen) -> None:
+        if event.stage is None or not event.choice.qpu:
+            return
+        key = _stage_text(event.run, event.stage, event.user)
+        self.chosen.pop(key, None)
+        self.chosen[key] = event.choice.qpu
+        if len(self.chosen) > _MOST_CHOICES:
+            del self.chosen[next(iter(self.chosen))]
+
+    def chosen_before(self, run: str, stage: str | None, user: str) -> str | None:
+        """Return the QPU that was chosen for a stage of a user's run before, None if none was."""
+        return None if stage is None else self.chosen.get(_stage_text(run, stage, user))
 
     def _regrant(
         self, event: ev.GrantConfirmed | ev.GrantSuspended | ev.GrantEnded, now: datetime
@@ -586,6 +608,10 @@ class BrokerState(Recorded):
                 if isinstance(decision, ev.LeaseClosed):
                     decision = self._closing(decision)
                 yield decision
+
+
+def _stage_text(run: str, stage: str, user: str) -> str:
+    return json.dumps([user, run, stage])
 
 
 def _refused(reason: str) -> ev.TaskErred:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import IO, Any, TypeVar
 
 from backends.api import Backend, CalibrationChanged, PayloadRejected, QpuUnavailable, Target
+from backends.fidelity import device_errors, device_fidelity
 from orchestrator.broker.client.protocol import DataRefused
 from orchestrator.broker.client.status import (
     FactSource,
@@ -24,8 +25,16 @@ from orchestrator.broker.client.status import (
     TaskShare,
 )
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.choice import (
+    Choice,
+    ChoiceRequest,
+    QpuFacts,
+    choose,
+    with_labels,
+)
 from orchestrator.broker.core.explain import Explanation, explain, no_room, work_left_s
 from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.prediction import Load, predicted_charge, predicted_seconds
 from orchestrator.broker.core.records import JobRecord, TaskRecord, job_view
 from orchestrator.broker.core.rules import Calendar, in_utc
 from orchestrator.broker.core.snapshot import EndedJob, ended_job
@@ -645,6 +654,72 @@ class Broker:
             oldest = None if None in both else min(at for at in both if at is not None)
             ready = FactSource(at=oldest, credentials=f"{device.credentials}; Slurm as {user}")
         return {"status": stated, "capacity": device, "readiness": ready}
+
+    async def choose(self, request: ChoiceRequest, user: str = "") -> Choice:
+        """Choose a QPU for work that names none, by what is known now; the ledger keeps why.
+
+        The choice names no QPU if none fits. Raises `LedgerError`.
+        """
+        request = with_labels(request, self.labels.get(request.project, ()))
+        facts = await asyncio.gather(*(self._facts(qpu, request) for qpu in self.qpus))
+        before = self.events.state.chosen_before(request.run, request.stage, user)
+        choice = choose(request, facts, before=before)
+        if not choice.qpu or choice.qpu != before:
+            await self.events.post(
+                ev.QpuChosen(
+                    run=request.run,
+                    stage=request.stage,
+                    user=user,
+                    project=request.project,
+                    choice=choice,
+                    needs=request.needs,
+                )
+            )
+        return choice
+
+    async def _facts(self, qpu: str, request: ChoiceRequest) -> QpuFacts:
+        """Return what counts of a QPU in a choice; one that must not get the data is not asked."""
+        settings = self.qpus[qpu]
+        accepted = accepted_labels(settings.accepts, settings.jurisdictions)
+        needs, bare = request.needs, QpuFacts(name=qpu, accepted=accepted, is_described=False)
+        kept = refusal(needs.all_labels, accepted, qpu=qpu, project=request.project)
+        if kept is not None or (request.among and qpu not in request.among):
+            return bare
+        try:
+            await self.backend(qpu)
+        except QpuUnavailable:
+            return replace(bare, fault=f"{qpu} cannot be opened now")
+        target, status, now = self.watch.targets[qpu], self._standing(qpu), self.clock()
+        ready = self.readiness(qpu, qubits=needs.qubits)
+        wait_s = status.work_s
+        if status.closed and status.closure is not None and wait_s is not None:
+            wait_s += (status.closure.end - now).total_seconds()
+        load = Load(
+            circuits=request.circuits,
+            shots=request.shots,
+            num_qubits=needs.qubits,
+            layers=needs.qubits * request.shots,
+            weight=request.shots,
+        )
+        rules = self.events.state.rules[qpu]
+        seconds = predicted_seconds(load, rules.timing)
+        charge = predicted_charge(load, target.metering, seconds)
+        known = request.fidelities.get(qpu)
+        errors = await asyncio.to_thread(device_errors, target)
+        return replace(
+            bare,
+            is_described=True,
+            kinds=target.payload_kinds,
+            qubits=target.num_qubits,
+            error=errors.two_qubit,
+            fidelity=device_fidelity(target, needs.qubits) if known is None else known,
+            of_circuits=known is not None,
+            wait_s=None if settings.slurm is not None else wait_s,  # Slurm's queue is not known
+            cost=None if seconds is None else charge.amount,
+            unit=charge.unit,
+            calibration=target.calibration.id,
+            fault=ready.operational_reason if ready.operational is False else None,
+        )
 
     async def fault(self) -> str | None:
         """Return why no work can be accepted now, None while all is well."""

@@ -19,6 +19,7 @@ from backends.payloads import Payload
 from orchestrator.broker.client.protocol import job_error
 from orchestrator.broker.client.status import JobUnknown, unreachable
 from orchestrator.broker.core import events as ev
+from orchestrator.broker.core.choice import Choice, ChoiceRequest
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.rules import Window
@@ -172,6 +173,10 @@ class EmbeddedBroker:
         merged = events.blobs.result(ended_job(events.state, job))
         events.blobs.forget(job)
         return merged
+
+    def choose(self, request: ChoiceRequest) -> Choice:
+        """See `BrokerClient.choose`."""
+        return self._on_loop(self._running.choose(request))
 
     def cancel(self, job: JobId) -> bool:
         """See `BrokerClient.cancel`."""

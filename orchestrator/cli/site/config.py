@@ -89,7 +89,7 @@ def config_lines(site: Site) -> list[str]:
     lines += [
         f"{key} = {_value(document[key])}" for key in ("name", "default_qpu", "default_compute")
     ]
-    lines += _given({key: document[key] for key in ("coupling", "keep_days", "keep_gib")})
+    lines += _given({key: document[key] for key in ("coupling", "labels", "keep_days", "keep_gib")})
     for name, compute in document["compute"].items():
         lines += ["", f"[compute.{_key(name)}]"]
         lines += _given({key: value for key, value in compute.items() if key != "name"})
@@ -115,6 +115,7 @@ def config_lines(site: Site) -> list[str]:
         *(["", "[broker]", *broker] if broker else []),
         *limits,
         *(["", "[batch]", *batch] if batch else []),
+        *(["", "[choice]", *_given(document["choice"])] if document["choice"] else []),
         *(
             line
             for name, project in document["project"].items()
