@@ -83,10 +83,15 @@ from orchestrator.broker.client.models import Cancelled as Cancelled
 from orchestrator.broker.client.models import Health as Health
 from orchestrator.broker.client.models import ProjectBudget as ProjectBudget
 from orchestrator.broker.client.models import ProjectUse as ProjectUse
+from orchestrator.broker.client.protocol import DataRefused as DataRefused
 from orchestrator.broker.client.protocol import JobUncertain as JobUncertain
+from orchestrator.broker.client.protocol import NoQpuFits as NoQpuFits
 from orchestrator.broker.client.status import QpuStatus as QpuStatus
 from orchestrator.broker.core.budgets import BudgetExhausted as BudgetExhausted
 from orchestrator.broker.core.budgets import StatementLine as StatementLine
+from orchestrator.broker.core.choice import Candidate as Candidate
+from orchestrator.broker.core.choice import QpuChoice as QpuChoice
+from orchestrator.broker.core.choice import QpuNeeds as QpuNeeds
 from orchestrator.broker.core.explain import Explanation as Explanation
 from orchestrator.broker.core.views import JobView as JobView
 from orchestrator.broker.ledger import LedgerError as LedgerError
@@ -103,6 +108,7 @@ from orchestrator.inputs import checked_by as checked_by
 from orchestrator.primitives import Estimator as Estimator
 from orchestrator.primitives import Qpu as Qpu
 from orchestrator.primitives import Sampler as Sampler
+from orchestrator.primitives import choose_qpu as choose_qpu
 from orchestrator.primitives import open_qpu as open_qpu
 from orchestrator.programs import ProgramFailed as ProgramFailed
 from orchestrator.programs import ProgramResult as ProgramResult

@@ -60,7 +60,7 @@ def refusal(
         listed = ", ".join(sorted(accepted)) or "no label"
         return (
             f"QPU {qpu!r} must not get data labelled {', '.join(missing)}: the site file accepts "
-            f"{listed} there; use a QPU that accepts it, such as by --qpu any"
+            f"{listed} there"
         )
     owners = sorted(owner for owner in map(_owner, labels) if owner is not None)
     strange = [owner for owner in owners if project and owner != project]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 __all__ = [
+    "ANY",
     "EXPECTED",
     "EXTENSION_GROUPS",
     "LABEL",
@@ -15,6 +16,8 @@ __all__ = [
     "is_name",
 ]
 
+# What stands in the place of a QPU's name where the broker is to choose one.
+ANY = "any"
 OUR_PACKAGES = ("backends", "flows", "hpcqc", "orchestrator")
 # By entry point group, what a package registers there.
 EXTENSION_GROUPS = {

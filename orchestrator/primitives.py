@@ -35,13 +35,23 @@ from backends.payloads import (
 from backends.payloads.circuit_checks import check_pubs
 from backends.sampling import lower
 from backends.validate import check_fits
-from orchestrator.broker.client.protocol import AllocationEnded, BrokerClient, WalltimeTooShort
+from orchestrator.broker.client.protocol import (
+    AllocationEnded,
+    BrokerClient,
+    DataRefused,
+    NoQpuFits,
+    WalltimeTooShort,
+)
+from orchestrator.broker.core.choice import ChoiceRequest, QpuChoice, QpuNeeds
 from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.scheduler import least_task_seconds
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskState
 from orchestrator.compute.remote_call import stage_context, yield_worker_slot
+from orchestrator.data_labels import accepted_labels, all_labels, refusal
 from orchestrator.identity import CallStage, JobId
+from orchestrator.names import ANY
 from orchestrator.resources import Resources, resources
+from orchestrator.runs import Run
 from orchestrator.transpile import Transpiled, Transpiler
 from orchestrator.wording import visible
 
@@ -49,7 +59,16 @@ if TYPE_CHECKING:
     from orchestrator.analog import AnalogSampler
     from orchestrator.annealing import AnnealingSampler
 
-__all__ = ["Estimator", "Primitive", "Qpu", "QpuJob", "Sampler", "open_qpu"]
+__all__ = [
+    "Estimator",
+    "Primitive",
+    "Qpu",
+    "QpuJob",
+    "Sampler",
+    "choose_qpu",
+    "labels_here",
+    "open_qpu",
+]
 
 _ResultT = TypeVar("_ResultT")
 
@@ -85,7 +104,8 @@ class Qpu:
     """A QPU of the site as a stage, or a script, sees it.
 
     target: what it accepted when it was last read. stage: key of the stage it was opened for, if
-    any. identity: its name and settings, empty if the stage's key contains them.
+    any. identity: its name and settings, empty if the stage's key contains them. labels: of the data
+    that is sent to it, beside those of the site and of the stage that sends it.
     """
 
     name: str
@@ -93,6 +113,7 @@ class Qpu:
     stage: str | None
     identity: str
     _resources: Resources
+    labels: tuple[str, ...] = ()
 
     def sampler(
         self,
@@ -253,6 +274,7 @@ class Qpu:
             slurm_job=self._resources.slurm_job(self.name),
             flow=_flow_name(self._resources.run.flow),
             coupling=self._resources.run.coupling,
+            labels=all_labels(self.labels, labels_here(self._resources.run)),
         )
 
     @property
@@ -374,12 +396,67 @@ def _release(broker: BrokerClient, qpu: str, lease: str) -> None:
         _log.debug("lease %s on %s was not released: %s", lease, qpu, error)
 
 
-def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
+def labels_here(run: Run) -> tuple[str, ...]:
+    """Return the labels of the data of all that is sent from here: of the site and of the stage.
+
+    Where the stage is not known, as in a thread that it started, those of all running stages count.
+    """
+    context = stage_context()
+    of_stage = run.labels_at_work() if context is None else context.labels
+    return all_labels(run.site.project_labels(run.site.broker.project), of_stage)
+
+
+def choose_qpu(
+    needs: QpuNeeds | None = None, *, named: str | None = None, stage: str | None = None
+) -> QpuChoice:
+    """Let the broker choose a QPU of the site.
+
+    Args:
+        needs: what the QPU must have; None for nothing in particular.
+        named: a QPU that must meet the needs; None, or ``any``, for each of the site.
+        stage: key of the stage that asks; None outside stages.
+
+    Returns:
+        The QPU's name, the reason, and all candidates with their numbers.
+
+    Raises:
+        NoQpuFits: no QPU meets the needs.
+        DataRefused: none may get the data, by its labels.
+    """
+    opened = resources()
+    run, wanted = opened.run, QpuNeeds() if needs is None else needs
+    labels = all_labels(wanted.labels, labels_here(run))
+    among = run.site.qpus_for(named or ANY)
+    request = ChoiceRequest(
+        run=run.id,
+        stage=stage,
+        needs=replace(wanted, labels=labels),
+        among=tuple(settings.name for settings in among),
+        weights=run.site.choice,
+    )
+    choice = opened.broker().choose(request)
+    if choice.qpu:
+        return choice
+    by_labels = all(
+        refusal(
+            request.needs.all_labels,
+            accepted_labels(one.accepts, one.jurisdictions),
+            qpu=one.name,
+        )
+        for one in among
+    )
+    raise (DataRefused if by_labels else NoQpuFits)(choice.reason)
+
+
+def open_qpu(
+    name: str | None = None, stage: str | None = None, labels: tuple[str, ...] = ()
+) -> Qpu:
     """Open a QPU of the site.
 
     Args:
-        name: the QPU's name; None is the run's default.
+        name: the QPU's name; ``any`` lets the broker choose; None is the run's default.
         stage: key of the stage that asks; None is the stage this code runs in, if any.
+        labels: of the data that will be sent to it, beside those of the stage and the site.
 
     Returns:
         The QPU, with its target as of now.
@@ -387,10 +464,14 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
     Raises:
         ConfigError: the site has no QPU of this name.
         LedgerError: the ledger cannot be used.
+        NoQpuFits: none can be chosen.
         QpuUnavailable: the QPU cannot be reached.
     """
     opened = resources()
-    settings = opened.run.site.qpu(name or opened.run.default_qpu)
+    named = name or opened.run.default_qpu
+    if named == ANY:
+        named = choose_qpu(QpuNeeds(labels=labels), stage=stage).qpu
+    settings = opened.run.site.qpu(named)
     context = stage_context()
     if stage is None and context is not None:
         stage = context.key
@@ -398,7 +479,7 @@ def open_qpu(name: str | None = None, stage: str | None = None) -> Qpu:
     if context is not None and (context.key, context.qpu_identity) == (stage, identity):
         identity = ""
     target = opened.broker().target(settings.name)
-    return Qpu(settings.name, target, stage, identity, opened)
+    return Qpu(settings.name, target, stage, identity, opened, labels)
 
 
 class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
@@ -549,17 +630,19 @@ class Primitive:
     def __init__(self, qpu: Qpu | str | None, **options: Any) -> None:
         self._chosen, self._options = qpu, options
         self._opened: Qpu | None = None
+        self._default = ""  # the run's default when it was opened
 
     @property
     def qpu(self) -> Qpu:
         """The QPU this primitive runs on."""
         if isinstance(self._chosen, Qpu):
             return self._chosen
-        context, opened = stage_context(), self._opened
+        context, opened, default = stage_context(), self._opened, resources().run.default_qpu
         key = None if context is None else context.key
-        moved = self._chosen is None and opened and opened.name != resources().run.default_qpu
+        moved = self._chosen is None and self._default != default
         if opened is None or moved or not opened.serves(key):
             opened = self._opened = open_qpu(self._chosen)
+            self._default = default
         return opened
 
 

@@ -31,6 +31,7 @@ from orchestrator.couplings.placement import (
     at_first,
 )
 from orchestrator.identity import Occurrences, Scope, lock_file_name
+from orchestrator.names import ANY
 from orchestrator.runs import Run
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.errors import SlurmUnavailable
@@ -207,11 +208,17 @@ class Resources:
         is_gated = self.run.gate.qpu_free_in_s is not None
         wanted = at_first(self.run.coupling, self._bounds(name), gated=is_gated)
         if wanted.together:
-            qpu = self.run.site.qpu(self.run.default_qpu)
-            compute.want_together(*([access_resources(qpu)] if qpu.slurm is not None else []))
+            compute.want_together(*self._together())
         if wanted.separate:
             compute.separate_stages()
         compute.want(wanted.workers, held=wanted.held)
+
+    def _together(self) -> list[Any]:
+        """Return what a job with all nodes asks for besides: the QPU, if it is known already."""
+        if self.run.default_qpu == ANY:
+            return []
+        qpu = self.run.site.qpu(self.run.default_qpu)
+        return [access_resources(qpu)] if qpu.slurm is not None else []
 
     def qpu_jobs(self) -> QpuJobs:
         """Return the Slurm jobs that hold QPUs for the run."""

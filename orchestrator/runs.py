@@ -21,6 +21,7 @@ from orchestrator.config.environment import (
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
+from orchestrator.data_labels import all_labels
 from orchestrator.identity import Occurrence, Occurrences, Scope, checked_run_id, qpu_identity
 from orchestrator.retention import hold_run
 
@@ -64,6 +65,7 @@ class StageSpan:
     units: tuple[int, int] | None = None  # finished and total units of its fan-out
     cores: int = 1
     leftover: int = 0  # processes that its programs left behind
+    choice: Mapping[str, Any] | None = None  # why it is this QPU, where the broker chose it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,7 @@ class Run:
     _stages: Occurrences = field(default_factory=Occurrences)
     _keys: dict[Hashable, str] = field(default_factory=dict)
     _inner: Occurrences = field(default_factory=Occurrences)
+    _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of running stages, by key
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -120,6 +123,22 @@ class Run:
             return name
         options = registry.result_options(settings.backend, settings.options)
         return qpu_identity(name, settings.backend, options)
+
+    @contextmanager
+    def labelled(self, stage: str, labels: tuple[str, ...]) -> Iterator[None]:
+        """Keep the labels of a stage's data while it runs; see `labels_at_work`."""
+        with self._lock:
+            self._labels[stage] = labels
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._labels.pop(stage, None)
+
+    def labels_at_work(self) -> tuple[str, ...]:
+        """Return the labels of all running stages: a thread of one of them does not know which."""
+        with self._lock:
+            return all_labels(*self._labels.values())
 
     def spans(self) -> list[StageSpan]:
         """Return every stage run so far, in order of start."""
@@ -285,7 +304,7 @@ def on_qpu(name: str) -> Iterator[None]:
     Raises:
         ConfigError: the site has no QPU of this name.
     """
-    before = _on_qpu.set(current_run().site.qpu(name).name)
+    before = _on_qpu.set(current_run().site.qpu_name(name))
     try:
         yield
     finally:
@@ -302,4 +321,4 @@ def _heed_changes(run: Run, before: Mapping[str, str]) -> None:
             )
     named = now.get("HPCQC_QPU")
     if named != run.qpu:
-        run.qpu = None if named is None else run.site.qpu(named).name
+        run.qpu = None if named is None else run.site.qpu_name(named)

@@ -6,17 +6,21 @@ import functools
 import hashlib
 import inspect
 import uuid
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from prefect import Task
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from prefect.utilities.asyncutils import run_coro_as_sync
+from pydantic import TypeAdapter, ValidationError
 
+from orchestrator.arguments import expect
 from orchestrator.broker.core.budgets import BudgetExhausted
+from orchestrator.broker.core.choice import QpuNeeds
+from orchestrator.broker.core.codec import to_plain
 from orchestrator.compute.api import Demand
 from orchestrator.compute.digests import value_digest
 from orchestrator.compute.kinds import check_demand, settings_in_force
@@ -31,9 +35,14 @@ from orchestrator.compute.remote_call import (
 )
 from orchestrator.config.environment import silence_telemetry
 from orchestrator.config.site import size_bytes
+from orchestrator.data_labels import all_labels
 from orchestrator.identity import ResultKey
+from orchestrator.names import ANY, EXPECTED, LABEL, is_name
 from orchestrator.resources import resources
 from orchestrator.runs import Run, StageSpan, current_run
+
+if TYPE_CHECKING:
+    from orchestrator.primitives import Qpu
 
 __all__ = ["StageKeyPolicy", "StageNeeds", "classical", "quantum", "stage_needs"]
 
@@ -49,6 +58,13 @@ class StageNeeds:
     kind: Literal["classical", "quantum"]
     where: str | None = None  # a compute or a QPU of the site, None for the default
     demand: Demand = field(default_factory=Demand)  # what a classical function asks of its compute
+    of_qpu: QpuNeeds | None = None  # by which the broker chooses; None where a QPU is named
+    labels: tuple[str, ...] = ()  # of the data that a quantum function sends
+
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        """The labels of the data, with those that the choice of a QPU goes by."""
+        return all_labels(self.labels, () if self.of_qpu is None else self.of_qpu.all_labels)
 
 
 class StageKeyPolicy(CachePolicy):
@@ -142,13 +158,19 @@ def classical(
 def quantum(fn: Callable[..., R], /) -> Task[..., R]: ...
 @overload
 def quantum(
-    *, qpu: str | None = ..., **task_options: Any
+    *,
+    qpu: str | None = ...,
+    needs: QpuNeeds | Mapping[str, Any] | None = ...,
+    labels: Sequence[str] = ...,
+    **task_options: Any,
 ) -> Callable[[Callable[..., R]], Task[..., R]]: ...
 def quantum(
     fn: Callable[..., R] | None = None,
     /,
     *,
     qpu: str | None = None,
+    needs: QpuNeeds | Mapping[str, Any] | None = None,
+    labels: Sequence[str] = (),
     **task_options: Any,
 ) -> Any:
     """Make a function a quantum stage: a Prefect task that gets a `Qpu` as first argument.
@@ -157,19 +179,53 @@ def quantum(
 
     Args:
         fn: the function; None, as in ``@quantum(qpu="vlq")``, returns a decorator.
-        qpu: pins a QPU of the site by name; None is the run's choice, or the site's default.
+        qpu: pins a QPU of the site by name; ``"any"`` lets the broker choose one; None is the run's
+            choice, or the site's default.
+        needs: what the QPU must have, as `QpuNeeds` or its fields: ``qubits``, ``paradigm``,
+            ``max_error``, ``jurisdiction``, ``labels``. The broker then chooses among the QPUs of
+            the site, unless one is named for the stage or the run, which must meet them.
+        labels: of the data that the stage sends; a QPU that does not accept them never gets it.
         **task_options: passed to ``prefect.task``.
 
     Returns:
         The Prefect task.
 
     Raises:
-        ValueError: the function is async or takes no argument.
+        ValueError: the function is async or takes no argument, or a need or a label is invalid.
     """
-    needs = StageNeeds(kind="quantum", where=qpu)
+    stage = StageNeeds(
+        kind="quantum", where=qpu, of_qpu=_qpu_needs(needs), labels=_checked_labels(labels)
+    )
     if fn is None:
-        return lambda function: _stage(function, needs, task_options)
-    return _stage(fn, needs, task_options)
+        return lambda function: _stage(function, stage, task_options)
+    return _stage(fn, stage, task_options)
+
+
+def _qpu_needs(needs: QpuNeeds | Mapping[str, Any] | None) -> QpuNeeds | None:
+    if needs is None:
+        return None
+    expect("needs", needs, (QpuNeeds, Mapping), "a QpuNeeds, or a mapping of its fields to values")
+    stated = asdict(needs) if isinstance(needs, QpuNeeds) else needs
+    try:
+        return TypeAdapter(QpuNeeds).validate_python(dict(stated))
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in fault["loc"])
+        known = ", ".join(one.name for one in fields(QpuNeeds))
+        raise ValueError(
+            f"invalid need {name} = {fault['input']!r:.80}: {fault['msg']}; the needs are: {known}"
+        ) from None
+
+
+def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return labels as a job has them. Raises ``ValueError``."""
+    if isinstance(labels, str):
+        raise ValueError(f"labels = {labels!r}; give a list, such as [{labels!r}]")
+    for label in labels:
+        expect("label", label, str, "a text")
+        if not is_name(label, LABEL):
+            raise ValueError(f"invalid label {label!r}: {EXPECTED[LABEL]}")
+    return all_labels(labels)
 
 
 def stage_needs(task: Any) -> StageNeeds | None:
@@ -263,6 +319,7 @@ def _run(call: _Call) -> Any:
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         demand=needs.demand,
         qpu_identity=_qpu_identity(run, needs),
+        labels=needs.all_labels,
         limited=resources().is_limited(),
     )
     run.forget_cached(key)
@@ -279,9 +336,7 @@ def _run(call: _Call) -> Any:
 def _run_inline(call: _Call) -> Any:
     args = call.args
     if call.needs.kind == "quantum":
-        from orchestrator.primitives import open_qpu
-
-        args = (open_qpu(call.needs.where), *args)
+        args = (_opened(call.needs, None), *args)
     return exhausted(call.fn(*args, **call.kwargs))
 
 
@@ -305,16 +360,46 @@ def _run_remotely(call: _Call, context: StageContext) -> Any:
 
 
 def _run_with_qpu(call: _Call, context: StageContext) -> Any:
+    run = current_run()
+    resources().begin_stage(context.key)
+    with run.labelled(context.key, context.labels), within(context):
+        name = _chosen_name(call.needs, context.key)
+        with resources().placement().quantum(context.key, name):
+            begun_at = datetime.now(UTC)
+            qpu = _opened(call.needs, context.key, name)
+            value = exhausted(call.fn(qpu, *call.args, **call.kwargs))
+            run.update(context.key, ran_from=begun_at, ran_until=datetime.now(UTC))
+            return value
+
+
+def _opened(needs: StageNeeds, stage: str | None, name: str | None = None) -> Qpu:
+    """Open the QPU of a quantum stage, chosen by the broker if none is named."""
     from orchestrator.primitives import open_qpu  # Qiskit loads with the first quantum stage
 
-    resources().begin_stage(context.key)
-    name = call.needs.where or current_run().default_qpu
-    with resources().placement().quantum(context.key, name), within(context):
-        begun_at = datetime.now(UTC)
-        qpu = open_qpu(call.needs.where, context.key)
-        value = exhausted(call.fn(qpu, *call.args, **call.kwargs))
-        current_run().update(context.key, ran_from=begun_at, ran_until=datetime.now(UTC))
-        return value
+    return open_qpu(name or _chosen_name(needs, stage), stage, needs.all_labels)
+
+
+def _chosen_name(needs: StageNeeds, stage: str | None) -> str:
+    """Return the QPU's name; where the broker chooses it, record why."""
+    run = current_run() if execution() is None else resources().run
+    named = needs.where or run.default_qpu
+    if needs.of_qpu is None and named != ANY:
+        return named
+    from orchestrator.primitives import choose_qpu
+
+    choice = choose_qpu(_with_labels(needs), named=_asked(run, needs), stage=stage)
+    if stage is not None:
+        run.update(stage, where=choice.qpu, choice=to_plain(choice))
+    return choice.qpu
+
+
+def _asked(run: Run, needs: StageNeeds) -> str:
+    """Return the QPU that a choice is bound to: named for the stage or the run, not by default."""
+    return needs.where or run.chosen_qpu or ANY
+
+
+def _with_labels(needs: StageNeeds) -> QpuNeeds:
+    return replace(needs.of_qpu or QpuNeeds(), labels=needs.all_labels, jurisdiction="")
 
 
 def _key_and_name(run: Run, call: _Call) -> tuple[str, str]:
@@ -366,8 +451,12 @@ def _content(run: Run, task: Task[..., Any], inputs: dict[str, Any]) -> str:
 
 
 def _qpu_identity(run: Run, needs: StageNeeds) -> str:
-    """Return the identity of a quantum stage's QPU; empty for a classical one."""
-    return run.qpu_identity(needs.where or run.default_qpu) if needs.kind == "quantum" else ""
+    """Return the identity of a quantum stage's QPU, or of its choice; empty for a classical one."""
+    if needs.kind != "quantum":
+        return ""
+    if needs.of_qpu is None:
+        return run.qpu_identity(needs.where or run.default_qpu)
+    return _digest(f"{_asked(run, needs)}\n{needs.of_qpu!r}", "")
 
 
 @functools.lru_cache(maxsize=256)

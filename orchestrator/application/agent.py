@@ -25,7 +25,12 @@ from orchestrator.application.parameters import (
 )
 from orchestrator.application.target import TargetError, find_target, load_flow
 from orchestrator.broker.runtime.site_rules import check_schedules
-from orchestrator.config.environment import prefect_is_configured, state_dir, variable
+from orchestrator.config.environment import (
+    labels_of_environment,
+    prefect_is_configured,
+    state_dir,
+    variable,
+)
 from orchestrator.config.loading import LAPTOP, load_site, lookup
 from orchestrator.inputs import check_inputs
 
@@ -147,16 +152,20 @@ def submitted(
     """Submit a flow as `submit` does. as_text: parameters are texts, read by annotation."""
     deployments = attach(agent_folder())
     site = load_site(deployments.site or LAPTOP)
-    settings, stated = site.qpu(qpu), budget_texts(budgets)
+    site.qpus_for(qpu)  # or raise that there is none
+    stated = budget_texts(budgets)
     check_units(site, budgets)
     check_schedules(site.qpus.values(), datetime.now(UTC))
     deployment, flow = _deployed(deployments, name)
     bound = bound_parameters if as_text else checked_parameters
     given = bound(flow.fn, parameters)
     check_inputs(flow.fn, given)
-    for words in idle_budgets(site, qpus_of(flow, settings), budgets):
+    for words in idle_budgets(site, qpus_of(flow, site, qpu), budgets):
         warn(words)
     environment = {} if qpu is None else {"HPCQC_QPU": qpu}
+    labels = labels_of_environment()
+    if labels:
+        environment["HPCQC_LABELS"] = ",".join(labels)
     if budgets:
         environment["HPCQC_BUDGET"] = ",".join(stated)
     encoded = collapsed_parameters(flow, json_parameters(flow, given, finite=True))

@@ -56,12 +56,11 @@ def agree_with_service(site: Site, run: str, budgets: Mapping[str, float | None]
             service.limit_run(run, unit, amount)
 
 
-def qpus_of(flow: Flow[..., Any], default: QpuSettings) -> set[str]:
-    """Return the QPUs that the stages beside a flow are lent; the default one if there are none."""
-    stages = stages_beside(flow).values()
-    return {needs.where or default.name for needs in stages if needs.kind == "quantum"} or {
-        default.name
-    }
+def qpus_of(flow: Flow[..., Any], site: Site, default: str | None) -> set[str]:
+    """Return the QPUs that the stages beside a flow may get; the default ones if there are none."""
+    stages = (needs for needs in stages_beside(flow).values() if needs.kind == "quantum")
+    asked = {needs.where or default for needs in stages} or {default}
+    return {settings.name for name in asked for settings in site.qpus_for(name)}
 
 
 def idle_budgets(site: Site, qpus: Iterable[str], budgets: Mapping[str, float | None]) -> list[str]:

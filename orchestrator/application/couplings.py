@@ -10,6 +10,7 @@ from orchestrator.arguments import expect
 from orchestrator.compute.kinds import settings_in_force
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import Coupling, Site
+from orchestrator.names import ANY
 from orchestrator.runs import Gate
 
 __all__ = ["coupling_in_force", "gate_of"]
@@ -63,6 +64,8 @@ def gate_of(site: Site, coupling: str, quantum_after_s: float | None = None) -> 
         from orchestrator.application.qpus import target_from_settings
         from orchestrator.application.wait import expected_wait
 
+        if name == ANY:
+            return None
         settings = site.qpu(name)
         try:
             target = target_from_settings(settings)

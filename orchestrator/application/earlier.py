@@ -52,13 +52,13 @@ def earlier_run(
 
 def _same_qpus(record: RunRecord, site: Site, qpu: str | None) -> bool:
     """Whether a run used the QPUs that it would use now, as they are now."""
-    if record.qpu != site.qpu(qpu).name:
+    if record.qpu != site.qpu_name(qpu):
         return False
     now = {
         name: RecordedQpu.model_validate(document)
         for name, document in site_document(site)["qpu"].items()
     }
-    used = {record.qpu, *(job.qpu for job in record.jobs)}
+    used = {job.qpu for job in record.jobs} | {qpu.name for qpu in site.qpus_for(record.qpu)}
     return all(
         name in now and name in record.site.qpu and _works_alike(record.site.qpu[name], now[name])
         for name in used

@@ -186,7 +186,7 @@ def make_plan(
     source = "a dry run on this machine" if is_dry else f"run {record.id}"
     flow = load_flow(target_of(request.flow))
     name, options = _workers(site)
-    device, of_queue = _qpu(site, site.qpu(request.qpu))
+    device, of_queue = _qpu(site, site.qpus_for(request.qpu)[0])
     observed, unsure = observed_stages(
         record,
         stages_beside(flow),

@@ -13,6 +13,7 @@ from orchestrator.config.backend_environments import backend_environment
 from orchestrator.config.loading import load_site
 from orchestrator.config.secrets import resolve_secrets
 from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
+from orchestrator.names import ANY
 
 if TYPE_CHECKING:
     from backends.api import Target
@@ -130,6 +131,8 @@ def load_ahead(site: Path | None, settings: Sequence[str], qpu: str | None) -> N
     from backends import registry
 
     found = load_site(site, settings)
+    if qpu == ANY:
+        return
     chosen = found.qpu(qpu)
     if found.broker.url is None and chosen.environment is None:
         registry.preload(chosen.backend)

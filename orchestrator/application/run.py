@@ -47,8 +47,10 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
 from orchestrator.config.private import close_to_others
 from orchestrator.config.site import Coupling, Site
+from orchestrator.data_labels import all_labels
 from orchestrator.identity import checked_run_id, dated_run_id, lock_file_name
 from orchestrator.inputs import check_inputs
+from orchestrator.names import ANY
 from orchestrator.provenance.folder import RunFolder
 from orchestrator.provenance.schema import RecordedCoupling, RecordError, RunRecord, read_record
 from orchestrator.provenance.values import json_value
@@ -286,11 +288,12 @@ def _with_flow(plan: RunPlan, request: RunRequest, warn: Callable[[str], None]) 
     parameters = bound(flow.fn, request.parameters)
     check_inputs(flow.fn, parameters)
     _check_stages(plan.site, plan.qpu, flow, starts_here=not request.by_driver_job)
-    qpu = plan.site.qpu(plan.qpu)
-    if plan.qpu is not None or "qiskit" in sys.modules:  # a plain flow is spared Qiskit's import
-        target_from_settings(qpu)
+    # A plain flow is spared Qiskit's import. What is wrong with one of several is for the choice.
+    if plan.qpu != ANY and (plan.qpu is not None or "qiskit" in sys.modules):
+        for settings in plan.site.qpus_for(plan.qpu):
+            target_from_settings(settings)
     agree_with_service(plan.site, plan.id, plan.budgets)
-    for words in idle_budgets(plan.site, qpus_of(flow, qpu), plan.budgets):
+    for words in idle_budgets(plan.site, qpus_of(flow, plan.site, plan.qpu), plan.budgets):
         warn(words)
     return CheckedRun(plan=plan, flow=flow, parameters=parameters)
 
@@ -309,15 +312,17 @@ def _checked(request: RunRequest) -> RunPlan:
     check_schedules(site.qpus.values(), datetime.now(UTC))
     if request.scratch is not None:
         site = dry_site(site, request.scratch, noisy=request.noisy)
-    qpu, known = site.qpu(request.qpu), registry.available()
-    if qpu.backend not in known:
-        raise UnknownPlugin(
-            f"QPU {qpu.name!r} needs backend {qpu.backend!r}; "
-            f"installed are: {', '.join(known) or 'none'}"
-        )
+    known = registry.available()
+    for qpu in site.qpus_for(request.qpu) if request.qpu != ANY else ():
+        if qpu.backend not in known:
+            raise UnknownPlugin(
+                f"QPU {qpu.name!r} needs backend {qpu.backend!r}; "
+                f"installed are: {', '.join(known) or 'none'}"
+            )
     shared_cluster()
     folder = RunFolder(Path(request.out or Path("hpcqc-runs") / run_id).expanduser())
     folder.check()
+    site = _with_earlier_labels(site, folder, run_id)
     check_units(site, request.budgets)
     return RunPlan(
         id=run_id,
@@ -334,6 +339,18 @@ def _checked(request: RunRequest) -> RunPlan:
         choice=request.choice,
         coupling="" if request.scratch else coupling_in_force(site, request.coupling),
     )
+
+
+def _with_earlier_labels(site: Site, folder: RunFolder, run_id: str) -> Site:
+    """Return the site with the labels that data of this run had in an earlier attempt, too."""
+    try:
+        record = read_record(folder.path)
+    except RecordError:
+        return site
+    if record.id != run_id or not record.site.labels:
+        return site
+    labels = all_labels(site.project_labels(None), record.site.labels)
+    return site.model_copy(update={"labels": list(labels)})
 
 
 def _offered_by_agent(plan: RunPlan, request: RunRequest) -> Mapping[str, str] | None:
@@ -381,8 +398,8 @@ def _check_stages(site: Site, qpu: str | None, flow: Flow[..., Any], *, starts_h
     for name, needs in stages_beside(flow).items():
         try:
             if needs.kind == "quantum":
-                found = site.qpu(needs.where or qpu)
-                qpus[found.name] = found
+                for found in site.qpus_for(needs.where or qpu):
+                    qpus[found.name] = found
             else:
                 site.compute(needs.where)
         except ConfigError as error:

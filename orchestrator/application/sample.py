@@ -127,7 +127,7 @@ def take_sample(request: SampleRequest, hooks: SampleHooks) -> SampleResult:
     """Read, check and run the circuit. Raises as `sample` does."""
     _check_types(request)
     site = load_site(request.site, request.settings)
-    settings = site.qpu(request.qpu)
+    qpu = site.qpu_name(request.qpu)
     circuit, name = request.circuit, "the circuit"
     if isinstance(circuit, Path):
         name = str(circuit)
@@ -141,7 +141,7 @@ def take_sample(request: SampleRequest, hooks: SampleHooks) -> SampleResult:
         names = ", ".join(parameter.name for parameter in circuit.parameters)
         raise CircuitRefused(f"{name} has free parameters ({names}); bind them first")
     with runs.one_run():
-        return _sample(circuit, name, settings.name, request, site, hooks)
+        return _sample(circuit, name, qpu, request, site, hooks)
 
 
 def _check_types(request: SampleRequest) -> None:

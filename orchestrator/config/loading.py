@@ -25,6 +25,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.qrmi import qpu_tables, qrmi_resources
 from orchestrator.config.secrets import SecretRef, reference_or_value
 from orchestrator.data_labels import JURISDICTION
+from orchestrator.names import ANY
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
@@ -244,6 +245,8 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
         raise ConfigError(
             f'{source} states no QPU; add at least [qpu.{SIMULATOR}] with backend = "{SIMULATOR}"'
         )
+    if ANY in checked.qpu:
+        raise ConfigError(f"{source}: [qpu.{ANY}]: this name stands for a choice; use another one")
     qpus = {name: _qpu(name, table, source) for name, table in checked.qpu.items()}
     site = checked.site
     return Site(
@@ -314,7 +317,7 @@ def _default(kind: str, stated: str | None, names: Mapping[str, Any], source: st
         raise ConfigError(
             f"{source}: [site] lacks default_{kind}, and there are several; choose from: {listed}"
         )
-    if stated not in names:
+    if stated not in names and (kind, stated) != ("qpu", ANY):
         raise ConfigError(f"{source}: [site] default_{kind} = {stated!r} is not one of: {listed}")
     return stated
 

@@ -32,7 +32,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.secrets import SecretRef
 from orchestrator.config.slurm_access import SlurmAccess
 from orchestrator.data_labels import all_labels
-from orchestrator.names import LABEL, LINE, PROJECT
+from orchestrator.names import ANY, LABEL, LINE, PROJECT
 
 __all__ = [
     "COMPUTE_KINDS",
@@ -591,6 +591,14 @@ class Site(SiteTable):
             f"no QPU {wanted!r} at site {self.name!r} ({self.source}); "
             f"it has: {', '.join(self.qpus)}{did_you_mean(wanted, self.qpus)}"
         )
+
+    def qpus_for(self, name: str | None = None) -> tuple[QpuSettings, ...]:
+        """Return the QPUs that a name stands for: all for ``any``; see `qpu`."""
+        return tuple(self.qpus.values()) if name == ANY else (self.qpu(name),)
+
+    def qpu_name(self, name: str | None = None) -> str:
+        """Return the name of a QPU, or ``any``; see `qpu`."""
+        return ANY if name == ANY else self.qpu(name).name
 
     def project_labels(self, project: str | None) -> tuple[str, ...]:
         """Return the labels of the data of all jobs of a project, those of the site among them."""

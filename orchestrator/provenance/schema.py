@@ -189,6 +189,9 @@ class RecordedStage(RecordPart):
     """Slurm job in which it ran, or which held the QPU for it"""
     leftover: int = 0
     """processes that its programs left behind, and that were ended"""
+    choice: dict[str, JsonValue] | None = None
+    """where the broker chose the QPU: `reason`, and the `candidates` with their numbers and why each
+    was refused; null otherwise"""
 
 
 class RecordedAttempt(RecordPart):

@@ -19,7 +19,7 @@ from tests.broker.test_data_labels import LABELS, PROJECTS, Lab
 
 GOOD = QpuFacts(
     name="good",
-    kinds=frozenset({"sampler"}),
+    paradigms=frozenset({"gate"}),
     qubits=20,
     error=0.004,
     fidelity=0.9,
@@ -95,7 +95,7 @@ label_sets = st.lists(st.sampled_from(LABELS), unique=True).map(tuple)
 facts = st.builds(
     QpuFacts,
     name=st.sampled_from([f"q{n}" for n in range(6)]),
-    kinds=st.sampled_from([frozenset({"sampler"}), frozenset({"analog"})]),
+    paradigms=st.sampled_from([frozenset({"gate"}), frozenset({"analog"})]),
     qubits=st.one_of(st.none(), st.integers(1, 30)),
     error=st.one_of(st.none(), st.floats(0, 1)),
     fidelity=st.one_of(st.none(), st.floats(0, 1)),
@@ -129,7 +129,7 @@ def test_what_is_chosen_meets_every_need(
             assert refusal(labels, one.accepted, qpu=one.name, project=project) is None
             assert one.fault is None
             assert one.qubits is None or one.qubits >= qubits
-            assert "sampler" in one.kinds
+            assert "gate" in one.paradigms
     if found.qpu:
         assert found.qpu in fitting
     assert all(0 <= one.score <= 1 for one in found.candidates if one.score is not None)

@@ -26,7 +26,7 @@ from orchestrator.broker.api.problems import DECLARED
 from orchestrator.broker.client.models import Health, ProjectUse, Whoami
 from orchestrator.broker.client.status import ProjectTotals, QpuReadiness, QpuStatus, TaskShare
 from orchestrator.broker.core.access import Identity
-from orchestrator.broker.core.choice import Choice, ChoiceRequest
+from orchestrator.broker.core.choice import ChoiceRequest, QpuChoice
 from orchestrator.names import LINE
 
 __all__ = ["Drain", "Released", "Slot", "health_router", "router"]
@@ -143,7 +143,7 @@ async def readiness(
 
 
 @router.post("/choices")
-async def choose(broker: ServedBroker, caller: Caller, body: ChoiceRequest) -> Choice:
+async def choose(broker: ServedBroker, caller: Caller, body: ChoiceRequest) -> QpuChoice:
     """Choose a QPU for work that names none; its name is empty if none fits."""
     asked = replace(body, project=caller.paying(body.project or None))
     return await broker.choose(asked, caller.user)

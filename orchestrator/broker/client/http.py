@@ -33,7 +33,7 @@ from orchestrator.unix_sockets import UnixSocketError, check_listener, check_pat
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
     from backends.payloads import Payload
-    from orchestrator.broker.core.choice import Choice, ChoiceRequest
+    from orchestrator.broker.core.choice import ChoiceRequest, QpuChoice
     from orchestrator.broker.core.explain import Explanation
 
 __all__ = ["BrokerRefused", "BrokerUnreachable", "Exchange", "RemoteBroker"]
@@ -238,13 +238,13 @@ class RemoteBroker:
             self._open_jobs.add(job)
         return job
 
-    def choose(self, request: ChoiceRequest) -> Choice:
+    def choose(self, request: ChoiceRequest) -> QpuChoice:
         """See `BrokerClient.choose`."""
-        from orchestrator.broker.core.choice import Choice
+        from orchestrator.broker.core.choice import QpuChoice
 
         if self._project is not None:
             request = replace(request, project=self._project)
-        return self._post(Choice, "/v1/choices", to_plain(request))
+        return self._post(QpuChoice, "/v1/choices", to_plain(request))
 
     def limit_run(self, run: str, unit: str, amount: float | None) -> None:
         """Limit the cost of this user's jobs of a run; None lifts it. Raises `BrokerRefused`."""

@@ -13,7 +13,7 @@ from orchestrator.identity import JobId
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
     from backends.payloads import Payload
-    from orchestrator.broker.core.choice import Choice, ChoiceRequest
+    from orchestrator.broker.core.choice import ChoiceRequest, QpuChoice
     from orchestrator.broker.core.explain import Explanation
 
 __all__ = [
@@ -96,7 +96,7 @@ class BrokerClient(Protocol):
         """
         ...
 
-    def choose(self, request: ChoiceRequest) -> Choice:
+    def choose(self, request: ChoiceRequest) -> QpuChoice:
         """Return the QPU for work that names none, and why; its ``qpu`` is empty if none fits."""
         ...
 

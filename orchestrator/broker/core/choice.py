@@ -13,20 +13,16 @@ from orchestrator.data_labels import all_labels, refusal
 from orchestrator.names import LABEL, LINE, PROJECT, RUN
 
 __all__ = [
-    "ANY",
     "Candidate",
-    "Choice",
     "ChoiceRequest",
+    "QpuChoice",
     "QpuFacts",
     "QpuNeeds",
     "choose",
     "with_labels",
 ]
 
-# What a user writes in place of a QPU's name, to have one chosen.
-ANY = "any"
 _GATE = "gate"
-_OF_GATES = frozenset({"sampler", "estimator"})
 # What a fact that is not known counts where no candidate has it.
 _NEUTRAL = 0.5
 # Not strict: a list of labels is as good as a tuple.
@@ -37,9 +33,9 @@ _BOUNDED = ConfigDict(extra="forbid", allow_inf_nan=False)
 class QpuNeeds:
     """What work needs of a QPU.
 
-    qubits: how many. paradigm: ``gate``, or a kind of payload such as ``analog``. max_error: the
-    largest median error of its gates on two qubits. jurisdiction: where alone its data may be
-    processed. labels: of its data; the QPU must accept each.
+    qubits: how many. paradigm: ``gate``, or a kind of payload without gates. max_error: the largest
+    median error of its gates on two qubits. jurisdiction: where alone its data may be processed.
+    labels: of its data; the QPU must accept each.
 
     >>> QpuNeeds(qubits=5, jurisdiction="EU").all_labels
     ('jurisdiction:EU',)
@@ -92,9 +88,9 @@ class QpuFacts:
     """
 
     name: str
-    kinds: frozenset[str] = frozenset()
+    paradigms: frozenset[str] = frozenset()
     qubits: int | None = None
-    is_described: bool = True  # whether its kinds and qubits are known
+    is_described: bool = True  # whether its paradigms and qubits are known
     error: float | None = None
     fidelity: float | None = None
     of_circuits: bool = False  # whether the fidelity is that of the circuits, not of the device
@@ -123,7 +119,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class QpuChoice:
     """The QPU that was chosen, empty if none fits, and all candidates, the best of them first."""
 
     qpu: str
@@ -133,7 +129,7 @@ class Choice:
 
 def choose(
     request: ChoiceRequest, facts: Sequence[QpuFacts], *, before: str | None = None
-) -> Choice:
+) -> QpuChoice:
     """Choose a QPU by predicted fidelity, wait and cost, among those that meet every need.
 
     The score is the mean, by the user's weights, of three terms between 0 and 1: the fidelity; the
@@ -155,12 +151,12 @@ def choose(
     )
     if not fitting:
         reasons = "; ".join(f"{one.qpu}: {one.refused}" for one in candidates)
-        return Choice(qpu="", reason=f"no QPU fits: {reasons or 'none'}", candidates=candidates)
+        return QpuChoice(qpu="", reason=f"no QPU fits: {reasons or 'none'}", candidates=candidates)
     if before in scores:
         reason = f"{before} was chosen for this stage before, and still fits"
-        return Choice(qpu=before, reason=reason, candidates=candidates)
+        return QpuChoice(qpu=before, reason=reason, candidates=candidates)
     best = candidates[0]
-    return Choice(qpu=best.qpu, reason=_reason(candidates, len(fitting)), candidates=candidates)
+    return QpuChoice(qpu=best.qpu, reason=_reason(candidates, len(fitting)), candidates=candidates)
 
 
 def _unfit(facts: QpuFacts, request: ChoiceRequest) -> str | None:
@@ -175,9 +171,8 @@ def _unfit(facts: QpuFacts, request: ChoiceRequest) -> str | None:
         return facts.fault
     if not facts.is_described:
         return "what it can do is not known"
-    wanted = _OF_GATES if needs.paradigm == _GATE else frozenset({needs.paradigm})
-    if not wanted & facts.kinds:
-        return f"it takes {', '.join(sorted(facts.kinds)) or 'nothing'}, not {needs.paradigm}"
+    if needs.paradigm not in facts.paradigms:
+        return f"it is for {', '.join(sorted(facts.paradigms)) or 'nothing'}, not {needs.paradigm}"
     if facts.qubits is not None and facts.qubits < needs.qubits:
         return f"it has {facts.qubits} qubits, and {needs.qubits} are needed"
     if needs.max_error is not None and facts.error is None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args
 from backends.api import Usage
 from backends.metering import Charge
 from backends.shapes import ItemShape, Piece
-from orchestrator.broker.core.choice import Choice, QpuNeeds
+from orchestrator.broker.core.choice import QpuChoice, QpuNeeds
 from orchestrator.broker.core.codec import from_json
 from orchestrator.broker.core.grants import Grant
 from orchestrator.broker.core.job_request import JobRequest
@@ -235,7 +235,7 @@ class QpuChosen:
     stage: str | None
     user: str
     project: str
-    choice: Choice
+    choice: QpuChoice
     needs: QpuNeeds = field(default_factory=QpuNeeds)
 
 

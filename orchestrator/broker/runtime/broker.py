@@ -14,6 +14,7 @@ from typing import IO, Any, TypeVar
 
 from backends.api import Backend, CalibrationChanged, PayloadRejected, QpuUnavailable, Target
 from backends.fidelity import device_errors, device_fidelity
+from backends.payloads.paradigms import paradigms
 from orchestrator.broker.client.protocol import DataRefused
 from orchestrator.broker.client.status import (
     FactSource,
@@ -26,8 +27,8 @@ from orchestrator.broker.client.status import (
 )
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.choice import (
-    Choice,
     ChoiceRequest,
+    QpuChoice,
     QpuFacts,
     choose,
     with_labels,
@@ -655,7 +656,7 @@ class Broker:
             ready = FactSource(at=oldest, credentials=f"{device.credentials}; Slurm as {user}")
         return {"status": stated, "capacity": device, "readiness": ready}
 
-    async def choose(self, request: ChoiceRequest, user: str = "") -> Choice:
+    async def choose(self, request: ChoiceRequest, user: str = "") -> QpuChoice:
         """Choose a QPU for work that names none, by what is known now; the ledger keeps why.
 
         The choice names no QPU if none fits. Raises `LedgerError`.
@@ -709,7 +710,7 @@ class Broker:
         return replace(
             bare,
             is_described=True,
-            kinds=target.payload_kinds,
+            paradigms=paradigms(target.payload_kinds),
             qubits=target.num_qubits,
             error=errors.two_qubit,
             fidelity=device_fidelity(target, needs.qubits) if known is None else known,

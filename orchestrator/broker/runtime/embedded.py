@@ -19,7 +19,7 @@ from backends.payloads import Payload
 from orchestrator.broker.client.protocol import job_error
 from orchestrator.broker.client.status import JobUnknown, unreachable
 from orchestrator.broker.core import events as ev
-from orchestrator.broker.core.choice import Choice, ChoiceRequest
+from orchestrator.broker.core.choice import ChoiceRequest, QpuChoice
 from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.rules import Window
@@ -174,7 +174,7 @@ class EmbeddedBroker:
         events.blobs.forget(job)
         return merged
 
-    def choose(self, request: ChoiceRequest) -> Choice:
+    def choose(self, request: ChoiceRequest) -> QpuChoice:
         """See `BrokerClient.choose`."""
         return self._on_loop(self._running.choose(request))
 
