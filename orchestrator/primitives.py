@@ -15,6 +15,7 @@ from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qiskit.exceptions import QiskitError
 from qiskit.primitives import (
     BaseEstimatorV2,
     BasePrimitiveJob,
@@ -23,8 +24,9 @@ from qiskit.primitives import (
 )
 from qiskit.providers import JobStatus
 
-from backends.api import CalibrationChanged, PayloadRejected, Target
+from backends.api import BackendError, CalibrationChanged, PayloadRejected, Target
 from backends.circuits import FrozenCircuit
+from backends.fidelity import circuit_fidelity
 from backends.payloads import (
     EstimatorPayload,
     FrozenSamplerPub,
@@ -47,6 +49,7 @@ from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.scheduler import least_task_seconds
 from orchestrator.broker.core.views import JobState, JobView, QpuTaskState
 from orchestrator.compute.remote_call import stage_context, yield_worker_slot
+from orchestrator.config.site import QpuSettings
 from orchestrator.data_labels import accepted_labels, all_labels, refusal
 from orchestrator.identity import CallStage, JobId
 from orchestrator.names import ANY
@@ -407,7 +410,12 @@ def labels_here(run: Run) -> tuple[str, ...]:
 
 
 def choose_qpu(
-    needs: QpuNeeds | None = None, *, named: str | None = None, stage: str | None = None
+    needs: QpuNeeds | None = None,
+    *,
+    named: str | None = None,
+    stage: str | None = None,
+    circuits: Sequence[FrozenCircuit] = (),
+    shots: int = _DEFAULT_SHOTS,
 ) -> QpuChoice:
     """Let the broker choose a QPU of the site.
 
@@ -415,6 +423,9 @@ def choose_qpu(
         needs: what the QPU must have; None for nothing in particular.
         named: a QPU that must meet the needs; None, or ``any``, for each of the site.
         stage: key of the stage that asks; None outside stages.
+        circuits: of the work, where they are known: each QPU's fidelity is then that of the circuits
+            as they are transpiled for it, and not that of the device.
+        shots: of each circuit.
 
     Returns:
         The QPU's name, the reason, and all candidates with their numbers.
@@ -433,6 +444,9 @@ def choose_qpu(
         needs=replace(wanted, labels=labels),
         among=tuple(settings.name for settings in among),
         weights=run.site.choice,
+        circuits=max(1, len(circuits)),
+        shots=max(1, shots) * max(1, len(circuits)),
+        fidelities=_fidelities(circuits, among, labels, opened) if circuits else {},
     )
     choice = opened.broker().choose(request)
     if choice.qpu:
@@ -446,6 +460,34 @@ def choose_qpu(
         for one in among
     )
     raise (DataRefused if by_labels else NoQpuFits)(choice.reason)
+
+
+def _fidelities(
+    circuits: Sequence[FrozenCircuit],
+    among: Iterable[QpuSettings],
+    labels: tuple[str, ...],
+    opened: Resources,
+) -> dict[str, float]:
+    """Return the mean predicted fidelity of circuits, as transpiled for each QPU that may get them."""
+    found = {}
+    for settings in among:
+        accepted = accepted_labels(settings.accepts, settings.jurisdictions)
+        if refusal(labels, accepted, qpu=settings.name) is not None:
+            continue
+        try:
+            target = opened.broker().target(settings.name)
+            fidelities = [
+                circuit_fidelity(opened.transpiler().transpile(one, target).circuit.circuit, target)
+                for one in circuits
+            ]
+        except (BackendError, QiskitError, ValueError) as error:
+            # The choice says what keeps work from a QPU that cannot be asked.
+            _log.debug("no fidelity is known of QPU %s: %s", settings.name, error)
+            continue
+        known = [one for one in fidelities if one is not None]
+        if len(known) == len(fidelities):
+            found[settings.name] = sum(known) / len(known)
+    return found
 
 
 def open_qpu(
@@ -517,6 +559,11 @@ class QpuJob(BasePrimitiveJob[_ResultT, JobState]):
     def __repr__(self) -> str:
         """Name the job: a stage may return it in place of its result."""
         return f"<quantum job {self.job_id()}; call result() for its result>"
+
+    @property
+    def qpu(self) -> str:
+        """The QPU's name."""
+        return self._qpu.name
 
     def result(self, timeout: float | None = None) -> _ResultT:
         """Wait for the result, at most ``timeout`` seconds; may be called again.
@@ -632,6 +679,16 @@ class Primitive:
         self._opened: Qpu | None = None
         self._default = ""  # the run's default when it was opened
 
+    def _choose_for(self, circuits: Sequence[FrozenCircuit], shots: int) -> None:
+        """Let the broker choose by the circuits, where no stage and nothing before has chosen."""
+        context, default = stage_context(), resources().run.default_qpu
+        asked = default if self._chosen is None else self._chosen
+        if asked != ANY or context is not None or self._opened is not None or not circuits:
+            return
+        needs = QpuNeeds(qubits=max(1, *(one.circuit.num_qubits for one in circuits)))
+        choice = choose_qpu(needs, circuits=circuits, shots=shots)
+        self._opened, self._default = open_qpu(choice.qpu), default
+
     @property
     def qpu(self) -> Qpu:
         """The QPU this primitive runs on."""
@@ -692,6 +749,7 @@ class Sampler(Primitive, BaseSamplerV2):
         """
         asked = self._default_shots if shots is None else shots
         payload = SamplerPayload.coerce(pubs, shots=asked, seed=self._options["seed"])
+        self._choose_for([pub.circuit for pub in payload.pubs], asked)
         return QpuJob(self.qpu, partial(_prepare_sampler, payload), **self._options)
 
 

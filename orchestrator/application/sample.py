@@ -163,14 +163,14 @@ def _sample(
 ) -> SampleResult:
     from qiskit.exceptions import QiskitError
 
-    from orchestrator.primitives import open_qpu
+    from orchestrator.primitives import Sampler
     from orchestrator.resources import shutdown
 
     run_id = sample_run_id(uuid.uuid4().hex[:12])
     run = runs.Run(id=run_id, site=site, qpu=qpu, resumable=False)
     runs.activate(run)
     try:
-        sampler = open_qpu(qpu).sampler(seed=request.seed)
+        sampler = Sampler(qpu, seed=request.seed)
         try:
             job = sampler.run([circuit], shots=request.shots)
         except PayloadRejected as error:
@@ -183,13 +183,13 @@ def _sample(
         except QiskitError as error:  # from transpilation: no such gate, not enough qubits, ...
             raise CircuitRefused(f"{name} cannot run on {qpu!r}: {error.message}") from None
         with closing(JobsOfRun(site, run_id)) as looked:
-            for words in looked.standstills([qpu]):
+            for words in looked.standstills([job.qpu]):
                 hooks.note(words)
         (result,) = job.result()
         return SampleResult(
             counts=_counts(circuit, result),
             registers=[register.name for register in _registers(circuit)],
-            qpu=qpu,
+            qpu=job.qpu,
             job=recorded_job(job.view()),
         )
     except KeyboardInterrupt as interrupt:

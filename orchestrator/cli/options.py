@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -14,11 +15,13 @@ __all__ = [
     "Budgets",
     "CouplingName",
     "Json",
+    "Labels",
     "Limit",
     "Parameters",
     "Qpu",
     "Settings",
     "SiteFile",
+    "label_settings",
     "path",
     "real",
     "whole",
@@ -75,6 +78,15 @@ def real(least: float | None = None) -> Callable[[str | float], float]:
     return read
 
 
+def label_settings(labels: list[str] | None) -> list[str]:
+    """Return the change to a site that gives all data these labels.
+
+    >>> label_settings(["embargoed"]), label_settings(None)
+    (['site.labels=["embargoed"]'], [])
+    """
+    return [f"site.labels={json.dumps(labels)}"] if labels else []
+
+
 def _value(text: str) -> float:
     return float(text) if len(text) <= _MOST_DIGITS and _NUMBER.fullmatch(text) else math.nan
 
@@ -113,7 +125,10 @@ Parameters = Annotated[
 Qpu = Annotated[
     str | None,
     typer.Option(
-        "--qpu", metavar="NAME", envvar="HPCQC_QPU", help="QPU instead of the site's default."
+        "--qpu",
+        metavar="NAME",
+        envvar="HPCQC_QPU",
+        help="QPU instead of the site's default; any: the broker chooses.",
     ),
 ]
 CouplingName = Annotated[
@@ -123,6 +138,15 @@ CouplingName = Annotated[
         metavar="NAME",
         help="How stages share nodes and QPU in time: exclusive, split, multiplexed, malleable, "
         "gated, or auto; the site's if not given.",
+    ),
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="NAME",
+        help="Label of the data, such as embargoed or jurisdiction:EU: no QPU gets it whose site file "
+        "does not accept the label. Repeatable.",
     ),
 ]
 Limit = Annotated[int, typer.Option(parser=whole(1), metavar="N", help="The latest N.")]

@@ -73,10 +73,11 @@ def load_site(
         raw["site"] = {**raw.get("site", {}), "default_qpu": first}
     home = folder if found is None else found.parent.absolute()
     _anchor_paths(raw, home)
-    stated = _labels(raw)
     for override in overrides:
+        stated = _labels(raw)
         _apply(raw, override)
-    _keep_labels(raw, stated + labels_of_environment(environ))
+        _keep_labels(raw, stated)
+    _keep_labels(raw, labels_of_environment(environ))
     if overrides:
         source = f"{source} with {counted(len(overrides), 'override')}"
         _anchor_paths(raw, folder)

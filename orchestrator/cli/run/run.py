@@ -15,10 +15,12 @@ from orchestrator.cli.options import (
     Budgets,
     CouplingName,
     Json,
+    Labels,
     Parameters,
     Qpu,
     Settings,
     SiteFile,
+    label_settings,
     path,
 )
 from orchestrator.cli.output import (
@@ -67,6 +69,7 @@ def run(
     ] = None,
     budget: Budgets = None,
     coupling: CouplingName = None,
+    label: Labels = None,
     agent: Annotated[
         bool,
         typer.Option(
@@ -97,7 +100,7 @@ def run(
         as_text=True,
         qpu=qpu,
         site=site,
-        settings=setting or (),
+        settings=[*(setting or ()), *label_settings(label)],
         out=out,
         run_id=run_id,
         budgets=budgets_of(budget or ()),

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import Json, Qpu, Settings, SiteFile, path, whole
+from orchestrator.cli.options import (
+    Json,
+    Labels,
+    Qpu,
+    Settings,
+    SiteFile,
+    label_settings,
+    path,
+    whole,
+)
 from orchestrator.cli.output import print_json, say, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
 from orchestrator.wording import counted
@@ -38,6 +47,7 @@ def sample(
     top: Annotated[int, typer.Option(parser=whole(), metavar="N", help="Rows of the table.")] = 16,
     site: SiteFile = None,
     setting: Settings = None,
+    label: Labels = None,
     as_json: Json = False,
 ) -> None:
     """Sample one circuit from a file and show the counts."""
@@ -47,7 +57,12 @@ def sample(
     from orchestrator.application.sample import SampleHooks, SampleRequest, take_sample
 
     request = SampleRequest(
-        circuit=circuit, qpu=qpu, shots=shots, seed=seed, site=site, settings=setting or ()
+        circuit=circuit,
+        qpu=qpu,
+        shots=shots,
+        seed=seed,
+        site=site,
+        settings=[*(setting or ()), *label_settings(label)],
     )
     hooks = SampleHooks(note=partial(say, stderr=True), interrupted=_end)
     _print_counts(take_sample(request, hooks), top=top, as_json=as_json)
