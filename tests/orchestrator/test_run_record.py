@@ -39,15 +39,15 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
     for attempt in document["attempts"]:
         attempt.update(host=None, slurm_job=None, reason=None)
     for qpu in document["site"]["qpu"].values():
-        qpu.update(slurm=None, environment=None)
-    document["site"].update(batch={}, coupling=None)
+        qpu.update(slurm=None, environment=None, accepts=[], jurisdictions=[])
+    document["site"].update(batch={}, coupling=None, labels=[], choice={}, project={})
     for job in document["jobs"]:
-        job.update(flow="", coupling="")
+        job.update(flow="", coupling="", labels=[])
     tasks = [task for job in document["jobs"] for task in job["tasks"]]
     for part in (*document["stages"], *document["jobs"], *tasks):
         part["slurm_job"] = None
     for stage in document["stages"]:
-        stage.update(asked_at=None, after=None)
+        stage.update(asked_at=None, after=None, choice=None)
     later = {"outcome": None, "slurm": None, "coupling": None}
     assert json_value(record) == {"version": VERSION, **later, **document}
 
