@@ -278,6 +278,7 @@ class Qpu:
             flow=_flow_name(self._resources.run.flow),
             coupling=self._resources.run.coupling,
             labels=all_labels(self.labels, labels_here(self._resources.run)),
+            failover=_failover_here(self.name),
         )
 
     @property
@@ -407,6 +408,12 @@ def labels_here(run: Run) -> tuple[str, ...]:
     context = stage_context()
     of_stage = run.labels_at_work() if context is None else context.labels
     return all_labels(run.site.project_labels(run.site.broker.project), of_stage)
+
+
+def _failover_here(qpu: str) -> str:
+    """Return the QPU that may take over jobs of another one, by the stage that sends them."""
+    context = stage_context()
+    return "" if context is None or context.failover == qpu else context.failover
 
 
 def choose_qpu(

@@ -60,6 +60,7 @@ class StageNeeds:
     demand: Demand = field(default_factory=Demand)  # what a classical function asks of its compute
     of_qpu: QpuNeeds | None = None  # by which the broker chooses; None where a QPU is named
     labels: tuple[str, ...] = ()  # of the data that a quantum function sends
+    failover: str = ""  # QPU for what is left of its jobs if their own QPU fails
 
     @property
     def all_labels(self) -> tuple[str, ...]:
@@ -162,6 +163,7 @@ def quantum(
     qpu: str | None = ...,
     needs: QpuNeeds | Mapping[str, Any] | None = ...,
     labels: Sequence[str] = ...,
+    failover: str | None = ...,
     **task_options: Any,
 ) -> Callable[[Callable[..., R]], Task[..., R]]: ...
 def quantum(
@@ -171,6 +173,7 @@ def quantum(
     qpu: str | None = None,
     needs: QpuNeeds | Mapping[str, Any] | None = None,
     labels: Sequence[str] = (),
+    failover: str | None = None,
     **task_options: Any,
 ) -> Any:
     """Make a function a quantum stage: a Prefect task that gets a `Qpu` as first argument.
@@ -185,6 +188,8 @@ def quantum(
             ``max_error``, ``jurisdiction``, ``labels``. The broker then chooses among the QPUs of
             the site, unless one is named for the stage or the run, which must meet them.
         labels: of the data that the stage sends; a QPU that does not accept them never gets it.
+        failover: QPU, such as ``"aer"``, for what is left of the stage's jobs if their own QPU fails or
+            is drained; None lets them fail or wait. Results, record and report say what ran where.
         **task_options: passed to ``prefect.task``.
 
     Returns:
@@ -194,7 +199,11 @@ def quantum(
         ValueError: the function is async or takes no argument, or a need or a label is invalid.
     """
     stage = StageNeeds(
-        kind="quantum", where=qpu, of_qpu=_qpu_needs(needs), labels=_checked_labels(labels)
+        kind="quantum",
+        where=qpu,
+        of_qpu=_qpu_needs(needs),
+        labels=_checked_labels(labels),
+        failover=failover or "",
     )
     if fn is None:
         return lambda function: _stage(function, stage, task_options)
@@ -320,6 +329,7 @@ def _run(call: _Call) -> Any:
         demand=needs.demand,
         qpu_identity=_qpu_identity(run, needs),
         labels=needs.all_labels,
+        failover=needs.failover,
         limited=resources().is_limited(),
     )
     run.forget_cached(key)

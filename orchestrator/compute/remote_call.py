@@ -57,6 +57,7 @@ class StageContext:
     keep_dir: Path | None  # for finished units, None if the run cannot be resumed
     demand: Demand = field(default_factory=Demand)
     labels: tuple[str, ...] = ()  # of the data that it sends to a QPU
+    failover: str = ""  # QPU for what is left of its jobs if their own QPU fails
     qpu_identity: str = ""  # of a quantum stage's QPU; part of its key
     paths: tuple[str, ...] = ()  # of the user's modules, on workers that flows share
     limited: bool = False  # whether the run has a budget

@@ -31,6 +31,7 @@ __all__ = [
     "recorded_stage",
     "run_record",
     "site_document",
+    "usage_of",
 ]
 
 _SECRET_WORDS = ("token", "secret", "password", "credential", "apikey", "api_key")
@@ -43,13 +44,7 @@ def run_record(
     jobs = list(jobs)
     recorded = [recorded_job(job) for job in jobs]
     of_stages = jobs_by_stage(recorded)
-    per_qpu: dict[str, Usage] = {}
-    for job in jobs:
-        per_qpu[job.qpu] = per_qpu.get(job.qpu, Usage()) + job.usage
-    usage = RunUsage(
-        total=_usage(sum(per_qpu.values(), start=Usage())),
-        per_qpu={name: _usage(usage) for name, usage in per_qpu.items()},
-    )
+    usage = usage_of(jobs)
     return head.model_copy(
         update={
             "duration_s": _time_at_work(head),
@@ -57,6 +52,20 @@ def run_record(
             "stages": tuple(_with_jobs(stage, of_stages.get(stage.key, ())) for stage in stages),
             "jobs": tuple(recorded),
         }
+    )
+
+
+def usage_of(jobs: Iterable[JobView]) -> RunUsage:
+    """Return what jobs used in all, and on each QPU on which they ran."""
+    per_qpu: dict[str, Usage] = {}
+    for job in jobs:
+        per_qpu.setdefault(job.qpu, Usage())
+        for task in job.tasks:
+            name = task.qpu or job.qpu
+            per_qpu[name] = per_qpu.get(name, Usage()) + task.usage
+    return RunUsage(
+        total=_usage(sum(per_qpu.values(), start=Usage())),
+        per_qpu={name: _usage(usage) for name, usage in per_qpu.items()},
     )
 
 

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from orchestrator.broker.core.views import QpuTaskState
 from orchestrator.provenance.charts import Picture, draw_gantt, draw_plot
 from orchestrator.provenance.gantt import stage_name, timeline_of
 from orchestrator.provenance.markup import cell_text, duration_text, rendered
 from orchestrator.provenance.outcome import Outcome, outcome_of
-from orchestrator.provenance.schema import RecordedCoupling, RecordedStage, RunRecord
+from orchestrator.provenance.schema import (
+    RecordedCoupling,
+    RecordedJob,
+    RecordedStage,
+    RunRecord,
+)
 from orchestrator.wording import counted
 
 __all__ = [
     "Report",
     "draw_report",
     "leftover_lines",
+    "ran_on",
     "report_html",
     "stage_rows",
     "stage_total",
@@ -163,7 +170,7 @@ def _jobs(record: RunRecord) -> dict[str, Any]:
     columns += ["slices", "method", "calibration", "waited", "took", "charged"]
     rows = [
         [
-            *(job.id, job.qpu, job.kind),
+            *(job.id, ran_on(job), job.kind),
             f"{job.state}, provisional" if job.provisional else str(job.state),
             *(job.pubs, job.circuits, job.num_qubits, job.shots, job.seed),
             f"reused from {job.source}" if job.source else job.slices,
@@ -183,6 +190,18 @@ def _jobs(record: RunRecord) -> dict[str, Any]:
     notes = [f"Each: {same}."] if same else []
     notes += [f"{left:,} more in run.json."] if left > 0 else []
     return {"columns": columns, "rows": rows, "notes": notes}
+
+
+def ran_on(job: RecordedJob) -> str:
+    """Return the QPU of a job; where another one took over, with the shots that ran on each."""
+    if not job.failover:
+        return job.qpu
+    shots: dict[str, int] = {}
+    for task in job.tasks:
+        if task.state is QpuTaskState.COMPLETED:
+            shots[task.qpu] = shots.get(task.qpu, 0) + task.shots
+    parts = ", ".join(f"{number:,} shots on {qpu}" for qpu, number in shots.items())
+    return f"{job.qpu}, failed over to {job.failover}: {parts or 'nothing ran'}"
 
 
 def _without_constants(

@@ -89,6 +89,8 @@ class RecordedTask(RecordPart):
     """it completed outside the times for which the site vouches for results"""
     slurm_job: int | None = None
     """Slurm job that held the QPU for it; null where Slurm does not grant the QPU"""
+    qpu: str = ""
+    """on which it ran: the job's own, unless another one took over; empty in earlier records"""
     duration_s: float | None = None
     """from start to end, with the time in a queue of the backend"""
     worked_s: float | None = None
@@ -136,6 +138,9 @@ class RecordedJob(RecordPart):
     """the job whose result was used again; this one took and cost nothing"""
     labels: tuple[str, ...] = ()
     """of its data: where it may go"""
+    failover: str = ""
+    """QPU that took over what was left of it; each task has the QPU on which it ran"""
+    failover_reason: str = ""
     slurm_job: int | None = None
     """the latest Slurm job that held the QPU for it, each task has its own; null where Slurm does not
     grant the QPU"""

@@ -66,12 +66,13 @@ class Lab:
     folder: Path
     script: Mapping[str, Any] = field(default_factory=dict)
     accepts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scripts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of single QPUs
     got: list[tuple[str, int, frozenset[str]]] = field(default_factory=list)
     backends: dict[str, FakeBackend] = field(default_factory=dict)
 
     def open_backend(self, qpu: str) -> Backend:
         lab, accepted = self, frozenset(self.accepts.get(qpu, ()))
-        made = create(dict(self.script), state_dir=self.folder / qpu)
+        made = create(dict(self.scripts.get(qpu, self.script)), state_dir=self.folder / qpu)
 
         class Noting(FakeBackend):
             def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
@@ -224,7 +225,13 @@ def test_what_is_not_accepted_by_name_is_refused() -> None:
 
 label_sets = st.lists(st.sampled_from(LABELS), max_size=3, unique=True).map(tuple)
 acceptances = st.fixed_dictionaries(dict.fromkeys(QPUS[:2], label_sets))
-submissions = st.tuples(st.sampled_from(QPUS), label_sets, st.sampled_from(PROJECTS), st.booleans())
+submissions = st.tuples(
+    st.sampled_from(QPUS[:2]),
+    label_sets,
+    st.sampled_from(PROJECTS),
+    st.booleans(),
+    st.sampled_from(["", "abroad", "cloud"]),
+)
 # A site file, what is submitted under it, and whether the broker then closes or dies; in turn.
 histories = st.lists(
     st.tuples(
@@ -275,9 +282,9 @@ class Campaign:
 
     async def act(self, broker: Broker, what: Any) -> None:
         if not isinstance(what, int):
-            qpu, labels, project, again = what
-            reuse = self.reuse and again
-            self.asked.append(request(qpu, labels, project=project, may_reuse=reuse))
+            qpu, labels, project, again, failover = what
+            options = {"project": project, "may_reuse": self.reuse and again}
+            self.asked.append(request(qpu, labels, **options, failover=failover))
             await self.submit(broker, len(self.asked) - 1)
         elif self.asked:  # the same call again, under the site file of now
             await self.submit(broker, what % len(self.asked))
@@ -305,7 +312,7 @@ _WAITING = (
     {"home": ("embargoed",), "abroad": ()},
     {},
     True,
-    [("home", ("embargoed",), "bio", False)],
+    [("home", ("embargoed",), "bio", False, "")],
 )
 _WITHDRAWN = ({"home": (), "abroad": ("embargoed",)}, {}, False, [0])
 

@@ -46,6 +46,7 @@ _LINES: Mapping[type[Any], tuple[str, str, tuple[str, ...], _Entry]] = {
     ev.JobSubmitted: ("info", "accepted", (), {}),
     ev.JobResumed: ("info", "retried", (), {}),
     ev.JobRefused: ("warning", "refused", ("reason",), {}),
+    ev.JobFailedOver: ("warning", "failed-over", ("reason",), {}),
     ev.JobCancelRequested: ("info", "cancelled", (), {}),
     ev.QpuDrained: ("warning", "drained", ("qpu", "by", "reason"), {}),
     ev.QpuResumed: ("info", "resumed", ("qpu", "by"), {}),

@@ -150,7 +150,12 @@ class BrokerMetrics:
             case ev.JobSubmitted(job=job):
                 self._submissions.labels(event.qpu, event.project).inc()
                 return (job,)  # one that reuses a result ends at once
-            case ev.JobResumed(job=job) | ev.JobRefused(job=job) | ev.JobCancelRequested(job=job):
+            case (
+                ev.JobResumed(job=job)
+                | ev.JobRefused(job=job)
+                | ev.JobFailedOver(job=job)
+                | ev.JobCancelRequested(job=job)
+            ):
                 return (job,)
             case ev.QpuRecalibrated() | ev.GrantEnded():
                 return tuple(j for j, one in state.jobs.items() if one.submitted.qpu == event.qpu)

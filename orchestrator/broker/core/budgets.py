@@ -302,14 +302,15 @@ def statement(
             if task.ended_at is None or not is_charged(task) or not begin <= task.ended_at < end:
                 continue
             charges = task.usage.charges
-            first = (job.project, job.qpu, charges[0].unit if charges else "")
+            qpu = task.qpu or job.qpu
+            first = (job.project, qpu, charges[0].unit if charges else "")
             total = sums[first]
             total.jobs.add(job.id)
             total.tasks.add(task.tag)
             usage = task.usage
             total.figures.update(shots=usage.shots, qpu_seconds=usage.qpu_seconds, saved=task.saved)
             for charge in charges:
-                sums[job.project, job.qpu, charge.unit].figures.update(charged=charge.amount)
+                sums[job.project, qpu, charge.unit].figures.update(charged=charge.amount)
     for lease in leases:
         if begin <= lease.closed.at < end:
             mine = sorted(key for key in sums if key[:2] == (lease.project, lease.closed.qpu))

@@ -24,6 +24,7 @@ __all__ = [
     "GrantEnded",
     "GrantSuspended",
     "JobCancelRequested",
+    "JobFailedOver",
     "JobRefused",
     "JobResumed",
     "JobSubmitted",
@@ -128,6 +129,19 @@ class JobRefused:
 
     kind: ClassVar[str] = "job-refused"
     job: JobId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFailedOver:
+    """What is left of a job goes to the QPU that its stage allows for that; what ran stays.
+
+    qpu: empty where that one takes no work either, so that the job has failed.
+    """
+
+    kind: ClassVar[str] = "job-failed-over"
+    job: JobId
+    qpu: str
     reason: str
 
 
@@ -349,6 +363,7 @@ Event = (
     | JobSubmitted
     | JobResumed
     | JobRefused
+    | JobFailedOver
     | JobCancelRequested
     | TaskPlanned
     | TaskStarted

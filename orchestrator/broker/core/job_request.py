@@ -106,6 +106,15 @@ class JobRequest:
         ),
     ] = ()
 
+    failover: Annotated[
+        str,
+        Field(
+            max_length=200,
+            pattern=LINE,
+            description="QPU for what is left of it if its own QPU fails or is drained; none if empty",
+        ),
+    ] = ""
+
     def checked(self) -> JobRequest:
         """Return it with Python's own numbers. Raises `InvalidRequest`."""
         try:

@@ -149,6 +149,8 @@ class JobRecord:
     alone: bool = False
     cancel_requested: bool = False
     failure: ev.TaskErred | None = None
+    moved_from: str = ""  # its own QPU, where another one took over what was left
+    moved_for: str = ""  # why
     ended_at: datetime | None = None
     charged: float = 0.0  # so far, in the unit of its reservation
     outstanding: float = 0.0  # still set aside, in that unit
@@ -184,6 +186,22 @@ class JobRecord:
             return JobState.FAILED
         return JobState.CANCELLED if self.cancel_requested else JobState.QUEUED
 
+    @property
+    def asked_qpu(self) -> str:
+        """The QPU that the job was submitted to."""
+        return self.moved_from or self.submitted.qpu
+
+    @property
+    def may_fail_over(self) -> bool:
+        """Whether another QPU may take over what is left, which happens once."""
+        return bool(self.submitted.failover) and not self.moved_from and not self.is_unwanted
+
+    def move(self, qpu: str, reason: str) -> None:
+        """Let another QPU have what is left; what was prepared for the first one goes as it is."""
+        self.moved_from, self.moved_for = self.submitted.qpu, reason
+        self.submitted = replace(self.submitted, qpu=qpu, calibration="", slurm_job=None)
+        self.granted, self.failure, self.alone = True, None, False
+
     def resume(self, calibration: str, slurm_job: int | None) -> None:
         """Go on under this Slurm job, with circuits found good for a calibration if one is given."""
         self.held = False
@@ -191,8 +209,10 @@ class JobRecord:
             return
         self.cancel_requested = False
         self.failure = self.ended_at = None
+        qpu, self.moved_from = self.asked_qpu, ""  # it is tried again there
         self.submitted = replace(
             self.submitted,
+            qpu=qpu,
             calibration=calibration or self.submitted.calibration,
             slurm_job=slurm_job,
         )
@@ -261,7 +281,7 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
     state = record.state
     return JobView(
         id=submitted.job,
-        qpu=submitted.qpu,
+        qpu=record.asked_qpu,
         backend=submitted.backend,
         kind=submitted.payload_kind,
         state=state,
@@ -288,6 +308,8 @@ def job_view(record: JobRecord, tasks: Mapping[str, TaskRecord]) -> JobView:
         coupling=submitted.coupling,
         source=submitted.source,
         labels=submitted.labels,
+        failover=submitted.qpu if record.moved_from else "",
+        failover_reason=record.moved_for if record.moved_from else "",
         slurm_job=submitted.slurm_job,
     )
 
@@ -297,6 +319,7 @@ def _task_view(task: TaskRecord, submitted: ev.JobSubmitted) -> QpuTaskView:
     parts = [part for part in task.planned.parts if part.job == job]
     return QpuTaskView(
         tag=task.planned.tag,
+        qpu=task.planned.qpu,
         qpu_task=task.qpu_task,
         state=task.state,
         starts=task.starts,

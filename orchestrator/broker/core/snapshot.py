@@ -70,7 +70,7 @@ def missing_jobs(state: BrokerState, event: ev.Event) -> list[JobId]:
     A notice about a task may come long after the end of its jobs. Call it again when these
     are recalled: only they may know who else had a part in the task.
     """
-    if isinstance(event, ev.JobResumed | ev.JobRefused | ev.JobCancelRequested):
+    if isinstance(event, ev.JobResumed | ev.JobRefused | ev.JobFailedOver | ev.JobCancelRequested):
         return [] if event.job in state.jobs else [event.job]
     tag = getattr(event, "tag", None)
     if tag is None or isinstance(event, ev.TaskPlanned):

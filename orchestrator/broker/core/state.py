@@ -39,6 +39,9 @@ from orchestrator.identity import JobId, Payer
 # So many choices of QPUs for stages are remembered; a stage that is run again after that is chosen
 # for anew.
 _MOST_CHOICES = 10_000
+# Errors of a task after which its QPU is given up, where the stage allows that. A task that may have
+# run is not among them, nor a payload that is at fault itself.
+_FAILS_OVER = frozenset({"AccessDenied", "QpuBusy", "QpuUnavailable", "TaskFailed"})
 
 __all__ = [
     "BrokerState",
@@ -125,6 +128,8 @@ class BrokerState(Recorded):
     queues: dict[str, JobQueue] = field(default_factory=dict)  # of served QPUs
     asleep: bool = False  # nothing is decided until `BrokerOpened` looks for earlier tasks
     _to_refuse: dict[JobId, str] = field(default_factory=dict)  # waiting jobs, with the reason
+    # Jobs that their failover is to take over: why, and whether they have failed otherwise.
+    _to_move: dict[JobId, tuple[str, bool]] = field(default_factory=dict)
 
     def configure(self, qpu: str, rules: QpuRules) -> None:
         """Serve a QPU by these rules from now on."""
@@ -205,7 +210,7 @@ class BrokerState(Recorded):
                 return self._submit(event, now)
             case ev.JobResumed():
                 return self._resume(event, now)
-            case ev.JobCancelRequested() | ev.JobRefused():
+            case ev.JobCancelRequested() | ev.JobRefused() | ev.JobFailedOver():
                 return self._give_up(event, now)
             case ev.TaskPlanned():
                 return self._plan(event, now)
@@ -313,6 +318,8 @@ class BrokerState(Recorded):
             record.pending.extend(whole_parts(event))
             if event.refused:
                 record.failure = _refused(event.refused)
+            elif event.qpu in self.drained:
+                self._wish_failover(record, f"{event.qpu} is drained")
             self._requeue(record)
         return self._settle(record, now)
 
@@ -338,14 +345,21 @@ class BrokerState(Recorded):
         return self._settle(record, now)
 
     def _give_up(
-        self, event: ev.JobCancelRequested | ev.JobRefused, now: datetime
+        self, event: ev.JobCancelRequested | ev.JobRefused | ev.JobFailedOver, now: datetime
     ) -> list[Command]:
-        """End a job, and stop what carries it alone."""
+        """End a job, and stop what carries it alone; or give its QPU up alone."""
         record = self.jobs[event.job]
         if record.state.is_final:
             return []
+        if isinstance(event, ev.JobFailedOver) and event.qpu:
+            self._unqueue(record)
+            record.move(event.qpu, event.reason)
+            self._requeue(record)
+            return []
         if isinstance(event, ev.JobRefused):
             record.failure = _refused(event.reason)
+        elif isinstance(event, ev.JobFailedOver):
+            record.failure = ev.TaskErred(tag="", error=event.reason, error_type="TaskFailed")
         else:
             record.cancel_requested = True
         self._requeue(record)
@@ -393,6 +407,8 @@ class BrokerState(Recorded):
                 self._note_choice(event)
             case ev.QpuDrained():
                 self.drained[event.qpu] = event
+                for job in self._waiting.get(event.qpu, ()):
+                    self._wish_failover(self.jobs[job], f"{event.qpu} is drained: {event.reason}")
             case ev.QpuResumed():
                 self.drained.pop(event.qpu, None)
             case ev.LeaseOpened():
@@ -513,10 +529,13 @@ class BrokerState(Recorded):
             if isinstance(event, ev.TaskErred):
                 if shared and not record.alone:
                     record.alone = True  # find out which of the coalesced jobs is at fault
+                elif event.error_type in _FAILS_OVER and record.may_fail_over:
+                    why = f"{event.error_type}: {event.error}"
+                    self._wish_failover(record, why, failed=True)
                 else:
                     record.failure = event
                     commands += [StopTask(tag) for tag in self._private_tasks(record)]
-            waits = job in self._waiting.get(task.planned.qpu, ())
+            waits = job in self._waiting.get(record.submitted.qpu, ())
             # What is left of a job stays as it is when a part of it is done.
             if not isinstance(event, ev.TaskCompleted) or record.startable != waits:
                 self._requeue(record)
@@ -556,6 +575,16 @@ class BrokerState(Recorded):
         """Open tasks that carry nothing of any other job, so they may be stopped."""
         return sorted(tag for tag in record.open if len(self.tasks[tag].jobs) == 1)
 
+    def _wish_failover(self, record: JobRecord, reason: str, *, failed: bool = False) -> None:
+        if record.may_fail_over:
+            self._to_move[record.submitted.job] = (reason, failed)
+
+    def _unqueue(self, record: JobRecord) -> None:
+        qpu, job = record.submitted.qpu, record.submitted.job
+        self._waiting.get(qpu, {}).pop(job, None)
+        if qpu in self.queues:
+            self.queues[qpu].discard(job)
+
     def _requeue(self, record: JobRecord) -> None:
         qpu, job = record.submitted.qpu, record.submitted.job
         waiting, queue = self._waiting.setdefault(qpu, {}), self.queues.get(qpu)
@@ -593,16 +622,30 @@ class BrokerState(Recorded):
         waiting = queue is not None and queue.holds_lease(event.lease)
         return self._history(event.qpu).closing(event, waiting, [self.tasks[t] for t in at_work])
 
+    def _moves(self) -> Iterator[ev.Event]:
+        """Yield what takes waiting jobs away from their QPU: failovers, then refusals."""
+        while self._to_move:
+            job, (reason, failed) = self._to_move.popitem()
+            record = self.jobs.get(job)
+            if record is None or record.state.is_final or not record.may_fail_over:
+                continue
+            wanted = record.submitted.failover
+            if wanted in self.rules and wanted not in self.drained:
+                yield ev.JobFailedOver(job=job, qpu=wanted, reason=reason)
+            elif failed:
+                yield ev.JobFailedOver(job=job, qpu="", reason=reason)
+        while self._to_refuse:
+            job, reason = self._to_refuse.popitem()
+            if job in self.jobs and self.jobs[job].startable:
+                yield ev.JobRefused(job=job, reason=reason)
+
     def _decide(self, now: datetime) -> Iterator[ev.Event]:
         """Yield decisions, one at a time; the caller applies each before asking on."""
         while self._to_fail:
             tag = self._to_fail.pop()
             reason = self.tasks[tag].error or "uncertain"
             yield ev.TaskResolved(tag=tag, verdict="failed", by="rule fail", reason=reason)
-        while self._to_refuse:
-            job, reason = self._to_refuse.popitem()
-            if job in self.jobs and self.jobs[job].startable:
-                yield ev.JobRefused(job=job, reason=reason)
+        yield from self._moves()
         for qpu in self.rules:
             while (decision := next_decision(self.context(qpu, now), now)) is not None:
                 if isinstance(decision, ev.LeaseClosed):

@@ -61,6 +61,7 @@ class QpuTaskView:
     late: it completed after it had been given up, so its result was not used.
     provisional: it completed, but outside the times for which the site vouches for results.
     slurm_job: that held the QPU for this job's part; None where Slurm does not grant the QPU.
+    qpu: on which it ran; that of the job, unless another one took over.
     """
 
     tag: str
@@ -78,6 +79,7 @@ class QpuTaskView:
     saved: float = 0.0
     provisional: bool = False
     slurm_job: int | None = None
+    qpu: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,7 @@ class JobView:
     project, user: who pays and who asked; empty outside a service.
     flow, coupling: of its run; empty where not known.
     source: the job whose result was used again, so that this one took and cost nothing.
+    failover: QPU that took over what was left of it, and why; empty if none did.
     labels: of its data; the QPU accepts each of them, or the job was refused.
     slurm_job: that holds the QPU for what is left of it, the latest of several; each task has its
     own. None where Slurm does not grant the QPU.
@@ -123,4 +126,6 @@ class JobView:
     coupling: str = ""
     source: JobId | None = None
     labels: tuple[str, ...] = ()
+    failover: str = ""
+    failover_reason: str = ""
     slurm_job: int | None = None

@@ -64,7 +64,10 @@ class BlobStore:
                     ran = _blocks(ran)
                 mine = zip(ran, items, strict=True)
                 pieces += [(piece, item) for piece, item in mine if piece.job == submitted.job]
-        return kind.merge(pieces, lambda: self._payload(submitted))
+        merged = kind.merge(pieces, lambda: self._payload(submitted))
+        if ended.job.moved_from:
+            _label_qpus(merged, ended)
+        return merged
 
     def encoded_result(self, ended: EndedJob) -> bytes:
         """Return the bytes of a completed job's result: the task's, where there was no other work."""
@@ -72,7 +75,8 @@ class BlobStore:
         if submitted.reuse is not None and submitted.source is not None:
             return self.ledger.result(reuse_tag(submitted.reuse.key))
         done = [task for task in ended.tasks if task.state is QpuTaskState.COMPLETED]
-        if len(done) == 1 and _is_all_of(submitted, done[0].planned.parts):
+        alone = len(done) == 1 and not ended.job.moved_from
+        if alone and _is_all_of(submitted, done[0].planned.parts):
             return self.ledger.result(done[0].planned.tag)
         result = Result(native=self.result(ended), usage=Usage())
         return result_to_bytes(result, submitted.payload_kind)
@@ -102,7 +106,7 @@ class BlobStore:
         assert reuse is not None
         ended = ended_job(self.state, job)
         done = [task.metadata for task in ended.tasks if task.state is QpuTaskState.COMPLETED]
-        if any(task.provisional for task in ended.tasks):
+        if any(task.provisional for task in ended.tasks) or ended.job.moved_from:
             return {}
         if any(m.get("calibration_id") != reuse.calibration for m in done):
             return {}  # it ran under another calibration than it was handed in for
@@ -151,6 +155,25 @@ class BlobStore:
         if at_hand is None:
             at_hand = self.ledger.payload(submitted.digest)
         return payload_from_bytes(at_hand) if isinstance(at_hand, bytes) else at_hand
+
+
+def _label_qpus(native: Any, ended: EndedJob) -> None:
+    """Say in a result whose job moved on which QPU each number was made: executions by QPU."""
+    ran: dict[int, dict[str, int]] = {}
+    for task in ended.tasks:
+        if task.state is QpuTaskState.COMPLETED:
+            for part in task.planned.parts:
+                if part.job == ended.job.submitted.job:
+                    by_qpu = ran.setdefault(part.pub, {})
+                    number = part.points * (part.shots or 1)
+                    by_qpu[task.planned.qpu] = by_qpu.get(task.planned.qpu, 0) + number
+    native.metadata["failover"] = {
+        "from": ended.job.moved_from,
+        "to": ended.job.submitted.qpu,
+        "reason": ended.job.moved_for,
+    }
+    for number, item in enumerate(native):
+        item.metadata["qpus"] = ran.get(number, {})
 
 
 def _blocks(parts: Sequence[ev.Part]) -> list[ev.Part]:

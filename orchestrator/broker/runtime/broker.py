@@ -278,6 +278,8 @@ class Broker:
     ) -> tuple[JobView, bool]:
         """Admit a job; return it once it is durable, and whether it is a new one. See `admit`."""
         request = self.labelled(request)
+        if request.failover:
+            await self.open_failover(request.failover)
         target = await self.target(request.qpu)
         await self.watch.note(request.qpu, target)
         job = request.job_id(payload.digest)
@@ -294,6 +296,15 @@ class Broker:
         """Return a request with all labels of its data: its own and those of its project."""
         labels = all_labels(request.labels, self.labels.get(request.project, ()))
         return request if labels == request.labels else replace(request, labels=labels)
+
+    async def open_failover(self, qpu: str) -> None:
+        """Open the QPU that may take over a job. Raises ``QpuUnavailable``, `NotGranted`."""
+        await self.backend(qpu)
+        if self.qpus[qpu].slurm is not None:
+            raise NotGranted(
+                f"QPU {qpu!r} is granted by Slurm and cannot take over jobs of another one; name a "
+                "simulator"
+            )
 
     def _refusal(self, request: JobRequest) -> str | None:
         """Return why the data of a job may not go to its QPU, None if it may."""

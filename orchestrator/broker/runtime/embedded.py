@@ -131,6 +131,9 @@ class EmbeddedBroker:
     def submit(self, request: JobRequest, payload: Payload) -> JobId:
         """See `BrokerClient.submit`."""
         request = self._running.labelled(request)
+        if request.failover:
+            with _own_words(request.failover):
+                self._on_loop(self._running.open_failover(request.failover))
         target = self.target(request.qpu)
         checked = CheckedPayload.of(payload, target)  # here: the loop serves other callers
         broker = self._running
