@@ -42,10 +42,12 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
         qpu.update(slurm=None, environment=None, accepts=[], jurisdictions=[])
     document["site"].update(batch={}, coupling=None, labels=[], choice={}, project={})
     for job in document["jobs"]:
-        job.update(flow="", coupling="", labels=[])
+        job.update(flow="", coupling="", labels=[], failover="", failover_reason="")
     tasks = [task for job in document["jobs"] for task in job["tasks"]]
     for part in (*document["stages"], *document["jobs"], *tasks):
         part["slurm_job"] = None
+    for task in tasks:
+        task["qpu"] = ""
     for stage in document["stages"]:
         stage.update(asked_at=None, after=None, choice=None)
     later = {"outcome": None, "slurm": None, "coupling": None}
