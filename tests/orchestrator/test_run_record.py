@@ -42,14 +42,14 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
         qpu.update(slurm=None, environment=None, accepts=[], jurisdictions=[])
     document["site"].update(batch={}, coupling=None, labels=[], choice={}, project={})
     for job in document["jobs"]:
-        job.update(flow="", coupling="", labels=[], failover="", failover_reason="")
+        job.update(flow="", coupling="", labels=[], failover="", failover_reason="", worked_s=None)
     tasks = [task for job in document["jobs"] for task in job["tasks"]]
     for part in (*document["stages"], *document["jobs"], *tasks):
         part["slurm_job"] = None
     for task in tasks:
         task["qpu"] = ""
     for stage in document["stages"]:
-        stage.update(asked_at=None, after=None, choice=None)
+        stage.update(asked_at=None, after=None, choice=None, leftover=0)
     later = {"outcome": None, "slurm": None, "coupling": None}
     assert json_value(record) == {"version": VERSION, **later, **document}
 
