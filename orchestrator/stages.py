@@ -17,6 +17,7 @@ from prefect.context import TaskRunContext
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import TypeAdapter, ValidationError
 
+from backends.api import QpuUnavailable
 from orchestrator.arguments import expect
 from orchestrator.broker.core.budgets import BudgetExhausted
 from orchestrator.broker.core.choice import QpuNeeds
@@ -376,7 +377,7 @@ def _run_with_qpu(call: _Call, context: StageContext) -> Any:
         name = _chosen_name(call.needs, context.key)
         with resources().placement().quantum(context.key, name):
             begun_at = datetime.now(UTC)
-            qpu = _opened(call.needs, context.key, name)
+            qpu = _opened_or_failover(call.needs, context.key, name)
             value = exhausted(call.fn(qpu, *call.args, **call.kwargs))
             run.update(context.key, ran_from=begun_at, ran_until=datetime.now(UTC))
             return value
@@ -387,6 +388,19 @@ def _opened(needs: StageNeeds, stage: str | None, name: str | None = None) -> Qp
     from orchestrator.primitives import open_qpu  # Qiskit loads with the first quantum stage
 
     return open_qpu(name or _chosen_name(needs, stage), stage, needs.all_labels)
+
+
+def _opened_or_failover(needs: StageNeeds, stage: str, name: str) -> Qpu:
+    """Open the QPU of a stage, or the one that it allows in its place if that cannot be reached."""
+    try:
+        return _opened(needs, stage, name)
+    except QpuUnavailable as error:
+        if needs.failover in ("", name):
+            raise
+        reason = f"{needs.failover} is in the place of {name}, which cannot be reached: {error}"
+    qpu = _opened(needs, stage, needs.failover)
+    current_run().update(stage, where=qpu.name, choice={"qpu": qpu.name, "reason": reason})
+    return qpu
 
 
 def _chosen_name(needs: StageNeeds, stage: str | None) -> str:

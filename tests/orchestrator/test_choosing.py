@@ -144,6 +144,38 @@ def test_no_way_out_of_a_labelled_stage(lab: Run, how: str) -> None:
     assert total(Sampler("abroad")) == 10, "outside the stage, data has no label"
 
 
+@quantum(qpu="frail", failover="abroad")
+def frail(qpu: Qpu) -> tuple[str, dict[str, int], Any]:
+    result = qpu.sampler().run([flips()], shots=30).result()
+    counts = result[0].data.meas.get_counts()
+    return qpu.name, result[0].metadata["qpus"], sum(counts.values())
+
+
+def test_a_stage_that_allows_it_goes_on_elsewhere_slice_by_slice(lab: Run) -> None:
+    options = {"max_shots": 10, "fail": [2]}
+    lab.site = lab.site.model_copy(
+        update={"qpus": {**lab.site.qpus, "frail": fake("frail", options=options)}}
+    )
+    assert frail.fn() == ("frail", {"frail": 10, "abroad": 20}, 30)
+
+
+@quantum(qpu="absent", failover="abroad")
+def absent(qpu: Qpu) -> tuple[str, int]:
+    return qpu.name, total(qpu.sampler())
+
+
+def test_a_qpu_that_cannot_be_reached_is_replaced_and_the_span_says_so(lab: Run) -> None:
+    options = {"faults": [{"call": "target", "kind": "refused"}]}
+    lab.site = lab.site.model_copy(
+        update={"qpus": {**lab.site.qpus, "absent": fake("absent", options=options)}}
+    )
+    assert absent.fn() == ("abroad", 10)
+    (span,) = lab.spans()
+    assert span.where == "abroad"
+    assert span.choice is not None
+    assert "absent" in span.choice["reason"]
+
+
 def test_labels_of_the_site_hold_for_every_stage(lab: Run) -> None:
     lab.site = lab.site.model_copy(update={"labels": ["personal"]})
     with pytest.raises(DataRefused):
