@@ -9,7 +9,9 @@ import ast
 import inspect
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from orchestrator.slurm.explain import REASONS
 __all__ = ["pages"]
 
 _FOLDER = Path(__file__).parent
+_ROOT = _FOLDER.parents[1]
 _SECTIONS: dict[str, type[BaseModel]] = {
     "[site]": SiteTable,
     "[compute.NAME]": ComputeTable,
@@ -78,9 +81,111 @@ def pages() -> dict[str, str]:
         "profiles.md": _renewed(
             "profiles.md", profiles=_table(tuple(profiles[0]), [one.values() for one in profiles])
         ),
+        "portability.md": _renewed("portability.md", backends=_portability()),
         "slurm.md": _renewed("slurm.md", reasons=_reasons()),
         "run.schema.json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     }
+
+
+_CHECKS = (
+    "conformance",
+    "across the border",
+    "vendor's software",
+    "rehearsed site",
+    "vendor's client",
+    "bit order",
+)
+
+
+def _portability() -> str:
+    """Return for each backend of ours the test modules that check it, by what they check."""
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    points = project["entry-points"]
+    backends = set(points["orchestrator.backends"])
+    sites = {name: place.split(".")[1] for name, place in points["hpcqc.rehearsals"].items()}
+    found: dict[tuple[str, str], set[Path]] = defaultdict(set)
+    for path in sorted((_ROOT / "tests").rglob("test_*.py")):
+        for backend, check in _checks(path, backends, sites):
+            found[backend, check].add(path)
+    rows = [
+        (
+            f"`{backend}`",
+            *(_links(found[backend, check]) for check in _CHECKS),
+            "none yet",
+        )
+        for backend in sorted(backends)
+    ]
+    return _table(("backend", *_CHECKS, "real machine"), rows)
+
+
+def _links(paths: Iterable[Path]) -> str:
+    listed = (path.relative_to(_ROOT) for path in sorted(paths))
+    return ", ".join(f"[{path.stem.removeprefix('test_')}](../../{path})" for path in listed) or "–"
+
+
+def _checks(path: Path, backends: set[str], sites: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield which backends a test module checks, and how."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    texts = {text for text in map(_text, nodes) if text is not None}
+    named = {sites[text] for text in texts & set(sites)}
+    called = {name for node in nodes if isinstance(node, ast.Call) for name in _names(node.func)}
+    if "rehearsed" in called:
+        yield from ((backend, "rehearsed site") for backend in named)
+    if "judge" in called:
+        yield from ((backend, "vendor's client") for backend in named)
+    used = _made(nodes, backends)
+    across = {"BackendConformance": False}  # by suite, where it runs its backend
+    for node in nodes:
+        bases = [base for one in getattr(node, "bases", ()) for base in _names(one)]
+        if isinstance(node, ast.ClassDef) and any(base in across for base in bases):
+            own, inherited = _is_across(node), any(across.get(base, False) for base in bases)
+            across[node.name] = inherited if own is None else own
+            check = "across the border" if across[node.name] else "conformance"
+            yield from ((backend, check) for backend in used)
+    if path.parent.name == "vendors" and "rehearsed" not in called:
+        yield from ((backend, "vendor's software") for backend in used)
+    tests = (node.name for node in nodes if isinstance(node, ast.FunctionDef))
+    if any(name.startswith("test_") and "bit" in name and "order" in name for name in tests):
+        yield from ((backend, "bit order") for backend in used)
+
+
+def _is_across(suite: ast.ClassDef) -> bool | None:
+    """Whether a suite runs its backend in an environment; None if it does not say."""
+    for node in ast.walk(suite):
+        if isinstance(node, ast.AnnAssign) and "environment" in _names(node.target):
+            return not _is_none(node.value)
+    keywords = (node for node in ast.walk(suite) if isinstance(node, ast.keyword))
+    passed = [node.value for node in keywords if node.arg == "environment"]
+    return any(not _is_none(value) for value in passed) if passed else None
+
+
+def _is_none(node: ast.AST | None) -> bool:
+    return node is None or (isinstance(node, ast.Constant) and node.value is None)
+
+
+def _made(nodes: Iterable[ast.AST], backends: set[str]) -> set[str]:
+    """Return the backends whose factory a module imports, or that it creates by their name."""
+    made = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backends."):
+            names = {alias.name for alias in node.names}
+            if names & {"create", "Factory"}:
+                made.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.Call) and set(_names(node.func)) & {"create", "describe"}:
+            made |= {text for text in map(_text, node.args[:1]) if text is not None}
+    return made & backends
+
+
+def _names(node: ast.AST) -> list[str]:
+    """Return the last name of an expression such as ``registry.create``."""
+    name = getattr(node, "id", getattr(node, "attr", None))
+    return [] if name is None else [name]
+
+
+def _text(node: ast.AST) -> str | None:
+    value = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) else None
 
 
 def _reasons() -> str:
