@@ -189,7 +189,7 @@ def quantum(
             ``max_error``, ``jurisdiction``, ``labels``. The broker then chooses among the QPUs of
             the site, unless one is named for the stage or the run, which must meet them.
         labels: of the data that the stage sends; a QPU that does not accept them never gets it.
-        failover: QPU, such as ``"aer"``, for what is left of the stage's jobs if their own QPU fails or
+        failover: QPU, such as a simulator, for what is left of the stage's jobs if their own QPU fails or
             is drained; None lets them fail or wait. Results, record and report say what ran where.
         **task_options: passed to ``prefect.task``.
 

@@ -15,7 +15,7 @@ from orchestrator.broker.core.choice import ChoiceRequest, QpuFacts, QpuNeeds, c
 from orchestrator.broker.ledger import Ledger
 from orchestrator.config.bounds import ChoiceWeights
 from orchestrator.data_labels import refusal
-from tests.broker.test_data_labels import LABELS, PROJECTS, Lab
+from tests.broker.labelled_lab import LABELS, PROJECTS, Lab
 
 GOOD = QpuFacts(
     name="good",

@@ -20,7 +20,7 @@ from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.provenance.record import recorded_job, usage_of
 from orchestrator.provenance.report import ran_on
-from tests.broker.test_data_labels import Lab, request
+from tests.broker.labelled_lab import Lab, request
 from tests.patience import PATIENCE_S
 
 # The QPU runs one slice of ten shots; the next one fails.
