@@ -117,11 +117,11 @@ def probabilities(
     state[0] = 1.0
     numbers = np.arange(atoms + 1)
     for time_ns in range(len(drive.amplitude)):
-        check()
         detuned = np.exp(0.5j * step_us * drive.detuning[time_ns] * numbers)
         diagonal = half * detuned[excited]
         turn = _rotation(drive.amplitude[time_ns] * step_us, drive.phase[time_ns])
         for _ in range(steps):
+            check()
             state = diagonal * _turned(diagonal * state, turn, atoms)
     found = np.abs(state) ** 2
     return np.asarray(found / found.sum(), dtype=float)

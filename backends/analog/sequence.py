@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from backends.analog.device import RydbergDevice
-from backends.analog.waveforms import waveform_duration_ns, waveform_samples
+from backends.analog.waveforms import (
+    LONGEST_NS,
+    is_finite,
+    waveform_duration_ns,
+    waveform_samples,
+)
 from backends.errors import PayloadRejected
 
 __all__ = ["Atom", "RydbergSequence", "check_sequence", "check_size", "parse_sequence"]
@@ -254,7 +259,7 @@ def _atom(stated: Any) -> Atom:
     if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
         raise PayloadRejected(f"an atom is called {name!r:.60}; give a text")
     place = [stated[axis] for axis in "xyz" if axis in stated]
-    if not all(type(part) in (int, float) and math.isfinite(part) for part in place):
+    if not all(map(is_finite, place)):
         raise PayloadRejected(f"atom {name!r:.60} is at {place!r:.60}; give finite numbers in µm")
     return Atom(name=name, place_um=tuple(map(float, place)))
 
@@ -278,14 +283,14 @@ def _operations(
         raise PayloadRejected("operations: give a list")
     for number, operation in enumerate(stated):
         name: Any = operation.get("op") if isinstance(operation, dict) else None
-        if name not in _OPERATIONS:
+        if not isinstance(name, str) or name not in _OPERATIONS:
             raise PayloadRejected(
                 f"operation {number} is {name!r:.60}; expected one of: {', '.join(_OPERATIONS)}"
             )
         for key in _OPERATIONS[name]:
             named = operation.get(key)
-            for channel in named if isinstance(named, list) else [named]:
-                if channel not in channels:
+            for channel in named if key == "channels" and isinstance(named, list) else [named]:
+                if not isinstance(channel, str) or channel not in channels:
                     raise PayloadRejected(
                         f"operation {number} is on channel {channel!r:.60}; the sequence has: "
                         f"{', '.join(channels)}"
@@ -299,7 +304,7 @@ def _check_shape(number: int, pulse: Mapping[str, Any]) -> None:
     if not {"amplitude", "detuning"} <= set(pulse):
         raise PayloadRejected(f"pulse {number} lacks its amplitude or its detuning")
     phases = [pulse.get("phase"), pulse.get("post_phase_shift", 0.0)]
-    if not all(type(phase) in (int, float) and math.isfinite(phase) for phase in phases):
+    if not all(map(is_finite, phases)):
         raise PayloadRejected(f"pulse {number} has phases {phases!r:.60}; give finite numbers")
     amplitude, detuning = map(waveform_duration_ns, (pulse["amplitude"], pulse["detuning"]))
     if None not in (amplitude, detuning) and amplitude != detuning:
@@ -329,22 +334,35 @@ def _traps(stated: Any) -> int | None:
 def _duration_ns(
     operations: tuple[Mapping[str, Any], ...], channels: Mapping[str, str]
 ) -> int | None:
-    ends = dict.fromkeys(channels, 0)
+    """Return how long the longest channel is at work; None where Pulser alone can compute it.
+
+    Raises `PayloadRejected` for more than samples of it may take, also if only a part is known.
+    """
+    ends, is_known = dict.fromkeys(channels, 0), True
     for operation in operations:
-        match operation["op"]:
-            case "pulse":
-                lasts = waveform_duration_ns(operation["amplitude"])
-            case "delay":
-                time: Any = operation.get("time")
-                if type(time) not in (int, float) or not 0 <= time < math.inf:
-                    raise PayloadRejected(f"a delay of {time!r:.60}; give nanoseconds from 0")
-                lasts = int(time)
-            case _:
-                lasts = None
+        lasts = _lasts_ns(operation)
         if lasts is None:
-            return None
+            is_known = False
+            continue
         ends[operation["channel"]] += lasts
-    return max(ends.values())
+        if ends[operation["channel"]] > LONGEST_NS:
+            raise PayloadRejected(
+                f"channel {operation['channel']!r:.60} is at work for more than {LONGEST_NS} ns; "
+                "give a shorter sequence"
+            )
+    return max(ends.values()) if is_known else None
+
+
+def _lasts_ns(operation: Mapping[str, Any]) -> int | None:
+    match operation["op"]:
+        case "pulse":
+            return waveform_duration_ns(operation["amplitude"])
+        case "delay":
+            time: Any = operation.get("time")
+            if not is_finite(time) or time < 0:
+                raise PayloadRejected(f"a delay of {time!r:.60}; give nanoseconds from 0")
+            return int(time)
+    return None
 
 
 def _no_number(text: str) -> Any:

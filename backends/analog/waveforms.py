@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LONGEST_NS",
     "Waveform",
+    "is_finite",
     "waveform_duration_ns",
     "waveform_samples",
 ]
@@ -100,6 +102,12 @@ class Waveform:
         return _made("interpolated", duration_ns, values=given, times=places)
 
 
+def is_finite(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float can hold."""
+    largest = sys.float_info.max
+    return type(value) in (int, float) and -largest <= value <= largest
+
+
 def waveform_duration_ns(stated: Any) -> int | None:
     """Return how long a waveform lasts; None for one that Pulser alone can compute.
 
@@ -108,7 +116,12 @@ def waveform_duration_ns(stated: Any) -> int | None:
     kind = _kind(stated)
     if kind == "composite":
         parts = [waveform_duration_ns(part) for part in _parts(stated)]
-        return None if None in parts else sum(part for part in parts if part is not None)
+        known = sum(part for part in parts if part is not None)
+        if known > LONGEST_NS:
+            raise PayloadRejected(
+                f"a composite waveform lasts {known} ns; at most {LONGEST_NS} are taken"
+            )
+        return None if None in parts else known
     if kind == "custom":
         return len(_numbers(stated, "samples"))
     if kind in _SAMPLED:
@@ -240,7 +253,7 @@ def _duration(stated: Mapping[str, Any]) -> int:
 
 def _number(stated: Mapping[str, Any], name: str) -> float:
     value: Any = stated.get(name)
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if not is_finite(value):
         raise PayloadRejected(f"{name} {value!r:.60} of a waveform; give a finite number")
     return float(value)
 
@@ -249,6 +262,6 @@ def _numbers(stated: Mapping[str, Any], name: str) -> list[float]:
     values = stated.get(name)
     if not isinstance(values, list) or not 0 < len(values) <= LONGEST_NS:
         raise PayloadRejected(f"{name} of a waveform: give a list of 1 to {LONGEST_NS} numbers")
-    if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+    if not all(map(is_finite, values)):
         raise PayloadRejected(f"{name} of a waveform: give finite numbers")
     return [float(value) for value in values]

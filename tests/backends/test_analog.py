@@ -51,6 +51,15 @@ def text(device=ANALOG, atoms=((0, 0), (6, 0)), pulses=None) -> str:
     return rydberg_sequence(atoms, pulses or [pulse()], device)
 
 
+CONSTANT = {"kind": "constant", "duration": 1_000_000, "value": 0.0}
+MANY = {"kind": "composite", "waveforms": [CONSTANT] * 1000}
+LONG = {
+    "op": "pulse", "channel": "rydberg", "amplitude": CONSTANT, "detuning": CONSTANT, "phase": 0.0
+}  # fmt: skip
+# Pulser alone can say how long it lasts.
+MAXIMAL = LONG | {"amplitude": {"kind": "blackman_max", "max_val": 1.0, "area": 1.0}}
+
+
 def changed(change: Callable[[dict[str, Any]], object], device=ANALOG) -> str:
     stated = json.loads(text(device))
     change(stated)
@@ -108,6 +117,16 @@ def test_an_object_of_pulser_is_taken_as_its_text() -> None:
         (lambda s: s["operations"][0]["detuning"].update(kind="spiral"), ["spiral", "ramp"]),
         (lambda s: s["operations"][0]["detuning"].update(duration=-4), ["-4"]),
         (lambda s: s["operations"][0]["detuning"].update(duration=10**9), ["1000000000"]),
+        (lambda s: s["register"][0].update(x=10**400), ["q0", "finite"]),
+        (lambda s: s["operations"][0].update(phase=-(10**400)), ["phases"]),
+        (lambda s: s["operations"][0].update(op=[]), ["[]", "pulse"]),
+        (lambda s: s["operations"][0].update(channel={}), ["{}", "rydberg"]),
+        (lambda s: s["operations"][0].update(channel=[]), ["[]", "rydberg"]),
+        (lambda s: s["operations"].append(delay(10**9)), ["1000000"]),
+        (lambda s: s["operations"].append(delay(1e308)), ["1000000"]),
+        (lambda s: s["operations"].append(delay(10**400)), ["delay"]),
+        (lambda s: s["operations"].extend([MAXIMAL, *[LONG] * 3]), ["1000000"]),
+        (lambda s: s["operations"][0].update(amplitude=MANY), ["composite", "1000000000"]),
         (lambda s: s.update(device={}), ["device"]),
         (lambda s: s.update(layout={}), ["layout"]),
     ],
@@ -359,7 +378,7 @@ def test_a_delay_passes_without_drive() -> None:
     assert drive.amplitude[400:].all()
 
 
-def delay(time_ns: int) -> dict[str, Any]:
+def delay(time_ns: float) -> dict[str, Any]:
     return {"op": "delay", "channel": "rydberg", "time": time_ns}
 
 
