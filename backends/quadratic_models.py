@@ -23,6 +23,8 @@ SPIN, BINARY = "SPIN", "BINARY"
 MOST_VARIABLES = 2_000_000
 # Above it, no sum of energies is sure to be finite.
 _LARGEST = 1e150
+# 32 MiB, several times.
+_NUMBERS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,7 +97,7 @@ class BinaryQuadraticModel:
                 pair = _pair(i, j)
                 coupled[pair] = coupled.get(pair, 0.0) + float(strength)
             offset = float(offset)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise PayloadRejected(
                 f"a binary quadratic model with {error}; give numbers, and pairs (i, j) of two variables"
             ) from None
@@ -200,9 +202,14 @@ class BinaryQuadraticModel:
         Returns:
             Energies, shape (samples,).
         """
-        values = np.asarray(samples, dtype=np.float64).reshape(-1, self.num_variables)
-        pairs = values[:, self.pairs[:, 0]] * values[:, self.pairs[:, 1]]
-        found: NDArray[np.float64] = self.offset + values @ self.linear + pairs @ self.quadratic
+        values = np.asarray(samples).reshape(-1, self.num_variables)
+        found = np.full(len(values), self.offset, dtype=np.float64)
+        # A dense model has far more interactions than variables: a few samples at a time.
+        at_once = max(1, _NUMBERS_AT_ONCE // max(self.num_variables, len(self.quadratic)))
+        for first in range(0, len(values), at_once):
+            some = values[first : first + at_once].astype(np.float64)
+            pairs = some[:, self.pairs[:, 0]] * some[:, self.pairs[:, 1]]
+            found[first : first + at_once] += some @ self.linear + pairs @ self.quadratic
         return found
 
     def as_vartype(self, vartype: str) -> BinaryQuadraticModel:

@@ -20,6 +20,7 @@ from backends.annealing.wire import (
 )
 from backends.devices.api import PlainPayload, PlainResult
 from backends.devices.local import Stopped, Stopping
+from backends.errors import PayloadRejected
 
 __all__ = ["SimulatedAnnealer"]
 
@@ -55,6 +56,12 @@ class SimulatedAnnealer:
     def run(self, payload: PlainPayload, stopping: Stopping) -> PlainResult:
         """Anneal each problem; a stop takes effect between two reads."""
         problems = problems_from_frames(payload.header["problems"], payload.frames)
+        values = sum(one.reads * one.model.num_variables for one in problems)
+        if values > _MOST_READS * _MOST_VARIABLES:
+            raise PayloadRejected(
+                f"samples of {values} values in one task; {self.name} takes at most "
+                f"{_MOST_READS * _MOST_VARIABLES}: send fewer reads or models at once"
+            )
         header, frames = samples_to_frames([self._annealed(one, stopping) for one in problems])
         return PlainResult(header=header, frames=tuple(frames), metadata={"sweeps": self._sweeps})
 

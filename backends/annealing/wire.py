@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = [
     "samples_to_frames",
 ]
 
+_LARGEST = sys.float_info.max
 _STATED = {"vartype", "variables", "interactions", "offset", "reads", "seed"}
 
 
@@ -185,8 +187,8 @@ def _problem(entry: Any, numbers: bytes, places: bytes) -> AnnealingProblem:
         and len(places) == 8 * couplings
     ):
         raise PayloadRejected("a problem's frames do not have the size that it states")
-    if not isinstance(offset, int | float) or isinstance(offset, bool):
-        raise PayloadRejected(f"offset {offset!r:.40}; give a number")
+    if isinstance(offset, bool) or not isinstance(offset, int | float) or abs(offset) > _LARGEST:
+        raise PayloadRejected(f"offset {offset!r:.40}; give a finite number")
     values = np.frombuffer(numbers, dtype="<f8").astype(np.float64)
     model = BinaryQuadraticModel(
         vartype=entry["vartype"],

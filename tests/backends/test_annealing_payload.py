@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import tracemalloc
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,22 @@ def test_energies_are_the_sum_of_all_terms(case: Any) -> None:
     for sample, energy in zip(samples.tolist(), model.energies(samples), strict=True):
         by_hand = offset + sum(h * x for h, x in zip(linear, sample, strict=True))
         assert energy == by_hand + sum(q * sample[i] * sample[j] for i, j, q in quadratic)
+
+
+def test_energies_of_many_samples_of_a_dense_model_fit_into_memory() -> None:
+    size, samples = 200, 4000
+    model = BinaryQuadraticModel.of([1.0] * size, dict.fromkeys(combinations(range(size), 2), 1.0))
+    values = np.ones((samples, size), dtype=np.int8)
+    values[7] = 0
+    tracemalloc.start()
+    try:
+        energies = model.energies(values)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < model.terms * samples * 8 / 2  # all at once took three times as much
+    whole = size + size * (size - 1) / 2
+    assert energies.tolist() == [whole if place != 7 else 0.0 for place in range(samples)]
 
 
 @given(models(), vartypes)
@@ -121,6 +138,8 @@ MODEL = BinaryQuadraticModel.of([1.0, 2.0, 0.0], {(0, 1): -1.0, (1, 2): 0.5})
         ({"vartype": ["SPIN"]}, ["SPIN"]),
         ({"offset": "1"}, ["offset"]),
         ({"offset": 1e300}, ["offset"]),
+        ({"offset": float("nan")}, ["offset"]),
+        ({"offset": -(10**400)}, ["offset"]),
         ({"variables": 4, "interactions": 1}, ["size"]),
         ({"variables": -1}, ["size"]),
         ({"extra": 1}, ["nothing else"]),
@@ -173,6 +192,8 @@ def test_more_terms_than_allowed_are_refused() -> None:
         (({10**9: 1.0}, {}), [10**9]),
         (([], {}), [0]),
         ((["x"], {}), ["'x'"]),
+        (([10**400], {}), ["too large"]),
+        (([1.0], {(0, float("inf")): 1.0}), ["infinity"]),
     ],
 )
 def test_what_is_no_model_is_refused(arguments: Any, named: list[Any]) -> None:

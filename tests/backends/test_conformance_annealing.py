@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from backends import registry
-from backends.api import Backend, Result, TaskState
+from backends.api import Backend, Result, TaskFailed, TaskState
 from backends.child.environment import Environment
 from backends.payloads import AnnealingPayload, BinaryQuadraticModel
 from backends.plugins import PluginUnusable
@@ -70,6 +70,15 @@ def test_a_ring_of_six_with_a_weak_field_is_solved(annealer: Backend) -> None:
     (found,) = annealed(annealer, AnnealingPayload.coerce([model], reads=100), "ring").native
     assert found.energies[0] == -3.0
     assert {tuple(row) for row in found.samples[:2].tolist()} == {(1, -1) * 3, (-1, 1) * 3}
+
+
+def test_samples_that_fit_into_no_memory_are_refused(annealer: Backend) -> None:
+    model = BinaryQuadraticModel.of([1.0] * 10_000)
+    payload = AnnealingPayload.coerce([model] * 3, reads=10_000)
+    task = annealer.start(annealer.acquire(), payload, "large")
+    assert annealer.wait(task, 60.0) is TaskState.FAILED  # type: ignore[attr-defined]
+    with pytest.raises(TaskFailed, match=naming(300_000_000, 200_000_000)):
+        annealer.result(task)
 
 
 @pytest.mark.parametrize(
