@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -49,6 +50,8 @@ _FRESH_S = 300.0
 # A call may take 30 s; the request comes after it.
 _EMBEDDING_S = 15.0
 _RECORDS_S = 180 * 86_400.0
+# Bounds of what an answer may state; no annealer comes near.
+_MOST_QUBITS, _LONGEST_US = 100_000, 86_400e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,8 +165,9 @@ class CloudAnnealer:
         (problem,) = problems_from_frames(payload.header["problems"], payload.frames)
         answer = self._client.answer(task)
         try:
-            spins, occurrences, timing = _decoded(answer)
+            spins, occurrences, timing = _decoded(answer, problem.reads)
             found, broken = unembedded(spins, chains)
+            qpu_us = _time_us(timing)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise TaskFailed(f"the answer of {task} cannot be read: {error}") from error
         values = found if problem.model.vartype == SPIN else (found + 1) // 2
@@ -174,7 +178,7 @@ class CloudAnnealer:
         return PlainResult(
             header=header,
             frames=tuple(frames),
-            qpu_seconds=float(timing.get("qpu_access_time", 0)) / 1e6,
+            qpu_seconds=qpu_us / 1e6,
             metadata={
                 "device": self._name,
                 "solver": known.solver.to_id(),
@@ -287,15 +291,28 @@ def _solver(stated: models.SolverConfiguration, name: str) -> _Solver:
 
 
 def _decoded(
-    answer: models.ProblemAnswer,
+    answer: models.ProblemAnswer, reads: int
 ) -> tuple[NDArray[np.int8], NDArray[np.int64], Mapping[str, Any]]:
-    """Return spins of shape (samples, qubits), how often each came, and times in µs."""
-    found = decode_qp_numpy({"answer": answer.model_dump(mode="json"), "type": "ising"})
-    return (
-        np.asarray(found["solutions"], dtype=np.int8),
-        np.asarray(found["num_occurrences"], dtype=np.int64),
-        found["timing"],
-    )
+    """Return spins of shape (samples, qubits), how often each came, and times in µs.
+
+    Raises ``ValueError``, among others, for what no annealer answers to so many reads.
+    """
+    stated = answer.model_dump(mode="json")
+    qubits, samples = stated["num_variables"], len(b64decode(stated["energies"])) // 8
+    if not 0 < qubits <= _MOST_QUBITS or not 0 < samples <= reads:
+        raise ValueError(f"{samples} samples of {qubits} qubits after {reads} reads")
+    found = decode_qp_numpy({"answer": stated, "type": "ising"})
+    occurrences = np.asarray(found["num_occurrences"], dtype=np.int64)
+    if occurrences.shape != (samples,) or (occurrences < 1).any() or occurrences.sum() != reads:
+        raise ValueError(f"samples that came {occurrences.tolist()!r:.100} times in {reads} reads")
+    return np.asarray(found["solutions"], dtype=np.int8), occurrences, found["timing"]
+
+
+def _time_us(timing: Mapping[str, Any]) -> float:
+    stated = timing.get("qpu_access_time", 0)
+    if not _is_number(stated) or not 0 <= stated <= _LONGEST_US:
+        raise ValueError(f"a QPU time of {stated!r:.60} µs")
+    return float(stated)
 
 
 def _message(problem: models.ProblemStatus) -> str:

@@ -14,7 +14,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -50,13 +50,20 @@ def chimera(side: int) -> tuple[list[int], list[tuple[int, int]]]:
 
 
 class Sapi:
-    """Problems of one solver. Faults of submissions, one for each: lost, doubled, 429, 503, 500."""
+    """Problems of one solver. Faults of submissions, one for each: lost, doubled, 429, 503, 500.
+
+    redirect: where all requests are sent on to. falsified: in the place of parts of an answer. raw:
+    headers and a body that all questions get.
+    """
 
     def __init__(self) -> None:
         self.qubits, self.couplers = chimera(_SIDE)
         self.problems: dict[str, dict[str, Any]] = {}
         self.faults: list[str] = []
         self.requests: list[str] = []
+        self.redirect = ""
+        self.falsified: dict[str, Any] = {}
+        self.raw: tuple[dict[str, str], bytes] | None = None
         self.lock = threading.RLock()
         self.work = ThreadPoolExecutor(1)
 
@@ -163,6 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if not self._allowed():
             return
+        if self.sapi.raw is not None:
+            headers, body = self.sapi.raw
+            self._raw(200, body, headers)
+            return
         path, query = self._place()
         problem = self.sapi.problems.get(path[1]) if len(path) > 1 else None
         if path == ["solvers", "remote", "Chip4"]:
@@ -174,9 +185,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif problem is None or path[0] != "problems":
             self._refuse(404, "no such thing")
         elif path[2:] == ["answer"] and "answer" in problem:
-            self._send(200, "problem-answer", {"answer": problem["answer"]})
+            self._send(200, "problem-answer", {"answer": self._answer(problem)})
         elif len(path) == 2:
-            self._send(200, "problem", problem)  # with its answer, once there is one
+            answer = {"answer": self._answer(problem)} if "answer" in problem else {}
+            self._send(200, "problem", {**problem, **answer})  # with its answer, once there is one
         else:
             self._refuse(404, "no answer yet")
 
@@ -230,8 +242,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         return zlib.decompress(body) if self.headers.get("Content-Encoding") == "deflate" else body
 
+    def _answer(self, problem: dict[str, Any]) -> dict[str, Any]:
+        return {**problem["answer"], **self.sapi.falsified}
+
     def _allowed(self) -> bool:
         self.sapi.requests.append(f"{self.command} {self.path}")
+        if self.sapi.redirect:
+            self._raw(307, b"", {"Location": self.sapi.redirect + self.path})
+            return False
         if self.headers.get("X-Auth-Token") == TOKEN:
             return True
         self._refuse(401, "invalid token")
@@ -264,7 +282,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        with suppress(ConnectionError):  # a client need not take a body to its end
+            self.wfile.write(body)
 
 
 @contextmanager

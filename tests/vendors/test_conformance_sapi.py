@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ pytest.importorskip("dwave.samplers", reason="the annealing extra is not install
 
 from backends import registry
 from backends.annealing import cloud
+from backends.annealing import sapi as sapi_client
 from backends.annealing.embedding import chain_strength, embedded, find_chains, unembedded
 from backends.api import (
     AccessDenied,
@@ -27,6 +30,7 @@ from backends.api import (
     QpuBusy,
     QpuUnavailable,
     TaskCancelled,
+    TaskFailed,
     TaskState,
 )
 from backends.child.environment import Environment
@@ -52,6 +56,7 @@ def sapi(served: tuple[str, Sapi]) -> Sapi:
     _, found = served
     found.faults.clear()
     found.requests.clear()
+    found.falsified, found.raw = {}, None
     return found
 
 
@@ -205,6 +210,66 @@ def test_what_fits_nowhere_is_refused(annealer: Backend, monkeypatch: Any) -> No
     full = random_model(np.random.default_rng(1), 40, "SPIN")
     with pytest.raises(PayloadRejected, match=naming(40)):
         annealer.start(annealer.acquire(), payload(full), "too-dense")
+
+
+def test_the_token_follows_no_redirection(served: tuple[str, Sapi], tmp_path: Path) -> None:
+    with serving() as (url, stranger):
+        backend = registry.create("annealing", options_for(url), state_dir=tmp_path)
+        session = backend.acquire()
+        backend.target()
+        stranger.redirect = served[0].partition("/sapi")[0]
+        served[1].requests.clear()
+        with pytest.raises(QpuUnavailable):
+            backend.start(session, payload(), "elsewhere")
+        with pytest.raises(QpuUnavailable):
+            backend.find("elsewhere")
+        assert served[1].requests == []
+
+
+@pytest.mark.parametrize(
+    "falsified",
+    [
+        {"timing": {"qpu_access_time": "1"}},
+        {"timing": {"qpu_access_time": None}},
+        {"timing": {"qpu_access_time": -5}},
+        {"timing": {"qpu_access_time": 1e308}},
+        {"timing": {"qpu_access_time": 10**400}},
+        {"num_variables": 10**12},
+        {"num_variables": 0},
+        {"energies": b64encode(bytes(8 * 21)).decode()},
+        {"energies": ""},
+        {"num_occurrences": b64encode(b"\xff\xff\xff\xff" * 2).decode()},
+        {"num_occurrences": ""},
+        {"active_variables": b64encode(b"\xff\xff\xff\x7f" * 10).decode()},
+        {"solutions": "AAAA"},
+    ],
+)
+def test_an_answer_that_no_annealer_gives_fails_its_task(
+    annealer: Backend, sapi: Sapi, falsified: dict[str, Any]
+) -> None:
+    task = annealer.start(annealer.acquire(), payload(), "false")
+    assert ended(annealer, task) is TaskState.COMPLETED
+    sapi.falsified = falsified
+    with pytest.raises((TaskFailed, QpuUnavailable)):
+        annealer.result(task)
+    sapi.falsified = {}
+    assert annealer.result(task).native[0].reads == 20
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_answer_without_bound_is_not_read_to_its_end(
+    annealer: Backend, sapi: Sapi, monkeypatch: Any, packed: bool
+) -> None:
+    monkeypatch.setattr(sapi_client, "_LARGEST_ANSWER_BYTES", 1 << 20)
+    body, headers = b" " * (1 << 24), {"Content-Type": "application/json"}
+    if packed:
+        body, headers = gzip.compress(body), headers | {"Content-Encoding": "gzip"}
+    sapi.raw = headers, body
+    with pytest.raises(QpuUnavailable, match=naming(1 << 20)):
+        annealer.find("large")
+    sapi.raw = headers, body[:1000]
+    with pytest.raises(QpuUnavailable):
+        annealer.find("cut-off")
 
 
 @pytest.mark.parametrize(
