@@ -6,12 +6,9 @@ and whether a problem was submitted follows from the status of HTTP alone.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -19,6 +16,7 @@ from dwave.cloud.api import Problems, Solvers, models
 
 from backends.connection import TokenSource
 from backends.errors import AccessDenied, PayloadRejected, QpuBusy, QpuUnavailable, UnknownTask
+from backends.restrained_sessions import restrain
 
 __all__ = ["SapiClient"]
 
@@ -29,11 +27,8 @@ _MOST_FOUND = 100
 _LONGEST_REASON = 300
 # More than the answer of the largest annealer to the most reads.
 _LARGEST_ANSWER_BYTES = 1 << 26
-_WHOLE_ANSWER_S = 600.0
-_PIECE_BYTES = 1 << 14  # which compression makes a thousand times as large
 # The vendor's code takes the form of an answer for granted.
 _FAULTS = (requests.RequestException, ValueError, LookupError, TypeError, AttributeError)
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class SapiClient:
@@ -109,11 +104,7 @@ class SapiClient:
         )
         # Not as its argument, which the SDK writes into the log.
         opened.client.session.headers["X-Auth-Token"] = self._token.read().text
-        # To whom the token goes is the site file's to say; requests would take it along anywhere.
-        opened.client.session.max_redirects = 0
-        opened.client.session.hooks["response"].insert(0, _bounded)
-        # Proxies of the environment serve other machines only.
-        opened.client.session.trust_env = urlsplit(self.url).hostname not in _LOOPBACK
+        restrain(opened.client.session, self.url, largest_bytes=_LARGEST_ANSWER_BYTES)
         try:
             yield opened
         finally:
@@ -151,28 +142,6 @@ class SapiClient:
 
     def _denied(self, error: Exception) -> AccessDenied:
         return AccessDenied(f"{self.url} refused the token: {_words(error)}; renew the token")
-
-
-def _bounded(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
-    """Read a body that a faulty server may never end. Raises ``requests.RequestException``."""
-    deadline = time.monotonic() + _WHOLE_ANSWER_S
-    content = bytearray()
-    try:
-        while piece := response.raw.read1(_PIECE_BYTES, decode_content=True):
-            content += piece
-            if len(content) > _LARGEST_ANSWER_BYTES:
-                raise requests.exceptions.ContentDecodingError(
-                    f"it answers with more than {_LARGEST_ANSWER_BYTES} bytes"
-                )
-            if time.monotonic() > deadline:
-                raise requests.ReadTimeout(f"its answer has not ended after {_WHOLE_ANSWER_S:g} s")
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        response.close()
-        if isinstance(error, requests.RequestException):
-            raise
-        raise requests.exceptions.ChunkedEncodingError(_words(error)) from error
-    response.raw = BytesIO(content)
-    return response
 
 
 def _status(error: Exception) -> int | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import requests
 from qiskit_ibm_runtime.api.client import RuntimeClient
@@ -29,6 +28,7 @@ from backends.errors import (
 )
 from backends.ibm.access import AccessTokens
 from backends.plugins import PluginUnusable
+from backends.restrained_sessions import restrain
 
 __all__ = ["IbmService", "Refused"]
 
@@ -36,7 +36,8 @@ _CONNECT_S = 10.0
 _ANSWER_S = 30.0
 _LONGEST_REASON = 300
 _UNSENT = (ConnectTimeoutError, NewConnectionError)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+# More than the samples of any job that the service takes.
+_LARGEST_ANSWER_BYTES = 1 << 29
 
 
 class Refused(Exception):
@@ -102,7 +103,7 @@ class IbmService:
         session.auth = self._bearer
         for scheme in ("http://", "https://"):
             session.mount(scheme, _OnceAdapter())
-        session.trust_env = urlsplit(self.url).hostname not in _LOOPBACK
+        restrain(session, self.url, largest_bytes=_LARGEST_ANSWER_BYTES)
 
     def asking(self, call: Any, *given: Any, **named: Any) -> Any:
         """Make a call that may be repeated.
