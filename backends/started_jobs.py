@@ -1,19 +1,36 @@
-"""The tasks that were started at a vendor's server, in files: what servers do not return."""
+"""The tasks that are started at a vendor's server: each once, with what servers do not return."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
+import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backends.errors import (
+    AccessDenied,
+    CalibrationChanged,
+    PayloadRejected,
+    QpuBusy,
+    QpuUnavailable,
+    UnknownTask,
+)
+from backends.validate import is_tag
+
 __all__ = ["StartedJob", "StartedJobs"]
 
 _ANSWERS = ".answer"
+_JOB_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
+_KEEP_S = 30 * 86400.0
+# After these a server started nothing; after anything else, nobody knows.
+_NOTHING_STARTED = (AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +62,66 @@ class StartedJobs:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
+        self._starting: set[str] = set()
+        self._purged = False
+
+    @contextlib.contextmanager
+    def starting(self, tag: str) -> Iterator[None]:
+        """Keep other threads from starting a task with this tag. Raises `QpuBusy` if one does."""
+        with self._lock:
+            if tag in self._starting:
+                raise QpuBusy(f"task {tag} is being started by another call")
+            self._starting.add(tag)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._starting.discard(tag)
+
+    def being_started(self) -> int:
+        """Return how many tasks are being started now."""
+        with self._lock:
+            return len(self._starting)
+
+    def send(self, record: StartedJob, submit: Callable[[], Any]) -> StartedJob:
+        """Start a job, with its record on disk before the request.
+
+        Args:
+            record: Of the start, without a job.
+            submit: Sends the request once and returns the job's id as the server states it.
+
+        Returns:
+            The record with the job.
+
+        Raises:
+            AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy: By ``submit``; nothing was
+                started, and the record is gone.
+            QpuUnavailable: By ``submit``, or for an id that is none; the job may run.
+        """
+        if not self._purged:
+            self._purged = True
+            self.purge(time.time() - _KEEP_S)
+        self.write(record)
+        try:
+            job = submit()
+        except _NOTHING_STARTED:
+            self.remove(record.tag)
+            raise
+        if not isinstance(job, str) or not _JOB_ID.fullmatch(job):
+            raise QpuUnavailable(f"the server accepted a job and calls it {job!r:.100}")
+        accepted = record.accepted(job)
+        self.write(accepted)
+        return accepted
+
+    def of_task(self, task: str, prefix: str) -> StartedJob:
+        """Return the record of ``PREFIX:JOB:TAG``. Raises `UnknownTask` if there is none."""
+        kind, _, rest = task.partition(":")
+        job, _, tag = rest.partition(":")
+        record = self.read(tag) if kind == prefix and is_tag(tag) else None
+        if record is None or record.job != job:
+            raise UnknownTask(f"no task {task!r:.200} was ever started here")
+        return record
 
     def read(self, tag: str) -> StartedJob | None:
         """Return the record of a tag, which is a safe name of a file."""
@@ -81,7 +158,8 @@ class StartedJobs:
         """
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self._folder):
-                with contextlib.suppress(OSError):
+                # One that cannot be read, as of another version, is kept.
+                with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     if entry.stat().st_mtime < before_s and self._is_over(Path(entry.path)):
                         Path(entry.path).unlink()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -14,9 +13,7 @@ from typing import Any, Protocol
 
 from backends.analog.device import SHOT_S, RydbergDevice
 from backends.api import (
-    AccessDenied,
     Calibration,
-    PayloadRejected,
     QpuBusy,
     QpuTaskId,
     QpuUnavailable,
@@ -27,7 +24,6 @@ from backends.api import (
     TaskFailed,
     TaskNotFinished,
     TaskState,
-    UnknownTask,
     Usage,
 )
 from backends.metering import Metering
@@ -36,15 +32,13 @@ from backends.sessions import Sessions
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
 from backends.timing import TimingModel
-from backends.validate import check, check_tag, is_tag
+from backends.validate import check, check_tag
 
 __all__ = ["AnalogSite", "RemoteAnalogBackend", "SiteJob", "analog_target"]
 
-_JOB_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 _TARGET_FRESH_S = 60.0
 # The server's answers about ended jobs stay in memory for a while; older ones are asked for again.
 _ENDED_IN_MEMORY = 256
-_KEEP_S = 30 * 86400.0
 # A server may show a job some time after it took it, and after a gateway gave up.
 _SETTLE_S = 10.0
 
@@ -146,11 +140,9 @@ class RemoteAnalogBackend:
         self._records = StartedJobs(state_dir / "tasks")
         self._sessions = Sessions()
         self._lock = threading.Lock()
-        self._starting: set[str] = set()
         self._ended: dict[QpuTaskId, SiteJob] = {}
         self._states: dict[QpuTaskId, TaskState] = {}  # of open tasks, as last known
         self._looks = SpreadLooks()
-        self._purged = False
         self._asked_at = 0.0
         self._target: Target | None = None if described is None else self._described(described)
 
@@ -184,15 +176,8 @@ class RemoteAnalogBackend:
         """Submit a job; see ``Backend.start``. Also raises ``AccessDenied``."""
         self._sessions.check(session)
         check_tag(tag)
-        with self._lock:
-            if tag in self._starting:
-                raise QpuBusy(f"task {tag} is being started by another call")
-            self._starting.add(tag)
-        try:
+        with self._records.starting(tag):
             return self._started(payload, tag)
-        finally:
-            with self._lock:
-                self._starting.discard(tag)
 
     def find(self, tag: str) -> QpuTaskId | None:
         """Return the task of a tag: from the records, else from a server that can be searched."""
@@ -299,19 +284,9 @@ class RemoteAnalogBackend:
             ) from error
         check(payload, target)
         assert isinstance(payload, AnalogPayload)  # as is all that its target takes
-        self._purge_once()
         (item,) = payload.items
         record = _record_of(item, tag, target)
-        self._records.write(record)
-        try:
-            job = self._site.submit(item, tag)
-        except (AccessDenied, PayloadRejected, QpuBusy):
-            self._records.remove(tag)  # nothing was started; after anything else, nobody knows
-            raise
-        if not _JOB_ID.fullmatch(job):
-            raise QpuUnavailable(f"the server accepted a job and calls it {job!r:.100}")
-        self._records.write(record := record.accepted(job))
-        return self._task_id(record)
+        return self._task_id(self._records.send(record, lambda: self._site.submit(item, tag)))
 
     def _look(self, task: QpuTaskId) -> tuple[StartedJob, SiteJob]:
         record = self._record(task)
@@ -331,17 +306,7 @@ class RemoteAnalogBackend:
         return record, found
 
     def _record(self, task: QpuTaskId) -> StartedJob:
-        prefix, _, rest = str(task).partition(":")
-        job, _, tag = rest.partition(":")
-        record = self._records.read(tag) if prefix == self._site.prefix and is_tag(tag) else None
-        if record is None or record.job is None or record.job != job:
-            raise UnknownTask(f"no task {task!r:.200} was ever started here")
-        return record
-
-    def _purge_once(self) -> None:
-        if not self._purged:
-            self._purged = True
-            self._records.purge(time.time() - _KEEP_S)
+        return self._records.of_task(task, self._site.prefix)
 
     def _task_id(self, record: StartedJob) -> QpuTaskId:
         return QpuTaskId(f"{self._site.prefix}:{record.job}:{record.tag}")

@@ -14,10 +14,8 @@ from typing import Any
 from qiskit.primitives import PrimitiveResult
 
 from backends.api import (
-    AccessDenied,
     BackendError,
     Calibration,
-    PayloadRejected,
     QpuBusy,
     QpuTaskId,
     QpuUnavailable,
@@ -42,7 +40,7 @@ from backends.quality_windows import is_provisional
 from backends.sessions import Sessions
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
-from backends.validate import check, check_tag, is_tag
+from backends.validate import check, check_tag
 
 __all__ = ["AqtBackend"]
 
@@ -51,7 +49,6 @@ _PREFIX = "aqt"
 _TARGET_FRESH_S = 1.0
 _MOST_HELD = 8
 _ENDED_IN_MEMORY = 64
-_KEEP_S = 30 * 86400.0
 _NOT_STATED = Calibration(id="not-stated", taken_at=datetime.fromtimestamp(0, UTC))
 
 
@@ -133,11 +130,9 @@ class AqtBackend:
         self._records = StartedJobs(state_dir / "tasks")
         self._lock = threading.RLock()
         self._sessions = Sessions()
-        self._starting: set[str] = set()
         self._open: dict[QpuTaskId, TaskState] = {}
         self._awaited: dict[QpuTaskId, Future[Look]] = {}
         self._ended: dict[QpuTaskId, _End] = {}
-        self._purged = False
         self._known: tuple[float, Target] | None = None
         self._calibration_id: str | None = None
 
@@ -166,15 +161,8 @@ class AqtBackend:
         """Submit a job; see ``Backend.start``. Also raises ``AccessDenied``."""
         self._sessions.check(session)
         check_tag(tag)
-        with self._lock:
-            if tag in self._starting:
-                raise QpuBusy(f"task {tag} is being started by another call")
-            self._starting.add(tag)
-        try:
+        with self._records.starting(tag):
             return self._started(payload, tag)
-        finally:
-            with self._lock:
-                self._starting.discard(tag)
 
     def find(self, tag: str) -> QpuTaskId | None:
         """Return the task of a tag if its id arrived here; the server cannot be asked."""
@@ -248,31 +236,20 @@ class AqtBackend:
             ) from error
         assert isinstance(payload, SamplerPayload)  # as is all that its target takes
         circuits = circuits_of(payload)
-        self._purge_once()
         record = replace(_record_of(payload, tag, target), calibration_id=self._calibration_id)
-        self._records.write(record)
-        try:
-            job = self._access.submit(circuits, tag)
-        except (AccessDenied, PayloadRejected, QpuBusy):
-            self._records.remove(tag)  # nothing was started; after anything else, nobody knows
-            raise
-        self._records.write(record.accepted(job))
-        task = _task_id(job, tag)
+        record = self._records.send(record, lambda: self._access.submit(circuits, tag))
+        task = _task_id(str(record.job), tag)
         with self._lock:
             self._open[task] = TaskState.QUEUED
         return task
-
-    def _purge_once(self) -> None:
-        if not self._purged:
-            self._purged = True
-            self._records.purge(time.time() - _KEEP_S)
 
     def _refuse_when_full(self, target: Target) -> None:
         most = target.max_concurrent_tasks
         if most is None:
             return
         with self._lock:
-            tasks, starting = list(self._open), len(self._starting) - 1
+            tasks = list(self._open)
+        starting = self._records.being_started() - 1
         if len(tasks) + starting < most:
             return
         running = sum(map(self._is_open, tasks)) + starting
@@ -397,12 +374,7 @@ class AqtBackend:
             raise
 
     def _record(self, task: QpuTaskId) -> StartedJob:
-        kind, _, rest = str(task).partition(":")
-        job, _, tag = rest.partition(":")
-        record = self._records.read(tag) if kind == _PREFIX and is_tag(tag) else None
-        if record is None or record.job != job:
-            raise UnknownTask(f"no task {task!r:.200} was ever started here")
-        return record
+        return self._records.of_task(task, _PREFIX)
 
     def _usage(self, record: StartedJob) -> Usage:
         charge = self._metering.charge(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from backends.api import (
-    AccessDenied,
     Calibration,
     CalibrationChanged,
     PayloadRejected,
@@ -40,7 +38,7 @@ from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
-from backends.validate import check, check_tag, is_tag
+from backends.validate import check, check_tag
 
 __all__ = ["IqmBackend"]
 
@@ -53,7 +51,6 @@ _STATES = {
     "failed": TaskState.FAILED,
     "cancelled": TaskState.CANCELLED,
 }
-_JOB_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 # Many callers ask for the target, one after the other; the device is not calibrated that often.
 _TARGET_FRESH_S = 1.0
 _LONGEST_WAIT_S = 30.0
@@ -63,7 +60,6 @@ _MOST_HELD = 8
 _LONGEST_TAG = 50
 # The server's answers about ended jobs stay in memory for a while; older ones are asked for again.
 _ENDED_IN_MEMORY = 256
-_KEEP_S = 30 * 86400.0
 _LONGEST_RUNTIME_MS = 1e10
 
 
@@ -83,11 +79,9 @@ class IqmBackend:
         self._sessions = Sessions()
         self._held = threading.BoundedSemaphore(_MOST_HELD)
         self._looks = SpreadLooks()
-        self._starting: set[str] = set()
         self._open: dict[QpuTaskId, TaskState] = {}
         self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
         self._computer: str | None = None
-        self._purged = False
         self._known: tuple[float, Architecture, Target] | None = None
 
     def target(self) -> Target:
@@ -114,15 +108,8 @@ class IqmBackend:
         """
         self._sessions.check(session)
         check_tag(tag)
-        with self._lock:
-            if tag in self._starting:
-                raise QpuBusy(f"task {tag} is being started by another call")
-            self._starting.add(tag)
-        try:
+        with self._records.starting(tag):
             return self._started(payload, tag)
-        finally:
-            with self._lock:
-                self._starting.discard(tag)
 
     def find(self, tag: str) -> QpuTaskId | None:
         """Return the task of a tag if its id arrived here; the server cannot be asked."""
@@ -227,40 +214,23 @@ class IqmBackend:
             "dd_mode": "disabled",
             "dd_strategy": None,
         }
-        self._purge_once()
-        record = _record_of(payload, tag, target)
-        self._records.write(record)
-        try:
-            answer = self._connection.submit(
-                f"{_API}/jobs/{path_part(computer)}/circuit",
-                body,
-                params={
-                    "tag": _short(tag),
-                    "use_timeslot": str(self._options.use_timeslot).lower(),
-                },
-            )
-            job = self._accepted(answer)
-        except (AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy):
-            self._records.remove(tag)  # nothing was started; after anything else, nobody knows
-            raise
-        self._records.write(record.accepted(job))
-        task = _task_id(job, tag)
+
+        def submit() -> Any:
+            use_timeslot = str(self._options.use_timeslot).lower()
+            path = f"{_API}/jobs/{path_part(computer)}/circuit"
+            params = {"tag": _short(tag), "use_timeslot": use_timeslot}
+            return self._accepted(self._connection.submit(path, body, params=params))
+
+        record = self._records.send(_record_of(payload, tag, target), submit)
+        task = _task_id(str(record.job), tag)
         with self._lock:
             self._open[task] = TaskState.QUEUED
         return task
 
-    def _purge_once(self) -> None:
-        if not self._purged:
-            self._purged = True
-            self._records.purge(time.time() - _KEEP_S)
-
-    def _accepted(self, answer: Answer) -> str:
-        """Return the job's id, or raise what the server's refusal means."""
+    def _accepted(self, answer: Answer) -> Any:
+        """Return what the server calls the job, or raise what its refusal means."""
         if answer.is_success:
-            job = answer.error.get("id")
-            if not isinstance(job, str) or not _JOB_ID.fullmatch(job):
-                raise QpuUnavailable(f"the server accepted a job and calls it {job!r:.100}")
-            return job
+            return answer.error.get("id")
         if answer.status == 404 and "calibration" in answer.reason:
             with self._lock:
                 self._known = None
@@ -276,9 +246,10 @@ class IqmBackend:
             return
         with self._lock:
             tasks = list(self._open)
-        if len(tasks) < most:
+        starting = self._records.being_started() - 1
+        if len(tasks) + starting < most:
             return
-        running = sum(map(self._is_open, tasks))
+        running = sum(map(self._is_open, tasks)) + starting
         if running >= most:
             raise QpuBusy(
                 f"{target.name} has {running} tasks of this client and takes at most {most}; start "
@@ -407,12 +378,7 @@ class IqmBackend:
         self._looks.forget(task)
 
     def _record(self, task: QpuTaskId) -> StartedJob:
-        kind, _, rest = str(task).partition(":")
-        job, _, tag = rest.partition(":")
-        record = self._records.read(tag) if kind == _PREFIX and is_tag(tag) else None
-        if record is None or record.job != job:
-            raise UnknownTask(f"no task {task!r:.200} was ever started here")
-        return record
+        return self._records.of_task(task, _PREFIX)
 
     def _usage(self, record: StartedJob, job: Mapping[str, Any]) -> Usage:
         stated, seconds = job.get("runtime_ms"), record.modelled_s

@@ -5,7 +5,18 @@ from __future__ import annotations
 import json
 import os
 import stat
+from unittest.mock import Mock
 
+import pytest
+
+from backends.api import (
+    AccessDenied,
+    CalibrationChanged,
+    PayloadRejected,
+    QpuBusy,
+    QpuUnavailable,
+    UnknownTask,
+)
 from backends.started_jobs import StartedJob, StartedJobs
 
 
@@ -60,3 +71,57 @@ def test_a_record_without_a_time_can_be_read(tmp_path) -> None:
     found = records.read("tag")
     assert found is not None
     assert found.started_at_s == 0.0
+
+
+@pytest.mark.parametrize("error", [AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy])
+def test_a_start_that_started_nothing_leaves_no_record(error, tmp_path) -> None:
+    records, refusal = StartedJobs(tmp_path), Mock(side_effect=error("no"))
+    with pytest.raises(error):
+        records.send(started("tag", None), refusal)
+    assert records.read("tag") is None
+
+
+@pytest.mark.parametrize(
+    "outcome", [[QpuUnavailable("lost")], [KeyError("a bug")], [None], [7], [""], ["../1"]]
+)
+def test_a_start_whose_outcome_is_unknown_leaves_its_record(outcome, tmp_path) -> None:
+    records = StartedJobs(tmp_path)
+    with pytest.raises((QpuUnavailable, KeyError)):
+        records.send(started("tag", None), Mock(side_effect=outcome))
+    assert records.read("tag") == started("tag", None)
+
+
+def test_a_record_is_on_disk_before_its_start(tmp_path) -> None:
+    records = StartedJobs(tmp_path)
+
+    def submit() -> str:
+        assert StartedJobs(tmp_path).read("tag") == started("tag", None)
+        return "job-1"
+
+    assert records.send(started("tag", None), submit) == started("tag", "job-1")
+    assert StartedJobs(tmp_path).of_task("iqm:job-1:tag", "iqm") == started("tag", "job-1")
+    for other in ("aqt:job-1:tag", "iqm:job-2:tag", "iqm::tag", "iqm:job-1:../tag", "iqm", ""):
+        with pytest.raises(UnknownTask):
+            records.of_task(other, "iqm")
+
+
+def test_a_tag_is_started_by_one_thread_at_a_time(tmp_path) -> None:
+    records = StartedJobs(tmp_path)
+    with records.starting("tag"), records.starting("other"):
+        assert records.being_started() == 2
+        with pytest.raises(QpuBusy), records.starting("tag"):
+            raise AssertionError("two calls start it")
+    with records.starting("tag"):
+        assert records.being_started() == 1
+
+
+def test_a_record_of_another_version_hinders_no_start(tmp_path) -> None:
+    records = StartedJobs(tmp_path)
+    for name, content in (("newer", '{"fields": 1}'), ("damaged", "{")):
+        path = tmp_path / f"{name}.json"
+        path.write_text(content)
+        os.utime(path, (1, 1))
+    assert records.send(started("tag", None), lambda: "1").job == "1"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "newer.json", "damaged.json", "tag.json",
+    }  # fmt: skip
