@@ -68,7 +68,6 @@ _LISTED_JOBS = 100
 # How long a stored job may be missing in the service's list, and its usage in its metrics.
 _SETTLES_S = 10.0
 _ENDED_IN_MEMORY = 256
-_KEEP_S = 30 * 86400.0
 
 
 def open_service(options: ServiceOptions, *, state_dir: Path) -> IbmBackend:
@@ -113,14 +112,12 @@ class IbmBackend:
         self._sessions = Sessions()
         self._opening = threading.Lock()  # for the whole time in which a session of IBM's is opened
         self._ibm_sessions: dict[SessionId, str] = {}
-        self._starting: set[str] = set()
         self._open: dict[QpuTaskId, str] = {}  # the jobs of tasks
         self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
         self._listing = threading.Lock()  # for the whole time in which a list is read
         self._listed: tuple[float, Mapping[str, Mapping[str, Any]]] = (0.0, {})
         self._completed_at: dict[QpuTaskId, float] = {}
         self._known: tuple[float, Any, Target] | None = None
-        self._purged = False
 
     def target(self) -> Target:
         """Describe the device with its newest calibration; the service is asked once a minute."""
@@ -145,15 +142,8 @@ class IbmBackend:
         """Submit a job; see ``Backend.start``."""
         self._sessions.check(session)
         check_tag(tag)
-        with self._lock:
-            if tag in self._starting:
-                raise QpuBusy(f"task {tag} is being started by another call")
-            self._starting.add(tag)
-        try:
+        with self._records.starting(tag):
             return self._started(session, payload, tag)
-        finally:
-            with self._lock:
-                self._starting.discard(tag)
 
     def find(self, tag: str) -> QpuTaskId | None:
         """Return the task of a tag, also of one whose answer was lost.
@@ -237,9 +227,6 @@ class IbmBackend:
             raise QpuBusy(
                 f"nothing was started: {error}", retry_after_s=error.retry_after_s
             ) from error
-        if not self._purged:
-            self._purged = True
-            self._records.purge(time.time() - _KEEP_S)
         record = StartedJob(
             tag=tag,
             job=None,
@@ -250,13 +237,10 @@ class IbmBackend:
             recipes=tuple(PubForm.of(pub).to_json() for pub in payload.pubs),
             started_at_s=time.time(),
         )
-        self._records.write(record)
-        try:
-            job = self._submitted(device, payload, tag, ibm_session)
-        except (AccessDenied, PayloadRejected, QpuBusy):
-            self._records.remove(tag)  # nothing was started; after anything else, nobody knows
-            raise
-        self._records.write(record.accepted(job))
+        record = self._records.send(
+            record, lambda: self._submitted(device, payload, tag, ibm_session)
+        )
+        job = str(record.job)
         task = _task_id(job, tag)
         with self._lock:
             self._open[task] = job
@@ -264,7 +248,7 @@ class IbmBackend:
 
     def _submitted(
         self, device: Any, payload: SamplerPayload, tag: str, ibm_session: str | None
-    ) -> str:
+    ) -> Any:
         options = {"environment": {"job_tags": [_OURS, _short(tag)]}}
         pubs = [part for pub in payload.pubs for part in separate(pub)]
         self._submitter.of_thread.session = ibm_session
@@ -276,10 +260,7 @@ class IbmBackend:
             raise PayloadRejected(
                 f"IBM's client refuses the job: {type(error).__name__}: {error}"
             ) from error
-        job = answer.get("id") if isinstance(answer, dict) else None
-        if not isinstance(job, str) or not _JOB_ID.fullmatch(job):
-            raise QpuUnavailable(f"the service accepted a job and calls it {job!r:.100}")
-        return job
+        return answer.get("id") if isinstance(answer, dict) else None
 
     def _ibm_session(self, session: SessionId) -> str | None:
         """Return the session of IBM's that tasks of ours run in; None to run them alone."""
@@ -317,9 +298,10 @@ class IbmBackend:
         most = target.max_concurrent_tasks
         with self._lock:
             tasks = list(self._open)
-        if most is None or len(tasks) < most:
+        starting = self._records.being_started() - 1
+        if most is None or len(tasks) + starting < most:
             return
-        running = sum(map(self._is_open, tasks))
+        running = sum(map(self._is_open, tasks)) + starting
         if running >= most:
             raise QpuBusy(
                 f"{target.name} has {running} tasks of this client and takes at most {most}; start "
