@@ -6,7 +6,7 @@ import secrets
 
 from hpcqc import AnalogSampler, RydbergPulse, Waveform, open_qpu, rydberg_sequence
 from orchestrator import resources, runs
-from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.config.site import ComputeSettings, QpuSettings, ScheduleSettings, Site
 from orchestrator.runs import Run
 from tests.patience import PATIENCE_S
 
@@ -19,6 +19,8 @@ class AnalogRun:
     def __init__(self, server, state_dir, rules, backend) -> None:
         server.behave()
         self.server, self._before = server, server.meter()
+        # A job is one task, however long its shots take.
+        rules = {"schedule": ScheduleSettings(slice_s=0), **rules}
         qpu = QpuSettings(name="atoms", backend=backend, options=server.options, **rules)
         self._run = Run(
             id=f"faults-{secrets.token_hex(4)}",  # other tests' jobs have other tags
