@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -33,10 +34,13 @@ class _Loader:
         spec = PathFinder.find_spec(fullname, path, target)
         in_main = threading.current_thread() is threading.main_thread()
         if spec is not None and spec.origin and not in_main:
+            # Not above, because every command imports this module, and not on the other thread,
+            # because this one holds the lock of imports while it waits.
+            import ctypes
+
             loaded = threading.Event()
-            stays = threading.Thread(
-                target=_load_and_stay, args=(spec.origin, loaded), name="qiskit-stays", daemon=True
-            )
+            load = partial(_load_and_stay, partial(ctypes.CDLL, spec.origin), loaded)
+            stays = threading.Thread(target=load, name="qiskit-stays", daemon=True)
             stays.start()
             loaded.wait()
             os.register_at_fork(after_in_child=lambda: _stand_in(stays.ident))
@@ -50,11 +54,9 @@ def guard_import() -> None:
         sys.meta_path.insert(0, _Loader())
 
 
-def _load_and_stay(library: str, loaded: threading.Event) -> None:
-    import ctypes  # here, because every command imports this module
-
+def _load_and_stay(load: Callable[[], object], loaded: threading.Event) -> None:
     try:
-        ctypes.CDLL(library)
+        load()
     except OSError:  # the import says what is wrong
         return
     finally:
