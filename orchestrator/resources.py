@@ -352,7 +352,8 @@ class Resources:
 
         settings = self.run.site.broker
         token = resolve_secrets(settings.token)
-        broker = RemoteBroker(url, token=token, project=settings.project).open()
+        labels = self.run.site.project_labels(settings.project)
+        broker = RemoteBroker(url, token=token, project=settings.project, labels=labels).open()
         for unit, amount in self.run.budgets.items():
             broker.limit_run(self.run.id, unit, amount)
         return broker

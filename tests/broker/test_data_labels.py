@@ -85,6 +85,24 @@ def test_waiting_work_is_given_up_when_the_site_no_longer_accepts_it(tmp_path: P
     asyncio.run(check())
 
 
+def test_waiting_work_gets_the_labels_that_its_project_has_now(tmp_path: Path) -> None:
+    lab, labels = Lab(tmp_path), {"chem": ("jurisdiction:EU",)}
+
+    async def check() -> None:
+        async with lab.broker({}) as broker:
+            await broker.drain("home", "ops", "cooling")
+            job = await hand_in(broker, request("home"), 1)
+            other = await hand_in(broker, request("home", project="bio"), 2)
+        async with lab.broker({}, labels=labels) as broker:
+            seen = await broker.wait(job, PATIENCE_S)
+            assert (seen.state, seen.error_type) == (JobState.FAILED, "DataRefused")
+            await broker.resume("home", "ops")
+            assert (await broker.wait(other, PATIENCE_S)).state is JobState.COMPLETED
+        assert [number for _, number, _ in lab.got] == [2]
+
+    asyncio.run(check())
+
+
 def test_a_project_labels_all_its_jobs_whatever_they_say(tmp_path: Path) -> None:
     lab, labels = Lab(tmp_path), {"chem": ("jurisdiction:EU", "project:chem")}
 

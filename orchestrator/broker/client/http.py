@@ -27,6 +27,7 @@ from orchestrator.broker.core.codec import to_plain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import is_loopback, proxy_variable
+from orchestrator.data_labels import all_labels
 from orchestrator.identity import JobId, is_job_id
 from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
 
@@ -181,6 +182,7 @@ class RemoteBroker:
 
     A request whose answer is lost is sent again: equal calls are one job, so nothing is
     doubled. url: ``http://…`` or ``unix:PATH``. project: who pays; None for the user's first.
+    labels: of the data of all jobs, besides those that the service knows of their project.
     patience_s: how long a service may be away before `BrokerUnreachable` is raised.
     """
 
@@ -190,10 +192,12 @@ class RemoteBroker:
         *,
         token: str | None = None,
         project: str | None = None,
+        labels: tuple[str, ...] = (),
         patience_s: float = _PATIENCE_S,
     ) -> None:
         """Take note of the arguments; `open` connects."""
         self.url = url
+        self._labels = labels
         self._project = project
         self._exchange = Exchange(url, token=token, patience_s=patience_s)
         self._ask = self._exchange.ask
@@ -222,6 +226,8 @@ class RemoteBroker:
         """See `BrokerClient.submit`."""
         if self._project is not None:
             request = replace(request, project=self._project)
+        if self._labels:
+            request = replace(request, labels=all_labels(request.labels, self._labels))
         body = payload.to_bytes()
         answer = self._ask(
             "POST",

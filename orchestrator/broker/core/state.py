@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -33,7 +33,7 @@ from orchestrator.broker.core.scheduler import (
     queued_as,
 )
 from orchestrator.broker.core.views import QpuTaskState
-from orchestrator.data_labels import refusal
+from orchestrator.data_labels import all_labels, refusal
 from orchestrator.identity import JobId, Payer
 
 # So many choices of QPUs for stages are remembered; a stage that is run again after that is chosen
@@ -126,6 +126,7 @@ class BrokerState(Recorded):
 
     rules: dict[str, QpuRules] = field(default_factory=dict)  # of the site, from `configure`
     queues: dict[str, JobQueue] = field(default_factory=dict)  # of served QPUs
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of data, by project, now
     asleep: bool = False  # nothing is decided until `BrokerOpened` looks for earlier tasks
     _to_refuse: dict[JobId, str] = field(default_factory=dict)  # waiting jobs, with the reason
     # Jobs that their failover is to take over: why, and whether they have failed otherwise.
@@ -601,9 +602,9 @@ class BrokerState(Recorded):
         """Let a waiting job be planned on its QPU; the only way there is, and it asks its labels."""
         submitted = record.submitted
         rules, job = self.rules[submitted.qpu], submitted.job
-        reason = refusal(
-            submitted.labels, rules.accepted, qpu=submitted.qpu, project=submitted.project
-        )
+        # A project may have got labels since the job was submitted.
+        labels = all_labels(submitted.labels, self.labels.get(submitted.project, ()))
+        reason = refusal(labels, rules.accepted, qpu=submitted.qpu, project=submitted.project)
         if reason is None:
             self.queues[submitted.qpu].put(
                 queued_as(record, rules, self._history(submitted.qpu).accuracy)

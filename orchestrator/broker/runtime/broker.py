@@ -160,6 +160,7 @@ class Broker:
                 free_bytes=lambda: self.ledger.free_bytes,
             )
             self.quotas.restore()
+        self.events.state.labels = self.labels
         self.watch = CalibrationWatch(self.events, every_s=self.pacing.watch_s)
         self._serving = asyncio.ensure_future(self.events.serve())
         accesses = {name: one.slurm for name, one in self.qpus.items() if one.slurm is not None}
