@@ -27,8 +27,8 @@ def close_to_others(folder: Path) -> None:
 
     Raises `ConfigError` for a folder that is open to others and not this user's to close, as
     ``/tmp`` is, for one of another user, also where a link of another user leads, and for one that
-    others can replace because all users can write a folder above it that is not sticky. Where a
-    group can write a folder above, as those of projects are, what a member puts in the place of
+    others can replace because all users can write a folder above it that is not sticky, or is and
+    belongs to one of them, who may rename what is in it. Where a group can write a folder above, as those of projects are, what a member puts in the place of
     this folder belongs to that member. A folder that cannot be made is no error here.
     """
     _check_place(folder)
@@ -68,10 +68,19 @@ def _check_place(folder: Path) -> None:
     for place in (Path(os.path.abspath(folder)), Path(os.path.realpath(folder))):  # noqa: PTH100
         for above in place.parents:
             try:
-                mode = stat.S_IMODE(above.stat().st_mode)
+                found = above.stat()
             except OSError:  # to be made, closed
                 continue
-            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            mode = stat.S_IMODE(found.st_mode)
+            if mode & stat.S_IWOTH and mode & stat.S_ISVTX:
+                if found.st_uid in (os.geteuid(), 0):
+                    continue
+                raise ConfigError(
+                    f"all users can write the folder {above} (mode {mode:04o}), and user id "
+                    f"{found.st_uid}, to whom it belongs, can put another folder in the place of the "
+                    f"state folder {folder}; name another with HPCQC_STATE_DIR"
+                )
+            if mode & stat.S_IWOTH:
                 raise ConfigError(
                     f"all users can write the folder {above} (mode {mode:04o}), so any of them can "
                     f"put a folder of theirs in the place of the state folder {folder}; close it "

@@ -55,3 +55,19 @@ def test_root_uses_neither_a_folder_nor_a_link_of_another_user(tmp_path) -> None
     with pytest.raises(ConfigError, match=naming(folder, "user id 12345")):
         close_to_others(folder)
     assert not any(folder.iterdir())
+
+
+def test_a_sticky_folder_of_another_user_is_no_place_for_a_state_folder(
+    tmp_path, monkeypatch
+) -> None:
+    planted = tmp_path / "hpcqc-demo"
+    planted.mkdir()
+    planted.chmod(0o1777)
+    owner = 12345 if os.geteuid() == 0 else os.geteuid()
+    if os.geteuid() == 0:
+        os.chown(planted, owner, owner)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigError, match=naming(planted, f"user id {owner}")):
+        close_to_others(planted / "state")
+    assert not any(planted.iterdir())
