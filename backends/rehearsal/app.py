@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backends.rehearsal.device import RehearsedDevice
@@ -22,6 +22,8 @@ __all__ = ["CONTROL", "create_rehearsal"]
 # Routes of the rehearsal itself, which no site has.
 CONTROL = "/rehearsal/"
 _SLOW_S = 1.0
+# Of those who have a token, and of all users of the machine.
+_BODY_BYTES, _PUBLIC_BODY_BYTES = 1 << 28, 1 << 16
 _FATES = ("stuck", "failed")
 _TOO_MANY = "too many connections"
 
@@ -109,6 +111,11 @@ class _Border:
         own = accepts is not None and accepts(credential)
         return own or self.tokens.accepts(credential)
 
+    def is_public(self, scope: Scope) -> bool:
+        """Whether a request needs no token."""
+        is_public = getattr(self.dialect, "is_public", None)
+        return is_public is not None and is_public(scope["method"], scope["path"])
+
     def error(self, status: int, reason: str, retry_after_s: int | None = None) -> Response:
         headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
         content = json.dumps(self.dialect.error(status, reason))
@@ -126,6 +133,7 @@ class _Middleware:
             await self._app(scope, receive, send)
             return
         border, path = self._border, scope["path"]
+        receive = _bounded(receive, _PUBLIC_BODY_BYTES if border.is_public(scope) else _BODY_BYTES)
         if path.startswith(CONTROL):
             if not secrets.compare_digest(
                 _credential(scope).encode(), border.control_token.encode()
@@ -190,6 +198,21 @@ class _Middleware:
         else:
             answer = self._border.error(500, "internal error")
             await answer(scope, receive, send)
+
+
+def _bounded(receive: Receive, most_bytes: int) -> Receive:
+    """Return what gives a request's body up to a size, and raises ``HTTPException`` beyond it."""
+    received = 0
+
+    async def bounded() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > most_bytes:
+            raise HTTPException(413, f"a body of more than {most_bytes} bytes")
+        return message
+
+    return bounded
 
 
 async def _repeatable(receive: Receive) -> Receive:
