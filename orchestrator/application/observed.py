@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from orchestrator.compute.worker_jobs import fits_worker
 from orchestrator.config.errors import ConfigError
 from orchestrator.couplings.replay import ObservedStage
 from orchestrator.provenance.gantt import stage_name
@@ -171,6 +172,8 @@ def observed_stages(
                 tasks=min(max(len(jobs), 1), _MOST_TASKS),
                 nodes=1 if demand is None else demand.nodes,
                 nodes_max=most,
+                # One of several nodes may have them in an exclusive job.
+                alone=demand is not None and not fits_worker(options, replace(demand, nodes=1)),
             )
         )
     if not observed:

@@ -23,6 +23,7 @@ from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.application.wait import expected_wait
 from orchestrator.arguments import expect
 from orchestrator.compute.kinds import settings_in_force
+from orchestrator.compute.worker_jobs import fits_worker
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
@@ -187,9 +188,10 @@ def make_plan(
     flow = load_flow(target_of(request.flow))
     name, options = _workers(site)
     device, of_queue = _qpu(site, site.qpus_for(request.qpu)[0])
+    needs = stages_beside(flow)
     observed, unsure = observed_stages(
         record,
-        stages_beside(flow),
+        needs,
         options,
         source,
         by_simulator=device.tasks_at_once is None,
@@ -201,7 +203,12 @@ def make_plan(
             f"{', '.join(sorted({stage.name for stage in observed}))}"
         )
     models = stage_models(observed, times)
-    one_flow = _flow_model(models, options)
+    declared = tuple(
+        fits_worker(options, one.demand)
+        for one in needs.values()
+        if one.kind == "classical" and (one.where or site.default_compute) == name
+    )
+    one_flow = replace(_flow_model(models, options), declared=declared)
     flows = [replace(one_flow, name=str(number)) for number in range(copies)]
     cluster, of_nodes = _cluster(options, site, record, source, wait_s)
     charges, of_use = _charges(site, record, is_dry=is_dry)

@@ -26,10 +26,11 @@ class StageModel:
 
     seconds: that it takes once it has what it needs; by number of nodes where that matters.
     nodes, nodes_max: least and most nodes that it can use; one that needs more than one has an
-    allocation of its own, unless the coupling is exclusive. after: names of stages of its flow that
-    must have ended. delay_s: what the flow itself takes between their end and this stage. result_s:
-    until the flow's process has the result of a classical one, whose worker is free meanwhile, but
-    not an allocation of its own.
+    allocation of its own, unless the coupling is exclusive. alone: whether it has one in every
+    coupling, as it asks for what shared workers do not have, such as a GPU. after: names of stages
+    of its flow that must have ended. delay_s: what the flow itself takes between their end and this
+    stage. result_s: until the flow's process has the result of a classical one, whose worker is
+    free meanwhile, but not an allocation of its own.
     qpu_seconds: of a quantum stage, for how much of its time the QPU works; all of it if None. The
     rest is work of the flow's process, which quantum stages of a flow share. tasks: of a quantum stage, in how many parts the QPU does that, each after a part of the rest.
     """
@@ -39,6 +40,7 @@ class StageModel:
     seconds: float | Mapping[int, float]
     nodes: int = 1
     nodes_max: int | None = None
+    alone: bool = False
     after: tuple[str, ...] = ()
     delay_s: float = 0.0
     result_s: float = 0.0
@@ -71,6 +73,11 @@ class StageModel:
     def most_nodes(self) -> int:
         """The most nodes that it can use."""
         return self.nodes if self.nodes_max is None else self.nodes_max
+
+    @property
+    def shares(self) -> bool:
+        """Whether it runs on workers that stages share, unless each has an allocation of its own."""
+        return self.kind == "classical" and self.nodes == 1 and not self.alone
 
     @property
     def on_qpu_s(self) -> float:
@@ -109,7 +116,9 @@ class FlowModel:
     """One run of a flow.
 
     nodes_min, nodes_max: bounds of its shared workers. stages_per_node: how many stages of one
-    node a node runs at a time. begins_at_s: when it is started.
+    node a node runs at a time. begins_at_s: when it is started. declared: of each classical
+    stage in its module, whether it shares workers; the run asks for these as it starts. None if
+    they are the stages above.
     """
 
     name: str
@@ -118,6 +127,14 @@ class FlowModel:
     nodes_max: int = 1
     stages_per_node: int = 1
     begins_at_s: float = 0.0
+    declared: tuple[bool, ...] | None = None
+
+    @property
+    def shares_at_first(self) -> tuple[bool, ...]:
+        """Of each classical stage that is known as the run starts, whether it shares workers."""
+        if self.declared is not None:
+            return self.declared
+        return tuple(stage.shares for stage in self.stages if stage.kind == "classical")
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for stages that wait for one that does not come before them."""

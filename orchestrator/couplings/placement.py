@@ -10,7 +10,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from orchestrator.couplings.policies import RunSituation, Wanted, decide, useful_nodes
+from orchestrator.couplings.policies import (
+    RunSituation,
+    Wanted,
+    decide,
+    submits_shared,
+    useful_nodes,
+)
 
 if TYPE_CHECKING:
     from orchestrator.compute.api import Demand
@@ -228,9 +234,7 @@ class Coupled:
         if wanted != pool.wanted:
             pool.wanted = wanted
             pool.workers.want(wanted.workers, held=wanted.held)
-        # Where all stages have allocations of their own, shared workers would have nothing to do.
-        is_used = pool.is_shared or wanted.together
-        if is_used and wanted.workers and not pool.started:
+        if submits_shared(wanted, [pool.is_shared]) and not pool.started:
             pool.started = True
             pool.workers.start()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -15,6 +15,7 @@ __all__ = [
     "RunSituation",
     "Wanted",
     "decide",
+    "submits_shared",
     "useful_nodes",
 ]
 
@@ -134,6 +135,22 @@ COUPLINGS: Final[Mapping[str, Policy]] = MappingProxyType(
         "gated": _gated,
     }
 )
+
+
+def submits_shared(wanted: Wanted, shares: Iterable[bool]) -> bool:
+    """Return whether a run's shared worker jobs are to be submitted by now.
+
+    Where all stages have allocations of their own, shared workers would have nothing to do.
+
+    Args:
+        wanted: What the coupling wants.
+        shares: For each classical stage that is known by now, because the flow's module declares it
+            or because it was ready, whether it shares workers.
+
+    >>> submits_shared(Wanted(workers=2), [False]), submits_shared(Wanted(workers=2), [False, True])
+    (False, True)
+    """
+    return wanted.workers > 0 and (wanted.together or any(shares))
 
 
 def useful_nodes(most: Sequence[int], stages_per_node: int) -> int:

@@ -23,6 +23,7 @@ from orchestrator.couplings.policies import (
     RunSituation,
     Wanted,
     decide,
+    submits_shared,
     useful_nodes,
 )
 
@@ -80,13 +81,15 @@ def predict(
 
 def _check(flow: FlowModel, cluster: ClusterModel, coupling: str) -> None:
     COUPLINGS[coupling]
-    most = max((s.nodes for s in flow.stages if s.kind == "classical"), default=0)
+    classical = [s for s in flow.stages if s.kind == "classical"]
+    most = max((s.nodes for s in classical), default=0)
     together = flow.nodes_max if coupling == "exclusive" else 0
     if max(most, together) > cluster.nodes:
         raise CouplingCannot(
             f"flow {flow.name!r} needs {max(most, together)} nodes at once when {coupling}, and the "
             f"cluster has {cluster.nodes}"
         )
+    most = max((s.nodes for s in classical if not s.alone), default=0)
     if coupling == "exclusive" and most > flow.nodes_max:
         raise CouplingCannot(
             f"flow {flow.name!r} has a stage of {most} nodes, and its one job has nodes_max = "
@@ -151,7 +154,9 @@ class _StageRun:
     def shares_with(self, other: _StageRun) -> bool:
         """Whether an allocation of the other's own can be handed on to this one."""
         mine, theirs = self.model, other.model
-        return (mine.nodes, mine.most_nodes) == (theirs.nodes, theirs.most_nodes)
+        return mine.alone == theirs.alone and (
+            (mine.nodes, mine.most_nodes) == (theirs.nodes, theirs.most_nodes)
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -166,6 +171,7 @@ class _FlowRun:
     known: set[str] = field(default_factory=set)
     hold: _Hold | None = None
     released: bool = False
+    submits_shared: bool = False
     gated_since_s: float | None = None
     ended_s: float = math.inf
 
@@ -298,7 +304,7 @@ class _Prediction:
 
     def _is_limited(self, stage: _StageRun) -> bool:
         """Whether a stage has an allocation of its own that is as large as a shared worker job."""
-        return self._coupling == "split" and stage.model.nodes == 1
+        return self._coupling == "split" and stage.model.shares
 
     def _note(
         self,
@@ -366,10 +372,10 @@ class _Prediction:
             run.gated_since_s = self._now_s
         return RunSituation(
             # Others have an allocation of their own.
-            classical=sum(stage.model.nodes == 1 for stage in classical),
+            classical=sum(stage.model.shares for stage in classical),
             quantum=len(run.active) - len(working),
             useful_nodes=useful_nodes(
-                [s.model.most_nodes for s in classical if s.model.nodes == 1],
+                [s.model.most_nodes for s in classical if s.model.shares],
                 model.stages_per_node,
             ),
             nodes_min=model.nodes_min,
@@ -405,17 +411,22 @@ class _Prediction:
 
     def _reconcile(self, run: _FlowRun, wanted: Wanted) -> bool:
         mine = [job for job in self._jobs if job.run is run]
+        known = [*run.model.shares_at_first, *(stage.model.shares for stage in run.active)]
+        if known:
+            run.submits_shared |= submits_shared(wanted, known)
         if wanted.together:
-            if not mine:
+            submits = run.submits_shared and not any(job.together for job in mine)
+            if submits:
                 self._submit(run, wanted.workers, wanted.workers, together=True)
-            return not mine
+            return self._separate(run, wanted) or submits
         happened = False
         shared = [job for job in mine if job.stage is None]
         run.released |= not wanted.held
         for job in shared:
             if job.held and not wanted.held:
                 job.held, job.since_s, happened = False, self._now_s, True
-        for _ in range(wanted.workers - len(shared)):
+        workers = wanted.workers if run.submits_shared else 0
+        for _ in range(workers - len(shared)):
             self._submit(run, 1, 1, held=wanted.held)
             happened = True
         happened |= self._retire(run, shared, max(len(shared) - wanted.workers, 0))
@@ -425,7 +436,8 @@ class _Prediction:
         """Submit a job for each stage that has one of its own."""
         happened = False
         for stage in run.active:
-            own = wanted.separate or stage.model.nodes > 1
+            own = wanted.separate or stage.model.alone or stage.model.nodes > 1
+            own = stage.model.alone if wanted.together else own
             if stage.is_classical and own and stage.job is None and self._may_submit(stage):
                 stage.job = self._submit(run, stage.model.nodes, stage.model.most_nodes)
                 stage.job.stage = stage
@@ -548,9 +560,10 @@ class _Prediction:
         happened = False
         per_node = run.model.stages_per_node
         slots = ready * per_node
-        stages = [stage for stage in run.active if stage.is_classical and stage.job is None]
+        of_run = [stage for stage in run.active if stage.is_classical and stage.job is None]
+        stages = [stage for stage in of_run if not stage.model.alone]
         if self._coupling != "exclusive":  # others get an allocation of their own
-            stages = [stage for stage in stages if stage.model.nodes == 1]
+            stages = [stage for stage in stages if stage.model.shares]
         stages.sort(key=lambda stage: (stage.began_s, stage.ready_s))
         least = {
             id(stage): 1 if stage.model.most_nodes == 1 else stage.model.nodes * per_node

@@ -36,6 +36,7 @@ class ObservedStage:
     tasks: int = 1
     nodes: int = 1
     nodes_max: int = 1
+    alone: bool = False
     key: str = ""
     asked_s: float | None = None
     after: tuple[str, ...] | None = None
@@ -80,6 +81,7 @@ def stage_models(
                 seconds=given.get(stage.name, stage.seconds),
                 nodes=stage.nodes,
                 nodes_max=stage.nodes_max,
+                alone=stage.alone,
                 after=tuple(str(n) for n in sorted(direct)),
                 delay_s=max(stage.ready_s - ended_s, 0.0),
                 result_s=max(stage.ended_s - freed_s, 0.0) if stage.kind == "classical" else 0.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -136,8 +137,38 @@ def test_what_the_cluster_does_not_have_is_refused() -> None:
     )
     with pytest.raises(CouplingCannot):
         predict([wide], ClusterModel(nodes=1), QpuModel(), "split")
+    narrow = StageModel(name="n", kind="classical", seconds=1.0)
+    both = replace(wide, stages=(*wide.stages, narrow))
     with pytest.raises(CouplingCannot):  # two shared nodes are kept, so none is left
-        predict([wide], ClusterModel(nodes=2), QpuModel(), "multiplexed")
+        predict([both], ClusterModel(nodes=2), QpuModel(), "multiplexed")
+
+
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "gated"])
+@pytest.mark.parametrize("alone", [{"nodes": 2}, {"alone": True}])
+def test_where_no_stage_shares_workers_none_are_submitted(coupling, alone) -> None:
+    wide = StageModel(name="w", kind="classical", seconds=10.0, **alone)
+    solve = StageModel(name="s", kind="quantum", seconds=5.0, after=("w",))
+    flow = FlowModel(name="f", stages=(wide, solve), nodes_min=1, nodes_max=2)
+    cluster = ClusterModel(nodes=4)
+    assert predict([flow], cluster, QpuModel(), coupling).node_seconds == 10 * wide.nodes
+    declared = predict([replace(flow, declared=(False, True))], cluster, QpuModel(), coupling)
+    shared = 1 if coupling == "malleable" else 2
+    assert declared.node_seconds == 10 * wide.nodes + 15 * shared
+
+
+def test_shared_workers_that_the_module_does_not_declare_start_with_the_first_stage() -> None:
+    stage = StageModel(name="a", kind="classical", seconds=10.0, delay_s=7.0)
+    flow = FlowModel(name="f", stages=(stage,))
+    early = predict([flow], ClusterModel(nodes=1), QpuModel(), "multiplexed")
+    late = predict([replace(flow, declared=())], ClusterModel(nodes=1), QpuModel(), "multiplexed")
+    assert (early.node_seconds, late.node_seconds) == (17, 10)
+
+
+def test_a_stage_with_a_gpu_has_an_allocation_beside_an_exclusive_job() -> None:
+    alone = StageModel(name="g", kind="classical", seconds=10.0, alone=True)
+    flow = FlowModel(name="f", stages=(alone,), nodes_max=2)
+    found = predict([flow], ClusterModel(nodes=3), QpuModel(), "exclusive")
+    assert found.node_seconds == 10 * (2 + 1)
 
 
 @pytest.mark.parametrize(

@@ -145,8 +145,10 @@ class Count:
             run.at_qpu = self.now + max(own_s, self.late.qpu) * self.ticks
 
     def ask(self, run: Run) -> None:
-        """Have as many workers as the coupling says."""
+        """Have as many workers as the coupling says, if a stage shares them."""
         wanted, held = self.wanted(run)
+        if not any(step.least == 1 for step in run.of if not step.quantum):
+            wanted = 0
         for worker in run.workers:
             if worker.held and not held:
                 worker.held, worker.asked = False, self.now
