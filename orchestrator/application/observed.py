@@ -44,13 +44,11 @@ _LEFT_OUT_S = 0.5
 class JobLatencies:
     """What worker jobs took beside their work, on average; None where a run does not show it.
 
-    boot_s: from a job's start until a stage that waited for it ran. cold_s: what the first stage on
-    a worker took more than later ones of the same function. end_s: from the end of the last
+    boot_s: from a job's start until a stage that waited for it ran. end_s: from the end of the last
     stage in it until its own.
     """
 
     boot_s: float | None = None
-    cold_s: float = 0.0
     end_s: float | None = None
 
 
@@ -78,7 +76,6 @@ def job_latencies(record: RunRecord) -> JobLatencies:
             ends_s.append(after_s)
     return JobLatencies(
         boot_s=max(fmean(boots_s), 0.0) if boots_s else None,
-        cold_s=_cold_s(record),
         end_s=max(fmean(ends_s), 0.0) if ends_s else None,
     )
 
@@ -92,20 +89,24 @@ def _first_on_workers(record: RunRecord) -> list[RecordedStage]:
     return list(firsts.values())
 
 
-def _cold_s(record: RunRecord) -> float:
-    """Return what first stages took more than the longest later ones of the same function."""
+def _cold_s(record: RunRecord) -> dict[str, float]:
+    """Return by function what first stages took more than the longest later one.
+
+    A function that came only first, or never, is left out: imports are its own, so that others do
+    not tell what it needs.
+    """
     firsts = _first_on_workers(record)
     later: dict[str, float] = {}
     for stage in record.stages:
         if stage.kind == "classical" and stage.ran_from and stage not in firsts:
             name = stage_name(stage.name)
             later[name] = max(later.get(name, 0.0), stage.worked_s or 0.0)
-    more_s = [
-        (stage.worked_s or 0.0) - later[stage_name(stage.name)]
-        for stage in firsts
-        if stage_name(stage.name) in later
-    ]
-    return max(fmean(more_s), 0.0) if more_s else 0.0
+    more_s: dict[str, list[float]] = {}
+    for stage in firsts:
+        name = stage_name(stage.name)
+        if name in later:
+            more_s.setdefault(name, []).append((stage.worked_s or 0.0) - later[name])
+    return {name: max(fmean(values), 0.0) for name, values in more_s.items()}
 
 
 def observed_stages(
@@ -149,7 +150,8 @@ def observed_stages(
             if by_simulator:
                 seconds = max(shares_s[stage.key], on_qpu_s)
         else:
-            worked_s = max(worked_s - cold_s, 0.0) if stage.key in firsts else worked_s
+            more_s = cold_s.get(name, 0.0)
+            worked_s = max(worked_s - more_s, 0.0) if stage.key in firsts else worked_s
             seconds = _by_nodes(record, stage, worked_s, most, options)
         if seconds is None:
             seconds = worked_s
@@ -168,6 +170,7 @@ def observed_stages(
                 asked_s=None if stage.asked_at is None else at_work_s(stage.asked_at),
                 after=stage.after,
                 seconds=seconds,
+                cold_s=0.0 if quantum else cold_s.get(name, 0.0),
                 qpu_seconds=on_qpu_s if quantum else None,
                 tasks=min(max(len(jobs), 1), _MOST_TASKS),
                 nodes=1 if demand is None else demand.nodes,

@@ -366,7 +366,6 @@ def _cluster(
     known = [text for one, text in ((ran.boot_s, "start"), (ran.end_s, "end")) if one is not None]
     cluster = replace(
         cluster,
-        cold_s=ran.cold_s,
         retire_s=_RETIRE_S,
         boot_s=cluster.boot_s if ran.boot_s is None else ran.boot_s,
         end_s=cluster.end_s if ran.end_s is None else ran.end_s,

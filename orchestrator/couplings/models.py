@@ -30,7 +30,8 @@ class StageModel:
     coupling, as it asks for what shared workers do not have, such as a GPU. after: names of stages
     of its flow that must have ended. delay_s: what the flow itself takes between their end and this
     stage. result_s: until the flow's process has the result of a classical one, whose worker is
-    free meanwhile, but not an allocation of its own.
+    free meanwhile, but not an allocation of its own. cold_s: what a classical one takes more as the
+    first one that a worker runs, such as for imports.
     qpu_seconds: of a quantum stage, for how much of its time the QPU works; all of it if None. The
     rest is work of the flow's process, which quantum stages of a flow share. tasks: of a quantum stage, in how many parts the QPU does that, each after a part of the rest.
     """
@@ -44,6 +45,7 @@ class StageModel:
     after: tuple[str, ...] = ()
     delay_s: float = 0.0
     result_s: float = 0.0
+    cold_s: float = 0.0
     qpu_seconds: float | None = None
     tasks: int = 1
 
@@ -63,10 +65,11 @@ class StageModel:
             raise ValueError(
                 f"stage {self.name!r}: qpu_seconds={self.qpu_seconds}; expected 0 up to its seconds"
             )
-        if self.tasks < 1 or not all(0 <= s < math.inf for s in (self.delay_s, self.result_s)):
+        more_s = (self.delay_s, self.result_s, self.cold_s)
+        if self.tasks < 1 or not all(0 <= s < math.inf for s in more_s):
             raise ValueError(
                 f"stage {self.name!r}: tasks={self.tasks}, delay_s={self.delay_s}, "
-                f"result_s={self.result_s}; expected at least 1, 0 and 0"
+                f"result_s={self.result_s}, cold_s={self.cold_s}; expected at least 1, 0, 0 and 0"
             )
 
     @property
@@ -155,17 +158,14 @@ class ClusterModel:
     """The nodes that Slurm grants in order of submission.
 
     start_s: from submission to a job's start on free nodes. boot_s: from there until its worker is
-    ready. cold_s: what the first stage that a worker runs takes more, such as for imports. end_s:
-    for how long a job that has nothing to do keeps its node; retire_s: how much longer where other
-    workers of the run stay. wait_s: what a new job
-    waits for others at present, beyond the nodes below. busy: nodes that others hold, each with the
-    seconds until they are free.
+    ready. end_s: for how long a job that has nothing to do keeps its node; retire_s: how much longer
+    where other workers of the run stay. wait_s: what a new job waits for others at present, beyond
+    the nodes below. busy: nodes that others hold, each with the seconds until they are free.
     """
 
     nodes: int
     start_s: float = 0.0
     boot_s: float = 0.0
-    cold_s: float = 0.0
     end_s: float = 0.0
     retire_s: float = 0.0
     wait_s: float = 0.0

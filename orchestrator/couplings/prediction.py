@@ -589,23 +589,38 @@ class _Prediction:
     def _begin(self, stage: _StageRun, width: int) -> None:
         stage.width = width
         stage.began_s = self._now_s
-        job = stage.job if stage.job is not None else self._next_cold(stage)
-        if job is not None and job.cold:
-            job.cold, stage.cold_s = job.cold - 1, self._cluster.cold_s
+        if self._warm_up(stage):
+            stage.cold_s = stage.model.cold_s
         if stage.model.seconds_on(width) <= _EPSILON_S:
             stage.left = 0.0
 
-    def _next_cold(self, stage: _StageRun) -> _Job | None:
-        """Return the shared job whose worker has not run a stage; None if another one is idle."""
-        run = stage.run
+    def _warm_up(self, stage: _StageRun) -> bool:
+        """Let a stage begin on its workers, and return whether it is the first one on some of them.
+
+        Of shared workers it takes those first that have run a stage and are idle.
+        """
+        if stage.job is not None:
+            is_first, stage.job.cold = stage.job.cold > 0, 0
+            return is_first
+        run, per_node = stage.run, stage.run.model.stages_per_node
         ready = [
             j for j in self._jobs if j.run is run and j.stage is None and self._is_due(j.ready_s)
         ]
-        others = [s for s in run.active if s.is_classical and s.width and s.job is None]
-        per_node = run.model.stages_per_node
-        busy = sum(1 if s.model.most_nodes == 1 else s.width * per_node for s in others) - 1
+        others = [
+            s for s in run.active if s.is_classical and s.width and s.job is None and s is not stage
+        ]
         warm = sum(job.nodes * per_node - job.cold for job in ready)
-        return None if busy < warm else next((job for job in ready if job.cold), None)
+        idle = max(warm - sum(self._workers(other) for other in others), 0)
+        missing = first = max(self._workers(stage) - idle, 0)
+        for job in ready:
+            taken = min(job.cold, missing)
+            job.cold, missing = job.cold - taken, missing - taken
+        return missing < first
+
+    def _workers(self, stage: _StageRun) -> int:
+        """Return how many shared workers a stage that runs takes."""
+        per_node = stage.run.model.stages_per_node
+        return 1 if stage.model.most_nodes == 1 else stage.width * per_node
 
     def _use_qpu(self) -> bool:
         happened = False

@@ -23,7 +23,8 @@ class ObservedStage:
     key: of this execution. freed_s: when its worker had done it; then the flow's process received
     its result. asked_s: when the flow submitted it; after: keys of the stages whose
     results it takes; None where that is not known.
-    seconds: that it takes, by number of nodes where that matters; qpu_seconds: of them, on the QPU,
+    seconds: that it takes, by number of nodes where that matters; cold_s: and as the first one on a
+    worker, more; qpu_seconds: of them, on the QPU,
     in so many tasks.
     """
 
@@ -41,6 +42,7 @@ class ObservedStage:
     asked_s: float | None = None
     after: tuple[str, ...] | None = None
     freed_s: float | None = None
+    cold_s: float = 0.0
 
 
 def stage_models(
@@ -85,6 +87,7 @@ def stage_models(
                 after=tuple(str(n) for n in sorted(direct)),
                 delay_s=max(stage.ready_s - ended_s, 0.0),
                 result_s=max(stage.ended_s - freed_s, 0.0) if stage.kind == "classical" else 0.0,
+                cold_s=stage.cold_s,
                 qpu_seconds=None if stage.name in given else stage.qpu_seconds,
                 tasks=stage.tasks,
             )

@@ -136,9 +136,12 @@ def test_the_first_stage_of_each_worker_counts_without_what_it_takes_more(tmp_pa
         ran("rate", "w3", 9, 50),  # alone of its function
     ]
     made = record(load_site(environ={"HOME": str(tmp_path)}), stages)
-    assert job_latencies(made).cold_s == pytest.approx((3 + 5) / 2)
     seen, _ = observed_stages(made, {}, WorkerOptions(), "a run")
-    assert sorted(one.seconds for one in seen if one.name == "scan") == [2, 2, 3, 4]
+    scans = [one for one in seen if one.name == "scan"]
+    assert sorted(one.seconds for one in scans) == [2, 2, 3, 4]
+    assert {one.cold_s for one in scans} == {(3 + 5) / 2}
+    rate = next(one for one in seen if one.name == "rate")
+    assert (rate.seconds, rate.cold_s) == (50, 0)
 
 
 def greedy_s(units: int, workers: int) -> float:

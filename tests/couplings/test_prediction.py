@@ -322,15 +322,35 @@ def test_tasks_of_a_stage_leave_the_qpu_to_others_between_them(by_job: bool) -> 
 
 @pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "split"])
 def test_the_first_stage_of_each_worker_takes_longer(coupling: str) -> None:
-    cluster = ClusterModel(nodes=2, cold_s=4.0)
-    found = predict([fan(6, 10.0)], cluster, QpuModel(), coupling)
+    cluster = ClusterModel(nodes=2)
+    wide = fan(6, 10.0)
+    cold = replace(wide, stages=tuple(replace(stage, cold_s=4.0) for stage in wide.stages))
+    found = predict([cold], cluster, QpuModel(), coupling)
     assert found.makespan_s == pytest.approx(4 + 3 * 10)
     apart = (
-        StageModel(name="a", kind="classical", seconds=0.0),
-        StageModel(name="b", kind="classical", seconds=1.0, after=("a",)),
+        StageModel(name="a", kind="classical", seconds=0.0, cold_s=4.0),
+        StageModel(name="b", kind="classical", seconds=1.0, after=("a",), cold_s=3.0),
     )
     chain = predict([FlowModel(name="f", stages=apart, nodes_max=2)], cluster, QpuModel(), coupling)
-    assert chain.makespan_s == pytest.approx(4 + 1 + (4 if coupling == "split" else 0))
+    assert chain.makespan_s == pytest.approx(4 + 1 + (3 if coupling == "split" else 0))
+
+
+@pytest.mark.parametrize("coupling", ["multiplexed", "exclusive"])
+def test_the_first_stage_on_several_nodes_warms_all_of_them(coupling: str) -> None:
+    stages = tuple(
+        StageModel(
+            name=name,
+            kind="classical",
+            seconds=10.0,
+            nodes_max=2,
+            cold_s=4.0,
+            after=after,
+        )
+        for name, after in (("a", ()), ("b", ("a",)))
+    )
+    flow = FlowModel(name="f", stages=stages, nodes_max=2)
+    found = predict([flow], ClusterModel(nodes=2), QpuModel(), coupling)
+    assert found.makespan_s == pytest.approx(10 + 4 + 10)
 
 
 def test_a_worker_goes_on_while_the_flow_receives_a_result_and_an_own_allocation_waits() -> None:
