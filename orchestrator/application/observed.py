@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from itertools import pairwise
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
@@ -20,7 +21,6 @@ from orchestrator.slurm.options import WorkerOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from orchestrator.provenance.schema import (
         RecordedJob,
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["JobLatencies", "job_latencies", "observed_stages"]
 
+# A moment from which on a stage works, 1, or no longer, -1, with its key.
+_Border = tuple[datetime, Literal[1, -1], str]
 # A quantum stage of more tasks counts as one of so many longer ones.
 _MOST_TASKS = 20
 # A stage that began so soon had not waited for its worker.
@@ -130,7 +132,8 @@ def observed_stages(
         ConfigError: No stage of the run has ended.
     """
     of_stage, at_work_s = jobs_by_stage(record.jobs), _clock(record)
-    shares_s = _shares_s(record, of_stage, by_simulator=by_simulator)
+    shares_s = _shares_s(_quantum_borders(record, of_stage, by_simulator=by_simulator))
+    received_s = _shares_s(_result_borders(record))
     cold_s, firsts = _cold_s(record), {stage.key for stage in _first_on_workers(record)}
     observed, notes = [], []
     for stage in record.stages:
@@ -166,7 +169,7 @@ def observed_stages(
                 key=stage.key,
                 ready_s=ready_s,
                 ended_s=at_work_s(stage.ended_at),
-                freed_s=None if stage.ran_until is None else at_work_s(stage.ran_until),
+                result_s=received_s.get(stage.key, 0.0),
                 asked_s=None if stage.asked_at is None else at_work_s(stage.asked_at),
                 after=stage.after,
                 seconds=seconds,
@@ -184,29 +187,45 @@ def observed_stages(
     return observed, list(dict.fromkeys(notes))
 
 
-def _shares_s(
+def _quantum_borders(
     record: RunRecord,
     of_stage: Mapping[str, Sequence[RecordedJob]],
     *,
     by_simulator: bool,
-) -> dict[str, float]:
-    """Return the work of quantum stages without the QPU, by key.
+) -> list[_Border]:
+    """Return when quantum stages went on and paused, as they waited for their tasks.
 
-    Stages that overlapped had to share the flow's process, so each counts its part of that time.
-    by_simulator: with the time of their tasks.
+    by_simulator: a task is work of the flow's process, and only its queue a pause.
     """
-    borders: list[tuple[datetime, int, str]] = []
+    borders: list[_Border] = []
     for stage in record.stages:
         begun, ended = stage.ran_from or stage.started_at, stage.ran_until or stage.ended_at
         if stage.kind != "quantum" or ended is None:
             continue
         borders += [(begun, 1, stage.key), (max(ended, begun), -1, stage.key)]
         for job in of_stage.get(stage.key, ()):
-            # By a simulator, only its queue counts as a pause.
             resumed = job.started_at if by_simulator else job.ended_at
             paused = min(max(job.submitted_at, begun), ended)
             until = min(max(resumed or ended, paused), ended)
             borders += [(paused, -1, stage.key), (until, 1, stage.key)]
+    return borders
+
+
+def _result_borders(record: RunRecord) -> list[_Border]:
+    """Return when the flow's process began and ended to receive results of classical stages."""
+    borders: list[_Border] = []
+    for stage in record.stages:
+        if stage.kind == "classical" and stage.ran_until and stage.ended_at:
+            begun = min(stage.ran_until, stage.ended_at)
+            borders += [(begun, 1, stage.key), (stage.ended_at, -1, stage.key)]
+    return borders
+
+
+def _shares_s(borders: list[_Border]) -> dict[str, float]:
+    """Return for how long each stage worked, by key.
+
+    Those that overlapped had to share the flow's process, so each counts its part of that time.
+    """
     borders.sort(key=lambda border: border[0])
     shares_s: dict[str, float] = {key: 0.0 for _, _, key in borders}
     depths: dict[str, int] = {}

@@ -29,8 +29,8 @@ class StageModel:
     allocation of its own, unless the coupling is exclusive. alone: whether it has one in every
     coupling, as it asks for what shared workers do not have, such as a GPU. after: names of stages
     of its flow that must have ended. delay_s: what the flow itself takes between their end and this
-    stage. result_s: until the flow's process has the result of a classical one, whose worker is
-    free meanwhile, but not an allocation of its own. cold_s: what a classical one takes more as the
+    stage. result_s: work of the flow's process to receive the result of a classical one, whose worker
+    is free meanwhile, but not an allocation of its own; results share it. cold_s: what a classical one takes more as the
     first one that a worker runs, such as for imports.
     qpu_seconds: of a quantum stage, for how much of its time the QPU works; all of it if None. The
     rest is work of the flow's process, which quantum stages of a flow share. tasks: of a quantum stage, in how many parts the QPU does that, each after a part of the rest.

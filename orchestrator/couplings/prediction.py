@@ -130,7 +130,7 @@ class _StageRun:
     tasks_left: int = 0  # of a quantum one, with the task that runs
     own_s: float = 0.0  # what it does without the QPU before each task
     task_s: float = 0.0
-    own_left_s: float = math.inf  # until its next task, inf if it does not prepare one
+    own_left_s: float = math.inf  # of the flow's process, until its next task or for its result
     queued_s: float = math.inf  # when that reaches the QPU's queue at the earliest
     task: _Task | None = None
     is_over: bool = False  # its last task has ended
@@ -141,7 +141,7 @@ class _StageRun:
 
     @property
     def prepares(self) -> bool:
-        """Whether it works without the QPU now."""
+        """Whether it is work of the flow's process now."""
         return _EPSILON_S < self.own_left_s < math.inf
 
     def needs_s(self, now_s: float) -> float:
@@ -167,7 +167,7 @@ class _FlowRun:
     quantum_after_s: float | None
     active: list[_StageRun] = field(default_factory=list)
     receiving: list[_StageRun] = field(default_factory=list)  # without their results
-    done: dict[str, float] = field(default_factory=dict)  # when the flow has each one's result
+    done: dict[str, float] = field(default_factory=dict)  # when the flow had each one's result
     known: set[str] = field(default_factory=set)
     hold: _Hold | None = None
     released: bool = False
@@ -275,8 +275,9 @@ class _Prediction:
                 happened = True
                 self._end_stage(stage)
         for run in self._runs:
-            for stage in [one for one in run.receiving if self._is_due(run.done[one.model.name])]:
+            for stage in [one for one in run.receiving if not one.prepares]:
                 run.receiving.remove(stage)
+                run.done[stage.model.name] = self._now_s
                 happened = True
                 if stage.job is not None and not self._hand_on(stage.job, stage):
                     self._end_job(stage.job)
@@ -285,11 +286,13 @@ class _Prediction:
     def _end_stage(self, stage: _StageRun) -> None:
         run, model = stage.run, stage.model
         run.active.remove(stage)
-        run.done[model.name] = self._now_s + model.result_s
         nodes = stage.width if stage.is_classical else 0
         self._note(run, model.kind, model.name, stage.began_s, nodes)
         if stage.is_classical:
+            stage.own_left_s = model.result_s
             run.receiving.append(stage)
+        else:
+            run.done[model.name] = self._now_s
         if run.hold is not None and all(one.is_classical for one in run.active):
             self._release(run.hold)
 
@@ -746,10 +749,14 @@ class _Prediction:
             if stage.left * took_s <= _EPSILON_S:
                 stage.left = 0.0
         for run in self._runs:
-            preparing = [stage for stage in run.active if stage.prepares]
-            for stage in preparing:
-                stage.own_left_s -= passed_s / len(preparing)
+            for sharing in self._in_process(run):
+                for stage in sharing:
+                    stage.own_left_s -= passed_s / len(sharing)
         self._now_s = next_s
+
+    def _in_process(self, run: _FlowRun) -> list[list[_StageRun]]:
+        """Return what the flow's process works at: quantum stages, and results beside them."""
+        return [[s for s in stages if s.prepares] for stages in (run.active, run.receiving)]
 
     def _at_work(self) -> list[_StageRun]:
         return [s for run in self._runs for s in run.active if s.is_classical and s.width]
@@ -760,13 +767,12 @@ class _Prediction:
         moments += [self._eligible_s(job) for job in self._waiting()]
         moments += [job.ready_s for job in self._jobs]
         moments += [at_s for at_s, _ in self._leaving]
-        moments += [r.done[stage.model.name] for r in self._runs for stage in r.receiving]
         moments += [task.until_s for task in self._running]
         moments += [hold.since_s for hold in self._holds]
         for run in self._runs:
             moments += [stage.queued_s for stage in run.active]
-            preparing = [stage.own_left_s for stage in run.active if stage.prepares]
-            moments += [self._now_s + left_s * len(preparing) for left_s in preparing]
+            for sharing in self._in_process(run):
+                moments += [self._now_s + one.own_left_s * len(sharing) for one in sharing]
             if self._coupling == "gated" and not run.released and run.gated_since_s is not None:
                 moments.append(run.gated_since_s + LONGEST_GATE_S)
                 moments.append(self._now_s + self._qpu_free_in_s() - (run.quantum_after_s or 0.0))

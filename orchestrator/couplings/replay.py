@@ -20,8 +20,7 @@ _ALIKE = 1.01
 class ObservedStage:
     """A stage that ran. name: of its function. ready_s, ended_s: on one clock, from the run's start.
 
-    key: of this execution. freed_s: when its worker had done it; then the flow's process received
-    its result. asked_s: when the flow submitted it; after: keys of the stages whose
+    key: of this execution. result_s: what the flow's process took to receive its result. asked_s: when the flow submitted it; after: keys of the stages whose
     results it takes; None where that is not known.
     seconds: that it takes, by number of nodes where that matters; cold_s: and as the first one on a
     worker, more; qpu_seconds: of them, on the QPU,
@@ -41,7 +40,7 @@ class ObservedStage:
     key: str = ""
     asked_s: float | None = None
     after: tuple[str, ...] | None = None
-    freed_s: float | None = None
+    result_s: float = 0.0
     cold_s: float = 0.0
 
 
@@ -75,7 +74,6 @@ def stage_models(
         before.append(direct.union(*(before[n] for n in direct)))
         direct -= set[int]().union(*(before[n] for n in direct))
         ended_s = max((ordered[n].ended_s for n in direct), default=0.0)
-        freed_s = stage.ended_s if stage.freed_s is None else stage.freed_s
         models.append(
             StageModel(
                 name=str(number),
@@ -86,7 +84,7 @@ def stage_models(
                 alone=stage.alone,
                 after=tuple(str(n) for n in sorted(direct)),
                 delay_s=max(stage.ready_s - ended_s, 0.0),
-                result_s=max(stage.ended_s - freed_s, 0.0) if stage.kind == "classical" else 0.0,
+                result_s=stage.result_s,
                 cold_s=stage.cold_s,
                 qpu_seconds=None if stage.name in given else stage.qpu_seconds,
                 tasks=stage.tasks,

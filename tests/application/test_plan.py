@@ -113,6 +113,33 @@ def test_overlapping_quantum_stages_share_the_time_of_the_flows_process(tmp_path
     assert (first.seconds, second.seconds) == (5.5 + 4, 5.5 + 1)
 
 
+def test_results_that_arrive_together_share_the_time_until_they_are_there(tmp_path) -> None:
+    stages = [
+        stage("scan", "classical", 0, ended_s, key=f"scan-{n}", ran_until=at_s(until_s))
+        for n, (until_s, ended_s) in enumerate([(4, 10), (6, 10), (12, 13)])
+    ]
+    made = record(load_site(environ={"HOME": str(tmp_path)}), stages)
+    seen, _ = observed_stages(made, {}, WorkerOptions(), "a run")
+    assert [one.result_s for one in seen] == [2 + 2, 2, 1]
+
+
+def test_a_stage_that_no_worker_can_run_has_an_allocation_of_its_own(tmp_path) -> None:
+    made = record(
+        load_site(environ={"HOME": str(tmp_path)}),
+        [stage(name, "classical", 0, 1) for name in ("scan", "wide", "train")],
+    )
+    needs = {
+        "wide": StageNeeds(kind="classical", demand=Demand(nodes=2)),
+        "train": StageNeeds(kind="classical", demand=Demand(gpus=1)),
+    }
+    seen, _ = observed_stages(made, needs, WorkerOptions(), "a run")
+    assert {one.name: (one.nodes, one.alone) for one in seen} == {
+        "scan": (1, False),
+        "wide": (2, False),  # but not in an exclusive job
+        "train": (1, True),
+    }
+
+
 def test_the_first_stage_of_each_worker_counts_without_what_it_takes_more(tmp_path) -> None:
     def ran(name: str, worker: str, begun_s: float, seconds: float) -> RecordedStage:
         times = {"ran_from": at_s(begun_s), "ran_until": at_s(begun_s + seconds)}

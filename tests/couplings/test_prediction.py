@@ -367,6 +367,17 @@ def test_a_worker_goes_on_while_the_flow_receives_a_result_and_an_own_allocation
     assert quantum_after_s(FlowModel(name="f", stages=(*stages, after))) == 10 + 3 + 2
 
 
+def test_results_that_arrive_together_share_the_flows_process() -> None:
+    stages = tuple(
+        StageModel(name=name, kind="classical", seconds=10.0, result_s=result_s)
+        for name, result_s in (("a", 2.0), ("b", 5.0))
+    )
+    flow = FlowModel(name="f", stages=stages, nodes_max=2)
+    found = predict([flow], ClusterModel(nodes=2), QpuModel(), "split")
+    # The first result is there after 4 s, and 2 of the other one's 5 s are done by then.
+    assert (found.makespan_s, found.node_seconds) == pytest.approx((17, 14 + 17))
+
+
 def test_a_worker_that_is_retired_keeps_its_node_a_little_longer() -> None:
     stages = (
         StageModel(name="a", kind="classical", seconds=10.0),

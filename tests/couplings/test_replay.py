@@ -122,7 +122,7 @@ def test_a_stage_that_takes_an_unknown_result_waits_for_all_that_had_ended() -> 
 
 def test_what_the_flow_takes_to_receive_a_result_is_no_work_of_the_worker() -> None:
     ran = [
-        replace(seen("a", 0, 10, 0), freed_s=7.0, seconds=7.0),
+        replace(seen("a", 0, 10, 0), result_s=3.0, seconds=7.0),
         seen("b", 11, 20, 0, ("a",)),
     ]
     first, second = stage_models(ran)
