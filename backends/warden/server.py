@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import re
 import shutil
 import subprocess
 import threading
@@ -39,6 +41,7 @@ _STATUS = {
     TaskState.CANCELLED: "CANCELED",
 }
 _UNMUNGE_S = 10.0
+_UID = re.compile(r"^UID:.*\((\d+)\)\s*$", re.MULTILINE)
 _REMEMBERED = 10_000
 
 
@@ -51,7 +54,10 @@ class _Refused(Exception):
 
 
 class _Munge:
-    """Checks credentials by the program ``unmunge``, where there is one; each is good once."""
+    """Checks credentials by the program ``unmunge``, where there is one; each is good once.
+
+    Munge vouches for every user of the machine, and only the one who rehearses is let in.
+    """
 
     def __init__(self) -> None:
         self._used: dict[str, None] = {}
@@ -69,7 +75,7 @@ class _Munge:
                 del self._used[next(iter(self._used))]
         try:
             done = subprocess.run(
-                [program, "--no-output"],
+                [program, "--output=/dev/null", "--metadata=-", "--keys=UID"],
                 input=credential,
                 text=True,
                 capture_output=True,
@@ -78,7 +84,8 @@ class _Munge:
             )
         except (OSError, subprocess.TimeoutExpired):
             return False
-        return done.returncode == 0
+        user = _UID.search(done.stdout)
+        return done.returncode == 0 and user is not None and int(user[1]) == os.geteuid()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,6 +76,17 @@ def test_a_credential_of_another_daemon_is_refused(tmp_path, on_path) -> None:
         client.close()
 
 
+@pytest.mark.usefixtures("on_path")
+def test_who_does_not_rehearse_is_not_let_in(tmp_path, monkeypatch) -> None:
+    with rehearsed("warden", tmp_path / "server") as site:
+        client = WardenSite(site.rehearsal.url, MungeCredentials(), session=SESSION)
+        assert client.device()
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        with pytest.raises(AccessDenied, match="401"):
+            client.device()
+        client.close()
+
+
 def test_without_a_daemon_the_error_names_it(tmp_path, monkeypatch) -> None:
     if shutil.which("munge") is None:
         pytest.skip("no Munge on this machine")
