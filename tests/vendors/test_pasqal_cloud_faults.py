@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import tracemalloc
 
 import httpx
 import pytest
@@ -179,6 +181,23 @@ def test_a_failed_job_states_its_errors(flow) -> None:
     with pytest.raises(TaskFailed, match="electronics"):
         sent(run).result(PATIENCE_S)
     assert (run.starts, run.qpu_seconds) == (1, 0)
+
+
+def test_a_batch_is_not_unpacked_beyond_what_is_taken(cloud, monkeypatch) -> None:
+    monkeypatch.setattr("backends.pasqal_cloud.server._MOST_BYTES", 1 << 20)
+    token = json.loads((cloud.rehearsal.folder / "token.json").read_text())["access_token"]
+    headers = {"Authorization": f"Bearer {token}", "Content-Encoding": "gzip"}
+    bomb = gzip.compress(bytes(1 << 27))
+    tracemalloc.start()
+    try:
+        for body, status in ((bomb, 413), (b"no gzip", 400)):
+            url = f"{cloud.options['url']}/api/v1/batches"
+            sent = httpx.post(url, content=body, headers=headers, trust_env=False)
+            assert sent.status_code == status
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 1 << 26
 
 
 def test_a_revoked_token_is_one_clear_error(flow, cloud) -> None:
