@@ -183,22 +183,23 @@ class RemoteAnalogBackend:
         """Return the task of a tag: from the records, else from a server that can be searched."""
         check_tag(tag)
         record = self._records.read(tag)
-        if record is None:
+        if record is not None and record.job is not None:
+            return self._task_id(record.job, tag)
+        if not self._site.can_find:
             return None
-        if record.job is None:
-            if not self._site.can_find:
-                return None
-            job = self._site.find(tag)
-            if job is None:
-                age_s = time.time() - record.started_at_s
-                if 0 <= age_s < _SETTLE_S:
-                    raise QpuUnavailable(
-                        f"the server does not show {tag} yet; it is asked again",
-                        retry_after_s=_SETTLE_S - age_s,
-                    )
-                return None
-            self._records.write(record := record.accepted(job))
-        return self._task_id(record)
+        # Without a record, too: another machine may have started it.
+        job = self._site.find(tag)
+        if job is not None:
+            if record is not None:
+                self._records.write(record.accepted(job))
+            return self._task_id(job, tag)
+        age_s = _SETTLE_S if record is None else time.time() - record.started_at_s
+        if 0 <= age_s < _SETTLE_S:
+            raise QpuUnavailable(
+                f"the server does not show {tag} yet; it is asked again",
+                retry_after_s=_SETTLE_S - age_s,
+            )
+        return None
 
     def status(self, task: QpuTaskId) -> TaskState:
         """Return a task's state."""
@@ -266,7 +267,7 @@ class RemoteAnalogBackend:
     def _started(self, payload: Payload, tag: str) -> QpuTaskId:
         known = self._records.read(tag)
         if known is not None and known.job is not None:
-            return self._task_id(known)
+            return self._task_id(known.job, tag)
         if known is not None:
             found = self.find(tag)
             if found is not None:
@@ -286,7 +287,8 @@ class RemoteAnalogBackend:
         assert isinstance(payload, AnalogPayload)  # as is all that its target takes
         (item,) = payload.items
         record = _record_of(item, tag, target)
-        return self._task_id(self._records.send(record, lambda: self._site.submit(item, tag)))
+        record = self._records.send(record, lambda: self._site.submit(item, tag))
+        return self._task_id(str(record.job), tag)
 
     def _look(self, task: QpuTaskId) -> tuple[StartedJob, SiteJob]:
         record = self._record(task)
@@ -308,8 +310,8 @@ class RemoteAnalogBackend:
     def _record(self, task: QpuTaskId) -> StartedJob:
         return self._records.of_task(task, self._site.prefix)
 
-    def _task_id(self, record: StartedJob) -> QpuTaskId:
-        return QpuTaskId(f"{self._site.prefix}:{record.job}:{record.tag}")
+    def _task_id(self, job: str, tag: str) -> QpuTaskId:
+        return QpuTaskId(f"{self._site.prefix}:{job}:{tag}")
 
 
 def _record_of(item: AnalogItem, tag: str, target: Target) -> StartedJob:

@@ -170,6 +170,17 @@ def test_a_batch_that_does_not_show_yet_is_not_taken_for_one_that_never_was(
     assert cloud.meter()["starts"]["late"] == 1
 
 
+def test_a_batch_of_another_machine_is_found_by_its_tag(cloud, backend, tmp_path) -> None:
+    """Where its result cannot be read; it must not be taken for one that never was."""
+    task = backend.start(backend.acquire(), payload(), "elsewhere")
+    options = {k: v for k, v in cloud.options.items() if k != "device"}
+    other = create(options, state_dir=tmp_path / "other")
+    assert other.find("elsewhere") == task
+    with pytest.raises(UnknownTask):
+        other.status(task)
+    other.close()
+
+
 def test_a_tag_that_was_never_sent_is_not_known(backend) -> None:
     assert backend.find("never") is None
     with pytest.raises(UnknownTask):
