@@ -11,7 +11,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
@@ -20,6 +19,7 @@ import httpx
 from pydantic_core import from_json, to_json
 
 from backends.errors import AccessDenied, QpuBusy, QpuUnavailable
+from backends.http_rules import NOT_NOW, is_loopback, retry_after_s
 from backends.plugins import PluginUnusable
 from backends.secret_text import SecretText, without_credentials
 
@@ -50,8 +50,6 @@ _PIECE_BYTES = 1 << 20
 _GZIP = zlib.MAX_WBITS | 16
 _LONGEST_REASON = 300
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, section 2.1
-# The server did not carry the request out, and may do so later (RFC 9110, 8470, 6585).
-_NOT_NOW = (408, 425, 429)
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -162,7 +160,7 @@ def checked_url(options: Mapping[str, Any], backend: str) -> str:
         raise PluginUnusable(
             f"option url = {without_credentials(url)!r}; give one such as 'https://HOST'"
         )
-    if parts.scheme == "http" and not _is_this_machine(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise PluginUnusable(
             f"option url = {url!r} would send the token unencrypted over a network; give an "
             "https:// address"
@@ -296,7 +294,7 @@ class SiteConnection:
             raise QpuUnavailable(f"{self.url} cannot be asked: {_words(error)}") from error
         if held and answer.status == 504:
             return answer
-        if answer.status in _NOT_NOW or answer.status >= 500:
+        if answer.status in NOT_NOW or answer.status >= 500:
             raise QpuUnavailable(
                 f"{self.url} does not answer now: {answer.reason}",
                 retry_after_s=answer.retry_after_s,
@@ -329,7 +327,7 @@ class SiteConnection:
                 f"the answer of {self.url} was lost: {_words(error)}; a task may have been started"
             ) from error
         stated = answer.retry_after_s is not None or bool(answer.error)
-        refused = answer.status in _NOT_NOW or (answer.status == 503 and stated)
+        refused = answer.status in NOT_NOW or (answer.status == 503 and stated)
         if refused and not self._doubtful_refusals:
             raise QpuBusy(
                 f"{self.url} takes no task now: {answer.reason}", retry_after_s=answer.retry_after_s
@@ -406,7 +404,7 @@ class SiteConnection:
                 return Answer(
                     status=response.status_code,
                     content=_bounded(response, excess),
-                    retry_after_s=_retry_after_s(response.headers.get("retry-after")),
+                    retry_after_s=retry_after_s(response.headers.get("retry-after")),
                 )
         except httpx.InvalidURL as error:  # made of what the server called something
             raise httpx.UnsupportedProtocol(f"{path!r:.200} is no path: {error}") from error
@@ -434,7 +432,7 @@ class SiteConnection:
                         keepalive_expiry=_KEPT_S,
                     ),
                     # Proxies of the environment serve other machines only.
-                    trust_env=not _is_this_machine(host),
+                    trust_env=not is_loopback(host),
                 )
             return self._client
 
@@ -487,22 +485,6 @@ def _expiry(token: str) -> float | None:
         return float(claims["exp"])
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() == "localhost"
-
-
-def _retry_after_s(stated: str | None) -> float | None:
-    """Return the header in seconds (RFC 9110, 10.2.3); a date counts as not stated."""
-    try:
-        seconds = float(stated or "")
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
 
 
 def _words(error: Exception) -> str:

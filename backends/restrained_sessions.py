@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.exceptions import HTTPError
 
+from backends.http_rules import is_loopback
+
 __all__ = ["restrain"]
 
 _WHOLE_ANSWER_S = 600.0
 _PIECE_BYTES = 1 << 14  # which compression makes a thousand times as large
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def restrain(session: requests.Session, url: str, *, largest_bytes: int) -> None:
@@ -32,7 +33,7 @@ def restrain(session: requests.Session, url: str, *, largest_bytes: int) -> None
     """
     session.max_redirects = 0
     session.hooks["response"].insert(0, partial(_bounded, largest_bytes))
-    session.trust_env = urlsplit(url).hostname not in _LOOPBACK
+    session.trust_env = not is_loopback(urlsplit(url).hostname or "")
 
 
 def _bounded(

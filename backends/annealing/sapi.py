@@ -16,6 +16,7 @@ from dwave.cloud.api import Problems, Solvers, models
 
 from backends.connection import TokenSource
 from backends.errors import AccessDenied, PayloadRejected, QpuBusy, QpuUnavailable, UnknownTask
+from backends.http_rules import NOT_NOW, retry_after_s
 from backends.restrained_sessions import restrain
 
 __all__ = ["SapiClient"]
@@ -124,7 +125,7 @@ class SapiClient:
         status = _status(error)
         if status in (401, 402, 403):
             return self._denied(error)
-        if status == 429 or (status == 503 and _retry_after_s(error) is not None):
+        if status in NOT_NOW or (status == 503 and _retry_after_s(error) is not None):
             return QpuBusy(
                 f"{self.url} takes no problem now: {_words(error)}",
                 retry_after_s=_retry_after_s(error),
@@ -151,13 +152,7 @@ def _status(error: Exception) -> int | None:
 
 def _retry_after_s(error: Exception) -> float | None:
     response = getattr(error, "response", None)
-    if response is None:
-        return None
-    try:
-        seconds = float(response.headers.get("Retry-After", ""))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
+    return None if response is None else retry_after_s(response.headers.get("Retry-After"))
 
 
 def _is_unsent(error: BaseException | None) -> bool:

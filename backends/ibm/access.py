@@ -12,6 +12,7 @@ import httpx
 
 from backends.connection import TokenSource
 from backends.errors import AccessDenied, QpuUnavailable
+from backends.http_rules import is_loopback
 
 __all__ = ["AccessTokens"]
 
@@ -78,7 +79,7 @@ class AccessTokens:
                 data={"grant_type": _GRANT, "apikey": key},
                 headers={"Accept": "application/json"},
                 timeout=_ANSWER_S,
-                trust_env=host not in ("127.0.0.1", "localhost", "::1"),
+                trust_env=not is_loopback(host),
             )
         except httpx.HTTPError as error:
             raise QpuUnavailable(f"{self._url} cannot be asked for a token: {error}") from error

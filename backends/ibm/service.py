@@ -26,6 +26,7 @@ from backends.errors import (
     QpuBusy,
     QpuUnavailable,
 )
+from backends.http_rules import NOT_NOW, retry_after_s
 from backends.ibm.access import AccessTokens
 from backends.plugins import PluginUnusable
 from backends.restrained_sessions import restrain
@@ -109,9 +110,9 @@ class IbmService:
         """Make a call that may be repeated.
 
         Raises:
-            Refused: The service answered 4xx, except 401, 403 and 429.
+            Refused: The service answered 4xx, except 401, 403 and `NOT_NOW`.
             AccessDenied: 401 and 403, also with a new token.
-            QpuUnavailable: There was no answer that can be read, or one of 429 or 5xx.
+            QpuUnavailable: There was no answer that can be read, or one of `NOT_NOW` or 5xx.
         """
         try:
             return self._authorised(call, *given, **named)
@@ -119,7 +120,7 @@ class IbmService:
             raise
         except Exception as error:  # of requests, of IBM's client, of its parsers
             answer = _answer(error)
-            if answer is None or answer.status_code == 429 or answer.status_code >= 500:
+            if answer is None or answer.status_code in NOT_NOW or answer.status_code >= 500:
                 raise QpuUnavailable(
                     f"{self.url} does not answer now: {_reason(error, answer)}",
                     retry_after_s=_retry_after_s(answer),
@@ -177,7 +178,7 @@ class IbmService:
             ) from error
         status, after_s = 0 if answer is None else answer.status_code, _retry_after_s(answer)
         refused = after_s is not None or (answer is not None and bool(_stated(answer)))
-        if status == 429 or (status == 503 and refused):
+        if status in NOT_NOW or (status == 503 and refused):
             raise QpuBusy(
                 f"{self.url} takes no job now: {reason}", retry_after_s=after_s
             ) from error
@@ -234,10 +235,4 @@ def _reason(error: BaseException, answer: requests.Response | None) -> str:
 
 
 def _retry_after_s(answer: requests.Response | None) -> float | None:
-    if answer is None:
-        return None
-    try:
-        seconds = float(answer.headers.get("Retry-After", ""))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds < float("inf") else None
+    return None if answer is None else retry_after_s(answer.headers.get("Retry-After"))

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backends.http_rules import is_loopback
 from backends.site_options import SITE_OPTIONS
 from orchestrator.config.environment import state_dir
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.private import close_to_others, write_private
-from orchestrator.config.proxies import is_loopback
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from orchestrator.config.environment import hand_down, process_environment
 
-__all__ = ["bypass_for_loopback", "drop_unusable", "is_loopback", "proxy_variable"]
+__all__ = ["bypass_for_loopback", "drop_unusable", "proxy_variable"]
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SOCKS = ("socks5", "socks5h")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine.
-
-    >>> [is_loopback(h) for h in ("localhost", "127.0.0.9", "[::1]", "10.0.0.1", "broker.site")]
-    [True, True, True, False, False]
-    """
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() == "localhost"
 
 
 def bypass_for_loopback() -> None:

@@ -209,7 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._allowed():
             return
         fault = self.sapi.faults.pop(0) if self.sapi.faults else ""
-        if fault in ("429", "503"):
+        if fault in ("408", "429", "503"):
             self._refuse(int(fault), "later", {"Retry-After": "7"})
             return
         if fault == "400":

@@ -151,7 +151,10 @@ def test_what_a_gateway_doubled_is_cancelled(annealer: Backend, sapi: Sapi) -> N
 
 @pytest.mark.parametrize(
     ("fault", "error", "after_s"),
-    [("429", QpuBusy, 7.0), ("503", QpuBusy, 7.0), ("400", PayloadRejected, None)],
+    [
+        *(("408", QpuBusy, 7.0), ("429", QpuBusy, 7.0), ("503", QpuBusy, 7.0)),
+        ("400", PayloadRejected, None),
+    ],
 )
 def test_a_refusal_starts_nothing(annealer, sapi, fault, error, after_s) -> None:
     before = len(sapi.problems)

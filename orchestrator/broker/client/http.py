@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
+from backends.http_rules import is_loopback
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
 from orchestrator.broker.client.protocol import AllocationEnded, DataRefused, JobUncertain
@@ -26,7 +27,7 @@ from orchestrator.broker.core.budgets import BudgetExhausted, StatementLine
 from orchestrator.broker.core.codec import to_plain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
-from orchestrator.config.proxies import is_loopback, proxy_variable
+from orchestrator.config.proxies import proxy_variable
 from orchestrator.data_labels import all_labels
 from orchestrator.identity import JobId, is_job_id
 from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
