@@ -6,11 +6,15 @@ import asyncio
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from qiskit import QuantumCircuit
 
-from backends.payloads import SamplerPayload
+from backends import registry
+from backends.api import Backend, TaskFailed
+from backends.payloads import AnnealingPayload, SamplerPayload
+from backends.quadratic_models import BinaryQuadraticModel
 from backends.results import result_from_bytes
 from orchestrator.broker.client.protocol import DataRefused
 from orchestrator.broker.core.budgets import statement
@@ -72,6 +76,32 @@ def test_the_slices_that_are_left_run_elsewhere_and_every_number_says_where(tmp_
             assert shots == {"home": 10, "cloud": 25}
         with closing(Ledger.open(tmp_path / "ledger.sqlite")) as ledger:
             assert ledger.job(job) == seen, "replayed"
+
+    asyncio.run(check())
+
+
+class Annealers(Lab):
+    """Annealers, of which the first one fails."""
+
+    def open_backend(self, qpu: str) -> Backend:
+        made = registry.create("annealing", {"sweeps": 10}, state_dir=self.folder)
+        if qpu == "home":
+            made.result = Mock(side_effect=TaskFailed("it is broken"))  # type: ignore[method-assign]
+        return made
+
+
+def test_results_that_have_no_metadata_move_too(tmp_path: Path) -> None:
+    pytest.importorskip("dwave.samplers")
+    models = AnnealingPayload.coerce([BinaryQuadraticModel.of([-1.0, 1.0])], reads=5)
+
+    async def check() -> None:
+        async with Annealers(tmp_path).broker({}) as broker:
+            checked = CheckedPayload.of(models, await broker.target("home"))
+            view, _ = await broker.submit(request("home", failover="cloud"), "ada", checked)
+            seen = await broker.wait(view.id, PATIENCE_S)
+            assert (seen.state, seen.failover) == (JobState.COMPLETED, "cloud")
+            (found,) = result_from_bytes(await broker.result(view.id)).native
+            assert found.occurrences.sum() == 5
 
     asyncio.run(check())
 

@@ -65,7 +65,8 @@ class BlobStore:
                 mine = zip(ran, items, strict=True)
                 pieces += [(piece, item) for piece, item in mine if piece.job == submitted.job]
         merged = kind.merge(pieces, lambda: self._payload(submitted))
-        if ended.job.moved_from:
+        # Kinds whose results are plain lists have no place for it; the job's record says it.
+        if ended.job.moved_from and hasattr(merged, "metadata"):
             _label_qpus(merged, ended)
         return merged
 
