@@ -134,8 +134,8 @@ def choose(
 
     The score is the mean, by the user's weights, of three terms between 0 and 1: the fidelity; the
     wait w as s/(s + w), with s the user's ``patience_s``; and the lowest cost divided by the cost.
-    Costs in different units count if the user gives prices of all of them. What is not known of
-    a QPU counts as the mean of the others. Labels are no term: a QPU that does not accept them is
+    Costs in different units count where the user gives prices of these. What is not known of a QPU
+    counts as the mean of the others. Labels are no term: a QPU that does not accept them is
     refused whatever the rest is.
 
     before: what was chosen for the same stage before; it stays if it still fits.
