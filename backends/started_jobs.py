@@ -9,11 +9,12 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backends.api import QpuTaskId, Target
 from backends.errors import (
     AccessDenied,
     CalibrationChanged,
@@ -79,10 +80,28 @@ class StartedJobs:
             with self._lock:
                 self._starting.discard(tag)
 
-    def being_started(self) -> int:
-        """Return how many tasks are being started now."""
+    def check_room(
+        self,
+        target: Target,
+        known: Collection[QpuTaskId],
+        is_open: Callable[[QpuTaskId], bool],
+    ) -> None:
+        """Raise `QpuBusy` if a target takes no further task of this client, inside of `starting`.
+
+        known: tasks that had not ended when they were last looked at. is_open: asks the server
+        whether one still has not, which is done only if it matters.
+        """
+        most = target.max_concurrent_tasks
         with self._lock:
-            return len(self._starting)
+            others = len(self._starting) - 1
+        if most is None or len(known) + others < most:
+            return
+        running = sum(map(is_open, known)) + others
+        if running >= most:
+            raise QpuBusy(
+                f"{target.name} has {running} tasks of this client and takes at most {most}; start "
+                "again when one has ended"
+            )
 
     def send(self, record: StartedJob, submit: Callable[[], Any]) -> StartedJob:
         """Start a job, with its record on disk before the request.

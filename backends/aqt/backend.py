@@ -229,7 +229,7 @@ class AqtBackend:
             # Asked anew, because a server out of service may leave a start in doubt.
             target = self._current()
             check(payload, target)
-            self._refuse_when_full(target)
+            self._records.check_room(target, list(self._open), self._is_open)
         except QpuUnavailable as error:
             raise QpuBusy(
                 f"nothing was started: {error}", retry_after_s=error.retry_after_s
@@ -242,22 +242,6 @@ class AqtBackend:
         with self._lock:
             self._open[task] = TaskState.QUEUED
         return task
-
-    def _refuse_when_full(self, target: Target) -> None:
-        most = target.max_concurrent_tasks
-        if most is None:
-            return
-        with self._lock:
-            tasks = list(self._open)
-        starting = self._records.being_started() - 1
-        if len(tasks) + starting < most:
-            return
-        running = sum(map(self._is_open, tasks)) + starting
-        if running >= most:
-            raise QpuBusy(
-                f"{target.name} has {running} tasks of this client and takes at most {most}; start "
-                "again when one has ended"
-            )
 
     def _is_open(self, task: QpuTaskId) -> bool:
         try:

@@ -221,7 +221,7 @@ class IbmBackend:
             check(payload, target)
             assert isinstance(payload, SamplerPayload)  # as is all that its target takes
             check_branches(payload, target)
-            self._refuse_when_full(target)
+            self._records.check_room(target, list(self._open), self._is_open)
             ibm_session = self._ibm_session(session)
         except QpuUnavailable as error:
             raise QpuBusy(
@@ -293,20 +293,6 @@ class IbmBackend:
         except Refused:
             return False
         return bool(details.get("accepting_jobs")) and details.get("state") != "closed"
-
-    def _refuse_when_full(self, target: Target) -> None:
-        most = target.max_concurrent_tasks
-        with self._lock:
-            tasks = list(self._open)
-        starting = self._records.being_started() - 1
-        if most is None or len(tasks) + starting < most:
-            return
-        running = sum(map(self._is_open, tasks)) + starting
-        if running >= most:
-            raise QpuBusy(
-                f"{target.name} has {running} tasks of this client and takes at most {most}; start "
-                "again when one has ended"
-            )
 
     def _is_open(self, task: QpuTaskId) -> bool:
         try:

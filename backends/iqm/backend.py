@@ -193,7 +193,7 @@ class IqmBackend:
         try:
             architecture, target = self._current()
             check(payload, target)
-            self._refuse_when_full(target)
+            self._records.check_room(target, list(self._open), self._is_open)
             computer = self._quantum_computer()
         except QpuUnavailable as error:
             raise QpuBusy(
@@ -239,22 +239,6 @@ class IqmBackend:
                 "prepared anew"
             )
         raise PayloadRejected(f"the server refused the job: {answer.reason}")
-
-    def _refuse_when_full(self, target: Target) -> None:
-        most = target.max_concurrent_tasks
-        if most is None:
-            return
-        with self._lock:
-            tasks = list(self._open)
-        starting = self._records.being_started() - 1
-        if len(tasks) + starting < most:
-            return
-        running = sum(map(self._is_open, tasks)) + starting
-        if running >= most:
-            raise QpuBusy(
-                f"{target.name} has {running} tasks of this client and takes at most {most}; start "
-                "again when one has ended"
-            )
 
     def _current(self) -> tuple[Architecture, Target]:
         with self._lock:
