@@ -34,6 +34,7 @@ from orchestrator.compute.remote_call import (
     exhausted,
     within,
 )
+from orchestrator.config.durations import duration
 from orchestrator.config.environment import silence_telemetry
 from orchestrator.config.site import size_bytes
 from orchestrator.data_labels import all_labels
@@ -101,7 +102,7 @@ def classical(
     gpus: int = ...,
     nodes: int | tuple[int, int] = ...,
     tasks_per_node: int = ...,
-    walltime: timedelta | None = ...,
+    walltime: timedelta | str | None = ...,
     compute: str | None = ...,
     **task_options: Any,
 ) -> Callable[[Callable[P, R]], Task[P, R]]: ...
@@ -114,7 +115,7 @@ def classical(
     gpus: int = 0,
     nodes: int | tuple[int, int] = 1,
     tasks_per_node: int = 1,
-    walltime: timedelta | None = None,
+    walltime: timedelta | str | None = None,
     compute: str | None = None,
     **task_options: Any,
 ) -> Any:
@@ -130,7 +131,8 @@ def classical(
         gpus: GPUs that it needs on each node.
         nodes: Machines that it needs; ``(1, 3)`` for at least 1 and no use of more than 3.
         tasks_per_node: Processes on each node of the programs that it runs (`run_program`).
-        walltime: Longest that it may take; None for what the compute grants.
+        walltime: Longest that it may take, also as a text such as ``"90 min"``; None for what the
+            compute grants.
         compute: A compute of the site by name; None for its default.
         task_options: Whatever ``prefect.task`` takes.
 
@@ -138,8 +140,12 @@ def classical(
         The task, or a decorator where ``fn`` is left out.
 
     Raises:
+        TypeError: The walltime is neither a text nor a ``timedelta``.
         ValueError: The function is async, or an amount is invalid.
     """
+    expect(
+        "walltime", walltime, (timedelta, str, type(None)), "a timedelta, or a text like '90 min'"
+    )
     fewest, most = nodes if isinstance(nodes, tuple) else (nodes, nodes)
     demand = Demand(
         cores=cores,
@@ -148,7 +154,7 @@ def classical(
         nodes=fewest,
         nodes_max=most,
         tasks_per_node=tasks_per_node,
-        walltime=walltime,
+        walltime=duration(walltime) if isinstance(walltime, str) else walltime,
     )
     needs = StageNeeds(kind="classical", where=compute, demand=demand)
     if fn is None:

@@ -134,6 +134,7 @@ def test_local_workers_refuse_what_they_lack(demand, words) -> None:
         ({"nodes": 0}, "nodes=0"),
         ({"memory": "8 gigs"}, naming("8 gigs")),
         ({"walltime": timedelta(0)}, "walltime=0:00:00"),
+        ({"walltime": "90 minutes"}, naming("90 minutes")),
     ],
 )
 def test_impossible_demands_are_refused_where_they_are_declared(amounts, words) -> None:
@@ -148,6 +149,21 @@ def test_a_stage_declares_what_it_needs() -> None:
     assert stage_needs(relax).demand == Demand(
         cores=2, memory=3 << 29, gpus=1, nodes=3, walltime=timedelta(hours=1)
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90 min", 5400), ("1 h 30 min", 5400), ("1-12:00:00", 129600)]
+)
+def test_a_stage_declares_its_walltime_as_site_files_do(text: str, seconds: int) -> None:
+    @classical(walltime=text)
+    def relax() -> None: ...
+
+    assert stage_needs(relax).demand.walltime == timedelta(seconds=seconds)
+
+
+def test_a_walltime_of_another_type_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(TypeError, match="walltime = 5400"):
+        classical(walltime=5400)  # type: ignore[call-overload]
 
 
 def test_a_stage_declares_how_many_nodes_it_can_use() -> None:
