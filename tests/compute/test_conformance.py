@@ -115,7 +115,7 @@ def test_what_cannot_be_used_is_refused(tmp_path, compute, words) -> None:
     [
         (Demand(gpus=1), ["gpus = 1", "none"]),
         (Demand(nodes=2), ["nodes = 2", "one machine"]),
-        (Demand(memory=3 << 30), ["memory = 3221225472", "2 GiB"]),
+        (Demand(memory=3 << 30), ["memory = 3 GiB", "2 GiB"]),
     ],
 )
 def test_local_workers_refuse_what_they_lack(demand, words) -> None:
