@@ -62,6 +62,8 @@ __all__ = ["Broker"]
 _log = logging.getLogger(__name__)
 # A ledger without a snapshot is folded whole, once; afterwards all that has ended is apart.
 _JOBS_AT_START = 100_000
+# Longest that a request for a result waits for the commit of its job's end.
+_COMMIT_S = 10.0
 # So many jobs are looked at, and so many views made, before others have the event loop again:
 # 1 µs and 30 µs each.
 _LOOKED_AT, _VIEWED = 10_000, 500
@@ -526,9 +528,19 @@ class Broker:
     async def result(self, job: JobId) -> bytes:
         """Return the bytes of a completed job's result, as `result_from_bytes` reads them."""
         ended = await self._over(job)
+        if job in self.events.state.jobs:
+            await self._be_written(job)
         data = await asyncio.to_thread(self.events.blobs.encoded_result, ended)
         self.events.blobs.forget(job)
         return data
+
+    async def _be_written(self, job: JobId) -> None:
+        """Wait until a job's end is in the ledger: its view is ahead of the commit for a moment."""
+        end = self.events.wait_for(job)
+        if not end.done():
+            arrival = asyncio.wrap_future(end)
+            arrival.add_done_callback(lambda done: done.exception())  # the ledger says why
+            await asyncio.wait([arrival], timeout=_COMMIT_S)
 
     async def _over(self, job: JobId) -> EndedJob:
         """Return a job that has ended. Raises `JobUnknown`."""
