@@ -228,7 +228,8 @@ class Backend(Protocol):
         """Return the result of a completed task, as often as asked.
 
         Raises ``TaskFailed`` with the reason, ``TaskCancelled``, ``TaskNotFinished``
-        or ``UnknownTask``.
+        or ``UnknownTask``. A task that failed since the QPU was calibrated, or since it cannot run
+        the payload, may raise ``CalibrationChanged`` or ``PayloadRejected`` in place of the first.
         """
         ...
 

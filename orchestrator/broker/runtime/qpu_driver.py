@@ -187,7 +187,7 @@ class QpuDriver:
                 reading = None
                 if await self._settle_if_ended(tag, state, received):
                     return
-            except (TaskFailed, PayloadRejected) as failure:
+            except (TaskFailed, PayloadRejected, CalibrationChanged) as failure:
                 await self._fail(tag, failure)
                 return
             except Exception as fault:  # noqa: BLE001  # the task may well still run
