@@ -180,11 +180,15 @@ def path_part(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a server answered. content: of the body; retry_after_s: where it states that."""
+    """What a server answered. content: of the body.
+
+    retry_after_s, content_digest: where it states them.
+    """
 
     status: int
     content: bytes = field(repr=False)
     retry_after_s: float | None = None
+    content_digest: str | None = None
 
     @property
     def is_success(self) -> bool:
@@ -302,9 +306,22 @@ class SiteConnection:
         return answer
 
     def submit(
-        self, path: str, body: Any, *, params: Mapping[str, Any] | None = None, method: str = "POST"
+        self,
+        path: str,
+        body: Any,
+        *,
+        params: Mapping[str, Any] | None = None,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Send what starts a task, which must happen once.
+
+        Args:
+            path: Below the URL, with a slash first.
+            body: JSON types, sent as such; bytes are sent as they are.
+            params: Of the query.
+            method: Of HTTP.
+            headers: Further ones; bytes need their ``Content-Type`` here.
 
         Returns:
             An answer of status 2xx whose body is JSON, or 4xx, except those that are raised.
@@ -317,7 +334,7 @@ class SiteConnection:
             QpuUnavailable: Nobody knows whether a task was started.
         """
         try:
-            answer = self._send(method, path, params, body, _Excess())
+            answer = self._send(method, path, params, body, _Excess(), headers or {})
         except _UNSENT as error:
             raise QpuBusy(
                 f"{self.url} cannot be reached, so nothing was started: {_words(error)}"
@@ -363,13 +380,14 @@ class SiteConnection:
         params: Mapping[str, Any] | None,
         body: Any,
         excess: _Excess,
+        headers: Mapping[str, str] = {},
     ) -> Answer:
         token = self._valid_token()
-        answer = self._once(method, path, params, body, excess, token)
+        answer = self._once(method, path, params, body, excess, headers, token)
         if answer.status == 401:  # the server did nothing, so it may be asked again
             newer = self._valid_token()
             if newer != token:
-                answer = self._once(method, path, params, body, excess, newer)
+                answer = self._once(method, path, params, body, excess, headers, newer)
         if answer.status in (401, 402, 403):
             remedy = "renew the token" if answer.status == 401 else "ask the site for access"
             raise AccessDenied(f"{self.url} refused {method} {path}: {answer.reason}; {remedy}")
@@ -382,12 +400,13 @@ class SiteConnection:
         params: Mapping[str, Any] | None,
         body: Any,
         excess: _Excess,
+        more: Mapping[str, str],
         token: Token,
     ) -> Answer:
-        headers = {"Accept-Encoding": "gzip", **self._authorise(token.text)}
-        content = None if body is None else to_json(body)
+        headers = {"Accept-Encoding": "gzip", **self._authorise(token.text), **more}
+        content = body if body is None or isinstance(body, bytes) else to_json(body)
         if content is not None:
-            headers["Content-Type"] = "application/json"
+            headers.setdefault("Content-Type", "application/json")
         given = {k: v for k, v in (params or {}).items() if v is not None}
         timeout = httpx.Timeout(
             self._answer_s + excess.longer_s, connect=_CONNECT_S, pool=_CONNECT_S
@@ -405,6 +424,7 @@ class SiteConnection:
                     status=response.status_code,
                     content=_bounded(response, excess),
                     retry_after_s=retry_after_s(response.headers.get("retry-after")),
+                    content_digest=response.headers.get("content-digest"),
                 )
         except httpx.InvalidURL as error:  # made of what the server called something
             raise httpx.UnsupportedProtocol(f"{path!r:.200} is no path: {error}") from error
