@@ -1,0 +1,105 @@
+"""The factory of QPUs behind another site's broker, and their options."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from backends.plugins import PluginUnusable
+from backends.suggestions import did_you_mean
+
+if TYPE_CHECKING:
+    from backends.api import Target
+    from backends.connection import TokenSource
+    from backends.hpcqc.backend import BrokerBackend
+
+__all__ = ["BrokerFactory", "BrokerOptions", "create"]
+
+_NAME = "hpcqc"
+_STATED = ("labels", "project", "qpu", "tasks", "token", "url")
+_TASKS = 8
+_MOST_TASKS = 1000
+# As the API takes them.
+_PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:-]{0,99}")
+_MOST_LABELS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerOptions:
+    """How a QPU of another site is reached.
+
+    qpu: its name there. project: who pays there; empty for the first project of the token.
+    labels: that each job there states for its data. tasks: how many may be open there at once.
+    """
+
+    url: str
+    token: TokenSource
+    qpu: str
+    project: str = ""
+    labels: tuple[str, ...] = ()
+    tasks: int = _TASKS
+
+
+def _parse_options(options: Mapping[str, Any]) -> BrokerOptions:
+    """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
+    from backends.connection import checked_url, token_from_options
+
+    for name in options:
+        if name not in _STATED:
+            raise PluginUnusable(
+                f"unknown option {name!r} of backend {_NAME!r}; there are: {', '.join(_STATED)}"
+                f"{did_you_mean(name, _STATED)}"
+            )
+    qpu, project = options.get("qpu"), options.get("project", "")
+    labels, tasks = options.get("labels", []), options.get("tasks", _TASKS)
+    if not isinstance(qpu, str) or not 0 < len(qpu) <= 200 or not qpu.isprintable():
+        raise PluginUnusable(f"option qpu = {qpu!r:.80}; give the QPU's name at the other site")
+    if not isinstance(project, str) or (project and not _PROJECT.fullmatch(project)):
+        raise PluginUnusable(
+            f"option project = {project!r:.80}; give the name of a project at the other site"
+        )
+    listed = isinstance(labels, list | tuple) and len(labels) <= _MOST_LABELS
+    if not listed or not all(isinstance(one, str) and _LABEL.fullmatch(one) for one in labels):
+        raise PluginUnusable(
+            f"option labels = {labels!r:.80}; give at most {_MOST_LABELS} labels, such as "
+            "['jurisdiction:eu']"
+        )
+    if isinstance(tasks, bool) or not isinstance(tasks, int) or not 1 <= tasks <= _MOST_TASKS:
+        raise PluginUnusable(f"option tasks = {tasks!r:.80}; give a number from 1 to {_MOST_TASKS}")
+    return BrokerOptions(
+        url=checked_url(options, _NAME),
+        token=token_from_options(options, _NAME),
+        qpu=qpu,
+        project=project,
+        labels=tuple(labels),
+        tasks=tasks,
+    )
+
+
+class BrokerFactory:
+    """Creates and describes QPUs of other sites; raises ``ValueError`` for a wrong option."""
+
+    neutral_options: ClassVar[frozenset[str]] = frozenset({"labels", "project", "tasks", "token"})
+
+    def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> BrokerBackend:
+        """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
+        from backends.hpcqc.backend import BrokerBackend
+
+        return BrokerBackend(_parse_options(options), state_dir=state_dir)
+
+    def describe(self, options: Mapping[str, Any]) -> Target:
+        """Return the target as the other broker states it now."""
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            closing(self(options, state_dir=Path(scratch))) as backend,
+        ):
+            return backend.target()
+
+
+create = BrokerFactory()
