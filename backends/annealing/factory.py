@@ -81,7 +81,7 @@ class AnnealingFactory:
         if chosen.solver is not None:
             from backends.annealing.cloud import CloudAnnealer
             from backends.annealing.sapi import SapiClient
-            from backends.connection import checked_url, token_from_options
+            from backends.site_access import checked_url, token_from_options
 
             client = SapiClient(
                 checked_url(options, "annealing"), token_from_options(options, "annealing")

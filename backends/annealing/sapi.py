@@ -14,10 +14,10 @@ import requests
 import urllib3
 from dwave.cloud.api import Problems, Solvers, models
 
-from backends.connection import TokenSource
 from backends.errors import AccessDenied, PayloadRejected, QpuBusy, QpuUnavailable, UnknownTask
 from backends.http_rules import NOT_NOW, retry_after_s
 from backends.restrained_sessions import restrain
+from backends.site_access import TokenSource
 
 __all__ = ["SapiClient"]
 

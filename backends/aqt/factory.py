@@ -17,8 +17,8 @@ from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from backends.api import Backend, Target
-    from backends.connection import TokenSource
     from backends.devices.api import FlatDevice
+    from backends.site_access import TokenSource
 
 __all__ = ["NATIVE_GATES", "AqtFactory", "AqtOptions", "as_spoken", "create"]
 
@@ -64,7 +64,7 @@ class AqtOptions:
 
 def _parse_options(options: Mapping[str, Any]) -> AqtOptions:
     """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
-    from backends.connection import checked_url, token_from_options
+    from backends.site_access import checked_url, token_from_options
 
     for name in options:
         if name == "offline":

@@ -15,8 +15,8 @@ from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from backends.api import Target
-    from backends.connection import TokenSource
     from backends.hpcqc.backend import BrokerBackend
+    from backends.site_access import TokenSource
 
 __all__ = ["BrokerFactory", "BrokerOptions", "create"]
 
@@ -48,7 +48,7 @@ class BrokerOptions:
 
 def _parse_options(options: Mapping[str, Any]) -> BrokerOptions:
     """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
-    from backends.connection import checked_url, token_from_options
+    from backends.site_access import checked_url, token_from_options
 
     for name in options:
         if name not in _STATED:

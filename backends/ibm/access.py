@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from backends.connection import TokenSource
 from backends.errors import AccessDenied, QpuUnavailable
 from backends.http_rules import is_loopback
+from backends.site_access import TokenSource
 
 __all__ = ["AccessTokens"]
 

@@ -14,7 +14,7 @@ from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from backends.api import Backend
-    from backends.connection import TokenSource
+    from backends.site_access import TokenSource
 
 __all__ = ["IbmFactory", "OfflineOptions", "ServiceOptions", "create"]
 
@@ -119,7 +119,7 @@ def _parse_offline(device: str, options: Mapping[str, Any]) -> OfflineOptions:
 
 
 def _parse_service(device: str, options: Mapping[str, Any]) -> ServiceOptions:
-    from backends.connection import checked_url, token_from_options
+    from backends.site_access import checked_url, token_from_options
 
     _check_names(options, _SERVICE_OPTIONS, "backend")
     instance = options.get("instance")

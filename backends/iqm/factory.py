@@ -16,8 +16,8 @@ from backends.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from backends.api import Backend, Target
-    from backends.connection import TokenSource
     from backends.devices.api import FlatDevice
+    from backends.site_access import TokenSource
 
 __all__ = ["IqmFactory", "IqmOptions", "as_spoken", "create"]
 
@@ -56,7 +56,7 @@ class IqmOptions:
 
 def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
     """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
-    from backends.connection import checked_url, token_from_options
+    from backends.site_access import checked_url, token_from_options
 
     for name in options:
         if name == "fake":

@@ -35,8 +35,8 @@ class PasqalCloudFactory:
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
         """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
         from backends.analog.remote import RemoteAnalogBackend
-        from backends.connection import checked_url, token_from_options
         from backends.pasqal_cloud.site import PasqalCloudSite
+        from backends.site_access import checked_url, token_from_options
 
         if options.get("simulated") is True:
             return rydberg(_simulated(options), state_dir=state_dir)
@@ -81,7 +81,7 @@ def _parsed(options: Mapping[str, Any]) -> tuple[RydbergDevice | None, float]:
     """Check options; return the stated device and the scale of its clock."""
     from backends.analog.device import DeviceError
     from backends.analog.devices import stated_device
-    from backends.connection import checked_url
+    from backends.site_access import checked_url
 
     for name in options:
         if name not in _OPTIONS:

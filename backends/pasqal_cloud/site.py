@@ -12,17 +12,11 @@ from urllib.parse import urlsplit
 from backends.analog.device import DeviceError, RydbergDevice, rydberg_device
 from backends.analog.remote import SiteJob
 from backends.api import TaskState
-from backends.connection import (
-    Answer,
-    FixedToken,
-    SiteConnection,
-    Token,
-    TokenSource,
-    checked_url,
-)
+from backends.connection import Answer, SiteConnection
 from backends.errors import BackendError, PayloadRejected, QpuUnavailable, UnknownTask
 from backends.payloads import AnalogItem
 from backends.plugins import PluginUnusable
+from backends.site_access import FixedToken, Token, TokenSource, checked_url
 
 __all__ = ["PasqalCloudSite"]
 

@@ -37,7 +37,7 @@ class WardenFactory:
     def __call__(self, options: Mapping[str, Any], *, state_dir: Path) -> Backend:
         """Return a QPU, with its started tasks stored in the existing folder; connects nowhere."""
         from backends.analog.remote import RemoteAnalogBackend
-        from backends.connection import token_from_options
+        from backends.site_access import token_from_options
         from backends.warden.munge import MungeCredentials
         from backends.warden.site import WardenSite
 
@@ -120,7 +120,7 @@ def _url(options: Mapping[str, Any]) -> str:
 
     Plain HTTP is allowed with Munge, as Warden speaks it by itself: a credential is good once.
     """
-    from backends.connection import checked_url
+    from backends.site_access import checked_url
 
     url = options.get("url")
     if isinstance(url, str) and "token" not in options:

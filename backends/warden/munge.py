@@ -6,8 +6,8 @@ import re
 import shutil
 import subprocess
 
-from backends.connection import Token
 from backends.errors import AccessDenied
+from backends.site_access import Token
 
 __all__ = ["MungeCredentials"]
 

@@ -9,9 +9,10 @@ from typing import Any
 from backends.analog.device import DeviceError, RydbergDevice, rydberg_device
 from backends.analog.remote import SiteJob
 from backends.api import TaskState
-from backends.connection import Answer, SiteConnection, TokenSource
+from backends.connection import Answer, SiteConnection
 from backends.errors import PayloadRejected, QpuUnavailable, UnknownTask
 from backends.payloads import AnalogItem
+from backends.site_access import TokenSource
 
 __all__ = ["WardenSite"]
 

@@ -16,15 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from backends.api import AccessDenied, QpuBusy, QpuUnavailable
-from backends.connection import (
-    FixedToken,
-    SiteConnection,
-    StoredToken,
-    Token,
-    checked_url,
-    token_from_options,
-)
+from backends.connection import SiteConnection
 from backends.plugins import PluginUnusable
+from backends.site_access import FixedToken, StoredToken, Token, checked_url, token_from_options
 from orchestrator.config.secrets import SecretRef, resolve_secrets
 from tests.errors import naming
 

@@ -11,11 +11,11 @@ from qiskit import QuantumCircuit
 
 from backends.api import AccessDenied, BackendError, QpuBusy, QpuUnavailable, TaskFailed, TaskState
 from backends.aqt import create
-from backends.connection import Token
 from backends.lowering import NativeCompiler
 from backends.payloads import SamplerPayload
 from backends.profiles import profile_text
 from backends.rehearsal import RehearsedDevice
+from backends.site_access import Token
 from hpcqc import Sampler, open_qpu
 from orchestrator import resources, runs
 from orchestrator.broker.client.protocol import JobUncertain

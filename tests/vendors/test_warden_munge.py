@@ -11,8 +11,8 @@ import pytest
 
 from backends.analog.devices import shipped_device
 from backends.api import AccessDenied, TaskState
-from backends.connection import FixedToken
 from backends.payloads import AnalogPayload
+from backends.site_access import FixedToken
 from backends.warden import create
 from backends.warden.munge import MungeCredentials
 from backends.warden.server import SESSION
