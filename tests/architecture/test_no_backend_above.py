@@ -25,8 +25,8 @@ OPTIONS = {
     *(field.name for kind in (AerOptions, Script) for field in dataclasses.fields(kind)),
 }
 BACKENDS = {name for name, point in available().items() if point.module.startswith("backends.")}
-# In a text, the name of the backend for other sites' brokers is that of the whole software.
-NAMED = BACKENDS - {"hpcqc"}
+# In a text these are the name of the whole software, and of the interface that grants a job QPUs.
+NAMED = BACKENDS - {"hpcqc", "qrmi"}
 
 KINDS = (
     "samplerp",

@@ -1,0 +1,5 @@
+"""Resources that the Quantum Resource Management Interface reaches, through the package qrmi."""
+
+from backends.qrmi.factory import create
+
+__all__ = ["create"]
