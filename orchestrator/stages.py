@@ -24,7 +24,7 @@ from orchestrator.broker.core.choice import QpuNeeds
 from orchestrator.broker.core.codec import to_plain
 from orchestrator.compute.api import Demand
 from orchestrator.compute.digests import value_digest
-from orchestrator.compute.kinds import check_demand, settings_in_force
+from orchestrator.compute.kinds import check_demand, check_fits_one_job, settings_in_force
 from orchestrator.compute.remote_call import (
     RemoteFunction,
     StageContext,
@@ -360,7 +360,10 @@ def _run_inline(call: _Call) -> Any:
 def _run_remotely(call: _Call, context: StageContext) -> Any:
     needs, site = call.needs, current_run().site
     if needs.demand != Demand():
-        check_demand(call.fn.__name__, needs.demand, settings_in_force(site, needs.where))
+        settings = settings_in_force(site, needs.where)
+        check_demand(call.fn.__name__, needs.demand, settings)
+        if current_run().coupling == "exclusive":
+            check_fits_one_job(call.fn.__name__, needs.demand, settings)
     remote = RemoteFunction(_dump_once(call.fn), context)
     compute = needs.where or site.default_compute
     with resources().placement().classical(compute, needs.demand):

@@ -22,7 +22,8 @@ from orchestrator.application.run import RunRequest, bound_request, undisturbed
 from orchestrator.application.target import load_flow, stages_beside, target_of
 from orchestrator.application.wait import expected_wait
 from orchestrator.arguments import expect
-from orchestrator.compute.kinds import settings_in_force
+from orchestrator.compute.api import DemandNotMet
+from orchestrator.compute.kinds import check_fits_one_job, settings_in_force
 from orchestrator.compute.worker_jobs import fits_worker
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
@@ -212,8 +213,9 @@ def make_plan(
     flows = [replace(one_flow, name=str(number)) for number in range(copies)]
     cluster, of_nodes = _cluster(options, site, record, source, wait_s)
     charges, of_use = _charges(site, record, is_dry=is_dry)
-    found, impossible = {}, {}
-    for coupling in COUPLINGS:
+    found: dict[str, CouplingPrediction] = {}
+    impossible = _without_room(site, flow)
+    for coupling in [name for name in COUPLINGS if name not in impossible]:
         try:
             found[coupling] = predict(flows, cluster, device, coupling)
         except CouplingCannot as error:
@@ -246,6 +248,17 @@ def make_plan(
         quantum_after_s=quantum_after_s(one_flow),
         notes=[f"times of stages: {source}", *unsure, *of_nodes, *of_queue, *of_use],
     )
+
+
+def _without_room(site: Site, flow: Flow[..., Any]) -> dict[str, str]:
+    """Return why the flow cannot run in one job, by the coupling that has one; empty if it can."""
+    try:
+        for name, needs in stages_beside(flow).items():
+            if needs.kind == "classical":
+                check_fits_one_job(name, needs.demand, settings_in_force(site, needs.where))
+    except DemandNotMet as error:
+        return {"exclusive": str(error)}
+    return {}
 
 
 def automatic(request: RunRequest) -> RecordedCoupling:

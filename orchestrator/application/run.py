@@ -287,7 +287,7 @@ def _with_flow(plan: RunPlan, request: RunRequest, warn: Callable[[str], None]) 
     bound = bound_parameters if request.as_text else checked_parameters
     parameters = bound(flow.fn, request.parameters)
     check_inputs(flow.fn, parameters)
-    _check_stages(plan.site, plan.qpu, flow, starts_here=not request.by_driver_job)
+    _check_stages(plan, flow, starts_here=not request.by_driver_job)
     # A plain flow is spared Qiskit's import. What is wrong with one of several is for the choice.
     if plan.qpu != ANY and (plan.qpu is not None or "qiskit" in sys.modules):
         for settings in plan.site.qpus_for(plan.qpu):
@@ -387,13 +387,14 @@ def _broker_name(url: str | None) -> str:
     return "the broker of its own process" if url is None else f"the broker {url}"
 
 
-def _check_stages(site: Site, qpu: str | None, flow: Flow[..., Any], *, starts_here: bool) -> None:
+def _check_stages(plan: RunPlan, flow: Flow[..., Any], *, starts_here: bool) -> None:
     """Check what the stages ask of the site and of its batch system.
 
     starts_here: whether this machine runs the flow.
 
     Raises ``ConfigError``, ``DemandNotMet`` or ``SlurmRefused``.
     """
+    site, qpu = plan.site, plan.qpu
     computes, qpus = {}, {}
     for name, needs in stages_beside(flow).items():
         try:
@@ -405,11 +406,18 @@ def _check_stages(site: Site, qpu: str | None, flow: Flow[..., Any], *, starts_h
         except ConfigError as error:
             raise ConfigError(f"stage {name!r} is pinned: {error}") from None
         if needs.kind == "classical":
-            from orchestrator.compute.kinds import check_demand, open_compute, settings_in_force
+            from orchestrator.compute.kinds import (
+                check_demand,
+                check_fits_one_job,
+                open_compute,
+                settings_in_force,
+            )
 
             settings = settings_in_force(site, needs.where)
             open_compute(settings).close()
             check_demand(name, needs.demand, settings)
+            if plan.coupling == "exclusive":
+                check_fits_one_job(name, needs.demand, settings)
             computes[settings.name] = settings
     check_options(site, computes.values(), starts_here=starts_here)
     check_slurm(site, computes.values(), qpus.values())

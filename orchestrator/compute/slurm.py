@@ -20,7 +20,14 @@ from orchestrator.compute.connection import CONNECTION_FILE, Connection
 from orchestrator.compute.fanout import ClusterLost, Spread, fan_out_on, worker_died
 from orchestrator.compute.reconciler import Reconciler
 from orchestrator.compute.remote_call import RemoteFunction, RemoteResult, run_timed
-from orchestrator.compute.worker_jobs import SHARED, JobFolder, allocation, fits_worker, lacking
+from orchestrator.compute.worker_jobs import (
+    SHARED,
+    JobFolder,
+    allocation,
+    enough_for,
+    fits_worker,
+    lacking,
+)
 from orchestrator.config.environment import state_dir
 from orchestrator.config.site import ComputeSettings
 from orchestrator.slurm.allocation import AllocationSteps
@@ -103,6 +110,11 @@ class SlurmDask:
         except SlurmUnavailable as error:
             raise ComputeError(f"cannot ask Slurm what it has: {error}") from error
 
+    @staticmethod
+    def enough_together(settings: ComputeSettings, demand: Demand) -> dict[str, Any]:
+        """Return options to change so that the one job of `want_together` is enough for a stage."""
+        return enough_for(worker_options(settings), demand)
+
     def start(self) -> None:
         """Begin to start scheduler and shared worker jobs; return at once."""
         self._share()
@@ -142,7 +154,8 @@ class SlurmDask:
     def want_together(self, *also: JobResources) -> None:
         """Make the shared workers one job with all their nodes, and with further components.
 
-        Call it before `start`. Stages of several nodes then run on these nodes, too.
+        Call it before `start`. Stages of several nodes then run on these nodes, too. A stage that
+        needs more than they have would wait for nodes that its own run holds: see `enough_together`.
         """
         self._together = also
 

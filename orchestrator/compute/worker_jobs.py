@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from orchestrator.compute.api import Demand
 from orchestrator.compute.cluster_process import PINNED, import_path
@@ -27,7 +28,15 @@ from orchestrator.slurm.steps import worker_step
 from orchestrator.text_files import tail_of
 from orchestrator.wording import counted
 
-__all__ = ["SHARED", "Allocation", "JobFolder", "allocation", "fits_worker", "lacking"]
+__all__ = [
+    "SHARED",
+    "Allocation",
+    "JobFolder",
+    "allocation",
+    "enough_for",
+    "fits_worker",
+    "lacking",
+]
 
 # The pool of the worker jobs that stages without an allocation of their own share.
 SHARED = "shared"
@@ -93,6 +102,32 @@ def fits_worker(options: WorkerOptions, demand: Demand) -> bool:
             or (options.walltime is not None and demand.walltime <= options.walltime)
         )
     )
+
+
+def enough_for(options: WorkerOptions, demand: Demand) -> dict[str, Any]:
+    """Return what to change in the options so that a stage fits into one job of ``nodes_max`` nodes.
+
+    Nothing if it fits as it is: then a worker on each node has what the stage asks for there.
+    """
+    is_wide = (
+        demand.cores_per_node > options.cores // options.process_count
+        or demand.gpus > options.gpus // options.process_count
+    )
+    processes = 1 if is_wide else options.process_count
+    wanted = {
+        "nodes_max": max(options.nodes_max, demand.nodes),
+        "cores": max(options.cores, demand.cores_per_node),
+        "processes": processes,
+        "gpus": max(options.gpus, demand.gpus),
+        "memory": max(options.memory or 0, (demand.memory or 0) * processes) or None,
+        "walltime": options.walltime,
+    }
+    if demand.walltime is not None:
+        wanted["walltime"] = max(options.walltime or demand.walltime, demand.walltime)
+    has = {name: getattr(options, name) for name in wanted}
+    if wanted["cores"] == options.cores:  # else a number that is not given follows the cores
+        has["processes"] = options.process_count
+    return {name: value for name, value in wanted.items() if value != has[name]}
 
 
 def allocation(

@@ -7,11 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.compute.api import Demand, DemandNotMet
-from orchestrator.compute.kinds import check_demand
+from orchestrator.compute.kinds import check_demand, check_fits_one_job
 from orchestrator.compute.worker import WorkerSpec
-from orchestrator.compute.worker_jobs import JobFolder, allocation, fits_worker, lacking
+from orchestrator.compute.worker_jobs import JobFolder, allocation, enough_for, fits_worker, lacking
 from orchestrator.config.durations import duration
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.site import ComputeSettings
@@ -287,3 +289,60 @@ def test_memory_that_is_not_there_is_named_in_units() -> None:
     settings = ComputeSettings(name="c", kind="local", memory_per_worker="1 GiB")
     with pytest.raises(DemandNotMet, match="memory = 64 GiB"):
         check_demand("s", Demand(memory=64 << 30), settings)
+
+
+SIZES = st.none() | st.sampled_from([1 << 29, 1 << 30, 3 << 30, 8 << 30])
+TIMES = st.none() | st.sampled_from([timedelta(minutes=m) for m in (10, 60, 600)])
+OPTIONS = st.builds(
+    lambda cores, less, **more: WorkerOptions(
+        cores=cores, processes=None if less is None else max(1, cores - less), **more
+    ),
+    st.integers(1, 8),
+    st.none() | st.integers(0, 7),
+    nodes_max=st.integers(1, 4),
+    gpus=st.integers(0, 3),
+    memory=SIZES,
+    walltime=TIMES,
+)
+DEMANDS = st.builds(
+    Demand,
+    nodes=st.integers(1, 5),
+    cores=st.integers(1, 4),
+    tasks_per_node=st.integers(1, 4),
+    gpus=st.integers(0, 2),
+    memory=SIZES,
+    walltime=TIMES,
+)
+
+
+@given(OPTIONS, DEMANDS)
+def test_a_job_is_enough_for_a_stage_once_it_is_changed_as_said(has, demand) -> None:
+    """Nothing is to be changed where the stage fits as it is; the other half of a deadlock."""
+
+    def fits(job: WorkerOptions) -> bool:
+        on_a_node = replace(demand, nodes=1, nodes_max=1)
+        return demand.nodes <= job.nodes_max and fits_worker(job, on_a_node)
+
+    changes = enough_for(has, demand)
+    assert bool(changes) != fits(has)
+    assert fits(has.model_copy(update=changes))
+
+
+def test_a_stage_without_room_in_the_one_job_of_its_run_is_refused() -> None:
+    settings = ComputeSettings(name="big", kind="slurm", options={"cores": 3, "nodes_max": 4})
+    demand = Demand(nodes=2, tasks_per_node=4, walltime=timedelta(hours=1))
+    with pytest.raises(DemandNotMet) as caught:
+        check_fits_one_job("relax", demand, settings)
+    text = str(caught.value)
+    for part in (
+        "'relax'",
+        "nodes = 2, tasks_per_node = 4, walltime = 1:00:00",
+        "compute.big.options.cores = 4",
+        "compute.big.options.processes = 1",
+        'compute.big.options.walltime = "60 min"',
+    ):
+        assert part in text
+    assert "nodes_max" not in text
+    enough = {"cores": 4, "processes": 1, "nodes_max": 4, "walltime": "60 min"}
+    check_fits_one_job("relax", demand, settings.model_copy(update={"options": enough}))
+    check_fits_one_job("relax", demand, ComputeSettings(name="here", kind="local"))

@@ -183,3 +183,62 @@ def test_auto_lets_nodes_go_that_would_wait_for_quantum_stages_side_by_side(run,
     held = [job for job in jobs if job.tag.purpose == "qpu"]
     # Workers were given back while the QPU was held.
     assert any(job.ended_at < held[-1].ended_at for job in jobs if job.tag.purpose != "qpu")
+
+
+WIDE = """
+from hpcqc import classical, run_program
+
+@classical(nodes=2, tasks_per_node=2)
+def relax(n):
+    run_program(["/bin/true"])
+    return n + 3
+"""
+DIRECT = (
+    WIDE
+    + """
+from prefect import flow
+
+@flow
+def wide():
+    return relax(0)
+"""
+)
+LATE = """
+from prefect import flow
+
+@flow
+def wide():
+    from stages import relax
+    return relax(0)
+"""
+
+
+@pytest.mark.parametrize("source", [DIRECT, LATE], ids=["before its start", "at the stage's start"])
+def test_an_exclusive_run_does_not_wait_for_its_own_nodes(slurm, tmp_path, source) -> None:
+    (tmp_path / "site.toml").write_text(SITE)
+    (tmp_path / "stages.py").write_text(WIDE)
+    (tmp_path / "wide.py").write_text(source)
+    command = [sys.executable, "-m", "orchestrator.cli", "run", "wide.py:wide"]
+    command += ["--site", "site.toml", "--coupling", "exclusive"]
+    environment = {**slurm.environment, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def run_with(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, *more],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+
+    refused = run_with("--out", "refused")
+    assert refused.returncode != 0
+    for part in ("'relax'", "compute.cluster.options.cores = 2", "processes = 1"):
+        assert part in " ".join(refused.stderr.split())
+    until(lambda: not slurm.queue(), slurm.queue)
+    changed = [f"compute.cluster.options.{one}" for one in ("cores=2", "processes=1")]
+    ended = run_with("--out", "wide", *(part for one in changed for part in ("--set", one)))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert json.loads((tmp_path / "wide" / "result.json").read_text()) == 3
