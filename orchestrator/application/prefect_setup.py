@@ -15,6 +15,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import IO, Any, TextIO
 
@@ -180,6 +181,18 @@ class _Visible(logging.Formatter):
         return visible(self._form.format(record))
 
 
+class _OfTask(logging.Formatter):
+    """Names the task run that a message is about, as Prefect does where it prints."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line of a record."""
+        task = getattr(record, "task_run_name", None)
+        if task:
+            record = copy(record)
+            record.message = f"task run {task!r}: {record.message}"
+        return super().formatMessage(record)
+
+
 def _printing_sinks() -> list[tuple[logging.Logger, logging.Handler]]:
     """Return Prefect's handlers that print, with the loggers that have them."""
     named = [logging.getLogger(name) for name in logging.root.manager.loggerDict]
@@ -244,7 +257,7 @@ def logs_to_file(
     """
     sink = logging.FileHandler(path, encoding="utf-8")
     sink.addFilter(_Causes(is_closing))
-    form = logging.Formatter("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
+    form = _OfTask("%(asctime)s | %(levelname)-7s | %(name)s | %(message)s")
     sink.setFormatter(_Visible(form))
     removed = _printing_sinks()
     for logger, handler in removed:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from prefect import flow, get_run_logger, task
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import (
     PREFECT_API_URL,
@@ -57,6 +58,25 @@ def test_logs_and_warnings_are_filed_for_the_time_of_a_run(tmp_path: Path) -> No
     assert "another" in path.read_text()
     assert [set(logger.handlers) for logger in loggers] == before
     assert warnings.showwarning is shown
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_line_about_a_task_run_has_its_name(tmp_path: Path) -> None:
+    @task
+    def relax() -> int:
+        get_run_logger().warning("is long")
+        return 1
+
+    @flow
+    def scan() -> None:
+        relax.with_options(task_run_name="relax-of-lih")()
+
+    path = tmp_path / "run.log"
+    with logs_to_file(path):
+        scan()
+    lines = [line for line in path.read_text().splitlines() if "prefect.task_runs" in line]
+    assert lines
+    assert all("task run 'relax-of-lih': " in line for line in lines)
 
 
 def test_what_the_end_of_a_run_causes_is_not_filed(tmp_path: Path) -> None:
