@@ -16,6 +16,7 @@ from orchestrator.application.jobs import has_ledger, jobs_of, ledger_path
 from orchestrator.application.known_runs import RunState, RunView, agent_is_running, known_run
 from orchestrator.application.register import (
     RegisteredRun,
+    advice_after_haste,
     cancel_requested,
     find_registered,
     locked_entry,
@@ -272,9 +273,11 @@ def _close_record(site: Site, run: RegisteredRun) -> None:
         return
     was_killed = record.status == "running"
     ended_early = record.status == "interrupted" and record.has_open_jobs
-    if record.id != run.id or not (was_killed or ended_early):
+    before, advice, _ = (record.error or "").partition(advice_after_haste(run.id))
+    if record.id != run.id or not (was_killed or ended_early or advice):
         return
-    head = record.model_copy(update={"error": "interrupted: cancelled"})
+    error = "interrupted: cancelled" if was_killed or ended_early else before
+    head = record.model_copy(update={"error": error})
     if was_killed:
         last = {"status": "interrupted", "reason": "cancelled"}
         attempts = *record.attempts[:-1], record.attempts[-1].model_copy(update=last)

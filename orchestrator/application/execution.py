@@ -30,6 +30,7 @@ from orchestrator.application.jobs import JobsOfRun
 from orchestrator.application.prefect_setup import on_server
 from orchestrator.application.register import (
     RegisteredRun,
+    advice_after_haste,
     cancel_requested,
     register,
     withdraw_cancel,
@@ -318,7 +319,7 @@ class RunExecution:
             reading = threading.Thread(target=self.jobs, daemon=True)
             reading.start()
             reading.join(_HASTE_S)
-            left = f"{_REASONS[reason]}; `hpcqc cancel {self.id}` ends what it may have left"
+            left = _REASONS[reason] + advice_after_haste(self.id)
             self._write("interrupted", left, in_haste=True)
             return
         record = self._write("interrupted", _REASONS[reason])

@@ -18,6 +18,7 @@ from orchestrator.identity import checked_run_id, lock_file_name
 __all__ = [
     "DRIVER_OUTPUT",
     "RegisteredRun",
+    "advice_after_haste",
     "cancel_requested",
     "driver_output",
     "find_registered",
@@ -199,3 +200,11 @@ def _read(path: Path) -> RegisteredRun | None:
         return RegisteredRun.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
+
+
+def advice_after_haste(run: str) -> str:
+    """Return the end of the error of a run that ended too soon to end its jobs and workers.
+
+    `hpcqc cancel` takes it off once it has ended them.
+    """
+    return f"; `hpcqc cancel {run}` ends what it may have left"

@@ -20,6 +20,7 @@ from orchestrator.application.jobs import jobs_of
 from orchestrator.application.known_runs import run_view, runs
 from orchestrator.application.register import (
     RegisteredRun,
+    advice_after_haste,
     cancel_requested,
     find_registered,
     register,
@@ -196,6 +197,17 @@ def test_a_second_ctrl_c_is_recorded_with_what_it_left(hpcqc, tmp_path) -> None:
     record = read_record(tmp_path / "hpcqc-runs" / "r1")
     assert [job.state for job in record.jobs] == [state]
     assert [(a.status, a.reason) for a in record.attempts] == [("interrupted", "user")]
+
+
+def test_cancel_is_not_advised_once_it_is_done(hpcqc, tmp_path) -> None:
+    site = load_site()
+    error = "interrupted by the user" + advice_after_haste("r1")
+    leave(site, None, record(site, [], status="interrupted", error=error), tmp_path / "r1")
+    assert "hpcqc cancel r1" in hpcqc("logs", "r1").err
+    assert hpcqc("cancel", "r1").code == 0
+    assert hpcqc("logs", "r1").err.count("hpcqc cancel") == 0
+    view = run_view("r1")
+    assert (view.state, view.reason) == ("interrupted", "interrupted by the user")
 
 
 @pytest.mark.parametrize(
