@@ -264,8 +264,11 @@ def _unknown_partition(resources: JobResources, known: _Cluster) -> str:
     unknown = next((name for name in asked if name not in known.partitions), asked[0])
     near = get_close_matches(unknown, known.partitions, 1)
     names = ", ".join(one.name for one in known.partitions.values() if one.is_offered)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"There is no partition {unknown!r}: this cluster has {names}{hint}"
+    if near:
+        return (
+            f"There is no partition {unknown!r}; did you mean {near[0]!r}? This cluster has {names}"
+        )
+    return f"There is no partition {unknown!r}: this cluster has {names}"
 
 
 def _unknown_option(resources: JobResources, _known: _Cluster) -> str:
