@@ -15,7 +15,9 @@ _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 _EXPECTED = (
     "a time above 0 in s, min, h or d, such as '90 min' or '2 d', or as Slurm's '1-12:00:00'"
 )
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(s|min|h|d)\b\s*", re.ASCII)
+_AMOUNT = re.compile(
+    r"(\d+(?:\.\d+)?)\s*(?:(s|min|h|d)|(s)econds?|(min)utes?|(h)ours?|(d)ays?)\b\s*", re.ASCII
+)
 # Not "30:00" alone: to Slurm that is minutes and seconds, to others it is hours and minutes.
 _CLOCK = re.compile(r"(?:(\d+)-|(?=\d+:\d\d:\d\d$))(\d+)(?::(\d\d))?(?::(\d\d))?", re.ASCII)
 # What Slurm can store; it counts minutes in 32 bits.
@@ -25,7 +27,7 @@ _LONGEST = timedelta(days=365 * 100)
 def duration(text: str) -> timedelta:
     """Return a time such as ``90 min`` or ``1 h 30 min``, or Slurm's ``1-12:00:00``.
 
-    Raises ``ValueError``.
+    Units may be written out: ``3 days``. Raises ``ValueError``.
 
     >>> duration("1 h 30 min"), duration("1-12:00"), duration("0:10:00")
     (datetime.timedelta(seconds=5400), datetime.timedelta(days=1, seconds=43200), datetime.timedelta(seconds=600))
@@ -38,7 +40,7 @@ def duration(text: str) -> timedelta:
             found = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
         elif stated and not _AMOUNT.sub("", stated):
             found = timedelta(
-                seconds=sum(float(n) * _UNITS[unit] for n, unit in _AMOUNT.findall(stated))
+                seconds=sum(float(n) * _UNITS["".join(u)] for n, *u in _AMOUNT.findall(stated))
             )
         else:
             found = timedelta()

@@ -49,13 +49,18 @@ def options(**given) -> WorkerOptions:
         ("0:10:00", 600),
         ("100:00:00", 360000),
         ("2d", 172800),
+        ("3 days", 259200),
+        ("1 day 2 hours 1 minute 5 seconds", 93665),
+        ("1.5 hours", 5400),
     ],
 )
 def test_times_are_read(text, seconds) -> None:
     assert duration(text) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("text", ["", "soon", "10", "0 min", "1 h later", "-5 min"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "10", "0 min", "1 h later", "-5 min", "2 dayss", "3 mins"]
+)
 def test_what_is_no_time_is_refused(text) -> None:
     with pytest.raises(ValueError, match="such as"):
         duration(text)
