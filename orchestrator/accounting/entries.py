@@ -88,12 +88,16 @@ class RunFacts:
 class TaskUse:
     """This job's part of a task on a QPU.
 
-    counts: whether it is charged; others only show that the QPU was used meanwhile.
+    counts: whether it is charged; others only show that the QPU was used meanwhile. qpu: on which
+    it ran; empty for that of the job. slurm_job: that held it; None where Slurm does not grant it,
+    and where only the job says.
     """
 
     started_at: datetime | None
     ended_at: datetime | None
     counts: bool = True
+    qpu: str = ""
+    slurm_job: int | None = None
     qpu_seconds: float = 0.0
     charges: Mapping[str, float] = field(default_factory=dict)
 
@@ -116,6 +120,10 @@ class QuantumUse:
     coupling: str = ""
     slurm_jobs: tuple[int, ...] = ()
     tasks: tuple[TaskUse, ...] = ()
+
+    def qpu_of(self, task: TaskUse) -> str:
+        """Return the QPU that a task of it ran on."""
+        return task.qpu or self.qpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,28 +222,66 @@ def attempts_of(books: AccountBooks, owners: Iterable[RunKey]) -> list[Attempt]:
         if (attempt := _attempt(books, job, names.get(job.user, {}))) is not None
     ]
     ordered = sorted(ours, key=lambda one: (one.job.submitted_at is None, _order(one.job)))
-    return _with_held(ordered, books.holds)
+    return _with_held(ordered, books)
 
 
-def _with_held(attempts: Sequence[Attempt], holds: Sequence[QpuHold]) -> list[Attempt]:
+def _with_held(attempts: Sequence[Attempt], books: AccountBooks) -> list[Attempt]:
     """Return the attempts with the QPUs that each held, one QPU once in each heterogeneous job."""
     jobs: defaultdict[object, list[int]] = defaultdict(list)
     for place, one in enumerate(attempts):
         jobs[place if one.component is None else one.component].append(place)
     found = [*attempts]
+    quantum = books.quantum or ()
+    used = _used_in(quantum)
+    names = {hold.qpu for hold in books.holds} | {use.qpu for use in quantum}
     for places in jobs.values():
-        parts = _held_of([attempts[place] for place in places], holds)
+        several = [attempts[place] for place in places]
+        told = set[str]().union(*(used.get((one.key.run, one.job.id), ()) for one in several))
+        parts = _held_of(several, books.holds, _named(several[0], names) or told)
         for place, part in zip(places, parts, strict=True):
             found[place] = part
     return found
 
 
-def _held_of(parts: Sequence[Attempt], holds: Sequence[QpuHold]) -> Iterator[Attempt]:
+def _used_in(quantum: Iterable[QuantumUse]) -> dict[tuple[str, int], set[str]]:
+    """Return the QPUs that a run used in a Slurm job, by both.
+
+    Slurm gives the numbers of jobs again, after a new installation at the latest.
+    """
+    used: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+    for use in quantum:
+        told = {task.slurm_job: use.qpu_of(task) for task in use.tasks}
+        for slurm_job in use.slurm_jobs:
+            used[use.run, slurm_job].add(told.get(slurm_job, use.qpu))
+    return used
+
+
+def _named(attempt: Attempt, qpus: Iterable[str]) -> set[str]:
+    """Return the QPU in the name of a job that is for holding one; none for other jobs.
+
+    qpus: the known ones. A name has some characters replaced, and may be cut.
+    """
+    if attempt.purpose != "qpu":
+        return set()
+    name, run = attempt.job.name, attempt.key.run
+    begin = slurm_job_name(run, "qpu-") if run else "".join(name.partition("-qpu-")[:2])
+    end = name.removeprefix(begin) if name.startswith(begin) else ""
+    if not end:
+        return set()
+    known = {qpu for qpu in qpus if slurm_job_name("", f"qpu-{qpu}") == f"{_NAME}-qpu-{end}"}
+    if len(known) > 1:
+        return set()
+    return known or {end}
+
+
+def _held_of(
+    parts: Sequence[Attempt], holds: Sequence[QpuHold], qpus: Collection[str]
+) -> Iterator[Attempt]:
     """Yield the components of one job with what each held, and whether workers were on its nodes.
 
     Slurm numbers the components in order. The first one has the workers and the job's licences,
     because Slurm counts those of no other (`orchestrator.compute.worker_jobs`); the further ones
-    are there for the QPU, with its partition and GRES.
+    are there for the QPU, with its partition and GRES. qpus: as `held_by` takes them.
     """
     first = min(part.job.id for part in parts)
     licences = {
@@ -254,7 +300,7 @@ def _held_of(parts: Sequence[Attempt], holds: Sequence[QpuHold]) -> Iterator[Att
                 continue
             # For a site that accounts no QPUs, the purpose says that the component has one.
             job, purpose = replace(job, tres={**licences, **job.tres}), "qpu"
-        held = {q: n for q, n in held_by(job, purpose, holds).items() if q not in counted}
+        held = {q: n for q, n in held_by(job, purpose, holds, qpus).items() if q not in counted}
         counted |= {*held}
         yield replace(part, held=held, has_workers=has_workers)
 
@@ -302,10 +348,18 @@ def _purpose(name: str) -> str:
     return found[1] if found else ""
 
 
-def held_by(job: AccountedJob, purpose: str, holds: Sequence[QpuHold]) -> dict[str, float]:
+def held_by(
+    job: AccountedJob, purpose: str, holds: Sequence[QpuHold], qpus: Collection[str] = ()
+) -> dict[str, float]:
     """Return how many of each QPU an attempt held, by name.
 
-    The name is empty for one that the site file does not name.
+    The name is empty for one that neither its run nor the site file names.
+
+    Args:
+        job: The attempt.
+        purpose: What its Slurm job is for.
+        holds: The QPUs of the site file that is read now, which the run may not have known.
+        qpus: Those that the job was for, as its run says; none if nothing does.
 
     >>> from orchestrator.slurm.states import SlurmState
     >>> job = AccountedJob(
@@ -315,9 +369,24 @@ def held_by(job: AccountedJob, purpose: str, holds: Sequence[QpuHold]) -> dict[s
     ... )
     >>> held_by(job, "qpu", [QpuHold(qpu="vlq", tres=("gres/qpu",), partition="quantum")])
     {'vlq': 1.0}
+    >>> held_by(job, "qpu", [QpuHold(qpu="vlq", tres=("gres/qpu",))], ["lab"])
+    {'lab': 1.0}
     >>> held_by(job, "worker", [])
     {'': 1.0}
     """
+    found = _held_by_resources(job, purpose, holds)
+    meant = {qpu: count for qpu, count in found.items() if qpu in qpus}
+    others = [count for qpu, count in found.items() if qpu not in qpus]
+    unseen = [qpu for qpu in qpus if qpu not in meant]
+    if not others or not unseen:
+        return found
+    # What the site file now calls otherwise, or does not tell apart, is what the run used.
+    return meant | {unseen[0] if len(unseen) == 1 else "": sum(others)}
+
+
+def _held_by_resources(
+    job: AccountedJob, purpose: str, holds: Sequence[QpuHold]
+) -> dict[str, float]:
     alike: dict[tuple[str, ...], list[tuple[str, float]]] = {}
     for hold in holds:
         if (count := _count_held(job, hold)) > 0:

@@ -362,7 +362,7 @@ class _Entries:
     def _idle_qpus(self) -> Iterator[Difference]:
         tasks: defaultdict[RunKey, list[tuple[str, TaskUse]]] = defaultdict(list)
         for key, use in self.quantum:
-            tasks[key] += [(use.qpu, task) for task in use.tasks if task.started_at is not None]
+            tasks[key] += [(use.qpu_of(task), task) for task in use.tasks if task.started_at]
         for one in self.attempts:
             seconds = self.period.seconds_of(one.job, self.now)
             is_told = self.books.told is None or one.key.user in self.books.told
@@ -381,7 +381,7 @@ class _Entries:
                 )
 
     def _unheld(self) -> Iterator[Difference]:
-        """Yield how long tasks were on a QPU that Slurm allocates, without an allocation."""
+        """Yield how long tasks that ran under Slurm were on a QPU without an allocation of it."""
         known = {hold.qpu for hold in self.books.holds}
         spans = defaultdict(list)
         for one in self.attempts:
@@ -391,20 +391,23 @@ class _Entries:
                     span = (begun - _TOLERANCE, (ended or self.now) + _TOLERANCE)
                     spans[one.key, qpu].append(span)
         for key, use in self.quantum:
-            if use.qpu not in known:
-                continue
-            own = [*spans.get((key, use.qpu), ()), *spans.get((key, ""), ())]
-            seconds = sum(_uncovered_s(task, own) for task in use.tasks if self._is_over(task))
-            if seconds > 0:
-                yield Difference(
-                    kind=DifferenceKind.USED_UNHELD,
-                    text=f"quantum job {use.job} had tasks on {use.qpu} for {seconds:.1f} s in which "
-                    "no Slurm job of its run held it",
-                    run=key.run,
-                    user=key.user,
-                    job=use.job,
-                    seconds=seconds,
-                )
+            # Without a Slurm job it ran where Slurm did not grant the QPU, whatever it does now.
+            over = [task for task in use.tasks if use.slurm_jobs and self._is_over(task)]
+            for qpu in dict.fromkeys(use.qpu_of(task) for task in over):
+                own = [*spans.get((key, qpu), ()), *spans.get((key, ""), ())]
+                if not own and qpu not in known:  # nothing says by what Slurm granted it
+                    continue
+                seconds = sum(_uncovered_s(task, own) for task in over if use.qpu_of(task) == qpu)
+                if seconds > 0:
+                    yield Difference(
+                        kind=DifferenceKind.USED_UNHELD,
+                        text=f"quantum job {use.job} had tasks on {qpu} for {seconds:.1f} s in "
+                        "which no Slurm job of its run held it",
+                        run=key.run,
+                        user=key.user,
+                        job=use.job,
+                        seconds=seconds,
+                    )
 
     def _is_over(self, task: TaskUse) -> bool:
         return task.ended_at is not None and task.ended_at in self.period

@@ -123,6 +123,8 @@ def quantum_use(job: JobView, user: str | None = None) -> QuantumUse:
                 started_at=task.started_at,
                 ended_at=task.ended_at,
                 counts=is_charged(task),
+                qpu=task.qpu,
+                slurm_job=task.slurm_job,
                 qpu_seconds=task.usage.qpu_seconds,
                 charges={charge.unit: charge.amount for charge in task.usage.charges},
             )

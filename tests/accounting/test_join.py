@@ -417,13 +417,17 @@ def test_the_longest_name_that_fits_wins() -> None:
         ([slurm_job(7, 0, 100, purpose="qpu")], [KINDS.QPU_WITHOUT_JOBS]),
         ([slurm_job(7, 0, None, purpose="qpu")], []),  # it may still use it
         (
-            [slurm_job(7, 0, 100, purpose="qpu"), quantum("j1", 10, 20, run="other")],
+            [
+                slurm_job(7, 0, 100, purpose="qpu"),
+                quantum("j1", 10, 20, run="other", slurm_jobs=(7,)),
+            ],
             [KINDS.USED_UNHELD, KINDS.QPU_WITHOUT_JOBS],
         ),
         (
-            [slurm_job(7, 0, 100, purpose="qpu"), quantum("j1", 90, 120)],
+            [slurm_job(7, 0, 100, purpose="qpu"), quantum("j1", 90, 120, slurm_jobs=(7,))],
             [KINDS.USED_UNHELD],
         ),
+        ([quantum("j1", 0, 10)], []),  # Slurm did not grant the QPU to this run
         ([slurm_job(7, 0, 100, purpose="qpu"), quantum("j1", 90, 101)], []),
         ([quantum("j1", 0, 10, qpu="aer")], []),  # Slurm does not know this QPU
         ([quantum("j1", 0, 10, qpu="aer", slurm_jobs=(99,))], [KINDS.UNKNOWN_SLURM_JOB]),
@@ -443,10 +447,61 @@ def test_differences(jobs: list[Any], expected: list[str]) -> None:
     assert kinds(joined(*jobs, runs=("scan", "other"))) == expected
 
 
+LIKE_VLQ = QpuHold(qpu="aer", tres=("gres/qpu",), partition="quantum")
+
+
+@pytest.mark.parametrize("holds", [(), HOLDS, (LIKE_VLQ,), (*HOLDS, LIKE_VLQ)])
+@pytest.mark.parametrize("qpu", ["aer", "vlq", "other"])
+@pytest.mark.parametrize("purpose", ["qpu", "allocation"])
+def test_a_run_says_which_qpu_its_slurm_job_held_whatever_the_site_file_has(
+    holds: tuple[QpuHold, ...], qpu: str, purpose: str
+) -> None:
+    what = f"qpu-{qpu}" if purpose == "qpu" else "allocation-1"
+    changes = {"name": slurm_job_name("scan", what), "purpose": purpose}
+    held = slurm_job(7, 0, 100, **changes, partition="quantum", tres={"gres/qpu": 1.0})
+    used = quantum("j1", 10, 20, qpu=qpu, slurm_jobs=(7,))
+    assert kinds(joined(held, used, holds=holds)) == []
+    known = AccountBooks(user="ada", attempts=[held], quantum=[used], holds=holds)
+    assert [one.held for one in attempts_of(known, [])] == [{qpu: 1.0}]
+    late = quantum("j1", 90, 120, qpu=qpu, slurm_jobs=(7,))
+    assert kinds(joined(held, late, holds=holds)) == ["used-unheld"]
+    local = quantum("j1", 10, 20, qpu=qpu, run="laptop")
+    found = joined(held, used, local, holds=holds, runs=("scan", "laptop"))
+    assert kinds(found) == []
+    assert found.total.qpu_used_s == 20.0
+
+
+@pytest.mark.parametrize("qpu", ["aer", "q" * 60, "a b"])
+def test_a_qpu_job_without_quantum_jobs_is_named_by_its_own_name(qpu: str) -> None:
+    job = slurm_job(7, 0, 100, purpose="qpu", name=slurm_job_name("scan", f"qpu-{qpu}"))
+    (found,) = joined(job, quantum("j1", 200, 210, qpu=qpu)).differences
+    assert (str(found.kind), found.slurm_job) == ("qpu-without-jobs", 7)
+    assert f"held {qpu} for" in found.text
+    lost = replace(job, comment="")
+    texts = [one.text for one in joined(lost, runs=()).differences]
+    assert any(f"held {slurm_job_name('', f'qpu-{qpu}')[11:]} for" in text for text in texts)
+
+
+def test_tasks_on_two_qpus_are_compared_with_the_slurm_jobs_of_each() -> None:
+    first, second = (
+        TaskUse(started_at=at(begin), ended_at=at(begin + 10), qpu=qpu, slurm_job=number)
+        for begin, qpu, number in ((10, "aer", 7), (200, "vlq", 8))
+    )
+    moved = quantum("j1", 0, 0, tasks=(first, second), slurm_jobs=(7, 8))
+    named = {"aer": slurm_job_name("scan", "qpu-aer"), "vlq": slurm_job_name("scan", "qpu-vlq")}
+    jobs = [
+        slurm_job(7, 0, 100, purpose="qpu", name=named["aer"]),
+        slurm_job(8, 190, 300, purpose="qpu", name=named["vlq"]),
+    ]
+    assert kinds(joined(*jobs, moved)) == []
+    assert kinds(joined(jobs[0], moved, queued=[8])) == ["not-yet-accounted", "used-unheld"]
+
+
 def test_differences_say_whose_and_how_much() -> None:
     (found,) = joined(slurm_job(7, 0, 100, purpose="qpu")).differences
     assert (found.run, found.user, found.slurm_job, found.seconds) == ("scan", "ada", 7, 100.0)
-    (used,) = joined(slurm_job(7, 0, 10, purpose="qpu"), quantum("j1", 5, 40)).differences
+    late = quantum("j1", 5, 40, slurm_jobs=(7,))
+    (used,) = joined(slurm_job(7, 0, 10, purpose="qpu"), late).differences
     assert (used.job, used.seconds) == ("j1", 28.0)  # but for the tolerance of two seconds
 
 
