@@ -397,7 +397,7 @@ class _Entries:
                 own = [*spans.get((key, qpu), ()), *spans.get((key, ""), ())]
                 if not own and qpu not in known:  # nothing says by what Slurm granted it
                     continue
-                seconds = sum(_uncovered_s(task, own) for task in over if use.qpu_of(task) == qpu)
+                seconds = sum(_unheld_s(task, own) for task in over if use.qpu_of(task) == qpu)
                 if seconds > 0:
                     yield Difference(
                         kind=DifferenceKind.USED_UNHELD,
@@ -472,6 +472,19 @@ def _overlaps(attempt: Attempt, task: TaskUse) -> bool:
     assert begun is not None and ended is not None and task.started_at is not None  # noqa: PT018
     over = task.ended_at or task.started_at
     return task.started_at <= ended + _TOLERANCE and over >= begun - _TOLERANCE
+
+
+def _unheld_s(task: TaskUse, spans: Sequence[tuple[datetime, datetime]]) -> float:
+    """Return for how many seconds at least a task was on its QPU in none of the spans.
+
+    Its end is when it was noticed, which is late if its broker was killed meanwhile, so it was on
+    the QPU for no longer than what it used.
+    """
+    if task.started_at is None or task.ended_at is None:
+        return 0.0
+    whole_s, uncovered_s = (_uncovered_s(task, held) for held in ((), spans))
+    used_s = task.qpu_seconds or (whole_s if task.counts else 0.0)
+    return max(0.0, min(uncovered_s, used_s - (whole_s - uncovered_s)))
 
 
 def _uncovered_s(task: TaskUse, spans: Sequence[tuple[datetime, datetime]]) -> float:

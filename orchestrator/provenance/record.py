@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.api import Usage
 from backends.secret_text import without_credentials
-from orchestrator.broker.core.views import JobView, QpuTaskState, QpuTaskView
+from orchestrator.broker.core.views import JobView, QpuTaskView
 from orchestrator.config.site import Site
 from orchestrator.identity import CallStage, IdentityError, UnitKey
 from orchestrator.provenance.schema import (
@@ -252,9 +252,13 @@ def _recorded_task(task: QpuTaskView) -> RecordedTask:
 
 
 def _worked_s(task: QpuTaskView, took_s: float | None) -> float | None:
-    """Return how long a task kept the QPU busy, without its time in the QPU's own queue."""
-    if took_s is None or task.state is not QpuTaskState.COMPLETED:
-        return took_s
+    """Return how long a task kept the QPU busy, without its time in the QPU's own queue.
+
+    Nor does the time count in which nobody looked: the end of a task is when it was noticed, which
+    may be long after its broker was killed.
+    """
+    if took_s is None:
+        return None
     return min(took_s, max(task.usage.qpu_seconds, task.metadata.get("simulation_s") or 0.0))
 
 

@@ -482,9 +482,37 @@ def test_a_qpu_job_without_quantum_jobs_is_named_by_its_own_name(qpu: str) -> No
     assert any(f"held {slurm_job_name('', f'qpu-{qpu}')[11:]} for" in text for text in texts)
 
 
+@pytest.mark.parametrize(
+    ("used_s", "counts", "unheld_s"),
+    [
+        (0.0, False, 0.0),  # stopped by a later broker, which cannot say when it was gone
+        (0.5, True, 0.0),  # completed, perhaps while the QPU was held
+        (12.0, True, 0.0),
+        (13.0, True, 1.0),
+        (13.0, False, 1.0),
+        (60.0, True, 48.0),
+        (1e6, True, 48.0),  # seconds of a simulated clock
+        (0.0, True, 48.0),  # a QPU that tells no seconds
+    ],
+)
+def test_no_more_is_unheld_than_a_task_used_whenever_its_end_was_noticed(
+    used_s: float, counts: bool, unheld_s: float
+) -> None:
+    task = TaskUse(started_at=at(90), ended_at=at(150), qpu_seconds=used_s, counts=counts)
+    used = quantum("j1", 0, 0, tasks=(task,), slurm_jobs=(7,))
+    found = joined(slurm_job(7, 0, 100, purpose="qpu"), used).differences
+    assert [one.seconds for one in found] == ([unheld_s] if unheld_s else [])
+
+
 def test_tasks_on_two_qpus_are_compared_with_the_slurm_jobs_of_each() -> None:
     first, second = (
-        TaskUse(started_at=at(begin), ended_at=at(begin + 10), qpu=qpu, slurm_job=number)
+        TaskUse(
+            started_at=at(begin),
+            ended_at=at(begin + 10),
+            qpu=qpu,
+            slurm_job=number,
+            qpu_seconds=10.0,
+        )
         for begin, qpu, number in ((10, "aer", 7), (200, "vlq", 8))
     )
     moved = quantum("j1", 0, 0, tasks=(first, second), slurm_jobs=(7, 8))

@@ -173,6 +173,15 @@ def test_what_a_job_took_has_no_pause_between_its_tasks() -> None:
     assert [task.worked_s for task in paused.tasks] == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("state", [QpuTaskState.CANCELLED, QpuTaskState.FAILED])
+def test_a_task_whose_end_was_noticed_late_took_what_the_ledger_has(state: QpuTaskState) -> None:
+    lost = replace(task(1, 2, 900, "billed-s"), state=state, usage=Usage(), metadata={})
+    stopped = replace(lost, tag="t2", usage=Usage(qpu_seconds=1.5))
+    recorded = recorded_job(replace(job("j1", "vlq", (lost, stopped)), ended_at=at(900)))
+    assert [one.worked_s for one in recorded.tasks] == [0.0, 1.5]
+    assert (recorded.worked_s, recorded.usage.qpu_seconds) == (1.5, 1.5)
+
+
 def test_a_record_is_json() -> None:
     document = record()
     assert RunRecord.model_validate_json(json_text(document)) == document
