@@ -59,7 +59,9 @@ def run_alone(
         code, fault = _run(command, load, as_json=as_json)
     except KeyboardInterrupt as interrupt:  # of a command that is not Typer's
         number = getattr(interrupt, "number", 2)
-        sys.stderr.write(f"Error: {words_for(number)}\n")
+        from orchestrator.cli.output import print_error
+
+        print_error(words_for(number))
         ending.code = 128 + number
     else:
         ending.code = code if fault is None else _unwritten(code, fault)
