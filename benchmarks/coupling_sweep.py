@@ -25,7 +25,7 @@ from benchmarks.setting import ROOT
 from orchestrator.couplings.models import ClusterModel, CouplingPrediction, FlowModel, QpuModel
 from orchestrator.couplings.policies import COUPLINGS
 from orchestrator.couplings.prediction import compare
-from orchestrator.couplings.replay import Preference, recommend
+from orchestrator.couplings.replay import Preference, recommend, score
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -201,9 +201,9 @@ def _excess(found: Mapping[str, CouplingPrediction], name: str, measure: str) ->
 
 
 _PREFERENCES: Mapping[Preference, Callable[[CouplingPrediction], float]] = {
-    "time": MEASURES["makespan"],
-    "nodes": MEASURES["node-seconds"],
-    "balanced": lambda outcome: outcome.makespan_s * outcome.node_seconds,
+    "time": lambda outcome: score(outcome, "time"),
+    "nodes": lambda outcome: score(outcome, "nodes"),
+    "balanced": lambda outcome: score(outcome, "balanced"),
 }
 
 

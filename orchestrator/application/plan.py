@@ -24,7 +24,7 @@ from orchestrator.application.wait import expected_wait
 from orchestrator.arguments import expect
 from orchestrator.compute.api import DemandNotMet
 from orchestrator.compute.kinds import check_fits_one_job, settings_in_force
-from orchestrator.compute.worker_jobs import fits_worker
+from orchestrator.compute.worker_jobs import fits_worker, has_nodes
 from orchestrator.config.environment import variable
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site, lookup
@@ -47,8 +47,10 @@ from orchestrator.couplings.replay import (
     score,
     stage_models,
 )
+from orchestrator.provenance.markup import duration_text
 from orchestrator.provenance.schema import CouplingUse, RecordedCoupling
 from orchestrator.slurm.options import WorkerOptions, worker_options
+from orchestrator.slurm.qpu_jobs import access_resources
 from orchestrator.wording import counted
 
 if TYPE_CHECKING:
@@ -81,12 +83,15 @@ _Times = Mapping[str, float | Mapping[int, float]]
 class PlannedCoupling:
     """What a run should take in a coupling.
 
-    cost: by unit; ``node-h`` are hours of nodes. The times are in seconds.
+    makespan_s: from the first submission of a Slurm job to the last end. node_seconds: of jobs with
+    workers; qpu_node_seconds: of what Slurm allocates for the QPU alone. cost: by unit; ``node-h``
+    are hours of all nodes, as `hpcqc accounting` counts them. The times are in seconds.
     """
 
     coupling: str
     makespan_s: float
     node_seconds: float
+    qpu_node_seconds: float
     qpu_held_s: float
     qpu_used_s: float
     cost: Mapping[str, float]
@@ -142,7 +147,8 @@ def plan(
         copies: How many such runs start at once.
         wait_s: How long a new job waits in Slurm's queue; None to take it from the jobs that are
             there now.
-        prefer: ``"time"``, ``"nodes"``, or ``"balanced"`` for the least product of both.
+        prefer: ``"time"``, ``"nodes"``, or ``"balanced"`` for the least product of both, where the
+            QPU counts as a node while it is held.
 
     Returns:
         Makespan, node-seconds, QPU-seconds and cost for each coupling, and the best one.
@@ -187,14 +193,60 @@ def make_plan(
     record, is_dry = _observed_run(site, request, watcher or Watcher())
     source = "a dry run on this machine" if is_dry else f"run {record.id}"
     flow = load_flow(target_of(request.flow))
+    run = _KnownRun(site=site, record=record, flow=flow, qpu=request.qpu, source=source)
+    outcomes = _outcomes(run, times=times, copies=copies, wait_s=wait_s)
+    found = outcomes.found
+    charges, of_use = _charges(site, record, is_dry=is_dry)
+    best = recommend(found, prefer)
+    total = {unit: amount * copies for unit, amount in charges.items()}
+    planned = [_planned(coupling, one, total) for coupling, one in found.items()]
+    return CouplingPlan(
+        target=record.target,
+        parameters=record.parameters,
+        source=source,
+        couplings=planned,
+        impossible=outcomes.impossible,
+        recommended=best,
+        reason=reason_of(found, best, prefer),
+        quantum_after_s=outcomes.quantum_after_s,
+        notes=[f"times of stages: {source}", *outcomes.notes, *of_use],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _KnownRun:
+    """A run that the times come from, and the site and QPU of one like it. source: how to call it."""
+
+    site: Site
+    record: RunRecord
+    flow: Flow[..., Any]
+    qpu: str | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Outcomes:
+    """What each coupling leads to, or why a run cannot be coupled so."""
+
+    found: Mapping[str, CouplingPrediction]
+    impossible: Mapping[str, str]
+    quantum_after_s: float | None
+    notes: Sequence[str]
+
+
+def _outcomes(
+    run: _KnownRun, *, times: _Times | None = None, copies: int = 1, wait_s: float | None = None
+) -> _Outcomes:
+    """Predict a run like one that was, in each coupling."""
+    site = run.site
     name, options = _workers(site)
-    device, of_queue = _qpu(site, site.qpus_for(request.qpu)[0])
-    needs = stages_beside(flow)
+    device, of_queue = _qpu(site, site.qpus_for(run.qpu)[0])
+    needs = stages_beside(run.flow)
     observed, unsure = observed_stages(
-        record,
+        run.record,
         needs,
         options,
-        source,
+        run.source,
         by_simulator=device.tasks_at_once is None,
     )
     unknown = sorted(set(times or {}) - {stage.name for stage in observed})
@@ -211,10 +263,9 @@ def make_plan(
     )
     one_flow = replace(_flow_model(models, options), declared=declared)
     flows = [replace(one_flow, name=str(number)) for number in range(copies)]
-    cluster, of_nodes = _cluster(options, site, record, source, wait_s)
-    charges, of_use = _charges(site, record, is_dry=is_dry)
+    cluster, of_nodes = _cluster(options, site, run.record, run.source, wait_s)
     found: dict[str, CouplingPrediction] = {}
-    impossible = _without_room(site, flow)
+    impossible = _without_room(site, run.flow)
     for coupling in [name for name in COUPLINGS if name not in impossible]:
         try:
             found[coupling] = predict(flows, cluster, device, coupling)
@@ -222,31 +273,11 @@ def make_plan(
             impossible[coupling] = str(error)
     if not found:
         raise ConfigError(f"compute {name!r} cannot run it: {next(iter(impossible.values()))}")
-    best = recommend(found, prefer)
-    planned = [
-        PlannedCoupling(
-            coupling=coupling,
-            makespan_s=round(one.slurm_s or one.makespan_s, 3),
-            node_seconds=round(one.node_seconds, 3),
-            qpu_held_s=round(one.qpu_held_s, 3),
-            qpu_used_s=round(one.qpu_used_s, 3),
-            cost={
-                "node-h": round(one.node_seconds / 3600, 6),
-                **{unit: amount * copies for unit, amount in charges.items()},
-            },
-        )
-        for coupling, one in found.items()
-    ]
-    return CouplingPlan(
-        target=record.target,
-        parameters=record.parameters,
-        source=source,
-        couplings=planned,
+    return _Outcomes(
+        found=found,
         impossible=impossible,
-        recommended=best,
-        reason=reason_of(found, best, prefer),
         quantum_after_s=quantum_after_s(one_flow),
-        notes=[f"times of stages: {source}", *unsure, *of_nodes, *of_queue, *of_use],
+        notes=[*unsure, *of_nodes, *of_queue],
     )
 
 
@@ -271,15 +302,31 @@ def automatic(request: RunRequest) -> RecordedCoupling:
         automatic=True,
         reason=made.reason,
         quantum_after_s=made.quantum_after_s,
-        predicted={
-            one.coupling: CouplingUse(
-                makespan_s=one.makespan_s,
-                node_seconds=one.node_seconds,
-                qpu_held_s=one.qpu_held_s,
-                qpu_used_s=one.qpu_used_s,
-            )
-            for one in made.couplings
-        },
+        predicted={one.coupling: _recorded(one) for one in made.couplings},
+    )
+
+
+def _planned(
+    coupling: str, one: CouplingPrediction, charges: Mapping[str, float]
+) -> PlannedCoupling:
+    return PlannedCoupling(
+        coupling=coupling,
+        makespan_s=round(one.accounted_s, 3),
+        node_seconds=round(one.node_seconds, 3),
+        qpu_node_seconds=round(one.qpu_node_s, 3),
+        qpu_held_s=round(one.qpu_held_s, 3),
+        qpu_used_s=round(one.qpu_used_s, 3),
+        cost={"node-h": round(one.all_node_s / 3600, 6), **charges},
+    )
+
+
+def _recorded(one: PlannedCoupling) -> CouplingUse:
+    return CouplingUse(
+        makespan_s=one.makespan_s,
+        node_seconds=one.node_seconds,
+        qpu_node_seconds=one.qpu_node_seconds,
+        qpu_held_s=one.qpu_held_s,
+        qpu_used_s=one.qpu_used_s,
     )
 
 
@@ -416,6 +463,8 @@ def _qpu(site: Site, settings: QpuSettings) -> tuple[QpuModel, list[str]]:
         by_job=by_job,
         tasks_at_once=at_once,
         tells_queue=site.broker.url is not None,
+        nodes=int(by_job),
+        nodes_together=int(by_job and has_nodes(access_resources(settings))),
     )
     return model, notes
 
@@ -448,12 +497,19 @@ def reason_of(found: Mapping[str, CouplingPrediction], best: str, prefer: Prefer
     what = {
         "time": "the shortest time",
         "nodes": "the fewest node-seconds",
-        "balanced": "the least product of time and node-seconds",
+        "balanced": "the least product of time and nodes, the QPU counting as one while it is held",
     }[prefer]
     is_alone = len(alike(found, prefer)) == 1
     has = f"has {what}" if is_alone else f"is within 1 % of {what}, with the fewest jobs"
     one, other = found[best], found[rival]
+    took, other_took = duration_text(one.accounted_s), duration_text(other.accounted_s)
+    if prefer != "balanced":
+        return (
+            f"{best} {has}: {took} and {one.all_node_s:.0f} node-seconds, "
+            f"against {other_took} and {other.all_node_s:.0f} of {rival}"
+        )
     return (
-        f"{best} {has}: {one.makespan_s:.0f} s and {one.node_seconds:.0f} node-seconds, "
-        f"against {other.makespan_s:.0f} s and {other.node_seconds:.0f} of {rival}"
+        f"{best} {has}: {took}, {one.node_seconds:.0f} node-seconds of workers and "
+        f"{one.qpu_held_s:.1f} QPU-seconds held, against {other_took}, {other.node_seconds:.0f} "
+        f"and {other.qpu_held_s:.1f} of {rival}"
     )

@@ -35,6 +35,7 @@ __all__ = [
     "allocation",
     "enough_for",
     "fits_worker",
+    "has_nodes",
     "lacking",
 ]
 
@@ -68,13 +69,13 @@ class Allocation:
             nodes_max=nodes,
             licenses=",".join(held) or None,  # Slurm counts those of the first component only
             plugin_options=tuple(
-                option for one in also if not _has_nodes(one) for option in one.plugin_options
+                option for one in also if not has_nodes(one) for option in one.plugin_options
             ),
         )
         components = (
             replace(one, licenses=None, walltime=self.resources.walltime)
             for one in also
-            if _has_nodes(one)
+            if has_nodes(one)
         )
         return replace(self, resources=resources, also=tuple(components))
 
@@ -84,7 +85,7 @@ class Allocation:
         return "worker" if self.pool == SHARED else "stage"
 
 
-def _has_nodes(resources: JobResources) -> bool:
+def has_nodes(resources: JobResources) -> bool:
     """Whether a QPU comes with nodes, so that a job needs a component for it."""
     return bool(resources.gres or resources.partition or resources.reservation)
 

@@ -181,7 +181,8 @@ class QpuModel:
     in `split`: from the begin of a quantum stage until no quantum stage of the run is left.
     tasks_at_once: how many tasks it runs beside each other; None for a simulator without a limit,
     whose tasks share the machine with the flow's process. tells_queue: whether a broker service says
-    how long it is busy, without which a gate is open.
+    how long it is busy, without which a gate is open. nodes: that a Slurm job has for nothing but
+    the QPU while it holds it; nodes_together: that an exclusive job has more for the QPU.
     """
 
     ahead_s: float = 0.0
@@ -189,6 +190,8 @@ class QpuModel:
     by_job: bool = False
     tasks_at_once: int | None = 1
     tells_queue: bool = True
+    nodes: int = 0
+    nodes_together: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +211,8 @@ class CouplingPrediction:
     """What a coupling leads to.
 
     makespan_s: from the first begin to the last end; slurm_s: from the first submission of a job to
-    the end of the last one. node_seconds: of jobs from start to end.
+    the end of the last one. node_seconds: of jobs with workers from start to end; qpu_node_s: of
+    those that are there to hold the QPU.
     qpu_held_s: how long nobody else could use the QPU. qpu_used_s: how long it worked.
     ended_at_s: by flow. occupations: what happened, in order of start, by
     which a prediction can be checked.
@@ -221,7 +225,18 @@ class CouplingPrediction:
     qpu_used_s: float
     ended_at_s: Mapping[str, float]
     slurm_s: float = 0.0
+    qpu_node_s: float = 0.0
     occupations: tuple[Occupation, ...] = field(repr=False, default=())
+
+    @property
+    def accounted_s(self) -> float:
+        """Its makespan as Slurm's accounting has it; the flow's own where it submits no job."""
+        return self.slurm_s or self.makespan_s
+
+    @property
+    def all_node_s(self) -> float:
+        """Node-seconds in all, as Slurm's accounting has them."""
+        return self.node_seconds + self.qpu_node_s
 
     @property
     def qpu_busy(self) -> float:

@@ -223,7 +223,7 @@ class _Prediction:
         self._submitted_s, self._slurm_ended_s = math.inf, -math.inf
         self._holds: list[_Hold] = []  # not granted
         self._holder: _FlowRun | None = None  # with an exclusive job, or one that was granted
-        self._node_seconds = self._held_s = self._used_s = 0.0
+        self._node_seconds = self._qpu_node_s = self._held_s = self._used_s = 0.0
         self._held_until_s = -math.inf  # by tasks of runs that do not hold the QPU
         self._occupations: list[Occupation] = []
         if qpu.ahead_s:
@@ -246,6 +246,7 @@ class _Prediction:
             qpu_used_s=self._used_s,
             ended_at_s=ended,
             slurm_s=max(self._slurm_ended_s - self._submitted_s, 0.0),
+            qpu_node_s=self._qpu_node_s,
             occupations=tuple(sorted(self._occupations, key=lambda o: (o.start_s, o.end_s))),
         )
 
@@ -494,12 +495,14 @@ class _Prediction:
         if job.started_s == math.inf:
             self._jobs.remove(job)
             return
+        leaves_s = self._now_s + self._cluster.end_s + later_s
         if job.together:
             self._holder = None
-            self._held_s += self._now_s - job.started_s
+            # The QPU of a Slurm job is held until the job has ended.
+            self._held_s += (leaves_s if self._qpu.by_job else self._now_s) - job.started_s
+            self._qpu_node_s += self._qpu.nodes_together * (leaves_s - job.started_s)
             self._note(job.run, "qpu", "exclusive", job.started_s)
         self._jobs.remove(job)
-        leaves_s = self._now_s + self._cluster.end_s + later_s
         self._leaving.append((leaves_s, job.nodes))
         self._node_seconds += job.nodes * (leaves_s - job.started_s)
         self._slurm_ended_s = max(self._slurm_ended_s, leaves_s)
@@ -696,6 +699,7 @@ class _Prediction:
 
     def _release(self, hold: _Hold) -> None:
         self._held_s += self._now_s - hold.granted_s
+        self._qpu_node_s += self._qpu.nodes * (self._now_s - hold.granted_s)
         self._slurm_ended_s = max(self._slurm_ended_s, self._now_s)
         self._note(hold.run, "qpu", hold.stage.model.name, hold.granted_s)
         hold.run.hold = self._holder = None

@@ -111,8 +111,7 @@ def recommend(
 
     Args:
         predictions: At least one, by coupling.
-        prefer: ``"time"`` for the least makespan, ``"nodes"`` for the fewest node-seconds,
-            ``"balanced"`` for the least product of both.
+        prefer: What `score` counts.
 
     >>> from dataclasses import replace
     >>> quick = CouplingPrediction(coupling="split", makespan_s=10.0, node_seconds=30.0,
@@ -131,7 +130,21 @@ def alike(predictions: Mapping[str, CouplingPrediction], prefer: Preference) -> 
 
 
 def score(one: CouplingPrediction, prefer: Preference) -> float:
-    """Return what is to be small, by what is preferred."""
+    """Return what is to be small.
+
+    Args:
+        one: What a coupling leads to.
+        prefer: ``"time"`` for the makespan, ``"nodes"`` for the node-seconds in all, ``"balanced"``
+            for the product of the makespan with the node-seconds of workers and the QPU-seconds
+            held, so that a QPU counts as a node while it is held.
+
+    >>> held = CouplingPrediction(coupling="exclusive", makespan_s=10.0, node_seconds=30.0,
+    ...     qpu_held_s=10.0, qpu_used_s=1.0, ended_at_s={}, slurm_s=12.0, qpu_node_s=12.0)
+    >>> [score(held, prefer) for prefer in ("time", "nodes", "balanced")]
+    [12.0, 42.0, 480.0]
+    """
     if prefer == "time":
-        return one.makespan_s
-    return one.node_seconds if prefer == "nodes" else one.makespan_s * one.node_seconds
+        return one.accounted_s
+    if prefer == "nodes":
+        return one.all_node_s
+    return one.accounted_s * (one.node_seconds + one.qpu_held_s)

@@ -233,13 +233,13 @@ def _coupling(record: RunRecord) -> dict[str, Any] | None:
     ]
     if slurm is not None:
         pairs += [
-            ("node-seconds in all", None, slurm.node_s),
+            ("node-seconds in all", chosen and chosen.all_node_s, slurm.node_s),
             ("core-seconds", None, slurm.core_s),
             ("GPU-seconds", None, slurm.gpu_s),
         ]
     rows = [[name, *([before] if chosen else []), after] for name, before, after in pairs]
     predicted = [
-        [name, use.makespan_s, use.node_seconds, use.qpu_held_s, use.qpu_used_s]
+        [name, use.makespan_s, use.all_node_s, use.node_seconds, use.qpu_held_s, use.qpu_used_s]
         for name, use in (coupling.predicted.items() if coupling is not None else ())
     ]
     return {

@@ -276,10 +276,19 @@ class CouplingUse(RecordPart):
     """from the first submission of its Slurm jobs to the last end"""
     node_seconds: float
     """of its Slurm jobs with workers, from the start to the end of each"""
+    qpu_node_seconds: float | None = None
+    """of what Slurm allocates for the QPU alone; None in a record of an earlier version"""
     qpu_held_s: float
     """how long nobody else could use the QPU"""
     qpu_used_s: float
     """how long the QPU worked"""
+
+    @property
+    def all_node_s(self) -> float | None:
+        """Node-seconds in all, as Slurm's accounting has them; None where they are not known."""
+        if self.qpu_node_seconds is None:
+            return None
+        return self.node_seconds + self.qpu_node_seconds
 
 
 class RecordedCoupling(RecordPart):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,8 +25,9 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.couplings.models import CouplingPrediction
-from orchestrator.couplings.replay import recommend, stage_models
+from orchestrator.couplings.replay import Preference, recommend, stage_models
 from orchestrator.provenance.folder import RunFolder
+from orchestrator.provenance.markup import duration_text
 from orchestrator.provenance.schema import (
     RecordedAttempt,
     RecordedCoupling,
@@ -494,10 +496,55 @@ def test_a_reason_claims_no_more_than_is_so() -> None:
     assert recommend(found, "time") == "multiplexed"
     tied = reason_of(found, "multiplexed", "time")
     assert "within 1 %" in tied
-    assert tied.endswith("against 100 s and 900 of split")
+    assert tied.endswith("against 1 min 40 s and 900 of split")
     apart = reason_of(found, "malleable", "nodes")  # split is next by node-seconds
     assert "has the fewest node-seconds" in apart
     assert apart.endswith("of split")
+
+
+@pytest.mark.parametrize("prefer", ["balanced", "time", "nodes"])
+def test_a_reason_has_the_figures_of_the_table(tmp_path, monkeypatch, prefer: Preference) -> None:
+    made = hpcqc.plan(wide_then_quantum, site=granted(tmp_path, monkeypatch), prefer=prefer)
+    by_name = {one.coupling: one for one in made.couplings}
+    rival = made.reason.rpartition(" of ")[2]
+    for one in (by_name[made.recommended], by_name[rival]):
+        shown = [duration_text(one.makespan_s)]
+        if prefer == "balanced":
+            shown += [f"{one.node_seconds:.0f}", f"{one.qpu_held_s:.1f}"]
+        else:
+            shown += [f"{one.node_seconds + one.qpu_node_seconds:.0f}"]
+        assert all(figure in made.reason for figure in shown), (shown, made.reason)
+
+
+def granted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, access: str = 'gres = "qpu:1"'
+) -> Path:
+    """Return the file of a site whose QPU Slurm grants; by its GRES, on a node of its own."""
+    monkeypatch.setattr(sys.modules[__name__], "LAB", f"{LAB}[qpu.aer.slurm]\n{access}\n")
+    monkeypatch.setattr(plan_module, "qpu_job_wait_s", lambda *_: (0.0, []))
+    return lab(tmp_path, monkeypatch, 8, seconds=100.0)
+
+
+def test_the_node_of_the_qpus_job_counts_as_in_slurms_accounting(tmp_path, monkeypatch) -> None:
+    made = hpcqc.plan(wide_then_quantum, site=granted(tmp_path, monkeypatch))
+    for one in made.couplings:
+        assert one.qpu_node_seconds == pytest.approx(one.qpu_held_s)
+        in_all = one.node_seconds + one.qpu_node_seconds
+        assert one.cost["node-h"] == pytest.approx(in_all / 3600, abs=1e-6)
+    by_name = {one.coupling: one for one in made.couplings}
+    # The exclusive job holds two nodes and the QPU's for as long, until it has ended.
+    assert by_name["exclusive"].qpu_node_seconds == pytest.approx(
+        by_name["exclusive"].node_seconds / 2
+    )
+    assert by_name["split"].qpu_node_seconds == pytest.approx(20)
+
+
+def test_a_licence_of_an_exclusive_job_takes_no_node_more(tmp_path, monkeypatch) -> None:
+    site = granted(tmp_path, monkeypatch, 'license = "qpu:1"')
+    made = hpcqc.plan(wide_then_quantum, site=site)
+    nodes = {one.coupling: one.qpu_node_seconds for one in made.couplings}
+    assert nodes["exclusive"] == 0
+    assert nodes["split"] == pytest.approx(20)
 
 
 def test_a_gate_opens_by_the_classical_work_of_an_earlier_run(tmp_path, monkeypatch) -> None:

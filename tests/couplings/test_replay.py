@@ -77,6 +77,27 @@ def test_the_recommendation_follows_the_preference() -> None:
     assert recommend(found) == "split"
 
 
+def test_a_qpu_that_is_held_idle_counts_as_a_node() -> None:
+    found = {
+        "exclusive": replace(prediction("exclusive", 40, 40), qpu_held_s=40.0),
+        "split": replace(prediction("split", 50, 36), qpu_held_s=5.0),
+    }
+    assert 40 * 40 < 50 * 36  # without the QPU
+    assert recommend(found) == "split"
+    assert recommend(found, "nodes") == "split"
+    of_job = {name: replace(one, qpu_node_s=one.qpu_held_s) for name, one in found.items()}
+    of_job["exclusive"] = replace(of_job["exclusive"], node_seconds=30.0)
+    assert recommend(of_job, "nodes") == "split"  # 36 + 5 in all, against 30 + 40
+
+
+def test_a_time_is_preferred_by_what_slurms_accounting_will_have() -> None:
+    found = {
+        "split": replace(prediction("split", 50, 36), slurm_s=46.0),
+        "malleable": replace(prediction("malleable", 48, 72), slurm_s=53.0),
+    }
+    assert recommend(found, "time") == "split"
+
+
 def test_of_equal_couplings_the_one_with_the_fewest_jobs_is_taken() -> None:
     one = prediction("split", 100, 100)
     alike = {

@@ -28,7 +28,7 @@ USED = RecordedUsage(qpu_seconds=24.0)
 
 def use(**changes: float) -> CouplingUse:
     values = {"makespan_s": 101.0, "node_seconds": 202.0, "qpu_held_s": 33.0, "qpu_used_s": 25.0}
-    return CouplingUse(**(values | changes))
+    return CouplingUse(**(values | {"qpu_node_seconds": 34.0} | changes))
 
 
 def slurm(**changes: Any) -> RecordedSlurm:
@@ -97,10 +97,19 @@ def test_predicted_is_beside_measured(tmp_path) -> None:
     assert ["node-seconds of workers", "202", "210"] in found
     assert ["QPU-seconds held", "33", "30"] in found
     assert ["QPU-seconds used", "25", "24"] in found
-    assert ["multiplexed", "90", "202", "33", "25"] in found
+    assert ["node-seconds in all", "236", "240"] in found
+    assert ["multiplexed", "90", "236", "202", "33", "25"] in found
     assert "It takes the fewest node-seconds." in text
     (job,) = [row for row in found if row[:2] == ["17", "worker"]]
     assert "embed" in job[-1]
+
+
+def test_a_prediction_of_an_earlier_version_has_no_node_seconds_in_all(tmp_path) -> None:
+    before = use().model_dump(exclude={"qpu_node_seconds"})
+    coupling = RecordedCoupling(chosen="split", predicted={"split": CouplingUse(**before)})
+    found = rows(page(tmp_path, coupling=coupling, slurm=slurm()))
+    assert ["node-seconds of workers", "202", "210"] in found
+    assert ["node-seconds in all", "-", "240"] in found
 
 
 def test_without_a_prediction_there_is_no_column_for_it(tmp_path) -> None:

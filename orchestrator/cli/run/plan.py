@@ -82,11 +82,20 @@ def _print(made: CouplingPlan, *, as_json: bool) -> None:
     if as_json:
         print_json(asdict(made))
         return
-    columns = ("coupling", "time", "node-seconds", "QPU held, s", "QPU used, s", "cost")
+    columns = (
+        "coupling",
+        "time",
+        "node-seconds",
+        "of workers",
+        "QPU held, s",
+        "QPU used, s",
+        "cost",
+    )
     rows = [
         (
             one.coupling,
             duration_text(one.makespan_s),
+            round(one.node_seconds + one.qpu_node_seconds),
             round(one.node_seconds),
             round(one.qpu_held_s, 1),
             round(one.qpu_used_s, 1),
