@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,7 @@ __all__ = [
     "classical_work_before",
     "make_plan",
     "plan",
+    "predicted_uses",
     "reason_of",
     "stage_times",
 ]
@@ -75,6 +77,7 @@ _QPU_START_S = 1.0
 # What a worker takes more to leave while the run goes on: it hands on what it has, and is watched
 # until it is idle.
 _RETIRE_S = 2.0
+_log = logging.getLogger(__name__)
 _TIME = re.compile(r"(?P<name>[^=]+)=(?P<seconds>[0-9.]+)(@(?P<nodes>[1-9][0-9]*))?")
 _Times = Mapping[str, float | Mapping[int, float]]
 
@@ -304,6 +307,35 @@ def automatic(request: RunRequest) -> RecordedCoupling:
         quantum_after_s=made.quantum_after_s,
         predicted={one.coupling: _recorded(one) for one in made.couplings},
     )
+
+
+def predicted_uses(
+    plan: RunPlan, flow: Flow[..., Any], parameters: Any
+) -> Mapping[str, CouplingUse]:
+    """Return what a run should take in each coupling, by an earlier run like it.
+
+    Args:
+        plan: The run.
+        flow: Its flow.
+        parameters: Of the flow, as a record has them.
+
+    Returns:
+        By coupling; empty if no earlier run was like it, or if Slurm does not answer.
+    """
+    record = earlier_run(
+        plan.site, plan.site_file, target=plan.target.text, parameters=parameters, qpu=plan.qpu
+    )
+    if record is None:
+        return {}
+    run = _KnownRun(
+        site=plan.site, record=record, flow=flow, qpu=plan.qpu, source=f"run {record.id}"
+    )
+    try:
+        found = _outcomes(run).found
+    except (ValueError, RuntimeError) as error:  # the run itself does not need it
+        _log.info("what the run should take cannot be predicted: %s", error)
+        return {}
+    return {name: _recorded(_planned(name, one, {})) for name, one in found.items()}
 
 
 def _planned(

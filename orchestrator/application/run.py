@@ -68,6 +68,7 @@ __all__ = [
     "run_flow",
     "undisturbed",
     "with_gate",
+    "with_prediction",
 ]
 
 
@@ -232,6 +233,7 @@ def _execute(request: RunRequest, watcher: Watcher) -> RunResult:
     earlier = plan.folder.open(plan.id, plan.target.text)
     try:
         _check_broker(plan, earlier)
+        plan = with_prediction(plan, checked, earlier)
         execution = RunExecution(
             plan,
             checked.flow,
@@ -263,6 +265,24 @@ def with_gate(plan: RunPlan, checked: CheckedRun) -> RunPlan:
     if after_s is None:
         after_s = classical_work_before(plan, checked.flow, json_value(checked.parameters))
     return replace(plan, quantum_after_s=after_s)
+
+
+def with_prediction(plan: RunPlan, checked: CheckedRun, earlier: RunRecord | None) -> RunPlan:
+    """Say what a run in a stated coupling should take, if a run like it is known.
+
+    earlier: the record of the run's last attempt, whose prediction stays: it was made before work began.
+    """
+    if plan.choice is not None or not plan.coupling:
+        return plan
+    from orchestrator.application.plan import predicted_uses
+
+    before = None if earlier is None else earlier.coupling
+    if before is not None and before.predicted:
+        predicted = before.predicted
+    else:
+        predicted = dict(predicted_uses(plan, checked.flow, json_value(checked.parameters)))
+    choice = RecordedCoupling(chosen=plan.coupling, predicted=predicted)
+    return replace(plan, choice=choice)
 
 
 def bound_request(request: RunRequest, flow: Flow[..., Any]) -> Any:

@@ -547,6 +547,39 @@ def test_a_licence_of_an_exclusive_job_takes_no_node_more(tmp_path, monkeypatch)
     assert nodes["split"] == pytest.approx(20)
 
 
+def test_a_stated_coupling_has_a_prediction_where_an_earlier_run_is_known(
+    tmp_path, monkeypatch
+) -> None:
+    file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
+    coupled = replace(earlier_plan(load_site(file), file, tmp_path), coupling="split")
+    checked = run_module.CheckedRun(plan=coupled, flow=wide_then_quantum, parameters={})
+
+    def recorded(before: RunRecord | None = None, **changes: object) -> RecordedCoupling | None:
+        changed = replace(checked, parameters=changes)
+        return run_module.with_prediction(coupled, changed, before).recorded_coupling
+
+    planned = {one.coupling: one for one in hpcqc.plan(wide_then_quantum, site=file).couplings}
+    found = recorded()
+    assert found is not None
+    assert (found.chosen, found.automatic) == ("split", False)
+    assert {name: use.makespan_s for name, use in found.predicted.items()} == {
+        name: one.makespan_s for name, one in planned.items()
+    }
+    assert found.predicted["split"].node_seconds == planned["split"].node_seconds
+    assert recorded(n=1) == RecordedCoupling(chosen="split")  # no run had this parameter
+
+    # What was predicted before the first attempt stays.
+    first = found.model_copy(update={"predicted": {"split": found.predicted["gated"]}})
+    before = record(load_site(file), [], coupling=first)
+    assert recorded(before) == RecordedCoupling(chosen="split", predicted=first.predicted)
+
+    def unavailable(_: Slurm) -> dict[str, Partition]:
+        raise SlurmUnavailable("it does not answer")
+
+    monkeypatch.setattr(Slurm, "partitions", unavailable)
+    assert recorded() == RecordedCoupling(chosen="split")
+
+
 def test_a_gate_opens_by_the_classical_work_of_an_earlier_run(tmp_path, monkeypatch) -> None:
     file = lab(tmp_path, monkeypatch, 8, seconds=100.0)
     site = load_site(file, ["broker.url=http://127.0.0.1:1"])
