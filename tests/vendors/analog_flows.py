@@ -70,5 +70,5 @@ def most_frequent(job) -> str:
     return max(counts.counts, key=counts.counts.__getitem__)
 
 
-def sent(run, shots=20):
+def sent(run, shots=100):
     return run.sampler.run([far_pair(run.sampler.qpu.target.rydberg)], shots=shots)
