@@ -24,6 +24,7 @@ from backends.annealing.sapi import SapiClient
 from backends.annealing.wire import AnnealingSamples, problems_from_frames, samples_to_frames
 from backends.devices.api import PlainPayload, PlainResult
 from backends.errors import (
+    AccessDenied,
     PayloadRejected,
     QpuBusy,
     QpuUnavailable,
@@ -50,6 +51,8 @@ _FRESH_S = 300.0
 # A call may take 30 s; the request comes after it.
 _EMBEDDING_S = 15.0
 _RECORDS_S = 180 * 86_400.0
+# How long a submitted problem may be missing in the service's list.
+_SETTLES_S = 10.0
 # Bounds of what an answer may state; no annealer comes near.
 _MOST_QUBITS, _LONGEST_US = 100_000, 86_400e6
 
@@ -132,12 +135,15 @@ class CloudAnnealer:
         )
         try:
             return self._client.submit(body)
-        except (PayloadRejected, QpuBusy):
+        except (AccessDenied, PayloadRejected, QpuBusy):
             self._record(tag).unlink(missing_ok=True)  # surely nothing was started
             raise
 
     def find(self, tag: str) -> str | None:
-        """Return the first problem of a label; cancel others, which a gateway has doubled."""
+        """Return the first problem of a label; cancel others, which a gateway has doubled.
+
+        Raises `QpuUnavailable` while the service may not list a problem yet.
+        """
         if not _LABEL.fullmatch(tag):
             return None
         found = self._client.problems(tag)
@@ -145,7 +151,10 @@ class CloudAnnealer:
             if surplus.status in ("PENDING", "IN_PROGRESS"):
                 with suppress(UnknownTask, QpuUnavailable):
                     self._client.cancel(surplus.id)
-        return found[0].id if found else None
+        if found:
+            return str(found[0].id)
+        self._check_settled(tag)
+        return None
 
     def status(self, task: str) -> str:
         """See ``PayloadDevice.status``."""
@@ -232,6 +241,19 @@ class CloudAnnealer:
                 read = replace(read, taken_at=self._solver.taken_at)
             self._solver, self._read_at = read, monotonic()
             return read
+
+    def _check_settled(self, tag: str) -> None:
+        """Raise `QpuUnavailable` if a problem of this label may be missing in the list so far."""
+        try:
+            age_s = time() - self._record(tag).stat().st_mtime
+        except FileNotFoundError:  # nothing was submitted from here
+            return
+        if 0 <= age_s < _SETTLES_S:
+            raise QpuUnavailable(
+                f"{self._client.url} does not list the problem of {tag} yet, whose submission got "
+                "no answer; it is asked again",
+                retry_after_s=_SETTLES_S - age_s,
+            )
 
     def _record(self, tag: str) -> Path:
         return self._records / f"{tag}.problem"

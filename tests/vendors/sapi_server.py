@@ -52,14 +52,15 @@ def chimera(side: int) -> tuple[list[int], list[tuple[int, int]]]:
 class Sapi:
     """Problems of one solver. Faults of submissions, one for each: lost, doubled, 429, 503, 500.
 
-    redirect: where all requests are sent on to. falsified: in the place of parts of an answer. raw:
-    headers and a body that all questions get.
+    unlisted: labels whose problems lists leave out. redirect: where all requests are sent on to.
+    falsified: in the place of parts of an answer. raw: headers and a body that all questions get.
     """
 
     def __init__(self) -> None:
         self.qubits, self.couplers = chimera(_SIDE)
         self.problems: dict[str, dict[str, Any]] = {}
         self.faults: list[str] = []
+        self.unlisted: set[str] = set()
         self.requests: list[str] = []
         self.redirect = ""
         self.falsified: dict[str, Any] = {}
@@ -264,6 +265,8 @@ class _Handler(BaseHTTPRequestHandler):
         for key in ("label", "status"):
             if key in query:
                 found = [one for one in found if one[key] == query[key][0]]
+        if "label" in query:
+            found = [one for one in found if one["label"] not in self.sapi.unlisted]
         if "id" in query:
             found = [one for one in found if one["id"] in query["id"][0].split(",")]
         return [self.sapi.stated(one) for one in found]

@@ -55,6 +55,7 @@ def served() -> Iterator[tuple[str, Sapi]]:
 def sapi(served: tuple[str, Sapi]) -> Sapi:
     _, found = served
     found.faults.clear()
+    found.unlisted.clear()
     found.requests.clear()
     found.falsified, found.raw = {}, None
     return found
@@ -133,6 +134,27 @@ def test_a_lost_answer_is_found_by_its_label(annealer: Backend, sapi: Sapi, faul
     assert len(sapi.problems) == before + 1
     assert ended(annealer, task) is TaskState.COMPLETED
     assert annealer.result(task).native[0].reads == 20
+
+
+def test_a_problem_that_is_not_listed_yet_is_waited_for(
+    annealer: Backend, sapi: Sapi, monkeypatch: Any
+) -> None:
+    session, before = annealer.acquire(), len(sapi.problems)
+    sapi.faults.append("lost")
+    sapi.unlisted.add("late")
+    with pytest.raises(QpuUnavailable):
+        annealer.start(session, payload(), "late")
+    for again in (annealer.find, lambda tag: annealer.start(session, payload(), tag)):
+        with pytest.raises(QpuUnavailable) as caught:
+            again("late")
+        assert caught.value.retry_after_s
+    sapi.unlisted.clear()
+    task = annealer.find("late")
+    assert task == annealer.start(session, payload(), "late")
+    assert len(sapi.problems) == before + 1
+    sapi.unlisted.add("late")
+    monkeypatch.setattr(cloud, "_SETTLES_S", 0.0)
+    assert annealer.find("late") is None
 
 
 def test_what_a_gateway_doubled_is_cancelled(annealer: Backend, sapi: Sapi) -> None:
@@ -292,9 +314,9 @@ def test_options_are_checked(options: dict[str, Any], named: list[str], tmp_path
         registry.create("annealing", options, state_dir=tmp_path)
 
 
-def test_the_vendors_own_client_runs_on_the_server(served: tuple[str, Sapi]) -> None:
+def test_the_vendors_own_client_runs_on_the_server(served: tuple[str, Sapi], sapi: Sapi) -> None:
     base = pytest.importorskip("dwave.cloud.client.base")
-    url, sapi = served
+    url, _ = served
     with base.Client(endpoint=url, token=TOKEN) as client:
         solver = client.get_solver(name="Chip4")
         assert solver.graph_id == "01a"
