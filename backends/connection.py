@@ -22,6 +22,7 @@ __all__ = [
     "SiteConnection",
     "bearer",
     "path_part",
+    "read_bounded",
 ]
 
 _CONNECT_S = 10.0
@@ -299,7 +300,11 @@ class SiteConnection:
             ) as response:
                 return Answer(
                     status=response.status_code,
-                    content=_bounded(response, excess),
+                    content=read_bounded(
+                        response,
+                        largest_bytes=_LARGEST_ANSWER_BYTES + excess.larger_bytes,
+                        longest_s=_WHOLE_ANSWER_S + excess.longer_s,
+                    ),
                     retry_after_s=retry_after_s(response.headers.get("retry-after")),
                     content_digest=response.headers.get("content-digest"),
                 )
@@ -334,15 +339,17 @@ class SiteConnection:
             return self._client
 
 
-def _bounded(response: httpx.Response, excess: _Excess) -> bytes:
-    """Read a body that a faulty server may never end. Raises ``httpx.ReadError``."""
-    deadline = time.monotonic() + _WHOLE_ANSWER_S + excess.longer_s
-    largest = _LARGEST_ANSWER_BYTES + excess.larger_bytes
+def read_bounded(response: httpx.Response, *, largest_bytes: int, longest_s: float) -> bytes:
+    """Read the body of a response that is being streamed, which a faulty server may never end.
+
+    Raises ``httpx.ReadError`` for one that is larger, takes longer, or is no identity or gzip.
+    """
+    deadline = time.monotonic() + longest_s
     content = bytearray()
     for chunk in _decoded(response, deadline):
         content += chunk
-        if len(content) > largest:
-            raise httpx.ReadError(f"it answers with more than {largest} bytes")
+        if len(content) > largest_bytes:
+            raise httpx.ReadError(f"it answers with more than {largest_bytes} bytes")
     return bytes(content)
 
 
@@ -358,7 +365,7 @@ def _decoded(response: httpx.Response, deadline: float) -> Iterator[bytes]:
     unpacker = zlib.decompressobj(_GZIP)
     for piece in response.iter_raw():
         if time.monotonic() > deadline:
-            raise httpx.ReadError(f"its answer has not ended after {_WHOLE_ANSWER_S:g} s")
+            raise httpx.ReadError("its answer has not ended in time")
         if coding == "identity":
             yield piece
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from backends.connection import read_bounded
 from backends.errors import AccessDenied, QpuUnavailable
 from backends.http_rules import is_loopback
 from backends.site_access import TokenSource
@@ -18,6 +20,7 @@ __all__ = ["AccessTokens"]
 
 _GRANT = "urn:ibm:params:oauth:grant-type:apikey"
 _ANSWER_S = 20.0
+_LARGEST_ANSWER_BYTES = 1 << 20
 # A token is replaced so long before its end that no request arrives after it.
 _EARLY_S = 60.0
 _LEAST_S = 1.0
@@ -74,13 +77,17 @@ class AccessTokens:
     def _exchanged(self, key: str) -> tuple[str, float]:
         host = urlsplit(self._url).hostname or ""
         try:
-            answer = httpx.post(
+            with httpx.stream(
+                "POST",
                 f"{self._url}/identity/token",
                 data={"grant_type": _GRANT, "apikey": key},
-                headers={"Accept": "application/json"},
+                headers={"Accept": "application/json", "Accept-Encoding": "gzip"},
                 timeout=_ANSWER_S,
                 trust_env=not is_loopback(host),
-            )
+            ) as answer:
+                content = read_bounded(
+                    answer, largest_bytes=_LARGEST_ANSWER_BYTES, longest_s=_ANSWER_S
+                )
         except httpx.HTTPError as error:
             raise QpuUnavailable(f"{self._url} cannot be asked for a token: {error}") from error
         if answer.status_code in (400, 401, 403):
@@ -88,7 +95,8 @@ class AccessTokens:
                 f"{self._url} refused the API key: HTTP {answer.status_code}; renew the key"
             )
         try:
-            stated: Any = answer.raise_for_status().json()
+            answer.raise_for_status()
+            stated: Any = json.loads(content)
             return str(stated["access_token"]), float(stated["expires_in"])
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
             raise QpuUnavailable(
