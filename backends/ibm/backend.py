@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -112,6 +113,7 @@ class IbmBackend:
         self._sessions = Sessions()
         self._opening = threading.Lock()  # for the whole time in which a session of IBM's is opened
         self._ibm_sessions: dict[SessionId, str] = {}
+        self._left_open: set[str] = set()  # of IBM's, which could not be closed so far
         self._open: dict[QpuTaskId, str] = {}  # the jobs of tasks
         self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
         self._listing = threading.Lock()  # for the whole time in which a list is read
@@ -125,18 +127,22 @@ class IbmBackend:
 
     def acquire(self) -> SessionId:
         """Open a session. One of IBM's is opened with the first task, if the options ask for it."""
+        with contextlib.suppress(AccessDenied, QpuUnavailable):
+            self._close_left_open()
         return self._sessions.open()
 
     def release(self, session: SessionId) -> None:
-        """Close a session, and IBM's; its tasks go on."""
+        """Close a session, and IBM's; its tasks go on.
+
+        Raises `AccessDenied` or `QpuUnavailable` if one of IBM's stays open. It costs until it is
+        closed, which is tried again with the next session that is opened or closed.
+        """
         self._sessions.close(session)
         with self._opening:
             found = self._ibm_sessions.pop(session, None)
-        if found is not None:
-            try:
-                self._service.asking(self._service.client.close_session, found)
-            except Refused:  # it was closed for being idle, or too old
-                return
+            if found is not None:
+                self._left_open.add(found)
+        self._close_left_open()
 
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Submit a job; see ``Backend.start``."""
@@ -208,6 +214,8 @@ class IbmBackend:
 
     def close(self) -> None:
         """Close the connections; jobs go on at the service."""
+        with contextlib.suppress(AccessDenied, QpuUnavailable):
+            self._close_left_open()
         self._service.close()
 
     def _started(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
@@ -272,6 +280,17 @@ class IbmBackend:
             if found is None or not self._accepts_jobs(found):
                 found = self._ibm_sessions[session] = self._opened(longest_s)
             return found
+
+    def _close_left_open(self) -> None:
+        """Close what of IBM's sessions nobody needs. Raises as `asking` for what stays open."""
+        with self._opening:
+            left = tuple(self._left_open)
+        for ibm_session in left:
+            # One that was closed for being idle, or too old, is refused.
+            with contextlib.suppress(Refused):
+                self._service.asking(self._service.client.close_session, ibm_session)
+            with self._opening:
+                self._left_open.discard(ibm_session)
 
     def _opened(self, longest_s: int) -> str:
         """Open a session of IBM's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from qiskit import QuantumCircuit
 
 from backends import registry
@@ -18,6 +19,7 @@ from backends.api import (
 )
 from backends.lowering import NativeCompiler
 from backends.payloads import SamplerPayload
+from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 from tests.rehearsed import rehearsed
 from tests.rehearsed_flow import rehearsed_flow
@@ -180,6 +182,14 @@ def test_open_tasks_are_asked_for_with_one_request(backend, site, monkeypatch) -
         backend.stop(task)
 
 
+def test_an_endless_answer_of_the_identity_service_is_not_read_to_its_end(
+    backend, monkeypatch
+) -> None:
+    monkeypatch.setattr("backends.ibm.access._LARGEST_ANSWER_BYTES", 10)
+    with pytest.raises(QpuUnavailable, match=naming(10)):
+        backend._service._tokens.get()
+
+
 def test_threads_share_one_list_of_open_tasks(backend, site, monkeypatch) -> None:
     monkeypatch.setattr(ibm, "_LIST_FRESH_S", 1000.0)
     session, work = backend.acquire(), payload(backend)
@@ -226,6 +236,32 @@ def test_tasks_run_in_a_session_of_ibms_if_asked_for(site, tmp_path) -> None:
     assert made._look(task)["session_id"] not in (None, first)
     made.release(session)
     made.close()
+
+
+@pytest.mark.parametrize("again", ["acquire", "close"])
+def test_a_session_of_ibms_that_could_not_be_closed_is_closed_later(
+    site, tmp_path, monkeypatch, again
+) -> None:
+    site.behave()
+    made = registry.create("ibm", {**site.options, "session_s": 600}, state_dir=tmp_path)
+    session, client = made.acquire(), made._service.client
+    task = made.start(session, payload(made), f"left-open-{again}")
+    (opened,) = made._ibm_sessions.values()
+    assert until(lambda: made.status(task).is_final)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "close_session", _unreachable)
+        with pytest.raises(QpuUnavailable):
+            made.release(session)
+    assert made._accepts_jobs(opened)
+    getattr(made, again)()
+    other = registry.create("ibm", {**site.options, "session_s": 600}, state_dir=tmp_path)
+    assert not other._accepts_jobs(opened)
+    other.close()
+    made.close()
+
+
+def _unreachable(*_given) -> None:
+    raise requests.ConnectionError("the network is down")
 
 
 def test_an_unknown_device_is_named_with_those_there_are(site, tmp_path) -> None:
