@@ -23,6 +23,7 @@ from backends.child.supervisor import ChildSupervisor
 from backends.devices.backend import device_backend, payload_device_backend
 from backends.devices.recent import RecentTarget
 from backends.frames import FrameError
+from backends.latest import LatestTasks
 from backends.payloads import Payload
 from backends.results import result_from_bytes
 from backends.validate import check_fits, check_tag
@@ -52,7 +53,7 @@ class ChildBackend:
         self.calls = calls
         self._target = RecentTarget(calls.target)
         self._sessions: dict[SessionId, tuple[int, str]] = {}
-        self._kinds: dict[str, str] = {}  # of the payloads of tasks
+        self._kinds: LatestTasks[str] = LatestTasks()  # of the payloads of tasks
         self._lock = threading.Lock()
 
     def target(self) -> Target:
@@ -84,7 +85,7 @@ class ChildBackend:
             check_fits(payload, self.target())
         header = {"session": self._inner_session(session), "tag": tag}
         task = self.calls.start(header, [payload.to_bytes()])
-        self._kinds[task] = payload.kind
+        self._kinds.note(task, payload.kind)
         return QpuTaskId(task)
 
     def find(self, tag: str) -> QpuTaskId | None:

@@ -32,11 +32,12 @@ class Served:
 def serve_backend(backend: Backend) -> Served:
     """Serve a backend. Payloads and results travel as hpcqc stores them, circuits in QPY."""
     from backends.api import QpuTaskId, SessionId, Waitable
+    from backends.latest import LatestTasks
     from backends.payloads import payload_from_bytes
     from backends.results import result_to_bytes
     from backends.targets import target_to_json
 
-    kinds: dict[str, str] = {}  # of the tasks started here
+    kinds: LatestTasks[str] = LatestTasks()  # of the tasks started here
 
     def release(header: Mapping[str, Any], _frames: list[bytes]) -> Answer:
         backend.release(SessionId(header["session"]))
@@ -49,7 +50,7 @@ def serve_backend(backend: Backend) -> Served:
     def start(header: Mapping[str, Any], frames: list[bytes]) -> Answer:
         payload = payload_from_bytes(frames[0])
         task = backend.start(SessionId(header["session"]), payload, header["tag"])
-        kinds[task] = payload.kind
+        kinds.note(task, payload.kind)
         return {"task": task}, []
 
     def result(header: Mapping[str, Any], _frames: list[bytes]) -> Answer:
