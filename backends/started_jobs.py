@@ -23,7 +23,7 @@ from backends.errors import (
     QpuUnavailable,
     UnknownTask,
 )
-from backends.validate import is_tag
+from backends.tags import is_tag
 
 __all__ = ["StartedJob", "StartedJobs"]
 
@@ -61,8 +61,9 @@ class StartedJob:
 class StartedJobs:
     """Records by tag, and answers that a server may give once: files, replaced as a whole."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, *, job_id: re.Pattern[str] = _JOB_ID) -> None:
+        """Store the arguments: where the files are, and what ids of jobs look like."""
+        self._folder, self._job_id = folder, job_id
         self._lock = threading.Lock()
         self._starting: set[str] = set()
         self._purged = False
@@ -127,7 +128,7 @@ class StartedJobs:
         except _NOTHING_STARTED:
             self.remove(record.tag)
             raise
-        if not isinstance(job, str) or not _JOB_ID.fullmatch(job):
+        if not isinstance(job, str) or not self._job_id.fullmatch(job):
             raise QpuUnavailable(f"the server accepted a job and calls it {job!r:.100}")
         accepted = record.accepted(job)
         self.write(accepted)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from backends.api import Target, Usage
 from backends.errors import PayloadRejected
 from backends.payloads import Payload, kind_names, payload_kind
+from backends.tags import is_tag
 
-__all__ = ["check", "check_fits", "check_tag", "check_usage", "is_tag"]
-
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]{0,199}")
+__all__ = ["check", "check_fits", "check_tag", "check_usage"]
 
 
 def check(payload: Payload, target: Target) -> None:
@@ -55,11 +53,6 @@ def check_fits(payload: Any, target: Target) -> None:
             f"payload of kind {name!r}; {target.name} takes: {accepted}; {kind.remedy}"
         )
     kind.check(payload, target)
-
-
-def is_tag(tag: object) -> bool:
-    """Return whether something can be a tag: a file name that is safe everywhere."""
-    return isinstance(tag, str) and _TAG.fullmatch(tag) is not None
 
 
 def check_tag(tag: object) -> None:

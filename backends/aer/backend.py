@@ -29,7 +29,8 @@ from backends.api import (
 from backends.payloads import Payload, PubPayload, payload_from_bytes
 from backends.results import result_from_bytes
 from backends.sessions import Sessions
-from backends.validate import check, check_tag, is_tag
+from backends.tags import is_tag
+from backends.validate import check, check_tag
 
 __all__ = ["AerBackend"]
 

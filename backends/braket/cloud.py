@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -41,11 +41,16 @@ from backends.errors import (
     TaskNotFinished,
     UnknownTask,
 )
+from backends.started_jobs import StartedJob, StartedJobs
+from backends.tags import is_tag
 
-__all__ = ["BraketCloud"]
+__all__ = ["ARN", "BraketCloud"]
+
+# Names of tasks at the service.
+ARN = re.compile(r"arn:[0-9A-Za-z:/_-]{1,300}")
 
 _TAG = "hpcqc-tag"
-_LONGEST_TAG_VALUE = 256
+_LONGEST_MS = 30 * 86_400_000
 _STATES = {
     "CREATED": "queued",
     "QUEUED": "queued",
@@ -77,22 +82,15 @@ _TARGET_FRESH_S = 60.0
 _PROGRAM = {"name": "braket.ir.openqasm.program", "version": "1"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Started:
-    """A task's measured bits, the wire of each, and the width of its outcomes."""
-
-    written: Sequence[int]
-    wires: Sequence[int]
-    width: int
-    shots: int
-
-
 class BraketCloud:
-    """See ``backends.devices.api.FlatDevice``. Nothing connects before the first call."""
+    """See ``backends.devices.api.FlatDevice``. Nothing connects before the first call.
 
-    def __init__(self, options: CloudOptions) -> None:
+    records: of starts, with what is needed to read their results in any process.
+    """
+
+    def __init__(self, options: CloudOptions, records: StartedJobs) -> None:
         """Make the clients, with few repetitions: starts are idempotent, all else is asked again."""
-        self._options = options
+        self._options, self._records = options, records
         session = boto3.session.Session(region_name=options.region, profile_name=options.profile)
         config = Config(
             connect_timeout=5,
@@ -105,8 +103,6 @@ class BraketCloud:
         )
         self._s3: Any = session.client("s3", endpoint_url=options.s3_endpoint_url, config=config)
         self._lock = threading.Lock()
-        self._by_tag: dict[str, str] = {}
-        self._started: dict[str, _Started] = {}
         self._known: tuple[float, Mapping[str, Any]] | None = None
 
     def target(self) -> Mapping[str, Any]:
@@ -129,51 +125,58 @@ class BraketCloud:
 
     def start(self, job: FlatJob, tag: str) -> str:
         """See ``FlatDevice.start``; the same tag gives the same task, in any process."""
-        (pub,) = job.pubs
-        steps = list(bound_steps(pub, 0))
-        written = written_bits(steps)
-        program = openqasm(steps, {bit: place for place, bit in enumerate(written)})
-        action = {"braketSchemaHeader": _PROGRAM, "source": program, "inputs": {}}
-        try:
-            answer = self._braket.create_quantum_task(
-                clientToken=_client_token(tag),
-                deviceArn=self._options.arn,
-                action=json.dumps(action),
+        with self._records.starting(tag):
+            known = self._records.read(tag)
+            if known is not None and known.job is not None:
+                return known.job
+            (pub,) = job.pubs
+            steps = list(bound_steps(pub, 0))
+            written = written_bits(steps)
+            program = openqasm(steps, {bit: place for place, bit in enumerate(written)})
+            recipe = {
+                "written": list(written),
+                "wires": _wires(steps, written),
+                "width": pub.num_clbits,
+                "layouts": list(job.layouts),
+            }
+            record = StartedJob(
+                tag=tag,
+                job=None,
                 shots=pub.shots,
-                outputS3Bucket=self._options.bucket,
-                outputS3KeyPrefix=self._options.prefix,
-                tags={_TAG: tag[:_LONGEST_TAG_VALUE]},
+                circuits=1,
+                num_qubits=pub.num_qubits,
+                modelled_s=0.0,  # nothing states how long a device takes
+                recipes=(recipe,),
+                started_at_s=time.time(),
+                calibration_id=self._calibration_id(),
             )
-            task = str(answer["quantumTaskArn"])
-        except (BotoCoreError, ClientError, KeyError, TypeError) as error:
-            _raise_for_start(error)
-        with self._lock:
-            self._by_tag[tag] = task
-            self._started[task] = _Started(
-                written=written,
-                wires=_wires(steps, written),
-                width=pub.num_clbits,
-                shots=pub.shots,
-            )
-        return task
+            try:
+                sent = self._records.send(record, lambda: self._created(program, pub.shots, tag))
+            except (AccessDenied, PayloadRejected, QpuBusy):
+                if known is not None:  # an earlier start, whose answer was lost, may have arrived
+                    self._records.write(known)
+                raise
+            return str(sent.job)
 
     def find(self, tag: str) -> str | None:
         """See ``FlatDevice.find``."""
-        with self._lock:
-            known = self._by_tag.get(tag)
-        if known is not None:
-            return known
+        record = self._records.read(tag)
+        if record is not None and record.job is not None:
+            return record.job
         filters = [
             {"name": "deviceArn", "operator": "EQUAL", "values": [self._options.arn]},
-            {"name": f"tags:{_TAG}", "operator": "EQUAL", "values": [tag[:_LONGEST_TAG_VALUE]]},
+            {"name": f"tags:{_TAG}", "operator": "EQUAL", "values": [tag]},
         ]
         try:
             listed = self._braket.search_quantum_tasks(filters=filters)["quantumTasks"]
-            return str(listed[0]["quantumTaskArn"]) if listed else None
+            task = str(listed[0]["quantumTaskArn"]) if listed else None
         except (BotoCoreError, ClientError) as error:
             _raise(error, "tasks cannot be searched")
         except (KeyError, TypeError) as error:
             raise QpuUnavailable(f"the list of tasks cannot be read: {error!r}") from error
+        if task is not None and record is not None:
+            self._records.write(record.accepted(task))
+        return task
 
     def status(self, task: str) -> str:
         """See ``FlatDevice.status``."""
@@ -190,21 +193,28 @@ class BraketCloud:
         if state == "failed":
             reason = stated.get("failureReason") or "the service states no reason"
             raise TaskFailed(f"{task} failed: {reason}")
-        started = self._started.get(task)
-        if started is None:
-            raise QpuUnavailable(f"{task} was started by another process, which alone can read it")
+        record = self._record(task, stated)
         key = f"{stated['outputS3Directory']}/results.json"
         try:
             body = self._s3.get_object(Bucket=stated["outputS3Bucket"], Key=key)["Body"].read()
         except (BotoCoreError, ClientError) as error:
             _raise(error, f"the result of {task} cannot be read")
+        try:
+            read = json.loads(body)
+        except ValueError as error:
+            raise TaskFailed(f"the result of {task} is no JSON: {error}") from error
+        (recipe,) = record.recipes
+        seconds = _qpu_seconds(read)
         return FlatResult(
-            counts=((_counts(json.loads(body), started),),),
+            counts=((_counts(read, recipe, record.shots),),),
+            qpu_seconds=seconds or 0.0,
             metadata={
                 "device": self._options.arn,
-                "calibration_id": self.target()["calibration"]["id"],
+                "calibration_id": record.calibration_id,
                 "vendor_job": task,
+                "qpu_seconds": "unknown" if seconds is None else "stated by the service",
             },
+            layouts=tuple(recipe["layouts"]),
         )
 
     def stop(self, task: str) -> None:
@@ -225,6 +235,37 @@ class BraketCloud:
         """Close the connections; tasks go on at the service."""
         self._braket.close()
         self._s3.close()
+
+    def _created(self, program: str, shots: int, tag: str) -> str:
+        action = {"braketSchemaHeader": _PROGRAM, "source": program, "inputs": {}}
+        try:
+            answer = self._braket.create_quantum_task(
+                clientToken=_client_token(tag),
+                deviceArn=self._options.arn,
+                action=json.dumps(action),
+                shots=shots,
+                outputS3Bucket=self._options.bucket,
+                outputS3KeyPrefix=self._options.prefix,
+                tags={_TAG: tag},
+            )
+            return str(answer["quantumTaskArn"])
+        except (BotoCoreError, ClientError, KeyError, TypeError) as error:
+            _raise_for_start(error)
+
+    def _record(self, task: str, stated: Mapping[str, Any]) -> StartedJob:
+        """Return the record of a task that the service describes."""
+        tag = (stated.get("tags") or {}).get(_TAG)
+        record = self._records.read(tag) if is_tag(tag) else None
+        if record is None or record.job not in (None, task):
+            raise QpuUnavailable(
+                f"{task} was started with another state folder, which alone can read its result"
+            )
+        return record
+
+    def _calibration_id(self) -> str | None:
+        """Return the calibration as last known; a start asks for nothing else."""
+        with self._lock:
+            return None if self._known is None else str(self._known[1]["calibration"]["id"])
 
     def _look(self, task: str) -> Mapping[str, Any]:
         if not task.startswith("arn:"):
@@ -259,6 +300,7 @@ class BraketCloud:
             "max_shots": int(stated["service"]["shotsRange"][1]),
             "max_circuits": 1,
             "max_concurrent_tasks": self._options.concurrent_tasks,
+            "durable": True,
             "calibration": {
                 "id": f"{name}-{taken_at:%Y%m%dT%H%M%S}",
                 "taken_at": taken_at.isoformat(),
@@ -275,20 +317,30 @@ def _wires(steps: Sequence[BoundStep], written: Sequence[int]) -> list[int]:
     return [used.index(measured[bit]) for bit in written]
 
 
-def _counts(stated: Mapping[str, Any], started: _Started) -> dict[str, int]:
+def _counts(stated: Any, recipe: Mapping[str, Any], shots: int) -> dict[str, int]:
     """Return counts over all classical bits. Raises `TaskFailed` for results that are none."""
     try:
         column = {wire: place for place, wire in enumerate(stated["measuredQubits"])}
-        places = [column[wire] for wire in started.wires]
+        places = [column[wire] for wire in recipe["wires"]]
         outcomes = Counter(
             "".join(str(int(shot[place])) for place in reversed(places))
             for shot in stated["measurements"]
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise TaskFailed(f"the result holds no measurements of the circuit: {error!r}") from error
-    if outcomes.total() != started.shots:
-        raise TaskFailed(f"the result has {outcomes.total()} shots; {started.shots} were asked for")
-    return spread(outcomes, started.written, started.width)
+    if outcomes.total() != shots:
+        raise TaskFailed(f"the result has {outcomes.total()} shots; {shots} were asked for")
+    return spread(outcomes, recipe["written"], recipe["width"])
+
+
+def _qpu_seconds(stated: Any) -> float | None:
+    """Return how long a simulator of the service ran; None for QPUs, whose results do not say."""
+    try:
+        milliseconds = stated["additionalMetadata"]["simulatorMetadata"]["executionDuration"]
+    except (KeyError, TypeError):
+        return None
+    known = type(milliseconds) in (int, float) and 0 <= milliseconds < _LONGEST_MS
+    return milliseconds / 1000 if known else None
 
 
 def _client_token(tag: str) -> str:

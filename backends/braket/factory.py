@@ -75,14 +75,15 @@ class BraketFactory:
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice:
         """Open a device of the service if ``arn`` is given, else a simulator on this machine.
 
-        Of a simulator, ``simulator`` is the only option, by default ``braket_sv``.
+        Of a simulator, ``simulator`` is the only option, by default ``braket_sv``. Records of a
+        device's tasks lie in ``state_dir``.
         """
-        del state_dir  # the service remembers its tasks, a local simulator nothing
         if "arn" in options:
             cloud = _parse_cloud(options)
-            from backends.braket.cloud import BraketCloud
+            from backends.braket.cloud import ARN, BraketCloud
+            from backends.started_jobs import StartedJobs
 
-            return BraketCloud(cloud)
+            return BraketCloud(cloud, StartedJobs(state_dir / "tasks", job_id=ARN))
         for name in options:
             if name != "simulator":
                 raise PluginUnusable(

@@ -56,9 +56,14 @@ class FlatPub:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlatJob:
-    """What one start carries."""
+    """What one start carries.
+
+    layouts: for each PUB, as JSON types, how the caller reads its counts. A device whose tasks
+    outlive the caller's process stores them, and returns them with the result.
+    """
 
     pubs: tuple[FlatPub, ...]
+    layouts: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,12 +72,14 @@ class FlatResult:
 
     counts: for each PUB, for each point, how often each outcome came. An outcome is a text of 0 and
     1 over all classical bits, bit 0 last, as Qiskit prints it.
-    qpu_seconds: time on the device. metadata: JSON-compatible facts.
+    qpu_seconds: time on the device. metadata: JSON-compatible facts. layouts: those of the job, for
+    a process other than the one that started the task; empty where only that one reads it.
     """
 
     counts: tuple[tuple[Mapping[str, int], ...], ...]
     qpu_seconds: float = 0.0
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    layouts: tuple[Mapping[str, Any], ...] = ()
 
 
 class FlatDevice(Protocol):

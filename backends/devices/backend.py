@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,10 +17,11 @@ from backends.api import (
     TaskState,
     Usage,
 )
-from backends.devices.api import FlatDevice, PayloadDevice, PlainPayload, PlainResult
-from backends.devices.flatten import flat_job, layouts, native_result
+from backends.devices.api import FlatDevice, FlatResult, PayloadDevice, PlainPayload, PlainResult
+from backends.devices.flatten import PubLayout, flat_job, layouts, native_result
 from backends.devices.recent import RecentTarget
 from backends.frames import unpack
+from backends.latest import LatestTasks
 from backends.metering import Metering, metering_to_json
 from backends.payloads import Payload, SamplerPayload, payload_kind
 from backends.sessions import Sessions
@@ -138,7 +138,18 @@ class _Sent:
 
 
 def _stated(found: Any) -> _Sent | None:
-    """Return what a result states of its payload; None if it states nothing."""
+    """Return what a result states of its payload; None if it states nothing.
+
+    Raises ``ValueError`` for what cannot be read.
+    """
+    if isinstance(found, FlatResult) and found.layouts:
+        stated = tuple(map(PubLayout.from_json, found.layouts))
+        return _Sent(
+            recipe=stated,
+            circuits=sum(layout.points for layout in stated),
+            shots=sum(layout.points * layout.shots for layout in stated),
+            num_qubits=max(layout.num_qubits for layout in stated),
+        )
     if not isinstance(found, PlainResult) or not found.kind:
         return None
     return _Sent(
@@ -153,8 +164,7 @@ class DeviceBackend:
         self.device = device
         self._translation = translation or _Circuits()
         self._sessions = Sessions()
-        self._sent: dict[str, _Sent] = {}  # by task
-        self._lock = threading.Lock()
+        self._sent: LatestTasks[_Sent] = LatestTasks()
         self._target = RecentTarget(lambda: {**_DEFAULTS, **device.target()})
 
     def target(self) -> Target:
@@ -176,12 +186,13 @@ class DeviceBackend:
         check(payload, self.target())
         task = self.device.start(self._translation.job(payload), tag)
         shapes = payload.shapes
-        self._sent[task] = _Sent(
+        sent = _Sent(
             recipe=self._translation.recipe(payload),
             circuits=sum(shape.points for shape in shapes),
             shots=sum(shape.points * shape.shots for shape in shapes),
             num_qubits=payload.num_qubits,
         )
+        self._sent.note(task, sent)
         return QpuTaskId(task)
 
     def find(self, tag: str) -> QpuTaskId | None:
@@ -197,10 +208,12 @@ class DeviceBackend:
     def result(self, task: QpuTaskId) -> Result:
         """Return a completed task's result; see ``Backend.result``."""
         found = self.device.result(task)
-        sent = self._sent.get(task) or _stated(found)
-        if sent is None:
-            raise QpuUnavailable(f"{task} was started by another process, which alone can read it")
         try:
+            sent = self._sent.get(task) or _stated(found)
+            if sent is None:
+                raise QpuUnavailable(
+                    f"{task} was started by another process, which alone can read it"
+                )
             native = self._translation.native(found, sent.recipe)
         except ValueError as error:
             raise TaskFailed(f"{task} returned what was not asked for: {error}") from error

@@ -36,13 +36,15 @@ def job_to_frames(job: FlatJob) -> tuple[dict[str, Any], list[bytes]]:
         }
         for pub in job.pubs
     ]
-    return {"pubs": entries}, [b"".join(map(_little, pub.angles)) for pub in job.pubs]
+    header = {"pubs": entries, "layouts": list(job.layouts)}
+    return header, [b"".join(map(_little, pub.angles)) for pub in job.pubs]
 
 
 def job_from_frames(header: Mapping[str, Any], frames: Sequence[bytes]) -> FlatJob:
     """Rebuild a job from `job_to_frames`."""
     return FlatJob(
-        pubs=tuple(_pub(entry, frame) for entry, frame in zip(header["pubs"], frames, strict=True))
+        pubs=tuple(_pub(entry, frame) for entry, frame in zip(header["pubs"], frames, strict=True)),
+        layouts=tuple(header["layouts"]),
     )
 
 
@@ -52,6 +54,7 @@ def result_to_json(result: FlatResult) -> dict[str, Any]:
         "counts": [[dict(point) for point in pub] for pub in result.counts],
         "qpu_seconds": result.qpu_seconds,
         "metadata": dict(result.metadata),
+        "layouts": list(result.layouts),
     }
 
 
@@ -61,6 +64,7 @@ def result_from_json(stated: Mapping[str, Any]) -> FlatResult:
         counts=tuple(tuple(pub) for pub in stated["counts"]),
         qpu_seconds=stated["qpu_seconds"],
         metadata=stated["metadata"],
+        layouts=tuple(stated["layouts"]),
     )
 
 

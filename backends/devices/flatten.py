@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,17 +26,55 @@ _ZERO = ord("0")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PubLayout:
-    """What of a PUB is needed to read its counts. registers: name, and its classical bits."""
+    """What of a PUB is needed to read its counts, and to charge it.
+
+    registers: name, and its classical bits. shots: for each point.
+    """
 
     shape: tuple[int, ...]
+    num_qubits: int
     num_clbits: int
     shots: int
     registers: tuple[tuple[str, tuple[int, ...]], ...]
 
+    @classmethod
+    def from_json(cls, stated: Mapping[str, Any]) -> PubLayout:
+        """Rebuild a layout from `to_json`. Raises ``ValueError`` for what is none."""
+        try:
+            return cls(
+                shape=tuple(map(int, stated["shape"])),
+                num_qubits=int(stated["num_qubits"]),
+                num_clbits=int(stated["num_clbits"]),
+                shots=int(stated["shots"]),
+                registers=tuple(
+                    (str(name), tuple(map(int, clbits))) for name, clbits in stated["registers"]
+                ),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no layout of a PUB's counts: {error!r}") from error
+
+    @property
+    def points(self) -> int:
+        """How many circuits with bound parameters the PUB has."""
+        return math.prod(self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layout as JSON types."""
+        return {
+            "shape": list(self.shape),
+            "num_qubits": self.num_qubits,
+            "num_clbits": self.num_clbits,
+            "shots": self.shots,
+            "registers": [[name, list(clbits)] for name, clbits in self.registers],
+        }
+
 
 def flat_job(payload: SamplerPayload) -> FlatJob:
     """Write a payload's circuits as lists of gates. Raises `PayloadRejected` for control flow."""
-    return FlatJob(pubs=tuple(_flat_pub(pub, index) for index, pub in enumerate(payload.pubs)))
+    return FlatJob(
+        pubs=tuple(_flat_pub(pub, index) for index, pub in enumerate(payload.pubs)),
+        layouts=tuple(layout.to_json() for layout in layouts(payload)),
+    )
 
 
 def layouts(payload: SamplerPayload) -> tuple[PubLayout, ...]:
@@ -126,6 +165,7 @@ def _layout(pub: FrozenSamplerPub) -> PubLayout:
     clbits = {clbit: number for number, clbit in enumerate(circuit.clbits)}
     return PubLayout(
         shape=pub.values.shape[:-1],
+        num_qubits=circuit.num_qubits,
         num_clbits=circuit.num_clbits,
         shots=pub.shots,
         registers=tuple(

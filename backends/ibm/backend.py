@@ -43,7 +43,8 @@ from backends.ibm.service import IbmService, Refused
 from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
 from backends.started_jobs import StartedJob, StartedJobs
-from backends.validate import check, check_tag, is_tag
+from backends.tags import is_tag
+from backends.validate import check, check_tag
 
 __all__ = ["IbmBackend", "open_service"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from itertools import pairwise
@@ -23,7 +24,7 @@ from backends.devices.coding import (
     result_from_json,
     result_to_json,
 )
-from backends.devices.flatten import flat_job, layouts, native_result
+from backends.devices.flatten import PubLayout, flat_job, layouts, native_result
 from backends.frames import pack, unpack
 from backends.payloads import SamplerPayload
 from backends.payloads.sampler import SEED_STRIDE
@@ -91,8 +92,12 @@ def test_counts_come_back_in_their_registers(sizes, shots, points, random) -> No
         Counter("".join(random.choice("01") for _ in range(width)) for _ in range(shots))
         for _ in range(points)
     ]
-    result = result_from_json(result_to_json(FlatResult(counts=(tuple(outcomes),))))
-    (pub,) = native_result(result, layouts(payload))
+    sent = travelled(flat_job(payload)).layouts  # and stored by the device, for a later process
+    found = FlatResult(counts=(tuple(outcomes),), layouts=json.loads(json.dumps(sent)))
+    result = result_from_json(result_to_json(found))
+    read = tuple(map(PubLayout.from_json, result.layouts))
+    assert read == layouts(payload)
+    (pub,) = native_result(result, read)
     bounds = [0, *np.cumsum(sizes)]
     for point, counts in enumerate(outcomes):
         for number, (first, last) in enumerate(pairwise(bounds)):
@@ -112,6 +117,14 @@ def test_counts_that_do_not_fit_are_an_error(counts) -> None:
     payload = SamplerPayload.coerce([circuit], shots=10)
     with pytest.raises(ValueError, match=r"(?s)."):
         native_result(FlatResult(counts=((counts,),)), layouts(payload))
+
+
+@pytest.mark.parametrize(
+    "stated", [{}, {"shape": 1}, {"shape": [], "num_qubits": 1, "registers": [1]}, [], None]
+)
+def test_a_layout_that_is_none_is_an_error(stated) -> None:
+    with pytest.raises(ValueError, match="layout"):
+        PubLayout.from_json(stated)
 
 
 def test_control_flow_is_refused() -> None:

@@ -35,11 +35,12 @@ class BraketDouble:
     """The service's books. starts: how many tasks were made for each client token.
 
     faults: of the next starts, in order: ``lost`` does what was asked and closes the connection,
-    ``throttled`` refuses, ``offline`` refuses, ``stuck`` accepts a task that never ends.
+    ``throttled`` refuses, ``offline`` refuses, ``stuck`` accepts a task that never ends. more: what results state besides measurements.
     """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
+        self.more: dict[str, Any] = {}
         self.tasks: dict[str, dict[str, Any]] = {}
         self.by_token: dict[str, str] = {}
         self.requests: list[str] = []
@@ -119,7 +120,7 @@ class BraketDouble:
         for task in self.tasks.values():
             if key == f"{task['outputS3Directory']}/results.json":
                 measured, rows = _measured(task["source"], task["shots"])
-                return 200, {"measuredQubits": measured, "measurements": rows}
+                return 200, {"measuredQubits": measured, "measurements": rows, **self.more}
         return _error(404, "NoSuchKey")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
-from qiskit import QuantumCircuit
+from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 
 from backends import registry
 from backends.api import (
@@ -50,8 +52,8 @@ def make(service, tmp_path_factory):
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
-        def opened():
-            folder = tmp_path_factory.mktemp("cloud")
+        def opened(folder=None):
+            folder = folder or tmp_path_factory.mktemp("cloud")
             made.append(
                 registry.create("braket", options, state_dir=folder, environment=ENVIRONMENT)
             )
@@ -113,6 +115,95 @@ def test_a_lost_answer_and_a_second_start_are_one_task(device, service) -> None:
     assert task == found
     assert counts(device, task) == {"001": 20}
     assert len(double.tasks) == before + 1
+
+
+def wide() -> SamplerPayload:
+    """Circuits whose result has a register of its own that no device knows of."""
+    circuit = QuantumCircuit(QuantumRegister(4), ClassicalRegister(2, "a"), ClassicalRegister(3))
+    circuit.x(3)
+    circuit.measure(3, 4)
+    circuit.measure(1, 0)
+    return SamplerPayload.coerce([circuit], shots=30)
+
+
+@pytest.mark.parametrize("fault", [None, "lost"])
+def test_a_result_is_read_after_a_restart(make, service, tmp_path, fault) -> None:
+    double, _ = service
+    first, tag = make(tmp_path), f"restart-{fault}"
+    if fault is None:
+        first.start(first.acquire(), wide(), tag)
+    else:
+        double.faults = [fault] * 2
+        with pytest.raises(QpuUnavailable):
+            first.start(first.acquire(), wide(), tag)
+    before = len(double.tasks)
+    first.close()
+    second = make(tmp_path)
+    assert second.target().durable
+    task = second.find(tag)
+    assert until(lambda: second.status(task) is TaskState.COMPLETED)
+    result = second.result(task)
+    registers = result.native[0].data
+    assert registers.a.get_counts() == {"00": 30}
+    (other,) = set(registers) - {"a"}
+    assert registers[other].get_counts() == {"100": 30}
+    assert (result.usage.shots, result.usage.circuits, result.usage.tasks) == (30, 1, 1)
+    assert result.metadata["calibration_id"] == second.target().calibration.id
+    assert second.start(second.acquire(), wide(), tag) == task
+    assert len(double.tasks) == before
+
+
+def test_a_result_is_read_after_the_death_of_the_child(make) -> None:
+    device = make()
+    task = device.start(device.acquire(), wide(), "child-died")
+    child = device.device.calls.supervisor.child()
+    child.kill()
+    assert until(lambda: device.device.calls.supervisor.living is not child)
+    assert device.status(task) is TaskState.COMPLETED
+    assert device.result(task).native[0].data.a.get_counts() == {"00": 30}
+
+
+def test_a_refused_repetition_keeps_what_a_lost_start_needs(make, service, tmp_path) -> None:
+    double, _ = service
+    device = make(tmp_path)
+    double.faults = ["lost", "lost", "throttled", "throttled"]
+    session = device.acquire()
+    with pytest.raises(QpuUnavailable):
+        device.start(session, flipped(), "refused-again")
+    with pytest.raises(QpuBusy):
+        device.start(session, flipped(), "refused-again")
+    device.close()
+    device = make(tmp_path)
+    assert counts(device, device.find("refused-again")) == {"001": 20}
+
+
+def test_another_folder_finds_a_task_and_cannot_read_it(device, make) -> None:
+    task = device.start(device.acquire(), flipped(), "elsewhere")
+    other = make()
+    assert other.find("elsewhere") == task
+    assert until(lambda: other.status(task) is TaskState.COMPLETED)
+    with pytest.raises(QpuUnavailable, match="folder"):
+        other.result(task)
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds", "source"),
+    [
+        ({}, 0.0, "unknown"),
+        ({"additionalMetadata": {"simulatorMetadata": {"executionDuration": 250}}}, 0.25, "stated"),
+        ({"additionalMetadata": {"simulatorMetadata": {"executionDuration": -1}}}, 0.0, "unknown"),
+        ({"additionalMetadata": {"simulatorMetadata": {"executionDuration": "1"}}}, 0.0, "unknown"),
+        ({"additionalMetadata": []}, 0.0, "unknown"),
+    ],
+)
+def test_time_is_what_the_service_states(device, service, monkeypatch, more, seconds, source):
+    double, _ = service
+    monkeypatch.setattr(double, "more", more)
+    task = device.start(device.acquire(), flipped(), uuid.uuid4().hex)
+    assert until(lambda: device.status(task) is TaskState.COMPLETED)
+    result = device.result(task)
+    assert result.usage.qpu_seconds == seconds
+    assert result.metadata["qpu_seconds"].startswith(source)
 
 
 def test_another_process_starts_a_tag_no_second_time(device, make, service) -> None:
