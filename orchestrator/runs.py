@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -80,6 +81,30 @@ class Gate:
 
 
 @dataclass(eq=False)
+class _Labelled:
+    """Labels of a stage's data, and the threads that are not its own, or that it left behind."""
+
+    labels: tuple[str, ...]
+    since: datetime
+    earlier: set[threading.Thread]
+    left: set[threading.Thread] | None = None  # None while the stage runs
+
+    def leave(self) -> None:
+        """Note the threads that began while the stage was running, which may be its own."""
+        self.left, self.earlier = set(threading.enumerate()) - self.earlier, set()
+
+    def is_of_use(self) -> bool:
+        """Whether the stage, or a thread that it may have started, is running."""
+        return self.left is None or any(one.is_alive() for one in self.left)
+
+    def may_hold(self, thread: threading.Thread, begun_at: datetime | None = None) -> bool:
+        """Whether a thread, or a flow that began then, may be the stage's."""
+        if self.left is not None:
+            return thread in self.left
+        return begun_at is None or begun_at >= self.since
+
+
+@dataclass(eq=False)
 class Run:
     """Everything stages and primitives must know about the run they belong to."""
 
@@ -98,7 +123,7 @@ class Run:
     _stages: Occurrences = field(default_factory=Occurrences)
     _keys: dict[Hashable, str] = field(default_factory=dict)
     _inner: Occurrences = field(default_factory=Occurrences)
-    _labels: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of running stages, by key
+    _labelled: list[_Labelled] = field(default_factory=list)  # running, or threads of them are
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -125,20 +150,46 @@ class Run:
         return qpu_identity(name, settings.backend, options)
 
     @contextmanager
-    def labelled(self, stage: str, labels: tuple[str, ...]) -> Iterator[None]:
-        """Keep the labels of a stage's data while it runs; see `labels_at_work`."""
+    def labelled(self, labels: tuple[str, ...]) -> Iterator[None]:
+        """Keep the labels of a stage's data while it runs, and for threads that outlive it."""
+        if not labels:
+            yield
+            return
+        kept = _Labelled(labels, datetime.now(UTC), set(threading.enumerate()))
         with self._lock:
-            self._labels[stage] = labels
+            self._labelled.append(kept)
         try:
             yield
         finally:
             with self._lock:
-                self._labels.pop(stage, None)
+                kept.leave()
+                self._labelled = [one for one in self._labelled if one.is_of_use()]
 
     def labels_at_work(self) -> tuple[str, ...]:
-        """Return the labels of all running stages: a thread of one of them does not know which."""
+        """Return the labels that may hold in a thread which does not know what stage it is of.
+
+        Those of all running stages, and of the one that left this thread behind.
+        """
+        here = threading.current_thread()
         with self._lock:
-            return all_labels(*self._labels.values())
+            return all_labels(*(one.labels for one in self._labelled if one.may_hold(here)))
+
+    def labels_around(self) -> tuple[str, ...]:
+        """Return the labels that code outside of known stages inherits from those running.
+
+        None for what the run's flow calls. A flow that a thread of a stage calls is not known to be
+        of the stage, so that labels of stages which were running when it began hold in it.
+        """
+        if _bound.get() is self:
+            return ()
+        prefect = sys.modules.get("prefect.context")
+        flow = None if prefect is None else prefect.FlowRunContext.get()
+        if flow is None:
+            return self.labels_at_work()
+        here, begun_at = threading.current_thread(), flow.start_time
+        with self._lock:
+            around = [one for one in self._labelled if one.may_hold(here, begun_at)]
+        return all_labels(*(one.labels for one in around))
 
     def spans(self) -> list[StageSpan]:
         """Return every stage run so far, in order of start."""

@@ -32,6 +32,7 @@ from orchestrator.compute.remote_call import (
     dump_by_value,
     execution,
     exhausted,
+    stage_context,
     within,
 )
 from orchestrator.config.durations import duration
@@ -335,7 +336,7 @@ def _run(call: _Call) -> Any:
         keep_dir=run.site.state_dir / "units" / run.id if run.resumable else None,
         demand=needs.demand,
         qpu_identity=_qpu_identity(run, needs),
-        labels=needs.all_labels,
+        labels=all_labels(needs.all_labels, _labels_around(run)),
         failover=needs.failover,
         limited=resources().is_limited(),
     )
@@ -351,10 +352,21 @@ def _run(call: _Call) -> Any:
 
 
 def _run_inline(call: _Call) -> Any:
-    args = call.args
-    if call.needs.kind == "quantum":
-        args = (_opened(call.needs, None), *args)
-    return exhausted(call.fn(*args, **call.kwargs))
+    around, here = stage_context(), execution()
+    if call.needs.kind == "classical" or around is None or here is None:
+        return exhausted(call.fn(*call.args, **call.kwargs))
+    labels = all_labels(call.needs.all_labels, around.labels)
+    # Kept until the execution ends, for threads that outlive the stage.
+    here.labels |= set(labels)
+    with within(replace(around, labels=labels)):
+        qpu = _opened(call.needs, None)
+        return exhausted(call.fn(qpu, *call.args, **call.kwargs))
+
+
+def _labels_around(run: Run) -> tuple[str, ...]:
+    """Return the labels of the stage that calls another one; they hold in that one, too."""
+    context = stage_context()
+    return run.labels_around() if context is None else context.labels
 
 
 def _run_remotely(call: _Call, context: StageContext) -> Any:
@@ -382,7 +394,7 @@ def _run_remotely(call: _Call, context: StageContext) -> Any:
 def _run_with_qpu(call: _Call, context: StageContext) -> Any:
     run = current_run()
     resources().begin_stage(context.key)
-    with run.labelled(context.key, context.labels), within(context):
+    with run.labelled(context.labels), within(context):
         name = _chosen_name(call.needs, context.key)
         with resources().placement().quantum(context.key, name):
             begun_at = datetime.now(UTC)

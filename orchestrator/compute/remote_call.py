@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
@@ -68,13 +68,15 @@ class StageContext:
 class Execution:
     """One execution of a function on a worker. ending: closes what the function opened there.
 
-    leftovers: of each program, how many processes it left behind.
+    leftovers: of each program, how many processes it left behind. labels: of the data of stages that
+    it called, for threads of theirs that know no stage.
     """
 
     context: StageContext
     started_s: float = field(default_factory=time.monotonic)
     ending: ExitStack = field(default_factory=ExitStack)
     leftovers: list[int] = field(default_factory=list)
+    labels: frozenset[str] = frozenset()
 
 
 _context: ContextVar[StageContext | None] = ContextVar("hpcqc_stage", default=None)
@@ -89,7 +91,9 @@ def stage_context() -> StageContext | None:
     here = _context.get()
     if here is None and _running:
         around = execution()
-        here = None if around is None else around.context
+        if around is not None:
+            labels = tuple(sorted(around.labels | set(around.context.labels)))
+            here = replace(around.context, labels=labels)
     return here
 
 

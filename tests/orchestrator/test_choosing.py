@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect import flow
 from qiskit import QuantumCircuit
 
 from orchestrator import resources, runs
@@ -18,7 +21,8 @@ from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.primitives import Qpu, Sampler, open_qpu
 from orchestrator.runs import Run, on_qpu
-from orchestrator.stages import quantum
+from orchestrator.stages import classical, quantum
+from tests.patience import PATIENCE_S
 
 
 def fake(name: str, **options: Any) -> QpuSettings:
@@ -142,6 +146,172 @@ def test_no_way_out_of_a_labelled_stage(lab: Run, how: str) -> None:
         leaking.fn(how, before)
     assert jobs_of(lab) == [("abroad", ("embargoed",), "DataRefused")]
     assert total(Sampler("abroad")) == 10, "outside the stage, data has no label"
+
+
+@quantum
+def plain(qpu: Qpu) -> int:
+    return total(qpu.sampler())
+
+
+@classical
+def compute() -> int:
+    return plain.fn()
+
+
+@quantum(qpu="home", labels=["embargoed"])
+def labelled_there(qpu: Qpu, way: str) -> int:
+    if way == "call":
+        return plain.fn()
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(plain.fn).result()
+
+
+@classical
+def compute_labelled(way: str) -> int:
+    return labelled_there.fn(way)
+
+
+@flow
+def inner() -> int:
+    return plain()
+
+
+def in_thread(work: Callable[[], Any], *, wait: bool = True) -> Any:
+    """Return what a thread without a context returns, or raise what it raises."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        if not wait:
+            assert ENDED.wait(PATIENCE_S)
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # raised by who waits
+            future.set_exception(error)
+
+    threading.Thread(target=run).start()
+    return future.result(PATIENCE_S) if wait else future
+
+
+ENDED = threading.Event()
+LEFT: list[Any] = []
+
+
+def call_on_abroad() -> int:
+    with on_qpu("abroad"):
+        return plain()
+
+
+@quantum
+def allot(qpu: Qpu, number: int) -> int:
+    return number + total(qpu.sampler())
+
+
+@quantum
+def passing(qpu: Qpu) -> Any:
+    return in_thread(plain.fn)
+
+
+@quantum(qpu="any")
+def chosen(qpu: Qpu) -> str:
+    return f"{qpu.name} {total(qpu.sampler())}"
+
+
+WAYS: dict[str, Callable[[], Any]] = {
+    "call": plain,
+    "function": plain.fn,
+    "submit": lambda: plain.submit().result(),
+    "map": lambda: allot.map([1]).result(),
+    "subflow": inner,
+    "on_qpu": call_on_abroad,
+    "thread": lambda: in_thread(plain.fn),
+    "thread, call": lambda: in_thread(plain),
+    "thread, subflow": lambda: in_thread(inner),
+    "thread, twice": lambda: in_thread(lambda: in_thread(plain.fn)),
+    "two deep": passing,
+    "two deep, thread": lambda: in_thread(passing.fn),
+    "any": chosen,
+}
+
+
+@quantum(qpu="home", labels=["embargoed"])
+def calling(qpu: Qpu, how: str) -> Any:
+    return WAYS[how]()
+
+
+@flow
+def entered(how: str) -> Any:
+    return calling(how)
+
+
+@pytest.mark.parametrize("how", [way for way in WAYS if way != "any"])
+def test_labels_of_a_stage_hold_for_all_that_it_calls(lab: Run, how: str) -> None:
+    with pytest.raises(DataRefused):
+        entered(how)
+    assert {(labels, error) for _, labels, error in jobs_of(lab)} == {
+        (("embargoed",), "DataRefused")
+    }
+    assert plain.fn() == 10, "outside the stage, data has no label"
+
+
+def test_a_stage_that_is_called_by_a_labelled_one_is_sent_where_its_data_may_go(lab: Run) -> None:
+    assert entered("any") == "home 10"
+    assert jobs_of(lab) == [("home", ("embargoed",), None)]
+
+
+@quantum(qpu="home", labels=["embargoed"])
+def computing(qpu: Qpu) -> int:
+    return compute.fn()
+
+
+@pytest.mark.parametrize("way", ["call", "thread", "stage"])
+def test_labels_hold_for_what_runs_on_a_worker(lab: Run, way: str) -> None:
+    with pytest.raises(DataRefused):
+        computing.fn() if way == "stage" else compute_labelled.fn(way)
+
+
+@quantum(qpu="home", labels=["embargoed"])
+def leaving(qpu: Qpu) -> None:
+    LEFT.append(in_thread(plain.fn, wait=False))
+
+
+def test_labels_hold_in_a_thread_that_outlives_its_stage(lab: Run) -> None:
+    ENDED.clear()
+    LEFT.clear()
+    leaving.fn()
+    assert plain.fn() == 10
+    ENDED.set()
+    with pytest.raises(DataRefused):
+        LEFT[0].result(PATIENCE_S)
+    assert sorted(jobs_of(lab)) == [
+        ("abroad", (), None),
+        ("abroad", ("embargoed",), "DataRefused"),
+    ]
+
+
+MEANWHILE = threading.Event()
+
+
+@quantum(qpu="home", labels=["embargoed"])
+def waiting(qpu: Qpu) -> bool:
+    return MEANWHILE.wait(PATIENCE_S)
+
+
+@flow
+def side_by_side() -> Any:
+    one = waiting.submit()
+    try:
+        return plain.submit().result()
+    finally:
+        MEANWHILE.set()
+        one.result()
+
+
+def test_labels_do_not_hold_for_a_stage_beside_the_labelled_one(lab: Run) -> None:
+    MEANWHILE.clear()
+    context = contextvars.copy_context()
+    context.run(runs.bind, lab)  # as a run does that executes a flow
+    assert context.run(side_by_side) == 10
+    assert jobs_of(lab) == [("abroad", (), None)]
 
 
 @quantum(qpu="frail", failover="abroad")
