@@ -23,6 +23,7 @@ __all__ = [
     "available",
     "create",
     "describe",
+    "is_ideal",
     "packages_of",
     "preload",
     "result_options",
@@ -64,6 +65,8 @@ class BackendFactory(Protocol):
 
     ``simulated(options)``: the options with which the same backend does its work on this machine,
     without a secret, a connection or a clock: dry runs use them in the place of Aer.
+
+    ``is_ideal(options)``: whether what it returns has no errors, which no target states.
 
     ``neutral_options``: a set of names of options that change when a result comes, not what it
     is. A run that is continued with another value finds its results again.
@@ -160,6 +163,15 @@ def simulated_options(name: str, options: Mapping[str, Any]) -> dict[str, Any] |
     except (UnknownPlugin, PluginUnusable):
         return None
     return None if own is None else dict(own(options))
+
+
+def is_ideal(name: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a backend simulates an ideal device with these options; no if not known."""
+    try:
+        ideal = getattr(_factory(name), "is_ideal", None)
+    except (UnknownPlugin, PluginUnusable):
+        return False
+    return ideal is not None and bool(ideal(options))
 
 
 def result_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -483,6 +483,8 @@ def _fidelities(
             continue
         try:
             target = opened.broker().target(settings.name)
+            # What the site's transpiler makes of a circuit is predicted by what ours makes of it.
+            target = replace(target, site_transpiles=False)
             fidelities = [
                 circuit_fidelity(opened.transpiler().transpile(one, target).circuit.circuit, target)
                 for one in circuits
@@ -685,6 +687,7 @@ class Primitive:
         self._chosen, self._options = qpu, options
         self._opened: Qpu | None = None
         self._default = ""  # the run's default when it was opened
+        self.choice: QpuChoice | None = None  # by which the broker chose a QPU for its circuits
 
     def _choose_for(self, circuits: Sequence[FrozenCircuit], shots: int) -> None:
         """Let the broker choose by the circuits, where no stage and nothing before has chosen."""
@@ -695,6 +698,7 @@ class Primitive:
         needs = QpuNeeds(qubits=max(1, *(one.circuit.num_qubits for one in circuits)))
         choice = choose_qpu(needs, circuits=circuits, shots=shots)
         self._opened, self._default = open_qpu(choice.qpu), default
+        self.choice = choice
 
     @property
     def qpu(self) -> Qpu:

@@ -68,3 +68,4 @@ def rehearsed(
         server.should_exit = True
         thread.join()
         prepared.listener.close()
+        prepared.lock.close()

@@ -102,5 +102,9 @@ class AerFactory:
 
         return device_target(_parse_options(options))[0]
 
+    def is_ideal(self, options: Mapping[str, Any]) -> bool:
+        """Return whether the simulation has no errors: without a profile, or without those of it."""
+        return options.get("profile") is None or options.get("noiseless") is True
+
 
 create = AerFactory()

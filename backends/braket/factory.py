@@ -72,6 +72,10 @@ class BraketFactory:
             ) from error
         return device_backend(device)
 
+    def is_ideal(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it is a simulator on this machine, none of which is given errors."""
+        return "arn" not in options
+
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice:
         """Open a device of the service if ``arn`` is given, else a simulator on this machine.
 

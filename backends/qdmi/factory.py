@@ -20,6 +20,9 @@ __all__ = ["QdmiFactory", "QdmiOptions", "create"]
 _TEXTS = ("device", "base_url", "token", "auth_file", "auth_url", "username", "password")
 
 
+_SIMULATOR = "mqt.ddsim.default"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QdmiOptions:
     """Which device is opened, and how.
@@ -28,7 +31,7 @@ class QdmiOptions:
     device has if that is less. base_url … project_id: of the session, where a device needs them.
     """
 
-    device: str = "mqt.ddsim.default"
+    device: str = _SIMULATOR
     qubits: int | None = None
     base_url: str | None = None
     token: str | None = None
@@ -88,6 +91,10 @@ class QdmiFactory:
         from backends.qdmi.device import open_device
 
         return open_device(parsed)
+
+    def is_ideal(self, options: Mapping[str, Any]) -> bool:
+        """Return whether the device is mqt-core's own simulator."""
+        return bool(options.get("device", _SIMULATOR) == _SIMULATOR)
 
 
 create = QdmiFactory()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from backends.http_rules import is_loopback
 from backends.site_options import SITE_OPTIONS
@@ -30,6 +31,7 @@ class Rehearsal:
 
     folder: private; has the site file, the token file and ``control``, the token of the routes
     below ``/rehearsal/``. assumed: what of the site's protocol is not public, in sentences.
+    lock: keeps other servers from the folder until it is closed.
     """
 
     site: str
@@ -39,6 +41,7 @@ class Rehearsal:
     assumed: tuple[str, ...]
     app: FastAPI
     listener: Listener
+    lock: IO[str]
 
 
 def prepare_rehearsal(
@@ -62,7 +65,7 @@ def prepare_rehearsal(
         The server; its socket listens already.
 
     Raises:
-        ConfigError: The address is not of this machine's loopback.
+        ConfigError: The address is not of this machine's loopback, or another server uses the folder.
         ValueError: There is no such site, or a fault is not one.
     """
     from backends.rehearsal import RehearsedDevice, parse_fault, rehearsed_site
@@ -80,6 +83,7 @@ def prepare_rehearsal(
         )
     place = Path(folder) if folder is not None else state_dir() / "rehearsals" / site
     close_to_others(place)
+    lock = _locked(place, site)
     device = RehearsedDevice(dialect.profile, folder=place, clock_scale=clock_scale)
     lifetime_s = device.credential_lifetime_s
     token_file, control = place / "token.json", secrets.token_urlsafe(32)
@@ -102,7 +106,24 @@ def prepare_rehearsal(
         assumed=dialect.assumed,
         app=app,
         listener=listener,
+        lock=lock,
     )
+
+
+def _locked(folder: Path, site: str) -> IO[str]:
+    """Keep other servers from writing over the files of this one. Raises `ConfigError`."""
+    path = folder / "lock"
+    path.touch(mode=0o600)
+    file = path.open("r+", encoding="ascii")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ConfigError(
+            f"{site} is being rehearsed with the files in {folder}; use its site file, "
+            f"{folder / 'site.toml'}, or give another folder with --folder"
+        ) from None
+    return file
 
 
 def serve_rehearsal(rehearsal: Rehearsal) -> None:

@@ -77,7 +77,8 @@ def _raise_again(_interrupt: KeyboardInterrupt, close: Callable[[], None]) -> No
 class SampleHooks:
     """What the process does meanwhile."""
 
-    note: Callable[[str], None] = _ignore  # takes why nothing starts on the QPU now
+    # Takes why the broker chose this QPU, and why nothing starts on it now.
+    note: Callable[[str], None] = _ignore
     # It may call its second argument, which cancels the job; the interrupt is raised again.
     interrupted: Callable[[KeyboardInterrupt, Callable[[], None]], None] = _raise_again
 
@@ -182,6 +183,8 @@ def _sample(
             ) from None
         except QiskitError as error:  # from transpilation: no such gate, not enough qubits, ...
             raise CircuitRefused(f"{name} cannot run on {qpu!r}: {error.message}") from None
+        if sampler.choice is not None:
+            hooks.note(sampler.choice.reason)
         with closing(JobsOfRun(site, run_id)) as looked:
             for words in looked.standstills([job.qpu]):
                 hooks.note(words)

@@ -52,6 +52,14 @@ def test_a_site_with_a_limit_slices_and_merges(hpcqc, bell) -> None:
     assert set(document["job"]["usage"]["charges"]) == {"device-s"}
 
 
+def test_a_qpu_that_the_broker_chose_is_explained(hpcqc, bell) -> None:
+    chosen = hpcqc("sample", bell, "--qpu", "any", "--shots", 10, "--json")
+    assert chosen.code == 0
+    told = [line for line in chosen.err.splitlines() if chosen.document["qpu"] in line]
+    assert len(told) == 1
+    assert hpcqc("sample", bell, "--shots", 10, "--json").err == ""
+
+
 QASM3 = 'OPENQASM 3.0;\ninclude "stdgates.inc";\n'
 SCATTERED = {
     "loose": ("bit left; bit right; left = measure q[0]; right = measure q[1];", "0 1"),

@@ -13,13 +13,15 @@ import pytest
 from prefect import flow
 from qiskit import QuantumCircuit
 
+from backends import registry
+from backends.circuits import FrozenCircuit
 from orchestrator import resources, runs
 from orchestrator.broker.client.protocol import DataRefused, NoQpuFits
 from orchestrator.broker.core.choice import QpuNeeds
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
-from orchestrator.primitives import Qpu, Sampler, open_qpu
+from orchestrator.primitives import Qpu, Sampler, choose_qpu, open_qpu
 from orchestrator.runs import Run, on_qpu
 from orchestrator.stages import classical, quantum
 from tests.patience import PATIENCE_S
@@ -386,3 +388,56 @@ def test_no_qpu_may_be_called_any(tmp_path: Path) -> None:
     file.write_text('[qpu.any]\nbackend = "fake"\n')
     with pytest.raises(ConfigError, match="any"):
         load_site(file, environ={})
+
+
+def aer(name: str, **options: Any) -> QpuSettings:
+    return QpuSettings(name=name, backend="aer", options={"processes": 1, **options})
+
+
+def test_a_simulator_without_errors_is_known_to_have_none(lab: Run) -> None:
+    qpus = {"ideal": aer("ideal"), "vlq": aer("vlq", profile="vlq", time_scale=0)}
+    lab.site = lab.site.model_copy(update={"qpus": qpus, "default_qpu": "ideal"})
+    found = {one.qpu: one for one in choose_qpu(QpuNeeds(max_error=0.05)).candidates}
+    assert (found["ideal"].error, found["ideal"].fidelity) == (0, 1)
+    assert found["ideal"].refused is None
+    assert found["vlq"].error is not None
+    assert found["vlq"].error > 0
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "ideal"),
+    [
+        ("aer", {}, True),
+        ("aer", {"profile": "vlq"}, False),
+        ("aer", {"profile": "vlq", "noiseless": True}, True),
+        ("qdmi", {}, True),
+        ("qdmi", {"device": "mqt.na.default"}, False),
+        ("braket", {}, True),
+        ("braket", {"arn": "arn:aws:braket:::device/x"}, False),
+        ("fake", {}, False),
+        ("nonesuch", {}, False),
+    ],
+)
+def test_what_has_no_errors_is_told_from_the_options(
+    backend: str, options: dict[str, Any], ideal: bool
+) -> None:
+    assert registry.is_ideal(backend, options) is ideal
+
+
+def test_where_the_site_transpiles_the_fidelity_is_that_of_the_circuits(lab: Run) -> None:
+    qpus = {"euro-q-exa": aer("euro-q-exa", profile="euro-q-exa", time_scale=0)}
+    lab.site = lab.site.model_copy(update={"qpus": qpus, "default_qpu": "euro-q-exa"})
+    found = []
+    for gates in (1, 20):
+        circuit = QuantumCircuit(3)
+        for _ in range(gates):
+            circuit.cx(0, 1)
+            circuit.rx(0.3, 1)
+            circuit.cx(1, 2)
+        circuit.measure_all()
+        (only,) = choose_qpu(circuits=[FrozenCircuit.of(circuit)]).candidates
+        assert only.of_circuits
+        assert only.fidelity is not None
+        found.append(only.fidelity)
+    assert found[0] > 0.8
+    assert found[1] < found[0] - 0.1

@@ -17,7 +17,10 @@ import httpx
 import pytest
 
 from hpcqc import run_flow, sample
+from orchestrator.application.rehearse import prepare_rehearsal
+from orchestrator.config.errors import ConfigError
 from tests.patience import PATIENCE_S
+from tests.rehearsed import rehearsed
 
 FLIPPED = 'OPENQASM 2.0;\ninclude "qelib1.inc";\nqreg q[3];\ncreg c[3];\nx q[0];\nmeasure q -> c;\n'
 
@@ -111,3 +114,14 @@ def test_the_folder_of_a_rehearsal_is_private(tmp_path) -> None:
                 headers = {"Authorization": f"Bearer {secret}"}
                 found = client.get(f"{url}/rehearsal/meter", headers=headers)
                 assert found.status_code == status
+
+
+def test_a_second_server_leaves_the_folder_of_the_first_alone(tmp_path) -> None:
+    place = tmp_path / "place"
+    with rehearsed("vlq", place):
+        kept = {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()}
+        with pytest.raises(ConfigError, match="--folder"):
+            prepare_rehearsal("vlq", folder=place)
+        assert {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()} == kept
+    with rehearsed("vlq", place):
+        assert (place / "control").read_bytes() != kept["control"]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import IO, Any, TypeVar
 
+from backends import registry
 from backends.api import Backend, CalibrationChanged, PayloadRejected, QpuUnavailable, Target
 from backends.fidelity import device_errors, device_fidelity
 from backends.payloads.paradigms import paradigms
@@ -731,14 +732,18 @@ class Broker:
         charge = predicted_charge(load, target.metering, seconds)
         known = request.fidelities.get(qpu)
         errors = await asyncio.to_thread(device_errors, target)
+        error, fidelity = errors.two_qubit, device_fidelity(target, needs.qubits)
+        is_ideal = registry.is_ideal(settings.backend, settings.options)
+        if is_ideal:
+            error, fidelity = 0.0, 1.0
         return replace(
             bare,
             is_described=True,
             paradigms=paradigms(target.payload_kinds),
             qubits=target.num_qubits,
-            error=errors.two_qubit,
-            fidelity=device_fidelity(target, needs.qubits) if known is None else known,
-            of_circuits=known is not None,
+            error=error,
+            fidelity=fidelity if is_ideal or known is None else known,
+            of_circuits=is_ideal or known is not None,
             wait_s=None if settings.slurm is not None else wait_s,  # Slurm's queue is not known
             cost=None if seconds is None else charge.amount,
             unit=charge.unit,
