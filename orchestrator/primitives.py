@@ -77,6 +77,7 @@ _ResultT = TypeVar("_ResultT")
 
 _DEFAULT_SHOTS = 1024
 _LONGEST_NAME = 200  # of a flow, in a request
+_LONGEST_REASON = 1000
 # 4096 shots per term, Qiskit's own default where an expectation value is sampled.
 _SAMPLED_PRECISION = 0.015625
 # A QPU that is calibrated anew so often while one call waits is not waited for any longer.
@@ -108,7 +109,8 @@ class Qpu:
 
     target: what it accepted when it was last read. stage: key of the stage it was opened for, if
     any. identity: its name and settings, empty if the stage's key contains them. labels: of the data
-    that is sent to it, beside those of the site and of the stage that sends it.
+    that is sent to it, beside those of the site and of the stage that sends it. in_place_of: the QPU
+    of the stage, if that cannot be reached, in_place_for: why.
     """
 
     name: str
@@ -117,6 +119,8 @@ class Qpu:
     identity: str
     _resources: Resources
     labels: tuple[str, ...] = ()
+    in_place_of: str = ""
+    in_place_for: str = ""
 
     def sampler(
         self,
@@ -279,6 +283,8 @@ class Qpu:
             coupling=self._resources.run.coupling,
             labels=all_labels(self.labels, labels_here(self._resources.run)),
             failover=_failover_here(self.name),
+            in_place_of=self.in_place_of,
+            in_place_for=visible(self.in_place_for, lines=False)[:_LONGEST_REASON],
         )
 
     @property

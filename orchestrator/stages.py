@@ -418,8 +418,10 @@ def _opened_or_failover(needs: StageNeeds, stage: str, name: str) -> Qpu:
     except QpuUnavailable as error:
         if needs.failover in ("", name):
             raise
+        why = f"{name} cannot be reached: {error}"
         reason = f"{needs.failover} is in the place of {name}, which cannot be reached: {error}"
     qpu = _opened(needs, stage, needs.failover)
+    qpu.in_place_of, qpu.in_place_for = name, why
     current_run().update(stage, where=qpu.name, choice={"qpu": qpu.name, "reason": reason})
     return qpu
 

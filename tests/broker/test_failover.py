@@ -45,6 +45,27 @@ async def hand_in(broker: Broker, **options: Any) -> str:
     return view.id
 
 
+def test_a_job_that_was_sent_in_the_place_of_another_qpu_says_so_and_keeps_its_place(
+    tmp_path: Path,
+) -> None:
+    lab = Lab(tmp_path, scripts=_FAILS)
+    options = {"in_place_of": "abroad", "in_place_for": "abroad cannot be reached"}
+
+    async def check() -> None:
+        async with lab.broker({}) as broker:
+            job = await hand_in(broker, **options)
+            seen = await broker.wait(job, PATIENCE_S)
+            assert (seen.state, seen.qpu, seen.failover) == (JobState.FAILED, "abroad", "home")
+        async with lab.broker({}) as broker:  # asked for again, at a broker that reads the ledger
+            assert await hand_in(broker, **options) == job
+            seen = await broker.wait(job, PATIENCE_S)
+            assert (seen.qpu, seen.failover) == ("abroad", "home")
+            assert seen.failover_reason == "abroad cannot be reached"
+            assert {task.qpu for task in seen.tasks} == {"home"}
+
+    asyncio.run(check())
+
+
 def test_the_slices_that_are_left_run_elsewhere_and_every_number_says_where(tmp_path: Path) -> None:
     lab = Lab(tmp_path, scripts=_FAILS)
 

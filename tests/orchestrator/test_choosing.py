@@ -22,6 +22,8 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.primitives import Qpu, Sampler, choose_qpu, open_qpu
+from orchestrator.provenance.record import recorded_job
+from orchestrator.provenance.report import ran_on
 from orchestrator.runs import Run, on_qpu
 from orchestrator.stages import classical, quantum
 from tests.patience import PATIENCE_S
@@ -332,8 +334,9 @@ def test_a_stage_that_allows_it_goes_on_elsewhere_slice_by_slice(lab: Run) -> No
 
 
 @quantum(qpu="absent", failover="abroad")
-def absent(qpu: Qpu) -> tuple[str, int]:
-    return qpu.name, total(qpu.sampler())
+def absent(qpu: Qpu) -> tuple[str, Any, Any]:
+    result = qpu.sampler().run([flips()], shots=10).result()
+    return qpu.name, result.metadata["failover"], result[0].metadata["qpus"]
 
 
 def test_a_qpu_that_cannot_be_reached_is_replaced_and_the_span_says_so(lab: Run) -> None:
@@ -341,7 +344,17 @@ def test_a_qpu_that_cannot_be_reached_is_replaced_and_the_span_says_so(lab: Run)
     lab.site = lab.site.model_copy(
         update={"qpus": {**lab.site.qpus, "absent": fake("absent", options=options)}}
     )
-    assert absent.fn() == ("abroad", 10)
+    name, failover, ran = absent.fn()
+    assert (name, failover["from"], failover["to"]) == ("abroad", "absent", "abroad")
+    assert "absent" in failover["reason"]
+    assert ran == {"abroad": 10}
+    opened = resources.resources().broker()
+    (job,) = opened._broker.events.state.jobs  # type: ignore[attr-defined]
+    view = opened.view(job)
+    assert (view.qpu, view.failover) == ("absent", "abroad")
+    assert "absent cannot be reached" in view.failover_reason
+    assert [task.qpu for task in view.tasks] == ["abroad"]
+    assert ran_on(recorded_job(view)) == "absent, failed over to abroad: 10 shots on abroad"
     (span,) = lab.spans()
     assert span.where == "abroad"
     assert span.choice is not None

@@ -114,6 +114,17 @@ class JobRequest:
             description="QPU for what is left of it if its own QPU fails or is drained; none if empty",
         ),
     ] = ""
+    in_place_of: Annotated[
+        str,
+        Field(
+            max_length=200,
+            pattern=LINE,
+            description="QPU that its stage is for and that cannot be reached; none if empty",
+        ),
+    ] = ""
+    in_place_for: Annotated[
+        str, Field(max_length=1000, pattern=LINE, description="why it is not sent there")
+    ] = ""
 
     def checked(self) -> JobRequest:
         """Return it with Python's own numbers. Raises `InvalidRequest`."""

@@ -210,6 +210,8 @@ class JobRecord:
         self.cancel_requested = False
         self.failure = self.ended_at = None
         qpu, self.moved_from = self.asked_qpu, ""  # it is tried again there
+        if self.submitted.in_place_of:  # its circuits are for the QPU that it was sent to
+            qpu, self.moved_from = self.submitted.qpu, self.submitted.in_place_of
         self.submitted = replace(
             self.submitted,
             qpu=qpu,

@@ -311,7 +311,13 @@ class BrokerState(Recorded):
             self.past[project] = past
 
     def _submit(self, event: ev.JobSubmitted, now: datetime) -> list[Command]:
-        record = JobRecord(submitted=event, arrival=self._arrivals, submitted_at=now)
+        record = JobRecord(
+            submitted=event,
+            arrival=self._arrivals,
+            submitted_at=now,
+            moved_from=event.in_place_of,
+            moved_for=event.in_place_for,
+        )
         self._arrivals += 1
         self.jobs[event.job] = record
         record.granted = self._is_granted(record)

@@ -57,7 +57,7 @@ def _print_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json:
     rows = [
         [
             job.id[:_ID_SHOWN],  # the start of an id is enough to ask for a job
-            *(job.run, job.qpu),
+            *(job.run, f"{job.qpu}, now {job.failover}" if job.failover else job.qpu),
             f"{job.state}, provisional" if job.provisional else str(job.state),
             _instant_text(job.submitted_at),
             job.shots or None,
@@ -89,9 +89,12 @@ def _print_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
 
 
 def _job_facts(job: RecordedJob) -> dict[str, Any]:
+    from orchestrator.provenance.report import ran_on
+
     names = ("state", "error", "qpu", "backend", "kind", "run", "stage", "pubs", "circuits")
     return {
         **{name: getattr(job, name) for name in names},
+        "failover": f"{ran_on(job)}; {job.failover_reason}" if job.failover else None,
         "qubits": job.num_qubits,
         "shots": job.shots or None,
         "seed": job.seed,
