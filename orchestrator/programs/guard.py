@@ -47,6 +47,7 @@ def main() -> None:
         _report({"exit": code, "error": str(error.strerror)})
     else:
         code, stopped = _wait(program, parent)
+        ended_s = time.time()
         left = _end_all(0.0 if stopped else _GRACE_S)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         measured = {
@@ -54,6 +55,10 @@ def main() -> None:
             "left": 0 if stopped else left,
             "cpu_s": used.ru_utime + used.ru_stime,
             "max_rss_bytes": used.ru_maxrss * 1024,
+            "stopped": stopped,
+            "ended_s": ended_s,
+            "task": os.environ.get("SLURM_PROCID"),
+            "node": os.environ.get("SLURMD_NODENAME"),
         }
         _report(measured)
     _end_as(code)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ __all__ = ["ProgramFailed", "ProgramResult", "run_program"]
 
 _GUARD = Path(__file__).with_name("guard.py")
 _STOP_S = 15.0
-_TAIL_BYTES = 2000
+_TAIL_BYTES = 800
 _LOOK_S = 1.0
 
 
@@ -40,7 +41,8 @@ class ProgramResult:
     """How a program ended, and what it used.
 
     Attributes:
-        exit_code: As the program returned it; minus the number of the signal that ended it.
+        exit_code: As the program returned it; minus the number of the signal that ended it. Of
+            several processes, that of the first one that ended badly.
         seconds: From its start to its end, on the wall clock.
         output: File with its standard output and error.
         cpu_s: CPU time of its processes; of one that was stopped, as far as it is known.
@@ -153,8 +155,9 @@ def run_program(
     measured, in_time = _run(launch, added, folder, output, deadline_s)
     outer, *inner = measured
     found = inner if launch.each else [outer]
+    first = _first_fault(inner) if outer.get("exit") else None
     result = ProgramResult(
-        exit_code=int(outer.get("exit", -9)),
+        exit_code=int((first or outer).get("exit", -9)),
         seconds=time.monotonic() - started_s,
         output=output,
         cpu_s=sum(float(one.get("cpu_s", 0.0)) for one in found),
@@ -165,7 +168,7 @@ def run_program(
     here = execution()
     if here is not None and result.leftover:
         here.leftovers.append(result.leftover)
-    _raise_fault(arguments, result, outer, in_time=in_time, check=check)
+    _raise_fault(arguments, result, outer, first, in_time=in_time, check=check)
     return result
 
 
@@ -346,6 +349,7 @@ def _raise_fault(
     arguments: tuple[str, ...],
     result: ProgramResult,
     measured: Mapping[str, Any],
+    first: Mapping[str, Any] | None,
     *,
     in_time: bool,
     check: bool,
@@ -361,12 +365,37 @@ def _raise_fault(
     if "error" in measured:
         raise ProgramFailed(f"{what} cannot be started: {measured['error']}", result)
     if check and result.exit_code:
-        how = (
-            f"was ended by signal {-result.exit_code}"
-            if result.exit_code < 0
-            else f"ended with exit code {result.exit_code}"
-        )
-        raise ProgramFailed(f"{what} {how}{end}", result)
+        raise ProgramFailed(f"{what} {_ending(result.exit_code)}{_place(first)}{end}", result)
+
+
+def _first_fault(measured: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Return what was measured of the process that ended badly first, and not because of others."""
+    faults = [one for one in measured if one.get("exit") and not one.get("stopped")]
+    return min(faults, key=lambda one: float(one.get("ended_s", 0.0)), default=None)
+
+
+def _ending(code: int) -> str:
+    """Return how a program ended; of another one's signal, shells and ``mpirun`` return 128 more."""
+    if code < 0:
+        return f"was ended by signal {-code}{_signal_name(-code)}"
+    name = _signal_name(code - 128) if code > 128 else ""
+    return f"ended with exit code {code}" + (
+        f", as after signal {code - 128}{name}" if name else ""
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:
+        return ""
+
+
+def _place(first: Mapping[str, Any] | None) -> str:
+    if first is None or first.get("task") is None:
+        return ""
+    node = first.get("node")
+    return f" in task {first['task']}" + (f" on {node}" if node else "")
 
 
 def _left_text(leftover: int) -> str:

@@ -25,6 +25,7 @@ REGISTERING_DECORATORS = {"callback", "command", "delete", "flow", "get", "post"
 ENVIRONMENT_READERS: dict[str, str] = {
     "backends.child.environment": "passes the few variables on that a backend's process gets",
     "orchestrator.config.environment": "the one reader of the environment",
+    "orchestrator.programs.guard": "runs without packages on a node, whose name and task Slurm sets there",
 }
 
 # Modules that offer what others define, beside packages.
