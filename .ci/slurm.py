@@ -47,6 +47,7 @@ SlurmctldLogFile={root}/log/slurmctld.log
 SlurmdLogFile={root}/log/slurmd.%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+TaskProlog={root}/etc/task-prolog
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=1
 MpiDefault=none
@@ -102,6 +103,14 @@ StorageUser=slurm
 StoragePass={password}
 StorageLoc=slurm_acct
 CommitDelay=1
+"""
+
+
+# What a task prints becomes its environment. All nodes are one machine, where Open MPI takes
+# processes of two nodes for neighbours in shared memory, and crashes.
+_TASK_PROLOG = """\
+#!/bin/sh
+echo "export OMPI_MCA_btl=${OMPI_MCA_btl:-tcp,self}"
 """
 
 
@@ -235,6 +244,7 @@ class PrivateSlurm:
         ).stdout
         plugin = "cgroup/v1" if version.split()[-1].startswith("22.") else "disabled"
         _write(etc / "slurm.conf", _SLURM_CONF.format(**facts).encode(), 0o644)
+        _write(etc / "task-prolog", _TASK_PROLOG.encode(), 0o755)
         _write(etc / "gres.conf", _GRES_CONF.format(**facts).encode(), 0o644)
         _write(etc / "cgroup.conf", f"CgroupPlugin={plugin}\n".encode(), 0o644)
         _write(etc / "slurmdbd.conf", _SLURMDBD_CONF.format(**facts).encode(), 0o600)

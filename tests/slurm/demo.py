@@ -85,7 +85,7 @@ MPI_FLOW = f"""{BEGINNING}
 def solve(counts, folder):
     begin(folder)
     mode = (Path(folder) / "mode").read_text()
-    result = run_program([PROGRAM, mode], environment=MPI)
+    result = run_program([PROGRAM, mode])
     (Path(folder) / "leftover").write_text(str(result.leftover))
     return sum(counts.values())
 

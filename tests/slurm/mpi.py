@@ -9,16 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-__all__ = ["MPI", "build", "processes"]
+__all__ = ["build", "processes"]
 
-MPI = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    # The private Slurm's nodes are one machine: their shared memory has the same names.
-    "OMPI_MCA_btl": "tcp,self",
-}
 SOURCE = r"""
 #include <mpi.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +27,7 @@ int main(int argc, char **argv) {
     MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     printf("rank %d of %d on %s: sum %d\n", rank, size, getenv("SLURMD_NODENAME"), sum);
     fflush(stdout);
+    if (argc > 1 && !strcmp(argv[1], "fault") && rank == 1) raise(SIGSEGV);
     if (argc > 1 && !strcmp(argv[1], "crash") && rank == 1) _exit(7);
     if (argc > 1 && !strcmp(argv[1], "hang")) sleep(600);
     MPI_Finalize();

@@ -26,7 +26,7 @@ from tests.slurm.demo import (
     Demo,
     keepers,
 )
-from tests.slurm.mpi import MPI, build, processes
+from tests.slurm.mpi import build, processes
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.fault]
 
@@ -349,7 +349,7 @@ def test_the_job_that_holds_the_qpu_is_cancelled_under_a_quantum_task(
 @pytest.fixture
 def mpi(demo: Demo) -> Demo:
     """A run whose classical stage runs an MPI program on two nodes."""
-    demo.flow = MPI_FLOW.replace("PROGRAM", repr(build(demo.folder))).replace("MPI)", f"{MPI})")
+    demo.flow = MPI_FLOW.replace("PROGRAM", repr(build(demo.folder)))
     return demo
 
 

@@ -29,7 +29,7 @@ from orchestrator.programs import program as program_module
 from orchestrator.slurm import this_job
 from tests.errors import naming
 from tests.patience import until
-from tests.slurm.mpi import MPI, build, processes
+from tests.slurm.mpi import build, processes
 
 QRMI_JOB = {
     "QRMI_JOB_QPU_RESOURCES": "a,b",
@@ -82,7 +82,7 @@ def in_job(slurm, tmp_path, request):
 @pytest.mark.slurm
 def test_an_mpi_program_runs_over_the_nodes_of_its_stage(in_job, mpi_program) -> None:
     demand = Demand(nodes=2, tasks_per_node=2, walltime=timedelta(minutes=2))
-    result = in_job(run_program, demand, [mpi_program], environment=MPI)
+    result = in_job(run_program, demand, [mpi_program])
     lines = sorted(line for line in result.output.read_text().splitlines() if "rank" in line)
     assert [line.split(" on ")[0] for line in lines] == [f"rank {n} of 4" for n in range(4)]
     assert all(line.endswith("sum 6") for line in lines)
@@ -102,11 +102,21 @@ def test_a_program_of_a_stage_on_one_node_runs_once_in_a_larger_job(in_job) -> N
 
 
 @pytest.mark.slurm
+def test_a_fault_of_one_process_is_told_from_the_end_of_the_others(in_job, mpi_program) -> None:
+    demand = Demand(nodes=2, tasks_per_node=2, walltime=timedelta(minutes=2))
+    with pytest.raises(ProgramFailed, match=r"signal 11 \(SIGSEGV\) in task 1 on c[1-4]") as caught:
+        in_job(run_program, demand, [mpi_program, "fault"])
+    assert caught.value.result.exit_code == -signal.SIGSEGV
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.slurm
 def test_an_mpi_program_that_crashes_is_reported_and_gone(in_job, mpi_program) -> None:
     demand = Demand(nodes=2, walltime=timedelta(minutes=2))
     with pytest.raises(ProgramFailed) as caught:
-        in_job(run_program, demand, [mpi_program, "crash"], environment=MPI)
-    assert caught.value.result.exit_code != 0
+        in_job(run_program, demand, [mpi_program, "crash"])
+    assert caught.value.result.exit_code == 7
+    assert "exit code 7 in task 1" in str(caught.value)
     assert "rank 1 of 2" in caught.value.result.output.read_text()
     assert until(lambda: not processes(mpi_program))
 
@@ -115,7 +125,7 @@ def test_an_mpi_program_that_crashes_is_reported_and_gone(in_job, mpi_program) -
 def test_a_program_that_hangs_ends_with_the_walltime_of_its_stage(in_job, mpi_program) -> None:
     demand = Demand(nodes=2, walltime=timedelta(seconds=5))
     with pytest.raises(ProgramFailed, match="walltime") as caught:
-        in_job(run_program, demand, [mpi_program, "hang"], environment=MPI)
+        in_job(run_program, demand, [mpi_program, "hang"])
     assert caught.value.result.seconds >= 4
     assert until(lambda: not processes(mpi_program))
 
@@ -123,7 +133,7 @@ def test_a_program_that_hangs_ends_with_the_walltime_of_its_stage(in_job, mpi_pr
 @pytest.mark.slurm
 def test_what_an_mpi_program_leaves_on_its_nodes_is_ended(in_job, mpi_program) -> None:
     demand = Demand(nodes=2, walltime=timedelta(minutes=2))
-    result = in_job(run_program, demand, [mpi_program, "children"], environment=MPI)
+    result = in_job(run_program, demand, [mpi_program, "children"])
     assert (result.exit_code, result.leftover) == (0, 2)
     assert not processes(mpi_program)
 
@@ -299,7 +309,7 @@ class TestOnThisMachine:
             outside("/bin/true", tasks=2)
 
     def test_an_mpi_program_runs_by_mpirun(self, mpi_program) -> None:
-        result = outside(mpi_program, tasks=2, environment=MPI)
+        result = outside(mpi_program, tasks=2)
         assert result.output.read_text().count("of 2") == 2
 
 
@@ -313,3 +323,24 @@ def test_each_stage_declares_the_processes_of_its_programs() -> None:
     assert (demand.tasks_per_node, demand.cores_per_node) == (8, 16)
     with pytest.raises(ValueError, match="tasks_per_node=0"):
         classical(tasks_per_node=0)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(-11, "signal 11 (SIGSEGV)"), (139, "exit code 139, as after signal 11"), (255, "code 255")],
+)
+def test_a_signal_is_named(code, words) -> None:
+    text = program_module._ending(code)
+    assert words in text
+    assert ("signal" in text) == (code != 255)
+
+
+def test_what_ended_first_by_itself_is_the_fault() -> None:
+    measured = [
+        {"exit": -15, "stopped": True, "ended_s": 1.0, "task": "0"},
+        {"exit": 1, "stopped": False, "ended_s": 3.0, "task": "1"},
+        {"exit": -11, "stopped": False, "ended_s": 2.0, "task": "2"},
+        {"exit": 0, "stopped": False, "ended_s": 0.5, "task": "3"},
+    ]
+    assert program_module._first_fault(measured) == measured[2]
+    assert program_module._first_fault(measured[:1]) is None
