@@ -24,8 +24,9 @@ from orchestrator.compute.reconciliation import (
     WorkerJob,
     reconcile,
     waiting_notice,
+    waits_for_nodes,
 )
-from orchestrator.compute.worker_jobs import Allocation, JobFolder
+from orchestrator.compute.worker_jobs import SHARED, Allocation, JobFolder
 from orchestrator.identity import WorkerName
 from orchestrator.slurm.errors import (
     LONGEST_REFUSAL_S,
@@ -66,12 +67,16 @@ class Reconciler:
 
     on_failure: called with a pool whose functions can never run, and the error for them.
     on_notice: called with a sentence for the user, when there is something new to say.
+    on_own_waiting: called when allocations of stages' own begin or cease to wait for nodes that
+    shared worker jobs may hold, with whether one waits.
     """
 
     slurm: Slurm | AllocationSteps
     folder: JobFolder
     on_failure: Callable[[str, ComputeError], None]
     on_notice: Callable[[str], None]
+    on_own_waiting: Callable[[bool], None] | None = None
+    _own_waits: bool = False
     _wanted: dict[str, Want] = field(default_factory=dict)
     _allocations: dict[str, Allocation] = field(default_factory=dict)
     _fleet: Fleet = field(default_factory=Fleet)
@@ -199,10 +204,25 @@ class Reconciler:
         if done or [job.id for job in before.jobs] != [job.id for job in self._fleet.jobs]:
             self._changed_s = time.monotonic()
         if seen.slurm is not None:
+            self._report_own_waiting(seen)
             notice = waiting_notice(self._fleet, seen)
             since_s = seen.now_s if self._waiting_s is None else self._waiting_s
             self._waiting_s = since_s if notice else None
             self._say(self._refusal or (notice if seen.now_s - since_s >= _SILENT_S else ""))
+
+    def _report_own_waiting(self, seen: Observation) -> None:
+        with self._changed:
+            known = dict(self._allocations)
+        shared = known.get(SHARED)
+        rivals = {
+            pool
+            for pool, one in known.items()
+            if pool != SHARED and shared is not None and one.may_take_nodes_of(shared)
+        }
+        waits = waits_for_nodes(self._fleet, seen, rivals)
+        if waits != self._own_waits and self.on_own_waiting is not None:
+            self._own_waits = waits
+            self.on_own_waiting(waits)
 
     def _cancel_dropped(self) -> None:
         """Cancel jobs of dropped pools before Slurm is asked anything: their nodes do nothing now."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from orchestrator.slurm.explain import explain_reason
+from orchestrator.slurm.explain import explain_reason, waits_for_other_jobs
 from orchestrator.slurm.states import SlurmJob, SlurmState
 from orchestrator.wording import counted
 
@@ -24,6 +24,7 @@ __all__ = [
     "WorkerJob",
     "reconcile",
     "waiting_notice",
+    "waits_for_nodes",
 ]
 
 # A job that Slurm does not list so often in a row is gone. Once may be a restarted controller.
@@ -34,6 +35,8 @@ _MOST_LOSSES = 20
 _SHORT_LIFE_S = 60.0
 # Dask learns with a worker's heartbeat that it began a task just before it was told to stop.
 _SETTLE_S = 1.5
+# Slurm may say for a moment that a job waits which it is about to start.
+_MOMENT_S = 3.0
 
 # A held job may be released, by this run or by somebody else.
 _HELD = ("JobHeldUser", "JobHeldAdmin")
@@ -193,6 +196,22 @@ def waiting_notice(fleet: Fleet, seen: Observation) -> str:
         return ""
     listed = ", ".join(dict.fromkeys(reasons))
     return f"waiting for Slurm: {counted(len(reasons), 'worker job')} pending ({listed})"
+
+
+def waits_for_nodes(fleet: Fleet, seen: Observation, pools: Collection[str]) -> bool:
+    """Return whether a job of some pools waits until other jobs leave nodes, or room in a limit.
+
+    Args:
+        fleet: The run's jobs.
+        seen: What Slurm said.
+        pools: Those of the jobs in question.
+    """
+    return any(
+        found.state.is_waiting and waits_for_other_jobs(found.reason)
+        for job in fleet.jobs
+        if job.pool in pools and seen.now_s - job.at_s >= _MOMENT_S
+        if (found := (seen.slurm or {}).get(job.id)) is not None
+    )
 
 
 def _observed(job: WorkerJob, seen: Observation) -> WorkerJob:

@@ -151,6 +151,14 @@ class SlurmDask:
         """Whether a stage runs on the shared jobs, and not in an allocation of its own."""
         return fits_worker(self._options, demand)
 
+    def on_own_waiting(self, react: Callable[[bool], None]) -> None:
+        """Call a function when allocations of stages' own begin or cease to wait for nodes.
+
+        Args:
+            react: Called from a thread of this object with whether one waits in Slurm's queue.
+        """
+        self._reconciler.on_own_waiting = react
+
     def want_together(self, *also: JobResources) -> None:
         """Make the shared workers one job with all their nodes, and with further components.
 

@@ -79,6 +79,13 @@ class Allocation:
         )
         return replace(self, resources=resources, also=tuple(components))
 
+    def may_take_nodes_of(self, other: Allocation) -> bool:
+        """Whether a job of this allocation can run on nodes of the other's, by their partitions."""
+        mine, theirs = self.resources.partition, other.resources.partition
+        if mine is None or theirs is None:  # the default one, whose name is not known here
+            return True
+        return not set(mine.split(",")).isdisjoint(theirs.split(","))
+
     @property
     def purpose(self) -> str:
         """What the job is for, as its tag says."""

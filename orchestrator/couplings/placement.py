@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from orchestrator.couplings.policies import (
     RunSituation,
     Wanted,
     decide,
+    gives_way,
     submits_shared,
     useful_nodes,
 )
@@ -74,6 +76,14 @@ class CoupledWorkers(Protocol):
         """Whether a stage runs on the shared worker jobs, and not in an allocation of its own."""
         ...
 
+    def on_own_waiting(self, react: Callable[[bool], None]) -> None:
+        """Call a function when allocations of stages' own begin or cease to wait for nodes.
+
+        Args:
+            react: Called from any thread with whether one waits.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerBounds:
@@ -128,7 +138,7 @@ class _Pool:
     """What is known of one compute.
 
     classical: demands of the active stages. is_shared: whether a stage shared its workers. started:
-    whether they were told to start.
+    whether they were told to start. own_waits: whether an allocation of a stage's own waits for nodes.
     """
 
     workers: CoupledWorkers
@@ -137,6 +147,8 @@ class _Pool:
     wanted: Wanted | None = None
     is_shared: bool = False
     started: bool = False
+    own_waits: bool = False
+    gives_way: bool = False
 
 
 class Coupled:
@@ -217,8 +229,15 @@ class Coupled:
     def _pool(self, name: str) -> _Pool | None:
         if name not in self._pools:
             found = self._find(name)
-            self._pools[name] = None if found is None else _Pool(*found)
+            pool = self._pools[name] = None if found is None else _Pool(*found)
+            if pool is not None:
+                pool.workers.on_own_waiting(partial(self._on_own_waiting, pool))
         return self._pools[name]
+
+    def _on_own_waiting(self, pool: _Pool, waits: bool) -> None:
+        with self._lock:
+            pool.own_waits = waits
+            self._apply(pool)
 
     def _apply_all(self) -> None:
         for pool in self._pools.values():
@@ -242,6 +261,7 @@ class Coupled:
         sharing = [demand for demand in pool.classical if pool.workers.shares(demand)]
         most = [demand.nodes_max for demand in sharing]
         since_s = self._gated_since_s
+        pool.gives_way = gives_way(pool.gives_way, len(sharing), pool.own_waits)
         return RunSituation(
             classical=len(sharing),
             quantum=self._quantum,
@@ -252,6 +272,7 @@ class Coupled:
             quantum_in_s=self._quantum_after_s,
             released=self._released,
             waited_s=0.0 if since_s is None else time.monotonic() - since_s,
+            gives_way=pool.gives_way,
         )
 
     def _watch_gate(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -15,6 +15,7 @@ __all__ = [
     "RunSituation",
     "Wanted",
     "decide",
+    "gives_way",
     "submits_shared",
     "useful_nodes",
 ]
@@ -32,7 +33,7 @@ class RunSituation:
     useful_nodes: nodes that the classical ones can use together. qpu_free_in_s: how long the QPU
     is busy with others, None if not known. quantum_in_s: how long the classical stages before the
     next quantum one take, None if not known. released: whether the gate was open before.
-    waited_s: time since the first classical stage was ready.
+    waited_s: time since the first classical stage was ready. gives_way: what `gives_way` returns.
     """
 
     classical: int = 0
@@ -44,6 +45,7 @@ class RunSituation:
     quantum_in_s: float | None = None
     released: bool = False
     waited_s: float = 0.0
+    gives_way: bool = False
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for numbers of nodes that contradict each other."""
@@ -88,7 +90,10 @@ def decide(coupling: str, situation: RunSituation) -> Wanted:
     >>> decide("malleable", RunSituation(quantum=1, nodes_min=1, nodes_max=3)).workers
     1
     """
-    return COUPLINGS[coupling](situation)
+    wanted = COUPLINGS[coupling](situation)
+    if situation.gives_way and not situation.classical and not wanted.together:
+        return replace(wanted, workers=0)
+    return wanted
 
 
 def _exclusive(situation: RunSituation) -> Wanted:
@@ -151,6 +156,25 @@ def submits_shared(wanted: Wanted, shares: Iterable[bool]) -> bool:
     (False, True)
     """
     return wanted.workers > 0 and (wanted.together or any(shares))
+
+
+def gives_way(before: bool, sharing: int, own_waits: bool) -> bool:
+    """Return whether a run's shared worker jobs end, because it waits for the nodes that they hold.
+
+    They come back with the next stage that shares them, and not as soon as the other one has its
+    nodes: after it, another such stage may follow.
+
+    Args:
+        before: What this function returned last.
+        sharing: How many stages share the worker jobs now, or wait for them.
+        own_waits: Whether an allocation of a stage's own waits for nodes.
+
+    >>> gives_way(False, 0, own_waits=True), gives_way(True, 0, own_waits=False)
+    (True, True)
+    >>> gives_way(True, 1, own_waits=True)
+    False
+    """
+    return not sharing and (before or own_waits)
 
 
 def useful_nodes(most: Sequence[int], stages_per_node: int) -> int:

@@ -23,6 +23,7 @@ from orchestrator.couplings.policies import (
     RunSituation,
     Wanted,
     decide,
+    gives_way,
     submits_shared,
     useful_nodes,
 )
@@ -99,7 +100,11 @@ def _check(flow: FlowModel, cluster: ClusterModel, coupling: str) -> None:
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """A Slurm job. stage: of an allocation of its own; together: with the QPU."""
+    """A Slurm job.
+
+    stage: of an allocation of its own; together: with the QPU. was_short: whether nodes were missing
+    when it could have started.
+    """
 
     number: int
     run: _FlowRun
@@ -109,6 +114,7 @@ class _Job:
     held: bool = False
     together: bool = False
     stage: _StageRun | None = None
+    was_short: bool = False
     nodes: int = 0
     cold: int = 0  # workers that have not run a stage
     started_s: float = math.inf
@@ -172,6 +178,7 @@ class _FlowRun:
     hold: _Hold | None = None
     released: bool = False
     submits_shared: bool = False
+    gives_way: bool = False
     gated_since_s: float | None = None
     ended_s: float = math.inf
 
@@ -374,9 +381,11 @@ class _Prediction:
         classical = [*working, *run.receiving]
         if classical and run.gated_since_s is None:
             run.gated_since_s = self._now_s
+        # Others have an allocation of their own.
+        sharing = sum(stage.model.shares for stage in classical)
+        run.gives_way = gives_way(run.gives_way, sharing, self._own_waits(run))
         return RunSituation(
-            # Others have an allocation of their own.
-            classical=sum(stage.model.shares for stage in classical),
+            classical=sharing,
             quantum=len(run.active) - len(working),
             useful_nodes=useful_nodes(
                 [s.model.most_nodes for s in classical if s.model.shares],
@@ -388,7 +397,13 @@ class _Prediction:
             quantum_in_s=run.quantum_after_s,
             released=run.released,
             waited_s=0.0 if run.gated_since_s is None else self._now_s - run.gated_since_s,
+            gives_way=run.gives_way,
         )
+
+    def _own_waits(self, run: _FlowRun) -> bool:
+        """Whether an allocation of a stage's own waits for nodes."""
+        own = [job for job in self._jobs if job.run is run and job.stage is not None]
+        return any(job.was_short and job.started_s == math.inf for job in own)
 
     def _seen_at_gate(self, run: _FlowRun) -> float | None:
         """Return how long the QPU is busy; a run looks from its first classical stage on."""
@@ -543,6 +558,9 @@ class _Prediction:
             if job.together:
                 self._holder = job.run
             happened = True
+        for job in self._waiting():
+            if not job.was_short and self._is_due(self._eligible_s(job)):
+                job.was_short = happened = True
         return happened
 
     def _assign(self) -> bool:

@@ -14,7 +14,14 @@ from orchestrator.wording import size_text
 if TYPE_CHECKING:
     from orchestrator.slurm.script import JobResources
 
-__all__ = ["REASONS", "WaitReason", "explain_reason", "explain_refusal", "impossible"]
+__all__ = [
+    "REASONS",
+    "WaitReason",
+    "explain_reason",
+    "explain_refusal",
+    "impossible",
+    "waits_for_other_jobs",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +129,7 @@ def explain_reason(reason: str) -> WaitReason:
     >>> explain_reason("PartitionTimeLimit").can_resolve
     False
     """
-    word = re.split(r"[,(:]", reason.strip(" ()"), maxsplit=1)[0].strip().replace(" ", "_")
+    word = _word(reason)
     known = REASONS.get(word) or REASONS.get(word.removesuffix("_"))
     if known is None and word.startswith("Nodes_required_for_job"):
         known = REASONS["Nodes_required_for_job_are_DOWN"]
@@ -143,6 +150,25 @@ def explain_reason(reason: str) -> WaitReason:
     if _POLICY.search(word):
         return _waits(_LIMITS.format(what=f"its user, account or QOS ({word})"))
     return _waits(f"Slurm gives the reason {reason!r}" if word else "Slurm gives no reason")
+
+
+def waits_for_other_jobs(reason: str) -> bool:
+    """Return whether a job waits until other jobs leave nodes, or room in a limit.
+
+    Args:
+        reason: As for `explain_reason`.
+
+    >>> [waits_for_other_jobs(r) for r in ("Resources", "QOSMaxCpuPerUserLimit", "BeginTime")]
+    [True, True, False]
+    """
+    word = _word(reason)
+    if _POLICY.search(word) and not _SPENT.search(word):
+        return explain_reason(reason).can_resolve
+    return word in ("Resources", "Priority")
+
+
+def _word(reason: str) -> str:
+    return re.split(r"[,(:]", reason.strip(" ()"), maxsplit=1)[0].strip().replace(" ", "_")
 
 
 def explain_refusal(

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator.compute import reconciliation
 from orchestrator.compute.reconciler import Reconciler
 from orchestrator.compute.worker_jobs import JobFolder, allocation
 from orchestrator.config.site import ComputeSettings
 from orchestrator.slurm.errors import SlurmRefused, SlurmUnavailable
 from orchestrator.slurm.options import worker_options
+from orchestrator.slurm.states import SlurmState
 from tests.forgetful_slurm import ForgetfulSlurm
 from tests.patience import until
 
@@ -190,3 +192,32 @@ def test_slurm_is_asked_once_for_all_jobs_each_time(room, monkeypatch) -> None:
     for _ in range(3):
         room.reconciler._step()
     assert [len(ids) for ids in asked] == [200] * 3
+
+
+@pytest.mark.parametrize(
+    ("shared", "own", "reports"),
+    [
+        ("classical", "classical", [True, False]),
+        (None, "classical", [True, False]),
+        ("classical,big", "big,small", [True, False]),
+        ("classical", "gpu", []),
+    ],
+)
+def test_an_allocation_that_waits_for_nodes_of_its_partition_is_reported(
+    tmp_path, monkeypatch, shared, own, reports
+) -> None:
+    monkeypatch.setattr(reconciliation, "_MOMENT_S", 0.0)
+    room, said = Room(tmp_path / "r"), []
+    room.reconciler.on_own_waiting = said.append
+    options = room.folder.options
+    for pool, partition in (("shared", shared), ("stage-1", own)):
+        there = options.model_copy(update={"partition": partition})
+        room.reconciler.want(allocation(there, pool=pool), 1)
+    room.reconciler._step()
+    job = next(one.id for one in room.reconciler.jobs() if one.pool == "stage-1")
+    room.slurm.change(job, reason="Resources")
+    room.reconciler._step()
+    room.reconciler._step()
+    room.slurm.change(job, state=SlurmState.RUNNING, reason="None")
+    room.reconciler._step()
+    assert said == reports

@@ -21,6 +21,7 @@ from orchestrator.compute.reconciliation import (
     WorkerJob,
     reconcile,
     waiting_notice,
+    waits_for_nodes,
 )
 from orchestrator.slurm.states import SlurmJob, SlurmState
 
@@ -211,3 +212,23 @@ def test_a_second_look_at_the_same_finds_nothing_to_submit(found, jobs, held) ->
     }
     again = replace(at, slurm={**at.slurm, **pending})
     assert not [a for a in reconcile(settled, want, again)[1] if isinstance(a, Submit)]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "waits"),
+    [
+        ("PENDING", "Resources", True),
+        ("PENDING", "Priority", True),
+        ("PENDING", "QOSMaxNodePerUserLimit", True),
+        ("PENDING", "QOSMaxNodePerJobLimit", False),
+        ("PENDING", "AssocGrpCPUMinutesLimit", False),
+        ("PENDING", "BeginTime", False),
+        ("PENDING", "None", False),
+        ("RUNNING", "None", False),
+    ],
+)
+def test_only_some_reasons_are_that_other_jobs_have_the_nodes(state, reason, waits) -> None:
+    at, now = fleet(job(0, pool="stage-1")), seen(listed(state, reason=reason))
+    assert waits_for_nodes(at, now, {"stage-1"}) is waits
+    assert not waits_for_nodes(at, now, {"stage-2"})
+    assert not waits_for_nodes(at, seen(listed(state, reason=reason), now_s=1.0), {"stage-1"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -30,6 +30,9 @@ class Workers:
 
     def shares(self, demand: Demand) -> bool:
         return demand.nodes == 1 and not demand.gpus
+
+    def on_own_waiting(self, react: Callable[[bool], None]) -> None:
+        self.report_own_waiting = react
 
 
 class Qpu:
@@ -175,3 +178,32 @@ def test_without_a_coupling_the_qpu_is_held_all_the_same() -> None:
     assert qpu.holders == 0
     with Uncoupled().quantum("k", "vlq"), Uncoupled().classical("cluster", Demand()):
         pass
+
+
+@pytest.mark.parametrize(("coupling", "usual"), [("multiplexed", 3), ("malleable", 1)])
+def test_workers_give_way_to_an_allocation_that_waits_until_the_next_stage_that_shares_them(
+    coupling: str, usual: int
+) -> None:
+    workers = Workers()
+    placed = coupled(coupling, workers, Qpu())
+    with placed.classical("cluster", Demand()):
+        assert workers.asked == [(usual, False)]
+    with placed.classical("cluster", Demand(nodes=2)):
+        assert workers.asked[-1] == (usual, False)
+        workers.report_own_waiting(True)
+        assert workers.asked[-1] == (0, False)
+        workers.report_own_waiting(False)  # it has its nodes
+    with placed.classical("cluster", Demand(nodes=2)), placed.quantum("k", "vlq"):
+        assert workers.asked[-1] == (0, False)
+    with placed.classical("cluster", Demand()):
+        assert workers.asked[-1] == (usual, False)
+
+
+def test_workers_that_a_stage_shares_give_way_when_it_ends() -> None:
+    workers = Workers()
+    placed = coupled("multiplexed", workers, Qpu())
+    with placed.classical("cluster", Demand(nodes=2)):
+        with placed.classical("cluster", Demand()):
+            workers.report_own_waiting(True)
+            assert workers.asked == [(3, False)]
+        assert workers.asked == [(3, False), (0, False)]

@@ -27,6 +27,7 @@ def situations(draw: st.DrawFn) -> RunSituation:
         quantum_in_s=draw(SECONDS),
         released=draw(st.booleans()),
         waited_s=draw(st.floats(0, 2 * LONGEST_GATE_S)),
+        gives_way=draw(st.booleans()),
     )
 
 
@@ -34,10 +35,11 @@ def situations(draw: st.DrawFn) -> RunSituation:
 def test_no_coupling_leaves_the_bounds(coupling: str, situation: RunSituation) -> None:
     wanted = decide(coupling, situation)
     assert wanted.workers <= situation.nodes_max
-    if not wanted.separate:
-        assert wanted.workers >= situation.nodes_min
-    else:
+    gives_way = situation.gives_way and not situation.classical and coupling != "exclusive"
+    if wanted.separate or gives_way:
         assert wanted.workers == 0
+    else:
+        assert wanted.workers >= situation.nodes_min
 
 
 @given(situations(), situations())
@@ -54,7 +56,7 @@ def test_a_classical_stage_has_a_node_where_workers_are_shared(situation: RunSit
 
 @given(situations())
 def test_malleable_shrinks_to_the_least_in_quantum_stages(situation: RunSituation) -> None:
-    only_quantum = replace(situation, classical=0, useful_nodes=0, quantum=1)
+    only_quantum = replace(situation, classical=0, useful_nodes=0, quantum=1, gives_way=False)
     assert decide("malleable", only_quantum).workers == situation.nodes_min
 
 

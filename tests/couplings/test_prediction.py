@@ -137,10 +137,35 @@ def test_what_the_cluster_does_not_have_is_refused() -> None:
     )
     with pytest.raises(CouplingCannot):
         predict([wide], ClusterModel(nodes=1), QpuModel(), "split")
-    narrow = StageModel(name="n", kind="classical", seconds=1.0)
-    both = replace(wide, stages=(*wide.stages, narrow))
-    with pytest.raises(CouplingCannot):  # two shared nodes are kept, so none is left
-        predict([both], ClusterModel(nodes=2), QpuModel(), "multiplexed")
+
+
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "gated"])
+def test_shared_workers_give_way_to_an_allocation_that_waits_for_their_nodes(coupling) -> None:
+    stages = [StageModel(name="0", kind="classical", seconds=10.0)]
+    for n, nodes in enumerate((2, 2, 1), start=1):
+        stages.append(
+            StageModel(
+                name=str(n), kind="classical", seconds=10.0, nodes=nodes, after=(str(n - 1),)
+            )
+        )
+    flow = FlowModel(name="f", stages=tuple(stages), nodes_min=2, nodes_max=2)
+    made = predict([flow], ClusterModel(nodes=2), QpuModel(tells_queue=False), coupling)
+    shared = [one for one in made.occupations if one.what == "nodes" and one.name == "shared"]
+    assert sorted((one.start_s, one.end_s) for one in shared) == [(0, 10)] * 2 + [(30, 40)] * 2
+    assert made.makespan_s == pytest.approx(40.0)
+    roomy = predict([flow], ClusterModel(nodes=4), QpuModel(tells_queue=False), coupling)
+    assert roomy.node_seconds == pytest.approx(made.node_seconds + 2 * 20)
+
+
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "gated"])
+def test_shared_workers_that_a_stage_uses_do_not_give_way(coupling) -> None:
+    stages = (
+        StageModel(name="narrow", kind="classical", seconds=10.0),
+        StageModel(name="wide", kind="classical", seconds=5.0, nodes=2),
+    )
+    flow = FlowModel(name="f", stages=stages, nodes_min=2, nodes_max=2)
+    made = predict([flow], ClusterModel(nodes=2), QpuModel(tells_queue=False), coupling)
+    assert made.makespan_s == pytest.approx(15.0)
 
 
 @pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "gated"])

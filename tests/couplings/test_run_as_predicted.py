@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -39,6 +39,9 @@ class Workers:
 
     def shares(self, demand: Demand) -> bool:
         return demand.nodes == 1 and not demand.gpus
+
+    def on_own_waiting(self, react: Callable[[bool], None]) -> None:
+        self.report_own_waiting = react
 
 
 @contextmanager

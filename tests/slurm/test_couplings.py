@@ -185,6 +185,26 @@ def test_auto_lets_nodes_go_that_would_wait_for_quantum_stages_side_by_side(run,
     assert any(job.ended_at < held[-1].ended_at for job in jobs if job.tag.purpose != "qpu")
 
 
+@pytest.mark.parametrize("coupling", ["multiplexed", "malleable", "gated"])
+def test_shared_workers_give_way_to_an_allocation_that_waits_for_their_nodes(
+    run, tmp_path, coupling
+) -> None:
+    site = (tmp_path / "site.toml").read_text()
+    # Each job has its nodes for itself, and the shared ones are all that the partition has.
+    site = site.replace("nodes_min = 1, nodes_max = 2", "nodes_min = 4, nodes_max = 4, cores = 3")
+    (tmp_path / "site.toml").write_text(site.replace("500 MiB", "1500 MiB"))
+    flow = FLOW.replace("nodes=(1, 2)", "nodes=1")
+    wide = "@classical(nodes=2)\ndef relax(n):\n    return n\n\n@flow"
+    flow = flow.replace("@flow", wide).replace("solve(cluster(0))", "solve(relax(cluster(0)))")
+    (tmp_path / "loop.py").write_text(flow)
+    _, jobs = run(coupling)
+    assert purposes(jobs) == ["qpu", "stage", *["worker"] * 8]
+    (own,) = [job for job in jobs if job.tag.purpose == "stage"]
+    workers = sorted((job for job in jobs if job.tag.purpose == "worker"), key=lambda job: job.id)
+    assert all(job.ended_at <= own.ended_at for job in workers[:4])
+    assert all(job.submitted_at >= own.ended_at for job in workers[4:])
+
+
 WIDE = """
 from hpcqc import classical, run_program
 
