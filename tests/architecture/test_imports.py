@@ -14,7 +14,10 @@ from tests.architecture.source import ROOT, read_modules
 from tests.patience import PATIENCE_S
 
 # Module -> why the parent process never imports it.
-WORKER_ONLY = {"backends.aer.worker": "Aer's processes fork with Aer loaded"}
+WORKER_ONLY = {
+    "backends.aer.worker": "Aer's processes fork with Aer loaded",
+    "backends.ibm.offline": "IBM's fake devices are simulated by Aer, which a site file asks for",
+}
 
 # Packages of vendors, of which each environment has some; modules that import one are left out.
 SDKS = [
