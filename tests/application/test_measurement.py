@@ -51,7 +51,7 @@ def at(seconds: float) -> datetime:
 def accounted(number: int, purpose: str, begin: float, end: float | None) -> AccountedJob:
     return AccountedJob(
         id=number,
-        name=slurm_job_name("r", f"{purpose}-{number}"),
+        name=slurm_job_name("r", "qpu-vlq" if purpose == "qpu" else f"{purpose}-{number}"),
         user=USER,
         account="chem",
         partition="quantum" if purpose == "qpu" else "classical",

@@ -180,7 +180,7 @@ def test_a_task_that_is_awaited_is_looked_at_in_its_turns_alone(tmp_path, site) 
 
 
 def test_a_server_holds_the_requests_of_some_of_many_tasks(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("backends.iqm.backend.IqmBackend._refuse_when_full", lambda *_: None)
+    monkeypatch.setattr("backends.started_jobs.StartedJobs.check_room", lambda *_: None)
     jobs = Jobs()
     answers, options, factory = iqm_server(jobs)
     with answering(answers) as (url, seen):

@@ -150,7 +150,7 @@ def test_a_budget_that_limits_nothing_is_warned_of(
         vars(module),
     )
     site = load_site(environ={"HPCQC_SITE": "built-in"})
-    warnings = idle_budgets(site, qpus_of(module.priced, site.qpu("vlq")), budgets)
+    warnings = idle_budgets(site, qpus_of(module.priced, site, "vlq"), budgets)
     assert len(warnings) == bool(told)
     assert told in "".join(warnings)
 

@@ -134,7 +134,7 @@ def test_local_workers_refuse_what_they_lack(demand, words) -> None:
         ({"nodes": 0}, "nodes=0"),
         ({"memory": "8 gigs"}, naming("8 gigs")),
         ({"walltime": timedelta(0)}, "walltime=0:00:00"),
-        ({"walltime": "90 minutes"}, naming("90 minutes")),
+        ({"walltime": "90 parsecs"}, naming("90 parsecs")),
     ],
 )
 def test_impossible_demands_are_refused_where_they_are_declared(amounts, words) -> None:
