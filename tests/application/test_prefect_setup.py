@@ -92,7 +92,9 @@ def test_what_the_end_of_a_run_causes_is_not_filed(tmp_path: Path) -> None:
         log("before")
         closing = True
         log("meanwhile")
-    lines = [line.split(" | ")[-1] for line in path.read_text().splitlines()]
+    said = [line.split(" | ")[-1] for line in path.read_text().splitlines()]
+    # Prefect's threads of the test before may still log.
+    lines = [words for words in said if words.endswith((" before", " meanwhile"))]
     before = [f"{word} before" for word in ("failed", "said", "lost", "wrong")]
     assert lines == [*before, "said meanwhile", "wrong meanwhile"]
 
