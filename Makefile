@@ -73,5 +73,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(BIN)/python -m ensurepip > /dev/null
 	@echo "Installing into $(VENV) (a minute or two the first time)"
 	@$(BIN)/python -m pip install --quiet "pip>=25.1,<27"  # the first that knows --group
-	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[annealing,chemistry,clustering,dwave,postgresql]" --group dev
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[annealing,chemistry,clustering,decoder,dwave,learning,links,molecules,postgresql,sensing]" --group dev
 	@touch $@

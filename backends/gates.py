@@ -18,7 +18,9 @@ from qiskit.circuit import (
     ControlledGate,
     ControlModifier,
     Delay,
+    ForLoopOp,
     Gate,
+    IfElseOp,
     Instruction,
     InverseModifier,
     Measure,
@@ -28,6 +30,7 @@ from qiskit.circuit import (
     Reset,
     Store,
     SwitchCaseOp,
+    WhileLoopOp,
 )
 from qiskit.circuit.annotated_operation import Modifier
 from qiskit.circuit.classical import expr, types
@@ -51,6 +54,7 @@ from qiskit.quantum_info import Clifford, Operator
 from backends.errors import PayloadRejected
 
 __all__ = [
+    "CONTROL_FLOW",
     "MOVE",
     "MoveGate",
     "check_for_device",
@@ -63,6 +67,13 @@ __all__ = [
 ]
 
 MOVE = "move"
+# What Qiskit lists in a target without a place.
+CONTROL_FLOW: Mapping[str, type[ControlFlowOp]] = {
+    "for_loop": ForLoopOp,
+    "if_else": IfElseOp,
+    "switch_case": SwitchCaseOp,
+    "while_loop": WhileLoopOp,
+}
 _MATRIX_QUBITS = 6
 
 # Instructions of exactly these types are what a user, or QPY, made of a definition.

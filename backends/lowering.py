@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import IfElseOp, ParameterExpression, SwitchCaseOp, WhileLoopOp
+from qiskit.circuit import IfElseOp, ParameterExpression
 from qiskit.circuit.exceptions import CircuitError
 from qiskit.circuit.library import RGate, RZGate
 from qiskit.converters import circuit_to_dag, dag_to_circuit
@@ -25,6 +25,7 @@ from qiskit.transpiler.passes import Decompose, RemoveResetInZeroState, UnrollFo
 from backends.api import PayloadRejected, Target
 from backends.delays import check_delays
 from backends.gates import (
+    CONTROL_FLOW,
     MOVE,
     check_for_device,
     inline_definitions,
@@ -45,7 +46,7 @@ _FRESH = PassManager([Decompose("initialize"), RemoveResetInZeroState()])
 # RZ passes through these; directives and delays included.
 _TRANSPARENT = frozenset({"barrier", "cp", "crz", "cz", "delay", "id", "p", "rzz", "s", "sdg", "z"})
 _TINY = 1e-12
-_BRANCHES = {"if_else": IfElseOp, "switch_case": SwitchCaseOp, "while_loop": WhileLoopOp}
+_BRANCHES = frozenset(CONTROL_FLOW) - {"for_loop"}  # of devices that do not say which
 _Places = dict[tuple[int, ...], InstructionProperties | None]
 
 
@@ -212,8 +213,9 @@ class NativeCompiler:
         dynamic = target.mid_circuit_measurement
         for name in ("measure", "delay", *["reset"] * dynamic):
             device.add_instruction(native_operation(name), single)
-        for name, kind in _BRANCHES.items() if dynamic else ():
-            device.add_instruction(kind, name=name)
+        listed = _BRANCHES if known is None else CONTROL_FLOW.keys() & known.operation_names
+        for name in sorted(listed) if dynamic else ():
+            device.add_instruction(CONTROL_FLOW[name], name=name)
         return device
 
 

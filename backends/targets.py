@@ -7,12 +7,11 @@ from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from qiskit.circuit import ForLoopOp, IfElseOp, SwitchCaseOp, WhileLoopOp
 from qiskit.transpiler import InstructionProperties
 from qiskit.transpiler import Target as QiskitTarget
 
 from backends.api import Target
-from backends.gates import native_operation
+from backends.gates import CONTROL_FLOW, native_operation
 from backends.metering import metering_from_json, metering_to_json
 
 if TYPE_CHECKING:
@@ -22,13 +21,6 @@ __all__ = ["target_from_json", "target_to_json"]
 
 # Fields that Pydantic does not write: a formula by its kind, a Qiskit target in part, notes never.
 _APART = ("metering", "native", "sources")
-# What a Qiskit target has in no place of its own.
-_CONTROL_FLOW = {
-    "for_loop": ForLoopOp,
-    "if_else": IfElseOp,
-    "switch_case": SwitchCaseOp,
-    "while_loop": WhileLoopOp,
-}
 
 
 @cache
@@ -81,7 +73,7 @@ def _native(target: QiskitTarget) -> dict[str, Any]:
         "description": target.description,
         "num_qubits": target.num_qubits,
         "operations": operations,
-        "control_flow": [name for name in target.operation_names if name in _CONTROL_FLOW],
+        "control_flow": [name for name in target.operation_names if name in CONTROL_FLOW],
         "dt_s": target.dt,
     }
 
@@ -99,5 +91,5 @@ def _qiskit_target(data: Mapping[str, Any]) -> QiskitTarget:
         }
         target.add_instruction(native_operation(name), properties)
     for name in data.get("control_flow", ()):
-        target.add_instruction(_CONTROL_FLOW[name], name=name)
+        target.add_instruction(CONTROL_FLOW[name], name=name)
     return target

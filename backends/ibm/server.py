@@ -40,7 +40,6 @@ _STATUS = {
 }
 _TOKEN_S = 3600
 _OURS = "hpcqc"
-_BRANCHES = ["if_else", "for_loop", "switch_case"]
 
 
 class _Refused(Exception):
@@ -207,7 +206,7 @@ class _Server:
                 }
                 for gate in profile.gates
             ],
-            "supported_instructions": [*gates, "measure", "reset", "delay", *_BRANCHES],
+            "supported_instructions": [*gates, "measure", "reset", "delay", *profile.control_flow],
             "supported_features": ["qasm3"],
             "coupling_map": pairs,
             "local": False,

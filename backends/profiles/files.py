@@ -35,6 +35,7 @@ _QUBIT, _GAP = "o", "."
 _Text = Annotated[str, Field(min_length=1)]
 _Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Probability = Annotated[float, Field(ge=0, le=1)]
+_ControlFlow = Literal["for_loop", "if_else", "switch_case", "while_loop"]
 _Hour = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$")]
 # Where Pydantic names its own types, or does not say how a value is written.
 _EXPECTED = {
@@ -69,6 +70,7 @@ class _Device(_Table):
     coupling: Any
     unusable_qubits: frozenset[int] = frozenset()
     mid_circuit_measurement: bool = True
+    control_flow: tuple[_ControlFlow, ...] = ("if_else", "switch_case", "while_loop")
     site_transpiles: bool = False
 
 
@@ -201,6 +203,7 @@ def _profile(file: ProfileFile, values: Mapping[str, Any]) -> Profile:
         idle_relaxation=coherence is not None and coherence.idle_relaxation,
         readout=Readout(**dict(file.readout)),
         mid_circuit_measurement=device.mid_circuit_measurement,
+        control_flow=device.control_flow if device.mid_circuit_measurement else (),
         site_transpiles=device.site_transpiles,
         payloads=limits.payloads,
         precision=limits.precision,

@@ -15,7 +15,7 @@ from qiskit.transpiler import Target as QiskitTarget
 
 from backends.api import Calibration, QualityWindow, Target
 from backends.error_rates import Coherence
-from backends.gates import native_operation
+from backends.gates import CONTROL_FLOW, native_operation
 from backends.metering import Metering
 from backends.timing import TimingModel
 
@@ -63,7 +63,8 @@ class Profile:
     """One device as data; ``sources`` does not count in comparisons.
 
     coupling: undirected; None for all to all, or a star. resonator: index of a star's centre, one
-    past the last qubit. idle_relaxation: whether waiting qubits relax. precision: whether an
+    past the last qubit. control_flow: Qiskit's names of what depends on a measurement, of a device
+    that measures in the middle. idle_relaxation: whether waiting qubits relax. precision: whether an
     estimator samples shots or computes exactly. sources: by dotted key, or "assumed: why".
     """
 
@@ -79,6 +80,7 @@ class Profile:
     idle_relaxation: bool = False
     readout: Readout
     mid_circuit_measurement: bool = True
+    control_flow: tuple[str, ...] = ()
     site_transpiles: bool = False
     payloads: frozenset[str] = frozenset({"sampler"})
     precision: PrecisionRule = "sampled"
@@ -173,6 +175,8 @@ def _native_target(profile: Profile) -> QiskitTarget:
     target.add_instruction(native_operation("measure"), {(q,): measured for q in usable})
     for name in ("delay", "reset") if profile.mid_circuit_measurement else ("delay",):
         target.add_instruction(native_operation(name), {(q,): None for q in usable})
+    for name in profile.control_flow:
+        target.add_instruction(CONTROL_FLOW[name], name=name)
     return target
 
 

@@ -22,6 +22,7 @@ from orchestrator.slurm import JobResources, JobScript, SlurmRefused
 from orchestrator.slurm.client import Slurm
 from orchestrator.slurm.qpu_jobs import QpuJobs, access_resources
 from tests.errors import naming
+from tests.patience import until
 from tests.private_slurm import SlurmForTests
 
 BOUNDS = """
@@ -195,4 +196,4 @@ def test_a_slurm_without_the_plugin_refuses_and_the_error_says_so(
     with pytest.raises(SlurmRefused, match=naming("--qpu", "qfw")), jobs.hold(qpu(tmp_path)):
         pass
     jobs.close()
-    assert not slurm.queue()
+    until(lambda: not slurm.queue(), slurm.queue)
