@@ -415,6 +415,10 @@ def _queued(known: Mapping[str, str]) -> SlurmJob:
 
 def _accounted(known: Mapping[str, str]) -> AccountedJob:
     code, _, signal = known["ExitCode"].partition(":")
+    tres = tres_of(known["AllocTRES"])
+    started, ended = time_of(known["Start"]), time_of(known["End"])
+    if started is None and tres and not count_of(known["ElapsedRaw"]):
+        started = ended  # Slurm forgets the start of an attempt requeued within its first second
     return AccountedJob(
         id=int(known["JobIDRaw"]),
         name=known["JobName"],
@@ -423,12 +427,12 @@ def _accounted(known: Mapping[str, str]) -> AccountedJob:
         partition=known["Partition"],
         state=state_of(known["State"]),
         submitted_at=time_of(known["Submit"]),
-        started_at=time_of(known["Start"]),
-        ended_at=time_of(known["End"]),
+        started_at=started,
+        ended_at=ended,
         elapsed_s=float(count_of(known["ElapsedRaw"])),
         node_count=count_of(known["NNodes"]),
         cpus=count_of(known["AllocCPUS"]),
-        tres=tres_of(known["AllocTRES"]),
+        tres=tres,
         comment=_text(known["Comment"]),
         exit_code=count_of(code),
         signal=count_of(signal),

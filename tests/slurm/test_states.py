@@ -203,6 +203,16 @@ def test_no_name_breaks_the_accounting(name: str) -> None:
     assert [job.name for job in parse_accounting(line * 3, separator=SEPARATOR)] == [name] * 3
 
 
+@pytest.mark.parametrize(("tres", "has_nodes"), [("cpu=1,mem=1000M,node=1", True), ("", False)])
+def test_an_attempt_requeued_within_its_first_second_had_nodes(tres: str, has_nodes: bool) -> None:
+    values = dict.fromkeys(ACCOUNTING_FIELDS, "7") | {"State": "REQUEUED", "AllocTRES": tres}
+    values |= {"Start": "None", "End": "1764446413", "ElapsedRaw": "0"}  # as 22.05 prints it
+    line = SEPARATOR.join(values[field] for field in ACCOUNTING_FIELDS) + "\n"
+    (attempt,) = parse_accounting(line, separator=SEPARATOR)
+    assert (attempt.started_at == attempt.ended_at) is has_nodes
+    assert (attempt.started_at is not None) is has_nodes
+
+
 @pytest.mark.parametrize("text", ["", "\n"])
 def test_nothing_is_no_job(text: str) -> None:
     assert parse_queue(text, separator=SEPARATOR, end=END) == []
