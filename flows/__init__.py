@@ -15,6 +15,14 @@ a report needs to know:
     ``y`` and ``y_error`` are as long as ``x``; a None in ``y`` is a gap; ``y_error`` is one
     standard error. ``x`` holds numbers, or strings for categories. Or, where lines and points
     do not show it, an SVG document as text.
+
+Flows that compare ways to do the same have one key more, from which the table of uses in the
+documentation is made:
+
+``comparisons``
+    list of ``{"data", "measure", "higher_is_better", "won", "ways"}``: what was compared on which
+    data; ``won`` is "quantum", "classical" or "neither"; a way is ``{"name", "is_quantum",
+    "value", "error"}`` with one standard error.
 """
 
 from __future__ import annotations

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Comparison", "Figure", "Way", "Winner", "bootstrapped", "over_seeds"]
+__all__ = ["Comparison", "Figure", "Way", "Winner", "bootstrapped", "over_seeds", "resampled"]
 
 Winner = Literal["quantum", "classical", "neither"]
 
@@ -35,32 +35,49 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One way to solve the task of a flow, with its figure."""
+    """One way to solve the task of a flow, with its figure.
+
+    draws: its figure on resamples of the items, if the other ways of the comparison have theirs on
+    the same resamples: see `resampled`. The difference of two ways then has an error of its own.
+    """
 
     name: str
     figure: Figure
     is_quantum: bool = False
+    draws: tuple[float, ...] = ()
+
+    def lead_over(self, other: Way) -> Figure:
+        """Return by how much the figure is larger than another way's."""
+        error = math.hypot(self.figure.error, other.figure.error)
+        if self.draws and len(self.draws) == len(other.draws):
+            error = float(np.std(np.subtract(self.draws, other.draws), ddof=1))
+        return Figure(value=self.figure.value - other.figure.value, error=error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Ways measured on the same data. measure: what the figures are, as in "accuracy"."""
+    """Ways measured on the same data.
+
+    measure: what the figures are, as in "accuracy". data: what they were measured on, as a reader
+    of the table of all flows knows it; a flow with several data sets has a comparison for each.
+    """
 
     ways: Sequence[Way]
     measure: str
     higher_is_better: bool = True
+    data: str = ""
 
     @property
     def winner(self) -> Winner:
         """The side with the best way, if the other side's best is significantly worse.
 
-        The errors count as independent: shared data make the test stricter than it must be.
+        Without draws, errors count as independent: shared data make the test stricter than it
+        must be.
         """
-        quantum, classical = self._best(is_quantum=True), self._best(is_quantum=False)
-        lead = quantum.figure.value - classical.figure.value
-        if abs(lead) <= _SIGNIFICANT * math.hypot(quantum.figure.error, classical.figure.error):
+        lead = self._best(is_quantum=True).lead_over(self._best(is_quantum=False))
+        if abs(lead.value) <= _SIGNIFICANT * lead.error:
             return "neither"
-        return "quantum" if (lead > 0) is self.higher_is_better else "classical"
+        return "quantum" if (lead.value > 0) is self.higher_is_better else "classical"
 
     @property
     def verdict(self) -> str:
@@ -77,6 +94,24 @@ class Comparison:
             f"{second.name} {second.figure}."
         )
 
+    def as_record(self) -> dict[str, Any]:
+        """Return the comparison for ``comparisons`` of a flow's result, as `flows` documents it."""
+        return {
+            "data": self.data,
+            "measure": self.measure,
+            "higher_is_better": self.higher_is_better,
+            "won": self.winner,
+            "ways": [
+                {
+                    "name": way.name,
+                    "is_quantum": way.is_quantum,
+                    "value": way.figure.value,
+                    "error": way.figure.error,
+                }
+                for way in self.ways
+            ],
+        }
+
     def _best(self, *, is_quantum: bool) -> Way:
         ways = [way for way in self.ways if way.is_quantum is is_quantum]
         sign = 1 if self.higher_is_better else -1
@@ -92,6 +127,21 @@ def over_seeds(values: ArrayLike) -> Figure:
 def bootstrapped(scores: ArrayLike, seed: int) -> Figure:
     """Return the mean of one score for each item (items,), with its bootstrap error."""
     found = np.asarray(scores, dtype=float)
+    figure, _ = resampled(lambda chosen: float(found[chosen].mean()), found.size, seed)
+    return figure
+
+
+def resampled(
+    statistic: Callable[[NDArray[np.int64]], float], items: int, seed: int
+) -> tuple[Figure, tuple[float, ...]]:
+    """Return a statistic of items with its bootstrap error, and its values on the resamples.
+
+    Args:
+        statistic: takes the indices of items, some of them several times in a resample.
+        items: how many there are.
+        seed: of the resamples; equal seeds make equal ones.
+    """
     rng = np.random.default_rng(seed)
-    means = [found[rng.integers(0, found.size, found.size)].mean() for _ in range(_RESAMPLES)]
-    return Figure(value=float(found.mean()), error=float(np.std(means, ddof=1)))
+    draws = [statistic(rng.integers(0, items, items)) for _ in range(_RESAMPLES)]
+    figure = Figure(value=statistic(np.arange(items)), error=float(np.std(draws, ddof=1)))
+    return figure, tuple(draws)

@@ -1,9 +1,11 @@
+import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from flows._comparison import Comparison, Figure, Way, bootstrapped, over_seeds
+from flows._comparison import Comparison, Figure, Way, bootstrapped, over_seeds, resampled
 
 
 def compared(quantum, classical, *, error=0.01, higher=True):
@@ -48,3 +50,31 @@ def test_errors_of_seeds_and_of_a_bootstrap_are_those_of_statistics():
     for figure in (over_seeds(values), bootstrapped(values, seed=1)):
         assert figure.value == pytest.approx(values.mean())
         assert figure.error == pytest.approx(expected, rel=0.1)
+
+
+def test_ways_on_the_same_resamples_are_compared_in_pairs():
+    rng = np.random.default_rng(5)
+    common = rng.normal(0.0, 1.0, 300)
+    scores = {True: common + 0.05 + rng.normal(0.0, 0.1, 300), False: common}
+    ways = []
+    for is_quantum, values in scores.items():
+        figure, draws = resampled(lambda chosen, v=values: float(v[chosen].mean()), 300, seed=2)
+        ways.append(Way(name="a way", figure=figure, is_quantum=is_quantum, draws=draws))
+    assert Comparison(ways=ways, measure="score").winner == "quantum"
+    lead = ways[0].lead_over(ways[1])
+    assert lead.value == pytest.approx((scores[True] - common).mean())
+    assert lead.error == pytest.approx(0.1 / math.sqrt(300), rel=0.2)
+    unpaired = [replace(way, draws=()) for way in ways]
+    assert Comparison(ways=unpaired, measure="score").winner == "neither"
+
+
+def test_the_record_of_a_comparison_is_json():
+    record = compared(0.9, 0.8).as_record()
+    assert json.loads(json.dumps(record)) == record
+    assert record["won"] == "quantum"
+    assert record["ways"][0] == {
+        "name": "quantum kernel",
+        "is_quantum": True,
+        "value": 0.9,
+        "error": 0.01,
+    }
