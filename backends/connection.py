@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic_core import from_json, to_json
 
+from backends.connection_limit import ConnectionLimit
 from backends.errors import AccessDenied, QpuBusy, QpuUnavailable
 from backends.http_rules import NOT_NOW, is_loopback, retry_after_s
 from backends.site_access import Token, TokenSource
@@ -113,8 +114,7 @@ class SiteConnection:
         *,
         authorise: Callable[[str], Mapping[str, str]] = bearer,
         answer_s: float = _ANSWER_S,
-        most_connections: int = _MOST_CONNECTIONS,
-        doubtful_refusals: bool = False,
+        limit: ConnectionLimit | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Store the arguments; nothing connects before the first request.
@@ -124,15 +124,14 @@ class SiteConnection:
             token: Where the token is found.
             authorise: Returns the headers that carry a token.
             answer_s: Longest that an answer may take.
-            most_connections: That may be open at the same time; further requests wait for one.
-            doubtful_refusals: Whether the server may answer a start with 429 or 503 and carry it
-                out nevertheless; such an answer then leaves in doubt whether a task was started.
+            limit: Of connections, beyond which the server may answer a start with an error and
+                carry it out nevertheless. Further requests wait for a connection.
             clock: The time in seconds since the epoch.
         """
         self.url = url
         self._token, self._authorise, self._clock = token, authorise, clock
-        self._answer_s, self._most_connections = answer_s, most_connections
-        self._doubtful_refusals = doubtful_refusals
+        self._answer_s, self._limit = answer_s, limit
+        self._most_connections = _MOST_CONNECTIONS if limit is None else limit.most
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
         self._closed = False
@@ -208,9 +207,11 @@ class SiteConnection:
             AccessDenied: 401, 402 and 403; nothing was started.
             QpuBusy: The request was not sent, or the server refused it for now: 408, 425, 429, or 503
                 with ``Retry-After`` or an error in JSON. A 503 without either may be of a gateway.
-                With ``doubtful_refusals`` no answer means this.
+                With a limit of connections only answers with ``Retry-After`` mean this, and those only
+                while the limit is surely kept.
             QpuUnavailable: Nobody knows whether a task was started.
         """
+        was_kept = self._is_limit_kept()
         try:
             answer = self._send(method, path, params, body, _Excess(), headers or {})
         except _UNSENT as error:
@@ -223,12 +224,14 @@ class SiteConnection:
             ) from error
         stated = answer.retry_after_s is not None or bool(answer.error)
         refused = answer.status in NOT_NOW or (answer.status == 503 and stated)
-        if refused and not self._doubtful_refusals:
+        if refused and self._limit is not None:
+            refused = answer.retry_after_s is not None and was_kept and self._is_limit_kept()
+        if refused:
             raise QpuBusy(
                 f"{self.url} takes no task now: {answer.reason}", retry_after_s=answer.retry_after_s
             )
-        unclear = answer.status < 200 or 300 <= answer.status < 400 or answer.status >= 500
-        if refused or unclear:
+        not_done = answer.status in NOT_NOW or 300 <= answer.status < 400
+        if not_done or answer.status < 200 or answer.status >= 500:
             raise QpuUnavailable(
                 f"{self.url} answered a start with {answer.reason}; a task may have been started",
                 retry_after_s=answer.retry_after_s,
@@ -250,6 +253,11 @@ class SiteConnection:
             client, self._client = self._client, None
         if client is not None:
             client.close()
+        if self._limit is not None:
+            self._limit.close()
+
+    def _is_limit_kept(self) -> bool:
+        return self._limit is None or self._limit.is_kept()
 
     def _send(
         self,
@@ -310,6 +318,10 @@ class SiteConnection:
                 )
         except httpx.InvalidURL as error:  # made of what the server called something
             raise httpx.UnsupportedProtocol(f"{path!r:.200} is no path: {error}") from error
+        except (_Broken, httpx.ReadTimeout, httpx.WriteTimeout):
+            if self._limit is not None:
+                self._limit.note_left()
+            raise
         except RuntimeError as error:  # httpx's word for a closed client
             raise httpx.ConnectError("it is closed") from error
 
@@ -325,6 +337,8 @@ class SiteConnection:
             if self._closed:
                 raise httpx.ConnectError("it is closed")
             if self._client is None:
+                if self._limit is not None:
+                    self._limit.join()
                 host = urlsplit(self.url).hostname or ""
                 self._client = httpx.Client(
                     base_url=self.url,
@@ -339,6 +353,10 @@ class SiteConnection:
             return self._client
 
 
+class _Broken(httpx.ReadError):
+    """The client reads no further in an answer that is none."""
+
+
 def read_bounded(response: httpx.Response, *, largest_bytes: int, longest_s: float) -> bytes:
     """Read the body of a response that is being streamed, which a faulty server may never end.
 
@@ -349,7 +367,7 @@ def read_bounded(response: httpx.Response, *, largest_bytes: int, longest_s: flo
     for chunk in _decoded(response, deadline):
         content += chunk
         if len(content) > largest_bytes:
-            raise httpx.ReadError(f"it answers with more than {largest_bytes} bytes")
+            raise _Broken(f"it answers with more than {largest_bytes} bytes")
     return bytes(content)
 
 
@@ -361,11 +379,11 @@ def _decoded(response: httpx.Response, deadline: float) -> Iterator[bytes]:
     """
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("identity", "gzip"):
-        raise httpx.ReadError(f"it answers in the coding {coding!r:.40}; it was asked for gzip")
+        raise _Broken(f"it answers in the coding {coding!r:.40}; it was asked for gzip")
     unpacker = zlib.decompressobj(_GZIP)
     for piece in response.iter_raw():
         if time.monotonic() > deadline:
-            raise httpx.ReadError("its answer has not ended in time")
+            raise _Broken("its answer has not ended in time")
         if coding == "identity":
             yield piece
             continue
@@ -374,10 +392,10 @@ def _decoded(response: httpx.Response, deadline: float) -> Iterator[bytes]:
             try:
                 yield unpacker.decompress(rest, _PIECE_BYTES)
             except zlib.error as error:
-                raise httpx.ReadError(f"its answer is no gzip: {error}") from None
+                raise _Broken(f"its answer is no gzip: {error}") from None
             rest = unpacker.unconsumed_tail
     if coding == "gzip" and not unpacker.eof:
-        raise httpx.ReadError("its answer is cut off")
+        raise _Broken("its answer is cut off")
 
 
 def _words(error: Exception) -> str:

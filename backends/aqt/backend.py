@@ -34,6 +34,7 @@ from backends.aqt.factory import NATIVE_GATES, AqtOptions, as_spoken
 from backends.aqt.operations import circuits_of
 from backends.aqt.samples import SampleRecipe, largest_bytes, recipes_of, result_of
 from backends.connection import SiteConnection, bearer
+from backends.connection_limit import ConnectionLimit
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
 from backends.quality_windows import is_provisional
@@ -111,15 +112,11 @@ class AqtBackend:
         self._metering = Metering() if described is None else described.metering
         limit = options.connections
         header = options.api_key_header
-        limited: dict[str, Any] = {}
-        if limit is not None:
-            # Beyond its limit the site answers with an error and carries the start out.
-            limited = {"most_connections": limit, "doubtful_refusals": True}
         self._connection = SiteConnection(
             options.url,
             options.token,
             authorise=bearer if header is None else _in_header(header),
-            **limited,
+            limit=_limit_of(options, state_dir),
         )
         self._access: Access = DirectAccess(self._connection)
         if options.workspace is not None and options.resource is not None:
@@ -394,6 +391,14 @@ def _is_final(awaited: Future[Look]) -> bool:
 
 def _in_header(name: str) -> Callable[[str], Mapping[str, str]]:
     return lambda key: {name: key}
+
+
+def _limit_of(options: AqtOptions, state_dir: Path) -> ConnectionLimit | None:
+    if options.connections is None:
+        return None
+    return ConnectionLimit(
+        options.connections, state_dir / "connections.lock", shared_key=options.shared_key
+    )
 
 
 def _task_id(job: str, tag: str) -> QpuTaskId:

@@ -32,6 +32,7 @@ _STATED = (
     "connections",
     "profile",
     "resource",
+    "shared_key",
     "time_scale",
     "token",
     "url",
@@ -48,6 +49,7 @@ class AqtOptions:
     api_key_header: header that carries the token alone; None for ``Authorization: Bearer``.
     connections: most connections that the site allows at the same time, beyond which it answers
     with errors that mean nothing; None if it states no such limit.
+    shared_key: whether clients elsewhere use the same key, and so count for that limit, too.
     profile: device profile with what the server does not state: times, metering, tighter limits.
     time_scale: seconds that pass for each second of the profile's clock, 1 for a device.
     """
@@ -58,6 +60,7 @@ class AqtOptions:
     resource: str | None = None
     api_key_header: str | None = None
     connections: int | None = None
+    shared_key: bool = False
     profile: str | None = None
     time_scale: float = 1.0
 
@@ -90,16 +93,27 @@ def _parse_options(options: Mapping[str, Any]) -> AqtOptions:
     header = given.get("api_key_header", "X")
     if not _HEADER.fullmatch(header):
         raise PluginUnusable(f"option api_key_header = {header!r}; give one such as 'X-API-Key'")
+    _check_connections(given)
+    scale = given.get("time_scale", 1.0)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
+        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
+    return AqtOptions(token=token_from_options(options, _NAME), **given)
+
+
+def _check_connections(given: Mapping[str, Any]) -> None:
     connections = given.get("connections", 2)
     if isinstance(connections, bool) or not isinstance(connections, int) or connections < 2:
         raise PluginUnusable(
             f"option connections = {connections!r}; give a whole number ≥ 2: one waits for "
             "results while another starts tasks"
         )
-    scale = given.get("time_scale", 1.0)
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
-    return AqtOptions(token=token_from_options(options, _NAME), **given)
+    if not isinstance(given.get("shared_key", False), bool):
+        raise PluginUnusable(f"option shared_key = {given['shared_key']!r}; give true or false")
+    if "shared_key" in given and "connections" not in given:
+        raise PluginUnusable(
+            f"option shared_key = {given['shared_key']!r} without connections; give the number of "
+            "connections that the site allows, too"
+        )
 
 
 class AqtFactory:

@@ -17,6 +17,7 @@ import pytest
 
 from backends.api import AccessDenied, QpuBusy, QpuUnavailable
 from backends.connection import SiteConnection
+from backends.connection_limit import ConnectionLimit
 from backends.plugins import PluginUnusable
 from backends.site_access import FixedToken, StoredToken, Token, checked_url, token_from_options
 from orchestrator.config.secrets import SecretRef, resolve_secrets
@@ -85,6 +86,10 @@ def connected(site: Site, token=None, **options) -> Iterator[SiteConnection]:
         connection.close()
 
 
+def limited(site: Site, folder, **options):
+    return connected(site, limit=ConnectionLimit(4, folder / "lock", **options))
+
+
 def web_token(expires_at: float) -> str:
     claims = base64.urlsafe_b64encode(json.dumps({"exp": expires_at}).encode()).decode()
     return f"e30.{claims.rstrip('=')}.signature"
@@ -137,28 +142,70 @@ def test_a_refusal_of_the_request_is_an_answer(status) -> None:
     assert answer.reason == f"HTTP {status} invalid: too many"
 
 
+BUSY = (429, {"Retry-After": "7"}, b"")
+
+
 @pytest.mark.parametrize(
-    ("answer", "retry_after_s"),
+    ("answer", "raised", "retry_after_s"),
     [
-        ((429, {"Retry-After": "7"}, b""), 7.0),
-        ((503, {"Retry-After": "3"}, b""), 3.0),
-        ((503, {}, b'{"detail": "too many connections"}'), None),
+        (BUSY, QpuBusy, 7.0),
+        ((503, {"Retry-After": "3"}, b""), QpuBusy, 3.0),
+        ((429, {}, b'{"detail": "too many connections"}'), QpuUnavailable, None),
+        ((503, {}, b'{"detail": "too many connections"}'), QpuUnavailable, None),
+        ((500, {"Retry-After": "3"}, b"{}"), QpuUnavailable, 3.0),
     ],
 )
-def test_where_errors_may_be_successes_a_refusal_leaves_a_doubt(answer, retry_after_s) -> None:
-    with Site(answer) as site, connected(site, doubtful_refusals=True) as connection:
-        with pytest.raises(QpuUnavailable) as caught:
+def test_where_errors_may_be_successes_only_what_is_to_be_repeated_is_refused(
+    tmp_path, answer, raised, retry_after_s
+) -> None:
+    with Site(answer) as site, limited(site, tmp_path) as connection:
+        with pytest.raises(raised) as caught:
             connection.submit("/circuit", {}, method="PUT")
+        assert type(caught.value) is raised
         assert caught.value.retry_after_s == retry_after_s
         assert len(site.seen) == 1
 
 
-@pytest.mark.parametrize("status", [400, 404, 422])
-def test_there_a_refused_request_is_an_answer_nevertheless(status) -> None:
+def test_a_refusal_is_in_doubt_while_another_process_may_hold_connections(tmp_path) -> None:
+    with Site(BUSY, (200, {}, b"{}"), BUSY, BUSY) as site, limited(site, tmp_path) as connection:
+        with pytest.raises(QpuBusy):
+            connection.submit("/circuit", {})
+        with limited(site, tmp_path) as other:
+            other.read("GET", "/status/ions")
+            with pytest.raises(QpuUnavailable):
+                connection.submit("/circuit", {})
+        with pytest.raises(QpuBusy):
+            connection.submit("/circuit", {})
+
+
+def test_a_refusal_is_in_doubt_while_a_connection_that_was_left_may_count(tmp_path) -> None:
+    now = [0.0]
+    endless = (200, {"Content-Encoding": "br"}, b"{}")
     with (
-        Site((status, {}, b"{}")) as site,
-        connected(site, doubtful_refusals=True) as connection,
+        Site(endless, BUSY, BUSY) as site,
+        limited(site, tmp_path, clock=lambda: now[0]) as connection,
     ):
+        with pytest.raises(QpuUnavailable):
+            connection.read("GET", "/circuit/result/1")
+        with pytest.raises(QpuUnavailable):
+            connection.submit("/circuit", {})
+        now[0] = 3600.0
+        with pytest.raises(QpuBusy):
+            connection.submit("/circuit", {})
+
+
+def test_a_refusal_is_in_doubt_where_others_use_the_key(tmp_path) -> None:
+    with (
+        Site(BUSY) as site,
+        limited(site, tmp_path, shared_key=True) as connection,
+        pytest.raises(QpuUnavailable),
+    ):
+        connection.submit("/circuit", {})
+
+
+@pytest.mark.parametrize("status", [400, 404, 422])
+def test_there_a_refused_request_is_an_answer_nevertheless(tmp_path, status) -> None:
+    with Site((status, {}, b"{}")) as site, limited(site, tmp_path) as connection:
         assert connection.submit("/circuit", {}).status == status
 
 

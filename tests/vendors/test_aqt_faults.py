@@ -30,8 +30,6 @@ pytestmark = pytest.mark.slow
 # Few enough for the broker to send them as one task to a device that takes 0.18 s a shot.
 BRIEF = 40
 LOST = ("lost", "504", "error", "garbage", "partial", "unsent")
-# Where a site answers with an error and runs the job, no error of a start means that it did not.
-DOUBTFUL = ("limit", "429", "503")
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +138,10 @@ READS = [
     ("lost:result:1", "unsent:result:2", "429:result:3", "503:result:4"),
     ("renew:submit:1", "renew:result:1"),
     ("503:target:1,2", "lost:target:3"),
+    ("429:submit:1,2",),
+    ("503:submit:1",),
 ]
-BUSY = [("429:submit:1,2",), ("503:submit:1",), ("calibration:submit:1",), ("vanish:submit:1",)]
+CALIBRATED = [("calibration:submit:1",), ("vanish:submit:1",)]
 
 
 @pytest.mark.parametrize("faults", READS, ids=lambda faults: "+".join(faults) or "none")
@@ -156,7 +156,9 @@ def test_direct_access_survives_what_may_be_tried_again(enter, piast_q, faults) 
     assert task.metadata["provisional"] == bool(run.grown("provisional"))
 
 
-@pytest.mark.parametrize("faults", READS + BUSY, ids=lambda faults: "+".join(faults) or "none")
+@pytest.mark.parametrize(
+    "faults", READS + CALIBRATED, ids=lambda faults: "+".join(faults) or "none"
+)
 def test_the_cloud_survives_what_may_be_tried_again(enter, ibex_q1, faults) -> None:
     run = enter(ibex_q1, *faults)
     job = run.sampler.run([flipped()], shots=BRIEF)
@@ -166,7 +168,7 @@ def test_the_cloud_survives_what_may_be_tried_again(enter, ibex_q1, faults) -> N
     assert sum(charge.amount for charge in usage.charges) == pytest.approx(run.charged())
 
 
-@pytest.mark.parametrize("kind", LOST + DOUBTFUL)
+@pytest.mark.parametrize("kind", [*LOST, "limit"])
 def test_a_start_without_a_sure_answer_is_uncertain_and_never_repeated(
     enter, piast_q, kind
 ) -> None:
@@ -176,7 +178,7 @@ def test_a_start_without_a_sure_answer_is_uncertain_and_never_repeated(
         job.result(PATIENCE_S)
     assert job.view().state is JobState.UNCERTAIN
     assert most_frequent(run.sampler.run([flipped()], shots=101)) == "001", "others go on"
-    assert run.grown("jobs") == (1 if kind in ("unsent", "429", "503") else 2)
+    assert run.grown("jobs") == (1 if kind == "unsent" else 2)
 
 
 @pytest.mark.parametrize("kind", LOST)

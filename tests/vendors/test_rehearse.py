@@ -62,7 +62,7 @@ def meter(url: str, folder: Path) -> dict:
         ("vlq", ("429:submit:2", "garbage:status:3", "renew:status:4")),
         ("euro-q-exa", ("429:submit:2", "garbage:status:3", "renew:status:4")),
         ("ibex-q1", ("429:submit:2", "garbage:result:3", "renew:result:4")),
-        ("piast-q", ("503:target:2", "garbage:result:3", "renew:result:4")),
+        ("piast-q", ("429:submit:2,3,5", "503:target:2", "garbage:result:3", "renew:result:4")),
     ],
 )
 def test_sampling_and_a_flow_reach_a_rehearsed_site(site, faults, tmp_path, monkeypatch) -> None:
