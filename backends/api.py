@@ -37,6 +37,7 @@ __all__ = [
     "BackendError",
     "Calibration",
     "CalibrationChanged",
+    "Forwarding",
     "InsufficientMemory",
     "PayloadRejected",
     "QpuBusy",
@@ -54,6 +55,7 @@ __all__ = [
     "UnknownTask",
     "Usage",
     "Waitable",
+    "start_with_labels",
 ]
 
 SessionId = NewType("SessionId", str)
@@ -252,3 +254,26 @@ class Waitable(Protocol):
     def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
         """Block until the task is final or ``timeout_s`` passed; return its state then."""
         ...
+
+
+@runtime_checkable
+class Forwarding(Protocol):
+    """A backend that hands tasks on to another broker, which has to know of the data (optional)."""
+
+    def start_labelled(
+        self, session: SessionId, payload: Payload, tag: str, labels: tuple[str, ...]
+    ) -> QpuTaskId:
+        """Start a qpu_task as ``start`` does, with the labels of its data.
+
+        Raises ``AccessDenied``, with nothing sent, where the labels would not be heeded.
+        """
+        ...
+
+
+def start_with_labels(
+    backend: Backend, session: SessionId, payload: Payload, tag: str, labels: tuple[str, ...]
+) -> QpuTaskId:
+    """Start a qpu_task; a backend that hands it on gets the labels of its data, too."""
+    if labels and isinstance(backend, Forwarding):
+        return backend.start_labelled(session, payload, tag, labels)
+    return backend.start(session, payload, tag)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from orchestrator.identity import IdentityError, ProjectAccount, account_from_text
 
@@ -10,6 +10,7 @@ __all__ = [
     "JURISDICTION",
     "accepted_labels",
     "all_labels",
+    "labels_of_project",
     "refusal",
     "stated_jurisdiction",
 ]
@@ -29,6 +30,16 @@ def all_labels(*several: Iterable[str], jurisdiction: str = "") -> tuple[str, ..
     if jurisdiction:
         found.add(f"{JURISDICTION}{jurisdiction}")
     return tuple(sorted(found))
+
+
+def labels_of_project(project: str, labels: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the labels of the data of a project's jobs; those under "" hold where it has none.
+
+    >>> labels = {"": ("jurisdiction:EU",), "chem": ("embargoed", "jurisdiction:EU")}
+    >>> labels_of_project("chem", labels), labels_of_project("bio", labels)
+    (('embargoed', 'jurisdiction:EU'), ('jurisdiction:EU',))
+    """
+    return labels.get(project, labels.get("", ()))
 
 
 def accepted_labels(accepts: Iterable[str], jurisdictions: Iterable[str]) -> frozenset[str]:

@@ -54,7 +54,6 @@ from orchestrator.data_labels import accepted_labels, all_labels, refusal
 from orchestrator.identity import CallStage, JobId
 from orchestrator.names import ANY
 from orchestrator.resources import Resources, resources
-from orchestrator.runs import Run
 from orchestrator.transpile import Transpiled, Transpiler
 from orchestrator.wording import visible
 
@@ -281,7 +280,7 @@ class Qpu:
             slurm_job=self._resources.slurm_job(self.name),
             flow=_flow_name(self._resources.run.flow),
             coupling=self._resources.run.coupling,
-            labels=all_labels(self.labels, labels_here(self._resources.run)),
+            labels=all_labels(self.labels, labels_here(self._resources)),
             failover=_failover_here(self.name),
             in_place_of=self.in_place_of,
             in_place_for=visible(self.in_place_for, lines=False)[:_LONGEST_REASON],
@@ -406,14 +405,14 @@ def _release(broker: BrokerClient, qpu: str, lease: str) -> None:
         _log.debug("lease %s on %s was not released: %s", lease, qpu, error)
 
 
-def labels_here(run: Run) -> tuple[str, ...]:
-    """Return the labels of the data of all that is sent from here: of the site and of the stage.
+def labels_here(opened: Resources) -> tuple[str, ...]:
+    """Return the labels of the data of all that is sent from here: of the payer and of the stage.
 
     Where the stage is not known, as in a thread that it started, those of all running stages count.
     """
     context = stage_context()
-    of_stage = run.labels_at_work() if context is None else context.labels
-    return all_labels(run.site.project_labels(run.site.broker.project), of_stage)
+    of_stage = opened.run.labels_at_work() if context is None else context.labels
+    return all_labels(opened.broker().labels, of_stage)
 
 
 def _failover_here(qpu: str) -> str:
@@ -449,7 +448,7 @@ def choose_qpu(
     """
     opened = resources()
     run, wanted = opened.run, QpuNeeds() if needs is None else needs
-    labels = all_labels(wanted.labels, labels_here(run))
+    labels = all_labels(wanted.labels, labels_here(opened))
     among = run.site.qpus_for(named or ANY)
     request = ChoiceRequest(
         run=run.id,

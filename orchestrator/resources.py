@@ -21,6 +21,7 @@ from orchestrator.compute.kinds import open_compute, settings_in_force
 from orchestrator.compute.remote_call import Execution, execution
 from orchestrator.compute.slurm import SlurmDask
 from orchestrator.config.backend_environments import backend_environment
+from orchestrator.config.environment import slurm_account
 from orchestrator.config.private import close_to_others
 from orchestrator.config.secrets import resolve_secrets
 from orchestrator.couplings.placement import (
@@ -340,7 +341,7 @@ class Resources:
             open_backend=partial(open_backend, self.run.site),
             qpus=self.run.site.qpus,
             allocations=slurm_allocations(self.run.site),
-            labels=self.run.site.project_labels(self.run.site.broker.project),
+            labels=self.run.site.labels_without_service(slurm_account()),
         ).open()
         for unit, amount in self.run.budgets.items():
             broker.limit(unit, amount)
@@ -352,7 +353,7 @@ class Resources:
 
         settings = self.run.site.broker
         token = resolve_secrets(settings.token)
-        labels = self.run.site.project_labels(settings.project)
+        labels = self.run.site.labels_by_project
         broker = RemoteBroker(url, token=token, project=settings.project, labels=labels).open()
         for unit, amount in self.run.budgets.items():
             broker.limit_run(self.run.id, unit, amount)

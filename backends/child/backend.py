@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from backends.api import (
+    AccessDenied,
     Backend,
     QpuTaskId,
     QpuUnavailable,
@@ -78,12 +81,28 @@ class ChildBackend:
 
     def start(self, session: SessionId, payload: Payload, tag: str) -> QpuTaskId:
         """Start a task in the child; after `QpuUnavailable` ask `find`."""
+        return self._start(session, payload, tag, {})
+
+    def start_labelled(
+        self, session: SessionId, payload: Payload, tag: str, labels: tuple[str, ...]
+    ) -> QpuTaskId:
+        """Start a task in the child, whose backend gets the labels if it hands tasks on."""
+        if not self.calls.supervisor.child().about.get("labels"):
+            raise AccessDenied(
+                f"the environment of backend {self.calls.supervisor.name!r} has an hpcqc that knows no "
+                f"labels of data, and this is labelled {', '.join(labels)}; install this version there"
+            )
+        return self._start(session, payload, tag, {"labels": list(labels)})
+
+    def _start(
+        self, session: SessionId, payload: Payload, tag: str, more: Mapping[str, Any]
+    ) -> QpuTaskId:
         if session not in self._sessions:
             raise UnknownSession(f"session {session!r} is not open; call acquire() first")
         check_tag(tag)
         if not isinstance(getattr(payload, "kind", None), str):
             check_fits(payload, self.target())
-        header = {"session": self._inner_session(session), "tag": tag}
+        header = {"session": self._inner_session(session), "tag": tag, **more}
         task = self.calls.start(header, [payload.to_bytes()])
         self._kinds.note(task, payload.kind)
         return QpuTaskId(task)

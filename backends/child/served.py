@@ -31,7 +31,7 @@ class Served:
 
 def serve_backend(backend: Backend) -> Served:
     """Serve a backend. Payloads and results travel as hpcqc stores them, circuits in QPY."""
-    from backends.api import QpuTaskId, SessionId, Waitable
+    from backends.api import QpuTaskId, SessionId, Waitable, start_with_labels
     from backends.latest import LatestTasks
     from backends.payloads import payload_from_bytes
     from backends.results import result_to_bytes
@@ -49,7 +49,8 @@ def serve_backend(backend: Backend) -> Served:
 
     def start(header: Mapping[str, Any], frames: list[bytes]) -> Answer:
         payload = payload_from_bytes(frames[0])
-        task = backend.start(SessionId(header["session"]), payload, header["tag"])
+        session, labels = SessionId(header["session"]), tuple(header.get("labels", ()))
+        task = start_with_labels(backend, session, payload, header["tag"], labels)
         kinds.note(task, payload.kind)
         return {"task": task}, []
 
@@ -76,7 +77,11 @@ def serve_backend(backend: Backend) -> Served:
             {"state": wait(QpuTaskId(h["task"]), h["timeout_s"])},
             [],
         )
-    return Served(about={"waitable": waitable, "flat": False}, calls=calls, close=backend.close)
+    return Served(
+        about={"waitable": waitable, "flat": False, "labels": True},
+        calls=calls,
+        close=backend.close,
+    )
 
 
 def serve_device(device: FlatDevice) -> Served:

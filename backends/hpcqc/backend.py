@@ -31,6 +31,7 @@ from backends.connection import Answer, SiteConnection, path_part
 from backends.hpcqc.factory import BrokerOptions
 from backends.hpcqc.requests import (
     BYTES,
+    accepted_at,
     content_digest,
     failure_of,
     is_job,
@@ -39,6 +40,7 @@ from backends.hpcqc.requests import (
     result_of,
     run_name,
     state_of,
+    unheeded,
 )
 from backends.payloads import Payload
 from backends.sessions import Sessions
@@ -89,6 +91,7 @@ class BrokerBackend:
         self._client: str | None = None
         self._purged = False
         self._known: tuple[float, Target] | None = None
+        self._accepts: tuple[float, frozenset[str]] | None = None
 
     def target(self) -> Target:
         """Describe the QPU as the other broker does; asks at most once a second.
@@ -123,6 +126,15 @@ class BrokerBackend:
         Also raises ``CalibrationChanged`` if the QPU was calibrated meanwhile, and ``AccessDenied``
         if the other site refuses the token, the project, its budget or the data's labels.
         """
+        return self.start_labelled(session, payload, tag, ())
+
+    def start_labelled(
+        self, session: SessionId, payload: Payload, tag: str, labels: tuple[str, ...]
+    ) -> QpuTaskId:
+        """Submit a job with labels of its data, beside those of the option; see `start`.
+
+        Nothing is sent to a broker that does not state that it accepts each of them.
+        """
         self._sessions.check(session)
         check_tag(tag)
         with self._lock:
@@ -130,7 +142,7 @@ class BrokerBackend:
                 raise QpuBusy(f"task {tag} is being started by another call")
             self._starting.add(tag)
         try:
-            return self._started(payload, tag)
+            return self._started(payload, tag, _joined(self._options.labels, labels))
         finally:
             with self._lock:
                 self._starting.discard(tag)
@@ -226,13 +238,14 @@ class BrokerBackend:
         """Close the connections; jobs go on at the other site."""
         self._connection.close()
 
-    def _started(self, payload: Payload, tag: str) -> QpuTaskId:
+    def _started(self, payload: Payload, tag: str, labels: tuple[str, ...]) -> QpuTaskId:
         earlier = self._records.read(tag)
         try:
             known = None if earlier is None else self._recorded_or_listed(earlier)
             if known is not None:
                 return known
             target = self.target()
+            self._check_accepted(labels)
         except QpuUnavailable as error:
             raise QpuBusy(
                 f"nothing was started: {error}", retry_after_s=error.retry_after_s
@@ -246,7 +259,7 @@ class BrokerBackend:
             run=run_name(self._client_id(), tag),
             qpu=self._options.qpu,
             project=self._options.project,
-            labels=self._options.labels,
+            labels=labels,
             calibration="" if anywhere else target.calibration.id,
         )
         headers = {**headers, "Content-Type": BYTES, "Content-Digest": content_digest(body)}
@@ -255,7 +268,7 @@ class BrokerBackend:
         self._records.write(record)
         try:
             answer = self._connection.submit("/v1/jobs", body, headers=headers)
-            job = self._accepted(answer)
+            job = self._accepted(answer, labels)
         except (AccessDenied, CalibrationChanged, PayloadRejected):
             self._records.remove(tag)  # nothing was started; after anything else, it is looked up
             raise
@@ -266,7 +279,38 @@ class BrokerBackend:
             self._purged = True
             self._records.purge(time.time() - _KEEP_S)
 
-    def _accepted(self, answer: Answer) -> str:
+    def _check_accepted(self, labels: tuple[str, ...]) -> None:
+        """Raise `AccessDenied` unless the other broker states that it accepts all labels."""
+        if not labels:
+            return
+        known = self._accepts
+        if known is None or time.monotonic() - known[0] >= _TARGET_FRESH_S:
+            known = self._accepts = (time.monotonic(), self._asked_labels())
+        missing = sorted(set(labels) - known[1])
+        if missing:
+            listed = ", ".join(sorted(known[1])) or "no label"
+            raise AccessDenied(
+                f"{self._options.url} accepts {listed} at QPU {self._options.qpu!r}, and the data is "
+                f"labelled {', '.join(missing)}; nothing was sent there"
+            )
+
+    def _asked_labels(self) -> frozenset[str]:
+        answer = self._connection.read("GET", "/v1/qpus")
+        try:
+            listed = answer.json() if answer.is_success else None
+            found = accepted_at(listed, self._options.qpu)
+        except ValueError as error:
+            raise QpuUnavailable(
+                f"the labels that {self._options.url} accepts cannot be read: {answer.reason}"
+            ) from error
+        if found is None:
+            raise AccessDenied(
+                f"{self._options.url} does not say which labels of data it accepts, so labelled data "
+                "is not sent there; its operators install a newer hpcqc"
+            )
+        return found
+
+    def _accepted(self, answer: Answer, labels: tuple[str, ...]) -> str:
         """Return the job's id, or raise what the other broker's refusal means."""
         if not answer.is_success:
             error = refusal_of(answer.status, answer.error, answer.reason)
@@ -277,6 +321,13 @@ class BrokerBackend:
         job = answer.error.get("id")
         if not is_job(job):
             raise QpuUnavailable(f"the other broker accepted a job and calls it {job!r:.100}")
+        dropped = unheeded(labels, answer.error)
+        if dropped:
+            self._connection.read("POST", f"/v1/jobs/{job}/cancel")
+            raise AccessDenied(
+                f"{self._options.url} took job {job} without the labels {', '.join(dropped)} of its "
+                "data; it was cancelled there, and its operators should hear of it"
+            )
         return str(job)
 
     def _recorded_or_listed(self, record: StartedJob) -> QpuTaskId | None:
@@ -413,6 +464,10 @@ def _record_of(payload: Payload, tag: str, target: Target) -> StartedJob:
         started_at_s=time.time(),
         calibration_id=target.calibration.id,
     )
+
+
+def _joined(*several: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({label for labels in several for label in labels}))
 
 
 def _job_of(task: QpuTaskId) -> str:

@@ -24,6 +24,7 @@ from backends.results import result_from_bytes, usage_from_json
 
 __all__ = [
     "BYTES",
+    "accepted_at",
     "content_digest",
     "failure_of",
     "is_job",
@@ -32,6 +33,7 @@ __all__ = [
     "result_of",
     "run_name",
     "state_of",
+    "unheeded",
 ]
 
 BYTES = "application/octet-stream"
@@ -86,6 +88,27 @@ def job_request(
     }
     stated |= {name: value for name, value in optional.items() if value is not None}
     return {"Job-Request": json.dumps(stated, separators=(",", ":"))}
+
+
+def accepted_at(listed: Any, qpu: str) -> frozenset[str] | None:
+    """Return the labels of data that a QPU accepts, from a list of QPUs; None if it says nothing.
+
+    Raises ``ValueError`` for what is no such list, and one without the QPU.
+    """
+    known = listed if isinstance(listed, list) else []
+    found = [one for one in known if isinstance(one, dict) and one.get("name") == qpu]
+    if len(found) != 1:
+        raise ValueError(f"no list of QPUs with {qpu!r}")
+    labels = found[0].get("accepts")
+    if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels):
+        return None
+    return frozenset(labels)
+
+
+def unheeded(labels: tuple[str, ...], job: Mapping[str, Any]) -> list[str]:
+    """Return the labels that a job of the other broker does not have."""
+    kept = job.get("labels")
+    return [one for one in labels if not isinstance(kept, list) or one not in kept]
 
 
 def refusal_of(status: int, problem: Mapping[str, Any], reason: str) -> BackendError:

@@ -14,9 +14,9 @@ from backends.api import PayloadRejected
 from orchestrator import runs
 from orchestrator.application.circuit_files import read_circuit
 from orchestrator.application.jobs import JobsOfRun
-from orchestrator.arguments import expect
+from orchestrator.arguments import expect, expect_texts
 from orchestrator.config.environment import variable
-from orchestrator.config.loading import load_site
+from orchestrator.config.loading import label_settings, load_site
 from orchestrator.config.site import Site
 from orchestrator.identity import sample_run_id
 from orchestrator.provenance.record import recorded_job
@@ -64,6 +64,7 @@ class SampleRequest:
     seed: int | None = None
     site: Path | str | None = None
     settings: Sequence[str] = ()
+    labels: Sequence[str] = ()
 
 
 def _ignore(_words: str) -> None: ...
@@ -91,6 +92,7 @@ def sample(
     seed: int | None = None,
     site: Path | str | None = None,
     settings: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> SampleResult:
     """Sample one circuit on one QPU.
 
@@ -101,6 +103,8 @@ def sample(
         seed: Of a simulator; equal seeds give equal counts.
         site: Path of a site file; None for the one that the usual lookup finds.
         settings: Changes to the site, such as ``"qpu.vlq.longest_task_s=60"``.
+        labels: Of the data, such as ``"embargoed"`` or ``"jurisdiction:EU"``; a QPU that does not
+            accept each of them never gets it.
 
     Returns:
         The counts by bit string, and the quantum job that gave them.
@@ -108,7 +112,8 @@ def sample(
     Raises:
         CircuitFileError: The file holds no circuit that can be read.
         CircuitRefused: The circuit, or so many shots of it, cannot run on this QPU.
-        ConfigError: The site file is wrong.
+        ConfigError: The site file, or a label, is wrong.
+        DataRefused: The QPU does not accept the labels; nothing was sent.
         RunBusy: This process is running a flow.
         TypeError: The circuit, the shots or the seed is of another type.
         KeyboardInterrupt: It was interrupted; the job is cancelled.
@@ -120,6 +125,7 @@ def sample(
         seed=seed,
         site=site,
         settings=settings,
+        labels=labels,
     )
     return take_sample(request, SampleHooks())
 
@@ -127,7 +133,7 @@ def sample(
 def take_sample(request: SampleRequest, hooks: SampleHooks) -> SampleResult:
     """Read, check and run the circuit. Raises as `sample` does."""
     _check_types(request)
-    site = load_site(request.site, request.settings)
+    site = load_site(request.site, [*request.settings, *label_settings(request.labels)])
     qpu = site.qpu_name(request.qpu)
     circuit, name = request.circuit, "the circuit"
     if isinstance(circuit, Path):
@@ -150,6 +156,7 @@ def _check_types(request: SampleRequest) -> None:
         from qiskit import QuantumCircuit
 
         expect("circuit", request.circuit, QuantumCircuit, "a QuantumCircuit or a file's path")
+    expect_texts("labels", request.labels, "embargoed")
     expect("shots", request.shots, Integral, "a whole number of at least 1")
     expect("seed", request.seed, (Integral, type(None)), "a whole number, or None")
 

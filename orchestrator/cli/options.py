@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -21,7 +20,6 @@ __all__ = [
     "Qpu",
     "Settings",
     "SiteFile",
-    "label_settings",
     "path",
     "real",
     "whole",
@@ -76,15 +74,6 @@ def real(least: float | None = None) -> Callable[[str | float], float]:
 
     read.__name__ = "real"
     return read
-
-
-def label_settings(labels: list[str] | None) -> list[str]:
-    """Return the change to a site that gives all data these labels.
-
-    >>> label_settings(["embargoed"]), label_settings(None)
-    (['site.labels=["embargoed"]'], [])
-    """
-    return [f"site.labels={json.dumps(labels)}"] if labels else []
 
 
 def _value(text: str) -> float:

@@ -30,6 +30,7 @@ __all__ = [
     "shared_cluster",
     "silence_telemetry",
     "site_file",
+    "slurm_account",
     "state_dir",
     "variable",
 ]
@@ -234,6 +235,11 @@ def labels_of_environment(environ: Mapping[str, str] | None = None) -> list[str]
     """Return the labels that ``HPCQC_LABELS`` holds."""
     stated = (variable("HPCQC_LABELS", environ) or "").split(",")
     return [label.strip() for label in stated if label.strip()]
+
+
+def slurm_account(environ: Mapping[str, str] | None = None) -> str | None:
+    """Return the account that pays for the Slurm job this process is in; None outside of one."""
+    return process_environment(environ).get("SLURM_JOB_ACCOUNT") or None
 
 
 def _budget(text: str) -> tuple[str, float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
 
-__all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "load_site", "lookup"]
+__all__ = ["BUILT_IN", "FILE_NAME", "LAPTOP", "label_settings", "load_site", "lookup"]
 
 BUILT_IN = "built-in laptop"
 # In the place of a site file: the built-in laptop, whatever there is in the working folder.
@@ -83,6 +84,15 @@ def load_site(
         _anchor_paths(raw, folder)
     _refer_to_secrets(raw, home)
     return _site(raw, source, environ)
+
+
+def label_settings(labels: Sequence[str]) -> list[str]:
+    """Return the change to a site that gives all data these labels.
+
+    >>> label_settings(["embargoed"]), label_settings(())
+    (['site.labels=["embargoed"]'], [])
+    """
+    return [f"site.labels={json.dumps(list(labels))}"] if labels else []
 
 
 def lookup(

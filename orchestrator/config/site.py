@@ -608,6 +608,29 @@ class Site(SiteTable):
             return ours
         return all_labels(ours, table.labels, jurisdiction=table.jurisdiction or "")
 
+    @property
+    def labels_by_project(self) -> dict[str, tuple[str, ...]]:
+        """The labels of the data of all jobs, by project; under "" those of any other one."""
+        by_name = {name: self.project_labels(name) for name in self.projects}
+        return {"": self.project_labels(None), **by_name}
+
+    def labels_without_service(self, account: str | None) -> tuple[str, ...]:
+        """Return the labels of a run that has its own broker, where nobody says which project pays.
+
+        account: of the Slurm job that this is in, if any. A project named like an account that
+        Slurm charges for the run is one that pays.
+        """
+        accesses = (one.slurm for one in self.qpus.values() if one.slurm is not None)
+        payers = {
+            self.broker.project,
+            account,
+            self.batch.account,
+            *(one.account for one in accesses),
+            *(one.options.get("account") for one in self.computes.values()),
+        }
+        named = (name for name in payers if isinstance(name, str))
+        return all_labels(self.project_labels(None), *map(self.project_labels, named))
+
     def compute(self, name: str | None = None) -> ComputeSettings:
         """Return a compute by name, None for the default; `ConfigError` lists the names."""
         wanted = self.default_compute if name is None else name

@@ -84,6 +84,37 @@ def test_nothing_that_was_surely_refused_is_looked_for(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("listed", "error", "says"),
+    [
+        ([{"name": "far"}], AccessDenied, "does not say"),  # a version without labels
+        ([{"name": "far", "accepts": ["jurisdiction:EU"]}], AccessDenied, "embargoed"),
+        ([{"name": "other", "accepts": ["embargoed"]}], QpuBusy, "cannot be read"),
+        ({"accepts": ["embargoed"]}, QpuBusy, "cannot be read"),
+    ],
+)
+def test_labelled_data_is_not_sent_to_who_does_not_accept_it(tmp_path, listed, error, says) -> None:
+    with answering({"target": TARGET, "qpus": listed, "jobs": {"id": JOB}}) as (url, seen):
+        backend = opened(url, tmp_path)
+        with pytest.raises(error, match=says):
+            backend.start_labelled(backend.acquire(), bell(), "t", ("embargoed",))
+        backend.close()
+    assert "/v1/jobs" not in seen
+
+
+def test_a_job_that_lost_its_labels_there_is_cancelled(tmp_path) -> None:
+    accepted = [{"name": "far", "accepts": ["embargoed", "personal"]}]
+    taken = {"id": JOB, "labels": ["personal"]}
+    answers = {"target": TARGET, "qpus": accepted, "jobs": taken, "cancel": {}}
+    with answering(answers) as (url, seen):
+        backend = opened(url, tmp_path, labels=["personal"])
+        with pytest.raises(AccessDenied, match="embargoed"):
+            backend.start_labelled(backend.acquire(), bell(), "t", ("embargoed",))
+        assert backend.find("t") is None
+        backend.close()
+    assert seen[-2:] == ["/v1/jobs", f"/v1/jobs/{JOB}/cancel"]
+
+
+@pytest.mark.parametrize(
     ("error_type", "error"),
     [
         ("CalibrationChanged", CalibrationChanged),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +16,27 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backends.api import BackendError
+from orchestrator.broker.client.http import RemoteBroker
 from orchestrator.broker.client.protocol import DataRefused
-from orchestrator.broker.core.job_request import JobRequest
+from orchestrator.broker.core.job_request import JobRequest, LeaseWish
 from orchestrator.broker.core.views import JobState
 from orchestrator.broker.ledger import JobFilter, Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
 from orchestrator.broker.runtime.embedded import EmbeddedBroker
-from orchestrator.data_labels import accepted_labels, refusal
-from tests.broker.labelled_lab import LABELS, PROJECTS, QPUS, Lab, payload, request, site
-from tests.patience import PATIENCE_S
+from orchestrator.data_labels import accepted_labels, labels_of_project, refusal
+from tests.broker.labelled_lab import (
+    FAR_QPUS,
+    LABELS,
+    PROJECTS,
+    Far,
+    Lab,
+    far_site,
+    payload,
+    request,
+    site,
+)
+from tests.patience import PATIENCE_S, until
 
 
 async def hand_in(broker: Broker, asked: JobRequest, number: int) -> str:
@@ -103,6 +114,18 @@ def test_waiting_work_gets_the_labels_that_its_project_has_now(tmp_path: Path) -
     asyncio.run(check())
 
 
+def test_labels_of_a_site_hold_for_projects_that_its_file_does_not_list(tmp_path: Path) -> None:
+    lab, labels = Lab(tmp_path), {"": ("jurisdiction:EU",), "chem": ()}
+
+    async def check() -> None:
+        async with lab.broker({}, labels=labels) as broker:
+            with pytest.raises(DataRefused, match="EU"):
+                await hand_in(broker, request("home", project="bio"), 1)
+            await hand_in(broker, request("home", project="chem"), 2)
+
+    asyncio.run(check())
+
+
 def test_a_project_labels_all_its_jobs_whatever_they_say(tmp_path: Path) -> None:
     lab, labels = Lab(tmp_path), {"chem": ("jurisdiction:EU", "project:chem")}
 
@@ -165,18 +188,21 @@ def test_what_is_not_accepted_by_name_is_refused() -> None:
 
 
 label_sets = st.lists(st.sampled_from(LABELS), max_size=3, unique=True).map(tuple)
-acceptances = st.fixed_dictionaries(dict.fromkeys(QPUS[:2], label_sets))
+NAMED = ("home", "abroad", "beyond")
+acceptances = st.fixed_dictionaries(dict.fromkeys(NAMED, label_sets))
 submissions = st.tuples(
-    st.sampled_from(QPUS[:2]),
+    st.sampled_from(NAMED),
     label_sets,
     st.sampled_from(PROJECTS),
     st.booleans(),
-    st.sampled_from(["", "abroad", "cloud"]),
+    st.sampled_from(["", "abroad", "cloud", "beyond"]),
+    st.booleans(),
 )
 # A site file, what is submitted under it, and whether the broker then closes or dies; in turn.
 histories = st.lists(
     st.tuples(
-        acceptances, st.dictionaries(st.just("chem"), label_sets), st.booleans(),
+        acceptances, st.sampled_from(sorted(FAR_QPUS)),
+        st.dictionaries(st.sampled_from(["", "chem"]), label_sets), st.booleans(),
         st.lists(st.one_of(submissions, st.integers(0, 9)), min_size=1, max_size=6),
     ),
     min_size=2,
@@ -205,8 +231,20 @@ class Campaign:
     asked: list[JobRequest] = field(default_factory=list)  # by number of the payload
     inherited: dict[int, set[tuple[str, ...]]] = field(default_factory=dict)  # of its project
 
-    async def live(self, accepts: Any, projects: Any, drains: bool, todo: Sequence[Any]) -> None:
-        """Hand work in at a broker, then let it close with whatever is under way."""
+    async def live(
+        self,
+        accepts: Any,
+        beyond: str,
+        projects: Any,
+        drains: bool,
+        todo: Sequence[Any],
+        waits: bool = False,
+    ) -> None:
+        """Hand work in at a broker, then let it close with whatever is under way.
+
+        beyond: the far site's QPU that has this name here.
+        """
+        self.lab.beyond = beyond
         sharing = frozenset(PROJECTS)
         async with self.lab.broker(accepts, labels=projects, sharing=sharing) as broker:
             # What waits at a drained QPU waits for the next broker, with another site file.
@@ -219,20 +257,26 @@ class Campaign:
             for view in await broker.jobs(JobFilter()):
                 if view.state is JobState.UNCERTAIN:
                     await broker.resolve(view.id, "not-started", "ops", "looked at the device")
+                elif waits:
+                    await broker.wait(view.id, PATIENCE_S)
             await asyncio.sleep(0.02)
 
     async def act(self, broker: Broker, what: Any) -> None:
         if not isinstance(what, int):
-            qpu, labels, project, again, failover = what
+            qpu, labels, project, again, failover, holds = what
             options = {"project": project, "may_reuse": self.reuse and again}
-            self.asked.append(request(qpu, labels, **options, failover=failover))
+            lease = LeaseWish(id="r", longest_s=1.0, idle_s=0.01) if holds else None
+            if failover == qpu:
+                failover = ""
+            self.asked.append(request(qpu, labels, **options, failover=failover, lease=lease))
             await self.submit(broker, len(self.asked) - 1)
         elif self.asked:  # the same call again, under the site file of now
             await self.submit(broker, what % len(self.asked))
 
     async def submit(self, broker: Broker, number: int) -> None:
         one = self.asked[number]
-        self.inherited.setdefault(number, set()).add(tuple(broker.labels.get(one.project, ())))
+        more = labels_of_project(one.project, broker.labels)
+        self.inherited.setdefault(number, set()).add(more)
         with suppress(DataRefused, BackendError):
             job = await hand_in(broker, one, number)
             if number % 3 == 0:
@@ -251,25 +295,58 @@ class Campaign:
 
 _WAITING = (
     {"home": ("embargoed",), "abroad": ()},
+    "far0",
     {},
     True,
-    [("home", ("embargoed",), "bio", False, "")],
+    [("home", ("embargoed",), "bio", False, "", False)],
 )
-_WITHDRAWN = ({"home": (), "abroad": ("embargoed",)}, {}, False, [0])
+_WITHDRAWN = ({"home": (), "abroad": ("embargoed",)}, "far0", {}, False, [0])
+# What this site's file lets out, and the other site's does not let in.
+_SENT_ON = (
+    {"beyond": ("embargoed", "jurisdiction:EU")},
+    "far1",
+    {"": ("jurisdiction:EU",)},
+    False,
+    [("beyond", ("embargoed",), "chem", False, "", False)],
+)
+_THERE = (_SENT_ON[0], "far3", {"chem": ("jurisdiction:EU",)}, *_SENT_ON[3:])
 
 
+@pytest.fixture(scope="module")
+def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
+    with far_site(tmp_path_factory.mktemp("far")) as opened:
+        yield opened
+
+
+@pytest.mark.slow  # brokers come and go
 @settings(max_examples=30, deadline=None)
 @example(histories=[_WAITING, _WITHDRAWN], script={}, reuse=False)
+@example(histories=[_SENT_ON, _THERE], script={}, reuse=False)
 @given(histories=histories, script=scripts, reuse=st.booleans())
 def test_no_path_leads_labelled_data_to_a_qpu_that_does_not_accept_it(
-    histories: list[Any], script: dict[str, Any], reuse: bool
+    far: Far, histories: list[Any], script: dict[str, Any], reuse: bool
 ) -> None:
     folder = Path(tempfile.mkdtemp())
-    campaign = Campaign(Lab(folder, script), reuse)
+    campaign = Campaign(Lab(folder, script, far=far), reuse)
+    far.lab.got.clear()
     try:
         for history in histories:
             asyncio.run(campaign.live(*history))
+        settle(far)
     finally:
         shutil.rmtree(folder)
-    for qpu, number, accepted in campaign.lab.got:
+    for qpu, number, accepted in [*campaign.lab.got, *far.lab.got]:
         assert campaign.may_have(qpu, number, accepted)
+
+
+def test_what_both_sites_accept_is_sent_on(far: Far, tmp_path: Path) -> None:
+    far.lab.got.clear()
+    campaign = Campaign(Lab(tmp_path, far=far), reuse=False)
+    asyncio.run(campaign.live(*_THERE, waits=True))
+    assert far.lab.got == [("far3", 0, frozenset(FAR_QPUS["far3"]))]
+
+
+def settle(far: Far) -> None:
+    """Return when nothing is left of an example at the other site."""
+    with closing(RemoteBroker(far.url, token=far.token)) as client:
+        until(lambda: not client.queue())

@@ -53,7 +53,8 @@ def create(options, *, state_dir):
         os.write(1, b"hello from the system\n")
         os.system("echo hello from a program")
     fake_options = {"durable": bool(options.get("durable")), **options.get("fake", {})}
-    return Awkward(fake(fake_options, state_dir=state_dir), options, state_dir)
+    kind = ForwardingAwkward if options.get("forwards") else Awkward
+    return kind(fake(fake_options, state_dir=state_dir), options, state_dir)
 
 
 class Awkward:
@@ -79,6 +80,14 @@ class Awkward:
         if variables:
             (self._state_dir / "variables").write_text("\n".join(sorted(os.environ)))
         return self._inner.target()
+
+
+class ForwardingAwkward(Awkward):
+    """Hands tasks on, and writes the labels of their data down."""
+
+    def start_labelled(self, session, payload, tag, labels):
+        (self._state_dir / "labels").write_text(" ".join(labels))
+        return self._inner.start(session, payload, tag)
 
 
 def misbehave(how, method, arguments) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import pytest
 from qiskit import QuantumCircuit
 
+from backends.api import AccessDenied, start_with_labels
 from backends.fake import create as fake
 from backends.payloads import SamplerPayload
 from orchestrator.broker.core.job_request import JobRequest
@@ -103,3 +104,21 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path) -> None:
         parent.kill()
         parent.wait()
     until(lambda: not os.path.exists(f"/proc/{child}"))  # noqa: PTH110
+
+
+def test_labels_reach_a_backend_that_hands_tasks_on(tmp_path) -> None:
+    (tmp_path / "q").mkdir()
+    backend = opened(tmp_path / "q", forwards=True)
+    circuit = QuantumCircuit(1)
+    circuit.measure_all()
+    payload = SamplerPayload.coerce([circuit], shots=10, seed=1)
+    session = backend.acquire()
+    start_with_labels(backend, session, payload, "t", ("jurisdiction:EU", "personal"))
+    assert (tmp_path / "q" / "labels").read_text() == "jurisdiction:EU personal"
+    # As an environment with an earlier version introduces itself.
+    child = backend.calls.supervisor.child()
+    child.about = {name: value for name, value in child.about.items() if name != "labels"}
+    with pytest.raises(AccessDenied, match="personal"):
+        start_with_labels(backend, session, payload, "u", ("personal",))
+    assert backend.find("u") is None
+    backend.close()

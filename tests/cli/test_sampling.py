@@ -8,6 +8,7 @@ from qiskit import QuantumCircuit, qpy
 from qiskit.circuit import Clbit, Qubit
 
 from hpcqc import CircuitFileError, CircuitRefused, sample
+from orchestrator.broker.client.protocol import DataRefused
 from tests.errors import naming
 
 QELIB = 'OPENQASM 2.0;\ninclude "qelib1.inc";\n'
@@ -254,5 +255,11 @@ def test_a_circuit_in_memory_is_sampled(tmp_path, monkeypatch) -> None:
     assert sample(circuit, shots=100, seed=7).counts == first.counts
     with pytest.raises(CircuitRefused, match=naming("shots", 0)):
         sample(circuit, shots=0)
+    with pytest.raises(DataRefused, match="embargoed"):
+        sample(circuit, labels=["embargoed"])
+    accepts = ['qpu.aer.accepts=["embargoed"]']
+    assert sample(circuit, labels=["embargoed"], settings=accepts).job.labels == ("embargoed",)
+    with pytest.raises(TypeError, match="labels"):
+        sample(circuit, labels="embargoed")
     with pytest.raises(CircuitFileError, match=naming("none.qasm")):
         sample("none.qasm")

@@ -21,6 +21,7 @@ from orchestrator.broker.core.choice import QpuNeeds
 from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
+from orchestrator.data_labels import labels_of_project
 from orchestrator.primitives import Qpu, Sampler, choose_qpu, open_qpu
 from orchestrator.provenance.record import recorded_job
 from orchestrator.provenance.report import ran_on
@@ -382,6 +383,9 @@ def test_a_label_is_a_name() -> None:
             quantum(labels=labels)(lambda qpu: None)
 
 
+PAYERS = ("bio", "chem", "optics", "qml", "others")
+
+
 def test_labels_of_a_site_file_are_added_to_and_never_taken_away(tmp_path: Path) -> None:
     file = tmp_path / "site.toml"
     file.write_text(
@@ -394,6 +398,22 @@ def test_labels_of_a_site_file_are_added_to_and_never_taken_away(tmp_path: Path)
     assert set(site.project_labels("chem")) == ours | {"personal"}
     more = load_site(file, environ={"HPCQC_LABELS": "x, y"})
     assert set(more.project_labels(None)) == {"embargoed", "jurisdiction:EU", "x", "y"}
+
+
+def test_labels_of_a_project_hold_however_it_comes_to_pay(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text(
+        '[site]\nlabels = ["ours"]\n[batch]\naccount = "optics"\n'
+        '[qpu.a]\nbackend = "fake"\nslurm = { gres = "qpu:1", account = "qml" }\n'
+        '[compute.c]\nkind = "slurm"\noptions = { account = "bio" }\n'
+        + "".join(f'[project.{name}]\nlabels = ["of-{name}"]\n' for name in PAYERS)
+    )
+    site = load_site(file, environ={})
+    paid = {"of-optics", "of-qml", "of-bio", "ours"}
+    assert set(site.labels_without_service(None)) == paid
+    assert set(site.labels_without_service("chem")) == paid | {"of-chem"}
+    assert labels_of_project("chem", site.labels_by_project) == ("of-chem", "ours")
+    assert labels_of_project("unlisted", site.labels_by_project) == ("ours",)
 
 
 def test_no_qpu_may_be_called_any(tmp_path: Path) -> None:

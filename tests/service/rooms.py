@@ -28,22 +28,22 @@ from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
 from tests.service.calls import job_head
 
-__all__ = ["Asker", "Room", "open_room"]
+__all__ = ["Asker", "BorrowingIntake", "Room", "open_room"]
 
 
-class _BorrowingIntake(Intake):
+class BorrowingIntake(Intake):
     """Readers forked by one process for all rooms, which imports Qiskit once."""
 
     _lender: ClassVar[Intake | None] = None
 
     def _start(self) -> None:
-        lender = _BorrowingIntake._lender
+        lender = BorrowingIntake._lender
         if lender is None or lender._has_ended:
             if lender is not None:
                 lender.close()
             else:
-                atexit.register(_BorrowingIntake._end)
-            lender = _BorrowingIntake._lender = Intake()
+                atexit.register(BorrowingIntake._end)
+            lender = BorrowingIntake._lender = Intake()
             lender._start()
         self._forks, self._control = lender._forks, lender._control
 
@@ -143,7 +143,7 @@ def open_room(
         ledger=ledger,
         clock=lambda: datetime.now(UTC),
         open_backend=open_backend,
-        intake=_BorrowingIntake(),
+        intake=BorrowingIntake(),
     )
     tokens = TokenFile(state / "tokens.json")
     app = create_app(broker, ApiSettings(tokens=tokens.path, limits=limits or RequestLimits()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,7 +119,9 @@ class Sites:
         self.token.chmod(0o600)
         return entry
 
-    def near(self, pacing: Pacing = STANDARD_PACING, **options) -> EmbeddedBroker:
+    def near(
+        self, pacing: Pacing = STANDARD_PACING, accepts: Sequence[str] = (), **options
+    ) -> EmbeddedBroker:
         options = {**self.options, **options}
         folder = self._folder / "q"
         folder.mkdir(exist_ok=True)
@@ -126,7 +129,7 @@ class Sites:
             run="run",
             state_dir=self._folder,
             open_backend=lambda name: create(options, state_dir=folder),
-            qpus={"q": QpuSettings(name="q", backend="hpcqc", options=options)},
+            qpus={"q": QpuSettings(name="q", backend="hpcqc", options=options, accepts=[*accepts])},
             pacing=pacing,
         )
         self._near.append(broker)
@@ -288,15 +291,18 @@ def test_a_spent_budget_of_the_far_site_is_said(start_service, tmp_path) -> None
         assert both.far.starts() == {}
 
 
-def test_labels_that_the_far_site_does_not_accept_are_refused_there(
-    start_service, tmp_path
-) -> None:
-    with sites(start_service, tmp_path) as both:
-        near = both.near(labels=["export-controlled"])
-        job = near.submit(job_of(), bell())
-        with pytest.raises(AccessDenied):
+def test_labels_travel_and_hold_at_the_far_site(start_service, tmp_path) -> None:
+    with sites(start_service, tmp_path, rules='jurisdictions = ["EU"]') as both:
+        near = both.near(accepts=["jurisdiction:EU", "personal"])
+        done = near.submit(replace(job_of(), labels=("jurisdiction:EU",)), bell())
+        assert sum(counts(near.result(done, PATIENCE_S)).values()) == 100
+        (there,) = both.far_jobs()
+        assert there.labels == near.view(done).labels == ("jurisdiction:EU",)
+        job = near.submit(replace(job_of(1), labels=("jurisdiction:EU", "personal")), bell())
+        with pytest.raises(AccessDenied, match="personal"):
             near.result(job, PATIENCE_S)
-        assert both.far.starts() == {}
+        assert len(both.far.starts()) == 1
+        assert both.line.starts == 1, "nothing was sent"
 
 
 def test_what_the_far_site_does_not_know_is_uncertain_here(start_service, tmp_path) -> None:

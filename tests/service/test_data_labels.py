@@ -101,7 +101,7 @@ def test_labels_of_the_users_site_file_go_along_to_a_service_without_them(
 ) -> None:
     secret = secret_of(service, "ada", "bio")
     for labels, is_accepted in ((("embargoed",), False), (("personal",), True)):
-        client = RemoteBroker(service.url, token=secret, project="bio", labels=labels)
+        client = RemoteBroker(service.url, token=secret, project="bio", labels={"": labels})
         with closing(client.open()):
             if is_accepted:
                 job = client.submit(call(), bell())
@@ -114,3 +114,18 @@ def test_labels_of_the_users_site_file_go_along_to_a_service_without_them(
                 with pytest.raises(DataRefused):
                     client.submit(call(), bell())
                 assert service.starts() == {}
+
+
+def test_labels_of_the_project_that_pays_go_along_whoever_chose_it(service: Service) -> None:
+    """A token's first project pays where none is named, and the user's site file has its labels."""
+    secret = secret_of(service, "ada", "bio", "optics")
+    ours = {"bio": ("personal",), "optics": ("embargoed",)}
+    with closing(RemoteBroker(service.url, token=secret, labels=ours).open()) as client:
+        assert client.labels == ("personal",)
+        job = client.submit(call(), bell())
+        assert client.result(job, timeout_s=PATIENCE_S)
+        view = client.view(job)
+        assert (view.project, view.labels) == ("bio", ("personal",))
+    named = RemoteBroker(service.url, token=secret, labels=ours, project="optics")
+    with closing(named.open()) as client, pytest.raises(DataRefused, match="embargoed"):
+        client.submit(call(1), bell())

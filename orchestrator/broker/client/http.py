@@ -28,7 +28,7 @@ from orchestrator.broker.core.codec import to_plain
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import proxy_variable
-from orchestrator.data_labels import all_labels
+from orchestrator.data_labels import all_labels, labels_of_project
 from orchestrator.identity import JobId, is_job_id
 from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
 
@@ -183,7 +183,8 @@ class RemoteBroker:
 
     A request whose answer is lost is sent again: equal calls are one job, so nothing is
     doubled. url: ``http://…`` or ``unix:PATH``. project: who pays; None for the user's first.
-    labels: of the data of all jobs, besides those that the service knows of their project.
+    labels: of the data of all jobs, by project as `labels_of_project` has them, besides those that
+    the service knows.
     patience_s: how long a service may be away before `BrokerUnreachable` is raised.
     """
 
@@ -193,12 +194,12 @@ class RemoteBroker:
         *,
         token: str | None = None,
         project: str | None = None,
-        labels: tuple[str, ...] = (),
+        labels: Mapping[str, tuple[str, ...]] | None = None,
         patience_s: float = _PATIENCE_S,
     ) -> None:
         """Take note of the arguments; `open` connects."""
         self.url = url
-        self._labels = labels
+        self._labels = labels or {}
         self._project = project
         self._exchange = Exchange(url, token=token, patience_s=patience_s)
         self._ask = self._exchange.ask
@@ -208,11 +209,18 @@ class RemoteBroker:
     def open(self) -> RemoteBroker:
         """Check the service and the caller's token. Raises `BrokerUnreachable`, `BrokerRefused`."""
         try:
-            self.whoami()
+            projects = self.whoami().projects
         except Exception:
             self._exchange.close()
             raise
+        if self._project is None and projects:
+            self._project = projects[0]  # who pays, from now on, is whose labels hold
         return self
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See `BrokerClient.labels`."""
+        return labels_of_project(self._project or "", self._labels)
 
     def target(self, qpu: str) -> Target:
         """See `BrokerClient.target`; raises `BrokerRefused` for a QPU the service does not have."""
@@ -227,8 +235,8 @@ class RemoteBroker:
         """See `BrokerClient.submit`."""
         if self._project is not None:
             request = replace(request, project=self._project)
-        if self._labels:
-            request = replace(request, labels=all_labels(request.labels, self._labels))
+        if self.labels:
+            request = replace(request, labels=all_labels(request.labels, self.labels))
         body = payload.to_bytes()
         answer = self._ask(
             "POST",
@@ -247,10 +255,11 @@ class RemoteBroker:
 
     def choose(self, request: ChoiceRequest) -> QpuChoice:
         """See `BrokerClient.choose`."""
-        from orchestrator.broker.core.choice import QpuChoice
+        from orchestrator.broker.core.choice import QpuChoice, with_labels
 
         if self._project is not None:
             request = replace(request, project=self._project)
+        request = with_labels(request, self.labels)
         return self._post(QpuChoice, "/v1/choices", to_plain(request))
 
     def limit_run(self, run: str, unit: str, amount: float | None) -> None:

@@ -79,6 +79,11 @@ def job_error(view: JobView) -> Exception:
 class BrokerClient(Protocol):
     """Hand in quantum jobs and wait for them; calls may come from any thread."""
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels of the data of all jobs that are handed in here, by who pays for them."""
+        ...
+
     def target(self, qpu: str) -> Target:
         """Return what a QPU accepts now. Raises ``ConfigError`` if there is none of this name."""
         ...

@@ -47,6 +47,7 @@ class QpuStatus:
     closed: by its calendar, now; closure: the one that is on, or else the next.
     predicted, error: how many tasks' QPU-seconds were predicted, and how far off, relatively.
     work_s: for how long it has work, in seconds on the clock, None if that is not known.
+    accepts: labels of data that may go there.
     """
 
     name: str
@@ -61,6 +62,7 @@ class QpuStatus:
     predicted: int = 0
     error: float | None = None
     work_s: float | None = None
+    accepts: tuple[str, ...] = ()
 
     @property
     def standstill(self) -> str | None:

@@ -33,7 +33,7 @@ from orchestrator.broker.core.scheduler import (
     queued_as,
 )
 from orchestrator.broker.core.views import QpuTaskState
-from orchestrator.data_labels import all_labels, refusal
+from orchestrator.data_labels import all_labels, labels_of_project, refusal
 from orchestrator.identity import JobId, Payer
 
 # So many choices of QPUs for stages are remembered; a stage that is run again after that is chosen
@@ -126,7 +126,7 @@ class BrokerState(Recorded):
 
     rules: dict[str, QpuRules] = field(default_factory=dict)  # of the site, from `configure`
     queues: dict[str, JobQueue] = field(default_factory=dict)  # of served QPUs
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of data, by project, now
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see `labels_of_project`
     asleep: bool = False  # nothing is decided until `BrokerOpened` looks for earlier tasks
     _to_refuse: dict[JobId, str] = field(default_factory=dict)  # waiting jobs, with the reason
     # Jobs that their failover is to take over: why, and whether they have failed otherwise.
@@ -608,9 +608,9 @@ class BrokerState(Recorded):
         """Let a waiting job be planned on its QPU; the only way there is, and it asks its labels."""
         submitted = record.submitted
         rules, job = self.rules[submitted.qpu], submitted.job
-        # A project may have got labels since the job was submitted.
-        labels = all_labels(submitted.labels, self.labels.get(submitted.project, ()))
-        reason = refusal(labels, rules.accepted, qpu=submitted.qpu, project=submitted.project)
+        reason = refusal(
+            self._labels_of(submitted), rules.accepted, qpu=submitted.qpu, project=submitted.project
+        )
         if reason is None:
             self.queues[submitted.qpu].put(
                 queued_as(record, rules, self._history(submitted.qpu).accuracy)
@@ -618,6 +618,15 @@ class BrokerState(Recorded):
         else:
             self.queues[submitted.qpu].discard(job)
             self._to_refuse[job] = reason
+
+    def task_labels(self, tag: str) -> tuple[str, ...]:
+        """Return the labels of the data of all jobs that a task is for."""
+        found = {part.job for part in self.tasks[tag].planned.parts}
+        return all_labels(*(self._labels_of(self.jobs[job].submitted) for job in found))
+
+    def _labels_of(self, submitted: ev.JobSubmitted) -> tuple[str, ...]:
+        """Return the labels of a job's data; its project may have got some since it was submitted."""
+        return all_labels(submitted.labels, labels_of_project(submitted.project, self.labels))
 
     def _history(self, qpu: str) -> QpuHistory:
         if qpu not in self.histories:

@@ -55,7 +55,12 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.private import login_name
 from orchestrator.config.secrets import credentials_used
 from orchestrator.config.site import BrokerLimits, QpuSettings
-from orchestrator.data_labels import accepted_labels, all_labels, refusal
+from orchestrator.data_labels import (
+    accepted_labels,
+    all_labels,
+    labels_of_project,
+    refusal,
+)
 from orchestrator.identity import SERVICE_SCOPE, JobId, OwnedName, results_audience
 
 __all__ = ["Broker"]
@@ -89,7 +94,7 @@ class Broker:
     observers: list[Callable[[Commit], None]] = field(default_factory=list)  # on the loop
     limits: BrokerLimits | None = field(default_factory=BrokerLimits)  # None: a run's process
     sharing: frozenset[str] = frozenset()  # projects that reuse each other's results, if asked
-    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of data, by project
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # see `labels_of_project`
     intake: Intake = field(default_factory=Intake)  # reads untrusted payloads
     allocations: Allocations | None = None  # of Slurm, for QPUs that it grants
     pacing: Pacing = STANDARD_PACING
@@ -298,7 +303,7 @@ class Broker:
 
     def labelled(self, request: JobRequest) -> JobRequest:
         """Return a request with all labels of its data: its own and those of its project."""
-        labels = all_labels(request.labels, self.labels.get(request.project, ()))
+        labels = all_labels(request.labels, labels_of_project(request.project, self.labels))
         return request if labels == request.labels else replace(request, labels=labels)
 
     async def open_failover(self, qpu: str) -> None:
@@ -609,7 +614,7 @@ class Broker:
 
     def _standing(self, qpu: str) -> QpuStatus:
         """Return a QPU's status without its runs, which take longer to count."""
-        state = self.events.state
+        state, settings = self.events.state, self.qpus[qpu]
         drained, now = state.drained.get(qpu), self.clock()
         is_served = qpu in state.rules
         calendar = state.rules[qpu].calendar if is_served else Calendar()
@@ -618,7 +623,7 @@ class Broker:
         predicted = 0 if history is None else history.accuracy.tasks
         return QpuStatus(
             name=qpu,
-            backend=self.qpus[qpu].backend,
+            backend=settings.backend,
             state="unavailable" if qpu in self._broken else "drained" if drained else "online",
             reason=self._broken.get(qpu) or (drained.reason if drained else None),
             queued=len(state.queued(qpu)),
@@ -628,6 +633,7 @@ class Broker:
             predicted=predicted,
             error=history.accuracy.error if history is not None and predicted else None,
             work_s=work_left_s(state, state.context(qpu, now), now) if is_served else None,
+            accepts=tuple(sorted(accepted_labels(settings.accepts, settings.jurisdictions))),
         )
 
     def readiness(self, qpu: str, *, qubits: int = 1, seconds: float = 0.0) -> QpuReadiness:
@@ -686,7 +692,7 @@ class Broker:
 
         The choice names no QPU if none fits. Raises `LedgerError`.
         """
-        request = with_labels(request, self.labels.get(request.project, ()))
+        request = with_labels(request, labels_of_project(request.project, self.labels))
         facts = await asyncio.gather(*(self._facts(qpu, request) for qpu in self.qpus))
         before = self.events.state.chosen_before(request.run, request.stage, user)
         choice = choose(request, facts, before=before)

@@ -109,6 +109,11 @@ class EmbeddedBroker:
             self._on_loop(self._broker.open_embedded())
         return self
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """See `BrokerClient.labels`."""
+        return self._labels
+
     def backend(self, qpu: str) -> Backend:
         """Return the backend of a QPU, built at its first use and shared from then on."""
         broker = self._running

@@ -509,6 +509,9 @@ class EventLoop:
             if isinstance(command, FindTask):
                 await driver.recover(planned.tag)
             else:
-                await driver.start(planned.tag, lambda: self.blobs.task_payload(planned.parts))
+                labels = self.state.task_labels(planned.tag)
+                await driver.start(
+                    planned.tag, lambda: self.blobs.task_payload(planned.parts), labels
+                )
         finally:
             del self._driven[planned.tag]

@@ -27,6 +27,7 @@ from backends.api import (
     UnknownTask,
     Usage,
     Waitable,
+    start_with_labels,
 )
 from backends.payloads import Payload
 from orchestrator.broker.core import events as ev
@@ -113,13 +114,18 @@ class QpuDriver:
     _spawned: asyncio.Future[None] | None = None
     _stopping: asyncio.Future[None] | None = None
 
-    async def start(self, tag: str, read: Callable[[], Payload]) -> None:
-        """Start the task, whatever it takes, and follow it to its end; `read` runs on a thread."""
+    async def start(
+        self, tag: str, read: Callable[[], Payload], labels: tuple[str, ...] = ()
+    ) -> None:
+        """Start the task, whatever it takes, and follow it to its end; `read` runs on a thread.
+
+        labels: of the data of all jobs that it is for.
+        """
         payload = lru_cache(read)
         pause, lost_answers = _FIRST_PAUSE_S, 0
         while tag not in self._unwanted:
             try:
-                task, reading = await self._start_once(tag, payload)
+                task, reading = await self._start_once(tag, payload, labels)
             except QpuBusy as error:
                 pause = await _rest(pause, error)
             except UnknownSession as error:
@@ -226,7 +232,7 @@ class QpuDriver:
             await self._call(self.backend.close)
 
     async def _start_once(
-        self, tag: str, payload: Callable[[], Payload]
+        self, tag: str, payload: Callable[[], Payload], labels: tuple[str, ...]
     ) -> tuple[QpuTaskId, _Reading | None]:
         """Start the task and, if the backend can wait, read it from the same thread."""
         session, loop = await self._acquired(), asyncio.get_running_loop()
@@ -240,7 +246,7 @@ class QpuDriver:
             )
 
         def run() -> tuple[QpuTaskId, _Reading | None]:
-            task = self.backend.start(session, payload(), tag)
+            task = start_with_labels(self.backend, session, payload(), tag, labels)
             loop.call_soon_threadsafe(started, task)
             if isinstance(self.backend, Waitable):
                 # A fault is left to the follower, which reads again and counts.

@@ -141,7 +141,7 @@ def _broker(site: Site, ledger: Any) -> Any:
         clock=lambda: datetime.now(UTC),
         open_backend=partial(open_backend, site),
         sharing=frozenset(site.broker.share_results),
-        labels={name: site.project_labels(name) for name in site.projects},
+        labels=site.labels_by_project,
         limits=site.broker.limits,
         allocations=slurm_allocations(site),
     )

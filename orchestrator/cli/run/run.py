@@ -20,7 +20,6 @@ from orchestrator.cli.options import (
     Qpu,
     Settings,
     SiteFile,
-    label_settings,
     path,
 )
 from orchestrator.cli.output import (
@@ -93,6 +92,7 @@ def run(
     from orchestrator.application.run import RunRequest, execute
     from orchestrator.cli.run.progress import Terminal
     from orchestrator.config.environment import budgets_of
+    from orchestrator.config.loading import label_settings
 
     request = RunRequest(
         flow=target,
@@ -100,7 +100,7 @@ def run(
         as_text=True,
         qpu=qpu,
         site=site,
-        settings=[*(setting or ()), *label_settings(label)],
+        settings=[*(setting or ()), *label_settings(label or ())],
         out=out,
         run_id=run_id,
         budgets=budgets_of(budget or ()),

@@ -15,7 +15,6 @@ from orchestrator.cli.options import (
     Qpu,
     Settings,
     SiteFile,
-    label_settings,
     path,
     whole,
 )
@@ -62,7 +61,8 @@ def sample(
         shots=shots,
         seed=seed,
         site=site,
-        settings=[*(setting or ()), *label_settings(label)],
+        settings=setting or (),
+        labels=label or (),
     )
     hooks = SampleHooks(note=partial(say, stderr=True), interrupted=_end)
     _print_counts(take_sample(request, hooks), top=top, as_json=as_json)
