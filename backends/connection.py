@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 from backends.connection_limit import ConnectionLimit
 from backends.errors import AccessDenied, QpuBusy, QpuUnavailable
 from backends.http_rules import NOT_NOW, is_loopback, retry_after_s
+from backends.links import Link, LinkError
 from backends.site_access import Token, TokenSource
 
 __all__ = [
@@ -116,6 +117,7 @@ class SiteConnection:
         answer_s: float = _ANSWER_S,
         limit: ConnectionLimit | None = None,
         clock: Callable[[], float] = time.time,
+        link: Link | None = None,
     ) -> None:
         """Store the arguments; nothing connects before the first request.
 
@@ -127,10 +129,11 @@ class SiteConnection:
             limit: Of connections, beyond which the server may answer a start with an error and
                 carry it out nevertheless. Further requests wait for a connection.
             clock: The time in seconds since the epoch.
+            link: Over which all requests go, wherever the URL leads.
         """
         self.url = url
         self._token, self._authorise, self._clock = token, authorise, clock
-        self._answer_s, self._limit = answer_s, limit
+        self._answer_s, self._limit, self._link = answer_s, limit, link
         self._most_connections = _MOST_CONNECTIONS if limit is None else limit.most
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
@@ -322,6 +325,8 @@ class SiteConnection:
             if self._limit is not None:
                 self._limit.note_left()
             raise
+        except LinkError as error:
+            raise AccessDenied(str(error)) from None
         except RuntimeError as error:  # httpx's word for a closed client
             raise httpx.ConnectError("it is closed") from error
 
@@ -339,18 +344,26 @@ class SiteConnection:
             if self._client is None:
                 if self._limit is not None:
                     self._limit.join()
-                host = urlsplit(self.url).hostname or ""
-                self._client = httpx.Client(
-                    base_url=self.url,
-                    limits=httpx.Limits(
-                        max_connections=self._most_connections,
-                        max_keepalive_connections=self._most_connections,
-                        keepalive_expiry=_KEPT_S,
-                    ),
-                    # Proxies of the environment serve other machines only.
-                    trust_env=not is_loopback(host),
+                limits = httpx.Limits(
+                    max_connections=self._most_connections,
+                    max_keepalive_connections=self._most_connections,
+                    keepalive_expiry=_KEPT_S,
+                )
+                self._client = (
+                    self._direct(limits) if self._link is None else self._linked(self._link, limits)
                 )
             return self._client
+
+    def _direct(self, limits: httpx.Limits) -> httpx.Client:
+        host = urlsplit(self.url).hostname or ""
+        # Proxies of the environment serve other machines only.
+        return httpx.Client(base_url=self.url, limits=limits, trust_env=not is_loopback(host))
+
+    def _linked(self, link: Link, limits: httpx.Limits) -> httpx.Client:
+        from backends.links.streams import BASE_URL, LinkDialer, link_transport
+
+        transport = link_transport(LinkDialer(link), limits)
+        return httpx.Client(base_url=BASE_URL, transport=transport, trust_env=False)
 
 
 class _Broken(httpx.ReadError):

@@ -353,8 +353,13 @@ class Resources:
 
         settings = self.run.site.broker
         token = resolve_secrets(settings.token)
-        labels = self.run.site.labels_by_project
-        broker = RemoteBroker(url, token=token, project=settings.project, labels=labels).open()
+        broker = RemoteBroker(
+            url,
+            token=token,
+            project=settings.project,
+            labels=self.run.site.labels_by_project,
+            link=self.run.site.link_of(url),
+        ).open()
         for unit, amount in self.run.budgets.items():
             broker.limit_run(self.run.id, unit, amount)
         return broker

@@ -78,7 +78,9 @@ class BrokerBackend:
     def __init__(self, options: BrokerOptions, *, state_dir: Path) -> None:
         """Store the arguments. state_dir: existing folder of this QPU's own."""
         self._options, self._state_dir = options, state_dir
-        self._connection = SiteConnection(options.url, options.token, answer_s=_ANSWER_S)
+        self._connection = SiteConnection(
+            options.url, options.token, answer_s=_ANSWER_S, link=options.link
+        )
         self._records = StartedJobs(state_dir / "tasks")
         self._sessions = Sessions()
         self._lock = threading.RLock()

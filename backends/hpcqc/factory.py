@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from backends.links import Link, LinkError
+from backends.links.link import SCHEME, link_name
+from backends.links.tls import require_links
 from backends.plugins import PluginUnusable
 from backends.suggestions import did_you_mean
 
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["BrokerFactory", "BrokerOptions", "create"]
 
 _NAME = "hpcqc"
-_STATED = ("labels", "project", "qpu", "tasks", "token", "url")
+_STATED = ("labels", "link", "project", "qpu", "tasks", "token", "url")
 _TASKS = 8
 _MOST_TASKS = 1000
 # As the API takes them.
@@ -35,7 +38,7 @@ class BrokerOptions:
     """How a QPU of another site is reached.
 
     qpu: its name there. project: who pays there; empty for the first project of the token.
-    labels: that each job there states for its data. tasks: how many may be open there at once.
+    labels: that each job there states for its data. tasks: how many may be open there at once. link: to it.
     """
 
     url: str
@@ -44,6 +47,7 @@ class BrokerOptions:
     project: str = ""
     labels: tuple[str, ...] = ()
     tasks: int = _TASKS
+    link: Link | None = None
 
 
 def _parse_options(options: Mapping[str, Any]) -> BrokerOptions:
@@ -72,14 +76,34 @@ def _parse_options(options: Mapping[str, Any]) -> BrokerOptions:
         )
     if isinstance(tasks, bool) or not isinstance(tasks, int) or not 1 <= tasks <= _MOST_TASKS:
         raise PluginUnusable(f"option tasks = {tasks!r:.80}; give a number from 1 to {_MOST_TASKS}")
+    link = _link(options)
     return BrokerOptions(
-        url=checked_url(options, _NAME),
+        url=checked_url(options, _NAME) if link is None else f"{SCHEME}{link.name}",
         token=token_from_options(options, _NAME),
         qpu=qpu,
         project=project,
         labels=tuple(labels),
         tasks=tasks,
+        link=link,
     )
+
+
+def _link(options: Mapping[str, Any]) -> Link | None:
+    """Return the link of ``url = "link:NAME"``, which is among the options once a site file is read."""
+    url, stated = options.get("url"), options.get("link")
+    if not isinstance(url, str) or link_name(url) is None:
+        if stated is not None:
+            raise PluginUnusable("option link belongs to url = 'link:NAME'; name it there alone")
+        return None
+    if not isinstance(stated, Mapping):
+        raise PluginUnusable(
+            f"option url = {url!r} names a link; give [link.{link_name(url)}] in the same site file"
+        )
+    try:
+        require_links()
+        return Link.from_plain(stated)
+    except LinkError as error:
+        raise PluginUnusable(str(error)) from None
 
 
 class BrokerFactory:

@@ -27,6 +27,7 @@ from orchestrator.config.site import (
     BrokerLimits,
     BrokerSettings,
     ComputeTable,
+    LinkTable,
     ProjectTable,
     QpuTable,
     ScheduleSettings,
@@ -55,6 +56,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "[broker.limits]": BrokerLimits,
     "[batch]": BatchTable,
     "[project.NAME]": ProjectTable,
+    "[link.NAME]": LinkTable,
     "[choice]": ChoiceWeights,
 }
 _KINDS = {

@@ -433,6 +433,9 @@ class RunExecution:
         )
         stages = merged_stages(self._earlier_stages, self.spans())
         record = run_record(head, stages, self._last_jobs if in_haste else self.jobs())
+        link = self._ledger_jobs.link_facts or (self._earlier and self._earlier.broker_link)
+        if link is not None:
+            record = record.model_copy(update={"broker_link": link})
         self._plan.folder.write_record(record)
         return record
 

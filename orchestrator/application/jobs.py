@@ -18,6 +18,7 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import Site
 from orchestrator.identity import SERVICE_SCOPE, is_scope_of
+from orchestrator.provenance.schema import RecordedLink
 
 if TYPE_CHECKING:
     from orchestrator.broker.client.http import RemoteBroker
@@ -198,6 +199,13 @@ class JobsOfRun:
             if self._catch_up():
                 self._jobs = self._folded()
             return self._jobs
+
+    @property
+    def link_facts(self) -> RecordedLink | None:
+        """What the link to the run's broker agreed on, None where there is none."""
+        with self._lock:
+            facts = None if self._service is None else self._service.link_facts
+        return None if facts is None else RecordedLink(**facts.to_plain())
 
     def standstills(self, qpus: Collection[str]) -> list[str]:
         """Return why these QPUs start nothing now, as far as that can be looked up."""

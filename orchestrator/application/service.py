@@ -90,7 +90,12 @@ def service_at(site: Site, url: str) -> RemoteBroker:
     """Return a client of a service of this site, which does not wait long for it."""
     from orchestrator.broker.client.http import RemoteBroker
 
-    return RemoteBroker(url, token=resolve_secrets(site.broker.token), patience_s=_PATIENCE_S)
+    return RemoteBroker(
+        url,
+        token=resolve_secrets(site.broker.token),
+        patience_s=_PATIENCE_S,
+        link=site.link_of(url),
+    )
 
 
 def token_file(*, site: Path | str | None = None) -> TokenFile:

@@ -17,6 +17,8 @@ from orchestrator.cli.broker.tokens import token_add, token_list, token_revoke
 from orchestrator.cli.jobs.jobs import jobs
 from orchestrator.cli.jobs.simulate import simulate
 from orchestrator.cli.jobs.why import why
+from orchestrator.cli.links.certificates import certificates
+from orchestrator.cli.links.links import check, serve_link
 from orchestrator.cli.options import Json
 from orchestrator.cli.run.accounting import accounting
 from orchestrator.cli.run.clean import clean
@@ -41,6 +43,7 @@ _NOUNS = {
     "config": "The site's configuration.",
     "broker": "The broker as a service: many flows share the site's QPUs, nothing runs twice.",
     "broker token": "Tokens of users and operators.",
+    "links": "Quantum-safe links between sites: TLS 1.3, X25519 with ML-KEM-768, certificates.",
     "agent": "The local agent: Prefect server, broker, Dask and worker, kept running.",
 }
 _VERBS = (
@@ -83,6 +86,9 @@ _VERBS = (
     ("broker token add", token_add),
     ("broker token list", token_list),
     ("broker token revoke", token_revoke),
+    ("links certificates", certificates),
+    ("links serve", serve_link),
+    ("links check", check),
     ("agent start", start),
     ("agent status", status),
     ("agent stop", stop),

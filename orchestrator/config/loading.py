@@ -83,7 +83,10 @@ def load_site(
         source = f"{source} with {counted(len(overrides), 'override')}"
         _anchor_paths(raw, folder)
     _refer_to_secrets(raw, home)
-    return _site(raw, source, environ)
+    site = _site(raw, source, environ)
+    if site.broker.url is not None:
+        site.link_of(site.broker.url)
+    return site
 
 
 def label_settings(labels: Sequence[str]) -> list[str]:
@@ -221,6 +224,10 @@ def _anchor_paths(raw: Mapping[str, Any], folder: Path) -> None:
         interpreter = table.get("environment")
         if isinstance(interpreter, str) and os.sep in interpreter:
             table["environment"] = str(folder / Path(interpreter).expanduser())
+    for table in _tables(raw, "link", "*"):
+        for name in ("certificate", "key", "authority"):
+            if isinstance(table.get(name), str):
+                table[name] = str(folder / Path(table[name]).expanduser())
 
 
 def _refer_to_secrets(raw: Mapping[str, Any], folder: Path) -> None:
@@ -260,7 +267,7 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
         raise ConfigError(f"{source}: [qpu.{ANY}]: this name stands for a choice; use another one")
     qpus = {name: _qpu(name, table, source) for name, table in checked.qpu.items()}
     site = checked.site
-    return Site(
+    found = Site(
         **dict(site)
         | {
             "name": site.name or Path(source).stem,
@@ -274,8 +281,19 @@ def _site(raw: Mapping[str, Any], source: str, environ: Mapping[str, str] | None
         broker=_broker(checked.broker, source, environ),
         batch=checked.batch,
         projects=checked.project,
+        links=checked.link,
         choice=checked.choice,
     )
+    return found.model_copy(update={"qpus": {n: _linked(found, q) for n, q in qpus.items()}})
+
+
+def _linked(site: Site, qpu: QpuSettings) -> QpuSettings:
+    """Return a QPU of another site with the link that its url names among its options."""
+    url = qpu.options.get("url")
+    link = site.link_of(url) if qpu.backend == "hpcqc" and isinstance(url, str) else None
+    if link is None:
+        return qpu
+    return qpu.model_copy(update={"options": {**qpu.options, "link": link.to_plain()}})
 
 
 def _qpu(name: str, table: BaseModel, source: str) -> QpuSettings:

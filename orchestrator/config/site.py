@@ -23,6 +23,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from backends.child.environment import DEFAULT_MEMORY_BYTES
+from backends.links import Link
+from backends.links.link import QUANTUM_SAFE, link_name
 from backends.site_options import SITE_OPTIONS, SiteOption
 from backends.suggestions import did_you_mean
 from orchestrator.arguments import expect
@@ -43,6 +45,7 @@ __all__ = [
     "ComputeSettings",
     "ComputeTable",
     "Coupling",
+    "LinkTable",
     "ProjectTable",
     "QpuSettings",
     "QpuTable",
@@ -56,7 +59,7 @@ __all__ = [
 
 # Entry point group of kinds of compute that other packages bring.
 COMPUTE_KINDS = "hpcqc.computes"
-_BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+)$"
+_BROKER_URL = r"^(https?://[^/\s]+/?|unix:.+|link:.+)$"
 _HOST = r"^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$"
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 # The environment that `hpcqc backends install` makes.
@@ -387,9 +390,9 @@ class BrokerSettings(ConfigTable):
 
     url: Annotated[str, StringConstraints(pattern=_BROKER_URL)] | None = Field(
         default=None,
-        description="`http://HOST:PORT` or `unix:PATH` of a running service; "
-        "without it, a broker in the flow's own process",
-        examples=["'http://localhost:8700' or 'unix:/run/hpcqc/broker.sock'"],
+        description="`http://HOST:PORT` or `unix:PATH` of a running service, or `link:NAME` of a link to "
+        "one; without it, a broker in the flow's own process",
+        examples=["'http://localhost:8700', 'unix:/run/hpcqc/broker.sock' or 'link:hilltop'"],
     )
     token: SecretRef | None = Field(
         default=None,
@@ -552,6 +555,76 @@ class ProjectTable(ConfigTable):
     )
 
 
+_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5}$"
+_SERVICE = r"^(unix:.+|(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+):[0-9]{1,5})$"
+
+
+class LinkTable(ConfigTable):
+    """`[link.NAME]`: a quantum-safe connection to another site, or the port that other sites use."""
+
+    address: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
+        default=None,
+        description="`HOST:PORT` of the other site; `url = 'link:NAME'` in `[broker]`, or in the options "
+        "of a QPU with backend `hpcqc`, then goes there",
+        examples=["'broker.hilltop.example:8443'"],
+    )
+    listen: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
+        default=None,
+        description="`HOST:PORT` at which `hpcqc links serve NAME` lets other sites in",
+        examples=["'0.0.0.0:8443'"],
+    )
+    service: Annotated[str, StringConstraints(pattern=_SERVICE)] | None = Field(
+        default=None,
+        description="of a link that listens: `HOST:PORT` or token-only `unix:PATH` of the broker behind it",
+        examples=["'unix:/run/hpcqc-proxy/broker.sock'"],
+    )
+    certificate: Annotated[Path, Strict(False)] = Field(
+        description="PEM file with this site's certificate", examples=["'links/valley.pem'"]
+    )
+    key: Annotated[Path, Strict(False)] = Field(
+        description="PEM file with its private key, which its owner alone can read",
+        examples=["'links/valley.key'"],
+    )
+    authority: Annotated[Path, Strict(False)] = Field(
+        description="PEM file with the authority that certifies the other side",
+        examples=["'links/authority.pem'"],
+    )
+    peers: list[_Line] | None = Field(
+        default=None,
+        description="names that the other side's certificate may bear; of a link with `address` its own "
+        "name, if not given, of one that listens any that the authority certified",
+        examples=["['valley']"],
+    )
+    groups: list[_Line] = Field(
+        default=list(QUANTUM_SAFE),
+        description="key exchanges that are accepted; any other ends the connection, `[]` accepts all",
+        examples=["['X25519MLKEM768']"],
+    )
+
+    @model_validator(mode="after")
+    def _leads_somewhere(self) -> Self:
+        if (self.address is None) == (self.listen is None):
+            raise ValueError(
+                "give either address, to connect to another site, or listen, to let sites in"
+            )
+        if self.service is not None and self.listen is None:
+            raise ValueError("service belongs to a link that listens")
+        return self
+
+    def named(self, name: str) -> Link:
+        """Return the link of this table under its name."""
+        own = () if self.address is None else (name,)
+        return Link(
+            name=name,
+            address=self.address or "",
+            certificate=self.certificate,
+            key=self.key,
+            authority=self.authority,
+            peers=own if self.peers is None else tuple(self.peers),
+            groups=tuple(self.groups),
+        )
+
+
 class SiteFile(ConfigTable):
     """A whole `hpcqc.toml`."""
 
@@ -561,6 +634,9 @@ class SiteFile(ConfigTable):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     batch: BatchTable = Field(default_factory=BatchTable)
     project: dict[Annotated[str, StringConstraints(pattern=PROJECT)], ProjectTable] = Field(
+        default_factory=dict
+    )
+    link: dict[Annotated[str, StringConstraints(pattern=_HOST)], LinkTable] = Field(
         default_factory=dict
     )
     choice: ChoiceWeights = Field(default_factory=ChoiceWeights)
@@ -579,6 +655,7 @@ class Site(SiteTable):
     broker: BrokerSettings = Field(default_factory=BrokerSettings)
     batch: BatchTable = Field(default_factory=BatchTable)
     projects: Mapping[str, ProjectTable] = Field(default_factory=dict)
+    links: Mapping[str, LinkTable] = Field(default_factory=dict)
     choice: ChoiceWeights = Field(default_factory=ChoiceWeights)
 
     def qpu(self, name: str | None = None) -> QpuSettings:
@@ -591,6 +668,27 @@ class Site(SiteTable):
             f"no QPU {wanted!r} at site {self.name!r} ({self.source}); "
             f"it has: {', '.join(self.qpus)}{did_you_mean(wanted, self.qpus)}"
         )
+
+    def link(self, name: str) -> LinkTable:
+        """Return a link's table by name; `ConfigError` lists the names."""
+        if name in self.links:
+            return self.links[name]
+        raise ConfigError(
+            f"no link {name!r} at site {self.name!r} ({self.source}); it has: "
+            f"{', '.join(self.links) or 'none'}{did_you_mean(name, self.links)}"
+        )
+
+    def link_of(self, url: str) -> Link | None:
+        """Return the link that ``link:NAME`` means, None for any other URL. Raises `ConfigError`."""
+        name = link_name(url)
+        if name is None:
+            return None
+        table = self.link(name)
+        if table.address is None:
+            raise ConfigError(
+                f"[link.{name}] of {self.source} lets other sites in; {url!r} needs a link with address"
+            )
+        return table.named(name)
 
     def qpus_for(self, name: str | None = None) -> tuple[QpuSettings, ...]:
         """Return the QPUs that a name stands for: all for ``any``; see `qpu`."""

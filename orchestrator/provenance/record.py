@@ -141,6 +141,10 @@ def site_document(site: Site) -> dict[str, Any]:
         "broker": json_value(site.broker) | {"ledger": _without_password(site.broker.ledger)},
         "choice": site.choice.model_dump(mode="json", exclude_defaults=True),
         "project": {name: json_value(project) for name, project in site.projects.items()},
+        "link": {
+            name: link.model_dump(mode="json", exclude_none=True)
+            for name, link in site.links.items()
+        },
         "compute": {
             name: _without_secrets(json_value(compute)) for name, compute in site.computes.items()
         },

@@ -25,6 +25,7 @@ __all__ = [
     "RecordedAttempt",
     "RecordedCoupling",
     "RecordedJob",
+    "RecordedLink",
     "RecordedQpu",
     "RecordedSite",
     "RecordedSlurm",
@@ -257,6 +258,8 @@ class RecordedSite(RecordPart):
     """as `[choice]` of a site file"""
     project: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """by name, as `[project.NAME]` of a site file"""
+    link: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
+    """by name, as `[link.NAME]` of a site file"""
     compute: dict[str, dict[str, JsonValue]] = Field(default_factory=dict)
     """by name, as `[compute.NAME]` of a site file"""
     qpu: dict[str, RecordedQpu] = Field(default_factory=dict)
@@ -351,6 +354,21 @@ class RecordedSlurm(RecordPart):
     """whether Slurm's accounting had the end of each job when the record was written"""
 
 
+class RecordedLink(RecordPart):
+    """What the handshake of a link agreed on, as it was last."""
+
+    link: str
+    """its name in the site file"""
+    peer: str
+    """the site that the other side's certificate names"""
+    group: str
+    """of the key exchange, such as `X25519MLKEM768`"""
+    protocol: str
+    cipher: str
+    valid_until: str
+    """when the other side's certificate ends"""
+
+
 class RunRecord(RecordPart):
     """A run: its parameters, site, versions, stages and quantum jobs. Times are UTC."""
 
@@ -384,6 +402,8 @@ class RunRecord(RecordPart):
     """host, cores and memory"""
     slurm: RecordedSlurm | None = None
     """null if the run had no Slurm jobs, or their accounting could not be read"""
+    broker_link: RecordedLink | None = None
+    """over which the run reached its broker; null where that was none, or was not needed"""
     outcome: Outcome | None = None
     """of the flow's result, what reports show; null if the run did not complete"""
 

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from backends.http_rules import is_loopback
+from backends.links import Link, LinkError, LinkFacts
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
 from orchestrator.broker.client.protocol import AllocationEnded, DataRefused, JobUncertain
@@ -34,6 +35,7 @@ from orchestrator.unix_sockets import UnixSocketError, check_listener, check_pat
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
+    from backends.links.streams import LinkDialer
     from backends.payloads import Payload
     from orchestrator.broker.core.choice import ChoiceRequest, QpuChoice
     from orchestrator.broker.core.explain import Explanation
@@ -74,14 +76,16 @@ class Exchange:
         token: str | None,
         patience_s: float,
         most_connections: int = _MOST_CONNECTIONS,
+        link: Link | None = None,
     ) -> None:
-        """Store the arguments. Raises `BrokerRefused` for an unusable proxy or Unix socket path."""
+        """Store the arguments. Raises `BrokerRefused` for an unusable proxy, path or link."""
         self._url, self._patience_s = url, patience_s
+        self._dialer: LinkDialer | None = None
         path = url.removeprefix("unix:") if url.startswith("unix:") else None
         limits = httpx.Limits(max_connections=most_connections, max_keepalive_connections=64)
         parts = urlsplit(url)
         # Proxies of the environment serve other machines only.
-        proxied = path is None and not is_loopback(parts.hostname or "")
+        proxied = path is None and link is None and not is_loopback(parts.hostname or "")
         self._proxy = proxy_variable(parts.scheme) if proxied else None
         self._authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
         if path is not None:
@@ -91,16 +95,33 @@ class Exchange:
                 raise BrokerRefused(f"broker {url} cannot be asked: {error}") from None
         try:
             self._http = httpx.Client(
-                base_url="http://localhost" if path else url,
-                transport=None if proxied else _DirectTransport(path, limits),
+                base_url="http://localhost" if path or link else url,
+                transport=None if proxied else self._transport(path, limits, link),
                 limits=limits,
                 timeout=httpx.Timeout(_POLL_S + _SLACK_S, pool=None),
                 trust_env=proxied,
             )
+        except LinkError as error:
+            raise BrokerRefused(str(error)) from None
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             if self._proxy is None:
                 raise
             raise BrokerRefused(f"broker {url} cannot be asked: {self._proxy}: {error}") from None
+
+    def _transport(
+        self, path: str | None, limits: httpx.Limits, link: Link | None
+    ) -> httpx.HTTPTransport:
+        if link is None:
+            return _DirectTransport(path, limits)
+        from backends.links.streams import LinkDialer, link_transport
+
+        self._dialer = LinkDialer(link)
+        return link_transport(self._dialer, limits)
+
+    @property
+    def link_facts(self) -> LinkFacts | None:
+        """What the latest handshake of the link agreed on, None where there was none."""
+        return None if self._dialer is None else self._dialer.facts
 
     def ask(
         self,
@@ -124,6 +145,8 @@ class Exchange:
             except httpx.RequestError as error:
                 patience.spend(str(error) or type(error).__name__)
                 continue
+            except LinkError as error:
+                raise BrokerRefused(str(error)) from None
             except RuntimeError as error:  # httpx's word for a closed client
                 raise TaskCancelled("the client of the broker is closed") from error
             if any_status:
@@ -182,9 +205,9 @@ class RemoteBroker:
     """The client of a broker service (see `BrokerClient` for the calls). Any thread may call.
 
     A request whose answer is lost is sent again: equal calls are one job, so nothing is
-    doubled. url: ``http://…`` or ``unix:PATH``. project: who pays; None for the user's first.
-    labels: of the data of all jobs, by project as `labels_of_project` has them, besides those that
-    the service knows.
+    doubled. url: ``http://…``, ``unix:PATH``, or ``link:NAME`` with its link. project: who pays; None
+    for the user's first. labels: of the data of all jobs, by project as `labels_of_project` has them,
+    besides those that the service knows.
     patience_s: how long a service may be away before `BrokerUnreachable` is raised.
     """
 
@@ -196,12 +219,13 @@ class RemoteBroker:
         project: str | None = None,
         labels: Mapping[str, tuple[str, ...]] | None = None,
         patience_s: float = _PATIENCE_S,
+        link: Link | None = None,
     ) -> None:
         """Take note of the arguments; `open` connects."""
         self.url = url
         self._labels = labels or {}
         self._project = project
-        self._exchange = Exchange(url, token=token, patience_s=patience_s)
+        self._exchange = Exchange(url, token=token, patience_s=patience_s, link=link)
         self._ask = self._exchange.ask
         self._open_jobs: set[JobId] = set()
         self._lock = threading.Lock()
@@ -221,6 +245,11 @@ class RemoteBroker:
     def labels(self) -> tuple[str, ...]:
         """See `BrokerClient.labels`."""
         return labels_of_project(self._project or "", self._labels)
+
+    @property
+    def link_facts(self) -> LinkFacts | None:
+        """What the link to the service agreed on, None without one, or before the first request."""
+        return self._exchange.link_facts
 
     def target(self, qpu: str) -> Target:
         """See `BrokerClient.target`; raises `BrokerRefused` for a QPU the service does not have."""

@@ -28,12 +28,15 @@ def broker_status(site: SiteFile = None, as_json: Json = False) -> None:
 
     with closing(open_service(site=site)) as broker:
         health, qpus = broker.health(), broker.qpus()
+    link = broker.link_facts
     if as_json:
-        print_json(to_jsonable_python({"url": broker.url, "health": health, "qpus": qpus}))
+        shown = {"url": broker.url, "health": health, "qpus": qpus}
+        print_json(to_jsonable_python(shown | ({"link": link} if link else {})))
     else:
         facts(
             {
                 "broker": broker.url,
+                "link": link and f"{link.protocol}, {link.group}, to {link.peer}",
                 "status": health.status,
                 "reason": health.reason,
                 "version": health.version,

@@ -121,7 +121,18 @@ def config_lines(site: Site) -> list[str]:
             for name, project in document["project"].items()
             for line in ("", f"[project.{_key(name)}]", *_given(project))
         ),
+        *(
+            line
+            for name, link in document["link"].items()
+            for line in ("", f"[link.{_key(name)}]", *_link_lines(link))
+        ),
     ]
+
+
+def _link_lines(link: Mapping[str, Any]) -> list[str]:
+    """Return a link's settings; that it accepts any peer or key exchange is said, too."""
+    empty = [f"{key} = []" for key in ("peers", "groups") if link.get(key) == []]
+    return [*_given(link), *empty]
 
 
 def _limit_lines(limits: BrokerLimits) -> list[str]:

@@ -1,0 +1,1 @@
+"""Links between sites: the front before a service, and certificates of a federation."""
