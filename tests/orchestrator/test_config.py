@@ -24,6 +24,7 @@ from orchestrator.config.site import (
     BrokerLimits,
     BrokerSettings,
     ComputeSettings,
+    LinkTable,
     QpuSettings,
     ScheduleSettings,
     Site,
@@ -286,6 +287,9 @@ schedules = st.builds(
 )
 
 
+LINK_FILES = {role: Path(f"/links/{role}.pem") for role in ("certificate", "key", "authority")}
+
+
 @given(st.dictionaries(names, values, max_size=4), st.integers(1, 64) | st.none(), schedules)
 def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -> None:
     """`hpcqc config show` prints a file that loads as the current settings."""
@@ -317,6 +321,10 @@ def test_what_is_shown_reads_back_as_the_same_site(options, workers, schedule) -
             share_results=["p", "q"],
             limits=BrokerLimits(open_jobs_per_user=3, reserve=1_500_000),
         ),
+        links={
+            "hilltop": LinkTable(address="b.site:8443", peers=[], groups=[], **LINK_FILES),
+            "valley": LinkTable(listen="[::1]:0", service="unix:/run/b.sock", **LINK_FILES),
+        },
     )
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".toml") as file:
         file.write("\n".join(config_lines(site)))
@@ -334,3 +342,48 @@ def test_the_built_in_laptop_may_be_asked_for_beside_a_site_file(tmp_path: Path)
     ):
         assert site.default_qpu == "aer"
         assert site.source == BUILT_IN
+
+
+LINKED = """
+[qpu.q]
+backend = "hpcqc"
+options = {{ url = "link:hill", qpu = "vlq", token = {{ env = "T" }} }}
+[link.hill]
+{link}
+certificate = "a.pem"
+key = "/keys/a.key"
+authority = "links/ca.pem"
+"""
+
+
+def test_a_link_s_files_are_beside_its_site_file_and_its_qpus_know_it(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text(LINKED.format(link='address = "b.site:8443"'))
+    options = load_site(file).qpu().options["link"]
+    assert options["certificate"] == str(tmp_path / "a.pem")
+    assert options["key"] == "/keys/a.key"
+    assert (options["peers"], options["groups"]) == (["hill"], ["X25519MLKEM768"])
+
+
+@pytest.mark.parametrize(
+    ("link", "named"),
+    [
+        ("", ("address", "listen")),
+        ('address = "b:1"\nlisten = "a:1"', ("address", "listen")),
+        ('address = "b.site"', ("b.site", "broker.hilltop.example:8443")),
+        ('listen = "b.site:8443"', ("hill", "address")),
+        ('address = "b:1"\nservice = "a:1"', ("service", "listens")),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_refused(tmp_path: Path, link: str, named) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text(LINKED.format(link=link))
+    with pytest.raises(ConfigError, match=naming(*named)):
+        load_site(file)
+
+
+def test_a_broker_s_link_must_be_there(tmp_path: Path) -> None:
+    file = tmp_path / "site.toml"
+    file.write_text('[qpu.q]\nbackend = "aer"\n[broker]\nurl = "link:hil"\n')
+    with pytest.raises(ConfigError, match=naming("hil", "none")):
+        load_site(file)
