@@ -27,8 +27,8 @@ test-slow: $(STAMP)  ## the tests marked slow, without campaigns and Slurm
 test-slurm: $(STAMP)  ## the tests marked slurm, without campaigns
 	@$(BIN)/pytest -m "slurm and not campaign" $(PYTEST_ARGS)
 
-test-all: lint  ## lint, then every test there is
-	@$(BIN)/pytest -m "" $(PYTEST_ARGS)
+test-all: lint  ## lint, then every test there is, with 2 000 random circuits a method
+	@HPCQC_TEST_EXAMPLES=$${HPCQC_TEST_EXAMPLES:-2000} $(BIN)/pytest -m "" $(PYTEST_ARGS)
 
 faults: $(STAMP)  ## every fault of a real Slurm, with the starts on the QPU and what squeue still has
 	@$(BIN)/pytest -m fault $(PYTEST_ARGS)

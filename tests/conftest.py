@@ -33,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A variable of the person who runs the tests must not decide how they end.
 FOREIGN = ("HPCQC_", "PREFECT_", "DASK_", "XDG_CONFIG_HOME", "XDG_STATE_HOME", "SLURM_", "QISKIT_")
+OURS = "HPCQC_TEST_"  # says how much is tried, and where
 QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -53,7 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     home = Path(tempfile.mkdtemp(prefix="hpcqc-tests-"))
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
-        del os.environ[name]
+        if not name.startswith(OURS):
+            del os.environ[name]
     os.environ.update(QUIET)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]  # every server of a test is on this machine
