@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,15 +31,36 @@ class Module:
 @cache
 def read_modules(root: Path = ROOT, packages: tuple[str, ...] = PACKAGES) -> tuple[Module, ...]:
     """Parse every Python file of the packages, once for all tests."""
-    found = []
-    for package in packages:
-        for path in sorted((root / package).rglob("*.py")):
-            relative = path.relative_to(root)
-            parts = relative.with_suffix("").parts
-            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-            text = path.read_text(encoding="utf-8")
-            found.append(Module(path=relative, name=name, text=text, tree=ast.parse(text)))
-    return tuple(found)
+    paths = (path for package in packages for path in sorted((root / package).rglob("*.py")))
+    return tuple(_module(root, path) for path in paths)
+
+
+@cache
+def _module(root: Path, path: Path) -> Module:
+    relative = path.relative_to(root)
+    parts = relative.with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    text = path.read_text(encoding="utf-8")
+    return Module(path=relative, name=name, text=text, tree=ast.parse(text))
+
+
+def in_each(modules: Iterable[Module]) -> Callable[[Callable[[Module], None]], Callable[[], None]]:
+    """Make of a rule for one module one test of all, which shows every module that breaks it."""
+
+    def as_test(rule: Callable[[Module], None]) -> Callable[[], None]:
+        def check_all() -> None:
+            broken = []
+            for module in modules:
+                try:
+                    rule(module)
+                except AssertionError as error:
+                    broken.append(f"{module.name}: {error}")
+            assert not broken, "\n".join(broken)
+
+        check_all.__name__, check_all.__doc__ = rule.__name__, rule.__doc__
+        return check_all
+
+    return as_test
 
 
 def public_names(tree: ast.Module) -> set[str]:

@@ -6,9 +6,7 @@ import ast
 from collections.abc import Iterator
 from itertools import pairwise
 
-import pytest
-
-from tests.architecture.source import Module, read_modules
+from tests.architecture.source import Module, in_each, read_modules
 
 HOME = "orchestrator.identity"
 # Signs that no text of ours holds for another reason. ``~/`` is the home folder in a help text.
@@ -49,7 +47,7 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+@in_each(MODULES)
 def test_only_one_module_joins_and_splits_identities(module: Module) -> None:
     found = sorted(_joins_and_splits(module.tree))
     assert not found, f"{module.path}: let {HOME} do it: {found}"

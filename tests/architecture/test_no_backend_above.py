@@ -7,13 +7,11 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-import pytest
-
 from backends.aer.factory import AerOptions
 from backends.fake.script import Script
 from backends.registry import available
 from backends.site_options import SITE_OPTIONS
-from tests.architecture.source import Module, read_modules
+from tests.architecture.source import Module, in_each, read_modules
 
 # Words that are also fields of tasks, results or records, which the orchestrator does read.
 ORDINARY = {
@@ -77,7 +75,7 @@ def _is_options(node: ast.expr) -> bool:
     return getattr(node, "id", getattr(node, "attr", None)) == "options"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+@in_each(MODULES)
 def test_no_backend_and_no_option_of_one_is_named(module: Module) -> None:
     assert not [*names_of_backends(module.tree), *names_of_options(module.tree)]
 
@@ -94,7 +92,7 @@ def test_the_readers_see_names() -> None:
     assert not list(names_of_options(ast.parse("d['profile']\nx.method\n")))
 
 
-@pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+@in_each(MODULES)
 def test_the_broker_names_no_payload_kind(module: Module) -> None:
     if module.name.startswith("orchestrator.broker"):
         for word in KINDS:

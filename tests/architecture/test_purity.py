@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import tomllib
 
-import pytest
-
-from tests.architecture.source import ROOT, Module, read_modules
+from tests.architecture.source import ROOT, Module, in_each, read_modules
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 (CONTRACT,) = [
@@ -44,12 +42,12 @@ MODULES = [
 ]
 
 
-@pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+@in_each(MODULES)
 def test_a_pure_module_reads_no_clock_and_touches_no_file(module: Module) -> None:
     assert not _impure_calls(module.tree), f"{module.path}: {_impure_calls(module.tree)}"
 
 
-@pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+@in_each(MODULES)
 def test_a_pure_module_keeps_no_state_of_its_own(module: Module) -> None:
     writes = [
         f"line {n.lineno}"

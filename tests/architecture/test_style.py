@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import re
 
-import pytest
-
 from tests.architecture.source import (
     Function,
     Module,
     declared_names,
     imported_names,
+    in_each,
     public_names,
     read_modules,
 )
@@ -32,7 +31,7 @@ ENVIRONMENT_READERS: dict[str, str] = {
 REEXPORTING = {"backends.api"}
 
 MODULES = read_modules()
-each_module = pytest.mark.parametrize("module", MODULES, ids=[m.name for m in MODULES])
+each_module = in_each(MODULES)
 
 
 @each_module

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 
-import pytest
-
-from tests.architecture.source import Module, read_modules
+from tests.architecture.source import Module, in_each, read_modules
 
 # Clocks that measure how long something takes. What takes how long is for benchmarks: a busy
 # machine must not fail a test.
@@ -18,7 +16,7 @@ CLOCK_READERS = {"tests.patience": "the deadline that keeps a test from hanging"
 MODULES = read_modules(packages=("tests",))
 
 
-@pytest.mark.parametrize("module", MODULES, ids=[module.name for module in MODULES])
+@in_each(MODULES)
 def test_no_test_measures_time(module: Module) -> None:
     found = clock_readings(module.tree)
     assert not found or module.name in CLOCK_READERS, (
