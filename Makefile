@@ -3,11 +3,12 @@
 VENV        ?= .venv
 DEMO_OUT    ?= hpcqc-demo
 BIN         := $(VENV)/bin
+VENDORS     := $(VENV)/vendors
 STAMP       := $(VENV)/.hpcqc-installed
 UV          ?= uv
 PYTEST_ARGS ?=
 
-.PHONY: help venv demo test test-slow test-slurm test-all faults lint format bench constraints clean
+.PHONY: help venv demo test test-slow test-slurm test-vendors test-all faults lint format bench constraints clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,14 +19,21 @@ demo: $(STAMP)  ## a dissociation curve on Dask and Aer, with its report in hpcq
 	@HPCQC_STATE_DIR="$(DEMO_OUT)/state" $(BIN)/hpcqc run flows.dissociation --site built-in \
 	  --run-id demo --out "$(DEMO_OUT)"
 
-test: lint  ## lint, then every test that is marked neither slow nor slurm
+test: lint  ## lint, then every test that is marked neither slow, slurm nor vendor
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## the tests marked slow, without campaigns and Slurm
-	@$(BIN)/pytest -m "slow and not slurm and not campaign" $(PYTEST_ARGS)
+test-slow: $(STAMP)  ## the tests marked slow, without campaigns, Slurm and vendors' software
+	@$(BIN)/pytest -m "slow and not slurm and not vendor and not campaign" $(PYTEST_ARGS)
 
 test-slurm: $(STAMP)  ## the tests marked slurm, without campaigns
 	@$(BIN)/pytest -m "slurm and not campaign" $(PYTEST_ARGS)
+
+# In an environment of their own, because Qiskit imports IBM's client, if it is there, in every
+# process that transpiles: a second each.
+test-vendors: $(STAMP)  ## the tests marked vendor, after installing vendors' software (1.7 GB) into .venv
+	@PYTHONPATH=. $(BIN)/python .ci/vendor_environments.py $(VENDORS)
+	@python=$(VENDORS)/extras/bin/python; [ -e $(VENDORS)/extras/complete ] || python=$(BIN)/python; \
+	  VENDOR_ENVIRONMENTS=$(VENDORS) $$python -m pytest -m "vendor and not campaign" tests/vendors $(PYTEST_ARGS)
 
 test-all: lint  ## lint, then every test there is, with 2 000 random circuits a method
 	@HPCQC_TEST_EXAMPLES=$${HPCQC_TEST_EXAMPLES:-2000} $(BIN)/pytest -m "" $(PYTEST_ARGS)

@@ -8,14 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from uv import find_uv_bin
 
 from backends.child.environment import Environment
 from backends.child.managed import managed_interpreter
 from backends.plugins import PluginUnusable
+from backends.registry import packages_of
 
 __all__ = ["environment_or_skip", "interpreter_or_skip", "judge"]
 
@@ -25,13 +28,25 @@ _NAMED = os.environ.get("VENDOR_ENVIRONMENTS", "~/.local/state/hpcqc/environment
 
 
 def environment_or_skip(backend: str) -> Environment:
-    """Return a backend's managed environment; skips the module that calls it where there is none."""
+    """Return where a backend's SDK is: here, or in its managed environment.
+
+    Skips the module that calls it where it is in neither.
+    """
+    if all(map(_is_here, packages_of(backend).imports)):
+        return Environment.current()
     folder = Path(_NAMED).expanduser().absolute()
     try:
         return Environment(interpreter=str(managed_interpreter(folder, backend)))
     except PluginUnusable as error:
         reason = f"{error}, or name a folder of such with VENDOR_ENVIRONMENTS"
         pytest.skip(reason, allow_module_level=True)
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 def interpreter_or_skip(cache: Any, requirement: str) -> Path:
@@ -43,9 +58,7 @@ def interpreter_or_skip(cache: Any, requirement: str) -> Path:
     python = folder / "bin" / "python"
     if (folder / "complete").exists():
         return python
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip(f"no uv, which makes the environment for {requirement}")
+    uv = find_uv_bin()
     shutil.rmtree(folder, ignore_errors=True)
     for command in (
         [uv, "venv", "--quiet", "--python", sys.executable, str(folder)],

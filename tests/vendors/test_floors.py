@@ -24,7 +24,8 @@ from backends.registry import packages_of
 from orchestrator.transpile.moves import insert_moves
 from tests.flat_devices import sampled
 
-pytestmark = [pytest.mark.vendor, pytest.mark.slow]
+# What is newest runs in the other tests of vendors' software; what is oldest changes seldom.
+pytestmark = [pytest.mark.vendor, pytest.mark.slow, pytest.mark.campaign]
 
 
 def at_floor(requirement: str) -> str:

@@ -118,6 +118,7 @@ def test_a_body_that_is_no_gzip_or_cut_off_is_an_error_of_the_request(
         session.get(server.url)
 
 
+@pytest.mark.vendor
 def test_ibms_client_sends_no_job_to_another_host(server: Server) -> None:
     pytest.importorskip("qiskit_ibm_runtime")
     from backends.api import QpuUnavailable
