@@ -64,6 +64,7 @@ class BackendConformance:
     profile: of the device whose noise the backend simulates exactly, if it does; with it, or
     without ``noise``, the results of random circuits are compared with what they must be.
     examples: how many such circuits of each kind.
+    takes: payload kinds that the target must take; the checks of any other are skipped without it.
 
     >>> from backends.fake import create
     >>> class TestMine(BackendConformance):
@@ -80,6 +81,7 @@ class BackendConformance:
     shots: int = 1000
     profile: Profile | None = None
     examples: int = 20
+    takes: frozenset[str] = frozenset()
 
     @classmethod
     def make_backend(cls, state_dir: Path) -> Backend:
@@ -156,6 +158,7 @@ class BackendConformance:
         assert target.name
         assert target.payload_kinds
         assert target.payload_kinds <= set(kind_names())
+        assert self.takes <= target.payload_kinds, "its physics would not be checked"
         assert target.num_qubits is None or target.num_qubits >= 1
         assert target.calibration.id
         assert target.calibration.taken_at.tzinfo is not None, "times carry their zone"

@@ -9,6 +9,8 @@ from backends.testing import BackendConformance
 
 
 class TestPlainVector(BackendConformance):
+    takes = frozenset({"sampler"})
+
     @classmethod
     def make_backend(cls, state_dir: Path) -> PlainVector:
         return create({}, state_dir=state_dir)

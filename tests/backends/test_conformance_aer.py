@@ -10,6 +10,7 @@ from backends.testing import BackendConformance
 
 
 class TestIdealAer(BackendConformance):
+    takes = frozenset({"sampler"})
     options: ClassVar = {}
 
     @classmethod

@@ -21,6 +21,7 @@ pytest.importorskip("dwave.samplers", reason="the annealing extra is not install
 
 
 class TestAnnealing(BackendConformance):
+    takes = frozenset({"annealing"})
     finish_s = 60.0
 
     @classmethod
@@ -29,6 +30,7 @@ class TestAnnealing(BackendConformance):
 
 
 class TestAnnealingInChild(BackendConformance):
+    takes = frozenset({"annealing"})
     finish_s = 60.0
 
     @classmethod

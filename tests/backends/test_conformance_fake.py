@@ -15,6 +15,7 @@ from tests.errors import naming
 
 
 class TestFake(BackendConformance):
+    takes = frozenset({"sampler"})
     options: ClassVar = {"queue_s": 0.01, "run_s": 0.02, "max_shots": 5000}
 
     @classmethod

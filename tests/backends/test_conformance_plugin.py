@@ -48,6 +48,8 @@ def installed(tmp_path_factory):
 
 @pytest.mark.usefixtures("installed")
 class TestPlugin(BackendConformance):
+    takes = frozenset({"sampler"})
+
     @classmethod
     def make_backend(cls, state_dir):
         return registry.create("plainvector", {"qubits": 6}, state_dir=state_dir)

@@ -12,6 +12,7 @@ from backends.testing import BackendConformance
 class TestRydberg(BackendConformance):
     """A machine with traps, a clock and least distances."""
 
+    takes = frozenset({"analog"})
     options: ClassVar = {}
     environment: ClassVar = None
     shots = 2000

@@ -11,6 +11,7 @@ from backends.testing import BackendConformance
 
 
 class TestFakeInChild(BackendConformance):
+    takes = frozenset({"sampler"})
     name: ClassVar = "fake"
     options: ClassVar = {"queue_s": 0.01, "run_s": 0.02, "max_shots": 5000}
 

@@ -10,12 +10,16 @@ from tests.child.plainflat import create
 
 
 class TestFlatDevice(BackendConformance):
+    takes = frozenset({"sampler"})
+
     @classmethod
     def make_backend(cls, state_dir):
         return create({}, state_dir=state_dir)
 
 
 class TestFlatDeviceInChild(BackendConformance):
+    takes = frozenset({"sampler"})
+
     @classmethod
     def make_backend(cls, state_dir):
         opening = Opening(

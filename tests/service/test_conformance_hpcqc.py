@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 class TestIdeal(BackendConformance):
     """Aer without noise."""
 
+    takes = frozenset({"sampler"})
     qpu = "aer"
     examples = 5
     options: ClassVar = {}

@@ -18,6 +18,7 @@ ENVIRONMENT = environment_or_skip("aqt")
 
 
 class TestOfflineIdeal(BackendConformance):
+    takes = frozenset({"sampler"})
     offline = "ideal"
 
     @classmethod

@@ -18,6 +18,8 @@ ENVIRONMENT = environment_or_skip("braket")
 
 
 class TestBraketInChild(BackendConformance):
+    takes = frozenset({"sampler"})
+
     @classmethod
     def make_backend(cls, state_dir):
         return registry.create("braket", {}, state_dir=state_dir, environment=ENVIRONMENT)

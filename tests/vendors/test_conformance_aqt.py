@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 class TestDirect(BackendConformance):
     """PIAST-Q: direct access, one circuit of 200 shots a task, four connections."""
 
+    takes = frozenset({"sampler"})
     site = "piast-q"
     noise = 0.1
     shots = 200

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.vendor]
 
 
 class TestHeron(BackendConformance):
+    takes = frozenset({"sampler"})
     noise = 0.25
     profile = load_profile("ibm-fez")
     examples = 5

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 class TestStar(BackendConformance):
     """VLQ: MOVEs through a resonator, measurement at the end."""
 
+    takes = frozenset({"sampler"})
     site = "vlq"
     noise = 0.25
     profile = load_profile("vlq")

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.vendor]
 class TestStar(BackendConformance):
     """VLQ, through QRMI."""
 
+    takes = frozenset({"sampler"})
     noise = 0.25
     profile = load_profile("vlq")
     examples = 5

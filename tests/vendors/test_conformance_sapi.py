@@ -73,6 +73,7 @@ def annealer(served: tuple[str, Sapi], tmp_path: Path) -> Iterator[Backend]:
 
 
 class TestSapi(BackendConformance):
+    takes = frozenset({"annealing"})
     finish_s = 60.0
     # An anneal of chains may end a little above the lowest energy.
     noise = 0.1

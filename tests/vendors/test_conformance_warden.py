@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 
 class TestWarden(BackendConformance):
+    takes = frozenset({"analog"})
     shots = 2000
     options: ClassVar = {}
 

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.vendor
 
 
 class TestManila(BackendConformance):
+    takes = frozenset({"sampler"})
     noise = 0.2
 
     @classmethod
@@ -33,6 +34,8 @@ class TestManila(BackendConformance):
 
 
 class TestManilaWithoutNoise(BackendConformance):
+    takes = frozenset({"sampler"})
+
     @classmethod
     def make_backend(cls, state_dir):
         options = {"device": "fake_manila", "noise": False}

@@ -26,6 +26,7 @@ def native(circuit, target):
 
 
 class TestFakeStar(BackendConformance):
+    takes = frozenset({"sampler"})
     noise = 0.25
     fake = "deneb"
 

@@ -28,6 +28,7 @@ ENVIRONMENT = environment_or_skip("pasqal")
 
 
 class TestPulserInChild(BackendConformance):
+    takes = frozenset({"analog"})
     options: ClassVar = {}
     shots = 2000
 

@@ -24,6 +24,8 @@ ENVIRONMENT = environment_or_skip("qdmi")
 
 
 class TestDdsimInChild(BackendConformance):
+    takes = frozenset({"sampler"})
+
     @classmethod
     def make_backend(cls, state_dir):
         return registry.create("qdmi", {}, state_dir=state_dir, environment=ENVIRONMENT)
