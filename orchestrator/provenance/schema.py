@@ -72,6 +72,8 @@ class RecordedTask(RecordPart):
     state: QpuTaskState
     starts: int = 1
     """how often the backend accepted it; more than 1 would be a fault"""
+    start_in_doubt: bool = False
+    """one start more may have been accepted: its answer is missing"""
     shots: int
     """of this job, in this task"""
     planned_at: datetime

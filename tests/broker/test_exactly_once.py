@@ -76,6 +76,26 @@ def test_a_backend_that_cannot_look_up_leaves_an_uncertain_job(opened: Open) -> 
     assert sum(starts(broker).values()) == 1
 
 
+@pytest.mark.parametrize("verdict", ["not-started", "failed"])
+def test_an_uncertain_job_is_settled_by_hand_and_tried_again(opened: Open, verdict: str) -> None:
+    broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
+    job = broker.submit(call(), bell())
+    with pytest.raises(JobUncertain, match=naming(f"broker resolve {job}", "--run-id run")):
+        broker.result(job, PATIENCE_S)
+    (task,) = broker.view(job).tasks
+    assert (task.starts, task.start_in_doubt) == (0, True)
+    broker.close()
+    later = opened(can_find=False)
+    later.resolve(job, verdict, "asked the site")
+    assert later.view(job).state.is_final
+    assert later.submit(call(), bell()) == job
+    assert sum(counts_of(later, job).values()) == 100
+    first, second = later.view(job).tasks
+    assert (first.starts, first.start_in_doubt) == (0, verdict == "failed")
+    assert (second.starts, second.start_in_doubt) == (1, False)
+    assert starts(later)[f"{job}.1"] == 1
+
+
 def test_an_uncertain_task_bars_nobody_from_the_qpu(opened: Open) -> None:
     broker = opened(faults=[{"call": "start", "kind": "lost", "on": [1]}], can_find=False)
     doubtful = broker.submit(call(0), bell())

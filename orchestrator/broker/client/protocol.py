@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from backends import api
 from backends.api import BackendError, Target, TaskCancelled, TaskFailed, TaskNotFinished
 from orchestrator.broker.core.job_request import JobRequest
-from orchestrator.broker.core.views import JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView, advice_in_doubt
 from orchestrator.identity import JobId
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def job_error(view: JobView) -> Exception:
             return TaskCancelled(f"quantum job {view.id} was cancelled")
         case JobState.UNCERTAIN:
             reasons = "; ".join(f"{task.tag}: {task.error}" for task in view.tasks if task.error)
-            return JobUncertain(f"quantum job {view.id} is uncertain: {reasons}")
+            advice = advice_in_doubt(view.id, view.run, view.user)
+            return JobUncertain(f"quantum job {view.id} is uncertain: {reasons}; {advice}")
         case JobState.FAILED:
             for kind in (AllocationEnded, DataRefused):
                 if view.error_type == kind.__name__:

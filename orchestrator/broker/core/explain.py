@@ -13,7 +13,7 @@ from orchestrator.broker.core.records import JobRecord, TaskRecord
 from orchestrator.broker.core.rules import in_utc
 from orchestrator.broker.core.scheduler import SchedulingContext, expected
 from orchestrator.broker.core.state import BrokerState
-from orchestrator.broker.core.views import JobState, QpuTaskState
+from orchestrator.broker.core.views import JobState, QpuTaskState, advice_in_doubt
 from orchestrator.identity import JobId
 from orchestrator.wording import counted
 
@@ -137,7 +137,9 @@ def no_room(context: SchedulingContext, now: datetime, seconds: float) -> str | 
 
 def _held_back(record: JobRecord) -> list[str]:
     if record.uncertain:
-        return ["whether a task of it runs cannot be known; an operator has to resolve it"]
+        of = record.submitted
+        advice = advice_in_doubt(of.job, of.run, of.user)
+        return [f"whether a task of it runs, or ran, cannot be known; {advice}"]
     if record.held:
         return ["its client is gone; it goes on when the run is started again"]
     if record.cancel_requested:

@@ -54,6 +54,7 @@ class TaskRecord:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     late: bool = False  # completed after it was given up: the usage counts, the result does not
+    start_in_doubt: bool = False  # a start was sent, or may have been, and no answer is known
     # Under which it runs or ran, for each of its jobs that another Slurm job took over since.
     slurm_jobs: dict[JobId, int | None] = field(default_factory=dict)
 
@@ -78,7 +79,7 @@ class TaskRecord:
         """Note that the backend runs it under this id."""
         if self.qpu_task != qpu_task:
             self.starts += 1
-        self.qpu_task = qpu_task
+        self.qpu_task, self.start_in_doubt = qpu_task, False
         if not self.state.is_final:  # a late notice of its start changes nothing
             self._become(QpuTaskState.RUNNING)
         self.started_at = self.started_at or now
@@ -94,12 +95,13 @@ class TaskRecord:
                 self.error = event.error
             case ev.TaskStopped():
                 self._become(QpuTaskState.CANCELLED)
+                self.start_in_doubt = False  # it surely never ran, or has been found and stopped
         self.ended_at, self.usage = now, event.usage
 
     def doubt(self, reason: str) -> None:
         """Note that its start is uncertain. Raises `InvalidTransition` after its end."""
         self._become(QpuTaskState.UNCERTAIN)
-        self.error = reason
+        self.error, self.start_in_doubt = reason, self.qpu_task is None
 
     def _become(self, state: QpuTaskState) -> None:
         if not self.state.may_become(state):
@@ -325,6 +327,7 @@ def _task_view(task: TaskRecord, submitted: ev.JobSubmitted) -> QpuTaskView:
         qpu_task=task.qpu_task,
         state=task.state,
         starts=task.starts,
+        start_in_doubt=task.start_in_doubt,
         shots=sum(part.points * part.shots for part in parts),
         planned_at=task.planned_at,
         started_at=task.started_at,

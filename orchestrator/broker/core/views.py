@@ -11,7 +11,7 @@ from typing import Any
 from backends.api import Usage
 from orchestrator.identity import JobId
 
-__all__ = ["JobState", "JobView", "QpuTaskState", "QpuTaskView"]
+__all__ = ["JobState", "JobView", "QpuTaskState", "QpuTaskView", "advice_in_doubt"]
 
 
 class JobState(StrEnum):
@@ -55,7 +55,8 @@ class QpuTaskView:
     """One start on a backend; ``usage`` is this job's part if several jobs share the task.
 
     tag: what the task can be found by. starts: how often the backend was asked to start
-    it and accepted (1 once it ran; more would be a fault). shots: of this job, in this task.
+    it and accepted (1 once it ran; more would be a fault). start_in_doubt: one start more may have
+    been accepted, whose answer is missing. shots: of this job, in this task.
     metadata: how it ran, from the backend: ``method``, ``calibration_id``, ….
     saved: in the unit of its charges, what the job was spared by sharing the task with others.
     late: it completed after it had been given up, so its result was not used.
@@ -80,6 +81,7 @@ class QpuTaskView:
     provisional: bool = False
     slurm_job: int | None = None
     qpu: str = ""
+    start_in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,3 +131,18 @@ class JobView:
     failover: str = ""
     failover_reason: str = ""
     slurm_job: int | None = None
+
+
+def advice_in_doubt(job: JobId, run: str, user: str) -> str:
+    """Return what to do about an uncertain job. user: empty outside a service.
+
+    A run's own broker has no other operator than its user.
+    """
+    who = "an operator looks" if user else "look"
+    says = "says" if user else "say"
+    return (
+        f"{who} in the QPU's own system for the task, by its tag or its time and size, and {says} what "
+        f"became of it: 'hpcqc broker resolve {job} --as not-started --reason TEXT' if it never ran, "
+        f"'--as failed' if it ran or nobody knows; then the run goes on with the same command and "
+        f"--run-id {run}, which starts the job again"
+    )

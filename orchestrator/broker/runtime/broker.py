@@ -139,13 +139,16 @@ class Broker:
                 with contextlib.suppress(QpuUnavailable):
                     await self.backend(qpu)
 
-    async def open_embedded(self) -> None:
-        """Serve one process, committing on the loop. Raises ``LedgerError``, ``QpuUnavailable``."""
+    async def open_embedded(self, *, follows: bool = True) -> None:
+        """Serve one process, committing on the loop. Raises ``LedgerError``, ``QpuUnavailable``.
+
+        follows: also the tasks that an earlier, dead process has left.
+        """
         self.events = self._new_loop()
         self._begin()
-        # Only QPUs with tasks of an earlier, dead process are opened now.
+        # Only QPUs with such tasks are opened now.
         for record in tuple(self.events.state.jobs.values()):
-            if record.open:
+            if record.open and follows:
                 await self.backend(record.submitted.qpu)
         if self.events.state.asleep:
             await self.events.post(ev.BrokerOpened(resume=False))

@@ -87,8 +87,11 @@ class EmbeddedBroker:
         self._loop: asyncio.AbstractEventLoop
         self._thread: threading.Thread
 
-    def open(self) -> EmbeddedBroker:
-        """Open the ledger and start the thread. Raises `RunBusy`, ``LedgerError``."""
+    def open(self, *, follows: bool = True) -> EmbeddedBroker:
+        """Open the ledger and start the thread. Raises `RunBusy`, ``LedgerError``.
+
+        follows: find and follow the tasks that an earlier, dead process of the run has left.
+        """
         self._ledger = Ledger.open(self._state_dir / "ledger.sqlite")
         self._lock_file = _lock_run(self._state_dir, self._run)
         self._loop = asyncio.new_event_loop()
@@ -106,7 +109,7 @@ class EmbeddedBroker:
             labels={"": self._labels},  # jobs of a run name no project
         )
         with _own_words():
-            self._on_loop(self._broker.open_embedded())
+            self._on_loop(self._broker.open_embedded(follows=follows))
         return self
 
     @property
@@ -204,6 +207,10 @@ class EmbeddedBroker:
     def why(self, job: str) -> Explanation:
         """See `BrokerClient.why`."""
         return self._on_loop(self._running.why(JobId(job)))
+
+    def resolve(self, job: JobId, verdict: ev.Verdict, reason: str) -> JobView:
+        """Settle the uncertain tasks of a job. Raises ``NotUncertain``."""
+        return self._on_loop(self._running.resolve(job, verdict, "user", reason))
 
     def reserved(self, qpu: str) -> tuple[Window, ...]:
         """Return the maintenance of a QPU that Slurm has reserved, as it was read last."""

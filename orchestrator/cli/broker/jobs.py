@@ -74,20 +74,18 @@ def resolve(
     site: SiteFile = None,
     as_json: Json = False,
 ) -> None:
-    """Settle a job whose task may or may not have run. For operators."""
+    """Settle a job whose task may or may not have run: at a service for operators, else your own."""
     from pydantic_core import to_jsonable_python
 
-    from orchestrator.application.service import open_service
-    from orchestrator.config.errors import ConfigError
+    from orchestrator.application.resolve import resolve_job
 
-    if verdict not in ("failed", "not-started"):
-        raise ConfigError(f"--as {verdict!r}; expected one of: failed, not-started")
-    with closing(open_service(site=site)) as broker:
-        view = broker.resolve(job, "failed" if verdict == "failed" else "not-started", reason)
+    view = resolve_job(job, verdict, reason, site=site)
     if as_json:
         print_json(to_jsonable_python(view))
-    else:
-        say(f"{view.id} is {view.state}")
+        return
+    say(f"{view.id} is {view.state}")
+    if not view.user:
+        say(f"its run goes on with the same command and --run-id {view.run}")
 
 
 def _print_queue(jobs: Sequence[JobView], qpus: Sequence[QpuStatus]) -> None:

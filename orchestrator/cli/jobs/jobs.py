@@ -13,11 +13,13 @@ from orchestrator.cli.output import facts, print_json, say, tabulate
 from orchestrator.provenance.markup import cell_text, duration_text
 
 if TYPE_CHECKING:
+    from orchestrator.broker.core.views import JobView
     from orchestrator.provenance.schema import RecordedJob, RecordedTask
 
 __all__ = ["jobs"]
 
 _ID_SHOWN = 11
+_ADVISED = 3  # of the uncertain jobs in a list
 
 
 def jobs(
@@ -67,6 +69,8 @@ def _print_jobs(run: str | None, limit: int, site_file: Path | None, *, as_json:
         for job in shown
     ]
     tabulate(columns, rows)
+    for doubted in [job for job in known[-limit:] if job.state == "uncertain"][-_ADVISED:]:
+        say(_advice(doubted))
     if len(jobs) > len(shown):
         say(f"the latest {len(shown)}; --limit shows more", style="dim")
 
@@ -75,7 +79,8 @@ def _print_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
     from orchestrator.application.jobs import job as known_job
     from orchestrator.provenance.record import recorded_job
 
-    found = recorded_job(known_job(job, site=site_file))
+    view = known_job(job, site=site_file)
+    found = recorded_job(view)
     if as_json:
         print_json(found)
         return
@@ -86,6 +91,20 @@ def _print_job(job: str, site_file: Path | None, *, as_json: bool) -> None:
         columns.append("Slurm job")
         rows = [[*row, task.slurm_job] for row, task in zip(rows, found.tasks, strict=True)]
     tabulate(columns, rows)
+    if view.state == "uncertain":
+        say(_advice(view))
+
+
+def _advice(job: JobView) -> str:
+    from orchestrator.broker.core.views import advice_in_doubt
+
+    advice = advice_in_doubt(job.id, job.run, job.user)
+    return f"{job.id[:_ID_SHOWN]} is uncertain: {advice}"
+
+
+def _starts_text(task: RecordedTask) -> str:
+    in_doubt = f" or {task.starts + 1}" if task.start_in_doubt else ""
+    return f"{task.starts}{in_doubt}"
 
 
 def _job_facts(job: RecordedJob) -> dict[str, Any]:
@@ -114,7 +133,7 @@ def _task_row(task: RecordedTask) -> list[Any]:
     return [
         task.tag,
         task.state,
-        task.starts,
+        _starts_text(task),
         task.shots,
         _instant_text(task.started_at),
         duration_text(task.worked_s),

@@ -52,6 +52,7 @@ class JobLine:
     running: int
     done: int
     failed: int
+    uncertain: int
     shots: int
 
 
@@ -71,14 +72,14 @@ def job_lines(jobs: Iterable[JobView]) -> list[JobLine]:
     lines = []
     for qpu, held in groups.items():
         states = Counter(job.state.value for job in held)
-        bad = states["failed"] + states["cancelled"] + states["uncertain"]
         lines.append(
             JobLine(
                 qpu=qpu,
                 queued=states["queued"],
                 running=states["running"],
                 done=states["completed"],
-                failed=bad,
+                failed=states["failed"] + states["cancelled"],
+                uncertain=states["uncertain"],
                 shots=sum(job.usage.shots for job in held),
             )
         )
@@ -168,13 +169,12 @@ class Progress:
         ]
         parts = [rich_table(columns, rows)] if rows else []
         if self._known:
-            headings = ("QPU", "jobs queued", "running", "done", "failed", "shots")
-            parts.append(
-                rich_table(
-                    headings,
-                    [(j.qpu, j.queued, j.running, j.done, j.failed, j.shots) for j in self._known],
-                )
-            )
+            headings = ("QPU", "jobs queued", "running", "done", "failed", "uncertain", "shots")
+            known = [
+                (j.qpu, j.queued, j.running, j.done, j.failed, j.uncertain, j.shots)
+                for j in self._known
+            ]
+            parts.append(rich_table(headings, known))
         return Group(*parts, *(Text(visible(line)) for line in self._still))
 
     def _line(self) -> str:
@@ -187,6 +187,7 @@ class Progress:
         parts += [
             f"QPU {j.qpu}: {j.queued} queued, {j.running} running, {j.done} done"
             + (f", {j.failed} failed" if j.failed else "")
+            + (f", {j.uncertain} uncertain" if j.uncertain else "")
             for j in self._known
         ]
         return "; ".join([*parts, *self._still])

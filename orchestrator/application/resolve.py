@@ -1,0 +1,98 @@
+"""An operator's word on a job whose task may or may not have run."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator.application.jobs import has_ledger, job_of, ledger_path
+from orchestrator.application.service import open_service
+from orchestrator.arguments import expect
+from orchestrator.config.errors import ConfigError
+from orchestrator.config.loading import load_site
+from orchestrator.config.site import Site
+from orchestrator.identity import SERVICE_SCOPE, JobId, is_scope_of
+
+if TYPE_CHECKING:
+    from orchestrator.broker.core.events import Verdict
+    from orchestrator.broker.core.views import JobView
+
+__all__ = ["resolve_job"]
+
+_VERDICTS: tuple[Verdict, ...] = ("failed", "not-started")
+
+
+def resolve_job(job: str, verdict: str, reason: str, *, site: Path | str | None = None) -> JobView:
+    """Settle the uncertain tasks of a job, at the broker service or in the ledger of its run.
+
+    Args:
+        job: The job's id, or the unambiguous start of it.
+        verdict: ``failed`` gives it up, ``not-started`` lets it be started again. A run with a broker
+            of its own tries either again when it is continued.
+        reason: For the ledger.
+        site: Path of a site file; None for the one that the usual lookup finds.
+
+    Returns:
+        The job as it is now.
+
+    Raises:
+        ConfigError: The site file or the verdict is wrong, or there is no such job.
+        NotUncertain: It has no uncertain task.
+        RunBusy: A process still works on the job's run.
+        BrokerUnreachable: The site's service does not answer.
+        BrokerRefused: The service refuses, or knows no such job.
+    """
+    expect("job", job, str, "a job's id, or the start of one")
+    stated = next((known for known in _VERDICTS if known == verdict), None)
+    if stated is None:
+        raise ConfigError(f"--as {verdict!r}; expected one of: {', '.join(_VERDICTS)}")
+    found = load_site(site)
+    if found.broker.url is None and has_ledger(found.state_dir):
+        known = _in_run(found, job)
+        if known is not None:
+            view, scope = known
+            return _settled(found, scope, view.id, stated, reason)
+    with closing(open_service(site=site)) as service:
+        return service.resolve(job, stated, reason)
+
+
+def _in_run(site: Site, job: str) -> tuple[JobView, str] | None:
+    """Return a job of a run's own broker with its scope; None if there is a service to ask for it.
+
+    Raises ``LedgerError`` for a job that is nowhere.
+    """
+    from orchestrator.broker.ledger import Ledger, LedgerError
+
+    try:
+        view = job_of(site, job)
+    except LedgerError:
+        if (site.state_dir / "broker.sock").exists():
+            return None
+        raise
+    with closing(Ledger.open(ledger_path(site.state_dir))) as ledger:
+        for scope in ledger.runs():
+            if scope != SERVICE_SCOPE and is_scope_of(scope, view.run):
+                state = ledger.restore(scope)
+                if view.id in state.jobs or ledger.recall(scope, state, view.id):
+                    return view, scope
+    return None
+
+
+def _settled(site: Site, scope: str, job: JobId, verdict: Verdict, reason: str) -> JobView:
+    from backends.api import Backend, QpuUnavailable
+    from orchestrator.broker.runtime.embedded import EmbeddedBroker
+
+    def unopened(qpu: str) -> Backend:
+        raise QpuUnavailable(f"QPU {qpu!r} is not asked")
+
+    broker = EmbeddedBroker(
+        run=scope,
+        state_dir=site.state_dir,
+        open_backend=unopened,
+        qpus={name: qpu.model_copy(update={"slurm": None}) for name, qpu in site.qpus.items()},
+    )
+    try:
+        return broker.open(follows=False).resolve(job, verdict, reason)
+    finally:
+        broker.close()
