@@ -20,6 +20,7 @@ from backends.errors import (
     TaskCancelled,
     TaskFailed,
     TaskNotFinished,
+    TokenExpired,
     UnknownSession,
     UnknownTask,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "TaskFailed",
     "TaskNotFinished",
     "TaskState",
+    "TokenExpired",
     "UnknownSession",
     "UnknownTask",
     "Usage",

@@ -14,7 +14,7 @@ import httpx
 from pydantic_core import from_json, to_json
 
 from backends.connection_limit import ConnectionLimit
-from backends.errors import AccessDenied, QpuBusy, QpuUnavailable
+from backends.errors import AccessDenied, QpuBusy, QpuUnavailable, TokenExpired
 from backends.http_rules import NOT_NOW, is_loopback, retry_after_s
 from backends.links import Link, LinkError
 from backends.site_access import Token, TokenSource
@@ -334,7 +334,7 @@ class SiteConnection:
         token = self._token.read()
         if token.expires_at_s is not None and token.expires_at_s <= self._clock():
             ended = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(token.expires_at_s))
-            raise QpuBusy(f"the token for {self.url} expired at {ended} UTC; renew it")
+            raise TokenExpired(f"the token for {self.url} expired at {ended} UTC; renew it")
         return token
 
     def _open(self) -> httpx.Client:

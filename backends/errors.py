@@ -15,6 +15,7 @@ __all__ = [
     "TaskCancelled",
     "TaskFailed",
     "TaskNotFinished",
+    "TokenExpired",
     "UnknownSession",
     "UnknownTask",
 ]
@@ -41,6 +42,10 @@ class QpuBusy(BackendError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class TokenExpired(QpuBusy):
+    """The token for the site is known to have expired, so nothing was sent; it can be renewed."""
 
 
 class QpuUnavailable(BackendError):

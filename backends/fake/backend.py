@@ -19,6 +19,7 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.observables_array import ObservablesArray
 
 from backends.api import (
+    AccessDenied,
     BackendError,
     Calibration,
     QpuBusy,
@@ -253,6 +254,8 @@ class FakeBackend:
                 case "throttled":
                     message = f"{call} number {number} is one too many, by script"
                     raise QpuBusy(message, retry_after_s=_RETRY_AFTER_S)
+                case "denied":
+                    raise AccessDenied(f"{call} number {number} has no valid token, by script")
                 case "refused":
                     message = f"{call} number {number} does not reach the QPU, by script"
                     raise QpuUnavailable(message)

@@ -14,8 +14,8 @@ from backends.suggestions import did_you_mean
 
 __all__ = ["CALLS", "Fault", "FaultKind", "Script", "read_script", "script_target"]
 
-FaultKind = Literal["refused", "lost", "busy", "error", "throttled"]
-_KINDS = ("refused", "lost", "busy", "error", "throttled")
+FaultKind = Literal["refused", "lost", "busy", "denied", "error", "throttled"]
+_KINDS = ("refused", "lost", "busy", "denied", "error", "throttled")
 CALLS = ("target", "acquire", "release", "start", "find", "status", "result", "stop")
 
 
@@ -27,7 +27,8 @@ class Fault:
     kind: ``refused`` raises ``QpuUnavailable`` and does nothing; ``lost`` does what was asked
     and then raises ``QpuUnavailable``, as when the answer is lost; ``error`` does it and then
     raises a `TaskFailed` that is not true; ``busy`` raises ``QpuBusy`` and does nothing;
-    ``throttled`` does so too, and says to come back after a tenth of a second.
+    ``throttled`` does so too, and says to come back after a tenth of a second; ``denied`` raises
+    ``AccessDenied`` and does nothing.
     """
 
     call: str

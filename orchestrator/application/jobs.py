@@ -211,7 +211,7 @@ class JobsOfRun:
         """Return why these QPUs start nothing now, as far as that can be looked up."""
         try:
             if self._site.broker.url is None:
-                return self._closures(qpus)
+                return [*self._refusals(qpus), *self._closures(qpus)]
             with self._lock:
                 service = self._opened(self._site.broker.url)
                 found = [one.standstill for one in service.qpus() if one.name in qpus]
@@ -232,6 +232,13 @@ class JobsOfRun:
     def _opened(self, url: str) -> RemoteBroker:
         self._service = self._service or service_at(self._site, url)
         return self._service
+
+    def _refusals(self, qpus: Collection[str]) -> list[str]:
+        """Say which QPUs refuse the credentials of this run's brokers, as the ledger was read last."""
+        with self._lock:
+            denied = [one.state.denied for one in self._followed.values()]
+        found = {qpu: lost.words() for known in denied for qpu, lost in known.items()}
+        return [words for qpu, words in found.items() if qpu in qpus]
 
     def _closures(self, qpus: Collection[str]) -> list[str]:
         """Reckon from the site file and Slurm, as the brokers in this run's processes do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,33 @@ def test_a_task_that_cannot_be_read_is_uncertain_until_an_answer_comes(opened: O
     until(lambda: broker.view(job).state is JobState.COMPLETED)
     assert sum(counts_of(broker, job).values()) == 100
     assert sum(starts(broker).values()) == 1
+
+
+def test_lost_access_is_told_and_leaves_no_doubt(
+    opened: Open, where: Path | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    pacing = Pacing(unread_looks=3, doubtful_s=0.05)
+    faults = [{"call": "status", "kind": "denied", "on": list(range(2, 12))}]
+    broker = opened(pacing=pacing, faults=faults, run_s=0.2)
+    job = broker.submit(call(), bell())
+    heard: set[str] = set()
+
+    def is_over() -> bool:
+        heard.update(broker.why(job).waits_for)
+        return broker.view(job).state is JobState.COMPLETED
+
+    until(is_over)
+    assert sum(counts_of(broker, job).values()) == 100
+    (reason,) = heard
+    assert "QPU q" in reason
+    assert "UTC: status number 2 has no valid token" in reason
+    assert not broker.why(job).waits_for
+    with closing(Ledger.open(where)) as ledger:
+        kinds = [event.kind for event, _ in ledger.events("run")]
+    assert "task-uncertain" not in kinds
+    assert [kind for kind in kinds if "access" in kind] == ["access-lost", "access-regained"]
+    assert reason in caplog.text
+    assert "accepts" in caplog.text
 
 
 def test_a_stuck_task_is_in_doubt_after_its_time(opened: Open) -> None:

@@ -89,6 +89,7 @@ def test_a_task_that_waits_at_the_qpu_occupies_nothing(monkeypatch: pytest.Monke
     async def follow() -> None:
         with ThreadPoolExecutor(1) as threads:
             driven = execution.QpuDriver(
+                qpu="q",
                 backend=Queueing(),  # type: ignore[arg-type]
                 can_find=True,
                 report=report,

@@ -120,6 +120,11 @@ def counts_of(job) -> dict[str, int]:
     return job.result(PATIENCE_S)[0].data.meas.get_counts()
 
 
+def reasons(job) -> tuple[str, ...]:
+    """Why the job has not ended, as `hpcqc why` says it."""
+    return resources.opened_broker().why(job.job_id()).waits_for
+
+
 def most_frequent(job) -> str:
     counts = counts_of(job)
     return max(counts, key=counts.get)
@@ -275,8 +280,13 @@ def test_a_key_revoked_while_a_job_runs_costs_no_second_start(enter, request, si
     asked = server.meter()["requests"].get("result", 0)
     job = run.sampler.run([flipped()], shots=BRIEF)
     until(lambda: server.meter()["requests"].get("result", 0) > asked)
+    until(lambda: reasons(job))
+    (reason,) = reasons(job)
+    assert f"QPU {server.rehearsal.site} has refused the credentials since" in reason
+    assert "renew the token" in reason
     server.control.post("token").raise_for_status()
     until(lambda: job.view().state is JobState.COMPLETED)
+    assert not reasons(job)
     assert most_frequent(job) == "001"
     assert run.grown("jobs") == 1
 

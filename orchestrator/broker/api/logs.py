@@ -64,6 +64,8 @@ _WHOLE = (
     ev.LeaseClosed,
     ev.BudgetSet,
     ev.QpuRecalibrated,
+    ev.QpuAccessLost,
+    ev.QpuAccessRegained,
     ev.GrantConfirmed,
     ev.GrantSuspended,
     ev.GrantEnded,

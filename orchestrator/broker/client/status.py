@@ -9,7 +9,7 @@ from typing import Literal
 
 from backends.api import QpuUnavailable, Usage
 from orchestrator.broker.core.rules import Window
-from orchestrator.broker.core.views import JobView, QpuTaskView
+from orchestrator.broker.core.views import JobView, LostAccess, QpuTaskView
 
 __all__ = [
     "FactSource",
@@ -46,6 +46,7 @@ class QpuStatus:
     runs: those with a task or a lease on it, or with a job that waits for it, and not for Slurm.
     closed: by its calendar, now; closure: the one that is on, or else the next.
     predicted, error: how many tasks' QPU-seconds were predicted, and how far off, relatively.
+    denied_since: since when it refuses the broker's credentials, None while it does not.
     work_s: for how long it has work, in seconds on the clock, None if that is not known.
     accepts: labels of data that may go there.
     """
@@ -63,10 +64,14 @@ class QpuStatus:
     error: float | None = None
     work_s: float | None = None
     accepts: tuple[str, ...] = ()
+    denied_since: datetime | None = None
 
     @property
     def standstill(self) -> str | None:
         """Why nothing starts on it now, in words for who waits; None if something may."""
+        if self.denied_since is not None:
+            lost = LostAccess(qpu=self.name, since=self.denied_since, reason="")
+            return lost.words(to_user=True)
         if self.state == "unavailable":
             return f"{self.name} cannot be opened now"
         if self.state == "drained":

@@ -32,6 +32,8 @@ __all__ = [
     "LeaseEnd",
     "LeaseOpened",
     "Part",
+    "QpuAccessLost",
+    "QpuAccessRegained",
     "QpuChosen",
     "QpuDrained",
     "QpuRecalibrated",
@@ -273,6 +275,23 @@ class QpuResumed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QpuAccessLost:
+    """The QPU refuses the credentials with which its tasks are followed, or started."""
+
+    kind: ClassVar[str] = "access-lost"
+    qpu: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuAccessRegained:
+    """The QPU accepts the credentials again, or nothing that it refused is open any more."""
+
+    kind: ClassVar[str] = "access-regained"
+    qpu: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseOpened:
     """A loop got the QPU for a while: its jobs go first there, until then at the latest."""
 
@@ -376,6 +395,8 @@ Event = (
     | QpuChosen
     | QpuDrained
     | QpuResumed
+    | QpuAccessLost
+    | QpuAccessRegained
     | LeaseOpened
     | LeaseClosed
     | BudgetSet

@@ -81,6 +81,8 @@ def explain(
                 reasons, ahead, start = _queued(state, record, now)
             else:
                 reasons.append(unserved)
+        if qpu in state.denied:
+            reasons.insert(0, state.denied[qpu].words(to_user=bool(record.submitted.user)))
     return Explanation(
         job=job,
         qpu=qpu,

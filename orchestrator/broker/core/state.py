@@ -32,7 +32,7 @@ from orchestrator.broker.core.scheduler import (
     next_look,
     queued_as,
 )
-from orchestrator.broker.core.views import QpuTaskState
+from orchestrator.broker.core.views import LostAccess, QpuTaskState
 from orchestrator.data_labels import all_labels, labels_of_project, refusal
 from orchestrator.identity import JobId, Payer
 
@@ -101,6 +101,7 @@ class Recorded:
     """What the events of a scope have led to. past: what forgotten jobs used, by project."""
 
     drained: dict[str, ev.QpuDrained] = field(default_factory=dict)
+    denied: dict[str, LostAccess] = field(default_factory=dict)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     past: dict[str, PastUse] = field(default_factory=dict)
@@ -332,6 +333,7 @@ class BrokerState(Recorded):
 
     def _reopen(self, event: ev.BrokerOpened) -> list[Command]:
         self.grants = dict.fromkeys(self.grants, False)  # until Slurm has been asked again
+        self.denied.clear()  # until the QPU has been
         for record in self.jobs.values():
             record.held = not event.resume and not record.state.is_final
             record.granted = record.submitted.grant is None
@@ -408,16 +410,28 @@ class BrokerState(Recorded):
             self._to_fail.append(event.tag)
         return [SettleJob(job) for job in task.jobs] if rule == "ask" else []
 
+    def _drain(self, event: ev.QpuDrained | ev.QpuResumed) -> None:
+        if isinstance(event, ev.QpuResumed):
+            self.drained.pop(event.qpu, None)
+            return
+        self.drained[event.qpu] = event
+        for job in self._waiting.get(event.qpu, ()):
+            self._wish_failover(self.jobs[job], f"{event.qpu} is drained: {event.reason}")
+
+    def _note_access(self, event: ev.QpuAccessLost | ev.QpuAccessRegained, now: datetime) -> None:
+        if isinstance(event, ev.QpuAccessLost):
+            self.denied[event.qpu] = LostAccess(qpu=event.qpu, since=now, reason=event.reason)
+        else:
+            self.denied.pop(event.qpu, None)
+
     def _operate(self, event: ev.Event, now: datetime) -> list[Command]:
         match event:
             case ev.QpuChosen():
                 self._note_choice(event)
-            case ev.QpuDrained():
-                self.drained[event.qpu] = event
-                for job in self._waiting.get(event.qpu, ()):
-                    self._wish_failover(self.jobs[job], f"{event.qpu} is drained: {event.reason}")
-            case ev.QpuResumed():
-                self.drained.pop(event.qpu, None)
+            case ev.QpuDrained() | ev.QpuResumed():
+                self._drain(event)
+            case ev.QpuAccessLost() | ev.QpuAccessRegained():
+                self._note_access(event, now)
             case ev.LeaseOpened():
                 self._history(event.qpu).open_lease(event, now)
             case ev.LeaseClosed():

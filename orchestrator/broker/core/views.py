@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from backends.api import Usage
 from orchestrator.identity import JobId
 
-__all__ = ["JobState", "JobView", "QpuTaskState", "QpuTaskView", "advice_in_doubt"]
+__all__ = ["JobState", "JobView", "LostAccess", "QpuTaskState", "QpuTaskView", "advice_in_doubt"]
 
 
 class JobState(StrEnum):
@@ -131,6 +131,24 @@ class JobView:
     failover: str = ""
     failover_reason: str = ""
     slurm_job: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostAccess:
+    """Since when, and why, a QPU refuses the credentials with which its tasks are followed."""
+
+    qpu: str
+    since: datetime
+    reason: str
+
+    def words(self, *, to_user: bool = False) -> str:
+        """Say it, and what to do. to_user: of a service; the site's own words are for operators."""
+        why = "; an operator has to renew them" if to_user else f": {self.reason}"
+        return (
+            f"QPU {self.qpu} has refused the credentials since "
+            f"{self.since.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC{why}; its tasks go on, and are "
+            "looked at again until it accepts them"
+        )
 
 
 def advice_in_doubt(job: JobId, run: str, user: str) -> str:

@@ -618,7 +618,8 @@ class Broker:
     def _standing(self, qpu: str) -> QpuStatus:
         """Return a QPU's status without its runs, which take longer to count."""
         state, settings = self.events.state, self.qpus[qpu]
-        drained, now = state.drained.get(qpu), self.clock()
+        drained, now, denied = state.drained.get(qpu), self.clock(), state.denied.get(qpu)
+        broken = self._broken.get(qpu) or (None if denied is None else denied.words())
         is_served = qpu in state.rules
         calendar = state.rules[qpu].calendar if is_served else Calendar()
         closure = calendar.closure_at(now)
@@ -627,8 +628,9 @@ class Broker:
         return QpuStatus(
             name=qpu,
             backend=settings.backend,
-            state="unavailable" if qpu in self._broken else "drained" if drained else "online",
-            reason=self._broken.get(qpu) or (drained.reason if drained else None),
+            state="unavailable" if broken else "drained" if drained else "online",
+            reason=broken or (drained.reason if drained else None),
+            denied_since=None if denied is None else denied.since,
             queued=len(state.queued(qpu)),
             open=len(state.open_tasks(qpu)),
             closed=closure is not None,
@@ -676,7 +678,7 @@ class Broker:
         user, now, read_at = login_name(), self.clock(), self.watch.read_at.get(qpu)
         device = FactSource(at=read_at, credentials=credentials_used(self.qpus[qpu].options, user))
         if status.state == "unavailable":
-            stated = replace(device, at=self._broken_at.get(qpu))
+            stated = replace(device, at=self._broken_at.get(qpu) or status.denied_since)
         elif status.state == "drained":
             stated = FactSource(at=now, credentials="broker")
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import threading
 import time
@@ -24,10 +25,11 @@ from orchestrator.broker.core.explain import Explanation
 from orchestrator.broker.core.job_request import JobRequest
 from orchestrator.broker.core.rules import Window
 from orchestrator.broker.core.snapshot import ended_job
-from orchestrator.broker.core.views import JobState, JobView
+from orchestrator.broker.core.views import JobState, JobView, LostAccess
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.checked_payload import CheckedPayload
+from orchestrator.broker.runtime.event_loop import Commit
 from orchestrator.broker.runtime.grant_watch import Allocations
 from orchestrator.broker.runtime.pacing import STANDARD_PACING, Pacing
 from orchestrator.config.site import QpuSettings
@@ -36,6 +38,7 @@ from orchestrator.identity import JobId, RunAccount, lock_file_name
 __all__ = ["EmbeddedBroker", "Prewarmable", "RunBusy"]
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _LOCK_PAUSE_S = 0.001
 _CLOSED = "the broker of this run is closed"
 
@@ -107,6 +110,7 @@ class EmbeddedBroker:
             allocations=self._allocations,
             pacing=self._pacing,
             labels={"": self._labels},  # jobs of a run name no project
+            observers=[_log_access],
         )
         with _own_words():
             self._on_loop(self._broker.open_embedded(follows=follows))
@@ -266,6 +270,16 @@ class EmbeddedBroker:
             work.close()
             raise TaskCancelled(_CLOSED) from error
         return waiting.result()
+
+
+def _log_access(commit: Commit) -> None:
+    """Warn of a QPU that refuses the credentials: the run would wait without a word."""
+    for event in commit.events:
+        if isinstance(event, ev.QpuAccessLost):
+            lost = LostAccess(qpu=event.qpu, since=commit.at, reason=event.reason)
+            _log.warning("%s", lost.words())
+        elif isinstance(event, ev.QpuAccessRegained):
+            _log.warning("QPU %s accepts the credentials again", event.qpu)
 
 
 @contextmanager

@@ -150,6 +150,7 @@ class EventLoop:
         limits = replace(limits, max_concurrent_tasks=most)
         self.state.configure(qpu, replace(rules, limits=limits, leases=leases))
         self._drivers[qpu] = QpuDriver(
+            qpu=qpu,
             backend=backend,
             can_find=limits.can_find,
             report=self._report,

@@ -23,6 +23,7 @@ from backends.api import (
     SessionId,
     TaskFailed,
     TaskState,
+    TokenExpired,
     UnknownSession,
     UnknownTask,
     Usage,
@@ -60,6 +61,9 @@ _START_TRIES = 8
 # Errors of a start after which no task exists, whatever the backend can find.
 _REFUSALS = (AccessDenied, CalibrationChanged, PayloadRejected)
 
+# The QPU may know the task; it only has to be asked with other credentials.
+_NO_ACCESS = (AccessDenied, TokenExpired)
+
 # A task's state as it was last read, with its result once it is there.
 _Reading = tuple[TaskState, Received | None]
 
@@ -82,6 +86,8 @@ class _Doubts:
 
     def after(self, error: Exception | None) -> str | None:
         """Return the reason why the task is in doubt after one more reading, once."""
+        if isinstance(error, _NO_ACCESS):  # which says nothing about the task
+            error = None
         self.faults = self.faults + 1 if error is not None else 0
         reason = None
         if isinstance(error, UnknownTask) or self.faults == self.unread_looks:
@@ -98,6 +104,7 @@ class _Doubts:
 class QpuDriver:
     """Starts, follows and stops tasks on one QPU; each method ends by reporting an event."""
 
+    qpu: str
     backend: Backend
     can_find: bool
     report: Report
@@ -111,6 +118,7 @@ class QpuDriver:
     _tasks: dict[str, QpuTaskId] = field(default_factory=dict)
     _since: dict[str, float] = field(default_factory=dict)
     _unwanted: set[str] = field(default_factory=set)
+    _denied: set[str] = field(default_factory=set)  # tasks whose last call had no access
     _spawned: asyncio.Future[None] | None = None
     _stopping: asyncio.Future[None] | None = None
 
@@ -127,6 +135,7 @@ class QpuDriver:
             try:
                 task, reading = await self._start_once(tag, payload, labels)
             except QpuBusy as error:
+                await self._note_access(tag, error)
                 pause = await _rest(pause, error)
             except UnknownSession as error:
                 self._session, lost_answers = None, lost_answers + 1
@@ -151,6 +160,7 @@ class QpuDriver:
                 pause = await _rest(max(pause, 0.05), error)
             else:
                 payload.cache_clear()  # it may be large, and the QPU has it
+                await self._note_access(tag, None)
                 owner = self._owner(task)
                 if owner in (None, tag):
                     await self.follow(tag, task, reading)
@@ -182,7 +192,8 @@ class QpuDriver:
     async def follow(self, tag: str, task: QpuTaskId, reading: _Reading | None = None) -> None:
         """Wait for the task's end and report it; a failed poll never starts anything.
 
-        A task that cannot be read for long is reported uncertain, and still polled.
+        A task that cannot be read for long is reported uncertain, and still polled. One that is not
+        shown for want of valid credentials is in no doubt: that is reported of the QPU.
         """
         self._note_task(tag, task)
         doubts, pause = _Doubts(self.longest_task_s, self.pacing.unread_looks), _FIRST_PAUSE_S
@@ -191,6 +202,7 @@ class QpuDriver:
             try:
                 state, received = reading or await self._await_end(tag, task)
                 reading = None
+                await self._note_access(tag, None)
                 if await self._settle_if_ended(tag, state, received):
                     return
             except (TaskFailed, PayloadRejected, CalibrationChanged) as failure:
@@ -198,6 +210,7 @@ class QpuDriver:
                 return
             except Exception as fault:  # noqa: BLE001  # the task may well still run
                 error = fault
+                await self._note_access(tag, fault)
             reason = doubts.after(error)
             if reason is not None:
                 await self.report(ev.TaskUncertain(tag=tag, reason=reason), None)
@@ -265,6 +278,18 @@ class QpuDriver:
                 self._session = await self._call(self.backend.acquire)
             return self._session
 
+    async def _note_access(self, tag: str, error: Exception | None) -> None:
+        """Report when the QPU begins, and ends, to refuse the credentials for any task."""
+        before = bool(self._denied)
+        if isinstance(error, _NO_ACCESS):
+            self._denied.add(tag)
+        elif error is None:
+            self._denied.discard(tag)
+        if self._denied and not before:
+            await self.report(ev.QpuAccessLost(qpu=self.qpu, reason=str(error)), None)
+        elif before and not self._denied:
+            await self.report(ev.QpuAccessRegained(qpu=self.qpu), None)
+
     def _owner(self, task: QpuTaskId) -> str | None:
         """Return the open task that goes by this id on the QPU."""
         return next((tag for tag, known in self._tasks.items() if known == task), None)
@@ -287,7 +312,8 @@ class QpuDriver:
             try:
                 task = await self._call(self.backend.find, tag)
                 break
-            except Exception:  # noqa: BLE001  # without an answer nothing may be concluded
+            except Exception as error:  # noqa: BLE001  # without an answer nothing may be concluded
+                await self._note_access(tag, error)
                 pause = await _rest(pause)
         if task is not None:
             await self.report(ev.TaskAdopted(tag=tag, qpu_task=task), None)
@@ -334,6 +360,7 @@ class QpuDriver:
         self._tasks.pop(tag, None)
         self._since.pop(tag, None)
         self._unwanted.discard(tag)
+        await self._note_access(tag, None)
         await self.report(event, received)
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
