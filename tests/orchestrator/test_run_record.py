@@ -47,7 +47,7 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
     for part in (*document["stages"], *document["jobs"], *tasks):
         part["slurm_job"] = None
     for task in tasks:
-        task["qpu"] = ""
+        task.update(qpu="", start_in_doubt=False)
     for stage in document["stages"]:
         stage.update(asked_at=None, after=None, choice=None, leftover=0)
     later = {"outcome": None, "slurm": None, "coupling": None}
