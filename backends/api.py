@@ -38,7 +38,9 @@ __all__ = [
     "BackendError",
     "Calibration",
     "CalibrationChanged",
+    "Dated",
     "Forwarding",
+    "Heard",
     "InsufficientMemory",
     "PayloadRejected",
     "QpuBusy",
@@ -255,6 +257,27 @@ class Waitable(Protocol):
 
     def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
         """Block until the task is final or ``timeout_s`` passed; return its state then."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """When a device last answered, in seconds since the epoch; None if it never did.
+
+    silent_since_s: when it was first asked in vain since then; None if its last answer came.
+    """
+
+    at_s: float | None = None
+    silent_since_s: float | None = None
+
+
+@runtime_checkable
+class Dated(Protocol):
+    """A backend whose target may be what was last known, and which says so (optional)."""
+
+    @property
+    def heard(self) -> Heard:
+        """When the device itself last answered."""
         ...
 
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 from pydantic_core import from_json, to_json
 
+from backends.api import Heard
 from backends.connection_limit import ConnectionLimit
 from backends.errors import AccessDenied, QpuBusy, QpuUnavailable, TokenExpired
 from backends.http_rules import NOT_NOW, is_loopback, retry_after_s
@@ -137,6 +138,7 @@ class SiteConnection:
         self._most_connections = _MOST_CONNECTIONS if limit is None else limit.most
         self._lock = threading.Lock()
         self._client: httpx.Client | None = None
+        self._heard = Heard()
         self._closed = False
 
     def read(
@@ -249,6 +251,11 @@ class SiteConnection:
                 ) from None
         return answer
 
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        return self._heard
+
     def close(self) -> None:
         """Close all connections; further requests raise `QpuUnavailable`."""
         with self._lock:
@@ -272,7 +279,14 @@ class SiteConnection:
         headers: Mapping[str, str] = {},
     ) -> Answer:
         token = self._valid_token()
-        answer = self._once(method, path, params, body, excess, headers, token)
+        asked_at_s = self._clock()
+        try:
+            answer = self._once(method, path, params, body, excess, headers, token)
+        except httpx.RequestError as error:
+            if not isinstance(error, httpx.ReadTimeout):  # such an answer may be held back
+                self._note_heard(asked_at_s, answered=False)
+            raise
+        self._note_heard(asked_at_s, answered=answer.status < 500)
         if answer.status == 401:  # the server did nothing, so it may be asked again
             newer = self._valid_token()
             if newer != token:
@@ -281,6 +295,13 @@ class SiteConnection:
             remedy = "renew the token" if answer.status == 401 else "ask the site for access"
             raise AccessDenied(f"{self.url} refused {method} {path}: {answer.reason}; {remedy}")
         return answer
+
+    def _note_heard(self, asked_at_s: float, *, answered: bool) -> None:
+        with self._lock:
+            if answered:
+                self._heard = Heard(at_s=self._clock())
+            elif self._heard.silent_since_s is None:
+                self._heard = Heard(at_s=self._heard.at_s, silent_since_s=asked_at_s)
 
     def _once(
         self,

@@ -24,6 +24,7 @@ __all__ = [
     "create",
     "describe",
     "is_ideal",
+    "is_over_wire",
     "packages_of",
     "preload",
     "result_options",
@@ -65,6 +66,9 @@ class BackendFactory(Protocol):
 
     ``simulated(options)``: the options with which the same backend does its work on this machine,
     without a secret, a connection or a clock: dry runs use them in the place of Aer.
+
+    ``over_wire(options)``: whether there is a device or a server behind these options, which may
+    not answer, or may refuse the credentials; no without it.
 
     ``is_ideal(options)``: whether what it returns has no errors, which no target states.
 
@@ -121,6 +125,15 @@ def describe(
         closing(create(name, options, state_dir=Path(scratch), environment=environment)) as backend,
     ):
         return backend.target()
+
+
+def is_over_wire(name: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a backend asks a device or a server; no if it cannot be imported."""
+    try:
+        own = getattr(_factory(name), "over_wire", None)
+    except (UnknownPlugin, PluginUnusable):
+        return False
+    return own is not None and bool(own(options))
 
 
 def packages_of(name: str) -> BackendPackages:

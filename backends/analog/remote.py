@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from backends.analog.device import SHOT_S, RydbergDevice
 from backends.api import (
     Calibration,
+    Heard,
     QpuBusy,
     QpuTaskId,
     QpuUnavailable,
@@ -66,6 +67,11 @@ class AnalogSite(Protocol):
 
     prefix: str
     can_find: bool
+
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        ...
 
     def device(self) -> RydbergDevice:
         """Return the device as the server describes it."""
@@ -163,6 +169,11 @@ class RemoteAnalogBackend:
         with self._lock:
             self._target, self._asked_at = known, time.monotonic()
         return known
+
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        return self._site.heard
 
     def acquire(self) -> SessionId:
         """Open a session of this process; the server's own belongs to the user's job."""

@@ -66,6 +66,10 @@ class AnnealingFactory:
             ) from error
         return payload_device_backend(device)
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it is a solver of D-Wave's cloud."""
+        return options.get("solver") is not None
+
     def simulated(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the simulator that stands in for any annealer."""
         return {name: value for name, value in options.items() if name == "sweeps"}

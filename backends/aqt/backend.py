@@ -16,6 +16,7 @@ from qiskit.primitives import PrimitiveResult
 from backends.api import (
     BackendError,
     Calibration,
+    Heard,
     QpuBusy,
     QpuTaskId,
     QpuUnavailable,
@@ -145,6 +146,11 @@ class AqtBackend:
                 if self._known is None:
                     raise
                 return self._known[1]
+
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        return self._connection.heard
 
     def acquire(self) -> SessionId:
         """Open a session, of which the server has no notion."""

@@ -137,6 +137,10 @@ class AqtFactory:
         described = None if parsed.profile is None else _target(parsed, parsed.profile)
         return AqtBackend(parsed, described, state_dir=state_dir)
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it is a server, and not a simulator."""
+        return "offline" not in options
+
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice | None:
         """Open the simulator that the option ``offline`` names; None without that option."""
         del state_dir  # a simulator remembers nothing

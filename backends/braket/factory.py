@@ -72,6 +72,10 @@ class BraketFactory:
             ) from error
         return device_backend(device)
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it is a device of the service."""
+        return "arn" in options
+
     def is_ideal(self, options: Mapping[str, Any]) -> bool:
         """Return whether it is a simulator on this machine, none of which is given errors."""
         return "arn" not in options

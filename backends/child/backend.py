@@ -10,6 +10,7 @@ from typing import Any
 from backends.api import (
     AccessDenied,
     Backend,
+    Heard,
     QpuTaskId,
     QpuUnavailable,
     Result,
@@ -65,6 +66,11 @@ class ChildBackend:
         While there is no child, that is the last known one: this never waits for a new child.
         """
         return self._target.get()
+
+    @property
+    def heard(self) -> Heard:
+        """When the device last answered."""
+        return self._target.heard
 
     def acquire(self) -> SessionId:
         """Open a session of the child's backend."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from backends.api import (
     Backend,
+    Heard,
     QpuTaskId,
     QpuUnavailable,
     Result,
@@ -170,6 +171,11 @@ class DeviceBackend:
     def target(self) -> Target:
         """Return what the device stated within the last second."""
         return self._target.get()
+
+    @property
+    def heard(self) -> Heard:
+        """When the device last answered."""
+        return self._target.heard
 
     def acquire(self) -> SessionId:
         """Open a session; as many as are asked for."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from backends.api import QpuUnavailable, Target
+from backends.api import Heard, QpuUnavailable, Target
 from backends.targets import target_from_json
 
 __all__ = ["RecentTarget"]
@@ -24,6 +25,12 @@ class RecentTarget:
         self._lock = threading.Lock()
         self._target: Target | None = None
         self._read_at = 0.0
+        self._heard = Heard()
+
+    @property
+    def heard(self) -> Heard:
+        """When it was last read."""
+        return self._heard
 
     def get(self) -> Target:
         """Return the target, the last known one while it cannot be read.
@@ -36,6 +43,8 @@ class RecentTarget:
             try:
                 stated = self._read()
             except QpuUnavailable:
+                if self._heard.silent_since_s is None:
+                    self._heard = replace(self._heard, silent_since_s=time.time())
                 if self._target is None:
                     raise
                 return self._target
@@ -44,4 +53,5 @@ class RecentTarget:
             except ValueError as error:
                 raise QpuUnavailable(f"the backend's process states an {error}") from error
             self._read_at = time.monotonic()
+            self._heard = Heard(at_s=time.time())
             return self._target

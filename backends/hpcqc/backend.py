@@ -14,6 +14,7 @@ from typing import Any
 from backends.api import (
     AccessDenied,
     CalibrationChanged,
+    Heard,
     PayloadRejected,
     QpuBusy,
     QpuTaskId,
@@ -113,6 +114,11 @@ class BrokerBackend:
         with self._lock:
             self._known = (time.monotonic(), target)
         return target
+
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        return self._connection.heard
 
     def acquire(self) -> SessionId:
         """Open a session, of which the other broker has no notion."""

@@ -117,6 +117,10 @@ class BrokerFactory:
 
         return BrokerBackend(_parse_options(options), state_dir=state_dir)
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether another broker is asked: always."""
+        return bool(options)
+
     def describe(self, options: Mapping[str, Any]) -> Target:
         """Return the target as the other broker states it now."""
         with (

@@ -21,6 +21,7 @@ from qiskit_ibm_runtime.utils.backend_decoder import configuration_from_server_d
 
 from backends.api import (
     AccessDenied,
+    Heard,
     PayloadRejected,
     QpuBusy,
     QpuTaskId,
@@ -121,10 +122,16 @@ class IbmBackend:
         self._listed: tuple[float, Mapping[str, Mapping[str, Any]]] = (0.0, {})
         self._completed_at: dict[QpuTaskId, float] = {}
         self._known: tuple[float, Any, Target] | None = None
+        self._heard = Heard()
 
     def target(self) -> Target:
         """Describe the device with its newest calibration; the service is asked once a minute."""
         return self._current()[1]
+
+    @property
+    def heard(self) -> Heard:
+        """When the service last described the device."""
+        return self._heard
 
     def acquire(self) -> SessionId:
         """Open a session. One of IBM's is opened with the first task, if the options ask for it."""
@@ -328,9 +335,13 @@ class IbmBackend:
         try:
             device, target = self._read_device()
         except QpuUnavailable:
+            if self._heard.silent_since_s is None:
+                self._heard = replace(self._heard, silent_since_s=time.time())
             if known is None:
                 raise
             _, device, target = known
+        else:
+            self._heard = Heard(at_s=time.time())
         with self._lock:
             self._known = (time.monotonic(), device, target)
         return device, target

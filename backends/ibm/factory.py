@@ -106,6 +106,10 @@ class IbmFactory:
                 "of the QPU"
             ) from error
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it is a device of the service, and not a fake one."""
+        return not str(options.get("device")).startswith(_OFFLINE)
+
 
 create = IbmFactory()
 

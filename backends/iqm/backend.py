@@ -14,6 +14,7 @@ from typing import Any
 from backends.api import (
     Calibration,
     CalibrationChanged,
+    Heard,
     PayloadRejected,
     QpuBusy,
     QpuTaskId,
@@ -91,6 +92,11 @@ class IqmBackend:
         which calibration it was prepared, and the server refuses one that it has forgotten.
         """
         return self._current()[1]
+
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        return self._connection.heard
 
     def acquire(self) -> SessionId:
         """Open a session, of which the server has no notion."""

@@ -104,6 +104,10 @@ class IqmFactory:
         described = None if parsed.profile is None else _target(parsed, parsed.profile)
         return IqmBackend(parsed, described, state_dir=state_dir)
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it is a server, and not a fake device."""
+        return "fake" not in options
+
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice | None:
         """Open the device that the option ``fake`` names; None without that option."""
         del state_dir  # a fake device remembers nothing

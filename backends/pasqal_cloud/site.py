@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from backends.analog.device import DeviceError, RydbergDevice, rydberg_device
 from backends.analog.remote import SiteJob
-from backends.api import TaskState
+from backends.api import Heard, TaskState
 from backends.connection import Answer, SiteConnection
 from backends.errors import BackendError, PayloadRejected, QpuUnavailable, UnknownTask
 from backends.payloads import AnalogItem
@@ -53,6 +53,11 @@ class PasqalCloudSite:
         self._connection = SiteConnection(url, token)
         self._stores: dict[str, SiteConnection] = {}
         self._lock = threading.Lock()
+
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        return self._connection.heard
 
     def device(self) -> RydbergDevice:
         """Read the device's description among those of all devices."""

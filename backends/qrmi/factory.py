@@ -59,6 +59,10 @@ class QrmiFactory:
             ) from error
         return device_backend(device)
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether a resource is asked: always."""
+        return bool(options)
+
     def device(self, options: Mapping[str, Any], *, state_dir: Path) -> FlatDevice:
         """Open a resource, with its started tasks in the existing folder; connects nowhere."""
         parsed = _parse_options(options)

@@ -54,6 +54,10 @@ class WardenFactory:
         site = WardenSite(url, source, session=str(options["session"]))
         return RemoteAnalogBackend(site, described=device, clock_scale=scale, state_dir=state_dir)
 
+    def over_wire(self, options: Mapping[str, Any]) -> bool:
+        """Return whether it is a Warden, and not simulated here."""
+        return options.get("simulated") is not True
+
     def describe(self, options: Mapping[str, Any]) -> Target:
         """Return the target of the stated device; without one, the server is asked."""
         if options.get("simulated") is True:

@@ -8,7 +8,7 @@ from typing import Any
 
 from backends.analog.device import DeviceError, RydbergDevice, rydberg_device
 from backends.analog.remote import SiteJob
-from backends.api import TaskState
+from backends.api import Heard, TaskState
 from backends.connection import Answer, SiteConnection
 from backends.errors import PayloadRejected, QpuUnavailable, UnknownTask
 from backends.payloads import AnalogItem
@@ -46,6 +46,11 @@ class WardenSite:
             return {"X-Munge-Cred": credential, "X-Warden-Session": session}
 
         self._connection = SiteConnection(url, credentials, authorise=authorise)
+
+    @property
+    def heard(self) -> Heard:
+        """When the server last answered."""
+        return self._connection.heard
 
     def device(self) -> RydbergDevice:
         """Read the device's description."""

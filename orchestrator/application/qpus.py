@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,21 +15,29 @@ from backends.simulator import stand_in
 from orchestrator.application.errors import reason
 from orchestrator.config.backend_environments import backend_environment
 from orchestrator.config.loading import load_site
-from orchestrator.config.secrets import resolve_secrets
+from orchestrator.config.private import login_name
+from orchestrator.config.secrets import credentials_used, resolve_secrets
 from orchestrator.config.site import BrokerSettings, ComputeSettings, QpuSettings, Site
 from orchestrator.names import ANY
 
 if TYPE_CHECKING:
     from backends.api import Target
+    from orchestrator.broker.client.status import QpuReadiness
 
 __all__ = [
+    "LookAtQpu",
+    "QpuCheck",
+    "check_qpus",
     "describe_qpu",
     "dry_qpu",
     "dry_site",
     "load_ahead",
-    "qpu_faults",
+    "look_at_qpu",
     "target_from_settings",
 ]
+
+# QPUs that are asked at the same time; one that does not answer takes a while.
+_LOOKS = 16
 
 
 def describe_qpu(
@@ -64,21 +76,96 @@ def target_from_settings(settings: QpuSettings) -> Target:
         raise unreachable(settings.name, error) from None
 
 
-def qpu_faults(site: Site) -> dict[str, str | None]:
-    """Return for each QPU what is wrong with its schedule or its backend's options, None if nothing."""
-    return {name: _fault(settings) for name, settings in site.qpus.items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookAtQpu:
+    """What a QPU itself answered.
+
+    facts: its status, capacity and readiness. target: None without an answer. denied: why its server
+    refuses the credentials, if it does.
+    """
+
+    facts: QpuReadiness
+    target: Target | None = None
+    denied: str | None = None
 
 
-def _fault(settings: QpuSettings) -> str | None:
+def look_at_qpu(settings: QpuSettings) -> LookAtQpu | None:
+    """Ask a QPU behind a wire; None for one on this machine. Raises ``ValueError`` for its options."""
+    from backends import registry
+    from backends.api import AccessDenied, BackendError, Dated
+
+    if not registry.is_over_wire(settings.backend, settings.options):
+        return None
+    options, environment = resolve_secrets(settings.options), backend_environment(settings)
+    target, why, denied = None, "", None
+    try:
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            closing(
+                registry.create(
+                    settings.backend, options, state_dir=Path(scratch), environment=environment
+                )
+            ) as backend,
+        ):
+            target = backend.target()
+            if isinstance(backend, Dated) and backend.heard.silent_since_s is not None:
+                target, why = None, "its server does not answer"
+    except AccessDenied as error:
+        why = denied = reason(error)
+    except BackendError as error:
+        why = reason(error)
+    return LookAtQpu(facts=_facts(settings, target, why), target=target, denied=denied)
+
+
+def _facts(settings: QpuSettings, target: Target | None, why: str) -> QpuReadiness:
+    """Return what one answer says: nothing of whether a job would start, for which a broker plans."""
+    from orchestrator.broker.client.status import FactSource, QpuReadiness
+
+    now = datetime.now(UTC)
+    whose = credentials_used(settings.options, login_name())
+    source = FactSource(at=None if target is None else now, credentials=whose)
+    return QpuReadiness(
+        name=settings.name,
+        operational=None if target is None else True,
+        operational_reason=why or None,
+        slots=None if target is None else target.max_concurrent_tasks,
+        open=None,
+        sources={
+            "status": source,
+            "capacity": source,
+            "readiness": FactSource(at=None, credentials=whose),
+        },
+        room_reason="no broker service plans its tasks",
+        asked_at=now,
+        read_at=None if target is None else now,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QpuCheck:
+    """What is wrong with a QPU's table, if anything, and how the QPU stands if it was asked."""
+
+    fault: str | None = None
+    facts: QpuReadiness | None = None
+
+
+def check_qpus(site: Site) -> dict[str, QpuCheck]:
+    """Check each QPU's schedule and options, and ask those behind a wire, all at the same time."""
+    with ThreadPoolExecutor(max_workers=_LOOKS) as threads:
+        return dict(zip(site.qpus, threads.map(_check, site.qpus.values()), strict=True))
+
+
+def _check(settings: QpuSettings) -> QpuCheck:
     from backends.api import BackendError
     from orchestrator.broker.runtime.site_rules import check_schedules
 
     try:
         check_schedules([settings], datetime.now(UTC))
         target_from_settings(settings)
+        look = look_at_qpu(settings)
     except (ValueError, BackendError) as error:
-        return reason(error)
-    return None
+        return QpuCheck(fault=reason(error))
+    return QpuCheck() if look is None else QpuCheck(fault=look.denied, facts=look.facts)
 
 
 def dry_site(site: Site, scratch: Path, *, noisy: bool = False) -> Site:

@@ -156,6 +156,7 @@ def _check_types(request: SampleRequest) -> None:
         from qiskit import QuantumCircuit
 
         expect("circuit", request.circuit, QuantumCircuit, "a QuantumCircuit or a file's path")
+    expect_texts("settings", request.settings, "qpu.vlq.longest_task_s=60")
     expect_texts("labels", request.labels, "embargoed")
     expect("shots", request.shots, Integral, "a whole number of at least 1")
     expect("seed", request.seed, (Integral, type(None)), "a whole number, or None")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "back_up",
     "check_project",
+    "has_service",
     "open_service",
     "qpu_facts",
     "service_at",
@@ -64,6 +65,11 @@ def open_service(*, site: Path | str | None = None) -> RemoteBroker:
     return service_at(found, f"unix:{socket}")
 
 
+def has_service(site: Site) -> bool:
+    """Return whether the site names a broker service, or one of its own may run on this machine."""
+    return site.broker.url is not None or (site.state_dir / "broker.sock").exists()
+
+
 def qpu_facts(site: Site, qpu: str) -> QpuReadiness | str:
     """Return a QPU's status, capacity and readiness as the site's service has them, or why not.
 
@@ -76,10 +82,10 @@ def qpu_facts(site: Site, qpu: str) -> QpuReadiness | str:
     """
     from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable
 
-    socket = site.state_dir / "broker.sock"
-    if site.broker.url is None and not socket.exists():
+    if not has_service(site):
         return "no broker service watches it; start one with 'hpcqc broker serve'"
     try:
+        socket = site.state_dir / "broker.sock"
         with closing(service_at(site, site.broker.url or f"unix:{socket}")) as broker:
             return broker.readiness(qpu)
     except (BrokerRefused, BrokerUnreachable, ConfigError) as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from backends.api import Backend, QpuUnavailable, Target
 from backends.fake import FakeBackend, create
+from backends.iqm import create as iqm
 from orchestrator.broker.ledger import Ledger
 from orchestrator.broker.runtime.broker import Broker
 from orchestrator.broker.runtime.pacing import STANDARD_PACING
@@ -19,6 +20,7 @@ from orchestrator.config.private import login_name
 from orchestrator.config.secrets import SecretRef
 from orchestrator.config.site import QpuSettings
 from tests.patience import PATIENCE_S
+from tests.rehearsed import rehearsed
 
 _TOKEN = {"token": SecretRef(source="env", where="VLQ_TOKEN")}
 _QUICK = replace(STANDARD_PACING, watch_s=0.02)
@@ -112,3 +114,28 @@ def test_a_qpu_that_never_opened_has_facts_that_were_never_obtained(tmp_path: Pa
             assert found.age_of("readiness") is None
 
     asyncio.run(check())
+
+
+def test_what_is_known_of_before_is_no_news(tmp_path: Path) -> None:
+    """A server is away: its backend goes on with the target as it was, and says since when."""
+    with rehearsed("vlq", tmp_path / "site") as site:
+        options = site.options
+
+        async def check() -> None:
+            async with opened(tmp_path, lambda: iqm(options, state_dir=tmp_path)) as broker:
+                before = broker.readiness("q")
+                assert before.operational is True
+                site.misbehave("503:target")
+                await until(lambda: broker.readiness("q").operational is None)
+                silent = broker.readiness("q")
+                await until(lambda: broker.readiness("q").asked_at > silent.asked_at)
+                assert broker.readiness("q").read_at == silent.read_at, "it was not heard of since"
+                assert "has not answered since" in str(silent.operational_reason)
+                site.behave()
+                await until(lambda: broker.readiness("q").operational is True)
+                after = broker.readiness("q")
+                assert after.read_at is not None
+                assert silent.read_at is not None
+                assert after.read_at > silent.read_at
+
+        asyncio.run(check())

@@ -25,6 +25,7 @@ from orchestrator.doctor import missing_extra
 from orchestrator.names import EXTENSION_GROUPS
 from tests.architecture.source import ROOT
 from tests.packages import installed_package
+from tests.rehearsed import rehearsed
 
 RATIO = "(its gate time against the reference device's)"
 
@@ -116,6 +117,41 @@ def test_config_check_goes_down_to_the_options(hpcqc, tmp_path) -> None:
     assert "[qpu.none] no backend 'nope'; installed are: aer" in none
     document = hpcqc("config", "check", "--json").document
     assert (document["ok"], document["qpu"]["good"]) == (False, "ok")
+
+
+def test_a_qpu_with_a_profile_is_asked_how_it_stands(hpcqc, tmp_path) -> None:
+    with rehearsed("vlq", tmp_path / "site") as site:
+        file, token = site.rehearsal.site_file, site.rehearsal.folder / "token.json"
+        calibration = site.calibrate()
+        shown = hpcqc("qpu", "show", "vlq", "--site", file, "--json").document
+        assert shown["target"]["calibration"]["id"] == calibration, "that of the server, now"
+        facts = shown["facts"]
+        assert facts["operational"] is True
+        assert facts["has_room"] is None, "nobody plans its tasks"
+        assert facts["slots"] == shown["target"]["max_concurrent_tasks"]
+        status = facts["sources"]["status"]
+        assert status["at"] is not None
+        assert str(token) in status["credentials"]
+        assert facts["sources"]["readiness"]["at"] is None
+        good = hpcqc("config", "check", file, "--json")
+        assert (good.code, good.document["facts"]["vlq"]["operational"]) == (0, True)
+
+        site.misbehave("503:target")
+        away = hpcqc("config", "check", file)
+        assert away.code == 0, "not known is not wrong"
+        assert "vlq: not known" in away.err
+        shown = hpcqc("qpu", "show", "vlq", "--site", file)
+        assert "not known" in shown.out
+        assert "never obtained" in shown.out
+        site.behave()
+
+        token.write_text('{"access_token": "another"}')
+        wrong = hpcqc("config", "check", file)
+        assert wrong.code == 2
+        assert "[qpu.vlq]" in wrong.err
+        assert "401" in wrong.err
+    gone = hpcqc("config", "check", file, "--json").document
+    assert (gone["ok"], gone["facts"]["vlq"]["operational"]) == (True, None)
 
 
 def test_secrets_are_not_shown(hpcqc, tmp_path, monkeypatch) -> None:

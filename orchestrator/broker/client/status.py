@@ -98,7 +98,7 @@ class QpuReadiness:
 
     Not known is not no. operational, its status: whether it works and takes work. slots, its
     capacity: how many tasks it takes at once, None also for any number; open of them are taken by
-    the broker's own tasks. has_room, its readiness: whether a job of the size that was asked about
+    the broker's own tasks, None where no broker knows of any. has_room, its readiness: whether a job of the size that was asked about
     would start now, which nothing is reserved for. Status and readiness have the reason for a no,
     and for what is not known.
     sources: when and with whose credentials each was obtained, by ``status``, ``capacity`` and
@@ -110,7 +110,7 @@ class QpuReadiness:
     operational: bool | None
     operational_reason: str | None = None
     slots: int | None = None
-    open: int = 0
+    open: int | None = 0
     sources: Mapping[str, FactSource] = field(default_factory=dict)
     has_room: bool | None = None
     room_reason: str | None = None

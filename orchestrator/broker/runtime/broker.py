@@ -263,7 +263,7 @@ class Broker:
         settings, backend = self.qpus[qpu], await asyncio.to_thread(self.open_backend, qpu)
         try:
             target = await asyncio.to_thread(backend.target)
-            await self.watch.note(qpu, target)
+            await self.watch.note(qpu, target, backend)
             reserved = self.grants.closures.get(qpu, ())
             self.events.attach(settings, backend, target, closures=reserved)
         except BaseException:

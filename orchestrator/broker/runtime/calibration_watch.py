@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from backends.api import Backend, Target
+from backends.api import Backend, Dated, Heard, Target
 from orchestrator.broker.core import events as ev
 from orchestrator.broker.core.rules import Window
 from orchestrator.broker.ledger import LedgerError, LedgerUnwritable
@@ -43,10 +43,13 @@ class CalibrationWatch:
         self._watched[settings.name] = (settings, backend)
         self._tasks.append(asyncio.create_task(self._poll(settings, backend, self.events.clock())))
 
-    async def note(self, qpu: str, target: Target) -> None:
-        """Post an event if the QPU was calibrated anew. Raises `LedgerError`."""
-        self.targets[qpu], self.read_at[qpu] = target, self.events.clock()
-        self.silent_since.pop(qpu, None)
+    async def note(self, qpu: str, target: Target, backend: Backend | None = None) -> None:
+        """Post an event if the QPU was calibrated anew. Raises `LedgerError`.
+
+        backend: of a QPU that is not watched yet.
+        """
+        self.targets[qpu] = target
+        self._note_heard(qpu, backend or self._watched[qpu][1])
         calibration, before = target.calibration.id, self._calibrations.get(qpu, "")
         if calibration == before:
             return
@@ -60,6 +63,19 @@ class CalibrationWatch:
                 if before:
                     self._calibrations[qpu] = before
                 raise
+
+    def _note_heard(self, qpu: str, backend: Backend) -> None:
+        """Take down when a QPU answered: a target may be what was last known of it."""
+        heard = backend.heard if isinstance(backend, Dated) else Heard()
+        if heard.silent_since_s is not None:
+            since = datetime.fromtimestamp(heard.silent_since_s, UTC)
+            self.silent_since.setdefault(qpu, since)
+        else:
+            self.silent_since.pop(qpu, None)
+        if heard.at_s is not None:
+            self.read_at[qpu] = datetime.fromtimestamp(heard.at_s, UTC)
+        elif heard.silent_since_s is None:
+            self.read_at[qpu] = self.events.clock()
 
     def is_known(self, qpu: str, target: Target) -> bool:
         """Whether `note` would do nothing; from any thread."""
@@ -106,13 +122,12 @@ class CalibrationWatch:
                 _log.info("the target of QPU %s cannot be read: %s", settings.name, error)
                 self.silent_since.setdefault(settings.name, self.events.clock())
                 continue
-            self.silent_since.pop(settings.name, None)
+            self._note_heard(settings.name, backend)
             try:
                 # Else `note` was called meanwhile.
                 if self._calibrations.get(settings.name) == before:
                     await self.note(settings.name, target)
                 now, file = self.events.clock(), await asyncio.to_thread(_stamp, settings)
-                self.read_at[settings.name] = now
                 found = (file, self.closures.get(settings.name, ()))
                 if found != stamp or now - renewed_at >= _RENEWED_EVERY:
                     await self._renew(settings, target, now)

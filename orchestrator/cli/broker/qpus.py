@@ -74,8 +74,7 @@ def readiness_facts(found: QpuReadiness) -> dict[str, str | None]:
     """Return a QPU's status, capacity and readiness as text, each with when and whose it is."""
     status = _answer(found.operational, "works", "does not work", found.operational_reason)
     ready = _answer(found.has_room, "a job would start", "no job would start", found.room_reason)
-    taken = f"{counted(found.open, 'task')} open"
-    capacity = taken if found.slots is None else f"{taken} of {found.slots}"
+    capacity = _capacity(found)
     slurm = found.slurm_at
     return {
         "status": f"{status} ({_source(found, 'status')})",
@@ -84,6 +83,16 @@ def readiness_facts(found: QpuReadiness) -> dict[str, str | None]:
         "heard of Slurm": None if slurm is None else f"{slurm:%H:%M:%S} UTC",
         "Slurm's fault": found.slurm_error,
     }
+
+
+def _capacity(found: QpuReadiness) -> str:
+    if found.open is not None:
+        taken = f"{counted(found.open, 'task')} open"
+        return taken if found.slots is None else f"{taken} of {found.slots}"
+    if found.operational is None:
+        return "not known"
+    most = "any number of tasks" if found.slots is None else counted(found.slots, "task")
+    return f"{most} at once"
 
 
 def _answer(answer: bool | None, yes: str, no: str, reason: str | None) -> str:

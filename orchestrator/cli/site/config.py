@@ -60,22 +60,34 @@ def config_check(
     setting: Settings = None,
     as_json: Json = False,
 ) -> None:
-    """Check a site file down to each backend's options; exit 2 if something is wrong."""
-    from orchestrator.application.qpus import qpu_faults
+    """Check a site file down to each backend's options; exit 2 if something is wrong.
+
+    QPUs behind a wire are asked, too: one that does not answer is not known, which is no fault; one
+    that refuses the credentials is one.
+    """
+    from pydantic_core import to_jsonable_python
+
+    from orchestrator.application.qpus import check_qpus
+    from orchestrator.cli.broker.qpus import readiness_facts
     from orchestrator.cli.errors import MISTAKE
     from orchestrator.config.loading import load_site
 
     site = load_site(file, setting or ())
-    faults = qpu_faults(site)
-    bad = {name: fault for name, fault in faults.items() if fault is not None}
+    checks = check_qpus(site)
+    bad = {name: check.fault for name, check in checks.items() if check.fault is not None}
+    asked = {name: check.facts for name, check in checks.items() if check.facts is not None}
     if as_json:
-        qpus = {name: fault or "ok" for name, fault in faults.items()}
-        print_json({"source": site.source, "ok": not bad, "qpu": qpus})
+        qpus = {name: check.fault or "ok" for name, check in checks.items()}
+        found = to_jsonable_python(asked)
+        print_json({"source": site.source, "ok": not bad, "qpu": qpus, "facts": found})
     else:
         for name, fault in bad.items():
             print_error(f"{site.source}: [qpu.{name}] {fault}")
+        for name, facts in asked.items():
+            if name not in bad:
+                say(f"{name}: {readiness_facts(facts)['status']}", stderr=not facts.operational)
         if not bad:
-            say(f"{site.source}: in order; QPUs: {', '.join(faults)}")
+            say(f"{site.source}: in order; QPUs: {', '.join(checks)}")
     raise typer.Exit(MISTAKE if bad else 0)
 
 

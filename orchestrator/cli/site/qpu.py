@@ -57,19 +57,23 @@ def qpu_show(
 ) -> None:
     """Show what a QPU accepts, how it charges, where its values come from, and how it stands.
 
-    Status, capacity and readiness come from the broker service, if the site has one.
+    Status, capacity and readiness come from the broker service, if the site has one; else the QPU
+    itself is asked, where it is behind a wire.
     """
     from pydantic_core import to_jsonable_python
 
-    from orchestrator.application.qpus import target_from_settings
-    from orchestrator.application.service import qpu_facts
+    from orchestrator.application.qpus import look_at_qpu, target_from_settings
+    from orchestrator.application.service import has_service, qpu_facts
     from orchestrator.cli.broker.qpus import readiness_facts
     from orchestrator.config.loading import load_site
 
     found = load_site(site, setting or ())
     settings = found.qpu(name)
-    target = target_from_settings(settings)
-    stands = qpu_facts(found, settings.name)
+    look = None if has_service(found) else look_at_qpu(settings)
+    target = None if look is None else look.target
+    if target is None:
+        target = target_from_settings(settings)
+    stands = qpu_facts(found, settings.name) if look is None else look.facts
     if as_json:
         document = _target_document(found, settings, target)
         print_json(document | {"facts": to_jsonable_python(stands)})
