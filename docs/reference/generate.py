@@ -12,6 +12,7 @@ import json
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,33 +92,73 @@ def pages() -> dict[str, str]:
 
 _CHECKS = (
     "conformance",
-    "across the border",
+    "random circuits",
+    "bit order",
+    "conformance across the border",
+    "random circuits across the border",
     "vendor's software",
     "rehearsed site",
     "vendor's client",
-    "bit order",
 )
+_OF_CIRCUITS = frozenset({"random circuits", "bit order", "random circuits across the border"})
+_COMPARISONS = {"counts_follow_probabilities", "values_are_exact"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Suite:
+    """What a class that runs the conformance suite says of itself, or inherits.
+
+    across: runs its backend in an environment. takes: payload kinds. exact: random circuits are
+    compared; a device whose noise nobody knows leaves them out. backends: which it makes.
+    """
+
+    across: bool = False
+    takes: frozenset[str] = frozenset()
+    noisy: bool = False
+    profile: bool = False
+    backends: frozenset[str] = frozenset()
+
+    def checks(self) -> Iterator[str]:
+        """Yield what the suite checks of its backends."""
+        border = " across the border" if self.across else ""
+        yield f"conformance{border}"
+        if "sampler" in self.takes:
+            yield "bit order"
+            if self.profile or not self.noisy:
+                yield f"random circuits{border}"
 
 
 def _portability() -> str:
     """Return for each backend of ours the test modules that check it, by what they check."""
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     points = project["entry-points"]
-    backends = set(points["orchestrator.backends"])
-    sites = {name: place.split(".")[1] for name, place in points["hpcqc.rehearsals"].items()}
+    backends = {_module(place): name for name, place in points["orchestrator.backends"].items()}
+    sites = {name: backends[_module(place)] for name, place in points["hpcqc.rehearsals"].items()}
     found: dict[tuple[str, str], set[Path]] = defaultdict(set)
+    takes: dict[str, set[str]] = defaultdict(set)
     for path in sorted((_ROOT / "tests").rglob("test_*.py")):
-        for backend, check in _checks(path, backends, sites):
+        module = _TestModule(path, backends, sites)
+        for backend, check in module.checks():
             found[backend, check].add(path)
-    rows = [
-        (
-            f"`{backend}`",
-            *(_links(found[backend, check]) for check in _CHECKS),
-            "none yet",
+        for suite in module.suites.values():
+            for backend in suite.backends:
+                takes[backend] |= suite.takes
+    rows = []
+    for backend in sorted(backends.values()):
+        other = takes[backend] and "sampler" not in takes[backend]
+        cells = (
+            "takes no circuits"
+            if other and check in _OF_CIRCUITS
+            else _links(found[backend, check])
+            for check in _CHECKS
         )
-        for backend in sorted(backends)
-    ]
+        rows.append((f"`{backend}`", *cells, "none yet"))
     return _table(("backend", *_CHECKS, "real machine"), rows)
+
+
+def _module(place: str) -> str:
+    """Return the package of ``backends`` in which an entry point is."""
+    return place.partition(":")[0].split(".")[1]
 
 
 def _links(paths: Iterable[Path]) -> str:
@@ -125,58 +166,103 @@ def _links(paths: Iterable[Path]) -> str:
     return ", ".join(f"[{path.stem.removeprefix('test_')}](../../{path})" for path in listed) or "–"
 
 
-def _checks(path: Path, backends: set[str], sites: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield which backends a test module checks, and how."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = list(ast.walk(tree))
-    texts = {text for text in map(_text, nodes) if text is not None}
-    named = {sites[text] for text in texts & set(sites)}
-    called = {name for node in nodes if isinstance(node, ast.Call) for name in _names(node.func)}
-    if "rehearsed" in called:
-        yield from ((backend, "rehearsed site") for backend in named)
-    if "judge" in called:
-        yield from ((backend, "vendor's client") for backend in named)
-    used = _made(nodes, backends)
-    across = {"BackendConformance": False}  # by suite, where it runs its backend
-    for node in nodes:
-        bases = [base for one in getattr(node, "bases", ()) for base in _names(one)]
-        if isinstance(node, ast.ClassDef) and any(base in across for base in bases):
-            own, inherited = _is_across(node), any(across.get(base, False) for base in bases)
-            across[node.name] = inherited if own is None else own
-            check = "across the border" if across[node.name] else "conformance"
-            yield from ((backend, check) for backend in used)
-    if path.parent.name == "vendors" and "rehearsed" not in called:
-        yield from ((backend, "vendor's software") for backend in used)
-    tests = (node.name for node in nodes if isinstance(node, ast.FunctionDef))
-    if any(name.startswith("test_") and "bit" in name and "order" in name for name in tests):
-        yield from ((backend, "bit order") for backend in used)
+class _TestModule:
+    """A module of tests, read for which backends it checks and how.
+
+    backends: names by their package. sites: of which backend each rehearsed site is.
+    """
+
+    def __init__(self, path: Path, backends: Mapping[str, str], sites: Mapping[str, str]) -> None:
+        self._path, self._backends = path, backends
+        self._tree = ast.parse(path.read_text(encoding="utf-8"))
+        self._nodes = list(ast.walk(self._tree))
+        texts = {text for text in map(_text, self._nodes) if text is not None}
+        self._named = {sites[text] for text in texts & set(sites)}
+        calls = (node for node in self._nodes if isinstance(node, ast.Call))
+        self._called = {name for call in calls for name in _names(call.func)}
+        self._used = self._made()
+        self.suites: dict[str, _Suite] = {"BackendConformance": _Suite()}
+        for node in self._nodes:
+            bases = [base for one in getattr(node, "bases", ()) for base in _names(one)]
+            above = [self.suites[base] for base in bases if base in self.suites]
+            if isinstance(node, ast.ClassDef) and above:
+                self.suites[node.name] = self._suite(node, above[0])
+        del self.suites["BackendConformance"]
+
+    def checks(self) -> Iterator[tuple[str, str]]:
+        """Yield which backends the module checks, and how."""
+        for suite in self.suites.values():
+            yield from itertools.product(suite.backends, suite.checks())
+        if self._called & _COMPARISONS:
+            across = " across the border" if _is_across(self._tree) else ""
+            yield from ((backend, f"random circuits{across}") for backend in self._used)
+        if "rehearsed" in self._called:
+            yield from ((backend, "rehearsed site") for backend in self._named)
+        elif self._path.parent.name == "vendors":
+            yield from ((backend, "vendor's software") for backend in self._used)
+        if "judge" in self._called:
+            yield from ((backend, "vendor's client") for backend in self._named)
+        if any(_is_of_bit_order(node) for node in self._nodes):
+            yield from ((backend, "bit order") for backend in self._used)
+
+    def _suite(self, node: ast.ClassDef, above: _Suite) -> _Suite:
+        stated = dict(_assignments(node.body))
+        across = _is_across(node)
+        name = _text(stated.get("name"))
+        takes = {text for text in map(_text, ast.walk(stated.get("takes", node))) if text}
+        noise = stated.get("noise")
+        return _Suite(
+            across=above.across if across is None else across,
+            takes=frozenset(takes) if "takes" in stated else above.takes,
+            noisy=above.noisy if noise is None else getattr(noise, "value", 1.0) != 0.0,
+            profile=not _is_none(stated["profile"]) if "profile" in stated else above.profile,
+            backends=(
+                frozenset({name} & set(self._backends.values()))
+                if name is not None
+                else above.backends or frozenset(self._used)
+            ),
+        )
+
+    def _made(self) -> set[str]:
+        """Return the backends whose factory the module imports, or that it creates by their name."""
+        made = set()
+        for node in self._nodes:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backends."):
+                if {alias.name for alias in node.names} & {"create", "Factory"}:
+                    made.add(self._backends.get((node.module or "").split(".")[1]))
+            elif isinstance(node, ast.Call) and set(_names(node.func)) & {"create", "describe"}:
+                made |= {_text(argument) for argument in node.args[:1]}
+        return {name for name in self._backends.values() if name in made}
 
 
-def _is_across(suite: ast.ClassDef) -> bool | None:
-    """Whether a suite runs its backend in an environment; None if it does not say."""
-    for node in ast.walk(suite):
+def _assignments(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.AST]]:
+    """Yield the attributes that a class sets, and to what."""
+    for node in body:
+        if isinstance(node, ast.Assign):
+            yield from ((name, node.value) for target in node.targets for name in _names(target))
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            yield from ((name, node.value) for name in _names(node.target))
+
+
+def _is_of_bit_order(node: ast.AST) -> bool:
+    name = node.name if isinstance(node, ast.FunctionDef) else ""
+    return name.startswith("test_") and (
+        ("bit" in name and "order" in name) or "flipped_qubit_0_of_three" in name
+    )
+
+
+def _is_across(tree: ast.AST) -> bool | None:
+    """Whether a suite or module runs its backend in an environment; None if it does not say."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.AnnAssign) and "environment" in _names(node.target):
-            return not _is_none(node.value)
-    keywords = (node for node in ast.walk(suite) if isinstance(node, ast.keyword))
+            return node.value is None or not _is_none(node.value)
+    keywords = (node for node in ast.walk(tree) if isinstance(node, ast.keyword))
     passed = [node.value for node in keywords if node.arg == "environment"]
     return any(not _is_none(value) for value in passed) if passed else None
 
 
-def _is_none(node: ast.AST | None) -> bool:
-    return node is None or (isinstance(node, ast.Constant) and node.value is None)
-
-
-def _made(nodes: Iterable[ast.AST], backends: set[str]) -> set[str]:
-    """Return the backends whose factory a module imports, or that it creates by their name."""
-    made = set()
-    for node in nodes:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("backends."):
-            names = {alias.name for alias in node.names}
-            if names & {"create", "Factory"}:
-                made.add((node.module or "").split(".")[1])
-        elif isinstance(node, ast.Call) and set(_names(node.func)) & {"create", "describe"}:
-            made |= {text for text in map(_text, node.args[:1]) if text is not None}
-    return made & backends
+def _is_none(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
 
 
 def _names(node: ast.AST) -> list[str]:
@@ -185,7 +271,7 @@ def _names(node: ast.AST) -> list[str]:
     return [] if name is None else [name]
 
 
-def _text(node: ast.AST) -> str | None:
+def _text(node: ast.AST | None) -> str | None:
     value = getattr(node, "value", None) if isinstance(node, ast.Constant) else None
     return value if isinstance(value, str) else None
 

@@ -7,14 +7,30 @@ from typing import ClassVar
 
 import pytest
 
+from backends import registry
+from backends.child.environment import Environment
 from backends.hpcqc import create
 from backends.lowering import NativeCompiler
 from backends.profiles import load_profile
 from backends.testing import BackendConformance
+from backends.testing.agreement import counts_follow_probabilities, kinds_for
 from orchestrator.transpile.moves import insert_moves
 from tests.service.conftest import SITE, Service
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """Serve the other site's broker; return what reaches it."""
+    folder = tmp_path_factory.mktemp("far")
+    site, state = folder / "far.toml", folder / "state"
+    state.mkdir()
+    site.write_text(SITE.format(options="run_s = 0.0", rules="", broker=""))
+    service = Service(state=state, site=site).start()
+    _, token = service.tokens.add("near", "user", ["partners"], now=datetime.now(UTC))
+    yield {"url": service.url, "token": token}
+    service.stop()
 
 
 class TestIdeal(BackendConformance):
@@ -27,16 +43,8 @@ class TestIdeal(BackendConformance):
 
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
-    def far(cls, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("far")
-        site, state = folder / "far.toml", folder / "state"
-        state.mkdir()
-        site.write_text(SITE.format(options="run_s = 0.0", rules="", broker=""))
-        service = Service(state=state, site=site).start()
-        _, token = service.tokens.add("near", "user", ["partners"], now=datetime.now(UTC))
-        cls.options = {"url": service.url, "token": token, "qpu": cls.qpu}
-        yield service
-        service.stop()
+    def far(cls, served):
+        cls.options = {**served, "qpu": cls.qpu}
 
     @classmethod
     def make_backend(cls, state_dir):
@@ -53,3 +61,11 @@ class TestStar(TestIdeal):
     def native(self, circuit, target):
         native, layout = NativeCompiler(target).compile(circuit)
         return insert_moves(native, target.resonator), layout
+
+
+def test_random_circuits_come_right_from_another_process(served, tmp_path) -> None:
+    options, here = {**served, "qpu": "aer"}, Environment.current()
+    qpu = registry.create("hpcqc", options, state_dir=tmp_path, environment=here)
+    trial = TestIdeal().trial(qpu, qpu.acquire())
+    counts_follow_probabilities(trial, 5, kinds_for(trial.target))
+    qpu.close()

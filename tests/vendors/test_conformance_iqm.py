@@ -6,10 +6,13 @@ from typing import ClassVar
 
 import pytest
 
+from backends import registry
+from backends.child.environment import Environment
 from backends.iqm import create
 from backends.lowering import NativeCompiler
 from backends.profiles import load_profile
 from backends.testing import BackendConformance
+from backends.testing.agreement import counts_follow_probabilities, kinds_for
 from orchestrator.transpile.moves import insert_moves
 from tests.rehearsed import rehearsed
 
@@ -53,3 +56,13 @@ class TestLattice(TestStar):
 
     site = "euro-q-exa"
     profile = load_profile("euro-q-exa")
+
+
+def test_random_circuits_come_right_from_another_process(tmp_path) -> None:
+    with rehearsed("vlq", tmp_path) as server:
+        here = Environment.current()
+        qpu = registry.create("iqm", server.options, state_dir=tmp_path, environment=here)
+        trial = TestStar().trial(qpu, qpu.acquire())
+        counts_follow_probabilities(trial, 5, kinds_for(trial.target))
+        qpu.close()
+        assert sum(server.meter()["starts"].values()) > 0
