@@ -71,9 +71,11 @@ class Comparison:
     def winner(self) -> Winner:
         """The side with the best way, if the other side's best is significantly worse.
 
-        Without draws, errors count as independent: shared data make the test stricter than it
-        must be.
+        Where all ways are of one side, it is that side. Without draws, errors count as independent:
+        shared data make the test stricter than it must be.
         """
+        if len({way.is_quantum for way in self.ways}) == 1:
+            return "quantum" if self.ways[0].is_quantum else "classical"
         lead = self._best(is_quantum=True).lead_over(self._best(is_quantum=False))
         if abs(lead.value) <= _SIGNIFICANT * lead.error:
             return "neither"

@@ -45,7 +45,7 @@ from prefect import flow
 from backends.api import Target
 from backends.lowering import usable_qubits
 from backends.profiles import ProfileError, load_profile
-from flows._comparison import Figure
+from flows._comparison import Comparison, Figure, Way
 from flows._decoder import trained as files
 from flows._decoder.codes import (
     Code,
@@ -438,6 +438,14 @@ def _result(
             "measured_passes": learned.measured_passes,
             "steps": [asdict(one) for one in learned.steps],
         },
+        "comparisons": [
+            Comparison(
+                ways=[Way(name=one.name, figure=one.test_per_round) for one in rated],
+                measure="logical error per round",
+                higher_is_better=False,
+                data=experiment.title,
+            ).as_record()
+        ],
         "plot": picture(experiment, rated, learned.steps),
         "table": _table(rated),
         "summary": _summary(experiment, first, own, learned),

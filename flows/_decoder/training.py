@@ -61,8 +61,9 @@ def train(shape: Shape, given: Drawn, measured: Drawn, schedule: Schedule) -> Le
     """
     import jax
 
+    config: Any = jax.config
     if not schedule.gpu:
-        jax.config.update("jax_platforms", "cpu")
+        config.update("jax_platforms", "cpu")
     held = max(int(_HELD_OUT * len(measured.flips)), 1)
     learn, judge = _part(measured, slice(held, None)), _part(measured, slice(0, held))
     fit = _Fit(shape)

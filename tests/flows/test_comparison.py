@@ -39,6 +39,13 @@ def test_the_verdict_names_the_best_way_of_each_side():
     )
 
 
+def test_ways_of_one_side_leave_the_other_no_chance():
+    ways = [Way(name=str(value), figure=Figure(value=value, error=0.1)) for value in (0.5, 0.9)]
+    assert Comparison(ways=ways, measure="accuracy").winner == "classical"
+    quantum = [replace(way, is_quantum=True) for way in ways]
+    assert Comparison(ways=quantum, measure="accuracy").winner == "quantum"
+
+
 def test_an_exact_figure_needs_no_error():
     assert compared(0.9, 0.8, error=0.0).winner == "quantum"
     assert str(Figure(value=0.5, error=0.0)) == "0.5"
