@@ -45,10 +45,13 @@ class Drawing:
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Drawn:
-    """Shots for training: packed detection events, soft inputs (see `SOFT`), observable's flips."""
+    """Shots for training: packed detection events, soft inputs (see `SOFT`), observable's flips.
+
+    Soft inputs may be of half precision: there are many, and they travel between workers.
+    """
 
     packed: NDArray[np.uint8]
-    soft: Floats
+    soft: NDArray[np.floating]
     flips: Bits
 
     @staticmethod
@@ -88,7 +91,7 @@ def drawn(asked: Drawing) -> Drawn:
     events, flips, _ = sampler.sample(asked.shots)
     return Drawn(
         packed=np.packbits(events, axis=1, bitorder="little"),
-        soft=soft_inputs(asked.model, events),
+        soft=soft_inputs(asked.model, events).astype(np.float16),
         flips=flips[:, 0],
     )
 

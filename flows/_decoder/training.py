@@ -167,4 +167,4 @@ class _Fit:
 
     def _inputs(self, shots: Drawn) -> tuple[Any, Any]:
         events = unpacked(shots.packed, self._shape.detectors)
-        return events.astype(np.float32), shots.soft
+        return events.astype(np.float32), shots.soft.astype(np.float32)
