@@ -59,7 +59,7 @@ from flows._decoder.codes import (
     with_fresh_qubits,
 )
 from flows._decoder.experiments import Bits, Experiment, coordinates_of, unpacked
-from flows._decoder.matching import Drawing, Drawn, Matched, drawn, matched, soft_inputs
+from flows._decoder.matching import Drawing, Matched, TrainingShots, drawn, matched, soft_inputs
 from flows._decoder.networks import Kind, Shape, grid_of
 from flows._decoder.pictures import picture
 from flows._decoder.published import check_folder, read_experiment
@@ -179,7 +179,7 @@ def _matched(model: str, packed: NDArray[np.uint8], detectors: int, *, correlate
 
 
 @classical(nodes=(1, 3))
-def training_shots(model: str, detectors: int, samples: int, seed: int) -> Drawn:
+def training_shots(model: str, detectors: int, samples: int, seed: int) -> TrainingShots:
     """Draw shots from a model on the workers, with the gaps of their matching."""
     sizes = [min(_DRAWN_AT_ONCE, samples - at) for at in range(0, samples, _DRAWN_AT_ONCE)]
     seeds = np.random.SeedSequence(seed).generate_state(len(sizes)).tolist()
@@ -187,14 +187,16 @@ def training_shots(model: str, detectors: int, samples: int, seed: int) -> Drawn
         Drawing(model=model, detectors=detectors, shots=size, seed=own)
         for size, own in zip(sizes, seeds, strict=True)
     ]
-    return Drawn.joined(fan_out(drawn, parts))
+    return TrainingShots.joined(fan_out(drawn, parts))
 
 
-def _learn(experiment: Experiment, shape: Shape, given: Drawn, schedule: Schedule) -> Learned:
+def _learn(
+    experiment: Experiment, shape: Shape, given: TrainingShots, schedule: Schedule
+) -> Learned:
     """Train a network on drawn shots and on the odd ones of the experiment."""
     odd = experiment.packed[1::2]
     events = unpacked(odd, experiment.detectors)
-    measured = Drawn(
+    measured = TrainingShots(
         packed=odd,
         soft=soft_inputs(experiment.model_for_even, events),
         flips=experiment.flips[1::2],

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 __all__ = [
     "SOFT",
     "Drawing",
-    "Drawn",
     "Matched",
+    "TrainingShots",
     "drawn",
     "matched",
     "soft_inputs",
     "with_detector",
 ]
 
-Floats = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 
 # What `soft_inputs` gives for each shot.
 SOFT = ("correlated gap", "gap", "correlated answer")
@@ -44,7 +44,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)
-class Drawn:
+class TrainingShots:
     """Shots for training: packed detection events, soft inputs (see `SOFT`), observable's flips.
 
     Soft inputs may be of half precision: there are many, and they travel between workers.
@@ -55,9 +55,9 @@ class Drawn:
     flips: Bits
 
     @staticmethod
-    def joined(parts: list[Drawn]) -> Drawn:
+    def joined(parts: list[TrainingShots]) -> TrainingShots:
         """Return all shots of several parts, in their order."""
-        return Drawn(
+        return TrainingShots(
             packed=np.concatenate([part.packed for part in parts]),
             soft=np.concatenate([part.soft for part in parts]),
             flips=np.concatenate([part.flips for part in parts]),
@@ -83,20 +83,20 @@ def matched(asked: Matched) -> Bits:
     return np.asarray(found[:, 0], dtype=bool)
 
 
-def drawn(asked: Drawing) -> Drawn:
+def drawn(asked: Drawing) -> TrainingShots:
     """Draw shots from a model, with soft inputs."""
     import stim
 
     sampler = stim.DetectorErrorModel(asked.model).compile_sampler(seed=asked.seed)
     events, flips, _ = sampler.sample(asked.shots)
-    return Drawn(
+    return TrainingShots(
         packed=np.packbits(events, axis=1, bitorder="little"),
         soft=soft_inputs(asked.model, events).astype(np.float16),
         flips=flips[:, 0],
     )
 
 
-def soft_inputs(model: str, events: Bits) -> Floats:
+def soft_inputs(model: str, events: Bits) -> _Floats:
     """Return what matching knows of each shot (shots, inputs), as `SOFT` lists it.
 
     A gap is the weight of the best explanation in which the observable flips less that of the best

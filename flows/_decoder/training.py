@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows._decoder.experiments import unpacked
-from flows._decoder.matching import Drawn
+from flows._decoder.matching import TrainingShots
 from flows._decoder.networks import Shape, initial, logits
 
 __all__ = ["Learned", "Schedule", "Step", "train"]
@@ -53,7 +53,9 @@ class Learned:
     measured_passes: int
 
 
-def train(shape: Shape, given: Drawn, measured: Drawn, schedule: Schedule) -> Learned:
+def train(
+    shape: Shape, given: TrainingShots, measured: TrainingShots, schedule: Schedule
+) -> Learned:
     """Train a network of this shape on drawn shots, and refine it on measured ones.
 
     The refinement stops after the pass with the least cross-entropy of the held-out fifth of the
@@ -97,8 +99,10 @@ def train(shape: Shape, given: Drawn, measured: Drawn, schedule: Schedule) -> Le
     )
 
 
-def _part(shots: Drawn, chosen: Any) -> Drawn:
-    return Drawn(packed=shots.packed[chosen], soft=shots.soft[chosen], flips=shots.flips[chosen])
+def _part(shots: TrainingShots, chosen: Any) -> TrainingShots:
+    return TrainingShots(
+        packed=shots.packed[chosen], soft=shots.soft[chosen], flips=shots.flips[chosen]
+    )
 
 
 def _batches(
@@ -145,12 +149,12 @@ class _Fit:
         self._step = jax.jit(step)
         return optimiser.init(weights)
 
-    def step(self, weights: Any, state: Any, shots: Drawn) -> tuple[Any, Any]:
+    def step(self, weights: Any, state: Any, shots: TrainingShots) -> tuple[Any, Any]:
         """Return weights and state after a batch."""
         found = self._step(weights, state, *self._inputs(shots), shots.flips.astype(np.float32))
         return found[0], found[1]
 
-    def judged(self, phase: str, shots: int, weights: Any, judge: Drawn) -> Step:
+    def judged(self, phase: str, shots: int, weights: Any, judge: TrainingShots) -> Step:
         """Return the cross-entropy and the share of errors of held-out shots."""
         found = [
             np.asarray(self._log_odds(weights, *self._inputs(_part(judge, slice(at, at + _CHUNK)))))
@@ -165,6 +169,6 @@ class _Fit:
             error=float(((odds > 0) != judge.flips).mean()),
         )
 
-    def _inputs(self, shots: Drawn) -> tuple[Any, Any]:
+    def _inputs(self, shots: TrainingShots) -> tuple[Any, Any]:
         events = unpacked(shots.packed, self._shape.detectors)
         return events.astype(np.float32), shots.soft.astype(np.float32)
