@@ -304,6 +304,7 @@ class Service:
     """The answer of a broker service to a user without jobs."""
 
     url = "http://broker"
+    link_facts = None
 
     def __init__(self, **facts) -> None:
         vlq = {"name": "vlq", "backend": "aer", "state": "online", "reason": None}
