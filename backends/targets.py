@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["target_from_json", "target_to_json"]
 
+# More than any device has, and than a simulator takes.
+_MOST_QUBITS = 100_000
 # Fields that Pydantic does not write: a formula by its kind, a Qiskit target in part, notes never.
 _APART = ("metering", "native", "sources")
 
@@ -48,6 +50,7 @@ def target_to_json(target: Target) -> dict[str, Any]:
 def target_from_json(data: Mapping[str, Any]) -> Target:
     """Rebuild a target from `target_to_json`. Raises ``ValueError`` for anything else."""
     try:
+        _check_size(data)
         native, metering = data["native"], data["metering"]
         stated = {name: value for name, value in data.items() if name not in _APART}
         return Target(
@@ -57,6 +60,14 @@ def target_from_json(data: Mapping[str, Any]) -> Target:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"invalid target: {type(error).__name__}: {error}") from error
+
+
+def _check_size(data: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for more qubits than any device has: what is made of them would not end."""
+    for stated in (data, data.get("native") or {}):
+        number = stated.get("num_qubits")
+        if isinstance(number, int) and number > _MOST_QUBITS:
+            raise ValueError(f"{number} qubits; expected at most {_MOST_QUBITS}")
 
 
 def _native(target: QiskitTarget) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from backends.analog.sequence import RydbergSequence
 from backends.analog.waveforms import waveform_samples
 from backends.errors import PayloadRejected
 
-__all__ = ["Drive", "drive_of", "interactions", "probabilities", "sampled"]
+__all__ = ["Drive", "drive_of", "evolution_steps", "interactions", "probabilities", "sampled"]
 
 _STEP_US = 1e-3
 # Largest phase of an interaction within a step; the error of a step grows with its third power.
@@ -94,6 +94,11 @@ def interactions(sequence: RydbergSequence, c6: float) -> _Reals:
     if (squares == 0).any():
         raise PayloadRejected("two atoms are at one place")
     return np.asarray(c6 / squares**3, dtype=float)
+
+
+def evolution_steps(drive: Drive, couplings: _Reals) -> int:
+    """Return in how many steps `probabilities` follows a drive."""
+    return len(drive.amplitude) * _steps(couplings)
 
 
 def probabilities(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -80,6 +81,10 @@ _UNSENT = (
 )
 _TARGET_FRESH_S = 60.0
 _PROGRAM = {"name": "braket.ir.openqasm.program", "version": "1"}
+_RESULT_BYTES = 1 << 24
+_RESULT_SHOT_BYTES = 64
+_WHOLE_RESULT_S = 600.0
+_PIECE_BYTES = 1 << 20
 
 
 class BraketCloud:
@@ -196,7 +201,9 @@ class BraketCloud:
         record = self._record(task, stated)
         key = f"{stated['outputS3Directory']}/results.json"
         try:
-            body = self._s3.get_object(Bucket=stated["outputS3Bucket"], Key=key)["Body"].read()
+            stream = self._s3.get_object(Bucket=stated["outputS3Bucket"], Key=key)["Body"]
+            with closing(stream):
+                body = _bounded(stream, _most_bytes(record))
         except (BotoCoreError, ClientError) as error:
             _raise(error, f"the result of {task} cannot be read")
         try:
@@ -315,6 +322,23 @@ def _wires(steps: Sequence[BoundStep], written: Sequence[int]) -> list[int]:
     )
     measured = {clbits[0]: qubits[0] for name, qubits, clbits, _ in steps if name == "measure"}
     return [used.index(measured[bit]) for bit in written]
+
+
+def _most_bytes(record: StartedJob) -> int:
+    """Return how large a result may be: each shot lists a digit and two signs for each qubit."""
+    return _RESULT_BYTES + record.shots * (4 * record.num_qubits + _RESULT_SHOT_BYTES)
+
+
+def _bounded(stream: Any, most_bytes: int) -> bytes:
+    """Read a body, which a faulty store may never end. Raises `TaskFailed`, `QpuUnavailable`."""
+    content, deadline = bytearray(), time.monotonic() + _WHOLE_RESULT_S
+    while piece := stream.read(_PIECE_BYTES):
+        content += piece
+        if len(content) > most_bytes:
+            raise TaskFailed(f"the result has more than {most_bytes} bytes, so it is none")
+        if time.monotonic() > deadline:
+            raise QpuUnavailable(f"the result has not arrived within {_WHOLE_RESULT_S:g} s")
+    return bytes(content)
 
 
 def _counts(stated: Any, recipe: Mapping[str, Any], shots: int) -> dict[str, int]:

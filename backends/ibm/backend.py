@@ -41,6 +41,7 @@ from backends.ibm.description import calibration_of, check_branches, described
 from backends.ibm.factory import ServiceOptions
 from backends.ibm.pubs import PubForm, separate
 from backends.ibm.service import IbmService, Refused
+from backends.packed_texts import TooMuchPacked, check_packed
 from backends.payloads import Payload, SamplerPayload
 from backends.sessions import Sessions
 from backends.started_jobs import StartedJob, StartedJobs
@@ -51,6 +52,10 @@ __all__ = ["IbmBackend", "open_service"]
 
 _PREFIX = "ibm"
 _PROGRAM = "executor"
+# What a result may unpack to: for each shot more than a bit for any circuit's classical bits.
+_UNPACKED_BYTES = 1 << 26
+_UNPACKED_SHOT_BYTES = 1024
+_MOST_SHOTS = 100_000
 # Jobs of hpcqc have this tag and their own, so that one request lists all of them.
 _OURS = "hpcqc"
 _LONGEST_TAG = 80
@@ -202,7 +207,8 @@ class IbmBackend:
             reason = described_job["state"].get("reason") or "the service states no reason"
             raise TaskFailed(f"{task} failed: {reason}")
         text = self._asked(task, self._service.client.job_results, job)
-        native = _native(text, None if record is None else _forms(record))
+        most_bytes = _most_unpacked_bytes(record)
+        native = _native(text, None if record is None else _forms(record), most_bytes)
         metrics = self._asked(task, self._service.client.job_metadata, job)
         return Result(
             native=native,
@@ -512,8 +518,19 @@ def _state_of(job: Any) -> TaskState:
     return TaskState.FAILED if code == _RAN_TOO_LONG else state
 
 
-def _native(text: Any, forms: Sequence[PubForm] | None) -> PrimitiveResult[Any]:
+def _most_unpacked_bytes(record: StartedJob | None) -> int:
+    """Return how many bytes the arrays of a job's result may have: enough, by its shots."""
+    shots = _MOST_SHOTS if record is None else record.shots
+    return _UNPACKED_BYTES + shots * _UNPACKED_SHOT_BYTES
+
+
+def _native(text: Any, forms: Sequence[PubForm] | None, most_bytes: int) -> PrimitiveResult[Any]:
     """Decode a result with IBM's client, and give the PUBs their own form back."""
+    try:
+        if isinstance(text, str):  # as the client gives it; its decoders unpack without a bound
+            check_packed(text, most_bytes)
+    except TooMuchPacked as error:
+        raise TaskFailed(f"the result is refused unread: {error}") from error
     try:
         found: Any = reduce(
             lambda result, decoder: (

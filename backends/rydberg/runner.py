@@ -12,14 +12,24 @@ from typing import Any
 import numpy as np
 
 from backends.analog.device import SHOT_S, RydbergDevice
-from backends.analog.evolution import drive_of, interactions, probabilities, sampled
+from backends.analog.evolution import (
+    drive_of,
+    evolution_steps,
+    interactions,
+    probabilities,
+    sampled,
+)
 from backends.devices.api import PlainPayload, PlainResult
 from backends.devices.local import Stopping
+from backends.errors import PayloadRejected
 from backends.payloads import AnalogCounts, AnalogPayload, payload_kind
 from backends.timing import TimingModel
 
 __all__ = ["RydbergRunner"]
 
+# Amplitudes times steps of one sequence: about twenty minutes on a core.
+_MOST_WORK = 20_000_000_000
+_STEP_OVERHEAD = 512  # of a step, in amplitudes
 _BUILT = "2026-01-01T00:00:00+00:00"
 
 
@@ -58,11 +68,10 @@ class RydbergRunner:
         begun, counts, device_s = time.monotonic(), [], 0.0
         for item in read.items:
             sequence = item.sequence
-            outcomes = probabilities(
-                drive_of(sequence, self._device),
-                interactions(sequence, self._device.c6),
-                check=stopping.check,
-            )
+            drive = drive_of(sequence, self._device)
+            couplings = interactions(sequence, self._device.c6)
+            _check_work(evolution_steps(drive, couplings), len(sequence.atoms))
+            outcomes = probabilities(drive, couplings, check=stopping.check)
             random = np.random.default_rng(item.seed)
             atoms = tuple(atom.name for atom in sequence.atoms)
             found = sampled(outcomes, len(atoms), item.shots, random)
@@ -75,6 +84,17 @@ class RydbergRunner:
             frames=tuple(frames),
             qpu_seconds=device_s,
             metadata={"method": "exact evolution of the state vector"},
+        )
+
+
+def _check_work(steps: int, atoms: int) -> None:
+    """Raise `PayloadRejected` for an evolution that takes longer than anybody waits."""
+    step_work = (1 << atoms) + _STEP_OVERHEAD
+    if steps * step_work > _MOST_WORK:
+        raise PayloadRejected(
+            f"{atoms} atoms for {steps} steps of the simulation, which takes at most "
+            f"{_MOST_WORK // step_work} for so many; give fewer atoms, a shorter sequence, or atoms that "
+            "are further apart: the closest ones set the step"
         )
 
 

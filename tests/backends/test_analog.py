@@ -19,7 +19,7 @@ from backends.analog.devices import DEVICE_NAMES, shipped_device, stated_device
 from backends.analog.evolution import drive_of, interactions, probabilities
 from backends.analog.sequence import parse_sequence
 from backends.analog.waveforms import Waveform, waveform_duration_ns, waveform_samples
-from backends.api import PayloadRejected, TaskState, Waitable
+from backends.api import PayloadRejected, TaskFailed, TaskState, Waitable
 from backends.frames import pack, unpack
 from backends.payloads import (
     AnalogCounts,
@@ -33,6 +33,7 @@ from backends.payloads import (
 from backends.targets import target_from_json, target_to_json
 from backends.validate import check_fits
 from tests.errors import naming
+from tests.patience import until
 
 ANALOG, FREE = shipped_device("analog"), shipped_device("free")
 KIND = payload_kind("analog")
@@ -423,3 +424,21 @@ def create_factory(name: str) -> Any:
 def test_simulated_is_true_or_false(name) -> None:
     with pytest.raises(ValueError, match="simulated"):
         registry.describe(name, {"url": "http://127.0.0.1:1", "simulated": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("atoms", "duration_ns"),
+    [
+        ([(0, 0), (0.5, 0)], 1_000_000),  # so close that each nanosecond takes 200 steps
+        ([(0.9 * number, 0) for number in range(14)], 20_000),
+    ],
+)
+def test_what_would_take_hours_to_simulate_is_refused(tmp_path, atoms, duration_ns) -> None:
+    sequence = text(FREE, atoms, [pulse(duration_ns)])
+    payload = AnalogPayload.coerce([sequence], shots=10, seed=1)
+    backend = registry.create("rydberg", {"device": "free"}, state_dir=tmp_path)
+    task = backend.start(backend.acquire(), payload, "t")
+    assert until(lambda: backend.status(task) is TaskState.FAILED)
+    with pytest.raises((PayloadRejected, TaskFailed), match="fewer atoms"):
+        backend.result(task)
+    backend.close()

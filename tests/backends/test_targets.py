@@ -59,3 +59,13 @@ def test_control_flow_and_the_sample_length_cross_the_wire(tmp_path: Path) -> No
     no_places = {name for name in device.operation_names if device[name] in (None, {None: None})}
     assert set(again.operation_names) - branches == set(device.operation_names) - no_places
     assert again.dt == device.dt
+
+
+@pytest.mark.parametrize("where", ["num_qubits", "native"])
+def test_a_target_of_more_qubits_than_there_are_is_none(tmp_path: Path, where: str) -> None:
+    stated = target_to_json(target_of("vlq", tmp_path))
+    stated[where] = (
+        {**(stated["native"] or {}), "num_qubits": 10**12} if where == "native" else 10**12
+    )
+    with pytest.raises(ValueError, match="1000000000000 qubits"):
+        target_from_json(stated)

@@ -10,7 +10,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -35,12 +35,14 @@ class BraketDouble:
     """The service's books. starts: how many tasks were made for each client token.
 
     faults: of the next starts, in order: ``lost`` does what was asked and closes the connection,
-    ``throttled`` refuses, ``offline`` refuses, ``stuck`` accepts a task that never ends. more: what results state besides measurements.
+    ``throttled`` refuses, ``offline`` refuses, ``stuck`` accepts a task that never ends. more: what
+    results state besides measurements. flood: results never end.
     """
 
     def __init__(self) -> None:
         self.faults: list[str] = []
         self.more: dict[str, Any] = {}
+        self.flood = False
         self.tasks: dict[str, dict[str, Any]] = {}
         self.by_token: dict[str, str] = {}
         self.requests: list[str] = []
@@ -141,6 +143,13 @@ def braket_double() -> Iterator[tuple[BraketDouble, str]]:
                 return
             content = json.dumps(body).encode()
             self.send_response(status)
+            if double.flood and "measurements" in body:
+                self.end_headers()
+                self.close_connection = True
+                with suppress(ConnectionError):
+                    while double.flood:
+                        self.wfile.write(content)
+                return
             if "__type" in body:
                 self.send_header("x-amzn-ErrorType", body["__type"])
             self.send_header("Content-Type", "application/json")

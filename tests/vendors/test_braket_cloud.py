@@ -13,6 +13,7 @@ from backends.api import (
     QpuBusy,
     QpuUnavailable,
     TaskCancelled,
+    TaskFailed,
     TaskState,
     UnknownTask,
 )
@@ -259,3 +260,16 @@ def test_an_unknown_task_is_said_to_be_unknown(device, task) -> None:
 def test_wrong_options_are_refused(tmp_path, options, named) -> None:
     with pytest.raises(PluginUnusable, match=naming(*named)):
         registry.create("braket", options, state_dir=tmp_path, environment=ENVIRONMENT)
+
+
+def test_a_result_that_never_ends_is_none(device, service) -> None:
+    double, _ = service
+    task = device.start(device.acquire(), flipped(), "flooded")
+    assert until(lambda: device.status(task) is TaskState.COMPLETED)
+    double.flood = True
+    try:
+        with pytest.raises(TaskFailed, match="bytes"):
+            device.result(task)
+    finally:
+        double.flood = False
+    assert counts(device, task) == {"001": 20}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import zlib
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,6 +22,7 @@ from backends.api import (
 )
 from backends.lowering import NativeCompiler
 from backends.payloads import SamplerPayload
+from tests.answering import Raw, answering
 from tests.errors import naming
 from tests.patience import PATIENCE_S, until
 from tests.rehearsed import rehearsed
@@ -282,3 +286,29 @@ def test_a_loop_that_the_device_lacks_is_refused(backend, site) -> None:
     with pytest.raises(PayloadRejected, match="while_loop"):
         backend.start(backend.acquire(), work, "loop")
     assert "loop" not in site.meter()["starts"]
+
+
+def test_a_result_that_would_fill_the_memory_is_refused_unread(tmp_path) -> None:
+    bomb = b64encode(zlib.compress(bytes(256 << 20))).decode()
+    result = {"data": [{"results": {"meas": {"data": bomb, "shape": [1 << 32], "dtype": "bool"}}}]}
+    answers = {
+        "token": {"access_token": "t", "expires_in": 3600, "expiration": 2**33},
+        "d8abcdefghij": {"id": "d8abcdefghij", "state": {"status": "Completed"}},
+        "results": Raw(json.dumps(result).encode()),
+    }
+    with answering(answers) as (url, seen):
+        backend = registry.create(
+            "ibm",
+            {
+                "device": "ibm_test",
+                "instance": "crn:v1:bluemix:public:quantum-computing:us-east:a/0:1::",
+                "url": url,
+                "iam_url": url,
+                "token": "key",
+            },
+            state_dir=tmp_path,
+        )
+        with pytest.raises(TaskFailed, match="unpack to more than"):
+            backend.result("ibm:d8abcdefghij:tag")
+        backend.close()
+    assert any(path.endswith("/results") for path in seen)
