@@ -98,13 +98,14 @@ def _without_names(circuit: QuantumCircuit, *, name: str = _NAME) -> QuantumCirc
         qubits = QuantumRegister(circuit.num_qubits, free_name(plain, "q"))
         plain.add_register(qubits)
     wire = dict(zip(circuit.qubits, plain.qubits, strict=True))
+    move = MoveGate()
     for step in circuit.data:
         placed = step.replace(qubits=[wire[qubit] for qubit in step.qubits])
         if step.is_control_flow():
             blocks = [_without_names(block, name="") for block in step.operation.blocks]
             placed = placed.replace(operation=step.operation.replace_blocks(blocks))
         elif step.name == MOVE:  # read from QPY, its definition has another name
-            placed = placed.replace(operation=MoveGate())
+            placed = placed.replace(operation=move)
         plain._append(placed)  # noqa: SLF001  # its wires are known; append() takes tenfold
     return plain
 

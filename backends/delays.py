@@ -65,8 +65,9 @@ def check_delays(circuit: QuantumCircuit, target: Target) -> None:
             )
         if step.name == "delay":
             delay_seconds(step.operation)
-        for block in getattr(step.operation, "blocks", ()):
-            check_delays(block, target)
+        if step.is_control_flow():
+            for block in step.operation.blocks:
+                check_delays(block, target)
 
 
 def delays_as_expressions(circuit: QuantumCircuit) -> QuantumCircuit:

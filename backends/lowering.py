@@ -7,21 +7,19 @@ where the real one transpiles.
 from __future__ import annotations
 
 import itertools
-import math
 import threading
 from functools import cached_property, partial
-from typing import Any
 
 from qiskit import QuantumCircuit
-from qiskit.circuit import IfElseOp, ParameterExpression
+from qiskit.circuit import IfElseOp
 from qiskit.circuit.exceptions import CircuitError
-from qiskit.circuit.library import RGate, RZGate
 from qiskit.converters import circuit_to_dag, dag_to_circuit
 from qiskit.transpiler import InstructionProperties, PassManager, generate_preset_pass_manager
 from qiskit.transpiler import Target as QiskitTarget
 from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import Decompose, RemoveResetInZeroState, UnrollForLoops
 
+from backends.all_to_all import all_to_all
 from backends.api import PayloadRejected, Target
 from backends.delays import check_delays
 from backends.gates import (
@@ -32,6 +30,7 @@ from backends.gates import (
     native_operation,
     with_blocks,
 )
+from backends.pulses import absorb_rz
 
 __all__ = ["NativeCompiler", "usable_qubits"]
 
@@ -42,10 +41,8 @@ _LEVEL = 2
 # Loops that only repeat are written out; fresh qubits need no reset, which devices may lack.
 _UNROLLED = PassManager([UnrollForLoops()])
 _FRESH = PassManager([Decompose("initialize"), RemoveResetInZeroState()])
+_RESETTING = frozenset({"initialize", "reset"})
 
-# RZ passes through these; directives and delays included.
-_TRANSPARENT = frozenset({"barrier", "cp", "crz", "cz", "delay", "id", "p", "rzz", "s", "sdg", "z"})
-_TINY = 1e-12
 _BRANCHES = frozenset(CONTROL_FLOW) - {"for_loop"}  # of devices that do not say which
 _Places = dict[tuple[int, ...], InstructionProperties | None]
 
@@ -79,6 +76,7 @@ class NativeCompiler:
         self._target = target
         self._gates = tuple(g for g in target.native_gates or () if g != MOVE)
         self._pulses = "r" in self._gates
+        self._coupled_all_to_all = target.coupling is None
         self._lock = threading.Lock()
         self._passes: PassManager | None = None
 
@@ -94,17 +92,20 @@ class NativeCompiler:
                 f"the circuit has {circuit.num_qubits} qubits, {self._target.name} has "
                 f"{len(usable)} in use; use fewer or choose a wider QPU"
             )
-        plain = _UNROLLED.run(_with_else_in_loops(inline_definitions(circuit)))
-        if not self._target.mid_circuit_measurement:
+        plain = inline_definitions(circuit)
+        if any(step.is_control_flow() for step in plain.data):
+            plain = _UNROLLED.run(_with_else_in_loops(plain))
+        if not self._target.mid_circuit_measurement and plain.count_ops().keys() & _RESETTING:
             plain = _FRESH.run(plain)
         self._check_branches(plain)
         with self._lock:
             native = self._run(plain)
         placed = tuple(native.layout.final_index_layout(filter_ancillas=True))
         native._layout = None  # noqa: SLF001  # it would travel in the QPY bytes, unread
-        native, placed = self._with_free_qubits_in_order(native, placed)
+        if not self._coupled_all_to_all:
+            native, placed = self._with_free_qubits_in_order(native, placed)
         if self._pulses:
-            native = _absorb_rz(native, keep_rz="rz" in self._gates)
+            native = absorb_rz(native, keep_rz="rz" in self._gates)
         return native, placed
 
     def _with_free_qubits_in_order(
@@ -148,9 +149,13 @@ class NativeCompiler:
 
     def _run(self, circuit: QuantumCircuit) -> QuantumCircuit:
         if self._passes is None:
-            self._passes = generate_preset_pass_manager(
-                optimization_level=_LEVEL, target=self._device, seed_transpiler=_SEED
-            )
+            if self._coupled_all_to_all:
+                best = sorted(usable_qubits(self._target), key=self._error)
+                self._passes = all_to_all(self._device, best)
+            else:
+                self._passes = generate_preset_pass_manager(
+                    optimization_level=_LEVEL, target=self._device, seed_transpiler=_SEED
+                )
         try:
             native: QuantumCircuit = self._passes.run(circuit)
         except (TranspilerError, CircuitError) as error:
@@ -217,107 +222,3 @@ class NativeCompiler:
         for name in sorted(listed) if dynamic else ():
             device.add_instruction(CONTROL_FLOW[name], name=name)
         return device
-
-
-def _absorb_rz(circuit: QuantumCircuit, *, keep_rz: bool) -> QuantumCircuit:
-    """Return the circuit with every ``rx`` written as ``r`` and rotations about Z absorbed.
-
-    Devices whose one-qubit pulse is R(θ, φ) need no Z pulses: RZ(z) followed by R(θ, φ) is
-    R(θ, φ - z) followed by RZ(z), and RZ passes through every gate that is diagonal. So each
-    rotation about Z moves towards the end, where a measurement does not see it (D. C. McKay et
-    al., Phys. Rev. A 96, 022330 (2017)).
-
-    What is left of a rotation before a gate it does not pass through is written as ``rz`` if
-    ``keep_rz``, else as two ``r``. A circuit that measures nothing keeps the whole of its
-    unitary, up to a global phase; in one that measures, what only turns phases after the last
-    gate is dropped, so parameters may vanish. Numeric angles become 0 ≤ θ ≤ π, -π < φ ≤ π.
-    """
-    return _absorb(circuit, keep_rz=keep_rz, drop_rest=_measures(circuit))
-
-
-def _absorb(circuit: QuantumCircuit, *, keep_rz: bool, drop_rest: bool) -> QuantumCircuit:
-    frames = _Frames(circuit.copy_empty_like(), keep_rz=keep_rz)
-    for step in circuit.data:
-        operation, qubits = step.operation, step.qubits
-        match step.name:
-            case "rz":
-                frames.turn(qubits[0], operation.params[0])
-            case "rx":
-                frames.pulse(qubits[0], operation.params[0], 0.0)
-            case "r":
-                frames.pulse(qubits[0], *operation.params)
-            case "measure" | "reset":
-                frames.forget(qubits[0])
-                frames.circuit.append(step)
-            case name if name in _TRANSPARENT:
-                frames.circuit.append(step)
-            case _:
-                for qubit in qubits:
-                    frames.settle(qubit)
-                inside = partial(_absorb, keep_rz=keep_rz, drop_rest=False)
-                frames.circuit.append(with_blocks(step, inside))
-    if not drop_rest:
-        for qubit in circuit.qubits:
-            frames.settle(qubit)
-    return frames.circuit
-
-
-class _Frames:
-    """A circuit being written, and how far each qubit's frame has turned about Z."""
-
-    def __init__(self, circuit: QuantumCircuit, *, keep_rz: bool) -> None:
-        self.circuit = circuit
-        self._keep_rz = keep_rz
-        self._turned: dict[Any, Any] = {}
-
-    def turn(self, qubit: Any, angle: Any) -> None:
-        self._turned[qubit] = _number(self._turned.get(qubit, 0.0) + angle)
-
-    def forget(self, qubit: Any) -> None:
-        self._turned.pop(qubit, None)
-
-    def pulse(self, qubit: Any, theta: Any, phi: Any) -> None:
-        theta, phi = _number(theta), _number(phi - self._turned.get(qubit, 0.0))
-        if isinstance(theta, float):
-            theta = _wrapped(theta)
-            if abs(theta) < _TINY:
-                return
-            if theta < 0:
-                theta, phi = -theta, _number(phi + math.pi)
-        if isinstance(phi, float):
-            phi = _wrapped(phi)
-        self.circuit.append(RGate(theta, phi), [qubit])
-
-    def settle(self, qubit: Any) -> None:
-        """Write down what the frame has turned, so that any gate may follow."""
-        angle = self._turned.pop(qubit, 0.0)
-        if isinstance(angle, float):
-            angle = _wrapped(angle)
-            if abs(angle) < _TINY:
-                return
-        if self._keep_rz:
-            self.circuit.append(RZGate(angle), [qubit])
-        else:  # R(π, z/2)·R(π, 0) = -RZ(z)
-            self.circuit.append(RGate(math.pi, 0.0), [qubit])
-            self.circuit.append(RGate(math.pi, angle / 2), [qubit])
-
-
-def _number(value: Any) -> Any:
-    """Return a float for whatever holds no parameter, else the expression."""
-    if isinstance(value, ParameterExpression) and value.parameters:
-        return value
-    return float(value)
-
-
-def _wrapped(angle: float) -> float:
-    """Return the angle in (-π, π]; a turn by 2π changes a global phase alone."""
-    wrapped = math.remainder(angle, 2 * math.pi)
-    return math.pi if wrapped <= -math.pi + _TINY else wrapped
-
-
-def _measures(circuit: QuantumCircuit) -> bool:
-    return any(
-        step.name == "measure"
-        or any(_measures(block) for block in getattr(step.operation, "blocks", ()))
-        for step in circuit.data
-    )

@@ -30,6 +30,7 @@ NAMES = (
     "reading",
     "border",
     "vendors",
+    "transpiling",
     "slurm_queue",
     "slurm_stages",
 )

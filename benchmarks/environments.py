@@ -1,4 +1,4 @@
-"""The second environment, in which the tools we compare with live: they need other versions."""
+"""Environments of the tools we compare with, which need other versions than ours."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PATIENT", "PeerFailed", "run_other"]
+__all__ = ["PATIENT", "PeerFailed", "other_interpreter", "run_other"]
 
 ROOT = Path(__file__).resolve().parents[1]
 _FOLDER = ROOT / ".bench-venv"
 _PACKAGES = ("prefect-qiskit==0.2.1", "prefect-dask", "qiskit-aer", "fastapi<0.155", "prefect<3.9")
-
 
 # On a slow day Prefect's temporary server takes longer than the 20 s that it has by default.
 PATIENT = {
@@ -36,7 +36,7 @@ def run_other(script: str, *arguments: str) -> dict[str, Any]:
     The environment is made at first use. Raises `PeerFailed` if the script fails, and
     prints the end of its output.
     """
-    python = _environment()
+    python = other_interpreter(_FOLDER, _PACKAGES)
     with tempfile.TemporaryDirectory() as home:
         variables = os.environ | {
             "PREFECT_HOME": home,
@@ -61,11 +61,12 @@ def run_other(script: str, *arguments: str) -> dict[str, Any]:
     return found
 
 
-def _environment() -> Path:
-    python = _FOLDER / "bin" / "python"
-    if not (_FOLDER / "complete").exists():
-        print(f"making {_FOLDER} for the tools we compare with …", file=sys.stderr)
-        venv.create(_FOLDER, with_pip=True, clear=True)
-        subprocess.run([str(python), "-m", "pip", "install", "-q", *_PACKAGES], check=True)
-        (_FOLDER / "complete").touch()
+def other_interpreter(folder: Path, packages: Sequence[str]) -> Path:
+    """Return the interpreter of an environment with these packages, made at first use."""
+    python = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        print(f"making {folder} for the tools we compare with …", file=sys.stderr)
+        venv.create(folder, with_pip=True, clear=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *packages], check=True)
+        (folder / "complete").touch()
     return python

@@ -7,14 +7,18 @@ commute, so they are done in the order that saves MOVEs.
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heappush
+
 from qiskit import QuantumCircuit
-from qiskit.circuit import Bit, CircuitInstruction, Qubit
+from qiskit.circuit import Bit, CircuitInstruction
 from qiskit.circuit.library import CZGate
 
 from backends.api import PayloadRejected
 from backends.gates import MoveGate
 
 __all__ = ["insert_moves"]
+
+_CZ, _MOVE = CZGate(), MoveGate()
 
 
 def insert_moves(circuit: QuantumCircuit, resonator: int) -> QuantumCircuit:
@@ -33,69 +37,89 @@ def insert_moves(circuit: QuantumCircuit, resonator: int) -> QuantumCircuit:
 
 
 class _Router:
-    """One pass; an instruction is ready when all it must follow is written."""
+    """One pass; an instruction is ready when all it must follow is written.
+
+    What needs no MOVE is written first, in the order of the circuit.
+    """
 
     def __init__(self, circuit: QuantumCircuit, star: QuantumCircuit) -> None:
         self._star = star
         self._wire = dict(zip(circuit.qubits, star.qubits[:-1], strict=True))
+        at_resonator = [(wire, star.qubits[-1]) for wire in star.qubits[:-1]]
+        self._moves = [CircuitInstruction(_MOVE, at) for at in at_resonator]
+        self._czs = [CircuitInstruction(_CZ, at) for at in at_resonator]
         self._steps: list[CircuitInstruction] = list(circuit.data)
         for step in self._steps:
             _check(step)
+        number = {qubit: i for i, qubit in enumerate(circuit.qubits)}
+        self._qubits = [[number[qubit] for qubit in step.qubits] for step in self._steps]
         self._followers, self._missing = _order(self._steps)
-        self._ready = {i for i, count in enumerate(self._missing) if count == 0}
-        self._inside: Qubit | None = None
+        self._quiet: list[int] = []  # ready and no CZ: a heap
+        self._meetings: list[set[int]] = [set() for _ in number]  # ready CZs of each qubit
+        self._inside: int | None = None
+        self._waiting: list[int] = []  # as quiet, but on the qubit in the resonator
+        for i, count in enumerate(self._missing):
+            if count == 0:
+                self._enter(i)
 
     def run(self) -> QuantumCircuit:
-        """Write everything, what needs no MOVE first, else in the order of the circuit."""
-        while self._ready:
-            quiet = [i for i in self._ready if not self._is_cz(i) and not self._on_inside(i)]
-            meetings = [i for i in self._ready if self._is_cz(i) and self._on_inside(i)]
-            if quiet:
-                self._write(min(quiet))
-            elif meetings:
-                self._write_cz(min(meetings))
+        """Write everything, moving a qubit where nothing else is ready."""
+        while True:
+            if self._quiet:
+                self._write(heappop(self._quiet))
+            elif self._inside is not None and self._meetings[self._inside]:
+                self._write_cz(min(self._meetings[self._inside]))
             elif self._inside is not None:
                 self._move(self._inside)
+                self._inside = None
+                self._quiet, self._waiting = self._waiting, []
+                heapify(self._quiet)
+            elif any(self._meetings):
+                self._inside = self._busiest()
+                self._move(self._inside)
             else:
-                self._move(self._busiest())
-        if self._inside is not None:
-            self._move(self._inside)
-        return self._star
+                return self._star
 
-    def _is_cz(self, i: int) -> bool:
-        return bool(self._steps[i].name == "cz")
+    def _enter(self, i: int) -> None:
+        """Take up an instruction that is ready."""
+        if self._steps[i].name == "cz":
+            for qubit in self._qubits[i]:
+                self._meetings[qubit].add(i)
+        elif self._inside in self._qubits[i]:
+            self._waiting.append(i)
+        else:
+            heappush(self._quiet, i)
 
-    def _on_inside(self, i: int) -> bool:
-        return self._inside is not None and self._inside in self._steps[i].qubits
-
-    def _move(self, qubit: Qubit) -> None:
-        self._star.append(MoveGate(), [self._wire[qubit], self._star.qubits[-1]])
-        self._inside = None if self._inside == qubit else qubit
+    def _move(self, qubit: int) -> None:
+        self._star._append(self._moves[qubit])  # noqa: SLF001  # its wires are known
 
     def _write(self, i: int) -> None:
         step = self._steps[i]
-        self._star.append(step.replace(qubits=[self._wire[q] for q in step.qubits]))
+        placed = step.replace(qubits=[self._wire[qubit] for qubit in step.qubits])
+        self._star._append(placed)  # noqa: SLF001  # its wires are known
         self._done(i)
 
     def _write_cz(self, i: int) -> None:
-        (other,) = (q for q in self._steps[i].qubits if q != self._inside)
-        self._star.append(CZGate(), [self._wire[other], self._star.qubits[-1]])
+        for qubit in self._qubits[i]:
+            self._meetings[qubit].remove(i)
+        (other,) = (qubit for qubit in self._qubits[i] if qubit != self._inside)
+        self._star._append(self._czs[other])  # noqa: SLF001  # its wires are known
         self._done(i)
 
     def _done(self, i: int) -> None:
-        self._ready.remove(i)
         for follower in self._followers[i]:
             self._missing[follower] -= 1
             if self._missing[follower] == 0:
-                self._ready.add(follower)
+                self._enter(follower)
 
-    def _busiest(self) -> Qubit:
+    def _busiest(self) -> int:
         """Return the qubit with most CZs ready; of equals, the one that comes first."""
-        ready: dict[Qubit, int] = {}
-        for i in sorted(self._ready):
-            for qubit in self._steps[i].qubits:
-                ready[qubit] = ready.get(qubit, 0) + 1
-        return max(ready, key=lambda qubit: ready[qubit])
+        most = max(map(len, self._meetings))
+        busiest = [qubit for qubit, ready in enumerate(self._meetings) if len(ready) == most]
+        if len(busiest) == 1:
+            return busiest[0]
+        first = min(min(self._meetings[qubit]) for qubit in busiest)
+        return next(qubit for qubit in self._qubits[first] if qubit in busiest)
 
 
 def _order(steps: list[CircuitInstruction]) -> tuple[list[list[int]], list[int]]:
@@ -106,9 +130,11 @@ def _order(steps: list[CircuitInstruction]) -> tuple[list[list[int]], list[int]]
     since: dict[Bit, list[int]] = {}
     for i, step in enumerate(steps):
         before: set[int] = set()
+        is_cz = step.name == "cz"
         for bit in (*step.qubits, *step.clbits):
-            before.update([last[bit]] if bit in last else [])
-            if step.name == "cz":
+            if bit in last:
+                before.add(last[bit])
+            if is_cz:
                 since.setdefault(bit, []).append(i)
             else:
                 before.update(since.pop(bit, []))

@@ -13,12 +13,14 @@ from qiskit.circuit import Gate, Parameter, ParameterVector
 from qiskit.circuit.library import PauliEvolutionGate, QFTGate, UCGate, efficient_su2
 from qiskit.circuit.random import random_circuit
 from qiskit.quantum_info import SparsePauliOp, Statevector
+from qiskit.transpiler import InstructionProperties
 
 from backends.api import Calibration, PayloadRejected, Target
 from backends.circuits import FrozenCircuit
-from backends.lowering import usable_qubits
+from backends.lowering import NativeCompiler, usable_qubits
 from backends.metering import Metering
 from backends.profiles import load_profile
+from backends.targets import target_from_json, target_to_json
 from orchestrator.transpile import Transpiler
 from orchestrator.transpile.transpiler import AER_GATES, conforms, standard_gates, unroll
 from tests.errors import naming
@@ -260,6 +262,34 @@ def test_rotations_about_z_cost_no_pulses():
     # One pulse before and one after each CZ on its target, one for the Hadamard.
     assert counts.count_ops()["r"] == 11
     assert counts.count_ops()["cz"] == 5
+
+
+def test_gates_that_commute_share_the_moves_of_a_star():
+    qft = QuantumCircuit(8)
+    qft.append(QFTGate(8), range(8))
+    qft.measure_all()
+    gates = Transpiler().transpile(FrozenCircuit.of(qft), device("vlq")).circuit.circuit.count_ops()
+    assert gates["cz"] == 2 * 8 * 7 / 2  # two for each pair, and swaps at the end are names alone
+    assert gates["move"] <= 4 * 8
+
+
+def test_a_pair_that_needs_fewer_gates_gets_fewer_on_a_star():
+    circuit = QuantumCircuit(2)
+    for number in range(6):
+        circuit.cx(number % 2, 1 - number % 2)
+        circuit.ry(0.3 + number, 0)
+        circuit.rx(0.7 + number, 1)
+    circuit.measure_all()
+    gates = Transpiler().transpile(FrozenCircuit.of(circuit), device("vlq")).circuit.circuit
+    assert gates.count_ops()["cz"] <= 3
+
+
+def test_the_best_qubits_of_a_star_are_taken():
+    target = target_from_json(target_to_json(device("vlq")))
+    for qubit in range(5):
+        target.native.update_instruction_properties("r", (qubit,), InstructionProperties(error=0.4))
+    _, layout = NativeCompiler(target).compile(bell())
+    assert layout == (5, 6)
 
 
 def test_another_calibration_is_compiled_anew():
