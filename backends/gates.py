@@ -55,6 +55,7 @@ from backends.errors import PayloadRejected
 
 __all__ = [
     "CONTROL_FLOW",
+    "CONTROL_FLOW_NAMES",
     "MOVE",
     "MoveGate",
     "check_for_device",
@@ -74,6 +75,8 @@ CONTROL_FLOW: Mapping[str, type[ControlFlowOp]] = {
     "switch_case": SwitchCaseOp,
     "while_loop": WhileLoopOp,
 }
+_JUMPS = frozenset({"break_loop", "continue_loop"})
+CONTROL_FLOW_NAMES = frozenset({*CONTROL_FLOW, *_JUMPS})
 _MATRIX_QUBITS = 6
 
 # Instructions of exactly these types are what a user, or QPY, made of a definition.
@@ -102,7 +105,6 @@ _KEPT = frozenset(
 )
 _SPECIAL = frozenset(_SPECIAL_NAMES.split())
 _CHANNELS = frozenset({"kraus", "quantum_channel", "superop"})
-_JUMPS = frozenset({"break_loop", "continue_loop"})
 _BINARY = expr.Binary.Op
 _OPERATIONS = frozenset(
     {

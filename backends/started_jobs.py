@@ -8,13 +8,13 @@ import os
 import re
 import threading
 import time
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backends.api import QpuTaskId, Target
+from backends.api import QpuTaskId, Target, TaskState
+from backends.durable import replace_durably
 from backends.errors import (
     AccessDenied,
     CalibrationChanged,
@@ -85,24 +85,37 @@ class StartedJobs:
         self,
         target: Target,
         known: Collection[QpuTaskId],
-        is_open: Callable[[QpuTaskId], bool],
+        state_of: Callable[[QpuTaskId], TaskState],
     ) -> None:
         """Raise `QpuBusy` if a target takes no further task of this client, inside of `starting`.
 
-        known: tasks that had not ended when they were last looked at. is_open: asks the server
-        whether one still has not, which is done only if it matters.
+        known: tasks that had not ended when they were last looked at. state_of: asks the server
+        about one, which is done only if it matters.
         """
         most = target.max_concurrent_tasks
         with self._lock:
             others = len(self._starting) - 1
         if most is None or len(known) + others < most:
             return
-        running = sum(map(is_open, known)) + others
+        running = sum(_is_open(task, state_of) for task in known) + others
         if running >= most:
             raise QpuBusy(
                 f"{target.name} has {running} tasks of this client and takes at most {most}; start "
                 "again when one has ended"
             )
+
+    def arrived(self, tag: str) -> StartedJob | None:
+        """Return the record of a start that the server answered; None if there was no start.
+
+        Raises `QpuUnavailable` if the answer is missing: a server that cannot be searched may run
+        the job, so the start is not repeated.
+        """
+        known = self.read(tag)
+        if known is not None and known.job is None:
+            raise QpuUnavailable(
+                f"an earlier start of {tag} got no answer, so it is not repeated: its job may run"
+            )
+        return known
 
     def send(self, record: StartedJob, submit: Callable[[], Any]) -> StartedJob:
         """Start a job, with its record on disk before the request.
@@ -116,17 +129,22 @@ class StartedJobs:
 
         Raises:
             AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy: By ``submit``; nothing was
-                started, and the record is gone.
+                started, and the record is gone, or that of an earlier start without an answer is
+                there again, which may have arrived.
             QpuUnavailable: By ``submit``, or for an id that is none; the job may run.
         """
         if not self._purged:
             self._purged = True
             self.purge(time.time() - _KEEP_S)
+        earlier = self.read(record.tag)
         self.write(record)
         try:
             job = submit()
         except _NOTHING_STARTED:
-            self.remove(record.tag)
+            if earlier is None:
+                self.remove(record.tag)
+            else:
+                self.write(earlier)
             raise
         if not isinstance(job, str) or not self._job_id.fullmatch(job):
             raise QpuUnavailable(f"the server accepted a job and calls it {job!r:.100}")
@@ -154,7 +172,7 @@ class StartedJobs:
     def write(self, record: StartedJob) -> None:
         """Add or replace a record; it is on disk when this returns."""
         stated = {name: getattr(record, name) for name in StartedJob.__dataclass_fields__}
-        self._replace(self._path(record.tag), stated)
+        replace_durably(self._path(record.tag), json.dumps(stated).encode())
 
     def answer(self, tag: str) -> Any:
         """Return what the server said at the end of a task, None if that is not stored."""
@@ -165,7 +183,7 @@ class StartedJobs:
 
     def write_answer(self, tag: str, answer: Any) -> None:
         """Store what the server said at the end of a task."""
-        self._replace(self._answer_path(tag), answer)
+        replace_durably(self._answer_path(tag), json.dumps(answer).encode())
 
     def remove(self, tag: str) -> None:
         """Remove the record of a start that surely started nothing."""
@@ -189,18 +207,15 @@ class StartedJobs:
         found = self.read(path.stem)
         return found is not None and found.job is not None
 
-    def _replace(self, path: Path, stated: Any) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(stated, file)
-            file.flush()
-            os.fsync(descriptor)
-        draft.replace(path)
-
     def _path(self, tag: str) -> Path:
         return self._folder / f"{tag}.json"
 
     def _answer_path(self, tag: str) -> Path:
         return self._folder / f"{tag}{_ANSWERS}"
+
+
+def _is_open(task: QpuTaskId, state_of: Callable[[QpuTaskId], TaskState]) -> bool:
+    try:
+        return not state_of(task).is_final
+    except UnknownTask:
+        return False

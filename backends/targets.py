@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from qiskit.transpiler import InstructionProperties
 from qiskit.transpiler import Target as QiskitTarget
 
-from backends.api import Target
+from backends.api import QpuUnavailable, Target
 from backends.gates import CONTROL_FLOW, native_operation
 from backends.metering import metering_from_json, metering_to_json
+from backends.recent import Recent
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-__all__ = ["target_from_json", "target_to_json"]
+__all__ = ["recent_target", "target_from_json", "target_to_json"]
 
 # More than any device has, and than a simulator takes.
 _MOST_QUBITS = 100_000
 # Fields that Pydantic does not write: a formula by its kind, a Qiskit target in part, notes never.
 _APART = ("metering", "native", "sources")
+# The broker asks at each submission, on its event loop; devices change theirs within hours.
+_FRESH_S = 1.0
 
 
 @cache
@@ -68,6 +71,18 @@ def _check_size(data: Mapping[str, Any]) -> None:
         number = stated.get("num_qubits")
         if isinstance(number, int) and number > _MOST_QUBITS:
             raise ValueError(f"{number} qubits; expected at most {_MOST_QUBITS}")
+
+
+def recent_target(read: Callable[[], Mapping[str, Any]]) -> Recent[Target]:
+    """Return the target that ``read`` states as JSON, read again after a second."""
+
+    def asked(_known: Target | None) -> Target:
+        try:
+            return target_from_json(read())
+        except ValueError as error:
+            raise QpuUnavailable(f"the backend's process states an {error}") from error
+
+    return Recent(asked, _FRESH_S)
 
 
 def _native(target: QiskitTarget) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from qiskit.transpiler import PassManager
 from qiskit.transpiler.exceptions import TranspilerError
 from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis, UnrollCustomDefinitions
 
-from backends.gates import inline_definitions, without_moves
+from backends.gates import CONTROL_FLOW_NAMES, inline_definitions, without_moves
 from backends.lowering import NativeCompiler
 from backends.noise import DeviceNoise, device_noise
 from backends.payloads import SEED_STRIDE, SEEDS
@@ -39,7 +39,6 @@ __all__ = ["Angles", "Engine", "Job", "Program", "SimulationFailed"]
 
 _Floats = NDArray[np.float64]
 _STRUCTURE = ("barrier", "delay", "measure", "reset", "save_expval", "store")
-_CONTROL_FLOW = ("break_loop", "continue_loop", "for_loop", "if_else", "switch_case", "while_loop")
 
 
 class SimulationFailed(Exception):
@@ -156,7 +155,7 @@ def _lower(circuit: QuantumCircuit, method: str) -> QuantumCircuit:
     circuit = without_moves(inline_definitions(circuit))
     if {instruction.name for instruction in circuit.data} <= known:
         return circuit
-    basis = sorted({*known, *_CONTROL_FLOW})
+    basis = sorted({*known, *CONTROL_FLOW_NAMES})
     try:
         lowered: QuantumCircuit = PassManager(
             [
@@ -188,7 +187,7 @@ def _known(method: str) -> frozenset[str]:
 
     gates = AerSimulator(method=method).configuration().basis_gates
     # Aer binds the free parameters of a CU wrongly where it does not fuse it.
-    return frozenset({*gates, *_STRUCTURE} - {"cu", "mcu", "mcx_gray", *_CONTROL_FLOW})
+    return frozenset({*gates, *_STRUCTURE} - {"cu", "mcu", "mcx_gray", *CONTROL_FLOW_NAMES})
 
 
 def _reason(output: Mapping[str, Any]) -> str:

@@ -27,8 +27,10 @@ from backends.api import (
     TaskState,
     Usage,
 )
+from backends.latest import LatestTasks
 from backends.metering import Metering
 from backends.payloads import AnalogCounts, AnalogItem, AnalogPayload, Payload
+from backends.recent import Recent
 from backends.sessions import Sessions
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
@@ -146,29 +148,16 @@ class RemoteAnalogBackend:
         self._records = StartedJobs(state_dir / "tasks")
         self._sessions = Sessions()
         self._lock = threading.Lock()
-        self._ended: dict[QpuTaskId, SiteJob] = {}
+        self._ended: LatestTasks[SiteJob] = LatestTasks(_ENDED_IN_MEMORY)
         self._states: dict[QpuTaskId, TaskState] = {}  # of open tasks, as last known
         self._looks = SpreadLooks()
-        self._asked_at = 0.0
-        self._target: Target | None = None if described is None else self._described(described)
+        self._known = Recent(self._described_now, _TARGET_FRESH_S)
+        if described is not None:
+            self._known.suppose(self._described(described))
 
     def target(self) -> Target:
         """Describe the QPU as the server does; asks at most once a minute."""
-        with self._lock:
-            known, asked_at = self._target, self._asked_at
-        if known is not None and asked_at and time.monotonic() - asked_at < _TARGET_FRESH_S:
-            return known
-        try:
-            device = self._site.device()
-        except QpuUnavailable:
-            if known is None:
-                raise
-            return known  # as it was last known; the server refuses what it cannot run
-        if known is None or known.rydberg != device:
-            known = self._described(device)
-        with self._lock:
-            self._target, self._asked_at = known, time.monotonic()
-        return known
+        return self._known.get_or_last()
 
     @property
     def heard(self) -> Heard:
@@ -224,7 +213,7 @@ class RemoteAnalogBackend:
         deadline = time.monotonic() + timeout_s
         since_s = self._record(task).started_at_s
         while True:
-            is_asked = timeout_s > 0 and task not in self._ended
+            is_asked = timeout_s > 0 and self._ended.get(task) is None
             if is_asked and not self._looks.await_turn(task, deadline):
                 return self._states.get(task, TaskState.QUEUED)
             state = self._look(task)[1].state
@@ -272,22 +261,19 @@ class RemoteAnalogBackend:
         """Close the connections; jobs go on at the server."""
         self._site.close()
 
+    def _described_now(self, known: Target | None) -> Target:
+        device = self._site.device()
+        return known if known is not None and known.rydberg == device else self._described(device)
+
     def _described(self, device: RydbergDevice) -> Target:
         return analog_target(device, can_find=self._site.can_find, clock_scale=self._clock_scale)
 
     def _started(self, payload: Payload, tag: str) -> QpuTaskId:
-        known = self._records.read(tag)
-        if known is not None and known.job is not None:
-            return self._task_id(known.job, tag)
-        if known is not None:
-            found = self.find(tag)
-            if found is not None:
-                return found
-            if not self._site.can_find:
-                raise QpuUnavailable(
-                    f"an earlier start of {tag} got no answer, so it is not repeated: its job may "
-                    "run"
-                )
+        can_find = self._site.can_find
+        known = self._records.read(tag) if can_find else self._records.arrived(tag)
+        found = None if known is None else self.find(tag)
+        if found is not None:
+            return found
         try:
             target = self.target()
         except QpuUnavailable as error:
@@ -309,9 +295,7 @@ class RemoteAnalogBackend:
         found = self._site.look(str(record.job))
         with self._lock:
             if found.state.is_final:
-                while len(self._ended) >= _ENDED_IN_MEMORY:
-                    del self._ended[next(iter(self._ended))]
-                self._ended[task] = found
+                self._ended.note(task, found)
                 self._states.pop(task, None)
                 self._looks.forget(task)
             else:

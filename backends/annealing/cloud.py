@@ -10,8 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock
-from time import monotonic, time
+from time import time
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from backends.annealing.embedding import Chains, embedded, find_chains, unembedd
 from backends.annealing.sapi import SapiClient
 from backends.annealing.wire import AnnealingSamples, problems_from_frames, samples_to_frames
 from backends.devices.api import PlainPayload, PlainResult
+from backends.durable import replace_durably
 from backends.errors import (
     AccessDenied,
     PayloadRejected,
@@ -35,6 +35,7 @@ from backends.errors import (
 )
 from backends.frames import FrameError, pack, unpack
 from backends.quadratic_models import SPIN
+from backends.recent import Recent
 
 __all__ = ["CloudAnnealer"]
 
@@ -93,13 +94,12 @@ class CloudAnnealer:
     ) -> None:
         self._client, self._name, self._records = client, solver, records
         self._parameters = dict(parameters)
-        self._lock = Lock()
-        self._solver: _Solver | None = None
-        self._read_at = 0.0
+        # Its graph changes rarely.
+        self._solver = Recent(self._asked, _FRESH_S)
 
     def target(self) -> Mapping[str, Any]:
         """Return the solver's bounds; models are embedded here, so all variables may interact."""
-        solver = self._current()
+        solver = self._solver.get_or_last()
         version = solver.identity.version
         graph = "" if version is None else version.graph_id or ""
         return {
@@ -117,12 +117,13 @@ class CloudAnnealer:
 
     def start(self, job: PlainPayload, tag: str) -> str:
         """Embed a problem and submit it with the tag as its label, unless it was before."""
-        if self._record(tag).exists():
+        is_repeated = self._record(tag).exists()
+        if is_repeated:
             known = self.find(tag)
             if known is not None:
                 return known
         (problem,) = problems_from_frames(job.header["problems"], job.frames)
-        solver, model = self._current(), problem.model.as_vartype(SPIN)
+        solver, model = self._solver.get_or_last(), problem.model.as_vartype(SPIN)
         chains = find_chains(model, solver.qubits, solver.couplers, timeout_s=_EMBEDDING_S)
         fields, couplings = embedded(model, chains, solver.couplers)
         self._write(tag, job, chains)
@@ -136,7 +137,8 @@ class CloudAnnealer:
         try:
             return self._client.submit(body)
         except (AccessDenied, PayloadRejected, QpuBusy):
-            self._record(tag).unlink(missing_ok=True)  # surely nothing was started
+            if not is_repeated:
+                self._record(tag).unlink(missing_ok=True)  # surely nothing was started
             raise
 
     def find(self, tag: str) -> str | None:
@@ -222,25 +224,16 @@ class CloudAnnealer:
             )
         return _STATES[stated]
 
-    def _current(self) -> _Solver:
-        """Return the solver as it was within the last minutes; its graph changes rarely."""
-        with self._lock:
-            if self._solver is not None and monotonic() - self._read_at < _FRESH_S:
-                return self._solver
-            try:
-                read = _solver(self._client.solver(self._name), self._name)
-            except UnknownTask as error:
-                raise QpuUnavailable(
-                    f"{self._client.url} has no solver {self._name!r}: {error}"
-                ) from error
-            except QpuUnavailable:
-                if self._solver is None:
-                    raise
-                return self._solver
-            if self._solver is not None and read.identity == self._solver.identity:
-                read = replace(read, taken_at=self._solver.taken_at)
-            self._solver, self._read_at = read, monotonic()
-            return read
+    def _asked(self, known: _Solver | None) -> _Solver:
+        try:
+            read = _solver(self._client.solver(self._name), self._name)
+        except UnknownTask as error:
+            raise QpuUnavailable(
+                f"{self._client.url} has no solver {self._name!r}: {error}"
+            ) from error
+        if known is not None and read.identity == known.identity:
+            return replace(read, taken_at=known.taken_at)
+        return read
 
     def _check_settled(self, tag: str) -> None:
         """Raise `QpuUnavailable` if a problem of this label may be missing in the list so far."""
@@ -260,15 +253,9 @@ class CloudAnnealer:
 
     def _write(self, tag: str, job: PlainPayload, chains: Chains) -> None:
         self._records.mkdir(mode=0o700, parents=True, exist_ok=True)
-        data = pack({"payload": job.header, "chains": chains}, job.frames)
         self._purge()
-        draft = self._record(tag).with_suffix(f".{os.getpid()}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        draft.replace(self._record(tag))
+        data = pack({"payload": job.header, "chains": chains}, job.frames)
+        replace_durably(self._record(tag), data)
 
     def _purge(self) -> None:
         """Remove records of problems whose answers the service has forgotten long ago."""

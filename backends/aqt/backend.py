@@ -36,9 +36,11 @@ from backends.aqt.operations import circuits_of
 from backends.aqt.samples import SampleRecipe, largest_bytes, recipes_of, result_of
 from backends.connection import SiteConnection, bearer
 from backends.connection_limit import ConnectionLimit
+from backends.latest import LatestTasks
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
 from backends.quality_windows import is_provisional
+from backends.recent import Recent
 from backends.sessions import Sessions
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
@@ -51,6 +53,7 @@ _PREFIX = "aqt"
 _TARGET_FRESH_S = 1.0
 _MOST_HELD = 8
 _ENDED_IN_MEMORY = 64
+_Described = tuple[Target, str | None]  # the second is a calibration's id, if one is stated
 _NOT_STATED = Calibration(id="not-stated", taken_at=datetime.fromtimestamp(0, UTC))
 
 
@@ -130,22 +133,15 @@ class AqtBackend:
         self._sessions = Sessions()
         self._open: dict[QpuTaskId, TaskState] = {}
         self._awaited: dict[QpuTaskId, Future[Look]] = {}
-        self._ended: dict[QpuTaskId, _End] = {}
-        self._known: tuple[float, Target] | None = None
-        self._calibration_id: str | None = None
+        self._ended: LatestTasks[_End] = LatestTasks(_ENDED_IN_MEMORY)
+        self._known = Recent(self._described_now, _TARGET_FRESH_S)
 
     def target(self) -> Target:
         """Describe the QPU; asks the server at most once a second.
 
         While the server does not answer, this is the QPU as it was last known.
         """
-        try:
-            return self._current()
-        except QpuUnavailable:
-            with self._lock:
-                if self._known is None:
-                    raise
-                return self._known[1]
+        return self._known.get_or_last()[0]
 
     @property
     def heard(self) -> Heard:
@@ -186,7 +182,7 @@ class AqtBackend:
         deadline = time.monotonic() + timeout_s
         since_s = self._record(task).started_at_s
         while True:
-            is_asked = timeout_s > 0 and task not in self._ended
+            is_asked = timeout_s > 0 and self._ended.get(task) is None
             if is_asked and not self._looks.await_turn(task, deadline):
                 return self._open.get(task, TaskState.QUEUED)
             state, _ = self._look(task, max(0.0, deadline - time.monotonic()))
@@ -221,49 +217,31 @@ class AqtBackend:
         self._connection.close()
 
     def _started(self, payload: Payload, tag: str) -> QpuTaskId:
-        known = self._records.read(tag)
-        if known is not None and known.job is None:
-            raise QpuUnavailable(
-                f"an earlier start of {tag} got no answer, so it is not repeated: its job may run"
-            )
-        if known is not None and known.job is not None:
-            return _task_id(known.job, tag)
+        known = self._records.arrived(tag)
+        if known is not None:
+            return _task_id(str(known.job), tag)
         try:
             # Asked anew, because a server out of service may leave a start in doubt.
-            target = self._current()
+            target, calibration_id = self._known.get()
             check(payload, target)
-            self._records.check_room(target, list(self._open), self._is_open)
+            self._records.check_room(target, list(self._open), self.status)
         except QpuUnavailable as error:
             raise QpuBusy(
                 f"nothing was started: {error}", retry_after_s=error.retry_after_s
             ) from error
         assert isinstance(payload, SamplerPayload)  # as is all that its target takes
         circuits = circuits_of(payload)
-        record = replace(_record_of(payload, tag, target), calibration_id=self._calibration_id)
+        record = replace(_record_of(payload, tag, target), calibration_id=calibration_id)
         record = self._records.send(record, lambda: self._access.submit(circuits, tag))
         task = _task_id(str(record.job), tag)
         with self._lock:
             self._open[task] = TaskState.QUEUED
         return task
 
-    def _is_open(self, task: QpuTaskId) -> bool:
-        try:
-            return not self._look(task, 0.0)[0].is_final
-        except UnknownTask:
-            return False
-
-    def _current(self) -> Target:
-        """Return the target as the server described it within the last second."""
-        with self._lock:
-            known = self._known
-        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
-            return known[1]
+    def _described_now(self, _known: _Described | None) -> _Described:
         device = self._access.device()
-        target = self._target_of(device)
-        with self._lock:
-            self._known = (time.monotonic(), target)
-            self._calibration_id = None if device.calibration is None else device.calibration.id
-        return target
+        calibration = device.calibration
+        return self._target_of(device), None if calibration is None else calibration.id
 
     def _target_of(self, device: DeviceFacts) -> Target:
         described = self._described
@@ -289,8 +267,7 @@ class AqtBackend:
     def _look(self, task: QpuTaskId, wait_s: float) -> tuple[TaskState, _End | None]:
         """Return a task's state, and its end if that is known."""
         record = self._record(task)
-        with self._lock:
-            end = self._ended.get(task)
+        end = self._ended.get(task)
         if end is None and self._access.answers_once:
             stored = self._records.answer(record.tag)
             end = None if stored is None else _End.from_json(stored, record)
@@ -304,10 +281,7 @@ class AqtBackend:
             if self._access.answers_once:
                 self._records.write_answer(record.tag, end.to_json(look.samples))
         self._forget(task)
-        with self._lock:
-            if task not in self._ended and len(self._ended) >= _ENDED_IN_MEMORY:
-                del self._ended[next(iter(self._ended))]
-            end = self._ended.setdefault(task, end)
+        self._ended.note(task, end)
         return end.look.state, end
 
     def _asked(self, task: QpuTaskId, record: StartedJob, wait_s: float) -> Look:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -42,6 +41,7 @@ from backends.errors import (
     TaskNotFinished,
     UnknownTask,
 )
+from backends.recent import Recent
 from backends.started_jobs import StartedJob, StartedJobs
 from backends.tags import is_tag
 
@@ -107,26 +107,21 @@ class BraketCloud:
             "braket", endpoint_url=options.endpoint_url, config=config
         )
         self._s3: Any = session.client("s3", endpoint_url=options.s3_endpoint_url, config=config)
-        self._lock = threading.Lock()
-        self._known: tuple[float, Mapping[str, Any]] | None = None
+        self._known = Recent(self._asked_target, _TARGET_FRESH_S)
 
     def target(self) -> Mapping[str, Any]:
         """Return what the service states of the device, asked for once a minute."""
-        with self._lock:
-            known = self._known
-        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
-            return known[1]
+        return self._known.get()
+
+    def _asked_target(self, _known: Mapping[str, Any] | None) -> Mapping[str, Any]:
         try:
             answer = self._braket.get_device(deviceArn=self._options.arn)
             stated = json.loads(answer["deviceCapabilities"])
-            target = self._described(str(answer["deviceName"]), stated)
+            return self._described(str(answer["deviceName"]), stated)
         except (BotoCoreError, ClientError) as error:
             _raise(error, "the device cannot be described")
         except (KeyError, TypeError, ValueError) as error:
             raise QpuUnavailable(f"the device's capabilities cannot be read: {error!r}") from error
-        with self._lock:
-            self._known = (time.monotonic(), target)
-        return target
 
     def start(self, job: FlatJob, tag: str) -> str:
         """See ``FlatDevice.start``; the same tag gives the same task, in any process."""
@@ -155,12 +150,7 @@ class BraketCloud:
                 started_at_s=time.time(),
                 calibration_id=self._calibration_id(),
             )
-            try:
-                sent = self._records.send(record, lambda: self._created(program, pub.shots, tag))
-            except (AccessDenied, PayloadRejected, QpuBusy):
-                if known is not None:  # an earlier start, whose answer was lost, may have arrived
-                    self._records.write(known)
-                raise
+            sent = self._records.send(record, lambda: self._created(program, pub.shots, tag))
             return str(sent.job)
 
     def find(self, tag: str) -> str | None:
@@ -271,8 +261,8 @@ class BraketCloud:
 
     def _calibration_id(self) -> str | None:
         """Return the calibration as last known; a start asks for nothing else."""
-        with self._lock:
-            return None if self._known is None else str(self._known[1]["calibration"]["id"])
+        known = self._known.last
+        return None if known is None else str(known["calibration"]["id"])
 
     def _look(self, task: str) -> Mapping[str, Any]:
         if not task.startswith("arn:"):

@@ -25,11 +25,11 @@ from backends.child.environment import Environment
 from backends.child.process import Opening
 from backends.child.supervisor import ChildSupervisor
 from backends.devices.backend import device_backend, payload_device_backend
-from backends.devices.recent import RecentTarget
 from backends.frames import FrameError
 from backends.latest import LatestTasks
 from backends.payloads import Payload
 from backends.results import result_from_bytes
+from backends.targets import recent_target
 from backends.validate import check_fits, check_tag
 
 __all__ = ["ChildBackend", "WaitableChildBackend", "open_child"]
@@ -55,7 +55,7 @@ class ChildBackend:
 
     def __init__(self, calls: ChildCalls) -> None:
         self.calls = calls
-        self._target = RecentTarget(calls.target)
+        self._target = recent_target(calls.target)
         self._sessions: dict[SessionId, tuple[int, str]] = {}
         self._kinds: LatestTasks[str] = LatestTasks()  # of the payloads of tasks
         self._lock = threading.Lock()
@@ -65,7 +65,7 @@ class ChildBackend:
 
         While there is no child, that is the last known one: this never waits for a new child.
         """
-        return self._target.get()
+        return self._target.get_or_last()
 
     @property
     def heard(self) -> Heard:

@@ -20,13 +20,12 @@ from backends.api import (
 )
 from backends.devices.api import FlatDevice, FlatResult, PayloadDevice, PlainPayload, PlainResult
 from backends.devices.flatten import PubLayout, flat_job, layouts, native_result
-from backends.devices.recent import RecentTarget
 from backends.frames import unpack
 from backends.latest import LatestTasks
 from backends.metering import Metering, metering_to_json
 from backends.payloads import Payload, SamplerPayload, payload_kind
 from backends.sessions import Sessions
-from backends.targets import target_from_json
+from backends.targets import recent_target, target_from_json
 from backends.validate import check, check_tag
 
 __all__ = [
@@ -166,11 +165,11 @@ class DeviceBackend:
         self._translation = translation or _Circuits()
         self._sessions = Sessions()
         self._sent: LatestTasks[_Sent] = LatestTasks()
-        self._target = RecentTarget(lambda: {**_DEFAULTS, **device.target()})
+        self._target = recent_target(lambda: {**_DEFAULTS, **device.target()})
 
     def target(self) -> Target:
         """Return what the device stated within the last second."""
-        return self._target.get()
+        return self._target.get_or_last()
 
     @property
     def heard(self) -> Heard:

@@ -15,7 +15,6 @@ from backends.api import (
     AccessDenied,
     CalibrationChanged,
     Heard,
-    PayloadRejected,
     QpuBusy,
     QpuTaskId,
     QpuUnavailable,
@@ -43,7 +42,9 @@ from backends.hpcqc.requests import (
     state_of,
     unheeded,
 )
+from backends.latest import LatestTasks
 from backends.payloads import Payload
+from backends.recent import Recent
 from backends.sessions import Sessions
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
@@ -64,7 +65,6 @@ _MOST_HELD = 32
 # For so long a request without an answer may still be on its way through proxies and queues.
 _IN_FLIGHT_S = 10.0
 _ENDED_IN_MEMORY = 256
-_KEEP_S = 30 * 86400.0
 # Of a result, for each shot: more than any circuit's classical bits, a byte for each.
 _LEAST_SHOT_BYTES = 1024
 
@@ -87,33 +87,19 @@ class BrokerBackend:
         self._lock = threading.RLock()
         self._held = threading.BoundedSemaphore(_MOST_HELD)
         self._looks = SpreadLooks()
-        self._starting: set[str] = set()
         self._open: dict[QpuTaskId, TaskState] = {}
         self._seen_at: dict[QpuTaskId, float] = {}
-        self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
+        self._ended: LatestTasks[Mapping[str, Any]] = LatestTasks(_ENDED_IN_MEMORY)
         self._client: str | None = None
-        self._purged = False
-        self._known: tuple[float, Target] | None = None
-        self._accepts: tuple[float, frozenset[str]] | None = None
+        self._known = Recent(self._asked_target, _TARGET_FRESH_S)
+        self._accepts = Recent(self._asked_labels, _TARGET_FRESH_S)
 
     def target(self) -> Target:
         """Describe the QPU as the other broker does; asks at most once a second.
 
         While it does not answer, this is the QPU as it was last known.
         """
-        with self._lock:
-            known = self._known
-        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
-            return known[1]
-        try:
-            target = self._asked_target()
-        except QpuUnavailable:
-            if known is None:
-                raise
-            target = known[1]
-        with self._lock:
-            self._known = (time.monotonic(), target)
-        return target
+        return self._known.get_or_last()
 
     @property
     def heard(self) -> Heard:
@@ -145,15 +131,8 @@ class BrokerBackend:
         """
         self._sessions.check(session)
         check_tag(tag)
-        with self._lock:
-            if tag in self._starting:
-                raise QpuBusy(f"task {tag} is being started by another call")
-            self._starting.add(tag)
-        try:
+        with self._records.starting(tag):
             return self._started(payload, tag, _joined(self._options.labels, labels))
-        finally:
-            with self._lock:
-                self._starting.discard(tag)
 
     def find(self, tag: str) -> QpuTaskId | None:
         """Return the task of a tag; the other broker is asked if a start got no answer.
@@ -189,7 +168,7 @@ class BrokerBackend:
         _job_of(task)
         deadline = time.monotonic() + timeout_s
         while True:
-            is_asked = timeout_s > 0 and task not in self._ended
+            is_asked = timeout_s > 0 and self._ended.get(task) is None
             if is_asked and not self._looks.await_turn(task, deadline):
                 return self._open.get(task, TaskState.QUEUED)
             now = time.monotonic()
@@ -254,12 +233,12 @@ class BrokerBackend:
                 return known
             target = self.target()
             self._check_accepted(labels)
+            check(payload, target)
+            self._records.check_room(target, list(self._open), self.status)
         except QpuUnavailable as error:
             raise QpuBusy(
                 f"nothing was started: {error}", retry_after_s=error.retry_after_s
             ) from error
-        check(payload, target)
-        self._refuse_when_full(target)
         body = payload.to_bytes()
         anywhere = target.native_gates is None or target.site_transpiles
         headers = job_request(
@@ -271,38 +250,28 @@ class BrokerBackend:
             calibration="" if anywhere else target.calibration.id,
         )
         headers = {**headers, "Content-Type": BYTES, "Content-Digest": content_digest(body)}
-        self._purge_once()
-        record = _record_of(payload, tag, target)
-        self._records.write(record)
-        try:
-            answer = self._connection.submit("/v1/jobs", body, headers=headers)
-            job = self._accepted(answer, labels)
-        except (AccessDenied, CalibrationChanged, PayloadRejected):
-            self._records.remove(tag)  # nothing was started; after anything else, it is looked up
-            raise
-        return self._accept(record, job)
-
-    def _purge_once(self) -> None:
-        if not self._purged:
-            self._purged = True
-            self._records.purge(time.time() - _KEEP_S)
+        record = self._records.send(
+            _record_of(payload, tag, target),
+            lambda: self._accepted(
+                self._connection.submit("/v1/jobs", body, headers=headers), labels
+            ),
+        )
+        return self._opened(str(record.job))
 
     def _check_accepted(self, labels: tuple[str, ...]) -> None:
         """Raise `AccessDenied` unless the other broker states that it accepts all labels."""
         if not labels:
             return
-        known = self._accepts
-        if known is None or time.monotonic() - known[0] >= _TARGET_FRESH_S:
-            known = self._accepts = (time.monotonic(), self._asked_labels())
-        missing = sorted(set(labels) - known[1])
+        accepted = self._accepts.get()
+        missing = sorted(set(labels) - accepted)
         if missing:
-            listed = ", ".join(sorted(known[1])) or "no label"
+            listed = ", ".join(sorted(accepted)) or "no label"
             raise AccessDenied(
                 f"{self._options.url} accepts {listed} at QPU {self._options.qpu!r}, and the data is "
                 f"labelled {', '.join(missing)}; nothing was sent there"
             )
 
-    def _asked_labels(self) -> frozenset[str]:
+    def _asked_labels(self, _known: frozenset[str] | None) -> frozenset[str]:
         answer = self._connection.read("GET", "/v1/qpus")
         try:
             listed = answer.json() if answer.is_success else None
@@ -323,8 +292,7 @@ class BrokerBackend:
         if not answer.is_success:
             error = refusal_of(answer.status, answer.error, answer.reason)
             if isinstance(error, CalibrationChanged):
-                with self._lock:
-                    self._known = None
+                self._known.forget()
             raise error
         job = answer.error.get("id")
         if not is_job(job):
@@ -355,31 +323,14 @@ class BrokerBackend:
 
     def _accept(self, record: StartedJob, job: str) -> QpuTaskId:
         self._records.write(record.accepted(job))
+        return self._opened(job)
+
+    def _opened(self, job: str) -> QpuTaskId:
         task = QpuTaskId(f"{_PREFIX}:{job}")
         with self._lock:
-            if task not in self._ended:
+            if self._ended.get(task) is None:
                 self._open.setdefault(task, TaskState.QUEUED)
         return task
-
-    def _refuse_when_full(self, target: Target) -> None:
-        with self._lock:
-            tasks = list(self._open)
-        if len(tasks) < self._options.tasks:
-            return
-        running = sum(map(self._is_open, tasks))
-        if running >= self._options.tasks:
-            raise QpuBusy(
-                f"{target.name} has {running} tasks of this site and takes at most "
-                f"{self._options.tasks} (option tasks); start again when one has ended"
-            )
-
-    def _is_open(self, task: QpuTaskId) -> bool:
-        try:
-            return not self._look(task, 0.0)[0].is_final
-        except UnknownTask:
-            return False
-        except QpuUnavailable:
-            return True
 
     def _look(self, task: QpuTaskId, wait_s: float) -> tuple[TaskState, Mapping[str, Any]]:
         """Ask for a task's state, until ``wait_s`` or its end; also return the job."""
@@ -405,9 +356,7 @@ class BrokerBackend:
             )
         with self._lock:
             if state.is_final:
-                if len(self._ended) >= _ENDED_IN_MEMORY:
-                    del self._ended[next(iter(self._ended))]
-                self._ended[task] = job
+                self._ended.note(task, job)
                 self._forget(task)
             elif self._open.get(task) is TaskState.RUNNING:
                 state = TaskState.RUNNING  # one of its slices ended, and the next one waits
@@ -421,7 +370,7 @@ class BrokerBackend:
             self._seen_at.pop(task, None)
         self._looks.forget(task)
 
-    def _asked_target(self) -> Target:
+    def _asked_target(self, _known: Target | None) -> Target:
         answer = self._connection.read("GET", f"/v1/qpus/{path_part(self._options.qpu)}/target")
         if answer.status == 404:
             raise AccessDenied(f"{self._options.url} has no such QPU: {answer.reason}")

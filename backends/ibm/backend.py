@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import threading
 import time
@@ -41,11 +40,13 @@ from backends.ibm.description import calibration_of, check_branches, described
 from backends.ibm.factory import ServiceOptions
 from backends.ibm.pubs import PubForm, separate
 from backends.ibm.service import IbmService, Refused
+from backends.latest import LatestTasks
 from backends.packed_texts import TooMuchPacked, check_packed
 from backends.payloads import Payload, SamplerPayload
+from backends.recent import Recent
 from backends.sessions import Sessions
 from backends.started_jobs import StartedJob, StartedJobs
-from backends.tags import is_tag
+from backends.tags import is_tag, short_tag
 from backends.validate import check, check_tag
 
 __all__ = ["IbmBackend", "open_service"]
@@ -122,21 +123,20 @@ class IbmBackend:
         self._ibm_sessions: dict[SessionId, str] = {}
         self._left_open: set[str] = set()  # of IBM's, which could not be closed so far
         self._open: dict[QpuTaskId, str] = {}  # the jobs of tasks
-        self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
+        self._ended: LatestTasks[Mapping[str, Any]] = LatestTasks(_ENDED_IN_MEMORY)
         self._listing = threading.Lock()  # for the whole time in which a list is read
         self._listed: tuple[float, Mapping[str, Mapping[str, Any]]] = (0.0, {})
         self._completed_at: dict[QpuTaskId, float] = {}
-        self._known: tuple[float, Any, Target] | None = None
-        self._heard = Heard()
+        self._known = Recent(self._read_device, _TARGET_FRESH_S)
 
     def target(self) -> Target:
         """Describe the device with its newest calibration; the service is asked once a minute."""
-        return self._current()[1]
+        return self._known.get_or_last()[1]
 
     @property
     def heard(self) -> Heard:
         """When the service last described the device."""
-        return self._heard
+        return self._known.heard
 
     def acquire(self) -> SessionId:
         """Open a session. One of IBM's is opened with the first task, if the options ask for it."""
@@ -174,7 +174,9 @@ class IbmBackend:
         record = self._records.read(tag)
         if record is not None and record.job is not None:
             return _task_id(record.job, tag)
-        jobs = sorted(self._tagged(_short(tag)), key=lambda job: str(job.get("created", "")))
+        jobs = sorted(
+            self._tagged(short_tag(tag, _LONGEST_TAG)), key=lambda job: str(job.get("created", ""))
+        )
         if not jobs:
             if record is not None and time.time() - record.started_at_s < _SETTLES_S:
                 raise QpuUnavailable(
@@ -239,11 +241,11 @@ class IbmBackend:
             if found is not None:
                 return found
         try:
-            device, target = self._current()
+            device, target = self._known.get_or_last()
             check(payload, target)
             assert isinstance(payload, SamplerPayload)  # as is all that its target takes
             check_branches(payload, target)
-            self._records.check_room(target, list(self._open), self._is_open)
+            self._records.check_room(target, list(self._open), self.status)
             ibm_session = self._ibm_session(session)
         except QpuUnavailable as error:
             raise QpuBusy(
@@ -271,7 +273,7 @@ class IbmBackend:
     def _submitted(
         self, device: Any, payload: SamplerPayload, tag: str, ibm_session: str | None
     ) -> Any:
-        options = {"environment": {"job_tags": [_OURS, _short(tag)]}}
+        options = {"environment": {"job_tags": [_OURS, short_tag(tag, _LONGEST_TAG)]}}
         pubs = [part for pub in payload.pubs for part in separate(pub)]
         self._submitter.of_thread.session = ibm_session
         try:
@@ -327,32 +329,7 @@ class IbmBackend:
             return False
         return bool(details.get("accepting_jobs")) and details.get("state") != "closed"
 
-    def _is_open(self, task: QpuTaskId) -> bool:
-        try:
-            return not _state_of(self._look(task)).is_final
-        except UnknownTask:
-            return False
-
-    def _current(self) -> tuple[Any, Target]:
-        with self._lock:
-            known = self._known
-        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
-            return known[1:]
-        try:
-            device, target = self._read_device()
-        except QpuUnavailable:
-            if self._heard.silent_since_s is None:
-                self._heard = replace(self._heard, silent_since_s=time.time())
-            if known is None:
-                raise
-            _, device, target = known
-        else:
-            self._heard = Heard(at_s=time.time())
-        with self._lock:
-            self._known = (time.monotonic(), device, target)
-        return device, target
-
-    def _read_device(self) -> tuple[Any, Target]:
+    def _read_device(self, _known: tuple[Any, Target] | None) -> tuple[Any, Target]:
         client, name = self._service.client, self._options.device
         try:
             stated = self._service.asking(client.backend_configuration, name, refresh=True)
@@ -408,9 +385,7 @@ class IbmBackend:
         state = _state_of(found)
         with self._lock:
             if state.is_final:
-                if len(self._ended) >= _ENDED_IN_MEMORY:
-                    del self._ended[next(iter(self._ended))]
-                self._ended[task] = found
+                self._ended.note(task, found)
                 self._open.pop(task, None)
             else:
                 self._open[task] = job
@@ -490,7 +465,7 @@ class IbmBackend:
             float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e9 else 0.0
         )
         shots = 0 if record is None else record.shots
-        charge = self._current()[1].metering.charge(
+        charge = self._known.get_or_last()[1].metering.charge(
             qpu_seconds=qpu_seconds,
             shots=shots,
             num_qubits=0 if record is None else record.num_qubits,
@@ -560,11 +535,3 @@ def _forms(record: StartedJob) -> list[PubForm]:
 
 def _task_id(job: str, tag: str) -> QpuTaskId:
     return QpuTaskId(f"{_PREFIX}:{job}:{tag}")
-
-
-def _short(tag: str) -> str:
-    """Return a tag as the service takes it: as it is, or its start with a digest of the whole."""
-    if len(tag) <= _LONGEST_TAG:
-        return tag
-    digest = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
-    return f"{tag[: _LONGEST_TAG - len(digest) - 1]}-{digest}"

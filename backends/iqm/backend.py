@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Mapping
@@ -34,11 +33,14 @@ from backends.iqm.architecture import Architecture, read_architecture
 from backends.iqm.description import described_by_server
 from backends.iqm.factory import IqmOptions, as_spoken
 from backends.iqm.jobs import PubRecipe, circuits_of, largest_bytes, recipes_of, result_of
+from backends.latest import LatestTasks
 from backends.metering import Metering
 from backends.payloads import Payload, SamplerPayload
+from backends.recent import Recent
 from backends.sessions import Sessions
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
+from backends.tags import short_tag
 from backends.validate import check, check_tag
 
 __all__ = ["IqmBackend"]
@@ -81,9 +83,9 @@ class IqmBackend:
         self._held = threading.BoundedSemaphore(_MOST_HELD)
         self._looks = SpreadLooks()
         self._open: dict[QpuTaskId, TaskState] = {}
-        self._ended: dict[QpuTaskId, Mapping[str, Any]] = {}
+        self._ended: LatestTasks[Mapping[str, Any]] = LatestTasks(_ENDED_IN_MEMORY)
         self._computer: str | None = None
-        self._known: tuple[float, Architecture, Target] | None = None
+        self._known = Recent(self._described_now, _TARGET_FRESH_S)
 
     def target(self) -> Target:
         """Describe the QPU with the server's calibration; asks at most once a second.
@@ -91,7 +93,7 @@ class IqmBackend:
         While the server does not answer, this is the QPU as it was last known: a start states for
         which calibration it was prepared, and the server refuses one that it has forgotten.
         """
-        return self._current()[1]
+        return self._known.get_or_last()[1]
 
     @property
     def heard(self) -> Heard:
@@ -136,7 +138,7 @@ class IqmBackend:
         deadline = time.monotonic() + timeout_s
         since_s = self._record(task).started_at_s
         while True:
-            is_asked = timeout_s > 0 and task not in self._ended
+            is_asked = timeout_s > 0 and self._ended.get(task) is None
             if is_asked and not self._looks.await_turn(task, deadline):
                 return self._open.get(task, TaskState.QUEUED)
             asked_at = time.monotonic()
@@ -189,17 +191,13 @@ class IqmBackend:
         self._connection.close()
 
     def _started(self, payload: Payload, tag: str) -> QpuTaskId:
-        known = self._records.read(tag)
-        if known is not None and known.job is None:
-            raise QpuUnavailable(
-                f"an earlier start of {tag} got no answer, so it is not repeated: its job may run"
-            )
-        if known is not None and known.job is not None:
-            return _task_id(known.job, tag)
+        known = self._records.arrived(tag)
+        if known is not None:
+            return _task_id(str(known.job), tag)
         try:
-            architecture, target = self._current()
+            architecture, target = self._known.get_or_last()
             check(payload, target)
-            self._records.check_room(target, list(self._open), self._is_open)
+            self._records.check_room(target, list(self._open), self.status)
             computer = self._quantum_computer()
         except QpuUnavailable as error:
             raise QpuBusy(
@@ -224,7 +222,7 @@ class IqmBackend:
         def submit() -> Any:
             use_timeslot = str(self._options.use_timeslot).lower()
             path = f"{_API}/jobs/{path_part(computer)}/circuit"
-            params = {"tag": _short(tag), "use_timeslot": use_timeslot}
+            params = {"tag": short_tag(tag, _LONGEST_TAG), "use_timeslot": use_timeslot}
             return self._accepted(self._connection.submit(path, body, params=params))
 
         record = self._records.send(_record_of(payload, tag, target), submit)
@@ -238,32 +236,20 @@ class IqmBackend:
         if answer.is_success:
             return answer.error.get("id")
         if answer.status == 404 and "calibration" in answer.reason:
-            with self._lock:
-                self._known = None
+            self._known.forget()
             raise CalibrationChanged(
                 f"the server has forgotten the calibration of this job: {answer.reason}; it is "
                 "prepared anew"
             )
         raise PayloadRejected(f"the server refused the job: {answer.reason}")
 
-    def _current(self) -> tuple[Architecture, Target]:
-        with self._lock:
-            known = self._known
-        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
-            return known[1:]
-        try:
-            architecture = self._architecture()
-            if known is not None and known[1] == architecture:
-                target = known[2]
-            else:
-                target = self._target_of(architecture)
-        except QpuUnavailable:
-            if known is None:
-                raise
-            _, architecture, target = known
-        with self._lock:
-            self._known = (time.monotonic(), architecture, target)
-        return architecture, target
+    def _described_now(
+        self, known: tuple[Architecture, Target] | None
+    ) -> tuple[Architecture, Target]:
+        architecture = self._architecture()
+        if known is not None and known[0] == architecture:
+            return known
+        return architecture, self._target_of(architecture)
 
     def _architecture(self) -> Architecture:
         path = f"/calibration-sets/{path_part(self._quantum_computer())}/default/dynamic-quantum-architecture"
@@ -326,12 +312,6 @@ class IqmBackend:
             self._computer = names[0]
         return self._computer
 
-    def _is_open(self, task: QpuTaskId) -> bool:
-        try:
-            return not self._look(task, 0.0)[0].is_final
-        except UnknownTask:
-            return False
-
     def _look(self, task: QpuTaskId, wait_s: float) -> tuple[TaskState, Mapping[str, Any]]:
         """Ask for a task's state, until ``wait_s`` or its end; also return the server's answer."""
         record = self._record(task)
@@ -354,9 +334,7 @@ class IqmBackend:
             )
         with self._lock:
             if state.is_final:
-                if len(self._ended) >= _ENDED_IN_MEMORY:
-                    del self._ended[next(iter(self._ended))]
-                self._ended[task] = job
+                self._ended.note(task, job)
                 self._forget(task)
             else:
                 self._open[task] = state
@@ -402,14 +380,6 @@ class IqmBackend:
 
 def _task_id(job: str, tag: str) -> QpuTaskId:
     return QpuTaskId(f"{_PREFIX}:{job}:{tag}")
-
-
-def _short(tag: str) -> str:
-    """Return a tag as the server takes it: as it is, or its start with a digest of the whole."""
-    if len(tag) <= _LONGEST_TAG:
-        return tag
-    digest = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
-    return f"{tag[: _LONGEST_TAG - len(digest) - 1]}-{digest}"
 
 
 def _record_of(payload: SamplerPayload, tag: str, target: Target) -> StartedJob:

@@ -9,7 +9,7 @@ from qiskit import QuantumCircuit
 
 from backends.delays import check_delays
 from backends.errors import PayloadRejected
-from backends.gates import check_for_device, check_instructions
+from backends.gates import CONTROL_FLOW_NAMES, check_for_device, check_instructions
 from backends.payloads.pubs import PubPayload
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ __all__ = ["check_pubs", "check_unmeasured"]
 
 # Understood by every device here, whatever its native gates are.
 _ALWAYS = frozenset({"barrier", "delay", "measure"})
-_CONTROL_FLOW = frozenset(
-    {"break_loop", "continue_loop", "for_loop", "if_else", "store", "switch_case", "while_loop"}
-)
+_CLASSICAL = CONTROL_FLOW_NAMES | {"store"}
 
 
 def check_pubs(
@@ -91,7 +89,7 @@ def _check_width(circuit: QuantumCircuit, target: Target) -> None:
 
 def check_unmeasured(circuit: QuantumCircuit) -> None:
     """Raise `PayloadRejected` for a circuit that an estimator cannot add measurements to."""
-    if any(name == "measure" or name in _CONTROL_FLOW for name, _ in _steps(circuit)):
+    if any(name == "measure" or name in _CLASSICAL for name, _ in _steps(circuit)):
         raise PayloadRejected(
             "an estimator's circuit must not measure or branch: its observables are measured "
             "for it; call circuit.remove_final_measurements()"
@@ -103,7 +101,7 @@ def _check_final_measurement(circuit: QuantumCircuit, target: Target) -> None:
     for name, qubits in _steps(circuit):
         if name in ("barrier", "delay"):
             continue
-        if name in _CONTROL_FLOW or measured.intersection(qubits):
+        if name in _CLASSICAL or measured.intersection(qubits):
             raise PayloadRejected(
                 f"{name!r} comes after a measurement or depends on one; {target.name} measures "
                 "once, at the end; move all measurements to the end"
@@ -115,7 +113,7 @@ def _check_final_measurement(circuit: QuantumCircuit, target: Target) -> None:
 def _check_native(circuit: QuantumCircuit, target: Target) -> None:
     if target.native_gates is None:
         return
-    native = _ALWAYS | {"reset"} | set(target.native_gates) | _CONTROL_FLOW
+    native = _ALWAYS | {"reset"} | set(target.native_gates) | _CLASSICAL
     coupled = None if target.coupling is None else {frozenset(pair) for pair in target.coupling}
     for name, qubits in _steps(circuit):
         if name not in native:
@@ -123,7 +121,7 @@ def _check_native(circuit: QuantumCircuit, target: Target) -> None:
                 f"gate {name!r} is not native to {target.name}, which has "
                 f"{', '.join(target.native_gates)}; transpile for its target first"
             )
-        if name in _ALWAYS or name in _CONTROL_FLOW or len(qubits) < 2:
+        if name in _ALWAYS or name in _CLASSICAL or len(qubits) < 2:
             continue
         _check_pair(name, qubits, target, coupled)
 

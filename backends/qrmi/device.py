@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import re
 import threading
 import time
@@ -35,7 +34,9 @@ from backends.qrmi.programs import (
     stated_architecture,
 )
 from backends.qrmi.resource import QrmiCalls
+from backends.recent import Recent
 from backends.started_jobs import StartedJob, StartedJobs
+from backends.tags import short_tag
 
 __all__ = ["QrmiDevice"]
 
@@ -45,6 +46,7 @@ _FINAL = ("completed", "failed", "cancelled")
 _REFUSALS = (AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy)
 _START_S = 25.0
 _TARGET_FRESH_S = 2.0
+_Stated = tuple[Architecture, Mapping[str, Any]]
 # QRMI's look at a task waits for its end where the resource's protocol allows that.
 _LOOK_PAUSE_S, _FAULT_PAUSE_S = 0.1, 1.0
 _LONGEST_TAG = 50
@@ -83,24 +85,20 @@ class QrmiDevice:
         self._acquiring = threading.Lock()
         self._starting: set[str] = set()
         self._courses: dict[str, _Course] = {}
-        self._known: tuple[float, Architecture, Mapping[str, Any]] | None = None
+        self._known = Recent(self._stated, _TARGET_FRESH_S)
         self._token: str | None = None
         self._purged = self._closed = False
 
     def target(self) -> Mapping[str, Any]:
         """Return the target that the resource stated within the last seconds."""
-        return self._current()[1]
+        return self._known.get_or_last()[1]
 
     def start(self, job: FlatJob, tag: str) -> str:
         """Start a task; see ``FlatDevice.start``. Waits for QRMI's answer, but not for long."""
         with self._changed:
             if tag in self._starting:
                 raise QpuBusy(f"task {tag} is being started by another call")
-            record = self._records.read(tag)
-            if record is not None and record.job is None:
-                raise QpuUnavailable(
-                    f"an earlier start of {tag} got no answer, so it is not repeated: its job may run"
-                )
+            record = self._records.arrived(tag)
             if record is not None:
                 return _task_id(record)
             self._refuse_when_full()
@@ -173,7 +171,7 @@ class QrmiDevice:
         """Return the record and the program of a start; the record is on disk."""
         try:
             # Asked first: a resource that does not answer this would leave the start in doubt.
-            architecture, _ = self._current(fresh=True)
+            architecture, _ = self._known.get()
         except QpuUnavailable as error:
             raise QpuBusy(f"nothing was started: {error}") from error
         program = program_of(job, architecture)
@@ -199,7 +197,7 @@ class QrmiDevice:
         job = None
         try:
             self._acquire()
-            job = self._resource.start(program, _short(record.tag))
+            job = self._resource.start(program, short_tag(record.tag, _LONGEST_TAG))
             self._records.write(record.accepted(job))
         except BackendError as raised:
             error = raised
@@ -207,9 +205,9 @@ class QrmiDevice:
                 self._records.remove(record.tag)
         except Exception as raised:  # noqa: BLE001 - of QRMI, or of a full disk
             error = QpuUnavailable(f"the start of {record.tag} failed: {raised}")
+        if isinstance(error, CalibrationChanged):
+            self._known.forget()
         with self._changed:
-            if isinstance(error, CalibrationChanged):
-                self._known = None
             start.job, start.error = job, error
             self._starting.discard(record.tag)
             self._changed.notify_all()
@@ -319,24 +317,14 @@ class QrmiDevice:
                 f"{self._options.tasks} (option tasks); start again when one has ended"
             )
 
-    def _current(self, *, fresh: bool = False) -> tuple[Architecture, Mapping[str, Any]]:
-        """Return what the resource states; not fresh: as last known, while it does not answer."""
-        known = self._known
-        if known is not None and time.monotonic() - known[0] < _TARGET_FRESH_S:
-            return known[1:]
+    def _stated(self, _known: _Stated | None) -> _Stated:
         try:
             architecture, target = stated_architecture(
                 self._options.resource, self._resource.target()
             )
         except ValueError as error:
             raise QpuUnavailable(f"the resource's target cannot be used: {error}") from error
-        except QpuUnavailable:
-            if fresh or known is None:
-                raise
-            return known[1:]
-        target = {**target, "max_concurrent_tasks": self._options.tasks}
-        self._known = (time.monotonic(), architecture, target)
-        return architecture, target
+        return architecture, {**target, "max_concurrent_tasks": self._options.tasks}
 
     @staticmethod
     def _spawn(work: Any, *arguments: Any) -> None:
@@ -352,11 +340,3 @@ def _state(course: _Course) -> str:
 
 def _task_id(record: StartedJob) -> str:
     return f"{_PREFIX}:{record.job}:{record.tag}"
-
-
-def _short(tag: str) -> str:
-    """Return a tag as IQM's protocol takes it: as it is, or its start with a digest of the whole."""
-    if len(tag) <= _LONGEST_TAG:
-        return tag
-    digest = hashlib.blake2b(tag.encode(), digest_size=8).hexdigest()
-    return f"{tag[: _LONGEST_TAG - len(digest) - 1]}-{digest}"

@@ -20,18 +20,13 @@ from qiskit.transpiler.passes import BasisTranslator, HighLevelSynthesis
 
 from backends.api import PayloadRejected, Target
 from backends.circuits import FrozenCircuit
-from backends.gates import MOVE, inline_definitions, is_own
+from backends.gates import CONTROL_FLOW_NAMES, MOVE, inline_definitions, is_own
 from backends.lowering import NativeCompiler, usable_qubits
 from orchestrator.transpile.moves import insert_moves
 
 __all__ = ["AER_GATES", "Transpiled", "Transpiler", "conforms", "standard_gates", "unroll"]
 
-_STRUCTURE: Final = frozenset(
-    {
-        *("barrier", "delay", "measure", "reset", "store"),
-        *("break_loop", "continue_loop", "for_loop", "if_else", "switch_case", "while_loop"),
-    }
-)
+_STRUCTURE: Final = CONTROL_FLOW_NAMES | {"barrier", "delay", "measure", "reset", "store"}
 
 _AER_NAMES = """
 ccx ccz cp crx cry crz cswap csx cu cu1 cu2 cu3 cx cy cz diagonal ecr h id initialize kraus mcp

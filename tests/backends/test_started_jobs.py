@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime
 from unittest.mock import Mock
 
@@ -19,10 +20,12 @@ from backends.api import (
     QpuTaskId,
     QpuUnavailable,
     Target,
+    TaskState,
     UnknownTask,
 )
 from backends.metering import Metering
 from backends.started_jobs import StartedJob, StartedJobs
+from tests.errors import naming
 
 
 def started(tag: str, job: str | None) -> StartedJob:
@@ -86,6 +89,20 @@ def test_a_start_that_started_nothing_leaves_no_record(error, tmp_path) -> None:
     assert records.read("tag") is None
 
 
+@pytest.mark.parametrize("error", [AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy])
+def test_a_refused_repetition_leaves_the_record_of_the_start_before(error, tmp_path) -> None:
+    """Its answer was lost, so its job may run: without the record, nobody would look for it."""
+    records = StartedJobs(tmp_path)
+    with pytest.raises(QpuUnavailable):
+        records.send(started("tag", None), Mock(side_effect=QpuUnavailable("lost")))
+    again = replace(started("tag", None), started_at_s=8.0)
+    with pytest.raises(error):
+        records.send(again, Mock(side_effect=error("no")))
+    assert records.read("tag") == started("tag", None)
+    with pytest.raises(QpuUnavailable, match=naming("tag")):
+        records.arrived("tag")
+
+
 @pytest.mark.parametrize(
     "outcome", [[QpuUnavailable("lost")], [KeyError("a bug")], [None], [7], [""], ["../1"]]
 )
@@ -128,14 +145,20 @@ def test_starts_at_the_same_time_count_as_tasks(tmp_path) -> None:
         calibration=Calibration(id="c", taken_at=datetime.now(UTC)),
         metering=Metering(),
     )
-    ended, running = QpuTaskId("ended"), QpuTaskId("running")
+    ended, running, forgotten = map(QpuTaskId, ("ended", "running", "forgotten"))
+
+    def state_of(task: QpuTaskId) -> TaskState:
+        if task == forgotten:
+            raise UnknownTask("the server does not know it")
+        return TaskState.RUNNING if task == running else TaskState.COMPLETED
+
     with records.starting("one"):
         records.check_room(two, [running], Mock(side_effect=AssertionError("it is not asked")))
-        records.check_room(two, [running, ended], running.__eq__)
+        records.check_room(two, [running, ended, forgotten], state_of)
         with records.starting("another"):
-            records.check_room(two, [ended], running.__eq__)
+            records.check_room(two, [ended], state_of)
             with pytest.raises(QpuBusy):
-                records.check_room(two, [running], running.__eq__)
+                records.check_room(two, [running], state_of)
 
 
 def test_a_record_of_another_version_hinders_no_start(tmp_path) -> None:

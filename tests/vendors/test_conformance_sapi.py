@@ -158,6 +158,25 @@ def test_a_problem_that_is_not_listed_yet_is_waited_for(
     assert annealer.find("late") is None
 
 
+def test_a_refused_repetition_keeps_what_the_first_answer_is_read_by(
+    annealer: Backend, sapi: Sapi, monkeypatch: Any
+) -> None:
+    """The first request arrived late: its problem is found, and its model was not forgotten."""
+    session = annealer.acquire()
+    sapi.faults.append("lost")
+    sapi.unlisted.add("slow")
+    with pytest.raises(QpuUnavailable):
+        annealer.start(session, payload(), "slow")
+    monkeypatch.setattr(cloud, "_SETTLES_S", 0.0)
+    sapi.faults.append("429")
+    with pytest.raises(QpuBusy):
+        annealer.start(session, payload(), "slow")
+    sapi.unlisted.clear()
+    task = annealer.find("slow")
+    assert ended(annealer, task) is TaskState.COMPLETED
+    assert annealer.result(task).native[0].reads == 20
+
+
 def test_what_a_gateway_doubled_is_cancelled(annealer: Backend, sapi: Sapi) -> None:
     release = threading.Event()
     sapi.work.submit(release.wait)

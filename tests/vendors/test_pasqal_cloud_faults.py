@@ -19,6 +19,7 @@ from backends.api import (
     TaskState,
     UnknownTask,
 )
+from backends.latest import LatestTasks
 from backends.pasqal_cloud import create
 from backends.pasqal_cloud.server import DEVICE_TYPE, PROJECT
 from backends.payloads import AnalogPayload
@@ -252,7 +253,7 @@ def test_results_are_read_from_safe_places_alone(backend, monkeypatch, link) -> 
     task = backend.start(backend.acquire(), payload(), "tag")
     assert backend.wait(task, PATIENCE_S) is TaskState.COMPLETED
 
-    monkeypatch.setattr(backend, "_ended", {})
+    monkeypatch.setattr(backend, "_ended", LatestTasks())
     read = backend._site._data
 
     def data(answer, what):

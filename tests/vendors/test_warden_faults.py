@@ -15,6 +15,7 @@ from backends.api import (
     TaskFailed,
     TaskState,
 )
+from backends.latest import LatestTasks
 from backends.payloads import AnalogPayload
 from backends.plugins import PluginUnusable
 from backends.warden import create
@@ -197,7 +198,7 @@ def test_an_answer_that_is_none_is_asked_for_again(backend, monkeypatch, answer)
     until(lambda: backend.status(task) is TaskState.COMPLETED)
     with monkeypatch.context() as changed:
         changed.setattr("backends.warden.server._described", lambda _job: {"id": 1, **answer})
-        changed.setattr(backend, "_ended", {})
+        changed.setattr(backend, "_ended", LatestTasks())
         with pytest.raises(QpuUnavailable):
             backend.result(task)
     assert backend.result(task).usage.shots == 10
@@ -210,7 +211,7 @@ def test_counts_of_another_job_are_a_failure(backend, monkeypatch, counts) -> No
     results = json.dumps({"counter": counts})
     described = {"id": 1, "status": "DONE", "results": results}
     monkeypatch.setattr("backends.warden.server._described", lambda _job: described)
-    monkeypatch.setattr(backend, "_ended", {})
+    monkeypatch.setattr(backend, "_ended", LatestTasks())
     with pytest.raises(TaskFailed, match=naming(10, 2)):
         backend.result(task)
 
