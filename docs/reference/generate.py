@@ -1,4 +1,4 @@
-"""The generated parts of the reference: commands, configuration keys, profiles, Slurm's reasons, schema.
+"""The generated parts of the reference: commands, keys, profiles, uses, Slurm's reasons, schema.
 
 ``python docs/reference/generate.py`` writes them between the markers of the pages; a test compares.
 """
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from backends.profiles import Profile, load_profile, shipped
+from docs.reference.table_of_uses import table
 from orchestrator.cli.app import app
 from orchestrator.config.bounds import ChoiceWeights, LeaseBounds, Rate
 from orchestrator.config.environment import VARIABLES
@@ -86,6 +87,7 @@ def pages() -> dict[str, str]:
         ),
         "portability.md": _renewed("portability.md", backends=_portability()),
         "slurm.md": _renewed("slurm.md", reasons=_reasons()),
+        "uses.md": _renewed("uses.md", uses=table()),
         "run.schema.json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     }
 

@@ -289,7 +289,16 @@ def test_timing_in_words() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cli.md", "config.md", "portability.md", "profiles.md", "run.schema.json", "slurm.md"]
+    "name",
+    [
+        "cli.md",
+        "config.md",
+        "portability.md",
+        "profiles.md",
+        "run.schema.json",
+        "slurm.md",
+        "uses.md",
+    ],
 )
 def test_the_reference_is_what_the_code_says(name) -> None:
     written = (ROOT / "docs" / "reference" / name).read_text(encoding="utf-8")

@@ -1,0 +1,143 @@
+"""The table of what the flows compare: made from records of runs, which this script takes up.
+
+``python docs/reference/table_of_uses.py FOLDER NAME`` keeps what the table needs of the run in FOLDER as
+``docs/reference/uses/NAME.json``, for ``generate.py``. What no record has, such as the published
+figure, is in ``uses/texts.toml``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.provenance.schema import read_record
+
+__all__ = ["entry", "table"]
+
+_FOLDER = Path(__file__).parent
+_ENTRIES = _FOLDER / "uses"
+_COLUMNS = (
+    "flow",
+    "data",
+    "quantum part",
+    "baseline",
+    "published",
+    "ours",
+    "who won",
+)
+_PACKAGES = ("hpcqc", "qiskit", "qiskit-aer", "numpy", "scikit-learn", "jax")
+_NEEDED = ("data", "measure", "higher_is_better", "won", "ways")
+
+
+def entry(folder: Path) -> dict[str, Any]:
+    """Return what the table needs of a run: no host, no path of the machine.
+
+    Raises:
+        ValueError: The folder has no completed run of a flow that compares.
+    """
+    record = read_record(folder)
+    try:
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder}: no result ({error}); expected a completed run") from error
+    compared = result.get("comparisons") if isinstance(result, dict) else None
+    if not compared or any(key not in one for one in compared for key in _NEEDED):
+        raise ValueError(
+            f"{folder}: a result without complete 'comparisons'; expected a flow that compares ways, "
+            "whose result has what the text of the package `flows` says"
+        )
+    options = record.site.qpu[record.qpu].options if record.qpu in record.site.qpu else {}
+    return {
+        "flow": record.target,
+        "parameters": {name: _without_folder(value) for name, value in record.parameters.items()},
+        "qpu": record.qpu,
+        "profile": options.get("profile"),
+        "started_at": record.started_at.date().isoformat(),
+        "duration_s": round(record.duration_s or 0.0, 1),
+        "shots": record.usage.total.shots,
+        "circuits": record.usage.total.circuits,
+        "versions": {k: v for k, v in record.versions.items() if k in _PACKAGES},
+        "comparisons": [{key: one[key] for key in _NEEDED} for one in compared],
+    }
+
+
+def table() -> str:
+    """Return the table, a row for each comparison of each run taken up, in Markdown."""
+    texts = tomllib.loads((_ENTRIES / "texts.toml").read_text(encoding="utf-8"))
+    rows = [row for path in sorted(_ENTRIES.glob("*.json")) for row in _rows(path, texts)]
+    head, *body = (f"| {' | '.join(row)} |\n" for row in (_COLUMNS, *rows))
+    return "".join((head, "|" + "---|" * len(_COLUMNS) + "\n", *body))
+
+
+def _rows(path: Path, texts: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    run = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        text = texts[run["flow"]]
+    except KeyError:
+        raise ValueError(
+            f"{path.name}: no text of {run['flow']!r}; give it one in uses/texts.toml"
+        ) from None
+    for one in run["comparisons"]:
+        best = {side: _best(one, is_quantum=side) for side in (True, False)}
+        shown = [way for way in best.values() if way is not None]
+        if best[True] is None:
+            shown = one["ways"]
+        yield (
+            f"[`{run['flow']}`]({text['section']}), {_qpu(run)}",
+            one["data"],
+            _of(text["quantum"], one["data"]),
+            "–" if best[False] is None else best[False]["name"],
+            _of(text["published"], one["data"]),
+            f"{one['measure']}: " + "; ".join(f"{w['name']} {_figure(w)}" for w in shown),
+            {"neither": "nobody"}.get(one["won"], one["won"]),
+        )
+
+
+def _qpu(run: Mapping[str, Any]) -> str:
+    return "ideal" if run["profile"] is None else f"with the noise of {run['profile']}"
+
+
+def _of(text: str | Mapping[str, str], data: str) -> str:
+    """Return the text for a data set, which is that of the first key that its name begins with."""
+    if isinstance(text, str):
+        return text
+    return next((found for key, found in text.items() if data.startswith(key)), "–")
+
+
+def _best(one: Mapping[str, Any], *, is_quantum: bool) -> dict[str, Any] | None:
+    ways = [way for way in one["ways"] if way["is_quantum"] is is_quantum]
+    sign = 1 if one["higher_is_better"] else -1
+    return max(ways, key=lambda way: sign * way["value"], default=None)
+
+
+def _figure(way: Mapping[str, Any]) -> str:
+    value, error = way["value"], way["error"]
+    if not error:
+        return f"{value:.4g}"
+    digits = max(0, next(n for n in range(300) if error * 10**n >= 1))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _without_folder(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and "/" in value else value
+
+
+def main(arguments: list[str]) -> None:
+    """Take up a run."""
+    if len(arguments) != 2:
+        sys.exit("expected the folder of a run, and a name for what is kept of it")
+    folder, name = arguments
+    try:
+        made = entry(Path(folder))
+    except ValueError as error:
+        sys.exit(str(error))
+    text = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
+    (_ENTRIES / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
