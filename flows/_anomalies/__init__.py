@@ -1,0 +1,1 @@
+"""Parts of `flows.anomalies`: signals, encoding circuits, learners, picture."""
