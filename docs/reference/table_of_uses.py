@@ -8,6 +8,7 @@ figure, is in ``uses/texts.toml``.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,7 @@ def entry(folder: Path) -> dict[str, Any]:
         )
     options = record.site.qpu[record.qpu].options if record.qpu in record.site.qpu else {}
     return {
-        "flow": record.target,
+        "flow": f"flows.{record.flow.replace('-', '_')}",
         "parameters": {name: _without_folder(value) for name, value in record.parameters.items()},
         "qpu": record.qpu,
         "profile": options.get("profile"),
@@ -118,7 +119,7 @@ def _figure(way: Mapping[str, Any]) -> str:
     value, error = way["value"], way["error"]
     if not error:
         return f"{value:.4g}"
-    digits = max(0, next(n for n in range(300) if error * 10**n >= 1))
+    digits = max(0, 1 - math.floor(math.log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 

@@ -19,7 +19,7 @@ FLOW = """
 from prefect import flow
 
 @flow
-def compares(data: str = "/private/rocks.csv") -> dict:
+def own(data: str = "/private/rocks.csv") -> dict:
     return {result!r}
 """
 
@@ -36,10 +36,10 @@ def compared(quantum: float, data: str) -> dict:
 @pytest.fixture
 def recorded(hpcqc, tmp_path: Path):
     def run(result: object) -> Path:
-        script = tmp_path / "own.py"
+        script = tmp_path / "script.py"
         script.write_text(FLOW.format(result=result))
         out = tmp_path / "out"
-        assert hpcqc("run", f"{script}:compares", "--out", str(out)).code == 0
+        assert hpcqc("run", f"{script}:own", "--out", str(out)).code == 0
         return out
 
     return run
@@ -53,19 +53,19 @@ def test_a_run_becomes_a_row_for_each_comparison(
     made = uses.entry(folder)
     text = json.dumps(made)
     assert "private" not in text
-    assert str(tmp_path) not in text.replace(made["flow"], "")
-    (tmp_path / "one.json").write_text(json.dumps(made | {"flow": "flows.own"}))
+    assert str(tmp_path) not in text
+    (tmp_path / "one.json").write_text(text)
     (tmp_path / "texts.toml").write_text(
         '["flows.own"]\nsection = "x.md"\nquantum = "a kernel"\npublished = { rocks = "1.9" }\n'
     )
     monkeypatch.setattr(uses, "_ENTRIES", tmp_path)
     head, _, *rows = uses.table().splitlines()
     assert head.count("|") == 8
-    ours = "cost: kernel {} ± 0.01; a strong rule 2.5"
+    ours = "cost: kernel {} ± 0.012; a strong rule 2.5"
     start = "| [`flows.own`](x.md), ideal"
     assert rows == [
-        f"{start} | rocks | a kernel | a strong rule | 1.9 | {ours.format('2.00')} | quantum |",
-        f"{start} | mines | a kernel | a strong rule | – | {ours.format('3.00')} | classical |",
+        f"{start} | rocks | a kernel | a strong rule | 1.9 | {ours.format('2.000')} | quantum |",
+        f"{start} | mines | a kernel | a strong rule | – | {ours.format('3.000')} | classical |",
     ]
     (tmp_path / "texts.toml").write_text("")
     with pytest.raises(ValueError, match=naming("one.json", "flows.own", "texts.toml")):
