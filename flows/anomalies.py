@@ -57,14 +57,14 @@ from flows._anomalies.learning import (
     subset_of,
     support_vectors,
 )
-from flows._anomalies.picture import Panel, picture
+from flows._anomalies.picture import SetPanel, picture
 from flows._anomalies.signals import LEAST_OF_A_CLASS, Signals, Task, signals_of
 from flows._comparison import Comparison, Way
 from flows._inputs import InputError, require_extra
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
 from orchestrator.wording import counted
 
-__all__ = ["Prepared", "compare_pairs", "learn", "prepare", "project", "reference"]
+__all__ = ["PreparedSignals", "compare_pairs", "learn", "prepare", "project", "reference"]
 
 _Values = NDArray[np.float64]
 
@@ -86,7 +86,7 @@ class _Settings:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Prepared:
+class PreparedSignals:
     """Signals with their splits, and for each split the components of all signals."""
 
     signals: Signals
@@ -95,7 +95,9 @@ class Prepared:
 
 
 @classical
-def prepare(signals: Signals, settings: _Settings) -> tuple[Prepared, Prepared | None]:
+def prepare(
+    signals: Signals, settings: _Settings
+) -> tuple[PreparedSignals, PreparedSignals | None]:
     """Divide a set, and a subset of it, and reduce the signals to components.
 
     The components of the subset are fitted on all other signals, so that one kernel of all its
@@ -103,7 +105,7 @@ def prepare(signals: Signals, settings: _Settings) -> tuple[Prepared, Prepared |
     """
     qubits = settings.encoded.qubits
     splits = splits_of(signals.is_target, settings.folds, settings.repeats, settings.seed)
-    whole = Prepared(
+    whole = PreparedSignals(
         signals=signals,
         splits=splits,
         reduced=tuple(components(signals, split.train, qubits) for split in splits),
@@ -113,17 +115,17 @@ def prepare(signals: Signals, settings: _Settings) -> tuple[Prepared, Prepared |
     part, chosen, rest = subset_of(signals, settings.subset, settings.seed)
     splits = splits_of(part.is_target, settings.folds, settings.repeats, settings.seed)
     reduced = components(signals, rest, qubits)[chosen]
-    return whole, Prepared(signals=part, splits=splits, reduced=(reduced,) * len(splits))
+    return whole, PreparedSignals(signals=part, splits=splits, reduced=(reduced,) * len(splits))
 
 
 @classical(nodes=(1, 3))
-def reference(prepared: Prepared) -> dict[str, list[Scores]]:
+def reference(prepared: PreparedSignals) -> dict[str, list[Scores]]:
     """Train and test what needs no QPU, by name and split."""
     made = fan_out(partial(_baselines_of, prepared), range(len(prepared.splits)))
     return {name: [one[name] for one in made] for name in made[0]}
 
 
-def _baselines_of(prepared: Prepared, number: int) -> dict[str, Scores]:
+def _baselines_of(prepared: PreparedSignals, number: int) -> dict[str, Scores]:
     split, reduced = prepared.splits[number], prepared.reduced[number]
     tried = baselines(prepared.signals, reduced, split)
     return {name: scored(prepared.signals, learners, split) for name, learners in tried.items()}
@@ -155,7 +157,9 @@ def compare_pairs(qpu: Qpu, reduced: Sequence[_Values], settings: _Settings) -> 
 
 
 @classical(nodes=(1, 3))
-def learn(prepared: Prepared, made: Sequence[Any], settings: _Settings, kind: str) -> list[Scores]:
+def learn(
+    prepared: PreparedSignals, made: Sequence[Any], settings: _Settings, kind: str
+) -> list[Scores]:
     """Train and test on what the QPU measured: vectors, or kernels of all pairs.
 
     made: for each split, or one for all, and then for each bandwidth.
@@ -165,7 +169,7 @@ def learn(prepared: Prepared, made: Sequence[Any], settings: _Settings, kind: st
 
 
 def _learned(
-    prepared: Prepared, made: Sequence[Any], settings: _Settings, kind: str, number: int
+    prepared: PreparedSignals, made: Sequence[Any], settings: _Settings, kind: str, number: int
 ) -> Scores:
     task, build = prepared.signals.task, _LEARNERS[kind]
     learners: list[Learner] = []
@@ -271,8 +275,8 @@ def anomalies(
 class _Outcome:
     """What was found on a set: scores by way, on all of it and on its subset."""
 
-    whole: Prepared
-    part: Prepared | None
+    whole: PreparedSignals
+    part: PreparedSignals | None
     scores: Mapping[str, Mapping[str, Sequence[Scores]]]
     comparisons: Mapping[str, Comparison]
 
@@ -299,7 +303,7 @@ def _on(signals: Signals, settings: _Settings) -> Any:
 
 
 def _outcome(
-    whole: Prepared, part: Prepared | None, waited: Mapping[str, Any], seed: int
+    whole: PreparedSignals, part: PreparedSignals | None, waited: Mapping[str, Any], seed: int
 ) -> _Outcome:
     scores, comparisons = {}, {}
     for where, (known, learnt) in waited.items():
@@ -311,7 +315,7 @@ def _outcome(
 
 
 def _compared(
-    prepared: Prepared,
+    prepared: PreparedSignals,
     ours: Mapping[str, Sequence[Scores]],
     known: Mapping[str, Sequence[Scores]],
     where: str,
@@ -416,7 +420,7 @@ def _circuits(found: _Outcome, settings: _Settings) -> int:
     return circuits * len(settings.bandwidths)
 
 
-def _panel(found: _Outcome) -> Panel:
+def _panel(found: _Outcome) -> SetPanel:
     scores, comparison = found.scores["set"], found.comparisons["set"]
     best = max(
         (way for way in comparison.ways if not way.is_quantum), key=lambda way: way.figure.value
@@ -424,7 +428,7 @@ def _panel(found: _Outcome) -> Panel:
     kernels = {_PROJECTED: scores[_PROJECTED]}
     if found.part is not None:
         kernels[f"{_FIDELITY}, subset"] = found.scores["subset"][_FIDELITY]
-    return Panel(
+    return SetPanel(
         title=found.whole.signals.title,
         comparisons=found.comparisons,
         bandwidths={

@@ -16,13 +16,13 @@ from flows._comparison import Comparison
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Panel", "picture", "roc"]
+__all__ = ["SetPanel", "picture", "roc"]
 
 _QUANTUM, _CLASSICAL = "tab:purple", "tab:gray"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Panel:
+class SetPanel:
     """What is drawn of one set.
 
     comparisons: with the title of each. bandwidths: inner quality by bandwidth, by kernel. curves:
@@ -36,7 +36,7 @@ class Panel:
     is_target: NDArray[np.bool_]
 
 
-def picture(panels: Sequence[Panel]) -> str:
+def picture(panels: Sequence[SetPanel]) -> str:
     """Return an SVG document with a row for each set."""
     import matplotlib
 
@@ -56,7 +56,7 @@ def picture(panels: Sequence[Panel]) -> str:
     return buffer.getvalue()
 
 
-def _draw_figures(axes: Axes, panel: Panel) -> None:
+def _draw_figures(axes: Axes, panel: SetPanel) -> None:
     names, position = [], 0
     for title, comparison in panel.comparisons.items():
         for way in comparison.ways:
@@ -73,7 +73,7 @@ def _draw_figures(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title)
 
 
-def _draw_bandwidths(axes: Axes, panel: Panel) -> None:
+def _draw_bandwidths(axes: Axes, panel: SetPanel) -> None:
     for (name, found), line in zip(panel.bandwidths.items(), ("o-", "s--"), strict=False):
         axes.plot(list(found), list(found.values()), line, color=_QUANTUM, label=name)
     axes.set_xscale("log")
@@ -82,7 +82,7 @@ def _draw_bandwidths(axes: Axes, panel: Panel) -> None:
     axes.legend(frameon=False)
 
 
-def _draw_curves(axes: Axes, panel: Panel) -> None:
+def _draw_curves(axes: Axes, panel: SetPanel) -> None:
     for (name, found), color in zip(panel.curves.items(), (_QUANTUM, _CLASSICAL), strict=False):
         false, true = roc(found, panel.is_target)
         axes.step(false, true, where="post", color=color, label=name)
