@@ -33,6 +33,8 @@ NAMES = (
     "transpiling",
     "slurm_queue",
     "slurm_stages",
+    "flows.household",
+    "flows.sensing",
 )
 # Measured only if named: each takes half an hour and more.
 LONG = ("couplings",)

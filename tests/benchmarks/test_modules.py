@@ -6,11 +6,14 @@ import importlib
 import pkgutil
 
 import benchmarks
+import benchmarks.flows
 
 
 def test_every_benchmark_can_be_imported() -> None:
     found = [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
-    assert "reading" in found
+    ready = [f"flows.{module.name}" for module in pkgutil.iter_modules(benchmarks.flows.__path__)]
+    found += ready
+    assert {"reading", "flows.sensing"} <= {*found}
     for name in found:
         if name != "__main__":
             importlib.import_module(f"benchmarks.{name}")
