@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from backends.metering import Metering
 from backends.payloads import AnalogCounts, AnalogItem, AnalogPayload, Payload
 from backends.recent import Recent
 from backends.sessions import Sessions
+from backends.shared_looks import SharedLooks
 from backends.spread_looks import SpreadLooks, pause_s
 from backends.started_jobs import StartedJob, StartedJobs
 from backends.timing import TimingModel
@@ -89,6 +90,10 @@ class AnalogSite(Protocol):
 
     def look(self, job: str) -> SiteJob:
         """Return a job. Raises ``UnknownTask``."""
+        ...
+
+    def states(self, jobs: Sequence[str]) -> Mapping[str, TaskState]:
+        """Return the states of jobs by one request. Raises ``BackendError`` without a list."""
         ...
 
     def cancel(self, job: str) -> None:
@@ -151,6 +156,7 @@ class RemoteAnalogBackend:
         self._ended: LatestTasks[SiteJob] = LatestTasks(_ENDED_IN_MEMORY)
         self._states: dict[QpuTaskId, TaskState] = {}  # of open tasks, as last known
         self._looks = SpreadLooks()
+        self._shared: SharedLooks[TaskState] = SharedLooks(site.states)
         self._known = Recent(self._described_now, _TARGET_FRESH_S)
         if described is not None:
             self._known.suppose(self._described(described))
@@ -208,13 +214,22 @@ class RemoteAnalogBackend:
     def wait(self, task: QpuTaskId, timeout_s: float) -> TaskState:
         """Block until the task is final or the time is up.
 
-        Many tasks are looked at one by one. Then this is the state as last known.
+        Of many tasks a list tells which have ended. Without one they are looked at one by one; then
+        this is the state as last known.
         """
         deadline = time.monotonic() + timeout_s
-        since_s = self._record(task).started_at_s
+        record = self._record(task)
+        since_s = record.started_at_s
         while True:
             is_asked = timeout_s > 0 and self._ended.get(task) is None
-            if is_asked and not self._looks.await_turn(task, deadline):
+            listed = self._listed(task, str(record.job)) if is_asked else None
+            if listed is not None and not listed.is_final:
+                rest_s = deadline - time.monotonic()
+                if rest_s <= 0:
+                    return listed
+                time.sleep(min(self._shared.pause_s, rest_s))
+                continue
+            if is_asked and listed is None and not self._looks.await_turn(task, deadline):
                 return self._states.get(task, TaskState.QUEUED)
             state = self._look(task)[1].state
             if state.is_final:
@@ -287,6 +302,13 @@ class RemoteAnalogBackend:
         record = self._records.send(record, lambda: self._site.submit(item, tag))
         return self._task_id(str(record.job), tag)
 
+    def _listed(self, task: QpuTaskId, job: str) -> TaskState | None:
+        """Return a task's state by the list that all share; None if it is to be looked at alone."""
+        state = self._shared.look(job, self._states.get(task, TaskState.QUEUED))
+        if state is not None and not state.is_final:
+            self._states[task] = state
+        return state
+
     def _look(self, task: QpuTaskId) -> tuple[StartedJob, SiteJob]:
         record = self._record(task)
         found = self._ended.get(task)
@@ -298,6 +320,7 @@ class RemoteAnalogBackend:
                 self._ended.note(task, found)
                 self._states.pop(task, None)
                 self._looks.forget(task)
+                self._shared.forget(str(record.job))
             else:
                 self._states[task] = found.state
         return record, found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,6 +36,7 @@ from backends.errors import (
 from backends.frames import FrameError, pack, unpack
 from backends.quadratic_models import SPIN
 from backends.recent import Recent
+from backends.shared_looks import SharedLooks
 
 __all__ = ["CloudAnnealer"]
 
@@ -55,6 +56,7 @@ _RECORDS_S = 180 * 86_400.0
 # How long a submitted problem may be missing in the service's list.
 _SETTLES_S = 10.0
 # Bounds of what an answer may state; no annealer comes near.
+_MOST_ASKED = 500  # ids in one request; the service takes 1000
 _MOST_QUBITS, _LONGEST_US = 100_000, 86_400e6
 
 
@@ -94,6 +96,8 @@ class CloudAnnealer:
     ) -> None:
         self._client, self._name, self._records = client, solver, records
         self._parameters = dict(parameters)
+        self._shared: SharedLooks[str] = SharedLooks(self._states)
+        self._open: dict[str, str] = {}  # states as last known
         # Its graph changes rarely.
         self._solver = Recent(self._asked, _FRESH_S)
 
@@ -159,8 +163,22 @@ class CloudAnnealer:
         return None
 
     def status(self, task: str) -> str:
-        """See ``PayloadDevice.status``."""
-        return self._state(self._known(task))
+        """See ``PayloadDevice.status``; of many problems one request asks for all."""
+        if not _PROBLEM.fullmatch(task):
+            raise UnknownTask(f"{task!r:.100} is no id of a problem")
+        state = self._shared.look(task, self._open.get(task, "queued"))
+        if state is None:
+            state = self._state(self._known(task))
+        if state in ("queued", "running"):
+            self._open[task] = state
+        else:
+            self._open.pop(task, None)
+            self._shared.forget(task)
+        return state
+
+    def _states(self, problems: Sequence[str]) -> Mapping[str, str]:
+        found = self._client.statuses(problems[-_MOST_ASKED:])
+        return {str(one.id): self._state(one) for one in found}
 
     def result(self, task: str) -> PlainResult:
         """Read an answer: qubits of a chain decide by majority, energies are those of the model."""

@@ -6,7 +6,7 @@ and whether a problem was submitted follows from the status of HTTP alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -55,6 +55,12 @@ class SapiClient:
         """Return the state of a problem. Raises `UnknownTask`."""
         with self._reading(Problems) as problems:
             return problems.get_problem_status(problem)
+
+    def statuses(self, problems: Sequence[str]) -> list[models.ProblemStatus]:
+        """Return the states of problems, by one request, those that the service knows."""
+        with self._reading(Problems) as opened:
+            found: list[models.ProblemStatus] = opened.get_problem_statuses(list(problems))
+        return found
 
     def answer(self, problem: str) -> models.ProblemAnswer:
         """Return the answer of a completed problem. Raises `UnknownTask`."""

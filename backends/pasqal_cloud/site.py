@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -137,6 +137,10 @@ class PasqalCloudSite:
             reasons = done.get("errors") or [batch.get("status")]
             return SiteJob(state=ended, reason="; ".join(map(str, reasons))[:500], facts=facts)
         return SiteJob(state=ended, counts=self._counts(str(done.get("id"))), facts=facts)
+
+    def states(self, jobs: Sequence[str]) -> Mapping[str, TaskState]:
+        """Raise `QpuUnavailable`: a batch says more than a list of batches does."""
+        raise QpuUnavailable(f"{len(jobs)} batches are looked at one by one")
 
     def cancel(self, job: str) -> None:
         """Cancel a batch."""

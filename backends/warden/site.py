@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from backends.analog.device import DeviceError, RydbergDevice, rydberg_device
@@ -96,6 +96,18 @@ class WardenSite:
             return SiteJob(state=state, reason=self._log(job, stated), facts=facts)
         counts = _counts(job, stated.get("results")) if state is TaskState.COMPLETED else {}
         return SiteJob(state=state, counts=counts, facts=facts)
+
+    def states(self, jobs: Sequence[str]) -> Mapping[str, TaskState]:
+        """Read the list of the user's jobs."""
+        answer = self._connection.read("GET", "/jobs")
+        try:
+            listed = answer.json() if answer.is_success else None
+            stated = {str(one["id"]): str(one["status"]) for one in listed or ()}
+        except (ValueError, TypeError, KeyError):
+            listed = None
+        if listed is None:
+            raise QpuUnavailable(f"the jobs cannot be listed: {_reason(answer)}")
+        return {job: _STATES[stated[job]] for job in jobs if stated.get(job) in _STATES}
 
     def cancel(self, job: str) -> None:
         """Ask for a job's end; a Warden that has no such route lets it run."""

@@ -39,6 +39,7 @@ from backends.plugins import PluginUnusable
 from backends.testing import BackendConformance
 from backends.testing.annealing import all_samples, random_model
 from tests.errors import naming
+from tests.patience import until
 from tests.vendors.sapi_server import TOKEN, Sapi, chimera, serving
 
 QUBITS, COUPLERS = chimera(4)
@@ -218,6 +219,25 @@ def test_a_task_is_stopped_while_it_waits(annealer: Backend, sapi: Sapi) -> None
     release.set()
     with pytest.raises(TaskCancelled):
         annealer.result(task)
+
+
+def test_many_tasks_are_asked_for_together(annealer: Backend, sapi: Sapi) -> None:
+    free = threading.Event()
+    sapi.work.submit(free.wait)  # the annealer is at work on something else
+    session = annealer.acquire()
+    payload = AnnealingPayload.coerce([RING], reads=10)
+    try:
+        tasks = [annealer.start(session, payload, f"together-{number}") for number in range(8)]
+        sapi.requests.clear()
+        seen = {annealer.status(task) for _ in range(20) for task in tasks}
+        assert seen == {TaskState.QUEUED}
+        alone = [request for request in sapi.requests if "id=" not in request]
+        assert len(alone) <= 1, "the first one, as long as it was known alone"
+        assert len(sapi.requests) < len(tasks)
+    finally:
+        free.set()
+    for task in tasks:
+        assert until(lambda task=task: annealer.status(task) is TaskState.COMPLETED)
 
 
 def test_no_server_and_a_wrong_token_are_told_apart(served: Any, tmp_path: Path) -> None:
