@@ -40,7 +40,7 @@ from orchestrator.config.slurm_access import QfwBounds, SlurmAccess
 from orchestrator.provenance import outcome, schema
 from orchestrator.slurm.explain import REASONS
 
-__all__ = ["pages"]
+__all__ = ["CheckedBackends", "pages"]
 
 _FOLDER = Path(__file__).parent
 _ROOT = _FOLDER.parents[1]
@@ -139,7 +139,7 @@ def _portability() -> str:
     found: dict[tuple[str, str], set[Path]] = defaultdict(set)
     takes: dict[str, set[str]] = defaultdict(set)
     for path in sorted((_ROOT / "tests").rglob("test_*.py")):
-        module = _TestModule(path, backends, sites)
+        module = CheckedBackends(path, backends, sites)
         for backend, check in module.checks():
             found[backend, check].add(path)
         for suite in module.suites.values():
@@ -168,7 +168,7 @@ def _links(paths: Iterable[Path]) -> str:
     return ", ".join(f"[{path.stem.removeprefix('test_')}](../../{path})" for path in listed) or "–"
 
 
-class _TestModule:
+class CheckedBackends:
     """A module of tests, read for which backends it checks and how.
 
     backends: names by their package. sites: of which backend each rehearsed site is.
