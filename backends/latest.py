@@ -29,6 +29,11 @@ class LatestTasks(Generic[_ValueT]):
             while len(self._values) > self._most:
                 self._values.popitem(last=False)
 
+    def forget(self, task: str) -> None:
+        """Remove the value of a task, if there is one."""
+        with self._lock:
+            self._values.pop(task, None)
+
     def get(self, task: str) -> _ValueT | None:
         """Return the value of a task, None if there is none or it was forgotten."""
         with self._lock:

@@ -23,6 +23,7 @@ from backends.errors import (
     QpuUnavailable,
     UnknownTask,
 )
+from backends.latest import LatestTasks
 from backends.tags import is_tag
 
 __all__ = ["StartedJob", "StartedJobs"]
@@ -30,6 +31,7 @@ __all__ = ["StartedJob", "StartedJobs"]
 _ANSWERS = ".answer"
 _JOB_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 _KEEP_S = 30 * 86400.0
+_ARRIVED_IN_MEMORY = 256
 # After these a server started nothing; after anything else, nobody knows.
 _NOTHING_STARTED = (AccessDenied, CalibrationChanged, PayloadRejected, QpuBusy)
 
@@ -67,6 +69,8 @@ class StartedJobs:
         self._lock = threading.Lock()
         self._starting: set[str] = set()
         self._purged = False
+        # A job is looked at often, and its record no longer changes.
+        self._arrived: LatestTasks[StartedJob] = LatestTasks(_ARRIVED_IN_MEMORY)
 
     @contextlib.contextmanager
     def starting(self, tag: str) -> Iterator[None]:
@@ -163,16 +167,20 @@ class StartedJobs:
 
     def read(self, tag: str) -> StartedJob | None:
         """Return the record of a tag, which is a safe name of a file."""
+        known = self._arrived.get(tag)
+        if known is not None:
+            return known
         try:
             stated: Mapping[str, Any] = json.loads(self._path(tag).read_bytes())
         except FileNotFoundError:
             return None
-        return StartedJob(**{**stated, "recipes": tuple(stated["recipes"])})
+        return self._noted(StartedJob(**{**stated, "recipes": tuple(stated["recipes"])}))
 
     def write(self, record: StartedJob) -> None:
         """Add or replace a record; it is on disk when this returns."""
         stated = {name: getattr(record, name) for name in StartedJob.__dataclass_fields__}
         replace_durably(self._path(record.tag), json.dumps(stated).encode())
+        self._noted(record)
 
     def answer(self, tag: str) -> Any:
         """Return what the server said at the end of a task, None if that is not stored."""
@@ -188,6 +196,7 @@ class StartedJobs:
     def remove(self, tag: str) -> None:
         """Remove the record of a start that surely started nothing."""
         self._path(tag).unlink(missing_ok=True)
+        self._arrived.forget(tag)
 
     def purge(self, before_s: float) -> None:
         """Remove records and answers older than a time, in seconds since the epoch.
@@ -200,12 +209,20 @@ class StartedJobs:
                 with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                     if entry.stat().st_mtime < before_s and self._is_over(Path(entry.path)):
                         Path(entry.path).unlink()
+                        self._arrived.forget(Path(entry.path).stem)
 
     def _is_over(self, path: Path) -> bool:
         if path.suffix != ".json":  # an answer, or a draft of a process that was killed
             return True
         found = self.read(path.stem)
         return found is not None and found.job is not None
+
+    def _noted(self, record: StartedJob) -> StartedJob:
+        if record.job is None:
+            self._arrived.forget(record.tag)
+        else:
+            self._arrived.note(record.tag, record)
+        return record
 
     def _path(self, tag: str) -> Path:
         return self._folder / f"{tag}.json"

@@ -279,6 +279,7 @@ def _warden() -> _Protocol:
         },
         running={"/jobs/1": {"id": 1, "status": "RUNNING"}},
         task=("jobs", "jobs/1"),
+        files=2,
     )
 
 
@@ -302,4 +303,5 @@ def _pasqal() -> _Protocol:
             *("api/v1/batches", "api/v2/batches/b", "api/v2/jobs"),
             *("api/v1/jobs/j/results_link", "store"),
         ),
+        files=2,
     )

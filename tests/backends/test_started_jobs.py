@@ -76,7 +76,7 @@ def test_a_record_without_a_time_can_be_read(tmp_path) -> None:
     stated = json.loads(path.read_text())
     del stated["started_at_s"]
     path.write_text(json.dumps(stated))
-    found = records.read("tag")
+    found = StartedJobs(tmp_path).read("tag")
     assert found is not None
     assert found.started_at_s == 0.0
 
