@@ -106,10 +106,7 @@ from orchestrator.doctor import diagnose as diagnose
 from orchestrator.inputs import InputRefused as InputRefused
 from orchestrator.inputs import checked_by as checked_by
 from orchestrator.primitives import Estimator as Estimator
-from orchestrator.primitives import Qpu as Qpu
 from orchestrator.primitives import Sampler as Sampler
-from orchestrator.primitives import choose_qpu as choose_qpu
-from orchestrator.primitives import open_qpu as open_qpu
 from orchestrator.programs import ProgramFailed as ProgramFailed
 from orchestrator.programs import ProgramResult as ProgramResult
 from orchestrator.programs import run_program as run_program
@@ -117,6 +114,9 @@ from orchestrator.provenance.folder import FolderError as FolderError
 from orchestrator.provenance.schema import RecordError as RecordError
 from orchestrator.provenance.schema import RunRecord as RunRecord
 from orchestrator.provenance.schema import read_record as read_record
+from orchestrator.qpu import Qpu as Qpu
+from orchestrator.qpu import choose_qpu as choose_qpu
+from orchestrator.qpu import open_qpu as open_qpu
 from orchestrator.resources import BudgetOutOfReach as BudgetOutOfReach
 from orchestrator.resources import shutdown as shutdown
 from orchestrator.runs import on_qpu as on_qpu

@@ -8,7 +8,9 @@ from typing import Any
 
 from backends.payloads import AnnealingPayload, AnnealingSamples
 from backends.validate import check_fits
-from orchestrator.primitives import Primitive, Qpu, QpuJob
+from orchestrator.primitives import Primitive
+from orchestrator.qpu import Qpu
+from orchestrator.qpu_job import QpuJob
 
 __all__ = ["AnnealingSampler"]
 

@@ -45,7 +45,7 @@ from orchestrator.resources import resources
 from orchestrator.runs import Run, StageSpan, current_run
 
 if TYPE_CHECKING:
-    from orchestrator.primitives import Qpu
+    from orchestrator.qpu import Qpu
 
 __all__ = ["StageKeyPolicy", "StageNeeds", "classical", "quantum", "stage_needs"]
 
@@ -406,7 +406,7 @@ def _run_with_qpu(call: _Call, context: StageContext) -> Any:
 
 def _opened(needs: StageNeeds, stage: str | None, name: str | None = None) -> Qpu:
     """Open the QPU of a quantum stage, chosen by the broker if none is named."""
-    from orchestrator.primitives import open_qpu  # Qiskit loads with the first quantum stage
+    from orchestrator.qpu import open_qpu  # Qiskit loads with the first quantum stage
 
     return open_qpu(name or _chosen_name(needs, stage), stage, needs.all_labels)
 
@@ -432,7 +432,7 @@ def _chosen_name(needs: StageNeeds, stage: str | None) -> str:
     named = needs.where or run.default_qpu
     if needs.of_qpu is None and named != ANY:
         return named
-    from orchestrator.primitives import choose_qpu
+    from orchestrator.qpu import choose_qpu
 
     choice = choose_qpu(_with_labels(needs), named=_asked(run, needs), stage=stage)
     if stage is not None:

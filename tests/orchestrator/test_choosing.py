@@ -22,9 +22,10 @@ from orchestrator.config.errors import ConfigError
 from orchestrator.config.loading import load_site
 from orchestrator.config.site import ComputeSettings, QpuSettings, Site
 from orchestrator.data_labels import labels_of_project
-from orchestrator.primitives import Qpu, Sampler, choose_qpu, open_qpu
+from orchestrator.primitives import Sampler
 from orchestrator.provenance.record import recorded_job
 from orchestrator.provenance.report import ran_on
+from orchestrator.qpu import Qpu, choose_qpu, open_qpu
 from orchestrator.runs import Run, on_qpu
 from orchestrator.stages import classical, quantum
 from tests.patience import PATIENCE_S
