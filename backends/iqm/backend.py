@@ -43,7 +43,7 @@ from backends.started_jobs import StartedJob, StartedJobs
 from backends.tags import short_tag
 from backends.validate import check, check_tag
 
-__all__ = ["IqmBackend"]
+__all__ = ["IqmBackend", "record_of"]
 
 _API = "/api/v1"
 _PREFIX = "iqm"
@@ -225,7 +225,7 @@ class IqmBackend:
             params = {"tag": short_tag(tag, _LONGEST_TAG), "use_timeslot": use_timeslot}
             return self._accepted(self._connection.submit(path, body, params=params))
 
-        record = self._records.send(_record_of(payload, tag, target), submit)
+        record = self._records.send(record_of(payload, tag, target), submit)
         task = _task_id(str(record.job), tag)
         with self._lock:
             self._open[task] = TaskState.QUEUED
@@ -382,7 +382,8 @@ def _task_id(job: str, tag: str) -> QpuTaskId:
     return QpuTaskId(f"{_PREFIX}:{job}:{tag}")
 
 
-def _record_of(payload: SamplerPayload, tag: str, target: Target) -> StartedJob:
+def record_of(payload: SamplerPayload, tag: str, target: Target) -> StartedJob:
+    """Return the record of a start that is about to be sent."""
     depths = [shape.points * shape.depth for shape in payload.shapes]
     modelled_s = 0.0
     if target.timing is not None:

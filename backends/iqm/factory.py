@@ -25,9 +25,19 @@ _NAME = "iqm"
 # Devices that IQM's client simulates, without a server.
 _FAKES = ("adonis", "aphrodite", "apollo", "deneb")
 _GATES = frozenset({"cz", "move", "r"})
+_ACCESSES = ("server", "staged")
+# What the options of each access are, beyond those that both have.
+_OWN = {
+    "server": ("quantum_computer", "use_timeslot"),
+    "staged": ("cluster", "project", "resource"),
+}
 _STATED = (
+    "access",
+    "cluster",
     "profile",
+    "project",
     "quantum_computer",
+    "resource",
     "time_scale",
     "token",
     "url",
@@ -42,7 +52,9 @@ class IqmOptions:
     profile: device profile with what the server does not state: times, metering, tighter limits;
     None to do without.
     quantum_computer: its id or alias; None where the server has one alone. use_timeslot: whether
-    jobs run in a booked timeslot. time_scale: seconds that pass for each second of the profile's
+    jobs run in a booked timeslot. access: ``server`` for IQM's own, ``staged`` for a site that takes
+    jobs of staged files through HEAppE. cluster, project, resource: what it calls the QPU, who works
+    there, and what pays. time_scale: seconds that pass for each second of the profile's
     clock, 1 for a device.
     """
 
@@ -51,6 +63,10 @@ class IqmOptions:
     profile: str | None = None
     quantum_computer: str | None = None
     use_timeslot: bool = False
+    access: str = "server"
+    cluster: str | None = None
+    project: str | None = None
+    resource: str | None = None
     time_scale: float = 1.0
 
 
@@ -71,13 +87,37 @@ def _parse_options(options: Mapping[str, Any]) -> IqmOptions:
             )
     given = {key: value for key, value in options.items() if key != "token"}
     given["url"] = checked_url(options, _NAME)
-    for name, kind in (("profile", str), ("quantum_computer", str), ("use_timeslot", bool)):
+    _check_access(given)
+    texts = ("cluster", "profile", "project", "quantum_computer", "resource")
+    for name, kind in (*((text, str) for text in texts), ("use_timeslot", bool)):
         if name in given and not (isinstance(given[name], kind) and given[name] != ""):
             raise PluginUnusable(f"option {name} = {given[name]!r}; give {_WORDS[kind]}")
     scale = given.get("time_scale", 1.0)
     if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
         raise PluginUnusable(f"option time_scale = {scale!r}; give a number ≥ 0")
     return IqmOptions(token=token_from_options(options, _NAME), **given)
+
+
+def _check_access(given: Mapping[str, Any]) -> None:
+    access = given.get("access", "server")
+    if access not in _ACCESSES:
+        raise PluginUnusable(
+            f"option access = {access!r}; use one of: {', '.join(_ACCESSES)}"
+            f"{did_you_mean(str(access), _ACCESSES)}"
+        )
+    for other, names in _OWN.items():
+        misplaced = [name for name in names if name in given and other != access]
+        if misplaced:
+            raise PluginUnusable(
+                f"option {misplaced[0]} = {given[misplaced[0]]!r} belongs to access = {other!r}, and "
+                f"this QPU has access = {access!r}"
+            )
+    missing = [name for name in _OWN["staged"] if name not in given]
+    if access == "staged" and missing:
+        raise PluginUnusable(
+            f"access = 'staged' needs {missing[0]}; give the cluster, the project and the resource as "
+            "the site calls them"
+        )
 
 
 _WORDS = {str: "a text", bool: "true or false"}
@@ -98,10 +138,14 @@ class IqmFactory:
             from backends.devices.backend import device_backend
 
             return device_backend(fake)
-        from backends.iqm.backend import IqmBackend
-
         parsed = _parse_options(options)
         described = None if parsed.profile is None else _target(parsed, parsed.profile)
+        if parsed.access == "staged":
+            from backends.iqm.staged import StagedBackend
+
+            return StagedBackend(parsed, described, state_dir=state_dir)
+        from backends.iqm.backend import IqmBackend
+
         return IqmBackend(parsed, described, state_dir=state_dir)
 
     def over_wire(self, options: Mapping[str, Any]) -> bool:
@@ -174,7 +218,7 @@ def as_spoken(target: Target, options: IqmOptions) -> Target:
         # Control flow would need the server's conditional pulses, which are not spoken here.
         mid_circuit_measurement=False,
         uniform_shots=True,
-        can_find=False,
+        can_find=options.access == "staged",
         durable=True,
         clock_scale=float(options.time_scale),
     )

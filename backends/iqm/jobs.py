@@ -18,7 +18,7 @@ from backends.errors import PayloadRejected, TaskFailed
 from backends.iqm.components import Components
 from backends.payloads import FrozenSamplerPub, SamplerPayload
 
-__all__ = ["PubRecipe", "circuits_of", "largest_bytes", "recipes_of", "result_of"]
+__all__ = ["PubRecipe", "circuits_of", "grouped", "largest_bytes", "recipes_of", "result_of"]
 
 _KEY = "m"
 # Of JSON, however it is indented.
@@ -91,7 +91,7 @@ def recipes_of(payload: SamplerPayload) -> list[PubRecipe]:
                 },
                 reads=tuple(
                     tuple(place[step.clbits[0]] for step in group)
-                    for group in _grouped(circuit)
+                    for group in grouped(circuit)
                     if group[0].name == "measure"
                 ),
             )
@@ -144,7 +144,7 @@ def _instructions(circuit: QuantumCircuit, components: Components) -> list[dict[
     names = {qubit: components.name(number) for number, qubit in enumerate(circuit.qubits)}
     written = []
     number = 0
-    for group in _grouped(circuit):
+    for group in grouped(circuit):
         if group[0].name == "measure":
             locus = [names[step.qubits[0]] for step in group]
             written.append(_of("measure", locus, key=f"{_KEY}{number}"))
@@ -172,7 +172,7 @@ def _of(name: str, locus: list[str], **arguments: Any) -> dict[str, Any]:
     return {"name": name, "locus": locus, "args": arguments, "implementation": None}
 
 
-def _grouped(circuit: QuantumCircuit) -> Iterator[list[CircuitInstruction]]:
+def grouped(circuit: QuantumCircuit) -> Iterator[list[CircuitInstruction]]:
     """Yield instructions alone, but measurements that follow each other together.
 
     No qubit is read, and no bit is filled, twice in a group.

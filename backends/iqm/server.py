@@ -32,10 +32,18 @@ from backends.payloads import SamplerPayload
 from backends.profiles import Profile
 from backends.rehearsal import RehearsedDevice, RehearsedJob
 
-__all__ = ["IqmSite", "aalto_q20", "euro_q_exa", "vlq", "vtt_q50"]
+__all__ = [
+    "RESONATOR",
+    "IqmSite",
+    "aalto_q20",
+    "architecture_of",
+    "euro_q_exa",
+    "vlq",
+    "vtt_q50",
+]
 
 _API = "/api/v1"
-_RESONATOR = "CR1"
+RESONATOR = "CR1"
 _LONGEST_WAIT_S = 30.0
 _LOOK_S = 0.005
 _LONGEST_TAG = 50
@@ -126,7 +134,7 @@ class _Server:
         profile = self.device.profile
         star = profile.resonator is not None
         self.components = Components(
-            num_qubits=profile.num_qubits, resonator=_RESONATOR if star else None
+            num_qubits=profile.num_qubits, resonator=RESONATOR if star else None
         )
 
     def router(self) -> APIRouter:
@@ -223,12 +231,13 @@ class _Server:
         self._check_computer(request)
         profile = self.device.profile
         names = [self.components.name(q) for q in range(profile.num_qubits)]
-        pairs = [[self.components.name(q) for q in pair] for pair in self._pairs(names)]
+        used = range(profile.num_qubits)
+        pairs = [[self.components.name(q) for q in pair] for pair in _pairs(profile, used)]
         return [
             {
                 "dut_label": self.site.alias,
                 "qubits": names,
-                "computational_resonators": self._resonators(),
+                "computational_resonators": _resonators(self.components),
                 "connectivity": pairs,
             }
         ]
@@ -236,21 +245,7 @@ class _Server:
     async def architecture(self, request: Request) -> Any:
         """Return the gates of a calibration set and where each can be used."""
         calibration = self._calibration(request)
-        profile = self.device.profile
-        used = [q for q in range(profile.num_qubits) if q not in profile.unusable_qubits]
-        names = [self.components.name(q) for q in used]
-        pairs = [[self.components.name(q) for q in pair] for pair in self._pairs(used)]
-        gates = {}
-        for gate in profile.gates:
-            name, implementation = _GATES[gate.name]
-            gates[name] = _gate(implementation, pairs if gate.num_qubits > 1 else _alone(names))
-        gates["measure"] = _gate("constant", _alone(names))
-        return {
-            "calibration_set_id": calibration.id,
-            "qubits": names,
-            "computational_resonators": self._resonators(),
-            "gates": gates,
-        }
+        return architecture_of(self.device.profile, self.components, calibration)
 
     async def observations(self, request: Request) -> Any:
         """Return the control values of a calibration set: a simulated device has none."""
@@ -387,16 +382,6 @@ class _Server:
             raise _Refused(409, f"job {job.id} is {_STATUS[job.state]}", "illegal_job_status")
         return job
 
-    def _resonators(self) -> list[str]:
-        return [] if self.components.resonator is None else [self.components.resonator]
-
-    def _pairs(self, qubits: Sequence[Any]) -> list[tuple[int, int]]:
-        profile = self.device.profile
-        used = [self.components.number(q) if isinstance(q, str) else q for q in qubits]
-        if profile.resonator is not None:
-            return [(q, profile.resonator) for q in used]
-        return [pair for pair in profile.coupling or () if set(pair) <= set(used)]
-
     def _submitted(self, body: Any, tag: str, fate: str) -> Any:
         try:
             sent = CircuitJob.model_validate(body)
@@ -461,6 +446,36 @@ class _Server:
             "runtime_ms": None if usage is None else round(usage.qpu_seconds * 1000),
             "tag": job.label or None,
         }
+
+
+def architecture_of(
+    profile: Profile, components: Components, calibration: Calibration
+) -> dict[str, Any]:
+    """Return a device's dynamic quantum architecture as it is with a calibration."""
+    used = [q for q in range(profile.num_qubits) if q not in profile.unusable_qubits]
+    names = [components.name(q) for q in used]
+    pairs = [[components.name(q) for q in pair] for pair in _pairs(profile, used)]
+    gates = {}
+    for gate in profile.gates:
+        name, implementation = _GATES[gate.name]
+        gates[name] = _gate(implementation, pairs if gate.num_qubits > 1 else _alone(names))
+    gates["measure"] = _gate("constant", _alone(names))
+    return {
+        "calibration_set_id": calibration.id,
+        "qubits": names,
+        "computational_resonators": _resonators(components),
+        "gates": gates,
+    }
+
+
+def _resonators(components: Components) -> list[str]:
+    return [] if components.resonator is None else [components.resonator]
+
+
+def _pairs(profile: Profile, used: Sequence[int]) -> list[tuple[int, int]]:
+    if profile.resonator is not None:
+        return [(q, profile.resonator) for q in used]
+    return [pair for pair in profile.coupling or () if set(pair) <= set(used)]
 
 
 def _alone(names: Sequence[str]) -> list[list[str]]:
@@ -540,9 +555,8 @@ vlq = IqmSite(
     alias="vlq",
     assumed=(
         (
-            "VLQ's users submit two jobs, one that yields the backend's description and one that "
-            "executes a staged OpenQASM file; what these jobs speak to is not described, so the IQM "
-            "Server of the device is rehearsed"
+            "VLQ's users submit two jobs through HEAppE, which `hpcqc rehearse vlq-staged` rehearses; "
+            "here the IQM Server of the device is, which stands behind them and is not open to users"
         ),
         *_SERVER,
     ),

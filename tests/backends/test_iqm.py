@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from qiskit import ClassicalRegister, QuantumCircuit
+from qiskit import ClassicalRegister, QuantumCircuit, qasm3
 from qiskit.circuit import Parameter
 
 from backends.api import PayloadRejected, QpuUnavailable, TaskFailed
@@ -18,7 +18,9 @@ from backends.iqm import create
 from backends.iqm.architecture import read_architecture
 from backends.iqm.components import Components
 from backends.iqm.jobs import PubRecipe, circuits_of, recipes_of, result_of
+from backends.iqm.openqasm import openqasm_of
 from backends.payloads import SamplerPayload
+from backends.plugins import PluginUnusable
 from tests.answering import Raw, answering
 from tests.errors import naming
 
@@ -36,6 +38,47 @@ def star() -> QuantumCircuit:
     circuit.barrier(0, 1)
     circuit.measure([1, 0], [0, 1])
     return circuit
+
+
+def test_qiskit_reads_staged_files_as_the_circuit_on_physical_qubits() -> None:
+    payload = SamplerPayload.coerce([(star(), [[0.25], [-1e-9]])], shots=10)
+    first, second = (qasm3.loads(text) for text in openqasm_of(payload))
+    steps = [
+        (step.name, [first.find_bit(qubit).index for qubit in step.qubits]) for step in first.data
+    ]
+    assert steps == [
+        ("r", [0]),
+        *[("move", [0, 3]), ("cz", [1, 3]), ("move", [0, 3])],
+        *[("delay", [2]), ("barrier", [0, 1])],
+        *[("measure", [1]), ("measure", [0])],
+    ]
+    assert first.layout is not None, "the qubits are physical ones"
+    assert [float(one.data[0].operation.params[1]) for one in (first, second)] == [0.25, -1e-9]
+    delay = first.data[4].operation
+    assert (delay.duration, delay.unit) == (pytest.approx(40), "ns")
+    assert [(one.name, one.size) for one in first.cregs] == [("m0", 2)]
+
+
+STAGED = {"access": "staged", "cluster": "VLQ", "project": "mine", "resource": "VLQ-CZ"}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"access": "stage"}, ("stage", "staged")),
+        ({"access": "staged", "cluster": "VLQ", "project": "mine"}, ("resource",)),
+        ({"cluster": "VLQ"}, ("cluster", "staged")),
+        ({**STAGED, "use_timeslot": True}, ("use_timeslot", "server")),
+    ],
+)
+def test_options_of_the_other_access_are_refused(options, named) -> None:
+    with pytest.raises(PluginUnusable, match=naming(*named)):
+        create.describe({**OPTIONS, **options})
+
+
+def test_only_staged_jobs_can_be_looked_up() -> None:
+    assert not create.describe(OPTIONS).can_find
+    assert create.describe({**OPTIONS, **STAGED}).can_find
 
 
 def test_a_circuit_is_written_in_names_and_radians() -> None:

@@ -58,6 +58,13 @@ class TestLattice(TestStar):
     profile = load_profile("euro-q-exa")
 
 
+class TestStagedStar(TestStar):
+    """VLQ's two jobs: a description, and circuits staged as files of OpenQASM 3."""
+
+    site = "vlq-staged"
+    examples = 2
+
+
 def test_random_circuits_come_right_from_another_process(tmp_path) -> None:
     with rehearsed("vlq", tmp_path) as server:
         here = Environment.current()

@@ -60,6 +60,7 @@ def meter(url: str, folder: Path) -> dict:
     ("site", "faults"),
     [
         ("vlq", ("429:submit:2", "garbage:status:3", "renew:status:4")),
+        ("vlq-staged", ("lost:submit:2", "lost:create:3", "garbage:status:5", "renew:stage:4")),
         ("euro-q-exa", ("429:submit:2", "garbage:status:3", "renew:status:4")),
         ("ibex-q1", ("429:submit:2", "garbage:result:3", "renew:result:4")),
         ("piast-q", ("429:submit:2,3,5", "503:target:2", "garbage:result:3", "renew:result:4")),
