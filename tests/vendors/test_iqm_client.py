@@ -14,7 +14,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.vendor]
 REQUIREMENT = "iqm-client[qiskit]==36.0.0"
 
 
-@pytest.mark.parametrize(("site", "alias", "qubits"), [("vlq", "vlq", 24), ("vtt-q50", "q50", 53)])
+@pytest.mark.parametrize(
+    ("site", "alias", "qubits"),
+    [("vlq", "vlq", 24), pytest.param("vtt-q50", "q50", 53, marks=pytest.mark.campaign)],
+)
 def test_the_client_runs_a_bell_circuit_and_ten_circuits(
     site, alias, qubits, tmp_path, request
 ) -> None:

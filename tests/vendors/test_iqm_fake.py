@@ -39,6 +39,7 @@ class TestFakeStar(BackendConformance):
         return native(circuit, target)
 
 
+@pytest.mark.campaign  # the bit order below is read on both
 class TestFakeLattice(TestFakeStar):
     fake = "adonis"
 
