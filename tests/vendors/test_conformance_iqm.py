@@ -51,7 +51,6 @@ class TestStar(BackendConformance):
         return insert_moves(native, target.resonator), layout
 
 
-@pytest.mark.campaign  # what differs from the star, test_collection samples
 class TestLattice(TestStar):
     """Euro-Q-Exa: a lattice of 54 qubits, one of them out of use."""
 
