@@ -34,6 +34,7 @@ NAMES = (
     "slurm_queue",
     "slurm_stages",
     "flows.household",
+    "flows.molecules",
     "flows.sensing",
 )
 # Measured only if named: each takes half an hour and more.

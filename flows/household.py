@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from prefect import flow
 
 from flows._comparison import Comparison, Way, resampled
+from flows._evolution import Evolution
 from flows._household.battery import (
     PolicyTable,
     bill,
@@ -52,7 +53,6 @@ from flows._household.picture import LearningCurve, picture
 from flows._household.policies import (
     CIRCUIT_PARAMETERS,
     NETWORK_PARAMETERS,
-    Evolution,
     StateGrid,
     angles,
     exact_table,
@@ -234,7 +234,7 @@ def planned(homes: Homes) -> dict[str, _Values]:
 
 
 def planned_all(homes: Homes, spread: _Spread) -> dict[str, _Values]:
-    """EvolutionPlan as `planned` does; ``spread`` applies a function to each home, as `map` does."""
+    """Plan as `planned` does; ``spread`` applies a function to each home, as `map` does."""
     each = [homes.part([index]) for index in range(len(homes))]
     both = np.array(list(spread(_by_plans, each)))
     return {

@@ -1,9 +1,9 @@
-"""Policies with parameters: a circuit and a small network, as tables; their start and their evolution."""
+"""Policies with parameters: a circuit and a small network, as tables, and where they start."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ __all__ = [
     "LAYERS",
     "NETWORK_PARAMETERS",
     "QUBITS",
-    "Evolution",
     "Lesson",
     "StateGrid",
     "angles",
@@ -187,41 +186,3 @@ def fitted_start(
 
     found: _Values = minimize(miss, start, method="L-BFGS-B", options={"maxiter": rounds}).x
     return found
-
-
-class Evolution:
-    """An evolution strategy with mirrored candidates (Salimans et al., arXiv:1703.03864).
-
-    The parameters move along the candidates' deviations, weighted by their ranks; the best that was
-    seen is kept.
-    """
-
-    def __init__(
-        self, start: _Values, candidates: int, spread: float, rate: float, seed: int
-    ) -> None:
-        self.mean = start
-        self.best = start
-        self.best_cost = math.inf
-        self.history: list[float] = []
-        self._half = candidates // 2
-        self._spread, self._rate = spread, rate
-        self._rng = np.random.default_rng(seed)
-        self._deviations = np.zeros((0, len(start)))
-
-    def candidates(self) -> _Values:
-        """Return the next candidates: the mean, then pairs about it."""
-        self._deviations = self._rng.normal(size=(self._half, len(self.mean)))
-        moved = self._spread * np.concatenate([self._deviations, -self._deviations])
-        result: _Values = self.mean + np.concatenate([np.zeros((1, len(self.mean))), moved])
-        return result
-
-    def learn(self, candidates: _Values, found: Sequence[float]) -> None:
-        """Take the costs of the last candidates and move."""
-        values = np.asarray(found)
-        first = int(values.argmin())
-        if values[first] < self.best_cost:
-            self.best, self.best_cost = candidates[first], float(values[first])
-        self.history.append(self.best_cost)
-        ranks = values[1:].argsort().argsort() / max(len(values) - 2, 1) - 0.5
-        slope = (ranks[: self._half] - ranks[self._half :]) @ self._deviations / self._half
-        self.mean = self.mean - self._rate * slope

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from qiskit.quantum_info import Statevector
 from scipy.interpolate import RegularGridInterpolator
 
+from flows._evolution import Evolution
 from flows._household import battery, policies
 from flows._household.homes import Battery, Homes, generated, read_homes
 from flows._inputs import InputError
@@ -126,7 +127,7 @@ def test_a_table_is_linear_between_its_nodes() -> None:
 def test_an_evolution_finds_a_minimum_and_keeps_the_best() -> None:
     rng = np.random.default_rng(1)
     goal = rng.normal(size=20)
-    evolution = policies.Evolution(np.zeros(20), 8, 0.1, 0.1, seed=5)
+    evolution = Evolution(np.zeros(20), 8, 0.1, 0.1, seed=5)
     for _ in range(150):
         candidates = evolution.candidates()
         evolution.learn(candidates, ((candidates - goal) ** 2).sum(axis=1).tolist())

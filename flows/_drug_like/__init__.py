@@ -1,0 +1,1 @@
+"""Parts of `flows.molecules`: molecules and their scores, the network on SELFIES, its priors."""
