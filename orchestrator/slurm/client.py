@@ -1,17 +1,14 @@
-"""Slurm's programs, run with time limits; no other module runs them."""
+"""What hpcqc asks of Slurm, and has it do, by its command-line programs."""
 
 from __future__ import annotations
 
 import contextlib
 import grp
-import math
 import os
 import re
 import secrets
-import subprocess
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -31,6 +28,7 @@ from orchestrator.slurm.inventory import (
     parse_settings,
 )
 from orchestrator.slurm.outlook import ENTRY_FIELDS, QueueEntry, parse_entries
+from orchestrator.slurm.programs import AWAY, READABLE_TIMES, SlurmPrograms, said
 from orchestrator.slurm.script import JobScript
 from orchestrator.slurm.states import (
     ACCOUNTING_FIELDS,
@@ -48,23 +46,10 @@ from orchestrator.slurm.versions import REMOTE_LICENCES_SINCE
 __all__ = ["Slurm", "job_environment"]
 
 _Record = TypeVar("_Record")
-_LEAST_S = 2.0  # for a program, after `hurry`
-_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 # More than any id; squeue refuses a whole list with one that does not fit into its own numbers.
 _NO_ID = 1 << 31
 # Ids in one command: an argument has at most 128 KiB.
 _MOST_IDS = 2000
-_AWAY = re.compile(
-    r"unable to contact slurm controller|socket timed out|zero bytes were transmitted|"
-    r"connection refused|connection timed out|controller in standby|temporarily unable|"
-    r"resource temporarily unavailable|unexpected message received|transport endpoint|"
-    r"protocol authentication error|broken pipe|problem talking to the database|"
-    r"connection reset|munged|slurm_persist_conn|database is (down|busy)|"
-    r"configuration (source|file)|unable to (contact|connect)|in standby|"
-    r"communication (connection|shutdown) failure|message (send|receive) failure|"
-    r"insane message length|unable to create job record|not available right now",
-    re.IGNORECASE,
-)
 # Reasons for refusing a job that no later moment changes.
 _FOR_GOOD = re.compile(
     r"invalid (partition|account|qos|license|generic resource|feature)|qos specification|"
@@ -83,7 +68,6 @@ _DOUBTFUL = re.compile(
 _STARTS = re.compile(r"Job [0-9]+ to start at (\S+) using", re.IGNORECASE)
 # As in QOSMaxSubmitJobPerUserLimit; other jobs count, too.
 _TOO_MANY = re.compile(r"(Max|Grp)SubmitJob")
-_NO_ACCOUNTING = re.compile(r"accounting storage is disabled", re.IGNORECASE)
 _UNKNOWN_JOB = re.compile(r"invalid job id", re.IGNORECASE)
 _CHANGED_MEANWHILE = re.compile(
     r"invalid job id|already completing|already completed|already finished|no longer pending|is finished|"
@@ -102,8 +86,6 @@ _HANDED_ON = re.compile(
     r"OMPI_|PMIX_|UCX_|FI_|I_MPI_|MPICH_|CUDA_HOME|CUDA_PATH|ROCM_).*)"
 )
 _SECRET = re.compile(r"TOKEN|SECRET|PASSW|API_?KEY|PRIVATE_?KEY|CREDENTIAL", re.IGNORECASE)
-_READABLE_TIMES = {"SLURM_TIME_FORMAT": "%s", "TZ": "UTC"}
-_QUERY_KEEPS = ("SLURM_CONF", "SLURM_JWT")
 
 
 def job_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -124,19 +106,14 @@ def job_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
-class Slurm:
+class Slurm(SlurmPrograms):
     """Slurm as its command-line programs offer it, safe to share between threads.
 
-    Each method runs one program, or as many as it says. A program that does not end in time is
-    killed. While the controller does not answer, a call is repeated with growing pauses until
-    ``patience_s`` is over; then it raises `SlurmUnavailable`.
+    Each method runs one program, or as many as it says; see `SlurmPrograms` for those that fail.
 
     Args:
-        timeout_s: How long one program may take.
-        patience_s: How long a call waits for a controller that does not answer, besides the time
-            that its last program takes; 0 asks once.
+        timeout_s, patience_s, environment, sleep, clock: Of `SlurmPrograms`.
         settle_s: How long a job may take to appear after its submission failed without an answer.
-        environment: Where programs are found and configured; None for this process's own.
     """
 
     def __init__(
@@ -149,18 +126,15 @@ class Slurm:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.timeout_s = timeout_s
-        self.patience_s = patience_s
+        super().__init__(
+            timeout_s=timeout_s,
+            patience_s=patience_s,
+            environment=environment,
+            sleep=sleep,
+            clock=clock,
+        )
         self.settle_s = settle_s
-        self._environment = environment
-        self._sleep = sleep
-        self._clock = clock
         self._version: tuple[int, int, int] | None = None
-        self._ends_at: float | None = None  # by the clock, after `hurry`
-
-    def hurry(self, seconds: float) -> None:
-        """Let no call wait for longer than so many seconds from now, also of those under way."""
-        self._ends_at = self._clock() + seconds
 
     def submit(self, script: JobScript) -> int:
         """Submit a job exactly once, even if ``sbatch`` hangs, is killed or loses its connection.
@@ -218,8 +192,8 @@ class Slurm:
         answer = self._run(["sbatch", "--test-only"], environment, text)
         if answer.code and _FOR_GOOD.search(answer.errors):
             raise self._refused(answer.errors, script)
-        if answer.code < 0 or _AWAY.search(answer.errors):
-            raise SlurmUnavailable(f"sbatch failed: {_said(answer.errors, answer.code)}")
+        if answer.code < 0 or AWAY.search(answer.errors):
+            raise SlurmUnavailable(f"sbatch failed: {said(answer.errors, answer.code)}")
 
     def jobs(
         self, ids: Collection[int] | None = None, *, user: str | None = None
@@ -289,14 +263,14 @@ class Slurm:
             JobScriptError: A value cannot be written into a script.
         """
         text = script.text()
-        environment = job_environment(self._environment) | _READABLE_TIMES
+        environment = job_environment(self._environment) | READABLE_TIMES
 
         def ask() -> str:
             answer = self._run(["sbatch", "--test-only"], environment, text)
-            if answer.code > 0 and not _AWAY.search(answer.errors):
+            if answer.code > 0 and not AWAY.search(answer.errors):
                 raise self._refused(answer.errors, script)
             if answer.code:
-                raise SlurmUnavailable(f"sbatch failed: {_said(answer.errors, answer.code)}")
+                raise SlurmUnavailable(f"sbatch failed: {said(answer.errors, answer.code)}")
             return answer.errors
 
         words = self._patiently(ask)
@@ -455,9 +429,9 @@ class Slurm:
                 f"sbatch printed {answer.output.strip()!r} instead of a job id: {words}",
                 submitted=True,
             )
-        if answer.code < 0 or _AWAY.search(words):
+        if answer.code < 0 or AWAY.search(words):
             raise SlurmUnavailable(
-                f"sbatch failed: {_said(words, answer.code)}",
+                f"sbatch failed: {said(words, answer.code)}",
                 submitted=answer.code < 0 or _DOUBTFUL.search(words) is not None,
             )
         raise self._refused(words, script)
@@ -505,10 +479,6 @@ class Slurm:
             listed = ",".join(map(str, some))
             self._order(["scontrol", verb, listed], _CHANGED_MEANWHILE)
 
-    def _ask(self, argv: Sequence[str], *, unknown: re.Pattern[str] | None = None) -> str:
-        """Run a query and return its output. Raises only `SlurmUnavailable`."""
-        return self._patiently(lambda: self._answer(argv, unknown))
-
     def _of_database(self, argv: Sequence[str]) -> str:
         """Run a program about remote licences, and return its output."""
         try:
@@ -522,108 +492,6 @@ class Slurm:
                 f"{error}. Slurm {shown} does not count consumed remote licences: 23.02 and later do",
                 words=error.words,
             ) from None
-
-    def _order(self, argv: Sequence[str], done: re.Pattern[str] | None = None) -> None:
-        """Run a program that changes jobs; an error that says it is ``done`` is none."""
-        self._patiently(lambda: self._answer(argv, done, refusable=True))
-
-    def _patiently(self, call: Callable[[], str]) -> str:
-        started = self._clock()
-        for pause in self._pauses():
-            try:
-                return call()
-            except SlurmUnavailable as error:
-                if not error.retryable or self._is_over(started):
-                    raise
-            self._pause(pause)
-        raise AssertionError("there is always a next pause")
-
-    def _is_over(self, started: float) -> bool:
-        """Whether a call has no patience left."""
-        return self._clock() >= started + self.patience_s or self._left_s() <= 0
-
-    def _left_s(self) -> float:
-        """Return how long calls may take yet."""
-        return math.inf if self._ends_at is None else self._ends_at - self._clock()
-
-    def _pause(self, seconds: float) -> None:
-        self._sleep(min(seconds, max(self._left_s(), 0.0)))
-
-    def _answer(
-        self, argv: Sequence[str], harmless: re.Pattern[str] | None, *, refusable: bool = False
-    ) -> str:
-        answer = self._run(argv, self._query_environment())
-        if answer.code == 0:
-            return answer.output
-        lines = [line for line in answer.errors.splitlines() if line.strip()]
-        if harmless is not None and lines and all(harmless.search(line) for line in lines):
-            return answer.output
-        words = answer.errors.strip() or answer.output.strip()  # as sacctmgr does
-        verb = next((word for word in argv[1:] if not word.startswith("-")), argv[1])
-        message = f"`{argv[0]} {verb}` failed: {_said(words, answer.code)}"
-        if _NO_ACCOUNTING.search(answer.errors):
-            raise SlurmUnavailable(f"{message}; this cluster keeps no accounting", retryable=False)
-        if refusable and answer.code > 0 and not _AWAY.search(answer.errors):
-            raise SlurmRefused(message, words=words)
-        raise SlurmUnavailable(message)
-
-    def _run(
-        self, argv: Sequence[str], environment: Mapping[str, str], text: str | None = None
-    ) -> _Answer:
-        """Run a program once. Raises `SlurmUnavailable` if it is missing or takes too long."""
-        timeout_s = min(self.timeout_s, max(self._left_s(), _LEAST_S))
-        try:
-            done = subprocess.run(
-                argv,
-                input=text or "",
-                env=dict(environment),
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                timeout=timeout_s,
-                umask=0o077,  # Slurm makes a job's output with the mask of its submission
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise SlurmUnavailable(
-                f"{argv[0]} did not answer within {timeout_s:.3g} s", submitted=True
-            ) from None
-        except FileNotFoundError:
-            raise SlurmUnavailable(
-                f"there is no program {argv[0]!r} on the PATH: hpcqc needs Slurm's commands on this "
-                "machine, or another compute kind in the site file",
-                retryable=False,
-            ) from None
-        except OSError as error:
-            raise SlurmUnavailable(
-                f"{argv[0]} cannot be run: {error.strerror}", retryable=False
-            ) from error
-        return _Answer(done.returncode, done.stdout, done.stderr)
-
-    def _query_environment(self) -> dict[str, str]:
-        known = process_environment(self._environment)
-        kept = {
-            name: value
-            for name, value in known.items()
-            # A user's SQUEUE_FORMAT and the like would change what is printed.
-            if not name.startswith(
-                ("SLURM_", "SQUEUE_", "SINFO_", "SACCT_", "SCANCEL_", "SCONTROL_")
-            )
-            or name in _QUERY_KEEPS
-        }
-        return kept | _READABLE_TIMES
-
-    def _pauses(self) -> Iterator[float]:
-        yield from _PAUSES_S
-        while True:
-            yield _PAUSES_S[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    code: int
-    output: str
-    errors: str
 
 
 def _groups() -> frozenset[str]:
@@ -660,10 +528,6 @@ def _portions(ids: Collection[int]) -> Iterator[tuple[int, ...]]:
     ordered = sorted(set(ids))
     for start in range(0, len(ordered), _MOST_IDS):
         yield tuple(ordered[start : start + _MOST_IDS])
-
-
-def _said(words: str, code: int) -> str:
-    return " ".join(words.split()) or f"exit status {code}"
 
 
 def _utc(at: datetime) -> str:
