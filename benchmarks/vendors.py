@@ -12,9 +12,11 @@ import json
 import math
 import os
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -30,13 +32,13 @@ from backends.analog.builder import RydbergPulse, rydberg_sequence
 from backends.analog.devices import shipped_device
 from backends.analog.waveforms import Waveform
 from backends.payloads import AnalogPayload, Payload, SamplerPayload
-from benchmarks.rows import Row, interleaved
+from benchmarks.rows import Row, timed
 
 __all__ = ["measure"]
 
 _MOST_MS = 3.0
 _SHOTS = 100
-_ROUNDS = 200
+_ROUNDS, _WARMUP = 200, 5
 _PATIENCE_S = 60.0
 _MS = 1e3
 _HERE = "HERE"  # in answers, the URL of the server
@@ -122,17 +124,51 @@ def _row(
     name: str, call: Callable[[], object], url: str, requests: Sequence[str], files: int
 ) -> Row:
     with _bare(url, requests, files) as bare:
-        ours_s, bare_s = interleaved([call, bare], rounds=_ROUNDS, warmup=5)
-    over_ms = (ours_s - bare_s) * _MS / len(requests)
+        for _ in range(_WARMUP):
+            call()
+            bare()
+        rounds = [(_spent(call), _spent(bare)) for _ in range(_ROUNDS)]
+    ours, other = (_Spent.medians(column) for column in zip(*rounds, strict=True))
+    over = _Spent(
+        clock_ms=(ours.clock_ms - other.clock_ms) / len(requests),
+        cpu_ms=(ours.cpu_ms - other.cpu_ms) / len(requests),
+    )
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    met = over.clock_ms <= _MOST_MS
     return Row(
         name=name,
-        ours=f"{ours_s * _MS:.2f} ms",
-        against=f"{bare_s * _MS:.2f} ms",
+        ours=f"{ours.clock_ms:.2f} ms",
+        against=f"{other.clock_ms:.2f} ms",
         what=f"requests over a bare socket to the same answers: {len(requests)}; files: {files}",
-        ratio=ours_s / bare_s,
-        goal=f"≤ {_MOST_MS:g} ms more a request (is {over_ms:+.2f} ms)",
-        met=over_ms <= _MOST_MS,
+        ratio=ours.clock_ms / other.clock_ms,
+        goal=(
+            f"≤ {_MOST_MS:g} ms more a request (is {over.clock_ms:+.2f} ms by the clock, "
+            f"{over.cpu_ms:+.2f} ms of CPU time, at load {load:.0f} on {cores} cores)"
+        ),
+        # More programs than cores: the clock counts their turns, too, so it does not tell.
+        met=None if not met and load > cores and over.cpu_ms <= _MOST_MS else met,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """What a call took. cpu_ms: of this process alone, in all its threads."""
+
+    clock_ms: float
+    cpu_ms: float
+
+    @classmethod
+    def medians(cls, rounds: Sequence[_Spent]) -> _Spent:
+        return cls(
+            clock_ms=statistics.median(one.clock_ms for one in rounds),
+            cpu_ms=statistics.median(one.cpu_ms for one in rounds),
+        )
+
+
+def _spent(call: Callable[[], object]) -> _Spent:
+    before_s = time.process_time()
+    clock_s = timed(call)
+    return _Spent(clock_ms=clock_s * _MS, cpu_ms=(time.process_time() - before_s) * _MS)
 
 
 @contextmanager
