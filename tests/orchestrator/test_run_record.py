@@ -40,7 +40,7 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
         attempt.update(host=None, slurm_job=None, reason=None)
     for qpu in document["site"]["qpu"].values():
         qpu.update(slurm=None, environment=None, accepts=[], jurisdictions=[])
-    document["site"].update(batch={}, coupling=None, labels=[], choice={}, project={})
+    document["site"].update(batch={}, coupling=None, labels=[], choice={}, project={}, link={})
     for job in document["jobs"]:
         job.update(flow="", coupling="", labels=[], failover="", failover_reason="", worked_s=None)
     tasks = [task for job in document["jobs"] for task in job["tasks"]]
@@ -50,7 +50,7 @@ def test_a_record_of_version_1_keeps_its_content() -> None:
         task.update(qpu="", start_in_doubt=False)
     for stage in document["stages"]:
         stage.update(asked_at=None, after=None, choice=None, leftover=0)
-    later = {"outcome": None, "slurm": None, "coupling": None}
+    later = dict.fromkeys(("outcome", "slurm", "coupling", "broker_link"))
     assert json_value(record) == {"version": VERSION, **later, **document}
 
 
