@@ -10,7 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Comparison", "Figure", "Way", "Winner", "bootstrapped", "over_seeds", "resampled"]
+__all__ = [
+    "Comparison",
+    "Figure",
+    "Way",
+    "Winner",
+    "bootstrapped",
+    "decided",
+    "over_seeds",
+    "resampled",
+]
 
 Winner = Literal["quantum", "classical", "neither"]
 
@@ -76,24 +85,22 @@ class Comparison:
         """
         if len({way.is_quantum for way in self.ways}) == 1:
             return "quantum" if self.ways[0].is_quantum else "classical"
-        lead = self._best(is_quantum=True).lead_over(self._best(is_quantum=False))
-        if abs(lead.value) <= _SIGNIFICANT * lead.error:
+        winner, _ = self._decided()
+        if winner is None:
             return "neither"
-        return "quantum" if (lead.value > 0) is self.higher_is_better else "classical"
+        return "quantum" if winner.is_quantum else "classical"
 
     @property
     def verdict(self) -> str:
         """The sentence that says who won."""
-        quantum, classical = self._best(is_quantum=True), self._best(is_quantum=False)
-        if self.winner == "neither":
-            return (
-                f"Nobody won: {quantum.name} and {classical.name} have the same {self.measure} within "
-                f"its error, {quantum.figure} and {classical.figure}."
-            )
-        first, second = (quantum, classical) if self.winner == "quantum" else (classical, quantum)
-        return (
-            f"{first.name[0].upper()}{first.name[1:]} won: {self.measure} {first.figure}, "
-            f"{second.name} {second.figure}."
+        return self._decided()[1]
+
+    def _decided(self) -> tuple[Way | None, str]:
+        return decided(
+            self._best(is_quantum=True),
+            self._best(is_quantum=False),
+            measure=self.measure,
+            higher_is_better=self.higher_is_better,
         )
 
     def as_record(self) -> dict[str, Any]:
@@ -118,6 +125,23 @@ class Comparison:
         ways = [way for way in self.ways if way.is_quantum is is_quantum]
         sign = 1 if self.higher_is_better else -1
         return max(ways, key=lambda way: sign * way.figure.value)
+
+
+def decided(
+    one: Way, other: Way, *, measure: str, higher_is_better: bool = True
+) -> tuple[Way | None, str]:
+    """Return the better of two ways, None if they differ within their error, and the sentence for it."""
+    lead = one.lead_over(other)
+    if abs(lead.value) <= _SIGNIFICANT * lead.error:
+        return None, (
+            f"Nobody won: {one.name} and {other.name} have the same {measure} within "
+            f"its error, {one.figure} and {other.figure}."
+        )
+    first, second = (one, other) if (lead.value > 0) is higher_is_better else (other, one)
+    return first, (
+        f"{first.name[0].upper()}{first.name[1:]} won: {measure} {first.figure}, "
+        f"{second.name} {second.figure}."
+    )
 
 
 def over_seeds(values: ArrayLike) -> Figure:

@@ -1,0 +1,1 @@
+"""Parts of `flows.entanglement`: random states, their circuits, judges, picture."""
