@@ -64,25 +64,43 @@ from flows._inputs import InputError, require_extra
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
 from orchestrator.wording import counted
 
-__all__ = ["PreparedSignals", "compare_pairs", "learn", "prepare", "project", "reference"]
+__all__ = [
+    "FIDELITY",
+    "PROJECTED",
+    "KernelSettings",
+    "PreparedSignals",
+    "compare_pairs",
+    "learn",
+    "learnt",
+    "outcome",
+    "prepare",
+    "project",
+    "reference",
+    "result",
+    "tried",
+]
 
 _Values = NDArray[np.float64]
+_ByName = Mapping[str, Sequence[Scores]]
 
+_DEFAULT_MAP = FeatureMap(encoding="reuploading", qubits=8, layers=2)
 _MOST_QUBITS = 20
 _LEAST_SUBSET = 40
 _MOST_SUBSET = 400
-_PROJECTED, _FIDELITY = "projected quantum kernel", "fidelity quantum kernel"
+PROJECTED, FIDELITY = "projected quantum kernel", "fidelity quantum kernel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings:
-    encoded: FeatureMap
-    bandwidths: tuple[float, ...]
-    shots: int
-    subset: int
-    folds: int
-    repeats: int
-    seed: int
+class KernelSettings:
+    """How kernels are made and compared."""
+
+    encoded: FeatureMap = _DEFAULT_MAP
+    bandwidths: tuple[float, ...] = (0.1, 0.2, 0.4)
+    shots: int = 500
+    subset: int = 60
+    folds: int = 5
+    repeats: int = 1
+    seed: int = 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,7 +114,7 @@ class PreparedSignals:
 
 @classical
 def prepare(
-    signals: Signals, settings: _Settings
+    signals: Signals, settings: KernelSettings
 ) -> tuple[PreparedSignals, PreparedSignals | None]:
     """Divide a set, and a subset of it, and reduce the signals to components.
 
@@ -121,7 +139,12 @@ def prepare(
 @classical(nodes=(1, 3))
 def reference(prepared: PreparedSignals) -> dict[str, list[Scores]]:
     """Train and test what needs no QPU, by name and split."""
-    made = fan_out(partial(_baselines_of, prepared), range(len(prepared.splits)))
+    return tried(prepared, fan_out)
+
+
+def tried(prepared: PreparedSignals, apply: Callable[..., Any]) -> dict[str, list[Scores]]:
+    """Return what the baselines score; ``apply`` is `map`, or spreads the splits over workers."""
+    made = list(apply(partial(_baselines_of, prepared), range(len(prepared.splits))))
     return {name: [one[name] for one in made] for name in made[0]}
 
 
@@ -132,7 +155,7 @@ def _baselines_of(prepared: PreparedSignals, number: int) -> dict[str, Scores]:
 
 
 @quantum
-def project(qpu: Qpu, reduced: Sequence[_Values], settings: _Settings) -> list[_Values]:
+def project(qpu: Qpu, reduced: Sequence[_Values], settings: KernelSettings) -> list[_Values]:
     """Measure the Bloch vectors of all signals: (bandwidths, signals, 3 × qubits) for each split."""
     sampler = qpu.sampler(seed=settings.seed)
     found = []
@@ -144,7 +167,9 @@ def project(qpu: Qpu, reduced: Sequence[_Values], settings: _Settings) -> list[_
 
 
 @quantum
-def compare_pairs(qpu: Qpu, reduced: Sequence[_Values], settings: _Settings) -> list[list[_Values]]:
+def compare_pairs(
+    qpu: Qpu, reduced: Sequence[_Values], settings: KernelSettings
+) -> list[list[_Values]]:
     """Measure the fidelities of all pairs of signals, for each reduction and bandwidth."""
     sampler = qpu.sampler(seed=settings.seed)
     return [
@@ -158,18 +183,29 @@ def compare_pairs(qpu: Qpu, reduced: Sequence[_Values], settings: _Settings) -> 
 
 @classical(nodes=(1, 3))
 def learn(
-    prepared: PreparedSignals, made: Sequence[Any], settings: _Settings, kind: str
+    prepared: PreparedSignals, made: Sequence[Any], settings: KernelSettings, kind: str
 ) -> list[Scores]:
     """Train and test on what the QPU measured: vectors, or kernels of all pairs.
 
     made: for each split, or one for all, and then for each bandwidth.
     """
+    return learnt(prepared, made, settings, kind, fan_out)
+
+
+def learnt(
+    prepared: PreparedSignals,
+    made: Sequence[Any],
+    settings: KernelSettings,
+    kind: str,
+    apply: Callable[..., Any],
+) -> list[Scores]:
+    """Return what a kernel scores; ``apply`` is `map`, or spreads the splits over workers."""
     train = partial(_learned, prepared, made, settings, kind)
-    return fan_out(train, range(len(prepared.splits)))
+    return list(apply(train, range(len(prepared.splits))))
 
 
 def _learned(
-    prepared: PreparedSignals, made: Sequence[Any], settings: _Settings, kind: str, number: int
+    prepared: PreparedSignals, made: Sequence[Any], settings: KernelSettings, kind: str, number: int
 ) -> Scores:
     task, build = prepared.signals.task, _LEARNERS[kind]
     learners: list[Learner] = []
@@ -179,8 +215,8 @@ def _learned(
 
 
 _LEARNERS: dict[str, Callable[[Task, _Values, float], list[Learner]]] = {
-    _PROJECTED: support_vectors,
-    _FIDELITY: precomputed,
+    PROJECTED: support_vectors,
+    FIDELITY: precomputed,
 }
 
 
@@ -258,9 +294,9 @@ def anomalies(
     most = open_qpu().target.num_qubits
     if most is not None and qubits > most:
         raise InputError(f"qubits {qubits}: expected at most {most}, the qubits of this QPU")
-    settings = _Settings(
+    settings = KernelSettings(
         encoded=FeatureMap(encoding=encoding, qubits=qubits, layers=layers),
-        bandwidths=tuple(sorted(set(bandwidths or (0.1, 0.2, 0.4)))),
+        bandwidths=tuple(sorted(set(bandwidths or KernelSettings().bandwidths))),
         shots=shots,
         subset=subset,
         folds=folds,
@@ -268,7 +304,7 @@ def anomalies(
         seed=seed,
     )
     found = [_on(signals, settings) for signals in sets]
-    return _result([one() for one in found], settings)
+    return result([one() for one in found], settings)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -281,13 +317,13 @@ class _Outcome:
     comparisons: Mapping[str, Comparison]
 
 
-def _on(signals: Signals, settings: _Settings) -> Any:
+def _on(signals: Signals, settings: KernelSettings) -> Any:
     """Start the stages of a set; return a function that waits for them."""
     whole, part = prepare(signals, settings)
     known = reference.submit(whole)
     vectors: Any = project.submit(whole.reduced, settings)
-    projected = learn.submit(whole, vectors, settings, _PROJECTED)
-    waited = {"set": (known, {_PROJECTED: projected})}
+    projected = learn.submit(whole, vectors, settings, PROJECTED)
+    waited = {"set": (known, {PROJECTED: projected})}
     if part is not None:
         known = reference.submit(part)
         kernels: Any = compare_pairs.submit(part.reduced[:1], settings)
@@ -295,22 +331,35 @@ def _on(signals: Signals, settings: _Settings) -> Any:
         waited["subset"] = (
             known,
             {
-                _FIDELITY: learn.submit(part, kernels, settings, _FIDELITY),
-                _PROJECTED: learn.submit(part, vectors, settings, _PROJECTED),
+                FIDELITY: learn.submit(part, kernels, settings, FIDELITY),
+                PROJECTED: learn.submit(part, vectors, settings, PROJECTED),
             },
         )
-    return partial(_outcome, whole, part, waited, settings.seed)
+    return partial(_waited, whole, part, waited, settings.seed)
 
 
-def _outcome(
+def _waited(
     whole: PreparedSignals, part: PreparedSignals | None, waited: Mapping[str, Any], seed: int
 ) -> _Outcome:
+    found = {
+        where: ({name: one.result() for name, one in learnt.items()}, known.result())
+        for where, (known, learnt) in waited.items()
+    }
+    return outcome(whole, part, found, seed)
+
+
+def outcome(
+    whole: PreparedSignals,
+    part: PreparedSignals | None,
+    found: Mapping[str, tuple[_ByName, _ByName]],
+    seed: int,
+) -> _Outcome:
+    """Compare the scores on a set and its subset: of quantum kernels, and of what needs no QPU."""
     scores, comparisons = {}, {}
-    for where, (known, learnt) in waited.items():
+    for where, (ours, known) in found.items():
         prepared = whole if part is None or where == "set" else part
-        ours = {name: future.result() for name, future in learnt.items()}
-        scores[where] = ours | known.result()
-        comparisons[where] = _compared(prepared, ours, known.result(), where, seed)
+        scores[where] = {**ours, **known}
+        comparisons[where] = _compared(prepared, ours, known, where, seed)
     return _Outcome(whole=whole, part=part, scores=scores, comparisons=comparisons)
 
 
@@ -334,7 +383,8 @@ def _compared(
     )
 
 
-def _result(found: Sequence[_Outcome], settings: _Settings) -> dict[str, Any]:
+def result(found: Sequence[_Outcome], settings: KernelSettings) -> dict[str, Any]:
+    """Return what the flow does, from the outcome of each set."""
     sets = [_set(one, settings) for one in found]
     rows = [
         [
@@ -372,7 +422,7 @@ def _result(found: Sequence[_Outcome], settings: _Settings) -> dict[str, Any]:
     }
 
 
-def _set(found: _Outcome, settings: _Settings) -> dict[str, Any]:
+def _set(found: _Outcome, settings: KernelSettings) -> dict[str, Any]:
     signals = found.whole.signals
     part = found.comparisons.get("subset")
     return {
@@ -410,7 +460,7 @@ def _bandwidths(found: Sequence[Scores]) -> dict[str, float]:
     }
 
 
-def _circuits(found: _Outcome, settings: _Settings) -> int:
+def _circuits(found: _Outcome, settings: KernelSettings) -> int:
     """Return how many bound circuits the QPU executed."""
     signals = len(found.whole.signals) * len(found.whole.splits)
     circuits = 3 * signals
@@ -425,9 +475,9 @@ def _panel(found: _Outcome) -> SetPanel:
     best = max(
         (way for way in comparison.ways if not way.is_quantum), key=lambda way: way.figure.value
     )
-    kernels = {_PROJECTED: scores[_PROJECTED]}
+    kernels = {PROJECTED: scores[PROJECTED]}
     if found.part is not None:
-        kernels[f"{_FIDELITY}, subset"] = found.scores["subset"][_FIDELITY]
+        kernels[f"{FIDELITY}, subset"] = found.scores["subset"][FIDELITY]
     return SetPanel(
         title=found.whole.signals.title,
         comparisons=found.comparisons,
@@ -435,13 +485,13 @@ def _panel(found: _Outcome) -> SetPanel:
             name: {float(key): value for key, value in _bandwidths(one).items()}
             for name, one in kernels.items()
         },
-        curves={name: scores[name] for name in (_PROJECTED, best.name)},
+        curves={name: scores[name] for name in (PROJECTED, best.name)},
         is_target=found.whole.signals.is_target,
     )
 
 
 def _summary(
-    found: Sequence[_Outcome], sets: Sequence[Mapping[str, Any]], settings: _Settings
+    found: Sequence[_Outcome], sets: Sequence[Mapping[str, Any]], settings: KernelSettings
 ) -> list[str]:
     lines = [f"{one['title']}: {one['verdict']}" for one in sets]
     lines += [

@@ -27,7 +27,7 @@ judged by the mean of their seeds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ from flows._networks import Training
 from hpcqc import Qpu, checked_by, classical, fan_out, open_qpu, quantum
 from orchestrator.wording import counted
 
-__all__ = ["Judgement", "draw", "judge", "measure", "train"]
+__all__ = ["Judgement", "JudgingSettings", "draw", "judge", "learnt", "measure", "result", "train"]
 
 _Values = NDArray[np.float64]
 
@@ -66,12 +66,14 @@ _PPT, _TUNED = "tomography with PPT", "tomography with PPT, threshold tuned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings:
-    numbers: tuple[int, ...]
-    training: int
-    shots: int
-    networks: int
-    seed: int
+class JudgingSettings:
+    """How states are measured and judged. numbers: of settings."""
+
+    numbers: tuple[int, ...] = (3, 5, 6, 9)
+    training: int = 2000
+    shots: int = 900
+    networks: int = 5
+    seed: int = 1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -97,7 +99,7 @@ def draw(qubits: int, count: int, seed: int) -> RandomStates:
 
 
 @quantum
-def measure(qpu: Qpu, states: RandomStates, settings: _Settings) -> Measured:
+def measure(qpu: Qpu, states: RandomStates, settings: JudgingSettings) -> Measured:
     """Prepare all states and measure them in all settings, with the most shots that a way takes."""
     labels = settings_of(states.qubits)
     sampler = qpu.sampler(seed=settings.seed)
@@ -112,15 +114,22 @@ def measure(qpu: Qpu, states: RandomStates, settings: _Settings) -> Measured:
 
 
 @classical(nodes=(1, 3))
-def train(states: RandomStates, measured: Measured, settings: _Settings) -> list[Judgement]:
+def train(states: RandomStates, measured: Measured, settings: JudgingSettings) -> list[Judgement]:
     """Train networks and linear models for each number of settings, and judge the test states."""
+    return learnt(states, measured, settings, fan_out)
+
+
+def learnt(
+    states: RandomStates, measured: Measured, settings: JudgingSettings, apply: Callable[..., Any]
+) -> list[Judgement]:
+    """Return what networks and linear models judge; ``apply`` is `map`, or spreads over workers."""
     items = [
         (name, number, seed)
         for number in settings.numbers
         for name in (_NETWORK, _LINEAR)
         for seed in range(settings.networks if name == _NETWORK else 1)
     ]
-    found = fan_out(partial(_trained, states, measured, settings), items)
+    found = apply(partial(_trained, states, measured, settings), items)
     by_way: dict[tuple[str, int], list[NDArray[np.bool_]]] = {}
     for (name, number, _), rights in zip(items, found, strict=True):
         by_way.setdefault((name, number), []).append(rights)
@@ -131,7 +140,7 @@ def train(states: RandomStates, measured: Measured, settings: _Settings) -> list
 
 
 def _trained(
-    states: RandomStates, measured: Measured, settings: _Settings, item: tuple[str, int, int]
+    states: RandomStates, measured: Measured, settings: JudgingSettings, item: tuple[str, int, int]
 ) -> NDArray[np.bool_]:
     name, number, seed = item
     hidden = (64, 64) if name == _NETWORK else ()
@@ -144,7 +153,7 @@ def _trained(
     return np.asarray((scores > 0) == labels[first:])
 
 
-def _seen(measured: Measured, settings: _Settings, number: int) -> Measured:
+def _seen(measured: Measured, settings: JudgingSettings, number: int) -> Measured:
     """Return what so many settings give for the shots of a state."""
     part = Measured(settings=measured.settings[:number], counts=measured.counts[:, :number])
     rng = np.random.default_rng([settings.seed, number])
@@ -156,7 +165,7 @@ def _part(measured: Measured, first: int, end: int | None = None) -> Measured:
 
 
 @classical
-def judge(states: RandomStates, measured: Measured, settings: _Settings) -> list[Judgement]:
+def judge(states: RandomStates, measured: Measured, settings: JudgingSettings) -> list[Judgement]:
     """Judge the test states by witnesses and tomography, at the same shots."""
     labels, first = states.is_entangled, settings.training
     everything = _seen(measured, settings, len(measured.settings))
@@ -188,7 +197,7 @@ def judge(states: RandomStates, measured: Measured, settings: _Settings) -> list
     ]
 
 
-def _checked(given: Mapping[str, Any]) -> _Settings:
+def _checked(given: Mapping[str, Any]) -> JudgingSettings:
     """Return the settings, once all parameters have been found usable."""
     require_extra("learning", ("jax", "optax"))
     qubits, numbers = given["qubits"], given["settings"]
@@ -216,7 +225,7 @@ def _checked(given: Mapping[str, Any]) -> _Settings:
             f"shots {given['shots']}: expected {everything} to 1000000, at least one for each of all "
             "settings"
         )
-    return _Settings(
+    return JudgingSettings(
         numbers=numbers,
         training=given["training"],
         shots=given["shots"],
@@ -248,14 +257,15 @@ def entanglement(
         )
     states = draw(qubits, training + test, seed)
     measured = measure(states, chosen)
-    learnt = train.submit(states, measured, chosen)
+    taught = train.submit(states, measured, chosen)
     known = judge(states, measured, chosen)
-    return _result(states, chosen, [*learnt.result(), *known])
+    return result(states, chosen, [*taught.result(), *known])
 
 
-def _result(
-    states: RandomStates, settings: _Settings, found: Sequence[Judgement]
+def result(
+    states: RandomStates, settings: JudgingSettings, found: Sequence[Judgement]
 ) -> dict[str, Any]:
+    """Return what the flow does, from all judgements."""
     everything = 3**states.qubits
     ways = {(one.name, one.settings): one.as_way(settings.seed) for one in found}
     known = [way for (name, _), way in ways.items() if name not in (_NETWORK, _LINEAR)]
@@ -311,11 +321,11 @@ def _result(
 
 def _picture(
     states: RandomStates,
-    settings: _Settings,
+    settings: JudgingSettings,
     found: Sequence[Judgement],
     ways: Mapping[tuple[str, int], Way],
 ) -> str:
-    learnt = (_NETWORK, _LINEAR)
+    curves = (_NETWORK, _LINEAR)
     everything = 3**states.qubits
     shown = [
         one
@@ -325,11 +335,11 @@ def _picture(
     ]
     return picture(
         settings.numbers,
-        {name: [ways[name, number].figure for number in settings.numbers] for name in learnt},
+        {name: [ways[name, number].figure for number in settings.numbers] for name in curves},
         {
             one.name: (one.settings, ways[one.name, one.settings].figure)
             for one in found
-            if one.name not in learnt
+            if one.name not in curves
         },
         least_eigenvalue(states.matrices[settings.training :]),
         {ways[one.name, one.settings].name: one.rights.mean(axis=0) for one in shown},
@@ -338,7 +348,7 @@ def _picture(
 
 def _summary(
     states: RandomStates,
-    settings: _Settings,
+    settings: JudgingSettings,
     ways: Mapping[tuple[str, int], Way],
     verdict: str,
     tests: int,
