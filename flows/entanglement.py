@@ -38,7 +38,7 @@ from prefect import flow
 
 from flows._comparison import Comparison, Way, decided, resampled
 from flows._entanglement.judges import (
-    Measured,
+    SettingCounts,
     bell_fidelity,
     chsh,
     counts_of,
@@ -99,7 +99,7 @@ def draw(qubits: int, count: int, seed: int) -> RandomStates:
 
 
 @quantum
-def measure(qpu: Qpu, states: RandomStates, settings: JudgingSettings) -> Measured:
+def measure(qpu: Qpu, states: RandomStates, settings: JudgingSettings) -> SettingCounts:
     """Prepare all states and measure them in all settings, with the most shots that a way takes."""
     labels = settings_of(states.qubits)
     sampler = qpu.sampler(seed=settings.seed)
@@ -110,17 +110,22 @@ def measure(qpu: Qpu, states: RandomStates, settings: JudgingSettings) -> Measur
         )
         for first in range(0, len(states.angles), _STATES_OF_A_PUB)
     ]
-    return Measured(settings=labels, counts=np.concatenate(counts))
+    return SettingCounts(settings=labels, counts=np.concatenate(counts))
 
 
 @classical(nodes=(1, 3))
-def train(states: RandomStates, measured: Measured, settings: JudgingSettings) -> list[Judgement]:
+def train(
+    states: RandomStates, measured: SettingCounts, settings: JudgingSettings
+) -> list[Judgement]:
     """Train networks and linear models for each number of settings, and judge the test states."""
     return learnt(states, measured, settings, fan_out)
 
 
 def learnt(
-    states: RandomStates, measured: Measured, settings: JudgingSettings, apply: Callable[..., Any]
+    states: RandomStates,
+    measured: SettingCounts,
+    settings: JudgingSettings,
+    apply: Callable[..., Any],
 ) -> list[Judgement]:
     """Return what networks and linear models judge; ``apply`` is `map`, or spreads over workers."""
     items = [
@@ -140,7 +145,10 @@ def learnt(
 
 
 def _trained(
-    states: RandomStates, measured: Measured, settings: JudgingSettings, item: tuple[str, int, int]
+    states: RandomStates,
+    measured: SettingCounts,
+    settings: JudgingSettings,
+    item: tuple[str, int, int],
 ) -> NDArray[np.bool_]:
     name, number, seed = item
     hidden = (64, 64) if name == _NETWORK else ()
@@ -153,19 +161,21 @@ def _trained(
     return np.asarray((scores > 0) == labels[first:])
 
 
-def _seen(measured: Measured, settings: JudgingSettings, number: int) -> Measured:
+def _seen(measured: SettingCounts, settings: JudgingSettings, number: int) -> SettingCounts:
     """Return what so many settings give for the shots of a state."""
-    part = Measured(settings=measured.settings[:number], counts=measured.counts[:, :number])
+    part = SettingCounts(settings=measured.settings[:number], counts=measured.counts[:, :number])
     rng = np.random.default_rng([settings.seed, number])
     return shares_of(part, settings.shots // number, rng)
 
 
-def _part(measured: Measured, first: int, end: int | None = None) -> Measured:
-    return Measured(settings=measured.settings, counts=measured.counts[first:end])
+def _part(measured: SettingCounts, first: int, end: int | None = None) -> SettingCounts:
+    return SettingCounts(settings=measured.settings, counts=measured.counts[first:end])
 
 
 @classical
-def judge(states: RandomStates, measured: Measured, settings: JudgingSettings) -> list[Judgement]:
+def judge(
+    states: RandomStates, measured: SettingCounts, settings: JudgingSettings
+) -> list[Judgement]:
     """Judge the test states by witnesses and tomography, at the same shots."""
     labels, first = states.is_entangled, settings.training
     everything = _seen(measured, settings, len(measured.settings))

@@ -15,7 +15,7 @@ from flows._entanglement.states import circuit_of, least_eigenvalue, setting_ang
 from flows._networks import Training, trained
 
 __all__ = [
-    "Measured",
+    "SettingCounts",
     "bell_fidelity",
     "chsh",
     "counts_of",
@@ -41,7 +41,7 @@ _BELL = np.array([[1, -1, 1], [-1, 1, 1], [1, 1, -1], [-1, -1, -1]])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Measured:
+class SettingCounts:
     """Counts of states in settings: (states, settings, outcomes); bit k of an outcome is qubit k."""
 
     settings: tuple[str, ...]
@@ -70,16 +70,16 @@ def counts_of(
     return np.stack([(outcomes == value).sum(axis=-1) for value in range(2**qubits)], axis=-1)
 
 
-def shares_of(measured: Measured, shots: int, rng: np.random.Generator) -> Measured:
+def shares_of(measured: SettingCounts, shots: int, rng: np.random.Generator) -> SettingCounts:
     """Return so many shots of each setting, chosen at random without replacement."""
     rows = measured.counts.reshape(-1, measured.counts.shape[-1])
     if shots == rows[0].sum():
         return measured
     chosen = np.array([rng.multivariate_hypergeometric(row, shots) for row in rows])
-    return Measured(settings=measured.settings, counts=chosen.reshape(measured.counts.shape))
+    return SettingCounts(settings=measured.settings, counts=chosen.reshape(measured.counts.shape))
 
 
-def parities(measured: Measured) -> _Values:
+def parities(measured: SettingCounts) -> _Values:
     """Return the mean of each product of outcomes ±1: (states, settings, 2ⁿ − 1)."""
     size = measured.counts.shape[-1]
     signs = np.array(
@@ -89,7 +89,7 @@ def parities(measured: Measured) -> _Values:
 
 
 def network_scores(
-    train: Measured, is_entangled: NDArray[np.bool_], test: Measured, training: Training
+    train: SettingCounts, is_entangled: NDArray[np.bool_], test: SettingCounts, training: Training
 ) -> _Values:
     """Return logits of the test states from a network trained on the others.
 
@@ -132,7 +132,7 @@ def _turns(settings: Sequence[str]) -> _Values:
     return np.array(found, dtype=float)[:, np.newaxis]
 
 
-def reconstructed(measured: Measured) -> NDArray[np.complex128]:
+def reconstructed(measured: SettingCounts) -> NDArray[np.complex128]:
     """Return states from complete measurements: linear inversion, then the nearest physical one.
 
     The nearest in the 2-norm, as of Smolin, Gambetta and Smith (PRL 108, 070502, 2012).
@@ -148,7 +148,7 @@ def reconstructed(measured: Measured) -> NDArray[np.complex128]:
     )
 
 
-def _pauli_means(measured: Measured) -> dict[str, _Values]:
+def _pauli_means(measured: SettingCounts) -> dict[str, _Values]:
     """Return the mean of each Pauli operator, from all settings that contain it."""
     qubits = len(measured.settings[0])
     found = parities(measured)
@@ -180,7 +180,7 @@ def _onto_simplex(spectra: _Values) -> _Values:
     return np.asarray(np.clip(spectra - shift, 0.0, None))
 
 
-def bell_fidelity(measured: Measured) -> _Values:
+def bell_fidelity(measured: SettingCounts) -> _Values:
     """Return the largest fidelity with a Bell state; above 1/2, a state is entangled.
 
     It takes the settings XX, YY and ZZ, as witnesses of entanglement do (Gühne and Tóth, Physics
@@ -191,7 +191,7 @@ def bell_fidelity(measured: Measured) -> _Values:
     return np.asarray((1 + found[:, places, 2] @ _BELL.T).max(axis=1) / 4)
 
 
-def chsh(measured: Measured) -> _Values:
+def chsh(measured: SettingCounts) -> _Values:
     """Return the largest violation of CHSH's inequality, minus 1 (Horodecki, PLA 200, 340, 1995)."""
     means = _pauli_means(measured)
     rows = ["".join(pair) for pair in itertools.product("XYZ", repeat=2)]
@@ -211,6 +211,6 @@ def threshold_for(scores: _Values, is_entangled: NDArray[np.bool_]) -> float:
     return float((padded[best] + padded[best + 1]) / 2)
 
 
-def ppt_scores(measured: Measured) -> _Values:
+def ppt_scores(measured: SettingCounts) -> _Values:
     """Return minus the least eigenvalue of a partial transpose of each reconstructed state."""
     return np.asarray(-least_eigenvalue(reconstructed(measured)))

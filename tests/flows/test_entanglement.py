@@ -13,7 +13,7 @@ from qiskit.quantum_info import DensityMatrix, Statevector, concurrence, negativ
 pytest.importorskip("optax", reason="the learning extra is not installed")
 
 from flows._entanglement.judges import (
-    Measured,
+    SettingCounts,
     bell_fidelity,
     chsh,
     counts_of,
@@ -63,7 +63,7 @@ def test_a_quarter_of_all_states_is_separable() -> None:
     assert 1 - states.share == pytest.approx(8 / 33, abs=4 * error)
 
 
-def exact(matrices: Any, qubits: int, shots: int = 10**9) -> Measured:
+def exact(matrices: Any, qubits: int, shots: int = 10**9) -> SettingCounts:
     """Return what so many shots give on average, from the states' probabilities."""
     labels = settings_of(qubits)
     counts = []
@@ -83,7 +83,7 @@ def exact(matrices: Any, qubits: int, shots: int = 10**9) -> Measured:
                 state = state.evolve(Operator(turn), [qubit])
             rows.append(np.round(state.probabilities() * shots))
         counts.append(rows)
-    return Measured(settings=labels, counts=np.array(counts, dtype=np.int64).swapaxes(0, 1))
+    return SettingCounts(settings=labels, counts=np.array(counts, dtype=np.int64).swapaxes(0, 1))
 
 
 @pytest.mark.parametrize("qubits", [2, 3])
@@ -112,7 +112,7 @@ def test_tomography_of_exact_frequencies_is_the_state(qubits: int) -> None:
 def test_a_reconstructed_state_is_physical() -> None:
     states = drawn(2, 20, seed=6)
     counts = counts_of(StatevectorSampler(seed=3), 2, states.angles, settings_of(2), 10)
-    found = reconstructed(Measured(settings=settings_of(2), counts=counts))
+    found = reconstructed(SettingCounts(settings=settings_of(2), counts=counts))
     spectra = np.linalg.eigvalsh(found)
     assert spectra.min() > -1e-12
     np.testing.assert_allclose(spectra.sum(axis=1), 1.0)
@@ -136,7 +136,7 @@ def test_witnesses_never_accuse_a_separable_state() -> None:
 def test_fewer_shots_are_some_of_those_taken() -> None:
     rng = np.random.default_rng(1)
     counts = rng.multinomial(60, [0.4, 0.3, 0.2, 0.1], size=(200, 3))
-    measured = Measured(settings=("XX", "YY", "ZZ"), counts=counts)
+    measured = SettingCounts(settings=("XX", "YY", "ZZ"), counts=counts)
     fewer = shares_of(measured, 20, rng).counts
     assert (fewer.sum(axis=-1) == 20).all()
     assert (fewer <= counts).all()
@@ -157,8 +157,8 @@ def test_a_threshold_errs_least() -> None:
 def test_a_network_learns_what_no_linear_model_can() -> None:
     states = drawn(2, 900, seed=3)
     measured = exact_fast(states.matrices)
-    train = Measured(settings=measured.settings, counts=measured.counts[:700])
-    test = Measured(settings=measured.settings, counts=measured.counts[700:])
+    train = SettingCounts(settings=measured.settings, counts=measured.counts[:700])
+    test = SettingCounts(settings=measured.settings, counts=measured.counts[700:])
     found = []
     for hidden in ((64, 64), ()):
         training = Training(hidden=hidden, epochs=15, batch=256, rate=5e-3, seed=1)
@@ -168,7 +168,7 @@ def test_a_network_learns_what_no_linear_model_can() -> None:
     assert found[1] < 0.62
 
 
-def exact_fast(matrices: Any) -> Measured:
+def exact_fast(matrices: Any) -> SettingCounts:
     """Return `exact` of two qubits, for many states."""
     turns = {
         "X": np.array([[1, 1], [1, -1]]) / 2**0.5,
@@ -178,7 +178,7 @@ def exact_fast(matrices: Any) -> Measured:
     labels = settings_of(2)
     both = [np.kron(turns[a], turns[b]) for a, b in labels]
     shares = np.einsum("kab,sbc,kac->ska", both, matrices, np.conj(both)).real
-    return Measured(settings=labels, counts=np.round(shares * 10**6).astype(np.int64))
+    return SettingCounts(settings=labels, counts=np.round(shares * 10**6).astype(np.int64))
 
 
 def test_parities_are_means_of_products() -> None:
