@@ -18,7 +18,7 @@ from flows._decoder.matching import soft_inputs
 from flows._decoder.networks import Grid, Shape, initial, logits
 from flows._inputs import InputError
 
-__all__ = ["Trained", "load", "save"]
+__all__ = ["Trained", "is_decoder", "load", "save"]
 
 _FORMAT = "hpcqc decoder 1"
 _CHUNK = 4096
@@ -129,3 +129,12 @@ def _check_model(path: str | Path, model: str, shape: Shape) -> None:
             f"{path}: a network for {shape.detectors} detectors with a model of "
             f"{found.num_detectors}; expected the same; save the decoder again"
         )
+
+
+def is_decoder(path: str | Path) -> bool:
+    """Whether a file begins as those do that `save` writes; False if it cannot be read."""
+    try:
+        with Path(path).expanduser().open("rb") as file:
+            return file.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False

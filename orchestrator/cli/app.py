@@ -20,6 +20,7 @@ from orchestrator.cli.jobs.why import why
 from orchestrator.cli.links.certificates import certificates
 from orchestrator.cli.links.links import check, serve_link
 from orchestrator.cli.options import Json
+from orchestrator.cli.realtime.serve import serve_decoding, serve_echoes
 from orchestrator.cli.run.accounting import accounting
 from orchestrator.cli.run.clean import clean
 from orchestrator.cli.run.estimate import estimate
@@ -44,6 +45,7 @@ _NOUNS = {
     "broker": "The broker as a service: many flows share the site's QPUs, nothing runs twice.",
     "broker token": "Tokens of users and operators.",
     "links": "Quantum-safe links between sites: TLS 1.3, X25519 with ML-KEM-768, certificates.",
+    "realtime": "Real-time calls over UDP: decode syndromes while an experiment runs.",
     "agent": "The local agent: Prefect server, broker, Dask and worker, kept running.",
 }
 _VERBS = (
@@ -89,6 +91,8 @@ _VERBS = (
     ("links certificates", certificates),
     ("links serve", serve_link),
     ("links check", check),
+    ("realtime serve", serve_decoding),
+    ("realtime echo", serve_echoes),
     ("agent start", start),
     ("agent status", status),
     ("agent stop", stop),

@@ -1,0 +1,1 @@
+"""``hpcqc realtime``: real-time calls over UDP."""
