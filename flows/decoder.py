@@ -72,9 +72,12 @@ from orchestrator.wording import counted
 
 __all__ = [
     "Measured",
+    "MemorySettings",
     "answers",
+    "checked",
     "decoder",
     "execute",
+    "experiment_for",
     "experiment_of_counts",
     "generated",
     "learn",
@@ -214,7 +217,9 @@ def network_answers(trained: Trained, packed: NDArray[np.uint8]) -> Bits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Settings:
+class MemorySettings:
+    """Which experiment to decode. noise: of a generated one. width: of the network's layers."""
+
     source: str
     memory: Memory
     noise: Noise
@@ -222,7 +227,7 @@ class _Settings:
     width: int
 
 
-def _checked(given: Mapping[str, Any]) -> _Settings:
+def checked(given: Mapping[str, Any]) -> MemorySettings:
     """Return the settings, once all parameters have been found usable."""
     require_extra(*_EXTRA)
     bounds = {
@@ -261,14 +266,14 @@ def _checked(given: Mapping[str, Any]) -> _Settings:
     return _settings(given, width)
 
 
-def _settings(given: Mapping[str, Any], width: int) -> _Settings:
+def _settings(given: Mapping[str, Any], width: int) -> MemorySettings:
     source = "data" if given["data"] is not None else given["source"] or "generated"
     default: Code = "repetition" if source == "qpu" else "surface"
     code = cast("Code", given["code"] or default)
     if code == "repetition" and given["basis"] == "x":
         raise InputError("basis 'x': a repetition code keeps the basis z only")
     _check_parent(given["save"])
-    return _Settings(
+    return MemorySettings(
         source=source,
         memory=Memory(
             code=code,
@@ -295,7 +300,7 @@ def _check_parent(path: str | None) -> None:
 
 
 @flow
-@checked_by(_checked)
+@checked_by(checked)
 def decoder(
     data: str | None = None,
     source: str | None = None,
@@ -318,8 +323,8 @@ def decoder(
     Raises `InputError` (a ValueError) for input that cannot be used, with the file where there is
     one, and `MissingExtra` where Stim, PyMatching, JAX or Optax is not installed.
     """
-    settings = _checked(locals())
-    experiment = _experiment_for(settings, data, seed)
+    settings = checked(locals())
+    experiment = experiment_for(settings, data, seed)
     shape = Shape(
         kind=cast("Kind", network),
         detectors=experiment.detectors,
@@ -345,7 +350,8 @@ def decoder(
     return result | {"source": settings.source, "file": save}
 
 
-def _experiment_for(settings: _Settings, data: str | None, seed: int) -> Experiment:
+def experiment_for(settings: MemorySettings, data: str | None, seed: int) -> Experiment:
+    """Read, generate or execute an experiment, by its stage."""
     if data is not None:
         return read(str(Path(data).expanduser().absolute()))
     if settings.source == "generated":

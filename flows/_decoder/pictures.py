@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows._decoder.experiments import Experiment, unpacked
 from flows._decoder.networks import grid_of
@@ -16,7 +17,7 @@ from flows._decoder.training import Step
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["picture"]
+__all__ = ["latencies", "picture"]
 
 _OURS, _OTHER, _LINE = "#d1495b", "#30638e", "#8d99ae"
 _MOST_SHOTS = 20_000
@@ -34,6 +35,40 @@ def picture(experiment: Experiment, rated: Sequence[Standing], steps: Sequence[S
         _draw_errors(left, rated)
         _draw_events(middle, experiment)
         _draw_learning(right, steps)
+        file = io.StringIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def latencies(times: Mapping[str, NDArray[np.float64]], deadline_us: float) -> str:
+    """Return an SVG document: a histogram of seconds by name, and how many are above each time."""
+    import matplotlib
+
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "realtime", "svg.fonttype": "none", "font.size": 8}
+    ):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        known = {name: 1e6 * found for name, found in times.items() if found.size}
+        lowest = min([deadline_us, *(found.min() for found in known.values())])
+        highest = max([deadline_us, *(found.max() for found in known.values())])
+        bins = np.geomspace(max(lowest, 0.1) / 1.1, highest * 1.1, 80)
+        for name, found in known.items():
+            left.hist(found, bins, histtype="step", label=name, density=False)
+            ordered = np.sort(found)
+            right.plot(ordered, 1 - np.arange(len(ordered)) / len(ordered), label=name)
+        for axes in (left, right):
+            axes.set_xscale("log")
+            axes.axvline(deadline_us, color=_LINE, linestyle="--", label="deadline")
+            axes.set_xlabel("latency / µs")
+            axes.legend(fontsize=7)
+        right.set_yscale("log")
+        left.set_ylabel("how many")
+        right.set_ylabel("share that takes longer")
+        left.set_title("Latencies")
+        right.set_title("Tails")
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from flows._decoder.trained import is_decoder, load
 from flows._inputs import InputError, read_lines, require_extra
 from orchestrator.realtime.sessions import Decoder
 
-__all__ = ["correlated", "matching", "network"]
+__all__ = ["correlated", "matching", "network", "of_content"]
 
 _EXTRA = ("decoder", ("stim", "pymatching"))
 
@@ -27,9 +28,7 @@ def network(path: str) -> Decoder:
         return found.flips(packed).astype(np.uint8)
 
     decode(np.zeros(found.shape.detectors, dtype=np.uint8))  # what is built once
-    return Decoder(
-        syndromes=found.shape.detectors, observables=1, decode=decode, title=found.title
-    )
+    return Decoder(syndromes=found.shape.detectors, observables=1, decode=decode, title=found.title)
 
 
 def matching(path: str) -> Decoder:
@@ -50,9 +49,7 @@ def _matching(path: str, *, correlated: bool) -> Decoder:
     text = load(path).model if is_decoder(path) else _text(path)
     try:
         model = stim.DetectorErrorModel(text)
-        found = pymatching.Matching.from_detector_error_model(
-            model, enable_correlations=correlated
-        )
+        found = pymatching.Matching.from_detector_error_model(model, enable_correlations=correlated)
     except ValueError as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: {reason}; expected a detector error model of Stim") from None
@@ -73,6 +70,14 @@ def _matching(path: str, *, correlated: bool) -> Decoder:
         decode=decoded,
         title=Path(path).name,
     )
+
+
+def of_content(kind: str, content: bytes) -> Decoder:
+    """Return a decoder of one of these kinds from the bytes of its file."""
+    with tempfile.NamedTemporaryFile(prefix="hpcqc-decoder-") as file:
+        file.write(content)
+        file.flush()
+        return {"network": network, "matching": matching, "correlated": correlated}[kind](file.name)
 
 
 def _text(path: str) -> str:

@@ -18,7 +18,7 @@ from flows._decoder.matching import soft_inputs
 from flows._decoder.networks import Grid, Shape, initial, logits
 from flows._inputs import InputError
 
-__all__ = ["Trained", "is_decoder", "load", "save"]
+__all__ = ["Trained", "content_of", "is_decoder", "load", "save"]
 
 _FORMAT = "hpcqc decoder 1"
 _CHUNK = 4096
@@ -54,8 +54,8 @@ class Trained:
         return answer
 
 
-def save(decoder: Trained, path: str | Path) -> None:
-    """Write a decoder to a file that `load` reads; raise `InputError` if it cannot be written."""
+def content_of(decoder: Trained) -> bytes:
+    """Return the bytes of a file that `load` reads."""
     described = {
         "format": _FORMAT,
         "kind": decoder.shape.kind,
@@ -72,8 +72,13 @@ def save(decoder: Trained, path: str | Path) -> None:
     for name, weight in decoder.weights.items():
         arrays[f"weight_{name}"] = np.asarray(weight)
     np.savez_compressed(content, **arrays)
+    return content.getvalue()
+
+
+def save(decoder: Trained, path: str | Path) -> None:
+    """Write a decoder to a file that `load` reads; raise `InputError` if it cannot be written."""
     try:
-        Path(path).expanduser().write_bytes(content.getvalue())
+        Path(path).expanduser().write_bytes(content_of(decoder))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; expected a file to write") from None
 

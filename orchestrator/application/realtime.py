@@ -60,9 +60,7 @@ def serve_decoder(
         ServeError: The port cannot be bound, or a slot has no place for a message.
     """
     if not _LEAST_SLOT <= slot_bytes <= _LARGEST_SLOT:
-        raise ServeError(
-            f"slot of {slot_bytes} bytes: expected {_LEAST_SLOT} to {_LARGEST_SLOT}"
-        )
+        raise ServeError(f"slot of {slot_bytes} bytes: expected {_LEAST_SLOT} to {_LARGEST_SLOT}")
     with _bound(host, port) as opened:
         server = DecodingServer({0: decoder}, slot_bytes=slot_bytes)
         ready(opened.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -25,7 +26,7 @@ from orchestrator.realtime.wire import (
     response_of,
 )
 
-__all__ = ["CallerCounts", "DecodingClient", "NoAnswer", "Refused"]
+__all__ = ["CallRefused", "CallerCounts", "DecodingClient", "NoAnswer"]
 
 _LARGEST_BYTES = 65_507
 _MOST_IDS = 1 << 32
@@ -35,7 +36,7 @@ class NoAnswer(Exception):
     """No answer came within the time-out: the request or its answer is lost or late."""
 
 
-class Refused(Exception):
+class CallRefused(Exception):
     """The server answered with a status other than OK."""
 
     def __init__(self, status: int) -> None:
@@ -85,30 +86,26 @@ class DecodingClient:
         self._socket.close()
 
     def enqueue(self, bits: NDArray[np.uint8], tag: int = 0) -> None:
-        """Send syndromes, 0 or 1 each. Raises `NoAnswer` or `Refused`."""
+        """Send syndromes, 0 or 1 each. Raises `NoAnswer` or `CallRefused`."""
         self._call(ENQUEUE, enqueue_payload(self._decoder, bits, tag))
 
     def corrections(self, observables: int, *, reset: bool = True) -> NDArray[np.uint8]:
-        """Return which observables flipped. Raises `NoAnswer` or `Refused`."""
+        """Return which observables flipped. Raises `NoAnswer` or `CallRefused`."""
         payload = get_corrections_payload(self._decoder, observables, reset=reset)
         found = self._call(CORRECTIONS, payload)
         if len(found.result) != -(-observables // 8):
-            raise Refused(Status.BAD_REQUEST)
+            raise CallRefused(Status.BAD_REQUEST)
         return bits_of(found.result, observables)
 
     def reset(self) -> None:
-        """Begin a new shot, whatever became of the last one. Raises `NoAnswer` or `Refused`."""
+        """Begin a new shot, whatever became of the last one. Raises `NoAnswer` or `CallRefused`."""
         self._call(RESET, reset_payload(self._decoder))
 
     def _call(self, function: int, payload: bytes) -> Response:
         self._number = self._number % (_MOST_IDS - 1) + 1
         ends = time.monotonic() + self._timeout_s
-        try:
-            self._socket.send(
-                request_bytes(function, self._number, payload, time.monotonic_ns())
-            )
-        except OSError:  # an ICMP error of an earlier one: nobody listens there now
-            pass
+        with suppress(OSError):  # an ICMP error of an earlier one: nobody listened there
+            self._socket.send(request_bytes(function, self._number, payload, time.monotonic_ns()))
         while (left := ends - time.monotonic()) > 0:
             self._socket.settimeout(left)
             try:
@@ -126,7 +123,7 @@ class DecodingClient:
                 continue
             self.counts.answered += 1
             if found.status != Status.OK:
-                raise Refused(found.status)
+                raise CallRefused(found.status)
             return found
         self.counts.unanswered += 1
         raise NoAnswer(f"no answer within {self._timeout_s:g} s")

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.realtime.sessions import Decoder, Session, answer
 from orchestrator.realtime.wire import SLOT_BYTES, Malformed, request_of, response_bytes
@@ -52,16 +53,14 @@ class DecodingServer:
     datagram that is no request gets no answer, as with CUDA-Q's server.
     """
 
-    def __init__(
-        self, decoders: Mapping[int, Decoder], *, slot_bytes: int = SLOT_BYTES
-    ) -> None:
+    def __init__(self, decoders: Mapping[int, Decoder], *, slot_bytes: int = SLOT_BYTES) -> None:
         self._decoders = dict(decoders)
         self._slot_bytes = slot_bytes
         self._callers: OrderedDict[object, dict[int, Session]] = OrderedDict()
         self.counts = ServerCounts()
 
     def serve(self, port: socket.socket, stop: threading.Event) -> None:
-        """Answer until ``stop`` is set."""
+        """CallAnswer until ``stop`` is set."""
         port.settimeout(_LOOK_S)
         size = self._slot_bytes + 1  # so that a larger datagram is recognised
         while not stop.is_set():
@@ -73,7 +72,7 @@ class DecodingServer:
                 continue
             self._handle(port, message, caller)
 
-    def _handle(self, port: socket.socket, message: bytes, caller: object) -> None:
+    def _handle(self, port: socket.socket, message: bytes, caller: Any) -> None:
         counts = self.counts
         if len(message) > self._slot_bytes:
             counts.too_large += 1
@@ -89,7 +88,7 @@ class DecodingServer:
             return
         counts.requests += 1
         try:
-            port.sendto(response_bytes(request, found.status, found.result), caller)  # type: ignore[arg-type]
+            port.sendto(response_bytes(request, found.status, found.result), caller)
         except OSError:
             counts.unsent += 1
         if found.to_decode is not None:

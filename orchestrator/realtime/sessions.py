@@ -22,15 +22,17 @@ from orchestrator.realtime.wire import (
     get_corrections_of,
 )
 
-__all__ = ["Answer", "Decoder", "Session", "answer"]
+__all__ = ["CallAnswer", "Decoder", "Session", "answer"]
 
 State = Literal["collecting", "full", "ready", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """What decodes a shot. decode: takes syndromes (syndromes,), 0 or 1 each, and returns which
-    observables flipped (observables,), or raises. title: for people.
+    """What decodes a shot.
+
+    decode: takes syndromes (syndromes,), 0 or 1 each, and returns which observables flipped
+    (observables,), or raises. title: for people.
     """
 
     syndromes: int
@@ -40,7 +42,7 @@ class Decoder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class CallAnswer:
     """An answer to a call. to_decode: the session whose shot has become complete."""
 
     status: Status
@@ -92,20 +94,18 @@ class Session:
         else:
             self._state = "ready"
 
-    def corrections(self, observables: int, *, reset: bool) -> Answer:
+    def corrections(self, observables: int, *, reset: bool) -> CallAnswer:
         """Return the corrections of a decoded shot."""
         if observables != self._decoder.observables:
-            return Answer(status=Status.BAD_REQUEST)
+            return CallAnswer(status=Status.BAD_REQUEST)
         if self._state == "failed":
-            return Answer(status=Status.INTERNAL_ERROR)
-        self.decode()
+            return CallAnswer(status=Status.INTERNAL_ERROR)
         if self._state != "ready":
-            failed = self._state == "failed"
-            return Answer(status=Status.INTERNAL_ERROR if failed else Status.NOT_READY)
+            return CallAnswer(status=Status.NOT_READY)
         result = bytes_of(self._corrections)
         if reset:
             self.reset()
-        return Answer(status=Status.OK, result=result)
+        return CallAnswer(status=Status.OK, result=result)
 
     def reset(self) -> None:
         """Begin a new shot."""
@@ -113,7 +113,7 @@ class Session:
         self._count = 0
 
 
-def answer(request: Request, sessions: Mapping[int, Session]) -> Answer | None:
+def answer(request: Request, sessions: Mapping[int, Session]) -> CallAnswer | None:
     """Carry a call out on a caller's sessions, by decoder id; None for an unknown function.
 
     A shot that becomes complete is left for the caller of this function to decode, after the answer
@@ -124,21 +124,21 @@ def answer(request: Request, sessions: Mapping[int, Session]) -> Answer | None:
     try:
         session = sessions.get(decoder_of(request.payload))
     except Malformed:
-        return Answer(status=Status.BAD_REQUEST)
+        return CallAnswer(status=Status.BAD_REQUEST)
     if session is None:
-        return Answer(status=Status.INVALID_DECODER)
+        return CallAnswer(status=Status.INVALID_DECODER)
     try:
         if request.function == ENQUEUE:
             is_complete = session.enqueue(enqueue_of(request.payload).bits)
-            return Answer(status=Status.OK, to_decode=session if is_complete else None)
+            return CallAnswer(status=Status.OK, to_decode=session if is_complete else None)
         if request.function == CORRECTIONS:
             asked = get_corrections_of(request.payload)
             return session.corrections(asked.observables, reset=asked.reset)
     except Malformed:
         if request.function == ENQUEUE:
             session.spoil()
-        return Answer(status=Status.BAD_REQUEST)
+        return CallAnswer(status=Status.BAD_REQUEST)
     if len(request.payload) != 8:
-        return Answer(status=Status.BAD_REQUEST)
+        return CallAnswer(status=Status.BAD_REQUEST)
     session.reset()
-    return Answer(status=Status.OK)
+    return CallAnswer(status=Status.OK)

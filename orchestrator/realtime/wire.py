@@ -126,9 +126,7 @@ def request_of(message: bytes, slot_bytes: int = SLOT_BYTES) -> Request:
 
 def response_bytes(request: Request, status: int, result: bytes = b"") -> bytes:
     """Return the answer to a request as it is sent."""
-    head = _RESPONSE.pack(
-        _RESPONSE_MAGIC, status, len(result), request.id, request.timestamp_ns
-    )
+    head = _RESPONSE.pack(_RESPONSE_MAGIC, status, len(result), request.id, request.timestamp_ns)
     return head + result
 
 

@@ -53,9 +53,7 @@ def serve_decoding(
             f"syndromes={made.syndromes} observables={made.observables}"
         )
 
-    counts = serve_decoder(
-        made, host=host, port=port, slot_bytes=slot_size, stop=stop, ready=ready
-    )
+    counts = serve_decoder(made, host=host, port=port, slot_bytes=slot_size, stop=stop, ready=ready)
     shown = " ".join(f"{name}={value}" for name, value in asdict(counts).items())
     say(f"QEC_DECODING_SERVER_RING decoder=0 dispatched={counts.requests} {shown}")
 

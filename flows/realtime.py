@@ -1,0 +1,256 @@
+"""Decode a quantum memory in real time: syndromes round by round over UDP, under a deadline.
+
+A memory experiment is generated, read or executed on the run's QPU as by `flows.decoder`; a network is
+trained a stage before. A decoding server (``hpcqc realtime serve``) then has matching or that network
+behind the published wire of CUDA-Q's real-time calls (NVQLink), and a stage streams the even shots to it,
+round by round, as a controller would. The shots were measured before: the stream is live, the QPU is not
+held. Round trips are compared with a bare UDP echo, the reaction after the last round with the decoder
+alone. ``hpcqc run flows.realtime -p name=value …`` takes:
+
+- ``data``, ``source``, ``code``, ``distance``, ``rounds``, ``basis``, ``profile``, ``shots``,
+  ``samples``, ``passes`` and ``seed`` as `flows.decoder` does; ``samples`` are 100 000 by default.
+- ``decoder``: behind the server: "network" (the default), "matching" or "correlated".
+- ``streamed``: shots to stream at most, 1000 by default.
+- ``deadline_us``: time from sending the last round to having the corrections, in microseconds, 1000
+  by default; ``timeout_s`` after which a call counts as lost.
+- ``server``: "host:port" of a decoding server that runs already, with the decoder of another run
+  behind it; by default the stage starts its own on loopback.
+
+Latencies are measured, so they differ between runs; decoded flips do not. Beside the keys that `flows`
+documents, the result has ``experiment``, ``qpu_source``, ``decoder``, ``streamed``, ``wrong`` (share of
+the streamed shots that were decoded wrongly or not at all, with ``error``), ``matching_wrong``,
+``deadline_us``, ``missed`` (shots later than the deadline, or without an answer), ``lost``, ``refused``,
+``stale``, ``malformed``, ``latency_us`` (for "echo", "round", "reaction" and "decoder alone": ``p50``,
+``p90``, ``p99``, ``max``) and ``infrastructure_us`` (median round trip beyond the median echo).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import flow
+
+from flows._comparison import Comparison, Way
+from flows._decoder.experiments import Experiment, unpacked
+from flows._decoder.networks import Shape, grid_of
+from flows._decoder.pictures import latencies
+from flows._decoder.standings import difference, standings, verdict
+from flows._decoder.streaming import ServerKind, Stream, Streamed, round_sizes, streamed
+from flows._decoder.trained import Trained, content_of
+from flows._decoder.training import Schedule
+from flows._inputs import InputError
+from flows.decoder import MemorySettings, answers, checked, experiment_for, learn, training_shots
+from hpcqc import checked_by, classical
+from orchestrator.wording import counted
+
+__all__ = ["realtime", "stream"]
+
+_KINDS = ("network", "matching", "correlated")
+_MEASURED_PASSES = 3
+_MICRO = 1e6
+
+
+@classical
+def stream(
+    experiment: Experiment, trained: Trained | None, kind: ServerKind, asked: Mapping[str, Any]
+) -> Streamed:
+    """Stream even shots of an experiment to a decoding server, round by round."""
+    from flows._decoder import served
+
+    events = unpacked(experiment.packed[::2][: asked["streamed"]], experiment.detectors)
+    content = experiment.model_for_even.encode() if trained is None else content_of(trained)
+    made = served.of_content(kind, content)
+    return streamed(
+        Stream(
+            kind=kind,
+            content=content,
+            events=events,
+            sizes=round_sizes(experiment.coordinates),
+            timeout_s=asked["timeout_s"],
+            address=asked["server"],
+        ),
+        made.decode,
+    )
+
+
+def _checked(given: Mapping[str, Any]) -> MemorySettings:
+    """Return the experiment's settings, once all parameters have been found usable."""
+    if given["decoder"] not in _KINDS:
+        raise InputError(f"decoder {given['decoder']!r}: expected one of {', '.join(_KINDS)}")
+    if not 1 <= given["streamed"] <= 10**6:
+        raise InputError(f"streamed {given['streamed']}: expected a whole number from 1 to 1000000")
+    for name, most in (("deadline_us", 1e9), ("timeout_s", 60.0)):
+        value = given[name]
+        if not (math.isfinite(value) and 0 < value <= most):
+            raise InputError(f"{name} {value}: expected a number above 0, at most {most:g}")
+    server = given["server"]
+    if server is not None:
+        host, _, port = server.rpartition(":")
+        if not (host and port.isdecimal() and 0 < int(port) < 65536):
+            raise InputError(f"server {server!r}: expected host:port, such as 127.0.0.1:5555")
+    return checked({**given, "network": "residual", "width": None, "gpus": 0, "save": None})
+
+
+@flow
+@checked_by(_checked)
+def realtime(
+    data: str | None = None,
+    source: str | None = None,
+    code: str | None = None,
+    distance: int = 3,
+    rounds: int = 5,
+    basis: str = "z",
+    profile: str = "ibm-fez",
+    shots: int | None = None,
+    samples: int = 100_000,
+    passes: int = 1,
+    decoder: str = "network",
+    streamed: int = 1000,
+    deadline_us: float = 1000.0,
+    timeout_s: float = 1.0,
+    server: str | None = None,
+    seed: int = 1,
+) -> dict[str, Any]:
+    """Decode a memory in real time; parameters and result are described in this module's text.
+
+    Raises `InputError` (a ValueError) for input that cannot be used, and `MissingExtra` where Stim,
+    PyMatching, JAX or Optax is not installed.
+    """
+    settings = _checked(locals())
+    kind = cast("ServerKind", decoder)
+    experiment = experiment_for(settings, data, seed)
+    known = answers.submit(experiment)
+    trained = None
+    if kind == "network":
+        trained = _trained(experiment, settings.width, samples, passes, seed)
+    asked = {"streamed": streamed, "timeout_s": timeout_s, "server": server}
+    found = stream(experiment, trained, kind, asked)
+    matching = known.result()["correlated matching"][::2][: len(found.answers)]
+    result = _result(experiment, kind, found, matching, deadline_us, seed)
+    return result | {"qpu_source": settings.source}
+
+
+def _trained(experiment: Experiment, width: int, samples: int, passes: int, seed: int) -> Trained:
+    shape = Shape(
+        kind="residual",
+        detectors=experiment.detectors,
+        width=width,
+        grid=grid_of(experiment.coordinates),
+    )
+    given = training_shots(experiment.model_for_even, experiment.detectors, samples, seed)
+    schedule = Schedule(passes=passes, measured_passes=_MEASURED_PASSES, seed=seed)
+    learned = learn(experiment, shape, given, schedule)
+    return Trained(
+        shape=shape,
+        weights=learned.weights,
+        model=experiment.model_for_even,
+        title=experiment.title,
+    )
+
+
+def _quantiles(times: NDArray[np.float64]) -> dict[str, float | None]:
+    if not times.size:
+        return {"p50": None, "p90": None, "p99": None, "max": None}
+    shown = np.quantile(times, (0.5, 0.9, 0.99, 1.0)) * _MICRO
+    return dict(zip(("p50", "p90", "p99", "max"), map(float, shown), strict=True))
+
+
+def _result(
+    experiment: Experiment,
+    kind: ServerKind,
+    found: Streamed,
+    matching: NDArray[np.bool_],
+    deadline_us: float,
+    seed: int,
+) -> dict[str, Any]:
+    flips = experiment.flips[::2][: len(found.answers)]
+    # A shot without an answer is decoded as no flip, which is what a controller would go on with.
+    ways = {f"{kind} in real time": found.answers, "correlated matching": matching}
+    ours, rival = standings(ways, flips, np.arange(len(flips)), experiment.rounds)
+    apart = difference(found.answers != flips, matching != flips, seed)
+    missed = int((found.reactions > deadline_us / _MICRO).sum() + (~found.answered).sum())
+    latency = {
+        "echo": _quantiles(found.echoes),
+        "round": _quantiles(found.rounds),
+        "reaction": _quantiles(found.reactions),
+        "decoder alone": _quantiles(found.decoding),
+    }
+    round_us, echo_us = latency["round"]["p50"], latency["echo"]["p50"]
+    beyond = None if round_us is None or echo_us is None else round_us - echo_us
+    result = {
+        "experiment": experiment.title,
+        "decoder": kind,
+        "streamed": len(flips),
+        "wrong": asdict(ours.test_wrong),
+        "matching_wrong": asdict(rival.test_wrong),
+        "deadline_us": deadline_us,
+        "missed": missed,
+        "lost": found.lost,
+        "refused": found.refused,
+        "stale": found.stale,
+        "malformed": found.malformed,
+        "latency_us": latency,
+        "infrastructure_us": beyond,
+        "comparisons": [
+            Comparison(
+                ways=[Way(name=one.name, figure=one.test_per_round) for one in (ours, rival)],
+                measure="logical error per round",
+                higher_is_better=False,
+                data=experiment.title,
+            ).as_record()
+        ],
+    }
+    times = {
+        "echo": found.echoes,
+        "round": found.rounds,
+        "reaction": found.reactions,
+        "decoder alone": found.decoding,
+    }
+    return result | {
+        "plot": latencies(times, deadline_us),
+        "table": _table(latency),
+        "summary": _summary(experiment, result, verdict(ours, rival, apart)),
+    }
+
+
+def _table(latency: Mapping[str, Mapping[str, float | None]]) -> dict[str, Any]:
+    names = {
+        "echo": "Bare UDP echo",
+        "round": "Round trip of a round",
+        "reaction": "Last round to corrections",
+        "decoder alone": "Decoder alone",
+    }
+    return {
+        "columns": ["Latency / µs", "p50", "p90", "p99", "Maximum"],
+        "rows": [
+            [names[key], *(None if one is None else round(one, 1) for one in found.values())]
+            for key, found in latency.items()
+        ],
+    }
+
+
+def _summary(experiment: Experiment, result: Mapping[str, Any], who_won: str) -> list[str]:
+    lines = [
+        who_won,
+        (
+            f"{experiment.title}: {counted(result['streamed'], 'shot')} streamed round by round to the "
+            f"decoder {result['decoder']!r}, after they were measured."
+        ),
+        (
+            f"Deadline of {result['deadline_us']:g} µs missed by "
+            f"{counted(result['missed'], 'shot')}; {counted(result['lost'], 'call')} without an "
+            f"answer, {result['refused']} refused; {result['stale']} late and {result['malformed']} "
+            "malformed datagrams."
+        ),
+    ]
+    if result["infrastructure_us"] is not None:
+        lines.append(
+            f"At the median a round takes {result['infrastructure_us']:.1f} µs beyond a bare echo of as "
+            "many bytes on this machine (published for CUDA-Q's own pipeline: about 18 µs)."
+        )
+    return lines
