@@ -123,6 +123,8 @@ def soft_inputs(model: str, events: Bits) -> _Floats:
     return np.asarray(bounded, dtype=np.float32)
 
 
+# Asked for with every shot that is decoded alone.
+@functools.lru_cache(maxsize=8)
 def with_detector(model: str) -> str:
     """Return a model in which the observable is one more detector, the last.
 

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from flows._decoder.experiments import Bits
 from orchestrator.realtime.client import CallRefused, DecodingClient, NoAnswer
@@ -146,10 +147,11 @@ def _decoding_times(
     events: Bits, decode: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 ) -> NDArray[np.float64]:
     times = []
-    for shot in events.astype(np.uint8):
-        start = time.perf_counter_ns()
-        decode(shot)
-        times.append((time.perf_counter_ns() - start) * _NANO)
+    with threadpool_limits(1):  # as in the server
+        for shot in events.astype(np.uint8):
+            start = time.perf_counter_ns()
+            decode(shot)
+            times.append((time.perf_counter_ns() - start) * _NANO)
     return np.array(times)
 
 

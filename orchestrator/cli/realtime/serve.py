@@ -42,9 +42,12 @@ def serve_decoding(
     The decoder's id is 0; its syndromes are detection events. A line on stdout says when the server
     is ready and at which port; another one, at the end, what came in.
     """
+    from threadpoolctl import threadpool_limits
+
     from orchestrator.application.realtime import decoder_from, serve_decoder
 
     made = decoder_from(decoder, file)
+    threadpool_limits(1)  # threads of BLAS only wait for each other on a shot's few numbers
     stop = _stopped_by_signals()
 
     def ready(bound: int) -> None:
