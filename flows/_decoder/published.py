@@ -122,7 +122,7 @@ def _parsed(path: Path, parse: Callable[[str], T]) -> T:
     text = "\n".join(line.text for line in read_lines(path))
     try:
         return parse(text)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # the latter for an unknown instruction
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: {reason}; expected a file of Stim") from None
 

@@ -50,7 +50,7 @@ def _matching(path: str, *, correlated: bool) -> Decoder:
     try:
         model = stim.DetectorErrorModel(text)
         found = pymatching.Matching.from_detector_error_model(model, enable_correlations=correlated)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # the latter from Stim, for an unknown instruction
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"{path}: {reason}; expected a detector error model of Stim") from None
     if model.num_detectors < 1 or model.num_observables < 1:

@@ -125,7 +125,7 @@ def _check_model(path: str | Path, model: str, shape: Shape) -> None:
 
     try:
         found = stim.DetectorErrorModel(model)
-    except ValueError:
+    except (ValueError, IndexError):
         raise InputError(f"{path}: its error model is damaged; save the decoder again") from None
     grid = shape.grid.detector
     known = sorted(grid[grid >= 0].tolist()) == list(range(shape.detectors))

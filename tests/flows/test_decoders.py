@@ -310,6 +310,11 @@ def test_an_experiment_of_another_code_is_read(folder: Path) -> None:
             b"type: repetition_code_memory_experiment\nrounds: x\ndistance: 5\n",
             naming("rounds", "x"),
         ),
+        (
+            "circuit_detector_error_model.dem",
+            b"hello\n",
+            naming("circuit_detector_error_model.dem"),
+        ),
         ("circuit_ideal.stim", b"HH 1\n", naming("circuit_ideal.stim")),
         ("circuit_ideal.stim", b"M 0\nDETECTOR rec[-1]\n", naming("circuit_ideal.stim", 1, 20)),
         (
