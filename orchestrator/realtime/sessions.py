@@ -22,7 +22,7 @@ from orchestrator.realtime.wire import (
     get_corrections_of,
 )
 
-__all__ = ["CallAnswer", "Decoder", "Session", "answer"]
+__all__ = ["CallAnswer", "Decoder", "Session", "State", "answer"]
 
 State = Literal["collecting", "full", "ready", "failed"]
 
