@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal
 
@@ -27,14 +26,20 @@ from orchestrator.couplings.policies import (
     submits_shared,
     useful_nodes,
 )
+from orchestrator.couplings.progress import (
+    EPSILON_S,
+    FlowRun,
+    PredictedHold,
+    PredictedJob,
+    QueuedTask,
+    StageRun,
+)
 
 __all__ = [
     "CouplingCannot",
     "compare",
     "predict",
 ]
-
-_EPSILON_S = 1e-9
 
 
 class CouplingCannot(ValueError):
@@ -98,120 +103,6 @@ def _check(flow: FlowModel, cluster: ClusterModel, coupling: str) -> None:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
-    """A Slurm job.
-
-    stage: of an allocation of its own; together: with the QPU. was_short: whether nodes were missing
-    when it could have started.
-    """
-
-    number: int
-    run: _FlowRun
-    least: int
-    most: int
-    since_s: float
-    held: bool = False
-    together: bool = False
-    stage: _StageRun | None = None
-    was_short: bool = False
-    nodes: int = 0
-    cold: int = 0  # workers that have not run a stage
-    started_s: float = math.inf
-    ready_s: float = math.inf
-
-
-@dataclass(slots=True, eq=False)
-class _StageRun:
-    """A stage that is ready, runs or has ended."""
-
-    model: StageModel
-    run: _FlowRun
-    ready_s: float
-    left: float = 1.0  # part of its work, of a classical one
-    cold_s: float = 0.0  # left of what its worker needs before
-    width: int = 0  # nodes on which it runs, 0 if it waits
-    began_s: float = math.inf
-    job: _Job | None = None
-    tasks_left: int = 0  # of a quantum one, with the task that runs
-    own_s: float = 0.0  # what it does without the QPU before each task
-    task_s: float = 0.0
-    own_left_s: float = math.inf  # of the flow's process, until its next task or for its result
-    queued_s: float = math.inf  # when that reaches the QPU's queue at the earliest
-    task: _Task | None = None
-    is_over: bool = False  # its last task has ended
-
-    @property
-    def is_classical(self) -> bool:
-        return self.model.kind == "classical"
-
-    @property
-    def prepares(self) -> bool:
-        """Whether it is work of the flow's process now."""
-        return _EPSILON_S < self.own_left_s < math.inf
-
-    def needs_s(self, now_s: float) -> float:
-        """Return how long a quantum stage goes on if its tasks wait for nothing."""
-        later_s = max(self.tasks_left - 1, 0) * (self.own_s + self.task_s)
-        if self.task is not None:
-            return later_s + min(self.task.until_s - now_s, self.task_s)
-        return later_s + min(self.own_left_s, self.own_s) + self.task_s
-
-    def shares_with(self, other: _StageRun) -> bool:
-        """Whether an allocation of the other's own can be handed on to this one."""
-        mine, theirs = self.model, other.model
-        return mine.alone == theirs.alone and (
-            (mine.nodes, mine.most_nodes) == (theirs.nodes, theirs.most_nodes)
-        )
-
-
-@dataclass(slots=True, eq=False)
-class _FlowRun:
-    """A flow in progress. quantum_after_s: its work before its first quantum stage."""
-
-    model: FlowModel
-    quantum_after_s: float | None
-    active: list[_StageRun] = field(default_factory=list)
-    receiving: list[_StageRun] = field(default_factory=list)  # without their results
-    done: dict[str, float] = field(default_factory=dict)  # when the flow had each one's result
-    known: set[str] = field(default_factory=set)
-    hold: _Hold | None = None
-    released: bool = False
-    submits_shared: bool = False
-    gives_way: bool = False
-    gated_since_s: float | None = None
-    ended_s: float = math.inf
-
-
-@dataclass(slots=True, eq=False)
-class _Task:
-    """Work in the QPU's queue. stage: None for that of others."""
-
-    since_s: float
-    seconds: float
-    stage: _StageRun | None = None
-    until_s: float = math.inf
-
-    def place(self) -> tuple[float, float]:
-        """Return its place: of two that arrive at once, the earlier stage's is first."""
-        return self.since_s, -math.inf if self.stage is None else self.stage.began_s
-
-
-@dataclass(slots=True, eq=False)
-class _Hold:
-    """A Slurm job by which a run holds the QPU, while it has quantum stages. stage: its first."""
-
-    run: _FlowRun
-    stage: _StageRun
-    since_s: float  # from when on Slurm can grant it
-    is_queued: bool = False
-    granted_s: float = math.inf
-
-    def place(self) -> tuple[float, float]:
-        """Return its place among tasks and others."""
-        return self.since_s, self.stage.began_s
-
-
 class _Prediction:
     """Flows, nodes and QPU at a moment, and how they go on."""
 
@@ -221,20 +112,20 @@ class _Prediction:
         self._cluster, self._qpu, self._coupling = cluster, qpu, coupling
         self._now_s = min((flow.begins_at_s for flow in flows), default=0.0)
         self._begins_s = self._now_s
-        self._runs = [_FlowRun(flow, quantum_after_s(flow)) for flow in flows]
+        self._runs = [FlowRun(flow, quantum_after_s(flow)) for flow in flows]
         self._numbers = count()
-        self._jobs: list[_Job] = []  # not ended, in order of submission
+        self._jobs: list[PredictedJob] = []  # not ended, in order of submission
         self._leaving: list[tuple[float, int]] = list(cluster.busy)
-        self._tasks: list[_Task] = []
-        self._running: list[_Task] = []
+        self._tasks: list[QueuedTask] = []
+        self._running: list[QueuedTask] = []
         self._submitted_s, self._slurm_ended_s = math.inf, -math.inf
-        self._holds: list[_Hold] = []  # not granted
-        self._holder: _FlowRun | None = None  # with an exclusive job, or one that was granted
+        self._holds: list[PredictedHold] = []  # not granted
+        self._holder: FlowRun | None = None  # with an exclusive job, or one that was granted
         self._node_seconds = self._qpu_node_s = self._held_s = self._used_s = 0.0
         self._held_until_s = -math.inf  # by tasks of runs that do not hold the QPU
         self._occupations: list[Occupation] = []
         if qpu.ahead_s:
-            self._tasks.append(_Task(self._now_s, qpu.ahead_s))
+            self._tasks.append(QueuedTask(self._now_s, qpu.ahead_s))
 
     def run(self) -> CouplingPrediction:
         """Go on until every flow has ended."""
@@ -264,7 +155,7 @@ class _Prediction:
         happened = self._end_tasks()
         happened |= self._end_stages()
         for run in self._runs:
-            if run.model.begins_at_s <= self._now_s + _EPSILON_S and run.ended_s == math.inf:
+            if run.model.begins_at_s <= self._now_s + EPSILON_S and run.ended_s == math.inf:
                 happened |= self._go_on(run)
         happened |= self._grant()
         happened |= self._assign()
@@ -272,12 +163,12 @@ class _Prediction:
         return happened
 
     def _is_due(self, at_s: float) -> bool:
-        return at_s <= self._now_s + _EPSILON_S
+        return at_s <= self._now_s + EPSILON_S
 
     def _end_stages(self) -> bool:
         happened = False
         for stage in [stage for run in self._runs for stage in run.active]:
-            works = stage.left > _EPSILON_S or stage.cold_s > _EPSILON_S
+            works = stage.left > EPSILON_S or stage.cold_s > EPSILON_S
             over = not works if stage.is_classical else stage.is_over
             if over and stage.began_s < math.inf:
                 happened = True
@@ -291,7 +182,7 @@ class _Prediction:
                     self._end_job(stage.job)
         return happened
 
-    def _end_stage(self, stage: _StageRun) -> None:
+    def _end_stage(self, stage: StageRun) -> None:
         run, model = stage.run, stage.model
         run.active.remove(stage)
         nodes = stage.width if stage.is_classical else 0
@@ -304,7 +195,7 @@ class _Prediction:
         if run.hold is not None and all(one.is_classical for one in run.active):
             self._release(run.hold)
 
-    def _hand_on(self, job: _Job, stage: _StageRun) -> bool:
+    def _hand_on(self, job: PredictedJob, stage: StageRun) -> bool:
         """Give the allocation of a stage that ended to an equal one that waits for one."""
         for other in stage.run.active:
             waits = other.is_classical and other.job is None and self._is_limited(other)
@@ -313,13 +204,13 @@ class _Prediction:
                 return True
         return False
 
-    def _is_limited(self, stage: _StageRun) -> bool:
+    def _is_limited(self, stage: StageRun) -> bool:
         """Whether a stage has an allocation of its own that is as large as a shared worker job."""
         return self._coupling == "split" and stage.model.shares
 
     def _note(
         self,
-        run: _FlowRun,
+        run: FlowRun,
         what: Literal["nodes", "classical", "quantum", "qpu"],
         name: str,
         start_s: float,
@@ -336,7 +227,7 @@ class _Prediction:
             )
         )
 
-    def _go_on(self, run: _FlowRun) -> bool:
+    def _go_on(self, run: FlowRun) -> bool:
         """Let stages become ready, and ask for what the coupling wants."""
         happened = False
         for model, ready_s in self._next_stages(run):
@@ -355,18 +246,16 @@ class _Prediction:
             return happened
         return self._reconcile(run, decide(self._coupling, self._situation(run))) or happened
 
-    def _stage(self, model: StageModel, run: _FlowRun) -> _StageRun:
+    def _stage(self, model: StageModel, run: FlowRun) -> StageRun:
         if model.kind == "classical":
-            return _StageRun(model, run, self._now_s)
+            return StageRun(model, run, self._now_s)
         if self._qpu.tasks_at_once is None:  # its tasks are work on the flow's machine, too
-            return _StageRun(model, run, self._now_s, tasks_left=1, own_s=model.seconds_on(1))
+            return StageRun(model, run, self._now_s, tasks_left=1, own_s=model.seconds_on(1))
         task_s = model.on_qpu_s / model.tasks
         own_s = (model.seconds_on(1) - model.on_qpu_s) / model.tasks
-        return _StageRun(
-            model, run, self._now_s, tasks_left=model.tasks, own_s=own_s, task_s=task_s
-        )
+        return StageRun(model, run, self._now_s, tasks_left=model.tasks, own_s=own_s, task_s=task_s)
 
-    def _next_stages(self, run: _FlowRun) -> list[tuple[StageModel, float]]:
+    def _next_stages(self, run: FlowRun) -> list[tuple[StageModel, float]]:
         """Return the stages whose predecessors have ended, with the times at which they are ready."""
         found = []
         for model in run.model.stages:
@@ -375,7 +264,7 @@ class _Prediction:
                 found.append((model, max(ended, default=run.model.begins_at_s) + model.delay_s))
         return found
 
-    def _situation(self, run: _FlowRun) -> RunSituation:
+    def _situation(self, run: FlowRun) -> RunSituation:
         model = run.model
         working = [stage for stage in run.active if stage.is_classical]
         classical = [*working, *run.receiving]
@@ -400,12 +289,12 @@ class _Prediction:
             gives_way=run.gives_way,
         )
 
-    def _own_waits(self, run: _FlowRun) -> bool:
+    def _own_waits(self, run: FlowRun) -> bool:
         """Whether an allocation of a stage's own waits for nodes."""
         own = [job for job in self._jobs if job.run is run and job.stage is not None]
         return any(job.was_short and job.started_s == math.inf for job in own)
 
-    def _seen_at_gate(self, run: _FlowRun) -> float | None:
+    def _seen_at_gate(self, run: FlowRun) -> float | None:
         """Return how long the QPU is busy; a run looks from its first classical stage on."""
         if not self._qpu.tells_queue:
             return None
@@ -420,15 +309,15 @@ class _Prediction:
         waiting = [hold for hold in self._holds if hold.is_queued]
         return running_s + queued_s + sum(self._held_for_s(hold.run) for hold in waiting)
 
-    def _held_for_s(self, run: _FlowRun) -> float:
+    def _held_for_s(self, run: FlowRun) -> float:
         """Return for how long a run with its stages of now needs the QPU that it holds."""
         stages = (stage for stage in run.active if not stage.is_classical)
         return max((stage.needs_s(self._now_s) for stage in stages), default=0.0)
 
-    def _is_of_holder(self, task: _Task) -> bool:
+    def _is_of_holder(self, task: QueuedTask) -> bool:
         return task.stage is not None and task.stage.run is self._holder
 
-    def _reconcile(self, run: _FlowRun, wanted: Wanted) -> bool:
+    def _reconcile(self, run: FlowRun, wanted: Wanted) -> bool:
         mine = [job for job in self._jobs if job.run is run]
         known = [*run.model.shares_at_first, *(stage.model.shares for stage in run.active)]
         if known:
@@ -451,7 +340,7 @@ class _Prediction:
         happened |= self._retire(run, shared, max(len(shared) - wanted.workers, 0))
         return self._separate(run, wanted) or happened
 
-    def _separate(self, run: _FlowRun, wanted: Wanted) -> bool:
+    def _separate(self, run: FlowRun, wanted: Wanted) -> bool:
         """Submit a job for each stage that has one of its own."""
         happened = False
         for stage in run.active:
@@ -463,7 +352,7 @@ class _Prediction:
                 happened = True
         return happened
 
-    def _may_submit(self, stage: _StageRun) -> bool:
+    def _may_submit(self, stage: StageRun) -> bool:
         """Whether there may be one more allocation like that of a stage."""
         if not self._is_limited(stage):
             return True
@@ -474,7 +363,7 @@ class _Prediction:
         ]
         return len(equal) < max(stage.run.model.nodes_max, 1)
 
-    def _retire(self, run: _FlowRun, shared: list[_Job], surplus: int) -> bool:
+    def _retire(self, run: FlowRun, shared: list[PredictedJob], surplus: int) -> bool:
         """End jobs that are too many: those that have not started first, then those that idle."""
         started = [job for job in shared if job.started_s < math.inf]
         waiting = [job for job in shared if job.started_s == math.inf]
@@ -484,16 +373,16 @@ class _Prediction:
             self._end_job(job, self._cluster.retire_s)
         return bool(ending)
 
-    def _busy_nodes(self, run: _FlowRun) -> int:
+    def _busy_nodes(self, run: FlowRun) -> int:
         running = [s for s in run.active if s.is_classical and s.width and s.job is None]
         single = sum(s.model.most_nodes == 1 for s in running)
         wide = sum(s.width for s in running if s.model.most_nodes > 1)
         return wide + math.ceil(single / run.model.stages_per_node)
 
     def _submit(
-        self, run: _FlowRun, least: int, most: int, *, held: bool = False, together: bool = False
-    ) -> _Job:
-        job = _Job(
+        self, run: FlowRun, least: int, most: int, *, held: bool = False, together: bool = False
+    ) -> PredictedJob:
+        job = PredictedJob(
             number=next(self._numbers),
             run=run,
             least=least,
@@ -506,7 +395,7 @@ class _Prediction:
         self._submitted_s = min(self._submitted_s, self._now_s)
         return job
 
-    def _end_job(self, job: _Job, later_s: float = 0.0) -> None:
+    def _end_job(self, job: PredictedJob, later_s: float = 0.0) -> None:
         if job.started_s == math.inf:
             self._jobs.remove(job)
             return
@@ -529,14 +418,14 @@ class _Prediction:
         started = sum(job.nodes for job in self._jobs)
         return self._cluster.nodes - started - sum(nodes for _, nodes in self._leaving)
 
-    def _eligible_s(self, job: _Job) -> float:
+    def _eligible_s(self, job: PredictedJob) -> float:
         """Return when Slurm could start a job."""
         latency_s = self._cluster.start_s + self._cluster.wait_s
         if job.together:
             latency_s = max(latency_s, self._qpu.start_s)
         return job.since_s + latency_s
 
-    def _waiting(self) -> list[_Job]:
+    def _waiting(self) -> list[PredictedJob]:
         waiting = [job for job in self._jobs if job.started_s == math.inf and not job.held]
         return sorted(waiting, key=lambda job: (job.since_s, job.number))
 
@@ -580,7 +469,7 @@ class _Prediction:
                     happened = True
         return happened
 
-    def _share_nodes(self, run: _FlowRun, ready: int) -> bool:
+    def _share_nodes(self, run: FlowRun, ready: int) -> bool:
         happened = False
         per_node = run.model.stages_per_node
         slots = ready * per_node
@@ -610,15 +499,15 @@ class _Prediction:
                 happened = True
         return happened
 
-    def _begin(self, stage: _StageRun, width: int) -> None:
+    def _begin(self, stage: StageRun, width: int) -> None:
         stage.width = width
         stage.began_s = self._now_s
         if self._warm_up(stage):
             stage.cold_s = stage.model.cold_s
-        if stage.model.seconds_on(width) <= _EPSILON_S:
+        if stage.model.seconds_on(width) <= EPSILON_S:
             stage.left = 0.0
 
-    def _warm_up(self, stage: _StageRun) -> bool:
+    def _warm_up(self, stage: StageRun) -> bool:
         """Let a stage begin on its workers, and return whether it is the first one on some of them.
 
         Of shared workers it takes those first that have run a stage and are idle.
@@ -641,7 +530,7 @@ class _Prediction:
             job.cold, missing = job.cold - taken, missing - taken
         return missing < first
 
-    def _workers(self, stage: _StageRun) -> int:
+    def _workers(self, stage: StageRun) -> int:
         """Return how many shared workers a stage that runs takes."""
         per_node = stage.run.model.stages_per_node
         return 1 if stage.model.most_nodes == 1 else stage.width * per_node
@@ -669,12 +558,12 @@ class _Prediction:
                     stage.own_left_s, stage.queued_s = stage.own_s, self._now_s
         return bool(over)
 
-    def _go_to_qpu(self, stage: _StageRun) -> bool:
+    def _go_to_qpu(self, stage: StageRun) -> bool:
         """Let a quantum stage prepare its task, or hand in the one that it has prepared."""
         if stage.own_left_s < math.inf:
             if stage.prepares or not self._is_due(stage.queued_s):
                 return False
-            stage.task = _Task(self._now_s, stage.task_s, stage)
+            stage.task = QueuedTask(self._now_s, stage.task_s, stage)
             stage.own_left_s = stage.queued_s = math.inf
             self._tasks.append(stage.task)
             return True
@@ -686,7 +575,7 @@ class _Prediction:
             if begins:
                 stage.began_s = self._now_s
             if run.hold is None:
-                run.hold = _Hold(run, stage, self._now_s + self._qpu.start_s)
+                run.hold = PredictedHold(run, stage, self._now_s + self._qpu.start_s)
                 self._submitted_s = min(self._submitted_s, self._now_s)
                 self._holds.append(run.hold)
             if run.hold.granted_s == math.inf:
@@ -708,24 +597,24 @@ class _Prediction:
             hold.is_queued = True
         if not due or self._holder is not None or self._running:
             return False
-        first = min(due, key=_Hold.place)
+        first = min(due, key=PredictedHold.place)
         if any(task.place() < first.place() for task in self._tasks):
             return False
         self._holds.remove(first)
         first.granted_s, self._holder = self._now_s, first.run
         return True
 
-    def _release(self, hold: _Hold) -> None:
+    def _release(self, hold: PredictedHold) -> None:
         self._held_s += self._now_s - hold.granted_s
         self._qpu_node_s += self._qpu.nodes * (self._now_s - hold.granted_s)
         self._slurm_ended_s = max(self._slurm_ended_s, self._now_s)
         self._note(hold.run, "qpu", hold.stage.model.name, hold.granted_s)
         hold.run.hold = self._holder = None
 
-    def _next_task(self) -> _Task | None:
+    def _next_task(self) -> QueuedTask | None:
         """Return the first task that can start: of the holder if there is one."""
         able = [task for task in self._tasks if self._holder is None or self._is_of_holder(task)]
-        task = min(able, key=_Task.place, default=None)
+        task = min(able, key=QueuedTask.place, default=None)
         # The work of others is taken to need the whole QPU.
         is_full = len(self._running) >= (self._qpu.tasks_at_once or math.inf)
         alone = any(one.stage is None for one in self._running)
@@ -733,7 +622,7 @@ class _Prediction:
             return None
         return task
 
-    def _start_task(self, task: _Task) -> None:
+    def _start_task(self, task: QueuedTask) -> None:
         self._tasks.remove(task)
         self._running.append(task)
         task.until_s = self._now_s + task.seconds
@@ -768,7 +657,7 @@ class _Prediction:
             worked_s = max(passed_s - stage.cold_s, 0.0)
             stage.cold_s = max(stage.cold_s - passed_s, 0.0)
             stage.left = max(stage.left - worked_s / took_s, 0.0) if took_s else 0.0
-            if stage.left * took_s <= _EPSILON_S:
+            if stage.left * took_s <= EPSILON_S:
                 stage.left = 0.0
         for run in self._runs:
             for sharing in self._in_process(run):
@@ -776,11 +665,11 @@ class _Prediction:
                     stage.own_left_s -= passed_s / len(sharing)
         self._now_s = next_s
 
-    def _in_process(self, run: _FlowRun) -> list[list[_StageRun]]:
+    def _in_process(self, run: FlowRun) -> list[list[StageRun]]:
         """Return what the flow's process works at: quantum stages, and results beside them."""
         return [[s for s in stages if s.prepares] for stages in (run.active, run.receiving)]
 
-    def _at_work(self) -> list[_StageRun]:
+    def _at_work(self) -> list[StageRun]:
         return [s for run in self._runs for s in run.active if s.is_classical and s.width]
 
     def _coming(self) -> Iterator[float]:
@@ -802,4 +691,4 @@ class _Prediction:
             self._now_s + stage.cold_s + stage.left * stage.model.seconds_on(stage.width)
             for stage in self._at_work()
         ]
-        return (at_s for at_s in moments if self._now_s + _EPSILON_S < at_s < math.inf)
+        return (at_s for at_s in moments if self._now_s + EPSILON_S < at_s < math.inf)
