@@ -119,7 +119,7 @@ def test_a_memory_on_the_qpu_is_decoded_live_by_the_network_of_a_stage_before(
     active = run_on("helmi")
     result = kept(realtime(source="qpu", timeout_s=30.0, **SMALL))
     assert (result["qpu_source"], result["decoder"], result["streamed"]) == ("qpu", "network", 200)
-    names = [span.name for span in sorted(active.spans(), key=lambda span: span.started)]
+    names = [span.name for span in sorted(active.spans(), key=lambda span: span.started_at)]
     assert names.index("execute") < names.index("_learn") < names.index("stream")
     assert result["lost"] == result["refused"] == result["malformed"] == 0
     apart = abs(result["wrong"]["value"] - result["matching_wrong"]["value"])
