@@ -32,6 +32,7 @@ _GAP = 1.4
 # Interactions fall with the sixth power: below it, edges and others differ by less than a half.
 _CLEAR_GAP = 1.07
 _MARGIN = 1e-3  # to a device's limit
+_SPREAD = 1.001  # beyond where the limits of the laser just suffice
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -103,18 +104,47 @@ def sweep(graph: ConflictGraph, qpu: Qpu) -> Sweep:
             f"are {nearest:g} µm apart, and {qpu.name} has {device.max_radius_um:g} µm; choose a "
             "smaller graph or another QPU"
         )
+    chosen = _placed(graph, positions, qpu)
+    if not _tells_edges(chosen, graph, device):
+        # Farther apart, the laser's amplitude is enough to tell edges from other pairs.
+        wanted = _placed(graph, positions, qpu, limited=False)
+        room = np.inf if device.max_radius_um is None else device.max_radius_um / max(radius, 1e-9)
+        grown = min(float(room), _SPREAD * (wanted.amplitude / chosen.amplitude) ** (1 / 6))
+        chosen = _placed(graph, (positions - middle) * max(1.0, grown), qpu)
+    if not _tells_edges(chosen, graph, device):
+        raise InputError(
+            f"{qpu.name} cannot represent {graph.title}: at the laser's largest amplitude nodes nearer "
+            f"than {device.blockade_radius_um(chosen.amplitude):.1f} µm exclude each other, and "
+            "within its field those with an edge cannot be nearer than that and all others farther; "
+            "choose another radius, a smaller graph or another QPU"
+        )
+    return chosen
+
+
+def _placed(
+    graph: ConflictGraph, positions: NDArray[np.float64], qpu: Qpu, *, limited: bool = True
+) -> Sweep:
+    """Return the sweep that suits these places, within the limits of the laser unless told not to."""
+    device = qpu.target.rydberg
+    assert device is not None  # as was found before
     edge, other = _distances(graph, positions)
     inner, outer = device.c6 / edge**6, device.c6 / other**6
-    return _within_limits(
-        Sweep(
-            positions=positions,
-            amplitude=float(np.sqrt(inner * outer)),
-            detuning=float(_FINAL * np.sqrt(inner * outer)),
-            duration_ns=_duration_ns(device),
-            gap=other / edge,
-        ),
-        _laser(qpu),
+    wanted = Sweep(
+        positions=positions,
+        amplitude=float(np.sqrt(inner * outer)),
+        detuning=float(_FINAL * np.sqrt(inner * outer)),
+        duration_ns=_duration_ns(device),
+        gap=other / edge,
     )
+    return _within_limits(wanted, _laser(qpu)) if limited else wanted
+
+
+def _tells_edges(chosen: Sweep, graph: ConflictGraph, device: RydbergDevice) -> bool:
+    """Whether atoms exclude each other exactly where nodes share an edge."""
+    radius_um = device.blockade_radius_um(chosen.amplitude)
+    edge, other = _distances(graph, chosen.positions)
+    edges, pairs = len(graph.conflicts.edges), graph.nodes * (graph.nodes - 1) // 2
+    return (not edges or edge < radius_um) and (edges == pairs or radius_um < other)
 
 
 def sequence(chosen: Sweep, qpu: Qpu) -> str:

@@ -5,7 +5,8 @@ command differs only in ``--qpu``: a QPU of gates samples sets by QAOA, a circui
 of the graph; an annealer minimises the corresponding quadratic model (Lucas, arXiv:1302.5843, section
 4.3); an array of neutral atoms, one for each node, is swept adiabatically into excited states, which
 exclude each other at short distance. It represents unit-disk graphs of equal weights alone, whose
-coordinates are scaled so that the nearest atoms are as near as it allows. Every sample is made independent: of the chosen nodes the heavier stay, then whatever
+coordinates are scaled so that the nearest atoms are as near as it allows, or farther where its laser is too weak to tell
+edges from other pairs; a graph for which it has no room then is refused. Every sample is made independent: of the chosen nodes the heavier stay, then whatever
 still fits is added. Random sets treated alike show what the QPU contributes, and a classical search
 what can be reached. ``hpcqc run flows.mis -p name=value …`` takes:
 
@@ -322,7 +323,7 @@ def _verdict(result: Mapping[str, Any]) -> str:
     search = "the exact search" if result["reference_is"] == "exact" else "greedy searches"
     if result["won"] == "neither":
         return (
-            f"Nobody won on {result['graph']}: {way} found {counted(result['size'], 'node')} of weight "
+            f"Nobody won on graph {result['graph']}: {way} found {counted(result['size'], 'node')} of weight "
             f"{result['weight']:g}, as much as {search}."
         )
     winner, loser = (way, search) if result["won"] == "QPU" else (search, way)

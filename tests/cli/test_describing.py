@@ -115,6 +115,10 @@ def test_config_check_goes_down_to_the_options(hpcqc, tmp_path) -> None:
     assert "[qpu.bad]" in bad
     assert "'vlq'" in bad
     assert "[qpu.none] no backend 'nope'; installed are: aer" in none
+    named = hpcqc("config", "check", "--site", "hpcqc.toml")
+    assert named.code == 2
+    assert "[qpu.bad]" in named.err
+    assert hpcqc("config", "check", "hpcqc.toml", "--site", "hpcqc.toml").code == 2
     document = hpcqc("config", "check", "--json").document
     assert (document["ok"], document["qpu"]["good"]) == (False, "ok")
 

@@ -70,7 +70,7 @@ def test_one_graph_is_solved_by_three_paradigms(folder: Path) -> None:
     assert {qpu: one["method"] for qpu, one in found.items()} == QPUS
     for one in found.values():
         assert one["weight"] == one["reference"]
-        assert one["summary"][0].startswith("Nobody won on unit-disk-12")
+        assert one["summary"][0].startswith("Nobody won on graph unit-disk-12")
     same = ("graph", "nodes", "edges", "reference", "random_best_share")
     assert len({json.dumps([one[key] for key in same]) for one in found.values()}) == 1
 

@@ -194,6 +194,8 @@ def test_what_cannot_be_solved_is_refused_before_any_stage(
         ({"graph": "unit-disk-15"}, naming(15, 14, "atoms")),
         ({"graph": "sites.csv", "radius": 6.5}, naming("sites", "weights", "atoms")),
         ({"graph": "wide.csv", "radius": 6.5}, naming("wide", "38 µm")),
+        # Without an edge, and no room: atoms so near exclude each other all the same.
+        ({"graph": "even.csv", "radius": 3.0}, naming("even", "µm", "radius")),
     ],
 )
 def test_what_atoms_cannot_represent_is_refused_before_any_stage(
@@ -205,6 +207,7 @@ def test_what_atoms_cannot_represent_is_refused_before_any_stage(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("sites.csv").write_text("x,y,weight\n0,6,1\n-5,0,2\n0,0,5.5\n")
+    Path("even.csv").write_text("x,y\n0,0\n5,0\n60,0\n")
     Path("wide.csv").write_text("x,y\n0,0\n5,0\n200,0\n")
     run = run_on("atoms")
     with pytest.raises(InputError, match=said):
@@ -239,3 +242,30 @@ def test_a_gap_that_is_too_narrow_is_noted(tmp_path: Path) -> None:
     file.write_text("x,y\n0,0\n6,0\n12.1,0\n")
     found = sweep(conflict_graph(str(file), 6.05, 1), described_qpu("analog"))
     assert len(found.notes) == 1
+
+
+@pytest.mark.parametrize("radius", [3.0, 6.0, 8.0])
+def test_atoms_are_put_farther_apart_where_the_laser_is_too_weak(
+    tmp_path: Path, radius: float
+) -> None:
+    file = tmp_path / "corner.csv"
+    file.write_text("x,y\n0,0\n5,0\n0,5\n")
+    qpu = described_qpu("analog")
+    graph = conflict_graph(str(file), radius, 1)
+    found = sweep(graph, qpu)
+    blockaded_um = qpu.target.rydberg.blockade_radius_um(found.amplitude)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    near = {pair for pair in pairs if _apart(found, *pair) < blockaded_um}
+    assert near == set(graph.conflicts.edges)
+    sequence(found, qpu)
+
+
+def _apart(found: Any, u: int, v: int) -> float:
+    return float(np.linalg.norm(found.positions[u] - found.positions[v]))
+
+
+def test_a_graph_that_no_distances_tell_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "even.csv"
+    file.write_text("x,y\n0,0\n5,0\n60,0\n")
+    with pytest.raises(InputError, match=naming("even", "µm", "radius")):
+        sweep(conflict_graph(str(file), 3.0, 1), described_qpu("analog"))

@@ -57,6 +57,7 @@ def config_check(
         Path | None,
         typer.Argument(parser=path, metavar="[FILE]", help="The one found, if not given."),
     ] = None,
+    named: SiteFile = None,
     setting: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -72,7 +73,9 @@ def config_check(
     from orchestrator.cli.errors import MISTAKE
     from orchestrator.config.loading import load_site
 
-    site = load_site(file, setting or ())
+    if file is not None and named is not None:
+        raise typer.BadParameter("give one site file, as an argument or with --site")
+    site = load_site(file or named, setting or ())
     checks = check_qpus(site)
     bad = {name: check.fault for name, check in checks.items() if check.fault is not None}
     asked = {name: check.facts for name, check in checks.items() if check.facts is not None}
