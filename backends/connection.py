@@ -20,6 +20,7 @@ from backends.errors import AccessDenied, QpuBusy, QpuUnavailable, TokenExpired
 from backends.http_rules import NOT_NOW, is_loopback, retry_after_s
 from backends.links import Link, LinkError
 from backends.site_access import Token, TokenSource
+from backends.unix_sockets import UNIX, UnixSocketError
 
 __all__ = [
     "Answer",
@@ -47,8 +48,8 @@ _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.Un
 
 
 def bearer(token: str) -> Mapping[str, str]:
-    """Return the header that carries a token (RFC 6750)."""
-    return {"Authorization": f"Bearer {token}"}
+    """Return the header that carries a token (RFC 6750); none for no token."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def path_part(name: str) -> str:
@@ -355,6 +356,8 @@ class SiteConnection:
             raise
         except LinkError as error:
             raise AccessDenied(str(error)) from None
+        except UnixSocketError as error:
+            raise AccessDenied(str(error)) from None
         except RuntimeError as error:  # httpx's word for a closed client
             raise httpx.ConnectError("it is closed") from error
 
@@ -384,6 +387,11 @@ class SiteConnection:
             return self._client
 
     def _direct(self, limits: httpx.Limits) -> httpx.Client:
+        if self.url.startswith(UNIX):
+            from backends.unix_transport import unix_transport
+
+            transport = unix_transport(self.url.removeprefix(UNIX), limits)
+            return httpx.Client(base_url="http://localhost", transport=transport, trust_env=False)
         host = urlsplit(self.url).hostname or ""
         # Proxies of the environment serve other machines only.
         return httpx.Client(base_url=self.url, limits=limits, trust_env=not is_loopback(host))

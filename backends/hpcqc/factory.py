@@ -15,6 +15,7 @@ from backends.links.link import SCHEME, link_name
 from backends.links.tls import require_links
 from backends.plugins import PluginUnusable
 from backends.suggestions import did_you_mean
+from backends.unix_sockets import UNIX, UnixSocketError, check_path
 
 if TYPE_CHECKING:
     from backends.api import Target
@@ -52,7 +53,7 @@ class BrokerOptions:
 
 def _parse_options(options: Mapping[str, Any]) -> BrokerOptions:
     """Check a site's options. Raises `PluginUnusable` naming the option and what it may be."""
-    from backends.site_access import checked_url, token_from_options
+    from backends.site_access import FixedToken, Token, checked_url, token_from_options
 
     for name in options:
         if name not in _STATED:
@@ -76,16 +77,37 @@ def _parse_options(options: Mapping[str, Any]) -> BrokerOptions:
         )
     if isinstance(tasks, bool) or not isinstance(tasks, int) or not 1 <= tasks <= _MOST_TASKS:
         raise PluginUnusable(f"option tasks = {tasks!r:.80}; give a number from 1 to {_MOST_TASKS}")
-    link = _link(options)
+    link, socket = _link(options), _socket(options)
+    stated = checked_url(options, _NAME) if link is None and socket is None else ""
     return BrokerOptions(
-        url=checked_url(options, _NAME) if link is None else f"{SCHEME}{link.name}",
-        token=token_from_options(options, _NAME),
+        url=socket or (stated if link is None else f"{SCHEME}{link.name}"),
+        # Over a socket the other broker knows the user, unless a token says otherwise.
+        token=FixedToken(Token(text=""))
+        if socket is not None and "token" not in options
+        else token_from_options(options, _NAME),
         qpu=qpu,
         project=project,
         labels=tuple(labels),
         tasks=tasks,
         link=link,
     )
+
+
+def _socket(options: Mapping[str, Any]) -> str | None:
+    """Return ``url = "unix:PATH"``, None for any other. Raises `PluginUnusable`."""
+    url = options.get("url")
+    if not isinstance(url, str) or not url.startswith(UNIX):
+        return None
+    path = Path(url.removeprefix(UNIX))
+    if not path.is_absolute():
+        raise PluginUnusable(
+            f"option url = {url!r}; give the whole path, as 'unix:/run/hpcqc/broker.sock'"
+        )
+    try:
+        check_path(path)
+    except UnixSocketError as error:
+        raise PluginUnusable(f"option url: {error}") from None
+    return url
 
 
 def _link(options: Mapping[str, Any]) -> Link | None:

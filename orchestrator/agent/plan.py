@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter
 
 import orchestrator
+from backends.unix_sockets import UnixSocketError, listen_at
 from orchestrator.agent.flow_process import BROKER_PAGE
 from orchestrator.agent.folder import AgentError, AgentFolder
 from orchestrator.agent.prefect_service import HOST, OPENING_PATH
 from orchestrator.config.environment import process_environment
 from orchestrator.config.loading import LAPTOP
 from orchestrator.config.private import write_private
-from orchestrator.unix_sockets import UnixSocketError, listen_at
 
 __all__ = [
     "AgentPlan",

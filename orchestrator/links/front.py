@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backends.links import Link, LinkError, LinkFacts, LinkRefused
 from backends.links.link import host_and_port
 from backends.links.tls import checked_peer, refusal, tls_context
-from orchestrator.unix_sockets import UnixSocketError, check_listener
+from backends.unix_sockets import UnixSocketError, check_listener
 
 if TYPE_CHECKING:
     from OpenSSL import SSL

@@ -15,6 +15,7 @@ import pytest
 
 from backends.api import AccessDenied, QpuUnavailable, TaskCancelled, TaskFailed
 from backends.hpcqc import create
+from backends.plugins import PluginUnusable
 from backends.secret_text import SecretText
 from orchestrator.broker.client.protocol import JobUncertain
 from orchestrator.broker.core.views import JobState
@@ -317,3 +318,16 @@ def test_what_the_far_site_does_not_know_is_uncertain_here(start_service, tmp_pa
         operator.close()
         until(lambda: near.view(job).state.is_final)
         assert sum(counts(near.result(job, PATIENCE_S)).values()) == 100
+
+
+def test_a_broker_of_the_same_machine_is_reached_by_its_socket(start_service, tmp_path) -> None:
+    far = start_service("far")
+    (tmp_path / "q").mkdir()
+    backend = create({"url": far.socket, "qpu": "fake"}, state_dir=tmp_path / "q")
+    task = backend.start(backend.acquire(), bell(), "t")
+    until(lambda: backend.status(task).is_final)
+    assert sum(counts(backend.result(task).native).values()) == 100
+    backend.close()
+    assert list(far.starts().values()) == [1]
+    with pytest.raises(PluginUnusable, match="url"):
+        create({"url": "unix:broker.sock", "qpu": "fake"}, state_dir=tmp_path / "q")

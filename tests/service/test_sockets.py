@@ -18,12 +18,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from backends.unix_sockets import LONGEST_PATH, listen_at
 from orchestrator.agent.folder import AgentError
 from orchestrator.agent.plan import listen_unix
 from orchestrator.broker.api.serving import Listener, ListenError
 from orchestrator.broker.client.http import BrokerRefused, BrokerUnreachable, Exchange, RemoteBroker
 from orchestrator.broker.client.models import Health
-from orchestrator.unix_sockets import LONGEST_PATH, listen_at
 from tests.errors import naming
 from tests.patience import PATIENCE_S
 from tests.service.calls import request_head

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backends.unix_sockets import peer_uid
 from orchestrator.broker.core.access import Identity
-from orchestrator.unix_sockets import peer_uid
 
 __all__ = ["EXTENSION", "UnixPeer", "UnixUsers", "identity_of", "peer_of", "peer_of_socket"]
 

@@ -22,9 +22,9 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from backends.unix_sockets import UnixSocketError, listen_at
 from orchestrator.broker.api.peers import EXTENSION, UnixPeer, peer_of_socket
 from orchestrator.broker.api.problems import ApiError, problem_response
-from orchestrator.unix_sockets import UnixSocketError, listen_at
 
 __all__ = ["Connections", "ListenError", "Listener", "connection_limit", "serve", "web_server"]
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-import httpcore
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
@@ -20,6 +19,8 @@ from backends import api
 from backends.api import BackendError, PayloadRejected, Target, TaskCancelled
 from backends.http_rules import is_loopback
 from backends.links import Link, LinkError, LinkFacts
+from backends.unix_sockets import UnixSocketError, check_path
+from backends.unix_transport import unix_transport
 from orchestrator.broker.client.content_digest import content_digest
 from orchestrator.broker.client.models import Cancelled, Health, ProjectBudget, ProjectUse, Whoami
 from orchestrator.broker.client.protocol import AllocationEnded, DataRefused, JobUncertain
@@ -31,7 +32,6 @@ from orchestrator.broker.core.views import JobState, JobView
 from orchestrator.config.proxies import proxy_variable
 from orchestrator.data_labels import all_labels, labels_of_project
 from orchestrator.identity import JobId, is_job_id
-from orchestrator.unix_sockets import UnixSocketError, check_listener, check_path
 
 if TYPE_CHECKING:
     # At run time a client that only asks about jobs is spared Qiskit.
@@ -112,7 +112,9 @@ class Exchange:
         self, path: str | None, limits: httpx.Limits, link: Link | None
     ) -> httpx.HTTPTransport:
         if link is None:
-            return _DirectTransport(path, limits)
+            return (
+                httpx.HTTPTransport(limits=limits) if path is None else unix_transport(path, limits)
+            )
         from backends.links.streams import LinkDialer, link_transport
 
         self._dialer = LinkDialer(link)
@@ -145,7 +147,7 @@ class Exchange:
             except httpx.RequestError as error:
                 patience.spend(str(error) or type(error).__name__)
                 continue
-            except LinkError as error:
+            except (LinkError, UnixSocketError) as error:
                 raise BrokerRefused(str(error)) from None
             except RuntimeError as error:  # httpx's word for a closed client
                 raise TaskCancelled("the client of the broker is closed") from error
@@ -169,36 +171,6 @@ class Exchange:
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
-
-
-class _DirectTransport(httpx.HTTPTransport):
-    """Connections without a proxy; to a Unix socket only if its listener is to be trusted."""
-
-    def __init__(self, path: str | None, limits: httpx.Limits) -> None:
-        super().__init__(uds=path, limits=limits)
-        if path is not None:  # httpx does not pass a network backend on
-            self._pool = httpcore.ConnectionPool(
-                uds=path,
-                max_connections=limits.max_connections,
-                max_keepalive_connections=limits.max_keepalive_connections,
-                keepalive_expiry=limits.keepalive_expiry,
-                network_backend=_CheckedSockets(),
-            )
-
-
-class _CheckedSockets(httpcore.SyncBackend):
-    """Connects to Unix sockets, and checks who listens before anything is sent."""
-
-    def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: Any = None
-    ) -> httpcore.NetworkStream:
-        stream = super().connect_unix_socket(path, timeout, socket_options)
-        try:
-            check_listener(stream.get_extra_info("socket"), path)
-        except UnixSocketError as error:
-            stream.close()
-            raise BrokerRefused(str(error)) from None
-        return stream
 
 
 class RemoteBroker:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 __all__ = [
     "LONGEST_PATH",
+    "UNIX",
     "UnixSocketError",
     "check_listener",
     "check_path",
@@ -19,6 +20,7 @@ __all__ = [
     "peer_uid",
 ]
 
+UNIX = "unix:"  # before a path, as a URL
 LONGEST_PATH = 107  # sun_path of unix(7), less the zero at its end
 _CREDENTIALS = struct.Struct("3i")  # struct ucred of unix(7)
 
