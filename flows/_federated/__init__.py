@@ -1,0 +1,1 @@
+"""Federated learning between sites whose data stay where they are."""

@@ -1,0 +1,177 @@
+"""One site of `flows.federated`: it learns from its own patients, and sends masked updates alone.
+
+``python -m flows.federated_site --site FILE --link NAME --data FILE`` serves until it is signalled. The
+site file has the site's QPU, its broker and ``[link.NAME]`` with listen and the names of its
+coordinators in ``peers``; NAME is the site's name in the certificates of the federation. The data are a
+file of patients in the layout of UCI's processed Heart Disease files. Nothing of it leaves the
+process but sums to which other sites have added theirs, and these only of ``--least`` sites or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.links import LinkError
+from flows._federated.masking import MaskingError
+from flows._federated.models import Circuit, Training, correct, fitted, trained
+from flows._federated.patients import Patients, read
+from flows._inputs import InputError, require_extra
+from orchestrator.config.errors import ConfigError
+
+__all__ = ["SiteWork", "main"]
+
+_MOST_STEPS = 10_000
+
+
+class SiteWork:
+    """What a site makes of tasks: vectors to be added to those of other sites.
+
+    circuits: returns the circuit for a number of qubits, layers and shots. noise_seed: of the noise of
+    privacy; None for what nobody can guess.
+    """
+
+    def __init__(self, patients: Patients, circuits: Any, noise_seed: int | None = None) -> None:
+        """Take the site's patients."""
+        self._patients, self._circuits = patients, circuits
+        self._noise_seed = noise_seed
+        self._known: dict[tuple[int, int, int], Circuit] = {}
+
+    def __call__(self, task: Mapping[str, Any]) -> NDArray[np.float64]:
+        """Return the vector of a task. Raises ``MaskingError`` for a task that is none."""
+        kind = task.get("kind")
+        training = Training.from_plain(task["training"])
+        if not 0 < training.steps <= _MOST_STEPS:
+            raise MaskingError(f"{training.steps} steps; expected 1 to {_MOST_STEPS}")
+        split = self._patients.split(training.seed)
+        circuit = self._circuit(training, int(task.get("shots", 256)))
+        if kind == "train":
+            noise = self._noise(training)
+            weights = np.asarray(task["weights"], dtype=float)
+            after = trained(weights, split.training, training, circuit, noise)
+            return np.append(after * len(split.training), len(split.training))
+        if kind == "home":
+            weights, training = (
+                fitted(split.training, training.seed),
+                replace(training, model="logistic"),
+            )
+        elif kind == "test":
+            weights = np.asarray(task["weights"], dtype=float)
+        else:
+            raise MaskingError(f"no task {kind!r:.40}; there are: home, test, train")
+        hits = correct(weights, split.test, training, circuit)
+        return np.array([np.count_nonzero(hits), len(hits)], dtype=float)
+
+    def _circuit(self, training: Training, shots: int) -> Circuit | None:
+        if training.model != "circuit":
+            return None
+        key = (training.qubits, training.layers, shots)
+        if key not in self._known:
+            self._known[key] = self._circuits(*key)
+        return self._known[key]
+
+    def _noise(self, training: Training) -> np.random.Generator:
+        if self._noise_seed is None:
+            return np.random.default_rng()
+        name = self._patients.hospital.encode()
+        return np.random.default_rng([self._noise_seed, training.seed, training.round, *name])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve a site until it is signalled; return the exit code."""
+    stated = _parsed(arguments)
+    try:
+        return _serve(stated)
+    except (InputError, ConfigError, LinkError, MaskingError) as error:
+        print(f"Error: {error}", file=sys.stderr, flush=True)  # noqa: T201 - a command
+        return 2
+
+
+def _serve(stated: argparse.Namespace) -> int:
+    require_extra("links", ("OpenSSL",))
+    patients = read(stated.data, stated.link)
+    from flows._federated.member import Member
+    from flows._federated.serving import serving
+    from orchestrator.config.loading import load_site
+    from orchestrator.links.front import open_port
+    from orchestrator.runs import Run, activate
+
+    site = load_site(stated.site)
+    table = site.link(stated.link)
+    if table.listen is None:
+        raise ConfigError(f"[link.{stated.link}] of {site.source} needs listen = 'HOST:PORT'")
+    link = table.named(stated.link)
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    if stated.with_parent:
+        threading.Thread(target=_await_end, args=(ended,), daemon=True).start()
+    activate(Run(id=f"site-{stated.link}-{os.getpid()}", site=site, resumable=False))
+    work = SiteWork(patients, _circuits, stated.noise_seed)
+    member = Member(link, name=stated.link, least=stated.least, work=work)
+    listening = open_port(table.listen)
+    with serving(member, link, listening, _note):
+        host, port = listening.getsockname()[:2]
+        _note("ready", {"site": stated.link, "host": host, "port": port})
+        ended.wait()
+    from hpcqc import shutdown
+
+    shutdown()
+    return 0
+
+
+def _circuits(qubits: int, layers: int, shots: int) -> Circuit:
+    from flows._federated.circuits import on_qpu
+    from hpcqc import open_qpu
+
+    return on_qpu(open_qpu(), qubits=qubits, layers=layers, shots=shots)
+
+
+def _note(event: str, facts: Mapping[str, Any]) -> None:
+    print(json.dumps({"event": event, **facts}), flush=True)  # noqa: T201 - its log
+
+
+def _await_end(ended: threading.Event) -> None:
+    """Note the end of the process that holds the other end of standard input."""
+    while sys.stdin.buffer.read(1 << 10):
+        pass
+    ended.set()
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.federated_site",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--site", type=Path, required=True, metavar="FILE", help="the site file")
+    parser.add_argument("--link", required=True, metavar="NAME", help="the site's own link")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE", help="its patients")
+    parser.add_argument(
+        "--least", type=int, default=3, metavar="N", help="fewest sites of a sum (default: 3)"
+    )
+    parser.add_argument(
+        "--noise-seed",
+        type=int,
+        metavar="N",
+        help="makes the noise of privacy repeatable, so that it hides nothing: for tests",
+    )
+    parser.add_argument(
+        "--with-parent", action="store_true", help="end when standard input is closed"
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
