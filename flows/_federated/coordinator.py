@@ -110,7 +110,8 @@ class Coordinator:
 
     def _round(self, number: int, task: Mapping[str, Any], gone: dict[str, str]) -> Sum:
         head = {"federation": self.federation, "round": number}
-        keys = self._ask(number, "keys", dict.fromkeys(self.links, head), gone, _QUICK_S)
+        present = {site: head for site in self.links if site not in gone}
+        keys = self._ask(number, "keys", present, gone, _QUICK_S)
         keys = {site: one for site, one in keys.items() if self._knows(number, site, one, gone)}
         self._check_enough(number, keys, gone)
         members = {

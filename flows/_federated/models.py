@@ -223,7 +223,8 @@ def _odds(
     angles = np.clip(patients.features[:, columns_of(names)], -2, 2) * turn
     shared = np.broadcast_to(weights[:-1], (len(patients), weights.size - 1))
     values = circuit(np.column_stack([angles, shared]), seed)
-    return _STEEPNESS * (values + weights[-1])
+    odds: _Values = _STEEPNESS * (values + weights[-1])
+    return odds
 
 
 def _with_one(features: _Values) -> _Values:

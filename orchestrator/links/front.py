@@ -116,8 +116,10 @@ class Front:
             await asyncio.get_running_loop().create_future()
         finally:
             server.close()
-            for task in [*self._handshakes, *self._open]:
+            tasks = [*self._handshakes, *self._open]
+            for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _tls(self) -> SSL.Context:
         """Return the settings; files that were renewed count from the next connection on."""

@@ -1,0 +1,449 @@
+"""Federated sums and the flow of them: what crosses, who vanishes, what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from inspect import signature
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("OpenSSL", reason="the links extra is not installed")
+
+from backends.links import Link
+from flows._federated.circuits import on_qpu
+from flows._federated.coordinator import Coordinator, FederationStopped
+from flows._federated.masking import MaskingError, decoded, encoded, from_base64
+from flows._federated.member import PHASES, Member
+from flows._federated.models import Training, noise_for
+from flows._federated.patients import FEATURES, Patients, as_text, generated, parsed, read
+from flows._federated.processes import local_sites
+from flows._federated.serving import serving
+from flows._inputs import InputError
+from flows.federated import _checked, federated
+from flows.federated_site import SiteWork
+from orchestrator.links.certificates import certify
+from orchestrator.links.front import open_port
+from orchestrator.runs import Run
+from tests.errors import naming
+
+HEART = Path(__file__).resolve().parents[3] / "shared" / "data" / "heart"
+SITES = ("one", "three", "two")
+
+
+class Watched(Member):
+    """A member that keeps what it is asked and what it answers, and may answer otherwise."""
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.said: list[tuple[str, Mapping[str, Any], dict[str, Any]]] = []
+        self.instead: Callable[[str, dict[str, Any]], dict[str, Any]] = lambda _phase, said: said
+
+    def answer(self, phase, message):
+        answered = self.instead(phase, super().answer(phase, message))
+        self.said.append((phase, message, answered))
+        return answered
+
+
+class Hall:
+    """Sites that serve in this process, over real links, and a coordinator's links to them."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        certify(folder, [*SITES, "coordinator"], days=2, now=datetime.now(UTC))
+        self.members: dict[str, Watched] = {}
+        self.links: dict[str, Link] = {}
+        self.vectors = {site: np.arange(6) * 0.25 - at for at, site in enumerate(SITES)}
+        for site in SITES:
+            own = self._link(folder, site, site, ("coordinator",))
+            member = Watched(own, name=site, least=2, work=self._work(site))
+            opened = open_port("127.0.0.1:0")
+            port = opened.getsockname()[1]
+            stack.enter_context(serving(member, own, opened, lambda _event, _facts: None))
+            self.members[site] = member
+            far = self._link(folder, site, "coordinator", (site,))
+            self.links[site] = Link.from_plain({**far.to_plain(), "address": f"127.0.0.1:{port}"})
+
+    def _work(self, site: str) -> Callable[[Mapping[str, Any]], Any]:
+        return lambda _task: self.vectors[site]
+
+    def _link(self, folder: Path, name: str, holder: str, peers: tuple[str, ...]) -> Link:
+        return Link(
+            name=name,
+            certificate=folder / f"{holder}.pem",
+            key=folder / f"{holder}.key",
+            authority=folder / "authority.pem",
+            peers=peers,
+        )
+
+    def begin_anew(self) -> None:
+        """Let the sites forget their rounds, as processes that are started do."""
+        for member in self.members.values():
+            member._round = None
+
+    def total(self, *, least: int = 2, on_phase: Any = lambda _n, _p: None) -> Any:
+        with Coordinator(
+            links=self.links, federation="f", least=least, patience_s=60, on_phase=on_phase
+        ) as asking:
+            return asking.total({"kind": "test"})
+
+
+@pytest.fixture
+def hall(tmp_path: Path) -> Iterator[Hall]:
+    with ExitStack() as stack:
+        yield Hall(tmp_path / "links", stack)
+
+
+def test_sums_are_exact_and_single_updates_are_noise(hall: Hall) -> None:
+    found = hall.total()
+    assert np.array_equal(found.values, sum(hall.vectors.values()))
+    assert (found.sites, found.gone) == (SITES, {})
+    crossed = {
+        site: next(said["masked"] for phase, _, said in member.said if phase == "update")
+        for site, member in hall.members.items()
+    }
+    for site, text in crossed.items():
+        words = np.frombuffer(from_base64(text), dtype="<u8")
+        assert not np.any(words == encoded(hall.vectors[site]))
+        with pytest.raises(MaskingError):
+            decoded(words)
+
+
+def test_what_crosses_has_the_same_shape_whatever_the_data_are(hall: Hall) -> None:
+    """Names of fields and sizes of texts tell nothing, and no two rounds have a word in common."""
+
+    def shapes(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: shapes(one) for name, one in value.items() if name != "signature"}
+        return len(value) if isinstance(value, str) else value
+
+    hall.total()
+    first = {site: list(member.said) for site, member in hall.members.items()}
+    for site in SITES:
+        hall.members[site].said.clear()
+        hall.vectors[site] = np.full(6, 1000.0)
+    hall.begin_anew()
+    hall.total()
+    for site in SITES:
+        (before, after) = (
+            {phase: said for phase, _, said in some}
+            for some in (first[site], hall.members[site].said)
+        )
+        assert tuple(before) == tuple(after) == PHASES
+        assert shapes(before) == shapes(after)
+        assert before["unmask"]["own"] != after["unmask"]["own"]
+        assert set(before["unmask"]) == {"own", "gone"}
+        assert before["unmask"]["gone"] == {}
+
+
+def test_a_site_that_vanishes_before_its_update_is_left_out(hall: Hall) -> None:
+    def vanish(phase: str, said: dict[str, Any]) -> dict[str, Any]:
+        if phase == "update":
+            raise MaskingError("gone")
+        return said
+
+    hall.members["two"].instead = vanish
+    found = hall.total()
+    assert np.array_equal(found.values, hall.vectors["one"] + hall.vectors["three"])
+    assert list(found.gone) == ["two"]
+    for site in ("one", "three"):  # they reveal the masks shared with it, and none of each other
+        (unmasked,) = (said for phase, _, said in hall.members[site].said if phase == "unmask")
+        assert list(unmasked["gone"]) == ["two"]
+    hall.begin_anew()
+    with pytest.raises(FederationStopped, match=naming("two", 3)):
+        hall.total(least=3)
+
+
+def test_a_site_that_vanishes_before_anything_was_sent_costs_a_round(hall: Hall) -> None:
+    def vanish(phase: str, said: dict[str, Any]) -> dict[str, Any]:
+        if phase == "seal":
+            raise MaskingError("gone")
+        return said
+
+    hall.members["one"].instead = vanish
+    phases: list[tuple[int, str]] = []
+    with pytest.raises(FederationStopped, match=naming("one", 3)):
+        hall.total(least=3, on_phase=lambda number, phase: phases.append((number, phase)))
+    assert [phase for _, phase in phases] == ["keys", "seal"]
+    hall.begin_anew()
+    found = hall.total(on_phase=lambda number, phase: phases.append((number, phase)))
+    assert (found.sites, list(found.gone)) == (("three", "two"), ["one"])
+    assert phases[2:] == [(1, "keys"), (1, "seal"), *((2, phase) for phase in PHASES)]
+
+
+def test_masks_of_another_round_are_refused(hall: Hall) -> None:
+    kept: list[dict[str, Any]] = []
+
+    def stale(phase: str, said: dict[str, Any]) -> dict[str, Any]:
+        if phase != "update":
+            return said
+        kept.append(said)
+        return kept[0]
+
+    hall.members["three"].instead = stale
+    with Coordinator(links=hall.links, federation="f", least=2) as asking:
+        assert asking.total({"kind": "test"}).sites == SITES
+        second = asking.total({"kind": "test"})
+    assert second.sites == ("one", "two")
+    assert np.array_equal(second.values, hall.vectors["one"] + hall.vectors["two"])
+    assert "round 1" in second.gone["three"]
+
+
+def test_masks_of_another_round_under_a_new_signature_make_no_sum(hall: Hall) -> None:
+    """A site that signs what it should not have used is not told from others, but the sum is."""
+    member = hall.members["three"]
+    update = member._update
+
+    def with_old_masks(current: Any, message: Mapping[str, Any]) -> dict[str, Any]:
+        pair_seed = current.keys.pair_seed
+        current.keys.pair_seed = lambda peer, sealed, context: pair_seed(peer, sealed, b"old")
+        return update(current, message)
+
+    member._update = with_old_masks  # type: ignore[method-assign]
+    with pytest.raises(MaskingError, match="another round"):
+        hall.total()
+
+
+def test_a_coordinator_cannot_ask_twice_or_name_itself_a_site(hall: Hall) -> None:
+    hall.total()
+    member = hall.members["one"]
+    asked = {phase: message for phase, message, _ in member.said}
+    assert member.answer("unmask", asked["unmask"]) == member.said[-1][2]  # a lost answer
+    for phase, changed in (
+        ("survivors", {**asked["survivors"], "survivors": ["one", "three"]}),
+        ("unmask", {**asked["unmask"], "signatures": {}}),
+        ("update", {**asked["update"], "task": {"kind": "train"}}),
+        ("update", {**asked["update"], "round": 7}),
+    ):
+        with pytest.raises(MaskingError, match=naming("round")):
+            member.answer(phase, changed)
+
+
+def test_a_site_checks_who_the_others_are_and_who_is_left(hall: Hall) -> None:
+    hall.total()
+    asked = {phase: message for phase, message, _ in hall.members["one"].said}
+    member = hall.members["one"]
+    head = {"federation": "new", "round": 1}
+
+    def begun() -> dict[str, Any]:
+        member._round = None
+        return {
+            "one": member.answer("keys", head),
+            "three": hall.members["three"].answer("keys", head),
+            "two": hall.members["two"].answer("keys", head),
+        }
+
+    members = begun()
+    forged = {**members, "two": {**members["two"], "keys": members["three"]["keys"]}}
+    with pytest.raises(MaskingError, match="not signed"):
+        member.answer("seal", {**head, "members": forged})
+    members = begun()
+    posing = {**members, "two": members["three"]}
+    with pytest.raises(MaskingError, match="another site"):
+        member.answer("seal", {**head, "members": posing})
+    members = begun()
+    with pytest.raises(MaskingError, match="at least 2"):
+        member.answer("seal", {**head, "members": {"one": members["one"]}})
+    member.answer("seal", {**head, "members": members})
+    ciphertexts = dict.fromkeys(asked["update"]["ciphertexts"], "")
+    member.answer("update", {**head, "task": {"kind": "test"}, "ciphertexts": ciphertexts})
+    with pytest.raises(MaskingError, match="more than half"):
+        member.answer("survivors", {**head, "survivors": ["one"]})
+    member.answer("survivors", {**head, "survivors": ["one", "two"]})
+    with pytest.raises(MaskingError, match="not signed"):
+        member.answer("unmask", {**head, "signatures": {"one": "", "two": ""}})
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b"{}", b'{"federation": 1}', b"[" * 5000])
+def test_garbage_is_answered_and_harms_nobody(hall: Hall, body: bytes) -> None:
+    with Coordinator(links=hall.links, federation="f", least=2) as asking:
+        answer = asking._clients["one"].post("/update", content=body)
+        assert answer.status_code in (400, 409)
+        assert "detail" in answer.json()
+        assert asking.total({"kind": "test"}).sites == SITES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("least", [2, 3])
+def test_one_of_three_sites_is_killed_in_the_middle(tmp_path: Path, least: int) -> None:
+    """Three processes on three ports; with two left the sum goes on, or stops by the rule."""
+    data = {name: as_text(generated(at, 60, 3)) for at, name in enumerate(SITES)}
+    training = Training(model="logistic", seed=1, round=0, steps=2, rate=1.0)
+    task = {"kind": "train", "training": training.to_plain(), "weights": [0.0] * 23}
+    with local_sites(tmp_path, data, qpu={"backend": "aer"}, least=2, noise_seed=None) as started:
+        (victim,) = (one for one in started if one.name == "two")
+        assert len({one.link.address for one in started}) == 3
+
+        def kill(number: int, phase: str) -> None:
+            if (number, phase) == (2, "update"):
+                victim.process.send_signal(signal.SIGKILL)
+                victim.process.wait()
+
+        links = {one.name: one.link for one in started}
+        with Coordinator(links=links, federation="f", least=least, on_phase=kill) as asking:
+            whole = asking.total(task)
+            assert whole.sites == SITES
+            if least == 3:
+                with pytest.raises(FederationStopped, match=naming("two", "nothing was unmasked")):
+                    asking.total(task)
+                return
+            rest = asking.total(task)
+            assert {facts.group for facts in asking.facts().values()} == {"X25519MLKEM768"}
+    assert (rest.sites, list(rest.gone)) == (("one", "three"), ["two"])
+    work = {name: SiteWork(parsed(data[name], name), None)(task) for name in SITES}
+    assert whole.values == pytest.approx(sum(work.values()), abs=1e-6)
+    assert rest.values == pytest.approx(work["one"] + work["three"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("qpu", ["aer", "vlq"])
+def test_the_flow_says_who_won_and_keeps_the_data_at_home(run_on, kept, qpu: str) -> None:
+    active: Run = run_on(qpu)
+    result = kept(federated(rounds=1, steps=1, seeds=2, batch=8, shots=64, qubits=3, layers=1))
+    assert result["summary"][0].startswith(("Nobody won", "The "))
+    assert len(result["table"]["rows"]) == 6
+    assert {one["group"] for one in result["links"].values()} == {"X25519MLKEM768"}
+    assert result["gone"] == {}
+    assert 0.6 < result["pooled"]["logistic"]["value"] < 0.95
+    assert not (active.site.state_dir / "federations" / active.id).exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"seeds": 1}, ("seeds", 1)),
+        ({"qubits": 9}, ("qubits", 9, 6)),
+        ({"privacy": 0.0}, ("privacy", 0.0)),
+        ({"least": 5}, (4, 5)),
+        ({"data": "/nowhere"}, ("/nowhere",)),
+        ({"data": ".", "sites": "a"}, ("data", "sites")),
+        ({"sites": "a,a,b"}, ("a,a,b",)),
+    ],
+)
+def test_parameters_are_checked_before_anything_runs(given, named) -> None:
+    usual = {name: one.default for name, one in signature(federated.fn).parameters.items()}
+    with pytest.raises(InputError, match=naming(*named)):
+        _checked(usual | given)
+
+
+ROW = "63.0,1.0,1.0,145.0,233.0,1.0,2.0,150.0,0.0,2.3,3.0,0.0,6.0,{}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (ROW.format(0) * 30, ("fewer than 4", "ill")),
+        (ROW.format("NaN") * 30, ("line", "diagnosis")),
+        (ROW.format(7) * 30, ("7", "diagnosis")),
+        ("1,2,3\n" * 30, ("14", "3")),
+        ((ROW.format(0) * 9 + ROW.format(1) * 9), ("18", "20")),
+        (ROW.format(0).replace("145.0", "high") * 30, ("line 1", "high")),
+    ],
+)
+def test_a_file_of_another_layout_is_told_with_its_line(tmp_path: Path, text: str, named) -> None:
+    file = tmp_path / "clinic.csv"
+    file.write_text(text)
+    pattern = "(?s)" + "".join(f"(?=.*{word})" for word in named)
+    with pytest.raises(InputError, match=pattern):
+        read(file)
+
+
+def test_what_is_missing_counts_as_average() -> None:
+    rows = [ROW.format(at % 2).replace("233.0", "0").replace("145.0", "?") for at in range(30)]
+    patients = parsed("".join(rows), "clinic")
+    assert np.all(patients.features[:, FEATURES.index("cholesterol")] == 0)
+    assert np.all(patients.features[:, FEATURES.index("pressure")] == 0)
+    assert np.all(np.isfinite(patients.features))
+
+
+def test_published_hospitals_are_read() -> None:
+    if not HEART.is_dir():
+        pytest.skip(f"no {HEART}, the UCI files that are not shipped")
+    found = {file.stem: read(file) for file in sorted(HEART.glob("*.csv"))}
+    assert {name: len(one) for name, one in found.items()} == {
+        "cleveland": 303,
+        "hungarian": 294,
+        "switzerland": 123,
+        "va": 200,
+    }
+    assert found["cleveland"].ill.sum() == 139  # as the publishers' description has it
+    split = found["switzerland"].split(3)
+    assert len(split.training) + len(split.test) == 123
+
+
+def test_noise_is_as_large_as_its_epsilon_asks() -> None:
+    for epsilon in (0.5, 3.0, 10.0):
+        noise = noise_for(epsilon, 100)
+        rho = 100 / (2 * noise.multiplier**2)
+        assert rho + 2 * math.sqrt(rho * math.log(1e5)) == pytest.approx(epsilon)
+
+
+def test_the_noise_of_privacy_reaches_the_update_and_parts_are_clipped() -> None:
+    patients = parsed(as_text(generated(0, 60, 3)), "one")
+    far = Patients(hospital="one", features=patients.features * 1e6, ill=patients.ill)
+    training = Training(model="logistic", seed=1, round=0, steps=1, rate=1.0)
+    private = Training(
+        model="logistic", seed=1, round=0, steps=1, rate=1.0, noise=noise_for(3.0, 1)
+    )
+    start = [0.0] * (len(FEATURES) + 1)
+
+    def update(of: Patients, how: Training) -> Any:
+        task = {"kind": "train", "training": how.to_plain(), "weights": start}
+        return SiteWork(of, None)(task)[:-1]
+
+    assert not np.array_equal(update(patients, private), update(patients, private))
+    assert np.array_equal(update(patients, training), update(patients, training))
+    bound = 45 + 10 * private.noise.multiplier  # all parts of one length, and ten deviations
+    assert np.abs(update(far, private)).max() < bound < np.abs(update(far, training)).max()
+
+
+def test_the_circuit_is_what_its_equations_say() -> None:
+    """Against a state vector of Qiskit's own for random weights, and a formula for none."""
+    from qiskit.primitives import StatevectorEstimator
+    from qiskit.quantum_info import Operator, SparsePauliOp
+
+    asked: list[Any] = []
+
+    class Exact(StatevectorEstimator):
+        def run(self, pubs, **options):
+            asked.extend(pubs)
+            return super().run(pubs, **options)
+
+    qpu: Any = SimpleNamespace(estimator=lambda **_: Exact(default_precision=0.0))
+    rng = np.random.default_rng(5)
+    values = on_qpu(qpu, qubits=3, layers=2, shots=100)
+    angles = rng.uniform(-0.7, 0.7, (4, 3))
+    found = values(np.column_stack([angles, np.zeros((4, 12))]), 1)
+    assert found == pytest.approx(np.sin(2 * angles).mean(axis=1))
+    bindings = np.column_stack([angles, rng.normal(size=(4, 12))])
+    found = values(bindings, 1)
+
+    def turned(pauli: str, angle: float) -> Any:
+        generator = Operator(SparsePauliOp(pauli)).data
+        return math.cos(angle / 2) * np.eye(8) - 1j * math.sin(angle / 2) * generator
+
+    def on(qubits: tuple[int, ...], letter: str) -> str:
+        return "".join(letter if at in qubits else "I" for at in (2, 1, 0))
+
+    mean = sum(Operator(SparsePauliOp(on((q,), "Z"))).data for q in range(3)) / 3
+    for row, value in zip(bindings, found, strict=True):
+        state = np.eye(8)[0].astype(complex)
+        for layer in range(2):
+            for qubit in range(3):
+                angle = row[qubit] + row[3 + 2 * (layer * 3 + qubit)]
+                state = turned(on((qubit,), "Y"), angle) @ state
+            for qubit in range(3):
+                angle = row[4 + 2 * (layer * 3 + qubit)]
+                state = turned(on((qubit, (qubit + 1) % 3), "Z"), angle) @ state
+        for qubit in range(3):
+            state = turned(on((qubit,), "Y"), -math.pi / 2) @ state
+        assert value == pytest.approx((state.conj() @ mean @ state).real)
+    json.dumps(float(found[0]))
